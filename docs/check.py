@@ -1,8 +1,8 @@
-"""Check a certificate of specnorm without any of its code: python check.py CERTIFICATE MODEL.
+"""Check a certificate of specnorm without any of its code: python check.py [--balls] CERTIFICATE MODEL.
 
 Exit code 0: every claim is proven; 1: one is not; 2: something is not covered here, or cannot be read. The proofs are
 in `check-it-yourself.md`, the format in `certificate.schema.json`. Numbers outside of arrays are `Fraction`: exact. G
-is the symbol of a kernel with k_j taps an axis: the sum of its taps times exp(i t.theta).
+is the symbol of a kernel with k_j taps an axis: the sum of its taps times exp(i t.theta). --balls: with python-flint.
 
 LEMMA 1 (cells). Boxes of centres c and half-widths d_j cover the frequencies; at each centre |G(c)| <= U cos(phi) with
 phi = sum_j (k_j - 1)/2 d_j < pi/2. Then |G| <= U everywhere (Bernstein, Szego; Duffin, Schaeffer).
@@ -11,7 +11,10 @@ LEMMA 3 (one size). A layer of n pixels an axis and zeros beyond is a part of ev
 N >= max(n, n + p, s (m - 1) + r (k - 1) - p + 1, s m) pixels; p zeros before, m outputs, stride s, dilation r.
 LEMMA 4 (Cholesky; Rump 2006). If the factorisation of a Hermitian M of order n ends in floating point, M + g/(1 - g)
 tr(M) is positive semidefinite; g = sqrt(2) gamma(2n + 2), gamma(j) = j u/(1 - j u), u = 2**-53.
-LEMMA 5 (LipSDP). Values z_i = phi_i(v_i), v_i = sum_j W_ij z_j, slopes in [a, b], weights q_i > 0: see `joint`.
+LEMMA 5 (LipSDP). z_i = phi_i(v_i), v_i = sum_j W_ij z_j, slopes in [a, b], a <= 0 <= b, weights q_i > 0. If K <= 1,
+|q_l (z_l - z_l')| <= |q_0 (z_0 - z_0')|. K is Hermitian: blocks q_i (a + b)/2 W_ij / q_j; q_i sqrt(-a b) W_ij / q_j to
+vertices of their own. If K <= s: s^l times as much where each value reads the one before; else (2s - 1)^depth.
+LEMMA 6. Sorting, positive and negative part together, and disjoint pieces of a value move no two vectors apart.
 """
 
 import functools
@@ -22,6 +25,7 @@ import math
 import re
 import sys
 import time
+from collections import namedtuple
 from fractions import Fraction
 from pathlib import Path
 
@@ -48,31 +52,23 @@ def root_up(x):
 
 
 def cos_down(phi):
-    """At most cos(phi): Taylor's sum, alternating, ended by a negative term."""
     require(2 * phi < PI - Fraction(1, 10**17), "a cell is too wide")
-    phi = Fraction(math.ceil(phi * 2**80), 2**80)
+    phi = Fraction(math.ceil(phi * 2**80), 2**80)  # Taylor's sum, alternating, ended by a negative term
     return sum(itertools.accumulate(range(1, 20), lambda t, k: -t * phi**2 / (4 * k * k - 2 * k), initial=Fraction(1)))
 
 
-def bounded(blocks, points, upper, magnitude, roundings=0, hermitian=""):
-    """Prove |G| <= upper cos at points, for each of some kernels (g, m, p, *taps); the number of factorisations.
-
+def bounded(blocks, points, upper, magnitude, balls, roundings=0, hermitian=""):
+    """Prove |G| <= upper cos at points, for each of some kernels (g, m, p, *taps).
     Entries may be off by gamma(roundings) magnitude. Points: (numerators (f, d), denominators (d,), cos) of frequencies
-    2 pi numerator / denominator. Rounding. G: T products and sums; cosines and sines are off by 16 u (an angle up to pi
-    has three roundings, 9.5 u, functions 4 units in the last place): gamma(T + 16 + roundings) Q, Q the sum of
-    magnitudes, |Q|**2 <= q = its largest row sum times its largest column sum. G*G: parts of entries are sums of 2m
-    products: sqrt(2) gamma(2m) q. Cholesky: m_ij = sum_k l_ik conj(l_jk) has 2(p - 1) products in each part and a
-    quotient or a product with a reciprocal, roots 2 more: sqrt(2) gamma(2p + 2) |l_i| |l_j|, |l_i|**2 <= m_ii/(1 - g).
-    The diagonal x - (G*G)_ii has one rounding, and a trace of at most p x. ``hermitian``: no eigenvalue of G, zero on
-    its diagonal, is to be above. v*Gv lies between -m and U: Lemma 1 with (U - m)/2 + (U + m)/2 cos. In a "chain" G and
-    -G are similar, m = U; else m**2 = q.
-    """
+    2 pi numerator / denominator. Rounding. G: T products, cosines and sines off by 16 u: gamma(T + 16 + roundings) |Q|,
+    |Q|**2 <= q = largest row sum times largest column sum of magnitudes. G*G: sqrt(2) gamma(2m) q. x - (G*G)_ii: one.
+    ``hermitian``: of G, zero on its diagonal, no eigenvalue is above: Lemma 1 of v*Gv, between -m and U, with
+    (U - m)/2 + (U + m)/2 cos. In a "chain" G and -G are similar, m = U; else m**2 = q."""
     if blocks.shape[1] < blocks.shape[2]:  # the transposed symbol has the same norm
         blocks, magnitude = blocks.swapaxes(1, 2), magnitude.swapaxes(1, 2)
-    (g, m, p, *taps), seen, exponent = blocks.shape, 0, math.frexp(float(upper))[1]
-    require(np.isfinite(blocks).all() and np.isfinite(magnitude).all(), "the kernel holds what is no number")
+    (g, m, p, *taps), exponent = blocks.shape, math.frexp(float(upper))[1]
     if not np.any(magnitude):
-        return 0
+        return
     upper, count = upper / Fraction(2) ** exponent, math.prod(taps)
     flat, most = (np.ldexp(a.reshape(g, m, p, count), -exponent) for a in (blocks, magnitude))
     mass = most.sum(axis=3)
@@ -85,8 +81,7 @@ def bounded(blocks, points, upper, magnitude, roundings=0, hermitian=""):
     where = np.array(list(np.ndindex(*taps)), dtype=np.int64).reshape(count, len(taps))
     where -= np.array([n // 2 if hermitian else 0 for n in taps], dtype=np.int64)
     for numerators, denominators, cos in points:
-        least = upper if hermitian != "sums" else root_up(q)
-        room = upper * cos - (least - upper) * (1 - cos) / 2 - off_symbol
+        room = upper * cos - off_symbol - (root_up(q) - upper if hermitian == "sums" else 0) * (1 - cos) / 2
         x = (room if hermitian else room**2 - off_gram) / (1 + cholesky * p * (1 + gamma(2)) + gamma(2))
         require(room > 0 and x > 2**-400, "rounding is larger than what is left")
         x = math.nextafter(float(x), 0.0)
@@ -96,33 +91,26 @@ def bounded(blocks, points, upper, magnitude, roundings=0, hermitian=""):
         moduli, parts = np.array(denominators, dtype=np.int64), [common // n for n in denominators]
         for at in range(0, len(numerators), step):
             turns = numerators[at : at + step] % moduli * parts @ where.T % common  # t.theta less whole turns
+            if balls:
+                balls(flat, 2 * float(gamma(roundings)) * mass, turns, common, room + off_symbol, hermitian)
+                continue
             angle = 2 * math.pi * (np.where(2 * turns > common, turns - common, turns) / common)
-            seen += g * len(angle)
             symbol = np.matmul(np.cos(angle), real) + 1j * np.matmul(np.sin(angle), real)
             symbol = symbol.reshape(g, len(angle), m, p)
             matrix = -(symbol if hermitian else np.matmul(symbol.conj().swapaxes(-1, -2), symbol))
             matrix[..., range(p), range(p)] = x + matrix[..., range(p), range(p)].real
-            try:
-                require(np.isfinite(np.linalg.cholesky(matrix)).all(), "a factorisation holds what is no number")
-            except np.linalg.LinAlgError:
-                raise Refuted("at a frequency the norm is larger, or too close to tell") from None
-    return seen
+            require(np.isfinite(np.linalg.cholesky(matrix)).all(), "a factorisation holds what is no number")
 
 
 def half(sizes, skew):
     """Points 2 pi (a + skew/2) / N, but those whose negatives are there: a real kernel has the same norm at these."""
     few = [n // 2 + 1 if j == 0 else n for j, n in enumerate(sizes)]
-    grid = np.indices(few, dtype=np.int64).reshape(len(few), math.prod(few)).T
-    return 2 * grid + np.array(skew, dtype=np.int64), [2 * n for n in sizes]
+    return 2 * np.indices(few).reshape(len(few), math.prod(few)).T + np.array(skew, int), [2 * n for n in sizes]
 
 
 def everywhere(proof, taps):
-    """Points of Lemma 1: of a grid, or of the leaves of a tree of boxes.
-
-    In a tree a digit halves the box along that axis, the lower half first, and a dot leaves it: whatever is written,
-    the leaves cover the root, which is [0, pi] on the first axis that has taps and [0, 2 pi] on the others.
-    """
-    require(len(proof) == 1 and set(proof) <= {"grid", "tree"}, "its proof is not one of every frequency")
+    """Points of Lemma 1: of a grid, or of leaves of a tree of boxes: a digit halves along that axis, the lower half
+    first, a dot leaves. Whatever is written, they cover [0, pi] on the first axis of taps, [0, 2 pi] on others."""
     first = next((j for j, k in enumerate(taps) if k > 1), len(taps))
     if "grid" in proof:
         sizes = wholes(proof["grid"], len(taps), 1)
@@ -132,8 +120,7 @@ def everywhere(proof, taps):
     require(re.fullmatch(r"[.012]+", proof["tree"]) and len(proof["tree"]) <= POINTS, "its tree is none")
     waiting, leaves = [((0, 0),) * len(taps)], {}  # [a, a + 1] / 2**b of each axis
     for letter in proof["tree"]:
-        require(waiting, "its tree goes on after its end")
-        box = waiting.pop()
+        box = waiting.pop()  # fails where the tree goes on after its end
         if letter == ".":
             leaves.setdefault(tuple(b for _, b in box), []).append([2 * a + 1 for a, _ in box])
             continue
@@ -147,289 +134,303 @@ def everywhere(proof, taps):
         yield np.array(centres, dtype=np.int64).reshape(len(centres), len(taps)) * [k > 1 for k in taps], turns, cos
 
 
-# -- layers ------------------------------------------------------------------------------------------------------------
 def wholes(value, count, least):
     plain = isinstance(value, list) and len(value) == count
     require(plain and all(type(n) is int and least <= n < 2**24 for n in value), f"expected {count} whole numbers")
     return value
 
 
-def geometry(claim, d):
-    found = {"stride": wholes(claim["stride"], d, 1), "dilation": wholes(claim["dilation"], d, 1)}
-    found |= {"groups": wholes([claim["groups"]], 1, 1)[0], "transposed": claim["transposed"]}
-    found |= {"mode": claim["padding_mode"], "padding": [wholes(pair, 2, -(2**24)) for pair in claim["padding"]]}
-    found["sizes"] = None if claim["sizes"] in ("every", "divided") else wholes(claim["sizes"], d, 1)
-    require(len(found["padding"]) == d and type(found["transposed"]) is bool, "its geometry is none")
-    if found["mode"] == "circular" and not found["transposed"] and max(found["stride"], default=1) > 1:
-        divided = claim["sizes"] == "divided" or (found["sizes"] and not any(np.mod(found["sizes"], found["stride"])))
+# -- layers ------------------------------------------------------------------------------------------------------------
+class Layer(namedtuple("Layer", "taps stride dilation padding groups sizes transposed mode")):
+    """A convolution, or the adjoint of one, whose kernel is (out, in / groups, *taps) of the former."""
+
+    def canonical(self, kernel):
+        """Kernels (g, m, p, *taps) of stride 1 and dilation 1 whose symbols have the layer's norms: Lemma 2.
+        Groups are apart. With c = gcd(r, s), s' = s/c, r' = r/c, output i reads at tap t = s' a + b pixel c (s' i +
+        r' t): of phase r' b mod s', another for each b < s', the pixel i + r' a and a shift. Frequencies: r' times."""
+        (m, p, *_), g, d = kernel.shape, self.groups, len(self.taps)
+        steps = [min(s // math.gcd(r, s), k) for k, s, r, _ in pairs(*self[:4])]
+        taps = [-(-k // s) for s, k in pairs(steps, self.taps)]
+        wide = np.pad(kernel, [(0, 0), (0, 0), *((0, s * n - k) for s, n, k in pairs(steps, taps, self.taps))])
+        wide = wide.reshape(g, m // g, p, *itertools.chain(*pairs(taps, steps)))
+        order = (0, 1, 2, *range(4, 3 + 2 * d, 2), *range(3, 3 + 2 * d, 2))
+        return wide.transpose(order).reshape(g, m // g, p * math.prod(steps), *taps)
+
+    def phases(self, kernel):
+        """(shift, matrix) of each tap. What is read is split into phases: pixel s a + b is channel b at a, b < s."""
+        g = self.groups
+        for tap in np.ndindex(*self.taps):
+            place = [r * t - pads[0] for t, (_, _, r, pads) in pairs(tap, pairs(*self[:4]))]
+            whole = np.zeros((g, len(kernel) // g, kernel.shape[1], *self.stride))
+            whole[(..., *np.mod(place, self.stride))] = kernel[(..., *tap)].reshape(whole.shape[:3])
+            yield [a // s for a, s in pairs(place, self.stride)], self.diagonal(whole.reshape(*whole.shape[:2], -1))
+
+    def diagonal(self, blocks):
+        require(len(blocks) * blocks.size < 2**26, "so large a matrix", NotCovered)
+        return np.einsum("gmp,gh->gmhp", blocks, np.eye(len(blocks))).reshape(-1, len(blocks) * blocks.shape[2])
+
+    def pixels(self):
+        """(n, m) an axis: the pixels that a convolution reads and makes; a transposed layer is the adjoint of one."""
+        for n, (k, s, r, pads) in pairs(self.sizes, pairs(*self[:4])):
+            wide = n * s if self.mode == "circular" else (n - 1) * s - sum(pads) + r * (k - 1) + 1
+            yield (wide, n) if self.transposed else (n, (n + sum(pads) - r * (k - 1) - 1) // s + 1)
+
+    def circulant(self, proof):
+        """The frequencies of a circulant that a layer at its size is, or is a part of: Lemma 3."""
+        points, skew = (wholes(proof[key], len(self.taps), key == "circulant") for key in ("circulant", "skew"))
+        require(math.prod(points) <= POINTS and max(skew, default=0) <= 1, "so fine a grid", NotCovered)
+        for (n, m), (k, s, r, pads), count, odd in pairs(self.pixels(), pairs(*self[:4]), points, skew):
+            if self.mode == "circular":
+                period = m if self.transposed else n // s
+                own = period // math.gcd(r // math.gcd(r, s), period)
+                require(n % s == 0 and count == own and not odd, "its circulant is not this layer")
+            else:
+                least = max(n, n + pads[0], s * (m - 1) + r * (k - 1) - pads[0] + 1, s * m)
+                require(count * math.lcm(s, r) >= least, "its circulant is too short")
+                require(self.mode == "zeros" or max(pads) <= 0, "the layer reads other than zeros")
+        yield *half(points, skew), Fraction(1)
+
+    def matrix(self, kernel):
+        """Matrices (g, outputs, inputs) at a size; an entry is a sum of at most as many taps as there are."""
+        kind = {"zeros": "constant", "circular": "wrap", "reflect": "reflect", "replicate": "edge"}[self.mode]
+        (first, p, *_), g, ends = kernel.shape, self.groups, list(self.pixels())
+        wide = [[max(a, 0) for a in pads] for pads in self.padding]
+        n, m, full = map(math.prod, pairs((1, 1, 1), *((a, b, a + sum(w)) for (a, b), w in pairs(ends, wide))))
+        fits = all(min(x) > 0 and (kind != "reflect" or x[0] > max(w)) for x, w in pairs(ends, wide))
+        fits = fits and first * p * n * m <= 2**25 and n * full < 2**26 and not (self.transposed and kind != "constant")
+        require(fits, "a matrix of so many or so few pixels", NotCovered)
+        reads = np.pad(np.eye(n).reshape(n, *(a for a, _ in ends)), [(0, 0), *wide], kind)
+        whole = np.zeros((g, first // g, m, p, n))
+        for tap in np.ndindex(*self.taps):
+            begin = [w[0] - pads[0] + r * t for w, t, (_, _, r, pads) in pairs(wide, tap, pairs(*self[:4]))]
+            lines = [slice(a, a + s * (x - 1) + 1, s) for a, s, (_, x) in pairs(begin, self.stride, ends)]
+            whole += kernel[(..., *tap)].reshape(g, -1, 1, p, 1) * reads[(slice(None), *lines)].reshape(n, m).T[:, None]
+        return whole.reshape(g, first // g * m, p * n)
+
+    def prove(self, kernel, upper, proof, balls):
+        """Prove that the norm is at most ``upper``."""
+        sizes, ends, copies = np.abs(kernel), [[max(a, 0) for a in pads] for pads in self.padding], 1
+        if set(proof) == {"matrix"} and self.sizes:
+            alone, sums = (np.zeros((1, 0), dtype=np.int64), [], Fraction(1)), self.matrix(sizes) * (1 + 2**-40)
+            return bounded(self.matrix(kernel), [alone], upper, sums, balls, math.prod(self.taps))
+        if self.mode != "zeros" and np.any(ends):
+            single = all(sum(pads) <= r * (k - 1) for k, _, r, pads in pairs(*self[:4]))
+            require(single if self.mode == "circular" else not self.transposed, "such padding", NotCovered)
+        if self.mode in ("reflect", "replicate"):  # as often as one pixel stands in the padded input
+            copies = root_up(math.prod(1 + sum(min(a, 1 if self.mode == "reflect" else a) for a in x) for x in ends))
+        blocks = self.canonical(kernel)
+        points = self.circulant(proof) if "circulant" in proof else everywhere(proof, blocks.shape[3:])
+        return bounded(blocks, points, upper / copies, self.canonical(sizes), balls)
+
+
+def layer_of(claim, taps):
+    d, sizes, mode, stride = len(taps), claim["sizes"], claim["padding_mode"], wholes(claim["stride"], len(taps), 1)
+    require(mode in ("zeros", "circular", "reflect", "replicate") and type(claim["transposed"]) is bool, "its geometry")
+    every = wholes(sizes, d, 1) if sizes not in ("every", "divided") else None
+    if mode == "circular" and not claim["transposed"] and max(stride, default=1) > 1:
+        divided = sizes == "divided" or (every and not any(np.mod(every, stride)))
         require(divided, "its stride does not divide the size: the border is met at another phase")
-    return found
-
-
-def canonical(kernel, of):
-    """Kernels (g, m, p, *taps) of stride 1 and dilation 1 whose symbols have the layer's norms: Lemma 2.
-
-    Groups are apart. With c = gcd(r, s), s' = s/c, r' = r/c, output i reads at tap t = s' a + b pixel c (s' i + r' t):
-    of phase r' b mod s', another for each b < s', the pixel i + r' a and a shift. Frequencies are multiplied by r'.
-    """
-    g, d = of["groups"], kernel.ndim - 2
-    steps = [min(s // math.gcd(r, s), k) for r, s, k in pairs(of["dilation"], of["stride"], kernel.shape[2:])]
-    taps = [-(-k // s) for s, k in pairs(steps, kernel.shape[2:])]
-    wide = np.pad(kernel, [(0, 0), (0, 0), *((0, s * n - k) for s, n, k in pairs(steps, taps, kernel.shape[2:]))])
-    wide = wide.reshape(g, kernel.shape[0] // g, kernel.shape[1], *itertools.chain(*pairs(taps, steps)))
-    order = (0, 1, 2, *range(4, 3 + 2 * d, 2), *range(3, 3 + 2 * d, 2))
-    return wide.transpose(order).reshape(g, kernel.shape[0] // g, kernel.shape[1] * math.prod(steps), *taps)
-
-
-def pixels(of, taps):
-    """(n, m) an axis: the pixels that a convolution reads and makes; a transposed layer is the adjoint of one."""
-    for n, k, s, r, pads in pairs(of["sizes"], taps, of["stride"], of["dilation"], of["padding"]):
-        wide = n * s if of["mode"] == "circular" else (n - 1) * s - sum(pads) + r * (k - 1) + 1
-        yield (wide, n) if of["transposed"] else (n, (n + sum(pads) - r * (k - 1) - 1) // s + 1)
-
-
-def circulant(proof, of, taps):
-    """The frequencies of a circulant that a layer at its size is, or is a part of: Lemma 3."""
-    require(set(proof) == {"circulant", "skew"} and of["sizes"] is not None, "its proof is not one of this size")
-    points, skew = wholes(proof["circulant"], len(taps), 1), wholes(proof["skew"], len(taps), 0)
-    require(math.prod(points) <= POINTS and max(skew, default=0) <= 1, "so fine a grid", NotCovered)
-    for j, (n, m) in enumerate(pixels(of, taps)):
-        s, r, k, pads = of["stride"][j], of["dilation"][j], taps[j], of["padding"][j]
-        if of["mode"] == "circular":
-            period = m if of["transposed"] else n // s
-            own = period // math.gcd(r // math.gcd(r, s), period)
-            require(n % s == 0 and points[j] == own and not skew[j], "its circulant is not this layer")
-        else:
-            least = max(n, n + pads[0], s * (m - 1) + r * (k - 1) - pads[0] + 1, s * m)
-            require(points[j] * math.lcm(s, r) >= least, "its circulant is too short")
-            require(of["mode"] == "zeros" or max(pads) <= 0, "the layer reads other than zeros")
-    yield *half(points, skew), Fraction(1)
-
-
-def own_matrix(kernel, of):
-    """Matrices (g, outputs, inputs) of a layer at its size; an entry is a sum of at most as many taps as there are."""
-    (first, p, *taps), g, ends = kernel.shape, of["groups"], list(pixels(of, kernel.shape[2:]))
-    n, m, wide = *(math.prod(side) for side in zip(*ends, strict=True)), [[max(a, 0) for a in x] for x in of["padding"]]
-    kind = {"zeros": "constant", "circular": "wrap", "reflect": "reflect", "replicate": "edge"}[of["mode"]]
-    fits = all(min(pair) > 0 and (kind != "reflect" or pair[0] > max(x)) for pair, x in pairs(ends, wide))
-    fits = fits and first * p * n * m <= 2**25 and math.prod(a + sum(x) for (a, _), x in pairs(ends, wide)) < 2**24
-    require(fits and not (of["transposed"] and kind != "constant"), "a matrix of so many or so few pixels", NotCovered)
-    place = np.arange(n).reshape([a for a, _ in ends])
-    place = np.pad(place, wide, kind, **({"constant_values": -1} if kind == "constant" else {}))
-    matrix = np.zeros((g, first // g, m, p, n))
-    for tap in np.ndindex(*taps):
-        start = [w[0] - a[0] + r * t for w, a, r, t in pairs(wide, of["padding"], of["dilation"], tap)]
-        stop = [a + s * (b - 1) + 1 for a, s, (_, b) in pairs(start, of["stride"], ends)]
-        reads = place[tuple(map(slice, start, stop, of["stride"]))].ravel()
-        inside = np.flatnonzero(reads >= 0)
-        matrix[:, :, inside, :, reads[inside]] += kernel[(..., *tap)].reshape(g, first // g, p)
-    return matrix.reshape(g, first // g * m, p * n)
-
-
-def layer(kernel, of, upper, proof):
-    """Prove that a layer's norm is at most ``upper``; the number of factorisations."""
-    taps, sizes = kernel.shape[2:], np.abs(kernel)
-    require(kernel.shape[0] % of["groups"] == 0, "its groups do not divide its channels")
-    if set(proof) == {"matrix"} and of["sizes"]:
-        alone, sums = (np.zeros((1, 0), dtype=np.int64), [], Fraction(1)), own_matrix(sizes, of) * (1 + 2**-40)
-        return bounded(own_matrix(kernel, of), [alone], upper, sums, math.prod(taps))
-    more = [sum(pads) > r * (k - 1) for pads, r, k in pairs(of["padding"], of["dilation"], taps)]
-    single = (
-        of["mode"] == "zeros" or not np.max(of["padding"], initial=0) or (of["mode"] == "circular" and not any(more))
-    )
-    require(single, "padding that repeats pixels", NotCovered)
-    blocks = canonical(kernel, of)
-    points = circulant(proof, of, taps) if "circulant" in proof else everywhere(proof, blocks.shape[3:])
-    return bounded(blocks, points, upper, canonical(sizes, of))
+    padding, (groups,) = [wholes(pair, 2, -(2**24)) for pair in claim["padding"]], wholes([claim["groups"]], 1, 1)
+    return Layer(taps, stride, wholes(claim["dilation"], d, 1), padding, groups, every, claim["transposed"], mode)
 
 
 # -- networks ----------------------------------------------------------------------------------------------------------
 SLOPES = {"Relu": (0, 1), "Tanh": (0, 1), "Softplus": (0, 1), "Softsign": (0, 1), "Clip": (0, 1), "Atan": (0, 1)}
-SLOPES |= {"Sigmoid": (0, 0.25), "Abs": (-1, 1), "Neg": (-1, -1), "Sin": (-1, 1), "Cos": (-1, 1), "LeakyRelu": (0, 1)}
+SLOPES |= {"Sigmoid": (0, 0.25), "Abs": (-1, 1), "Neg": (-1, -1), "Sin": (-1, 1), "Cos": (-1, 1), "LeakyRelu": ()}
 SLOPES |= {"HardSwish": (-0.5, 1.5), "Gelu": (-0.12902, 1.12902), "Mish": (-0.12, 1.08851)}
 ALIKE = {"Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze"}  # the same entries in the same order
+NEAR = {"Slice", "Split", "Pad", "Transpose", "TopK", "Softmax", "ReduceMax", "GlobalMaxPool", "GlobalAveragePool"}
+SUMS, KERNELS = {"Add", "Sub", "Sum"}, {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+Node = namedtuple("Node", "op inputs moving given alike slopes", defaults=("", [], [], {}, False, (1, 1)))
 
 
 class Network:
     """The claim about an ONNX graph with one input, whose axis 1 holds channels."""
 
-    def __init__(self, model, arrays, claim):
+    def __init__(self, model, arrays, claim, balls):
         import onnx
 
         require(claim["tensors"] == {name: digest(array) for name, array in arrays.items()}, "a tensor has other bits")
-        self.parts, self.arrays, self.made = claim["parts"], dict(arrays), {}
+        self.parts, self.arrays, self.made, self.balls = claim["parts"], dict(arrays), {}, balls
+        model = onnx.ModelProto.FromString(model.SerializeToString())
         (start,) = (one for one in model.graph.input if one.name not in arrays)
         for size, n in pairs(start.type.tensor_type.shape.dim, claim["input_shape"]):
             require(type(n) is str or size.dim_value in (0, *wholes([n], 1, 1)), "the model's input has another shape")
             size.dim_value = n if type(n) is int else size.dim_value
         onnx.checker.check_model(model)
-        require(all(one.version >= 9 for one in model.opset_import if not one.domain), "so old operators", NotCovered)
+        new = all(one.version > 8 or one.domain for one in model.opset_import) and not model.functions
+        require(new, "so old operators, or functions of its own", NotCovered)
+        del model.graph.value_info[:]  # shapes are inferred, not believed
+        for one in model.graph.output:
+            one.type.tensor_type.ClearField("shape")
         graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
         sizes = {v.name: v.type.tensor_type.shape.dim for v in (*graph.value_info, *graph.input, *graph.output)}
         self.shapes = {name: tuple(d.dim_value or d.dim_param or None for d in one) for name, one in sizes.items()}
-        for node in graph.node:
-            given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-            plain = not node.domain and given.get("auto_pad", b"NOTSET") == b"NOTSET" and not given.get("ceil_mode")
-            plain = plain and (0 <= given.get("alpha", 0) <= 1 or node.op_type != "LeakyRelu")
-            require(plain and (node.op_type != "Dropout" or len(node.input) < 3), f"such a {node.op_type}", NotCovered)
-            self.made |= dict.fromkeys(node.output, (node.op_type, [x for x in node.input if x], given))
-            if node.op_type == "Constant":
-                self.arrays[node.output[0]] = onnx.numpy_helper.to_array(given["value"])
-        self.start, self.outputs = start.name, [one.name for one in graph.output]
+        self.start, self.outputs, nodes = start.name, [one.name for one in graph.output], list(graph.node)
         if claim["of"] != "f":
-            require(claim["of"] == "x - f(x)" and len(self.outputs) == 1, "a statement of another kind", NotCovered)
-            self.made[claim["of"]] = ("Sub", [start.name, *self.outputs], {})
-            self.outputs, self.shapes[claim["of"]] = [claim["of"]], self.shapes[start.name]
-
-    def same(self, one, other):
-        return None not in self.shapes[one] and self.shapes[one] == self.shapes[other]
+            require(claim["of"] == "x - f(x)" and claim["of"] not in self.shapes, "another statement", NotCovered)
+            nodes.append(onnx.helper.make_node("Sub", [self.start, *self.outputs], [claim["of"]]))
+            self.outputs, self.shapes[claim["of"]] = [claim["of"]], self.shapes[self.start]
+        for node in nodes:
+            op, given = node.op_type, {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            plain = not node.domain and given.get("auto_pad", b"NOTSET") == b"NOTSET" and not given.get("ceil_mode")
+            plain = plain and not given.get("training_mode") and (op != "Dropout" or len(node.input) < 3)
+            odd = re.match("If|Loop|Scan|Sequence|Random|Bernoulli|Multinomial", op)  # read unseen, or by chance
+            require(plain and not odd, f"such a {op}", NotCovered)
+            moving, alpha = [one for one in node.input if one and one not in self.arrays], given.get("alpha", 0)
+            slopes = (min(alpha, 1), max(alpha, 1)) if op == "LeakyRelu" else SLOPES.get(op, (1, 1))
+            for name in node.output if op == "Split" else node.output[:1]:  # not the places of a maximum
+                shape = self.shapes.get(name) or (None,)
+                alike = None not in shape and all(self.shapes.get(one) == shape for one in moving)
+                self.made[name] = Node(op, list(node.input), moving, given, alike, slopes)
+            if op == "Constant":
+                self.arrays[node.output[0]] = onnx.numpy_helper.to_array(given["value"])
 
     def check(self, upper):
-        """Prove the claim. Known of a value z: pairs (q, c) with |q (z - z')| <= c |x - x'|, q one weight a channel."""
-        known, seen, missing = {self.start: [(1.0, Fraction(1))]}, 0, ""
-        for name, (op, inputs, given) in self.made.items():
-            before = [known.get(one) for one in inputs if one not in self.arrays]
-            try:
-                known[name] = self.rule(name, op, given, before) if None not in before else None
-            except NotCovered as error:
-                known[name], missing = None, f": {error}"
+        """Prove it. Known of a value z: c, |z - z'| <= c |x - x'|; and (q, c) for q (z - z'), q one a channel."""
+        known = {self.start: (Fraction(1), [])}
+        for name, node in self.made.items():
+            known[name] = self.rule(node, name, known) if all(known.get(one) for one in node.moving) else None
             for part in (one for one in self.parts if one["values"][-1] == name):
                 q = [np.array([float(number(x)) for x in w]) for w in part["weights"]]
-                require(known[part["start"]] and all(w.min() > 0 for w in q), "a part begins where nothing is known")
-                constant, count = self.joint(part, q)
-                first = min(c * Fraction(float(np.max(q[0] / w))) * (1 + gamma(2)) for w, c in known[part["start"]])
-                found = [(q[-1], first * constant), (1.0, first * constant / Fraction(float(q[-1].min())))]
-                known[name], seen = [*(known[name] or []), *found], seen + count
-        require(all(known[name] for name in self.outputs), f"an output has no bound{missing}", NotCovered)
-        ends = [min(c for w, c in known[name] if np.ndim(w) == 0) for name in self.outputs]
-        total = root_up(sum(c * c for c in ends)) if ends[1:] else ends[0]
-        require(total <= upper, "its parts make up a larger constant")
-        return seen
+                require(all(w.min() > 0 for w in q), "a weight is 0")
+                (whole, weighted), constant = known[part["start"]], self.joint(part, q)
+                fitting = [(1.0, whole), *((w, c) for w, c in weighted if len(w) == len(q[0]))]
+                constant *= min(c * Fraction(float(np.max(q[0] / w))) for w, c in fitting) * (1 + gamma(2))
+                least, others = known[name] or (math.inf, [])
+                known[name] = min(least, constant / Fraction(float(q[-1].min()))), [*others, (q[-1], constant)]
+        missing = {node.op for name, node in self.made.items() if not known[name]}
+        require(all(known.get(name) for name in self.outputs), f"no bound after one of {sorted(missing)}", NotCovered)
+        require(self.beside([known[name][0] for name in self.outputs]) <= upper, "its parts make up a larger constant")
 
-    def rule(self, name, op, given, before):
+    def rule(self, node, name, known):
         """What is known of an operator's value, from what is known of its inputs that move; of layers nothing."""
-        moving = [one for one in self.made[name][1] if one not in self.arrays]
-        if op in ("Conv", "Gemm", "MatMul", "BatchNormalization") or not before:
-            return None if before else [(1.0, Fraction(0))]
-        ends = [min(c for w, c in one if np.ndim(w) == 0) for one in before]
-        if op in ("Add", "Sub", "Sum", "Max", "Min", "Concat"):
-            require(op == "Concat" or all(self.same(one, name) for one in moving), f"{op} of other shapes", NotCovered)
-            several = op in ("Max", "Min", "Concat") and ends[1:]
-            return [(1.0, root_up(sum(c * c for c in ends)) if several else sum(ends))]
-        if op in ("Slice", "Split", "Softmax", "Transpose", "GlobalAveragePool", "GlobalMaxPool") and len(ends) == 1:
-            return [(1.0, ends[0])]
-        require(len(before) == 1 and op in {*SLOPES, *ALIKE, "MaxPool", "AveragePool"}, op, NotCovered)
-        if op in SLOPES or (op in ALIKE and self.same(*moving, name)):
-            return [(w, c * Fraction(max(map(abs, SLOPES.get(op, (1, 1)))))) for w, c in before[0]]
-        over, repeat, taps, shape = 1, 1, given.get("kernel_shape", []), self.shapes[moving[0]]
-        if op in ALIKE:  # channels that are flattened keep their weights
-            repeat = math.prod(shape[2:]) if self.shapes[name] == (shape[0], math.prod(shape[1:])) else 0
-        else:  # a pixel is in so many windows; rows of averages add up to 1
-            axes = pairs(taps, given.get("strides", [1] * len(taps)), given.get("dilations", [1] * len(taps)))
-            over = math.prod(-(-k // (s // math.gcd(s, r))) for k, s, r in axes)
-            require(op == "MaxPool" or given.get("count_include_pad") or not any(given.get("pads", [])), op, NotCovered)
-            over = Fraction(over, math.prod(taps) if op == "AveragePool" else 1)
-        weighted = [(np.repeat(w, repeat), c) for w, c in before[0] if repeat and np.shape(w) == shape[1:2]]
-        return [(w, c * root_up(over)) for w, c in [(1.0, ends[0]), *weighted]]
+        op, inputs, moving, given, alike, slopes = node
+        if op in {*SUMS, "Max", "Min", "Concat"} and (alike or op == "Concat") and moving:
+            ends = [known[one][0] for one in (self.origins(moving) if op == "Concat" else moving)]
+            return (sum(ends) if op in SUMS else self.beside(ends)), []
+        fits = given.get("mode", b"constant") == b"constant" and given.get("sorted", 1) and moving == inputs[:1]
+        fits = fits and (op != "AveragePool" or given.get("count_include_pad") or not any(given.get("pads", [])))
+        if not moving or not fits or op not in {*SLOPES, *ALIKE, *NEAR, "MaxPool", "AveragePool"}:
+            return None if moving else (Fraction(0), [])
+        (constant, weighted), shape, over, repeat = known[inputs[0]], self.shapes[inputs[0]], Fraction(1), 0
+        if op in SLOPES or (op in ALIKE and alike):
+            over, repeat = Fraction(max(map(abs, slopes))), 1
+        elif op in ALIKE:  # channels that are flattened keep their weights
+            sizes = [n for n in shape[1:] if type(n) is int]  # if all of them
+            repeat = math.prod(sizes[1:]) if self.shapes[name] == (shape[0], math.prod(sizes)) else 0
+        elif op not in NEAR:  # a pixel is in so many windows; rows of averages add up to 1
+            taps, ones = given["kernel_shape"], [1] * len(given["kernel_shape"])
+            axes = pairs(taps, given.get("strides", ones), given.get("dilations", ones))
+            over, repeat = math.prod(-(-k // (s // math.gcd(s, r))) for k, s, r in axes), 1
+            over = root_up(Fraction(over, math.prod(taps) if op == "AveragePool" else 1))
+        return constant * over, [(np.repeat(w, repeat), c * over) for w, c in weighted if repeat and len(w) == shape[1]]
+
+    def origins(self, names):
+        """Lemma 6: values that move no less than these together."""
+        one, other = (self.made.get(name, Node()) for name in (names[0], names[-1]))
+        if len(names) == 2 and {one.op, other.op} == {"Max", "Min"} and sorted(one.inputs) == sorted(other.inputs):
+            names = one.moving if len(one.inputs) > 1 else names
+        for (a,), b in ((one.inputs, other.inputs), (other.inputs, one.inputs)) if one.op == other.op == "Relu" else ():
+            names = b if len(names) == 2 and self.made.get(a, Node())[:2] == ("Neg", b) else names
+        split = self.made.get(names[0], Node())
+        alone = len(set(names)) == len(names) and all(self.made.get(one, Node()).given is split.given for one in names)
+        return split.inputs[:1] if split.op == "Split" and alone else names
 
     def terms(self, name, stops, part):
-        """A value as a sum of (source, kernel, place of its first tap, stride); of single units, with ``units``."""
-        units, d = part["units"], 0 if part["units"] else len(self.shapes[part["start"]]) - 2
+        """A value as a sum of (source, shift, matrix, phases of the source, and of the value): W of Lemma 5."""
+        d = 0 if part["units"] else len(self.shapes[part["start"]]) - 2
+        (op, inputs, moving, given, alike, _), ones = self.made.get(name, Node()), [1] * d
         if name in stops:
-            n = math.prod(self.shapes[name][1:]) if units else self.shapes[name][1]
+            n = math.prod(self.shapes[name][1:]) if part["units"] else self.shapes[name][1]
             require(n < 2**12, "a part of so many channels", NotCovered)
-            return [(name, np.eye(n).reshape(n, n, *[1] * d), [0] * d, [1] * d)]
-        op, inputs, given = self.made[name]
-        moving = [one for one in inputs if one not in self.arrays]
-        if op in ("Conv", "Gemm", "MatMul"):
+            return [(name, [0] * d, np.eye(n), ones, ones)]
+        if op in KERNELS:
             kernel, e = self.arrays[inputs[1]].astype(float), len(self.shapes[inputs[0]]) - 2
-            fits = moving == inputs[:1] and moving[0] in stops and not given.get("transA") and kernel.ndim == e + 2
-            require(fits and (op == "Conv" or e == 0), f"such a {op} in a part", NotCovered)
-            if op != "Conv":
-                return [(moving[0], (kernel if given.get("transB") else kernel.T) * given.get("alpha", 1.0), [], [])]
-            pads, ones, g = given.get("pads", [0] * 2 * e), [1] * e, given.get("group", 1)
-            of = {"stride": given.get("strides", ones), "dilation": given.get("dilations", ones), "groups": g}
-            of |= {"mode": "zeros", "transposed": False, "padding": list(pairs(pads[:e], pads[e:]))}
-            of["sizes"] = self.shapes[moving[0]][2:]
-            blocks = own_matrix(kernel, of) if units else kernel.reshape(g, -1, *kernel.shape[1:])
-            (_, m, p, *taps), apart = blocks.shape, of["dilation"][:d]
-            whole = np.zeros((g, m, g, p, *(r * (k - 1) + 1 for r, k in pairs(apart, taps))))
-            for i in range(g):
-                whole[(i, slice(None), i, slice(None), *(slice(None, None, r) for r in apart))] = blocks[i]
-            whole = whole.reshape(g * m, g * p, *whole.shape[4:])
-            return [(moving[0], whole, [-a for a in pads[:d]], of["stride"][:d])]
+            fits = moving == inputs[:1] and inputs[0] in stops and kernel.ndim - 2 == e and d in (0, e)
+            fits = fits and not given.get("transA") and "output_shape" not in given and (e == 0 or op[:4] == "Conv")
+            require(fits, f"such a {op} in a part", NotCovered)
+            if e == 0:
+                kernel = self.each_row(kernel if given.get("transB") else kernel.T, [given.get("alpha", 1.0)])
+            pads, each = np.reshape(given.get("pads", [0] * 2 * e), (2, e)), [1] * e
+            pads[1] -= given.get("output_padding", 0)
+            of = (given.get("strides", each), given.get("dilations", each), pads.T.tolist(), given.get("group", 1))
+            of = Layer(kernel.shape[2:], *of, self.shapes[inputs[0]][2:], op == "ConvTranspose", "zeros")
+            reads = of.stride if d else []
+            found = of.phases(kernel) if d or e == 0 else [([], of.diagonal(of.matrix(kernel)))]
+            if op != "ConvTranspose":
+                return [(inputs[0], shift, matrix, reads, ones) for shift, matrix in found]
+            return [(inputs[0], [-n for n in shift], matrix.T, ones, reads) for shift, matrix in found]
         if op == "BatchNormalization":
-            scale, _, _, variance = (self.arrays[one].astype(float) for one in inputs[1:])
-            require(not given.get("training_mode") and variance.min() >= 0, "a batch's own statistics", NotCovered)
-            scale = (scale / np.sqrt(variance + given.get("epsilon", float(np.float32(1e-5))))).reshape(-1, 1, *[1] * d)
+            scale, _, _, by = (self.arrays[one].astype(float) for one in inputs[1:])
+            by = 1 / np.sqrt(by + given.get("epsilon", float(np.float32(1e-5))))
             found = self.terms(inputs[0], stops, part)
-            return [(a, k * np.repeat(scale, len(k) // len(scale), axis=0), p, s) for a, k, p, s in found]
-        if op in ALIKE and (units or self.same(name, inputs[0])):
+            return [(a, shift, self.each_row(self.each_row(m, scale), by), *rest) for a, shift, m, *rest in found]
+        if op in ALIKE and (part["units"] or alike):
             return self.terms(inputs[0], stops, part)
-        alike = all(self.same(one, name) for one in moving)
-        require(op in ("Add", "Sub", "Sum") and alike, f"{op} in a part", NotCovered)
+        require(op in SUMS and alike, f"{op} in a part", NotCovered)
         signs = [(one, -1.0 if op == "Sub" and at else 1.0) for at, one in enumerate(inputs) if one in moving]
-        return [(a, sign * k, p, s) for one, sign in signs for a, k, p, s in self.terms(one, stops, part)]
+        found = [(a, t, sign * m, *rest) for one, sign in signs for a, t, m, *rest in self.terms(one, stops, part)]
+        require(len(found) < 2**10, "a sum of so many", NotCovered)
+        return found
 
     def joint(self, part, q):
-        """Lemma 5: L with |q_l (y - y')| <= L |q_0 (x - x')| for values of a part, and the number of factorisations.
-
-        |q_0 x|^2 + sum_i q_i^2 (z_i - a v_i)(z_i - b v_i) - |q_l y|^2/L^2 >= 0, a <= 0 <= b, if K <= 1 everywhere:
-        K Hermitian, of blocks q_i (a + b)/2 W_ij / q_j, and q_i sqrt(-a b) W_ij / q_j to vertices of their own. K <= s
-        gives, by q_i times powers of a number, L = s^l where each value reads the one before; else (2s - 1)^(links on
-        the longest way).
-        """
-        names, edges, depth, strides = [part["start"], *part["values"]], [], [0], {}
+        """L of Lemma 5, with |q_l (y - y')| <= L |q_0 (x - x')| for the first and last value of a part."""
+        names, edges, depth, phases = [part["start"], *part["values"]], [], [0], {}
         chain, count, upper = len(q) == len(names), 24, number(part["upper"])
         require(chain and all(map(len, q)), "a part has one list of weights for each of its values")
         for i, name in enumerate(names[1:], 1):
-            op, inputs, _ = self.made[name]
-            low, high, last = *SLOPES.get(op, (1, 1)), i == len(q) - 1
-            terms = self.terms(inputs[0] if op in SLOPES else name, names[:i], part)
-            low, high = min(low, 0), max(high, 0)
+            node, last = self.made[name], i == len(q) - 1
+            require(node.op not in SLOPES or node.moving == node.inputs[:1], "a function of several", NotCovered)
+            terms = self.terms(node.inputs[0] if node.op in SLOPES else name, names[:i], part)
+            low, high = min(node.slopes[0], 0), max(node.slopes[1], 0)
             tops = [(i, max(-low, high) if last else (low + high) / 2), (-i, 0 if last else math.sqrt(-low * high))]
             depth.append(1 + max(depth[names.index(source)] for source, *_ in terms))
             count, chain = max(count, 24 + len(terms)), chain and all(source == names[i - 1] for source, *_ in terms)
-            for (source, kernel, place, stride), (top, slope) in itertools.product(terms, tops):
-                j, d = names.index(source), len(place)
-                alike = strides.setdefault(j, stride) == stride and (j == 0 or max(stride, default=1) == 1)
-                require(alike and kernel.shape[:2] == (len(q[i]), len(q[j])), "strides, or weights, do not fit")
-                pads = [(a % s, max(0, s - a % s - k)) for a, s, k in pairs(place, stride, kernel.shape[2:])]
-                kernel = np.pad(kernel, [(0, 0), (0, 0), *pads])  # phases of what is read are channels
-                kernel = canonical(kernel, {"groups": 1, "dilation": [1] * d, "stride": stride})[0]
-                before = np.repeat(q[j], kernel.shape[1] // len(q[j])).reshape(1, -1, *[1] * d)
-                kernel = kernel * (q[i] * slope).reshape(-1, 1, *[1] * d) / before
-                edges += [(j, top, kernel, [a // s for a, s in pairs(place, stride)])] if slope else []
-        size = {v: n for j, i, kernel, _ in edges for v, n in ((i, len(kernel)), (j, kernel.shape[1]))}
-        ends, d = dict(pairs(size, itertools.accumulate(size.values()))), len(edges[0][3])
-        reach = [max(max(abs(p[x]), abs(p[x] + k.shape[2 + x] - 1)) for *_, k, p in edges) for x in range(d)]
-        whole = np.zeros((2, sum(size.values()), sum(size.values()), *(2 * r + 1 for r in reach)))
-        for (j, i, kernel, place), magnitude in itertools.product(edges, (0, 1)):
-            rows, columns = (slice(ends[v] - size[v], ends[v]) for v in (i, j))
-            taps = tuple(slice(r + p, r + p + n) for r, p, n in pairs(reach, place, kernel.shape[2:]))
-            kernel, sums = np.abs(kernel) if magnitude else kernel, whole[magnitude]
-            sums[(rows, columns, *taps)] += kernel
-            np.flip(sums, axis=tuple(range(2, 2 + d)))[(columns, rows, *taps)] += kernel.swapaxes(0, 1)
+            for source, shift, matrix, reads, makes in terms:
+                j = names.index(source)
+                fits = matrix.shape == (len(q[i]) * math.prod(makes), len(q[j]) * math.prod(reads))
+                fits = fits and phases.setdefault(j, reads) == reads and phases.setdefault(i, makes) == makes
+                require(fits, "strides, or weights, do not fit")
+                matrix = self.each_row(self.each_row(matrix, q[i]).T, 1 / q[j]).T
+                edges += [(j, top, shift, self.each_row(matrix, [slope])) for top, slope in tops if slope]
+        whole = self.hermitian(edges)
         points = everywhere(part["proof"], whole.shape[3:])
-        seen = bounded(whole[:1], points, upper, whole[1:], count, "chain" if chain else "sums")
-        return upper ** (len(names) - 1) if chain else max(Fraction(1), 2 * upper - 1) ** depth[-1], seen
+        bounded(whole[:1], points, upper, whole[1:], self.balls, count, "chain" if chain else "sums")
+        return upper ** (len(names) - 1) if chain else max(Fraction(1), 2 * upper - 1) ** depth[-1]
+
+    def beside(self, constants):
+        return root_up(sum(c * c for c in constants)) if constants[1:] else constants[0]
+
+    def each_row(self, matrix, factors):
+        """Rows times factors, each of which is one for as many of them: products that do not underflow."""
+        factors = np.repeat(factors, len(matrix) // len(factors))[:, None]
+        found = matrix * factors
+        require(np.all((np.abs(found) > 2.0**-900) | (matrix * np.sign(factors) == 0)), "so small numbers", NotCovered)
+        return found
+
+    def hermitian(self, edges):
+        """K of blocks (j, i, shift, matrix) and their adjoints, and the same of magnitudes."""
+        size = {v: n for j, i, _, matrix in edges for v, n in pairs((i, j), matrix.shape)}
+        ends, total = dict(pairs(size, itertools.accumulate(size.values()))), sum(size.values())
+        reach = np.max(np.abs([shift for *_, shift, _ in edges]), axis=0).astype(int)
+        require(total**2 * math.prod((2 * reach + 1).tolist()) < 2**25, "a part so large", NotCovered)
+        whole = np.zeros((2, total, total, *(2 * reach + 1)))
+        for j, i, shift, matrix in edges:
+            rows, columns = (slice(ends[v] - size[v], ends[v]) for v in (i, j))
+            for sums, block in pairs(whole, (matrix, np.abs(matrix))):
+                sums[(rows, columns, *(reach + shift))] += block
+                sums[(columns, rows, *(reach - shift))] += block.T
+        return whole
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
 def read_certificate(path):
     """Claims of a file of JSON without numbers but whole ones, and without two entries of one name."""
-
-    def entries(found):
-        require(len(dict(found)) == len(found), "an entry is given twice")
-        return dict(found)
-
-    def whole(text):
-        require(re.fullmatch(r"-?[0-9]{1,16}", text), f"{text[:20]} is no whole number; others are hexadecimal text")
-        return int(text)
-
     require(path.stat().st_size <= LONGEST, f"it has more than {LONGEST} bytes")
-    hooks = dict.fromkeys(("parse_float", "parse_constant", "parse_int"), whole)
-    found = json.loads(path.read_bytes(), object_pairs_hook=entries, **hooks)
+    hooks = {key: lambda text: require(False, f"{text}: no whole number") for key in ("parse_float", "parse_constant")}
+    hooks["object_pairs_hook"] = lambda found: require(len(dict(found)) == len(found), "a name twice") or dict(found)
+    found = json.loads(path.read_bytes(), **hooks)
     require(found["specnorm_certificate"] == VERSION and found["claims"], "it is of another format")
     return found["claims"]
 
@@ -445,12 +446,9 @@ def digest(array):
 
 def read_model(path):
     """Arrays by name, and the ONNX model or None."""
-    with path.open("rb") as file:
-        begin = file.read(9)
-    if begin[:2] == b"PK":
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays), None
-    if begin[8:] == b"{":
+    if path.suffix == ".npz":
+        return dict(np.load(path, allow_pickle=False)), None
+    if path.suffix == ".safetensors":
         from safetensors.numpy import load_file
 
         return load_file(path), None
@@ -460,33 +458,34 @@ def read_model(path):
     return {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}, model
 
 
-def check(claim, arrays, model):
-    """Prove one claim; what it is, its number, and how many factorisations."""
-    upper = number(claim["upper"])
-    if claim["claim"] == "network":
-        require(model is not None, "a network without its ONNX file", NotCovered)
-        return "network", float(upper), Network(model, arrays, claim).check(upper)
-    require(claim["claim"] == "layer", "a claim of another kind", NotCovered)
+def check(claim, arrays, model, balls=None):
+    """Prove one claim; what it is, and its number."""
+    upper, kind = number(claim["upper"]), claim["claim"]
+    require(kind == "layer" or (kind == "network" and model is not None), "such a claim about such a file", NotCovered)
+    if kind == "network":
+        Network(model, arrays, claim, balls).check(upper)
+        return kind, float(upper)
     said, array = claim["kernel"], arrays[claim["kernel"]["tensor"]]
     dtype, d = array.dtype.name, array.ndim - 2
-    require(dtype in ("float16", "float32", "float64") and 0 <= d <= 3, f"{dtype} of {d + 2} axes", NotCovered)
+    require(dtype in ("float16", "bfloat16", "float32", "float64") and 0 <= d <= 3, f"{dtype}, {d} axes", NotCovered)
     same = (said["dtype"], said["shape"], said["sha256"]) == (dtype, list(array.shape), digest(array))
     require(same and said["layout"] in ("OI", "IO") and array.size, "the kernel is another one, bit for bit")
-    order = range(d + 2) if said["layout"] == "OI" else (d + 1, d, *range(d))
-    of = geometry(claim, d)
-    return "layer", float(upper), layer(array.transpose(order).astype(float), of, upper, claim["proof"])
+    kernel = array.transpose(range(d + 2) if said["layout"] == "OI" else (d + 1, d, *range(d))).astype(float)
+    layer_of(claim, kernel.shape[2:]).prove(kernel, upper, claim["proof"], balls)
+    return kind, float(upper)
 
 
-def main(certificate, model):
+def main(certificate, model, balls=False):
     worst = 0
     try:
         claims, found = read_certificate(Path(certificate)), read_model(Path(model))
+        balls = __import__("check_balls").prove if balls else None  # the file beside this one, for python-flint
     except Exception as error:  # the libraries that read models have their own
         return print(f"not read: {type(error).__name__}: {ascii(str(error))[:200]}") or 2
     for at, claim in enumerate(claims):
         begin, code = time.perf_counter(), 0
         try:
-            words = "{}: at most {:.6g}; {} factorisations".format(*check(claim, *found))
+            words = "{}: at most {:.6g}".format(*check(claim, *found, balls))
         except Exception as error:  # what is damaged proves nothing
             code = 1 + isinstance(error, NotCovered)
             words = f"{type(error).__name__}: {ascii(str(error))[:200]}"
@@ -497,4 +496,5 @@ def main(certificate, model):
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]) if len(sys.argv) == 3 else __doc__.splitlines()[0])
+    words = [word for word in sys.argv[1:] if word != "--balls"]
+    sys.exit(main(*words, "--balls" in sys.argv) if len(words) == 2 else __doc__.splitlines()[0])

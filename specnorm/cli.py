@@ -24,7 +24,7 @@ from specnorm.auditing.readers import MAX_BYTES
 from specnorm.auditing.renderers import FORMATS, render
 from specnorm.auditing.report import Report
 from specnorm.auditing.rows import STANDARD
-from specnorm.errors import CertificateError, ModelFileError, SpecnormError
+from specnorm.errors import ModelFileError, SpecnormError
 from specnorm.methods import METHODS
 from specnorm.problem.spec import Layout
 from specnorm.streams import complain, write
@@ -165,39 +165,35 @@ def _emit(reports: list[Report], request: Request, *, complete: bool) -> bool:
 
 
 def _certify(reports: Sequence[Report], path: Path) -> bool:
-    """Write what proves the network's bound."""
-    networks = [report.network for report in reports]
-    found = networks[0].certificate if len(networks) == 1 and networks[0] is not None else None
-    if found is None:
-        complain(f"{path} is not written: a certificate is of one ONNX file whose network has a bound.")
+    """Write what somebody else can check, and say what it does not hold."""
+    if len(reports) != 1:
+        complain(f"{path} is not written: a certificate is of one model.")
+        return False
+    for line in reports[0].unstated:
+        complain(f"not in {path}: {line}")
+    found = reports[0].certificate
+    if found is None or not found.claims:
+        complain(f"{path} is not written: there is no claim to write.")
         return False
     return _write(path, found.dumps, complete=True)
 
 
-def verify_model(
-    certificate: Path,
-    model: str,
-    input_shape: Any,
-    input_range: tuple[float, float] | None,
-) -> int:
-    """Prove a certificate anew and say what is proven.
+def verify_model(certificate: Path, model: str) -> int:
+    """Prove each claim of a certificate and say which are proven.
 
     Returns
     -------
     int
-        Exit code: 1 if it does not prove what it claims, or not of this model.
+        Exit code: 1 if one is not.
     """
-    from specnorm.auditing.network import verify_file
+    from specnorm.auditing.verifying import verify_file
 
-    try:
-        found = verify_file(certificate, model, input_shape, input_range=input_range)
-    except CertificateError as error:
-        complain(str(error))
-        return GATE_FAILED
-    except OSError as error:
-        complain(f"{certificate} cannot be read: {error.strerror or error}.")
-        return TROUBLE
-    return OK if _print("\n".join(found.lines()) + "\n") else TROUBLE
+    failed = False
+    for verdict in verify_file(certificate, model):
+        failed |= verdict.upper is None
+        if not _print(f"{verdict}\n"):
+            return TROUBLE
+    return GATE_FAILED if failed else OK
 
 
 def _write(path: Path, content: Callable[[], str | bytes], *, complete: bool) -> bool:
@@ -290,7 +286,7 @@ def _application() -> click.Group:
     )  # fmt: skip
     @click.option(
         "--certificate", type=click.Path(path_type=Path), metavar="FILE",
-        help="Also write what proves the network's bound, for 'specnorm verify'.",
+        help="Also write claims of layers and of the network, for 'specnorm verify' and docs/check.py.",
     )  # fmt: skip
     @options.of_inputs
     @click.option("--layers", multiple=True, metavar="GLOB", help="Only layers whose name matches; repeatable.")
@@ -356,6 +352,7 @@ def _application() -> click.Group:
         given["layers"] = layers or None
         given["geometry"], stated = geometry
         given["residual"] = claim == "residual-nonexpansive"
+        given["certificate"] = certificate is not None
         try:
             check_outputs({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *stated])
         except OSError as error:
@@ -366,17 +363,11 @@ def _application() -> click.Group:
     @application.command("verify", epilog=help.EXIT_CODES)
     @click.argument("certificate", type=click.Path(path_type=Path))
     @click.argument("model", type=click.Path(path_type=str))
-    @partial(options.of_inputs, again=True)
-    def verify_command(
-        certificate: Path,
-        model: str,
-        input_shape: Any,
-        input_range: tuple[float, float] | None,
-    ) -> int:
-        """Prove the CERTIFICATE of the network in MODEL, an ONNX file, anew.
+    def verify_command(certificate: Path, model: str) -> int:
+        """Prove the claims of the CERTIFICATE about MODEL's layers and network.
 
-        Nothing is searched for: the certificate's numbers are put into the proof.
+        Nothing is searched for: the certificate's numbers are put into the proofs.
         """
-        return verify_model(certificate, model, input_shape, input_range)
+        return verify_model(certificate, model)
 
     return application

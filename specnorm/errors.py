@@ -48,7 +48,7 @@ class Undecided(SpecnormError):
 
 
 class CertificateError(SpecnormError):
-    """A certificate of a network is damaged, of another network, or does not prove what it claims."""
+    """A certificate is damaged, of another model, or does not prove what it claims; or a bound has none."""
 
 
 class ModelFileError(SpecnormError):

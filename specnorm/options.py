@@ -77,33 +77,24 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def of_inputs(command: Any, *, again: bool = False) -> Any:
-    """Add the options that say which inputs a network has; ``again``: to the command that verifies."""
+def of_inputs(command: Any) -> Any:
+    """Add the options that say which inputs a network has."""
     import click
 
-    same = "As it was for the audit."
     shape = (
         "Spatial input sizes, such as 32 or 32x48, or those that the file states; adds the circular norm. Or the whole "
         "shape of a network's input by its name, such as audio=1x16000; repeatable."
     )
     between = "Range of every entry of an ONNX network's inputs, such as 0 1: squares and products need one."
     made = [
+        click.option("--input-shape", multiple=True, callback=sizes, metavar="N|NxM|file|NAME=NxM", help=shape),
+        click.option("--input-range", type=(float, float), callback=ends, metavar="LOW HIGH", help=between),
+        click.option("--radius", type=float, metavar="R", help="Bound an ONNX network within R of --centre."),
         click.option(
-            "--input-shape", multiple=True, callback=sizes, metavar="N|NxM|file|NAME=NxM", help=same if again else shape
-        ),
-        click.option(
-            "--input-range", type=(float, float), default=None, callback=ends, metavar="LOW HIGH",
-            help=same if again else between,
+            "--centre", callback=array, metavar="FILE.npy|npz",
+            help="An input, with its batch axis: an array, or one for each name of an input.",
         ),
     ]  # fmt: skip
-    if not again:
-        made += [
-            click.option("--radius", type=float, metavar="R", help="Bound an ONNX network within R of --centre."),
-            click.option(
-                "--centre", callback=array, metavar="FILE.npy|npz",
-                help="An input, with its batch axis: an array, or one for each name of an input.",
-            ),
-        ]  # fmt: skip
     for option in reversed(made):
         command = option(command)
     return command

@@ -13,6 +13,7 @@ from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
 from specnorm.result import BoundSource, Certificate, Enclosure, Outcome, Result
+from specnorm.runtime.execution import Execution
 from specnorm.runtime.telling import Listening
 from specnorm.types import ArrayObject
 
@@ -77,7 +78,8 @@ def enclose(
 def _certificate(kernel: ArrayObject, spec: ConvSpec, upper: float, name: str) -> Certificate:
     from specnorm.search.certificate import certificate_of  # for few
 
-    return certificate_of(backend_for(kernel).to_numpy(kernel), spec, upper, name)
+    numbers = backend_for(kernel).to_numpy(kernel)
+    return certificate_of(numbers, spec, upper, name, ops=Execution.of(backend_for(numbers), numbers))
 
 
 def _explained(lower: Lower, upper: Upper, exponent: int) -> str:

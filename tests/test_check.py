@@ -1,4 +1,4 @@
-"""docs/check.py proves what specnorm certifies about layers, refuses what is false, and shares no code with it."""
+"""docs/check.py and `specnorm verify` prove what is certified about layers and nothing false; they share no code."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from copy import deepcopy
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +22,8 @@ import numpy as np
 import pytest
 
 import specnorm
+from specnorm.auditing import verifying
+from specnorm.auditing.layers import ModelArrays, Tensor
 from specnorm.result import Certificate
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -59,26 +62,36 @@ def cases() -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
     return kernels, claims
 
 
-def run(folder: Path, claims: list[Any] | str, kernels: dict[str, np.ndarray], **limits: Any) -> tuple[int, str]:
-    """Exit code and output of the program, in a process of its own."""
+PROGRAMS: dict[str, list[str]] = {"check.py": [str(SCRIPT)], "verify": ["-m", "specnorm", "verify"]}
+
+
+def run(
+    folder: Path, claims: list[Any] | str, kernels: dict[str, np.ndarray], program: str = "check.py", **limits: Any
+) -> tuple[int, str]:
+    """Exit code and output of a program, in a process of its own."""
     text = claims if isinstance(claims, str) else json.dumps({"specnorm_certificate": 3, "claims": claims})
     (folder / "certificate.json").write_text(text, encoding="utf-8")
     with (folder / "model.npz").open("wb") as file:
         np.savez(file, allow_pickle=False, **kernels)
-    command = [sys.executable, str(SCRIPT), str(folder / "certificate.json"), str(folder / "model.npz")]
-    environment = {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *PROGRAMS[program], str(folder / "certificate.json"), str(folder / "model.npz")]
+    known = "" if program == "check.py" else os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, "PYTHONPATH": known, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, cwd=folder, **limits)
     assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, done.stdout
+    return done.returncode, done.stdout + done.stderr
 
 
-def proven(claim: Any, kernels: dict[str, np.ndarray]) -> bool:
-    """Whether the program accepts a claim; whatever else it raises, it shows as an error of the claim."""
-    try:
-        CHECK.check(claim, kernels, None)
-    except Exception:
-        return False
-    return True
+def accepted(claim: Any, kernels: dict[str, np.ndarray]) -> int:
+    """How many of both programs accept a claim; whatever else they raise, they show as an error of the claim."""
+    tensors = [Tensor(name, k.shape, k.dtype.name, partial(np.asarray, k)) for name, k in kernels.items()]
+    count = 0
+    for proven in (lambda: CHECK.check(claim, kernels, None), lambda: verifying._proven(ModelArrays(tensors), claim)):
+        try:
+            proven()
+        except Exception:
+            continue
+        count += 1
+    return count
 
 
 # -- what the program is ---------------------------------------------------------------------------------------------
@@ -109,8 +122,9 @@ def test_every_reference_case_is_proven(tmp_path: Path, cases: Any) -> None:
     named = []
     for at, claim in enumerate(claims.values()):
         named.append({**claim, "kernel": {**claim["kernel"], "tensor": f"k{at}"}})
-    code, said = run(tmp_path, named, plain)
-    assert (code, said.count("proven")) == (0, len(CASES)), said
+    for program in PROGRAMS:
+        code, said = run(tmp_path, named, plain, program)
+        assert (code, said.count("proven")) == (0, len(CASES)), said
     for case in CASES:
         assert case["lower"] <= float.fromhex(claims[case["name"]]["upper"]), case["name"]
 
@@ -129,7 +143,7 @@ def test_no_number_below_the_truth_is_proven(cases: Any) -> None:
         ]
         others += [{"tree": "0" * n + "." * (n + 1)} for n in range(9) if d]
         for proof in [claim["proof"], *others]:
-            assert not proven({**claim, "proof": proof}, kernels), (case["name"], proof)
+            assert not accepted({**claim, "proof": proof}, kernels), (case["name"], proof)
 
 
 def test_random_layers_at_a_size_against_their_matrix() -> None:
@@ -152,13 +166,13 @@ def test_random_layers_at_a_size_against_their_matrix() -> None:
         except specnorm.GeometryError:
             continue
         (claim,) = found.certificate("k").claims
-        assert proven(claim, {"k": kernel})
+        assert accepted(claim, {"k": kernel}) == 2
         for less in range(4):
             points = [max(1, 2 + less + j) for j in range(len(k))]
             wrong = {**claim, "proof": {"circulant": points, "skew": [0] * len(k)}}
             wrong["upper"] = (truth.lo * (1 - 1e-9)).hex()
             shorter += 1
-            assert not proven(wrong, {"k": kernel}), (seed, points)
+            assert not accepted(wrong, {"k": kernel}), (seed, points)
     assert shorter > 100
 
 
@@ -167,9 +181,9 @@ def test_a_kernel_that_differs_by_a_bit_is_refused(cases: Any) -> None:
     for name in list(kernels)[::7]:
         other = kernels[name].copy()
         other.flat[-1] = np.nextafter(other.flat[-1], math.inf)
-        assert proven(claims[name], kernels)
-        assert not proven(claims[name], {**kernels, name: other})
-        assert not proven(claims[name], {**kernels, name: kernels[name].astype(np.float32)})
+        assert accepted(claims[name], kernels) == 2
+        assert not accepted(claims[name], {**kernels, name: other})
+        assert not accepted(claims[name], {**kernels, name: kernels[name].astype(np.float32)})
 
 
 # -- damaged claims --------------------------------------------------------------------------------------------------
@@ -237,19 +251,19 @@ def truth_below(claim: dict[str, Any], kernel: np.ndarray) -> float:
 def test_nothing_false_is_accepted_after_a_change(cases: Any) -> None:
     """Claims that are damaged, or speak of another layer: accepted only if they are true of that one."""
     kernels, claims = cases
-    draw, tried, accepted = random.Random(1), 0, 0
+    draw, tried, right = random.Random(1), 0, 0
     truths: dict[str, float] = {}
     for name in draw.sample(sorted(claims), 12):
         for other in _mutations(claims[name], draw):
             tried += 1
-            if proven(other, kernels):
-                accepted += 1
+            if accepted(other, kernels):
+                right += 1
                 said = json.dumps({**other, "upper": "", "proof": ""})
                 if said not in truths:
                     truths[said] = truth_below(other, kernels[name])
                 assert float.fromhex(other["upper"]) >= truths[said], (name, other)
     assert tried > 1000
-    assert 50 < accepted < tried / 2
+    assert 50 < right < tried / 2
 
 
 HOSTILE = {
@@ -268,9 +282,10 @@ HOSTILE = {
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_files_that_are_no_certificates(tmp_path: Path, text: str) -> None:
-    code, said = run(tmp_path, text, {"k": np.ones((1, 1, 1))})
-    assert code == 2
-    assert len(said) < 1000
+    for program in PROGRAMS:
+        code, said = run(tmp_path, text, {"k": np.ones((1, 1, 1))}, program)
+        assert code == 2, said
+        assert len(said) < 1000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are those of Linux")
@@ -292,9 +307,11 @@ def test_what_is_declared_is_not_allocated(tmp_path: Path) -> None:
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
 
-    code, said = run(tmp_path, claims, {"k": np.ones((2, 2, 3, 3))}, preexec_fn=limited)
-    assert code == 1, said
-    assert said.count("MemoryError") == 0, said
+    for program in PROGRAMS:
+        code, said = run(tmp_path, claims, {"k": np.ones((2, 2, 3, 3))}, program, preexec_fn=limited)
+        assert code == 1, said
+        assert said.count("MemoryError") == 0, said
+        assert said.count("proven") == 0, said
 
 
 # -- arithmetic ------------------------------------------------------------------------------------------------------

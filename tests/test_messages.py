@@ -120,7 +120,7 @@ def write(folder: Path) -> None:
         elif content == "objects":
             np.savez(path, weight=np.array([[1, "a"], [None, 2]], dtype=object))
         else:
-            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+            path.write_bytes(content if isinstance(content, bytes) else str(content).encode())
 
 
 def told(command: str, folder: Path) -> tuple[int, str]:

@@ -23,7 +23,7 @@ BEGIN, END = "<!-- trusted: made by `python tests/trusted.py` -->\n", "<!-- end 
 
 PROPOSES = (
     "search", "numerics", "tensor",
-    *(f"networks.{name}" for name in ("attack", "bounding", "methods", "recursion", "stages", "table")),
+    *(f"networks.{name}" for name in ("attack", "barrier", "bounding", "methods", "recursion", "stages", "table")),
 )  # fmt: skip
 """Rooms and modules that can but waste time."""
 LISTS = {"specnorm", "specnorm.methods"}
@@ -35,7 +35,7 @@ ENTRIES: dict[str, tuple[tuple[str, ...], str]] = {
     "`enclose`": (("specnorm.proving", "specnorm_numpy"), AT_A_SIZE),
     "`enclose` at a size": (("specnorm.proving", "specnorm_numpy"), ""),
     "`network_bound` (torch)": (("specnorm_torch.networks", "specnorm_torch.backend", "specnorm_numpy"), ""),
-    "`specnorm verify` (ONNX)": (("specnorm.auditing.network", "specnorm.auditing.readers.onnx", "specnorm_numpy"), ""),
+    "`specnorm verify`": (("specnorm.auditing.verifying", "specnorm.auditing.readers.onnx", "specnorm_numpy"), ""),
 }
 """Claim -> the modules that give it, and what it does not run."""
 BEFORE = {

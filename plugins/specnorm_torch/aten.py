@@ -17,7 +17,7 @@ from specnorm.certified.network.operators.piecewise import SINGLE
 from specnorm.networks import builders
 from specnorm_torch.calls import Builder, Call, Made, Moving, Pieces, Rule, first_of, is_value, numbers, rules, shape_of
 from specnorm_torch.normalising import NORMALISING
-from specnorm_torch.products import PRODUCT, addmm, divide, einsum, linear, matmul, multiply, stacked
+from specnorm_torch.products import PRODUCT, addmm, attention, divide, einsum, linear, matmul, multiply, stacked
 from specnorm_torch.recurrent import GATES, RECURRENT
 from specnorm_torch.windows import adaptive, convolution, pool, resize
 
@@ -365,6 +365,7 @@ OPERATORS: dict[str, Rule] = {
     **rules(addmm, "addmm"),
     **rules(stacked, "bmm"),
     **rules(einsum, "einsum"),
+    **rules(attention, "scaled_dot_product_attention"),
     **RECURRENT,
     **NORMALISING,
     **{f"conv{n}d{end}": Rule(convolution(n)) for n in _DIMS for end in ("", ".padding")},
@@ -388,7 +389,7 @@ OPERATORS: dict[str, Rule] = {
 
 REASONS = {
     "local_response_norm": "it divides by sums of squares of its own input",
-    **dict.fromkeys(("baddbmm", "scaled_dot_product_attention"), PRODUCT),
+    "baddbmm": PRODUCT,
     "_native_batch_norm_legit_functional": "it normalises by the statistics of the batch",
     **dict.fromkeys(["var", "std"], "its slope has no bound"),
     **dict.fromkeys(["lstm", "gru", "lstm_cell", "gru_cell"], GATES),

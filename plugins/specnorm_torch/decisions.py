@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from typing import Any, TypeAlias
 
 import torch
@@ -33,7 +33,7 @@ def export(model: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
     Parameters
     ----------
     model : Module
-        In ``eval()``; its state is the caller's to restore.
+        In ``eval()``; its state is as before.
     example : tuple of Tensor
 
     Raises
@@ -43,22 +43,30 @@ def export(model: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
     Exception
         Whatever the model's own code raises while it is traced.
     """
+    with _silent():
+        try:
+            return _exported(model, example)
+        except MethodError:
+            raise
+        except Exception:
+            answers = _decisions(model, example)
+            if answers is None:
+                raise
+        return _exported(model, example, answers)
+
+
+def _exported(model: nn.Module, example: tuple[Tensor, ...], answers: Sequence[Answer] = ()) -> ExportedProgram:
+    """The program; whatever a trace leaves in the module is gone afterwards."""
     known = _tensor_names(model)
-    try:
-        with _silent():
-            try:
+    with at_inference(model):
+        try:
+            with _told(model, answers) if answers else nullcontext():
                 return torch.export.export(model, example, strict=False)
-            except Exception:
-                answers = _decisions(model, example)
-                if answers is None:
-                    raise
-            with _told(model, answers):
-                return torch.export.export(model, example, strict=False)
-    finally:
-        made = sorted(_tensor_names(model) - known)
-        if made:
-            told = f"{type(model).__name__} makes {', '.join(made)} at its first call"
-            raise MethodError(f"{told}. Call it once on an input, then ask again.")
+        finally:
+            made = sorted(_tensor_names(model) - known)
+            if made:
+                told = f"{type(model).__name__} makes {', '.join(made)} at its first call"
+                raise MethodError(f"{told}. Call it once on an input, then ask again.")
 
 
 def _tensor_names(model: nn.Module) -> set[str]:
@@ -79,13 +87,15 @@ def _decisions(model: nn.Module, example: tuple[Tensor, ...]) -> list[Answer] | 
         with at_inference(model), torch.inference_mode(False), torch.no_grad(), record:
             model(*inputs)
         found.append(record.answers)
-        if record.escaped or not torch.equal(next_number, torch.get_rng_state()):
+        drew = not torch.equal(next_number, torch.get_rng_state())
+        torch.set_rng_state(next_number)
+        if record.escaped or drew:
             return None
     return found[0] if found[0] and found[0] == found[1] else None
 
 
 @contextmanager
-def _told(model: nn.Module, answers: list[Answer]) -> Iterator[None]:
+def _told(model: nn.Module, answers: Sequence[Answer]) -> Iterator[None]:
     """Give a module the same answers, each time that it is called."""
     replay = _Replay(answers)
     begin = model.register_forward_pre_hook(replay.begin)
@@ -147,7 +157,7 @@ class _Record(TorchFunctionMode):
 class _Replay(TorchFunctionMode):
     """Answers as was noted."""
 
-    def __init__(self, answers: list[Answer]) -> None:
+    def __init__(self, answers: Sequence[Answer]) -> None:
         super().__init__()
         self.answers = answers
         self.left: Iterator[Answer] = iter(())

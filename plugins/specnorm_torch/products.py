@@ -91,6 +91,15 @@ def stacked(call: Call, *, self: Moving, other: Moving = None, mat2: Moving = No
     return matrices(call, value, stack, "...ij,...jk->...ik" if right else "...jk,...ij->...ik", constant, weights)
 
 
+def attention(
+    call: Call, *, query: Moving, key: Moving, value: Moving, dropout_p: float = 0.0, scale: float | None = None
+) -> Made:
+    """Without a mask; where nothing is dropped."""
+    del call, dropout_p
+    shape = shape_of(query)
+    return Made(ops.Attention(1 / math.sqrt(shape[-1]) if scale is None else float(scale)), (query, key, value))
+
+
 def einsum(call: Call, *, equation: str, tensors: Moving) -> Made | Operator:
     """A value and constants: one matrix for each choice of the indices that both have and keep."""
     values = [x for x in tensors if is_value(x)]

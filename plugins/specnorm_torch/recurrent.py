@@ -22,6 +22,8 @@ def is_drawing(label: str, arguments: dict[Any, Any]) -> bool:
     """Whether an operator that torch says to be random draws, as its arguments have it."""
     if label in (*LAYERS, "lstm", "gru"):
         return bool(arguments.get("train", True)) and arguments.get("dropout", 1.0) != 0.0
+    if label == "scaled_dot_product_attention":
+        return bool(arguments.get("dropout_p", 0.0) != 0.0)
     return "dropout" not in label or "::" in label or arguments.get("train", True) is not False
 
 

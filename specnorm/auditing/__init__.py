@@ -24,7 +24,7 @@ from specnorm.auditing.readers import MAX_BYTES, isolated, open_model
 from specnorm.auditing.renderers import render
 from specnorm.auditing.report import Report
 from specnorm.auditing.rows import STANDARD, Row
-from specnorm.errors import GeometryError, MethodError, ModelFileError
+from specnorm.errors import CertificateError, GeometryError, MethodError, ModelFileError
 from specnorm.methods import METHODS
 from specnorm.problem.padding import PaddingMode
 from specnorm.problem.spec import Layout
@@ -60,6 +60,7 @@ def audit(
     max_bytes: int = MAX_BYTES,
     pictures: int = 0,
     residual: bool = False,
+    certificate: bool = False,
 ) -> Report:
     """Measure every convolution and linear layer of a model.
 
@@ -114,6 +115,9 @@ def audit(
     residual : bool, default False
         Also bound what the network leaves of its input, ``x - f(x)``, as ``Report.residual``. Only for files that hold
         a graph.
+    certificate : bool, default False
+        Also state what somebody else can check, `docs/check-it-yourself.md`, as ``Report.certificate``: of each layer,
+        and of the network. That is searched for, too.
 
     Returns
     -------
@@ -137,7 +141,7 @@ def audit(
     place = _checked(input_range, patterns, shapes, radius, centre)
     if isinstance(source, Mapping):
         named = ModelArrays(list(_from_mapping(source)))
-        return _audit(None, named, patterns, settings, executor, progress, pictures, place, residual)
+        return _audit(None, named, patterns, settings, executor, progress, pictures, place, residual, certificate)
     if not isinstance(source, str | os.PathLike):
         raise ModelFileError(
             f"a {type(source).__name__} is no model file: give its path, or a mapping of names to arrays"
@@ -145,7 +149,7 @@ def audit(
         )
     path = os.fspath(source)
     with open_model(path, max_bytes) as model:
-        return _audit(path, model, patterns, settings, executor, progress, pictures, place, residual)
+        return _audit(path, model, patterns, settings, executor, progress, pictures, place, residual, certificate)
 
 
 def read_onnx(
@@ -193,6 +197,7 @@ def _audit(
     pictures: int,
     place: Mapping[str, Any],
     residual: bool,
+    certificate: bool,
 ) -> Report:
     label = "the mapping" if path is None else path
     told = next((name for name, value in place.items() if value is not None), None)
@@ -220,6 +225,11 @@ def _audit(
             if progress is not None:
                 progress(len(rows), len(found), row.name)
     drawn = take(found, rows, pictures)  # before the network, which may end the process that reads the file
+    stated, missing = None, list[str]()
+    if certificate:
+        from specnorm.auditing.certifying import claims_of  # for few
+
+        stated, missing = claims_of(model, found, rows)
     # Of a part of the layers there is no network.
     size = place["input_shape by name"] or (None if settings.input_shape == "file" else settings.input_shape)
     network = remainder = None
@@ -229,14 +239,27 @@ def _audit(
         seconds = None if settings.budget in (None, math.inf) else max(isolated.GRAPH_SECONDS, 10 * settings.budget)
         between, near = place["input_range"], place["radius"]
         bound = partial(
-            network_of, model, rows, size, input_range=between, near=near, progress=progress, seconds=seconds
+            network_of,
+            model,
+            rows,
+            size,
+            input_range=between,
+            near=near,
+            certificate=certificate,
+            progress=progress,
+            seconds=seconds,
         )
         network, remainder = bound(), bound(residual=True) if residual else None
+        for name, one in (("the network", network), ("x - f(x)", remainder)):
+            try:
+                stated = stated if stated is None or one is None else stated + one.certificate
+            except CertificateError as error:
+                missing.append(f"{name}: {error}")
     made = environment(rows)
     left_out = len(selection.names) - len(found)
     return Report(
         _version(), path, tuple(rows), tuple(selection.skipped), network, drawn, made, unmeasured, selection.matched,
-        left_out, remainder,
+        left_out, remainder, stated, tuple(missing),
     )  # fmt: skip
 
 

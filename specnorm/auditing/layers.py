@@ -102,11 +102,19 @@ class ModelArrays:
         Follows the graph; None: the file holds weights alone.
     elsewhere : callable or None
         `ask`, where another process has the file open.
+    stored : callable or None
+        Gives what reads each array of the file, by the name that it has there; None: as ``arrays`` have it.
     """
 
     arrays: Sequence[Tensor]
     network: Callable[[Sizes], Graph] | None = None
     elsewhere: Callable[..., Any] | None = None
+    stored: Callable[[], Mapping[str, Callable[[], AnyArray]]] | None = None
+
+    def array(self, name: str) -> AnyArray:
+        """An array as it is stored; `LookupError` if there is none."""
+        known = {tensor.name: tensor.load for tensor in self.arrays} if self.stored is None else self.stored()
+        return known[name]()
 
     def graph(self, sizes: Sizes) -> Graph:
         """The network's graph, in the process that has the file open."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from specnorm.auditing.layers import ModelArrays, Sizes
-from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.readers.isolated import GRAPH_SECONDS
 from specnorm.auditing.rows import Row
 from specnorm.certified.bound import Upper
@@ -19,7 +18,6 @@ from specnorm.certified.network.operators.steep import HINT
 from specnorm.certified.network.shapes import concrete
 from specnorm.errors import CertificateError, GeometryError, MethodError, ModelFileError
 from specnorm.networks import (
-    Certificate,
     Graph,
     Layer,
     Measure,
@@ -29,9 +27,9 @@ from specnorm.networks import (
     UnknownNode,
     bound,
     step,
-    verify,
     within,
 )
+from specnorm.networks.certificate import unstated
 from specnorm.problem.spec import ConvSpec
 from specnorm.text import number, visible
 from specnorm.types import AnyArray
@@ -52,6 +50,7 @@ def network_of(
     input_range: tuple[float, float] | None = None,
     near: Near | None = None,
     residual: bool = False,
+    certificate: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
     seconds: float | None = GRAPH_SECONDS,
 ) -> NetworkBound | None:
@@ -59,17 +58,24 @@ def network_of(
 
     The upper bounds of measured ``rows`` are used where the geometry is the same. ``input_shape`` are sizes for axes
     that the file leaves open; ``input_range`` between which all entries of the inputs lie; ``near`` a radius and the
-    input around which; ``seconds`` of processor time, at most, in a process that reads the file. None: the file holds
-    no graph. Whatever goes wrong with the graph leaves the rows as they are, but for shapes that are not its inputs'.
+    input around which; ``certificate`` makes the bound's, or keeps why it has none; ``seconds`` of processor time for
+    each, at most, in a process that reads the file. None: the file holds no graph. Whatever goes wrong with the graph
+    leaves the rows as they are, but for shapes that are not its inputs'.
     """
     if model.network is None:
         return None
     try:
         asked = (_bounded, tuple(rows), input_shape, input_range, near, residual)
         found: NetworkBound = model.ask(seconds, *asked, progress=progress)
-        return found
     except ModelFileError as error:
         return _without(f"bounding the network: {error}")
+    if not certificate or found.upper is None:
+        return found
+    try:
+        stated: NetworkBound = model.ask(seconds, _stated)
+        return stated
+    except ModelFileError as error:
+        return replace(found, statement=partial(unstated, str(error)))
 
 
 def _bounded(
@@ -104,7 +110,9 @@ def _bounded(
             method, asked = replace(QUICK, progress=progress), step(graph) if residual else graph
             measure = Measure(known=known)
             found = bound(asked, measure, method=method, radius=radius, centre=centre)
-            return found if input_range or near else replace(found, note=_opened(found, asked, measure))
+            found = found if input_range or near else replace(found, note=_opened(found, asked, measure))
+            _last[:] = [found]
+            return found
         reason = "no output of the graph depends on a floating input"
     except GeometryError:
         raise
@@ -115,6 +123,21 @@ def _bounded(
     except Exception as error:  # a damaged graph must not lose the rows
         reason = f"the graph cannot be followed: {type(error).__name__}: {error}"
     return _without(reason)
+
+
+_last: list[NetworkBound] = []
+"""What was bounded in this process."""
+
+
+def _stated(model: ModelArrays) -> NetworkBound:
+    """The last bound with its certificate, or with the reason why it has none."""
+    del model
+    found = _last.pop()
+    try:
+        found.certificate  # noqa: B018 - it is kept
+    except CertificateError as error:
+        return replace(found, statement=partial(unstated, str(error)))
+    return found
 
 
 def _opened(found: NetworkBound, graph: Graph, measure: Measure) -> str:
@@ -155,59 +178,6 @@ def _without(reason: str) -> NetworkBound:
 
 def _in_range(graph: Graph, input_range: tuple[float, float] | None) -> Graph:
     return graph if input_range is None else within(graph, *input_range)
-
-
-def verify_file(
-    certificate: str | os.PathLike[str],
-    model: str | os.PathLike[str],
-    input_shape: Sizes = None,
-    max_bytes: int = MAX_BYTES,
-    input_range: tuple[float, float] | None = None,
-    seconds: float | None = GRAPH_SECONDS,
-) -> NetworkBound:
-    """Prove the certificate of a model file's network anew, without a search.
-
-    Parameters
-    ----------
-    certificate : path
-        As ``found.certificate.save`` or ``specnorm audit --certificate`` wrote it.
-    model : path
-        Of an ONNX file.
-    input_shape : int, tuple of int, mapping of str to tuple of int, or None
-        As it was for the audit.
-    max_bytes : int, default 8 GiB
-        Refuse files whose arrays claim more than that in all.
-    input_range : (float, float), optional
-        As it was for the audit.
-    seconds : float or None, default 600
-        Of processor time that reading the graph and proving may take; None: as long as they do.
-
-    Raises
-    ------
-    CertificateError
-        If the certificate is damaged, of another network, or does not prove what it claims.
-    ModelFileError
-        If the model cannot be read.
-    """
-    claim = Certificate.load(os.fspath(certificate))
-    with open_model(os.fspath(model), max_bytes) as found:
-        if found.network is None:
-            raise CertificateError(
-                f"{os.fspath(model)} holds weights and no graph: a certificate is of a network, so give its ONNX file, "
-                "or for a module call specnorm.networks.verify(certificate, specnorm_torch.network_graph(...))."
-            )
-        try:
-            proven: NetworkBound = found.ask(seconds, _verified, claim, input_shape, input_range)
-        except ModelFileError as error:
-            raise CertificateError(f"{os.fspath(certificate)} is not proven: {error}") from error
-        return proven
-
-
-def _verified(model: ModelArrays, claim: Certificate, input_shape: Sizes, input_range: Any) -> NetworkBound:
-    """Prove in the process that has the model's file open."""
-    if claim.near is not None and input_shape is None:
-        input_shape = {name: np.shape(x) for name, x in claim.near.ball.centre.items()}
-    return verify(claim, _in_range(model.graph(input_shape), input_range))
 
 
 def _key(spec: ConvSpec) -> ConvSpec | None:

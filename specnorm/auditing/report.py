@@ -13,6 +13,7 @@ from specnorm.text import number, visible
 
 if TYPE_CHECKING:
     from specnorm.networks import NetworkBound
+    from specnorm.result import Certificate
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Report:
         Layers that match none.
     residual : NetworkBound or None
         Of what the network leaves of its input, ``x - f(x)``, if that was asked for.
+    certificate : Certificate or None
+        Claims of layers and networks for somebody else to check, if they were asked for.
+    unstated : tuple of str
+        What has no claim, and why.
     """
 
     version: str
@@ -54,6 +59,8 @@ class Report:
     matched: Mapping[str, int] = field(default_factory=dict)
     left_out: int = 0
     residual: NetworkBound | None = None
+    certificate: Certificate | None = None
+    unstated: tuple[str, ...] = ()
 
     @property
     def summary(self) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 `graph` says what a network is, `operators` what its nodes compute and by how much each can stretch. `bounding` puts
 them together with the norms of the layers from `measuring`; `runs` finds layers in a row, `recursion` proposes weights
-for them, and `segments` proves what they are worth. `methods` are the ways to do so, a `certificate` is one of them.
+for them, and `segments` proves what they are worth. `methods` are the ways to do so; a
+`certificate` states them for somebody else to check.
 `near` bounds a network on a ball around one input, where `ranges` says what each value can be and `local` which slopes
 are left; `radii` and `accuracy` say in which ball a label stays, by `linear` bounds. Front ends (the torch plugin, the
 ONNX reader) build graphs.
@@ -18,17 +19,15 @@ from specnorm.certified.network.propagation import Step, UnknownNode
 from specnorm.certified.network.statements import averaged, step
 from specnorm.networks.accuracy import certified_accuracy
 from specnorm.networks.answer import NetworkBound, RunBound
-from specnorm.networks.certificate import Certificate
 from specnorm.networks.gains import GainBound
 from specnorm.networks.loops import equilibrium_bound, recurrent_bound, state_space_bound
 from specnorm.networks.margins import CertifiedAccuracy, Margins, margins
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers, Product, Scaled
-from specnorm.networks.near import bound, verify
+from specnorm.networks.near import bound
 from specnorm.networks.radii import local_radii
 
 __all__ = [
-    "Certificate",
     "CertifiedAccuracy",
     "GainBound",
     "Graph",
@@ -55,6 +54,5 @@ __all__ = [
     "register_operator",
     "state_space_bound",
     "step",
-    "verify",
     "within",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -20,15 +21,18 @@ from specnorm.certified.network.segments import constant_of_run
 from specnorm.certified.network.subnetworks import runs
 from specnorm.errors import MethodError, SpecnormError
 from specnorm.networks.answer import NetworkBound, RunBound
-from specnorm.networks.certificate import Certificate, RunWeights, digest
+from specnorm.networks.certificate import Weighted, network_claim
 from specnorm.networks.measuring import Measure
-from specnorm.networks.methods import Method, Product
+from specnorm.networks.methods import Method, Multipliers, Product, Proposal, Scaled, proposals
 
 MOST_WORK = 2**20
 """Uses of values that are followed for all inputs together: a graph of a few kilobytes has thousands of both."""
 WORTHWHILE, HOPELESS = 0.97, 2.0
 """Of the product of a run: what a search must hope for before it is proven; the second where layers are bounded by
 themselves, whose norms at their own size are below those that the search sees."""
+NEAR_1, CLOSE = 0.05, 1e-4
+"""Distance of a constant from 1 within which it is searched once more with four times the steps, and proven to a tenth
+of the tolerance, or to the second number."""
 
 
 def bounded(
@@ -47,7 +51,7 @@ def bounded(
     known : mapping of str to Range, optional
         Where values lie, in place of the ranges on the graph's box.
     """
-    graph = prepared(graph)
+    original, graph = graph, prepared(graph)
     work = len(graph.inputs) * sum(1 + len(node.inputs) for node in graph.nodes)
     if work > MOST_WORK:
         raise MethodError(
@@ -55,16 +59,34 @@ def bounded(
             f"{MOST_WORK} steps in all. Give a network with fewer inputs, or one with a single input that is split."
         )
     values = Values(graph, known)
+    stated_of = None if known is not None else original
+    whole = _bounded(graph, measure, method, candidates, values, stated_of)
+    if isinstance(method, (Scaled, Multipliers)) and whole.upper is not None and abs(whole.upper - 1) <= NEAR_1:
+        closer = Measure(min(measure.rtol, max(measure.rtol / 10, CLOSE)), measure.known)
+        again = _bounded(graph, closer, replace(method, steps=4 * method.steps), candidates, values, stated_of)
+        whole = min(whole, again, key=lambda each: math.inf if each.upper is None else each.upper)
+    return whole
+
+
+def _bounded(
+    graph: Graph,
+    measure: Measure,
+    method: Method,
+    candidates: Callable[[Graph], Sequence[Subnetwork]],
+    values: Values,
+    original: Graph | None,
+) -> NetworkBound:
+    """Once; ``original``: whose statement a certificate makes, if any."""
     product = constants = propagate(graph, measure, values)
     found = [] if isinstance(method, Product) else _shorter(candidates(graph), measure, method, product)
     if found:
-        constants = propagate(graph, measure, values, {run.end: run.claim for run, _ in found})
+        constants = propagate(graph, measure, values, {run.end: [run.claim] for run, _ in found})
     whole = _result(graph, constants)
     whole = replace(whole, product_claim=product.claim, runs=tuple(run for run, _ in found))
-    if whole.upper is None or not math.isfinite(whole.upper):
+    if whole.upper is None or not math.isfinite(whole.upper) or original is None:
         return whole
-    weights = tuple(weights for _, weights in found)
-    return replace(whole, certificate=Certificate(whole.upper, digest(graph), measure.rtol, weights))
+    weights = [weights for _, weights in found]
+    return replace(whole, statement=partial(network_claim, original, weights, whole.upper, measure))
 
 
 def prepared(graph: Graph) -> Graph:
@@ -103,30 +125,39 @@ def _result(graph: Graph, found: Constants) -> NetworkBound:
 
 def _shorter(
     candidates: Sequence[Subnetwork], measure: Measure, method: Method, rules: Constants
-) -> list[tuple[RunBound, RunWeights]]:
+) -> list[tuple[RunBound, Weighted]]:
     """Runs whose constant is less than the rules', and what proves it."""
     found = []
     useful = [(run, product) for run in candidates if (product := _by_rules(run, rules)) is not None]
     in_all = sum(len(run.links) for run, _ in useful)
     for run, product in useful:
-        parts = method.parts(run)
-        weights = method.weights(run, parts, len(run.links) / in_all)
-        if weights is None:
+        best = _best(run, proposals(method, run, len(run.links) / in_all), measure, product)
+        if best is not None:
+            found.append(best)
+    return found
+
+
+def _best(
+    run: Subnetwork, proposed: Sequence[Proposal], measure: Measure, product: float
+) -> tuple[RunBound, Weighted] | None:
+    """The least that the proposals prove, and what proves it; None: it is no less than the product."""
+    best, limit = None, product
+    for parts, weights in proposed:
+        # The last value is weighed by what the search hopes for; with too little hope there is no proof.
+        hoped = math.prod(link.factor.value for link in run.links) / float(np.min(weights[-1]))
+        share = HOPELESS if any(last - first == 1 for first, last in parts) else WORTHWHILE
+        if not hoped < (share * product if best is None else limit):
             continue
         try:
-            # The last value is weighed by what the search hopes for; with too little hope there is no proof.
-            hoped = math.prod(link.factor.value for link in run.links) / float(np.min(weights[-1]))
-            limit = HOPELESS if any(last - first == 1 for first, last in parts) else WORTHWHILE
-            if not hoped < limit * product:
-                continue
             claim = constant_of_run(run, [first for first, _ in parts], weights, measure)
         except (SpecnormError, OSError, OverflowError):
             continue  # the rules say so where they meet it
-        if claim < product:
+        if claim < limit:
+            limit = claim.value
             layers = tuple(tuple(n for link in run.links[a:b] for n in link.names) for a, b in parts)
-            of = RunWeights(run.start, run.end, tuple(first for first, _ in parts), tuple(weights))
-            found.append((RunBound(run.start, run.end, layers, product, claim), of))
-    return found
+            of = Weighted(run, tuple(first for first, _ in parts), tuple(weights))
+            best = RunBound(run.start, run.end, layers, product, claim), of
+    return best
 
 
 def _by_rules(run: Subnetwork, known: Constants) -> float | None:

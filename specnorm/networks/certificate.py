@@ -1,313 +1,360 @@
-"""What proves a network's bound anew without a search: the weights of its runs, as plain data."""
+"""The claim of a network's constant that somebody else checks: its parts, and what each is proven on.
+
+Nothing here is trusted. The parts are those whose weights a search found, and every other layer by itself; the number
+that is claimed is what ``docs/check.py`` makes of them, by the rules and slopes that it has.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from specnorm.certified.network.affine_maps import Subnetwork
-from specnorm.certified.network.boxes import stated
-from specnorm.certified.network.graph import Graph, Layer
-from specnorm.certified.network.operators.base import FloatArray, Operator
-from specnorm.certified.network.operators.sources import Constant
-from specnorm.certified.network.regions import Ball
-from specnorm.certified.network.segments import parts_from, segments, usable
-from specnorm.errors import CertificateError
+from specnorm.backends import backend_for
+from specnorm.certified.network.affine_maps import Segment, Subnetwork
+from specnorm.certified.network.boxes import stated as boxes
+from specnorm.certified.network.graph import Graph
+from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.segments import CENTRE, SHARP, stated_kernel
+from specnorm.certified.network.stated import REST, F, digests_of, segment_of
+from specnorm.errors import CertificateError, SpecnormError
+from specnorm.networks.measuring import Measure
+from specnorm.result import Certificate
+from specnorm.runtime.execution import Execution
+from specnorm.search.certificate import MOST, WIDER
+from specnorm.search.tree import tree_below
 
-FORMAT = 2
-LONGEST = 2**26
-"""Bytes of a file that are read at most."""
-MOST_PARTS = 2**20
-"""Lists, objects and strings of a file at most: empty ones take 20 times the memory of their text."""
-FINEST = 1e-10
-"""The least `Certificate.rtol` that is proven anew: a search for less takes many times as long, for rounding errors."""
-LARGEST = 1e100
-"""What a number of a ball is at most."""
+TOLERANCE = 5e-4
+"""Relative width of a part's number, or that of the norms where it is wider."""
+SLACK = 1e-9
+"""By how much more is claimed than the parts make up as computed here."""
+FEWEST, WORK = 2**9, 2**33
+"""Boxes of a part's tree, by what each takes."""
+CHANNELS = 2**12
+"""Of a value in a part: fewer."""
+SLOPES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("Relu", "Tanh", "Softplus", "Softsign", "Clip", "Atan", "LeakyRelu"), (0.0, 1.0)),
+    **dict.fromkeys(("Abs", "Sin", "Cos"), (-1.0, 1.0)),
+    "Sigmoid": (0.0, 0.25), "Neg": (-1.0, -1.0), "HardSwish": (-0.5, 1.5), "Gelu": (-0.12902, 1.12902),
+    "Mish": (-0.12, 1.08851),
+}  # fmt: skip
+"""Smallest and largest slope of the functions that are spoken about, as the reader has them."""
+LINEAR = ("Conv", "Gemm", "MatMul", "BatchNormalization")
+ALIKE = ("Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze")
+WHOLE = ("Slice", "Split", "Softmax", "Transpose", "GlobalAveragePool", "GlobalMaxPool")
+"""What keeps all entries or fewer, and moves no two values apart."""
 
 
 @dataclass(frozen=True, eq=False)
-class RunWeights:
-    """The weights of one run.
+class Weighted:
+    """A run whose weights are known.
 
     Parameters
     ----------
-    start, end : str
-        Names of its first and last node.
-    parts : tuple of int
-        The first link of each part that is bounded together.
+    starts : tuple of int
+        First link of each part that is bounded together.
     weights : tuple of array
         One number a channel of each link's value.
     """
 
-    start: str
-    end: str
-    parts: tuple[int, ...]
+    run: Subnetwork
+    starts: tuple[int, ...]
     weights: tuple[FloatArray, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Near:
-    """The inputs that a claim speaks of.
+class _Part:
+    """Values that are bounded together, before anything is proven of them."""
+
+    start: str
+    values: tuple[str, ...]
+    weights: tuple[FloatArray, ...]
+    segment: Segment
+
+
+def network_claim(graph: Graph, runs: Sequence[Weighted], upper: float, measure: Measure) -> Certificate:
+    """The claim that a network's constant is at most a number, or more where the parts make up more.
 
     Parameters
     ----------
-    units : bool
-        Whether each unit is a channel of the runs.
-    """
-
-    ball: Ball
-    units: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Certificate:
-    """A claim about one network, and what proves it. A method like any other: it proposes what was found before.
-
-    Parameters
-    ----------
+    graph : Graph
+        Read from an ONNX file, or `statements.step` of such a one.
+    runs : sequence of Weighted
     upper : float
-        The Lipschitz constant that is claimed.
-    digest : str
-        Of the network: see `digest`.
-    rtol : float
-        Of the enclosures that proved it.
-    near : Near or None
-        The ball that it speaks of; None: all inputs.
-    units : bool
-        Of all inputs, whether the weights are of single units.
-    """
-
-    upper: float
-    digest: str
-    rtol: float
-    runs: tuple[RunWeights, ...]
-    near: Near | None = None
-    units: bool = False
-
-    def _of(self, run: Subnetwork) -> RunWeights | None:
-        return next((known for known in self.runs if (known.start, known.end) == (run.start, run.end)), None)
-
-    def parts(self, run: Subnetwork) -> list[tuple[int, int]]:
-        """As they were when the weights were found.
-
-        Raises
-        ------
-        CertificateError
-            If no proof can speak of one of them.
-        """
-        known = self._of(run)
-        try:
-            return segments(run, widest=0) if known is None else parts_from(run, known.parts)
-        except ValueError as error:
-            raise CertificateError(f"The weights from {run.start} to {run.end} prove nothing: {error}.") from error
-
-    def weights(self, run: Subnetwork, parts: Sequence[tuple[int, int]], share: float = 1.0) -> list[FloatArray] | None:
-        """As the certificate has them.
-
-        Raises
-        ------
-        CertificateError
-            If they do not fit the run.
-        """
-        del parts, share
-        known = self._of(run)
-        if known is None:
-            return None
-        sizes = [link.width for link in run.links]
-        if [len(each) for each in known.weights] != sizes or not all(map(usable, known.weights)):
-            raise CertificateError(
-                f"The weights from {run.start} to {run.end} do not fit {len(sizes)} layers with {sizes} channels."
-            )
-        return list(known.weights)
-
-    def save(self, path: str | Path) -> None:
-        """Write a file of JSON, which `Certificate.load` and ``specnorm verify`` read."""
-        Path(path).write_text(self.dumps(), encoding="utf-8")
-
-    def dumps(self) -> str:
-        """The file's text."""
-        return json.dumps(self.to_dict(), allow_nan=False) + "\n"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data; every number is read back as it was."""
-        return {
-            "specnorm_certificate": FORMAT,
-            "upper": self.upper,
-            "network_sha256": self.digest,
-            "rtol": self.rtol,
-            "runs": [
-                {"start": r.start, "end": r.end, "parts": list(r.parts), "weights": [w.tolist() for w in r.weights]}
-                for r in self.runs
-            ],
-            **({"units": True} if self.units else {}),
-            **({} if self.near is None else {"near": _said(self.near)}),
-        }
-
-    @classmethod
-    def load(cls, path: str | Path) -> Certificate:
-        """Read a file that `save` wrote.
-
-        Raises
-        ------
-        CertificateError
-            If it is none.
-        """
-        try:
-            return cls.from_dict(json.loads(_text_of(Path(path))))
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
-            raise CertificateError(
-                f"{Path(path).name} is no certificate of a network ({type(error).__name__}: {str(error)[:80]}): "
-                "expected the JSON that found.certificate.save wrote."
-            ) from error
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Certificate:
-        """The inverse of `to_dict`; nothing in it is believed."""
-        if data["specnorm_certificate"] != FORMAT:
-            raise ValueError(f"format {str(data['specnorm_certificate'])[:20]}, expected {FORMAT}: make it anew")
-        upper, rtol = _number(data["upper"], 0, math.inf), _number(data["rtol"], FINEST, 1)
-        runs = tuple(
-            RunWeights(
-                _word(r["start"]), _word(r["end"]), tuple(_count(n) for n in _list(r["parts"])),
-                tuple(_numbers(w) for w in _list(r["weights"])),
-            )
-            for r in _list(data["runs"])
-        )  # fmt: skip
-        if len({(run.start, run.end) for run in runs}) != len(runs):
-            raise ValueError("two of its runs are one")
-        near = None if data.get("near") is None else _near(data["near"])
-        return cls(upper, _word(data["network_sha256"]), rtol, runs, near, _flag(data.get("units", False)))
-
-
-def _text_of(path: Path) -> str:
-    """What a file holds, if JSON of it takes no more memory than a few times its length.
+        Never less is claimed.
 
     Raises
     ------
-    ValueError
-        If it is too long, of too many parts, or no regular file: a pipe would block, a device never end.
+    CertificateError
+        If the format has no proof for such a network; the message names what it has none for.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("it is not a regular file")
-    with path.open("rb") as file:
-        content = file.read(LONGEST + 1)
-    if len(content) > LONGEST:
-        raise ValueError(f"it has more than {LONGEST} bytes")
-    if sum(map(content.count, (b"[", b"{", b'"'))) > MOST_PARTS:
-        raise ValueError(f"it has more than {MOST_PARTS} lists, objects and strings")
-    return content.decode("utf-8")
-
-
-def _list(value: Any) -> list[Any]:
-    if type(value) is not list:
-        raise TypeError("a list was expected")
-    return value
-
-
-def _word(value: Any) -> str:
-    if type(value) is not str:
-        raise TypeError("a text was expected")
-    return value
-
-
-def _flag(value: Any) -> bool:
-    if type(value) is not bool:
-        raise TypeError("true or false was expected")
-    return value
-
-
-def _count(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < 2**31:
-        raise ValueError("a count was expected")
-    return value
-
-
-def _number(value: Any, least: float, most: float) -> float:
-    if type(value) not in (int, float) or not least <= value < most:
-        raise ValueError(f"a number of {least:g} to {most:g} was expected")
-    return float(value)
-
-
-def _numbers(value: Any) -> FloatArray:
-    if any(type(x) not in (int, float) for x in _list(value)):
-        raise TypeError("a list of numbers was expected")
-    return np.asarray(value, dtype=np.float64)
-
-
-def _said(near: Near) -> dict[str, Any]:
-    centre = {
-        name: {"shape": list(x.shape), "values": np.asarray(x, dtype=np.float64).reshape(-1).tolist()}
-        for name, x in near.ball.centre.items()
+    if boxes(graph):
+        raise CertificateError("a bound for inputs in a range has no place in the file: bounds for all have.")
+    tensors = digests_of(graph)
+    whole = _Network(graph)
+    parts = whole.parts(runs)
+    said = [_stated(part, measure) for part in parts]
+    total = whole.constant(parts, [number for number, _ in said]) * (1 + SLACK)
+    claim = {
+        "claim": "network",
+        "name": "network",
+        "of": whole.of,
+        "input_shape": [n if type(n) is int else str(n) for n in whole.shapes[whole.start] or ()],
+        "tensors": tensors,
+        "parts": [part for _, part in said],
+        "upper": max(total, upper).hex(),
     }
-    return {"radius": near.ball.radius, "units": near.units, "centre": centre}
+    return Certificate((claim,))
 
 
-def _near(data: Mapping[str, Any]) -> Near:
-    centre = {
-        name: _numbers(x["values"]).reshape([_count(n) for n in _list(x["shape"])])
-        for name, x in data["centre"].items()
-    }
-    if not all(np.all(abs(x) < LARGEST) for x in centre.values()):
-        raise ValueError("the centre of its ball is too far away")
-    return Near(Ball(centre, _number(data["radius"], 0, LARGEST)), _flag(data["units"]))
+def unstated(reason: str) -> Certificate:
+    """No certificate.
 
-
-def digest(graph: Graph, near: Near | None = None) -> str:
-    """SHA-256 of a network: its nodes, their operators' fields, every kernel's bits.
-
-    Symbols for sizes are numbered in the order in which they occur. What is added (biases, constants) counts where
-    ranges of values do: in a box, and near one input, with the ball.
+    Raises
+    ------
+    CertificateError
+        Always, with the reason.
     """
-    symbols: dict[str, int] = {}
-    whole = hashlib.sha256()
-    ranged = near is not None or bool(stated(graph))
-
-    def add(value: Any) -> None:
-        whole.update(_text(value))
-
-    for node in graph.nodes:
-        shape = node.shape and tuple(
-            f"?{symbols.setdefault(n, len(symbols))}" if isinstance(n, str) else n for n in node.shape
-        )
-        left_out = () if ranged else ("load",) if isinstance(node.operator, Constant) else ("bias", "offset")
-        add((node.name, node.inputs, shape, _fields(node.operator, left_out)))
-    add(graph.outputs)
-    if near is not None:
-        add(("near", near.ball.radius, near.units, {name: np.asarray(x) for name, x in near.ball.centre.items()}))
-    return whole.hexdigest()
+    raise CertificateError(reason)
 
 
-def _fields(whole: Any, left_out: Sequence[str] = ()) -> tuple[Any, ...]:
-    """An operator or the like as plain data: its class, and its fields by name."""
-    parts = whole.named() if isinstance(whole, Operator) else ((f.name, getattr(whole, f.name)) for f in fields(whole))
-    return (type(whole).__qualname__, *((name, value) for name, value in parts if name not in left_out))
+class _Network:
+    """An ONNX file's operators, as the reader of the claim has them."""
+
+    def __init__(self, graph: Graph) -> None:
+        calls = getattr(graph.model, "calls", None)
+        if calls is None or len(graph.inputs) != 1:
+            raise CertificateError(f"a network with {len(graph.inputs)} inputs has no place in the file: one has.")
+        ((self.start,), self.graph) = (graph.inputs, graph)
+        self.made: dict[str, tuple[str, tuple[str, ...], Mapping[str, Any]]] = {}
+        self.arrays: set[str] = set()
+        if graph.model.opset < 9:  # type: ignore[union-attr]
+            raise CertificateError("operators of ONNX before version 9 have no place in the file.")
+        for op, inputs, outputs, attributes in calls():
+            plain = attributes.get("auto_pad", "NOTSET") == "NOTSET" and not attributes.get("ceil_mode")
+            plain = plain and (op != "LeakyRelu" or 0 <= attributes.get("alpha", 0.01) <= 1)
+            plain = plain and (op != "Constant" or "value" in attributes) and (op != "Dropout" or len(inputs) < 3)
+            if not plain or "::" in op or (op == "BatchNormalization" and attributes.get("training_mode")):
+                raise CertificateError(f"such a {op} has no place in the file: {outputs[0] if outputs else ''}.")
+            self.made |= dict.fromkeys(outputs, (op, inputs, attributes))
+            self.arrays |= set(outputs) if op == "Constant" else set()
+        self.arrays |= digests_of(graph).keys()
+        self.outputs, self.of = graph.outputs, F
+        if any(name not in self.made and name != self.start for name in graph.outputs):
+            last = graph.by_name[graph.outputs[0]]
+            if last.label != "statement" or getattr(last.operator, "weights", ()) != (1.0, -1.0):
+                raise CertificateError("of statements about f and x, only x - f(x) has a place in the file.")
+            self.graph = _named_rest(graph)
+            self.made[REST] = ("Sub", last.inputs, {})
+            self.outputs, self.of = (REST,), REST
+        self.shapes = {name: node.shape for name, node in self.graph.by_name.items()}
+        needed, waiting = set(self.outputs), [*self.outputs]
+        while waiting:
+            new = set(self.made.get(waiting.pop(), ("", (), {}))[1]) - needed
+            needed |= new
+            waiting += new
+        self.made = {name: call for name, call in self.made.items() if name in needed}
+
+    def moving(self, name: str) -> list[str]:
+        """Inputs of an operator that are no arrays of the file."""
+        return [each for each in self.made[name][1] if each not in self.arrays]
+
+    # -- parts -------------------------------------------------------------------------------------------------------
+    def parts(self, runs: Sequence[Weighted]) -> list[_Part]:
+        """Those of the runs, and each layer that is in none."""
+        found, inside = [], set[str]()
+        for weighted in runs:
+            try:
+                found += self._of_run(weighted)
+            except CertificateError:
+                continue  # each of its layers by itself
+            inside |= self._between(weighted.run.start, weighted.run.end)
+        readers: dict[str, list[str]] = {}
+        for name in self.made:
+            for each in self.moving(name):
+                readers.setdefault(each, []).append(name)
+        for name, (op, _, _) in self.made.items():
+            if op not in LINEAR or name in inside or not self.moving(name):
+                continue
+            after = readers.get(name, [])
+            followed = [self.made[each][0] for each in after] == ["BatchNormalization"]
+            if op != "BatchNormalization" and followed and name not in self.outputs:
+                continue  # the two are bounded together
+            first = name
+            if op == "BatchNormalization" and self.made.get(self.moving(name)[0], ("",))[0] in LINEAR[:3]:
+                before = self.moving(name)[0]
+                first = before if readers[before] == [name] and before not in self.outputs else name
+            found.append(self._part(self.moving(first)[0], (name,), None))
+        return found
+
+    def _of_run(self, weighted: Weighted) -> list[_Part]:
+        links, start = weighted.run.links, weighted.run.start
+        ends, found = [*weighted.starts[1:], len(links)], []
+        values = [np.ones(weighted.run.width), *weighted.weights]
+        for first, last in zip(weighted.starts, ends, strict=True):
+            if any(link.end != link.node for link in links[first : last - 1]):
+                raise CertificateError("something lies between the functions and the layers after them")
+            before = values[first] if first == 0 else np.repeat(values[first], links[first - 1].repeat)
+            names = tuple(self._name(link.node) for link in links[first:last])
+            found.append(self._part(start, names, (before, *values[first + 1 : last + 1])))
+            start = links[last - 1].end
+        return found
+
+    def _name(self, name: str) -> str:
+        return REST if self.of == REST and name not in self.made else name
+
+    def _part(self, start: str, values: tuple[str, ...], weights: tuple[FloatArray, ...] | None) -> _Part:
+        """One that the reader has the same rules for."""
+        for name in values:
+            op = self.made.get(name, ("",))[0]
+            top = self.moving(name)[0] if op in SLOPES else name
+            self._linear(top, {start, *values})
+        segment = segment_of(self.graph, start, values)
+        for name, link in zip(values, segment.links, strict=True):
+            low, high = SLOPES.get(self.made[name][0], (1.0, 1.0))
+            mine = np.minimum(link.slopes[0], 0.0), np.maximum(link.slopes[1], 0.0)
+            if not (np.all(mine[0] == min(low, 0.0)) and np.all(mine[1] == max(high, 0.0))):
+                raise CertificateError(f"the slopes of {self.made[name][0]} are stated otherwise")
+        widths = [segment.width, *(link.width for link in segment.links)]
+        if max(widths) >= CHANNELS:
+            raise CertificateError(f"a layer of {max(widths)} channels has no place in the file: fewer than 4096 have.")
+        ones = tuple(np.ones(n) for n in widths)
+        return _Part(start, values, ones if weights is None else weights, segment)
+
+    def _linear(self, name: str, stops: set[str]) -> None:
+        """Whether the reader takes a value for a sum of layers of others."""
+        op, _, given = self.made.get(name, ("the input", (), {}))
+        moving = self.moving(name) if name in self.made else []
+        if op in LINEAR[:3]:
+            (before, *more) = moving
+            spatial = len(self.shapes.get(before) or ()) - 2
+            if more or before not in stops or given.get("transA") or (spatial and op != "Conv"):
+                raise CertificateError(f"such a {op} ({name}) has no place in the file.")
+            return
+        if op == "BatchNormalization" or op in ALIKE:
+            following = moving[:1]
+        elif op in ("Add", "Sub", "Sum"):
+            following = moving
+        else:
+            raise CertificateError(f"{op} ({name}) has no place between layers that are bounded together.")
+        for each in following:
+            if each not in stops:
+                self._linear(each, stops)
+
+    def _between(self, start: str, end: str) -> set[str]:
+        """What is computed on the way from one value to another."""
+        found, waiting = set[str](), [self._name(end)]
+        while waiting:
+            name = waiting.pop()
+            if name in found or name == start or name not in self.made:
+                continue
+            found.add(name)
+            waiting += self.moving(name)
+        return found
+
+    # -- the constant ------------------------------------------------------------------------------------------------
+    def constant(self, parts: Sequence[_Part], numbers: Sequence[float]) -> float:
+        """What the reader makes of parts with such numbers, but for roundings."""
+        known: dict[str, list[tuple[FloatArray | None, float]]] = {self.start: [(None, 1.0)]}
+        missing = ""
+        for name, (op, _, _) in self.made.items():
+            if name in self.arrays:
+                continue
+            before = [known.get(each, []) for each in self.moving(name)]
+            known[name] = []
+            if op not in LINEAR or not before:
+                try:
+                    known[name] = self._rule(name, before) if all(before) else []
+                except CertificateError as error:
+                    missing = missing or str(error)
+            for part, number in zip(parts, numbers, strict=True):
+                if part.values[-1] != name:
+                    continue
+                first, last = part.weights[0], part.weights[-1]
+                begin = [c * float(np.max(first if w is None else first / w)) for w, c in known[part.start]]
+                if begin:
+                    c = min(begin) * _power(part.segment, number)
+                    known[name] += [(last, c), (None, c / float(last.min()))]
+        unknown = next((name for name in self.outputs if not known.get(name)), None)
+        if unknown is not None:
+            raise CertificateError(missing or f"{unknown} has no bound that the file could state.")
+        return math.hypot(*(_least(known[name]) for name in self.outputs))
+
+    def _rule(
+        self, name: str, before: Sequence[list[tuple[FloatArray | None, float]]]
+    ) -> list[tuple[FloatArray | None, float]]:
+        op, _, given = self.made[name]
+        moving, ends = self.moving(name), [_least(each) for each in before]
+        if not before:
+            return [(None, 0.0)]
+        shape, old = self.shapes.get(name), self.shapes.get(moving[0])
+        odd = False
+        if op in ("Add", "Sub", "Sum", "Max", "Min", "Concat"):
+            odd = op != "Concat" and any(self.shapes.get(each) != shape for each in moving)
+            if not odd:
+                return [(None, math.hypot(*ends) if op in ("Max", "Min", "Concat") else sum(ends))]
+        elif op in WHOLE and len(ends) == 1:
+            return [(None, ends[0])]
+        elif len(ends) == 1 and (op in SLOPES or (op in ALIKE and shape == old)):
+            return [(w, c * max(map(abs, SLOPES.get(op, (1.0, 1.0))))) for w, c in before[0]]
+        elif len(ends) == 1 and op in (*ALIKE, "MaxPool", "AveragePool") and shape and old:
+            over, repeat, taps = 1.0, 1, given.get("kernel_shape", [])
+            if op in ALIKE:
+                sizes = [n if isinstance(n, int) else 0 for n in old[1:]]
+                repeat = math.prod(sizes[1:]) if shape == (old[0], math.prod(sizes)) else 0
+            else:
+                ones = [1] * len(taps)
+                axes = zip(taps, given.get("strides", ones), given.get("dilations", ones), strict=True)
+                over = float(math.prod(-(-k * math.gcd(s, r) // s) for k, s, r in axes))
+                over /= math.prod(taps) if op == "AveragePool" else 1
+                odd = op != "MaxPool" and not given.get("count_include_pad") and any(given.get("pads", []))
+            if not odd:
+                same = [(np.repeat(w, repeat), c) for w, c in before[0] if w is not None and (len(w),) == old[1:2]]
+                return [(w, c * math.sqrt(over)) for w, c in [(None, ends[0]), *(same if repeat else [])]]
+        raise CertificateError(f"{op} ({name}) has no place in the file{', as it is here' if odd else ''}.")
 
 
-def _text(value: Any) -> bytes:
-    """Bytes of plain data, with the size of whatever could be read in two ways; of a callable what it gives."""
-    if isinstance(value, Layer):
-        kernel, error = value.kernel(), value.error and np.asarray(value.error())
-        value = (kernel.T if value.transposed else kernel, dict(value.geometry), value.spatial, value.transposed, error)
-    elif is_dataclass(value) and not isinstance(value, type):
-        value = _fields(value)
-    elif callable(value):
-        try:
-            value = value()
-        except TypeError:  # a function of numbers, of an operator that somebody registered
-            value = getattr(value, "__qualname__", repr(type(value)))
-    if hasattr(value, "tobytes") and not isinstance(value, np.generic):
-        return f"<{value.dtype.str}{value.shape}".encode() + np.ascontiguousarray(value).tobytes() + b">"
-    if isinstance(value, Mapping):
-        return b"{" + b"".join(_text((key, value[key])) for key in sorted(value)) + b"}"
-    if isinstance(value, (tuple, list)):
-        return b"(" + b"".join(map(_text, value)) + b")"
-    said = repr(value.item() if isinstance(value, np.generic) else value)
-    return f"{len(said)}:{said}".encode()
+def _named_rest(graph: Graph) -> Graph:
+    last = replace(graph.by_name[graph.outputs[0]], name=REST)
+    kept = (node for node in graph.nodes if node.name != graph.outputs[0])
+    return replace(graph, nodes=(*kept, last), outputs=(REST,))
+
+
+def _least(known: Sequence[tuple[FloatArray | None, float]]) -> float:
+    return min(c for w, c in known if w is None)
+
+
+def _power(segment: Segment, number: float) -> float:
+    """The constant of links together."""
+    return number ** len(segment.links) if segment.chain else max(1.0, 2 * number - 1) ** segment.depth
+
+
+def _stated(part: _Part, measure: Measure) -> tuple[float, dict[str, Any]]:
+    """The number that a part is given, and the part as the file has it."""
+    whole, lost, taps = stated_kernel(part.segment, part.weights)
+    chain, alone = part.segment.chain, math.prod(taps) == 1
+    shifted = whole if chain else whole.copy()
+    if not chain:
+        every = np.arange(len(whole))
+        middle: Any = (every, every, *(n // 2 for n in taps))
+        shifted[middle] = CENTRE
+    try:
+        least = measure.of_kernel(shifted, SHARP if alone else max(measure.rtol, TOLERANCE)).value
+    except SpecnormError as error:
+        raise CertificateError(f"the layers from {part.start} to {part.values[-1]}: {error}") from error
+    least = max(least - (0.0 if chain else CENTRE) + lost, float(np.abs(whole).max()) * SLACK, 1e-270)
+    exponent = math.frexp(least)[1]
+    ops = Execution.of(backend_for(whole), whole)
+    scaled = np.ldexp(whole, -exponent)[None]
+    most = min(MOST, max(FEWEST, WORK // scaled[0].shape[0] ** 3))
+    for more in (SLACK, *WIDER[1:], 0.3, 1.0):
+        bound = least * (1 + more)
+        tree = tree_below(scaled, math.ldexp(bound, -exponent), most, taps=taps, hermitian=not chain, ops=ops)
+        if tree is not None:
+            weights = [[float(x).hex() for x in each] for each in part.weights]
+            said = {"start": part.start, "values": list(part.values), "units": False, "weights": weights}
+            return bound, {**said, "upper": bound.hex(), "proof": {"tree": tree}}
+    raise CertificateError(f"the layers from {part.start} to {part.values[-1]} take more than {most} cells.")

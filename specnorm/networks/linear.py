@@ -107,12 +107,12 @@ def lines_of(curve: Curve) -> tuple[FloatArray, FloatArray, FloatArray, FloatArr
     tangent = np.take_along_axis(curve.slope, part[None], axis=0)[0]
     change, wide = np.diff(curve.slope, axis=0), (widths[1:] > 0) & (widths[:-1] > 0)
     convex = ((change >= 0) | ~wide).all(axis=0)
-    return tangent, chord, convex, ((change <= 0) | ~wide).all(axis=0)
+    return tangent, chord, np.asarray(convex), np.asarray(((change <= 0) | ~wide).all(axis=0))
 
 
 def _by_ball(c: FloatArray, curve: Curve) -> FloatArray:
     """The multiplier of a linear function on the ball alone."""
-    return np.clip(np.linalg.norm(c, axis=1) / max(curve.radius, 1e-150), 1e-100, 1e100)
+    return np.asarray(np.clip(np.linalg.norm(c, axis=1) / max(curve.radius, 1e-150), 1e-100, 1e100))
 
 
 def on_ball(c: FloatArray, curve: Curve) -> FloatArray:
@@ -272,7 +272,7 @@ class Ascent:
         by_logs = kept.multiplier * (np.square(kept.point - curve.centre).sum(axis=1) - curve.radius**2) / 2
         here.logs = np.clip(here.logs + here.by_logs.step(by_logs), -40, 5)
         # The multiplier grows with the norm of the coefficients.
-        return slopes * apart + (by_logs / np.maximum(np.square(c).sum(axis=1), 1e-300))[:, None] * c
+        return np.asarray(slopes * apart + (by_logs / np.maximum(np.square(c).sum(axis=1), 1e-300))[:, None] * c)
 
     def switching(self) -> tuple[str, int] | None:
         """The entry, by the name of its value, whose sign alone costs the most; None: none does."""

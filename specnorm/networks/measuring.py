@@ -38,6 +38,9 @@ WORK = 2**25
 Others get the bound for every size."""
 CHEAP = 1000
 """Cells of a search up to which one to a hundredth of the tolerance costs little more."""
+MOST_CELLS, CELLS = 500_000, 2**34
+"""Cells of a search for the norm of many layers together, and times the cube of the smaller side: good multipliers make
+it nearly the same at many frequencies."""
 LARGEST = 2**20
 """Most entries on either side of a layer that is looked at as it is, however small the other side."""
 
@@ -132,7 +135,8 @@ class Measure:
 
     def of_kernel(self, kernel: NDArray[np.float64], rtol: float) -> Upper:
         """Norm of a plain kernel at every size."""
-        return proven(kernel, Enclose(rtol=rtol))[1]
+        cells = max(Enclose.max_cells, min(MOST_CELLS, CELLS // min(kernel.shape[:2]) ** 3))
+        return proven(kernel, Enclose(rtol=rtol, max_cells=cells))[1]
 
     def _prove(self, kernel: AnyArray, spec: ConvSpec) -> tuple[list[Upper], float]:
         """What is proven of a kernel's norm, and the heuristic."""

@@ -1,4 +1,4 @@
-"""A network's bound: everywhere, or on a ball around one input; and certificates of either, proven anew."""
+"""A network's bound: everywhere, or on a ball around one input."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from specnorm.certified.network.graph import Graph
 from specnorm.certified.network.ranges import Ball, Range, ranges
 from specnorm.certified.network.subnetworks import runs
 from specnorm.certified.network.zonotopes import anywhere, localised, rises, unit_run
-from specnorm.errors import CertificateError, MethodError
+from specnorm.errors import MethodError
 from specnorm.networks.answer import NetworkBound
 from specnorm.networks.attack import attack
 from specnorm.networks.bounding import bounded, prepared, unsorted
-from specnorm.networks.certificate import Certificate, Near, digest
 from specnorm.networks.measuring import Measure
-from specnorm.networks.methods import Method, Multipliers, Product
+from specnorm.networks.methods import Method, Multipliers, Product, affordable
 from specnorm.types import AnyArray
 
 Centre: TypeAlias = AnyArray | Mapping[str, AnyArray]
@@ -50,7 +49,7 @@ def bound(
 
     Parameters
     ----------
-    method : Product, Scaled, Multipliers or Certificate, optional
+    method : Product, Scaled or Multipliers, optional
         Default: ``Multipliers()``. None gives more than ``Product()``.
     radius : float, optional
         Bound the network on a ball instead: for all x and y within that 2-norm distance of ``centre``, all inputs
@@ -67,8 +66,6 @@ def bound(
         If the graph does not compute what the model computes.
     InternalError
         If an execution contradicts what was proven.
-    CertificateError
-        If the method is a certificate that does not fit the network.
     MethodError
         If radius and centre are not given together, or do not fit the network.
     """
@@ -82,9 +79,7 @@ def bound(
         found = _smallest(_everywhere(graph, measure, method))
     else:
         ranges_of = ranges_near(graph, ball, measure)
-        alone = isinstance(method, Certificate) and method.near is not None
-        everywhere = [] if alone else _everywhere(graph, measure, method)
-        found = _smallest([*everywhere, *near(graph, ball, measure, method, ranges_of)])
+        found = _smallest([*_everywhere(graph, measure, method), *near(graph, ball, measure, method, ranges_of)])
     if check:
         pairs, reached = attack(prepared(graph), found, region, ranges_of)
         checked = replace(checked, pairs=pairs, reached=reached)
@@ -101,38 +96,35 @@ def near(
     found : mapping of str to Range, optional
         From `ranges_near`, where it is known already.
     """
-    wanted = method.near.units if isinstance(method, Certificate) and method.near is not None else None
     found, answers = ranges_near(graph, ball, measure) if found is None else found, []
-    for units in (False, True) if wanted is None else (wanted,):
+    for units in (False, True):
         # Sorting is norm-preserving for channels; for units it is ReLU of a difference.
         local = localised(unsorted(graph) if units else prepared(graph), found)
         run = None if not units or isinstance(method, Product) else unit_run(local)
-        if units and run is None:
+        if units and (run is None or not affordable(method, run)):
             continue
         answer = bounded(local, measure, method, runs if run is None else partial(_alone, run), found)
-        if answer.certificate is not None:
-            where = Near(ball, units)
-            said = replace(answer.certificate, digest=digest(prepared(graph), where), near=where)
-            answer = replace(answer, certificate=said)
         answers.append(replace(answer, radius=ball.radius))
     return answers
 
 
 def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkBound]:
-    """By channels; and by units where a network is small and a slope above 0 says more of those: leaky ReLU, PReLU."""
-    wanted = method.units if isinstance(method, Certificate) else None
-    answers = [] if wanted else [bounded(graph, measure, method)]
-    if isinstance(method, Product) or wanted is False or not rises(graph):
-        return answers
+    """By channels; and by units where these say more: channels are flattened, or slopes are above 0 (leaky ReLU)."""
+    by_channels = bounded(graph, measure, method)
+    if isinstance(method, Product) or not (rises(graph) or _flattens(graph)):
+        return [by_channels]
     local = localised(unsorted(graph), anywhere(graph))
     run = unit_run(local)
-    if run is None:
-        return answers
-    answer = bounded(local, measure, method, partial(_alone, run))
-    if answer.certificate is not None:
-        said = replace(answer.certificate, digest=digest(prepared(graph)), units=True)
-        answer = replace(answer, certificate=said)
-    return [*answers, answer]
+    if run is None or not affordable(method, run):
+        return [by_channels]
+    by_units = bounded(local, measure, method, partial(_alone, run))
+    # The certificate is of channels: its slopes are those of every leaky ReLU.
+    return [by_channels, replace(by_units, statement=by_channels.statement)]
+
+
+def _flattens(graph: Graph) -> bool:
+    """Whether a run has channels whose pixels are read one by one."""
+    return any(link.repeat > 1 for run in runs(prepared(graph)) for link in run.links)
 
 
 def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> dict[str, Range]:
@@ -154,8 +146,6 @@ def _alone(run: Subnetwork, graph: Graph) -> list[Subnetwork]:
 
 
 def _smallest(answers: list[NetworkBound]) -> NetworkBound:
-    if not answers:
-        raise CertificateError("The certificate is about single units, and the network is not read by such.")
     return min(answers, key=lambda answer: math.inf if answer.upper is None else answer.upper)
 
 
@@ -169,45 +159,3 @@ def _ball(graph: Graph, radius: float | None, centre: Centre | None) -> Ball:
             raise MethodError(f"The network has {len(graph.inputs)} inputs: give the centre of each by name.")
         centre = {graph.inputs[0]: centre}
     return Ball({name: np.asarray(x, dtype=np.float64) for name, x in centre.items()}, float(radius))
-
-
-def verify(certificate: Certificate, graph: Graph) -> NetworkBound:
-    """Prove a certificate anew, without a search.
-
-    Parameters
-    ----------
-    certificate : Certificate
-        One on a ball carries it; the ranges of all values there are computed anew.
-    graph : Graph
-        Of the network that it speaks of.
-
-    Returns
-    -------
-    NetworkBound
-        Proven here; ``upper`` is at most the certificate's.
-
-    Raises
-    ------
-    CertificateError
-        If the network is another one, or the bound cannot be proven.
-    """
-    where = certificate.near
-    here = digest(prepared(graph), where)
-    if here != certificate.digest:
-        raise CertificateError(
-            f"The certificate is of another network: kernels, operators, shapes or the range of its inputs differ"
-            f"{'' if where is None else ', or what is added, or the ball'} (SHA-256 "
-            f"{certificate.digest[:12]}..., here {here[:12]}...)."
-        )
-    upper: float | None = None
-    for rtol in (certificate.rtol, certificate.rtol / 10):
-        # Another machine's search may end elsewhere within the tolerance.
-        ball = (None, None) if where is None else (where.ball.radius, where.ball.centre)
-        found = bound(graph, Measure(rtol), method=certificate, radius=ball[0], centre=ball[1])
-        upper = found.upper if upper is None or found.upper is None else min(upper, found.upper)
-        if found.upper is not None and found.upper <= certificate.upper:
-            return found
-    raise CertificateError(
-        f"The certificate claims {certificate.upper!r}; with its weights no less than {upper!r} is proven: "
-        "they are not those that it was proven with."
-    )

@@ -21,8 +21,9 @@ constant's square is the largest eigenvalue of C F^-1 C* of the last link.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,14 +34,18 @@ from specnorm.backends import backend_for
 from specnorm.certified import arithmetic
 from specnorm.certified.network.affine_maps import AffineMap, Subnetwork
 from specnorm.certified.network.operators.base import FloatArray
-from specnorm.networks.stages import Stage, Vectors, cost, stages
+from specnorm.networks.stages import Stage, Vectors, adjoint, cost, stages
 
 Progress = Callable[[int, int, str], None]
 RATE = 2**32
 """Products of numbers in a second, about: what a budget of seconds is counted in, so that it ends at the same step on
 every machine."""
-POINTS = ((6, 0.5), (10, 0.5))
-"""Grids, from coarse to fine: frequencies an axis, and the share of the steps."""
+ROUNDS = ((6, 20), (6, 30), (10, 50), (16, 100))
+"""Rounds of gradient steps: frequencies an axis, and steps; then each with twice as many as the last."""
+EXPECTED, NEWTON = 40, 1 / 4
+"""Newton steps that are expected; they follow the first round where they take no larger share of the budget."""
+WORTH_KEEPING = 6e-3
+"""Gain of the constant's square that makes another proposal."""
 MEMORY = 2**30
 """Bytes of what is computed in a step."""
 FINEST = 16
@@ -49,6 +54,8 @@ FEWEST = 3
 """Frequencies an axis below which no weights are looked for."""
 STEP = 0.07
 """Of Adam, in logarithms of multipliers; it falls to a tenth towards the end of each grid."""
+ALMOST = 1 / (1 + math.exp(-16))
+"""The largest share."""
 PATIENCE = 25
 """Steps without a gain of a thousandth after which a grid is left."""
 
@@ -100,18 +107,22 @@ def _shares(run: Sequence[Stage], logits: FloatArray) -> FloatArray:
     return np.where([stage.cut for stage in run], 1.0, 1 / (1 + np.exp(-np.append(logits, 0.0))))
 
 
-def _forward(run: Sequence[Stage], logs: Sequence[FloatArray], shares: FloatArray, *, tape: bool = True) -> list[_Kept]:
+def _forward(
+    run: Sequence[Stage], logs: Sequence[FloatArray], shares: FloatArray | None, *, tape: bool = True
+) -> list[_Kept]:
+    """``shares``: None where D are the multipliers themselves."""
     kept: list[_Kept] = []
     form: Vectors | None = None  # a diagonal
     diagonal = np.ones(run[0].symbols.shape[2])
-    for stage, log, share in zip(run, [*logs, np.zeros(run[-1].symbols.shape[1])], shares, strict=True):
-        right = _adjoint(stage.symbols)
+    for i, (stage, log) in enumerate(zip(run, [*logs, np.zeros(run[-1].symbols.shape[1])], strict=True)):
+        right = adjoint(stage.symbols)
         solved = right / diagonal[:, None] if form is None else np.linalg.solve(form, right)
         weight = np.exp(log / 2) * stage.spread
         gram = stage.symbols @ solved
         norm, at, vector = stage.largest(weight[:, None] * gram * weight)
         if norm <= 0:  # a layer of zeros: any multipliers will do
             norm = 1.0
+        share = 1.0 if stage.cut else min(norm, ALMOST) if shares is None else shares[i]
         lam = share * np.exp(log) / norm
         eliminated = None
         if stage.cut:
@@ -129,23 +140,23 @@ def _forward(run: Sequence[Stage], logs: Sequence[FloatArray], shares: FloatArra
 def _eliminated(stage: Stage, form: Vectors, lam: FloatArray) -> tuple[Vectors, Vectors]:
     """F after a link, and ``F_rr^-1 F_rk`` (r: what is read no more; k: kept, the link last)."""
     if stage.leaf.any():
-        form = form - _adjoint(stage.symbols) @ ((stage.leaf**2 * lam)[:, None] * stage.symbols)
+        form = form - adjoint(stage.symbols) @ ((stage.leaf**2 * lam)[:, None] * stage.symbols)
     joint: Vectors = -(stage.centre * lam)[:, None] * stage.symbols
     gone, stay = _split(stage)
     m, n = len(lam), len(stay)
     new = np.zeros((joint.shape[0], n + m, n + m), dtype=joint.dtype)
     new[:, n:, n:] = np.diag(lam)
-    between = _adjoint(joint)[:, gone]
+    between = adjoint(joint)[:, gone]
     if n:
         wide = np.broadcast_to(form, (joint.shape[0], *form.shape[-2:]))
         new[:, :n, :n] = wide[:, stay[:, None], stay]
-        new[:, n:, :n], new[:, :n, n:] = joint[:, :, stay], _adjoint(joint)[:, stay]
+        new[:, n:, :n], new[:, :n, n:] = joint[:, :, stay], adjoint(joint)[:, stay]
         between = np.concatenate([wide[:, gone[:, None], stay], between], axis=2)
     if not len(gone):
         return new, between
     inner = form if not n else form[..., gone[:, None], gone]
     solved = np.linalg.solve(np.broadcast_to(inner, (joint.shape[0], *inner.shape[-2:])), between)
-    return new - _adjoint(between) @ solved, solved
+    return new - adjoint(between) @ solved, solved
 
 
 def _split(stage: Stage) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -164,7 +175,7 @@ def _back(run: Sequence[Stage], kept: Sequence[_Kept], shares: FloatArray) -> tu
         stage, each = run[i], kept[i]
         lam, (norm, at, vector) = each.multipliers, each.largest
         of_lam = np.zeros(len(lam))
-        before: Vectors = np.zeros((0, stage.symbols.shape[2], stage.symbols.shape[2]), dtype=np.complex128)
+        before: Vectors = np.zeros((0, stage.symbols.shape[2], stage.symbols.shape[2]), dtype=stage.symbols.dtype)
         if stage.cut:
             at_all = []
             if after is not None:
@@ -204,14 +215,14 @@ def _through(
     t = solved[rows]
     symbols = stage.symbols[rows]
     # Of the matrix before elimination, values first: [[F, F_b], [F_b*, L]].
-    whole = np.zeros((len(rows), p + m, p + m), dtype=np.complex128)
+    whole = np.zeros((len(rows), p + m, p + m), dtype=stage.symbols.dtype)
     behind = np.concatenate([stay, np.arange(p, p + m)])
     whole[:, behind[:, None], behind] = cotangents
     if len(gone):
         up = t @ cotangents
         whole[:, gone[:, None], behind] = -up
-        whole[:, behind[:, None], gone] = -_adjoint(up)
-        whole[:, gone[:, None], gone] = up @ _adjoint(t)
+        whole[:, behind[:, None], gone] = -adjoint(up)
+        whole[:, gone[:, None], gone] = up @ adjoint(t)
     inner, between = whole[:, :p, :p], whole[:, :p, p:]
     # Diagonals of C F_b and C F C*, F here the cotangents.
     of_lam = np.einsum("kii->i", whole[:, p:, p:]).real
@@ -221,103 +232,163 @@ def _through(
     return inner.copy(), of_lam
 
 
-def _adjoint(a: Vectors) -> Vectors:
-    return a.conj().swapaxes(-1, -2)
+def parameters(run: Sequence[Stage], multipliers: Sequence[FloatArray]) -> list[FloatArray]:
+    """Logarithms of D and logits of the shares with which multipliers are these ones, as far as they are feasible."""
+    logs = [np.log(each) for each in multipliers]
+    norms = np.array([each.largest[0] for each in _forward(run, logs, None, tape=False)[:-1]])
+    norms = np.minimum(norms, ALMOST)
+    return [*logs, np.log(norms / (1 - norms))]
 
 
 def search(
     run: Subnetwork, parts: Sequence[tuple[int, int]], steps: int, seconds: float, progress: Progress | None = None
-) -> list[FloatArray] | None:
-    """Weights of each link's values, for `segments.constant_up`.
+) -> list[list[FloatArray]]:
+    """Weights of each link's values, for `segments.constant_of_run`: several, the most promising first; or none.
+
+    What is found on the way to a budget is found on the way to a larger one, and kept where it was better by
+    `WORTH_KEEPING` than what was kept before it, or is the end of the search.
 
     Parameters
     ----------
     steps : int
-        Gradient steps; 0: the closed form.
+        Gradient or Newton steps at most, rounded down to 1, 2, 5 or a multiple of 10; 0: the closed form.
     seconds : float
         Of `RATE` products each, after which no step is begun.
     progress : callable, optional
         Called after each step with (steps done, steps at most, between which values).
-
-    Returns
-    -------
-    list of array, or None
-        One number a channel of each link's value. None where the closed form would take longer.
     """
     like: Any = run.links[0].slopes[0]
     with arithmetic.exact(like, backend=backend_for(like)):
-        return _searched(run, parts, steps, seconds * RATE, progress)
+        return _Search(run, parts, steps, seconds * RATE, progress).run()
 
 
-def _searched(
-    run: Subnetwork, parts: Sequence[tuple[int, int]], steps: int, whole: float, progress: Progress | None
-) -> list[FloatArray] | None:
-    left, before = whole, 0
+def _is_kept(at: int) -> bool:
+    """Whether the state after so many steps may be proposed."""
+    return at % 10 == 0 or at in (1, 2, 5)
 
-    def tick(at: int) -> None:
-        if progress is not None:
-            progress(min(before + at, steps), steps, f"{run.start} to {run.end}")
 
-    sizes = [link.width for link in run.links[:-1]]
-    point = np.zeros(sum(sizes) + len(sizes))
-    found: tuple[float, list[FloatArray]] | None = None
-    for wanted, share in POINTS:
-        points = _affordable(run, parts, wanted, left)
-        if points is None:
-            break
-        each = cost(run, parts, points).products
-        most = min(max(1, round(steps * share)) if steps else 0, int(left / each) - 1)
-        point, value, multipliers, done = _descend(stages(run, parts, points), run.links[:-1], point, most, tick)
-        found = (value, multipliers)
-        left, before = left - done * each, before + done - 1
-    if found is None:
+class _Search:
+    """One search: where it stands, what it may still cost, and what it proposes."""
+
+    def __init__(
+        self, run: Subnetwork, parts: Sequence[tuple[int, int]], steps: int, budget: float, progress: Progress | None
+    ) -> None:
+        self.network, self.parts, self.links = run, parts, run.links[:-1]
+        self.steps, self.left, self.whole, self.progress = steps, budget, budget, progress
+        self.most = next(at for at in range(steps, -1, -1) if _is_kept(at))
+        self.ends = np.cumsum([link.width for link in self.links])
+        self.point = np.zeros(sum(link.width for link in self.links) + len(self.links))
+        self.done = 0
+        self.found: list[tuple[float, list[FloatArray]]] = []
+        points = self._affordable(FINEST, budget / 10)
+        self.fine = None if points is None else stages(run, parts, points)
+
+    def run(self) -> list[list[FloatArray]]:
+        """All of it."""
+        first = self._affordable(ROUNDS[0][0], self.left)
+        if first is None:
+            return []
+        self._propose(stages(self.network, self.parts, first), last=not self.most)
+        with contextlib.suppress(np.linalg.LinAlgError):  # what was found before is worth as much
+            self._go_on()
+        return [self._weights(*each) for each in sorted(self.found, key=lambda each: each[0])]
+
+    def _go_on(self) -> None:
+        """Rounds of gradient steps, and Newton steps after the first."""
+        grid: tuple[int, list[Stage]] | None = None
+        ended = False
+        for wanted, steps in self._rounds():
+            if ended or self.done >= self.most:
+                break
+            points = self._affordable(wanted, self.left)
+            if points is None:
+                break
+            if grid is None or grid[0] != points:
+                grid = points, stages(self.network, self.parts, points)
+            known = len(self.found)
+            self._descend(grid[1], steps, cost(self.network, self.parts, points).products)
+            if wanted == ROUNDS[-1][0] and len(self.found) == known:
+                break
+            ended = self.done < self.most and self._newton(grid[1])
+
+    def _rounds(self) -> Iterator[tuple[int, int]]:
+        yield from ROUNDS
+        points, steps = ROUNDS[-1]
+        while True:
+            steps += steps
+            yield points, steps
+
+    def _affordable(self, points: int, left: float) -> int | None:
+        """Points of a grid whose steps are within what is left, with fewer if need be; None: there is none."""
+        while points >= FEWEST:
+            step = cost(self.network, self.parts, points)
+            if step.products <= left and step.memory <= MEMORY:
+                return points
+            points -= 2
         return None
-    value, multipliers = found
-    points = _affordable(run, parts, FINEST, max(left, whole / 10))
-    if points is not None:
-        *logs, logits = np.split(point, np.cumsum(sizes))
-        value, multipliers = value_alone(stages(run, parts, points), logs, logits)
-    # The last value is weighed by the constant, so that the norms of all parts are about 1.
-    last = np.full(run.links[-1].width, math.exp(-value / 2))
-    return [*(np.sqrt(each) for each in multipliers), last]
 
+    def _tick(self) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.steps, f"{self.network.start} to {self.network.end}")
 
-def _affordable(run: Subnetwork, parts: Sequence[tuple[int, int]], points: int, left: float) -> int | None:
-    """Points of a grid whose steps are within what is left, with fewer if need be; None: there is none."""
-    while points >= FEWEST:
-        step = cost(run, parts, points)
-        if step.products <= left and step.memory <= MEMORY:
-            return points
-        points -= 2
-    return None
+    def _propose(self, grid: Sequence[Stage], *, last: bool = False) -> None:
+        """The multipliers of where it stands, made feasible on the finest grid."""
+        *logs, logits = np.split(self.point, self.ends)
+        value, multipliers = value_alone(self.fine or grid, logs, logits)
+        if not self.found or last or value < self.found[-1][0] - WORTH_KEEPING:
+            self.found.append((value, multipliers))
 
+    def _weights(self, value: float, multipliers: Sequence[FloatArray]) -> list[FloatArray]:
+        """The last value is weighed by the constant, so that the norms of all parts are about 1."""
+        last = np.full(self.network.links[-1].width, math.exp(-value / 2))
+        return [*(np.sqrt(each) for each in multipliers), last]
 
-def _descend(
-    grid: Sequence[Stage], links: Sequence[AffineMap], point: FloatArray, steps: int, tick: Callable[[int], None]
-) -> tuple[FloatArray, float, list[FloatArray], int]:
-    """Adam from a point: the best point seen, its value and its multipliers, and how many were looked at."""
-    ends = np.cumsum([link.width for link in links])
-    first, second = np.zeros_like(point), np.zeros_like(point)
-    best: tuple[float, FloatArray, list[FloatArray]] | None = None
-    since = looked = 0
-    for at in range(steps + 1):
-        *logs, logits = np.split(point, ends)
-        value, multipliers, logs_back, logits_back = value_and_gradient(grid, logs, logits)
-        looked += 1
-        tick(at)
-        since = 0 if best is None or value < best[0] - 1e-3 else since + 1
-        if best is None or value < best[0]:
-            best = (value, point, multipliers)
-        if at == steps or since > PATIENCE:
-            break
-        logs_back = [_grouped(slope, link) for slope, link in zip(logs_back, links, strict=True)]
-        slope = np.concatenate([*logs_back, logits_back])
-        first, second = 0.9 * first + 0.1 * slope, 0.99 * second + 0.01 * slope**2
-        step = STEP * min(1.0, 0.1 + 1.8 * (1 - at / steps))
-        mean, spread = first / (1 - 0.9 ** (at + 1)), np.sqrt(second / (1 - 0.99 ** (at + 1)))
-        point = point - step * mean / (spread + 1e-12)
-    assert best is not None  # for the type checker: there is a first step
-    return best[1], best[0], best[2], looked
+    def _descend(self, grid: Sequence[Stage], steps: int, each: float) -> None:
+        """Adam from where it stands to the best point that it sees."""
+        point, first, second = self.point, np.zeros_like(self.point), np.zeros_like(self.point)
+        best: float | None = None
+        since = 0
+        for at in range(steps + 1):
+            if self.left < each:
+                break
+            *logs, logits = np.split(point, self.ends)
+            value, _, logs_back, logits_back = value_and_gradient(grid, logs, logits)
+            self.left -= each
+            since = 0 if best is None or value < best - 1e-3 else since + 1
+            if best is None or value < best:
+                best, self.point = value, point
+            if at:
+                self._tick()
+                if _is_kept(self.done):
+                    self._propose(grid)
+            if at == steps or since > PATIENCE or self.done >= self.most:
+                break
+            logs_back = [_grouped(slope, link) for slope, link in zip(logs_back, self.links, strict=True)]
+            slope = np.concatenate([*logs_back, logits_back])
+            first, second = 0.9 * first + 0.1 * slope, 0.99 * second + 0.01 * slope**2
+            step = STEP * min(1.0, 0.1 + 1.8 * (1 - at / steps))
+            mean, spread = first / (1 - 0.9 ** (at + 1)), np.sqrt(second / (1 - 0.99 ** (at + 1)))
+            point = point - step * mean / (spread + 1e-12)
+
+    def _newton(self, grid: Sequence[Stage]) -> bool:
+        """Newton steps to the end, where they take a share of the budget; whether there were any."""
+        from specnorm.networks import barrier  # `import specnorm` needs none
+
+        each = barrier.products(self.network, self.parts)
+        if EXPECTED * each > min(self.left, NEWTON * self.whole):
+            return False
+        *logs, logits = np.split(self.point, self.ends)
+        value, multipliers = value_alone(grid, logs, logits)
+        for better, ends in barrier.improve(grid, self.links, multipliers, math.exp(value)):
+            self.left -= each
+            self._tick()
+            if ends or _is_kept(self.done):
+                self.point = np.concatenate(parameters(grid, better))
+                self._propose(grid, last=ends)
+            if self.done >= self.most or self.left < each:
+                break
+        return True
 
 
 def _grouped(slope: FloatArray, link: AffineMap) -> FloatArray:

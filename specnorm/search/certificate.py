@@ -6,7 +6,6 @@ it. Nothing here is trusted.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -16,16 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.certified.layer.circulant import shortest
+from specnorm.certified.stated import digest
 from specnorm.errors import CertificateError
 from specnorm.problem import polyphase
 from specnorm.problem.layer_map import sizes_of
 from specnorm.problem.spec import ConvSpec
 from specnorm.result import Certificate
-from specnorm.search.tree import norms_at, tree_below
+from specnorm.search.tree import largest_at, tree_below
+from specnorm.types import ArrayOps
 
 MOST, FEWEST, WORK = 2**16, 2**12, 2**31
 """Boxes of a tree, by what each takes; where a bound needs more of them, a larger one is claimed."""
-WIDER = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+WIDER = (0.0, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
 """By how much, one after the other."""
 POINTS = 2**16
 """Frequencies of a circulant."""
@@ -37,7 +38,9 @@ FloatArray: TypeAlias = NDArray[np.float64]
 Proof: TypeAlias = dict[str, Any]
 
 
-def certificate_of(stored: NDArray[Any], spec: ConvSpec, upper: float, name: str) -> Certificate:
+def certificate_of(
+    stored: NDArray[Any], spec: ConvSpec, upper: float, name: str, tensor: str | None = None, *, ops: ArrayOps
+) -> Certificate:
     """The claim that a layer's norm is at most a number, or hardly more where that takes too much to check.
 
     Parameters
@@ -49,7 +52,9 @@ def certificate_of(stored: NDArray[Any], spec: ConvSpec, upper: float, name: str
     upper : float
         A bound of its norm.
     name : str
-        Of the kernel in the file of the model.
+        Of the claim.
+    tensor : str, optional
+        Of the kernel in the file of the model; None: as the claim.
 
     Raises
     ------
@@ -71,11 +76,11 @@ def certificate_of(stored: NDArray[Any], spec: ConvSpec, upper: float, name: str
         "claim": "layer",
         "name": name,
         "kernel": {
-            "tensor": name,
+            "tensor": name if tensor is None else tensor,
             "dtype": stored.dtype.name,
             "shape": list(stored.shape),
             "layout": "IO" if spec.layout is not None and spec.layout.endswith("IO") else "OI",
-            "sha256": hashlib.sha256(stored.astype(stored.dtype.newbyteorder("<"), copy=False).tobytes()).hexdigest(),
+            "sha256": digest(stored),
         },
         "stride": list(spec.stride),
         "dilation": list(spec.dilation),
@@ -85,11 +90,11 @@ def certificate_of(stored: NDArray[Any], spec: ConvSpec, upper: float, name: str
         "padding": [list(pair) for pair in spec.padding],
         "sizes": list(spec.input_shape) if spec.input_shape is not None else "divided" if stride else "every",
     }
-    bound, proof = _proof(stored.astype(np.float64), spec, upper)
+    bound, proof = _proof(stored.astype(np.float64), spec, upper, ops)
     return Certificate(({**claim, "upper": bound.hex(), "proof": proof},))
 
 
-def _proof(kernel: FloatArray, spec: ConvSpec, upper: float) -> tuple[float, Proof]:
+def _proof(kernel: FloatArray, spec: ConvSpec, upper: float, ops: ArrayOps) -> tuple[float, Proof]:
     """The lowest bound that is no lower than ``upper`` and can be proven, and how."""
     array: Any = kernel[None]
     namespace: Any = np
@@ -98,17 +103,17 @@ def _proof(kernel: FloatArray, spec: ConvSpec, upper: float) -> tuple[float, Pro
         return upper, {"grid": [1 if k == 1 else k for k in spec.block_kernel_shape]}
     exponent = math.frexp(max(upper, float(np.abs(blocks).max())))[1]
     scaled = np.ldexp(blocks, -exponent)
-    found = list(_at_size(scaled, spec, upper, exponent))
+    found = list(_at_size(scaled, spec, upper, exponent, ops))
     best = min(found, key=lambda pair: pair[0], default=None)
     if best is not None and best[0] <= upper:
         return upper, best[1]
     g, m, p = blocks.shape[:3]
     most = min(MOST, max(FEWEST, WORK // (g * m * p * min(m, p))))
-    for more in WIDER:
+    for more in WIDER if spec.padding_gain_sq == 1 else ():
         bound = upper * (1 + more)
         if best is not None and best[0] <= bound:
             return best
-        tree = tree_below(scaled, math.ldexp(bound, -exponent), most) if spec.padding_gain_sq == 1 else None
+        tree = tree_below(scaled, math.ldexp(bound, -exponent), most, ops=ops)
         if tree is not None:
             return bound, {"tree": tree}
     if best is not None:
@@ -116,7 +121,9 @@ def _proof(kernel: FloatArray, spec: ConvSpec, upper: float) -> tuple[float, Pro
     raise CertificateError(f"no proof of at most {most} cells was found for a norm of at most {upper!r}.")
 
 
-def _at_size(blocks: FloatArray, spec: ConvSpec, upper: float, exponent: int) -> Iterator[tuple[float, Proof]]:
+def _at_size(
+    blocks: FloatArray, spec: ConvSpec, upper: float, exponent: int, ops: ArrayOps
+) -> Iterator[tuple[float, Proof]]:
     """Bounds of a layer at its size, with their proofs."""
     if not spec.ndim or spec.input_shape is None:
         return
@@ -132,11 +139,12 @@ def _at_size(blocks: FloatArray, spec: ConvSpec, upper: float, exponent: int) ->
         points, skews = shortest(spec), list(itertools.product((0, 1), repeat=spec.ndim))
     if spec.padding_gain_sq == 1 and spec.padding_mode in ("zeros", "circular") and math.prod(points) <= POINTS:
         for skew in skews:
-            norm = float(norms_at(blocks, _frequencies(points, skew)).max())
-            yield (
-                math.ldexp(norm * (1 + CLOSE) + least * CLOSE, exponent),
-                {"circulant": list(points), "skew": list(skew)},
-            )
+            norm = largest_at(blocks, _frequencies(points, skew), math.ldexp(upper, -exponent), ops=ops)
+            bound = math.ldexp(norm * (1 + CLOSE) + least * CLOSE, exponent)
+            sharp = norm > least * CLOSE and math.ldexp(norm, exponent) <= upper
+            yield upper if sharp else bound, {"circulant": list(points), "skew": list(skew)}
+            if sharp:
+                return
 
 
 def _frequencies(points: Sequence[int], skew: Sequence[int]) -> FloatArray:

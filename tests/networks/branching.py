@@ -93,9 +93,8 @@ def unary(draft: Draft, of: str) -> str:
         matrix = ops.Matrix(Layer(f"w{len(draft.nodes)}", lambda: kernel, {}, 0))
         return draft.put(matrix, lambda x: np.einsum("oi,bci->bco", kernel, x), of)
     if kind == "mean":
-        operator = d.choice((ops.Mean, ops.Sum))((axis,), keep=True)
-        share = n if isinstance(operator, ops.Mean) else 1
-        return draft.put(operator, lambda x: np.add.reduce(x, axis, keepdims=True) / share, of)
+        share, reduced = d.choice(((n, ops.Mean((axis,), keep=True)), (1, ops.Sum((axis,), keep=True))))
+        return draft.put(reduced, lambda x: np.add.reduce(x, axis, keepdims=True) / share, of)
     if kind == "merge":
         at = np.array(sorted(d.sample(range(int(np.prod(shape))), d.randint(1, int(np.prod(shape))))))
         values = draft.put(ops.Constant(lambda: np.zeros(len(at))), lambda: np.zeros(len(at)))
@@ -148,7 +147,7 @@ def binary(draft: Draft, one: str, other: str) -> str | None:
             if d.random() < 0.5:
                 return draft.put(ops.Maximum(), np.maximum, one, other)
             mask = np.array([d.random() < 0.5 for _ in range(max(a[2], b[2]))])
-            return draft.put(ops.Where(lambda: mask), lambda x, y: np.where(mask, x, y), one, other)
+            return draft.put(ops.Where(lambda: mask), lambda x, y: mask * x + ~mask * y, one, other)
         weights, over = (d.choice((1.0, -1.0, 0.5)), d.choice((1.0, -1.0, 2.0))), d.choice((1, 1, 2))
         add = lambda x, y: (weights[0] * x + weights[1] * y) / over  # noqa: E731
         return draft.put(ops.Add(weights, over), add, one, other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -266,3 +267,48 @@ def test_what_may_move_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 2 <= upper(net.graph()) < 2 + 1e-12
     monkeypatch.setattr(base, "plus_up", lambda first, *_: first)
     assert upper(net.graph()) < 1.5
+
+
+# -- strides that differ ----------------------------------------------------------------------------------------------
+def written_out(kernel: Any, n: int, stride: int) -> Any:
+    """A zero-padded convolution of squares of n pixels as a matrix, by loops."""
+    cout, cin, k, _ = kernel.shape
+    m = -(-n // stride)
+    whole = np.zeros((cout, m, m, cin, n, n))
+    for a, b, i, j in itertools.product(range(m), range(m), range(k), range(k)):
+        p, q = (stride * at + tap - k // 2 for at, tap in ((a, i), (b, j)))
+        if 0 <= p < n and 0 <= q < n:
+            whole[:, a, b, :, p, q] += kernel[:, :, i, j]
+    return whole.reshape(cout * m * m, cin * n * n)
+
+
+@pytest.mark.parametrize(("n", "stride"), [(4, 2), (5, 2), (7, 3)])
+def test_a_strided_skip_beside_two_convolutions(n: int, stride: int) -> None:
+    """LipSDP's inequality holds with the multipliers found, pixel by pixel; masks stay below."""
+    width, m = 2, -(-n // stride)
+    numbers = np.random.default_rng(n)
+    kernels = {"a": (3, 1), "b": (3, stride), "c": (1, stride)}
+    nodes, matrices = [Node("x", ops.Input(), (), (1, width, n, n))], []
+    for name, (k, step) in kernels.items():
+        kernel: Any = numbers.normal(size=(width, width, k, k)) / k
+        geometry = {"padding_mode": "zeros", "padding": ((k // 2,) * 2,) * 2, "stride": step}
+        layer, size = Layer(name, partial(np.copy, kernel), geometry, 2), n if step == 1 else m
+        nodes.append(Node(name, ops.Convolution(layer), ("r" if name == "b" else "x",), (1, width, size, size)))
+        matrices.append(written_out(kernel, n, step))
+        if name == "a":
+            nodes.append(Node("r", ops.ReLU(), ("a",), (1, width, n, n)))
+    nodes.append(Node("s", ops.Add((1.0, 1.0)), ("b", "c"), (1, width, m, m)))
+    found = bound(Graph(tuple(nodes), ("s",)), method=Multipliers(steps=30))
+    assert found.upper is not None
+    assert found.upper < 0.9 * (found.product or 0.0)
+    statement: Any = found.statement
+    (run,) = statement.args[1]
+    at = np.arange(n) % stride
+    phase = stride * at[:, None] + at
+    squares_of = np.square(run.weights[0].reshape(width, stride**2)[:, phase].reshape(-1))
+    a, b, c = matrices
+    form = np.block([[np.eye(len(a)), -a.T * squares_of / 2], [-squares_of[:, None] * a / 2, np.diag(squares_of)]])
+    ahead = np.hstack([c, b])
+    assert np.linalg.eigvalsh(found.upper**2 * form - ahead.T @ ahead)[0] >= -1e-9
+    masks = numbers.random((50, len(a))) < 0.5
+    assert max(np.linalg.norm(c + b @ (mask[:, None] * a), 2) for mask in masks) <= found.upper

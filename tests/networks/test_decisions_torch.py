@@ -46,10 +46,10 @@ class LipNorm(nn.Module):
             self.batches += 1
 
     def forward(self, x: Tensor) -> Tensor:
-        shape = (1, -1) + (1,) * (x.ndim - 2)
+        shape, count = (1, -1) + (1,) * (x.ndim - 2), self.samples
         if self.training:
             axes = (0, *range(2, x.ndim))
-            mean, squares, count = x.mean(axes), (x * x).mean(axes), x.numel() // x.shape[1]
+            mean, squares, count = x.mean(axes), (x * x).mean(axes), torch.tensor(x.numel() // x.shape[1])
             with torch.no_grad():
                 self.running_sum += mean
                 self.running_squares += squares

@@ -17,7 +17,7 @@ from torch import Tensor, nn  # noqa: E402
 import specnorm  # noqa: E402
 from specnorm.certified.network import segments, subnetworks  # noqa: E402
 from specnorm.certified.network.patterns import recognised  # noqa: E402
-from specnorm.networks import Measure, Multipliers, Product, verify  # noqa: E402
+from specnorm.networks import Measure, Multipliers, Product  # noqa: E402
 
 SORTS: dict[str, Callable[[Tensor], Tensor]] = {
     "split": lambda x: pair_of_two_splits(x),
@@ -202,12 +202,10 @@ def test_weights_go_through_sorted_channels(seed: int, kind: str) -> None:
     assert found.upper is not None
     assert rules.upper is not None
     assert largest_jacobian(model, 4) * (1 - 1e-9) <= found.upper < 0.2 * rules.upper
-    assert found.certificate is not None
-    assert verify(found.certificate, network_graph(model, (4,))).upper == found.upper
 
 
 def test_weights_of_their_own_prove_nothing_of_sorted_channels() -> None:
-    """A pair whose channels are weighed apart may be stretched: a certificate that says so is refused."""
+    """A pair whose channels are weighed apart may be stretched: weights that say so are refused."""
     model = nn.Sequential(nn.Linear(4, 4), Function(SORTS["chunk"]), nn.Linear(4, 2))
     (run,) = subnetworks.runs(recognised(network_graph(model, (4,))).pruned())
     even, uneven = np.array([1.0, 2.0, 1.0, 2.0]), np.array([1.0, 2.0, 2.0, 1.0])

@@ -13,7 +13,7 @@ from networks.dense_sums import NETWORKS, Network, from_below, residual, smalles
 
 from specnorm.certified.network import affine_maps, operators, segments, subnetworks
 from specnorm.certified.network.linear_combinations import keeps_channels
-from specnorm.networks import Graph, Measure, Multipliers, Product, Scaled, bound, recursion, stages, verify
+from specnorm.networks import Graph, Measure, Multipliers, Product, Scaled, bound, recursion, stages
 
 MEASURE = Measure(1e-4)
 
@@ -55,7 +55,7 @@ def test_dense_inequality_holds(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_whole_network_is_bounded(kind: str) -> None:
-    """Masks stay below every method's bound, which is never above the rules'; and the certificate holds."""
+    """Masks stay below every method's bound, which is never above the rules'."""
     gained = []
     for seed in range(2):
         net, graph = NETWORKS[kind](seed)
@@ -66,10 +66,8 @@ def test_whole_network_is_bounded(kind: str) -> None:
         assert product.upper is not None
         assert scaled.upper is not None
         assert joint.upper is not None
-        assert joint.certificate is not None
         assert reached * (1 - 1e-12) <= min(scaled.upper, joint.upper)
         assert max(scaled.upper, joint.upper) <= product.upper == joint.product
-        assert verify(joint.certificate, graph).upper == joint.upper
         gained.append(product.upper / joint.upper)
         if kind == "linear":  # the rules have the norm of what is linear between two values themselves
             assert product.upper <= reached * (1 + 1e-3)

@@ -126,6 +126,14 @@ def over_channels(d: Dice) -> Arguments:
     return {"input": Slot(shape)} | some | known | {"cudnn_enabled": d.choice([True, False])}
 
 
+def attended(d: Dice) -> Arguments:
+    """Of attention; of one token half of the time, whose average is itself."""
+    ahead, tokens, width = (1,) if d.random() < 0.5 else (1, 2), d.choice([1, 1, 2]), 2
+    shapes = {"query": (*ahead, d.choice([1, 2]), width), "key": (*ahead, tokens, width)}
+    found: Arguments = {name: Slot(shape) for name, shape in shapes.items()} | {"value": Slot((*ahead, tokens, 2))}
+    return found | {"scale": d.choice([None, 0.1, 1.0]), "dropout_p": d.choice([0.0, 0.0, 0.0, 0.5])}
+
+
 def recurrent(d: Dice) -> Arguments:
     """Small weights of the state, so that short sequences reach nearly all that long ones can."""
     layers, ways, biased, inputs, units = d.choice([1, 1, 2]), d.choice([1, 1, 1, 2]), d.random() < 0.5, 2, 2

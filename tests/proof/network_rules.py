@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from assumptions import assumed
+from oracle import dense_matrix
 
 from specnorm.backends import backend_for
 from specnorm.certified.bound import Upper
@@ -18,7 +19,10 @@ from specnorm.certified.network.kernels import Norm, norm_of_layer, unscaled
 from specnorm.certified.network.operators import Add, Concat, Input, Matrix, Mean, Random, ReLU, Scale, Slice
 from specnorm.certified.network.operators.base import Operator, Place
 from specnorm.certified.network.rules import Map
+from specnorm.certified.network.stated import Part, constant_by_parts
 from specnorm.certified.network.subnetworks import runs
+from specnorm.certified.stated import boxes_of, eigenvalue_at, norm_at
+from specnorm.certified.stated import norm_of_layer as of_stated_layer
 from specnorm.networks import Measure, Multipliers, Product, bound
 from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
@@ -38,6 +42,7 @@ def join(name: str, operator: Operator, *inputs: str, width: int = 1) -> Node:
     return Node(name, operator, inputs, (1, width))
 
 
+OPS: Any = Execution.of(backend_for(np.empty(0)), np.empty(0))
 SUM = join("s", Add((1.0, 1.0)), "u", "v")
 NETWORKS: dict[str, tuple[Graph, float]] = {
     "chain": (Graph((x(), times("u", "x", 6), times("v", "u", 5)), ("v",)), 30),
@@ -85,7 +90,6 @@ SLOPES = (np.zeros(1), np.ones(1))
 HALF = np.array([[0.5]])
 MATRICES: dict[str, Any] = {"recurrent": HALF, "entry": HALF, "read": HALF, "slopes": SLOPES}
 STATES = loops.StateSpace(HALF, HALF, HALF, HALF)
-LOOP_OPS: Any = Execution.of(backend_for(HALF), HALF)
 
 
 def looped(
@@ -93,12 +97,12 @@ def looped(
 ) -> Upper | None:
     """The gain of relu(h / 2 + x / 2) / 2, which is 1/2: with its best multiplier."""
     loop = loops.Loop(**(MATRICES | changed))
-    return loops.of_loop(loop, weights, gain, measure or Measure(), 1e-6, ops=LOOP_OPS)
+    return loops.of_loop(loop, weights, gain, measure or Measure(), 1e-6, ops=OPS)
 
 
 def stated(energy: Any = SLOPES[1][:, None], gain: float = 1.01, space: loops.StateSpace = STATES) -> Upper | None:
     """The gain of s' = s / 2 + x / 2, y = s / 2 + x / 2, which is 1."""
-    return loops.of_state_space(space, energy, gain, ops=LOOP_OPS)
+    return loops.of_state_space(space, energy, gain, ops=OPS)
 
 
 class Lying(Measure):
@@ -137,6 +141,7 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "no norm at all": lambda: normed(spec(), (5,)) and norm_of_layer(LAYER, {}, None, None, None, lambda *_: ([], 0.0)),
     "negative weights of a run": lambda: segments.constant_of_run(RUN, [0], [-np.ones(1), np.ones(1)], Measure()),
     "a weight left out": lambda: segments.constant_of_run(RUN, [0], [np.ones(1), np.ones(0)], Measure()),
+    "boxes of a shorter kernel": lambda: norm_at(CONV[None], boxes_of({"grid": [9]}, (1,)), 99.0, ops=OPS),
     "the norm of another linear map": lambda: lied_to(),
     "a loop of another shape": lambda: looped(entry=np.ones((2, 1))),
     "a loop two steps behind": lambda: looped(lag=2),
@@ -176,6 +181,28 @@ def together() -> Iterator[tuple[Upper | None, float]]:
         assert near is not None
         yield segments.constant_of_run(run, [0], near, Measure()), truth
     yield from zip(segments.constants(RUN, [(0, 1), (1, 2)], ONES, Measure()), (2.0, 3.0), strict=True)
+
+
+def by_parts() -> Iterator[tuple[Upper | None, float]]:
+    """Numbers with ReLU between: each part by what is said of it, weights carried from one to the next."""
+    low, one, more = np.array([0.5]), np.ones(1), 1 + 1e-9
+    alone = {"tree": "."}
+    parts = [Part("x", ("m0",), (one, low), more, alone), Part("r0", ("r1",), (low, one), 6 * more, alone)]
+    yield constant_by_parts(chain(2, 3), parts, ops=OPS), 6.0
+    yield constant_by_parts(chain(2, 3), [Part("x", ("r0", "r1"), (one, one, one), 4.0, alone)], ops=OPS), 6.0
+    wide = Graph(RESIDUAL, ("s",))
+    yield constant_by_parts(wide, [Part("x", ("r", "s"), (one, one, one), 4.0, alone)], ops=OPS), 7.0
+    kernel = np.random.RandomState(0).standard_normal((1, 2, 2, 3))
+    symbols = np.moveaxis(np.fft.fft(kernel[0], 4096), -1, 0)
+    norm = float(np.linalg.norm(symbols, 2, axis=(1, 2)).max())
+    yield norm_at(kernel, boxes_of({"grid": [64]}, (3,)), norm * 1.01, ops=OPS), norm
+    whole = np.zeros((4, 4, 5))
+    whole[2:, :2, 2:], whole[:2, 2:, :3] = kernel[0], np.flip(kernel[0].swapaxes(0, 1), axis=2)
+    yield eigenvalue_at(whole, boxes_of({"grid": [64]}, (5,)), norm * 1.05, ops=OPS), norm
+    own = ConvSpec.of((2, 2, 3), **LAYER.geometry, input_shape=(5,))
+    matrix = dense_matrix(CONV, (5,), padding_mode="zeros", padding=1)
+    norm = float(np.linalg.norm(matrix, 2))
+    yield of_stated_layer(CONV, own, {"matrix": True}, norm * more, ops=OPS), norm
 
 
 def gains() -> Iterator[tuple[Upper | None, float]]:
@@ -226,7 +253,9 @@ NETWORK_CHECKS = {
     "Branches._together": branches, "Branches._linear": branches, "Branches._matrix": branches,
     "unmoved": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants, "along": constants,
     "of_inputs": constants, "_together": constants, "held": constants, "constant_of_run": together,
-    "constant_of_part": together, "_of_kernel": together, "norm_of_layer": layers, "norm_of_matrices": layers,
-    "unscaled": layers, "of_loop": gains, "small_gain": gains, "of_state_space": gains, "small_gain_of_space": gains,
+    "constant_of_part": together, "_concluded": together, "norm_of_layer": layers, "norm_of_matrices": layers,
+    "unscaled": layers, "_further": by_parts, "_plain": by_parts, "_after": by_parts,
+    "norm_at": by_parts, "eigenvalue_at": by_parts, "_by_matrix": by_parts,
+    "of_loop": gains, "small_gain": gains, "of_state_space": gains, "small_gain_of_space": gains,
 }  # fmt: skip
 """Rule -> a check whose claims it makes, among others."""

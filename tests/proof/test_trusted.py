@@ -14,7 +14,7 @@ from test_house import parsed
 
 import specnorm
 from specnorm import networks
-from specnorm.auditing.network import verify_file
+from specnorm.auditing.verifying import verify_file
 
 
 def test_the_page_says_what_is_trusted() -> None:
@@ -35,8 +35,11 @@ def test_what_is_not_counted_makes_no_claim_and_rounds_nothing_outward(path: Any
         ("`enclose`", specnorm.enclose, ("certified.symbol.cover", "certified.matrices.norms", "runtime.program")),
         ("`enclose` at a size", specnorm.enclose, ("certified.layer.lehmann_maehly", "certified.layer.waves")),
         ("`network_bound` (torch)", networks.bound, ("certified.network.segments", "certified.symbol.cover")),
-        ("`specnorm verify` (ONNX)", verify_file, ("certified.network.segments", "auditing.readers.onnx.walk")),
-        ("`specnorm verify` (ONNX)", networks.verify, ("networks.certificate", "problem.spec")),
+        (
+            "`specnorm verify`",
+            verify_file,
+            ("certified.network.segments", "auditing.readers.onnx.walk", "problem.spec"),
+        ),
     ],
 )
 def test_what_gives_a_claim_is_counted(claim: str, given_by: Callable[..., object], runs: tuple[str, ...]) -> None:
@@ -46,11 +49,20 @@ def test_what_gives_a_claim_is_counted(claim: str, given_by: Callable[..., objec
     assert {f"specnorm.{name}" for name in runs} <= found
 
 
+def test_what_verifies_searches_for_nothing() -> None:
+    found = trusted.closure(*trusted.ENTRIES["`specnorm verify`"])
+    searching = ("search", "numerics", "tensor", "networks", "api", "proving", "runtime.program")
+    known = [name for name in found if name.startswith(tuple(f"specnorm.{each}" for each in searching))]
+    assert known == ["specnorm.networks.builders"]  # of the reader: from arguments to operators
+    methods = {name for name in found if name.startswith("specnorm.methods.")}
+    assert methods == {"specnorm.methods.base", "specnorm.methods.requirements"}  # the names of precisions
+
+
 def test_the_count_follows_what_is_imported() -> None:
     source = "if TYPE_CHECKING:\n    import a\nimport b\ndef f():\n    from c import d\n    if x:\n        import e"
     assert list(trusted.imported(ast.parse(source))) == ["b", "c.d", "e"]
     # A name that a package takes from a module of its own leads there, and what it defines itself to the package.
-    assert trusted.defining("specnorm.networks.verify") == networks.verify.__module__
+    assert trusted.defining("specnorm.networks.bound") == networks.bound.__module__
     assert trusted.defining("specnorm.enclose") == specnorm.enclose.__module__
     assert trusted.defining("specnorm.methods.METHODS") == "specnorm.methods"
     assert trusted.defining("numpy.float64") == ""

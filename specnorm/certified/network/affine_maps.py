@@ -178,12 +178,15 @@ class AffineMap:
         Whether nothing but the function lies between this sum and the next.
     end : str
         Name of the last node.
+    node : str
+        Name of the function's own; "" where nothing asks for it.
     """
 
     terms: tuple[Term, ...]
     width: int
     slopes: tuple[FloatArray, FloatArray]
     end: str
+    node: str = ""
     factor: Upper = NOTHING
     repeat: int = 1
     open: bool = True
@@ -266,11 +269,14 @@ class Segment:
         Number of the value that they begin with.
     width : int
         Channels of that value.
+    placed : bool
+        Whether taps stand at their places, although another shift or spacing says the same.
     """
 
     links: tuple[AffineMap, ...]
     first: int
     width: int
+    placed: bool = False
 
     @property
     def axes(self) -> int:
@@ -329,7 +335,8 @@ class Segment:
     @property
     def undilated(self) -> bool:
         """Whether dilation need not be looked at: a chain, dilated alike, has the plain one's symbols at r theta."""
-        if not self.chain or max(self.stride, default=1) > 1 or any(len(link.terms) > 1 for link in self.links):
+        strided = max(self.stride, default=1) > 1
+        if self.placed or strided or not self.chain or any(len(link.terms) > 1 for link in self.links):
             return False
         specs = [term.filter.spec for term in self._terms if term.filter is not None]
         return all(len({s.dilation[j] for s in specs if s.kernel_shape[j] > 1}) <= 1 for j in range(self.axes))

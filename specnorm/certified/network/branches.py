@@ -146,7 +146,7 @@ class Branches:
         if direct and (met is None or weights.size != 1):
             try:
                 found = node.operator.pulled(weights, [self._share(name) for name in node.inputs], place)
-            except NoBoundError:
+            except (NoBoundError, ValueError, IndexError):  # shapes do not fit, or are not known
                 found = None
             if found is not None:
                 pairs = [(name, each) for name, each, moving in zip(node.inputs, found, moves, strict=True) if moving]
@@ -201,7 +201,7 @@ class Branches:
         sizes = place.shortened(same).sizes()
         if linear is None or sizes is None or sum(map(math.prod, sizes)) > ENTRIES:
             return every
-        return linear.apply([np.broadcast_to(x, n)[None] for x, n in zip(before, sizes, strict=True)])[0]
+        return np.asarray(linear.apply([np.broadcast_to(x, n)[None] for x, n in zip(before, sizes, strict=True)])[0])
 
     # -- linear maps -------------------------------------------------------------------------------------------------
     def _linear(self, start: str, end: Node) -> Upper | None:
@@ -323,7 +323,9 @@ def _mixed(weights: FloatArray, alike: frozenset[int]) -> FloatArray:
 
 
 def _narrow(weights: FloatArray) -> FloatArray:
-    """The same with size 1 along axes on which all are alike."""
+    """The same with size 1 along axes on which all are alike; zeros for those of no entries."""
+    if not weights.size:
+        return np.zeros((1,) * weights.ndim)
     for axis in range(weights.ndim):
         if weights.shape[axis] > 1:
             first = weights.take([0], axis)

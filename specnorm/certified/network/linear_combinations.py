@@ -58,11 +58,14 @@ class Value:
         Name of the node that it was first.
     link : AffineMap or None
         None: nothing is known of how it came to be. Its terms number the values of the whole graph.
+    axis : int
+        Of its channels.
     """
 
     node: str
     width: int
     link: AffineMap | None
+    axis: int
 
 
 def is_padded_layer(node: Node, pad: Node, source: Node) -> bool:

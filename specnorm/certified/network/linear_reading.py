@@ -160,9 +160,9 @@ class Network:
                 self.moving.add(node.name)
         self.constants: dict[str, list[tuple[str, float]]] = {}
         for node in graph.nodes:
-            found = self._difference(node)
-            if found is not None:
-                self.constants[node.name] = [found]
+            apart = self._difference(node)
+            if apart is not None:
+                self.constants[node.name] = [apart]
         for claim in constants:
             if not isinstance(claim.what, Map):
                 raise HypothesisError(f"{claim.what} is no map between values of a network")

@@ -126,12 +126,12 @@ def parabolas(
             found = s * z + (0.5 * wide) * np.square(away)
             found -= np.maximum(d, 0.0) * (z - low[part]) + np.maximum(-d, 0.0) * (high[part] - z)
             found = found if line is None else found + line
-            lower = None if least is None else found < least
+            lower: NDArray[np.bool_] | None = None if least is None else np.asarray(found < least)
             least = found if least is None or lower is None else np.minimum(least, found)
             if traced:
                 here = slope * z + middle - np.sign(c) * half
-                point = z if lower is None else np.where(lower, z, point)
-                value = here if lower is None else np.where(lower, here, value)
+                point = z if lower is None or point is None else np.where(lower, z, point)
+                value = here if lower is None or value is None else np.where(lower, here, value)
         assert least is not None  # for the type checker: there are parts
         # A dozen roundings of each term, twice as many for products of errors, and those of the sum.
         lost = host.inflate(flat_size + lam * square, n + 8) * ((40 + 4 * n) * 2.0**-52) + tiny
@@ -142,7 +142,8 @@ def parabolas(
         if traced and point is not None and value is not None:
             new = Minimiser(c, g, point, value, lam)
             kept = new if kept is None else Minimiser(
-                c, g, np.where(better[:, None], point, kept.point), np.where(better[:, None], value, kept.value),
+                c, g, np.asarray(np.where(better[:, None], point, kept.point)),
+                np.asarray(np.where(better[:, None], value, kept.value)),
                 np.where(better, lam, kept.multiplier),
             )  # fmt: skip
     return best, kept

@@ -121,15 +121,17 @@ class Constants:
 
 
 @arithmetic.on_host()
-def propagate(graph: Graph, norms: Norms, values: Values, shortcuts: Mapping[str, Upper] | None = None) -> Constants:
+def propagate(
+    graph: Graph, norms: Norms, values: Values, shortcuts: Mapping[str, Sequence[Upper]] | None = None
+) -> Constants:
     """Constants of all values of a graph.
 
     Parameters
     ----------
     values : Values
         Where they lie.
-    shortcuts : mapping of str to Upper, optional
-        By the value at the end of some layers: their constant together, used where it is less.
+    shortcuts : mapping of str to sequence of Upper, optional
+        By the value at the end of some layers: constants of these together, used where they are less.
     """
     passes = [_Pass(graph, norms, name, shortcuts or {}, values) for name in graph.inputs]
     steps = {node.name: _combined(node, [run.steps[node.name] for run in passes], graph) for node in graph.nodes}
@@ -144,7 +146,9 @@ def propagate(graph: Graph, norms: Norms, values: Values, shortcuts: Mapping[str
 class _Pass:
     """Bounds of all nodes with respect to one input of the network."""
 
-    def __init__(self, graph: Graph, norms: Norms, wrt: str, shortcuts: Mapping[str, Upper], values: Values) -> None:
+    def __init__(
+        self, graph: Graph, norms: Norms, wrt: str, shortcuts: Mapping[str, Sequence[Upper]], values: Values
+    ) -> None:
         self.nodes, self.constants = graph.by_name, graph.constants
         self.values, self.norms, self.wrt = values, norms, wrt
         self.steps: dict[str, Step] = {}
@@ -153,7 +157,7 @@ class _Pass:
         for node in graph.nodes:
             self.branches.seen(node)
             self.steps[node.name] = self._met(node, self._step(node))
-            self.steps[node.name] = self._shortened(self.steps[node.name], shortcuts.get(node.name))
+            self.steps[node.name] = self._shortened(self.steps[node.name], shortcuts.get(node.name, ()))
 
     def _met(self, node: Node, step: Step) -> Step:
         """A node where branches meet, which may all come from one value."""
@@ -175,13 +179,17 @@ class _Pass:
         heuristic = (step.heuristic or 0.0) * (found.value / step.claim.value)
         return Step(step.name, step.operator, found.rule, step.alone, found, heuristic, step.layer)
 
-    def _shortened(self, step: Step, together: Upper | None) -> Step:
+    def _shortened(self, step: Step, together: Sequence[Upper]) -> Step:
         """A node at the end of layers that are bounded together."""
-        before = self.steps.get(together.what.start) if together and isinstance(together.what, rules.Map) else None
-        if together is None or before is None or before.claim is None or step.claim is None:
+        found = [] if step.claim is None else [step.claim]
+        for claim in together:
+            before = self.steps.get(claim.what.start) if isinstance(claim.what, rules.Map) else None
+            if before is not None and before.claim is not None:
+                found.append(rules.along(claim, before.claim))
+        if len(found) == (step.claim is not None):
             return step
-        found = least(step.claim, rules.along(together, before.claim))
-        return Step(step.name, step.operator, step.rule, step.alone, found, step.heuristic, step.layer)
+        heuristic = math.inf if step.claim is None else step.heuristic
+        return Step(step.name, step.operator, step.rule, step.alone, least(*found), heuristic, step.layer)
 
     def _step(self, node: Node) -> Step:
         before = [self.steps[name] for name in node.inputs]

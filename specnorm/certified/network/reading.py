@@ -121,7 +121,7 @@ class Reader:
         return self._fresh[name, axis]
 
     def _add(self, name: str, width: int, axis: int, link: AffineMap | None) -> LinearCombination:
-        self.values.append(Value(name, width, link))
+        self.values.append(Value(name, width, link, axis))
         every = range(width)
         return LinearCombination((Term(len(self.values) - 1, every, every),), width, axis)
 

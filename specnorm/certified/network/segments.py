@@ -30,7 +30,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -40,18 +42,21 @@ from specnorm.certified.network.affine_maps import Segment, Subnetwork
 from specnorm.certified.network.kernels import Norms, fold_error, speaks_of
 from specnorm.certified.network.operators.base import FloatArray
 from specnorm.certified.network.rules import Map
-from specnorm.certified.network.subnetworks import joinable
-from specnorm.errors import MethodError
+from specnorm.certified.network.subnetworks import ENTRIES, joinable, size_of
+from specnorm.certified.stated import boxes_of, eigenvalue_at, norm_at
+from specnorm.errors import CertificateError, MethodError
 from specnorm.problem.spec import ConvSpec
 from specnorm.text import number
+from specnorm.types import ArrayOps
 
 WIDEST = 768
 """Channels on the smaller side of the kernel above which a run is cut, unless told otherwise."""
-TOLERANCE, TOLERANCE_OF_SUMS = 5e-4, 2e-3
-"""Relative width to which T and K are enclosed, or `Norms.rtol` where that is wider: weights that are nearly the best
-make the norm nearly the same at many frequencies, which takes long to prove closely."""
-SHARP = 1e-6
-"""The same of matrices, which have one frequency: it takes hardly longer, and is lost once for each layer."""
+SHARP, SHARPEST = 1e-6, 1e-10
+"""Relative width to which T and K of matrices, which have one frequency, are enclosed at most: it takes hardly longer
+than more. Those of kernels are enclosed to a share of `Norms.rtol`, so that the constant is within it; none to less
+than the second."""
+MOST = 2**29
+"""Entries of a kernel that is stated, about."""
 CENTRE = 0.5
 """c of the sums: K's smallest eigenvalue may be that much further from 0, twice, than its largest."""
 
@@ -175,8 +180,7 @@ def hermitian_kernel(of: Sequence[Edge]) -> FloatArray:
     """
     size = {a: kernel.shape[1] for a, _, kernel, _ in of} | {b: kernel.shape[0] for _, b, kernel, _ in of}
     offset = dict(zip(sorted(size), np.cumsum([0, *(size[v] for v in sorted(size))]).tolist(), strict=False))
-    ends = [[(p, p + n - 1) for p, n in zip(place, kernel.shape[2:], strict=True)] for _, _, kernel, place in of]
-    reach = [max(max(abs(first), abs(last)) for first, last in axis) for axis in zip(*ends, strict=True)]
+    reach = _reach(of)
     total = sum(size.values())
     whole = np.zeros((total, total, *(2 * r + 1 for r in reach)))
     for a, b, kernel, place in of:
@@ -187,6 +191,12 @@ def hermitian_kernel(of: Sequence[Edge]) -> FloatArray:
         whole[(there, here, *taps)] += kernel
         whole[(here, there, *mirrored)] += _reversed(kernel)
     return whole
+
+
+def _reach(of: Sequence[Edge]) -> list[int]:
+    """How far from place 0 the taps of edges are, at most, an axis."""
+    ends = [[(p, p + n - 1) for p, n in zip(place, kernel.shape[2:], strict=True)] for _, _, kernel, place in of]
+    return [max(max(abs(first), abs(last)) for first, last in axis) for axis in zip(*ends, strict=True)]
 
 
 def _reversed(kernel: FloatArray) -> FloatArray:
@@ -254,7 +264,7 @@ def constant_of_part(part: Segment, weights: Sequence[FloatArray], norms: Norms)
         raise MethodError("weights that differ between channels which are sorted together prove nothing.")
     alone = part.links[0].alone if len(part.links) == 1 else None
     if alone is None or alone.filter is None:
-        return _of_kernel(part, weights, max(norms.rtol, TOLERANCE if part.chain else TOLERANCE_OF_SUMS), norms)
+        return _of_kernel(part, weights, norms)
     before, after = weights
     what, steep = f"{' + '.join(part.links[0].names)}, weighted", part.links[0].steepest
     scale, shrink = alone.scale, None if np.all(before == 1) else before
@@ -269,14 +279,15 @@ def constant_of_part(part: Segment, weights: Sequence[FloatArray], norms: Norms)
     return _upper(found, what, f"its norm times the largest slope, {number(steepest, 'upper')}", norm)
 
 
-def _of_kernel(part: Segment, weights: Sequence[FloatArray], rtol: float, norms: Norms) -> Upper:
+def _of_kernel(part: Segment, weights: Sequence[FloatArray], norms: Norms) -> Upper:
     """The constant of links together, from the norm of T or K."""
     chain = part.chain
     kernel_of = chain_kernel if chain else hermitian_kernel
     whole = kernel_of(edges(part, weights))
     spec = ConvSpec.of(whole.shape)
-    if math.prod(whole.shape[2:]) == 1:
-        rtol = min(rtol, SHARP)
+    # s is lost once for each link, (2 s - 1) with s + c enclosed.
+    rtol = norms.rtol / (len(part.links) if chain else 2 * (1 + CENTRE) * part.depth)
+    rtol = max(min(rtol, SHARP) if math.prod(whole.shape[2:]) == 1 else rtol, SHARPEST)
     sums = any(len(link.terms) > len(link.sources) for link in part.links) or part.computed
     lost = fold_error(kernel_of(edges(part, weights, magnitudes=True)) if sums else whole, spec)
     if not chain:
@@ -285,11 +296,52 @@ def _of_kernel(part: Segment, weights: Sequence[FloatArray], rtol: float, norms:
     norm = norms.of_kernel(whole, rtol)
     if not speaks_of(norm, spec):
         raise HypothesisError(f"{norm.what} is not {spec}")
+    s = host.add_up(norm.value, lost) if chain else host.add_up(norm.value, lost, -CENTRE)
+    return _concluded(part, s, norm)
+
+
+def _concluded(part: Segment, s: float, norm: Upper) -> Upper:
+    """The constant of links together, from ||T|| <= s or K <= s."""
     names, count = " + ".join(name for link in part.links for name in link.names), len(part.links)
-    if chain:
-        s = host.add_up(norm.value, lost)
+    if part.chain:
         rule = f"LipSDP of a chain: |T| <= {number(s, 'upper')}, to the power of {count}"
         return _upper(host.mul_up(*[s] * count), f"{names}, weighted", rule, norm)
-    s = max(host.add_up(norm.value, lost, -CENTRE), 1.0)
+    s = max(s, 1.0)
     rule = f"LipSDP: K <= {number(s, 'upper')}, and (2 s - 1)^{part.depth}"
     return _upper(host.mul_up(*[host.add_up(s, s, -1.0)] * part.depth), f"{names}, weighted", rule, norm)
+
+
+def stated_kernel(part: Segment, weights: Sequence[FloatArray]) -> tuple[FloatArray, float, tuple[int, ...]]:
+    """T of a chain or K of other links, what the norm of rounding is at most, and how many taps an axis K has."""
+    part = replace(part, placed=True)
+    of, kernel_of = edges(part, weights), chain_kernel if part.chain else hermitian_kernel
+    taps = tuple(2 * r + 1 for r in _reach(of))
+    if sum(n for _, _, kernel, _ in of for n in kernel.shape[:2]) ** 2 * math.prod(taps) > MOST:
+        raise CertificateError("a kernel of all of these layers has too many entries")
+    whole, most = kernel_of(of), kernel_of(edges(part, weights, magnitudes=True))
+    return whole, fold_error(most, ConvSpec.of(most.shape)), taps
+
+
+@arithmetic.on_host()
+def constant_as_stated(
+    part: Segment, weights: Sequence[FloatArray], proof: Mapping[str, Any], upper: float, *, ops: ArrayOps
+) -> Upper:
+    """As `constant_of_part`, where ||T|| or K is at most ``upper`` by the cells of a proof (`certified.stated`).
+
+    Raises
+    ------
+    CertificateError
+        If it is not, or no statement can speak of the part, or of these weights.
+    """
+    widths = [part.width, *(link.width for link in part.links)]
+    if [len(each) for each in weights] != widths or not all(map(usable, weights)):
+        raise CertificateError(f"no weights of {widths} channels")
+    fits = all(link.fits(weight) for link, weight in zip(part.links, weights[1:], strict=True))
+    fits = fits and part.agrees and len(part.families | {"alone"}) < 3 and "alone" not in part.families
+    if not fits or math.prod(size_of(part)) > ENTRIES:
+        raise CertificateError("no statement can speak of these layers together, or of these weights")
+    whole, lost, taps = stated_kernel(part, weights)
+    boxes = boxes_of(proof, taps)
+    if part.chain:
+        return _concluded(part, upper, norm_at(whole[None], boxes, upper, lost=lost, ops=ops))
+    return _concluded(part, upper, eigenvalue_at(whole, boxes, upper, lost=lost, ops=ops))

@@ -6,14 +6,28 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
-from specnorm.certified.network.affine_maps import AffineMap, Segment, Subnetwork
-from specnorm.certified.network.graph import Graph
+import numpy as np
+
+from specnorm.certified.network.affine_maps import (
+    AffineMap,
+    Filter,
+    Placed,
+    Segment,
+    Subnetwork,
+    Term,
+    phased,
+)
+from specnorm.certified.network.graph import Graph, Layer
 from specnorm.certified.network.linear_combinations import Value
 from specnorm.certified.network.reading import Reader
+from specnorm.problem.spec import ConvSpec
 
 ENTRIES = 2**25
 """Most entries of a part's kernel."""
+MOST_PHASES = 16
+"""Of a pixel of the coarsest grid, where grids differ."""
 
 
 def runs(graph: Graph) -> list[Subnetwork]:
@@ -26,8 +40,7 @@ def runs(graph: Graph) -> list[Subnetwork]:
         for source in () if value.link is None else value.link.sources:
             readers[source].add(at)
     for start in range(len(values)):
-        for numbers in _joinable_parts(values, _longest(start, values, readers, reader.escaping, done)):
-            run = _run(values, numbers)
+        for numbers, run in _joinable_parts(values, _longest(start, values, readers, reader.escaping, done)):
             if len(run.links) > 1 or len(run.links[0].terms) > 1:
                 found.append(run)
                 done.update(numbers[1:])
@@ -57,16 +70,20 @@ def _longest(
     return [start]
 
 
-def _joinable_parts(values: Sequence[Value], numbers: Sequence[int]) -> Iterator[Sequence[int]]:
-    """The values in a row, cut where no statement can speak of what lies between two cuts."""
+def _joinable_parts(values: Sequence[Value], numbers: Sequence[int]) -> Iterator[tuple[Sequence[int], Subnetwork]]:
+    """The values in a row, cut where no statement can speak of what lies between two cuts; and as runs."""
     place = {number: at for at, number in enumerate(numbers)}
     blocks = blocks_of([[place[s] for s in _link(values[number]).sources] for number in numbers[1:]])
     begin = 0
     for first, last in [*itertools.pairwise(blocks), (blocks[-1], None)]:
-        if last is not None and joinable(_run(values, numbers[first : last + 1]).part(0, last - first), math.inf):
+        block = None if last is None else run_of(values, numbers[first : last + 1])
+        if block is not None and joinable(block.part(0, len(block.links)), math.inf):
             continue
         if first > begin:
-            yield numbers[begin : first + 1]
+            yield numbers[begin : first + 1], run_of(values, numbers[begin : first + 1])
+        phased = None if block is None else by_phases(block)
+        if phased is not None and last is not None and joinable(phased.part(0, len(phased.links)), math.inf):
+            yield numbers[first : last + 1], phased
         begin = first if last is None else last
 
 
@@ -75,15 +92,78 @@ def _link(value: Value) -> AffineMap:
     return value.link
 
 
-def _run(values: Sequence[Value], numbers: Sequence[int]) -> Subnetwork:
+def run_of(values: Sequence[Value], numbers: Sequence[int]) -> Subnetwork:
     """Some values with what each reads, numbered from 0."""
     place = {number: at for at, number in enumerate(numbers)}
     links = [_link(values[number]) for number in numbers[1:]]
-    own = [replace(x, terms=tuple(replace(t, source=place[t.source]) for t in x.terms)) for x in links]
+    own = [
+        replace(x, terms=tuple(replace(t, source=place[t.source]) for t in x.terms), node=values[number].node)
+        for x, number in zip(links, numbers[1:], strict=True)
+    ]
     first = values[numbers[0]]
     width = first.width * (1 if first.link is None else first.link.repeat)
     start = first.node if first.link is None else first.link.end
     return Subnetwork(start, width, tuple(own), tuple(blocks_of([link.sources for link in own])))
+
+
+def by_phases(run: Subnetwork) -> Subnetwork | None:
+    """The same on one grid, where strides differ: pixels of finer grids are channels, one for each phase (polyphase).
+
+    Sequences that are 0 outside a window are so phase by phase. None where grids do not fit, or borders are no zeros.
+    """
+    links, whole = run.links, run.part(0, len(run.links))
+    inner = all(link.open and link.repeat == 1 and link.groups is None for link in links)
+    if not whole.axes or not inner or whole.families - {"zeros"} or whole.computed:
+        return None
+    ones = (1,) * whole.axes
+    grids: dict[int, tuple[int, ...]] = {len(links): ones}
+    for at in range(len(links), 0, -1):
+        for term in links[at - 1].terms:
+            finer = tuple(a * b for a, b in zip(term.stride or ones, grids[at], strict=True))
+            if grids.setdefault(term.source, finer) != finer:
+                return None
+    if math.prod(grids[0]) > MOST_PHASES:
+        return None
+    made = []
+    for at, link in enumerate(links, 1):
+        count = math.prod(grids[at])
+        terms = tuple(_by_phases(term, grids[at], grids[term.source], whole.axes) for term in link.terms)
+        slopes = (np.repeat(link.slopes[0], count), np.repeat(link.slopes[1], count))
+        made.append(replace(link, terms=terms, width=link.width * count, slopes=slopes))
+    return replace(run, links=tuple(made))
+
+
+def _by_phases(term: Term, after: tuple[int, ...], before: tuple[int, ...], axes: int) -> Term:
+    """A term from all phases of what it reads (of the run's input: from its pixels) to all phases of its link."""
+    kernel, start = term.dense(axes, dilated=True)
+    placed: list[Placed] = []
+    for q in itertools.product(*map(range, after)):
+        # Output r n + q reads s (r n + q) + start + t.
+        there = tuple(a + s * p for a, s, p in zip(start, term.stride or (1,) * axes, q, strict=True))
+        placed.append(phased(kernel, there, before) if term.source else (kernel, there))
+    low = [min(0, *axis) for axis in zip(*(place for _, place in placed), strict=True)]
+    ends = [[p + n for p, n in zip(place, k.shape[2:], strict=True)] for k, place in placed]
+    size = [max(end) - a for end, a in zip(zip(*ends, strict=True), low, strict=True)]
+    found = np.zeros((len(term.rows), len(placed), placed[0][0].shape[1], *size))
+    for at, (each, place) in enumerate(placed):
+        taps = [slice(p - a, p - a + n) for p, a, n in zip(place, low, each.shape[2:], strict=True)]
+        of_phase = found[:, at]
+        of_phase[(slice(None), slice(None), *taps)] = each
+    whole: Any = found.reshape(-1, *found.shape[2:])
+    stride = (1,) * axes if term.source else before
+    geometry = {"stride": stride, "padding_mode": "zeros", "padding": tuple((-a, 0) for a in low)}
+    name = "identity" if term.filter is None else term.filter.layer.name
+    layer = Layer(name, lambda: whole, geometry, axes)
+    several, times = len(placed), math.prod(before) if term.source else 1
+    rows, reads = term.rows, term.reads
+    return Term(
+        term.source,
+        range(reads.start * times, reads.stop * times),
+        range(rows.start * several, rows.stop * several),
+        stride,
+        Filter(layer, geometry, ConvSpec.of(whole.shape, **geometry), None),
+        range(whole.shape[1]),
+    )
 
 
 def blocks_of(sources: Sequence[Sequence[int]]) -> list[int]:
@@ -105,11 +185,11 @@ def joinable(part: Segment, widest: float) -> bool:
         return True
     if "alone" in part.families or len(part.families) > 1 or not part.agrees:
         return False
-    rows, columns, taps = _size(part)
+    rows, columns, taps = size_of(part)
     return min(rows, columns) <= widest and rows * columns * taps <= ENTRIES
 
 
-def _size(part: Segment) -> tuple[int, int, int]:
+def size_of(part: Segment) -> tuple[int, int, int]:
     """Rows, columns and taps of the kernel of the statement, at most."""
     widths = part.widths
     leaves = [link.width if bool((link.slopes[0] < 0).any()) else 0 for link in part.links[:-1]]

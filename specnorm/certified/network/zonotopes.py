@@ -32,9 +32,9 @@ from specnorm.certified.network.ranges import consistent
 from specnorm.certified.network.subnetworks import blocks_of
 from specnorm.problem.spec import ConvSpec
 
-UNITS = 1024
-"""Most entries of the input and units that may switch, together."""
-ENTRIES = 2**23
+UNITS, INPUTS = 4096, 4096
+"""Most units that may switch, and most entries of the input."""
+ENTRIES = 2**24
 """Most entries of a value's matrices."""
 
 
@@ -108,6 +108,8 @@ class _Units:
         """Whether a value is a linear map of the input and functions with known slopes."""
         shape, operator = concrete(node.shape), node.operator
         if shape is None or any(name not in self.sums for name in node.inputs):
+            return False
+        if self.count * math.prod(shape) > ENTRIES:
             return False
         before = [self.sums[name] for name in node.inputs]
         found: _Sum | None = None
@@ -227,14 +229,19 @@ def unit_run(graph: Graph) -> Subnetwork | None:
     units = _Units(graph)
     first = units.nodes[start]
     whole = concrete(first.shape)
-    if whole is None or math.prod(whole) > UNITS:
+    if whole is None or math.prod(whole) > INPUTS:
         return None
     units.start(first)
-    for node in graph.pruned().nodes:
+    pruned = graph.pruned()
+    last = {name: at for at, node in enumerate(pruned.nodes) for name in node.inputs}
+    for at, node in enumerate(pruned.nodes):
         if not isinstance(node.operator, Input) and not units.read(node):
             return None
-        if units.count > UNITS:
+        if units.count - math.prod(whole) > UNITS:
             return None
+        for name in node.inputs:
+            if last[name] == at and name != end:
+                units.sums.pop(name, None)  # read by none that follow
     units.end(end)
     links = tuple(units.links)
     if any(not link.terms for link in links):

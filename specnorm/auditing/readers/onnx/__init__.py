@@ -7,23 +7,22 @@ by `reference`, where it is compared.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from specnorm.auditing.layers import ModelArrays, Sizes
-from specnorm.auditing.readers.onnx.tensors import Tensors
+from specnorm.auditing.readers.onnx.tensors import Tensors, initialisers
 from specnorm.auditing.readers.onnx.walk import Walk
 from specnorm.certified.network.graph import Graph
 from specnorm.errors import ModelFileError
 
 
 def prepare() -> None:
-    """Import what bounds a network."""
+    """Import what executes a network."""
     import onnx.reference
 
-    import specnorm.auditing.network
-
-    del onnx, specnorm
+    del onnx
 
 
 def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
@@ -58,7 +57,10 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
         asked.check_sizes()
         return asked.graph()
 
-    return ModelArrays(walk.tensors(), graph)
+    def stored() -> dict[str, Callable[[], Any]]:
+        return {name: c.load for name, c in initialisers(model, walk.reader.again()).items() if not c.refusal}
+
+    return ModelArrays(walk.tensors(), graph, stored=stored)
 
 
 def _is_text(message: Any) -> bool:

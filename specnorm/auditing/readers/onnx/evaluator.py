@@ -174,6 +174,22 @@ def _rnn(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     return [value for name, value in zip(node.output, both, strict=False) if name]
 
 
+def _group_norm(node: Any, opset: int, inputs: Inputs) -> list[Any]:
+    """As the standard has it: the evaluator's own takes no inputs."""
+    x, scale, bias = _first(inputs), inputs[1], inputs[2]
+    assert scale is not None  # for the type checker: none of them
+    assert bias is not None  # is ever left out
+    groups = _attribute(node, "num_groups", 1)
+    flat = x.reshape(x.shape[0], groups, -1)
+    flat = flat - flat.mean(axis=2, keepdims=True)
+    flat = flat / np.sqrt(
+        (flat * flat).mean(axis=2, keepdims=True) + _attribute(node, "epsilon", float(np.float32(1e-5)))
+    )
+    each = 1 if opset >= 21 else x.shape[1] // groups  # older ones have a scale for each group
+    wide = [np.repeat(given, each).reshape(-1, *(1,) * (x.ndim - 2)) for given in (scale, bias)]
+    return [flat.reshape(x.shape) * wide[0] + wide[1]]
+
+
 _SPECIAL: dict[str, Callable[[Any, int, Inputs], list[Any]]] = {
     **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), _pool),
     "ConvTranspose": _transposed,
@@ -181,4 +197,5 @@ _SPECIAL: dict[str, Callable[[Any, int, Inputs], list[Any]]] = {
     **dict.fromkeys(("GlobalMaxPool", "GlobalLpPool"), _global),
     "Unsqueeze": _unsqueeze,
     "RNN": _rnn,
+    "GroupNormalization": _group_norm,
 }

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from specnorm.auditing.readers.onnx.evaluator import evaluate
 from specnorm.auditing.readers.onnx.operators import OPERATORS
-from specnorm.auditing.readers.onnx.tensors import Tensors
+from specnorm.auditing.readers.onnx.tensors import Tensors, initialisers
 from specnorm.certified.network.model import Computed, NotExecutedError
 from specnorm.certified.network.operators.executed import UNITS
 from specnorm.certified.network.shapes import Shape, concrete
+from specnorm.certified.stated import digest
 
 ENTRIES = 2**27
 """Entries of all values together."""
@@ -53,11 +54,35 @@ class OnnxModel:
         opset: int,
         shapes: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, Shape | None]],
     ) -> None:
+        self._model = model
         self._graph = model.graph
         self._functions = len(model.functions)
         self._reader = reader
-        self._opset = opset
+        self.opset = opset
         self._shapes = shapes
+
+    def digests(self) -> dict[str, str]:
+        """What the file's arrays are known by, by name.
+
+        Raises
+        ------
+        NotExecutedError
+            If one is of no type that NumPy has.
+        """
+        found = initialisers(self._model, self._reader.again())
+        odd = next((name for name, c in found.items() if c.refusal or c.dtype == "bfloat16"), None)
+        if odd is not None:
+            raise NotExecutedError(f"the numbers of {odd} are of no type that NumPy has")
+        return {name: digest(c.load()) for name, c in found.items()}
+
+    def calls(self) -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...], dict[str, Any]]]:
+        """Operators of the graph: name, inputs, outputs, attributes that are numbers or words."""
+        word: Callable[[Any], Any] = lambda a: a.s.decode("utf-8", "replace")  # noqa: E731
+        kinds: dict[int, Callable[[Any], Any]] = {1: lambda a: a.f, 2: lambda a: a.i, 3: word, 7: lambda a: [*a.ints]}
+        for node in self._graph.node:
+            given = {a.name: kinds[a.type](a) if a.type in kinds else None for a in node.attribute}
+            name = node.op_type if node.domain in _DOMAINS else f"{node.domain}::{node.op_type}"
+            yield name, tuple(filter(None, node.input)), tuple(filter(None, node.output)), given
 
     def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:
         """Values by name, in the file's precision; see `specnorm.certified.network.model.Model`.
@@ -154,7 +179,7 @@ class OnnxModel:
                 if attribute.HasField("t"):
                     attribute.t.CopyFrom(self._reader.inlined(attribute.t))
             with np.errstate(all="ignore"):
-                found = evaluate(copy, self._opset, [values[name] if name else None for name in node.input])
+                found = evaluate(copy, self.opset, [values[name] if name else None for name in node.input])
         except Exception:  # whatever the evaluator raises for what it does not support
             return []
         named = zip([name for name in node.output if name], found, strict=False)

@@ -201,6 +201,11 @@ class Tensors:
         return replace(blank, load=lambda: _array(proto, read(), blank.shape, blank.dtype, stored, ""))
 
 
+def initialisers(model: Any, reader: Tensors) -> dict[str, Constant]:
+    """Arrays that a model's file holds, by name."""
+    return {proto.name: reader.describe(proto, proto.name) for proto in model.graph.initializer}
+
+
 def _whole(text: str) -> int:
     if not re.fullmatch("[0-9]{1,18}", text):
         raise ValueError(f"{text[:20]!r} is no whole number.")

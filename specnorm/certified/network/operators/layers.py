@@ -165,7 +165,8 @@ class Convolution(_Layered):
             return apply
 
         def back(y: FloatArray) -> FloatArray:
-            y = y[(..., *(slice(n - more) for n, more in zip(shape[2:], extra, strict=True)))]
+            whole: tuple[Any, ...] = (..., *(slice(n - more) for n, more in zip(shape[2:], extra, strict=True)))
+            y = y[whole]
             wide: Any = y.reshape(1, len(y), layer.shape[0])
             return np.asarray(layer.adjoint(wide)).reshape(len(y), *layer.shapes[0])
 

@@ -149,10 +149,10 @@ class Add(Linear):
         return Executed(stores=1)
 
     def alike(self, place: Place) -> frozenset[int]:
-        shapes = [*place.before, place.after]
-        if any(shape is None or len(shape) != len(shapes[0] or ()) for shape in shapes):
+        shapes = [shape or () for shape in (*place.before, place.after)]
+        if len({len(shape) for shape in shapes}) > 1:
             return frozenset()
-        return frozenset(axis for axis, sizes in enumerate(zip(*map(tuple, shapes), strict=True)) if len({*sizes}) == 1)
+        return frozenset(axis for axis, sizes in enumerate(zip(*shapes, strict=True)) if len({*sizes}) == 1)
 
     def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
         """By Cauchy and Schwarz: ``(sum a_i dx_i)^2 <= (sum t_i) sum a_i^2 dx_i^2 / t_i`` for any t_i > 0.
@@ -194,7 +194,9 @@ class Add(Linear):
             ]
 
         both = made(self.weights), made([abs(weight) for weight in self.weights])
-        return LinearMap(*both, 1 + len(others) + (self.over != 1), adjoint=adjoint, backward=math.prod(shape) + 3)
+        return LinearMap(
+            *both, 1 + len(others) + (self.over != 1), adjoint=adjoint, backward=math.prod(map(int, shape)) + 3
+        )
 
 
 class Concat(Linear):

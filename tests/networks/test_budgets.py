@@ -1,0 +1,194 @@
+"""More seconds or steps never answer worse, the better way is taken, and constants near 1 are proven closely."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from networks.dense_networks import Conv, draw, graph_of
+from networks.dense_sums import Network
+from numpy.typing import NDArray
+
+from specnorm.certified.network import operators
+from specnorm.certified.network.subnetworks import runs
+from specnorm.certified.network.zonotopes import anywhere, localised, unit_run
+from specnorm.networks import Graph, Layer, Measure, Multipliers, Node, Product, Scaled, bound
+
+Matrix = NDArray[np.float64]
+
+
+class Written:
+    """A network of matrices and functions, value by value."""
+
+    def __init__(self, width: int) -> None:
+        self.nodes = [Node("x", operators.Input(), (), (1, width))]
+
+    def __call__(self, operator: operators.Operator, width: int, *inputs: str) -> str:
+        name = f"v{len(self.nodes)}"
+        self.nodes.append(Node(name, operator, inputs or (self.nodes[-1].name,), (1, width)))
+        return name
+
+    def matrix(self, kernel: Matrix, *inputs: str) -> str:
+        layer = Layer(f"w{len(self.nodes)}", partial(np.asarray, kernel), {}, 0)
+        return self(operators.Matrix(layer), len(kernel), *inputs)
+
+    def graph(self) -> Graph:
+        return Graph(tuple(self.nodes), (self.nodes[-1].name,))
+
+
+def chain(widths: tuple[int, ...], seed: int) -> tuple[Graph, list[Matrix]]:
+    random = np.random.default_rng(seed)
+    kernels = [random.standard_normal((m, n)) / n**0.5 for n, m in itertools.pairwise(widths)]
+    net = Written(widths[0])
+    for at, kernel in enumerate(kernels):
+        net.matrix(kernel)
+        if at < len(kernels) - 1:
+            net(operators.ReLU(), len(kernel))
+    return net.graph(), kernels
+
+
+def residual(width: int, blocks: int, seed: int) -> Graph:
+    """x + B relu(A x), and a ReLU after each sum."""
+    random, net, here = np.random.default_rng(seed), Written(width), "x"
+    for _ in range(blocks):
+        first, second = 0.5 * random.standard_normal((2, width, width)) / width**0.5
+        inner = net(operators.ReLU(), width, net.matrix(first, here))
+        here = net(operators.ReLU(), width, net(operators.Add((1.0, 1.0)), width, here, net.matrix(second, inner)))
+    return net.graph()
+
+
+def almost_orthogonal(channels: int, seed: int) -> Graph:
+    """x - 2 W' T^-1 relu(W x), 1-Lipschitz by its T (SLL), with convolutions of three taps."""
+    random, size = np.random.default_rng(seed), 8
+    kernel = random.standard_normal((channels, channels, 3))
+    lags = np.stack([sum(kernel[:, :, t] @ kernel[:, :, t + s].T for t in range(3 - s)) for s in range(3)])
+    total = abs(lags[0]).sum(axis=1) + sum(abs(lag).sum(axis=1) + abs(lag.T).sum(axis=1) for lag in lags[1:])
+    back = np.flip(-2 * (kernel / total[:, None, None]).swapaxes(0, 1), axis=2)
+    shape, geometry = (1, channels, size), {"padding": 1}
+    nodes = [Node("x", operators.Input(), (), shape)]
+    for name, source, weight in (("u", "x", kernel), ("v", "z", back)):
+        layer = Layer(f"w{name}", partial(np.asarray, weight), geometry, 1)
+        nodes.append(Node(name, operators.Convolution(layer), (source,), shape))
+        if name == "u":
+            nodes.append(Node("z", operators.ReLU(), ("u",), shape))
+    nodes.append(Node("y", operators.Add((1.0, 1.0)), ("x", "v"), shape))
+    return Graph(tuple(nodes), ("y",))
+
+
+def flattened(seed: int, size: int = 8, channels: int = 3, classes: int = 4) -> tuple[Graph, list[Matrix]]:
+    """Two convolutions with functions after them, flattened, and a matrix; and the dense matrices."""
+    random = np.random.default_rng(seed)
+    kernels = [random.standard_normal(shape) / 3 for shape in ((channels, 1, 3), (channels, channels, 3))]
+    convs = [Conv(kernel, 1, 1, 1, False, "zeros", ((1, 1),), None, "relu") for kernel in kernels]
+    head = random.standard_normal((classes, channels * size)) / (channels * size) ** 0.5
+    body = graph_of(convs, (size,))
+    last = body.nodes[-1].name
+    flat = Node("flat", operators.Reshape((1, channels * size)), (last,), (1, channels * size))
+    out = Node("out", operators.Matrix(Layer("head", lambda: head, {}, 0)), ("flat",), (1, classes))
+    return Graph((*body.nodes, flat, out), ("out",)), [*(conv.matrix((size,)) for conv in convs), head]
+
+
+def upper(graph: Graph, method: Any = None, measure: Measure | None = None, **options: Any) -> float:
+    found = bound(graph, measure, method=method, check=False, **options).upper
+    assert found is not None
+    return found
+
+
+def sums() -> Graph:
+    net = Network(3, 2, (6,))
+    inner = net.function(net.conv("x", 3, 3, scale=0.3), "relu")
+    net.add("x", net.conv(inner, 2, 3, scale=0.3))
+    return Graph(tuple(net.nodes), (net.nodes[-1].name,))
+
+
+NETWORKS: dict[str, Callable[[], Graph]] = {
+    "matrices": lambda: chain((5, 8, 8, 8, 3), 0)[0],
+    "residual": lambda: residual(5, 2, 1),
+    "convolutions": lambda: graph_of(draw(2, layers=4, plain=True), (6,)),
+    "two axes": lambda: graph_of(draw(1, axes=2, layers=3, plain=True), (4, 4)),
+    "sums": sums,
+    "near 1": lambda: almost_orthogonal(2, 0),
+    "flattened": lambda: flattened(2, size=4, channels=2)[0],
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_more_steps_never_answer_worse(name: str) -> None:
+    graph = NETWORKS[name]()
+    found = [upper(graph, Product())] + [upper(graph, Multipliers(steps=n)) for n in (0, 1, 7, 20, 50, 100, 250)]
+    assert found == sorted(found, reverse=True)
+    assert found[-1] < 0.9 * found[0]
+
+
+def test_more_seconds_never_answer_worse() -> None:
+    graph = NETWORKS["convolutions"]()
+    for method in (Multipliers, Scaled):
+        found = [upper(graph, method(seconds=seconds)) for seconds in (1e-7, 1e-3, 0.03, 60)]
+        assert found == sorted(found, reverse=True)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_sixteen_matrices_are_within_one_percent_of_lipsdp(seed: int) -> None:
+    pytest.importorskip("clarabel", reason="it solves LipSDP's cone program")
+    from lipsdp import lipsdp
+
+    graph, kernels = chain((*(5,) * 16, 3), seed)
+    optimum = lipsdp(kernels)
+    assert optimum * (1 - 1e-6) <= upper(graph) <= optimum * 1.001
+
+
+def test_runs_are_cut_by_cost() -> None:
+    """A residual network of 18 matrices of 64 is one part; of convolutions only as many as seconds allow."""
+    (run,) = runs(residual(64, 9, 0))
+    assert Multipliers().parts(run) == [(0, 18)]
+    assert len(Multipliers(widest=768).parts(run)) == 2
+    assert len(Multipliers(seconds=0.1).parts(run)) > 2
+    graph = residual(8, 4, 0)
+    found, cut = (bound(graph, method=Multipliers(widest=widest), check=False) for widest in (None, 24))
+    assert [len(run.layers) for run in (*found.runs, *cut.runs)] == [1, 4]
+    assert found.upper is not None
+    assert cut.upper is not None
+    assert found.upper < 0.95 * cut.upper
+
+
+def test_constants_near_1_are_proven_closely() -> None:
+    graph = almost_orthogonal(3, 1)
+    found = bound(graph)
+    assert found.upper is not None
+    assert found.product is not None
+    assert 1 - 1e-9 <= found.upper <= 1.001 < 1.5 < found.product
+
+
+def test_tolerance_follows_the_one_asked_for() -> None:
+    """Of a chain and of sums: the same multipliers, proven more closely."""
+    for graph in (NETWORKS["convolutions"](), sums()):
+        wide, usual, close = (upper(graph, Multipliers(steps=20), Measure(rtol)) for rtol in (1e-2, 1e-3, 1e-5))
+        assert close <= usual <= close * (1 + 2e-3)
+        assert wide <= close * (1 + 2e-2)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_flattened_heads_are_bounded_unit_by_unit(seed: int) -> None:
+    graph, (first, second, head) = flattened(seed)
+    found = bound(graph)
+    channels = upper(graph, Multipliers(seconds=1e-3))  # too few for units
+    assert found.upper is not None
+    assert found.upper < 0.8 * channels
+    random, reached = np.random.default_rng(seed), 0.0
+    for share in np.linspace(0.3, 1, 100):
+        masks = [random.random(len(matrix)) < share for matrix in (first, second)]
+        whole = head @ (masks[1][:, None] * second) @ (masks[0][:, None] * first)
+        reached = max(reached, float(np.linalg.norm(whole, 2)))
+    assert reached <= found.upper
+
+
+def test_inputs_are_no_units() -> None:
+    graph, _ = chain((1100, 6, 6, 2), 0)
+    run = unit_run(localised(graph, anywhere(graph)))
+    assert run is not None
+    assert [link.width for link in run.links] == [6, 6, 2]
+    assert upper(graph) < 0.9 * upper(graph, Product())
