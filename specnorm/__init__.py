@@ -62,6 +62,7 @@ from specnorm.training import init, step, step_many
 
 if TYPE_CHECKING:
     from specnorm.auditing import audit
+    from specnorm.probable import operator_norm
 
 __all__ = [
     "METHODS",
@@ -113,6 +114,7 @@ __all__ = [
     "init",
     "matrix_norm",
     "measure",
+    "operator_norm",
     "power_iteration",
     "power_norm",
     "rescale",
@@ -139,4 +141,8 @@ def __getattr__(name: str) -> Any:
         from specnorm.auditing import audit
 
         return audit
+    if name == "operator_norm":
+        from specnorm.probable import operator_norm
+
+        return operator_norm
     raise AttributeError(f"module 'specnorm' has no attribute {name!r}")

@@ -35,6 +35,7 @@ LEVELS = (
         "folding",
         "matrices",
         "norms",
+        "probable",
         "projections",
         "proving",
         "robustness",

@@ -30,7 +30,8 @@ def identity(call: Call, *, self: Moving, other: Moving = None) -> Made:
     """The same entries in the same places, or their real parts; ``other`` says a dtype."""
     del other
     if not first_of(self).is_complex() or first_of(call.node).is_complex():
-        return Made(ops.Identity(), (self,))
+        same = first_of(self).dtype == first_of(call.node).dtype
+        return Made(ops.Identity() if same else ops.Cast(), (self,))
     pairs, ndim = (*call.shape, 2), len(call.shape)
     first = ops.Slice(((ndim, 0, 1, 1),)), (*call.shape, 1)
     whole = ops.Reshape(call.shape), call.shape

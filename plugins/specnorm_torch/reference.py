@@ -16,7 +16,8 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves
 
 from specnorm.certified.network.model import Computed, NotExecutedError
-from specnorm.certified.network.operators.base import UNITS, FloatArray
+from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.operators.executed import UNITS
 from specnorm.errors import TranslationError
 from specnorm_torch.calls import constant_of, numbers
 from specnorm_torch.modules import at_inference

@@ -31,6 +31,7 @@ from specnorm.types import AnyArray
 
 if TYPE_CHECKING:
     from specnorm.certified.network.graph import Graph
+    from specnorm.networks.answer import NetworkBound
 
 __all__ = ["Report", "Row", "audit", "draw", "read_onnx", "render"]
 
@@ -229,26 +230,9 @@ def _audit(
         from specnorm.auditing.certifying import claims_of  # for few
 
         stated, missing = claims_of(model, found, rows)
-    # Of a part of the layers there is no network.
-    size = place["input_shape by name"] or (None if settings.input_shape == "file" else settings.input_shape)
     network = remainder = None
-    if patterns is None and model.network is not None:  # without a graph nothing of networks is imported
-        from specnorm.auditing.network import network_of
-
-        seconds = None if settings.budget in (None, math.inf) else max(isolated.GRAPH_SECONDS, 10 * settings.budget)
-        between, near = place["input_range"], place["radius"]
-        bound = partial(
-            network_of,
-            model,
-            rows,
-            size,
-            input_range=between,
-            near=near,
-            certificate=certificate,
-            progress=progress,
-            seconds=seconds,
-        )
-        network, remainder = bound(), bound(residual=True) if residual else None
+    if patterns is None and model.network is not None:  # of a part of the layers there is no network
+        network, remainder = _networks(model, rows, settings, place, residual, certificate, progress)
         for name, one in (("the network", network), ("x - f(x)", remainder)):
             try:
                 stated = stated if stated is None or one is None else stated + one.certificate
@@ -260,6 +244,27 @@ def _audit(
         own_version(), path, tuple(rows), tuple(selection.skipped), network, drawn, made, unmeasured, selection.matched,
         left_out, remainder, stated, tuple(missing),
     )  # fmt: skip
+
+
+def _networks(
+    model: ModelArrays,
+    rows: list[Row],
+    settings: Settings,
+    place: Mapping[str, Any],
+    residual: bool,
+    certificate: bool,
+    progress: Progress | None,
+) -> tuple[NetworkBound | None, NetworkBound | None]:
+    """The network's constant, and that of what it leaves of its input."""
+    from specnorm.auditing.network import network_of  # without a graph nothing of networks is imported
+
+    size = place["input_shape by name"] or (None if settings.input_shape == "file" else settings.input_shape)
+    seconds = None if settings.budget in (None, math.inf) else max(isolated.GRAPH_SECONDS, 10 * settings.budget)
+    bound = partial(
+        network_of, model, rows, size, input_range=place["input_range"], near=place["radius"],
+        certificate=certificate, progress=progress, seconds=seconds,
+    )  # fmt: skip
+    return bound(), bound(residual=True) if residual else None
 
 
 def _check(settings: Settings) -> None:

@@ -28,12 +28,13 @@ def certified_accuracy(
     *,
     local: bool = False,
     budget: float | None = None,
+    execution: str | None = None,
     method: Method | None = None,
     measure: Measure | None = None,
     known: Margins | None = None,
     progress: Tell | None = None,
 ) -> CertifiedAccuracy:
-    """Share of samples whose label no change within a radius can move, in real arithmetic.
+    """Share of samples whose label no change within a radius can move, in real arithmetic or as executed.
 
     Constants everywhere come first (`margins`). With ``local``, what they leave open is attacked, then bounded on its
     ball (`Radii`). Each sample is looked at alone: the numbers do not depend on the others.
@@ -51,6 +52,10 @@ def certified_accuracy(
         Look at what constants everywhere leave open.
     budget : float, optional
         Seconds that a sample may take at each radius; None: a fixed number of steps.
+    execution : {"float32", "float16", "bfloat16"}, optional
+        How the network is executed: what is stored in that precision, and summed in float32 in any order, has the label
+        for every input in the ball whose entries are numbers of that precision. None: real arithmetic. Where a sample
+        is "unsafe", its label changes in real arithmetic.
     method : Product, Scaled or Multipliers, optional
         For the constants everywhere; default: ``Multipliers()``.
     known : Margins, optional
@@ -61,11 +66,12 @@ def certified_accuracy(
     Raises
     ------
     MethodError
-        If the network does not end with a matrix or has no bound, or samples, labels and radii do not fit.
+        If the network does not end with a matrix or has no bound, or samples, labels and radii do not fit, or what an
+        operator rounds where it is executed is not known.
     """
     asked, measure = radii_of(radii), measure or Measure()
     known = margins(graph, measure, method=method) if known is None else known
-    of = Radii(graph, known, measure, budget)
+    of = Radii(graph, known, measure, budget, execution)
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y)
     if x.ndim < 1 or y.shape != x.shape[:1] or math.prod(x.shape[1:]) != math.prod(of.shape):
         raise MethodError(

@@ -181,10 +181,15 @@ class Ascent:
     ----------
     before : Ascent, optional
         On what ``bounds`` is a part of: this one begins where that ended.
+    needed : float
+        What every row has to be above.
     """
 
-    def __init__(self, bounds: LinearBounds, name: str, rows: FloatArray, before: Ascent | None = None) -> None:
+    def __init__(
+        self, bounds: LinearBounds, name: str, rows: FloatArray, before: Ascent | None = None, needed: float = 0.0
+    ) -> None:
         self.bounds, self.name, self.rows = bounds, name, rows
+        self.needed: float = needed if before is None else before.needed
         self.network = bounds.network
         self.unknown: dict[str, _Unknown] = {}
         self.trace: Trace = {}
@@ -194,8 +199,8 @@ class Ascent:
 
     @property
     def positive(self) -> bool:
-        """Whether every row is."""
-        return bool((self.best.low > 0).all())
+        """Whether every row is, or above what is needed."""
+        return bool((self.best.low > self.needed).all())
 
     def improved(self, steps: int, clock: Clock) -> Ascent:
         """After some steps, or as many as are needed, or there is time for."""
@@ -278,7 +283,7 @@ class Ascent:
                 continue
             low, high = curve.breaks[0], curve.breaks[-1]
             bend = abs(curve.slope[1] - curve.slope[0]) * np.maximum(-low * high, 0.0) / (high - low + 1e-300)
-            cost = (abs(kept.coefficients)[self.best.low <= 0] * bend).max(axis=0, initial=0.0)
+            cost = (abs(kept.coefficients)[self.best.low <= self.needed] * bend).max(axis=0, initial=0.0)
             at = int(cost.argmax())
             if cost[at] > (0.0 if best is None else best[0]):
                 best = float(cost[at]), self.network.nodes[name].inputs[0], int(curve.at[at])

@@ -55,13 +55,13 @@ class Margins:
         """Of each logit, shape (classes,)."""
         return self.logits.high
 
-    def radii(self, logits: NDArray[np.floating], labels: NDArray[np.integer]) -> FloatArray:
+    def radii(self, logits: NDArray[np.floating] | Interval, labels: NDArray[np.integer]) -> FloatArray:
         """Radius of the ball around each sample in which the label cannot change, rounded down; 0 where it is wrong.
 
         Parameters
         ----------
-        logits : array, shape (samples, classes)
-            Taken as exact: what the framework rounded in them is not counted.
+        logits : array or Interval, shape (samples, classes)
+            Numbers are taken as exact: what the framework rounded in them is not counted.
         labels : array, shape (samples,)
 
         Returns
@@ -70,9 +70,10 @@ class Margins:
         """
         return np.array([float(radius) for radius in self.proven(logits, labels)])
 
-    def proven(self, logits: NDArray[np.floating], labels: NDArray[np.integer]) -> list[Lower]:
+    def proven(self, logits: NDArray[np.floating] | Interval, labels: NDArray[np.integer]) -> list[Lower]:
         """`radii`, as claims."""
-        numbers, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
+        numbers = logits.low if isinstance(logits, Interval) else np.asarray(logits, dtype=np.float64)
+        labels = np.asarray(labels)
         classes = len(self.upper)
         if numbers.ndim != 2 or numbers.shape[1] != classes or labels.shape != numbers.shape[:1]:
             raise MethodError(
@@ -83,7 +84,14 @@ class Margins:
             raise MethodError(f"labels from {labels.min()} to {labels.max()}; expected whole numbers 0..{classes - 1}.")
         if not np.isfinite(numbers).all():
             raise MethodError("logits that are not finite; there is no margin.")
-        return rules.radii(numbers, labels, self.differences)
+        return rules.radii(logits if isinstance(logits, Interval) else numbers, labels, self.differences)
+
+
+def _wrong(logits: NDArray[np.floating] | Interval, labels: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Whether another logit is the largest; of intervals, for sure."""
+    if not isinstance(logits, Interval):
+        return np.asarray(logits.argmax(axis=1) != labels)
+    return np.asarray(logits.low.max(axis=1) > np.take_along_axis(logits.high, labels[:, None], axis=1)[:, 0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +110,8 @@ class CertifiedAccuracy:
         "safe": the label is proven to stay; "unsafe": it is wrong, or an input of the ball changes it; else "open".
     changed : mapping of int to array
         By sample that is unsafe: an input that changes its label, within the least of the radii where one was found.
+    counted : bool
+        Whether the rounding of the logits is counted; else they were taken as exact.
     """
 
     radii: FloatArray
@@ -110,16 +120,17 @@ class CertifiedAccuracy:
     margins: Margins
     status: NDArray[np.str_]
     changed: Mapping[int, FloatArray] = field(default_factory=dict)
+    counted: bool = True
 
     @classmethod
     def of(
         cls,
         known: Margins,
-        logits: NDArray[np.floating],
+        logits: NDArray[np.floating] | Interval,
         labels: NDArray[np.integer],
         radii: Sequence[float],
     ) -> CertifiedAccuracy:
-        """From the logits of samples, by constants alone.
+        """From the logits of samples, by constants alone; of numbers, rounding is not counted.
 
         Raises
         ------
@@ -129,8 +140,9 @@ class CertifiedAccuracy:
         asked, radius = radii_of(radii), known.radii(logits, labels)
         # Strictly less: at the radius itself two logits may be equal.
         safe = radius > asked[:, None]
-        wrong = (radius == 0) & (logits.argmax(axis=1) != labels)
-        return cls.told(known, asked, radius, np.where(safe, "safe", np.where(wrong, "unsafe", "open")))
+        wrong = (radius == 0) & _wrong(logits, np.asarray(labels))
+        found = cls.told(known, asked, radius, np.where(safe, "safe", np.where(wrong, "unsafe", "open")))
+        return replace(found, counted=isinstance(logits, Interval))
 
     @classmethod
     def told(

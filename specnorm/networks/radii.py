@@ -11,19 +11,22 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified.bound import Lower, greatest
+from specnorm.certified.bound import Lower, Upper, greatest, least
 from specnorm.certified.interval import Interval
 from specnorm.certified.network import margins as rules
 from specnorm.certified.network.execution import inside, moved_up, run_with_errors
 from specnorm.certified.network.graph import Graph, concrete
 from specnorm.certified.network.linear_bounds import LinearBounds
 from specnorm.certified.network.linear_reading import Network
-from specnorm.certified.network.operators.base import FloatArray, Pointwise
+from specnorm.certified.network.operators.base import FloatArray, NoBoundError, Pointwise
+from specnorm.certified.network.roundings import EXECUTIONS, AtCentre, Roundings
 from specnorm.clock import Clock
 from specnorm.errors import MethodError
+from specnorm.networks.bounding import bounded, prepared
 from specnorm.networks.linear import STEPS, Ascent, located, read
 from specnorm.networks.margins import Margins
 from specnorm.networks.measuring import Measure
+from specnorm.networks.methods import Product
 
 TRIES = 8
 """Radii that are tried for each input."""
@@ -32,6 +35,8 @@ FURTHEST = 64.0
 PARTS = 16
 """Parts of a ball at most, without a budget; with one, as many as there is time for."""
 MOST_PARTS = 4096
+HALVES, FARTHEST, SHY = 20, 1e6, 0.999
+"""Of a radius by constants less roundings that is tried, how large it is at most, and what is left of a guess."""
 AGAIN = 12
 """Steps of an ascent on a part."""
 ATTACKS, PUSHES = 3, 12
@@ -50,17 +55,21 @@ class Radii:
         Of the network, everywhere.
     budget : float, optional
         Seconds a sample and radius; None: a fixed number of steps.
+    execution : {"float32", "float16", "bfloat16"}, optional
+        The label is that of the network as it is executed (`certified.network.roundings`). Attacks are in real
+        arithmetic always.
 
     Raises
     ------
     MethodError
-        If the network has other inputs or outputs.
+        If the network has other inputs or outputs, or what an operator of it rounds is not known.
     """
 
     graph: Graph
     known: Margins
     measure: Measure = field(default_factory=Measure)
     budget: float | None = None
+    execution: str | None = None
 
     def __post_init__(self) -> None:
         ends = [concrete(self.graph.by_name[name].shape) for name in (*self.graph.inputs, *self.graph.outputs)]
@@ -71,6 +80,17 @@ class Radii:
         self.shape, self.classes = ends[0], ends[1][1]
         self.output = self.graph.outputs[0]
         self.network: Network = read(self.graph, self.measure)
+        self.roundings = None if self.execution is None else executed(self.graph, self.execution, self.measure)
+        self._around: tuple[bytes, AtCentre] | None = None
+
+    def around(self, x: FloatArray) -> AtCentre | None:
+        """Roundings around a sample; None: of real arithmetic."""
+        if self.roundings is None:
+            return None
+        key = x.tobytes()
+        if self._around is None or self._around[0] != key:
+            self._around = key, self.roundings.at(x)
+        return self._around[1]
 
     def logits(self, x: FloatArray) -> Interval:
         """Of one sample, their rounding counted."""
@@ -78,21 +98,41 @@ class Radii:
 
     def by_constants(self, x: FloatArray, label: int) -> Lower:
         """By the constants everywhere; 0 where the label is not proven to be the sample's."""
-        return rules.radii(self.logits(x), np.array([label]), self.known.differences)[0]
+        at = self.around(x)
+        found = rules.radii(self.logits(x) if at is None else at.output, np.array([label]), self.known.differences)[0]
+        return found if at is None or not found.value else self._less_roundings(at, label, found.value)
+
+    def _less_roundings(self, at: AtCentre, label: int, most: float) -> Lower:
+        """Where the error, as if it were linear, leaves a margin; else by halves."""
+        low, high = 0.0, min(most, FARTHEST)
+        start, end = at.error(low), at.error(high)
+        tries = [high / 2**k for k in range(HALVES)]
+        if start is not None and end is not None:
+            first, last = math.sqrt(2) * start.value, math.sqrt(2) * end.value
+            margin = np.delete(at.output.low[0, label] - at.output.high[0], label) - first
+            slopes = np.delete(self.known.differences.high[label], label) + (last - first) / high
+            if not (margin > 0).all():
+                return rules.NO_RADIUS
+            tries.insert(0, float(np.min(margin / slopes, initial=high)) * SHY)
+        found = (rules.radius_as_executed(at, label, self.known.differences, radius) for radius in tries)
+        return next((radius for radius in found if radius is not None), rules.NO_RADIUS)
 
     def proven(self, x: FloatArray, label: int, radius: float) -> Lower | None:
         """A ball's radius, if no difference of logits reaches 0 in it."""
         clock = Clock.of(self.budget)
-        rows = rules.rows_of(label, self.classes)
+        rows, at = rules.rows_of(label, self.classes), self.around(x)
+        needed = rules.needed(at, radius)
+        if needed == math.inf:
+            return None
         for anew in (False, True):
             bounds = located(self.network, x, radius, anew=anew, clock=clock)
-            ascent = Ascent(bounds, self.output, rows).improved(STEPS if anew else 0, clock)
-            found = rules.radius_of([(bounds, ascent.best)])
+            ascent = Ascent(bounds, self.output, rows, needed=needed).improved(STEPS if anew else 0, clock)
+            found = rules.radius_of([(bounds, ascent.best)], at)
             if found is not None:
                 return found
-        return self._in_parts(ascent, clock)
+        return self._in_parts(ascent, at, clock)
 
-    def _in_parts(self, whole: Ascent, clock: Clock) -> Lower | None:
+    def _in_parts(self, whole: Ascent, at: AtCentre | None, clock: Clock) -> Lower | None:
         """Cut where a sign alone costs the most, and again where that is not enough."""
         open_parts, done = [whole], []
         most = PARTS if self.budget is None else MOST_PARTS
@@ -107,7 +147,7 @@ class Radii:
             for above in (False, True):
                 bounds = part.bounds.cut(*place, above)
                 open_parts.append(Ascent(bounds, part.name, part.rows, part).improved(AGAIN, clock))
-        return rules.radius_of(done)
+        return rules.radius_of(done, at)
 
     def attacked(self, x: FloatArray, label: int, radius: float) -> FloatArray | None:
         """An input of the ball, and of its box, whose label is not proven to be that one; None: none is found."""
@@ -173,6 +213,27 @@ class Radii:
         return np.zeros(self.shape)
 
 
+def executed(graph: Graph, execution: str, measure: Measure) -> Roundings:
+    """What a network rounds where it is executed.
+
+    Raises
+    ------
+    MethodError
+        If there is no such execution, or what an operator rounds is not known.
+    """
+    if execution not in EXECUTIONS:
+        raise MethodError(f"execution={execution!r}; expected None, {', '.join(map(repr, EXECUTIONS))}.")
+    steps = [step for of in (graph, prepared(graph)) for step in bounded(of, measure, Product()).nodes]
+    constants: dict[str, Upper] = {}
+    for step in steps:
+        if step.claim is not None and math.isfinite(step.claim.value):
+            constants[step.name] = least(step.claim, constants.get(step.name))
+    try:
+        return Roundings(graph, EXECUTIONS[execution], measure, constants)
+    except NoBoundError as error:
+        raise MethodError(f"execution={execution!r}: what the network rounds is not known. {error}") from error
+
+
 def local_radii(
     graph: Graph,
     inputs: NDArray[np.floating],
@@ -216,9 +277,9 @@ def local_radii(
     if len(inputs) != len(logits) or math.prod(inputs.shape[1:]) != math.prod(of.shape):
         raise MethodError(f"inputs of shape {inputs.shape}; expected {len(logits)} samples of shape {of.shape[1:]}.")
     found = known.proven(logits, labels)
-    for at, least in enumerate(found):
-        if 0 < least < math.inf:
-            found[at] = _largest(of, inputs[at].reshape(of.shape), int(labels[at]), least, tries)
+    for at, radius in enumerate(found):
+        if 0 < radius < math.inf:
+            found[at] = _largest(of, inputs[at].reshape(of.shape), int(labels[at]), radius, tries)
     return np.array([float(radius) for radius in found])
 
 

@@ -192,3 +192,19 @@ def test_inputs_are_no_units() -> None:
     assert run is not None
     assert [link.width for link in run.links] == [6, 6, 2]
     assert upper(graph) < 0.9 * upper(graph, Product())
+
+
+@pytest.mark.parametrize("depth", [1, 4, 16])
+def test_sandwich_layers_are_at_most_1(depth: int) -> None:
+    """LBDN's, as their authors write them: scales on both sides of the function, 13.6 a layer by the product."""
+    random, n, net = np.random.default_rng(depth), 8, Written(8)
+    slopes = np.eye(n)
+    for _ in range(depth):
+        basis, _ = np.linalg.qr(random.standard_normal((2 * n, n)))
+        scale = np.exp(random.standard_normal(n))
+        first, second = 2**0.5 * basis[n:].T / scale[:, None], 2**0.5 * basis[:n] * scale
+        net.matrix(first)
+        net(operators.ReLU(), n)
+        net.matrix(second)
+        slopes = second @ ((random.random(n) < 0.9)[:, None] * (first @ slopes))
+    assert np.linalg.norm(slopes, 2) <= upper(net.graph()) <= 1.001

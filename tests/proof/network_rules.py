@@ -148,7 +148,7 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "a loop that is not finite": lambda: loops.Loop(**(MATRICES | {"read": np.array([[np.inf]])})),
     "slopes the wrong way round": lambda: loops.Loop(**(MATRICES | {"slopes": SLOPES[::-1]})),
     "a multiplier too many": lambda: looped(np.ones(2)),
-    "a negative multiplier": lambda: looped(-np.ones(1)),
+    "a negative multiplier of a loop": lambda: looped(-np.ones(1)),
     "a gain of nothing": lambda: looped(gain=1e-200),
     "the norm of another loop": lambda: looped(measure=Lying()),
     "a state space of another shape": lambda: loops.StateSpace(HALF, HALF, HALF, np.ones((2, 1))),

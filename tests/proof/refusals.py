@@ -30,6 +30,8 @@ from specnorm.certified.network.graph import Graph, Node
 from specnorm.certified.network.linear_bounds import LinearBounds
 from specnorm.certified.network.linear_reading import Network
 from specnorm.certified.network.operators import Input, ReLU
+from specnorm.certified.network.roundings import EXECUTIONS, AtCentre, Roundings
+from specnorm.certified.network.rules import Map
 from specnorm.certified.symbol import cover, grid
 from specnorm.certified.symbol.cells import Cells, Circulant, dft, dft_points, torus
 from specnorm.certified.symbol.cover import cover_blocks, limits_sq, on_grid
@@ -65,6 +67,11 @@ def ball() -> LinearBounds:
 
 
 BALLS = ball(), ball()
+
+
+def around(*centre: float) -> AtCentre:
+    """Roundings of the same network."""
+    return Roundings(LINES, EXECUTIONS["float32"], NOTHING, {"y": assumed(1.0, Map("x", "y"))}).at(np.array(centre))
 
 
 def foreign_part() -> LinearBounds:
@@ -242,6 +249,10 @@ REFUSED: dict[str, Callable[[], object]] = {
     ),
     "parts of two balls": lambda: margins.radius_of(
         [(ball.cut("x", 0, side), BELOW) for ball, side in zip(BALLS, (False, True), strict=True)]
+    ),
+    "roundings around another input": lambda: margins.radius_of([(BALLS[0], BELOW)], around(0.0, 1.0)),
+    "a constant of another value": lambda: Roundings(
+        LINES, EXECUTIONS["float32"], NOTHING, {"y": assumed(1.0, Map("y", "x"))}
     ),
     "a part of another network": lambda: margins.radius_of([(BALLS[0], BELOW), (foreign_part(), BELOW)]),
     "a cut that leaves nothing": lambda: BALLS[0].cut("x", 1, False),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from assumptions import assumed, assumed_lower, interval
 from methods import test_deflation, test_subspace
+from networks.executing import FOOLED, dense
 from oracle import dense_matrix
 from proof.network_rules import NETWORK_CHECKS
 from proof.refusals import BALLS, CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
@@ -29,6 +30,8 @@ from specnorm.certified.network import margins
 from specnorm.certified.symbol.cells import dft_points, torus
 from specnorm.certified.symbol.cover import cover_blocks, on_grid
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
+from specnorm.networks import Measure
+from specnorm.networks.radii import executed
 from specnorm.problem.frequencies import half_grid
 from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec
@@ -162,10 +165,23 @@ def radii() -> Iterator[tuple[Lower | None, float]]:
     yield margins.radius_of([(bounds, interval(np.zeros(1), np.ones(1)))]), 0.0
 
 
+def as_executed() -> Iterator[tuple[Upper | Lower | None, float]]:
+    """A product halfway between two numbers of float16; and logits that are the input, 2 apart."""
+    graph, centre = FOOLED["storage"][:2]
+    at = executed(graph, "float16", Measure()).at(np.asarray(centre))
+    yield at.error(0.0), 2.0**-11 - 2.0**-21
+    differences = interval(np.zeros((2, 2)), math.sqrt(2) * np.asarray([[0.0, 1.0], [1.0, 0.0]]))
+    at = executed(dense(np.eye(2)), "float32", Measure()).at(np.asarray([3.0, 1.0]))
+    yield margins.radius_as_executed(at, 0, differences, 1.4), math.sqrt(2)
+    yield margins.radius_as_executed(at, 0, differences, 1.5), math.sqrt(2)
+
+
 CHECKS: dict[str, Check] = {
     **NETWORK_CHECKS,
     "radii": radii,
     "radius_of": radii,
+    "AtCentre.error": as_executed,
+    "radius_as_executed": as_executed,
     "Upper.plus": arithmetic,
     "Upper.times": arithmetic,
     "Upper.over": arithmetic,

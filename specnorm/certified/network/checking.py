@@ -17,7 +17,8 @@ import numpy as np
 from specnorm.certified.network.execution import Inputs, Value, executed, probes, samples, sizes
 from specnorm.certified.network.graph import Graph, Node
 from specnorm.certified.network.model import Computed, Model, NotExecutedError
-from specnorm.certified.network.operators.base import FloatArray, NotRunError, smallest
+from specnorm.certified.network.operators.base import FloatArray, NotRunError
+from specnorm.certified.network.operators.executed import smallest
 from specnorm.certified.network.operators.sources import Constant, Input, Random, Unknown
 from specnorm.certified.network.regions import Ball, Box
 from specnorm.certified.network.shapes import Shape

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from specnorm.certified import arithmetic, host
 from specnorm.certified.bound import HypothesisError, Lower, Upper, _lower
-from specnorm.certified.interval import Interval, _interval, point
+from specnorm.certified.interval import Interval, _interval, around, point
 from specnorm.certified.network.kernels import ROUNDINGS
 from specnorm.certified.network.linear_bounds import Cut, LinearBounds
 from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.roundings import AtCentre
 
 RADIUS = "the radius in which a label stays"
+NO_RADIUS = _lower(0.0, RADIUS, "no radius is negative")
 
 
 @arithmetic.on_host()
@@ -88,6 +90,51 @@ def radii(logits: NDArray[np.float64] | Interval, labels: NDArray[np.integer], d
     return [_lower(each, RADIUS, "least margin over its constant") for each in found]
 
 
+@arithmetic.on_host()
+def radius_as_executed(at: AtCentre, label: int, differences: Interval, radius: float) -> Lower | None:
+    """A ball's radius, if the executed logits of no input in it reach the label's; None if one's may.
+
+    Each of two logits is off by an entry of the error, their difference by at most root of two times its norm.
+
+    Parameters
+    ----------
+    at : AtCentre
+        Of the ball's centre.
+    differences : Interval
+        Constants (classes, classes) of the differences of two logits.
+    """
+    error, logits = at.error(radius), at.output
+    if error is None or logits.shape != (1, len(differences.low)):
+        return None
+    (low,), (high,) = logits.ends
+    others = np.arange(len(low)) != label
+    margin = host.next_down(low[label] - high[others])
+    moved = host.next_up(differences.high[label][others] * radius)
+    if not bool((margin > host.next_up(moved + _of_difference(error))).all()):
+        return None
+    return _lower(radius, RADIUS, "margins less what constants and roundings move", error)
+
+
+@arithmetic.on_host()
+def of_executed(logits: NDArray[np.float64], inputs: NDArray[np.float64], at: AtCentre) -> Interval:
+    """Exact logits (samples, classes) from those that were executed, for inputs anywhere around a centre.
+
+    Parameters
+    ----------
+    logits : array, shape (samples, classes)
+        Computed as ``at``'s execution says, in any order of sums.
+    inputs : array, shape (samples, ...)
+    """
+    (centre,) = at.exact[at.roundings.input].low.reshape(1, -1)
+    away = host.next_up(np.abs(inputs.reshape(len(inputs), -1) - centre))
+    error = at.error(float(np.max(host.norm_up(away), initial=0.0)))
+    return around(logits, np.full(logits.shape, math.inf if error is None else error.value))
+
+
+def _of_difference(error: Upper) -> float:
+    return host.mul_up(host.root_up(2), error.value)
+
+
 def rows_of(label: int, classes: int) -> FloatArray:
     """Of the label's logit less each of the others, shape (classes - 1, 1, classes)."""
     rows = np.zeros((classes - 1, 1, classes))
@@ -96,21 +143,38 @@ def rows_of(label: int, classes: int) -> FloatArray:
     return rows
 
 
-def radius_of(found: Sequence[tuple[LinearBounds, Interval]]) -> Lower | None:
+def radius_of(found: Sequence[tuple[LinearBounds, Interval]], at: AtCentre | None = None) -> Lower | None:
     """A ball's radius, if no difference of logits reaches 0 in it; None if one may.
 
     Parameters
     ----------
     found : sequence of (LinearBounds, Interval)
         Parts of the ball and the rows' bounds on each. Together they are the ball.
+    at : AtCentre, optional
+        Of its centre: the logits are those that are executed. None: of real arithmetic.
     """
     balls = {(id(each.network), id(each.whole)) for each, _ in found}
     if len(balls) != 1 or not _together([each.cuts for each, _ in found]):
         raise HypothesisError("parts that are not all of one ball")
-    if not all(bool((differences.low > 0).all()) for _, differences in found):
+    lost, bounds = needed(at, found[0][0].radius), found[0][0]
+    if at is not None and not _same_centre(at, bounds):
+        raise HypothesisError("roundings around another input")
+    if not all(bool((differences.low > lost).all()) for _, differences in found):
         return None
     said = "linear bounds of the differences on ball and box"
-    return _lower(found[0][0].radius, RADIUS, said if len(found) == 1 else f"{said}, in {len(found)} parts")
+    said = said if at is None else f"{said}, less what roundings move"
+    return _lower(bounds.radius, RADIUS, said if len(found) == 1 else f"{said}, in {len(found)} parts")
+
+
+def needed(at: AtCentre | None, radius: float) -> float:
+    """What a difference of logits has to be above on a ball, so that the executed one is above 0."""
+    error = None if at is None else at.error(radius)
+    return 0.0 if at is None else math.inf if error is None else _of_difference(error)
+
+
+def _same_centre(at: AtCentre, bounds: LinearBounds) -> bool:
+    one, other = at.exact[at.roundings.input].low, bounds.exact[bounds.network.input].low
+    return one.size == other.size and bool((one.reshape(-1) == other.reshape(-1)).all())
 
 
 def _together(cuts: Sequence[Sequence[Cut]]) -> bool:

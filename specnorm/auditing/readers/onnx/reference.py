@@ -18,7 +18,7 @@ from specnorm.auditing.readers.onnx.evaluator import evaluate
 from specnorm.auditing.readers.onnx.operators import OPERATORS
 from specnorm.auditing.readers.onnx.tensors import Tensors, initialisers
 from specnorm.certified.network.model import Computed, NotExecutedError
-from specnorm.certified.network.operators.base import UNITS
+from specnorm.certified.network.operators.executed import UNITS
 from specnorm.certified.network.shapes import Shape, concrete
 from specnorm.certified.stated import digest
 

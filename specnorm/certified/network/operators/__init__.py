@@ -10,6 +10,7 @@ from specnorm.certified.network.operators.joins import Choose, Compare, Maximum,
 from specnorm.certified.network.operators.layers import Convolution, Layer, Matrices, Matrix
 from specnorm.certified.network.operators.linear import Add, Broadcast, Concat, Mean, Merge, Pad, Scale, Sum
 from specnorm.certified.network.operators.moves import (
+    Cast,
     Conjugate,
     Entries,
     Flatten,
@@ -71,8 +72,8 @@ from specnorm.certified.network.operators.windows import (
 
 __all__ = [
     "CELU", "ELU", "GELU", "Abs", "AdaptiveAveragePool", "AdaptiveMaxPool", "Add", "Arctan", "Attention", "AveragePool",
-    "Broadcast", "Centre", "Choose", "Compare", "ComplexPart", "Concat", "Conjugate", "Constant", "Convolution", "Cos",
-    "Entries", "Erf", "Exp", "Flatten", "Fourier", "Gather", "GroupSort", "HardSigmoid", "HardSwish", "HardTanh",
+    "Broadcast", "Cast", "Centre", "Choose", "Compare", "ComplexPart", "Concat", "Conjugate", "Constant", "Convolution",
+    "Cos", "Entries", "Erf", "Exp", "Flatten", "Fourier", "Gather", "GroupSort", "HardSigmoid", "HardSwish", "HardTanh",
     "Held", "Hypot", "Identity", "Input", "L2Pool", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log", "LogSigmoid",
     "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish", "Multiple",
     "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "PReLU", "Pad", "Permute", "Place",

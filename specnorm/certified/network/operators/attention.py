@@ -22,7 +22,8 @@ import numpy as np
 
 from specnorm.certified import host
 from specnorm.certified.interval import Interval, enclosing, point
-from specnorm.certified.network.operators.base import FloatArray, NoBoundError, NotRunError, Operator, Place, smallest
+from specnorm.certified.network.operators.base import FloatArray, NoBoundError, NotRunError, Operator, Place
+from specnorm.certified.network.operators.executed import smallest
 
 POWERS = 3
 """Gram matrices of Gram matrices, whose Frobenius norm bounds a norm: within r^(1/16) for a matrix of rank r."""

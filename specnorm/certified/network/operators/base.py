@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from specnorm.certified import host
 from specnorm.certified.interval import Interval, enclosing
+from specnorm.certified.network.operators.executed import EXACT, Executed, Format, smallest
 from specnorm.certified.network.shapes import Shape, concrete
 
 FloatArray: TypeAlias = NDArray[Any]
@@ -139,6 +140,8 @@ class Operator:
     """`lipschitz`, where it is the same for all shapes and fields."""
     rises: ClassVar[bool] = False
     """Whether each entry of the value rises with the entries of the inputs, computed without rounding."""
+    rounds_nothing: ClassVar[bool] = False
+    """Whether each entry of the value is one of the inputs', or one's negative, or 0, in any precision."""
     keeps_channels: ClassVar[bool] = False
     """Whether it treats every channel (axis 1) by itself and alike, entry-wise functions and layers apart."""
 
@@ -220,6 +223,12 @@ class Operator:
         """The same by linear operators and functions of each entry, for inputs of some shapes; None: there is none."""
         return None
 
+    def executed(self, place: Place, format: Format) -> Executed:
+        """What is computed in its place where values are stored in a format; `NoBoundError` where that is not known."""
+        if self.rounds_nothing:
+            return EXACT
+        raise NoBoundError("what is rounded where it is executed is not known here")
+
     def named(self) -> tuple[tuple[str, Any], ...]:
         """Fields by name, for a digest."""
         return tuple((each.name, getattr(self, each.name)) for each in dataclasses.fields(self))
@@ -280,6 +289,7 @@ class Move(Linear):
 
     rule = "select"
     lipschitz_constant = 1.0
+    rounds_nothing = True
     moves = True
 
     def moved(self, x: FloatArray) -> FloatArray:
@@ -377,10 +387,6 @@ class Pointwise(Operator):
         return low.min(axis=1), high.max(axis=1)
 
 
-UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-"""Unit roundoffs; TensorFloat-32 has that of float16."""
-
-
 def multiplied(constant: FloatArray, factor: float) -> Ends:
     """A constant times a number, and by how much that may be off."""
     found = constant * factor
@@ -391,8 +397,3 @@ def added(one: FloatArray, other: FloatArray) -> Ends:
     """The sum of two constants, and by how much that may be off."""
     found = one + other
     return found, abs(found) * 2.0**-52
-
-
-def smallest(unit: float) -> float:
-    """The smallest number above 0 of an arithmetic: what underflow may take from a product."""
-    return {2.0**-53: 2.0**-1074, 2.0**-11: 2.0**-24, 2.0**-8: 2.0**-133}.get(unit, 2.0**-149)

@@ -14,7 +14,8 @@ import numpy as np
 
 from specnorm.certified import host
 from specnorm.certified.interval import enclosing
-from specnorm.certified.network.operators.base import Ends, FloatArray, Pointwise, smallest
+from specnorm.certified.network.operators.base import Ends, FloatArray, Pointwise
+from specnorm.certified.network.operators.executed import smallest
 
 Extent: TypeAlias = tuple[float, float]
 Turn: TypeAlias = tuple[Extent, Extent]

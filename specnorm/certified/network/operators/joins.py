@@ -13,18 +13,10 @@ from numpy.typing import NDArray
 
 from specnorm.certified import host
 from specnorm.certified.interval import Interval
-from specnorm.certified.network.operators.base import (
-    Ends,
-    FloatArray,
-    NoBoundError,
-    Operator,
-    Place,
-    Program,
-    Sizes,
-    smallest,
-)
+from specnorm.certified.network.operators.base import Ends, FloatArray, NoBoundError, Operator, Place, Program, Sizes
 from specnorm.certified.network.operators.broadcasting import gathered, spread
 from specnorm.certified.network.operators.curvature import TINY
+from specnorm.certified.network.operators.executed import smallest
 from specnorm.certified.network.operators.linear import Add, Scale
 from specnorm.certified.network.operators.piecewise import ReLU
 from specnorm.certified.network.operators.steep import HINT, over
@@ -35,6 +27,7 @@ class Extreme(Operator):
 
     rule = "extreme"
     rises = True
+    rounds_nothing = True
 
     def lipschitz(self, place: Place) -> float:
         return self.combine([1.0] * len(place.before), place)

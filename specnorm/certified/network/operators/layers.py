@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from specnorm.certified.network.operators.base import (
     FloatArray,
     Linear,
     LinearMap,
+    NoBoundError,
     NotRunError,
     Offset,
     Operator,
@@ -24,6 +25,7 @@ from specnorm.certified.network.operators.base import (
     Sizes,
 )
 from specnorm.certified.network.operators.broadcasting import in_parts
+from specnorm.certified.network.operators.executed import SINGLE, Executed, Format
 from specnorm.errors import GeometryError, KernelError
 from specnorm.problem import layer_map
 from specnorm.problem.spec import ConvSpec
@@ -72,13 +74,40 @@ class Layer:
             ) from error
 
 
-class Convolution(Linear):
-    """Convolution or transposed convolution of (samples, channels, *spatial) with a constant kernel."""
+class _Layered(Linear):
+    """A layer with a kernel, and a bias."""
+
+    layer: Layer
+    bias: Offset | None = None
+
+    def _executed(self, terms: int, format: Format) -> Executed:
+        """Sums of so many products and a bias, whose numbers are rounded to nearest where they are stored."""
+        kernel, none = self.layer.kernel(), np.zeros(())
+        added, off = (none, none) if self.bias is None else self.bias()
+        if np.any(off) or self.layer.error is not None:
+            raise NoBoundError("its kernel or its bias is computed besides")
+        if format.digits < SINGLE.digits and not (SINGLE.holds(kernel) and SINGLE.holds(added)):
+            raise NoBoundError(f"its kernel is stored in more than float32: convert the model before {format.name}")
+        near = format.stored(kernel), format.stored(np.asarray(added, dtype=np.float64))
+        if not all(np.isfinite(each).all() for each in near):
+            raise NoBoundError(f"its kernel or its bias is beyond the numbers of {format.name}")
+
+        def with_numbers(k: FloatArray, b: FloatArray) -> Operator:
+            layer = replace(self.layer, load=lambda: k, transposed=False, to_host=np.asarray)
+            return replace(self, layer=layer, bias=None if self.bias is None else lambda: (b, none))
+
+        change = near[0] - kernel, near[1] - added
+        apart = any(each.any() for each in change)
+        return Executed(terms + 1, 1, with_numbers(*near), with_numbers(*change) if apart else None)
+
+
+class Convolution(_Layered):
+    """Convolution or transposed convolution of (samples, channels, *spatial) with a constant kernel.
+
+    Its layer has one spatial axis or more.
+    """
 
     rule = "layer"
-    layer: Layer
-    """With one spatial axis or more."""
-    bias: Offset | None = None
     extra: tuple[int, ...] = ()
     """Rows behind the last one of each spatial axis that hold the bias alone: of a transposed convolution whose output
     padding is beyond what is cropped."""
@@ -96,6 +125,11 @@ class Convolution(Linear):
             return self._at(before, kernel) if np.all(np.isfinite(kernel)) else None
         except (GeometryError, KernelError):
             return None
+
+    def executed(self, place: Place, format: Format) -> Executed:
+        kernel = self.layer.kernel()
+        spec = ConvSpec.of(kernel.shape, **self.layer.geometry)
+        return self._executed(_by_output(kernel, spec).reshape(spec.cout, -1).shape[1], format)
 
     def _at(self, before: Sizes, kernel: FloatArray) -> LinearMap | None:
         geometry = dict(self.layer.geometry)
@@ -159,17 +193,22 @@ def _by_output(kernel: FloatArray, spec: ConvSpec) -> FloatArray:
     return np.moveaxis(split, 1, 2)
 
 
-class Matrix(Linear):
-    """Product with a constant matrix K of shape (out, in), `Layer.transposed` taken into account."""
+class Matrix(_Layered):
+    """Product with a constant matrix K of shape (out, in), `Layer.transposed` taken into account.
+
+    Its layer has no spatial axes.
+    """
 
     rule = "layer"
-    layer: Layer
-    """Without spatial axes."""
-    bias: Offset | None = None
     alpha: float = 1.0
     """A number that the product is multiplied by."""
     side: Literal["right", "left"] = "right"
     """"right": ``alpha * x @ K.T`` along the last axis; "left": ``alpha * K @ x`` along the last but one."""
+
+    def executed(self, place: Place, format: Format) -> Executed:
+        if self.alpha != 1:
+            raise NoBoundError("what a product times a number rounds is not known")
+        return self._executed(self.layer.kernel().shape[1], format)
 
     def alike(self, place: Place) -> frozenset[int]:
         ndim = len(place.after or ())

@@ -21,6 +21,7 @@ from specnorm.certified.network.operators.base import (
     Place,
     Sizes,
 )
+from specnorm.certified.network.operators.executed import EXACT, Executed, Format
 from specnorm.certified.network.shapes import Shape, concrete
 from specnorm.problem.padding import padding_count
 
@@ -70,6 +71,17 @@ class Scale(Linear):
             return None
         values = values if self.exact else np.where(values == 0, 0.0, host.next_up(host.inflate(values, 14)))
         return [base.times_up(weights, values, values)]
+
+    def executed(self, place: Place, format: Format) -> Executed:
+        if self.offset is not None:
+            raise NoBoundError("it adds what was computed with its scale: fold batch normalisation into the layer")
+        values = np.asarray(self.values, dtype=np.float64)
+        if np.isin(values, (-1.0, 0.0, 1.0)).all():
+            return EXACT
+        if not format.scales(values):
+            raise NoBoundError(f"its constants are beyond the normal numbers of {format.name}")
+        # The constant, its inverse where it divides, and the product.
+        return Executed(stores=4)
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         values = np.asarray(self.values, dtype=np.float64)
@@ -131,6 +143,11 @@ class Add(Linear):
         total = host.add_up(*(host.mul_up(abs(weight), bound) for weight, bound in terms))
         return total if self.over == 1 else host.mul_up(total, host.div_up(1.0, self.over))
 
+    def executed(self, place: Place, format: Format) -> Executed:
+        if len(self.weights) != 2 or self.over != 1 or not set(self.weights) <= {-1.0, 1.0}:
+            raise NoBoundError("what a weighted sum, or one of several values, rounds is not known")
+        return Executed(stores=1)
+
     def alike(self, place: Place) -> frozenset[int]:
         shapes = [shape or () for shape in (*place.before, place.after)]
         if len({len(shape) for shape in shapes}) > 1:
@@ -189,6 +206,7 @@ class Concat(Linear):
     """
 
     rule = "stack"
+    rounds_nothing = True
     moves = True
     axis: int
     new: bool = False
@@ -210,6 +228,7 @@ class Merge(Linear):
     """The first value, whose entries at some flat positions are those of the second, in order."""
 
     rule = "stack"
+    rounds_nothing = True
     moves = True
     at: FloatArray
     """Positions in the first value; none twice."""
@@ -235,6 +254,7 @@ class Broadcast(Linear):
     """Broadcast to a shape, by NumPy's rules: the root of the number of copies."""
 
     rule = "broadcast"
+    rounds_nothing = True
     moves = True
     target: tuple[int, ...]
     """It may have fewer axes than the value, or 1 where the value has more (ONNX's Expand): both are broadcast."""
@@ -261,6 +281,13 @@ class _Reduction(Linear):
         sizes = [None] if before is None else [before[axis] for axis in self.axes]
         known = [n for n in sizes if isinstance(n, int)]
         return math.prod(known) if len(known) == len(sizes) else None
+
+    def executed(self, place: Place, format: Format) -> Executed:
+        count = self._count(place.before[0])
+        if not count:
+            raise NoBoundError("it sums numbers whose count is not known: give the input shape")
+        # A mean is a sum that is stored, and a quotient, or a product with an inverse, that is.
+        return Executed(count + 2, 2, growth=float(count) if isinstance(self, Mean) else 1.0)
 
     def alike(self, place: Place) -> frozenset[int]:
         before = place.before[0] or ()
@@ -338,6 +365,11 @@ class Pad(Linear):
             unknown = n is None and self.mode == "reflect"
             counts.append(1 + first + last if unknown else padding_count(first, last, n, self.mode))
         return host.root_up(math.prod(counts))
+
+    def executed(self, place: Place, format: Format) -> Executed:
+        if not format.holds(self.value):
+            raise NoBoundError(f"{self.value!r}, what it pads with, is no number of {format.name}")
+        return EXACT
 
     def alike(self, place: Place) -> frozenset[int]:
         ndim = len(place.after or ())

@@ -11,7 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.certified import host
-from specnorm.certified.network.operators.base import FloatArray, LinearMap, Move, NotRunError, Place, Sizes
+from specnorm.certified.network.operators.base import (
+    FloatArray,
+    LinearMap,
+    Move,
+    NotRunError,
+    Place,
+    Sizes,
+)
 
 
 class SameOrder(Move):
@@ -39,6 +46,12 @@ class Identity(SameOrder):
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         # Casts to another precision are identities.
         return unit * abs(result)
+
+
+class Cast(Identity):
+    """The same entries, in another precision, which is rounded to."""
+
+    rounds_nothing = False
 
 
 class Reshape(SameOrder):

@@ -25,8 +25,8 @@ from specnorm.certified.network.operators.base import (
     Operator,
     Place,
     Sizes,
-    smallest,
 )
+from specnorm.certified.network.operators.executed import smallest
 from specnorm.certified.network.operators.steep import HINT
 from specnorm.certified.network.shapes import Shape, concrete
 

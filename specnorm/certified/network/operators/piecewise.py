@@ -9,8 +9,9 @@ from typing import ClassVar, NamedTuple, TypeAlias
 import numpy as np
 
 from specnorm.certified import host
-from specnorm.certified.network.operators.base import Ends, FloatArray
+from specnorm.certified.network.operators.base import Ends, FloatArray, NoBoundError, Place
 from specnorm.certified.network.operators.curvature import Curved, Extent, Line
+from specnorm.certified.network.operators.executed import EXACT, Executed, Format
 
 Numbers: TypeAlias = float | FloatArray
 
@@ -163,6 +164,15 @@ class Kinked(Piecewise):
         plain = all(np.isin(side, (-1.0, 0.0, 1.0)).all() for side in self.sides())
         return 0.0 if plain and not self.slack() else (4 * unit + self.slack()) * abs(result)
 
+    def executed(self, place: Place, format: Format) -> Executed:
+        sides = np.concatenate([np.ravel(np.asarray(side, dtype=np.float64)) for side in self.sides()])
+        if np.isin(sides, (-1.0, 0.0, 1.0)).all():
+            return EXACT
+        if self.slack() or not format.scales(sides):
+            raise NoBoundError(f"its slopes are computed, or beyond the normal numbers of {format.name}")
+        # The slope, and the product.
+        return Executed(stores=3)
+
     def _around(self, side: Numbers) -> tuple[Numbers, Numbers]:
         slack = self.slack()
         if not slack:
@@ -248,6 +258,11 @@ class HardTanh(Piecewise):
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         # The limits are rounded.
         return np.where(np.isin(result, (self.low, self.high)), 2 * unit * abs(result), 0.0)
+
+    def executed(self, place: Place, format: Format) -> Executed:
+        if not (self.low <= self.high and format.holds(self.low) and format.holds(self.high)):
+            raise NoBoundError(f"its limits {self.low!r} and {self.high!r} are no numbers of {format.name}")
+        return EXACT
 
 
 class HardSigmoid(Piecewise):

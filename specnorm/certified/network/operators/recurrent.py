@@ -15,8 +15,8 @@ from specnorm.certified.network.operators.base import (
     Operator,
     Place,
     Pointwise,
-    smallest,
 )
+from specnorm.certified.network.operators.executed import smallest
 from specnorm.certified.network.operators.layers import Layer
 
 

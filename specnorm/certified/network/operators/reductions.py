@@ -20,10 +20,10 @@ from specnorm.certified.network.operators.base import (
     Place,
     Program,
     Sizes,
-    smallest,
     times_up,
 )
 from specnorm.certified.network.operators.broadcasting import gathered, spread
+from specnorm.certified.network.operators.executed import smallest
 from specnorm.certified.network.operators.moves import Identity, Squeeze
 from specnorm.certified.network.operators.windows import Along
 from specnorm.certified.network.shapes import concrete
@@ -45,6 +45,7 @@ class _End(Length):
     """The largest or the smallest entry along axes."""
 
     rises = True
+    rounds_nothing = True
     join: ClassVar[np.ufunc]
 
     def run(self, *values: FloatArray) -> FloatArray:

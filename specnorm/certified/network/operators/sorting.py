@@ -23,6 +23,7 @@ class Sorted(Operator):
     rule = "select"
     lipschitz_constant = 1.0
     rises = True
+    rounds_nothing = True
 
 
 class Sort(Sorted):
@@ -71,6 +72,7 @@ class SignParts(Operator):
 
     rule = "select"
     lipschitz_constant = 1.0
+    rounds_nothing = True
     axis: int
     negative_first: bool = False
 

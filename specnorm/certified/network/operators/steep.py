@@ -12,8 +12,9 @@ import numpy as np
 
 from specnorm.certified import host
 from specnorm.certified.interval import enclosing
-from specnorm.certified.network.operators.base import Ends, FloatArray, NoBoundError, Place, smallest
+from specnorm.certified.network.operators.base import Ends, FloatArray, NoBoundError, Place
 from specnorm.certified.network.operators.curvature import ROUNDINGS, TINY, Curved
+from specnorm.certified.network.operators.executed import smallest
 
 MOST = 16
 """Largest whole exponent of a power."""

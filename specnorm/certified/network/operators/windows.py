@@ -24,9 +24,9 @@ from specnorm.certified.network.operators.base import (
     Place,
     Program,
     Sizes,
-    smallest,
 )
 from specnorm.certified.network.operators.broadcasting import in_parts, last_sizes
+from specnorm.certified.network.operators.executed import Executed, Format, smallest
 from specnorm.certified.network.operators.joins import Maximum, Minimum
 from specnorm.certified.network.operators.moves import Gather
 from specnorm.certified.network.shapes import Shape
@@ -72,6 +72,11 @@ class Windows:
         if self.padding is None or len(before) < len(self.kernel):
             return None
         return self.along(Place((before,)), count_padding=count_padding)
+
+
+def means(count: int) -> Executed:
+    """Means of so many numbers: a sum that is stored, and a quotient, or a product with an inverse, that is."""
+    return Executed(count + 2, 2, growth=float(count))
 
 
 def _pairs(before: Shape | None, outputs: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -126,6 +131,7 @@ class _Maximum(Operator):
     rule = "max_pool"
     keeps_channels = True
     rises = True
+    rounds_nothing = True
 
     def _reads(self, before: Sizes) -> list[list[list[int]]] | None:
         """Pixels of each window along each of the last axes; None where they are not known."""
@@ -244,6 +250,11 @@ class AveragePool(Linear):
             known.append(host.div_up(math.prod(self.windows.kernel), abs(self.divisor)))
         return host.mul_up(*known)
 
+    def executed(self, place: Place, format: Format) -> Executed:
+        if self.divisor is not None:
+            raise NoBoundError("what a divisor of its own rounds is not known")
+        return means(math.prod(self.windows.kernel))
+
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         found = self.windows.at(before, count_padding=self.count_padding)
         if found is None or self.divisor == 0:
@@ -273,6 +284,10 @@ class AdaptiveAveragePool(Linear):
     def lipschitz(self, place: Place) -> float:
         pairs = _pairs(place.before[0], self.outputs)
         return host.mul_up(*(axes.weights_norm_up(axes.adaptive_rows(n, m)) for n, m in pairs))
+
+    def executed(self, place: Place, format: Format) -> Executed:
+        pairs = _pairs(place.before[0], self.outputs)
+        return means(math.prod(max(map(len, axes.adaptive_windows(n, m)), default=0) for n, m in pairs))
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         if len(before) < len(self.outputs):

@@ -1,0 +1,102 @@
+"""How an operator is executed in another precision than real arithmetic: what is stored, and what is rounded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray: TypeAlias = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A binary floating-point format with gradual underflow, rounded to nearest.
+
+    Parameters
+    ----------
+    name : str
+    digits : int
+        Of the significand.
+    smallest, normal, largest : float
+        The smallest positive number, the smallest normal one, and the largest finite one.
+    """
+
+    name: str
+    digits: int
+    smallest: float
+    normal: float
+    largest: float
+
+    @property
+    def unit(self) -> float:
+        """Unit roundoff."""
+        return 2.0**-self.digits
+
+    def stored(self, x: FloatArray) -> FloatArray:
+        """Numbers of float64 rounded to nearest, ties to even; infinite where they overflow."""
+        exponent = np.frexp(np.where(np.isfinite(x), x, 0.0))[1]
+        # Powers of two: the quotient and the product are exact.
+        quantum = np.maximum(np.ldexp(1.0, exponent - self.digits), self.smallest)
+        with np.errstate(all="ignore"):
+            found = np.rint(x / quantum) * quantum
+        return np.where(abs(found) <= self.largest, found, np.copysign(np.inf, x))
+
+    def holds(self, x: FloatArray | float) -> bool:
+        """Whether numbers are of this format; infinite ones are."""
+        wide = np.asarray(x, dtype=np.float64)
+        return bool((self.stored(wide) == wide).all())
+
+    def scales(self, x: FloatArray) -> bool:
+        """Whether numbers and their inverses are 0 or stored with a small relative error."""
+        size = abs(x[x != 0])
+        return bool(np.isfinite(x).all() and ((size >= 2 * self.normal) & (size <= 0.5 / self.normal)).all())
+
+
+DOUBLE = Format("float64", 53, 2.0**-1074, 2.0**-1022, float(np.finfo(np.float64).max))
+SINGLE = Format("float32", 24, 2.0**-149, 2.0**-126, (2 - 2.0**-23) * 2.0**127)
+HALF = Format("float16", 11, 2.0**-24, 2.0**-14, 65504.0)
+BRAIN = Format("bfloat16", 8, 2.0**-133, 2.0**-126, (2 - 2.0**-7) * 2.0**127)
+UNITS = {each.name: each.unit for each in (DOUBLE, SINGLE, HALF, BRAIN)}
+"""Unit roundoffs; TensorFloat-32 has that of float16."""
+
+
+def smallest(unit: float) -> float:
+    """The smallest number above 0 of an arithmetic: what underflow may take from a product."""
+    return {each.unit: each.smallest for each in (DOUBLE, HALF, BRAIN)}.get(unit, SINGLE.smallest)
+
+
+@dataclass(frozen=True, eq=False)
+class Executed:
+    """What is computed in place of ``A x + b``, or of a function that rounds its value alone.
+
+    The sum is off by at most ``gamma(sums) (|A'| |x| + |b'|)``, A' and b' as they are stored, in the precision that
+    sums are made in and in any order, with or without fused products; then the value is rounded ``stores`` times in
+    the precision of what is stored. Neither: it is exact.
+
+    Parameters
+    ----------
+    stored : Operator or None
+        With A' and b'; None: constants are stored as they are.
+    change : Operator or None
+        Their differences to A and b; None: none.
+    growth : float
+        How much larger than ``|A'| |x|`` and than the value what is computed on the way may be.
+    """
+
+    sums: int = 0
+    stores: int = 0
+    stored: Any = None
+    change: Any = None
+    growth: float = 1.0
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is rounded."""
+        return not (self.sums or self.stores or self.change)
+
+
+EXACT = Executed()
+"""Each entry of the value is one of the inputs', or one's negative, or 0."""

@@ -1,0 +1,290 @@
+"""No executed network is further from the exact one than is proven, in any order of sums; each term is needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from networks.executing import FOOLED, STORE, cancelling, dense, execute, layer, mixed, shape_of
+
+from specnorm.certified.network import roundings
+from specnorm.certified.network.graph import Graph, Node
+from specnorm.certified.network.operators import (
+    Add,
+    Cast,
+    HardTanh,
+    Input,
+    LeakyReLU,
+    Matrix,
+    Pad,
+    PReLU,
+    Reflection,
+    ReLU,
+    Scale,
+    Tanh,
+)
+from specnorm.certified.network.operators.executed import BRAIN, HALF, SINGLE, Format
+from specnorm.certified.network.operators.linear import normalisation
+from specnorm.certified.network.roundings import AtCentre
+from specnorm.errors import MethodError
+from specnorm.networks import Measure, certified_accuracy
+from specnorm.networks.radii import Radii, executed
+
+Array = Any
+
+
+def around(graph: Graph, x: Array, execution: str) -> AtCentre:
+    return executed(graph, execution, Measure()).at(np.asarray(x, dtype=np.float64))
+
+
+def bound(graph: Graph, x: Array, execution: str, radius: float) -> float:
+    found = around(graph, x, execution).error(radius)
+    return math.inf if found is None else found.value
+
+
+def exact(graph: Graph, x: Array) -> Array:
+    """In double precision: what it rounds is beyond what these tests look at."""
+    return graph.run({"x": np.asarray(x, dtype=np.float64).reshape(shape_of(graph.by_name["x"]))})[graph.outputs[0]]
+
+
+def seen(graph: Graph, x: Array, execution: str, orders: int) -> float:
+    """The largest error of some orders at one input, whose entries are stored exactly."""
+    rng, truth = np.random.default_rng(0), exact(graph, x)
+    assert np.array_equal(STORE[execution](x), np.asarray(x, dtype=np.float64))
+    return max(float(np.linalg.norm(execute(graph, x, execution, rng) - truth)) for _ in range(orders))
+
+
+def drawn(rng: np.random.Generator, *sizes: int) -> Graph:
+    matrices = [rng.standard_normal((o, i)) / np.sqrt(i) for i, o in itertools.pairwise(sizes)]
+    return dense(*matrices, biases=[rng.standard_normal(o) for o in sizes[1:]])
+
+
+TIMES = {
+    "dense": {"float32": 200, "float16": 50, "bfloat16": 50},
+    "mixed": {"float32": 1000, "float16": 200, "bfloat16": 200},
+}
+"""How many times what is seen is proven at most."""
+
+
+# -- valid, and tight --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("execution", list(STORE))
+@pytest.mark.parametrize("kind", ["dense", "mixed"])
+def test_no_order_of_sums_is_further_off(kind: str, execution: str) -> None:
+    """A thousand orders of dense networks, forty of one with every operator; in the ball, not at its centre."""
+    rng = np.random.default_rng(1)
+    largest = 0.0
+    for _ in range(2):
+        graph = drawn(rng, 12, 16, 10, 4) if kind == "dense" else mixed(rng)
+        centre: Array = rng.standard_normal(shape_of(graph.by_name["x"]))
+        at, radius = around(graph, centre, execution), 0.5
+        x = centre.copy()
+        found = at.error(radius)
+        assert found is not None
+        for _ in range(5):
+            away = rng.standard_normal(centre.shape)
+            x = STORE[execution](centre + 0.45 * away / np.linalg.norm(away)).astype(np.float64)
+            assert np.linalg.norm(x - centre) <= radius
+            largest = max(largest, seen(graph, x, execution, 100 if kind == "dense" else 4) / found.value)
+    assert largest <= 1
+    assert largest > 1 / TIMES[kind][execution]
+
+
+@pytest.mark.parametrize("format", [SINGLE, HALF, BRAIN], ids=lambda format: format.name)
+def test_formats_are_those_of_libraries(format: Format) -> None:
+    numbers = np.random.default_rng(0)
+    x = (numbers.standard_normal(20000) * 2.0 ** numbers.integers(-150, 128, 20000)).astype(np.float32)
+    x = np.append(
+        x,
+        np.array([0, 65504, 65519, 65520, 2.0**-24, 2.0**-25, 3 * 2.0**-26, 1 + 2.0**-9, 1 + 3 * 2**-9], np.float32),
+    )
+    with np.errstate(over="ignore"):
+        assert np.array_equal(format.stored(x.astype(np.float64)), STORE[format.name](x).astype(np.float64))
+
+
+# -- networks that are built to be fooled ------------------------------------------------------------------------------
+def test_a_label_that_depends_on_the_order_is_open() -> None:
+    graph, x = cancelling(), np.array([1.0, 1.0, 1.0, 1.0])
+    labels = {int(execute(graph, x, "float32", np.random.default_rng(k)).argmax()) for k in range(50)}
+    assert exact(graph, x).argmax() == 0
+    assert labels == {0, 1}
+    for execution, safe in ((None, 1.0), ("float32", 0.0)):
+        for local in (False, True):
+            found = certified_accuracy(graph, x[None], np.array([0]), [0.0], execution=execution, local=local)
+            assert found.accuracy[0] == safe
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        dense([[400.0], [1.0]], [[400.0, 0.0], [0.0, 1.0]]),
+        dense([[300.0], [0.0]], [[-1.0, 0.0], [0.0, 1.0]], biases=[[60000.0, 0.0], [70.0, 0.0]]),
+    ],
+)
+def test_what_may_overflow_is_open(graph: Graph) -> None:
+    """At x = 200 the logits are 80000 and 200, or within the ball only."""
+    x = np.array([18.0])
+    assert math.isfinite(bound(graph, x, "bfloat16", 1.0))
+    assert around(graph, x, "float16").error(1000.0) is None
+    assert not np.isfinite(execute(graph, 500.0 * np.ones(1), "float16", np.random.default_rng(0))).all()
+    found = certified_accuracy(graph, np.array([[200.0]]), np.array([0]), [0.0], execution="float16")
+    assert found.accuracy[0] == 0
+
+
+# -- each term is needed -----------------------------------------------------------------------------------------------
+def steps_with(**changes: Any) -> Callable[[pytest.MonkeyPatch], None]:
+    """Forget something of every node."""
+
+    def change(patch: pytest.MonkeyPatch) -> None:
+        plain = roundings.Roundings._step
+
+        def step(self: Any, *arguments: Any) -> Any:
+            found = plain(self, *arguments)
+            if found.factor is None:
+                return found
+            inner = {key: value for key, value in changes.items() if hasattr(found.executed, key)}
+            outer = {key: value for key, value in changes.items() if key not in inner}
+            return dataclasses.replace(found, executed=dataclasses.replace(found.executed, **inner), **outer)
+
+        patch.setattr(roundings.Roundings, "_step", step)
+
+    return change
+
+
+def without_gamma(patch: pytest.MonkeyPatch) -> None:
+    plain = roundings._gamma
+    patch.setattr(roundings, "_gamma", lambda n, format: plain(n, format) if n == 1 else 0.0)
+
+
+def without_absolute_values(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(roundings, "_absolute", lambda linear, sizes: abs(linear.apply([size[None] for size in sizes])[0]))
+
+
+def without_underflow(patch: pytest.MonkeyPatch) -> None:
+    formats = {name: roundings.Execution(*(dataclasses.replace(f, smallest=0.0) for f in (e.stored, e.summed)))
+               for name, e in roundings.EXECUTIONS.items()}  # fmt: skip
+    patch.setattr("specnorm.networks.radii.EXECUTIONS", formats)
+
+
+FORGOTTEN: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
+    "gamma": ("sums", without_gamma),
+    "absolute values": ("sums", without_absolute_values),
+    "the ball, in sums": ("sums far from the centre", steps_with(before=0.0)),
+    "the norm of absolute values": ("sums far from the centre", steps_with(absolute=0.0)),
+    "the ball, in what is stored": ("storage far from the centre", steps_with(reach=0.0)),
+    "storage": ("storage", steps_with(stores=0)),
+    "weights": ("weights", steps_with(change=None)),
+    "weights, away from the centre": ("weights far from the centre", steps_with(shift=0.0)),
+    "underflow": ("underflow", without_underflow),
+    "what comes before": ("what comes before", steps_with(factor=0.0)),
+}
+
+
+@pytest.mark.parametrize("name", list(FOOLED))
+def test_fooled_networks_are_not_further_off(name: str) -> None:
+    graph, centre, x, execution = FOOLED[name]
+    radius = float(np.linalg.norm(np.subtract(x, centre))) * (1 + 1e-12)
+    assert 0 < seen(graph, x, execution, 50) <= bound(graph, centre, execution, radius)
+
+
+@pytest.mark.parametrize("name", list(FORGOTTEN))
+def test_what_is_forgotten_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, forget = FORGOTTEN[name]
+    graph, centre, x, execution = FOOLED[case]
+    forget(monkeypatch)
+    radius = float(np.linalg.norm(np.subtract(x, centre)))
+    assert seen(graph, x, execution, 50) > bound(graph, centre, execution, radius)
+
+
+# -- refused by name ---------------------------------------------------------------------------------------------------
+def with_operator(operator: Any, shape: tuple[int, ...] = (1, 2), last: bool = True) -> Graph:
+    nodes = (layer("y", np.eye(2), "x", (1, 2)), Node("f", operator, ("y",), shape, "its.name"))
+    end = layer("o", np.ones((2, shape[1])), "f", (1, 2))
+    return Graph((Node("x", Input(), (), (1, 2)), *nodes, *([end] if last else [])), ("o" if last else "f",))
+
+
+@pytest.mark.parametrize(
+    ("operator", "said"),
+    [
+        (Tanh(), "not known here"),
+        (normalisation(np.zeros(2), np.ones(2), None, None, 1e-5, 2), "fold batch normalisation"),
+        (Cast(), "not known here"),
+        (HardTanh(-0.1, 0.1), "no numbers of float16"),
+        (Pad("zeros", ((1, 1),), 0.1), "no number of float16"),
+        (LeakyReLU(1e-9), "beyond the normal numbers"),
+        (PReLU(np.array([0.1, 1e-9])), "beyond the normal numbers"),
+        (Scale(np.array([1e-9, 1.0])), "beyond the normal numbers"),
+        (Add((2.0,)), "weighted"),
+        (Matrix(layer("k", np.eye(2), "x", (1, 2)).operator.layer, alpha=3.0), "times a number"),  # type: ignore[attr-defined]
+        (Matrix(layer("k", np.eye(2) * 1e6, "x", (1, 2)).operator.layer), "beyond the numbers"),  # type: ignore[attr-defined]
+    ],
+    ids=lambda x: type(x).__name__ if not isinstance(x, str) else "",
+)
+def test_what_has_no_rule_is_refused_by_name(operator: Any, said: str) -> None:
+    wide = (1, 4) if isinstance(operator, Pad) else (1, 2)
+    with pytest.raises(MethodError, match=rf"f \(its.name\).*{said}"):
+        executed(with_operator(operator, wide), "float16", Measure())
+
+
+def test_kernels_of_float64_are_refused_where_they_would_be_rounded_twice() -> None:
+    graph = dense(np.eye(2))
+    wide = dataclasses.replace(graph.nodes[1].operator.layer, load=lambda: np.full((2, 2), 1 / 3))  # type: ignore[attr-defined]
+    node = dataclasses.replace(graph.nodes[1], operator=Matrix(wide))
+    with pytest.raises(MethodError, match="more than float32"):
+        executed(Graph((graph.nodes[0], node), ("y0",)), "float16", Measure())
+    single = executed(Graph((graph.nodes[0], node), ("y0",)), "float32", Measure()).at(np.ones(2)).error(0.0)
+    assert single is not None
+    assert single.value >= abs(2 / 3 - 2 * float(np.float32(1 / 3)))
+
+
+# -- radii -------------------------------------------------------------------------------------------------------------
+def test_shares_fall_with_the_precision_and_no_label_flips() -> None:
+    """Executed inputs in the ball, pushed to the next class at the certified radius, keep the label."""
+    rng = np.random.default_rng(3)
+    graph = drawn(rng, 8, 16, 16, 3)
+    x = rng.standard_normal((6, 8))
+    y = np.array([exact(graph, each)[0].argmax() for each in x])
+    found = {each: certified_accuracy(graph, x, y, [0.0, 0.05, 0.1], execution=each) for each in (None, *STORE)}
+    for better, worse in itertools.pairwise(found):
+        assert (found[better].radius >= found[worse].radius).all()
+    assert found["bfloat16"].radius.max() > 0.02
+    of = Radii(graph, found[None].margins, execution="bfloat16")
+    flips = 0
+    for sample, label in zip(x, y, strict=True):
+        safe = of.by_constants(sample, int(label))
+        wider = of.proven(sample, int(label), 1.5 * safe.value) if safe.value else None
+        radius = safe.value if wider is None else wider.value
+        for _ in range(20 if radius else 0):
+            away = rng.standard_normal(8)
+            at = STORE["bfloat16"](sample + 0.9 * radius * away / np.linalg.norm(away)).astype(np.float64)
+            if np.linalg.norm(at - sample) <= radius:
+                flips += execute(graph, at, "bfloat16", rng)[0].argmax() != label
+    assert flips == 0
+
+
+def test_what_is_asked_for_has_to_exist() -> None:
+    with pytest.raises(MethodError, match="'float16'"):
+        certified_accuracy(dense(np.eye(2)), np.ones((1, 2)), np.array([0]), [0.0], execution="float8")
+
+
+def test_sorting_is_recognised_where_it_rounds_nothing() -> None:
+    """The larger and the smaller of two halves: norm 1, not 2; and a slope written out is not a leaky ReLU's."""
+    from specnorm.certified.network.operators import Concat, Maximum, Minimum, Slice
+
+    halves = [Slice(((1, 0, 2, 1),)), Slice(((1, 2, 4, 1),))]
+    nodes = [Node("x", Input(), (), (1, 4)), layer("y", np.eye(4), "x", (1, 4))]
+    nodes += [Node(name, half, ("y",), (1, 2)) for name, half in zip("ab", halves, strict=True)]
+    nodes += [Node("p", Maximum(), ("a", "b"), (1, 2)), Node("q", Minimum(), ("a", "b"), (1, 2))]
+    nodes += [Node("s", Concat(1), ("p", "q"), (1, 4)), layer("o", np.eye(4), "s", (1, 4))]
+    found = bound(Graph(tuple(nodes), ("o",)), np.ones(4), "float16", 0.0)
+    assert found <= 4.1 * 2.0**-11 < 2 * found + 2.0**-10
+    slopes = (Node("h", Scale(np.array(0.1), exact=True), ("x",), (1, 4)), Node("s", Maximum(), ("x", "h"), (1, 4)))
+    graph = Graph((nodes[0], *slopes, layer("o", np.eye(4), "s", (1, 4))), ("o",))
+    kinds = {type(node.operator) for node in executed(graph, "float16", Measure()).graph.nodes}
+    assert Maximum in kinds
+    assert Reflection not in kinds
+    assert not any(issubclass(kind, ReLU) for kind in kinds)
