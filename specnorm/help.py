@@ -45,6 +45,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "--input-range",
         "--radius",
         "--centre",
+        "--execution",
         "--methods",
         "--rtol",
         "--budget",

@@ -118,6 +118,10 @@ def of_samples(command: Any) -> Any:
         ),
         click.option("--input-range", type=(float, float), callback=ends, metavar="LOW HIGH", help=between),
         click.option(
+            "--execution", type=click.Choice(("float64", "float32", "float16", "bfloat16")),
+            help="Precision that the network is executed in. Default: real arithmetic.",
+        ),
+        click.option(
             "--budget", type=float, callback=seconds, metavar="SECONDS",
             help="Time for each sample and radius. Default: a fixed number of steps, whatever the machine.",
         ),

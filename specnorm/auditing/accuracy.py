@@ -35,9 +35,11 @@ class Sample:
         Class of the largest logit, and ``margin`` the label's logit less the largest other one: computed in float64.
         None where an operator cannot be executed here.
     radius : float
-        In the 2-norm, proven: no input that is nearer has another label. 0 where the label is wrong.
+        In the 2-norm, proven: no input that is nearer has another label. 0 where the label is wrong, or where
+        none is proven.
     attacked : float or None
-        Distance of an input that has another label, at most; 0 where the label is wrong. None: none was found.
+        Distance of an input that has another label in real arithmetic, at most; 0 where the label is wrong. None: none
+        was found.
     status : tuple of {"safe", "unsafe", "open"}
         At each radius.
     """
@@ -60,6 +62,7 @@ class Accuracy:
     samples: tuple[Sample, ...]
     input_range: tuple[float, float] | None = None
     budget: float | None = None
+    execution: str | None = None
 
     def count(self, status: Status) -> tuple[int, ...]:
         """Samples of that status at each radius."""
@@ -73,6 +76,7 @@ def certified(
     *,
     input_range: tuple[float, float] | None = None,
     budget: float | None = None,
+    execution: str | None = None,
     max_bytes: int = MAX_BYTES,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Accuracy:
@@ -90,6 +94,8 @@ def certified(
         Between which every entry of an input lies.
     budget : float, optional
         Seconds that a sample may take at each radius; None: a fixed number of steps.
+    execution : {"float64", "float32", "float16", "bfloat16"}, optional
+        The precision that the network is executed in; None: real arithmetic.
     max_bytes : int, default 8 GiB
         Refuse files whose arrays claim more than that in all.
     progress : callable, optional
@@ -110,10 +116,10 @@ def certified(
             raise ModelFileError(f"{model} holds weights and no graph: give the ONNX file of the network.")
         limit = seconds if seconds < 1e9 else None
         try:
-            samples = found.ask(limit, _certified, x, y, asked, input_range, budget, progress=progress)
+            samples = found.ask(limit, _certified, x, y, asked, input_range, budget, execution, progress=progress)
         except (ModelFileError, MethodError, GeometryError) as error:
             raise type(error)(f"{model}: {error}") from error
-    return Accuracy(model, data, asked, tuple(samples), input_range, budget)
+    return Accuracy(model, data, asked, tuple(samples), input_range, budget, execution)
 
 
 def _samples(path: str, max_bytes: int, input_range: tuple[float, float] | None) -> tuple[AnyArray, AnyArray]:
@@ -155,6 +161,7 @@ def _certified(
     radii: tuple[float, ...],
     input_range: tuple[float, float] | None,
     budget: float | None,
+    execution: str | None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> list[Sample]:
     try:
@@ -167,7 +174,9 @@ def _certified(
                 progress(done, total, f"{done} samples")
 
         method = replace(Multipliers(), progress=progress)
-        found = certified_accuracy(graph, x, y, radii, local=True, budget=budget, method=method, progress=tick)
+        found = certified_accuracy(
+            graph, x, y, radii, local=True, budget=budget, execution=execution, method=method, progress=tick
+        )
         return [
             Sample(
                 int(y[at]),

@@ -42,9 +42,10 @@ def render(found: Accuracy, output_format: str) -> str:
 def verdict(found: Accuracy) -> list[str]:
     """What is said above the table: one line a radius."""
     box = found.input_range
-    between = "" if box is None else f", of inputs between {box[0]:g} and {box[1]:g}"
+    place = "" if box is None else f", of inputs between {box[0]:g} and {box[1]:g}"
+    place += "" if found.execution is None else f", executed in {found.execution}"
     return [
-        f"Within {radius!r} (2-norm{between}), {safe} of {len(found.samples)} labels are proven to stay; "
+        f"Within {radius!r} (2-norm{place}), {safe} of {len(found.samples)} labels are proven to stay; "
         f"{unsafe} are wrong or changed by an input that was found; {left} are open."
         for radius, safe, unsafe, left in _counted(found)
     ]
@@ -59,6 +60,7 @@ def to_dict(found: Accuracy) -> dict[str, Any]:
         "data": visible(found.data),
         "input_range": found.input_range,
         "budget": _finite(found.budget),
+        "execution": found.execution,
         "radii": [
             {**dict(zip(names, row, strict=True)), "certified": row[1] / len(found.samples)} for row in _counted(found)
         ],

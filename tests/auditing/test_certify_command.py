@@ -24,6 +24,7 @@ from auditing.onnx_models import drawing, model, node, saved  # noqa: E402
 from specnorm import cli, networks  # noqa: E402
 from specnorm.auditing import accuracy, read_onnx, shares  # noqa: E402
 from specnorm.auditing.accuracy import Accuracy, Sample  # noqa: E402
+from specnorm.certified.network.roundings import EXECUTIONS  # noqa: E402
 
 Array = Any
 Run = Callable[..., dict[str, Any]]
@@ -120,22 +121,29 @@ def test_no_certified_label_changes_where_the_file_is_executed(run: Run, net: Pa
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("between", [None, (0.0, 1.0)])
+@pytest.mark.parametrize(("between", "execution"), [(None, None), ((0.0, 1.0), None), (None, "bfloat16")])
 def test_rows_are_the_python_functions(
-    run: Run, net: Path, arrays: dict[str, Array], between: tuple[float, float] | None
+    run: Run, net: Path, arrays: dict[str, Array], between: tuple[float, float] | None, execution: str | None
 ) -> None:
-    found = run(*([] if between is None else ["--input-range", *map(str, between)]))
+    options = [] if between is None else ["--input-range", *map(str, between)]
+    found = run(*options, *([] if execution is None else ["--execution", execution]))
     graph = read_onnx(net, {"x": (1, *SIZES)})
     graph = graph if between is None else networks.within(graph, *between)
-    same = networks.certified_accuracy(graph, arrays["x"], arrays["y"], sorted(RADII), local=True)
+    same = networks.certified_accuracy(graph, arrays["x"], arrays["y"], sorted(RADII), local=True, execution=execution)
     assert [row["radius"] for row in found["samples"]] == same.radius.tolist()
     assert [row["status"] for row in found["samples"]] == same.status.T.tolist()
     assert [each["certified"] for each in found["radii"]] == same.accuracy.tolist()
+    assert found["execution"] == execution
     for at, row in enumerate(found["samples"]):
         assert (row["attacked"] is None) == (at not in same.changed)
         if at in same.changed:
             apart = np.linalg.norm(same.changed[at].reshape(SIZES) - arrays["x"][at])
             assert apart <= row["attacked"] <= apart * (1 + 1e-6)
+
+
+def test_every_execution_can_be_asked_for() -> None:
+    (option,) = (p for p in cli._application().commands["certify"].params if p.name == "execution")
+    assert set(option.type.to_info_dict()["choices"]) == set(EXECUTIONS)
 
 
 @pytest.mark.usefixtures("here")
