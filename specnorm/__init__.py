@@ -146,3 +146,8 @@ def __getattr__(name: str) -> Any:
 
         return operator_norm
     raise AttributeError(f"module 'specnorm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return list(__all__)

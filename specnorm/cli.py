@@ -66,7 +66,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except SpecnormError as error:
         complain(str(error))
     except OSError as error:  # click's, where its help cannot be written
-        complain(f"{error}.")
+        complain(f"the help cannot be written: {error.strerror or error}.")
     except Exception:  # Python's own exit code for a crash is 1, which here says that a gate failed
         traceback.print_exc(file=text)
     write(sys.stderr, text.getvalue())

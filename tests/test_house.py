@@ -315,3 +315,7 @@ def test_all_has_no_duplicates_and_hides_nothing() -> None:
     public = {n for n, x in vars(specnorm).items() if not n.startswith("_") and not hasattr(x, "__path__")}
     modules = {p.stem for p in core_files()} | {"TYPE_CHECKING", "Any", "annotations"}
     assert public - modules <= set(specnorm.__all__)
+
+
+def test_dir_shows_the_public_names() -> None:
+    assert dir(specnorm) == sorted(specnorm.__all__)

@@ -28,6 +28,8 @@ PROPOSES = (
 """Rooms and modules that can but waste time."""
 LISTS = {"specnorm", "specnorm.methods"}
 """Packages whose own file lists alternatives: a name taken from one leads to where it is defined."""
+WRITERS = {"specnorm.search.certificate", "specnorm.networks.certificate"}
+"""What writes the file of a certificate: no answer is made of it."""
 AT_A_SIZE = "specnorm.search.layer"
 """What encloses a layer at its size; without one it is not run."""
 
@@ -105,7 +107,7 @@ def closure(entries: tuple[str, ...], without: str = "") -> set[str]:
     waiting = list(entries)
     while waiting:
         module = waiting.pop()
-        if module not in found and module not in LISTS and module != without:
+        if module not in found and module not in LISTS | WRITERS and module != without:
             found.add(module)
             waiting += imports(module)
     return found

@@ -27,6 +27,8 @@ from specnorm.types import AnyArray as Array
 if TYPE_CHECKING:
     from specnorm.runtime.program import Program
 
+__all__ = ["BACKEND", "JaxBackend", "spread"]
+
 _Tracer = jax.core.Tracer
 
 

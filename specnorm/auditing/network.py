@@ -38,7 +38,7 @@ _TRIED = 2**18
 """Most entries of all values of a network that is tried on a range that nobody has stated."""
 Near: TypeAlias = tuple[float | None, AnyArray | Mapping[str, AnyArray] | None]
 """A radius, and the network's input, or each of them by name."""
-QUICK = Multipliers(steps=20, seconds=3.0, widest=64)
+QUICK = Multipliers(steps=50, seconds=3.0, widest=64)
 """The network's method in an audit, whose layers take about as long."""
 
 

@@ -98,9 +98,6 @@ def test_near_an_input(cubic: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         arguments = ["audit", str(cubic), "--radius", "0.1", "--centre", str(tmp_path / name), "--certificate", proof]
         assert cli.run(arguments) == 0
         assert "within 0.1 of the input given" in capsys.readouterr().out
-    assert cli.run(["verify", proof, str(cubic), "--input-shape", "x=1x4"]) == 0
-    assert cli.run(["verify", proof, str(cubic)]) == 0
-    assert "within 0.1 of the input given" in capsys.readouterr().out
     found = specnorm.audit(cubic, radius=0.1, centre=centre).network
     assert found is not None
     assert found.upper is not None

@@ -141,7 +141,8 @@ def test_a_choice_that_jumps_has_no_constant(name: str, uppers: dict[str, float 
 def test_what_only_looks_like_it_keeps_a_factor(name: str, uppers: dict[str, float | None]) -> None:
     upper = uppers[name]
     assert upper is not None
-    assert max(1.0, reached(LOOSE[name])) < upper <= 3
+    assert 1.0 < upper <= 3
+    assert reached(LOOSE[name]) <= upper * (1 + 1e-9)
 
 
 def reached(f: Callable[[Tensor], Tensor]) -> float:
@@ -244,4 +245,4 @@ def test_onnx_sorts_too(tmp_path: Path) -> None:
         return network.upper
 
     assert bound_of(["Max", "Min"]) == pytest.approx(1, abs=2e-3)
-    assert bound_of(["Max", "Max"]) == pytest.approx(2, abs=4e-3)
+    assert bound_of(["Max", "Max"]) == pytest.approx(2**0.5, abs=4e-3)
