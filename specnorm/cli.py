@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from specnorm import backends, help, options
-from specnorm.auditing import Progress as Tick
 from specnorm.auditing import audit, gates, pictures, plots
 from specnorm.auditing.measuring import BUDGET
 from specnorm.auditing.output import check_outputs, replace_file
@@ -27,7 +26,7 @@ from specnorm.auditing.rows import STANDARD
 from specnorm.errors import ModelFileError, SpecnormError
 from specnorm.methods import METHODS
 from specnorm.problem.spec import Layout
-from specnorm.streams import complain, write
+from specnorm.streams import complain, progress, write
 from specnorm.text import visible
 
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ def audit_models(request: Request) -> int:
     with _executor(request.jobs or (cpus() if here else 1), WORTH if request.jobs is None else 0) as executor:
         for model in request.models:
             try:
-                with _progress(model) as tick:
+                with progress(model) as tick:
                     reports.append(audit(model, progress=tick, executor=executor, **request.options))
             except ModelFileError as error:
                 complain(str(error))
@@ -196,6 +195,36 @@ def verify_model(certificate: Path, model: str) -> int:
     return GATE_FAILED if failed else OK
 
 
+def certify_samples(
+    model: str,
+    data: str,
+    output_format: str,
+    output: Path | None,
+    plot: Path | None,
+    fail_below: float | None,
+    **given: Any,
+) -> int:
+    """Certify the label of each sample, report, and judge.
+
+    Returns
+    -------
+    int
+        Exit code: 1 if fewer than a share ``fail_below`` are certified at a radius.
+    """
+    from specnorm.auditing import accuracy, shares
+
+    with progress(model) as tick:
+        found = accuracy.certified(model, data, progress=tick, **given)
+    text = partial(shares.render, found, output_format)
+    written = _print(text()) if output is None else _write(output, text, complete=True)
+    if plot is not None:
+        written = _write(plot, partial(shares.draw, found, plot.suffix[1:].lower()), complete=True) and written
+    failed = shares.below(found, fail_below)
+    for line in failed:
+        complain(line)
+    return GATE_FAILED if failed else OK if written else TROUBLE
+
+
 def _write(path: Path, content: Callable[[], str | bytes], *, complete: bool) -> bool:
     if not complete:
         complain(f"{path} is left as it was, since not every model could be read.")
@@ -220,32 +249,14 @@ def _gates(reports: Sequence[Report], request: Request) -> gates.Outcome:
     return gates.worst(outcome for outcome, _ in found)
 
 
-def _progress(model: str) -> AbstractContextManager[Tick | None]:
-    """Progress bar on stderr, if that is a terminal."""
-    return _bar(model) if sys.stderr.isatty() else nullcontext()
+def _check(outputs: Mapping[str, Path | None], inputs: Iterable[str]) -> None:
+    """Refuse what could not be written, or would be lost."""
+    import click
 
-
-@contextmanager
-def _bar(model: str) -> Iterator[Tick]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    text, times = TextColumn("{task.description}", markup=False), (TimeElapsedColumn(), TimeRemainingColumn())
-    columns = (text, BarColumn(), MofNCompleteColumn(), *times)
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(visible(Path(model).name), total=None)
-
-        def tick(done: int, total: int, name: str) -> None:
-            bar.update(task, completed=done, total=total, description=visible(name))
-
-        yield tick
+    try:
+        check_outputs(outputs, inputs)
+    except OSError as error:
+        raise click.UsageError(visible(f"{error}.")) from error
 
 
 def _print(text: str) -> bool:
@@ -353,12 +364,20 @@ def _application() -> click.Group:
         given["geometry"], stated = geometry
         given["residual"] = claim == "residual-nonexpansive"
         given["certificate"] = certificate is not None
-        try:
-            check_outputs({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *stated])
-        except OSError as error:
-            raise click.UsageError(visible(f"{error}.")) from error
+        _check({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *stated])
         given["pictures"] = pictures.WORST if output_format == "html" and plots.installed() else 0
         return audit_models(Request(models, output_format, output, plot, certificate, fail_above, claim, jobs, given))
+
+    @application.command("certify", cls=help.grouped(), epilog=help.EXIT_CODES)
+    @options.of_samples
+    def certify_command(model: str, data: str, output: Path | None, plot: Path | None, **given: Any) -> int:
+        """Prove how far the label of each sample of DATA stays what it is.
+
+        MODEL is the ONNX file of a classifier; DATA a file with the arrays x (samples, ...) and y (labels), as
+        numpy.savez writes them.
+        """
+        _check({"--output": output, "--plot": plot}, [model, data])
+        return certify_samples(model, data, output=output, plot=plot, **given)
 
     @application.command("verify", epilog=help.EXIT_CODES)
     @click.argument("certificate", type=click.Path(path_type=Path))

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 ABOUT = """Spectral norms of convolution layers: bounded, computed and proved.
 
 The spectral norm of a layer is the largest factor by which it can stretch an input: its Lipschitz constant. 'audit'
-encloses the norm of every layer of a model file between two proven numbers.
+encloses the norm of every layer of a model file between two proven numbers; 'certify' proves how far a classifier's
+labels stay.
 """
 
 EXAMPLES = """\b
@@ -31,7 +32,7 @@ Examples:
 EXIT_CODES = """\b
 Exit codes:
   0    every layer was measured, and the gates passed if there were any
-  1    --fail-above or --claim failed, whatever else happened, or verify did not prove
+  1    --fail-above, --fail-below or --claim failed, whatever else happened, or verify did not prove
   2    wrong usage, a file that cannot be read or written, a layer without bounds, or a gate that is not decided
   130  interrupted
 """
@@ -44,6 +45,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "--input-range",
         "--radius",
         "--centre",
+        "--execution",
         "--methods",
         "--rtol",
         "--budget",
@@ -52,7 +54,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "--jobs",
         "--max-bytes",
     ),
-    "What comes out": ("--format", "--output", "--plot", "--certificate", "--fail-above", "--claim"),
+    "What comes out": ("--format", "--output", "--plot", "--certificate", "--fail-above", "--fail-below", "--claim"),
 }
 """Headings of the help and their options, in this order. Options without a place come last."""
 

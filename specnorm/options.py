@@ -12,12 +12,16 @@ import numpy as np
 
 from specnorm.auditing import plots
 from specnorm.auditing.geometry import overrides
+from specnorm.auditing.readers import MAX_BYTES
 from specnorm.errors import SpecnormError
 from specnorm.methods import METHODS
 from specnorm.text import visible
 
 if TYPE_CHECKING:
     import click
+
+FURTHEST = 1e100
+"""Largest radius that labels are certified within."""
 
 
 def tolerance(ctx: click.Context, param: click.Parameter, value: float) -> float:
@@ -98,6 +102,59 @@ def of_inputs(command: Any) -> Any:
     for option in reversed(made):
         command = option(command)
     return command
+
+
+def of_samples(command: Any) -> Any:
+    """Add what ``specnorm certify`` takes."""
+    import click
+
+    between = "Range of every entry of the inputs, such as 0 1: labels are certified for changes that stay in it."
+    made = [
+        click.argument("model", metavar="MODEL.onnx", type=click.Path(path_type=str)),
+        click.argument("data", metavar="DATA.npz", type=click.Path(path_type=str)),
+        click.option(
+            "--radius", "radii", type=float, multiple=True, required=True, callback=distances, metavar="R",
+            help="Largest change of a sample, in the 2-norm; repeatable.",
+        ),
+        click.option("--input-range", type=(float, float), callback=ends, metavar="LOW HIGH", help=between),
+        click.option(
+            "--execution", type=click.Choice(("float64", "float32", "float16", "bfloat16")),
+            help="Precision that the network is executed in. Default: real arithmetic.",
+        ),
+        click.option(
+            "--budget", type=float, callback=seconds, metavar="SECONDS",
+            help="Time for each sample and radius. Default: a fixed number of steps, whatever the machine.",
+        ),
+        click.option("--max-bytes", type=click.IntRange(min=1), default=MAX_BYTES, show_default=False, metavar="N",
+            help=f"Refuse files whose arrays claim more in all; {MAX_BYTES >> 30} GiB unless given.",
+        ),
+        click.option(
+            "--format", "output_format", type=click.Choice(("table", "json", "csv", "markdown")), default="table",
+            help="Form of the report.",
+        ),
+        click.option("--output", type=click.Path(path_type=Path), help="Write to this file instead."),
+        click.option(
+            "--plot", type=click.Path(path_type=Path), callback=plot, metavar="FILE.png|svg",
+            help="Also draw the share that is certified over the radius; needs the extra 'plot'.",
+        ),
+        click.option(
+            "--fail-below", type=click.FloatRange(0, 1), callback=bound, metavar="SHARE",
+            help="Exit with 1 unless at least this share of the labels is certified, from 0 to 1, at every radius.",
+        ),
+    ]  # fmt: skip
+    for each in reversed(made):
+        command = each(command)
+    return command
+
+
+def distances(ctx: click.Context, param: click.Parameter, value: tuple[float, ...]) -> tuple[float, ...]:
+    """Radii, of which the squares are numbers, too."""
+    import click
+
+    for each in value:
+        if not 0 <= each <= FURTHEST:
+            raise click.BadParameter(f"{each:g} is no radius: give a number from 0 to {FURTHEST:g}.", ctx, param)
+    return value
 
 
 def sizes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> Any:

@@ -1,13 +1,18 @@
-"""Standard streams, which may be missing, full, or read by nobody any more: what is written there never raises."""
+"""Standard streams, which may be missing, full, or read by nobody any more: text written there never raises."""
 
 from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import TextIO
 
 from specnorm.text import visible
+
+Tick = Callable[[int, int, str], None]
+"""Is called with what is done, how much there is, and the name of what was done last."""
 
 
 def complete() -> None:
@@ -43,3 +48,31 @@ def write(stream: TextIO, text: str) -> str | None:
 def complain(message: str, prefix: str = "specnorm: ") -> None:
     """Say something on stderr, in one line."""
     write(sys.stderr, f"{prefix}{visible(message)}\n")
+
+
+def progress(model: str) -> AbstractContextManager[Tick | None]:
+    """Progress bar on stderr under a file's name, if that is a terminal."""
+    return _bar(model) if sys.stderr.isatty() else nullcontext()
+
+
+@contextmanager
+def _bar(model: str) -> Iterator[Tick]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    text, times = TextColumn("{task.description}", markup=False), (TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (text, BarColumn(), MofNCompleteColumn(), *times)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(visible(Path(model).name), total=None)
+
+        def tick(done: int, total: int, name: str) -> None:
+            bar.update(task, completed=done, total=total, description=visible(name))
+
+        yield tick

@@ -128,7 +128,7 @@ def test_completion_in_the_shell(shell: str, tmp_path: Path) -> None:
     assert completed(shell, ["specnorm", "a"], tmp_path) == ["audit"]
     assert completed(shell, ["specnorm", "audit", "--format", "j"], tmp_path) == ["json"]
     assert completed(shell, ["specnorm", "audit", "--fail"], tmp_path) == ["--fail-above"]
-    assert set(completed(shell, ["specnorm", ""], tmp_path)) == {"audit", "backends", "completion", "verify"}
+    assert set(completed(shell, ["specnorm", ""], tmp_path)) == {"audit", "backends", "certify", "completion", "verify"}
 
 
 def test_an_unknown_shell_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,6 +55,7 @@ OPTIONAL = {
     "cli": {"click", "rich"},
     "options": {"click"},
     "help": {"click"},
+    "streams": {"rich"},
     "__main__": {"click", "rich"},
     "testing": {"pytest"},
 }

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -19,7 +18,7 @@ from specnorm.auditing.layers import ModelArrays, Tensor, select
 from specnorm.auditing.measuring import BUDGET, NEEDS_A_SIZE, Settings
 from specnorm.auditing.pictures import take
 from specnorm.auditing.plots import draw
-from specnorm.auditing.provenance import environment
+from specnorm.auditing.provenance import environment, own_version
 from specnorm.auditing.readers import MAX_BYTES, isolated, open_model
 from specnorm.auditing.renderers import render
 from specnorm.auditing.report import Report
@@ -242,7 +241,7 @@ def _audit(
     made = environment(rows)
     left_out = len(selection.names) - len(found)
     return Report(
-        _version(), path, tuple(rows), tuple(selection.skipped), network, drawn, made, unmeasured, selection.matched,
+        own_version(), path, tuple(rows), tuple(selection.skipped), network, drawn, made, unmeasured, selection.matched,
         left_out, remainder, stated, tuple(missing),
     )  # fmt: skip
 
@@ -323,10 +322,3 @@ def _from_mapping(arrays: Mapping[str, AnyArray]) -> Iterator[Tensor]:
 
 def _identity(x: AnyArray) -> AnyArray:
     return x
-
-
-def _version() -> str:
-    try:
-        return version("specnorm-bounds")
-    except PackageNotFoundError:
-        return "unknown"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 
 from specnorm import backends
 from specnorm.auditing.rows import Origin, Row
@@ -66,4 +67,12 @@ def _version_of(backend: str) -> str:
     try:
         return str(backends.load(backend).version())
     except BackendError:  # registered under another name than its own
+        return "unknown"
+
+
+def own_version() -> str:
+    """Of specnorm; "unknown" where it is not installed."""
+    try:
+        return version("specnorm-bounds")
+    except PackageNotFoundError:
         return "unknown"

@@ -39,10 +39,14 @@ def cells(row: Row, methods: Sequence[str]) -> list[str]:
 def lines(rows: Sequence[Row]) -> list[str]:
     """The table, of which all columns but the first two are numbers."""
     methods = columns(rows)
-    texts = [headings(methods), *([visible(row.name), *cells(row, methods)] for row in rows)]
+    return aligned([headings(methods), *([visible(row.name), *cells(row, methods)] for row in rows)], 2)
+
+
+def aligned(texts: Sequence[Sequence[str]], words: int) -> list[str]:
+    """Lines of a table, of which all columns but the first ``words`` are numbers; ``texts`` begins with its head."""
     widths = [max(map(_width, column)) for column in zip(*texts, strict=True)]
     rule = f"|{'|'.join('-' * (width + 2) for width in widths)}|"
-    head, *body = ([_filled(text, widths[j], j > 1) for j, text in enumerate(row)] for row in texts)
+    head, *body = ([_filled(text, widths[j], j >= words) for j, text in enumerate(row)] for row in texts)
     return [f"| {' | '.join(head)} |", rule, *(f"| {' | '.join(row)} |" for row in body)]
 
 

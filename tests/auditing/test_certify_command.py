@@ -1,0 +1,341 @@
+"""`specnorm certify`: no row says more than the Python function does, or than the file's execution bears out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx", exc_type=ImportError)
+pytest.importorskip("click")
+pytest.importorskip("rich")
+from onnx.reference import ReferenceEvaluator  # noqa: E402
+
+from auditing.files import read_here  # noqa: E402
+from auditing.onnx_models import drawing, model, node, saved  # noqa: E402
+from specnorm import cli, networks  # noqa: E402
+from specnorm.auditing import accuracy, read_onnx, shares  # noqa: E402
+from specnorm.auditing.accuracy import Accuracy, Sample  # noqa: E402
+from specnorm.certified.network.roundings import EXECUTIONS  # noqa: E402
+
+Array = Any
+Run = Callable[..., dict[str, Any]]
+Report = Callable[..., tuple[str, str]]
+SIZES = (2, 2, 4)
+"""Channels, height and width of a sample: all needed, to notice axes that are exchanged."""
+WRONG = 3
+"""The sample whose label is wrong."""
+RADII = (0.5, 0.05, 0.2)
+
+
+def classifier(shape: Any, path: Path) -> Path:
+    draw = drawing(np.random.RandomState(0))
+    nodes = [
+        node("Conv", "x", "k", out="a", kernel_shape=[2, 2], strides=[2, 2]),
+        node("Relu", "a", out="b"),
+        node("Flatten", "b", out="c"),
+        node("Gemm", "c", "w", "bias", transB=1),
+    ]
+    return saved(model(nodes, {"k": draw(4, 2, 2, 2), "w": draw(3, 8), "bias": draw(3)}, shape), path)
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    return classifier(("N", *SIZES), tmp_path / "net.onnx")
+
+
+@pytest.fixture
+def arrays(net: Path) -> dict[str, Array]:
+    x = np.random.default_rng(1).uniform(0, 1, (4, *SIZES)).astype(np.float32)
+    y = logits_of(net, x).argmax(axis=1)
+    y[WRONG] = (y[WRONG] + 1) % 3
+    return {"x": x, "y": y}
+
+
+@pytest.fixture
+def data(arrays: dict[str, Array], tmp_path: Path) -> Path:
+    np.savez(tmp_path / "data.npz", **arrays)
+    return tmp_path / "data.npz"
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a process for the file, whose start takes half a second."""
+    read_here(monkeypatch)
+
+
+@pytest.fixture
+def run(net: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    def called(*more: str, code: int = 0) -> dict[str, Any]:
+        radii = [word for radius in RADII for word in ("--radius", str(radius))]
+        assert cli.run(["certify", str(net), str(data), *radii, "--format", "json", *more]) == code
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    return called
+
+
+def logits_of(net: Path, x: Array) -> Array:
+    run: Any = ReferenceEvaluator(onnx.load(str(net)))
+    return run.run(None, {"x": x.astype(np.float32)})[0]
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: Any, code: int = cli.TROUBLE) -> str:
+    """The message of a call that fails, in one line; nothing but it is printed."""
+    assert cli.run(["certify", *map(str, arguments)]) == code
+    out, err = capsys.readouterr()
+    assert not out
+    assert "Traceback" not in err
+    return " ".join(err.split())
+
+
+def test_no_certified_label_changes_where_the_file_is_executed(run: Run, net: Path, arrays: dict[str, Array]) -> None:
+    """In the process that reads the file; each row is of its own sample, each status of its own radius."""
+    found, numbers = run("--input-range", "0", "1"), np.random.default_rng(0)
+    assert [each["radius"] for each in found["radii"]] == sorted(RADII)
+    states = []
+    for x, y, logits, row in zip(*arrays.values(), logits_of(net, arrays["x"]), found["samples"], strict=True):
+        assert (row["label"], row["predicted"]) == (y, logits.argmax())
+        assert row["margin"] == pytest.approx(logits[y] - np.delete(logits, y).max(), rel=1e-4, abs=1e-5)
+        states += row["status"]
+        away = numbers.standard_normal((2000, *SIZES))
+        away *= row["radius"] / np.linalg.norm(away.reshape(2000, -1), axis=1)[:, None, None, None]
+        inside = np.clip(x + away * numbers.uniform(0, 1, (2000, 1, 1, 1)) ** 0.1, 0, 1)
+        if row["radius"]:
+            assert (logits_of(net, inside).argmax(axis=1) == y).all()
+        for radius, status in zip(sorted(RADII), row["status"], strict=True):
+            assert (status == "safe") == (row["radius"] >= radius)
+            assert (status == "unsafe") == (row["attacked"] is not None and row["attacked"] <= radius * (1 + 1e-9))
+        assert row["attacked"] is None or row["attacked"] >= row["radius"]
+    assert {"safe", "unsafe"} <= set(states)
+    assert found["samples"][WRONG]["status"] == ["unsafe"] * 3
+    assert (found["samples"][WRONG]["radius"], found["samples"][WRONG]["attacked"]) == (0, 0)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("between", "execution"), [(None, None), ((0.0, 1.0), None), (None, "bfloat16")])
+def test_rows_are_the_python_functions(
+    run: Run, net: Path, arrays: dict[str, Array], between: tuple[float, float] | None, execution: str | None
+) -> None:
+    options = [] if between is None else ["--input-range", *map(str, between)]
+    found = run(*options, *([] if execution is None else ["--execution", execution]))
+    graph = read_onnx(net, {"x": (1, *SIZES)})
+    graph = graph if between is None else networks.within(graph, *between)
+    same = networks.certified_accuracy(graph, arrays["x"], arrays["y"], sorted(RADII), local=True, execution=execution)
+    assert [row["radius"] for row in found["samples"]] == same.radius.tolist()
+    assert [row["status"] for row in found["samples"]] == same.status.T.tolist()
+    assert [each["certified"] for each in found["radii"]] == same.accuracy.tolist()
+    assert found["execution"] == execution
+    for at, row in enumerate(found["samples"]):
+        assert (row["attacked"] is None) == (at not in same.changed)
+        if at in same.changed:
+            apart = np.linalg.norm(same.changed[at].reshape(SIZES) - arrays["x"][at])
+            assert apart <= row["attacked"] <= apart * (1 + 1e-6)
+
+
+def test_every_execution_can_be_asked_for() -> None:
+    (option,) = (p for p in cli._application().commands["certify"].params if p.name == "execution")
+    kind: Any = option.type
+    assert set(kind.choices) == set(EXECUTIONS)
+
+
+@pytest.mark.usefixtures("here")
+def test_samples_may_be_flat_and_no_axes_are_exchanged(
+    run: Run, net: Path, data: Path, arrays: dict[str, Array], capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = run()["samples"]
+    classifier((1, *SIZES), net)
+    np.savez(data, x=arrays["x"].reshape(4, -1), y=arrays["y"].astype(np.uint8))
+    assert run()["samples"] == expected
+    np.savez(data, x=arrays["x"].transpose(0, 2, 3, 1), y=arrays["y"])
+    assert "samples of shape (2, 4, 2); the network takes (2, 2, 4)" in said(capsys, net, data, "--radius", 1)
+    classifier((5, *SIZES), net)
+    assert "takes 5 samples at a time" in said(capsys, net, data, "--radius", 1)
+
+
+# -- reports -----------------------------------------------------------------------------------------------------------
+FOUND = Accuracy(
+    "net\x1b.onnx",
+    "data.npz",
+    (0.05, 0.2),
+    (
+        Sample(1, 1, 0.1234567, 0.12345678, 0.2, ("safe", "unsafe")),
+        Sample(0, None, None, np.inf, None, ("safe", "safe")),
+        Sample(0, 1, -2.0, 0.0, 0.0, ("unsafe", "unsafe")),
+    ),
+)
+
+
+@pytest.fixture
+def report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Report:
+    """What the command makes of `FOUND`, and its messages."""
+    path = tmp_path / "out"
+    monkeypatch.setattr(accuracy, "certified", lambda *_, **__: FOUND)
+
+    def called(*more: str, code: int = 0) -> tuple[str, str]:
+        given = ["certify", "net.onnx", "data.npz", "--radius", "1", "--output", str(path), *more]
+        assert cli.run(given) == code
+        return path.read_text(), capsys.readouterr().err
+
+    return called
+
+
+def test_json_and_csv_have_every_digit_and_null_for_infinity(report: Report) -> None:
+    found = json.loads(report("--format", "json")[0])
+    assert found["radii"][1] == {"radius": 0.2, "safe": 1, "unsafe": 2, "open": 0, "certified": 1 / 3}
+    assert [row["radius"] for row in found["samples"]] == [0.12345678, None, 0.0]
+    assert found["model"] == "net\\x1b.onnx"
+    lines = list(csv.DictReader(io.StringIO(report("--format", "csv")[0])))
+    assert [line["radius"] for line in lines] == ["0.12345678", "", "0.0"]
+    for line, row in zip(lines, found["samples"], strict=True):
+        assert [line["at 0.05"], line["at 0.2"]] == row["status"]
+        assert all(line[name] == ("" if row[name] is None else str(row[name])) for name in ("label", "attacked"))
+
+
+@pytest.mark.parametrize("kind", ["table", "markdown"])
+def test_tables_round_down_what_is_proven(report: Report, kind: str) -> None:
+    text, _ = report("--format", kind)
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    assert ["0", "1", "1", "0.123457", "0.123456", "0.200001", "safe", "unsafe"] in cells
+    assert ["1", "0", "-", "-", "inf", "-", "safe", "safe"] in cells
+    assert ["0.05", "2", "1", "0", "66.66 %"] in cells
+    assert "Within 0.05 (2-norm), 2 of 3 labels are proven to stay; 1 are wrong or changed" in text
+    assert "\x1b" not in text
+
+
+def test_the_gate_fails_below_the_share(report: Report) -> None:
+    assert report("--fail-below", str(1 / 3))[1] == ""
+    assert "1 of 3 labels are certified at 0.2" in report("--fail-below", "0.334", code=cli.GATE_FAILED)[1]
+    assert report("--fail-below", "0.7", code=cli.GATE_FAILED)[1].count("--fail-below 0.7") == 2
+
+
+@pytest.mark.parametrize("radii", [(0.0, 0.2), (0.0, 0.0), (1e-100, 1e100), (0.2, 1e300)])
+def test_the_curve_shows_shares(
+    report: Report, radii: tuple[float, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(accuracy, "certified", lambda *_, **__: replace(FOUND, radii=radii))
+    assert report("--plot", str(tmp_path / "curve.svg"))[1] == ""
+    ids = re.findall(r'id="(proven|attacked|radii)"', (tmp_path / "curve.svg").read_text())
+    assert sorted(ids) == ["attacked", "proven", "radii"]
+
+
+def test_the_curve_is_of_the_rows() -> None:
+    pytest.importorskip("matplotlib")
+    (axes,) = shares.curve(FOUND).axes
+    lines: dict[Any, Array] = {line.get_gid(): np.array(line.get_xydata()) for line in axes.get_lines()}
+    assert lines["proven"].tolist()[:2] == [[0.0, 2 / 3], [0.12345678, 1 / 3]]
+    assert lines["attacked"].tolist() == [[0.0, 2 / 3], [0.2, 1 / 3]]
+    assert lines["radii"].tolist() == [[0.05, 2 / 3], [0.2, 1 / 3]]
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": None}, "holds x; expected the arrays x (samples) and y (labels)"),
+        ({"x": None, "images": np.zeros(3)}, "expected the arrays x"),
+        ({"y": np.zeros(4)}, "y has shape (4,) of float64; expected one whole number a sample"),
+        ({"y": np.zeros((4, 1), int)}, "expected one whole number a sample"),
+        ({"y": np.zeros(5, int)}, "expected (samples, ...) and (samples,)"),
+        ({"y": np.full(4, 3)}, "labels from 3 to 3; expected whole numbers 0..2"),
+        ({"y": np.full(4, -1)}, "labels from -1 to -1"),
+        ({"x": np.zeros((4, 9))}, "samples of shape (9,); the network takes (2, 2, 4)"),
+        ({"x": np.zeros((0, *SIZES)), "y": np.zeros(0, int)}, "has no entries"),
+        ({"x": np.full((4, *SIZES), np.nan)}, "NaN"),
+        ({"x": np.full((4, *SIZES), 2**60)}, "beyond 2**53"),
+        ({"x": np.zeros((4, *SIZES), np.complex64)}, "x is of complex64"),
+        ({"x": np.zeros((4, *SIZES), bool)}, "x is of bool"),
+        ({"x": np.full((4, *SIZES), None)}, "cannot be read"),
+        (
+            {"x": np.full((4, *SIZES), 255, np.uint8)},
+            "sample 0 has entries from 255 to 255, outside of the input range",
+        ),
+    ],
+)
+def test_wrong_samples_are_refused(
+    net: Path, data: Path, arrays: dict[str, Array], change: dict[str, Any], message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    np.savez(data, **{name: each for name, each in (arrays | change).items() if each is not None})
+    told = said(capsys, net, data, "--radius", 0.1, "--input-range", 0, 1)
+    assert message in told
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "Missing option '--radius'"),
+        (["--radius", "nan"], "nan is no radius"),
+        (["--radius", "1e300"], "1e+300 is no radius"),
+        (["--radius", "-1"], "-1 is no radius: give a number from 0 to 1e+100"),
+        (["--radius", "1", "--fail-below", "nan"], "give a number"),
+        (["--radius", "1", "--fail-below", "60"], "60.0 is not in the range"),
+        (["--radius", "1", "--input-range", "1", "0"], "the smaller one first"),
+        (["--radius", "1", "--budget", "0"], "give seconds above 0"),
+        (["--radius", "1", "--plot", "curve.pdf"], "which says what to draw"),
+        (["--radius", "1", "--format", "html"], "'html' is not one of"),
+        (["--radius", "1", "--output", "DATA"], "this command reads it"),
+        (["--radius", "1", "--max-bytes", "100"], "more than the limit of 100"),
+    ],
+)
+def test_wrong_usage_is_refused(
+    net: Path, data: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = data.read_bytes()
+    if "--plot" in options:
+        pytest.importorskip("matplotlib")
+    assert message in said(capsys, net, data, *(str(data) if word == "DATA" else word for word in options))
+    assert data.read_bytes() == before
+
+
+def test_files_that_are_no_networks_or_samples(
+    net: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever they hold: a message with the file's name, and the report of last time."""
+    report, whole = tmp_path / "report", net.read_bytes()
+    report.write_text("the last one")
+    asked = ("--radius", 0.1, "--output", report)
+    assert "holds weights and no graph" in said(capsys, data, data, *asked)
+    assert "net.onnx" in said(capsys, net, net, *asked)
+    assert "nothing.npz" in said(capsys, net, tmp_path / "nothing.npz", *asked)
+    net.write_bytes(whole[: len(whole) // 2])
+    assert "net.onnx" in said(capsys, net, data, *asked)
+    draw = drawing(np.random.RandomState(0))
+    saved(model([node("Relu", "x")], {}, (1, 3)), net)
+    np.savez(data, x=draw(2, 3), y=[0, 1])
+    assert "that a matrix ends with" in said(capsys, net, data, *asked)
+    nodes = [node("MatMul", "x", "w", out="a"), node("Mul", "a", "a", out="b"), node("MatMul", "b", "w")]
+    saved(model(nodes, {"w": draw(3, 3)}, (1, 3)), net)
+    assert "no bound" in said(capsys, net, data, *asked)
+    two = model(
+        [node("Add", "x", "z", out="a"), node("MatMul", "a", "w")], {"w": draw(3, 3)}, (1, 3), inputs=("x", "z")
+    )
+    saved(two, net)
+    assert "has 2 inputs" in said(capsys, net, data, *asked)
+    np.savez_compressed(data, x=np.zeros((200, 50_000)), y=np.zeros(200, int))
+    monkeypatch.setattr(accuracy, "MAX_BYTES", 0)
+    assert "more than the limit" in said(capsys, net, data, *asked, "--max-bytes", 2**20)
+    assert report.read_text() == "the last one"
+
+
+def test_a_network_that_takes_for_ever_is_ended(
+    net: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("limits of processes are kept on Linux")
+    monkeypatch.setattr(accuracy, "GRAPH_SECONDS", 0.0)
+    monkeypatch.setattr(accuracy, "SAMPLE_SECONDS", 1e-3)
+    many = np.random.default_rng(0).uniform(0, 1, (300, *SIZES))
+    np.savez(data, x=many, y=np.zeros(300, int))
+    told = said(capsys, net, data, "--radius", 0.3)
+    assert "net.onnx: reading it takes more than the limit of 0.3 s of processor time" in told
