@@ -231,10 +231,10 @@ def _network(model: ModelArrays, claim: Mapping[str, Any], upper: float) -> Uppe
 
 
 def _part(part: Mapping[str, Any]) -> Part:
-    if set(part) != PART or part["units"] is not False:
-        raise CertificateError("a part has other entries than this version knows, or a weight for each unit")
+    if set(part) != PART or type(part["units"]) is not bool:
+        raise CertificateError("a part has other entries than this version knows")
     names = [part["start"], *_list(part["values"])]
     if any(type(name) is not str for name in names) or len(_list(part["weights"])) != len(names):
         raise CertificateError("a part has a list of weights for each of its values")
     weights = tuple(np.array([_number(x) for x in _list(each)]) for each in part["weights"])
-    return Part(names[0], tuple(names[1:]), weights, _number(part["upper"]), part["proof"])
+    return Part(names[0], tuple(names[1:]), weights, _number(part["upper"]), part["proof"], part["units"])

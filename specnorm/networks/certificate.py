@@ -19,6 +19,7 @@ from specnorm.certified.network.boxes import stated as boxes
 from specnorm.certified.network.graph import Graph
 from specnorm.certified.network.operators.base import FloatArray
 from specnorm.certified.network.segments import CENTRE, SHARP, stated_kernel
+from specnorm.certified.network.shapes import concrete
 from specnorm.certified.network.stated import REST, F, digests_of, segment_of
 from specnorm.errors import CertificateError, SpecnormError
 from specnorm.networks.measuring import Measure
@@ -27,14 +28,14 @@ from specnorm.runtime.execution import Execution
 from specnorm.search.certificate import MOST, WIDER
 from specnorm.search.tree import tree_below
 
-TOLERANCE = 5e-4
-"""Relative width of a part's number, or that of the norms where it is wider."""
+TOLERANCES = 5e-4, 5e-5, 5e-6
+"""Relative width of a part's number, or that of the norms where it is wider; the others where 1 is proven otherwise."""
 SLACK = 1e-9
 """By how much more is claimed than the parts make up as computed here."""
 FEWEST, WORK = 2**9, 2**33
 """Boxes of a part's tree, by what each takes."""
-CHANNELS = 2**12
-"""Of a value in a part: fewer."""
+CHANNELS, UNITS = 2**12, 2**10
+"""Of a value in a part: fewer; entries of all values of a part in which each has a weight, at most."""
 SLOPES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("Relu", "Tanh", "Softplus", "Softsign", "Clip", "Atan", "LeakyRelu"), (0.0, 1.0)),
     **dict.fromkeys(("Abs", "Sin", "Cos"), (-1.0, 1.0)),
@@ -73,6 +74,17 @@ class _Part:
     values: tuple[str, ...]
     weights: tuple[FloatArray, ...]
     segment: Segment
+    units: bool = False
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What tells it from others."""
+        return self.start, self.values, self.units, tuple(each.tobytes() for each in self.weights)
+
+    def ending_alike(self) -> _Part:
+        """With one weight for all channels of its last value, which loses nothing where no part goes on there."""
+        last = self.weights[-1]
+        return replace(self, weights=(*self.weights[:-1], np.full_like(last, last.min())))
 
 
 def network_claim(graph: Graph, runs: Sequence[Weighted], upper: float, measure: Measure) -> Certificate:
@@ -95,16 +107,19 @@ def network_claim(graph: Graph, runs: Sequence[Weighted], upper: float, measure:
         raise CertificateError("a bound for inputs in a range has no place in the file: bounds for all have.")
     tensors = digests_of(graph)
     whole = _Network(graph)
-    parts = whole.parts(runs)
-    said = [_stated(part, measure) for part in parts]
-    total = whole.constant(parts, [number for number, _ in said]) * (1 + SLACK)
+    first, *closer = TOLERANCES
+    for rtol in (max(first, measure.rtol), *closer):
+        total, said = whole.least(runs, measure, rtol)
+        total *= 1 + SLACK
+        if not upper <= 1 < total:
+            break
     claim = {
         "claim": "network",
         "name": "network",
         "of": whole.of,
         "input_shape": [n if type(n) is int else str(n) for n in whole.shapes[whole.start] or ()],
         "tensors": tensors,
-        "parts": [part for _, part in said],
+        "parts": said,
         "upper": max(total, upper).hex(),
     }
     return Certificate((claim,))
@@ -151,11 +166,7 @@ class _Network:
             self.made[REST] = ("Sub", last.inputs, {})
             self.outputs, self.of = (REST,), REST
         self.shapes = {name: node.shape for name, node in self.graph.by_name.items()}
-        needed, waiting = set(self.outputs), [*self.outputs]
-        while waiting:
-            new = set(self.made.get(waiting.pop(), ("", (), {}))[1]) - needed
-            needed |= new
-            waiting += new
+        needed = set[str]().union(*(self._between("", name) for name in self.outputs))
         self.made = {name: call for name, call in self.made.items() if name in needed}
 
     def moving(self, name: str) -> list[str]:
@@ -163,15 +174,23 @@ class _Network:
         return [each for each in self.made[name][1] if each not in self.arrays]
 
     # -- parts -------------------------------------------------------------------------------------------------------
-    def parts(self, runs: Sequence[Weighted]) -> list[_Part]:
-        """Those of the runs, and each layer that is in none."""
-        found, inside = [], set[str]()
-        for weighted in runs:
-            try:
-                found += self._of_run(weighted)
-            except CertificateError:
-                continue  # each of its layers by itself
-            inside |= self._between(weighted.run.start, weighted.run.end)
+    def least(self, runs: Sequence[Weighted], measure: Measure, rtol: float) -> tuple[float, list[dict[str, Any]]]:
+        """The least constant that parts make up, and these: runs by channels, by entries, and each layer by itself."""
+        small = (self.parts(runs, units=True), self.parts(()))
+        ways = [self.parts(runs), *(way for way in small if any(part.units for part in way))]
+        said: dict[tuple[object, ...], tuple[float, dict[str, Any]]] = {}
+        found = []
+        for way in ways:
+            for part in way:
+                said[part.key] = said.get(part.key) or _stated(part, measure, rtol)
+            known = [said[part.key] for part in way]
+            found.append((self.constant(way, [number for number, _ in known]), [part for _, part in known]))
+        return min(found, key=lambda each: each[0])
+
+    def parts(self, runs: Sequence[Weighted], units: bool = False) -> list[_Part]:
+        """Those of the runs, by entries where there are few and ``units`` says so, and each layer that is in none."""
+        found = [part for weighted in runs for part in self._of_run(weighted, units)]
+        inside = set[str]().union(*(self._between(part.start, part.values[-1]) for part in found))
         readers: dict[str, list[str]] = {}
         for name in self.made:
             for each in self.moving(name):
@@ -187,26 +206,34 @@ class _Network:
             if op == "BatchNormalization" and self.made.get(self.moving(name)[0], ("",))[0] in LINEAR[:3]:
                 before = self.moving(name)[0]
                 first = before if readers[before] == [name] and before not in self.outputs else name
-            found.append(self._part(self.moving(first)[0], (name,), None))
+            found.append(self._part(self.moving(first)[0], (name,), None, units=True))
         return found
 
-    def _of_run(self, weighted: Weighted) -> list[_Part]:
+    def _of_run(self, weighted: Weighted, units: bool) -> list[_Part]:
+        """Parts of a run; where one has no place in the file, its neighbours' weights are alike there."""
         links, start = weighted.run.links, weighted.run.start
-        ends, found = [*weighted.starts[1:], len(links)], []
-        values = [np.ones(weighted.run.width), *weighted.weights]
-        for first, last in zip(weighted.starts, ends, strict=True):
-            if any(link.end != link.node for link in links[first : last - 1]):
-                raise CertificateError("something lies between the functions and the layers after them")
+        values, found, gap = [np.ones(weighted.run.width), *weighted.weights], list[_Part](), False
+        for first, last in zip(weighted.starts, [*weighted.starts[1:], len(links)], strict=True):
             before = values[first] if first == 0 else np.repeat(values[first], links[first - 1].repeat)
             names = tuple(self._name(link.node) for link in links[first:last])
-            found.append(self._part(start, names, (before, *values[first + 1 : last + 1])))
+            try:
+                if any(link.end != link.node for link in links[first : last - 1]):
+                    raise CertificateError("something lies between the functions and the layers after them")
+                before = np.full_like(before, before.max()) if gap else before
+                found.append(self._part(start, names, (before, *values[first + 1 : last + 1]), units))
+                gap = False
+            except CertificateError:
+                found[-1:] = [part if gap else part.ending_alike() for part in found[-1:]]
+                gap = True
             start = links[last - 1].end
         return found
 
     def _name(self, name: str) -> str:
         return REST if self.of == REST and name not in self.made else name
 
-    def _part(self, start: str, values: tuple[str, ...], weights: tuple[FloatArray, ...] | None) -> _Part:
+    def _part(
+        self, start: str, values: tuple[str, ...], weights: tuple[FloatArray, ...] | None, units: bool = False
+    ) -> _Part:
         """One that the reader has the same rules for."""
         for name in values:
             op = self.made.get(name, ("",))[0]
@@ -221,8 +248,21 @@ class _Network:
         widths = [segment.width, *(link.width for link in segment.links)]
         if max(widths) >= CHANNELS:
             raise CertificateError(f"a layer of {max(widths)} channels has no place in the file: fewer than 4096 have.")
-        ones = tuple(np.ones(n) for n in widths)
-        return _Part(start, values, ones if weights is None else weights, segment)
+        part = _Part(start, values, weights or tuple(np.ones(n) for n in widths), segment)
+        return self._by_units(part) if units and segment.axes else part
+
+    def _by_units(self, part: _Part) -> _Part:
+        """The same by entries, if these are few; else as it is."""
+        shapes = [concrete(self.shapes[name]) for name in (part.start, *part.values)]
+        sizes = [0 if shape is None or shape[0] != 1 else math.prod(shape[1:]) for shape in shapes]
+        if min(sizes) < 1 or sum(sizes) > UNITS:
+            return part
+        try:
+            segment = segment_of(self.graph, part.start, part.values, units=True)
+        except CertificateError:
+            return part
+        weights = tuple(np.repeat(w, n // len(w)) for w, n in zip(part.weights, sizes, strict=True))
+        return replace(part, weights=weights, segment=segment, units=True)
 
     def _linear(self, name: str, stops: set[str]) -> None:
         """Whether the reader takes a value for a sum of layers of others."""
@@ -332,7 +372,7 @@ def _power(segment: Segment, number: float) -> float:
     return number ** len(segment.links) if segment.chain else max(1.0, 2 * number - 1) ** segment.depth
 
 
-def _stated(part: _Part, measure: Measure) -> tuple[float, dict[str, Any]]:
+def _stated(part: _Part, measure: Measure, rtol: float) -> tuple[float, dict[str, Any]]:
     """The number that a part is given, and the part as the file has it."""
     whole, lost, taps = stated_kernel(part.segment, part.weights)
     chain, alone = part.segment.chain, math.prod(taps) == 1
@@ -342,7 +382,7 @@ def _stated(part: _Part, measure: Measure) -> tuple[float, dict[str, Any]]:
         middle: Any = (every, every, *(n // 2 for n in taps))
         shifted[middle] = CENTRE
     try:
-        least = measure.of_kernel(shifted, SHARP if alone else max(measure.rtol, TOLERANCE)).value
+        least = measure.of_kernel(shifted, SHARP if alone else rtol).value
     except SpecnormError as error:
         raise CertificateError(f"the layers from {part.start} to {part.values[-1]}: {error}") from error
     least = max(least - (0.0 if chain else CENTRE) + lost, float(np.abs(whole).max()) * SLACK, 1e-270)
@@ -355,6 +395,6 @@ def _stated(part: _Part, measure: Measure) -> tuple[float, dict[str, Any]]:
         tree = tree_below(scaled, math.ldexp(bound, -exponent), most, taps=taps, hermitian=not chain, ops=ops)
         if tree is not None:
             weights = [[float(x).hex() for x in each] for each in part.weights]
-            said = {"start": part.start, "values": list(part.values), "units": False, "weights": weights}
+            said = {"start": part.start, "values": list(part.values), "units": part.units, "weights": weights}
             return bound, {**said, "upper": bound.hex(), "proof": {"tree": tree}}
     raise CertificateError(f"the layers from {part.start} to {part.values[-1]} take more than {most} cells.")

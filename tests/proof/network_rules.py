@@ -16,7 +16,18 @@ from specnorm.certified.bound import Upper
 from specnorm.certified.network import loops, rules, segments
 from specnorm.certified.network.graph import Graph, Layer, Node
 from specnorm.certified.network.kernels import Norm, norm_of_layer, unscaled
-from specnorm.certified.network.operators import Add, Concat, Input, Matrix, Mean, Random, ReLU, Scale, Slice
+from specnorm.certified.network.operators import (
+    Add,
+    Concat,
+    Convolution,
+    Input,
+    Matrix,
+    Mean,
+    Random,
+    ReLU,
+    Scale,
+    Slice,
+)
 from specnorm.certified.network.operators.base import Operator, Place
 from specnorm.certified.network.rules import Map
 from specnorm.certified.network.stated import Part, constant_by_parts
@@ -81,6 +92,12 @@ def chain(*factors: float) -> Graph:
 
 (RUN,) = runs(chain(2, 3))
 RESIDUAL = (x(), times("u", "x", 2), join("r", ReLU(), "u"), times("v", "r", 3), join("s", Add((1.0, 1.0)), "v", "x"))
+FORKED = Graph(
+    (
+        x(), times("u", "x", 0.2), join("r", ReLU(), "u"), times("v", "x", 0.3), join("q", ReLU(), "v"),
+        join("s", Add((1.0, 1.0)), "r", "q"),
+    ), ("s",),
+)  # fmt: skip
 (SKIPPING,) = runs(Graph(RESIDUAL, ("s",)))
 ONES = [np.ones(1), np.ones(1)]
 
@@ -191,7 +208,12 @@ def by_parts() -> Iterator[tuple[Upper | None, float]]:
     yield constant_by_parts(chain(2, 3), parts, ops=OPS), 6.0
     yield constant_by_parts(chain(2, 3), [Part("x", ("r0", "r1"), (one, one, one), 4.0, alone)], ops=OPS), 6.0
     wide = Graph(RESIDUAL, ("s",))
-    yield constant_by_parts(wide, [Part("x", ("r", "s"), (one, one, one), 4.0, alone)], ops=OPS), 7.0
+    for units in (False, True):
+        yield constant_by_parts(wide, [Part("x", ("r", "s"), (one, one, one), 4.0, alone, units)], ops=OPS), 7.0
+    # Branches whose first values have no number of their own; a part with a value that the next does not read.
+    two = [Part("x", ("r",), (one, one), 0.2 * more, alone), Part("x", ("q",), (one, one), 0.3 * more, alone)]
+    yield constant_by_parts(FORKED, two, ops=OPS), 0.5
+    yield constant_by_parts(FORKED, [two[0], Part("x", ("r", "q"), (one, one, one), 0.4, alone)], ops=OPS), 0.5
     kernel = np.random.RandomState(0).standard_normal((1, 2, 2, 3))
     symbols = np.moveaxis(np.fft.fft(kernel[0], 4096), -1, 0)
     norm = float(np.linalg.norm(symbols, 2, axis=(1, 2)).max())
@@ -203,6 +225,9 @@ def by_parts() -> Iterator[tuple[Upper | None, float]]:
     matrix = dense_matrix(CONV, (5,), padding_mode="zeros", padding=1)
     norm = float(np.linalg.norm(matrix, 2))
     yield of_stated_layer(CONV, own, {"matrix": True}, norm * more, ops=OPS), norm
+    nodes = Node("x", Input(), (), (1, 2, 5)), Node("y", Convolution(LAYER), ("x",), (1, 2, 5))
+    of = Part("x", ("y",), (np.ones(10), np.ones(10)), norm * more, alone, units=True)
+    yield constant_by_parts(Graph(nodes, ("y",)), [of], ops=OPS), norm
 
 
 def gains() -> Iterator[tuple[Upper | None, float]]:

@@ -292,7 +292,7 @@ class Segment:
     @property
     def chain(self) -> bool:
         """Whether each link reads one value, the one before."""
-        return all(len(link.sources) == 1 for link in self.links)
+        return all(link.sources == (at,) for at, link in enumerate(self.links, self.first))
 
     @property
     def depth(self) -> int:

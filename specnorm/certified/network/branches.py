@@ -137,7 +137,9 @@ class Branches:
     def _back(self, node: Node, weights: FloatArray, used: list[Upper]) -> list[tuple[str, FloatArray]] | None:
         """Weights of what a node is computed from, for those of its value."""
         known = [self.steps[name].claim for name in node.inputs]
-        moves = [bool(claim is not None and claim.value) for claim in known]
+        if None in known:
+            return None  # it may move however far
+        moves = [bool(claim and claim.value) for claim in known]
         step, met = self.steps.get(node.name), self.met.get(node.name)
         alone = None if step is None else step.alone
         place = self._place(node)
@@ -179,7 +181,7 @@ class Branches:
         if name not in self._moving:
             node, claim = self.nodes[name], self.steps[name].claim
             self._moving[name] = np.ones((1,) * len(node.shape or ()))
-            if claim is None or not claim.value:
+            if claim is not None and not claim.value:
                 self._moving[name] = self._moving[name] * 0.0
             elif node.inputs and node.shape is not None:
                 self._moving[name] = _narrow(self._moved(node))
@@ -220,7 +222,7 @@ class Branches:
         while waiting:
             for name in self.nodes[waiting.pop()].inputs:
                 claim = self.steps[name].claim
-                if name != start and name not in needed and claim is not None and claim.value:
+                if name != start and name not in needed and (claim is None or claim.value):
                     needed.add(name)
                     waiting.append(name)
         found = sorted((self.nodes[name] for name in needed), key=lambda node: self._order[node.name])

@@ -1,8 +1,8 @@
 """A network's constant from what somebody states: values that are bounded together, their weights, numbers and cells.
 
-What is known of a value z is a number c with ``|q (z - z')| <= c |x - x'|``, q one weight a channel. A part that starts
-where that is known goes on from there; entry-wise functions, pooling and flattening between two parts keep the weights.
-Every other value is bounded by the rules of `propagation`.
+What is known of a value z is a number c with ``|q (z - z')| <= c |x - x'|``, q one weight a channel or an entry. A part
+that starts where that is known goes on from there; entry-wise functions, pooling and flattening between two parts keep
+the weights. Every other value is bounded by the rules of `propagation`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from specnorm.certified.network.rules import Map, of_operator, unmoved
 from specnorm.certified.network.segments import constant_as_stated
 from specnorm.certified.network.statements import step
 from specnorm.certified.network.subnetworks import run_of
+from specnorm.certified.network.zonotopes import stated_units
 from specnorm.errors import CertificateError
 from specnorm.types import ArrayOps
 
@@ -52,6 +53,8 @@ class Part:
         Of T's norm, or of K's largest eigenvalue.
     proof : mapping
         Of that: ``grid`` or ``tree``.
+    units : bool
+        Whether weights are one number an entry.
     """
 
     start: str
@@ -59,6 +62,7 @@ class Part:
     weights: tuple[FloatArray, ...]
     upper: float
     proof: Mapping[str, Any]
+    units: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +106,8 @@ def digests_of(graph: Graph) -> dict[str, str]:
         raise CertificateError(str(error)) from error
 
 
-def segment_of(graph: Graph, start: str, values: Sequence[str]) -> Segment:
-    """Links from one value to others, each computed from those before it alone.
+def segment_of(graph: Graph, start: str, values: Sequence[str], units: bool = False) -> Segment:
+    """Links from one value to others, each computed from those before it alone; ``units``: with a channel an entry.
 
     Raises
     ------
@@ -124,7 +128,13 @@ def segment_of(graph: Graph, start: str, values: Sequence[str]) -> Segment:
         waiting += nodes[name].inputs
     first = Node(start, Input(), (), nodes[start].shape, derived=True)
     kept = tuple(first if node.name == start else node for node in graph.nodes if node.name in needed)
-    reader = Reader(Graph(kept, tuple(dict.fromkeys(values))))
+    inner = Graph(kept, tuple(dict.fromkeys(values)))
+    if units:
+        found = stated_units(inner, start, values)
+        if found is None:
+            raise CertificateError(f"from {start} to {values[-1]} no statement can speak of each entry")
+        return found
+    reader = Reader(inner)
     # Channels are axis 1 throughout, as weights are carried from one part to the next.
     places = {value.node: number for number, value in enumerate(reader.values) if value.axis == 1}
     numbers = [places.get(name, -1) for name in (start, *values)]
@@ -153,7 +163,7 @@ def constant_by_parts(graph: Graph, parts: Sequence[Part], *, ops: ArrayOps) -> 
         raise CertificateError("a part names values that the network does not have")
     known: dict[str, list[_Known]] = {}
     for part in sorted(parts, key=lambda part: number[part.values[-1]]):
-        segment = segment_of(graph, part.start, part.values)
+        segment = segment_of(graph, part.start, part.values, part.units)
         constant = constant_as_stated(segment, part.weights, part.proof, part.upper, ops=ops)
         first, last = part.weights[0], part.weights[-1]
         begin = [_Known(np.ones(len(first)), unmoved(part.start)), *_carried(graph, part.start, known)]
