@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -117,11 +118,12 @@ def test_what_is_certified_of_the_stored_networks(tmp_path: Path, monkeypatch: p
     np.testing.assert_array_equal(data["x"], x)
     np.testing.assert_array_equal(data["y"], y)
     inputs, labels = torch.from_numpy(x).float(), torch.from_numpy(y)
+    page = (program.FOLDER / "README.md").read_text("utf-8")
     for name in ("dense", "conv"):
         told = json.loads((program.FOLDER / f"{name}-real.json").read_text("utf-8"))
         model = program.network(name)
-        kept = onnx.load(program.FOLDER / f"{name}.onnx").graph.initializer
-        model.load_state_dict({each.name: torch.from_numpy(onnx.numpy_helper.to_array(each).copy()) for each in kept})
+        weights = onnx.load(program.FOLDER / f"{name}.onnx").graph.initializer
+        model.load_state_dict({w.name: torch.from_numpy(onnx.numpy_helper.to_array(w).copy()) for w in weights})
         predicted = [row["predicted"] for row in told["samples"]]
         assert model(inputs).argmax(1).tolist() == predicted
         states = np.array([row["status"][-1] for row in told["samples"]])
@@ -129,6 +131,15 @@ def test_what_is_certified_of_the_stored_networks(tmp_path: Path, monkeypatch: p
         right = (model(moved).argmax(1) == labels).numpy()
         assert right[states == "safe"].all()
         assert right[states != "safe"].mean() < 0.5  # the attack is one
+        for at, each in enumerate(told["radii"]):
+            cells = f"| {name} | {each['radius']:g} | {2 * sum(predicted == y)} % | {2 * (50 - each['unsafe'])} % | "
+            kept = [
+                json.loads((program.FOLDER / f"{name}-{e or 'real'}.json").read_text("utf-8"))
+                for e in program.EXECUTIONS
+            ]
+            shares = [str(2 * of["radii"][at]["safe"]) for of in kept]
+            (line,) = (line for line in page.splitlines() if line.startswith(cells))
+            assert re.findall(r"→ (\d+)", line) == shares
     rows = [0, 1, 2]
     read_here(monkeypatch)
     np.savez(tmp_path / "few.npz", x=data["x"][rows], y=data["y"][rows])

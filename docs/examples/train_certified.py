@@ -96,7 +96,7 @@ def trained(name: str, radius: float, steps: int, count: int, decay: float) -> A
         rows = torch.randint(count, (100,))
         inputs = attacked(model, x[rows], y[rows], radius * min(1.0, 3 * (step + 1) / steps), 3)
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(inputs), y[rows]).backward()
+        torch.nn.functional.cross_entropy(model(inputs), y[rows]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     return model.eval()
@@ -108,19 +108,19 @@ def save(model: Any, path: Path) -> None:
     from onnx import TensorProto, helper, numpy_helper
     from torch import nn
 
+    kinds: dict[Any, tuple[str, dict[str, Any]]] = {
+        nn.Conv2d: ("Conv", {"strides": [2, 2]}),
+        nn.Linear: ("Gemm", {"transB": 1}),
+        nn.ReLU: ("Relu", {}),
+        nn.Flatten: ("Flatten", {}),
+    }
     nodes, weights, last = list[Any](), list[Any](), "x"
     for at, layer in enumerate(model):
         names = [last]
         for part, value in layer.named_parameters():
             names.append(f"{at}.{part}")
             weights.append(numpy_helper.from_array(value.detach().numpy(), names[-1]))
-        kind, given = {
-            nn.Conv2d: ("Conv", {"strides": [2, 2]}),
-            nn.Linear: ("Gemm", {"transB": 1}),
-            nn.ReLU: ("Relu", {}),
-            nn.Flatten: ("Flatten", {}),
-        }[type(layer)]
-        last = f"value{at}"
+        last, (kind, given) = f"value{at}", kinds[type(layer)]
         nodes.append(helper.make_node(kind, names, [last], **given))
     values = [
         helper.make_tensor_value_info(key, TensorProto.FLOAT, ["N", *shape])
@@ -151,8 +151,8 @@ def measured(name: str, radii: Sequence[float], unsafe: Array) -> tuple[dict[Any
     seconds = [(time.process_time() - start) / len(x)]
     alone = {e: certified_accuracy(graph, x, y, radii, execution=e, known=known).accuracy for e in EXECUTIONS}
     of, left = Radii(graph, known, Measure(), None, None), np.flatnonzero((real.radius <= radii[-1]) & ~unsafe)[:10]
-    for step in (lambda x, _: graph.run({"x": x}), lambda *at: of.attacked(*at, radii[-1]),
-                 lambda *at: of.proven(*at, radii[-1])):  # fmt: skip
+    for step in (lambda x, _: graph.run({"x": x}), lambda x, y: of.attacked(x, y, radii[-1]),
+                 lambda x, y: of.proven(x, y, radii[-1])):  # fmt: skip
         start = time.process_time()
         for at in left:
             step(x[at : at + 1], y[at])
