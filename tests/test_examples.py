@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from auditing.files import read_here
+
+from specnorm import cli
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 
@@ -98,3 +104,51 @@ def test_curvature_certifies_no_label_that_changes(monkeypatch: pytest.MonkeyPat
         (gradient,) = torch.autograd.grad(program.margins(net(images), labels).sum(), images)
         step = torch.tensor(found)[:, None, None, None] * 0.999 * gradient / program.lengths(gradient)
         assert (program.margins(net(images - step), labels) > 0).all()
+
+
+def test_what_is_certified_of_the_stored_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The images are the program's, the command gives the stored rows, and no safe label falls to another attack."""
+    torch = pytest.importorskip("torch")
+    onnx = pytest.importorskip("onnx", exc_type=ImportError)
+    pytest.importorskip("click")
+    pytest.importorskip("rich")
+    program = example("train_certified", monkeypatch)
+    data = dict(np.load(program.FOLDER / "images.npz"))
+    x, y = program.images(program.COUNT, program.SEEDS["test"])
+    np.testing.assert_array_equal(data["x"], x)
+    np.testing.assert_array_equal(data["y"], y)
+    inputs, labels = torch.from_numpy(x).float(), torch.from_numpy(y)
+    page = (program.FOLDER / "README.md").read_text("utf-8")
+    for name in ("dense", "conv"):
+        told = json.loads((program.FOLDER / f"{name}-real.json").read_text("utf-8"))
+        model = program.network(name)
+        weights = onnx.load(program.FOLDER / f"{name}.onnx").graph.initializer
+        model.load_state_dict({w.name: torch.from_numpy(onnx.numpy_helper.to_array(w).copy()) for w in weights})
+        predicted = [row["predicted"] for row in told["samples"]]
+        assert model(inputs).argmax(1).tolist() == predicted
+        states = np.array([row["status"][-1] for row in told["samples"]])
+        moved = program.attacked(model, inputs, labels, told["radii"][-1]["radius"], 8)
+        right = (model(moved).argmax(1) == labels).numpy()
+        assert right[states == "safe"].all()
+        assert right[states != "safe"].mean() < 0.5  # the attack is one
+        for at, each in enumerate(told["radii"]):
+            cells = f"| {name} | {each['radius']:g} | {2 * sum(predicted == y)} % | {2 * (50 - each['unsafe'])} % | "
+            kept = [
+                json.loads((program.FOLDER / f"{name}-{e or 'real'}.json").read_text("utf-8"))
+                for e in program.EXECUTIONS
+            ]
+            shares = [str(2 * of["radii"][at]["safe"]) for of in kept]
+            (line,) = (line for line in page.splitlines() if line.startswith(cells))
+            assert re.findall(r"→ (\d+)", line) == shares
+    rows = [0, 1, 2]
+    read_here(monkeypatch)
+    np.savez(tmp_path / "few.npz", x=data["x"][rows], y=data["y"][rows])
+    words = [str(program.FOLDER / "dense.onnx"), str(tmp_path / "few.npz"), "--radius", "0.5", "--radius", "1"]
+    output = tmp_path / "few.json"
+    assert cli.run(["certify", *words, "--input-range", "0", "1", "--format", "json", "--output", str(output)]) == 0
+    told = json.loads((program.FOLDER / "dense-real.json").read_text("utf-8"))
+    for found, row in zip(json.loads(output.read_text("utf-8"))["samples"], rows, strict=True):
+        expected = told["samples"][row]
+        assert found["status"] == expected["status"]
+        assert found["margin"] == pytest.approx(expected["margin"], rel=1e-9)
+        assert found["radius"] == pytest.approx(expected["radius"], rel=1e-3)
