@@ -22,7 +22,7 @@ _ENTRY, _LOCAL = struct.Struct("<4s6H3I5H2I"), struct.Struct("<4s5H3I2H")
 _ZIP64 = 1
 _MOST_16, _MOST_32 = 2**16 - 1, 2**32 - 1
 """What a field holds whose value stands in the zip64 directory."""
-_ENCRYPTED = 1
+_ENCRYPTED, _FOLDER = 1, 0x10
 _LONGEST_NAME = 400
 """Bytes; miniz cuts names at 511."""
 _CHUNK = 2**24
@@ -146,13 +146,15 @@ def _listed(directory: bytes) -> Iterator[tuple[bytes, int, int, int]]:
     while at < len(directory):
         fields = _ENTRY.unpack_from(directory, at)
         mark, flags, method, crc, packed, size = fields[0], fields[3], fields[4], *fields[7:10]
-        *lengths, disk, _, _, offset = fields[10:]
+        *lengths, disk, _, attributes, offset = fields[10:]
         begin, at = at + _ENTRY.size, at + _ENTRY.size + sum(lengths)
         name = directory[begin : begin + lengths[0]]
         if mark != b"PK\1\2" or at > len(directory) or disk:
             raise ModelFileError("its zip directory is damaged.")
         wide = _wide(directory[begin + lengths[0] : begin + lengths[0] + lengths[1]])
         size, packed, offset = (next(wide) if n == _MOST_32 else n for n in (size, packed, offset))
+        if attributes & _FOLDER:  # torch's reader then gives memory that nothing was written to
+            raise _ambiguous(f"{_shown(name)} is marked as a folder")
         if method or size != packed or flags & _ENCRYPTED:
             raise ModelFileError("its entries are compressed, which torch.save never does. Save it again.")
         if not 0 < len(name) <= _LONGEST_NAME or min(name) < 32 or not _is_text(name):
