@@ -13,8 +13,8 @@ nonnegative if the largest eigenvalue of K is at most 1 at each frequency.
 Shifts of taps are changes of basis on a tree. If ||T|| <= s, the weights q_i s^-i have ||T|| <= 1 with L s^l.
 
 *Otherwise* (sums, concatenation) K is a kernel itself, its taps at their places, and its largest eigenvalue is at most
-s = ||K + c I|| - c for any c; where there are two colours all the same, it is ||T||. With weights q_v t^g, g the number of links on the longest way to v, and
-r_gh = t^|g - h|, the entries of K are multiplied by r. The matrix r - (1 - 1/s) I is positive semidefinite for
+s = ||K + c I|| - c for any c; with two colours all the same, it is ||T||. With weights q_v t^g, g the number of links
+on the longest way to v, and r_gh = t^|g - h|, the entries of K are multiplied by r. r - (1 - 1/s) I is semidefinite for
 t = 1/(2s - 1), since the smallest eigenvalue of r is above (1 - t)/(1 + t) [2]_; so is its entrywise product with
 s I - K (Schur), which is I less the new K. So the constant is L (2s - 1)^g for the last value's g.
 
