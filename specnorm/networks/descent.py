@@ -1,8 +1,7 @@
 """Search: weights that make a run's constant small. It proposes, and claims nothing; `segments` proves.
 
-Gradient steps (Adam) on what `recursion` computes, in single precision where that is enough: the first on a coarse
-grid, then at the frequencies that tell, those on a fine grid or beside it where a largest eigenvalue is. At the end the
-last states are made feasible on the fine grid, and their constants looked at between its points.
+Gradient steps (Adam) on what `recursion` computes, in single precision where that is enough, on coarse grids first. At
+the end the last states are made feasible on a fine grid, and their constants looked at between its points.
 """
 
 from __future__ import annotations
@@ -35,16 +34,14 @@ MEMORY = 2**30
 """Bytes of what is computed in a step."""
 FINEST = 16
 """Frequencies an axis on which the multipliers of the end are made, lest they are infeasible between the others."""
-TELLING, NEAR_TOP = 2, 0.9
-"""Frequencies of each link that the rounds after the first look at, and which part of its largest value they reach."""
-LOOKED_AT, CHEAP = 2, 0.02
+LOOKED_AT, CHEAP = 3, 0.02
 """States that are looked at on the finest grid; part of the budget that may be spent on more."""
 REFINED, PEAKS, NEAR = 2, 6, 0.97
 """Of them, whose constants are looked at between its points; near how many of its points, and how high."""
 FEWEST = 3
 """Frequencies an axis below which no weights are looked for."""
 STEP = 0.07
-"""Of Adam, in logarithms of multipliers; it falls to a tenth towards the end of each grid."""
+"""Of Adam, in logarithms of multipliers, a third on finer grids; it falls to a tenth towards the end of each."""
 PATIENCE = 25
 """Steps without a gain of a thousandth after which a grid is left."""
 
@@ -101,14 +98,20 @@ class _Search:
             return []
         grid = stages(self.network, self.parts, first)
         self._keep(self._value(grid)[0], anew=True)
-        narrow = stages(self.network, self.parts, first, self.dtype)
-        if not abs(self._value(narrow)[0] - self.states[0][0]) < WORTH_KEEPING:
-            self.dtype, narrow = np.complex128, grid
+        if not self._narrow_is_enough(first):
+            self.dtype = np.complex128
             self.fine = [] if self.points is None else stages(self.network, self.parts, self.points)
         with contextlib.suppress(np.linalg.LinAlgError):  # what was found before is worth as much
             self._go_on()
         self.fine, self.points = self.fine or grid, self.points or first
         return [self._weights(*each) for each in sorted(self._refined(), key=lambda found: found[0])]
+
+    def _narrow_is_enough(self, points: int) -> bool:
+        """Whether single precision says of the beginning what double precision does."""
+        with contextlib.suppress(np.linalg.LinAlgError, ValueError, ArithmeticError):
+            narrow = self._value(stages(self.network, self.parts, points, self.dtype))[0]
+            return abs(narrow - self.states[0][0]) < WORTH_KEEPING
+        return False
 
     def _refined(self) -> list[tuple[float, list[FloatArray]]]:
         """Constants and multipliers, feasible on the finest grid.
@@ -165,66 +168,22 @@ class _Search:
 
     def _go_on(self) -> None:
         """Rounds of gradient steps, and Newton steps after the first."""
-        grid: list[Stage] = []
-        telling: list[FloatArray] = []
-        ended, each = False, 0.0
+        grid: tuple[int, list[Stage]] | None = None
+        ended = False
         for wanted, steps in self._rounds():
             if ended or self.done >= self.most:
                 break
-            if grid and self.left < each:
+            points = self._affordable(wanted, self.left)
+            if points is None:
                 break
-            if grid and any(stage.angles.any() for stage in self.fine):
-                telling = self._telling(telling)
-                grid = self._at(telling)
-                parts = zip(telling, self._firsts(), strict=True)
-                share = max(len(angles) / len(whole.angles) for angles, whole in parts if len(whole.angles) > 1)
-                each = share * cost(self.network, self.parts, self.points or 0).products
-            else:
-                points = self._affordable(wanted, self.left)
-                if points is None:
-                    break
-                grid = stages(self.network, self.parts, points, self.dtype)
-                each = cost(self.network, self.parts, points).products
+            anew = grid is None or grid[0] != points
+            if grid is None or anew:
+                grid = points, stages(self.network, self.parts, points, self.dtype)
             known = len(self.states)
-            self._descend(grid, steps, each, STEP if self.done == 0 else STEP / 3)
+            self._descend(grid[1], steps, cost(self.network, self.parts, points).products, points, anew=anew)
             if wanted == ROUNDS[-1][0] and len(self.states) == known:
                 break
-            ended = self.done < self.most and self._newton(grid)
-        if telling:
-            more = zip(self._firsts(), telling, strict=True)
-            self.fine = self._at([np.concatenate([each.angles, angles]) for each, angles in more])
-
-    def _at(self, angles: Sequence[FloatArray]) -> list[Stage]:
-        """Stages at angles of each part."""
-        found = zip(self.parts, angles, strict=True)
-        return [each for part, at in found for each in stages_of(self.network, self.parts, part, at, self.dtype)]
-
-    def _firsts(self) -> list[Stage]:
-        """First stage of each part, on the finest grid."""
-        return [self.fine[first] for first, _ in self.parts]
-
-    def _telling(self, before: Sequence[FloatArray]) -> list[FloatArray]:
-        """Angles of each part where one of its largest eigenvalues is, on the finest grid or half a step beside it."""
-        assert self.points is not None  # for the type checker
-        self._value(self.fine)
-        around: list[FloatArray] = []
-        for (first, last), whole in zip(self.parts, self._firsts(), strict=True):
-            tops = np.asarray([whole.angles[each.values.argmax()] for each in self.fine[first:last]])
-            step = math.pi / self.points * np.diag(whole.angles.any(axis=0).astype(float))
-            moves = np.concatenate([np.zeros((1, len(step))), step[step.any(axis=1)], -step[step.any(axis=1)]])
-            around.append(_distinct((tops[:, None] + moves).reshape(len(tops) * len(moves), len(step))))
-        near = self._at(around)
-        self._value(near)
-        found: list[FloatArray] = []
-        for at, ((first, last), beside) in enumerate(zip(self.parts, around, strict=True)):
-            angles = np.concatenate([self.fine[first].angles, beside])
-            chosen = [*before[at]] if before else []
-            for one, other in zip(self.fine[first:last], near[first:last], strict=True):
-                values = np.concatenate([one.values, other.values])
-                best = np.argsort(-values)[:TELLING]
-                chosen += [*angles[best[values[best] > NEAR_TOP * values.max()]]]
-            found.append(_distinct(np.asarray(chosen)))
-        return found
+            ended = self.done < self.most and self._newton(grid[1])
 
     def _rounds(self) -> Iterator[tuple[int, int]]:
         yield from ROUNDS
@@ -262,11 +221,11 @@ class _Search:
         last = np.full(self.network.links[-1].width, math.exp(-value / 2))
         return [*(np.sqrt(each) for each in multipliers), last]
 
-    def _descend(self, grid: Sequence[Stage], steps: int, each: float, largest: float) -> None:
-        """Adam from where it stands to the best point that it sees."""
+    def _descend(self, grid: Sequence[Stage], steps: int, each: float, points: int, *, anew: bool) -> None:
+        """Adam from where it stands to the best point that it sees; ``anew``: what is kept was worth more or less."""
         point, first, second = self.point, np.zeros_like(self.point), np.zeros_like(self.point)
         best: float | None = None
-        since, fresh = 0, True
+        since = 0
         for at in range(steps + 1):
             if self.left < each:
                 break
@@ -279,14 +238,14 @@ class _Search:
             if at:
                 self._tick()
                 if _is_kept(self.done):
-                    self._keep(best, anew=fresh)
-                    fresh = False
+                    self._keep(best, anew=anew)
+                    anew = False
             if at == steps or since > PATIENCE or self.done >= self.most:
                 break
             logs_back = [_grouped(slope, link) for slope, link in zip(logs_back, self.links, strict=True)]
             slope = np.concatenate([*logs_back, logits_back])
             first, second = 0.9 * first + 0.1 * slope, 0.99 * second + 0.01 * slope**2
-            step = largest * min(1.0, 0.1 + 1.8 * (1 - at / steps))
+            step = (STEP if points <= ROUNDS[0][0] else STEP / 3) * min(1.0, 0.1 + 1.8 * (1 - at / steps))
             mean, spread = first / (1 - 0.9 ** (at + 1)), np.sqrt(second / (1 - 0.99 ** (at + 1)))
             point = point - step * mean / (spread + 1e-12)
 
@@ -338,10 +297,6 @@ def highest(values: Callable[[FloatArray], FloatArray], grid: FloatArray, apart:
         bend = np.maximum(2 * here - after - before, 1e-12 * here)
         centres[:, axes] += np.clip((after - before) / (2 * bend), -1, 1) * share * step[axes]
     return best
-
-
-def _distinct(angles: FloatArray) -> FloatArray:
-    return np.unique(angles, axis=0) if angles.shape[1] else angles[:1]
 
 
 def _turned(angles: FloatArray) -> FloatArray:
