@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.facts import FOLDER, Row, read
-from bench.markdown import every, filled, measured, span, table, times
+from bench.markdown import every, filled, measured, span, table
 
 MIB = 2**20
 PAGE = FOLDER / "index.md"

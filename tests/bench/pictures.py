@@ -27,11 +27,13 @@ def circular(rows: list[Row]) -> dict[str, Series]:
     names = ("rfft_svd", "conv_norm", "enclose 1e-3")
     return {
         panel: {
-            name: medians((row["n"], row.get("seconds")) for row in mine if row["name"] == panel and row["contestant"] == name)
+            name: medians(
+                (row["n"], row.get("seconds")) for row in mine if (row["name"], row["contestant"]) == (panel, name)
+            )
             for name in names
         }
         for panel in panels
-    }  # fmt: skip
+    }
 
 
 def proof(rows: list[Row]) -> dict[str, Series]:
