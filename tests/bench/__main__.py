@@ -66,7 +66,7 @@ def main(words: list[str] | None = None) -> int:
 
 
 def pages(files: list[Path]) -> None:
-    """The pages of files, beside them; of all committed ones, pictures and the comparison with published methods too."""
+    """The pages of files, beside them; of all committed ones, pictures and the comparison with others too."""
     for file in files:
         if file.stem == "networks":
             networks_page.write(file.parent)
