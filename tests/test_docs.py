@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import doctest
 import importlib
 import importlib.util
 import inspect
+import io
 import math
 import os
 import re
@@ -14,6 +16,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +55,42 @@ def blocks(text: str, language: str) -> list[tuple[int, str]]:
 
 def framework(source: str) -> str:
     """Library that a block imports besides NumPy, or ""."""
-    imported = re.findall(r"^>>> (?:import|from) (?:specnorm_)?(\w+)", source, re.MULTILINE)
+    imported = re.findall(r"^(?:>>> )?(?:import|from) (?:specnorm_)?(\w+)", source, re.MULTILINE)
     return next((name for name in imported if name in FRAMEWORKS), "")
 
 
 def run_blocks(examples: list[tuple[int, str]], name: str) -> tuple[int, str]:
     """Run blocks in one namespace; the number of failures, and what the checker says of them."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    runner, said = doctest.DocTestRunner(optionflags=FLAGS), list[str]()
+    runner, said, failed = doctest.DocTestRunner(optionflags=FLAGS), list[str](), 0
     for line, source in examples:
+        if is_script(source):
+            wrong = run_script(source, namespace)
+            failed += bool(wrong)
+            said += [f"{name}:{line + 1} prints\n{wrong}"] if wrong else []
+            continue
         test = doctest.DocTestParser().get_doctest(source, namespace, name, name, line)
         runner.run(test, out=said.append, clear_globs=False)
         namespace = test.globs
-    return runner.summarize(verbose=False).failed, "".join(said)
+    return failed + runner.summarize(verbose=False).failed, "".join(said)
+
+
+def is_script(source: str) -> bool:
+    """Without prompts, to be pasted as it stands: what it prints stands in comments ``#> ...``."""
+    return not source.startswith(">>> ")
+
+
+def run_script(source: str, namespace: dict[str, Any]) -> str:
+    """What a script prints, or the end of its traceback, where that is not what its comments say."""
+    expected = "".join(f"{line}\n" for line in re.findall(r"^#> (.*)$", source, re.MULTILINE))
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            exec(compile(source, "a page", "exec"), namespace)
+    except Exception:
+        return traceback.format_exc(limit=-2)
+    right = doctest.OutputChecker().check_output(expected, printed.getvalue(), FLAGS)
+    return "" if right else printed.getvalue() or "nothing\n"
 
 
 def examples_of(path: Path) -> list[tuple[str, int, str]]:
@@ -94,10 +120,12 @@ def test_examples_print_what_they_say(path: Path, library: str) -> None:
 
 
 def test_every_python_block_is_an_example() -> None:
-    """A block in another form (a file to copy) is marked ``py``: it is not run."""
+    """Examples or a script. A block in another form (a file to copy) is marked ``py``: it is not run."""
     for path in pages():
         for line, source in blocks(path.read_text(encoding="utf-8"), "python"):
-            assert doctest.DocTestParser().get_examples(source), f"{name_of(path)}:{line + 1} has no >>>"
+            if is_script(source):
+                ast.parse(source, f"{name_of(path)}:{line + 1}")
+                assert ">>> " not in source, f"{name_of(path)}:{line + 1} begins without a prompt"
         for line, source in blocks(path.read_text(encoding="utf-8"), "py"):
             ast.parse(source, f"{name_of(path)}:{line + 1}")
 
@@ -112,6 +140,10 @@ def test_an_example_outside_a_block_would_not_be_missed() -> None:
 def test_the_checker_can_fail() -> None:
     assert run_blocks([(0, ">>> 1 + 1\n3\n")], "wrong")[0] == 1
     assert run_blocks([(0, ">>> x = 2\n"), (3, ">>> x + 1\n3\n")], "right")[0] == 0
+    assert run_blocks([(0, "print(1 + 1)\n#> 3\n")], "wrong")[0] == 1
+    assert run_blocks([(0, "print(1 + 1)\n")], "wrong")[0] == 1
+    assert run_blocks([(0, "x = 2\n"), (3, "print(x + 1)\n#> 3\n"), (6, ">>> x\n2\n")], "right")[0] == 0
+    assert "AttributeError" in run_blocks([(0, "import specnorm\nspecnorm.nothing\n")], "raises")[1]
     failed, said = run_blocks([(0, ">>> import specnorm\n>>> specnorm.nothing\n")], "raises")
     assert failed == 1
     assert "AttributeError" in said
