@@ -11,7 +11,7 @@ from typing import Any
 from bench.facts import FOLDER, Row, read
 from bench.markdown import every, filled, measured, span, table
 
-MIB = 2**20
+MIB, DASH = 2**20, "\N{EN DASH}"
 PAGE = FOLDER / "index.md"
 """Words around the tables are written there."""
 SECTIONS = (
@@ -53,7 +53,7 @@ def section(rows: list[Row], title: str) -> str:
         own = found[0]["contestant"] == found[0]["yardstick"]
         faster = sorted(row["faster"] for row in found if "faster" in row and not own)
         told = [f"{float(format(x, '.2g')):g}" for x in faster]
-        ratio = f"{statistics.median(faster):.2g}x ({told[0]} to {told[-1]})" if len(told) > 1 else "".join(told) + "x"
+        ratio = f"{statistics.median(faster):.2g}x ({told[0]}{DASH}{told[-1]})" if len(told) > 1 else "".join(told) + "x"
         lines.append([
             label, str(len(found)), ends([row["seconds"] for row in found], span), ratio if told else "-",
             ends([row["value_over_norm"] for row in found if "value_over_norm" in row], "{:.4f}".format),
@@ -67,7 +67,9 @@ def section(rows: list[Row], title: str) -> str:
 def ends(figures: list[float], tell: Callable[[float], str]) -> str:
     """The least and the largest, or the only one."""
     told = list(dict.fromkeys(tell(x) for x in sorted(figures)))
-    return " to ".join(told[:1] + told[1:][-1:]) if told else "-"
+    if len(told) > 1 and told[0].endswith(" ms") and told[-1].endswith(" ms"):
+        told[0] = told[0].removesuffix(" ms")
+    return DASH.join(told[:1] + told[1:][-1:]) if told else "-"
 
 
 def libraries(rows: list[Row]) -> str:
