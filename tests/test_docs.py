@@ -11,11 +11,13 @@ import inspect
 import io
 import math
 import os
+import pkgutil
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import traceback
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,6 @@ from geometries import table
 
 import specnorm
 from specnorm.auditing import readers
-from specnorm.backends import Backend
 from specnorm.result import Outcome
 
 pytestmark = pytest.mark.several  # torch's examples and JAX's, the command line and pictures
@@ -36,6 +37,7 @@ ROOT = Path(__file__).parent.parent
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 FRAMEWORKS = ("torch", "jax", "cupy")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -281,11 +283,40 @@ def test_comparing_outputs_can_fail() -> None:
     assert not same("conv1.weight", "conv2.weight", 1e-4)
 
 
-# -- plugins -----------------------------------------------------------------------------------------------------
-def test_every_member_of_a_backend_is_explained() -> None:
-    page = (ROOT / "docs" / "backends.md").read_text(encoding="utf-8")
-    members = [name for name in (*vars(Backend), *Backend.__annotations__) if not name.startswith("_")]
-    assert [name for name in members if not re.search(rf"\b{name}\b", page)] == []
+# -- plugins and methods -----------------------------------------------------------------------------------------
+def unexplained(cls: type) -> list[str]:
+    """Public members without a docstring; a field may have a line of the class's instead."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(tree, ast.ClassDef)
+    found = []
+    for node, after in zip(tree.body, [*tree.body[1:], None], strict=True):
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and not ast.get_docstring(node):
+            found.append(node.name)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            found += [] if told or f"{node.target.id} :" in str(cls.__doc__) else [node.target.id]
+    return found
+
+
+@pytest.mark.parametrize(
+    "name", ["backends.Backend", "Method", "methods.base.Needs", "methods.base.Evaluation", "methods.base.Stepped"]
+)
+def test_every_member_that_a_stranger_may_override_is_explained(name: str) -> None:
+    """On the page of functions, which the site makes of the docstrings."""
+    assert unexplained(pkgutil.resolve_name(f"specnorm.{name}")) == []
+    assert f"::: specnorm.{name}\n" in API
+
+
+def test_a_member_without_a_docstring_is_found() -> None:
+    class Bare:
+        """Parameters: a : int."""
+
+        a: int
+        b: int
+
+        def f(self) -> None: ...
+
+    assert unexplained(Bare) == ["b", "f"]
 
 
 # -- geometry ----------------------------------------------------------------------------------------------------

@@ -53,9 +53,10 @@ def section(rows: list[Row], title: str) -> str:
         own = found[0]["contestant"] == found[0]["yardstick"]
         faster = sorted(row["faster"] for row in found if "faster" in row and not own)
         told = [f"{float(format(x, '.2g')):g}" for x in faster]
-        ratio = f"{statistics.median(faster):.2g}x ({told[0]}{DASH}{told[-1]})" if len(told) > 1 else "".join(told) + "x"
+        around = f" ({told[0]}{DASH}{told[-1]})" if len(told) > 1 else ""
+        ratio = f"{statistics.median(faster):.2g}x{around}" if told else "-"
         lines.append([
-            label, str(len(found)), ends([row["seconds"] for row in found], span), ratio if told else "-",
+            label, str(len(found)), ends([row["seconds"] for row in found], span), ratio,
             ends([row["value_over_norm"] for row in found if "value_over_norm" in row], "{:.4f}".format),
             ends([row["peak_bytes"] / MIB for row in found if "peak_bytes" in row], "{:.0f}".format),
         ])  # fmt: skip
