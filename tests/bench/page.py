@@ -78,7 +78,7 @@ def libraries(rows: list[Row]) -> str:
     if not found:
         return ""
     columns = list(dict.fromkeys((row["library"], row["dtype"]) for row in found))
-    cells = {(row["contestant"], row["library"], row["dtype"]): span(row["seconds"]) for row in found}
+    cells = {(row["contestant"], row["library"], row["dtype"]): f"{1e3 * row['seconds']:.1f}" for row in found}
     names = dict.fromkeys(row["contestant"] for row in found)
     lines = [[f"`{name}`", *(cells.get((name, *column), "-") for column in columns)] for name in names]
     first = [row["first_call_seconds"] for row in found if row["library"].startswith("jax")]
@@ -87,7 +87,7 @@ def libraries(rows: list[Row]) -> str:
         if first
         else ""
     )
-    return said + table(["", *(f"{lib}, {dtype}" for lib, dtype in columns)], lines)
+    return said + table(["ms", *(f"{lib}, {dtype}" for lib, dtype in columns)], lines)
 
 
 def left_out(rows: list[Row]) -> str:
