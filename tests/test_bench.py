@@ -123,10 +123,11 @@ def test_the_committed_page_is_made_of_the_committed_lines(tmp_path: Path) -> No
 def test_the_pictures_are_of_the_committed_lines(tmp_path: Path) -> None:
     """Every figure is a mark, and the ticks are plain numbers."""
     pytest.importorskip("matplotlib", reason="pip install '.[plot]'")
-    for name in ("suite.jsonl", "price-1.jsonl"):
+    for name in ("suite.jsonl", "price-1.jsonl", "sizes-curves.jsonl"):
         (tmp_path / name).write_bytes((FOLDER / name).read_bytes())
     pictures.write(tmp_path)
-    for name, words in (("circular", ("64 channels", "conv_norm", "1024")), ("price", ("flat", "enclose 1e-3", "0.1"))):
+    pages = {"circular": ("64 channels", "1024"), "price": ("flat", "0.1"), "sizes": ("espnet", "best circulant", "32")}
+    for name, words in pages.items():
         drawn, stored = ((folder / f"{name}.svg").read_text("utf-8") for folder in (tmp_path, FOLDER))
         for text in (drawn, stored):
             assert all(f">{word}</text>" in text for word in words)

@@ -14,10 +14,11 @@ STYLE = {"svg.fonttype": "none", "svg.hashsalt": "specnorm", "font.size": 9.0, "
 
 
 def write(folder: Path) -> None:
-    """Both pictures, beside the lines."""
-    suite, price = read(folder / "suite.jsonl"), read(folder / "price-1.jsonl")
+    """All pictures, beside the lines."""
+    suite, price, curves = (read(folder / f"{name}.jsonl") for name in ("suite", "price-1", "sizes-curves"))
     draw(folder / "circular.svg", "n: inputs of n x n pixels", "seconds", circular(suite))
     draw(folder / "price.svg", "channels", "time over that of the estimate", proof(price))
+    draw(folder / "sizes.svg", "input size n", "bound / norm - 1", excess(curves))
 
 
 def circular(rows: list[Row]) -> dict[str, Series]:
@@ -48,6 +49,18 @@ def proof(rows: list[Row]) -> dict[str, Series]:
     }
 
 
+def excess(rows: list[Row]) -> dict[str, Series]:
+    """How far bounds of a layer with zero padding lie above its norm, against the size."""
+    names = {"supremum": "supremum", "ring": "shortest circulant", "twisted": "best circulant", "upper": "enclose 1e-3"}
+    return {
+        model: {
+            told: medians((row["n"], row[name] / row["true"] - 1) for row in rows if row["model"] == model)
+            for name, told in names.items()
+        }
+        for model in dict.fromkeys(row["model"] for row in rows)
+    }
+
+
 def medians(points: Iterable[tuple[int, float | None]]) -> dict[int, float]:
     found: dict[int, list[float]] = {}
     for x, y in points:
@@ -67,10 +80,11 @@ def draw(path: Path, across: str, up: str, panels: dict[str, Series]) -> None:
         FigureCanvasSVG(figure)
         axes: Any = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for ax, (title, series) in zip(axes, panels.items(), strict=True):
-            for (name, points), mark in zip(series.items(), "os^", strict=False):
+            for (name, points), mark in zip(series.items(), "os^v", strict=False):
                 ax.plot([*points], [*points.values()], marker=mark, markersize=4, linewidth=1.2, label=name)
             ax.set(xscale="log", yscale="log", xlabel=across, title=title)
             ticks = sorted({x for points in series.values() for x in points})
+            ticks = ticks if len(ticks) < 8 else [x for x in ticks if x & (x - 1) == 0]
             ax.set_xticks(ticks, [str(x) for x in ticks], rotation=45)
             ax.minorticks_off()
             ax.yaxis.set_major_formatter(plain())
