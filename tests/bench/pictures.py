@@ -10,7 +10,13 @@ from typing import Any
 from bench.facts import Row, read
 
 Series = dict[str, dict[int, float]]
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "specnorm", "font.size": 9.0, "axes.grid": True, "grid.alpha": 0.3}
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "specnorm",
+    "font.size": 9.0,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+}
 
 
 def write(folder: Path) -> None:
