@@ -78,13 +78,13 @@ def run_blocks(examples: list[tuple[int, str]], name: str) -> tuple[int, str]:
 
 
 def is_script(source: str) -> bool:
-    """Without prompts, to be pasted as it stands: what it prints stands in comments ``#> ...``."""
+    """Without prompts, to be pasted as it stands: what it prints stands in comments ``# > ...``."""
     return not source.startswith(">>> ")
 
 
 def run_script(source: str, namespace: dict[str, Any]) -> str:
     """What a script prints, or the end of its traceback, where that is not what its comments say."""
-    expected = "".join(f"{line}\n" for line in re.findall(r"^#> (.*)$", source, re.MULTILINE))
+    expected = "".join(f"{line}\n" for line in re.findall(r"^# > (.*)$", source, re.MULTILINE))
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
@@ -142,9 +142,9 @@ def test_an_example_outside_a_block_would_not_be_missed() -> None:
 def test_the_checker_can_fail() -> None:
     assert run_blocks([(0, ">>> 1 + 1\n3\n")], "wrong")[0] == 1
     assert run_blocks([(0, ">>> x = 2\n"), (3, ">>> x + 1\n3\n")], "right")[0] == 0
-    assert run_blocks([(0, "print(1 + 1)\n#> 3\n")], "wrong")[0] == 1
+    assert run_blocks([(0, "print(1 + 1)\n# > 3\n")], "wrong")[0] == 1
     assert run_blocks([(0, "print(1 + 1)\n")], "wrong")[0] == 1
-    assert run_blocks([(0, "x = 2\n"), (3, "print(x + 1)\n#> 3\n"), (6, ">>> x\n2\n")], "right")[0] == 0
+    assert run_blocks([(0, "x = 2\n"), (3, "print(x + 1)\n# > 3\n"), (6, ">>> x\n2\n")], "right")[0] == 0
     assert "AttributeError" in run_blocks([(0, "import specnorm\nspecnorm.nothing\n")], "raises")[1]
     failed, said = run_blocks([(0, ">>> import specnorm\n>>> specnorm.nothing\n")], "raises")
     assert failed == 1
