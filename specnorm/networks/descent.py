@@ -41,7 +41,7 @@ REFINED, PEAKS, NEAR = 2, 6, 0.97
 FEWEST = 3
 """Frequencies an axis below which no weights are looked for."""
 STEP = 0.07
-"""Of Adam, in logarithms of multipliers, a third on finer grids; it falls to a tenth towards the end of each."""
+"""Of Adam, in logarithms of multipliers; it falls to a tenth towards the end of each grid."""
 PATIENCE = 25
 """Steps without a gain of a thousandth after which a grid is left."""
 
@@ -180,7 +180,7 @@ class _Search:
             if grid is None or anew:
                 grid = points, stages(self.network, self.parts, points, self.dtype)
             known = len(self.states)
-            self._descend(grid[1], steps, cost(self.network, self.parts, points).products, points, anew=anew)
+            self._descend(grid[1], steps, cost(self.network, self.parts, points).products, anew=anew)
             if wanted == ROUNDS[-1][0] and len(self.states) == known:
                 break
             ended = self.done < self.most and self._newton(grid[1])
@@ -221,7 +221,7 @@ class _Search:
         last = np.full(self.network.links[-1].width, math.exp(-value / 2))
         return [*(np.sqrt(each) for each in multipliers), last]
 
-    def _descend(self, grid: Sequence[Stage], steps: int, each: float, points: int, *, anew: bool) -> None:
+    def _descend(self, grid: Sequence[Stage], steps: int, each: float, *, anew: bool) -> None:
         """Adam from where it stands to the best point that it sees; ``anew``: what is kept was worth more or less."""
         point, first, second = self.point, np.zeros_like(self.point), np.zeros_like(self.point)
         best: float | None = None
@@ -245,7 +245,7 @@ class _Search:
             logs_back = [_grouped(slope, link) for slope, link in zip(logs_back, self.links, strict=True)]
             slope = np.concatenate([*logs_back, logits_back])
             first, second = 0.9 * first + 0.1 * slope, 0.99 * second + 0.01 * slope**2
-            step = (STEP if points <= ROUNDS[0][0] else STEP / 3) * min(1.0, 0.1 + 1.8 * (1 - at / steps))
+            step = STEP * min(1.0, 0.1 + 1.8 * (1 - at / steps))
             mean, spread = first / (1 - 0.9 ** (at + 1)), np.sqrt(second / (1 - 0.99 ** (at + 1)))
             point = point - step * mean / (spread + 1e-12)
 
