@@ -38,6 +38,8 @@ LOOKED_AT, CHEAP = 3, 0.02
 """States that are looked at on the finest grid; part of the budget that may be spent on more."""
 REFINED, PEAKS, NEAR = 2, 6, 0.97
 """Of them, whose constants are looked at between its points; near how many of its points, and how high."""
+RESONANT = 0.01
+"""Such a rise is a narrow peak, for which it is better to scale all multipliers, as the proof does."""
 FEWEST = 3
 """Frequencies an axis below which no weights are looked for."""
 STEP = 0.07
@@ -164,7 +166,7 @@ class _Search:
                 on_this = known * (float(values(angles[known.argmax()][None])[0]) / float(known.max()))
                 rises[at] = math.log(highest(values, angles, 2 * math.pi / self.points, on_this) / float(on_this.max()))
             diagonal = np.repeat(np.exp(logs[last - 1]), self.fine[last - 1].copies)
-        return np.clip(rises, 0.0, 1.0)
+        return np.where(rises < RESONANT, rises, 0.0)
 
     def _go_on(self) -> None:
         """Rounds of gradient steps, and Newton steps after the first."""
