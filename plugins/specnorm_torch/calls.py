@@ -219,6 +219,14 @@ def numbers(value: Any) -> FloatArray:
     return np.asarray(x.to(torch.complex128 if x.is_complex() else torch.float64).numpy())
 
 
+def rounded(call: Call, *values: Any) -> tuple[Any, ...]:
+    """Constants as the result's dtype has them."""
+    dtype = first_of(call.node).dtype
+    return tuple(
+        x if is_value(x) else x.to(dtype) if isinstance(x, Tensor) else torch.tensor(x, dtype=dtype) for x in values
+    )
+
+
 def offset(value: Any, factor: float = 1.0, spatial: int = 0) -> Offset | None:
     """What is added: a number or tensor, times a number; ``spatial``: axes behind its own. None for none."""
     if value is None:

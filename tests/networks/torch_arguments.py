@@ -126,6 +126,8 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
     "cat": catted,
     "concat": catted,
     "stack": stacked,
+    "copy": lambda d: joined("src", non_blocking=(False, True))(d) | {"self": Slot(sizes(d))},
+    "fill.Tensor": lambda d: {"self": Slot(sizes(d)), "value": Slot(())},
     "slice_scatter": slice_scatter,
     "select_scatter": select_scatter,
     "index.Tensor": indexed,

@@ -338,13 +338,16 @@ def converted(**more: tuple[Any, ...]) -> Callable[[Dice], Arguments]:
 
 
 def maybe_complex(made: Callable[[Dice], Arguments]) -> Callable[[Dice], Arguments]:
-    """The same call, sometimes of complex values."""
+    """The same call, sometimes of complex values, or of complex and real ones."""
 
     def draw(d: Dice) -> Arguments:
         found = made(d)
         if d.random() < 0.7:
             return found
-        return {name: [_complex(y) for y in x] if isinstance(x, list) else _complex(x) for name, x in found.items()}
+        every = d.random() < 0.6
+        some = [name for name in found if every or d.random() < 0.5]
+        turned = {name: found[name] for name in some}
+        return found | {n: [_complex(y) for y in x] if isinstance(x, list) else _complex(x) for n, x in turned.items()}
 
     return draw
 
