@@ -6,6 +6,7 @@ import math
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from specnorm.certified.network import operators as ops
@@ -92,12 +93,21 @@ def stacked(call: Call, *, self: Moving, other: Moving = None, mat2: Moving = No
 
 
 def attention(
-    call: Call, *, query: Moving, key: Moving, value: Moving, dropout_p: float = 0.0, scale: float | None = None
-) -> Made:
-    """Without a mask; where nothing is dropped."""
+    call: Call, *, query: Moving, key: Moving, value: Moving, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None,
+) -> Made | Operator:  # fmt: skip
+    """With a constant mask, of numbers or of keys that are seen; where nothing is dropped."""
     del call, dropout_p
-    shape = shape_of(query)
-    return Made(ops.Attention(1 / math.sqrt(shape[-1]) if scale is None else float(scale)), (query, key, value))
+    shape, mask = shape_of(query), attn_mask
+    if is_causal and mask is not None:
+        return Unknown("it has a mask beside is_causal=True")
+    if is_causal:
+        mask = torch.ones(shape[-2], shape_of(key)[-2], dtype=torch.bool).tril()
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros(mask.shape).masked_fill(~mask.cpu(), -math.inf)
+    added = None if mask is None else lambda: numbers(mask)
+    factor = 1 / math.sqrt(shape[-1]) if scale is None else float(scale)
+    return Made(ops.Attention(factor, added), (query, key, value))
 
 
 def einsum(call: Call, *, equation: str, tensors: Moving) -> Made | Operator:
