@@ -14,6 +14,7 @@ from specnorm.certified.network import operators as ops
 from specnorm.certified.network.operators import Operator, Unknown
 from specnorm.certified.network.operators.linear import PadMode, normalisation
 from specnorm.certified.network.operators.piecewise import SINGLE
+from specnorm.certified.network.operators.recurrent import GATED
 from specnorm.networks import builders
 from specnorm_torch.calls import (
     Builder,
@@ -31,7 +32,7 @@ from specnorm_torch.calls import (
 )
 from specnorm_torch.normalising import NORMALISING
 from specnorm_torch.products import PRODUCT, addmm, attention, divide, einsum, linear, matmul, multiply, stacked
-from specnorm_torch.recurrent import GATES, RECURRENT
+from specnorm_torch.recurrent import RECURRENT
 from specnorm_torch.windows import adaptive, convolution, pool, resize
 
 MAX_ENTRIES = 2**24
@@ -389,6 +390,6 @@ REASONS = {
     "baddbmm": PRODUCT,
     "_native_batch_norm_legit_functional": "it normalises by the statistics of the batch",
     **dict.fromkeys(["var", "std"], "its slope has no bound"),
-    **dict.fromkeys(["lstm", "gru", "lstm_cell", "gru_cell"], GATES),
+    **dict.fromkeys(["lstm", "gru", "lstm_cell", "gru_cell"], GATED),
 }
 """Why some operators are unknown."""

@@ -155,6 +155,14 @@ def recurrent(d: Dice) -> Arguments:
     return found | drawn | {"batch_first": turned}
 
 
+def cell(d: Dice) -> Arguments:
+    """One step of a recurrent layer."""
+    samples, inputs, units = (d.randint(1, 3) for _ in range(3))
+    found: Arguments = {"input": Slot((samples, inputs)), "hx": Slot((samples, units))}
+    found |= {"w_ih": numbers(d, (units, inputs)), "w_hh": numbers(d, (units, units))}
+    return found | {name: numbers(d, (units,)) for name in d.choice([(), ("b_ih", "b_hh")])}
+
+
 def where(d: Dice) -> Arguments:
     shape = sizes(d)
     return {
