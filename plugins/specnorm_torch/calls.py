@@ -108,6 +108,8 @@ class Program:
 
     named: Callable[[Any, Tensor], str]
     """Gives a name for a kernel of an fx node."""
+    read: Callable[[Any], tuple[str, dict[Any, Any]]]
+    """What the operator of an fx node is called, and its arguments by name, constants by value."""
     nodes: list[Node] = field(default_factory=list)
     weights: dict[str, Tensor] = field(default_factory=dict)
     kernels: dict[str, Tensor] = field(default_factory=dict)

@@ -216,7 +216,10 @@ class _Walk:
         self.held: set[str] = set()
         """Those of them that stay as they are while the floating inputs move."""
         self.pieces: dict[str, Pieces] = {}
-        self.program = Program(lambda node, weight: _layer_name(node, exported, weight))
+        self.program = Program(
+            lambda node, weight: _layer_name(node, exported, weight),
+            lambda node: (_operator(node), _arguments(node, self.known)),
+        )
 
     def graph(self) -> Graph:
         """The whole graph."""

@@ -256,11 +256,13 @@ class Spectral(nn.Module):
 
         if len(axes) == 1:
             out[:, :, :last] = product(z[:, :, :last], 0)
-            return fft.irfft(out, n=x.size(-1), norm=self.norm)
+            y: Tensor = fft.irfft(out, n=x.size(-1), norm=self.norm)
+            return y
         first = self.modes[0]
         out[:, :, :first, :last] = product(z[:, :, :first, :last], 0)
         out[:, :, -first:, :last] = product(z[:, :, -first:, :last], 1)
-        return fft.irfft2(out, s=x.shape[-2:], norm=self.norm)
+        y = fft.irfft2(out, s=x.shape[-2:], norm=self.norm)
+        return y
 
 
 SPECTRAL: Any = [

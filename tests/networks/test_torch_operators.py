@@ -192,7 +192,8 @@ class Steps(nn.Module):
         states = [torch.zeros(len(x), 4, dtype=x.dtype)]
         for step in x.unbind(1):
             states.append(self.layer(step, states[-1]))
-        return torch.stack(states[1:], 1)
+        whole: Tensor = torch.stack(states[1:], 1)
+        return whole
 
 
 @pytest.mark.parametrize("layer", [nn.RNN(2, 4, batch_first=True), nn.RNNCell(2, 4, nonlinearity="relu")], ids=str)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,12 +42,12 @@ def waves() -> tuple[Tensor, Tensor]:
     return x[:, :-1, None], x[:, 1:, None]
 
 
-def trained(task: Task, units: int, function: str, norm: float, seed: int) -> dict[str, np.ndarray]:
+def trained(task: Task, units: int, function: str, norm: float, seed: int) -> dict[str, Any]:
     """By Adam; singular values of W are clipped at ``norm`` after each step."""
     torch.manual_seed(seed)
     x, y = task()
-    layer = nn.RNN(x.shape[2], units, nonlinearity=function, batch_first=True)
-    head = nn.Linear(units, y.shape[2])
+    layer: Any = nn.RNN(x.shape[2], units, nonlinearity=function, batch_first=True)
+    head: Any = nn.Linear(units, y.shape[2])
     parameters = [*layer.parameters(), *head.parameters()]
     if task is adding:
         nn.init.eye_(layer.weight_hh_l0)
