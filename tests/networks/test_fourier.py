@@ -256,12 +256,11 @@ class Spectral(nn.Module):
 
         if len(axes) == 1:
             out[:, :, :last] = product(z[:, :, :last], 0)
-            y: Tensor = fft.irfft(out, n=x.size(-1), norm=self.norm)
-            return y
-        first = self.modes[0]
-        out[:, :, :first, :last] = product(z[:, :, :first, :last], 0)
-        out[:, :, -first:, :last] = product(z[:, :, -first:, :last], 1)
-        y = fft.irfft2(out, s=x.shape[-2:], norm=self.norm)
+        else:
+            first = self.modes[0]
+            out[:, :, :first, :last] = product(z[:, :, :first, :last], 0)
+            out[:, :, -first:, :last] = product(z[:, :, -first:, :last], 1)
+        y: Tensor = fft.irfftn(out, x.shape[2:], tuple(range(2, x.ndim)), norm=self.norm)
         return y
 
 
