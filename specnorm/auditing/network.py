@@ -30,6 +30,7 @@ from specnorm.networks import (
     within,
 )
 from specnorm.networks.certificate import unstated
+from specnorm.networks.measuring import heuristic
 from specnorm.problem.spec import ConvSpec
 from specnorm.text import number, visible
 from specnorm.types import AnyArray
@@ -93,14 +94,13 @@ def _bounded(
 
     def known(layer: Layer, spec: ConvSpec) -> tuple[Upper, float] | None:
         row, tensor = measured.get((layer.name, _key(spec))), stored.get(layer.name)
-        heuristic = row.values.get("reshaped") if row is not None else None
-        if row is None or row.upper is None or row.claim is None or not isinstance(heuristic, float):
+        if row is None or row.upper is None or row.claim is None or row.spec is None:
             return None
         # Names are for people: the kernel itself is the one that was measured.
         if tensor is None or not np.array_equal(np.asarray(tensor.load()), np.asarray(layer.load())):
             return None
         # Where a column that makes no claim has proven less, the layer is measured once more.
-        return (row.claim, heuristic) if row.claim <= row.upper else None
+        return (row.claim, heuristic(tensor.load(), row.spec)) if row.claim <= row.upper else None
 
     try:
         radius, centre = (None, None) if near is None else (near[0], _by_name(model, near[1]))
