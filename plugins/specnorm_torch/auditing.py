@@ -42,7 +42,7 @@ _MATRIX = 2
 _MOVING = "its kernel moves from call to call: measured is that of its next call"
 
 
-def audit(
+def audit_module(
     model: nn.Module,
     input_shape: int | Sequence[int] | Tensor,
     *,

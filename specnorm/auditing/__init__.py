@@ -143,9 +143,10 @@ def audit(
         named = ModelArrays(list(_from_mapping(source)))
         return _audit(None, named, patterns, settings, executor, progress, pictures, place, residual, certificate)
     if not isinstance(source, str | os.PathLike):
+        module = "; specnorm_torch.audit_module(model, input_shape) audits a module"
         raise ModelFileError(
             f"a {type(source).__name__} is no model file: give its path, or a mapping of names to arrays"
-            f"{'; specnorm_torch.audit(model, input_shape) audits a module.' if hasattr(source, 'state_dict') else '.'}"
+            f"{module if hasattr(source, 'state_dict') else ''}."
         )
     path = os.fspath(source)
     with open_model(path, max_bytes) as model:

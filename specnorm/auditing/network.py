@@ -26,7 +26,7 @@ from specnorm.networks import (
     Product,
     UnknownNode,
     bound,
-    step,
+    forward_step,
     within,
 )
 from specnorm.networks.certificate import unstated
@@ -107,7 +107,7 @@ def _bounded(
         shapes = input_shape if centre is None else {name: x.shape for name, x in centre.items()}
         graph = _in_range(model.graph(shapes), input_range)
         if graph.inputs and graph.outputs:
-            method, asked = replace(QUICK, progress=progress), step(graph) if residual else graph
+            method, asked = replace(QUICK, progress=progress), forward_step(graph) if residual else graph
             measure = Measure(known=known)
             found = bound(asked, measure, method=method, radius=radius, centre=centre)
             found = found if input_range or near else replace(found, note=_opened(found, asked, measure))

@@ -29,10 +29,8 @@ from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileE
 from specnorm.problem.spec import ConvSpec
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
-KEYS = (
-    "name kind shape stride dilation groups transposed padding_mode padding input_shape assumed lower upper "
-    "status reason note"
-)
+KEYS = "name kind shape stride dilation groups transposed padding_mode padding input_shape assumed lower upper "
+KEYS += "status reason note"
 
 
 def _rows(report: Report) -> dict[str, dict[str, Any]]:
@@ -148,17 +146,15 @@ def test_rows_of_every_kind() -> None:
     rows = _rows(report)
     assert list(rows) == ["conv1.weight", "conv2.weight", "fc.weight"]
     assert list(rows["conv1.weight"]) == KEYS.split()
-    conv = rows["conv1.weight"]
+    conv, linear = rows["conv1.weight"], rows["fc.weight"]
     assert (conv["kind"], conv["shape"], conv["status"], conv["reason"]) == ("conv", [4, 3, 3, 3], "ok", None)
     assert (conv["stride"], conv["dilation"], conv["groups"], conv["transposed"]) == ([1, 1], [1, 1], 1, False)
     assert (conv["padding_mode"], conv["padding"], conv["input_shape"]) == ("zeros", [[1, 1], [1, 1]], None)
     assert conv["assumed"] == [
         "stride=1", "dilation=1", "groups=1", "transposed=False", "layout=OIHW", "padding_mode=zeros", "padding=same",
     ]  # fmt: skip
-    linear = rows["fc.weight"]
     assert (linear["kind"], linear["stride"], linear["padding_mode"], linear["assumed"]) == ("linear", [], None, [])
-    summary = report.to_dict()["summary"]
-    counts = {"layers": 3, "conv": 2, "linear": 1, "errors": 0, "skipped": 3}
+    summary, counts = report.summary, {"layers": 3, "conv": 2, "linear": 1, "errors": 0, "skipped": 3}
     assert {name: summary[name] for name in counts} == counts
     assert summary["max_upper"] == max(row["upper"] for row in rows.values())
 
@@ -374,7 +370,7 @@ def test_the_upper_end_is_the_least_that_was_proven() -> None:
     rng = np.random.default_rng(4)
     left, right = (np.linalg.qr(rng.standard_normal((6, 6)))[0] for _ in range(2))
     kernel = (left @ np.diag([1.0, 1, 1, 0.9, 0.9, 0.9]) @ right)[:, :, None, None]
-    report = audit({"a.weight": specnorm.rescale(kernel, 1.0)}, methods=["tn", "f4", "grid", "power"], input_shape=4)
+    report = audit({"a.weight": specnorm.scale_down(kernel, 1.0)}, methods=["tn", "f4", "grid", "power"], input_shape=4)
     (row,) = report.layers
     assert row.upper is not None
     assert row.lower is not None
@@ -396,10 +392,9 @@ def test_a_layer_of_a_network_counts_by_the_least_that_was_proven() -> None:
     plugin = pytest.importorskip("specnorm_torch")
     torch.manual_seed(0)
     model = torch.nn.Sequential(*[torch.nn.Conv2d(3, 3, 3, padding=1) for _ in range(3)]).double()
-    plugin.certify_(model, 1.0)
+    plugin.scale_down_(model, 1.0)
     assert plugin.network_bound(model, (3, 40, 40)).upper <= 1 + 4e-5
-    for plain, row in zip(
-        *(plugin.audit(model, (3, 6, 6), methods=names).layers for names in ((), ["f4"])), strict=True
-    ):
-        assert plain.upper == row.upper == min(row.upper, row.values["f4"]), "f4 counts, whether it is shown or not"
-        assert (plain.values, plain.promises, list(plain.origins)) == ({}, {}, ["interval"])
+    plain, with_f4 = (plugin.audit_module(model, (3, 6, 6), methods=names).layers for names in ((), ["f4"]))
+    for bare, row in zip(plain, with_f4, strict=True):
+        assert bare.upper == row.upper == min(row.upper, row.values["f4"]), "f4 counts, whether it is shown or not"
+        assert (bare.values, bare.promises, list(bare.origins)) == ({}, {}, ["interval"])
