@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from specnorm.errors import BackendConflict, BackendVersion, BrokenBackend, NoBackend
+from specnorm.text import install
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -71,7 +72,7 @@ def root_for_class(cls: type) -> str:
         raise NoBackend(f"{describe(cls)} is not an array. {pass_an_array()}")
     extra = next((e for e in _EXTRAS if e in roots), None)
     advice = (
-        f"Install one: pip install 'specnorm-bounds[{extra}]'."
+        f"Install one: {install(extra)}."
         if extra
         else "Convert it to one of those, or write a plugin: see 'Backends' in the documentation."
     )
@@ -109,7 +110,7 @@ def load(root: str) -> Library:
     except ModuleNotFoundError as error:
         missing = error.name or ""  # "torch" is not installed, "torch.something" is another version
         if missing == root or (missing in _EXTRAS and missing in entry.value):
-            hint = f"pip install 'specnorm-bounds[{missing}]'" if missing in _EXTRAS else f"install {missing}"
+            hint = install(missing) if missing in _EXTRAS else f"install {missing}"
             raise BrokenBackend(f"{origin} needs {missing}, which is not installed: {hint}.") from error
         raise BrokenBackend(f"{origin} cannot be imported: {error}. Reinstall it.") from error
     except Exception as error:

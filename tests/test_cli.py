@@ -238,7 +238,7 @@ def test_what_cannot_be_drawn_is_refused_before_anything_is_measured(
         assert message in re.sub(r"\s+", " ", capsys.readouterr().err)
     monkeypatch.setattr(plots, "installed", lambda: False)
     assert cli.run(["audit", str(model), "--plot", str(tmp_path / "plot.png")]) == 2
-    assert "pip install 'specnorm-bounds[plot]'" in capsys.readouterr().err
+    assert "pip install '.[plot]'" in capsys.readouterr().err
 
 
 # -- exit codes ----------------------------------------------------------------------------------------------------
@@ -365,7 +365,9 @@ def test_without_its_dependencies_it_says_what_to_install(missing: str) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None\nfrom specnorm.__main__ import main\nmain()"
     done = _process("audit", "x", code=code)
     assert done.returncode == 2
-    assert done.stderr == f"specnorm: the command line needs {missing}: pip install 'specnorm-bounds[cli]'\n"
+    assert (
+        done.stderr == f"specnorm: the command line needs {missing}: pip install '.[cli]' in a checkout of specnorm\n"
+    )
 
 
 # -- backends ------------------------------------------------------------------------------------------------------

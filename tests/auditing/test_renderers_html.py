@@ -278,7 +278,7 @@ def test_without_matplotlib_the_page_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setattr(plots, "installed", lambda: False)
     text = render([_report()], "html")
     assert "<svg" not in text
-    assert text.count("pip install &#39;specnorm-bounds[plot]&#39;") == 3
+    assert text.count("pip install &#39;.[plot]&#39;") == 3
     assert len(_tables(Page(text))[0]) == 6
 
 
@@ -286,7 +286,7 @@ def test_without_jinja_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
     import sys
 
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(ImportError, match=r"pip install 'specnorm-bounds\[cli\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[cli\]'"):
         render([_report()], "html")
 
 

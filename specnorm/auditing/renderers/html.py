@@ -15,9 +15,9 @@ from specnorm.auditing import ladders, plots, spectra, tables
 from specnorm.auditing.renderers.inline import inline
 from specnorm.auditing.report import Report, notes, verdict
 from specnorm.auditing.rows import INTERVAL, Picture, Row
-from specnorm.text import number, visible
+from specnorm.text import install, number, visible
 
-NEEDS = "HTML output needs jinja2: pip install 'specnorm-bounds[cli]'"
+NEEDS = f"HTML output needs jinja2: {install('cli')}"
 
 
 def render(reports: Sequence[Report], *, many: bool) -> str:
