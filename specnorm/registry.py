@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from specnorm.errors import BackendConflict, BackendVersion, BrokenBackend, NoBackend
-from specnorm.text import install
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -70,6 +69,8 @@ def root_for_class(cls: type) -> str:
     roots = {base.__module__.partition(".")[0] for base in cls.__mro__} - {"builtins"}
     if not roots:
         raise NoBackend(f"{describe(cls)} is not an array. {pass_an_array()}")
+    from specnorm.text import install  # for errors alone
+
     extra = next((e for e in _EXTRAS if e in roots), None)
     advice = (
         f"Install one: {install(extra)}."
@@ -108,6 +109,8 @@ def load(root: str) -> Library:
     try:
         module = importlib.import_module(entry.module)
     except ModuleNotFoundError as error:
+        from specnorm.text import install
+
         missing = error.name or ""  # "torch" is not installed, "torch.something" is another version
         if missing == root or (missing in _EXTRAS and missing in entry.value):
             hint = install(missing) if missing in _EXTRAS else f"install {missing}"
