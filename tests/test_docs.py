@@ -118,6 +118,12 @@ def test_the_checker_can_fail() -> None:
     assert "AttributeError" in said
 
 
+def test_pictures_hold_no_markup_of_formulas() -> None:
+    """Matplotlib's labels as text: ``$\\mathdefault{10^{16}}$`` would be shown as it stands."""
+    for path in [*(ROOT / "docs").rglob("*.html"), *(ROOT / "docs").rglob("*.svg")]:
+        assert re.findall(r"<text[^>]*>[^<]*[$\\][^<]*</text>", path.read_text(encoding="utf-8")) == [], path
+
+
 def test_recipes_are_run_each_of_them() -> None:
     """What newcomers were promised, each with a block that the tests run."""
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
