@@ -36,6 +36,7 @@ __all__ = ["Report", "Row", "audit", "draw", "read_onnx", "render"]
 
 Progress = Callable[[int, int, str], None]
 """Called with the number of layers done, the number in all, and the name of the one just done."""
+_OF_MODULES = "; specnorm_torch.audit_module(model, input_shape) audits a module"
 
 
 def audit(
@@ -143,10 +144,9 @@ def audit(
         named = ModelArrays(list(_from_mapping(source)))
         return _audit(None, named, patterns, settings, executor, progress, pictures, place, residual, certificate)
     if not isinstance(source, str | os.PathLike):
-        module = "; specnorm_torch.audit_module(model, input_shape) audits a module"
         raise ModelFileError(
             f"a {type(source).__name__} is no model file: give its path, or a mapping of names to arrays"
-            f"{module if hasattr(source, 'state_dict') else ''}."
+            f"{_OF_MODULES if hasattr(source, 'state_dict') else ''}."
         )
     path = os.fspath(source)
     with open_model(path, max_bytes) as model:

@@ -157,11 +157,12 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
 
 def _only(row: Row, columns: tuple[str, ...]) -> Row:
     """A row with no other columns."""
-    kept = (*columns, INTERVAL)
-    values, promises, origins = (
-        {name: x for name, x in each.items() if name in kept} for each in (row.values, row.promises, row.origins)
+    return replace(
+        row,
+        values={name: x for name, x in row.values.items() if name in columns},
+        promises={name: x for name, x in row.promises.items() if name in columns},
+        origins={name: x for name, x in row.origins.items() if name in (*columns, INTERVAL)},
     )
-    return replace(row, values=values, promises=promises, origins=origins)
 
 
 def _wide(found: Result) -> str | None:
