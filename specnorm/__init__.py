@@ -54,11 +54,11 @@ from specnorm.methods import (
 )
 from specnorm.norms import conv_norm, power_norm, reshaped_norm, singular_values
 from specnorm.problem.spec import ConvSpec, Geometry
-from specnorm.projections import clip, rescale, spectral_rescaling
-from specnorm.proving import certify, enclose
+from specnorm.projections import clip, scale_down, spectral_rescaling
+from specnorm.proving import enclose, norm_at_most
 from specnorm.result import Enclosure, Kind, Result
 from specnorm.robustness import certified_radius, curvature_bound
-from specnorm.training import init, step, step_many
+from specnorm.training import init_tracking, track, track_many
 
 if TYPE_CHECKING:
     from specnorm.auditing import audit
@@ -100,7 +100,6 @@ __all__ = [
     "__version__",
     "audit",
     "certified_radius",
-    "certify",
     "clip",
     "compare",
     "conv_norm",
@@ -111,24 +110,32 @@ __all__ = [
     "gram_bound",
     "gram_iteration",
     "grid_bound",
-    "init",
+    "init_tracking",
     "matrix_norm",
     "measure",
+    "norm_at_most",
     "operator_norm",
     "power_iteration",
     "power_norm",
-    "rescale",
     "reshaped_norm",
+    "scale_down",
     "singular_values",
     "spectral_rescaling",
-    "step",
-    "step_many",
     "tn_bound",
+    "track",
+    "track_many",
     "unfolding_bounds",
     "value_and_grad",
 ]
 
 __version__: str
+
+
+_FORMER = {
+    "certify": "norm_at_most", "init": "init_tracking", "rescale": "scale_down", "step": "track",
+    "step_many": "track_many",
+}  # fmt: skip
+"""Names of before; they go with the next release."""
 
 
 def __getattr__(name: str) -> Any:
@@ -145,7 +152,9 @@ def __getattr__(name: str) -> Any:
         from specnorm.probable import operator_norm
 
         return operator_norm
-    raise AttributeError(f"module 'specnorm' has no attribute {name!r}")
+    from specnorm.errors import renamed
+
+    return globals()[renamed(__name__, name, _FORMER)]
 
 
 def __dir__() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -27,16 +28,14 @@ FUNCTIONS: dict[str, Call] = {
     "power_norm": lambda kernel, **geometry: specnorm.power_norm(kernel, **{"input_shape": 6, **geometry}),
     "spectral_rescaling": specnorm.spectral_rescaling,
     "enclose": specnorm.enclose,
-    "certify": lambda kernel, **geometry: specnorm.certify(kernel, 100.0, **geometry),
+    "norm_at_most": lambda kernel, **geometry: specnorm.norm_at_most(kernel, 100.0, **geometry),
     "measure": lambda kernel, **geometry: specnorm.measure(kernel, specnorm.Grid(), **geometry),
     "compare": specnorm.compare,
+    "scale_down": specnorm.scale_down,
+    "clip": specnorm.clip,
     "value_and_grad": lambda kernel, **geometry: specnorm.value_and_grad(kernel, specnorm.Grid(), **geometry),
 }
 """Every public function of a kernel, to be called with geometry by keyword."""
-
-for _name in ("rescale", "clip"):
-    if hasattr(specnorm, _name):
-        FUNCTIONS[_name] = getattr(specnorm, _name)
 
 MATRIX_FUNCTIONS: dict[str, Call] = {
     "matrix_norm": specnorm.matrix_norm,
@@ -73,9 +72,9 @@ def test_every_public_function_is_tested_here() -> None:
         "fold_batch_norm",
         "curvature_bound",
         "certified_radius",
-        "init",
-        "step",
-        "step_many",
+        "init_tracking",
+        "track",
+        "track_many",
     }
     assert functions - elsewhere == set(FUNCTIONS) | set(MATRIX_FUNCTIONS)
 
@@ -272,7 +271,7 @@ def test_tolerance_out_of_range(xp: Lib, rtol: float) -> None:
 
 @pytest.mark.parametrize("bound", [-1.0, float("inf"), float("nan")], ids=repr)
 def test_bound_that_is_no_norm(xp: Lib, bound: float) -> None:
-    refused(MethodError, f"bound={bound!r} is no norm", specnorm.certify, xp.asarray(ones(2, 2, 3)), bound)
+    refused(MethodError, f"bound={bound!r} is no norm", specnorm.norm_at_most, xp.asarray(ones(2, 2, 3)), bound)
 
 
 @pytest.mark.parametrize("k", [0, -1, 13, 2.0], ids=repr)
@@ -325,3 +324,30 @@ def test_half_precision_is_measured_in_float32(xp: Lib, dtype: str) -> None:
     assert xp.number(found) == xp.number(value)
     assert xp.dtype_name(gradient) == dtype
     assert tuple(gradient.shape) == kernel.shape
+
+
+# -- names of before ---------------------------------------------------------------------------------------------
+FORMER = {
+    "specnorm": {
+        "certify": "norm_at_most", "init": "init_tracking", "rescale": "scale_down", "step": "track",
+        "step_many": "track_many",
+    },
+    "specnorm.networks": {"step": "forward_step"},
+    "specnorm_torch": {"audit": "audit_module", "certify_": "scale_down_"},
+    "specnorm_jax.training": {"rescale": "scale_down"},
+}  # fmt: skip
+
+
+@pytest.mark.torch
+@pytest.mark.jax
+@pytest.mark.parametrize("module", FORMER)
+def test_names_of_before_warn_and_are_the_new_ones(module: str) -> None:
+    pytest.importorskip({"specnorm_torch": "torch", "specnorm_jax.training": "jax"}.get(module, "specnorm"))
+    here = importlib.import_module(module)
+    for old, new in FORMER[module].items():
+        assert old not in here.__all__
+        with pytest.warns(DeprecationWarning, match=rf"^{module}.{old} is called {module}.{new}; ") as told:
+            assert getattr(here, old) is getattr(here, new)
+        assert told[0].filename == __file__
+    with pytest.raises(AttributeError, match="nothing_like_it"):
+        getattr(here, "nothing_like_it")  # noqa: B009 - a name that a type checker cannot know

@@ -26,7 +26,7 @@ from specnorm_torch.modules import (
 from specnorm_torch.tracing import map_of, name_of
 
 
-def certify_(model: nn.Module, bound: float | None = None, *, bake: bool = False) -> list[str]:
+def scale_down_(model: nn.Module, bound: float | None = None, *, bake: bool = False) -> list[str]:
     """End the training: bake constraints in, and shrink kernels until their norms are *proven* to be within the bound.
 
     After it has written, it runs each layer and compares the kernel that it then uses with the proven one.
@@ -45,10 +45,10 @@ def certify_(model: nn.Module, bound: float | None = None, *, bake: bool = False
     Returns
     -------
     list of str
-        Names of the layers for which ``specnorm.certify(weight, bound, **geometry_of(layer))`` now is True, at every
-        input size, for the kernel as it is stored (a circular layer with a stride is shrunk by its bound at stride 1,
-        since sizes that the stride does not divide count too); and of other tensors that `spectral_norm` constrains,
-        such as ``"lstm.weight_hh_l0"``, for which it is True of the matrix.
+        Names of the layers for which ``specnorm.norm_at_most(weight, bound, **geometry_of(layer))`` now is True, at
+        every input size, for the kernel as it is stored (a circular layer with a stride is shrunk by its bound at
+        stride 1, since sizes that the stride does not divide count too); and of other tensors that `spectral_norm`
+        constrains, such as ``"lstm.weight_hh_l0"``, for which it is True of the matrix.
 
     Raises
     ------
@@ -140,10 +140,10 @@ class _Plan:
         weight = shrunk.get(id(given), weight).detach()
         rows = [x.dim for x in norms if x.dim is not None]
         if rows:
-            matrix = specnorm.rescale(weight.movedim(rows[0], 0).flatten(1), limit)
+            matrix = specnorm.scale_down(weight.movedim(rows[0], 0).flatten(1), limit)
             kernel = matrix.reshape(weight.movedim(rows[0], 0).shape).movedim(0, rows[0])
         else:
-            kernel = specnorm.rescale(weight, limit, **geometry)
+            kernel = specnorm.scale_down(weight, limit, **geometry)
         if isinstance(given, nn.Parameter):
             shrunk[id(given)] = kernel
         return cls(prefix if layer else label, module, name, kernel, limit, layer, geometry)
@@ -170,7 +170,7 @@ class _Plan:
         if torch.equal(used, self.kernel):
             return
         # Of a shared weight, which was shrunk for another layer as well.
-        if not (self.is_layer and specnorm.certify(used, self.bound, **self.geometry)):
+        if not (self.is_layer and specnorm.norm_at_most(used, self.bound, **self.geometry)):
             raise MethodError(
                 f"{self.label}: {name_of(self.module)} does not use the kernel that was written to it. Everything "
                 "is as it was."

@@ -49,7 +49,7 @@ class SpectralNorm(nn.Module):
         super().__init__()
         self.geometry, self.method, self.dim = geometry, method, dim
         self.n_power_iterations, self.eps, self.bound, self.only_shrink = n_power_iterations, eps, bound, only_shrink
-        state = specnorm.init(self.kernel(weight.detach()), method, **geometry)
+        state = specnorm.init_tracking(self.kernel(weight.detach()), method, **geometry)
         self.state_names = tuple(state)
         for name, x in state.items():
             self.register_buffer(name, x)
@@ -62,7 +62,7 @@ class SpectralNorm(nn.Module):
         """Take the norm of the kernel where the state stands, or after moving it."""
         state = {name: getattr(self, name) for name in self.state_names}
         sweeps = self.n_power_iterations if move else 0
-        value, after = specnorm.step(self.kernel(weight), self.method, state, sweeps=sweeps, **self.geometry)
+        value, after = specnorm.track(self.kernel(weight), self.method, state, sweeps=sweeps, **self.geometry)
         if move:
             with torch.no_grad():
                 for name, x in after.items():
@@ -102,8 +102,8 @@ def spectral_norm(
 
     A drop-in for `torch.nn.utils.parametrizations.spectral_norm`, removed in the same way
     (`torch.nn.utils.parametrize.remove_parametrizations`). Stride, dilation, groups and padding mode are read from the
-    layer. The norm is followed by `specnorm.step`, one estimate per forward pass; `certify_` makes it a proof when the
-    training is over.
+    layer. The norm is followed by `specnorm.track`, one estimate per forward pass; `scale_down_` makes it a proof when
+    the training is over.
 
     Parameters
     ----------
