@@ -54,8 +54,8 @@ from specnorm.methods import (
 )
 from specnorm.norms import conv_norm, power_norm, reshaped_norm, singular_values
 from specnorm.problem.spec import ConvSpec, Geometry
-from specnorm.projections import clip, scale_down, spectral_rescaling
-from specnorm.proving import enclose, norm_at_most
+from specnorm.projections import clip, gram_rescaling, rescale
+from specnorm.proving import certify, enclose
 from specnorm.result import Enclosure, Kind, Result
 from specnorm.robustness import certified_radius, curvature_bound
 from specnorm.training import init_tracking, track, track_many
@@ -100,6 +100,7 @@ __all__ = [
     "__version__",
     "audit",
     "certified_radius",
+    "certify",
     "clip",
     "compare",
     "conv_norm",
@@ -109,18 +110,17 @@ __all__ = [
     "fold_batch_norm",
     "gram_bound",
     "gram_iteration",
+    "gram_rescaling",
     "grid_bound",
     "init_tracking",
     "matrix_norm",
     "measure",
-    "norm_at_most",
     "operator_norm",
     "power_iteration",
     "power_norm",
+    "rescale",
     "reshaped_norm",
-    "scale_down",
     "singular_values",
-    "spectral_rescaling",
     "tn_bound",
     "track",
     "track_many",
@@ -132,8 +132,7 @@ __version__: str
 
 
 _FORMER = {
-    "certify": "norm_at_most", "init": "init_tracking", "rescale": "scale_down", "step": "track",
-    "step_many": "track_many",
+    "init": "init_tracking", "spectral_rescaling": "gram_rescaling", "step": "track", "step_many": "track_many",
 }  # fmt: skip
 """Names of before; they go with the next release."""
 

@@ -314,7 +314,7 @@ def _application() -> click.Group:
         "--methods", callback=options.methods, metavar="NAME,...",
         help=f"What other methods say, out of {', '.join(COLUMNS)}.",
     )  # fmt: skip
-    @click.option("--all", "every", is_flag=True, help="As --methods tn,f4,reshaped, and circular with --input-shape.")
+    @click.option("--all", "every", is_flag=True, help="What JSON and CSV have: tn, f4, reshaped; circular at a size.")
     @click.option(
         "--rtol", type=float, default=1e-3, show_default=True, callback=options.tolerance, metavar="R",
         help="Relative width of the proven interval asked for.",
@@ -364,6 +364,7 @@ def _application() -> click.Group:
         given["layers"] = layers or None
         given["geometry"], stated = geometry
         sized = given["input_shape"] is not None and not isinstance(given["input_shape"], dict)
+        every |= output_format in ("json", "csv") and not given["methods"]
         given["methods"] += (*STANDARD, *([CIRCULAR] if sized else [])) if every else ()
         given["residual"] = claim == "residual-nonexpansive"
         given["certificate"] = certificate is not None

@@ -27,7 +27,7 @@ _CHEAP = 1000
 """Cells of a search to 1e-3 up to which one to 1e-5 costs little more."""
 
 
-def scale_down(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) -> ArrayT:
+def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) -> ArrayT:
     """Shrink a kernel by one factor so that its norm is proven to be at most ``bound``.
 
     Circular with a stride, and no ``input_shape``: at every size that the stride divides.
@@ -91,7 +91,7 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
     Returns
     -------
     array of the kernel's library, shape, dtype and layout
-        Closer to the kernel (in Frobenius norm) than `scale_down`'s, or equal to it.
+        Closer to the kernel (in Frobenius norm) than `rescale`'s, or equal to it.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
     Undecided
         If the norm could not be proven within the budget.
     """
-    scaled: Any = scale_down(kernel, bound, **geometry)
+    scaled: Any = rescale(kernel, bound, **geometry)
     backend = backend_for(kernel)
     given: Any = backend.detach(kernel)
     xp = backend.namespace(given)
@@ -119,7 +119,7 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
             blocks = polyphase.to_blocks(polyphase.from_blocks(clipped, spec, xp=xp), spec, xp=xp)
         blocks = arrays.unscale(blocks, xp.reshape(exponent, (-1,) + (1,) * (blocks.ndim - 1)), xp=xp)
         rounded = xp.astype(polyphase.from_blocks(blocks, spec, xp=xp)[0, ...], given.dtype)
-    shrunk: Any = scale_down(rounded, bound, **geometry)
+    shrunk: Any = rescale(rounded, bound, **geometry)
 
     largest = float(xp.max(xp.abs(wide)))
 
@@ -176,7 +176,7 @@ def _check_bound(bound: object) -> None:
         raise KernelError(f"bound={bound!r} is no positive finite number.")
 
 
-def spectral_rescaling(kernel: ArrayT, n_iter: int = 1, **geometry: Unpack[Geometry]) -> ArrayT:
+def gram_rescaling(kernel: ArrayT, n_iter: int = 1, **geometry: Unpack[Geometry]) -> ArrayT:
     """Divide each channel by a number of its own, so that the layer has norm at most 1: a differentiable layer.
 
     ``n_iter=1`` is the almost-orthogonal layer (AOL) of Prach and Lampert, ECCV 2022; more Gram products are the

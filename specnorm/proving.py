@@ -105,7 +105,7 @@ def status_of(result: Result) -> str:
     return f"{outcome.value}: {words}{every_size}"
 
 
-def norm_at_most(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> bool:
+def certify(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> bool:
     """Decide whether the norm is at most a bound, by proof.
 
     Circular with a stride, and no ``input_shape``: at every size that the stride divides.

@@ -2,7 +2,7 @@
 
 `init_tracking` finds the maximisers once, `track` follows them: pure functions of arrays, so that the state goes into a
 checkpoint, through a compiler and to other devices like any other array. What a step returns is an estimate (for `Gram`
-a bound): a certificate is `specnorm.norm_at_most` or `specnorm.scale_down`, once, at the end.
+a bound): a certificate is `specnorm.certify` or `specnorm.rescale`, once, at the end.
 """
 
 from __future__ import annotations

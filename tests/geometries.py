@@ -92,10 +92,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         f(k, **g) for f in (specnorm.grid_bound, specnorm.tn_bound, specnorm.f4_bound, specnorm.unfolding_bounds)
     ],
     "`gram_bound`": lambda k, input_shape=None, **g: specnorm.gram_bound(k, input_shape, **g),
-    "`enclose`, `norm_at_most`, `scale_down`, `clip`": lambda k, input_shape=None, **g: [
+    "`enclose`, `certify`, `rescale`, `clip`": lambda k, input_shape=None, **g: [
         specnorm.enclose(k, input_shape, **g),
-        specnorm.norm_at_most(k, 1e9, input_shape=input_shape, **g),
-        specnorm.scale_down(k, 1e9, input_shape=input_shape, **g),
+        specnorm.certify(k, 1e9, input_shape=input_shape, **g),
+        specnorm.rescale(k, 1e9, input_shape=input_shape, **g),
         specnorm.clip(k, 1e9, input_shape=input_shape, **g),
     ],
     "`conv_norm`": lambda k, input_shape=None, **g: specnorm.conv_norm(k, input_shape, **g),

@@ -44,7 +44,7 @@ def uppers(tree: Any, rule: Any = training.flax_layout) -> dict[str, float]:
 
 def certified(tree: Any, bound: float, rule: Any = training.flax_layout) -> bool:
     found = training.kernels(tree, rule).values()
-    return all(specnorm.norm_at_most(kernel, bound, **geometry) for kernel, geometry in found)
+    return all(specnorm.certify(kernel, bound, **geometry) for kernel, geometry in found)
 
 
 def close(found: Any, expected: Any, rtol: float = 1e-5) -> None:

@@ -25,7 +25,7 @@ from specnorm.runtime.table import program_for
 MEASURES: dict[str, Callable[[Any], Any]] = {
     "enclose": lambda k: specnorm.enclose(k).upper,
     "enclose at a size": lambda k: specnorm.enclose(k, 6, padding_mode="zeros").upper,
-    "certify": lambda k: specnorm.norm_at_most(k, 1e3),
+    "certify": lambda k: specnorm.certify(k, 1e3),
     "tn": specnorm.tn_bound,
     "f4": specnorm.f4_bound,
     "gram": specnorm.gram_bound,
@@ -34,9 +34,9 @@ MEASURES: dict[str, Callable[[Any], Any]] = {
     "conv_norm": specnorm.conv_norm,
     "conv_norm at a size": lambda k: specnorm.conv_norm(k, 8),
     "power": lambda k: specnorm.power_norm(k, 8),
-    "rescale": specnorm.scale_down,
+    "rescale": specnorm.rescale,
     "clip": specnorm.clip,
-    "spectral_rescaling": specnorm.spectral_rescaling,
+    "gram_rescaling": specnorm.gram_rescaling,
     "value_and_grad": lambda k: specnorm.value_and_grad(k, FantasticFour())[1],
     "step": lambda k: specnorm.track(k, FantasticFour(), specnorm.init_tracking(k, FantasticFour()))[0],
     "fold_batch_norm": lambda k: specnorm.fold_batch_norm(k, k[:, 0, 0, 0], abs(k[:, 1, 1, 1]), 1e-5),
@@ -221,7 +221,7 @@ def test_what_flushing_cannot_change_is_measured(dtype: str) -> None:
     found = specnorm.enclose(kernel)
     assert float(found.lower) <= truth.hi
     assert truth.lo <= float(found.upper)
-    assert specnorm.norm_at_most(np.zeros((2, 2, 3), dtype=dtype), 0.0)
+    assert specnorm.certify(np.zeros((2, 2, 3), dtype=dtype), 0.0)
 
 
 def test_the_smallest_kernels_are_found_by_their_bits() -> None:
@@ -262,7 +262,7 @@ def test_float64_kernels_without_64_bit_values_are_rounded_outward(wide_and_off:
         assert truth.lo <= min(float(f(x)) for f in (specnorm.grid_bound, specnorm.f4_bound, specnorm.tn_bound))
         assert float(specnorm.power_norm(x, 5)) <= there.hi
         assert float(specnorm.grid_bound(x)) <= float(specnorm.grid_bound(kernel)) * (1 + 1e-6)
-        for shrunk in (specnorm.scale_down(x), specnorm.spectral_rescaling(x)):
+        for shrunk in (specnorm.rescale(x), specnorm.gram_rescaling(x)):
             assert sigma_star(np.asarray(shrunk, dtype=np.float64)).lo <= 1
     with pytest.raises(BackendError, match="Enable 64-bit values"):
         jax.jit(specnorm.grid_bound)(kernels[0])
@@ -280,7 +280,7 @@ def test_jax_with_strict_promotion(what: str) -> None:
 
     def gradients() -> None:
         jax.grad(specnorm.grid_bound)(kernel)
-        jax.grad(lambda k: specnorm.spectral_rescaling(k).sum())(kernel)
+        jax.grad(lambda k: specnorm.gram_rescaling(k).sum())(kernel)
 
     def steps() -> None:
         state = specnorm.init_tracking(kernel, specnorm.Power(), input_shape=4)
@@ -293,11 +293,11 @@ def test_jax_with_strict_promotion(what: str) -> None:
         "compiled": lambda: jax.jit(jax.vmap(specnorm.grid_bound))(kernel[None]),
         "steps": steps,
         "projections": lambda: (
-            specnorm.scale_down(kernel),
+            specnorm.rescale(kernel),
             specnorm.clip(kernel),
-            specnorm.spectral_rescaling(kernel),
+            specnorm.gram_rescaling(kernel),
         ),
-        "half": lambda: (specnorm.scale_down(half), specnorm.grid_bound(half), specnorm.spectral_rescaling(half)),
+        "half": lambda: (specnorm.rescale(half), specnorm.grid_bound(half), specnorm.gram_rescaling(half)),
         "certificates": lambda: specnorm.certified_radius(kernel[0, 0, 0, 0] ** 2, kernel[0], kernel[0, 0, 0, 0] ** 2),
     }
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
@@ -308,7 +308,7 @@ def test_bfloat16_that_numpy_knows_by_another_library() -> None:
     """ml_dtypes' arrays are shrunk in their own dtype."""
     half = np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
     kernel = np.random.default_rng(2).standard_normal((3, 4, 3)).astype(half)
-    for change in (specnorm.scale_down, specnorm.clip, specnorm.spectral_rescaling):
+    for change in (specnorm.rescale, specnorm.clip, specnorm.gram_rescaling):
         shrunk = change(kernel)
         assert shrunk.dtype == half
         assert sigma_star(shrunk.astype(np.float64)).hi > 0.5

@@ -112,7 +112,7 @@ def test_layers_of_other_classes_are_rows_too() -> None:
     assert rows["0.weight"].status == "ok"
     assert "quantised" in str(rows["1.weight"].reason)
     with pytest.raises(specnorm.MethodError, match="1 is quantised"):
-        specnorm_torch.scale_down_(quantised, 1.0)
+        specnorm_torch.rescale_(quantised, 1.0)
 
 
 def test_an_int_is_the_spatial_size() -> None:
@@ -137,7 +137,7 @@ def test_layers_without_values() -> None:
     meta = nn.Sequential(nn.Conv2d(3, 2, 3, device="meta"))
     for call in (
         lambda: specnorm_torch.audit_module(meta, (3, 8, 8)),
-        lambda: specnorm_torch.scale_down_(meta, 1.0),
+        lambda: specnorm_torch.rescale_(meta, 1.0),
         lambda: specnorm_torch.spectral_norm(meta[0]),
         lambda: specnorm_torch.network_bound(meta, (3, 8, 8)),
         lambda: specnorm.enclose(meta[0].weight),
@@ -145,7 +145,7 @@ def test_layers_without_values() -> None:
         with pytest.raises(specnorm.SpecnormError, match="device 'meta'"):
             call()
     lazy = nn.Sequential(nn.LazyConv2d(2, 3))
-    for call in (lambda: specnorm_torch.audit_module(lazy, (3, 8, 8)), lambda: specnorm_torch.scale_down_(lazy, 1.0)):
+    for call in (lambda: specnorm_torch.audit_module(lazy, (3, 8, 8)), lambda: specnorm_torch.rescale_(lazy, 1.0)):
         with pytest.raises(specnorm.GeometryError, match=r"0\.weight has no shape yet"):
             call()
     assert lazy[0].has_uninitialized_params(), "nothing was initialised"
@@ -167,9 +167,9 @@ def test_geometry_of_a_subclass_is_not_believed() -> None:
     for call in (
         lambda: specnorm_torch.geometry_of(layer),
         lambda: specnorm_torch.spectral_norm(layer),
-        lambda: specnorm_torch.spectral_rescaling(layer),
+        lambda: specnorm_torch.gram_rescaling(layer),
         lambda: specnorm_torch.SpectralPenalty(nn.Sequential(layer)),
-        lambda: specnorm_torch.scale_down_(layer, 1.0),
+        lambda: specnorm_torch.rescale_(layer, 1.0),
     ):
         with pytest.raises(specnorm.GeometryError, match="Doubled has a forward of its own"):
             call()
@@ -283,7 +283,7 @@ def test_autocast_around_certify_does_not_use_the_weight() -> None:
         torch.autocast("cpu", dtype=torch.bfloat16),
         pytest.raises(specnorm.MethodError, match="Linear does not use its weight as it stands"),
     ):
-        specnorm_torch.scale_down_(nn.Linear(2, 2), 0.5)
+        specnorm_torch.rescale_(nn.Linear(2, 2), 0.5)
 
 
 def test_what_is_no_module_that_can_be_looked_into() -> None:
@@ -295,7 +295,7 @@ def test_what_is_no_module_that_can_be_looked_into() -> None:
     for name, compiled in made.items():
         for call in (
             lambda m: specnorm_torch.audit_module(m, (3, 8, 8)),
-            lambda m: specnorm_torch.scale_down_(m, 1.0),
+            lambda m: specnorm_torch.rescale_(m, 1.0),
             lambda m: specnorm_torch.network_bound(m, (3, 8, 8)),
         ):
             with pytest.raises(specnorm.MethodError) as raised:
@@ -323,7 +323,7 @@ def test_the_device_for_new_tensors_does_not_matter() -> None:
     model = convolutions()
     with torch.device("meta"):
         rows = specnorm_torch.audit_module(model, 9).layers
-        assert specnorm_torch.scale_down_(copy.deepcopy(model), 0.5) == ["0", "2"]
+        assert specnorm_torch.rescale_(copy.deepcopy(model), 0.5) == ["0", "2"]
     assert rows == specnorm_torch.audit_module(model, 9).layers
 
 

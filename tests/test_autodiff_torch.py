@@ -306,7 +306,7 @@ def test_proven_bounds_of_a_parameter_are_read_without_a_warning(recwarn: pytest
     try:
         found = specnorm.enclose(kernel)
         assert 0 < float(found.lower) <= float(found.upper)
-        assert specnorm.norm_at_most(specnorm.scale_down(kernel, 1.0), 1.0)
+        assert specnorm.certify(specnorm.rescale(kernel, 1.0), 1.0)
     finally:
         torch.set_warn_always(always)
     assert [str(warning.message) for warning in recwarn] == []

@@ -113,6 +113,9 @@ def test_all_columns(model: Path, size: list[str], more: list[str], capsys: pyte
     assert cli.run(["audit", str(model), "--layers", "conv1*", "--all", *size]) == 0
     head = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| layer"))
     assert head.split()[1::2] == ["layer", "shape", "lower", "upper", "tn", "f4", "reshaped", *more, "ratio", "remark"]
+    assert cli.run(["audit", str(model), "--layers", "conv1*", "--format", "json", *size]) == 0  # without being asked
+    (row,) = json.loads(capsys.readouterr().out)["layers"]
+    assert row.keys() >= {"tn", "f4", "reshaped", *more, "ratio"}
 
 
 def test_jobs_give_the_same_report(model: Path, bad_model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,12 +26,12 @@ FUNCTIONS: dict[str, Call] = {
     "singular_values": lambda kernel, **geometry: specnorm.singular_values(kernel, **{"input_shape": 6, **geometry}),
     "reshaped_norm": specnorm.reshaped_norm,
     "power_norm": lambda kernel, **geometry: specnorm.power_norm(kernel, **{"input_shape": 6, **geometry}),
-    "spectral_rescaling": specnorm.spectral_rescaling,
+    "gram_rescaling": specnorm.gram_rescaling,
     "enclose": specnorm.enclose,
-    "norm_at_most": lambda kernel, **geometry: specnorm.norm_at_most(kernel, 100.0, **geometry),
+    "certify": lambda kernel, **geometry: specnorm.certify(kernel, 100.0, **geometry),
     "measure": lambda kernel, **geometry: specnorm.measure(kernel, specnorm.Grid(), **geometry),
     "compare": specnorm.compare,
-    "scale_down": specnorm.scale_down,
+    "rescale": specnorm.rescale,
     "clip": specnorm.clip,
     "value_and_grad": lambda kernel, **geometry: specnorm.value_and_grad(kernel, specnorm.Grid(), **geometry),
 }
@@ -271,7 +271,7 @@ def test_tolerance_out_of_range(xp: Lib, rtol: float) -> None:
 
 @pytest.mark.parametrize("bound", [-1.0, float("inf"), float("nan")], ids=repr)
 def test_bound_that_is_no_norm(xp: Lib, bound: float) -> None:
-    refused(MethodError, f"bound={bound!r} is no norm", specnorm.norm_at_most, xp.asarray(ones(2, 2, 3)), bound)
+    refused(MethodError, f"bound={bound!r} is no norm", specnorm.certify, xp.asarray(ones(2, 2, 3)), bound)
 
 
 @pytest.mark.parametrize("k", [0, -1, 13, 2.0], ids=repr)
@@ -329,20 +329,20 @@ def test_half_precision_is_measured_in_float32(xp: Lib, dtype: str) -> None:
 # -- names of before ---------------------------------------------------------------------------------------------
 FORMER = {
     "specnorm": {
-        "certify": "norm_at_most", "init": "init_tracking", "rescale": "scale_down", "step": "track",
-        "step_many": "track_many",
+        "init": "init_tracking", "spectral_rescaling": "gram_rescaling", "step": "track", "step_many": "track_many",
     },
     "specnorm.networks": {"step": "forward_step"},
-    "specnorm_torch": {"audit": "audit_module", "certify_": "scale_down_"},
-    "specnorm_jax.training": {"rescale": "scale_down"},
+    "specnorm_torch": {
+        "SpectralRescaling": "GramRescaling", "audit": "audit_module", "certify_": "rescale_",
+        "spectral_rescaling": "gram_rescaling",
+    },
 }  # fmt: skip
 
 
 @pytest.mark.torch
-@pytest.mark.jax
 @pytest.mark.parametrize("module", FORMER)
 def test_names_of_before_warn_and_are_the_new_ones(module: str) -> None:
-    pytest.importorskip({"specnorm_torch": "torch", "specnorm_jax.training": "jax"}.get(module, "specnorm"))
+    pytest.importorskip({"specnorm_torch": "torch"}.get(module, "specnorm"))
     here = importlib.import_module(module)
     for old, new in FORMER[module].items():
         assert old not in here.__all__

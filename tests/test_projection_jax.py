@@ -72,7 +72,7 @@ def test_the_projection_keeps_the_norms_at_the_bound(method: Any, bound: float) 
     assert max(max(n.values()) for n in norms) <= FACTOR[method.name] * bound
     # A constraint that is active: what a layer is below it, the method's value is above the norm.
     assert min(norms[-1][name] for name in NAMES[:2]) > 0.6 * bound
-    assert certified(training.scale_down(tree, bound), bound)
+    assert certified(training.rescale(tree, bound), bound)
 
 
 def test_what_is_below_the_bound_is_left_alone() -> None:
@@ -158,7 +158,7 @@ def test_flax_nnx() -> None:
     norms = uppers(nnx.state(net, nnx.Param))
     assert list(norms) == ["conv/kernel", "dense/kernel"]
     assert all(0.2 < x < 0.55 for x in norms.values())
-    nnx.update(net, training.scale_down(nnx.state(net, nnx.Param), 0.5))
+    nnx.update(net, training.rescale(nnx.state(net, nnx.Param), 0.5))
     assert certified(nnx.state(net, nnx.Param), 0.5)
 
 
@@ -209,7 +209,7 @@ def test_equinox() -> None:
     for _ in range(8):
         model, optimum, state = compiled(model, optimum, state)
     assert all(0.2 < x < 0.55 for x in uppers(model, rule).values())
-    assert certified(training.scale_down(model, 0.5, rule), 0.5, rule)
+    assert certified(training.rescale(model, 0.5, rule), 0.5, rule)
 
 
 def test_equinox_modules_tell_their_geometry() -> None:
@@ -228,7 +228,7 @@ def test_equinox_modules_tell_their_geometry() -> None:
     stated = {"stride": (2,), "dilation": (1,), "groups": 2, "padding_mode": "zeros", "padding": ((1, 1),)}
     assert found["down/weight"].geometry == stated
     # The layer itself is at the bound, not half of it.
-    kernel, geometry = training.kernels(training.scale_down(model, 0.1, rule), rule)["down/weight"]
+    kernel, geometry = training.kernels(training.rescale(model, 0.1, rule), rule)["down/weight"]
     assert float(specnorm.enclose(kernel, **geometry).lower) > 0.099
 
 

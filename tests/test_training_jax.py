@@ -223,13 +223,13 @@ def test_half_precision_is_penalised_in_float32() -> None:
 # -- certified ---------------------------------------------------------------------------------------------------
 def test_rescaled_trees_are_certified() -> None:
     tree = parameters()
-    small = training.scale_down(tree, 2.0)
+    small = training.rescale(tree, 2.0)
     assert certified(small, 2.0)
     assert small["Conv_0"]["bias"] is tree["Conv_0"]["bias"]
-    again = training.scale_down(small, 2.0)
+    again = training.rescale(small, 2.0)
     close(again, small, rtol=0.0)
     with pytest.raises(specnorm.MethodError):
-        jax.jit(training.scale_down)(tree)
+        jax.jit(training.rescale)(tree)
 
 
 SHARDED = """

@@ -124,7 +124,7 @@ def proven_norms(net: Net) -> dict[str, float]:
         if bounds.lower <= 1 < bounds.upper:
             # A layer constrained to 1: the enclosure is 0.1 % wide, the question has an exact answer.
             with contextlib.suppress(specnorm.Undecided):
-                found[name] = 1.0 if specnorm.norm_at_most(weight, 1.0, **geometry(layer)) else found[name]
+                found[name] = 1.0 if specnorm.certify(weight, 1.0, **geometry(layer)) else found[name]
     return found
 
 
@@ -172,7 +172,7 @@ def constrained(net: Net) -> None:
 
 def certified(net: Net) -> None:
     """Plain weights, shrunk where it takes that for norms that are proven to be at most 1."""
-    specnorm_torch.scale_down_(net)
+    specnorm_torch.rescale_(net)
 
 
 def arms(weight: float) -> list[Arm]:

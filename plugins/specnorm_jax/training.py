@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 import specnorm
-from specnorm.errors import KernelError, MethodError, renamed
+from specnorm.errors import KernelError, MethodError
 from specnorm.methods import Method, TensorNorm
 from specnorm_jax.kernels import Kernel, Rule, equinox_layout, flax_layout, kernels, name_of, with_geometry
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Kernel", "ProjectionState", "Rule", "SpectralPenalty", "States", "equinox_layout", "flax_layout", "kernels",
-    "project_spectral_norm", "scale_down", "with_geometry",
+    "project_spectral_norm", "rescale", "with_geometry",
 ]  # fmt: skip
 
 Tree = TypeVar("Tree")
@@ -31,8 +31,8 @@ _TENSOR_NORM = TensorNorm()
 
 
 # -- certified, after training -----------------------------------------------------------------------------------
-def scale_down(tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers: str = "*") -> Tree:
-    """Shrink every kernel of a tree so that its norm is proven to be at most ``bound``: `specnorm.scale_down` on each.
+def rescale(tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers: str = "*") -> Tree:
+    """Shrink every kernel of a tree so that its norm is proven to be at most ``bound``: `specnorm.rescale` on each.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def scale_down(tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, laye
         If a norm could not be proven within the budget.
     """
     new = {
-        name: specnorm.scale_down(kernel.array, bound, **kernel.geometry)
+        name: specnorm.rescale(kernel.array, bound, **kernel.geometry)
         for name, kernel in kernels(tree, rule, layers=layers).items()
     }
     changed: Tree = jax.tree_util.tree_map_with_path(lambda keys, leaf: new.get(name_of(keys), leaf), tree)
@@ -255,7 +255,7 @@ def project_spectral_norm(
 
     Notes
     -----
-    Nothing is proven while training. `scale_down` makes the trained tree certified.
+    Nothing is proven while training. `rescale` makes the trained tree certified.
     """
     import optax
 
@@ -293,8 +293,3 @@ def project_spectral_norm(
 def _check_bound(bound: object) -> None:
     if isinstance(bound, bool) or not isinstance(bound, (int, float)) or not 0 < bound < math.inf:
         raise KernelError(f"bound={bound!r} is no positive finite number.")
-
-
-def __getattr__(name: str) -> Any:
-    """Names of before, for one release."""
-    return globals()[renamed(__name__, name, {"rescale": "scale_down"})]

@@ -370,7 +370,7 @@ def test_the_upper_end_is_the_least_that_was_proven() -> None:
     rng = np.random.default_rng(4)
     left, right = (np.linalg.qr(rng.standard_normal((6, 6)))[0] for _ in range(2))
     kernel = (left @ np.diag([1.0, 1, 1, 0.9, 0.9, 0.9]) @ right)[:, :, None, None]
-    report = audit({"a.weight": specnorm.scale_down(kernel, 1.0)}, methods=["tn", "f4", "grid", "power"], input_shape=4)
+    report = audit({"a.weight": specnorm.rescale(kernel, 1.0)}, methods=["tn", "f4", "grid", "power"], input_shape=4)
     (row,) = report.layers
     assert row.upper is not None
     assert row.lower is not None
@@ -392,7 +392,7 @@ def test_a_layer_of_a_network_counts_by_the_least_that_was_proven() -> None:
     plugin = pytest.importorskip("specnorm_torch")
     torch.manual_seed(0)
     model = torch.nn.Sequential(*[torch.nn.Conv2d(3, 3, 3, padding=1) for _ in range(3)]).double()
-    plugin.scale_down_(model, 1.0)
+    plugin.rescale_(model, 1.0)
     assert plugin.network_bound(model, (3, 40, 40)).upper <= 1 + 4e-5
     plain, with_f4 = (plugin.audit_module(model, (3, 6, 6), methods=names).layers for names in ((), ["f4"]))
     for bare, row in zip(plain, with_f4, strict=True):

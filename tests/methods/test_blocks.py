@@ -111,10 +111,10 @@ def test_layouts_of_folded_layers(layout: Any, transposed: bool) -> None:
     moved = kernel if layout == "OIHW" else np.transpose(kernel, (2, 3, 1, 0))
     for call in (specnorm.grid_bound, specnorm.f4_bound):
         assert float(call(moved, layout=layout, **options)) == float(call(kernel, **options))
-    for shrink in (specnorm.scale_down, specnorm.clip):
+    for shrink in (specnorm.rescale, specnorm.clip):
         shrunk = shrink(moved, 1.0, layout=layout, **options)
         assert shrunk.shape == moved.shape
-        assert specnorm.norm_at_most(shrunk, 1.0, layout=layout, **options)
+        assert specnorm.certify(shrunk, 1.0, layout=layout, **options)
 
 
 def test_witness_of_a_folded_layer() -> None:

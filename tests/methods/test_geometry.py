@@ -189,10 +189,10 @@ def test_ends_that_padding_keeps_apart_say_so() -> None:
     assert float(found.lower) <= max(t.hi for t in norms) * 1.01
     assert "padding" in found.status
     upper = float(found.upper)
-    assert specnorm.norm_at_most(kernel, upper * 1.01, padding_mode="replicate")
-    assert not specnorm.norm_at_most(kernel, float(found.lower) * 0.9, padding_mode="replicate")
+    assert specnorm.certify(kernel, upper * 1.01, padding_mode="replicate")
+    assert not specnorm.certify(kernel, float(found.lower) * 0.9, padding_mode="replicate")
     with pytest.raises(specnorm.Undecided):
-        specnorm.norm_at_most(kernel, upper * 0.95, padding_mode="replicate")
+        specnorm.certify(kernel, upper * 0.95, padding_mode="replicate")
 
 
 def test_refusals_name_what_to_use() -> None:
@@ -287,7 +287,7 @@ def test_gradients_reach_the_group_that_attains_the_norm(xp: Lib) -> None:
 @pytest.mark.parametrize("geometry", list(GEOMETRIES.values())[:5], ids=list(GEOMETRIES)[:5])
 def test_projections_of_folded_layers(geometry: dict[str, Any]) -> None:
     kernel = Recipe((4, 3, 3, 4), seed=8).kernel
-    scaled, clipped = specnorm.scale_down(kernel, 1.0, **geometry), specnorm.clip(kernel, 1.0, **geometry)
+    scaled, clipped = specnorm.rescale(kernel, 1.0, **geometry), specnorm.clip(kernel, 1.0, **geometry)
     for x in (scaled, clipped):
         assert sigma_star(x, **geometry, rtol=1e-5).lo <= 1
     assert np.linalg.norm(clipped - kernel) < np.linalg.norm(scaled - kernel)

@@ -220,11 +220,11 @@ class PaddedConv(nn.Conv2d):
 
 
 def test_a_forward_of_its_own_is_told_how_to_be_certified() -> None:
-    """At one size it is seen to be torch's; `scale_down_` speaks of every size."""
+    """At one size it is seen to be torch's; `rescale_` speaks of every size."""
     layer = PaddedConv(1, 1, 3)
     with pytest.raises(GeometryError, match=r"forward of its own.*every size.*vanilla_export\(\) makes"):
-        specnorm_torch.scale_down_(layer, 1.0)
-    assert specnorm_torch.scale_down_(layer.vanilla_export(), 1.0) == [""]
+        specnorm_torch.rescale_(layer, 1.0)
+    assert specnorm_torch.rescale_(layer.vanilla_export(), 1.0) == [""]
 
 
 def test_torch_is_silent_about_what_is_refused(capfd: pytest.CaptureFixture[str]) -> None:

@@ -18,8 +18,8 @@ def numbers(kernel: Kernel) -> list[float]:
     """Functions return what they are given: an array of the same library."""
     assert_type(specnorm.grid_bound(kernel, stride=2, padding_mode="zeros"), Kernel)
     assert_type(specnorm.tn_bound(kernel, certified=True), Kernel)
-    assert_type(specnorm.scale_down(kernel, 1.0), Kernel)
-    assert_type(specnorm.norm_at_most(kernel, 1.0, groups=4), bool)
+    assert_type(specnorm.rescale(kernel, 1.0), Kernel)
+    assert_type(specnorm.certify(kernel, 1.0, groups=4), bool)
     return [float(specnorm.conv_norm(kernel, (32, 32))), float(specnorm.power_norm(kernel, 32, padding=1))]
 
 
@@ -79,4 +79,4 @@ def mistakes(kernel: Kernel) -> None:
     specnorm.measure(kernel, "tn")  # type: ignore[arg-type]
     specnorm.power_norm(kernel)  # type: ignore[call-arg]
     print(specnorm.enclose(kernel).high)  # type: ignore[attr-defined]
-    specnorm.norm_at_most(kernel, "1")  # type: ignore[arg-type]
+    specnorm.certify(kernel, "1")  # type: ignore[arg-type]

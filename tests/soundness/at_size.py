@@ -159,7 +159,7 @@ class AtSize:
         if at == 0:
             return
         self.tally.claims["rescale"] += 1
-        got: NDArray[Any] = specnorm.scale_down(self.drawn.kernel, at, **self.keywords)
+        got: NDArray[Any] = specnorm.rescale(self.drawn.kernel, at, **self.keywords)
         norm = Layer(self.drawn.index, "rescaled", got, self.drawn.input_shape, self.drawn.geometry).truth()
         if norm.lo > at:
             self.wrong("rescale", f"{norm.lo!r} for {at!r}")

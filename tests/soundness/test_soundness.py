@@ -71,7 +71,7 @@ def test_most_questions_are_answered() -> None:
     assert wide.tally.open == {"certify: undecided": 0}
 
 
-@pytest.mark.parametrize("project", [specnorm.scale_down, specnorm.clip])
+@pytest.mark.parametrize("project", [specnorm.rescale, specnorm.clip])
 def test_projections(project: Callable[..., NDArray[Any]]) -> None:
     """What comes back, as rounded, has a norm of at most the bound."""
     done = 0

@@ -67,9 +67,9 @@ SKIPPED: dict[str, tuple[Callable[[], Any], tuple[int, ...], list[str]]] = {
     "SLL": (lambda: z.Sll(5), (5,), ["0.kernel"])
 }
 NOT_TORCHS = ("Bjorck", "addmm")
-"""Modules that are no layers of torch's, which `scale_down_` is not about."""
+"""Modules that are no layers of torch's, which `rescale_` is not about."""
 WRITABLE = {"plain", "reflect", "circular, same", "transposed", "hook that keeps", "ours"}
-"""What `scale_down_` takes as it is; and what it takes with ``bake=True``:"""
+"""What `rescale_` takes as it is; and what it takes with ``bake=True``:"""
 BAKED = {
     "orthogonal", "weight_norm", "spectral_norm", "pruned", "old weight_norm", "old spectral_norm", "moving",
 }  # fmt: skip
@@ -150,14 +150,14 @@ def test_certified_is_what_is_used_then(case: str, bake: bool) -> None:
     before = None if case in ("drop connect", "moving", "remembers") else model(x.clone())
     kind = class_of(model[0])
     if case in WRITABLE or (bake and case in BAKED):
-        assert specnorm_torch.scale_down_(model, bound, bake=bake) == ["0"]
+        assert specnorm_torch.rescale_(model, bound, bake=bake) == ["0"]
         for mode in (True, False):
             assert norm_of(model.train(mode), shape) <= bound * (1 + 1e-12)
         # At every size a reflecting layer may have a larger norm than at this one.
         assert norm_of(model, shape) >= (0.3 if case == "reflect" else 0.5) * bound
         return
     with pytest.raises((specnorm.MethodError, specnorm.GeometryError), match=r"0\.weight") as raised:
-        specnorm_torch.scale_down_(model, bound, bake=bake)
+        specnorm_torch.rescale_(model, bound, bake=bake)
     assert kind in str(raised.value) or "bake_" in str(raised.value)
     after = model.state_dict()
     assert state.keys() == after.keys()
