@@ -29,7 +29,7 @@ from specnorm.networks import (
     step,
     within,
 )
-from specnorm.networks.certificate import unstated
+from specnorm.networks.answer import unstated
 from specnorm.problem.spec import ConvSpec
 from specnorm.text import number, visible
 from specnorm.types import AnyArray
