@@ -22,6 +22,7 @@ from specnorm.clock import Clock, OutOfTime
 from specnorm.numerics.chebyshev import largest_eigenvalues
 from specnorm.problem.frequencies import Frequencies
 from specnorm.search import tuning as knobs
+from specnorm.search.budget import Budget
 from specnorm.search.estimates import NodeEstimates, lift
 from specnorm.search.incumbent import Incumbent, LowerBound
 from specnorm.search.reduction import Polynomials
@@ -142,7 +143,8 @@ class Search:
         return found
 
     def _refine(self, cover: Cover, max_cells: int, max_levels: int | None) -> SearchResult:
-        """Estimate, ascend, prove and cut, until no cell is open."""
+        """Estimate, ascend, prove and cut, until no cell is open; for a wider tolerance once the budget ends."""
+        budget = Budget(max_cells, self.tuning, clock=self.clock)
         self.clock.check()
         polynomial: GramPolynomial | None = None
         vectors: Array | None = None
@@ -150,9 +152,11 @@ class Search:
             if self._refuted() or self._cells + len(cover) > max_cells or self._levels == max_levels:
                 return self._result(None)
             self.clock.check()
-            self._cells, self._levels = self._cells + len(cover), self._levels + 1
+            count = len(cover)
+            self._cells, self._levels = self._cells + count, self._levels + 1
             before = self.incumbent.best.claim.value
             previous, polynomial = polynomial, self.polynomials.near(self.threshold, self.incumbent.trial_vectors)
+            budget.begin()
             if vectors is None or polynomial is not previous:
                 vectors = self.incumbent.start_vectors(len(cover), polynomial.rank)
             vectors = self._prefilter(cover, polynomial, vectors)
@@ -164,6 +168,8 @@ class Search:
                 self._fathom(cover, polynomial, nodes)
             if self._refuted():
                 return self._result(None)
+            budget.end(count)
+            self._widen(cover, polynomial, nodes, budget)
             rest = cover.prune()
             if not self._may_end(cover, before):
                 return self._result(None)
@@ -302,7 +308,7 @@ class Search:
         polynomial, index = formed.polynomial, formed.index
         easy_sq, limit_sq = self._wanted_sq(cover, polynomial, threshold, index)
         # What the factorisation takes of the limit for its own rounding.
-        part = 1 - norms.cholesky_loss(polynomial.rank, formed.matrices, xp=self.xp) * polynomial.rank
+        part = 1 - norms.likely_loss(polynomial.rank, formed.matrices, ops=self.ops)
         attempts = [limit_sq]
         if self._excess_angle and polynomial is nodes.polynomial:
             # Float64 after float32 is for what is close: more than needed is not asked of it.
@@ -355,6 +361,21 @@ class Search:
         parent = cover.split(np.clip(pieces, 2, self.tuning.pieces).astype(np.int64))
         return self._take(nodes.vectors, rest[parent])
 
+    def _widen(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, budget: Budget) -> None:
+        """Ask for less where the next round does not fit into the budget: the cells that are done with stay so."""
+        if self._bound is not None or not self._free:
+            return
+        for _ in range(self.tuning.widenings):
+            rtol = budget.tolerance(cover, nodes, self._rtol, self.incumbent.best.claim.value, self._cells)
+            if rtol <= self._rtol:
+                break
+            self._rtol = rtol
+            self._fathom(cover, polynomial, nodes)
+            # Estimates are from below: what did not pass is higher than thought.
+            passable_sq = (self.threshold * np.cos(cover.open.boxes.radius)) ** 2
+            low = (cover.norms == math.inf) & (nodes.norms_sq <= passable_sq)
+            nodes.norms_sq[low] = self.tuning.raised * passable_sq[low]
+
     # -- helpers -----------------------------------------------------------------------------------------------------
     def _wanted_sq(
         self, cover: Cover, polynomial: GramPolynomial, threshold: float, index: np.ndarray | slice
@@ -369,8 +390,12 @@ class Search:
     def _tries_float32(self, polynomial: GramPolynomial, boxes: Boxes) -> bool:
         """Whether float32 is enough for most of some cells: large ones, whose limits are far below."""
         loose = self._bound is not None or self._rtol >= self.tuning.rtol_float32
-        large = float(boxes.radius.min(initial=math.inf)) > self.tuning.radius_float32
-        return self._free and polynomial.rank >= self.tuning.smallest_float32 and loose and large
+        if not (self._free and polynomial.rank >= self.tuning.smallest_float32 and loose and self.threshold > 0):
+            return False
+        float32 = polynomial.float32_copy()
+        like = self.xp.astype(float32.even[:1, :1, :1], arrays.complex_dtype(float32.even.dtype, xp=self.xp))
+        lost = norms.likely_loss(polynomial.rank, like, ops=self.ops) + float32.error / self.threshold**2
+        return float(boxes.radius.min(initial=math.inf)) ** 2 > self.tuning.margin_float32 * lost
 
     def _parts(self, polynomial: GramPolynomial, count: int) -> Iterator[slice]:
         """Slices of so many cells that fit the memory budget, as long as there is time."""
