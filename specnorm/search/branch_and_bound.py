@@ -8,9 +8,9 @@ of the search is its proof: where the budget ends it, nothing is claimed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from specnorm.clock import Clock, OutOfTime
 from specnorm.numerics.chebyshev import largest_eigenvalues
 from specnorm.problem.frequencies import Frequencies
 from specnorm.search import tuning as knobs
-from specnorm.search.budget import Budget
+from specnorm.search.budget import Budget, pieces
 from specnorm.search.estimates import NodeEstimates, lift
 from specnorm.search.incumbent import Incumbent, LowerBound
 from specnorm.search.reduction import Polynomials
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from specnorm.certified.symbol.cells import Boxes, Cells
     from specnorm.certified.symbol.gram_polynomial import GramPolynomial
     from specnorm.types import Array, ArrayOps
-
-Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +103,7 @@ class Search:
         grid_follows: bool = False,
         max_cells: int,
         max_levels: int | None = None,
+        widens: bool = False,
     ) -> SearchResult:
         """Enclose the largest norm over the boxes.
 
@@ -124,6 +123,8 @@ class Search:
             Budget, for each block.
         max_levels : int, optional
             Most rounds.
+        widens : bool
+            Whether to ask for less where ``rtol`` does not fit into what is left of cells and time (torus alone).
         """
         self._begin(boxes, rtol, bound, start, grid_follows)
         if supremum is not None and supremum <= self.threshold:
@@ -132,7 +133,8 @@ class Search:
             self.blocks, boxes, supremum, torus=self._torus, threshold=self.threshold, keeps=grid_follows, ops=self.ops
         )
         try:
-            found = self._refine(cover, max_cells * self.blocks.shape[0], max_levels)
+            budget = Budget(max_cells * self.blocks.shape[0], self.tuning, clock=self.clock, widens=widens)
+            found = self._refine(cover, budget, max_levels)
         except OutOfTime:
             found = self._result(None)
         if found.upper is None and self._free and not self.incumbent.best.claim.value > 0:
@@ -142,14 +144,13 @@ class Search:
             self._torus = cover.fathomed
         return found
 
-    def _refine(self, cover: Cover, max_cells: int, max_levels: int | None) -> SearchResult:
-        """Estimate, ascend, prove and cut, until no cell is open; for a wider tolerance once the budget ends."""
-        budget = Budget(max_cells, self.tuning, clock=self.clock)
+    def _refine(self, cover: Cover, budget: Budget, max_levels: int | None) -> SearchResult:
+        """Estimate, ascend, prove and cut, until no cell is open."""
         self.clock.check()
         polynomial: GramPolynomial | None = None
         vectors: Array | None = None
         while len(cover):
-            if self._refuted() or self._cells + len(cover) > max_cells or self._levels == max_levels:
+            if self._refuted() or self._cells + len(cover) > budget.max_cells or self._levels == max_levels:
                 return self._result(None)
             self.clock.check()
             count = len(cover)
@@ -163,7 +164,7 @@ class Search:
             if not len(cover):
                 break
             nodes = self._estimate(cover, polynomial, vectors)
-            self._ascend(cover, nodes)
+            self.incumbent.raise_from(nodes.polynomial, cover.open, nodes.norms_sq, nodes.eigenvalues, nodes.vectors)
             if not self._refuted():
                 self._fathom(cover, polynomial, nodes)
             if self._refuted():
@@ -225,13 +226,14 @@ class Search:
         for part in self._parts(float32, len(index)):
             formed, _ = cover.form(float32, index[part], limit_sq[index[part]])
             cover.fathom(formed, threshold)
-        return self._take(vectors, cover.prune())
+        return arrays.rows(vectors, cover.prune(), ops=self.ops)
 
     def _estimate(self, cover: Cover, polynomial: GramPolynomial, vectors: Array) -> NodeEstimates:
         """Estimate the norms at the centres, and prove what the incumbent before allows if matrices cannot be kept."""
         threshold, count = self.threshold, len(cover)
         cover.fathom_by_supremum(threshold)
-        trial = polynomial.float32_copy() if self._tries_float32(polynomial, cover.open.boxes) else polynomial
+        loose = self._free and (self._bound is not None or self._rtol >= self.tuning.rtol_float32)
+        trial = self.polynomials.for_trial(polynomial, threshold, cover.open.boxes.radius) if loose else polynomial
         vectors = self.xp.astype(vectors, arrays.complex_dtype(trial.even.dtype, xp=self.xp), copy=False)
         least_sq = max(self.polynomials.least_limit_sq(trial), self.tuning.least * threshold**2)
         wanted_sq, _ = self._wanted_sq(cover, trial, threshold, slice(None))
@@ -247,7 +249,8 @@ class Search:
             eigenvalues, vector = largest_eigenvalues(*given, ops=self.ops)
             return part, formed, eigenvalues, lift(trial, columns, vector, eigenvalues, ops=self.ops)[0], vector
 
-        for part, formed, eigenvalues, norms_sq, vector in self._mapped(of, self._parts(trial, count), trial):
+        mapped = self.ops.map if trial.rank >= self.tuning.smallest_shared else map
+        for part, formed, eigenvalues, norms_sq, vector in mapped(of, self._parts(trial, count)):
             nodes.eigenvalues[part], nodes.norms_sq[part] = eigenvalues, norms_sq
             found.append(vector)
             if keeps:
@@ -257,10 +260,6 @@ class Search:
         if found:
             nodes.vectors = found[0] if len(found) == 1 else self.xp.concat(found, axis=0)
         return nodes
-
-    def _ascend(self, cover: Cover, nodes: NodeEstimates) -> None:
-        """Raise the incumbent from the highest centres."""
-        self.incumbent.raise_from(nodes.polynomial, cover.open, nodes.norms_sq, nodes.eigenvalues, nodes.vectors)
 
     def _fathom(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates) -> None:
         """Prove what the incumbent allows by now: by the matrices that were kept, and then, if need be, by new ones."""
@@ -356,25 +355,22 @@ class Search:
     def _branch(self, cover: Cover, nodes: NodeEstimates, rest: np.ndarray) -> Array:
         """Cut the open cells, more finely where their norms are high. The vectors of the pieces."""
         ratio = np.sqrt(nodes.norms_sq[rest]) / max(self.threshold, 1e-300)
-        angle = np.arccos(np.clip(ratio, 0.0, 1 / (1 + (0.5 * self._rtol + self.tuning.angle))))
-        pieces = np.ceil(self.tuning.overlap * cover.open.boxes.radius / angle)
-        parent = cover.split(np.clip(pieces, 2, self.tuning.pieces).astype(np.int64))
-        return self._take(nodes.vectors, rest[parent])
+        parent = cover.split(pieces(ratio, cover.open.boxes.radius, self._rtol, self.tuning))
+        return arrays.rows(nodes.vectors, rest[parent], ops=self.ops)
 
     def _widen(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, budget: Budget) -> None:
         """Ask for less where the next round does not fit into the budget: the cells that are done with stay so."""
-        if self._bound is not None or not self._free:
-            return
-        for _ in range(self.tuning.widenings):
-            rtol = budget.tolerance(cover, nodes, self._rtol, self.incumbent.best.claim.value, self._cells)
+        norms_sq = nodes.norms_sq.copy()
+        for _ in range(self.tuning.widenings if budget.widens else 0):
+            # Estimates are from below: what did not pass is higher than thought.
+            passable_sq = (self.threshold * np.cos(cover.open.boxes.radius)) ** 2
+            low = (cover.norms == math.inf) & (norms_sq <= passable_sq)
+            norms_sq[low] = self.tuning.raised * passable_sq[low]
+            rtol = budget.tolerance(cover, norms_sq, self._rtol, self.incumbent.best.claim.value, self._cells)
             if rtol <= self._rtol:
                 break
             self._rtol = rtol
             self._fathom(cover, polynomial, nodes)
-            # Estimates are from below: what did not pass is higher than thought.
-            passable_sq = (self.threshold * np.cos(cover.open.boxes.radius)) ** 2
-            low = (cover.norms == math.inf) & (nodes.norms_sq <= passable_sq)
-            nodes.norms_sq[low] = self.tuning.raised * passable_sq[low]
 
     # -- helpers -----------------------------------------------------------------------------------------------------
     def _wanted_sq(
@@ -387,30 +383,11 @@ class Search:
         angle = np.minimum(cover.open.boxes.radius[index] + self._excess_angle, math.pi / 2)
         return np.minimum(polynomial.limit_sq(threshold * np.cos(angle)), limit_sq), limit_sq
 
-    def _tries_float32(self, polynomial: GramPolynomial, boxes: Boxes) -> bool:
-        """Whether float32 is enough for most of some cells: large ones, whose limits are far below."""
-        loose = self._bound is not None or self._rtol >= self.tuning.rtol_float32
-        if not (self._free and polynomial.rank >= self.tuning.smallest_float32 and loose and self.threshold > 0):
-            return False
-        float32 = polynomial.float32_copy()
-        like = self.xp.astype(float32.even[:1, :1, :1], arrays.complex_dtype(float32.even.dtype, xp=self.xp))
-        lost = norms.likely_loss(polynomial.rank, like, ops=self.ops) + float32.error / self.threshold**2
-        return float(boxes.radius.min(initial=math.inf)) ** 2 > self.tuning.margin_float32 * lost
-
     def _parts(self, polynomial: GramPolynomial, count: int) -> Iterator[slice]:
         """Slices of so many cells that fit the memory budget, as long as there is time."""
         for part in self.polynomials.parts(polynomial, count):
             self.clock.check()
             yield part
-
-    def _mapped(
-        self, function: Callable[[slice], Part], parts: Iterator[slice], polynomial: GramPolynomial
-    ) -> Iterator[Part]:
-        """A function of each part, over several threads where matrices are large."""
-        return (self.ops.map if polynomial.rank >= self.tuning.smallest_shared else map)(function, parts)
-
-    def _take(self, x: Array, index: np.ndarray) -> Array:
-        return arrays.rows(x, index, ops=self.ops)
 
     def at_nearest(self, where: SearchResult, sizes: tuple[int, ...], skew: tuple[bool, ...] = ()) -> SearchResult:
         """Lower bound at the best frequency of a circulant next to one of the torus.

@@ -10,10 +10,10 @@ import numpy as np
 if TYPE_CHECKING:
     from specnorm.certified.symbol.cover import Cover
     from specnorm.clock import Clock
-    from specnorm.search.estimates import NodeEstimates
     from specnorm.search.tuning import Tuning
 
 _BISECTIONS = 30
+"""Of a wider tolerance, on a logarithmic scale."""
 
 
 class Budget:
@@ -25,10 +25,12 @@ class Budget:
         Of the search.
     clock : Clock
         Ends it.
+    widens : bool
+        Whether the tolerance may be widened.
     """
 
-    def __init__(self, max_cells: int, tuning: Tuning, *, clock: Clock) -> None:
-        self.max_cells, self._tuning, self._clock = max_cells, tuning, clock
+    def __init__(self, max_cells: int, tuning: Tuning, *, clock: Clock, widens: bool) -> None:
+        self.max_cells, self.widens, self._tuning, self._clock = max_cells, widens, tuning, clock
         self._begun = self._each = 0.0
 
     def begin(self) -> None:
@@ -41,41 +43,47 @@ class Budget:
 
     def cells(self, visited: int) -> float:
         """How many more may be visited."""
-        in_time = self._clock.left / self._each if self._each > 0 else math.inf
+        in_time = self._tuning.hurry * self._clock.left / self._each if self._each > 0 else math.inf
         return min(self.max_cells - visited, in_time)
 
-    def pieces(self, cover: Cover, norms_sq: np.ndarray, threshold: float, rtol: float) -> np.ndarray:
-        """How many times smaller than now the open cells have to be, shape (c,); more are not cut at once."""
-        ratio = np.sqrt(norms_sq) / max(threshold, 1e-300)
-        angle = np.arccos(np.clip(ratio, 0.0, 1 / (1 + (0.5 * rtol + self._tuning.angle))))
-        pieces = np.ceil(self._tuning.overlap * cover.open.boxes.radius / angle)
-        return np.asarray(np.clip(pieces, 2, self._tuning.pieces).astype(np.int64))
+    def tolerance(self, cover: Cover, norms_sq: np.ndarray, rtol: float, best: float, visited: int) -> float:
+        """The tolerance at which the next round is affordable: the same, or the closest wider one; at most 1.
 
-    def tolerance(self, cover: Cover, nodes: NodeEstimates, rtol: float, best: float, visited: int) -> float:
-        """The tolerance that the next round can be afforded at: the same, or the closest wider one; at most 1.
-
-        The round has the pieces of every cell that the tolerance leaves open. Its share of what is left is for it alone:
-        pieces of pieces follow.
+        Parameters
+        ----------
+        norms_sq : float array, shape (c,)
+            Estimates of the squares at the cells' centres; of those that did not pass, above what would have.
+        best : float
+            The incumbent's norm.
+        visited : int
+            Cells.
         """
         rest = np.flatnonzero(cover.norms == math.inf)
-        norms_sq, radius = nodes.norms_sq[rest], cover.open.boxes.radius[rest]
-        axes = int(np.count_nonzero(cover.open.boxes.half_degree))
-        most = self._tuning.ahead * self.cells(visited)
-        if len(rest) * self._tuning.pieces**axes <= most:
-            return rtol
+        norms, radius = np.sqrt(norms_sq[rest]), cover.open.boxes.radius[rest]
+        axes, most = int(np.count_nonzero(cover.open.boxes.half_degree)), self._tuning.ahead * self.cells(visited)
 
         def fits(tolerance: float) -> bool:
-            threshold = best * (1 + self._tuning.share * tolerance)
-            ratio = np.sqrt(norms_sq) / threshold
+            ratio = norms / (best * (1 + self._tuning.share * tolerance))
             open_ = ratio > np.cos(radius)
-            angle = np.arccos(np.clip(ratio[open_], 0.0, 1 / (1 + (0.5 * tolerance + self._tuning.angle))))
-            pieces = np.clip(np.ceil(self._tuning.overlap * radius[open_] / angle), 2, self._tuning.pieces)
-            return float((pieces**axes).sum()) <= most
+            count = pieces(ratio[open_], radius[open_], tolerance, self._tuning) ** axes
+            return float(count.sum()) <= most
 
-        low, high = rtol, 1.0
-        if rtol >= high or fits(rtol):
+        if len(rest) * self._tuning.pieces**axes <= most or rtol >= 1 or fits(rtol):
             return rtol
+        low, high = rtol, 1.0
         for _ in range(_BISECTIONS):
             middle = math.sqrt(low * high)
             low, high = (low, middle) if fits(middle) else (middle, high)
         return high
+
+
+def pieces(ratio: np.ndarray, radius: np.ndarray, rtol: float, tuning: Tuning) -> np.ndarray:
+    """How many times smaller cells have to be to pass, at least twice; more are not cut at once, shape (c,).
+
+    Parameters
+    ----------
+    ratio, radius : float arrays, shape (c,)
+        Norms at the centres over the threshold, and the cells' radii.
+    """
+    angle = np.arccos(np.clip(ratio, 0.0, 1 / (1 + (0.5 * rtol + tuning.angle))))
+    return np.asarray(np.clip(np.ceil(tuning.overlap * radius / angle), 2, tuning.pieces).astype(np.int64))

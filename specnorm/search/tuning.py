@@ -36,6 +36,8 @@ class Tuning:
     ahead: float = 0.85
     """Part of the cells that are left to a search which the next round may take; a tolerance that asks for more is
     widened. Pieces of pieces are about as many again."""
+    hurry: float = 0.8
+    """The same of the time that is left: cells of the next round may take longer than those before."""
     widenings: int = 12
     """How often a round's tolerance is widened at most: each time the cells that did not pass count as higher."""
     share: float = 0.999
