@@ -90,7 +90,7 @@ class Search:
         self.incumbent = Incumbent(blocks, self.tuning, seed=seed, clock=self.clock, ops=ops)
         self.polynomials = Polynomials(blocks, self.tuning, clock=self.clock, ops=ops)
         self._torus: list[tuple[Cells, np.ndarray]] | None = None
-        self._cells = self._levels = 0
+        self._cells = self._levels = self._tried = 0
 
     def run(
         self,
@@ -153,8 +153,7 @@ class Search:
             if self._refuted() or self._cells + len(cover) > budget.max_cells or self._levels == max_levels:
                 return self._result(None)
             self.clock.check()
-            count = len(cover)
-            self._cells, self._levels = self._cells + count, self._levels + 1
+            self._cells, self._levels, self._tried = self._cells + len(cover), self._levels + 1, 0
             before = self.incumbent.best.claim.value
             previous, polynomial = polynomial, self.polynomials.near(self.threshold, self.incumbent.trial_vectors)
             budget.begin()
@@ -169,7 +168,7 @@ class Search:
                 self._fathom(cover, polynomial, nodes)
             if self._refuted():
                 return self._result(None)
-            budget.end(count)
+            budget.end(len(cover), self._tried)
             self._widen(cover, polynomial, nodes, budget)
             rest = cover.prune()
             if not self._may_end(cover, before):
@@ -317,6 +316,7 @@ class Search:
             tried = (allowed & (cover.norms[index] == math.inf) & (wanted_sq < math.inf)).nonzero()[0]
             if not len(tried):
                 continue
+            self._tried += len(tried)
             passed = cover.fathom(formed.take(tried, ops=self.ops), threshold, wanted_sq=wanted_sq[tried])
             failed = tried[~passed]
             failed = failed[np.argsort(-nodes.eigenvalues[index[failed]], kind="stable")[: nodes.exact]]

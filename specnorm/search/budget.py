@@ -37,9 +37,10 @@ class Budget:
         """Begin a round."""
         self._begun = self._clock.left
 
-    def end(self, cells: int) -> None:
-        """End a round of so many cells: the next ones take as long."""
-        self._each = (self._begun - self._clock.left) / cells if math.isfinite(self._begun) else 0.0
+    def end(self, cells: int, tried: int) -> None:
+        """End a round of so many cells, with a proof tried of some: the next ones take as long, and a proof each."""
+        proofs = 1 + (self._tuning.proof - 1) * max(0.0, 1 - tried / cells)
+        self._each = (self._begun - self._clock.left) * proofs / cells if math.isfinite(self._begun) else 0.0
 
     def cells(self, visited: int) -> float:
         """How many more may be visited."""

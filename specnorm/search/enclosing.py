@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from specnorm.problem.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
 
-_SHARE = 0.85
+_SHARE = 0.9
 """Of the time, for a search; the rest is for another one where a round of it took longer than it seemed to."""
 _SUPREMUM = 2e-3
 """Tolerance of the supremum that a search of a grid with 1000 points starts from; less for larger ones."""

@@ -27,6 +27,7 @@ WILD: dict[str, tuple[float, ...]] = {
     "overlap": (0.01, 10.0),
     "ahead": (0.0, 100.0),
     "hurry": (0.0, 100.0),
+    "proof": (0.0, 100.0),
     "widenings": (0, 100),
     "share": (0.0, 1.0),
     "excess": (0.0, 100.0),
