@@ -61,7 +61,10 @@ class Budget:
         """
         rest = np.flatnonzero(cover.norms == math.inf)
         norms, radius = np.sqrt(norms_sq[rest]), cover.open.boxes.radius[rest]
-        axes, most = int(np.count_nonzero(cover.open.boxes.half_degree)), self._tuning.ahead * self.cells(visited)
+        axes, most = (
+            int(np.count_nonzero(cover.open.boxes.half_degree)),
+            self._tuning.ahead * max(0.0, self.cells(visited)),
+        )
 
         def fits(tolerance: float) -> bool:
             ratio = norms / (best * (1 + self._tuning.share * tolerance))

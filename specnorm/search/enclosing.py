@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _SHARE = 0.9
 """Of the time, for a search; the rest is for another one where a round of it took longer than it seemed to."""
+_WIDE = 0.15
+"""Relative width from which a bound of fixed cost may be closer than what a search ended with."""
 _SUPREMUM = 2e-3
 """Tolerance of the supremum that a search of a grid with 1000 points starts from; less for larger ones."""
 
@@ -86,13 +88,12 @@ def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bo
         return constant, True
     search = problem.search(support, ops=ops)
     cover = _cover(support, problem)
-    if problem.spec.input_shape is None:
-        found = _torus_searched(search, cover, rtol=rtol, max_cells=problem.max_cells, widens=True)
-    else:
+    if problem.spec.input_shape is not None:
         found = _at_points(search, cover, problem)
-    if found.upper is not None:
-        return found, found.within(rtol)
-    return _widened(search, cover, found, problem), False
+    else:
+        found = _torus_searched(search, cover, rtol=rtol, max_cells=problem.max_cells, widens=True)
+        found = found if found.within(rtol) else _widened(search, cover, found, problem)
+    return found, found.within(rtol)
 
 
 def search_torus(problem: Problem, *, grid_follows: bool, ops: ArrayOps) -> tuple[Search, SearchResult]:
@@ -113,7 +114,7 @@ def search_torus(problem: Problem, *, grid_follows: bool, ops: ArrayOps) -> tupl
     found = _torus_searched(
         search, cover, rtol=problem.rtol, max_cells=problem.max_cells, grid_follows=grid_follows, widens=True
     )
-    if found.upper is None:
+    if not found.within(problem.rtol):
         found = _widened(search, cover, found, problem)
     search.clock.deadline = problem.deadline
     return search, found
@@ -173,10 +174,12 @@ def grid_sizes(spec: ConvSpec, kernel_shape: tuple[int, ...]) -> tuple[int, ...]
 
 
 def _widened(search: Search, cover: Boxes | None, found: SearchResult, problem: Problem) -> SearchResult:
-    """Prove what the budget allows, at the end by a bound of fixed cost."""
+    """Prove what the budget allows: by another search where one had no end, and by a bound of fixed cost if wide."""
     search.clock.deadline = problem.deadline
-    wider = found
-    if cover is not None:
-        wider = search.run(cover, rtol=problem.rtol, start=found, max_cells=problem.max_cells, widens=True)
-    upper = wider.upper or bound_without_search(problem.blocks, problem.spec, problem.seconds, ops=search.ops)
-    return replace(wider, upper=upper, cells=found.cells + (wider.cells if wider is not found else 0))
+    if found.upper is None and cover is not None:
+        again = search.run(cover, rtol=problem.rtol, start=found, max_cells=problem.max_cells, widens=True)
+        found = replace(again, cells=found.cells + again.cells)
+    if found.within(_WIDE):
+        return found
+    other = bound_without_search(problem.blocks, problem.spec, problem.seconds, ops=search.ops)
+    return replace(found, upper=other if found.upper is None else least(found.upper, other))
