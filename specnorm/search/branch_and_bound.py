@@ -103,7 +103,7 @@ class Search:
         grid_follows: bool = False,
         max_cells: int,
         max_levels: int | None = None,
-        widens: bool = False,
+        relaxes: bool = False,
     ) -> SearchResult:
         """Enclose the largest norm over the boxes.
 
@@ -123,7 +123,7 @@ class Search:
             Budget, for each block.
         max_levels : int, optional
             Most rounds.
-        widens : bool
+        relaxes : bool
             Whether to ask for less where ``rtol`` does not fit into what is left of cells and time (torus alone).
         """
         self._begin(boxes, rtol, bound, start, grid_follows)
@@ -133,7 +133,7 @@ class Search:
             self.blocks, boxes, supremum, torus=self._torus, threshold=self.threshold, keeps=grid_follows, ops=self.ops
         )
         try:
-            budget = Budget(max_cells * self.blocks.shape[0], self.tuning, clock=self.clock, widens=widens)
+            budget = Budget(max_cells * self.blocks.shape[0], self.tuning, clock=self.clock, relaxes=relaxes)
             found = self._refine(cover, budget, max_levels)
         except OutOfTime:
             found = self._result(None)
@@ -169,7 +169,7 @@ class Search:
             if self._refuted():
                 return self._result(None)
             budget.end(len(cover), self._tried)
-            self._widen(cover, polynomial, nodes, budget)
+            self._relax(cover, polynomial, nodes, budget)
             rest = cover.prune()
             if not self._may_end(cover, before):
                 return self._result(None)
@@ -358,10 +358,10 @@ class Search:
         parent = cover.split(pieces(ratio, cover.open.boxes.radius, self._rtol, self.tuning))
         return arrays.rows(nodes.vectors, rest[parent], ops=self.ops)
 
-    def _widen(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, budget: Budget) -> None:
+    def _relax(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, budget: Budget) -> None:
         """Ask for less where the next round does not fit into the budget: the cells that are done with stay so."""
         norms_sq = nodes.norms_sq.copy()
-        for _ in range(self.tuning.widenings if budget.widens else 0):
+        for _ in range(self.tuning.relaxations if budget.relaxes else 0):
             # Estimates are from below: what did not pass is higher than thought.
             passable_sq = (self.threshold * np.cos(cover.open.boxes.radius)) ** 2
             low = (cover.norms == math.inf) & (norms_sq <= passable_sq)

@@ -25,12 +25,12 @@ class Budget:
         Of the search.
     clock : Clock
         Ends it.
-    widens : bool
+    relaxes : bool
         Whether the tolerance may be widened.
     """
 
-    def __init__(self, max_cells: int, tuning: Tuning, *, clock: Clock, widens: bool) -> None:
-        self.max_cells, self.widens, self._tuning, self._clock = max_cells, widens, tuning, clock
+    def __init__(self, max_cells: int, tuning: Tuning, *, clock: Clock, relaxes: bool) -> None:
+        self.max_cells, self.relaxes, self._tuning, self._clock = max_cells, relaxes, tuning, clock
         self._begun = self._each = 0.0
 
     def begin(self) -> None:

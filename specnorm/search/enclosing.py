@@ -91,7 +91,7 @@ def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bo
     if problem.spec.input_shape is not None:
         found = _at_points(search, cover, problem)
     else:
-        found = _torus_searched(search, cover, rtol=rtol, max_cells=problem.max_cells, widens=True)
+        found = _torus_searched(search, cover, rtol=rtol, max_cells=problem.max_cells, relaxes=True)
         found = found if found.within(rtol) else _widened(search, cover, found, problem)
     return found, found.within(rtol)
 
@@ -112,7 +112,7 @@ def search_torus(problem: Problem, *, grid_follows: bool, ops: ArrayOps) -> tupl
     if constant is not None:
         return search, constant
     found = _torus_searched(
-        search, cover, rtol=problem.rtol, max_cells=problem.max_cells, grid_follows=grid_follows, widens=True
+        search, cover, rtol=problem.rtol, max_cells=problem.max_cells, grid_follows=grid_follows, relaxes=True
     )
     if not found.within(problem.rtol):
         found = _widened(search, cover, found, problem)
@@ -177,7 +177,7 @@ def _widened(search: Search, cover: Boxes | None, found: SearchResult, problem: 
     """Prove what the budget allows: by another search where one had no end, and by a bound of fixed cost if wide."""
     search.clock.deadline = problem.deadline
     if found.upper is None and cover is not None:
-        again = search.run(cover, rtol=problem.rtol, start=found, max_cells=problem.max_cells, widens=True)
+        again = search.run(cover, rtol=problem.rtol, start=found, max_cells=problem.max_cells, relaxes=True)
         found = replace(again, cells=found.cells + again.cells)
     if found.within(_WIDE):
         return found

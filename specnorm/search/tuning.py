@@ -40,7 +40,7 @@ class Tuning:
     """The same of the time that is left: cells of the next round may take longer than those before."""
     proof: float = 3.0
     """How many times as long as an estimate a cell with its proof takes: a first round tries hardly any."""
-    widenings: int = 12
+    relaxations: int = 12
     """How often a round's tolerance is widened at most: each time the cells that did not pass count as higher."""
     share: float = 0.999
     """Part of the tolerance that is asked of the proof, so that the answer is within it after rounding."""

@@ -28,7 +28,7 @@ WILD: dict[str, tuple[float, ...]] = {
     "ahead": (0.0, 100.0),
     "hurry": (0.0, 100.0),
     "proof": (0.0, 100.0),
-    "widenings": (0, 100),
+    "relaxations": (0, 100),
     "share": (0.0, 1.0),
     "excess": (0.0, 100.0),
     "raised": (0.0, 100.0),

@@ -130,8 +130,8 @@ def factor_loss(factors: Array, *, ops: ArrayOps) -> Array:
     entries = xp.abs(factors)
     # gamma(n) / n grows with n: the i-th share of the last one is no less than that of i steps.
     steps = _DIVISION + (2 if arrays.is_complex(factors, xp=xp) else 1) * np.arange(1.0, size + 1)
-    shares = np.sqrt(backward_error(size, factors, xp=xp) * steps / steps[-1])
-    weights = xp.astype(ops.from_numpy(shares, entries), entries.dtype)[:, None]
+    parts = np.sqrt(backward_error(size, factors, xp=xp) * steps / steps[-1])
+    weights = xp.astype(ops.from_numpy(parts, entries), entries.dtype)[:, None]
     x = weights * xp.sum(entries, axis=-1, keepdims=True)
     image = weights * xp.matmul(entries, xp.matmul(xp.matrix_transpose(entries), weights * x))
     # Modulus, roots, weights and quotient are 16 roundings.
