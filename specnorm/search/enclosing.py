@@ -127,13 +127,19 @@ def _cover(support: Array, problem: Problem) -> Boxes | None:
 
 
 def _torus_searched(
-    search: Search, cover: Boxes | None, *, rtol: float, max_cells: int, **options: bool
+    search: Search,
+    cover: Boxes | None,
+    *,
+    rtol: float,
+    max_cells: int,
+    grid_follows: bool = False,
+    relaxes: bool = False,
 ) -> SearchResult:
     if cover is None:
         # One cell is too many for a search that may visit none: what is known from below, and nothing from above.
         degree = (np.asarray(search.blocks.shape[3:]) - 1) / 2
         cover, max_cells = replace(torus((1,) * len(degree))[:1], half_degree=degree), 0
-    return search.run(cover, rtol=rtol, max_cells=max_cells, **options)
+    return search.run(cover, rtol=rtol, grid_follows=grid_follows, max_cells=max_cells, relaxes=relaxes)
 
 
 def _at_points(search: Search, cover: Boxes | None, problem: Problem) -> SearchResult:

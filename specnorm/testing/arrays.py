@@ -239,4 +239,11 @@ def _verdicts(trial: Trial, matrices: np.ndarray, dtype: str, title: str) -> np.
         raise AssertionError(f"cholesky_ok() raises for {title} ({dtype}): {type(error).__name__}: {error}") from error
     host = trial.host(found)
     require(host.shape == a.shape[:-2], f"cholesky_ok() of shape {a.shape} has shape {host.shape}")
+    if trial.backend.has_factors:
+        factors = trial.host(trial.backend.cholesky_factors(trial.array(a, dtype)))
+        with np.errstate(all="ignore"):
+            finite = np.isfinite(np.abs(factors).sum(axis=(-2, -1)))
+            product = np.tril(factors @ np.conj(np.swapaxes(factors, -2, -1)) - a)
+        same = np.array_equal(finite, host) and np.abs(product[finite]).max(initial=0.0) < 1e-5
+        require(same, f"cholesky_factors() of {title} ({dtype}) are not those that cholesky_ok() tells of")
     return host

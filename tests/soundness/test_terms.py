@@ -119,10 +119,10 @@ def test_symbols(dtype: str) -> None:
 def test_no_limit_below_the_largest_eigenvalue_is_proven(dtype: str, kind: str) -> None:
     """A factorisation proves limits above the eigenvalue, and none below it by even a few roundings."""
     proven_above = 0
-    for seed in range(42):
+    for seed in range(41):
         random = np.random.RandomState(seed)
         # The last are so large that what is lost in single precision is read off the factor.
-        size = int(random.randint(1, 9)) if seed < 40 else 48
+        size = int(random.randint(1, 9)) if seed < 40 else 96
         a = random.standard_normal((size + 2, size)).astype(dtype)
         if kind == "complex":
             a = a + 1j * random.standard_normal((size + 2, size)).astype(dtype)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _DIVISION = 8
 """Extra roundings granted to a library's complex division and square root inside Cholesky."""
-_SMALLEST = 48
+_SMALLEST = 96
 """Size of matrices from which it pays to read off a factor what was lost."""
 _LIKELY = 0.04
 """Part of `cholesky_loss` that `factor_loss` is, at most, of large kernels of every kind that was tried."""
