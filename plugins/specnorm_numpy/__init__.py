@@ -115,10 +115,11 @@ class NumpyBackend(Backend):
 
     def cholesky_factors(self, a: Any) -> Any:
         """The factors, in LAPACK's order."""
-        out = np.empty(a.shape, dtype=a.dtype)
+        flat = a.reshape(math.prod(a.shape[:-2]), *a.shape[-2:])
+        out = np.empty(flat.shape, dtype=a.dtype)
         with np.errstate(all="ignore"):
-            _upper_factors(a.swapaxes(-1, -2), out.swapaxes(-1, -2))
-        return out
+            _upper_factors(flat.swapaxes(-1, -2), out.swapaxes(-1, -2))
+        return out.reshape(a.shape)
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """Over a pool of threads."""
