@@ -54,7 +54,7 @@ def measure(name: str, made: Callable[[], Any], model: dict[str, np.ndarray], bu
         progress = lambda *_: ends.append(time.perf_counter() - begin)  # noqa: E731
         report = specnorm.audit(model, rtol=1e-2, budget=budget, methods=(), executor=executor, progress=progress)
         after = dict(executor.map(peak, range(4 * WORKERS)))
-    gaps = sorted(row.upper / row.lower - 1 for row in report.layers)
+    gaps = sorted(row.upper / row.lower - 1 for row in report.layers if row.upper and row.lower)
     print(
         f"{name}: {len(model)} layers, {ends[-1]:.0f} s, {ends[-1] * WORKERS / len(model):.1f} s a row; gaps "
         f"{gaps[0]:.2%} to {gaps[-1]:.2%}; a worker {max(before.values()) >> 10} to {max(after.values()) >> 10} MiB",

@@ -54,7 +54,7 @@ def train(model: nn.Module, data: Any, steps: int) -> None:
     while done < steps:
         for x, y in data.batches(32, generator):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(x), y).backward()
+            nn.functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             done += 1
@@ -98,7 +98,7 @@ def main() -> None:
                 right = (model.eval()(test.images).argmax(1) == test.labels).float().mean()
             print(f"after {steps} steps: accuracy {float(right):.3f}")
         for j, layer in enumerate(model.layers):
-            told(f"layer {j}, {steps} steps", layer.weight.detach().numpy())
+            told(f"layer {j}, {steps} steps", layer.get_parameter("weight").detach().numpy())
 
 
 if __name__ == "__main__":
