@@ -126,7 +126,8 @@ class Lanczos:
         residual = last * np.abs(self._small[:, -1])
         self.converged = residual <= self.tolerance * self.squares
         share = residual / np.maximum(self.squares, self._tiny)
-        gap = (squares[:, -1] - squares[:, -2]) / np.maximum(self.squares, self._tiny)
+        # Of one step nothing is known about a next value.
+        gap = (squares[:, -1] - squares[:, max(0, len(self._alpha) - 2)]) / np.maximum(self.squares, self._tiny)
         self.off = share * np.minimum(1.0, share / np.maximum(gap, self._tiny))
         self.done = self.converged | (len(self._alpha) >= TUNING.limit)
 
