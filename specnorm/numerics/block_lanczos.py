@@ -36,7 +36,7 @@ class BlockTuning:
         inverse square; orthogonalisation grows with its square.
     """
 
-    basis: int = 24
+    basis: int = 16
 
 
 TUNING = BlockTuning()
