@@ -106,12 +106,11 @@ def operator_norm(
         forth, back, n = back, forth, m
     eps = 1 - (1 + rtol) ** -2
     steps = min(n, math.ceil((math.log(1.648 * math.sqrt(n) / delta) / math.sqrt(eps) + 1) / 2))
-    scale = (
-        2.0 ** math.frexp(float(np.max(np.abs(ahead)) + np.max(np.abs(behind))))[1]
-    )  # of about the operator's entries
-    largest = _lanczos(lambda x: back(forth(x) / scale) / scale, random.standard_normal(n), steps)
+    # Of about the operator's entries.
+    scale = 2.0 ** math.frexp(float(np.max(np.abs(ahead)) + np.max(np.abs(behind))))[1]
+    largest, taken = _lanczos(lambda x: back(forth(x) / scale) / scale, random.standard_normal(n), steps)
     lower = scale * math.sqrt(max(largest, 0.0))
-    return ProbableBound(lower, lower * (1 + rtol), delta, 2 + 2 * steps)
+    return ProbableBound(lower, lower * (1 + rtol), delta, 2 + 2 * taken)
 
 
 def _checked(product: Product, name: str, size: int) -> Product:
@@ -124,8 +123,8 @@ def _checked(product: Product, name: str, size: int) -> Product:
     return applied
 
 
-def _lanczos(gram: Product, start: Vector, steps: int) -> float:
-    """The largest Ritz value; vectors that lose their orthogonality repeat values, and spoil none."""
+def _lanczos(gram: Product, start: Vector, steps: int) -> tuple[float, int]:
+    """The largest Ritz value, and the steps taken; vectors that lose their orthogonality repeat values, spoil none."""
     here: Vector = start / np.linalg.norm(start)
     before, off = np.zeros_like(here), 0.0
     diagonal: list[float] = []
@@ -139,4 +138,5 @@ def _lanczos(gram: Product, start: Vector, steps: int) -> float:
         if off <= 1e-300:
             break
         before, here = here, ahead / off
-    return float(np.linalg.eigvalsh(np.diag(diagonal) + np.diag(beside[:-1], 1) + np.diag(beside[:-1], -1))[-1])
+    ritz = np.linalg.eigvalsh(np.diag(diagonal) + np.diag(beside[:-1], 1) + np.diag(beside[:-1], -1))
+    return float(ritz[-1]), len(diagonal)

@@ -57,7 +57,7 @@ class GainBound:
     Parameters
     ----------
     claim : Upper or None
-    XX
+        Of the constant; None: there is no bound.
     product_claim : Upper or None
         The small-gain bound |C| |U| / (1 - |W|), or |C| |B| / (1 - |A|) + |D|; None where the loop may not contract.
     multipliers : array or None

@@ -46,7 +46,7 @@ def proposals(method: Method, run: Subnetwork, share: float) -> list[Proposal]:
 
 
 def affordable(method: Method, run: Subnetwork) -> bool:
-    """Whether a method can take up a run of single units within its seconds; a certificate always."""
+    """Whether a method can take up a run of single units within its seconds; others always can."""
     if not isinstance(method, (Scaled, Multipliers)):
         return True
     parts = segments(run) if isinstance(method, Scaled) else method.parts(run)

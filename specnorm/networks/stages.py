@@ -63,11 +63,8 @@ class Stage:
         """Largest eigenvalue of a stack, where it is, and its vector; all vectors are kept for the next step."""
         start = self.vectors
         if start is None:
-            start = (
-                random_vectors(0, gram.shape[:2]).astype(gram.dtype)
-                if np.iscomplexobj(gram)
-                else random_vectors(0, gram.shape[:2]).real
-            )
+            start = random_vectors(0, gram.shape[:2])
+            start = start.astype(gram.dtype) if np.iscomplexobj(gram) else start.real
         numpy: Any = np  # an array of NumPy's as one of the algorithms'
         steps = POWERS if self.vectors is not None else 10 * POWERS
         given: Any = start

@@ -55,8 +55,8 @@ def shown(row: Row | None, product: Row | None) -> str:
     return f"{number(row['value'])} (1/{float(format(product['value'] / row['value'], '.3g')):,g})"
 
 
-def dense(rows: list[Row], local: bool = True) -> str:
-    """A line a fully connected network, with times and what holds near an input, or without."""
+def dense(rows: list[Row]) -> str:
+    """A line a fully connected network, with times and what holds near an input."""
     mine = [row for row in rows if row["method"] == "dense" and "ended" not in row]
     names = ("specnorm", "ECLipsE_Fast", "ECLipsE", "ECLipsE, Clarabel")
     lines = []
@@ -68,9 +68,9 @@ def dense(rows: list[Row], local: bool = True) -> str:
                 cells.append("-")
             else:
                 told = "gave up" if found.get("fell_back") else number(found["value"])
-                cells.append(f"{told}, {quick(found['processor'])}" if local else told)
+                cells.append(f"{told}, {quick(found['processor'])}")
         cells.append(f"{number(optimum['value'])} (+{own / optimum['value'] - 1:.1%})" if optimum else "-")
-        lines.append(cells + [number(each["value"]) for each in row.get("near", []) if local])
-    balls: list[Row] = next((row["near"][1:] for row in mine if "near" in row), []) if local else []
+        lines.append(cells + [number(each["value"]) for each in row.get("near", [])])
+    balls: list[Row] = next((row["near"][1:] for row in mine if "near" in row), [])
     header = ["widths", "product", "specnorm", "ECLipsE-Fast", "ECLipsE", "with Clarabel", "LipSDP"]
-    return table([*header, *(["Jacobian"] if local else []), *(f"local, r = {it['radius']:g}" for it in balls)], lines)
+    return table([*header, "Jacobian", *(f"local, r = {it['radius']:g}" for it in balls)], lines)

@@ -1,4 +1,7 @@
-"""docs/compare.md, from the committed lines of the benchmarks: ``python -m bench page`` in ``tests`` writes it."""
+"""Published methods in docs/methods/index.md, from the committed lines of the benchmarks.
+
+``python -m bench page`` in ``tests`` writes the tables.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,8 @@ from typing import NamedTuple
 
 from bench.facts import FOLDER, Row, read
 from bench.markdown import filled, table
-from bench.networks_page import dense
 
-PAGE = FOLDER.parent / "compare.md"
+PAGE = FOLDER.parent / "methods" / "index.md"
 
 
 class Peer(NamedTuple):
@@ -66,7 +68,7 @@ def layers(rows: list[Row]) -> str:
 
 def page() -> str:
     """The page's text, with its tables put anew."""
-    suite, networks = (read(FOLDER / f"{name}.jsonl") for name in ("suite", "networks"))
-    days = sorted({row["date"] for row in suite + networks})
-    told = f"Measured {days[0]} to {days[-1]} on {suite[0]['machine']}."
-    return filled(PAGE, {"layers": layers(suite), "dense": dense(networks, local=False), "measured": told})
+    suite = read(FOLDER / "suite.jsonl")
+    days = sorted({row["date"] for row in suite})
+    told = f"Measured {' to '.join(sorted({days[0], days[-1]}))} on {suite[0]['machine']}."
+    return filled(PAGE, {"layers": layers(suite), "measured": told})

@@ -151,7 +151,7 @@ def test_gram_matrices_of_symbols(dtype: str) -> None:
 
 
 def test_the_variation_is_the_formula_s() -> None:
-    """V of docs/guarantees.md, from Frobenius norms of the coefficients that are made here by plain sums."""
+    """V of docs/methods/enclosure.md, from Frobenius norms of the coefficients that are made here by plain sums."""
     blocks = blocks_of(1, 5, 4, 3, 3)
     polynomial, boxes = GramPolynomial(blocks, ops=OPS), torus((3, 3))
     spread = boxes.largest_phase(polynomial.lags[1:])

@@ -10,15 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from specnorm.certified.network.affine_maps import (
-    AffineMap,
-    Filter,
-    Placed,
-    Segment,
-    Subnetwork,
-    Term,
-    phased,
-)
+from specnorm.certified.network.affine_maps import AffineMap, Filter, Placed, Segment, Subnetwork, Term, phased
 from specnorm.certified.network.graph import Graph, Layer
 from specnorm.certified.network.linear_combinations import Value
 from specnorm.certified.network.reading import Reader

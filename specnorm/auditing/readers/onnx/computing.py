@@ -32,22 +32,10 @@ _DEEPEST = 64
 """Constants computed from one another that wait to be read."""
 _FLOATS = ("float16", "float32", "float64")
 _CASTS = {1: "float32", 10: "float16", 11: "float64"}
-_STEPS = frozenset(
-    (
-        "Sign",
-        "Floor",
-        "Ceil",
-        "Mod",
-        "Range",
-        "Greater",
-        "GreaterOrEqual",
-        "Less",
-        "LessOrEqual",
-        "Equal",
-        "Shape",
-        "Size",
-    )
-)
+_STEPS = frozenset((
+    "Sign", "Floor", "Ceil", "Mod", "Range", "Greater", "GreaterOrEqual", "Less",
+    "LessOrEqual", "Equal", "Shape", "Size",
+))  # fmt: skip
 _SLOW = {"MaxPool": 2**10, "AveragePool": 2**10, "LpPool": 2**10, "ConvTranspose": 2**10, "Resize": 2**10}
 """Operators that the evaluator loops over in Python, and how long a step takes."""
 

@@ -23,7 +23,6 @@ def _normalised(
         raise NoBoundError(f"it normalises over axes {axes}, with epsilon={eps!r}")
     value = Made(ops.Centre(axes), (x,), shape) if centred else x
     ones = tuple(1 if axis in axes else n for axis, n in enumerate(shape))
-
     length = Made(ops.Norm(axes, keep=True), (value,), ones)
     return Made(ops.Normalise(axes, eps, form), (value, length), shape)
 

@@ -71,9 +71,9 @@ class Walk:
         self.called: set[str] = set()
         """Names of constants."""
         self.operands: dict[str, str] = {}
-        self.inner: dict[int, tuple[Made, str]] = {}
-        """Names of values that operators made of several are computed from."""
         """Nodes of constants, by the names of their values."""
+        self.inner: dict[int, tuple[Made, str]] = {}
+        """Values that operators made of several are computed from, with the names of their nodes."""
         self.unread: dict[str, str] = {}
         """Initialisers of operators that are not read, with the operator."""
         self.recurrent: dict[str, tuple[str, int, Constant]] = {}

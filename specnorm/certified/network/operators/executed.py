@@ -100,3 +100,8 @@ class Executed:
 
 EXACT = Executed()
 """Each entry of the value is one of the inputs', or one's negative, or 0."""
+
+
+def means(count: int) -> Executed:
+    """Means of so many numbers: a sum that is stored, and a quotient, or a product with an inverse, that is."""
+    return Executed(count + 2, 2, growth=float(count))

@@ -21,7 +21,7 @@ from specnorm.certified.network.operators.base import (
     Place,
     Sizes,
 )
-from specnorm.certified.network.operators.executed import EXACT, Executed, Format
+from specnorm.certified.network.operators.executed import EXACT, Executed, Format, means
 from specnorm.certified.network.shapes import Shape, concrete
 from specnorm.problem.padding import padding_count
 
@@ -286,8 +286,7 @@ class _Reduction(Linear):
         count = self._count(place.before[0])
         if not count:
             raise NoBoundError("it sums numbers whose count is not known: give the input shape")
-        # A mean is a sum that is stored, and a quotient, or a product with an inverse, that is.
-        return Executed(count + 2, 2, growth=float(count) if isinstance(self, Mean) else 1.0)
+        return means(count) if isinstance(self, Mean) else Executed(count + 2, 2)
 
     def alike(self, place: Place) -> frozenset[int]:
         before = place.before[0] or ()

@@ -11,14 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.certified import host
-from specnorm.certified.network.operators.base import (
-    FloatArray,
-    LinearMap,
-    Move,
-    NotRunError,
-    Place,
-    Sizes,
-)
+from specnorm.certified.network.operators.base import FloatArray, LinearMap, Move, NotRunError, Place, Sizes
 
 
 class SameOrder(Move):

@@ -26,7 +26,7 @@ from specnorm.certified.network.operators.base import (
     Sizes,
 )
 from specnorm.certified.network.operators.broadcasting import in_parts, last_sizes
-from specnorm.certified.network.operators.executed import Executed, Format, smallest
+from specnorm.certified.network.operators.executed import Executed, Format, means, smallest
 from specnorm.certified.network.operators.joins import Maximum, Minimum
 from specnorm.certified.network.operators.moves import Gather
 from specnorm.certified.network.shapes import Shape
@@ -72,11 +72,6 @@ class Windows:
         if self.padding is None or len(before) < len(self.kernel):
             return None
         return self.along(Place((before,)), count_padding=count_padding)
-
-
-def means(count: int) -> Executed:
-    """Means of so many numbers: a sum that is stored, and a quotient, or a product with an inverse, that is."""
-    return Executed(count + 2, 2, growth=float(count))
 
 
 def _pairs(before: Shape | None, outputs: tuple[int, ...]) -> list[tuple[int, int]]:
