@@ -27,6 +27,8 @@ POLISHED = 4
 """Ritz vectors found in float32 that are told apart in float64: products in float32 blur values closer than 1e-5."""
 _LARGE = 2**12
 """Pixels times channels from which a start near a plane wave saves more steps than it costs."""
+_BASIS = 16
+"""Vectors of the basis from such a start, which is near enough after fewer steps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +107,7 @@ class LayerRitz(Method):
         plan = Plan(self.n_iter, self.seed, self.rtol)
         start, begun = None, 0
         if k == 1 and kernels.shape[0] == spec.groups == 1 and size >= _LARGE and ops.concrete and ops.on_host:
-            start = starting_wave(kernels, spec, self.seed, ops=ops)
+            start, plan = starting_wave(kernels, spec, self.seed, ops=ops), replace(plan, basis=_BASIS)
             if wide != spec.transposed:
                 start, begun = (layer.adjoint if spec.transposed else layer.apply)(start), 1
         vectors, products = top_vectors(gram, kernels, size, k, plan, several=several, start=start, ops=ops)

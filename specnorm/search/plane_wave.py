@@ -76,11 +76,11 @@ def starting_wave(kernel: Array, spec: ConvSpec, seed: int, *, ops: ArrayOps) ->
     coarse = coarse[:: -(-len(coarse) // most)]
     best = [j for j in np.argsort(-found)[:_CANDIDATES] if found[j] >= _NEAR * found.max()]
     fine = (2 * np.arange(_FINE) / (_FINE - 1) - 1) * math.pi / (2 * max(spec.block_kernel_shape))
-    moves = product([np.arange(_FINE) if k > 1 else np.zeros(1, dtype=np.int64) for k in spec.block_kernel_shape])
-    moves = np.where(np.asarray(spec.block_kernel_shape) > 1, fine[moves], 0.0)
+    offsets = product([np.arange(_FINE) if k > 1 else np.zeros(1, dtype=np.int64) for k in spec.block_kernel_shape])
+    offsets = np.where(np.asarray(spec.block_kernel_shape) > 1, fine[offsets], 0.0)
     total = np.zeros(1)
     for j in best:
-        near = (coarse[j] + moves)[:most]
+        near = (coarse[j] + offsets)[:most]
         values, tops = _power(kernel, spec, near, ops=ops)
         at = int(values.argmax())
         angles, top = (near[at], tops[at]) if values[at] > found[j] else (coarse[j], vectors[j])

@@ -95,6 +95,7 @@ def test_what_the_taps_before_the_last_product_are_off_is_allowed_for(
     kernel, taps = Recipe((9, 8, 3), dtype=dtype, seed=4).kernel, GramTaps.taps
 
     def smaller(self: GramTaps, columns: Any) -> Any:
+        found: Any
         found, lost = taps(self, columns)
         return 0.999 * found, lost + 1.001e-3 * np.linalg.norm(found, axis=(2, 3)).sum(axis=1)
 

@@ -271,11 +271,16 @@ def test_large_layers_start_from_waves(name: str, monkeypatch: pytest.MonkeyPatc
     few = specnorm.measure(kernel, specnorm.Power(n_iter=2), **at)
     other = specnorm.measure(kernel, specnorm.Power(seed=5), **at)
     starts: list[Any] = []
+
+    def nowhere(*args: Any, **options: Any) -> Any:
+        starts.append(wave(*args, **options))
+        return 0 * starts[-1]
+
     monkeypatch.setattr(power, "_LARGE", 10**9)
     before = specnorm.measure(kernel, specnorm.Power(), **at)
     early = specnorm.measure(kernel, specnorm.Power(n_iter=2), **at)
     monkeypatch.setattr(power, "_LARGE", 1)
-    monkeypatch.setattr(power, "starting_wave", lambda *args, **options: starts.append(0) or 0 * wave(*args, **options))
+    monkeypatch.setattr(power, "starting_wave", nowhere)
     astray = specnorm.measure(kernel, specnorm.Power(), **at)
     assert starts
     assert max(float(x.value) for x in (found, few, before, astray)) <= upper
