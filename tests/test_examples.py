@@ -51,6 +51,7 @@ def test_four_ways_to_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert free.lipschitz > constrained.lipschitz
     page = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert all(f"| {run.arm} | {100 * run.accuracy:.1f} |" in page for run in runs)
+    assert (tmp_path / "norms.csv").read_text(encoding="utf-8").startswith("layer,baseline,Miyato,")
     if importlib.util.find_spec("matplotlib"):
         assert {path.name for path in tmp_path.glob("*.svg")} == {"accuracy.svg", "norms.svg", "loss.svg"}
 

@@ -170,7 +170,7 @@ def test_layers_of_equal_shape_are_stepped_together(name: str, xp: Lib) -> None:
 
 
 def test_a_step_needs_the_memory_of_three_kernels() -> None:
-    """Of TN, from 64 channels on; smaller kernels fit any memory. See docs/benchmarks/training.md for the others."""
+    """Of TN, from 64 channels on; smaller kernels fit any memory. See docs/benchmarks/index.md for the others."""
     kernel = normal(64, 64, 3, 3, dtype="float32")
     state = specnorm.init(kernel, TN)
     specnorm.step(kernel, TN, state)

@@ -232,7 +232,7 @@ def test_the_state_follows_a_training_run() -> None:
     """Within 1 % of a TN that is computed anew, every tenth of 300 steps of SGD with momentum under the penalty.
 
     A penalty lowers the highest of TN's maxima until another one is higher: vectors that only went on from where they
-    were would end 30 % below. See docs/benchmarks/training.md for harsher runs.
+    were would end 30 % below. See docs/benchmarks/index.md for harsher runs.
     """
     model = network()
     penalty = specnorm_torch.SpectralPenalty(model, batch_norms=None)
