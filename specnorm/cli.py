@@ -22,9 +22,8 @@ from specnorm.auditing.processes import Workers, cpus
 from specnorm.auditing.readers import MAX_BYTES
 from specnorm.auditing.renderers import FORMATS, render
 from specnorm.auditing.report import Report
-from specnorm.auditing.rows import STANDARD
+from specnorm.auditing.rows import CIRCULAR, COLUMNS, STANDARD
 from specnorm.errors import ModelFileError, SpecnormError
-from specnorm.methods import METHODS
 from specnorm.problem.spec import Layout
 from specnorm.streams import complain, progress, write
 from specnorm.text import visible
@@ -312,9 +311,10 @@ def _application() -> click.Group:
         help="What is known of layers, in JSON or a file of it: '{\"*.conv1\": {\"stride\": 2, \"padding\": 1}}'.",
     )  # fmt: skip
     @click.option(
-        "--methods", callback=options.methods, default=",".join(STANDARD), show_default=True, metavar="NAME,...",
-        help=f"Columns, out of {', '.join(METHODS)}.",
+        "--methods", callback=options.methods, metavar="NAME,...",
+        help=f"What other methods say, out of {', '.join(COLUMNS)}.",
     )  # fmt: skip
+    @click.option("--all", "every", is_flag=True, help="What JSON and CSV have: tn, f4, reshaped; circular at a size.")
     @click.option(
         "--rtol", type=float, default=1e-3, show_default=True, callback=options.tolerance, metavar="R",
         help="Relative width of the proven interval asked for.",
@@ -352,6 +352,7 @@ def _application() -> click.Group:
         jobs: int | None,
         layers: tuple[str, ...],
         geometry: tuple[dict[str, Any] | None, list[str]],
+        every: bool,
         **given: Any,
     ) -> int:
         """Bound the norm of every convolution and linear layer of MODEL.
@@ -362,6 +363,9 @@ def _application() -> click.Group:
         """
         given["layers"] = layers or None
         given["geometry"], stated = geometry
+        sized = given["input_shape"] is not None and not isinstance(given["input_shape"], dict)
+        every |= output_format in ("json", "csv") and not given["methods"]
+        given["methods"] += (*STANDARD, *([CIRCULAR] if sized else [])) if every else ()
         given["residual"] = claim == "residual-nonexpansive"
         given["certificate"] = certificate is not None
         _check({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *stated])

@@ -11,12 +11,15 @@ ONNX reader) build graphs.
 
 from __future__ import annotations
 
+from typing import Any
+
 from specnorm.certified.network import operators
 from specnorm.certified.network.boxes import within
 from specnorm.certified.network.graph import Graph, Layer, Node
 from specnorm.certified.network.operators.registry import register_operator
 from specnorm.certified.network.propagation import Step, UnknownNode
-from specnorm.certified.network.statements import averaged, step
+from specnorm.certified.network.statements import averaged, forward_step
+from specnorm.errors import renamed
 from specnorm.networks.accuracy import certified_accuracy
 from specnorm.networks.answer import NetworkBound, RunBound
 from specnorm.networks.gains import GainBound
@@ -47,12 +50,17 @@ __all__ = [
     "bound",
     "certified_accuracy",
     "equilibrium_bound",
+    "forward_step",
     "local_radii",
     "margins",
     "operators",
     "recurrent_bound",
     "register_operator",
     "state_space_bound",
-    "step",
     "within",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Names of before, for one release."""
+    return globals()[renamed(__name__, name, {"step": "forward_step"})]

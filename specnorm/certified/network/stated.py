@@ -27,7 +27,7 @@ from specnorm.certified.network.propagation import propagate
 from specnorm.certified.network.reading import Reader
 from specnorm.certified.network.rules import Map, of_operator, unmoved
 from specnorm.certified.network.segments import constant_as_stated
-from specnorm.certified.network.statements import step
+from specnorm.certified.network.statements import forward_step
 from specnorm.certified.network.subnetworks import run_of
 from specnorm.certified.network.zonotopes import stated_units
 from specnorm.errors import CertificateError
@@ -85,7 +85,7 @@ def statement_of(graph: Graph, of: str) -> Graph:
         return graph
     if of != REST or REST in graph.by_name:
         raise CertificateError(f"a statement about {F} or {REST} was expected, not {of[:20]!r}")
-    found = step(graph)
+    found = forward_step(graph)
     return replace(found, nodes=(*found.nodes[:-1], replace(found.nodes[-1], name=REST)), outputs=(REST,))
 
 
