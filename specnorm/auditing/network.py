@@ -29,7 +29,7 @@ from specnorm.networks import (
     forward_step,
     within,
 )
-from specnorm.networks.certificate import unstated
+from specnorm.networks.answer import unstated
 from specnorm.networks.measuring import heuristic
 from specnorm.problem.spec import ConvSpec
 from specnorm.text import number, visible

@@ -5,8 +5,8 @@ them together with the norms of the layers from `measuring`; `runs` finds layers
 for them, and `segments` proves what they are worth. `methods` are the ways to do so; a
 `certificate` states them for somebody else to check.
 `near` bounds a network on a ball around one input, where `ranges` says what each value can be and `local` which slopes
-are left; `radii` and `accuracy` say in which ball a label stays, by `linear` bounds. Front ends (the torch plugin, the
-ONNX reader) build graphs.
+are left; `radii` and `accuracy` say in which ball a label stays, by `linear` bounds, and `labels` states it for others.
+Front ends (the torch plugin, the ONNX reader) build graphs.
 """
 
 from __future__ import annotations

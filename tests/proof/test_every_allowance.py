@@ -163,7 +163,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
 }
 """Function -> a check that it makes pass."""
 ELSEWHERE = {
-    "cholesky_loss": "rounding of Cholesky",
+    "backward_error": "rounding of Cholesky",
     "symbol_error": "rounding of the symbol",
     "autocorrelation_error": "rounding of the Gram polynomial",
     "reduced_error": "rounding of the reduced matrix",
