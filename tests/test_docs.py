@@ -151,6 +151,23 @@ def test_the_checker_can_fail() -> None:
     assert "AttributeError" in said
 
 
+def test_pictures_hold_no_markup_of_formulas() -> None:
+    r"""Matplotlib's labels as text: ``$\mathdefault{10^{16}}$`` would be shown as it stands."""
+    found = re.compile(r"<text[^>]*>[^<]*[$\\][^<]*</text>")
+    assert found.search(r"<text x='1'>$\mathdefault{10^{16}}$</text>")
+    for path in [*(ROOT / "docs").rglob("*.html"), *(ROOT / "docs").rglob("*.svg")]:
+        assert not found.findall(path.read_text(encoding="utf-8")), path
+
+
+def test_recipes_are_run_each_of_them() -> None:
+    """What newcomers were promised, each with a block that the tests run."""
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    for words in ("SNGP", "Invertible", "GAN", "Plug-and-play", "training log", "Muon", "operator_norm"):
+        (recipe,) = [part for part in re.split(r"^(?=\*\*)", page, flags=re.MULTILINE) if words in part]
+        assert len(blocks(recipe, "python")) == 1, words
+    assert "(recipes.md)" in (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+
+
 def test_there_is_an_example_on_every_method_page() -> None:
     methods = sorted((ROOT / "docs" / "methods").glob("*.md"))
     assert {cls.__module__.rpartition(".")[2] for cls in specnorm.METHODS.values()} <= {p.stem for p in methods}

@@ -172,7 +172,7 @@ def constrained(net: Net) -> None:
 
 def certified(net: Net) -> None:
     """Plain weights, shrunk where it takes that for norms that are proven to be at most 1."""
-    specnorm_torch.certify_(net)
+    specnorm_torch.rescale_(net)
 
 
 def arms(weight: float) -> list[Arm]:

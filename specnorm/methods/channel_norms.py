@@ -61,7 +61,7 @@ class ChannelNorms(Method):
         if spec.padding_mode in ("reflect", "replicate"):
             raise GeometryError(
                 f"padding_mode={spec.padding_mode!r} repeats pixels, which raises the norm above the kernel's own. Use "
-                "spectral_rescaling without it, and divide by the padding's factor: see docs/guarantees.md."
+                "gram_rescaling without it, and divide by the padding's factor: see docs/guarantees.md."
             )
         extents = [r * (k - 1) for r, k in zip(spec.dilation, spec.kernel_shape, strict=True)]
         amounts = [before + after for before, after in spec.padding]
@@ -90,7 +90,7 @@ class ChannelNorms(Method):
         p = norms.shape[1]
         eye = xp.eye(p, dtype=norms.dtype, device=ops.device(blocks))
         eye = xp.broadcast_to(eye, (norms.shape[0], p, p))
-        found = work.residuals(work.taps(eye)[0] if kept is None else kept, eye, sums)
+        found = work.residuals(kept, eye, sums)
         return self._evaluation(norms, found, spec, xp=xp)
 
     @staticmethod
