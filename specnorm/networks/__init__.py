@@ -1,7 +1,7 @@
 """Whole networks: a graph of layers, activations and joins -> a proven Lipschitz constant.
 
 `graph` says what a network is, `operators` what its nodes compute and by how much each can stretch. `bounding` puts
-them together with the norms of the layers from `measuring`; `runs` finds layers in a row, `recursion` proposes weights
+them together with the norms of the layers from `measuring`; `runs` finds layers in a row, `descent` proposes weights
 for them, and `segments` proves what they are worth. `methods` are the ways to do so; a
 `certificate` states them for somebody else to check.
 `near` bounds a network on a ball around one input, where `ranges` says what each value can be and `local` which slopes

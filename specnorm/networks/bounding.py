@@ -24,12 +24,15 @@ from specnorm.networks.answer import NetworkBound, RunBound
 from specnorm.networks.certificate import Weighted, network_claim
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers, Product, Proposal, Scaled, proposals
+from specnorm.networks.stages import proof_products
 
 MOST_WORK = 2**20
 """Uses of values that are followed for all inputs together: a graph of a few kilobytes has thousands of both."""
 WORTHWHILE, HOPELESS = 0.97, 2.0
 """Of the product of a run: what a search must hope for before it is proven; the second where layers are bounded by
 themselves, whose norms at their own size are below those that the search sees."""
+DEAR, LOWER = 2**33, 0.995
+"""Products that a proof takes from which another follows only for a hope that is so much lower than what is proven."""
 NEAR_1, CLOSE = 0.05, 1e-4
 """Distance of a constant from 1 within which it is searched once more with four times the steps, and proven to a tenth
 of the tolerance, or to the second number."""
@@ -146,7 +149,8 @@ def _best(
         # The last value is weighed by what the search hopes for; with too little hope there is no proof.
         hoped = math.prod(link.factor.value for link in run.links) / float(np.min(weights[-1]))
         share = HOPELESS if any(last - first == 1 for first, last in parts) else WORTHWHILE
-        if not hoped < (share * product if best is None else limit):
+        lower = LOWER if proof_products(run, parts) > DEAR else 1.0
+        if not hoped < (share * product if best is None else lower * limit):
             continue
         try:
             claim = constant_of_run(run, [first for first, _ in parts], weights, measure)

@@ -12,8 +12,8 @@ from specnorm.certified.network.affine_maps import Subnetwork
 from specnorm.certified.network.operators.base import FloatArray
 from specnorm.certified.network.segments import segments, usable
 from specnorm.errors import MethodError
-from specnorm.networks import recursion
-from specnorm.networks.recursion import RATE, ROUNDS, Progress
+from specnorm.networks import descent
+from specnorm.networks.descent import RATE, ROUNDS, Progress
 from specnorm.networks.stages import cost, proof_products
 
 WIDTHS, SOME_STEPS = (2**20, 4096, 2048, 1024, 512), 20
@@ -164,7 +164,7 @@ def _found(
 ) -> list[list[FloatArray]]:
     try:
         with np.errstate(all="ignore"):
-            found = recursion.search(run, parts, steps, seconds, progress)
+            found = descent.search(run, parts, steps, seconds, progress)
     except (np.linalg.LinAlgError, ValueError, ArithmeticError):  # a kernel of zeros, of no entries, or far from 1
         return []
     return [weights for weights in found if all(map(usable, weights))]

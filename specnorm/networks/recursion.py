@@ -1,4 +1,4 @@
-"""Search: weights that make a run's constant small. It proposes, and claims nothing; `segments` proves.
+"""The constant of a run's weights on a grid of frequencies, and its gradient: what `descent` makes small.
 
 At each frequency the values that later links read have a positive definite matrix F, the Schur complement of the
 quadratic form of `segments` where all earlier ones are eliminated. A link with map C from them, multipliers L and
@@ -11,9 +11,9 @@ from which what is read no more is eliminated. It is positive definite for
     L = share D / max_theta ||(h D^1/2) C F^-1 C* (D^1/2 h)||,    h^2 = c^2 + e^2,    0 < share < 1,
 
 whatever the positive diagonal D is; ``share = 1/2``, ``D = 1`` is ECLipsE's closed form [1]_, frequency by frequency.
-From there gradient steps (Adam) on log D and the logit of the share: the largest eigenvalues are simple in general, so
-that the gradient comes from one frequency for each. Where a run is cut, F begins anew as L, with c = 0 and share 1. The
-constant's square is the largest eigenvalue of C F^-1 C* of the last link.
+`descent` goes on by gradient steps on log D and the logit of the share: the largest eigenvalues are simple in general,
+so that the gradient comes from one frequency for each. Where a run is cut, F begins anew as L, with c = 0 and share 1.
+The constant's square is the largest eigenvalue of C F^-1 C* of the last link.
 
 .. [1] Xu, Sivaranjani, "ECLipsE: Efficient Compositional Lipschitz Constant Estimation for Deep Neural Networks",
    NeurIPS 2024.
@@ -21,43 +21,18 @@ constant's square is the largest eigenvalue of C F^-1 C* of the last link.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.backends import backend_for
-from specnorm.certified import arithmetic
-from specnorm.certified.network.affine_maps import AffineMap, Subnetwork
 from specnorm.certified.network.operators.base import FloatArray
-from specnorm.networks.stages import Stage, Vectors, adjoint, cost, stages
+from specnorm.networks.stages import Stage, Vectors, adjoint
 
-Progress = Callable[[int, int, str], None]
-RATE = 2**32
-"""Products of numbers in a second, about: what a budget of seconds is counted in, so that it ends at the same step on
-every machine."""
-ROUNDS = ((6, 20), (6, 30), (10, 50), (16, 100))
-"""Rounds of gradient steps: frequencies an axis, and steps; then each with twice as many as the last."""
-EXPECTED, NEWTON = 40, 1 / 4
-"""Newton steps that are expected; they follow the first round where they take no larger share of the budget."""
-WORTH_KEEPING = 6e-3
-"""Gain of the constant's square that makes another proposal."""
-MEMORY = 2**30
-"""Bytes of what is computed in a step."""
-FINEST = 16
-"""Frequencies an axis on which the multipliers of the end are made, lest they are infeasible between the others."""
-FEWEST = 3
-"""Frequencies an axis below which no weights are looked for."""
-STEP = 0.07
-"""Of Adam, in logarithms of multipliers; it falls to a tenth towards the end of each grid."""
 ALMOST = 1 / (1 + math.exp(-16))
 """The largest share."""
-PATIENCE = 25
-"""Steps without a gain of a thousandth after which a grid is left."""
 
 
 @dataclass(eq=False)
@@ -92,14 +67,19 @@ def value_and_gradient(
         With respect to logs and logits.
     """
     shares = _shares(run, logits)
-    kept = _forward(run, logs, shares)
+    kept = forward(run, [*logs, last_log(run)], shares)
     return math.log(kept[-1].largest[0]), [each.multipliers for each in kept[:-1]], *_back(run, kept, shares)
 
 
 def value_alone(run: Sequence[Stage], logs: Sequence[FloatArray], logits: FloatArray) -> tuple[float, list[FloatArray]]:
     """The first two results of `value_and_gradient`."""
-    kept = _forward(run, logs, _shares(run, logits), tape=False)
+    kept = forward(run, [*logs, last_log(run)], _shares(run, logits), tape=False)
     return math.log(kept[-1].largest[0]), [each.multipliers for each in kept[:-1]]
+
+
+def last_log(run: Sequence[Stage]) -> FloatArray:
+    """Logarithm of D of the last: it has no multipliers."""
+    return np.zeros(run[-1].symbols.shape[1])
 
 
 def _shares(run: Sequence[Stage], logits: FloatArray) -> FloatArray:
@@ -107,19 +87,26 @@ def _shares(run: Sequence[Stage], logits: FloatArray) -> FloatArray:
     return np.where([stage.cut for stage in run], 1.0, 1 / (1 + np.exp(-np.append(logits, 0.0))))
 
 
-def _forward(
-    run: Sequence[Stage], logs: Sequence[FloatArray], shares: FloatArray | None, *, tape: bool = True
+def forward(
+    run: Sequence[Stage],
+    logs: Sequence[FloatArray],
+    shares: FloatArray | None,
+    *,
+    tape: bool = True,
+    diagonal: FloatArray | None = None,
 ) -> list[_Kept]:
-    """``shares``: None where D are the multipliers themselves."""
+    """``shares``: None where D are the multipliers themselves; ``diagonal``: what the first value begins with."""
     kept: list[_Kept] = []
     form: Vectors | None = None  # a diagonal
-    diagonal = np.ones(run[0].symbols.shape[2])
-    for i, (stage, log) in enumerate(zip(run, [*logs, np.zeros(run[-1].symbols.shape[1])], strict=True)):
+    dense = 0
+    real = run[0].symbols.real.dtype
+    diagonal = np.ones(run[0].symbols.shape[2]) if diagonal is None else diagonal
+    for i, (stage, log) in enumerate(zip(run, logs, strict=True)):
         right = adjoint(stage.symbols)
-        solved = right / diagonal[:, None] if form is None else np.linalg.solve(form, right)
+        solved = right / diagonal[:, None].astype(real) if form is None else _solved(form, right, dense)
         weight = np.exp(log / 2) * stage.spread
-        gram = stage.symbols @ solved
-        norm, at, vector = stage.largest(weight[:, None] * gram * weight)
+        gram, narrow = stage.symbols @ solved, weight.astype(real)
+        norm, at, vector = stage.largest(narrow[:, None] * gram * narrow)
         if norm <= 0:  # a layer of zeros: any multipliers will do
             norm = 1.0
         share = 1.0 if stage.cut else min(norm, ALMOST) if shares is None else shares[i]
@@ -128,20 +115,37 @@ def _forward(
         if stage.cut:
             form, diagonal = None, np.repeat(lam, stage.copies)
         elif not len(stage.kept) and not stage.leaf.any():
-            steep = stage.centre * lam
-            form, eliminated = np.diag(lam) - steep[:, None] * gram * steep, -solved * steep
+            steep = (stage.centre * lam).astype(real)
+            gram *= -steep[:, None]
+            gram *= steep
+            own = np.arange(len(lam))
+            gram[:, own, own] += lam.astype(real)
+            form, dense = gram, 0
         else:
-            before = form if form is not None else diagonal * np.eye(len(diagonal))
-            form, eliminated = _eliminated(stage, before, lam)
+            before = form if form is not None else diagonal.astype(real) * np.eye(len(diagonal), dtype=real)
+            form, eliminated = _eliminated(stage, before, lam.astype(real))
+            dense = len(stage.kept) if len(stage.kept) == stage.symbols.shape[2] else 0
         kept.append(_Kept(lam, (norm, at, vector * weight), *((solved, eliminated) if tape else (None, None))))
     return kept
+
+
+def _solved(form: Vectors, right: Vectors, dense: int) -> Vectors:
+    """``form^-1 right``; ``dense``: entries but for which the form is diagonal, 0: all."""
+    if not dense:
+        return np.asarray(np.linalg.solve(form, right))
+    between, diagonal = form[:, :dense, dense:], np.einsum("kii->ki", form[:, dense:, dense:]).real
+    scaled = between / diagonal[:, None]
+    inner = form[:, :dense, :dense] - scaled @ adjoint(between)
+    first = np.linalg.solve(inner, right[:, :dense] - scaled @ right[:, dense:])
+    second = (right[:, dense:] - adjoint(between) @ first) / diagonal[..., None]
+    return np.concatenate([first, second], axis=1)
 
 
 def _eliminated(stage: Stage, form: Vectors, lam: FloatArray) -> tuple[Vectors, Vectors]:
     """F after a link, and ``F_rr^-1 F_rk`` (r: what is read no more; k: kept, the link last)."""
     if stage.leaf.any():
-        form = form - adjoint(stage.symbols) @ ((stage.leaf**2 * lam)[:, None] * stage.symbols)
-    joint: Vectors = -(stage.centre * lam)[:, None] * stage.symbols
+        form = form - adjoint(stage.symbols) @ ((stage.leaf.astype(lam.dtype) ** 2 * lam)[:, None] * stage.symbols)
+    joint: Vectors = -(stage.centre.astype(lam.dtype) * lam)[:, None] * stage.symbols
     gone, stay = _split(stage)
     m, n = len(lam), len(stay)
     new = np.zeros((joint.shape[0], n + m, n + m), dtype=joint.dtype)
@@ -210,9 +214,11 @@ def _through(
     """Cotangents of F before a link, and of the link's multipliers, from those of F after it."""
     gone, stay = _split(stage)
     p, m = stage.symbols.shape[2], len(lam)
-    solved = each.eliminated
-    assert solved is not None  # for the type checker: it is no cut
-    t = solved[rows]
+    if each.eliminated is not None:
+        t = each.eliminated[rows]
+    else:
+        assert each.solved is not None  # for the type checker: there is a tape
+        t = -each.solved[rows] * (stage.centre * lam)
     symbols = stage.symbols[rows]
     # Of the matrix before elimination, values first: [[F, F_b], [F_b*, L]].
     whole = np.zeros((len(rows), p + m, p + m), dtype=stage.symbols.dtype)
@@ -235,166 +241,6 @@ def _through(
 def parameters(run: Sequence[Stage], multipliers: Sequence[FloatArray]) -> list[FloatArray]:
     """Logarithms of D and logits of the shares with which multipliers are these ones, as far as they are feasible."""
     logs = [np.log(each) for each in multipliers]
-    norms = np.array([each.largest[0] for each in _forward(run, logs, None, tape=False)[:-1]])
+    norms = np.array([each.largest[0] for each in forward(run, [*logs, last_log(run)], None, tape=False)[:-1]])
     norms = np.minimum(norms, ALMOST)
     return [*logs, np.log(norms / (1 - norms))]
-
-
-def search(
-    run: Subnetwork, parts: Sequence[tuple[int, int]], steps: int, seconds: float, progress: Progress | None = None
-) -> list[list[FloatArray]]:
-    """Weights of each link's values, for `segments.constant_of_run`: several, the most promising first; or none.
-
-    What is found on the way to a budget is found on the way to a larger one, and kept where it was better by
-    `WORTH_KEEPING` than what was kept before it, or is the end of the search.
-
-    Parameters
-    ----------
-    steps : int
-        Gradient or Newton steps at most, rounded down to 1, 2, 5 or a multiple of 10; 0: the closed form.
-    seconds : float
-        Of `RATE` products each, after which no step is begun.
-    progress : callable, optional
-        Called after each step with (steps done, steps at most, between which values).
-    """
-    like: Any = run.links[0].slopes[0]
-    with arithmetic.exact(like, backend=backend_for(like)):
-        return _Search(run, parts, steps, seconds * RATE, progress).run()
-
-
-def _is_kept(at: int) -> bool:
-    """Whether the state after so many steps may be proposed."""
-    return at % 10 == 0 or at in (1, 2, 5)
-
-
-class _Search:
-    """One search: where it stands, what it may still cost, and what it proposes."""
-
-    def __init__(
-        self, run: Subnetwork, parts: Sequence[tuple[int, int]], steps: int, budget: float, progress: Progress | None
-    ) -> None:
-        self.network, self.parts, self.links = run, parts, run.links[:-1]
-        self.steps, self.left, self.whole, self.progress = steps, budget, budget, progress
-        self.most = next(at for at in range(steps, -1, -1) if _is_kept(at))
-        self.ends = np.cumsum([link.width for link in self.links])
-        self.point = np.zeros(sum(link.width for link in self.links) + len(self.links))
-        self.done = 0
-        self.found: list[tuple[float, list[FloatArray]]] = []
-        points = self._affordable(FINEST, budget / 10)
-        self.fine = None if points is None else stages(run, parts, points)
-
-    def run(self) -> list[list[FloatArray]]:
-        """All of it."""
-        first = self._affordable(ROUNDS[0][0], self.left)
-        if first is None:
-            return []
-        self._propose(stages(self.network, self.parts, first), last=not self.most)
-        with contextlib.suppress(np.linalg.LinAlgError):  # what was found before is worth as much
-            self._go_on()
-        return [self._weights(*each) for each in sorted(self.found, key=lambda each: each[0])]
-
-    def _go_on(self) -> None:
-        """Rounds of gradient steps, and Newton steps after the first."""
-        grid: tuple[int, list[Stage]] | None = None
-        ended = False
-        for wanted, steps in self._rounds():
-            if ended or self.done >= self.most:
-                break
-            points = self._affordable(wanted, self.left)
-            if points is None:
-                break
-            if grid is None or grid[0] != points:
-                grid = points, stages(self.network, self.parts, points)
-            known = len(self.found)
-            self._descend(grid[1], steps, cost(self.network, self.parts, points).products)
-            if wanted == ROUNDS[-1][0] and len(self.found) == known:
-                break
-            ended = self.done < self.most and self._newton(grid[1])
-
-    def _rounds(self) -> Iterator[tuple[int, int]]:
-        yield from ROUNDS
-        points, steps = ROUNDS[-1]
-        while True:
-            steps += steps
-            yield points, steps
-
-    def _affordable(self, points: int, left: float) -> int | None:
-        """Points of a grid whose steps are within what is left, with fewer if need be; None: there is none."""
-        while points >= FEWEST:
-            step = cost(self.network, self.parts, points)
-            if step.products <= left and step.memory <= MEMORY:
-                return points
-            points -= 2
-        return None
-
-    def _tick(self) -> None:
-        self.done += 1
-        if self.progress is not None:
-            self.progress(self.done, self.steps, f"{self.network.start} to {self.network.end}")
-
-    def _propose(self, grid: Sequence[Stage], *, last: bool = False) -> None:
-        """The multipliers of where it stands, made feasible on the finest grid."""
-        *logs, logits = np.split(self.point, self.ends)
-        value, multipliers = value_alone(self.fine or grid, logs, logits)
-        if not self.found or last or value < self.found[-1][0] - WORTH_KEEPING:
-            self.found.append((value, multipliers))
-
-    def _weights(self, value: float, multipliers: Sequence[FloatArray]) -> list[FloatArray]:
-        """The last value is weighed by the constant, so that the norms of all parts are about 1."""
-        last = np.full(self.network.links[-1].width, math.exp(-value / 2))
-        return [*(np.sqrt(each) for each in multipliers), last]
-
-    def _descend(self, grid: Sequence[Stage], steps: int, each: float) -> None:
-        """Adam from where it stands to the best point that it sees."""
-        point, first, second = self.point, np.zeros_like(self.point), np.zeros_like(self.point)
-        best: float | None = None
-        since = 0
-        for at in range(steps + 1):
-            if self.left < each:
-                break
-            *logs, logits = np.split(point, self.ends)
-            value, _, logs_back, logits_back = value_and_gradient(grid, logs, logits)
-            self.left -= each
-            since = 0 if best is None or value < best - 1e-3 else since + 1
-            if best is None or value < best:
-                best, self.point = value, point
-            if at:
-                self._tick()
-                if _is_kept(self.done):
-                    self._propose(grid)
-            if at == steps or since > PATIENCE or self.done >= self.most:
-                break
-            logs_back = [_grouped(slope, link) for slope, link in zip(logs_back, self.links, strict=True)]
-            slope = np.concatenate([*logs_back, logits_back])
-            first, second = 0.9 * first + 0.1 * slope, 0.99 * second + 0.01 * slope**2
-            step = STEP * min(1.0, 0.1 + 1.8 * (1 - at / steps))
-            mean, spread = first / (1 - 0.9 ** (at + 1)), np.sqrt(second / (1 - 0.99 ** (at + 1)))
-            point = point - step * mean / (spread + 1e-12)
-
-    def _newton(self, grid: Sequence[Stage]) -> bool:
-        """Newton steps to the end, where they take a share of the budget; whether there were any."""
-        from specnorm.networks import barrier  # `import specnorm` needs none
-
-        each = barrier.products(self.network, self.parts)
-        if EXPECTED * each > min(self.left, NEWTON * self.whole):
-            return False
-        *logs, logits = np.split(self.point, self.ends)
-        value, multipliers = value_alone(grid, logs, logits)
-        for better, ends in barrier.improve(grid, self.links, multipliers, math.exp(value)):
-            self.left -= each
-            self._tick()
-            if ends or _is_kept(self.done):
-                self.point = np.concatenate(parameters(grid, better))
-                self._propose(grid, last=ends)
-            if self.done >= self.most or self.left < each:
-                break
-        return True
-
-
-def _grouped(slope: FloatArray, link: AffineMap) -> FloatArray:
-    """A gradient with respect to one number a group, at each of its channels."""
-    if link.groups is None:
-        return slope
-    sums: FloatArray = np.zeros(int(link.groups.max()) + 1)
-    np.add.at(sums, link.groups, slope)
-    return sums[link.groups]

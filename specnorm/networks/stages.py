@@ -15,7 +15,7 @@ from specnorm.certified.network.affine_maps import AffineMap, Segment, Subnetwor
 from specnorm.certified.network.operators.base import FloatArray
 from specnorm.certified.network.segments import middle
 from specnorm.numerics.power import gram_power
-from specnorm.problem.frequencies import Frequencies, half_grid, phases
+from specnorm.problem.frequencies import half_grid
 
 VISITED = 30
 """Frequencies an axis that the proof of a kernel visits, about."""
@@ -53,6 +53,9 @@ class Stage:
     kept: NDArray[np.intp]
     copies: int
     vectors: Vectors | None = field(default=None)
+    values: FloatArray = field(default_factory=lambda: np.zeros(0))
+    """Largest eigenvalues of the last step, nearly: the two largest of them exactly."""
+    angles: FloatArray = field(default_factory=lambda: np.zeros((1, 0)))
 
     @property
     def spread(self) -> FloatArray:
@@ -73,7 +76,7 @@ class Stage:
         near = np.argsort(values)[-2:]
         exact, vectors = np.linalg.eigh(gram[near])
         values[near], kept[near] = exact[:, -1], vectors[:, :, -1]
-        at, self.vectors = int(np.argmax(values)), kept
+        at, self.vectors, self.values = int(np.argmax(values)), kept, values
         return float(values[at]), at, kept[at]
 
 
@@ -139,7 +142,7 @@ def frequencies(part: Segment, points: int) -> int:
     return len(half_grid([points if each else 1 for each in wide]))
 
 
-def stages(run: Subnetwork, parts: Sequence[tuple[int, int]], points: int) -> list[Stage]:
+def stages(run: Subnetwork, parts: Sequence[tuple[int, int]], points: int, dtype: Any = np.complex128) -> list[Stage]:
     """A run at the frequencies of a grid.
 
     Parameters
@@ -148,34 +151,44 @@ def stages(run: Subnetwork, parts: Sequence[tuple[int, int]], points: int) -> li
         From `segments.segments`.
     points : int
         Frequencies an axis, where there are taps.
+    dtype : dtype
+        Of symbols at more than one frequency.
     """
-    found: list[Stage] = []
-    for first, last in parts:
-        part = run.part(first, last)
-        kernels = part.kernels()
-        grid = _grid([kernel for each in kernels for kernel, _ in each.values()], points)
-        widths = dict(enumerate(widths_of(part), first))
-        begins = dict(enumerate(np.cumsum([0, *widths.values()]).tolist(), first))
-        for (at, link, alive, staying), of in zip(_frontiers(part), kernels, strict=True):
-            symbols: Vectors = np.zeros((len(grid), link.width, sum(widths[s] for s in alive)), dtype=np.complex128)
-            few = at == 1 and widths[0] < part.widths[0]
-            ends = np.cumsum([0, *(widths[s] for s in alive)]).tolist()
-            columns = {s: slice(a, b) for s, a, b in zip(alive, ends, ends[1:], strict=False)}
-            for source, (kernel, place) in of.items():
-                whole: Vectors = _symbols(kernel, place, grid)
-                if few:  # W W* is what counts
-                    right: Any = np.linalg.qr(adjoint(whole), mode="r")
-                    whole = adjoint(right)
-                symbols[:, :, columns[source]] = whole
-            kept = np.concatenate([np.arange(columns[s].start, columns[s].stop) for s in staying] or [np.arange(0)])
-            cut = at == last
-            centre, leaf = (np.zeros(link.width), link.steepest) if cut else middle(*link.slopes)
-            copies = math.prod(_next(run, parts, last).stride) if cut and last < len(run.links) else 1
-            numbers = np.concatenate([np.arange(begins[s], begins[s] + widths[s]) for s in alive])
-            if not grid.numerators.any():
-                symbols = symbols.real
-            stage = Stage(symbols, at == first + 1, cut, centre, leaf, numbers, kept, link.repeat * copies)
-            found.append(stage)
+    return [stage for part in parts for stage in stages_of(run, parts, part, points, dtype)]
+
+
+def stages_of(
+    run: Subnetwork, parts: Sequence[tuple[int, int]], part: tuple[int, int], at: int | FloatArray, dtype: Any
+) -> list[Stage]:
+    """One part of a run at the frequencies of a grid, or at given angles (f, d)."""
+    (first, last), found = part, []
+    segment = run.part(first, last)
+    kernels = segment.kernels()
+    extents = [kernel.shape[2:] for each in kernels for kernel, _ in each.values()]
+    sizes = [1 if max(axis) == 1 or not isinstance(at, int) else at for axis in zip(*extents, strict=True)]
+    angles = half_grid(sizes).angles if isinstance(at, int) else at
+    widths = dict(enumerate(widths_of(segment), first))
+    begins = dict(enumerate(np.cumsum([0, *widths.values()]).tolist(), first))
+    for (behind, link, alive, staying), of in zip(_frontiers(segment), kernels, strict=True):
+        symbols: Vectors = np.zeros((len(angles), link.width, sum(widths[s] for s in alive)), dtype=np.complex128)
+        few = behind == 1 and widths[0] < segment.widths[0]
+        ends = np.cumsum([0, *(widths[s] for s in alive)]).tolist()
+        columns = {s: slice(a, b) for s, a, b in zip(alive, ends, ends[1:], strict=False)}
+        for source, (kernel, place) in of.items():
+            whole: Vectors = _symbols(kernel, place, angles)
+            if few:  # W W* is what counts
+                right: Any = np.linalg.qr(adjoint(whole), mode="r")
+                whole = adjoint(right)
+            symbols[:, :, columns[source]] = whole
+        kept = np.concatenate([np.arange(columns[s].start, columns[s].stop) for s in staying] or [np.arange(0)])
+        cut = behind == last
+        centre, leaf = (np.zeros(link.width), link.steepest) if cut else middle(*link.slopes)
+        copies = math.prod(_next(run, parts, last).stride) if cut and last < len(run.links) else 1
+        numbers = np.concatenate([np.arange(begins[s], begins[s] + widths[s]) for s in alive])
+        symbols = symbols.astype(dtype) if angles.any() else symbols.real
+        stage = Stage(symbols, behind == first + 1, cut, centre, leaf, numbers, kept, link.repeat * copies)
+        stage.angles = angles
+        found.append(stage)
     return found
 
 
@@ -198,13 +211,9 @@ def _next(run: Subnetwork, parts: Sequence[tuple[int, int]], first: int) -> Segm
     return run.part(first, next(end for begin, end in parts if begin == first))
 
 
-def _grid(kernels: Sequence[FloatArray], points: int) -> Frequencies:
-    extent = [max(axis) for axis in zip(*(kernel.shape[2:] for kernel in kernels), strict=True)]
-    return half_grid([1 if k == 1 else points for k in extent])
-
-
-def _symbols(kernel: FloatArray, place: Sequence[int], grid: Frequencies) -> NDArray[np.complex128]:
-    cos, sin = phases(grid, kernel.shape[2:])
+def _symbols(kernel: FloatArray, place: Sequence[int], angles: FloatArray) -> NDArray[np.complex128]:
     taps = kernel.reshape(math.prod(kernel.shape[:2]), -1).T
-    found = (cos @ taps + 1j * (sin @ taps)).reshape(-1, *kernel.shape[:2])
-    return np.asarray(found * np.exp(1j * grid.angles @ np.asarray(place, dtype=float))[:, None, None])
+    shape = kernel.shape[2:]
+    turns = angles @ (np.indices(shape).reshape(len(shape), len(taps)) + np.reshape(place, (-1, 1)))
+    found = np.cos(turns) @ taps + 1j * (np.sin(turns) @ taps)
+    return np.asarray(found.reshape(-1, *kernel.shape[:2]))

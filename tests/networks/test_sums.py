@@ -94,6 +94,57 @@ def test_gradient_is_that_of_differences() -> None:
         assert value(point)[1] @ way == pytest.approx(difference, rel=1e-5, abs=1e-7)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_two_sides_of_a_kernel(seed: int) -> None:
+    """K between two sets of rows, mixed: its eigenvalues are the singular values of T; a triangle has no sides."""
+    numbers = np.random.default_rng(seed)
+    t, mixed = numbers.normal(size=(4, 3, 3)), numbers.permutation(8)
+    k = np.zeros((8, 8, 3))  # one row is joined to none
+    k[:4, 4:7], k[4:7, :4] = t, np.flip(t.swapaxes(0, 1), axis=2)
+    k = k[np.ix_(mixed, mixed)]
+    sides = segments.two_sides(k)
+    assert sides is not None
+    assert sorted([*sides[0], *sides[1]]) == list(range(8))
+    turns = np.exp(1j * np.outer(np.linspace(0, 3, 7), np.arange(-1, 2)))
+    for turn in turns:
+        largest = np.linalg.eigvalsh(k @ turn)[-1]
+        assert np.linalg.norm(k[np.ix_(*sides)] @ turn, 2) == pytest.approx(largest, rel=1e-12)
+    for triangle in ([(0, 1), (1, 2), (2, 0)], [(3, 3)]):
+        other = np.zeros((5, 5, 1))
+        for a, b in triangle:
+            other[a, b] = other[b, a] = 1e-300
+        assert segments.two_sides(other) is None
+
+
+def test_sums_of_two_sides_are_proven_by_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A skip past three layers; past two it is a triangle."""
+    proven: list[int] = []
+    given = Measure.of_kernel
+
+    def of_kernel(self: Measure, kernel: Any, rtol: float) -> Any:
+        proven.append(len(kernel))
+        return given(self, kernel, rtol)
+
+    monkeypatch.setattr(Measure, "of_kernel", of_kernel)
+    for inner in (1, 2):
+        net = Network(3, 2, (6,))
+        here = "x"
+        for _ in range(inner):
+            here = net.function(net.conv(here, 3, 3, scale=0.6), "relu")
+        graph = net.graph(net.add("x", net.conv(here, 2, 3, scale=0.6)))
+        proven.clear()
+        found = bound(graph, method=Multipliers(steps=20)).upper
+        used = set(proven)
+        with monkeypatch.context() as patch:
+            patch.setattr(segments, "two_sides", lambda _: None)
+            other = bound(graph, method=Multipliers(steps=20)).upper
+        assert found is not None
+        assert other is not None
+        assert from_below(net, 0) <= found == pytest.approx(other, rel=2e-3)
+        whole = 2 + 3 * inner + 2
+        assert used == ({whole} if inner == 1 else {whole // 2 + whole % 2})
+
+
 @pytest.mark.parametrize("scales", [(0.0, 0.5), (0.5, 0.0)])
 def test_a_block_of_zeros_is_no_obstacle(scales: tuple[float, float]) -> None:
     """Blocks begin at zero in many trainings; the layers around them are still bounded together."""

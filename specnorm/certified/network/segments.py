@@ -13,8 +13,8 @@ nonnegative if the largest eigenvalue of K is at most 1 at each frequency.
 Shifts of taps are changes of basis on a tree. If ||T|| <= s, the weights q_i s^-i have ||T|| <= 1 with L s^l.
 
 *Otherwise* (sums, concatenation) K is a kernel itself, its taps at their places, and its largest eigenvalue is at most
-s = ||K + c I|| - c for any c. With weights q_v t^g, g the number of links on the longest way to v, and
-r_gh = t^|g - h|, the entries of K are multiplied by r. The matrix r - (1 - 1/s) I is positive semidefinite for
+s = ||K + c I|| - c for any c; with two colours all the same, it is ||T||. With weights q_v t^g, g the number of links
+on the longest way to v, and r_gh = t^|g - h|, the entries of K are multiplied by r. r - (1 - 1/s) I is semidefinite for
 t = 1/(2s - 1), since the smallest eigenvalue of r is above (1 - t)/(1 + t) [2]_; so is its entrywise product with
 s I - K (Schur), which is I less the new K. So the constant is L (2s - 1)^g for the last value's g.
 
@@ -35,6 +35,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specnorm.certified import arithmetic, host
 from specnorm.certified.bound import HypothesisError, Upper, _upper
@@ -285,19 +286,44 @@ def _of_kernel(part: Segment, weights: Sequence[FloatArray], norms: Norms) -> Up
     kernel_of = chain_kernel if chain else hermitian_kernel
     whole = kernel_of(edges(part, weights))
     spec = ConvSpec.of(whole.shape)
+    sides = None if chain else two_sides(whole)
+    centre = 0.0 if chain or sides is not None else CENTRE
     # s is lost once for each link, (2 s - 1) with s + c enclosed.
-    rtol = norms.rtol / (len(part.links) if chain else 2 * (1 + CENTRE) * part.depth)
+    rtol = norms.rtol / (len(part.links) if chain else 2 * (1 + centre) * part.depth)
     rtol = max(min(rtol, SHARP) if math.prod(whole.shape[2:]) == 1 else rtol, SHARPEST)
     sums = any(len(link.terms) > len(link.sources) for link in part.links) or part.computed
     lost = fold_error(kernel_of(edges(part, weights, magnitudes=True)) if sums else whole, spec)
-    if not chain:
+    if sides is not None:
+        whole = whole[np.ix_(*sides)]
+        spec = ConvSpec.of(whole.shape)
+    elif centre:
         every = np.arange(whole.shape[0])
-        whole[(every, every, *(n // 2 for n in whole.shape[2:]))] += CENTRE
+        whole[(every, every, *(n // 2 for n in whole.shape[2:]))] += centre
     norm = norms.of_kernel(whole, rtol)
     if not speaks_of(norm, spec):
         raise HypothesisError(f"{norm.what} is not {spec}")
-    s = host.add_up(norm.value, lost) if chain else host.add_up(norm.value, lost, -CENTRE)
-    return _concluded(part, s, norm)
+    return _concluded(part, host.add_up(norm.value, lost, -centre), norm)
+
+
+def two_sides(k: FloatArray) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
+    """Rows of K in two sets such that all its other entries are 0 within either; None: there are none such.
+
+    Then K is a block and its adjoint, ``[[0, T], [T*, 0]]``, whose largest eigenvalue is ||T||.
+    """
+    joined = (k != 0).any(axis=tuple(range(2, k.ndim)))
+    joined |= joined.T
+    side = np.full(len(k), -1)
+    while (side < 0).any():
+        reached = np.zeros(len(k), dtype=bool)
+        reached[np.argmax(side < 0)] = True
+        now = 0
+        while reached.any():
+            side[reached] = now
+            beside = joined[reached].any(axis=0)
+            if (side[beside] == now).any():
+                return None
+            now, reached = 1 - now, beside & (side < 0)
+    return np.flatnonzero(side == 0), np.flatnonzero(side == 1)
 
 
 def _concluded(part: Segment, s: float, norm: Upper) -> Upper:
