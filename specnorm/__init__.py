@@ -54,11 +54,11 @@ from specnorm.methods import (
 )
 from specnorm.norms import conv_norm, power_norm, reshaped_norm, singular_values
 from specnorm.problem.spec import ConvSpec, Geometry
-from specnorm.projections import clip, rescale, spectral_rescaling
+from specnorm.projections import clip, gram_rescaling, rescale
 from specnorm.proving import certify, enclose
 from specnorm.result import Enclosure, Kind, Result
 from specnorm.robustness import certified_radius, curvature_bound
-from specnorm.training import init, step, step_many
+from specnorm.training import init_tracking, track, track_many
 
 if TYPE_CHECKING:
     from specnorm.auditing import audit
@@ -110,8 +110,9 @@ __all__ = [
     "fold_batch_norm",
     "gram_bound",
     "gram_iteration",
+    "gram_rescaling",
     "grid_bound",
-    "init",
+    "init_tracking",
     "matrix_norm",
     "measure",
     "operator_norm",
@@ -120,15 +121,20 @@ __all__ = [
     "rescale",
     "reshaped_norm",
     "singular_values",
-    "spectral_rescaling",
-    "step",
-    "step_many",
     "tn_bound",
+    "track",
+    "track_many",
     "unfolding_bounds",
     "value_and_grad",
 ]
 
 __version__: str
+
+
+_FORMER = {
+    "init": "init_tracking", "spectral_rescaling": "gram_rescaling", "step": "track", "step_many": "track_many",
+}  # fmt: skip
+"""Names of before; they go with the next release."""
 
 
 def __getattr__(name: str) -> Any:
@@ -145,7 +151,9 @@ def __getattr__(name: str) -> Any:
         from specnorm.probable import operator_norm
 
         return operator_norm
-    raise AttributeError(f"module 'specnorm' has no attribute {name!r}")
+    from specnorm.errors import renamed
+
+    return globals()[renamed(__name__, name, _FORMER)]
 
 
 def __dir__() -> list[str]:

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from specnorm import signals
 from specnorm.streams import complain, complete
+from specnorm.text import install
 
 _NEEDED = ("click", "jinja2", "rich", "safetensors")
 
@@ -16,7 +17,7 @@ def main() -> None:
     complete()
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
-        complain(f"the command line needs {', '.join(missing)}: pip install 'specnorm-bounds[cli]'")
+        complain(f"the command line needs {', '.join(missing)}: {install('cli')}")
         sys.exit(2)
     from specnorm.cli import run
 

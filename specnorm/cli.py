@@ -22,15 +22,16 @@ from specnorm.auditing.processes import Workers, cpus
 from specnorm.auditing.readers import MAX_BYTES
 from specnorm.auditing.renderers import FORMATS, render
 from specnorm.auditing.report import Report
-from specnorm.auditing.rows import STANDARD
+from specnorm.auditing.rows import CIRCULAR, COLUMNS, STANDARD
 from specnorm.errors import ModelFileError, SpecnormError
-from specnorm.methods import METHODS
 from specnorm.problem.spec import Layout
 from specnorm.streams import complain, progress, write
 from specnorm.text import visible
 
 if TYPE_CHECKING:
     import click
+
+    from specnorm.auditing.accuracy import Accuracy
 
 OK, GATE_FAILED, TROUBLE, INTERRUPTED = 0, 1, 2, 130
 
@@ -163,7 +164,7 @@ def _emit(reports: list[Report], request: Request, *, complete: bool) -> bool:
     return written
 
 
-def _certify(reports: Sequence[Report], path: Path) -> bool:
+def _certify(reports: Sequence[Report | Accuracy], path: Path) -> bool:
     """Write what somebody else can check, and say what it does not hold."""
     if len(reports) != 1:
         complain(f"{path} is not written: a certificate is of one model.")
@@ -177,7 +178,7 @@ def _certify(reports: Sequence[Report], path: Path) -> bool:
     return _write(path, found.dumps, complete=True)
 
 
-def verify_model(certificate: Path, model: str) -> int:
+def verify_model(certificate: Path, model: str, data: str | None = None) -> int:
     """Prove each claim of a certificate and say which are proven.
 
     Returns
@@ -188,8 +189,8 @@ def verify_model(certificate: Path, model: str) -> int:
     from specnorm.auditing.verifying import verify_file
 
     failed = False
-    for verdict in verify_file(certificate, model):
-        failed |= verdict.upper is None
+    for verdict in verify_file(certificate, model, data=data):
+        failed |= bool(verdict.reason)
         if not _print(f"{verdict}\n"):
             return TROUBLE
     return GATE_FAILED if failed else OK
@@ -201,6 +202,7 @@ def certify_samples(
     output_format: str,
     output: Path | None,
     plot: Path | None,
+    certificate: Path | None,
     fail_below: float | None,
     **given: Any,
 ) -> int:
@@ -214,11 +216,13 @@ def certify_samples(
     from specnorm.auditing import accuracy, shares
 
     with progress(model) as tick:
-        found = accuracy.certified(model, data, progress=tick, **given)
+        found = accuracy.certified(model, data, progress=tick, certificate=certificate is not None, **given)
     text = partial(shares.render, found, output_format)
     written = _print(text()) if output is None else _write(output, text, complete=True)
     if plot is not None:
         written = _write(plot, partial(shares.draw, found, plot.suffix[1:].lower()), complete=True) and written
+    if certificate is not None:
+        written = _certify([found], certificate) and written
     failed = shares.below(found, fail_below)
     for line in failed:
         complain(line)
@@ -312,9 +316,10 @@ def _application() -> click.Group:
         help="What is known of layers, in JSON or a file of it: '{\"*.conv1\": {\"stride\": 2, \"padding\": 1}}'.",
     )  # fmt: skip
     @click.option(
-        "--methods", callback=options.methods, default=",".join(STANDARD), show_default=True, metavar="NAME,...",
-        help=f"Columns, out of {', '.join(METHODS)}.",
+        "--methods", callback=options.methods, metavar="NAME,...",
+        help=f"What other methods say, out of {', '.join(COLUMNS)}.",
     )  # fmt: skip
+    @click.option("--all", "every", is_flag=True, help="What JSON and CSV have: tn, f4, reshaped; circular at a size.")
     @click.option(
         "--rtol", type=float, default=1e-3, show_default=True, callback=options.tolerance, metavar="R",
         help="Relative width of the proven interval asked for.",
@@ -352,6 +357,7 @@ def _application() -> click.Group:
         jobs: int | None,
         layers: tuple[str, ...],
         geometry: tuple[dict[str, Any] | None, list[str]],
+        every: bool,
         **given: Any,
     ) -> int:
         """Bound the norm of every convolution and linear layer of MODEL.
@@ -362,6 +368,9 @@ def _application() -> click.Group:
         """
         given["layers"] = layers or None
         given["geometry"], stated = geometry
+        sized = given["input_shape"] is not None and not isinstance(given["input_shape"], dict)
+        every |= output_format in ("json", "csv") and not given["methods"]
+        given["methods"] += (*STANDARD, *([CIRCULAR] if sized else [])) if every else ()
         given["residual"] = claim == "residual-nonexpansive"
         given["certificate"] = certificate is not None
         _check({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *stated])
@@ -370,23 +379,26 @@ def _application() -> click.Group:
 
     @application.command("certify", cls=help.grouped(), epilog=help.EXIT_CODES)
     @options.of_samples
-    def certify_command(model: str, data: str, output: Path | None, plot: Path | None, **given: Any) -> int:
+    def certify_command(
+        model: str, data: str, output: Path | None, plot: Path | None, certificate: Path | None, **given: Any
+    ) -> int:
         """Prove how far the label of each sample of DATA stays what it is.
 
         MODEL is the ONNX file of a classifier; DATA a file with the arrays x (samples, ...) and y (labels), as
         numpy.savez writes them.
         """
-        _check({"--output": output, "--plot": plot}, [model, data])
-        return certify_samples(model, data, output=output, plot=plot, **given)
+        _check({"--output": output, "--plot": plot, "--certificate": certificate}, [model, data])
+        return certify_samples(model, data, output=output, plot=plot, certificate=certificate, **given)
 
     @application.command("verify", epilog=help.EXIT_CODES)
     @click.argument("certificate", type=click.Path(path_type=Path))
     @click.argument("model", type=click.Path(path_type=str))
-    def verify_command(certificate: Path, model: str) -> int:
-        """Prove the claims of the CERTIFICATE about MODEL's layers and network.
+    @click.option("--data", type=click.Path(path_type=str), help="Samples that claims about labels speak of.")
+    def verify_command(certificate: Path, model: str, data: str | None) -> int:
+        """Prove the claims of the CERTIFICATE about MODEL's layers and network, and about its labels of samples.
 
         Nothing is searched for: the certificate's numbers are put into the proofs.
         """
-        return verify_model(certificate, model)
+        return verify_model(certificate, model, data)
 
     return application

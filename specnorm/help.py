@@ -47,6 +47,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "--centre",
         "--execution",
         "--methods",
+        "--all",
         "--rtol",
         "--budget",
         "--backend",

@@ -13,8 +13,8 @@ import numpy as np
 from specnorm.auditing import plots
 from specnorm.auditing.geometry import overrides
 from specnorm.auditing.readers import MAX_BYTES
+from specnorm.auditing.rows import COLUMNS
 from specnorm.errors import SpecnormError
-from specnorm.methods import METHODS
 from specnorm.text import visible
 
 if TYPE_CHECKING:
@@ -42,14 +42,14 @@ def seconds(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     return value
 
 
-def methods(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
-    """Names in ``METHODS``."""
+def methods(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Names of columns."""
     import click
 
-    words = tuple(word.strip() for word in value.split(","))
+    words = tuple(word.strip() for word in value.split(",")) if value is not None else ()
     for word in words:
-        if word not in METHODS:
-            raise click.BadParameter(f"{visible(word)!r} is not one of {', '.join(METHODS)}.", ctx, param)
+        if word not in COLUMNS:
+            raise click.BadParameter(f"{visible(word)!r} is not one of {', '.join(COLUMNS)}.", ctx, param)
     return words
 
 
@@ -86,7 +86,7 @@ def of_inputs(command: Any) -> Any:
     import click
 
     shape = (
-        "Spatial input sizes, such as 32 or 32x48, or those that the file states; adds the circular norm. Or the whole "
+        "Spatial input sizes, such as 32 or 32x48, or those that the file states. Or the whole "
         "shape of a network's input by its name, such as audio=1x16000; repeatable."
     )
     between = "Range of every entry of an ONNX network's inputs, such as 0 1: squares and products need one."
@@ -136,6 +136,10 @@ def of_samples(command: Any) -> Any:
         click.option(
             "--plot", type=click.Path(path_type=Path), callback=plot, metavar="FILE.png|svg",
             help="Also draw the share that is certified over the radius; needs the extra 'plot'.",
+        ),
+        click.option(
+            "--certificate", type=click.Path(path_type=Path), metavar="FILE",
+            help="Also write the labels that stay in real arithmetic, with their proofs, for 'specnorm verify'.",
         ),
         click.option(
             "--fail-below", type=click.FloatRange(0, 1), callback=bound, metavar="SHARE",

@@ -176,7 +176,7 @@ def _check_bound(bound: object) -> None:
         raise KernelError(f"bound={bound!r} is no positive finite number.")
 
 
-def spectral_rescaling(kernel: ArrayT, n_iter: int = 1, **geometry: Unpack[Geometry]) -> ArrayT:
+def gram_rescaling(kernel: ArrayT, n_iter: int = 1, **geometry: Unpack[Geometry]) -> ArrayT:
     """Divide each channel by a number of its own, so that the layer has norm at most 1: a differentiable layer.
 
     ``n_iter=1`` is the almost-orthogonal layer (AOL) of Prach and Lampert, ECCV 2022; more Gram products are the

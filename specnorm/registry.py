@@ -69,9 +69,11 @@ def root_for_class(cls: type) -> str:
     roots = {base.__module__.partition(".")[0] for base in cls.__mro__} - {"builtins"}
     if not roots:
         raise NoBackend(f"{describe(cls)} is not an array. {pass_an_array()}")
+    from specnorm.text import install  # for errors alone
+
     extra = next((e for e in _EXTRAS if e in roots), None)
     advice = (
-        f"Install one: pip install 'specnorm-bounds[{extra}]'."
+        f"Install one: {install(extra)}."
         if extra
         else "Convert it to one of those, or write a plugin: see 'Backends' in the documentation."
     )
@@ -107,9 +109,11 @@ def load(root: str) -> Library:
     try:
         module = importlib.import_module(entry.module)
     except ModuleNotFoundError as error:
+        from specnorm.text import install
+
         missing = error.name or ""  # "torch" is not installed, "torch.something" is another version
         if missing == root or (missing in _EXTRAS and missing in entry.value):
-            hint = f"pip install 'specnorm-bounds[{missing}]'" if missing in _EXTRAS else f"install {missing}"
+            hint = install(missing) if missing in _EXTRAS else f"install {missing}"
             raise BrokenBackend(f"{origin} needs {missing}, which is not installed: {hint}.") from error
         raise BrokenBackend(f"{origin} cannot be imported: {error}. Reinstall it.") from error
     except Exception as error:

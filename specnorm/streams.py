@@ -58,17 +58,10 @@ def progress(model: str) -> AbstractContextManager[Tick | None]:
 @contextmanager
 def _bar(model: str) -> Iterator[Tick]:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    text, times = TextColumn("{task.description}", markup=False), (TimeElapsedColumn(), TimeRemainingColumn())
-    columns = (text, BarColumn(), MofNCompleteColumn(), *times)
+    # No time left: the layers to come may take a thousand times as long as those that are done.
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(visible(Path(model).name), total=None)
 

@@ -6,6 +6,8 @@ import math
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
 DIGITS = 6
+SOURCE, WHERE = ".", "in a checkout of specnorm"
+"""What pip installs from, and where: the distribution, specnorm-bounds, is on no index yet."""
 POWER = "times 2**"
 """How the rule of a claim begins that was scaled by a power of two, which follows."""
 _ROUNDING = {"lower": ROUND_FLOOR, "upper": ROUND_CEILING}
@@ -48,3 +50,8 @@ def spreadsheet_safe(text: str) -> str:
     """Put an apostrophe before what a spreadsheet would take for a formula; what does not print becomes its escape."""
     text = visible(text)
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+
+
+def install(extra: str) -> str:
+    """What to run for an extra of the distribution."""
+    return f"pip install '{SOURCE}[{extra}]' {WHERE}"

@@ -1,6 +1,6 @@
 """Norms along a training run: a state of vectors that follows the kernel, moved by a sweep or two a step.
 
-`init` finds the maximisers once, `step` follows them: pure functions of arrays, so that the state goes into a
+`init_tracking` finds the maximisers once, `track` follows them: pure functions of arrays, so that the state goes into a
 checkpoint, through a compiler and to other devices like any other array. What a step returns is an estimate (for `Gram`
 a bound): a certificate is `specnorm.certify` or `specnorm.rescale`, once, at the end.
 """
@@ -25,8 +25,8 @@ State: TypeAlias = dict[str, Any]
 """Arrays by name. Which, and of what shape, the method and the geometry tell; `Gram` keeps none."""
 
 
-def init(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> State:
-    """Find the vectors that `step` follows: the whole maximisation, once.
+def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> State:
+    """Find the vectors that `track` follows: the whole maximisation, once.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def init(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> S
     return dict(zip(names, backend.init(plan, kernel), strict=True))
 
 
-def step(
+def track(
     kernel: ArrayT, method: Method, state: Mapping[str, ArrayObject], *, sweeps: int = 1, **geometry: Unpack[Geometry]
 ) -> tuple[ArrayT, State]:
     """Follow the maximisers of a kernel that has moved a little, and take the value there.
@@ -63,14 +63,14 @@ def step(
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     method : Method
-        The one given to `init`.
+        The one given to `init_tracking`.
     state : dict of str to array
-        From `init` or the step before; not changed.
+        From `init_tracking` or the step before; not changed.
     sweeps : int, default 1
         How far to follow at least; each is two products with the kernel, and TN takes more where the kernel has moved
         far. 0: the value where the state stands.
     **geometry
-        Those given to `init`.
+        Those given to `init_tracking`.
 
     Returns
     -------
@@ -97,7 +97,7 @@ def step(
     return value, dict(zip(shapes, after, strict=True))
 
 
-def step_many(
+def track_many(
     kernels: Sequence[ArrayT],
     method: Method,
     states: Sequence[Mapping[str, ArrayObject]],
@@ -105,7 +105,7 @@ def step_many(
     geometries: Sequence[Mapping[str, Any]] | None = None,
     sweeps: int = 1,
 ) -> tuple[list[ArrayT], list[State]]:
-    """`step` for all layers of a network; those of one shape, dtype, device and geometry are stepped as one batch.
+    """`track` for all layers of a network; those of one shape, dtype, device and geometry are stepped as one batch.
 
     With `TensorNorm` a batch searches where one of its kernels has moved far: the others may come closer than alone.
 
@@ -114,7 +114,7 @@ def step_many(
     kernels : sequence of arrays
     method : Method
     states : sequence of dict
-        One a kernel, each from `init`.
+        One a kernel, each from `init_tracking`.
     geometries : sequence of mapping, optional
         Keywords of each layer, see `specnorm.problem.spec.Geometry`; None: none has any.
     sweeps : int, default 1
@@ -126,7 +126,7 @@ def step_many(
 
     Raises
     ------
-    As `step`; also MethodError if the sequences differ in length.
+    As `track`; also MethodError if the sequences differ in length.
     """
     layers = [{} for _ in kernels] if geometries is None else list(geometries)
     if not len(kernels) == len(states) == len(layers):
@@ -151,7 +151,7 @@ def step_many(
 
 
 def init_stack(kernels: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> State:
-    """`init` for kernels of one shape and geometry, (n, *shape): the state of all of them, leading axis n."""
+    """`init_tracking` for kernels of one shape and geometry, (n, *shape): the state of all of them, leading axis n."""
     backend, plan = _plan(kernels, method, geometry, stacked=True)
     names = [name for name, _ in state_shapes(plan.key)]
     return dict(zip(names, backend.init(plan, kernels), strict=True)) if names else {}
@@ -165,7 +165,7 @@ def step_stack(
     sweeps: int = 1,
     **geometry: Unpack[Geometry],
 ) -> tuple[AnyArray, State]:
-    """`step` for kernels of one shape and geometry, (n, *shape), and a state of `init_stack`: values (n,), state."""
+    """`track` for kernels of one shape and geometry, (n, *shape), and a state of `init_stack`: values (n,), state."""
     backend, plan = _plan(kernels, method, geometry, stacked=True)
     check_count("sweeps", sweeps)
     shapes = _checked(plan, state, (kernels.shape[0],))

@@ -36,9 +36,9 @@ MEASURES: dict[str, Callable[[Any], Any]] = {
     "power": lambda k: specnorm.power_norm(k, 8),
     "rescale": specnorm.rescale,
     "clip": specnorm.clip,
-    "spectral_rescaling": specnorm.spectral_rescaling,
+    "gram_rescaling": specnorm.gram_rescaling,
     "value_and_grad": lambda k: specnorm.value_and_grad(k, FantasticFour())[1],
-    "step": lambda k: specnorm.step(k, FantasticFour(), specnorm.init(k, FantasticFour()))[0],
+    "step": lambda k: specnorm.track(k, FantasticFour(), specnorm.init_tracking(k, FantasticFour()))[0],
     "fold_batch_norm": lambda k: specnorm.fold_batch_norm(k, k[:, 0, 0, 0], abs(k[:, 1, 1, 1]), 1e-5),
     "certified_radius": lambda k: specnorm.certified_radius(1e-300, k, 1e-300),
     "curvature_bound": lambda k: specnorm.curvature_bound(1e-30, k[:, :, 0, 0], 0, 1, activation="tanh"),
@@ -262,7 +262,7 @@ def test_float64_kernels_without_64_bit_values_are_rounded_outward(wide_and_off:
         assert truth.lo <= min(float(f(x)) for f in (specnorm.grid_bound, specnorm.f4_bound, specnorm.tn_bound))
         assert float(specnorm.power_norm(x, 5)) <= there.hi
         assert float(specnorm.grid_bound(x)) <= float(specnorm.grid_bound(kernel)) * (1 + 1e-6)
-        for shrunk in (specnorm.rescale(x), specnorm.spectral_rescaling(x)):
+        for shrunk in (specnorm.rescale(x), specnorm.gram_rescaling(x)):
             assert sigma_star(np.asarray(shrunk, dtype=np.float64)).lo <= 1
     with pytest.raises(BackendError, match="Enable 64-bit values"):
         jax.jit(specnorm.grid_bound)(kernels[0])
@@ -280,11 +280,11 @@ def test_jax_with_strict_promotion(what: str) -> None:
 
     def gradients() -> None:
         jax.grad(specnorm.grid_bound)(kernel)
-        jax.grad(lambda k: specnorm.spectral_rescaling(k).sum())(kernel)
+        jax.grad(lambda k: specnorm.gram_rescaling(k).sum())(kernel)
 
     def steps() -> None:
-        state = specnorm.init(kernel, specnorm.Power(), input_shape=4)
-        jax.grad(lambda k: specnorm.step(k, specnorm.Power(), state, input_shape=4)[0])(kernel)
+        state = specnorm.init_tracking(kernel, specnorm.Power(), input_shape=4)
+        jax.grad(lambda k: specnorm.track(k, specnorm.Power(), state, input_shape=4)[0])(kernel)
 
     calls: dict[str, Callable[[], Any]] = {
         "bounds": lambda: (specnorm.grid_bound(kernel), specnorm.gram_bound(kernel), specnorm.f4_bound(kernel)),
@@ -292,8 +292,12 @@ def test_jax_with_strict_promotion(what: str) -> None:
         "gradients": gradients,
         "compiled": lambda: jax.jit(jax.vmap(specnorm.grid_bound))(kernel[None]),
         "steps": steps,
-        "projections": lambda: (specnorm.rescale(kernel), specnorm.clip(kernel), specnorm.spectral_rescaling(kernel)),
-        "half": lambda: (specnorm.rescale(half), specnorm.grid_bound(half), specnorm.spectral_rescaling(half)),
+        "projections": lambda: (
+            specnorm.rescale(kernel),
+            specnorm.clip(kernel),
+            specnorm.gram_rescaling(kernel),
+        ),
+        "half": lambda: (specnorm.rescale(half), specnorm.grid_bound(half), specnorm.gram_rescaling(half)),
         "certificates": lambda: specnorm.certified_radius(kernel[0, 0, 0, 0] ** 2, kernel[0], kernel[0, 0, 0, 0] ** 2),
     }
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
@@ -304,7 +308,7 @@ def test_bfloat16_that_numpy_knows_by_another_library() -> None:
     """ml_dtypes' arrays are shrunk in their own dtype."""
     half = np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
     kernel = np.random.default_rng(2).standard_normal((3, 4, 3)).astype(half)
-    for change in (specnorm.rescale, specnorm.clip, specnorm.spectral_rescaling):
+    for change in (specnorm.rescale, specnorm.clip, specnorm.gram_rescaling):
         shrunk = change(kernel)
         assert shrunk.dtype == half
         assert sigma_star(shrunk.astype(np.float64)).hi > 0.5

@@ -36,7 +36,7 @@ def test_state_is_as_before_in_train() -> None:
     for x in [*model.parameters(), model[3].weight]:
         x.requires_grad_(False)
     state, weight = copy.deepcopy(model.state_dict()), model[3].weight
-    report = specnorm_torch.audit(model, (3, 8, 8))
+    report = specnorm_torch.audit_module(model, (3, 8, 8))
     assert report.summary["errors"] == 0
     after = model.state_dict()
     assert state.keys() == after.keys()
@@ -57,7 +57,7 @@ def test_state_that_moves_in_eval_is_put_back() -> None:
             return self.layer(x)
 
     model = Counts()
-    specnorm_torch.audit(model, (3,))
+    specnorm_torch.audit_module(model, (3,))
     assert float(model.calls) == 0
 
 
@@ -70,7 +70,7 @@ def test_a_layer_that_is_called_by_keyword() -> None:
         def forward(self, x: Any) -> Any:
             return self.conv(input=x)
 
-    row: Any = specnorm_torch.audit(Net(), (3, 9, 7)).layers[0]
+    row: Any = specnorm_torch.audit_module(Net(), (3, 9, 7)).layers[0]
     assert row.reason is None
     assert row.spec.input_shape == (9, 7)
 
@@ -89,7 +89,7 @@ def test_what_is_skipped_is_counted_and_named() -> None:
             return self.head(self.norm(x.transpose(1, 2)).transpose(1, 2))
 
     model = Net()
-    report = specnorm_torch.audit(model, (5, 8))
+    report = specnorm_torch.audit_module(model, (5, 8))
     rows = {row.name: row for row in report.layers}
     assert list(rows) == ["attention.out_proj.weight", "head.weight"]
     assert "did not call" in str(rows["attention.out_proj.weight"].reason)
@@ -98,7 +98,7 @@ def test_what_is_skipped_is_counted_and_named() -> None:
     assert len(report.skipped) == len(model.state_dict()) - 2
     assert [row["name"] for row in report.to_dict()["summary"]["unmeasured"]] == unmeasured
     assert "lstm.weight_hh_l0" in str(report)
-    plain = specnorm_torch.audit(convolutions(), (3, 8, 8))
+    plain = specnorm_torch.audit_module(convolutions(), (3, 8, 8))
     assert (len(plain.skipped), plain.unmeasured) == (2, ())
 
 
@@ -107,37 +107,37 @@ def test_layers_of_other_classes_are_rows_too() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         quantised = torch.ao.quantization.quantize_dynamic(quantised, {"1"}, dtype=torch.qint8)
-    rows = {row.name: row for row in specnorm_torch.audit(quantised, (4,)).layers}
+    rows = {row.name: row for row in specnorm_torch.audit_module(quantised, (4,)).layers}
     assert list(rows) == ["0.weight", "1.weight"]
     assert rows["0.weight"].status == "ok"
     assert "quantised" in str(rows["1.weight"].reason)
     with pytest.raises(specnorm.MethodError, match="1 is quantised"):
-        specnorm_torch.certify_(quantised, 1.0)
+        specnorm_torch.rescale_(quantised, 1.0)
 
 
 def test_an_int_is_the_spatial_size() -> None:
     model = convolutions()
-    assert specnorm_torch.audit(model, 9).layers == specnorm_torch.audit(model, (3, 9, 9)).layers
+    assert specnorm_torch.audit_module(model, 9).layers == specnorm_torch.audit_module(model, (3, 9, 9)).layers
     with pytest.raises(specnorm.MethodError, match="first layer is no convolution"):
-        specnorm_torch.audit(nn.Linear(3, 2), 32)
+        specnorm_torch.audit_module(nn.Linear(3, 2), 32)
 
 
 def test_inputs_that_do_not_fit() -> None:
     with pytest.raises(specnorm.MethodError, match=r"does not run on an input of shape \(1, 4, 8, 8\)"):
-        specnorm_torch.audit(convolutions(), (4, 8, 8))
+        specnorm_torch.audit_module(convolutions(), (4, 8, 8))
     wrongs: tuple[Any, ...] = ("32", (3, 8.5, 8), None, True)
     for wrong in wrongs:
         with pytest.raises(specnorm.MethodError, match="input_shape="):
-            specnorm_torch.audit(convolutions(), wrong)
+            specnorm_torch.audit_module(convolutions(), wrong)
     with pytest.raises(specnorm.MethodError, match="no convolution or linear layer"):
-        specnorm_torch.audit(nn.ReLU(), (3,))
+        specnorm_torch.audit_module(nn.ReLU(), (3,))
 
 
 def test_layers_without_values() -> None:
     meta = nn.Sequential(nn.Conv2d(3, 2, 3, device="meta"))
     for call in (
-        lambda: specnorm_torch.audit(meta, (3, 8, 8)),
-        lambda: specnorm_torch.certify_(meta, 1.0),
+        lambda: specnorm_torch.audit_module(meta, (3, 8, 8)),
+        lambda: specnorm_torch.rescale_(meta, 1.0),
         lambda: specnorm_torch.spectral_norm(meta[0]),
         lambda: specnorm_torch.network_bound(meta, (3, 8, 8)),
         lambda: specnorm.enclose(meta[0].weight),
@@ -145,7 +145,7 @@ def test_layers_without_values() -> None:
         with pytest.raises(specnorm.SpecnormError, match="device 'meta'"):
             call()
     lazy = nn.Sequential(nn.LazyConv2d(2, 3))
-    for call in (lambda: specnorm_torch.audit(lazy, (3, 8, 8)), lambda: specnorm_torch.certify_(lazy, 1.0)):
+    for call in (lambda: specnorm_torch.audit_module(lazy, (3, 8, 8)), lambda: specnorm_torch.rescale_(lazy, 1.0)):
         with pytest.raises(specnorm.GeometryError, match=r"0\.weight has no shape yet"):
             call()
     assert lazy[0].has_uninitialized_params(), "nothing was initialised"
@@ -167,9 +167,9 @@ def test_geometry_of_a_subclass_is_not_believed() -> None:
     for call in (
         lambda: specnorm_torch.geometry_of(layer),
         lambda: specnorm_torch.spectral_norm(layer),
-        lambda: specnorm_torch.spectral_rescaling(layer),
+        lambda: specnorm_torch.gram_rescaling(layer),
         lambda: specnorm_torch.SpectralPenalty(nn.Sequential(layer)),
-        lambda: specnorm_torch.certify_(layer, 1.0),
+        lambda: specnorm_torch.rescale_(layer, 1.0),
     ):
         with pytest.raises(specnorm.GeometryError, match="Doubled has a forward of its own"):
             call()
@@ -186,7 +186,7 @@ def test_layers_inside_parametrisations_are_not_rows() -> None:
 
     model = nn.Sequential(nn.Linear(4, 3))
     torch.nn.utils.parametrize.register_parametrization(model[0], "weight", Low())
-    row: Any = specnorm_torch.audit(model, (4,)).layers[0]
+    row: Any = specnorm_torch.audit_module(model, (4,)).layers[0]
     assert row.name == "0.weight"
     assert row.lower <= float(torch.linalg.matrix_norm(model[0].weight.detach(), 2)) <= row.upper
 
@@ -203,7 +203,7 @@ def test_layers_inside_parametrisations_are_not_rows() -> None:
 def test_what_scales_or_reads_bits_is_refused(forward: Any) -> None:
     """``torch.add(c, x, alpha)`` scales x, and ``x.view(dtype)`` is no other order of the same numbers."""
     kind = type("Strange", (nn.Linear,), {"forward": forward})
-    (row,) = specnorm_torch.audit(kind(6, 4), (6,)).layers
+    (row,) = specnorm_torch.audit_module(kind(6, 4), (6,)).layers
     assert row.status == "error"
     assert row.upper is None
 
@@ -221,7 +221,7 @@ def test_a_hook_that_pads_runs_once() -> None:
     """The row is about the size that the layer is called with."""
     layer = nn.Conv2d(1, 1, 3).double()
     layer.register_forward_pre_hook(lambda _, args: nn.functional.pad(args[0], (1, 1, 1, 1)))
-    row: Any = specnorm_torch.audit(nn.Sequential(layer), (1, 3, 3)).layers[0]
+    row: Any = specnorm_torch.audit_module(nn.Sequential(layer), (1, 3, 3)).layers[0]
     norm = float(torch.linalg.matrix_norm(matrix_of(layer, (1, 3, 3)), 2))
     assert row.spec.input_shape == (3, 3)
     assert row.lower * (1 - 1e-12) <= norm <= row.upper * (1 + 1e-12)
@@ -245,7 +245,7 @@ def test_a_small_change_in_place_is_seen(change: Any) -> None:
             change(out)
             return out
 
-    row: Any = specnorm_torch.audit(Changed(6, 4), (6,)).layers[0]
+    row: Any = specnorm_torch.audit_module(Changed(6, 4), (6,)).layers[0]
     assert row.upper is None
     assert "changes, the values of its input" in row.reason
 
@@ -272,7 +272,7 @@ def test_autocast_rounds_the_kernel(around: bool) -> None:
     layer.weight.data.fill_(257 / 256)
     layer.bias.data.zero_()
     model = Cast(nn.Sequential(layer)) if around else layer
-    row: Any = specnorm_torch.audit(model, (2,)).layers[0]
+    row: Any = specnorm_torch.audit_module(model, (2,)).layers[0]
     assert float(model(torch.ones(1, 2)).detach().norm() / 2**0.5) == 2.0
     assert row.reason is None
     assert row.lower <= 2.0 <= row.upper
@@ -283,7 +283,7 @@ def test_autocast_around_certify_does_not_use_the_weight() -> None:
         torch.autocast("cpu", dtype=torch.bfloat16),
         pytest.raises(specnorm.MethodError, match="Linear does not use its weight as it stands"),
     ):
-        specnorm_torch.certify_(nn.Linear(2, 2), 0.5)
+        specnorm_torch.rescale_(nn.Linear(2, 2), 0.5)
 
 
 def test_what_is_no_module_that_can_be_looked_into() -> None:
@@ -294,53 +294,53 @@ def test_what_is_no_module_that_can_be_looked_into() -> None:
     made["torch.jit (0)"] = nn.Sequential(made["torch.jit"])
     for name, compiled in made.items():
         for call in (
-            lambda m: specnorm_torch.audit(m, (3, 8, 8)),
-            lambda m: specnorm_torch.certify_(m, 1.0),
+            lambda m: specnorm_torch.audit_module(m, (3, 8, 8)),
+            lambda m: specnorm_torch.rescale_(m, 1.0),
             lambda m: specnorm_torch.network_bound(m, (3, 8, 8)),
         ):
             with pytest.raises(specnorm.MethodError) as raised:
                 call(compiled)
             assert f"was made by {name}, which hides its layers" in str(raised.value)
     with pytest.raises(specnorm.MethodError, match=r"OrderedDict is no torch\.nn\.Module"):
-        specnorm_torch.audit(model.state_dict(), (3, 8, 8))
+        specnorm_torch.audit_module(model.state_dict(), (3, 8, 8))
 
 
 def test_a_model_compiled_by_torch_is_the_one_that_it_was_made_of() -> None:
     model = convolutions()
-    rows = specnorm_torch.audit(torch.compile(model), (3, 8, 8)).layers
+    rows = specnorm_torch.audit_module(torch.compile(model), (3, 8, 8)).layers
     assert [(row.lower, row.upper) for row in rows] == [
-        (row.lower, row.upper) for row in specnorm_torch.audit(model, (3, 8, 8)).layers
+        (row.lower, row.upper) for row in specnorm_torch.audit_module(model, (3, 8, 8)).layers
     ]
 
 
 def test_whole_numbers_of_numpy_are_sizes() -> None:
-    model, wanted = convolutions(), specnorm_torch.audit(convolutions(), 9).layers[0].spec
+    model, wanted = convolutions(), specnorm_torch.audit_module(convolutions(), 9).layers[0].spec
     for given in (np.int64(9), (np.int64(3), 9, np.int32(9)), torch.Size((3, 9, 9))):
-        assert specnorm_torch.audit(model, given).layers[0].spec == wanted  # type: ignore[arg-type]
+        assert specnorm_torch.audit_module(model, given).layers[0].spec == wanted  # type: ignore[arg-type]
 
 
 def test_the_device_for_new_tensors_does_not_matter() -> None:
     model = convolutions()
     with torch.device("meta"):
-        rows = specnorm_torch.audit(model, 9).layers
-        assert specnorm_torch.certify_(copy.deepcopy(model), 0.5) == ["0", "2"]
-    assert rows == specnorm_torch.audit(model, 9).layers
+        rows = specnorm_torch.audit_module(model, 9).layers
+        assert specnorm_torch.rescale_(copy.deepcopy(model), 0.5) == ["0", "2"]
+    assert rows == specnorm_torch.audit_module(model, 9).layers
 
 
 def test_kernels_that_are_not_finite_and_sparse_ones() -> None:
     layer = nn.Linear(3, 2)
-    dense = specnorm_torch.audit(layer, (3,)).layers[0]
+    dense = specnorm_torch.audit_module(layer, (3,)).layers[0]
     layer.weight = nn.Parameter(layer.weight.detach().to_sparse_csr(), requires_grad=False)
-    assert specnorm_torch.audit(layer, (3,)).layers[0].upper == dense.upper
+    assert specnorm_torch.audit_module(layer, (3,)).layers[0].upper == dense.upper
     broken = nn.Linear(3, 2)
     broken.weight.data[0, 0] = torch.nan
-    assert "1 non-finite value" in str(specnorm_torch.audit(broken, (3,)).layers[0].reason)
+    assert "1 non-finite value" in str(specnorm_torch.audit_module(broken, (3,)).layers[0].reason)
 
 
 # -- models of every kind of layer ------------------------------------------------------------------------------------
 def test_audit_knows_sizes_and_geometry() -> None:
     model = network().train()
-    report = specnorm_torch.audit(model, (3, 8, 8))
+    report = specnorm_torch.audit_module(model, (3, 8, 8), methods=["tn"])
     assert model.training
     assert all(m.training for m in model.modules())
     rows: dict[str, Any] = {row.name: row for row in report.layers}
@@ -367,7 +367,7 @@ def test_audit_keeps_what_it_cannot_serve_as_a_row() -> None:
             return self.used(x)
 
     net = Net()
-    report = specnorm_torch.audit(net, (2, 5, 5), methods=("tn", "power", "fft"))
+    report = specnorm_torch.audit_module(net, (2, 5, 5), methods=("tn", "power", "fft"))
     used, unused = report.layers
     assert "did not call" in str(unused.reason)
     assert unused.upper is not None, "what holds at every size is told"
@@ -377,4 +377,4 @@ def test_audit_keeps_what_it_cannot_serve_as_a_row() -> None:
     assert used.values["fft"] == pytest.approx(circular, rel=1e-6), "of the circular layer, as specnorm.audit answers"
     assert used.values["power"] == pytest.approx(used.lower, rel=2e-3)
     with pytest.raises(specnorm.MethodError, match="unknown"):
-        specnorm_torch.audit(Net(), (2, 5, 5), methods=("nothing",))
+        specnorm_torch.audit_module(Net(), (2, 5, 5), methods=("nothing",))

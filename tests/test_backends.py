@@ -123,7 +123,7 @@ def test_library_with_an_extra(install: Installer, library: str) -> None:
     with pytest.raises(specnorm.NoBackend) as caught:
         specnorm.f4_bound(array_of(library))
     message = str(caught.value)
-    assert f"Install one: pip install 'specnorm-bounds[{library}]'" in message
+    assert f"Install one: pip install '.[{library}]'" in message
     assert "Installed: numpy." in message
 
 
@@ -146,8 +146,8 @@ def test_nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("root", "library", "advice"),
     [
-        ("torch", "torch", r"pip install 'specnorm-bounds\[torch\]'"),
-        ("jaxlib", "jax", r"pip install 'specnorm-bounds\[jax\]'"),
+        ("torch", "torch", r"pip install '\.\[torch\]'"),
+        ("jaxlib", "jax", r"pip install '\.\[jax\]'"),
         ("fakelib", "fakelib", "install fakelib"),
     ],
 )

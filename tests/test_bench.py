@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the textbook methods are written in torch", exc_type=ImportError)
 
-from bench import networks_page, yardsticks
+from bench import networks_page, pictures, yardsticks
 from bench.__main__ import COMMITTED, main
 from bench.facts import FOLDER, read
 from bench.libraries import LIBRARIES
@@ -118,6 +118,21 @@ def test_the_committed_page_is_made_of_the_committed_lines(tmp_path: Path) -> No
     main(["page", str(tmp_path / COMMITTED.name)])
     made = (tmp_path / "index.md").read_text(encoding="utf-8")
     assert made == (COMMITTED.parent / "index.md").read_text(encoding="utf-8")
+
+
+def test_the_pictures_are_of_the_committed_lines(tmp_path: Path) -> None:
+    """Every figure is a mark, and the ticks are plain numbers."""
+    pytest.importorskip("matplotlib", reason="pip install '.[plot]'")
+    for name in ("suite.jsonl", "price-1.jsonl", "sizes-curves.jsonl"):
+        (tmp_path / name).write_bytes((FOLDER / name).read_bytes())
+    pictures.write(tmp_path)
+    pages = {"circular": ("64 channels", "1024"), "price": ("flat", "0.1"), "sizes": ("espnet", "best circulant", "32")}
+    for name, words in pages.items():
+        drawn, stored = ((folder / f"{name}.svg").read_text("utf-8") for folder in (tmp_path, FOLDER))
+        for text in (drawn, stored):
+            assert all(f">{word}</text>" in text for word in words)
+            assert "mathdefault" not in text
+        assert drawn.count("<use ") == stored.count("<use ")
 
 
 def test_a_textbook_method_is_as_its_formula_says() -> None:

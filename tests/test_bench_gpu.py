@@ -114,7 +114,7 @@ def test_a_trial_makes_no_page(every: list[Row], tmp_path: Path) -> None:
     assert not (tmp_path / "gpu.md").exists()
 
 
-@pytest.mark.parametrize("name", ["gpu", "scaling", "load", "sizes", "price"])
+@pytest.mark.parametrize("name", ["gpu", "networks"])
 def test_a_page_has_its_lines(name: str) -> None:
     """And there is none where nothing was measured."""
     assert (facts.FOLDER / f"{name}.md").exists() == any(facts.FOLDER.glob(f"{name}*.jsonl"))

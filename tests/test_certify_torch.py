@@ -54,7 +54,7 @@ def test_nothing_is_changed_when_a_later_layer_is_refused() -> None:
     specnorm_torch.spectral_norm(model[0])
     before = copy.deepcopy(model[0].state_dict())
     with pytest.raises(specnorm.MethodError, match=r"1\.weight: .* old-style weight_norm hook .* bake"):
-        specnorm_torch.certify_(model, 0.5)
+        specnorm_torch.rescale_(model, 0.5)
     after = model[0].state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -87,7 +87,7 @@ def test_everything_is_put_back_when_the_last_check_fails() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(specnorm_torch.certifying._Plan, "write", write)
         with pytest.raises(specnorm.MethodError, match="1: Stale does not use the kernel"):
-            specnorm_torch.certify_(model, 0.5)
+            specnorm_torch.rescale_(model, 0.5)
     assert list(model.state_dict()) == state
     assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items())
     assert torch.equal(model[0](x), nn.Sequential(model[0])(x))
@@ -98,7 +98,7 @@ def test_a_shared_weight_is_within_the_bound_of_both() -> None:
     first, second = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, stride=2, padding=1)
     second.weight = first.weight
     model = nn.Sequential(first, second)
-    assert specnorm_torch.certify_(model, 0.5) == ["0", "1"]
+    assert specnorm_torch.rescale_(model, 0.5) == ["0", "1"]
     assert second.weight is first.weight
     for layer in model:
         assert specnorm.certify(layer.weight, 0.5, **specnorm_torch.geometry_of(layer))
@@ -132,7 +132,7 @@ def test_baking_a_copy_leaves_the_model_alone() -> None:
     model = nn.Sequential(torch.nn.utils.parametrizations.orthogonal(nn.Linear(4, 4)))
     twin = copy.deepcopy(model)
     x = torch.randn(2, 4)
-    assert specnorm_torch.certify_(twin, 0.5, bake=True) == ["0"]
+    assert specnorm_torch.rescale_(twin, 0.5, bake=True) == ["0"]
     assert torch.linalg.matrix_norm(model[0].weight.detach(), 2) > 0.99
     assert model(x).shape == (2, 4)
 
@@ -154,7 +154,7 @@ def test_a_network_is_bounded_as_it_is_baked() -> None:
 
 def test_old_hooks_are_baked_on_request() -> None:
     model = hooked()
-    assert specnorm_torch.certify_(model, 0.5, bake=True) == ["0", "2", "4"]
+    assert specnorm_torch.rescale_(model, 0.5, bake=True) == ["0", "2", "4"]
     model.train()(torch.randn(2, 3, 6, 6))
     for j in (0, 2, 4):
         assert specnorm.certify(model[j].weight, 0.5, **specnorm_torch.geometry_of(model[j]))
@@ -181,7 +181,7 @@ def test_other_modules_matrices_have_their_matrix_norm(case: str) -> None:
         return float(torch.linalg.matrix_norm(x.movedim(options.get("dim", 0), 0).flatten(1), 2))
 
     assert norm() == pytest.approx(1.0, rel=1e-4)
-    assert specnorm_torch.certify_(nn.Sequential(module)) == [f"0.{label}"]
+    assert specnorm_torch.rescale_(nn.Sequential(module)) == [f"0.{label}"]
     assert 0.999 < norm() <= 1.0
     assert not torch.nn.utils.parametrize.is_parametrized(module)
 
@@ -204,8 +204,8 @@ def test_a_long_thin_matrix_overflows_nowhere() -> None:
     kernel = np.random.default_rng(0).normal(size=(4, 2048)).astype(np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        state = specnorm.init(kernel, specnorm.TensorNorm(certified=False))
-        value, _ = specnorm.step(kernel, specnorm.TensorNorm(certified=False), state)
+        state = specnorm.init_tracking(kernel, specnorm.TensorNorm(certified=False))
+        value, _ = specnorm.track(kernel, specnorm.TensorNorm(certified=False), state)
     assert float(value) == pytest.approx(float(np.linalg.norm(kernel.astype(float), 2)), rel=1e-3)
 
 
@@ -214,7 +214,7 @@ def test_what_cannot_be_written_to_is_refused_by_name() -> None:
     model[1].weight = nn.Parameter(torch.randn(1, 3).expand(3, 3))
     before = {name: x.clone() for name, x in model.state_dict().items()}
     with pytest.raises(specnorm.MethodError, match=r"1: weight of Linear .* single memory location"):
-        specnorm_torch.certify_(model, 0.5)
+        specnorm_torch.rescale_(model, 0.5)
     assert before.keys() == model.state_dict().keys()
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
 
@@ -224,7 +224,7 @@ def test_tensors_of_the_inference_mode(inside: bool) -> None:
     with torch.inference_mode():
         model = nn.Sequential(nn.Linear(3, 3))
     with torch.inference_mode(inside):
-        assert specnorm_torch.certify_(model, 0.5) == ["0"]
+        assert specnorm_torch.rescale_(model, 0.5) == ["0"]
     assert 0.4 < torch.linalg.matrix_norm(model[0].weight, 2) <= 0.5
 
 
@@ -232,7 +232,7 @@ def test_tensors_of_the_inference_mode(inside: bool) -> None:
 def test_padding_larger_than_the_kernel(mode: str) -> None:
     """The input that is tried has as many pixels as the padding needs."""
     layer = nn.Conv1d(1, 1, 3, padding=5, padding_mode=mode)
-    assert specnorm_torch.certify_(layer, 0.5) == [""]
+    assert specnorm_torch.rescale_(layer, 0.5) == [""]
     assert specnorm.certify(layer.weight, 0.5, **specnorm_torch.geometry_of(layer))
 
 
@@ -241,7 +241,7 @@ def test_circular_layers_of_every_stride(k: int) -> None:
     """The size that is tried is one that the stride divides; a kernel that is shorter than its stride, too."""
     for stride, padding in itertools.product(range(1, 8), (0, k)):
         layer = nn.Conv1d(1, 2, k, stride=stride, padding=padding, padding_mode="circular")
-        assert specnorm_torch.certify_(layer, 0.5) == [""]
+        assert specnorm_torch.rescale_(layer, 0.5) == [""]
         assert specnorm.certify(layer.weight, 0.5, **specnorm_torch.geometry_of(layer))
 
 
@@ -249,7 +249,7 @@ def test_a_weight_that_is_not_finite() -> None:
     layer = nn.Linear(3, 3)
     layer.weight.data[0, 0] = torch.nan
     with pytest.raises(specnorm.MethodError, match="weight: its weight holds NaN or infinity"):
-        specnorm_torch.certify_(layer, 0.5)
+        specnorm_torch.rescale_(layer, 0.5)
 
 
 def test_a_hook_that_writes_the_weight_is_undone() -> None:
@@ -258,6 +258,6 @@ def test_a_hook_that_writes_the_weight_is_undone() -> None:
     values = before.detach().clone()
     layer.register_forward_pre_hook(lambda module, _: setattr(module, "weight", nn.Parameter(torch.ones(3, 3))))
     with pytest.raises(specnorm.MethodError, match="does not use the kernel"):
-        specnorm_torch.certify_(layer, 0.5)
+        specnorm_torch.rescale_(layer, 0.5)
     assert layer.weight is before
     assert torch.equal(before, values)

@@ -97,15 +97,25 @@ def test_json_and_csv_agree(model: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_options_reach_the_audit(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--input-shape", "6x7", "--layers", "conv1*", "--layers", "fc*", "--methods", "f4, grid"]
+    arguments = ["--input-shape", "6x7", "--layers", "conv1*", "--layers", "fc*", "--methods", "f4, grid, circular"]
     arguments += ["--padding-mode", "circular", "--backend", "numpy", "--device", "cpu", "--format", "json"]
     assert cli.run(["audit", str(model), *arguments]) == 0
     rows = json.loads(capsys.readouterr().out)["layers"]
     assert [row["name"] for row in rows] == ["conv1.weight", "fc.weight"]
     conv = rows[0]
-    assert (conv["input_shape"], conv["padding_mode"], conv["tn"]) == ([6, 7], "circular", None)
+    assert (conv["input_shape"], conv["padding_mode"], "tn" in conv) == ([6, 7], "circular", False)
     assert conv["circular"] > 0
     assert conv["grid"] > 0
+
+
+@pytest.mark.parametrize(("size", "more"), [([], []), (["--input-shape", "6"], ["circular"])])
+def test_all_columns(model: Path, size: list[str], more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["audit", str(model), "--layers", "conv1*", "--all", *size]) == 0
+    head = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| layer"))
+    assert head.split()[1::2] == ["layer", "shape", "lower", "upper", "tn", "f4", "reshaped", *more, "ratio", "remark"]
+    assert cli.run(["audit", str(model), "--layers", "conv1*", "--format", "json", *size]) == 0  # without being asked
+    (row,) = json.loads(capsys.readouterr().out)["layers"]
+    assert row.keys() >= {"tn", "f4", "reshaped", *more, "ratio"}
 
 
 def test_jobs_give_the_same_report(model: Path, bad_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,7 +241,7 @@ def test_what_cannot_be_drawn_is_refused_before_anything_is_measured(
         assert message in re.sub(r"\s+", " ", capsys.readouterr().err)
     monkeypatch.setattr(plots, "installed", lambda: False)
     assert cli.run(["audit", str(model), "--plot", str(tmp_path / "plot.png")]) == 2
-    assert "pip install 'specnorm-bounds[plot]'" in capsys.readouterr().err
+    assert "pip install '.[plot]'" in capsys.readouterr().err
 
 
 # -- exit codes ----------------------------------------------------------------------------------------------------
@@ -358,7 +368,9 @@ def test_without_its_dependencies_it_says_what_to_install(missing: str) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None\nfrom specnorm.__main__ import main\nmain()"
     done = _process("audit", "x", code=code)
     assert done.returncode == 2
-    assert done.stderr == f"specnorm: the command line needs {missing}: pip install 'specnorm-bounds[cli]'\n"
+    assert (
+        done.stderr == f"specnorm: the command line needs {missing}: pip install '.[cli]' in a checkout of specnorm\n"
+    )
 
 
 # -- backends ------------------------------------------------------------------------------------------------------

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
+import contextlib
 import doctest
 import importlib
 import importlib.util
 import inspect
+import io
 import math
 import os
+import pkgutil
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,6 @@ from geometries import table
 
 import specnorm
 from specnorm.auditing import readers
-from specnorm.backends import Backend
 from specnorm.result import Outcome
 
 pytestmark = pytest.mark.several  # torch's examples and JAX's, the command line and pictures
@@ -34,6 +37,7 @@ ROOT = Path(__file__).parent.parent
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 FRAMEWORKS = ("torch", "jax", "cupy")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -53,19 +57,42 @@ def blocks(text: str, language: str) -> list[tuple[int, str]]:
 
 def framework(source: str) -> str:
     """Library that a block imports besides NumPy, or ""."""
-    imported = re.findall(r"^>>> (?:import|from) (?:specnorm_)?(\w+)", source, re.MULTILINE)
+    imported = re.findall(r"^(?:>>> )?(?:import|from) (?:specnorm_)?(\w+)", source, re.MULTILINE)
     return next((name for name in imported if name in FRAMEWORKS), "")
 
 
 def run_blocks(examples: list[tuple[int, str]], name: str) -> tuple[int, str]:
     """Run blocks in one namespace; the number of failures, and what the checker says of them."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    runner, said = doctest.DocTestRunner(optionflags=FLAGS), list[str]()
+    runner, said, failed = doctest.DocTestRunner(optionflags=FLAGS), list[str](), 0
     for line, source in examples:
+        if is_script(source):
+            wrong = run_script(source, namespace)
+            failed += bool(wrong)
+            said += [f"{name}:{line + 1} prints\n{wrong}"] if wrong else []
+            continue
         test = doctest.DocTestParser().get_doctest(source, namespace, name, name, line)
         runner.run(test, out=said.append, clear_globs=False)
         namespace = test.globs
-    return runner.summarize(verbose=False).failed, "".join(said)
+    return failed + runner.summarize(verbose=False).failed, "".join(said)
+
+
+def is_script(source: str) -> bool:
+    """Without prompts, to be pasted as it stands: what it prints stands in comments ``# > ...``."""
+    return not source.startswith(">>> ")
+
+
+def run_script(source: str, namespace: dict[str, Any]) -> str:
+    """What a script prints, or the end of its traceback, where that is not what its comments say."""
+    expected = "".join(f"{line}\n" for line in re.findall(r"^# > (.*)$", source, re.MULTILINE))
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            exec(compile(source, "a page", "exec"), namespace)
+    except Exception:
+        return traceback.format_exc(limit=-2)
+    right = doctest.OutputChecker().check_output(expected, printed.getvalue(), FLAGS)
+    return "" if right else printed.getvalue() or "nothing\n"
 
 
 def examples_of(path: Path) -> list[tuple[str, int, str]]:
@@ -95,10 +122,12 @@ def test_examples_print_what_they_say(path: Path, library: str) -> None:
 
 
 def test_every_python_block_is_an_example() -> None:
-    """A block in another form (a file to copy) is marked ``py``: it is not run."""
+    """Examples or a script. A block in another form (a file to copy) is marked ``py``: it is not run."""
     for path in pages():
         for line, source in blocks(path.read_text(encoding="utf-8"), "python"):
-            assert doctest.DocTestParser().get_examples(source), f"{name_of(path)}:{line + 1} has no >>>"
+            if is_script(source):
+                ast.parse(source, f"{name_of(path)}:{line + 1}")
+                assert ">>> " not in source, f"{name_of(path)}:{line + 1} begins without a prompt"
         for line, source in blocks(path.read_text(encoding="utf-8"), "py"):
             ast.parse(source, f"{name_of(path)}:{line + 1}")
 
@@ -113,9 +142,30 @@ def test_an_example_outside_a_block_would_not_be_missed() -> None:
 def test_the_checker_can_fail() -> None:
     assert run_blocks([(0, ">>> 1 + 1\n3\n")], "wrong")[0] == 1
     assert run_blocks([(0, ">>> x = 2\n"), (3, ">>> x + 1\n3\n")], "right")[0] == 0
+    assert run_blocks([(0, "print(1 + 1)\n# > 3\n")], "wrong")[0] == 1
+    assert run_blocks([(0, "print(1 + 1)\n")], "wrong")[0] == 1
+    assert run_blocks([(0, "x = 2\n"), (3, "print(x + 1)\n# > 3\n"), (6, ">>> x\n2\n")], "right")[0] == 0
+    assert "AttributeError" in run_blocks([(0, "import specnorm\nspecnorm.nothing\n")], "raises")[1]
     failed, said = run_blocks([(0, ">>> import specnorm\n>>> specnorm.nothing\n")], "raises")
     assert failed == 1
     assert "AttributeError" in said
+
+
+def test_pictures_hold_no_markup_of_formulas() -> None:
+    r"""Matplotlib's labels as text: ``$\mathdefault{10^{16}}$`` would be shown as it stands."""
+    found = re.compile(r"<text[^>]*>[^<]*[$\\][^<]*</text>")
+    assert found.search(r"<text x='1'>$\mathdefault{10^{16}}$</text>")
+    for path in [*(ROOT / "docs").rglob("*.html"), *(ROOT / "docs").rglob("*.svg")]:
+        assert not found.findall(path.read_text(encoding="utf-8")), path
+
+
+def test_recipes_are_run_each_of_them() -> None:
+    """What newcomers were promised, each with a block that the tests run."""
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    for words in ("SNGP", "Invertible", "GAN", "Plug-and-play", "training log", "Muon", "operator_norm"):
+        (recipe,) = [part for part in re.split(r"^(?=\*\*)", page, flags=re.MULTILINE) if words in part]
+        assert len(blocks(recipe, "python")) == 1, words
+    assert "(recipes.md)" in (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
 
 
 def test_there_is_an_example_on_every_method_page() -> None:
@@ -250,11 +300,40 @@ def test_comparing_outputs_can_fail() -> None:
     assert not same("conv1.weight", "conv2.weight", 1e-4)
 
 
-# -- plugins -----------------------------------------------------------------------------------------------------
-def test_every_member_of_a_backend_is_explained() -> None:
-    page = (ROOT / "docs" / "backends.md").read_text(encoding="utf-8")
-    members = [name for name in (*vars(Backend), *Backend.__annotations__) if not name.startswith("_")]
-    assert [name for name in members if not re.search(rf"\b{name}\b", page)] == []
+# -- plugins and methods -----------------------------------------------------------------------------------------
+def unexplained(cls: type) -> list[str]:
+    """Public members without a docstring; a field may have a line of the class's instead."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(tree, ast.ClassDef)
+    found = []
+    for node, after in zip(tree.body, [*tree.body[1:], None], strict=True):
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and not ast.get_docstring(node):
+            found.append(node.name)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            found += [] if told or f"{node.target.id} :" in str(cls.__doc__) else [node.target.id]
+    return found
+
+
+@pytest.mark.parametrize(
+    "name", ["backends.Backend", "Method", "methods.base.Needs", "methods.base.Evaluation", "methods.base.Stepped"]
+)
+def test_every_member_that_a_stranger_may_override_is_explained(name: str) -> None:
+    """On the page of functions, which the site makes of the docstrings."""
+    assert unexplained(pkgutil.resolve_name(f"specnorm.{name}")) == []
+    assert f"::: specnorm.{name}\n" in API
+
+
+def test_a_member_without_a_docstring_is_found() -> None:
+    class Bare:
+        """Parameters: a : int."""
+
+        a: int
+        b: int
+
+        def f(self) -> None: ...
+
+    assert unexplained(Bare) == ["b", "f"]
 
 
 # -- geometry ----------------------------------------------------------------------------------------------------
@@ -262,47 +341,6 @@ def test_the_table_of_geometries_is_what_the_functions_do() -> None:
     page = (ROOT / "docs" / "geometry.md").read_text(encoding="utf-8")
     expected = table()
     assert expected in page, f"docs/geometry.md should hold this table, generated by tests/geometries.py:\n{expected}"
-
-
-# -- signatures --------------------------------------------------------------------------------------------------
-API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-
-
-def public_callables() -> list[str]:
-    """Functions and dataclasses of `specnorm`; errors and types that nobody calls are left out."""
-    found = {name: getattr(specnorm, name) for name in specnorm.__all__}
-    return [name for name, x in found.items() if inspect.isfunction(x) or dataclasses.is_dataclass(x)]
-
-
-def parameters(signature: inspect.Signature) -> list[tuple[str, Any, Any]]:
-    return [(p.name, p.kind, p.default) for p in signature.parameters.values()]
-
-
-def agree(documented: str, actual: inspect.Signature) -> bool:
-    """Whether ``name(a, b=1)`` has the parameters of a function; a default written ``...`` may be anything."""
-    scope: dict[str, Any] = {}
-    exec(f"def f{documented[documented.index('(') :]}: pass", scope)
-    ours, theirs = parameters(inspect.signature(scope["f"])), parameters(actual)
-    return len(ours) == len(theirs) and all(
-        a[:2] == b[:2] and (a[2] is ... or a[2] == b[2]) for a, b in zip(ours, theirs, strict=True)
-    )
-
-
-@pytest.mark.parametrize("name", public_callables())
-def test_documented_signatures_are_the_real_ones(name: str) -> None:
-    rows = re.findall(rf"^\| `({name}\([^`]*\))` ", API, re.MULTILINE)
-    assert len(rows) == 1, f"docs/api.md has {len(rows)} rows that begin with a call of {name}"
-    (documented,) = rows
-    assert agree(documented, inspect.signature(getattr(specnorm, name))), documented
-
-
-def test_signature_check_can_fail() -> None:
-    def f(a: int, *, b: int = 1) -> None: ...
-
-    actual = inspect.signature(f)
-    assert agree("f(a, *, b=1)", actual)
-    assert agree("f(a, *, b=...)", actual)
-    assert not any(agree(wrong, actual) for wrong in ("f(a, b=1)", "f(a, *, b=2)", "f(a)", "f(x, *, b=1)"))
 
 
 # -- docstrings --------------------------------------------------------------------------------------------------
@@ -317,8 +355,7 @@ def test_the_docstring_of_audit_names_every_format() -> None:
 
 def test_every_status_of_an_enclosure_is_explained() -> None:
     words = {outcome.value for outcome in Outcome}
-    for page in (inspect.getdoc(specnorm.Enclosure) or "", API):
-        assert set(re.findall(r'"([a-z]+): ?\.\.\."', page)) == words
+    assert set(re.findall(r'"([a-z]+): ?\.\.\."', inspect.getdoc(specnorm.Enclosure) or "")) == words
 
 
 # -- kinds -------------------------------------------------------------------------------------------------------
@@ -336,19 +373,6 @@ def test_functions_run_the_methods_that_the_table_names(name: str) -> None:
         if expected is not None:
             value = getattr(specnorm, name)(kinds.kernel_of(name), **geometry)
             assert np.array_equal(value.upper if name == "enclose" else value, expected.value)
-
-
-def test_rows_of_another_table_say_the_same_kinds() -> None:
-    """Where a row about one function begins with a kind, it is the one of the generated table."""
-    wrong, count = [], 0
-    for line in API.splitlines():
-        row = re.match(r"\| `(\w+)[^`]*`(?:, `\w+`)* \| \[?(lower and upper|upper|lower|exact|estimate)\b", line)
-        if row and row[1] in kinds.FUNCTIONS:
-            said = {kinds.kind(row[1], geometry).partition(",")[0] for geometry in kinds.SIZES.values()}
-            count += 1
-            wrong += [line] if row[2] not in said else []
-    assert count > 5
-    assert not wrong
 
 
 def test_the_table_of_kinds_can_fail() -> None:

@@ -135,9 +135,9 @@ def test_layers_of_equal_shape_are_one_batch(monkeypatch: pytest.MonkeyPatch) ->
 
     kernels = [Recipe((4, 3, 3, 3), seed=j).kernel for j in range(3)] + [Recipe((2, 3, 3, 3), seed=9).kernel]
     method = specnorm.FantasticFour()
-    states = [specnorm.init(kernel, method) for kernel in kernels]
+    states = [specnorm.init_tracking(kernel, method) for kernel in kernels]
     monkeypatch.setattr(Program, "step", counted)
-    specnorm.step_many(kernels, method, states)
+    specnorm.track_many(kernels, method, states)
     assert sorted(sizes) == [1, 3]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -25,18 +26,16 @@ FUNCTIONS: dict[str, Call] = {
     "singular_values": lambda kernel, **geometry: specnorm.singular_values(kernel, **{"input_shape": 6, **geometry}),
     "reshaped_norm": specnorm.reshaped_norm,
     "power_norm": lambda kernel, **geometry: specnorm.power_norm(kernel, **{"input_shape": 6, **geometry}),
-    "spectral_rescaling": specnorm.spectral_rescaling,
+    "gram_rescaling": specnorm.gram_rescaling,
     "enclose": specnorm.enclose,
     "certify": lambda kernel, **geometry: specnorm.certify(kernel, 100.0, **geometry),
     "measure": lambda kernel, **geometry: specnorm.measure(kernel, specnorm.Grid(), **geometry),
     "compare": specnorm.compare,
+    "rescale": specnorm.rescale,
+    "clip": specnorm.clip,
     "value_and_grad": lambda kernel, **geometry: specnorm.value_and_grad(kernel, specnorm.Grid(), **geometry),
 }
 """Every public function of a kernel, to be called with geometry by keyword."""
-
-for _name in ("rescale", "clip"):
-    if hasattr(specnorm, _name):
-        FUNCTIONS[_name] = getattr(specnorm, _name)
 
 MATRIX_FUNCTIONS: dict[str, Call] = {
     "matrix_norm": specnorm.matrix_norm,
@@ -73,9 +72,9 @@ def test_every_public_function_is_tested_here() -> None:
         "fold_batch_norm",
         "curvature_bound",
         "certified_radius",
-        "init",
-        "step",
-        "step_many",
+        "init_tracking",
+        "track",
+        "track_many",
     }
     assert functions - elsewhere == set(FUNCTIONS) | set(MATRIX_FUNCTIONS)
 
@@ -325,3 +324,30 @@ def test_half_precision_is_measured_in_float32(xp: Lib, dtype: str) -> None:
     assert xp.number(found) == xp.number(value)
     assert xp.dtype_name(gradient) == dtype
     assert tuple(gradient.shape) == kernel.shape
+
+
+# -- names of before ---------------------------------------------------------------------------------------------
+FORMER = {
+    "specnorm": {
+        "init": "init_tracking", "spectral_rescaling": "gram_rescaling", "step": "track", "step_many": "track_many",
+    },
+    "specnorm.networks": {"step": "forward_step"},
+    "specnorm_torch": {
+        "SpectralRescaling": "GramRescaling", "audit": "audit_module", "certify_": "rescale_",
+        "spectral_rescaling": "gram_rescaling",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("module", FORMER)
+def test_names_of_before_warn_and_are_the_new_ones(module: str) -> None:
+    pytest.importorskip({"specnorm_torch": "torch"}.get(module, "specnorm"))
+    here = importlib.import_module(module)
+    for old, new in FORMER[module].items():
+        assert old not in here.__all__
+        with pytest.warns(DeprecationWarning, match=rf"^{module}.{old} is called {module}.{new}; ") as told:
+            assert getattr(here, old) is getattr(here, new)
+        assert told[0].filename == __file__
+    with pytest.raises(AttributeError, match="nothing_like_it"):
+        getattr(here, "nothing_like_it")  # noqa: B009 - a name that a type checker cannot know

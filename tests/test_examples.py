@@ -51,6 +51,7 @@ def test_four_ways_to_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert free.lipschitz > constrained.lipschitz
     page = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert all(f"| {run.arm} | {100 * run.accuracy:.1f} |" in page for run in runs)
+    assert (tmp_path / "norms.csv").read_text(encoding="utf-8").startswith("layer,baseline,Miyato,")
     if importlib.util.find_spec("matplotlib"):
         assert {path.name for path in tmp_path.glob("*.svg")} == {"accuracy.svg", "norms.svg", "loss.svg"}
 
@@ -113,14 +114,15 @@ def test_what_is_certified_of_the_stored_networks(tmp_path: Path, monkeypatch: p
     pytest.importorskip("click")
     pytest.importorskip("rich")
     program = example("train_certified", monkeypatch)
-    data = dict(np.load(program.FOLDER / "images.npz"))
-    x, y = program.images(program.COUNT, program.SEEDS["test"])
-    np.testing.assert_array_equal(data["x"], x)
-    np.testing.assert_array_equal(data["y"], y)
-    inputs, labels = torch.from_numpy(x).float(), torch.from_numpy(y)
+    sets = {file: dict(np.load(program.FOLDER / file)) for file in program.COUNTS}
+    for file, count in program.COUNTS.items():
+        for found, made in zip(sets[file].values(), program.images(count, program.SEEDS["test"]), strict=True):
+            np.testing.assert_array_equal(found, made)
     page = (program.FOLDER / "README.md").read_text("utf-8")
     for name in ("dense", "conv"):
         told = json.loads((program.FOLDER / f"{name}-real.json").read_text("utf-8"))
+        x, y = sets[told["data"]].values()
+        inputs, labels, n = torch.from_numpy(x).float(), torch.from_numpy(y), len(y)
         model = program.network(name)
         weights = onnx.load(program.FOLDER / f"{name}.onnx").graph.initializer
         model.load_state_dict({w.name: torch.from_numpy(onnx.numpy_helper.to_array(w).copy()) for w in weights})
@@ -131,18 +133,19 @@ def test_what_is_certified_of_the_stored_networks(tmp_path: Path, monkeypatch: p
         right = (model(moved).argmax(1) == labels).numpy()
         assert right[states == "safe"].all()
         assert right[states != "safe"].mean() < 0.5  # the attack is one
+        every = [
+            json.loads((program.FOLDER / f"{name}-{e or 'real'}.json").read_text("utf-8")) for e in program.EXECUTIONS
+        ]
         for at, each in enumerate(told["radii"]):
-            cells = f"| {name} | {each['radius']:g} | {2 * sum(predicted == y)} % | {2 * (50 - each['unsafe'])} % | "
-            kept = [
-                json.loads((program.FOLDER / f"{name}-{e or 'real'}.json").read_text("utf-8"))
-                for e in program.EXECUTIONS
-            ]
-            shares = [str(2 * of["radii"][at]["safe"]) for of in kept]
+            left = 100 - 100 * each["unsafe"] / n
+            cells = f"| {name} | {n} | {each['radius']:g} | {100 * sum(predicted == y) / n:g} % | {left:g} % | "
             (line,) = (line for line in page.splitlines() if line.startswith(cells))
-            assert re.findall(r"→ (\d+)", line) == shares
+            assert all(of["data"] == told["data"] for of in every)
+            shares = [f"{100 * of['radii'][at]['safe'] / n:g}" for of in every]
+            assert re.findall(r"→ ([\d.]+)(?= \|)", line) == shares
     rows = [0, 1, 2]
     read_here(monkeypatch)
-    np.savez(tmp_path / "few.npz", x=data["x"][rows], y=data["y"][rows])
+    np.savez(tmp_path / "few.npz", **{key: of[rows] for key, of in sets["images-200.npz"].items()})
     words = [str(program.FOLDER / "dense.onnx"), str(tmp_path / "few.npz"), "--radius", "0.5", "--radius", "1"]
     output = tmp_path / "few.json"
     assert cli.run(["certify", *words, "--input-range", "0", "1", "--format", "json", "--output", str(output)]) == 0

@@ -48,7 +48,7 @@ def test_an_option_without_a_group_is_shown_all_the_same(capsys: pytest.CaptureF
 def test_defaults_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     text = re.sub(r"\s+", " ", shown("audit", capsys=capsys))
     assert "[default: table]" in text
-    assert "[default: tn,f4,reshaped]" in text
+    assert "[default: 0.001]" in text
     assert "8 GiB unless given" in text
 
 

@@ -151,13 +151,13 @@ def test_compiled_training_step(compiler: str) -> None:
 
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_compiled_step(compiler: str) -> None:
-    """`specnorm.step` itself, and its gradient, as without compilation."""
+    """`specnorm.track` itself, and its gradient, as without compilation."""
     kernel, method = torch.randn(4, 3, 3, 2, dtype=torch.float64), specnorm.TensorNorm(certified=False)
-    state = specnorm.init(kernel, method)
+    state = specnorm.init_tracking(kernel, method)
     moved = kernel + 0.1 * torch.randn_like(kernel)
-    compiled = torch.compile(lambda k, s: specnorm.step(k, method, s), fullgraph=True, backend=compiler)
+    compiled = torch.compile(lambda k, s: specnorm.track(k, method, s), fullgraph=True, backend=compiler)
     found = []
-    for call in (compiled, lambda k, s: specnorm.step(k, method, s)):
+    for call in (compiled, lambda k, s: specnorm.track(k, method, s)):
         x = moved.clone().requires_grad_()
         value, after = call(x, state)
         value.backward()
@@ -181,24 +181,24 @@ def test_func() -> None:
         torch.testing.assert_close(found[k], p.grad)
     kernels = torch.randn(4, 3, 2, 3, 3, dtype=torch.float64)
     method = specnorm.TensorNorm(certified=False)
-    states = [specnorm.init(k, method) for k in kernels]
+    states = [specnorm.init_tracking(k, method) for k in kernels]
     stacked = {k: torch.stack([s[k] for s in states]) for k in states[0]}
     # Little, so that none needs a search: kernels of a batch share it.
     moved = kernels + 1e-3 * torch.randn_like(kernels)
-    values, after = torch.func.vmap(lambda k, s: specnorm.step(k, method, s))(moved, stacked)
-    single = [specnorm.step(k, method, s) for k, s in zip(moved, states, strict=True)]
+    values, after = torch.func.vmap(lambda k, s: specnorm.track(k, method, s))(moved, stacked)
+    single = [specnorm.track(k, method, s) for k, s in zip(moved, states, strict=True)]
     torch.testing.assert_close(values, torch.stack([v for v, _ in single]))
-    held = torch.func.vmap(lambda k, s: specnorm.step(k, method, s, sweeps=0)[0])(moved, after)
+    held = torch.func.vmap(lambda k, s: specnorm.track(k, method, s, sweeps=0)[0])(moved, after)
     torch.testing.assert_close(
-        held, torch.stack([specnorm.step(k, method, s, sweeps=0)[0] for k, (_, s) in zip(moved, single, strict=True)])
+        held, torch.stack([specnorm.track(k, method, s, sweeps=0)[0] for k, (_, s) in zip(moved, single, strict=True)])
     )
-    gradient = torch.func.vmap(torch.func.grad(lambda k, s: specnorm.step(k, method, s)[0]))(moved, stacked)
+    gradient = torch.func.vmap(torch.func.grad(lambda k, s: specnorm.track(k, method, s)[0]))(moved, stacked)
     torch.testing.assert_close((gradient * moved).sum((1, 2, 3, 4)), values)
 
 
 def test_step_operator_is_well_formed() -> None:
     kernel, method = torch.randn(4, 3, 3, 2), specnorm.TensorNorm(certified=False)
-    state = list(specnorm.init(kernel, method).values())
+    state = list(specnorm.init_tracking(kernel, method).values())
     key = specnorm.runtime.table.program_for(method, (4, 3, 3, 2), "torch.float32", ()).key
     utilities = ("test_schema", "test_faketensor", "test_aot_dispatch_static")
     results = torch.library.opcheck(torch.ops.specnorm.step.default, (kernel, state, key, 1), test_utils=utilities)

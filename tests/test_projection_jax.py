@@ -255,11 +255,11 @@ def test_flax_attention_is_left_out() -> None:
 def test_the_documentation_runs_with_optax() -> None:
     """Blocks of the page that need Optax, which its other examples do without."""
     optional("optax")
-    page = (Path(__file__).parent.parent / "docs" / "training-jax.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parent.parent / "docs" / "training.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```py\n(import optax\n.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert blocks
     for block in blocks:
         names: dict[str, Any] = {}
-        exec(compile(block, "training-jax.md", "exec"), names)
+        exec(compile(block, "training.md", "exec"), names)
         _, seen = fit(parameters(), names["optimizer"], steps=5)
         assert max(seen[-1].values()) <= 1.1

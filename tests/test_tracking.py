@@ -38,9 +38,9 @@ def test_a_new_direction_is_seen_at_once() -> None:
     """
     for seed in range(6):
         (noise, before), *grown = growing(seed)
-        state = specnorm.init(noise, TN)
+        state = specnorm.init_tracking(noise, TN)
         for kernel, anew in grown:
-            value, state = specnorm.step(kernel, TN, state)
+            value, state = specnorm.track(kernel, TN, state)
             assert float(value) > 0.995 * anew
         assert float(value) > 1.5 * before
 
@@ -63,9 +63,9 @@ def growing(seed: int) -> list[tuple[Any, float]]:
 def test_the_first_steps_of_a_real_run_are_followed_within_one_percent(layer: str) -> None:
     """16, 32 and 64 channels of a ResNet-20, SGD at rate 0.1: noise in which a maximum overtakes the others."""
     first, *moved = np.load(FIRST_STEPS)[layer].astype("float32")
-    state = specnorm.init(first, TN)
+    state = specnorm.init_tracking(first, TN)
     for kernel, best in zip(moved, best_of_first_steps(layer), strict=True):
-        value, state = specnorm.step(kernel, TN, state)
+        value, state = specnorm.track(kernel, TN, state)
         assert 0.99 * best < float(value) < 1.01 * best
 
 
@@ -79,11 +79,11 @@ def best_of_first_steps(layer: str) -> list[float]:
 def test_a_kernel_that_stands_still_costs_little() -> None:
     """And one that moves more: else the tests above would say nothing of the price. Calls are counted, not seconds."""
     kernel = np.load(FIRST_STEPS)["3.body.3"][0].astype("float32")
-    state = specnorm.init(kernel, TN)
+    state = specnorm.init_tracking(kernel, TN)
     for _ in range(3):
-        _, state = specnorm.step(kernel, TN, state)
-    still = calls(lambda: specnorm.step(kernel, TN, state))
-    moved = calls(lambda: specnorm.step(normal(16, 16, 3, 3, seed=1), TN, state))
+        _, state = specnorm.track(kernel, TN, state)
+    still = calls(lambda: specnorm.track(kernel, TN, state))
+    moved = calls(lambda: specnorm.track(normal(16, 16, 3, 3, seed=1), TN, state))
     assert moved > 2.5 * still
 
 
@@ -111,8 +111,8 @@ def test_a_matrix_whose_lower_singular_values_overtake() -> None:
     for t in np.linspace(0, 1, 40):
         sizes = np.asarray([1.0, 0.9, 0.8, 0.5 + t, 0.1 + 2 * t])
         matrix = (u * sizes) @ v.T
-        state = specnorm.init(matrix, TN) if state is None else state
-        value, state = specnorm.step(matrix, TN, state)
+        state = specnorm.init_tracking(matrix, TN) if state is None else state
+        value, state = specnorm.track(matrix, TN, state)
         assert float(value) == pytest.approx(sizes.max(), rel=1e-2)
 
 
@@ -122,8 +122,8 @@ def test_a_kernel_of_rank_one_is_followed() -> None:
     state = None
     for t in np.linspace(0, 1, 20, dtype="float32"):
         kernel = np.einsum("o,i,kl->oikl", u + t * u[::-1], v, k + t * k[::-1])
-        state = specnorm.init(kernel, TN) if state is None else state
-        value, state = specnorm.step(kernel, TN, state)
+        state = specnorm.init_tracking(kernel, TN) if state is None else state
+        value, state = specnorm.track(kernel, TN, state)
         assert all(np.isfinite(x).all() for x in state.values())
         best = oracle.tensor_norm_best(kernel.astype("float64"), starts=6, sweeps=60).max()
         assert float(value) == pytest.approx(best, rel=1e-3)

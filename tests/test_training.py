@@ -45,9 +45,9 @@ def test_first_step_is_the_methods_value(name: str, shape: tuple[int, ...], laye
         geometry = {"input_shape": ()}
     kernel = normal(*shape)
     expected = float(specnorm.measure(kernel, method, **geometry).value)
-    state = specnorm.init(kernel, method, **geometry)
+    state = specnorm.init_tracking(kernel, method, **geometry)
     for sweeps in (0, 1, 3):
-        value, after = specnorm.step(kernel, method, state, sweeps=sweeps, **geometry)
+        value, after = specnorm.track(kernel, method, state, sweeps=sweeps, **geometry)
         assert float(value) == pytest.approx(expected, rel=1e-9)
         assert {k: (v.shape, v.dtype) for k, v in after.items()} == {k: (v.shape, v.dtype) for k, v in state.items()}
 
@@ -58,10 +58,10 @@ def test_every_library_takes_the_same_steps(name: str, xp: Lib) -> None:
     shape = (4, 3, 3, 2)
     kernel, moved = normal(*shape), normal(*shape) + 0.1 * normal(*shape, seed=1)
     dtype = xp.dtypes[-1]
-    state = specnorm.init(xp.asarray(kernel.astype(dtype)), method, **geometry)
-    value, after = specnorm.step(xp.asarray(moved.astype(dtype)), method, state, **geometry)
-    start = specnorm.init(kernel, method, **geometry)
-    expected, reference = specnorm.step(moved, method, start, **geometry)
+    state = specnorm.init_tracking(xp.asarray(kernel.astype(dtype)), method, **geometry)
+    value, after = specnorm.track(xp.asarray(moved.astype(dtype)), method, state, **geometry)
+    start = specnorm.init_tracking(kernel, method, **geometry)
+    expected, reference = specnorm.track(moved, method, start, **geometry)
     assert xp.number(value) == pytest.approx(float(expected), rel=1e-6 if dtype == "float64" else 1e-3)
     assert xp.dtype_name(value) == dtype
     assert {k: tuple(v.shape) for k, v in after.items()} == {k: v.shape for k, v in reference.items()}
@@ -73,9 +73,9 @@ def test_every_library_takes_the_same_steps(name: str, xp: Lib) -> None:
 def test_a_step_is_pure(name: str) -> None:
     method, geometry = METHODS[name]
     kernel = normal(4, 3, 3, 2)
-    state = specnorm.init(normal(4, 3, 3, 2, seed=2), method, **geometry)
+    state = specnorm.init_tracking(normal(4, 3, 3, 2, seed=2), method, **geometry)
     before = {k: v.copy() for k, v in state.items()}
-    first, second = (specnorm.step(kernel, method, state, **geometry) for _ in range(2))
+    first, second = (specnorm.track(kernel, method, state, **geometry) for _ in range(2))
     assert all(np.array_equal(state[k], before[k]) for k in before)
     assert float(first[0]) == float(second[0])
     assert all(np.array_equal(first[1][k], second[1][k]) for k in before)
@@ -87,12 +87,12 @@ def test_steps_rise_to_the_norm_from_anywhere(name: str) -> None:
     """Monotone, from the vectors of another kernel; without sweeps nothing moves."""
     method, geometry = METHODS[name]
     kernel = normal(4, 3, 3, 2)
-    state = specnorm.init(normal(4, 3, 3, 2, seed=3), method, **geometry)
-    held, same = specnorm.step(kernel, method, state, sweeps=0, **geometry)
+    state = specnorm.init_tracking(normal(4, 3, 3, 2, seed=3), method, **geometry)
+    held, same = specnorm.track(kernel, method, state, sweeps=0, **geometry)
     assert all(np.array_equal(state[k], same[k]) for k in state)
     values = [float(held)]
     for _ in range(300):
-        value, state = specnorm.step(kernel, method, state, **geometry)
+        value, state = specnorm.track(kernel, method, state, **geometry)
         values.append(float(value))
     # The minimum over unfoldings may change its mind; each of them, and the others, only rise.
     assert name == "f4" or min(np.diff(values)) >= -1e-12 * values[-1]
@@ -105,12 +105,12 @@ def test_zero_kernel_and_life_after_it(name: str) -> None:
     """A layer initialised to zero has the value 0, and is followed once it moves."""
     method, geometry = METHODS[name]
     zero, kernel = np.zeros((4, 3, 3, 2)), normal(4, 3, 3, 2)
-    state = specnorm.init(zero, method, **geometry)
+    state = specnorm.init_tracking(zero, method, **geometry)
     for _ in range(3):
-        value, state = specnorm.step(zero, method, state, **geometry)
+        value, state = specnorm.track(zero, method, state, **geometry)
         assert float(value) == 0
     for _ in range(400):
-        value, state = specnorm.step(kernel, method, state, **geometry)
+        value, state = specnorm.track(kernel, method, state, **geometry)
     assert float(value) == pytest.approx(float(specnorm.measure(kernel, method, **geometry).value), rel=1e-3)
 
 
@@ -121,14 +121,14 @@ def test_non_finite_kernel_does_not_poison_the_state(name: str, bad: float) -> N
     """One overflow of mixed precision must not end the run."""
     method, geometry = METHODS[name]
     kernel = normal(4, 3, 3, 2)
-    state = specnorm.init(kernel, method, **geometry)
+    state = specnorm.init_tracking(kernel, method, **geometry)
     broken = kernel.copy()
     broken[0, 0, 0, 0] = bad
-    value, after = specnorm.step(broken, method, state, **geometry)
+    value, after = specnorm.track(broken, method, state, **geometry)
     assert not math.isfinite(float(value))
     assert all(np.isfinite(x).all() for x in after.values())
     with pytest.raises(specnorm.KernelError, match="non-finite"):
-        specnorm.init(broken, method, **geometry)
+        specnorm.init_tracking(broken, method, **geometry)
 
 
 @pytest.mark.parametrize("name", ["tn", "f4", "power"])
@@ -137,7 +137,7 @@ def test_scales(name: str, scale: float) -> None:
     method, geometry = METHODS[name]
     kernel = normal(4, 3, 3, 2)
     small = (kernel * scale).astype("float32")
-    value, _ = specnorm.step(small, method, specnorm.init(small, method, **geometry), **geometry)
+    value, _ = specnorm.track(small, method, specnorm.init_tracking(small, method, **geometry), **geometry)
     assert float(value) / scale == pytest.approx(float(specnorm.measure(kernel, method, **geometry).value), rel=1e-5)
 
 
@@ -149,14 +149,14 @@ def test_layers_of_equal_shape_are_stepped_together(name: str, xp: Lib) -> None:
     shapes = [(4, 3, 3, 2), (2, 3, 3, 3), (4, 3, 3, 2), (4, 3, 3, 2)]
     layers: list[dict[str, Any]] = [geometry, geometry, {**geometry, "dilation": 2}, geometry]
     kernels = [xp.asarray(normal(*s, seed=j, dtype=xp.dtypes[-1])) for j, s in enumerate(shapes)]
-    states = [specnorm.init(k, method, **g) for k, g in zip(kernels, layers, strict=True)]
+    states = [specnorm.init_tracking(k, method, **g) for k, g in zip(kernels, layers, strict=True)]
     moved = [xp.asarray(normal(*s, seed=9 + j, dtype=xp.dtypes[-1])) for j, s in enumerate(shapes)]
     if name == "tn":
         # Little, so that none needs a search: kernels of a batch share it.
         moved = [k + 1e-3 * x for k, x in zip(kernels, moved, strict=True)]
-    values, after = specnorm.step_many(moved, method, states, geometries=layers)
+    values, after = specnorm.track_many(moved, method, states, geometries=layers)
     for j, kernel in enumerate(moved):
-        value, state = specnorm.step(kernel, method, states[j], **layers[j])
+        value, state = specnorm.track(kernel, method, states[j], **layers[j])
         assert xp.number(values[j]) == pytest.approx(xp.number(value), rel=1e-5)
         assert {k: v.shape for k, v in after[j].items()} == {k: v.shape for k, v in state.items()}
         if name != "tn":
@@ -165,17 +165,17 @@ def test_layers_of_equal_shape_are_stepped_together(name: str, xp: Lib) -> None:
         if xp.compiles:
             continue
         # Lower iterates of TN may stand in another order: the value there tells.
-        held, alone = (specnorm.step(kernel, method, x, sweeps=0, **layers[j])[0] for x in (after[j], state))
+        held, alone = (specnorm.track(kernel, method, x, sweeps=0, **layers[j])[0] for x in (after[j], state))
         assert xp.number(held) == pytest.approx(xp.number(alone), rel=1e-5)
 
 
 def test_a_step_needs_the_memory_of_three_kernels() -> None:
-    """Of TN, from 64 channels on; smaller kernels fit any memory. See docs/benchmarks/training.md for the others."""
+    """Of TN, from 64 channels on; smaller kernels fit any memory. See docs/benchmarks/index.md for the others."""
     kernel = normal(64, 64, 3, 3, dtype="float32")
-    state = specnorm.init(kernel, TN)
-    specnorm.step(kernel, TN, state)
+    state = specnorm.init_tracking(kernel, TN)
+    specnorm.track(kernel, TN, state)
     tracemalloc.start()
-    specnorm.step(kernel, TN, state)
+    specnorm.track(kernel, TN, state)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3 * kernel.nbytes
@@ -184,24 +184,24 @@ def test_a_step_needs_the_memory_of_three_kernels() -> None:
 
 def test_refusals() -> None:
     kernel = normal(4, 3, 3, 2)
-    state = specnorm.init(kernel, TN)
+    state = specnorm.init_tracking(kernel, TN)
     for method in (specnorm.Grid(), specnorm.Reshaped(), TensorNorm(certified=True)):
         with pytest.raises(specnorm.MethodError):
-            specnorm.init(kernel, method)
+            specnorm.init_tracking(kernel, method)
     with pytest.raises(specnorm.MethodError, match="the state holds"):
-        specnorm.step(kernel, specnorm.FantasticFour(), state)
+        specnorm.track(kernel, specnorm.FantasticFour(), state)
     with pytest.raises(specnorm.MethodError, match="the state holds"):
-        specnorm.step(normal(4, 5, 3, 2), TN, state)
+        specnorm.track(normal(4, 5, 3, 2), TN, state)
     with pytest.raises(specnorm.MethodError, match=r"holds \{'vectors'.* keeps \{'iterates'"):
-        specnorm.step(kernel, TN, {"vectors": state["iterates"]})
+        specnorm.track(kernel, TN, {"vectors": state["iterates"]})
     with pytest.raises(specnorm.MethodError, match="sweeps"):
-        specnorm.step(kernel, TN, state, sweeps=-1)
+        specnorm.track(kernel, TN, state, sweeps=-1)
     with pytest.raises(specnorm.MethodError, match="2 kernels"):
-        specnorm.step_many([kernel, kernel], TN, [state])
+        specnorm.track_many([kernel, kernel], TN, [state])
     with pytest.raises(specnorm.GeometryError, match="input_shape"):
-        specnorm.init(kernel, specnorm.Power())
+        specnorm.init_tracking(kernel, specnorm.Power())
     with pytest.raises(specnorm.MethodError, match="not a method"):
-        specnorm.init(kernel, "tn")  # type: ignore[arg-type]
+        specnorm.init_tracking(kernel, "tn")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["f4", "power"])
@@ -211,13 +211,13 @@ def test_jax_transformations(name: str) -> None:
     method, geometry = METHODS[name]
     kernel, moved = normal(4, 3, 3, 2), normal(4, 3, 3, 2) + 0.1 * normal(4, 3, 3, 2, seed=1)
     with jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64(True):
-        state = specnorm.init(jax.numpy.asarray(kernel), method, **geometry)
+        state = specnorm.init_tracking(jax.numpy.asarray(kernel), method, **geometry)
 
         def value(k: Any) -> Any:
-            return specnorm.step(k, method, state, **geometry)[0]
+            return specnorm.track(k, method, state, **geometry)[0]
 
         x = jax.numpy.asarray(moved)
-        expected, _ = specnorm.step(moved, method, specnorm.init(kernel, method, **geometry), **geometry)
+        expected, _ = specnorm.track(moved, method, specnorm.init_tracking(kernel, method, **geometry), **geometry)
         assert float(jax.jit(value)(x)) == pytest.approx(float(expected), rel=1e-6)
         gradient = jax.jit(jax.grad(value))(x)
         np.testing.assert_allclose(jax.grad(value)(x), gradient, rtol=1e-9, atol=1e-12)

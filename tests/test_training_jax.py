@@ -142,7 +142,7 @@ def test_what_training_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     assert traced == [(3, 7, 5, 3)]
     for name, kernel in training.kernels(tree).items():
         array, before = np.asarray(kernel.array), {k: np.asarray(x) for k, x in state[name].items()}
-        value, _ = specnorm.step(array, specnorm.TensorNorm(), before, layout="WIO")
+        value, _ = specnorm.track(array, specnorm.TensorNorm(), before, layout="WIO")
         slope = specnorm.value_and_grad(array, specnorm.TensorNorm(certified=False), layout="WIO")[1]
         close(norms[name], value, rtol=1e-5)
         found = gradient[name.partition("/")[0]]["kernel"]
@@ -257,8 +257,8 @@ for a, b in zip(jax.tree_util.tree_leaves((slope, )), jax.tree_util.tree_leaves(
     np.testing.assert_allclose(a, b, atol=2e-4)
 method = specnorm.TensorNorm(certified=False)
 kernel = spread["one"]["kernel"]
-found, _ = specnorm.step(kernel, method, shards["one/kernel"], layout="WIO")
-expected, _ = specnorm.step(moved["one"]["kernel"], method, state["one/kernel"], layout="WIO")
+found, _ = specnorm.track(kernel, method, shards["one/kernel"], layout="WIO")
+expected, _ = specnorm.track(moved["one"]["kernel"], method, state["one/kernel"], layout="WIO")
 np.testing.assert_allclose(found, expected, rtol=1e-5)
 print("equal")
 """

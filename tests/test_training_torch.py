@@ -29,7 +29,7 @@ def test_certified_where_torchs_own_is_refuted() -> None:
         torch.nn.utils.parametrizations.spectral_norm(theirs[j])
     for model in (ours, theirs):
         train(model, 60)
-    assert specnorm_torch.certify_(ours) == [str(j) for j in LAYERS]
+    assert specnorm_torch.rescale_(ours) == [str(j) for j in LAYERS]
     for j in LAYERS:
         layer = ours[j]
         assert not torch.nn.utils.parametrize.is_parametrized(layer)
@@ -109,11 +109,11 @@ def test_gram_as_the_method_is_a_bound_at_every_step() -> None:
 def test_rescaled_layers_are_1_lipschitz_at_every_step() -> None:
     model = network()
     for j in LAYERS:
-        specnorm_torch.spectral_rescaling(model[j], n_iter=1 + j % 2)
+        specnorm_torch.gram_rescaling(model[j], n_iter=1 + j % 2)
     train(model, 5)
     for j in LAYERS:
         assert specnorm.enclose(model[j].weight.detach(), **specnorm_torch.geometry_of(model[j])).upper <= 1.001
-    assert len(specnorm_torch.certify_(model)) == len(LAYERS)
+    assert len(specnorm_torch.rescale_(model)) == len(LAYERS)
 
 
 def test_refusals() -> None:
@@ -129,7 +129,7 @@ def test_refusals() -> None:
     with pytest.raises(specnorm.GeometryError, match="input_shape"):
         specnorm_torch.spectral_norm(nn.Conv2d(2, 2, 3), method=specnorm.Power())
     with pytest.raises(specnorm.MethodError, match="no layer has a constraint"):
-        specnorm_torch.certify_(nn.Linear(2, 2))
+        specnorm_torch.rescale_(nn.Linear(2, 2))
     with pytest.raises(specnorm.MethodError, match="no convolution"):
         specnorm_torch.SpectralPenalty(nn.ReLU())
     with pytest.raises(specnorm.MethodError, match="form"):
@@ -252,7 +252,7 @@ def test_the_state_follows_a_training_run() -> None:
     """Within 1 % of a TN that is computed anew, every tenth of 300 steps of SGD with momentum under the penalty.
 
     A penalty lowers the highest of TN's maxima until another one is higher: vectors that only went on from where they
-    were would end 30 % below. See docs/benchmarks/training.md for harsher runs.
+    were would end 30 % below. See docs/benchmarks/index.md for harsher runs.
     """
     model = network()
     penalty = specnorm_torch.SpectralPenalty(model, batch_norms=None)

@@ -28,7 +28,7 @@ PROPOSES = (
 """Rooms and modules that can but waste time."""
 LISTS = {"specnorm", "specnorm.methods"}
 """Packages whose own file lists alternatives: a name taken from one leads to where it is defined."""
-WRITERS = {"specnorm.search.certificate", "specnorm.networks.certificate"}
+WRITERS = {"specnorm.search.certificate", "specnorm.networks.certificate", "specnorm.networks.labels"}
 """What writes the file of a certificate: no answer is made of it."""
 AT_A_SIZE = "specnorm.search.layer"
 """What encloses a layer at its size; without one it is not run."""

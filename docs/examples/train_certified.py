@@ -19,7 +19,8 @@ import numpy as np
 
 FOLDER = Path(__file__).parent / "certified"
 SEEDS = {"patterns": 30, "training": 31, "test": 32, "weights": 33}
-COUNT, SIDE, CLASSES = 50, 28, 10
+COUNTS = {"images.npz": 50, "images-200.npz": 200}
+SIDE, CLASSES = 28, 10
 EXECUTIONS = (None, "float32", "float16", "bfloat16")
 Array = Any
 
@@ -133,16 +134,18 @@ def save(model: Any, path: Path) -> None:
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------
-def measured(name: str, radii: Sequence[float], unsafe: Array) -> tuple[dict[Any, Array], list[float]]:
-    """Samples that constants alone certify, by execution and radius; seconds a sample of each step at the last radius.
+def measured(name: str, told: Any) -> tuple[dict[Any, Array], list[int], list[float]]:
+    """Samples that constants alone certify, by execution and radius; those that a ball in one part does; seconds.
 
-    Constants with their search, over all samples; then logits, attack, linear bounds, for ten that need the last.
+    A sample of each step at the last radius: constants with their search, over all samples; then logits, attack, linear
+    bounds, for ten that need the last.
     """
     from specnorm.auditing import read_onnx
     from specnorm.networks import Measure, certified_accuracy, margins, within
-    from specnorm.networks.radii import Radii
+    from specnorm.networks import radii as search
 
-    data = np.load(FOLDER / "images.npz")
+    data, radii = np.load(FOLDER / told["data"]), [each["radius"] for each in told["radii"]]
+    status = np.array([row["status"] for row in told["samples"]]).T
     x, y = data["x"].astype(float), data["y"].astype(int)
     graph = within(read_onnx(FOLDER / f"{name}.onnx", {"x": (1, 1, SIDE, SIDE)}), 0, 1)
     start = time.process_time()
@@ -150,29 +153,40 @@ def measured(name: str, radii: Sequence[float], unsafe: Array) -> tuple[dict[Any
     real = certified_accuracy(graph, x, y, radii, known=known)
     seconds = [(time.process_time() - start) / len(x)]
     alone = {e: certified_accuracy(graph, x, y, radii, execution=e, known=known).accuracy for e in EXECUTIONS}
-    of, left = Radii(graph, known, Measure(), None, None), np.flatnonzero((real.radius <= radii[-1]) & ~unsafe)[:10]
-    for step in (lambda x, _: graph.run({"x": x}), lambda x, y: of.attacked(x, y, radii[-1]),
-                 lambda x, y: of.proven(x, y, radii[-1])):  # fmt: skip
+    of, left = search.Radii(graph, known, Measure()), (real.radius <= radii[-1]) & (status[-1] != "unsafe")
+    steps = (
+        lambda x, _: graph.run({"x": x}),
+        lambda x, y: of.attacked(x, y, radii[-1]),
+        lambda x, y: of.proven(x, y, radii[-1]),
+    )
+    for step in steps:
         start = time.process_time()
-        for at in left:
+        for at in np.flatnonzero(left)[:10]:
             step(x[at : at + 1], y[at])
-        seconds.append((time.process_time() - start) / len(left))
-    return {e: np.round(shares * len(x)).astype(int) for e, shares in alone.items()}, seconds
+        seconds.append((time.process_time() - start) / 10)
+    search.PARTS = 1  # no ball is cut
+    whole = []
+    for radius, states in zip(radii, status, strict=True):
+        open_samples = np.flatnonzero((states == "safe") & (real.radius <= radius))
+        proven = [of.proven(x[at : at + 1], y[at], radius) is not None for at in open_samples]
+        whole.append(int((states == "safe").sum()) - len(proven) + sum(proven))
+    return {e: np.round(shares * len(x)).astype(int) for e, shares in alone.items()}, whole, seconds
 
 
-def table() -> list[str]:
+def table(names: Sequence[str]) -> list[str]:
     """Lines of the page's tables, from the stored JSON."""
     lines = list[str]()
-    for name in ("dense", "conv"):
+    for name in names:
         told = {e: json.loads((FOLDER / f"{name}-{e or 'real'}.json").read_text("utf-8")) for e in EXECUTIONS}
         rows, radii = told[None]["samples"], [each["radius"] for each in told[None]["radii"]]
         clean = sum(row["label"] == row["predicted"] for row in rows)
-        alone, seconds = measured(name, radii, np.array([row["status"][-1] == "unsafe" for row in rows]))
+        alone, whole, seconds = measured(name, told[None])
         for at, radius in enumerate(radii):
             left = len(rows) - told[None]["radii"][at]["unsafe"]
             for e in EXECUTIONS:
                 safe, before = told[e]["radii"][at]["safe"], alone[e][at]
-                shares = " | ".join(f"{100 * n / len(rows):.0f} %" for n in (clean, left, before, safe))
+                counts = (clean, left, before, *([] if e else [whole[at]]), safe)
+                shares = " | ".join(f"{100 * n / len(rows):g} %" for n in counts)
                 gap = f"{100 * (safe - before) / (left - before):.0f} %"
                 lines.append(f"| {name} | {radius:g} | {e or 'real'} | {shares} | {gap} |")
         lines.append(f"| {name} | " + " | ".join(f"{each:.2g} s" for each in seconds) + " |")
@@ -182,13 +196,17 @@ def table() -> list[str]:
 def main(given: Sequence[str] | None = None) -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    if parser.add_argument("what", choices=["train", "table"]) and parser.parse_args(given).what == "table":
-        print("\n".join(table()))
+    parser.add_argument("what", choices=["train", "table"])
+    parser.add_argument("name", nargs="*", default=["dense", "conv"])
+    asked = parser.parse_args(given)
+    if asked.what == "table":
+        print("\n".join(table(asked.name)))
         return
-    x, y = images(COUNT, SEEDS["test"])
-    np.savez_compressed(FOLDER / "images.npz", x=x.astype(np.float16), y=y.astype(np.uint8))
-    for name, steps in (("dense", 1200), ("conv", 500)):
-        save(trained(name, 1.0, steps, 10_000, 1e-3), FOLDER / f"{name}.onnx")
+    for file, count in COUNTS.items():
+        x, y = images(count, SEEDS["test"])
+        np.savez_compressed(FOLDER / file, x=x.astype(np.float16), y=y.astype(np.uint8))
+    for name in asked.name:
+        save(trained(name, 1.0, {"dense": 1200, "conv": 500}[name], 10_000, 1e-3), FOLDER / f"{name}.onnx")
 
 
 if __name__ == "__main__":

@@ -172,7 +172,7 @@ def constrained(net: Net) -> None:
 
 def certified(net: Net) -> None:
     """Plain weights, shrunk where it takes that for norms that are proven to be at most 1."""
-    specnorm_torch.certify_(net)
+    specnorm_torch.rescale_(net)
 
 
 def arms(weight: float) -> list[Arm]:
@@ -338,14 +338,13 @@ def table(runs: list[Run]) -> list[str]:
 
 
 def table_of_norms(runs: list[Run]) -> list[str]:
-    lines = ["| layer | " + " | ".join(run.arm for run in runs) + " |", "|---|" + "---:|" * len(runs)]
-    for name in runs[0].norms:
-        lines.append(f"| {name} | " + " | ".join(up(run.norms[name], 4) for run in runs) + " |")
-    return lines
+    """Lines of comma-separated values."""
+    lines = ["layer," + ",".join(run.arm for run in runs)]
+    return lines + [f"{name}," + ",".join(up(run.norms[name], 4) for run in runs) for name in runs[0].norms]
 
 
 def write(folder: Path, known: dict[str, str], runs: list[Run]) -> None:
-    """The tables as markdown, and the plots where matplotlib is installed."""
+    """The tables, and the plots where matplotlib is installed."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [
         "# Four ways to train, measured",
@@ -361,11 +360,10 @@ def write(folder: Path, known: dict[str, str], runs: list[Run]) -> None:
         "",
         *table(runs),
         "",
-        "Proven upper bounds of the layers' norms, at every input size:",
-        "",
-        *table_of_norms(runs),
+        "[Proven upper bounds of the layers' norms](norms.csv), at every input size.",
         "",
     ]
+    (folder / "norms.csv").write_text("\n".join([*table_of_norms(runs), ""]), encoding="utf-8")
     (folder / "results.md").write_text("\n".join(lines), encoding="utf-8")
     try:
         plot(folder, runs)

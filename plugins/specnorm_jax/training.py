@@ -63,12 +63,12 @@ def rescale(tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers:
 
 # -- while training ----------------------------------------------------------------------------------------------
 States: TypeAlias = dict[str, Any]
-"""By path, what `specnorm.init` returns for the kernel there: a tree of arrays, to be kept like any other."""
+"""By path, what `specnorm.init_tracking` returns for the kernel there: a tree of arrays, to be kept like any other."""
 
 
 def _init(tree: Any, method: Method, rule: Rule, layers: str) -> States:
     found = kernels(tree, rule, layers=layers)
-    return {name: specnorm.init(kernel.array, method, **kernel.geometry) for name, kernel in found.items()}
+    return {name: specnorm.init_tracking(kernel.array, method, **kernel.geometry) for name, kernel in found.items()}
 
 
 def _step(found: Mapping[str, Kernel], method: Method, states: States, sweeps: int) -> tuple[dict[str, Any], States]:
@@ -97,7 +97,7 @@ def _step(found: Mapping[str, Kernel], method: Method, states: States, sweeps: i
 def _stepped(
     method: Method, geometries: tuple[tuple[tuple[str, Any], ...], ...], sweeps: int, arrays: list[Any], states: Any
 ) -> tuple[list[Any], list[States]]:
-    return specnorm.step_many(arrays, method, states, geometries=[dict(g) for g in geometries], sweeps=sweeps)
+    return specnorm.track_many(arrays, method, states, geometries=[dict(g) for g in geometries], sweeps=sweeps)
 
 
 _compiled = jax.jit(_stepped, static_argnums=(0, 1, 2))
@@ -124,7 +124,7 @@ class SpectralPenalty:
     Parameters
     ----------
     method : Method, default ``TensorNorm()``
-        One that `specnorm.step` serves.
+        One that `specnorm.track` serves.
     rule, layers
         See `kernels`.
     form : {"sum", "log", "hinge"}, default "sum"
@@ -132,7 +132,7 @@ class SpectralPenalty:
     target : float, default 1
         Of the hinge.
     sweeps : int, default 1
-        See `specnorm.step`.
+        See `specnorm.track`.
 
     Raises
     ------
@@ -152,7 +152,7 @@ class SpectralPenalty:
             raise MethodError(f"form={self.form!r} is not one of 'sum', 'log', 'hinge'.")
 
     def init(self, tree: Any) -> States:
-        """Return the state for `__call__`: by path, what `specnorm.init` returns.
+        """Return the state for `__call__`: by path, what `specnorm.init_tracking` returns.
 
         Parameters
         ----------
@@ -180,7 +180,7 @@ class SpectralPenalty:
         Returns
         -------
         value : 0-d array
-            An estimate, as `specnorm.step` tells; with ``Gram()`` an upper bound. The gradient of a zero kernel is
+            An estimate, as `specnorm.track` tells; with ``Gram()`` an upper bound. The gradient of a zero kernel is
             zero.
         state : dict
             Not differentiated.
@@ -234,12 +234,12 @@ def project_spectral_norm(
     bound : float, default 1
         Positive.
     method : Method, default ``TensorNorm()``
-        One that `specnorm.step` serves. TensorNorm follows an upper bound of the norm, from below: what holds during
+        One that `specnorm.track` serves. TensorNorm follows an upper bound of the norm, from below: what holds during
         training is an estimate. With ``Gram()`` it is a bound, up to the rounding of ``params + updates``.
     rule, layers
         See `kernels`.
     sweeps : int, default 1
-        See `specnorm.step`.
+        See `specnorm.track`.
 
     Returns
     -------

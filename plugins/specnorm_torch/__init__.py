@@ -4,12 +4,15 @@ A program runs inside one opaque custom operator, so that ``torch.compile(fullgr
 see a single node; its pullback is attached by an ``autograd.Function`` made of ordinary operations.
 """
 
+from typing import Any
+
+from specnorm.errors import renamed
 from specnorm_torch.accuracy import certified_accuracy
-from specnorm_torch.auditing import audit
+from specnorm_torch.auditing import audit_module
 from specnorm_torch.backend import BACKEND, TorchBackend
 from specnorm_torch.baking import bake_, baked
-from specnorm_torch.certifying import certify_
-from specnorm_torch.constraint import SpectralNorm, SpectralRescaling, spectral_norm, spectral_rescaling
+from specnorm_torch.certifying import rescale_
+from specnorm_torch.constraint import GramRescaling, SpectralNorm, gram_rescaling, spectral_norm
 from specnorm_torch.modules import geometry_of
 from specnorm_torch.networks import network_bound, network_graph
 from specnorm_torch.nonexpansive import Nonexpansive, nonexpansive
@@ -17,20 +20,30 @@ from specnorm_torch.penalty import SpectralPenalty
 
 __all__ = [
     "BACKEND",
+    "GramRescaling",
     "Nonexpansive",
     "SpectralNorm",
     "SpectralPenalty",
-    "SpectralRescaling",
     "TorchBackend",
-    "audit",
+    "audit_module",
     "bake_",
     "baked",
     "certified_accuracy",
-    "certify_",
     "geometry_of",
+    "gram_rescaling",
     "network_bound",
     "network_graph",
     "nonexpansive",
+    "rescale_",
     "spectral_norm",
-    "spectral_rescaling",
 ]
+
+_FORMER = {
+    "SpectralRescaling": "GramRescaling", "audit": "audit_module", "certify_": "rescale_",
+    "spectral_rescaling": "gram_rescaling",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Names of before, for one release."""
+    return globals()[renamed(__name__, name, _FORMER)]

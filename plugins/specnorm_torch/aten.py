@@ -14,11 +14,25 @@ from specnorm.certified.network import operators as ops
 from specnorm.certified.network.operators import Operator, Unknown
 from specnorm.certified.network.operators.linear import PadMode, normalisation
 from specnorm.certified.network.operators.piecewise import SINGLE
+from specnorm.certified.network.operators.recurrent import GATED
 from specnorm.networks import builders
-from specnorm_torch.calls import Builder, Call, Made, Moving, Pieces, Rule, first_of, is_value, numbers, rules, shape_of
+from specnorm_torch.calls import (
+    Builder,
+    Call,
+    Made,
+    Moving,
+    Pieces,
+    Rule,
+    first_of,
+    is_value,
+    numbers,
+    rounded,
+    rules,
+    shape_of,
+)
 from specnorm_torch.normalising import NORMALISING
 from specnorm_torch.products import PRODUCT, addmm, attention, divide, einsum, linear, matmul, multiply, stacked
-from specnorm_torch.recurrent import GATES, RECURRENT
+from specnorm_torch.recurrent import RECURRENT
 from specnorm_torch.windows import adaptive, convolution, pool, resize
 
 MAX_ENTRIES = 2**24
@@ -129,13 +143,6 @@ def _stack(call: Call, *, tensors: Moving, dim: int = 0) -> Made:
     return Made(ops.Concat(dim % len(call.shape), new=True), tuple(tensors))
 
 
-def _scatter(call: Call, *, self: Moving, src: Moving, **rest: Any) -> Made:
-    """Entries of the one in places of the other: those that the slice, or the selection, would read."""
-    read = {"slice_scatter": torch.ops.aten.slice.Tensor, "select_scatter": torch.ops.aten.select.int}[call.label]
-    count = torch.arange(math.prod(call.shape)).reshape(call.shape)
-    return Made(ops.Merge(read(count, **rest).reshape(-1).numpy()), _rounded(call, self, src))
-
-
 def pad(
     call: Call, *, self: Moving, pad: Any = None, padding: Any = None, mode: str = "constant", value: Any = None
 ) -> Made:
@@ -206,7 +213,7 @@ def join(operator: Operator) -> Builder:
     """Of two values."""
 
     def build(call: Call, *, self: Moving, other: Moving) -> Made:
-        return Made(operator, _rounded(call, self, other))
+        return Made(operator, rounded(call, self, other))
 
     return build
 
@@ -218,25 +225,17 @@ def _clamp(call: Call, *, self: Moving, min: Moving = None, max: Moving = None) 
         return Made(ops.HardTanh(float(ends[0]), float(ends[1])), (self,))
     found = self
     if min is not None:
-        last = Made(ops.Maximum(), (found, *_rounded(call, min)))
+        last = Made(ops.Maximum(), (found, *rounded(call, min)))
         found = found if max is None else call.add(last.operator, last.inputs, _broadcast(found, min))
-    return last if max is None else Made(ops.Minimum(), (found, *_rounded(call, max)))
+    return last if max is None else Made(ops.Minimum(), (found, *rounded(call, max)))
 
 
 def _broadcast(*values: Any) -> tuple[int, ...]:
     return np.broadcast_shapes(*(shape_of(x) if is_value(x) or isinstance(x, Tensor) else () for x in values))
 
 
-def _rounded(call: Call, *values: Any) -> tuple[Any, ...]:
-    """Constants as the result's dtype has them."""
-    dtype = first_of(call.node).dtype
-    return tuple(
-        x if is_value(x) else x.to(dtype) if isinstance(x, Tensor) else torch.tensor(x, dtype=dtype) for x in values
-    )
-
-
 def _where(call: Call, *, condition: Moving, self: Moving, other: Moving) -> Made:
-    values = _rounded(call, self, other)
+    values = rounded(call, self, other)
     if is_value(condition):
         return Made(ops.Choose(), (condition, *values))
     return Made(ops.Where(lambda: numbers(condition).astype(bool)), values)
@@ -324,7 +323,6 @@ OPERATORS: dict[str, Rule] = {
     **rules(broadcast, "expand expand_as broadcast_to", "implicit"),
     **rules(_cat, "cat concat"),
     **rules(_stack, "stack"),
-    **rules(_scatter, "slice_scatter select_scatter"),
     **rules(pad, "pad constant_pad_nd"),
     **{f"{kind}_pad{n}d": Rule(pad) for kind in ("reflection", "replication") for n in _DIMS},
     **{key: function(lambda operator=operator: operator) for key, operator in _FUNCTIONS.items()},
@@ -392,6 +390,6 @@ REASONS = {
     "baddbmm": PRODUCT,
     "_native_batch_norm_legit_functional": "it normalises by the statistics of the batch",
     **dict.fromkeys(["var", "std"], "its slope has no bound"),
-    **dict.fromkeys(["lstm", "gru", "lstm_cell", "gru_cell"], GATES),
+    **dict.fromkeys(["lstm", "gru", "lstm_cell", "gru_cell"], GATED),
 }
 """Why some operators are unknown."""

@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 import specnorm
 from specnorm.auditing.measuring import BUDGET, Settings, fill
 from specnorm.auditing.report import Report
-from specnorm.auditing.rows import STANDARD, Row
+from specnorm.auditing.rows import Row
 from specnorm.errors import GeometryError, MethodError, SpecnormError
 from specnorm.methods import METHODS
 from specnorm.problem.spec import ConvSpec
@@ -42,11 +42,11 @@ _MATRIX = 2
 _MOVING = "its kernel moves from call to call: measured is that of its next call"
 
 
-def audit(
+def audit_module(
     model: nn.Module,
     input_shape: int | Sequence[int] | Tensor,
     *,
-    methods: Sequence[str] = STANDARD,
+    methods: Sequence[str] = (),
     rtol: float = 1e-3,
     budget: float | None = BUDGET,
     select: Select | None = None,
@@ -64,9 +64,9 @@ def audit(
     input_shape : int, sequence of int, or Tensor
         One input without the batch axis, such as ``(3, 32, 32)``; an int for the size of every spatial axis, where the
         model starts with a convolution; or an input to run, with the batch axis.
-    methods : sequence of str, default ("tn", "f4", "reshaped")
-        Columns, by their names in ``specnorm.METHODS``. "power", "enclose", "fft" and "gram" answer at the layer's
-        input size, the others for every size.
+    methods : sequence of str, default ()
+        What else to measure, by the names in ``specnorm.METHODS``. "power", "enclose", "fft" and "gram" answer at the
+        layer's input size, the others for every size.
     rtol, budget : floats
         As in `specnorm.audit`.
     select : callable, optional

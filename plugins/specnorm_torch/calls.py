@@ -108,6 +108,8 @@ class Program:
 
     named: Callable[[Any, Tensor], str]
     """Gives a name for a kernel of an fx node."""
+    read: Callable[[Any], tuple[str, dict[Any, Any]]]
+    """What the operator of an fx node is called, and its arguments by name, constants by value."""
     nodes: list[Node] = field(default_factory=list)
     weights: dict[str, Tensor] = field(default_factory=dict)
     kernels: dict[str, Tensor] = field(default_factory=dict)
@@ -217,6 +219,14 @@ def numbers(value: Any) -> FloatArray:
     x = value if isinstance(value, Tensor) else torch.tensor(value, dtype=wide)
     x = x.detach().resolve_conj().resolve_neg().cpu()
     return np.asarray(x.to(torch.complex128 if x.is_complex() else torch.float64).numpy())
+
+
+def rounded(call: Call, *values: Any) -> tuple[Any, ...]:
+    """Constants as the result's dtype has them."""
+    dtype = first_of(call.node).dtype
+    return tuple(
+        x if is_value(x) else x.to(dtype) if isinstance(x, Tensor) else torch.tensor(x, dtype=dtype) for x in values
+    )
 
 
 def offset(value: Any, factor: float = 1.0, spatial: int = 0) -> Offset | None:

@@ -12,7 +12,7 @@ import specnorm
 from specnorm.errors import MethodError, SpecnormError
 from specnorm.problem.spec import ConvSpec, at_every_size
 from specnorm_torch.baking import Saved, bake_tensor, computed
-from specnorm_torch.constraint import SpectralNorm, SpectralRescaling, check_bound
+from specnorm_torch.constraint import GramRescaling, SpectralNorm, check_bound
 from specnorm_torch.modules import (
     at_inference,
     check_module,
@@ -26,7 +26,7 @@ from specnorm_torch.modules import (
 from specnorm_torch.tracing import map_of, name_of
 
 
-def certify_(model: nn.Module, bound: float | None = None, *, bake: bool = False) -> list[str]:
+def rescale_(model: nn.Module, bound: float | None = None, *, bake: bool = False) -> list[str]:
     """End the training: bake constraints in, and shrink kernels until their norms are *proven* to be within the bound.
 
     After it has written, it runs each layer and compares the kernel that it then uses with the proven one.
@@ -34,7 +34,7 @@ def certify_(model: nn.Module, bound: float | None = None, *, bake: bool = False
     Parameters
     ----------
     model : Module
-        Changed in place: the parametrisations of `spectral_norm` and `spectral_rescaling` are removed. Left as it was
+        Changed in place: the parametrisations of `spectral_norm` and `gram_rescaling` are removed. Left as it was
         if anything is refused.
     bound : float, optional
         None: what has a constraint, each to its own bound. A number: every convolution and linear layer.
@@ -45,10 +45,10 @@ def certify_(model: nn.Module, bound: float | None = None, *, bake: bool = False
     Returns
     -------
     list of str
-        Names of the layers for which ``specnorm.certify(weight, bound, **geometry_of(layer))`` now is True, at every
-        input size, for the kernel as it is stored (a circular layer with a stride is shrunk by its bound at stride 1,
-        since sizes that the stride does not divide count too); and of other tensors that `spectral_norm` constrains,
-        such as ``"lstm.weight_hh_l0"``, for which it is True of the matrix.
+        Names of the layers for which ``specnorm.certify(weight, bound, **geometry_of(layer))`` now is True, at
+        every input size, for the kernel as it is stored (a circular layer with a stride is shrunk by its bound at
+        stride 1, since sizes that the stride does not divide count too); and of other tensors that `spectral_norm`
+        constrains, such as ``"lstm.weight_hh_l0"``, for which it is True of the matrix.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def _constrained(prefix: str, module: nn.Module, bound: float | None) -> list[st
     ours = [
         name
         for name in getattr(module, "parametrizations", {})
-        if any(parametrisations(module, name, kind) for kind in (SpectralNorm, SpectralRescaling))
+        if any(parametrisations(module, name, kind) for kind in (SpectralNorm, GramRescaling))
     ]
     if bound is not None and is_layer(module):
         return list(dict.fromkeys(["weight", *ours]))
@@ -123,7 +123,7 @@ class _Plan:
         """Shrink a kernel; nothing of the module is changed."""
         label = f"{prefix}.{name}" if prefix else name
         norms = parametrisations(module, name, SpectralNorm)
-        others = parametrisations(module, name, SpectralRescaling)
+        others = parametrisations(module, name, GramRescaling)
         limit = min([x.bound for x in norms] + [1.0 for _ in others]) if bound is None else bound
         layer = is_layer(module) and name == "weight"
         try:
@@ -182,7 +182,7 @@ def _check_writable(module: nn.Module, name: str, bake: bool) -> None:
     how = computed(module).get(name)
     if how == "a parametrisation":
         every: Any = module.parametrizations
-        if bake or all(isinstance(x, SpectralNorm | SpectralRescaling) for x in every[name]):
+        if bake or all(isinstance(x, SpectralNorm | GramRescaling) for x in every[name]):
             return
         how = "a parametrisation of another kind"
     if how is not None and not bake:

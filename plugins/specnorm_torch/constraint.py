@@ -52,7 +52,7 @@ class SpectralNorm(nn.Module):
         super().__init__()
         self.geometry, self.method, self.dim = geometry, method, dim
         self.n_power_iterations, self.eps, self.bound, self.only_shrink = n_power_iterations, eps, bound, only_shrink
-        state = specnorm.init(self.kernel(weight.detach()), method, **geometry)
+        state = specnorm.init_tracking(self.kernel(weight.detach()), method, **geometry)
         self.state_names = tuple(state)
         for name, x in state.items():
             self.register_buffer(name, x)
@@ -63,7 +63,7 @@ class SpectralNorm(nn.Module):
 
     def norm(self, weight: Tensor, *, move: bool) -> Tensor:
         """Take the norm of the kernel where the state stands, or after moving it."""
-        value, after = specnorm.step(
+        value, after = specnorm.track(
             self.kernel(weight), self.method, self._state(), sweeps=move * self.n_power_iterations, **self.geometry
         )
         self._moved(tuple(after.values()), move)
@@ -129,8 +129,8 @@ def spectral_norm(
 
     A drop-in for `torch.nn.utils.parametrizations.spectral_norm`, removed in the same way
     (`torch.nn.utils.parametrize.remove_parametrizations`). Stride, dilation, groups and padding mode are read from the
-    layer. The norm is followed by `specnorm.step`, one estimate per forward pass; `certify_` makes it a proof when the
-    training is over.
+    layer. The norm is followed by `specnorm.track`, one estimate per forward pass; `rescale_` makes it a proof when
+    the training is over.
 
     Parameters
     ----------
@@ -192,8 +192,8 @@ def _rows(module: nn.Module, name: str, weight: Tensor, dim: int | None) -> int 
     return None
 
 
-class SpectralRescaling(nn.Module):
-    """Parametrisation behind `spectral_rescaling`.
+class GramRescaling(nn.Module):
+    """Parametrisation behind `gram_rescaling`.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ class SpectralRescaling(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Divide each channel by its number."""
-        return specnorm.spectral_rescaling(weight, self.n_iter, **self.geometry)
+        return specnorm.gram_rescaling(weight, self.n_iter, **self.geometry)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Assigning to the parametrised kernel sets what is rescaled."""
@@ -218,7 +218,7 @@ class SpectralRescaling(nn.Module):
         return f"n_iter={self.n_iter}"
 
 
-def spectral_rescaling(module: ModuleT, name: str = "weight", n_iter: int = 1) -> ModuleT:
+def gram_rescaling(module: ModuleT, name: str = "weight", n_iter: int = 1) -> ModuleT:
     """Make a layer 1-Lipschitz by construction, at every step: AOL (``n_iter=1``) and spectral rescaling.
 
     Parameters
@@ -226,7 +226,7 @@ def spectral_rescaling(module: ModuleT, name: str = "weight", n_iter: int = 1) -
     module : Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d, or Linear
     name : str, default "weight"
     n_iter : int, default 1
-        Gram products, see `specnorm.spectral_rescaling`.
+        Gram products, see `specnorm.gram_rescaling`.
 
     Returns
     -------
@@ -239,7 +239,7 @@ def spectral_rescaling(module: ModuleT, name: str = "weight", n_iter: int = 1) -
         For other modules; reflect and replicate padding.
     """
     geometry = geometry_of(module)
-    parametrize.register_parametrization(module, name, SpectralRescaling(geometry, n_iter))
+    parametrize.register_parametrization(module, name, GramRescaling(geometry, n_iter))
     return module
 
 

@@ -24,8 +24,7 @@ from specnorm.certified.network.operators.fourier import one_over_up
 from specnorm_torch.aten import OPERATORS, function, sum_weights
 from specnorm_torch.calls import Call, Made, Moving, Rule, is_value, numbers, rules, shape_of
 from specnorm_torch.products import PRODUCT, matrices, stacked
-
-_REPEATED = "a complex value that is repeated has no rule"
+from specnorm_torch.writing import REPEATED, WRITING
 
 
 def transform(
@@ -108,7 +107,7 @@ def multiplied(call: Call, *, self: Moving, other: Moving) -> Made | Operator:
         return Unknown(PRODUCT)
     value, constant = (self, other) if is_value(self) else (other, self)
     if shape_of(value) != call.shape:
-        return Unknown(_REPEATED)
+        return Unknown(REPEATED)
     factors = torch.from_numpy(numbers(constant))
     return matrices(call, value, factors.reshape(-1, 1, 1), "...,...->...", factors, call.weights(value))
 
@@ -118,7 +117,7 @@ def divided(call: Call, *, self: Moving, other: Moving) -> Made | Operator:
     if is_value(other):
         return Unknown("it divides by a value that depends on the input")
     if shape_of(self) != call.shape:
-        return Unknown(_REPEATED)
+        return Unknown(REPEATED)
     divisors = numbers(other)
     with np.errstate(divide="ignore", invalid="ignore"):
         factors = torch.from_numpy(np.asarray(1 / divisors))
@@ -151,10 +150,11 @@ def with_weights(call: Call, made: Made, arguments: Mapping[str, Any]) -> Made:
 _TRANSFORMS = rules(
     transform, " ".join(f"fft_{kind}{n}" for kind in ("fft", "ifft", "rfft", "irfft") for n in ("", "2", "n"))
 )
-REAL: dict[str, Rule] = OPERATORS | _TRANSFORMS
+REAL: dict[str, Rule] = OPERATORS | WRITING | _TRANSFORMS
 """Rules of calls without complex values."""
 COMPLEX: dict[str, Rule] = {
     **{key: rule for key, rule in OPERATORS.items() if key.partition(".")[0] in (*_KEPT, *_MOVED, *_RESHAPED)},
+    **WRITING,
     **_TRANSFORMS,
     "_conj": function(ops.Conjugate),
     "neg": function(lambda: ops.Scale(np.array(-1.0), exact=True)),

@@ -50,10 +50,10 @@ BAKED = (
 )
 """What an answer says that is about a copy."""
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_SHAPED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+_SHAPED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "zero")
 """Operators that read the shape of a value and not what is in it."""
-_ALIKE = ("expand_as", "to", "type_as")
-"""Operators that do so with all but the first."""
+_ALIKE = {"expand_as": "self", "to": "self", "type_as": "self", "copy": "src", "fill": "value"}
+"""Operators that do so with all but one argument."""
 _COMPARISONS = ("gt", "ge", "lt", "le")
 
 
@@ -216,7 +216,10 @@ class _Walk:
         self.held: set[str] = set()
         """Those of them that stay as they are while the floating inputs move."""
         self.pieces: dict[str, Pieces] = {}
-        self.program = Program(lambda node, weight: _layer_name(node, exported, weight))
+        self.program = Program(
+            lambda node, weight: _layer_name(node, exported, weight),
+            lambda node: (_operator(node), _arguments(node, self.known)),
+        )
 
     def graph(self) -> Graph:
         """The whole graph."""
@@ -269,7 +272,7 @@ class _Walk:
         elif not sources:
             values = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: self.known[n.name])
             self.known[node.name] = node.target(*values[0], **values[1])
-        elif label in _SHAPED or (label in _ALIKE and not is_value(arguments["self"])):
+        elif label in _SHAPED or (label in _ALIKE and not is_value(arguments[_ALIKE[label]])):
             like = torch.fx.node.map_arg((node.args, node.kwargs), self._like)
             self.known[node.name] = node.target(*like[0], **like[1])
         elif self.held.issuperset(names):

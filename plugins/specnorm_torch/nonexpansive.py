@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from specnorm.errors import MethodError
 from specnorm.methods.base import check_count
-from specnorm.networks import Measure, Method, NetworkBound, bound, step
+from specnorm.networks import Measure, Method, NetworkBound, bound, forward_step
 from specnorm.text import number
 from specnorm_torch.baking import baked
 from specnorm_torch.modules import at_inference
@@ -112,7 +112,7 @@ def nonexpansive(
         raise MethodError(
             f"The network has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; expected one of each."
         )
-    found = bound(step(graph) if residual else graph, Measure(rtol), method=method)
+    found = bound(forward_step(graph) if residual else graph, Measure(rtol), method=method)
     # The pair refutes what the bound is of: perhaps a copy with its kernels as they are now.
     double = copy.deepcopy(module_of(graph)).cpu().double()
     if isinstance(input_shape, Tensor):

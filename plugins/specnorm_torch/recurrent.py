@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from torch.nn.functional import linear
 
 from specnorm.certified.network import operators as ops
 from specnorm.certified.network.operators import Operator, Unknown
 from specnorm.certified.network.operators.base import Offset, added
-from specnorm_torch.calls import Call, Made, Moving, Rule, numbers, shape_of
+from specnorm_torch.calls import Call, Made, Moving, Rule, is_value, numbers, offset, shape_of
 
-GATES = (
-    "its gates multiply values that depend on the input: no constant holds for every sequence, and on a box no rule is "
-    "known here"
-)
 LAYERS = ("rnn_tanh", "rnn_relu")
 
 
@@ -54,6 +51,21 @@ def layers(
     return made or Unknown("it has no layer")
 
 
+def cell(
+    call: Call, *, input: Moving, hx: Moving, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+) -> Made:  # fmt: skip
+    """One step, of an input and a state."""
+    parts: list[Any] = []
+    for value, weight, bias in ((input, w_ih, b_ih), (hx, w_hh, b_hh)):
+        if is_value(value):
+            parts.append(call.add(ops.Matrix(call.layer(weight), offset(bias)), (value,), call.shape))
+        else:
+            parts.append(linear(value, weight, bias))
+    function = ops.Tanh() if call.label == "rnn_tanh_cell" else ops.ReLU()
+    return call.chain(call.add(ops.Add((1.0, 1.0)), tuple(parts), call.shape), (function, call.shape))
+
+
 def _both(of_input: Tensor, of_state: Tensor) -> Offset:
     """The sum of two biases."""
     return lambda: added(numbers(of_input), numbers(of_state))
@@ -69,4 +81,7 @@ def last_state(call: Call, source: Any, arguments: dict[Any, Any]) -> Made | Ope
     return call.chain(source, cut, (ops.Reshape(call.shape), call.shape))
 
 
-RECURRENT = {f"{name}.input": Rule(layers) for name in LAYERS}
+RECURRENT = {
+    **{f"{name}.input": Rule(layers) for name in LAYERS},
+    **{f"{name}_cell": Rule(cell) for name in LAYERS},
+}

@@ -22,9 +22,8 @@ from specnorm.auditing.provenance import environment, own_version
 from specnorm.auditing.readers import MAX_BYTES, isolated, open_model
 from specnorm.auditing.renderers import render
 from specnorm.auditing.report import Report
-from specnorm.auditing.rows import STANDARD, Row
+from specnorm.auditing.rows import COLUMNS, Row
 from specnorm.errors import CertificateError, GeometryError, MethodError, ModelFileError
-from specnorm.methods import METHODS
 from specnorm.problem.padding import PaddingMode
 from specnorm.problem.spec import Layout
 from specnorm.types import AnyArray
@@ -37,6 +36,7 @@ __all__ = ["Report", "Row", "audit", "draw", "read_onnx", "render"]
 
 Progress = Callable[[int, int, str], None]
 """Called with the number of layers done, the number in all, and the name of the one just done."""
+_OF_MODULES = "; specnorm_torch.audit_module(model, input_shape) audits a module"
 
 
 def audit(
@@ -46,7 +46,7 @@ def audit(
     input_range: tuple[float, float] | None = None,
     radius: float | None = None,
     centre: AnyArray | Mapping[str, AnyArray] | None = None,
-    methods: Sequence[str] = STANDARD,
+    methods: Sequence[str] = (),
     rtol: float = 1e-3,
     budget: float | None = BUDGET,
     executor: Executor | None = None,
@@ -79,8 +79,9 @@ def audit(
     radius, centre : float and array, or mapping of str to array, optional
         Bound the network within that 2-norm distance of an input with its batch axis, or of several by name, whose
         shapes the network then has. Only for files that hold a graph.
-    methods : sequence of str, default ("tn", "f4", "reshaped")
-        Columns, by their names in ``METHODS``.
+    methods : sequence of str, default ()
+        What else to measure, by the names in ``METHODS``; "circular": the exact norm with circular padding at
+        ``input_shape``.
     rtol : float, default 1e-3
         Relative width of the proven interval asked for.
     budget : float or None, default 60
@@ -145,7 +146,7 @@ def audit(
     if not isinstance(source, str | os.PathLike):
         raise ModelFileError(
             f"a {type(source).__name__} is no model file: give its path, or a mapping of names to arrays"
-            f"{'; specnorm_torch.audit(model, input_shape) audits a module.' if hasattr(source, 'state_dict') else '.'}"
+            f"{_OF_MODULES if hasattr(source, 'state_dict') else ''}."
         )
     path = os.fspath(source)
     with open_model(path, max_bytes) as model:
@@ -268,9 +269,9 @@ def _networks(
 
 
 def _check(settings: Settings) -> None:
-    unknown = [name for name in settings.methods if name not in METHODS]
+    unknown = [name for name in settings.methods if name not in COLUMNS]
     if unknown:
-        raise MethodError(f"methods={', '.join(map(repr, unknown))} unknown; expected some of {', '.join(METHODS)}.")
+        raise MethodError(f"methods={', '.join(map(repr, unknown))} unknown; expected some of {', '.join(COLUMNS)}.")
     settings.method("enclose")  # refuses a tolerance or a budget that is none
     sized = [name for name in settings.methods if name in NEEDS_A_SIZE]
     if sized and settings.input_shape is None:

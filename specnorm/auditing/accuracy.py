@@ -12,15 +12,15 @@ import numpy as np
 from specnorm.auditing.layers import ModelArrays
 from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.readers.isolated import GRAPH_SECONDS
+from specnorm.auditing.samples import SAMPLE_SECONDS, samples_of
 from specnorm.certified.network.execution import moved_up
 from specnorm.certified.network.shapes import concrete
-from specnorm.errors import GeometryError, MethodError, ModelFileError, SpecnormError
-from specnorm.networks import Graph, Multipliers, certified_accuracy, within
+from specnorm.errors import CertificateError, GeometryError, MethodError, ModelFileError, SpecnormError
+from specnorm.networks import CertifiedAccuracy, Graph, Multipliers, certified_accuracy, within
+from specnorm.result import Certificate
 from specnorm.types import AnyArray
 
 Status = Literal["safe", "unsafe", "open"]
-SAMPLE_SECONDS = 60.0
-"""Processor time that a sample may take at each radius, unless a budget is given; in a process that reads the file."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,9 @@ class Accuracy:
     input_range: tuple[float, float] | None = None
     budget: float | None = None
     execution: str | None = None
+    certificate: Certificate | None = None
+    """What proves the labels that stay, for `specnorm verify`, and of which it has no proof."""
+    unstated: tuple[str, ...] = ()
 
     def count(self, status: Status) -> tuple[int, ...]:
         """Samples of that status at each radius."""
@@ -77,6 +80,7 @@ def certified(
     input_range: tuple[float, float] | None = None,
     budget: float | None = None,
     execution: str | None = None,
+    certificate: bool = False,
     max_bytes: int = MAX_BYTES,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Accuracy:
@@ -96,6 +100,8 @@ def certified(
         Seconds that a sample may take at each radius; None: a fixed number of steps.
     execution : {"float64", "float32", "float16", "bfloat16"}, optional
         The precision that the network is executed in; None: real arithmetic.
+    certificate : bool, default False
+        Also state what somebody else can check; it takes as long again.
     max_bytes : int, default 8 GiB
         Refuse files whose arrays claim more than that in all.
     progress : callable, optional
@@ -108,49 +114,19 @@ def certified(
     MethodError, GeometryError
         If the samples do not fit the network, or it has no certificate.
     """
-    x, y = _samples(data, max_bytes, input_range)
+    x, y = samples_of(data, max_bytes, input_range)
     asked = tuple(sorted(set(map(float, radii))))
     seconds = GRAPH_SECONDS + len(x) * len(asked) * (SAMPLE_SECONDS if budget is None else 10 * budget)
     with open_model(model, max_bytes) as found:
         if found.network is None:
             raise ModelFileError(f"{model} holds weights and no graph: give the ONNX file of the network.")
-        limit = seconds if seconds < 1e9 else None
+        limit = (1 + certificate) * seconds if seconds < 1e9 else None
+        given = (asked, input_range, budget, execution, certificate)
         try:
-            samples = found.ask(limit, _certified, x, y, asked, input_range, budget, execution, progress=progress)
+            samples, stated, missing = found.ask(limit, _certified, x, y, *given, progress=progress)
         except (ModelFileError, MethodError, GeometryError) as error:
             raise type(error)(f"{model}: {error}") from error
-    return Accuracy(model, data, asked, tuple(samples), input_range, budget, execution)
-
-
-def _samples(path: str, max_bytes: int, input_range: tuple[float, float] | None) -> tuple[AnyArray, AnyArray]:
-    """Samples and labels of a file, checked."""
-    with open_model(path, max_bytes) as found:
-        try:
-            x, y = (np.asarray(found.array(name)) for name in ("x", "y"))
-        except LookupError as error:
-            names = ", ".join(tensor.name for tensor in found.arrays[:8]) or "no array"
-            raise ModelFileError(f"{path} holds {names}; expected the arrays x (samples) and y (labels).") from error
-        except ModelFileError as error:
-            raise ModelFileError(f"{path}: {error}") from error
-    if y.dtype.kind not in "iu" or y.ndim != 1:
-        raise ModelFileError(f"{path}: y has shape {y.shape} of {y.dtype}; expected one whole number a sample.")
-    if x.ndim < 2 or len(x) != len(y):
-        raise ModelFileError(f"{path}: x has shape {x.shape} and y {y.shape}; expected (samples, ...) and (samples,).")
-    if not x.size:
-        raise ModelFileError(f"{path}: x of shape {x.shape} has no entries.")
-    if x.dtype.kind not in "fiu" or (x.dtype.kind == "f" and x.dtype.itemsize > np.dtype(np.float64).itemsize):
-        raise ModelFileError(f"{path}: x is of {x.dtype}; expected float16, float32, float64 or integers.")
-    if not (np.isfinite(x).all() and (x.dtype.kind == "f" or -(2**53) <= x.min() <= x.max() <= 2**53)):
-        raise ModelFileError(f"{path}: x holds NaN, infinity, or integers beyond 2**53; expected numbers of float64.")
-    low, high = (-math.inf, math.inf) if input_range is None else input_range
-    flat = x.reshape(len(x), -1)
-    outside = np.flatnonzero((flat.min(axis=1) < low) | (flat.max(axis=1) > high))
-    if len(outside):
-        raise MethodError(
-            f"{path}: sample {outside[0]} has entries from {flat[outside[0]].min():g} to {flat[outside[0]].max():g}, "
-            f"outside of the input range {low:g} to {high:g}: give the range of the data as the network takes it."
-        )
-    return x, y
+    return Accuracy(model, data, asked, tuple(samples), input_range, budget, execution, stated, missing)
 
 
 # -- where the model's file is open ------------------------------------------------------------------------------------
@@ -162,8 +138,9 @@ def _certified(
     input_range: tuple[float, float] | None,
     budget: float | None,
     execution: str | None,
+    certificate: bool,
     progress: Callable[[int, int, str], None] | None = None,
-) -> list[Sample]:
+) -> tuple[list[Sample], Certificate | None, tuple[str, ...]]:
     try:
         graph, shape = _network(model, x.shape[1:])
         graph = graph if input_range is None else within(graph, *input_range)
@@ -177,7 +154,7 @@ def _certified(
         found = certified_accuracy(
             graph, x, y, radii, local=True, budget=budget, execution=execution, method=method, progress=tick
         )
-        return [
+        samples = [
             Sample(
                 int(y[at]),
                 *_logits(graph, each, int(y[at])),
@@ -187,12 +164,23 @@ def _certified(
             )
             for at, each in enumerate(x)
         ]
+        return samples, *(_stated(found) if certificate else (None, ()))
     except SpecnormError:
         raise
     except MemoryError as error:
         raise ModelFileError(f"certifying its labels takes more memory than its limit: {error}") from error
     except Exception as error:  # a damaged graph
         raise ModelFileError(f"the graph cannot be followed: {type(error).__name__}: {error}") from error
+
+
+def _stated(found: CertifiedAccuracy) -> tuple[Certificate | None, tuple[str, ...]]:
+    """What somebody else can check, and what is missing there."""
+    try:
+        stated = found.certificate
+    except CertificateError as error:
+        return None, (str(error),)
+    missing = int((found.status == "safe").any(axis=0).sum()) - len(stated.claims[0]["samples"])
+    return stated, (f"{missing} labels, which linear bounds do not prove to stay.",) if missing else ()
 
 
 def _network(model: ModelArrays, sample: tuple[int, ...]) -> tuple[Graph, tuple[int, ...]]:

@@ -12,12 +12,12 @@ from specnorm.auditing.devices import place
 from specnorm.auditing.geometry import Override, resolve
 from specnorm.auditing.layers import Layer
 from specnorm.auditing.provenance import origin
-from specnorm.auditing.rows import CIRCULAR, INTERVAL, STANDARD, Row, Value, least_upper
+from specnorm.auditing.rows import CIRCULAR, INTERVAL, Row, Value, least_upper
 from specnorm.backends import backend_for
 from specnorm.certified.bound import Upper
 from specnorm.certified.network.kernels import speaks_of, unscaled
 from specnorm.errors import SpecnormError, Undecided
-from specnorm.methods import METHODS, Enclose, ExactFFT, Method, TensorNorm
+from specnorm.methods import METHODS, Enclose, ExactFFT, FantasticFour, Method, TensorNorm
 from specnorm.problem.padding import PaddingMode
 from specnorm.problem.spec import ConvSpec
 from specnorm.proving import status_of
@@ -25,12 +25,15 @@ from specnorm.result import Result
 from specnorm.runtime.telling import Listening
 from specnorm.types import ArrayObject
 
-NEEDS_A_SIZE = frozenset({"power"})
-"""Methods that answer at one input size only."""
-AT_A_SIZE = NEEDS_A_SIZE | {"fft", "gram", "enclose"}
+NEEDS_A_SIZE = frozenset({"power", CIRCULAR})
+"""Columns of one input size only."""
+AT_A_SIZE = frozenset({"power", "fft", "gram", "enclose"})
 """Methods that answer at the input size where one is given; the others for every size at once."""
 CIRCULAR_AT_A_SIZE = frozenset({"fft"})
 """Methods that answer at one input size for a circular layer only."""
+
+ALWAYS = FantasticFour.name
+"""Is measured of every layer: it costs little, and is exact for layers that keep norms, where a search is to `rtol`."""
 
 BUDGET = 60.0
 """Seconds of a layer's search, unless others are given."""
@@ -46,7 +49,7 @@ class Settings:
     Parameters
     ----------
     methods : tuple of str
-        Names in ``METHODS``.
+        Columns, out of `rows.COLUMNS`.
     input_shape : int, tuple of int, "file" or None
         "file": of each layer as the file says, and every size where it does not.
     layout : str or None
@@ -63,7 +66,7 @@ class Settings:
         Seconds for the interval of one layer and its columns together.
     """
 
-    methods: tuple[str, ...] = STANDARD
+    methods: tuple[str, ...] = ()
     input_shape: int | tuple[int, ...] | Literal["file"] | None = None
     layout: str | None = None
     padding_mode: PaddingMode | None = None
@@ -90,8 +93,9 @@ def describe(layer: Layer, settings: Settings) -> Row:
         Without values; with a reason if the geometry does not fit the shape.
     """
     tensor = layer.tensor
-    columns = [*settings.methods, *([CIRCULAR] if settings.input_shape is not None else [])]
-    blank = Row(tensor.name, layer.kind, tensor.shape, None, values=dict.fromkeys(columns), reason=layer.refusal)
+    blank = Row(
+        tensor.name, layer.kind, tensor.shape, None, values=dict.fromkeys(settings.methods), reason=layer.refusal
+    )
     if layer.kind == "unknown":
         return replace(blank, reason=layer.refusal or "it is not known what this array is.")
     size = tensor.input_shape if settings.input_shape == "file" else settings.input_shape
@@ -126,7 +130,7 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
         row = replace(
             row, lower=lower, upper=upper, origins={INTERVAL: origin(found)}, note=_joined(row.note, _wide(found))
         )
-        for column in row.values:
+        for column in dict.fromkeys((*row.values, ALWAYS)):
             if column == CIRCULAR and not _has_circular(take.spec):
                 continue
             try:
@@ -144,11 +148,21 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
         row = replace(row, reason=str(error))
     except Exception as error:  # one bad layer must not lose the others
         row = replace(row, reason=f"{type(error).__name__}: {error}")
-    row = least_upper(row)
+    row = _only(least_upper(row), settings.methods)
     if row.reason is None and row.status == "error":
         row = replace(row, reason=_OVERFLOW)
     finite = row.upper if row.upper is not None and math.isfinite(row.upper) else None
     return replace(row, upper=finite, claim=None if take is None else take.claim)
+
+
+def _only(row: Row, columns: tuple[str, ...]) -> Row:
+    """A row with no other columns."""
+    return replace(
+        row,
+        values={name: x for name, x in row.values.items() if name in columns},
+        promises={name: x for name, x in row.promises.items() if name in columns},
+        origins={name: x for name, x in row.origins.items() if name in (*columns, INTERVAL)},
+    )
 
 
 def _wide(found: Result) -> str | None:

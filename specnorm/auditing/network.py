@@ -26,10 +26,11 @@ from specnorm.networks import (
     Product,
     UnknownNode,
     bound,
-    step,
+    forward_step,
     within,
 )
-from specnorm.networks.certificate import unstated
+from specnorm.networks.answer import unstated
+from specnorm.networks.measuring import heuristic
 from specnorm.problem.spec import ConvSpec
 from specnorm.text import number, visible
 from specnorm.types import AnyArray
@@ -93,21 +94,20 @@ def _bounded(
 
     def known(layer: Layer, spec: ConvSpec) -> tuple[Upper, float] | None:
         row, tensor = measured.get((layer.name, _key(spec))), stored.get(layer.name)
-        heuristic = row.values.get("reshaped") if row is not None else None
-        if row is None or row.upper is None or row.claim is None or not isinstance(heuristic, float):
+        if row is None or row.upper is None or row.claim is None or row.spec is None:
             return None
         # Names are for people: the kernel itself is the one that was measured.
         if tensor is None or not np.array_equal(np.asarray(tensor.load()), np.asarray(layer.load())):
             return None
         # Where a column that makes no claim has proven less, the layer is measured once more.
-        return (row.claim, heuristic) if row.claim <= row.upper else None
+        return (row.claim, heuristic(tensor.load(), row.spec)) if row.claim <= row.upper else None
 
     try:
         radius, centre = (None, None) if near is None else (near[0], _by_name(model, near[1]))
         shapes = input_shape if centre is None else {name: x.shape for name, x in centre.items()}
         graph = _in_range(model.graph(shapes), input_range)
         if graph.inputs and graph.outputs:
-            method, asked = replace(QUICK, progress=progress), step(graph) if residual else graph
+            method, asked = replace(QUICK, progress=progress), forward_step(graph) if residual else graph
             measure = Measure(known=known)
             found = bound(asked, measure, method=method, radius=radius, centre=centre)
             found = found if input_range or near else replace(found, note=_opened(found, asked, measure))

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from specnorm.auditing.report import Report
 from specnorm.auditing.rows import CIRCULAR, Row
-from specnorm.text import visible
+from specnorm.text import install, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SUFFIXES = (".png", ".svg")
-NEEDS = "plots need matplotlib: pip install 'specnorm-bounds[plot]'"
+NEEDS = f"plots need matplotlib: {install('plot')}"
 
 COLOURS = {
     "ink": "#1b1f24", "muted": "#667085", "line": "#d5d9e0", "paper": "#fefefe", "proven": "#0a58a8",

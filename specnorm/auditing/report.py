@@ -153,7 +153,9 @@ def notes(report: Report) -> list[str]:
             f"Largest norm: at most {number(summary['max_upper'], 'upper')} ({visible(summary['max_upper_layer'])}), "
             f"at least {number(summary['max_lower'], 'lower')}.{'' if summary['max_ratio'] is None else ratios}"
         )
-    notes.append(f"lower and upper are proven, {tables.where(report.layers)}. {tables.promised(report.layers)}")
+    notes.append(
+        f"lower and upper are proven, {tables.where(report.layers)}. {tables.promised(report.layers)}".rstrip()
+    )
     notes += tables.assumed(report.layers)
     if report.network is not None:
         notes += report.network.lines()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from specnorm.auditing.layers import Kind
+from specnorm.methods import METHODS
 from specnorm.problem.spec import ConvSpec
 from specnorm.result import Kind as Promise
 
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
 Value = float | tuple[float, ...] | None
 """What a method said about a layer: several numbers for methods with several values, None if it did not run."""
 
-STANDARD = ("tn", "f4", "reshaped")
-"""Methods that every row has a field for."""
 CIRCULAR = "circular"
-"""Field of the exact circular norm, present where an input shape was given."""
+"""The exact norm with circular padding, at a size."""
+COLUMNS = (*METHODS, CIRCULAR)
+"""What may be measured besides the interval."""
+STANDARD = ("tn", "f4", "reshaped")
+"""What ``--all`` measures, besides "circular" where there is a size."""
 INTERVAL = "interval"
 """Key in `Row.origins` of ``lower`` and ``upper``."""
 
@@ -72,7 +75,7 @@ class Row:
         Proven bounds of the layer's norm: at ``spec.input_shape``, or for None the supremum over all input sizes
         (`ConvSpec.sizes`). ``upper`` is the least of all that was proven.
     values : mapping of str to Value
-        Per method; and ``"circular"``, the exact circular norm, where an input shape was given.
+        Of the columns that were asked for, out of `COLUMNS`.
     promises : mapping of str to str
         Per method, what its value promises (`specnorm.Kind`).
     reason : str or None
@@ -133,9 +136,9 @@ class Row:
             "lower": finite(self.lower),
             "upper": finite(self.upper),
         }
-        row |= {name: finite(self.values.get(name)) for name in STANDARD}
-        row |= {name: finite(value) for name, value in self.values.items() if name not in STANDARD}
-        return row | {"ratio": finite(self.ratio), "status": self.status, "reason": self.reason, "note": self.note}
+        row |= {name: finite(value) for name, value in self.values.items()}
+        row |= {"ratio": finite(self.ratio)} if "tn" in self.values else {}
+        return row | {"status": self.status, "reason": self.reason, "note": self.note}
 
 
 def least_upper(row: Row) -> Row:

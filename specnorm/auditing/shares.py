@@ -146,7 +146,7 @@ def _cells(position: int, sample: Sample) -> list[str]:
 
 
 def _lines(texts: Sequence[Sequence[str]], markdown: bool) -> list[str]:
-    head, rule, *body = tables.aligned(texts, 0)
+    head, rule, *body = tables.aligned(texts, range(len(texts[0])))
     return [head, f"|{' ---: |' * len(texts[0])}" if markdown else rule, *body]
 
 

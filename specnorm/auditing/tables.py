@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from unicodedata import combining, east_asian_width
 
-from specnorm.auditing.rows import CIRCULAR, STANDARD, Row, Value
+from specnorm.auditing.rows import Row, Value
 from specnorm.text import number, visible
 
+WIDE = 1.1
+"""Ratio of upper to lower from which a remark says how far apart they are."""
 NAMED = 3
 """Layers that a note names before it counts the others."""
 WORDS = {"upper": "an upper bound", "lower": "a lower bound", "exact": "exact", "estimate": "an estimate"}
@@ -16,37 +18,70 @@ WORDS = {"upper": "an upper bound", "lower": "a lower bound", "exact": "exact", 
 
 def columns(rows: Sequence[Row]) -> list[str]:
     """Names of the methods' columns, in the order of the table."""
-    names = dict.fromkeys(name for row in rows for name in row.values)
-    return sorted(names, key=lambda name: name == CIRCULAR)
+    return list(dict.fromkeys(name for row in rows for name in row.values))
+
+
+def remarks(rows: Sequence[Row]) -> list[str]:
+    """What each interval says, in a few words: on which side of 1 the norm is, and which is the largest."""
+    uppers = [row.upper or 0 for row in rows]
+    largest = max(uppers, default=0)
+    alone = len(rows) > 1 and uppers.count(largest) == 1
+    return [
+        _remark(row) + ", the largest" * (alone and upper == largest) for row, upper in zip(rows, uppers, strict=True)
+    ]
+
+
+def _remark(row: Row) -> str:
+    if row.status != "ok" or row.lower is None or row.upper is None:
+        return "error"
+    if row.upper == 0:
+        return "zero"
+    if row.upper > WIDE * row.lower:
+        return f"{number(row.upper / row.lower)} times apart" if row.lower else "no lower bound"
+    return "at most 1" if row.upper <= 1 else "above 1" if row.lower > 1 else "1 is not decided"
 
 
 def headings(methods: Sequence[str]) -> list[str]:
     """Of a layer's name and its `cells`."""
-    return ["layer", "shape", "lower", "upper", *methods, "ratio"]
+    return ["layer", "shape", "lower", "upper", *methods, *ratio(methods), "remark"]
 
 
-def cells(row: Row, methods: Sequence[str]) -> list[str]:
-    """A row's shape, lower, upper, a number a method, ratio or "error": rounded so that each keeps its promise."""
+def ratio(methods: Sequence[str]) -> list[str]:
+    """The column of ``tn / lower``, where there is one."""
+    return ["ratio"] if "tn" in methods else []
+
+
+def shape(row: Row) -> str:
+    """A kernel's sizes."""
+    return "x".join(map(str, row.shape))
+
+
+def numbers(row: Row, methods: Sequence[str]) -> list[str]:
+    """A row's lower, upper, a number a method, and ratio: rounded so that each keeps its promise."""
     return [
-        "x".join(map(str, row.shape)),
         number(row.lower, "lower"),
         number(row.upper, "upper"),
         *(_cell(row.values.get(name), row.promises.get(name, "exact")) for name in methods),
-        number(row.ratio) if row.status == "ok" else "error",
+        *(number(row.ratio) for _ in ratio(methods)),
     ]
 
 
 def lines(rows: Sequence[Row]) -> list[str]:
-    """The table, of which all columns but the first two are numbers."""
+    """The table: layer, shape, numbers, remark."""
     methods = columns(rows)
-    return aligned([headings(methods), *([visible(row.name), *cells(row, methods)] for row in rows)], 2)
+    head = headings(methods)
+    body = [
+        [visible(row.name), shape(row), *numbers(row, methods), word]
+        for row, word in zip(rows, remarks(rows), strict=True)
+    ]
+    return aligned([head, *body], range(2, len(head) - 1))
 
 
-def aligned(texts: Sequence[Sequence[str]], words: int) -> list[str]:
-    """Lines of a table, of which all columns but the first ``words`` are numbers; ``texts`` begins with its head."""
+def aligned(texts: Sequence[Sequence[str]], numbers: range) -> list[str]:
+    """Lines of a table; columns of ``numbers`` are set to the right. ``texts`` begins with its head."""
     widths = [max(map(_width, column)) for column in zip(*texts, strict=True)]
     rule = f"|{'|'.join('-' * (width + 2) for width in widths)}|"
-    head, *body = ([_filled(text, widths[j], j >= words) for j, text in enumerate(row)] for row in texts)
+    head, *body = ([_filled(text, widths[j], j in numbers) for j, text in enumerate(row)] for row in texts)
     return [f"| {' | '.join(head)} |", rule, *(f"| {' | '.join(row)} |" for row in body)]
 
 
@@ -112,5 +147,4 @@ def promises(rows: Sequence[Row]) -> dict[str, str]:
 def promised(rows: Sequence[Row]) -> str:
     """What each column promises, in words."""
     kinds = promises(rows)
-    order = [*(name for name in STANDARD if name in kinds), *(name for name in kinds if name not in STANDARD)]
-    return "; ".join(f"{name}: {WORDS[kinds[name]]}" for name in order) + ("." if order else "")
+    return "; ".join(f"{name}: {WORDS[kind]}" for name, kind in kinds.items()) + ("." if kinds else "")

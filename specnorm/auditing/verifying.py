@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import os
@@ -19,8 +20,12 @@ from specnorm import backends
 from specnorm.auditing.layers import ModelArrays
 from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.readers.isolated import GRAPH_SECONDS
+from specnorm.auditing.samples import SAMPLE_SECONDS, samples_of
 from specnorm.certified.bound import Upper
 from specnorm.certified.network.checking import check
+from specnorm.certified.network.graph import Graph
+from specnorm.certified.network.labels import Lines, Stated, digest_of, network_of, radius_as_stated
+from specnorm.certified.network.linear_bounds import Cut
 from specnorm.certified.network.patterns import recognised
 from specnorm.certified.network.stated import Part, constant_by_parts, digests_of, statement_of
 from specnorm.certified.stated import digest, norm_of_layer
@@ -29,6 +34,7 @@ from specnorm.problem.spec import ConvSpec
 from specnorm.result import FORMAT
 from specnorm.runtime.execution import Execution
 from specnorm.text import number, visible
+from specnorm.types import AnyArray
 
 LONGEST, MOST_PARTS = 2**26, 2**20
 """Bytes of a file that are read at most; and lists, objects and strings: empty ones take 20 times their text."""
@@ -37,6 +43,9 @@ LAYER = {
     "upper", "proof",
 }  # fmt: skip
 NETWORK = {"claim", "name", "of", "input_shape", "tensors", "parts", "upper"}
+LABELS = {"claim", "name", "input_shape", "input_range", "tensors", "parts", "samples"}
+SAMPLE, PROOF = {"sha256", "label", "radius", "anew", "proof"}, {"cuts", "others", "lines"}
+LINES = {"value", "at", "shares", "multipliers"}
 PART = {"start", "values", "units", "weights", "upper", "proof"}
 FLOATING = ("float16", "float32", "float64")
 
@@ -50,10 +59,12 @@ class Verdict:
     name, claim : str
         As the file has them.
     upper : float or None
-        What is proven: the number that is claimed. None: it is not proven.
+        What is proven: the number that is claimed. None: it is not proven, or the claim is about labels.
     reason : str
-        Why not.
+        Why it is not proven; empty: it is.
     seconds : float
+    labels : str
+        Of a claim about labels: how many samples of the data keep theirs.
     """
 
     name: str
@@ -61,12 +72,15 @@ class Verdict:
     upper: float | None
     reason: str
     seconds: float
+    labels: str = ""
 
     def __str__(self) -> str:
         """One line."""
         what, time_taken = visible(self.name)[:80], f"{self.seconds:.2f} s"
-        if self.upper is None:
+        if self.reason or (self.upper is None and not self.labels):
             return f"FAILED {what}: {visible(self.reason)[:300]}; {time_taken}"
+        if self.upper is None:
+            return f"proven {what}: {self.labels}; {time_taken}"
         return f"proven {what}: {self.claim}, at most {number(self.upper, 'upper')}; {time_taken}"
 
 
@@ -75,6 +89,7 @@ def verify_file(
     model: str | os.PathLike[str],
     max_bytes: int = MAX_BYTES,
     seconds: float | None = GRAPH_SECONDS,
+    data: str | os.PathLike[str] | None = None,
 ) -> Iterator[Verdict]:
     """Prove the claims of a certificate about a model's file, one after the other.
 
@@ -87,27 +102,33 @@ def verify_file(
     max_bytes : int, default 8 GiB
         Refuse files whose arrays claim more than that in all.
     seconds : float or None, default 600
-        Of processor time for each claim, in a process that reads a graph; None: as long as they take.
+        Of processor time for each claim, in a process that reads a graph, and a minute for each sample; None: as long
+        as they take.
+    data : path, optional
+        Of the file with the samples x and labels y that a claim about labels speaks of.
 
     Raises
     ------
     CertificateError
         If the certificate cannot be read.
     ModelFileError
-        If the model cannot be read.
+        If the model or the data cannot be read.
     """
     claims = read_certificate(Path(certificate))
+    samples = None if data is None else samples_of(os.fspath(data), max_bytes)
+    if samples is not None and seconds is not None:
+        seconds += SAMPLE_SECONDS * len(samples[0])
     with open_model(os.fspath(model), max_bytes) as found:
         for at, claim in enumerate(claims):
             begin, reason = time.perf_counter(), ""
-            upper: float | None = None
+            upper, labels = None, ""
             try:
-                upper = found.ask(seconds, _proven, claim)
+                upper, labels = found.ask(seconds, _proven, claim, samples)
             except Exception as error:  # what is damaged proves nothing
                 words = str(error) if isinstance(error, SpecnormError) else repr(error)
                 reason = words or type(error).__name__
             kind, name = (str(claim.get(key, at)) for key in ("claim", "name"))
-            yield Verdict(name, kind, upper, reason, time.perf_counter() - begin)
+            yield Verdict(name, kind, upper, reason, time.perf_counter() - begin, labels)
 
 
 def read_certificate(path: Path) -> list[dict[str, Any]]:
@@ -153,16 +174,20 @@ def _whole(text: str) -> int:
 
 
 # -- where the model's file is open ----------------------------------------------------------------------------------
-def _proven(model: ModelArrays, claim: Mapping[str, Any]) -> float:
-    """The number of a claim, once it is proven."""
-    known = {"layer": (LAYER, _layer), "network": (NETWORK, _network)}.get(str(claim.get("claim")))
-    if known is None or set(claim) != known[0] or type(claim["name"]) is not str:
-        raise CertificateError("it is no claim about a layer or a network that this version knows")
+def _proven(
+    model: ModelArrays, claim: Mapping[str, Any], samples: tuple[AnyArray, AnyArray] | None = None
+) -> tuple[float | None, str]:
+    """The number of a claim, or what it says of labels, once it is proven."""
+    known = {"layer": LAYER, "network": NETWORK, "labels": LABELS}.get(str(claim.get("claim")))
+    if known is None or set(claim) != known or type(claim["name"]) is not str:
+        raise CertificateError("it is no claim about a layer, a network or labels that this version knows")
+    if known is LABELS:
+        return None, _labels(model, claim, samples)
     upper = _number(claim["upper"])
-    proven = known[1](model, claim, upper)
+    proven = _layer(model, claim, upper) if known is LAYER else _network(model, claim)
     if not proven <= upper:
         raise CertificateError(f"it claims {upper!r}, and its parts make up {proven.value!r}")
-    return upper
+    return upper, ""
 
 
 def _number(text: Any) -> float:
@@ -207,8 +232,17 @@ def _ops() -> Execution:
     return Execution.of(backends.load("numpy"), np.empty(0))
 
 
-def _network(model: ModelArrays, claim: Mapping[str, Any], upper: float) -> Upper:
-    del upper
+def _network(model: ModelArrays, claim: Mapping[str, Any]) -> Upper:
+    whole = statement_of(_graph(model, claim), claim["of"]).pruned()
+    check(whole, recognised(whole).pruned(), None)
+    found = constant_by_parts(whole, [_part(part) for part in _list(claim["parts"])], ops=_ops())
+    if found is None:
+        raise CertificateError("an output has no bound: no part bounds a layer, or an operator is not known")
+    return found
+
+
+def _graph(model: ModelArrays, claim: Mapping[str, Any]) -> Graph:
+    """The network that a claim speaks of, its arrays bit for bit."""
     if model.network is None:
         raise CertificateError("the model's file holds weights and no graph: give the ONNX file of the network")
     shape = _list(claim["input_shape"])
@@ -222,12 +256,7 @@ def _network(model: ModelArrays, claim: Mapping[str, Any], upper: float) -> Uppe
         raise CertificateError(f"the model's input has another shape: {own}")
     if claim["tensors"] != digests_of(graph):
         raise CertificateError("a tensor has other bits")
-    whole = statement_of(graph, claim["of"]).pruned()
-    check(whole, recognised(whole).pruned(), None)
-    found = constant_by_parts(whole, [_part(part) for part in _list(claim["parts"])], ops=_ops())
-    if found is None:
-        raise CertificateError("an output has no bound: no part bounds a layer, or an operator is not known")
-    return found
+    return graph
 
 
 def _part(part: Mapping[str, Any]) -> Part:
@@ -238,3 +267,70 @@ def _part(part: Mapping[str, Any]) -> Part:
         raise CertificateError("a part has a list of weights for each of its values")
     weights = tuple(np.array([_number(x) for x in _list(each)]) for each in part["weights"])
     return Part(names[0], tuple(names[1:]), weights, _number(part["upper"]), part["proof"], part["units"])
+
+
+# -- labels ------------------------------------------------------------------------------------------------------------
+def _labels(model: ModelArrays, claim: Mapping[str, Any], samples: tuple[AnyArray, AnyArray] | None) -> str:
+    if samples is None:
+        raise CertificateError("it is about labels: give the file of the samples as --data")
+    between = None if claim["input_range"] is None else tuple(map(_signed, _list(claim["input_range"])))
+    if between is not None and (len(between) != 2 or not between[0] <= between[1]):
+        raise CertificateError("a range is not two numbers, the smaller one first")
+    graph = _graph(model, claim).pruned()
+    check(graph, recognised(graph).pruned(), None)
+    ends = [graph.by_name[name].shape for name in (*graph.inputs, *graph.outputs)]
+    if len(ends) != 2 or any(type(n) is not int for end in ends for n in end or ("",)) or (ends[1] or ())[:-1] != (1,):
+        raise CertificateError("labels are of a network with one input and one output of shape (1, classes)")
+    network = network_of(graph, [_part(part) for part in _list(claim["parts"])], between, ops=_ops())
+    places: dict[str, list[int]] = {}
+    for at, sample in enumerate(samples[0]):
+        places.setdefault(digest_of(sample), []).append(at)
+    kept: dict[int, float] = {}
+    for said in _list(claim["samples"]):
+        if type(said) is not dict or set(said) != SAMPLE or type(said["label"]) is not int:
+            raise CertificateError("a sample has other entries than this version knows")
+        found = [at for at in places.get(str(said["sha256"]), []) if int(samples[1][at]) == said["label"]]
+        if not found or found[0] in kept or type(said["anew"]) is not bool:
+            raise CertificateError("a sample is stated twice, is not in the data, or has another label there")
+        stated = [_stated(each) for each in _list(said["proof"])]
+        centre, radius = np.asarray(samples[0][found[0]], dtype=np.float64), _number(said["radius"])
+        radius_as_stated(network, centre, said["label"], radius, stated, anew=said["anew"])
+        kept.update(dict.fromkeys(found, radius))
+    radii = sorted(set(kept.values()))
+    counts = [f"{sum(kept[at] >= radius for at in kept)} stay within {radius:.6g}" for radius in radii]
+    return f"of {len(samples[0])} labels {', '.join(counts)}"
+
+
+def _signed(text: Any) -> float:
+    negative = type(text) is str and text.startswith("-")
+    return -_number(text[1:]) if negative else _number(text)
+
+
+def _stated(said: Any) -> Stated:
+    """A statement about a ball or a part of one."""
+    if type(said) is not dict or set(said) != PROOF:
+        raise CertificateError("a proof has other entries than this version knows")
+    others = np.array(_wholes(said["others"]), dtype=np.intp)
+    cuts = list[Cut]()
+    for cut in map(_list, _list(said["cuts"])):
+        if len(cut) != 3 or type(cut[0]) is not str or cut[2] not in (0, 1):
+            raise CertificateError("a cut is a value, a position, and 0 or 1")
+        cuts.append((cut[0], _wholes(cut[1:2])[0], bool(cut[2])))
+    lines = {}
+    for each in _list(said["lines"]):
+        if type(each) is not dict or set(each) != LINES or type(each["value"]) is not str:
+            raise CertificateError("slopes have other entries than this version knows")
+        at = np.array(_wholes(each["at"]), dtype=np.intp)
+        content = np.frombuffer(base64.b64decode(each["shares"], validate=True), dtype=np.uint8)
+        if (np.diff(at) <= 0).any() or content.size != 3 * len(others) * at.size:
+            raise CertificateError("slopes are not three bytes for each row and position, which ascend")
+        digits = content.reshape(len(others), at.size, 3).astype(np.int64)
+        multipliers = np.array([_number(number) for number in _list(each["multipliers"])])
+        lines[each["value"]] = Lines(at, digits @ np.array([2**16, 2**8, 1]), multipliers)
+    return Stated(tuple(cuts), others, lines)
+
+
+def _wholes(value: Any) -> list[int]:
+    if any(type(n) is not int or n < 0 for n in _list(value)):
+        raise CertificateError("positions are whole numbers from 0 on")
+    return list(value)

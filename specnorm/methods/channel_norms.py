@@ -61,7 +61,7 @@ class ChannelNorms(Method):
         if spec.padding_mode in ("reflect", "replicate"):
             raise GeometryError(
                 f"padding_mode={spec.padding_mode!r} repeats pixels, which raises the norm above the kernel's own. Use "
-                "spectral_rescaling without it, and divide by the padding's factor: see docs/guarantees.md."
+                "gram_rescaling without it, and divide by the padding's factor: see docs/guarantees.md."
             )
         extents = [r * (k - 1) for r, k in zip(spec.dilation, spec.kernel_shape, strict=True)]
         amounts = [before + after for before, after in spec.padding]

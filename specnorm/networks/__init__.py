@@ -5,18 +5,21 @@ them together with the norms of the layers from `measuring`; `runs` finds layers
 for them, and `segments` proves what they are worth. `methods` are the ways to do so; a
 `certificate` states them for somebody else to check.
 `near` bounds a network on a ball around one input, where `ranges` says what each value can be and `local` which slopes
-are left; `radii` and `accuracy` say in which ball a label stays, by `linear` bounds. Front ends (the torch plugin, the
-ONNX reader) build graphs.
+are left; `radii` and `accuracy` say in which ball a label stays, by `linear` bounds, and `labels` states it for others.
+Front ends (the torch plugin, the ONNX reader) build graphs.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from specnorm.certified.network import operators
 from specnorm.certified.network.boxes import within
 from specnorm.certified.network.graph import Graph, Layer, Node
 from specnorm.certified.network.operators.registry import register_operator
 from specnorm.certified.network.propagation import Step, UnknownNode
-from specnorm.certified.network.statements import averaged, step
+from specnorm.certified.network.statements import averaged, forward_step
+from specnorm.errors import renamed
 from specnorm.networks.accuracy import certified_accuracy
 from specnorm.networks.answer import NetworkBound, RunBound
 from specnorm.networks.gains import GainBound
@@ -47,12 +50,17 @@ __all__ = [
     "bound",
     "certified_accuracy",
     "equilibrium_bound",
+    "forward_step",
     "local_radii",
     "margins",
     "operators",
     "recurrent_bound",
     "register_operator",
     "state_space_bound",
-    "step",
     "within",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Names of before, for one release."""
+    return globals()[renamed(__name__, name, {"step": "forward_step"})]

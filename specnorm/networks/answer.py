@@ -13,7 +13,6 @@ from specnorm.certified.network.checking import Checked
 from specnorm.certified.network.propagation import Step, UnknownNode
 from specnorm.certified.network.rules import must_be_claims, premises_first
 from specnorm.errors import CertificateError
-from specnorm.networks.certificate import unstated
 from specnorm.result import Certificate
 from specnorm.text import number, visible
 
@@ -263,3 +262,14 @@ def _table(nodes: Sequence[Step]) -> list[str]:
 def _short(end: float) -> str:
     """The very number."""
     return repr(float(end)).removesuffix(".0")
+
+
+def unstated(reason: str) -> Certificate:
+    """No certificate.
+
+    Raises
+    ------
+    CertificateError
+        Always, with the reason.
+    """
+    raise CertificateError(reason)

@@ -147,8 +147,13 @@ class Measure:
         if int(found.stats["cells"]) <= CHEAP and least > float(found.stats["lower"]) * (1 + self.rtol / 100):
             # Layers at a bound are proven to be there; a tolerance on each would be a factor on their product.
             claims.append(proven(kernel, Enclose(rtol=self.rtol / 100), **geometry, input_shape=size)[1])
-        plain: Any = {name: value for name, value in geometry.items() if not name.startswith("padding")}
-        return claims, float(reshaped_norm(kernel, **plain))
+        return claims, heuristic(kernel, spec)
+
+
+def heuristic(kernel: AnyArray, spec: ConvSpec) -> float:
+    """Miyato's number for a layer's norm, which no padding matters to."""
+    plain: Any = {name: value for name, value in spec.geometry.items() if not name.startswith("padding")}
+    return float(reshaped_norm(kernel, **plain))
 
 
 def proven(kernel: AnyArray, method: Method, **geometry: Unpack[Geometry]) -> tuple[Result, Upper]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from specnorm.certified.bound import Lower, Upper, greatest, least
 from specnorm.certified.interval import Interval
 from specnorm.certified.network import margins as rules
+from specnorm.certified.network.by_rule import located
 from specnorm.certified.network.execution import inside, moved_up, run_with_errors
 from specnorm.certified.network.graph import Graph, concrete
 from specnorm.certified.network.linear_bounds import LinearBounds
@@ -23,7 +24,7 @@ from specnorm.certified.network.roundings import EXECUTIONS, AtCentre, Roundings
 from specnorm.clock import Clock
 from specnorm.errors import MethodError
 from specnorm.networks.bounding import bounded, prepared
-from specnorm.networks.linear import STEPS, Ascent, located, read
+from specnorm.networks.linear import STEPS, Ascent, read
 from specnorm.networks.margins import Margins
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Product
@@ -119,27 +120,30 @@ class Radii:
 
     def proven(self, x: FloatArray, label: int, radius: float) -> Lower | None:
         """A ball's radius, if no difference of logits reaches 0 in it."""
-        clock = Clock.of(self.budget)
-        rows, at = rules.rows_of(label, self.classes), self.around(x)
-        needed = rules.needed(at, radius)
+        at = self.around(x)
+        found = self.parts(x, label, radius, rules.needed(at, radius))
+        return None if found is None else rules.radius_of([(each.bounds, each.best) for each in found], at)
+
+    def parts(self, x: FloatArray, label: int, radius: float, needed: float) -> list[Ascent] | None:
+        """Parts of a ball in which all differences of the label's logit to others are above a number."""
+        clock, rows = Clock.of(self.budget), rules.rows_of(label, self.classes)
         if needed == math.inf:
             return None
         for anew in (False, True):
             bounds = located(self.network, x, radius, anew=anew, clock=clock)
             ascent = Ascent(bounds, self.output, rows, needed=needed).improved(STEPS if anew else 0, clock)
-            found = rules.radius_of([(bounds, ascent.best)], at)
-            if found is not None:
-                return found
-        return self._in_parts(ascent, at, clock)
+            if ascent.positive:
+                return [ascent]
+        return self._cut(ascent, clock)
 
-    def _in_parts(self, whole: Ascent, at: AtCentre | None, clock: Clock) -> Lower | None:
+    def _cut(self, whole: Ascent, clock: Clock) -> list[Ascent] | None:
         """Cut where a sign alone costs the most, and again where that is not enough."""
-        open_parts, done = [whole], []
+        open_parts, done = [whole], list[Ascent]()
         most = PARTS if self.budget is None else MOST_PARTS
         while open_parts:
             part = open_parts.pop()
             if part.positive:
-                done.append((part.bounds, part.best))
+                done.append(part)
                 continue
             place = part.switching()
             if place is None or clock.expired or len(open_parts) + len(done) + 2 > most:
@@ -147,7 +151,7 @@ class Radii:
             for above in (False, True):
                 bounds = part.bounds.cut(*place, above)
                 open_parts.append(Ascent(bounds, part.name, part.rows, part).improved(AGAIN, clock))
-        return rules.radius_of(done, at)
+        return done
 
     def attacked(self, x: FloatArray, label: int, radius: float) -> FloatArray | None:
         """An input of the ball, and of its box, whose label is not proven to be that one; None: none is found."""

@@ -140,7 +140,7 @@ class Incumbent:
         vectors : array, shape (c, rank)
         """
         chosen = self._worth_an_ascent(norms_sq)
-        for block in np.unique(cells.block[chosen]).tolist():
+        for block in sorted({*cells.block[chosen].tolist()}):  # np.unique imports masked arrays
             index = chosen[cells.block[chosen] == block]
             starts, full = cells.boxes[index].centres, arrays.rows(vectors, index, ops=self.ops)
             if polynomial.rank < polynomial.size:

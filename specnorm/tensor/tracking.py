@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class TrackingTuning:
     """When a step searches, and how long. It decides on time and on how closely a state tracks TN.
 
-    What each bought in recorded runs is in docs/benchmarks/training.md.
+    What each bought in recorded runs is in docs/benchmarks/index.md.
 
     Parameters
     ----------

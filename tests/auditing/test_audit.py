@@ -24,15 +24,13 @@ import specnorm
 from auditing import files
 from specnorm.auditing import audit
 from specnorm.auditing.report import Report
-from specnorm.auditing.rows import Row, Value, least_upper, violations
+from specnorm.auditing.rows import COLUMNS, STANDARD, Row, Value, least_upper, violations
 from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError
 from specnorm.problem.spec import ConvSpec
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
-KEYS = (
-    "name kind shape stride dilation groups transposed padding_mode padding input_shape assumed lower upper tn f4 "
-    "reshaped ratio status reason note"
-)
+KEYS = "name kind shape stride dilation groups transposed padding_mode padding input_shape assumed lower upper "
+KEYS += "status reason note"
 
 
 def _rows(report: Report) -> dict[str, dict[str, Any]]:
@@ -52,7 +50,7 @@ def test_interval_holds_the_supremum(recipe: Recipe) -> None:
 def test_interval_holds_the_layer_at_a_size(recipe: Recipe, mode: Any, data: st.DataObject) -> None:
     kernel = recipe.kernel
     sizes = tuple(data.draw(st.integers(1, k + 2)) for k in kernel.shape[2:])
-    (row,) = audit({"k": kernel}, input_shape=sizes, padding_mode=mode, methods=()).layers
+    (row,) = audit({"k": kernel}, input_shape=sizes, padding_mode=mode, methods=["circular"]).layers
     assert row.status == "ok", row.reason
     truth = dense_norm(kernel, sizes, padding_mode=mode)
     assert_encloses(row.lower, row.upper, truth)
@@ -73,7 +71,7 @@ def test_lower_end_at_a_size_is_not_the_one_of_the_supremum() -> None:
 
 def test_columns_are_the_methods_values() -> None:
     kernel = np.random.RandomState(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
-    row = _rows(audit({"k": kernel}, input_shape=(5, 6), methods=list(specnorm.METHODS)))["k"]
+    row = _rows(audit({"k": kernel}, input_shape=(5, 6), methods=COLUMNS))["k"]
     for name in ("tn", "f4", "reshaped", "grid"):
         assert row[name] == float(specnorm.measure(kernel, specnorm.METHODS[name]()).value)
     assert row["fft"] == float(specnorm.conv_norm(kernel, (5, 6)))
@@ -132,7 +130,7 @@ def test_layout_follows_its_convention_at_every_rank() -> None:
 def test_resnet20_against_the_published_truths() -> None:
     pytest.importorskip("safetensors")
     names = ["module.conv1.weight", "module.layer2.0.conv1.weight", "module.linear.weight"]
-    report = audit(EXAMPLE, layers=names, input_shape=32)
+    report = audit(EXAMPLE, layers=names, input_shape=32, methods=["circular"])
     rows = _rows(report)
     everywhere = _rows(audit(EXAMPLE, layers=names))
     assert list(rows) == names
@@ -148,41 +146,41 @@ def test_rows_of_every_kind() -> None:
     rows = _rows(report)
     assert list(rows) == ["conv1.weight", "conv2.weight", "fc.weight"]
     assert list(rows["conv1.weight"]) == KEYS.split()
-    conv = rows["conv1.weight"]
+    conv, linear = rows["conv1.weight"], rows["fc.weight"]
     assert (conv["kind"], conv["shape"], conv["status"], conv["reason"]) == ("conv", [4, 3, 3, 3], "ok", None)
     assert (conv["stride"], conv["dilation"], conv["groups"], conv["transposed"]) == ([1, 1], [1, 1], 1, False)
     assert (conv["padding_mode"], conv["padding"], conv["input_shape"]) == ("zeros", [[1, 1], [1, 1]], None)
     assert conv["assumed"] == [
         "stride=1", "dilation=1", "groups=1", "transposed=False", "layout=OIHW", "padding_mode=zeros", "padding=same",
     ]  # fmt: skip
-    linear = rows["fc.weight"]
     assert (linear["kind"], linear["stride"], linear["padding_mode"], linear["assumed"]) == ("linear", [], None, [])
-    summary = report.to_dict()["summary"]
-    counts = {"layers": 3, "conv": 2, "linear": 1, "errors": 0, "skipped": 3}
+    summary, counts = report.summary, {"layers": 3, "conv": 2, "linear": 1, "errors": 0, "skipped": 3}
     assert {name: summary[name] for name in counts} == counts
     assert summary["max_upper"] == max(row["upper"] for row in rows.values())
 
 
-def test_circular_is_there_only_with_an_input_shape() -> None:
+def test_circular_needs_an_input_shape() -> None:
     arrays = files.kernels()
-    with_shape = _rows(audit(arrays, input_shape=8, padding_mode="zeros"))
+    with pytest.raises(MethodError, match="circular needs input_shape"):
+        audit(arrays, methods=["circular"])
+    with_shape = _rows(audit(arrays, input_shape=8, padding_mode="zeros", methods=["circular"]))
     for name, row in with_shape.items():
-        assert list(row) == KEYS.replace("reshaped", "reshaped circular").split()
+        assert list(row) == KEYS.replace("upper", "upper circular").split()
         assert row["input_shape"] == [8] * (len(arrays[name].shape) - 2)
         assert "padding_mode=zeros" not in row["assumed"]
     matrix = np.linalg.norm(arrays["fc.weight"].astype(np.float64), 2)
     assert with_shape["fc.weight"]["circular"] == pytest.approx(matrix, rel=1e-5)
 
 
-def test_methods_that_were_not_asked_for_are_null() -> None:
+def test_there_are_the_columns_that_were_asked_for() -> None:
     row = _rows(audit(files.kernels(), methods=["grid"]))["fc.weight"]
-    assert row["tn"] is row["f4"] is row["reshaped"] is row["ratio"] is None
+    assert list(row) == KEYS.replace("upper", "upper grid").split()
     assert row["grid"] > 0
 
 
 def test_json_holds_numbers_that_round_trip_and_no_nan() -> None:
     arrays = {**files.kernels(), "zero.weight": np.zeros((2, 2, 3)), "nan.weight": np.full((2, 2), np.nan)}
-    report = audit(arrays, input_shape=6)
+    report = audit(arrays, input_shape=6, methods=STANDARD)
     text = json.dumps(report.to_dict(), allow_nan=False)
     assert json.loads(text) == report.to_dict()
     zero = _rows(report)["zero.weight"]
@@ -230,7 +228,7 @@ def test_a_failing_method_keeps_what_was_found_before(monkeypatch: pytest.Monkey
         raise np.linalg.LinAlgError("did not converge")
 
     monkeypatch.setattr(specnorm.TensorNorm, "forward", fails)
-    row = _rows(audit(files.kernels(), layers="fc.*"))["fc.weight"]
+    row = _rows(audit(files.kernels(), layers="fc.*", methods=["tn"]))["fc.weight"]
     assert (row["status"], row["tn"]) == ("error", None)
     assert "did not converge" in row["reason"]
     assert row["upper"] > 0
@@ -260,7 +258,7 @@ def test_a_pattern_that_matches_nothing_is_an_error() -> None:
 def test_every_padding(mode: Any) -> None:
     """Each row against the layer's own matrix at its size."""
     kernel = Recipe((3, 2, 3, 3), seed=1).kernel
-    (row,) = audit({"conv.weight": kernel}, padding_mode=mode, input_shape=6).layers
+    (row,) = audit({"conv.weight": kernel}, padding_mode=mode, input_shape=6, methods=["tn"]).layers
     truth = dense_norm(kernel, 6, padding_mode=mode)
     assert row.lower is not None
     assert row.upper is not None
@@ -394,7 +392,9 @@ def test_a_layer_of_a_network_counts_by_the_least_that_was_proven() -> None:
     plugin = pytest.importorskip("specnorm_torch")
     torch.manual_seed(0)
     model = torch.nn.Sequential(*[torch.nn.Conv2d(3, 3, 3, padding=1) for _ in range(3)]).double()
-    plugin.certify_(model, 1.0)
+    plugin.rescale_(model, 1.0)
     assert plugin.network_bound(model, (3, 40, 40)).upper <= 1 + 4e-5
-    for row in plugin.audit(model, (3, 6, 6)).layers:
-        assert row.upper == min(row.upper, row.values["tn"], row.values["f4"])
+    plain, with_f4 = (plugin.audit_module(model, (3, 6, 6), methods=names).layers for names in ((), ["f4"]))
+    for bare, row in zip(plain, with_f4, strict=True):
+        assert bare.upper == row.upper == min(row.upper, row.values["f4"]), "f4 counts, whether it is shown or not"
+        assert (bare.values, bare.promises, list(bare.origins)) == ({}, {}, ["interval"])

@@ -253,7 +253,7 @@ def test_missing_h5py_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> N
         path = DATA / f"two.{suffix}"
         with path.open("rb") as file, pytest.raises(ModelFileError) as caught:
             read(file, str(path), 2**30)
-        assert "pip install 'specnorm-bounds[keras]'" in str(caught.value)
+        assert "pip install '.[keras]'" in str(caught.value)
 
 
 # -- HDF5 ----------------------------------------------------------------------------------------------------------

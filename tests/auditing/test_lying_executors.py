@@ -15,7 +15,7 @@ from specnorm.auditing import audit, gates
 from specnorm.auditing.rows import Row
 
 ARRAYS = {f"{i}.weight": np.random.RandomState(i).standard_normal((4, 3, 3, 3)) * (i + 1) for i in range(3)}
-SIZES: dict[str, Any] = {"input_shape": 8}
+SIZES: dict[str, Any] = {"input_shape": 8, "methods": ("tn", "f4", "reshaped", "circular")}
 
 Answer = Any
 """What a worker returns: a mark of the request, and the row."""

@@ -17,7 +17,7 @@ import pytest
 from auditing import files
 from specnorm.auditing import audit, ladders, plots, spectra
 from specnorm.auditing.report import Report
-from specnorm.auditing.rows import Picture, Row
+from specnorm.auditing.rows import STANDARD, Picture, Row
 from specnorm.problem.spec import ConvSpec
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -51,7 +51,8 @@ def _line_through(values: Sequence[float], places: Sequence[float]) -> float:
 
 # -- the intervals ---------------------------------------------------------------------------------------------------
 def test_marks_stand_where_the_numbers_say() -> None:
-    report = audit({**files.kernels(), "zero": np.zeros((2, 2)), "bad": np.full((2, 2), np.nan)}, input_shape=8)
+    arrays = {**files.kernels(), "zero": np.zeros((2, 2)), "bad": np.full((2, 2), np.nan)}
+    report = audit(arrays, input_shape=8, methods=(*STANDARD, "circular"))
     svg = plots.draw([report], "svg")
     good = report.layers[:3]
     values, places, heights = [], [], []

@@ -19,6 +19,9 @@ from hypothesis import strategies as st
 from auditing import files
 from specnorm.auditing import audit
 from specnorm.auditing.renderers import render
+from specnorm.auditing.report import Report
+from specnorm.auditing.rows import Row
+from specnorm.problem.spec import ConvSpec
 from specnorm.text import number, spreadsheet_safe, visible
 
 
@@ -71,7 +74,7 @@ def test_columns_of_a_table_are_as_wide_as_what_is_seen() -> None:
     table = [line for line in lines if line.startswith("|")]
     first = [line.split("|")[1] for line in table]
     assert first == [" layer   ", "-" * 9, " plain   ", f" {names[1]} ", f" {names[2]}     "]
-    assert table[0].split("|")[3:6] == ["   lower ", "   upper ", "      tn "], "numbers stand on the right"
+    assert table[0].split("|")[3:6] == ["   lower ", "   upper ", " remark  "], "numbers stand on the right"
     assert len({line.count("|") for line in table}) == 1
 
 
@@ -135,19 +138,20 @@ def test_table_says_what_it_shows() -> None:
     assert "supremum over all input sizes" in text
     assert "stride=1, dilation=1, groups=1" in text
     assert "bad.weight: error: kernel of shape (2, 2) holds 4 non-finite values" in text
+    assert "| remark" in text.splitlines()[2]
     assert "for the input shape 8x9" in render([audit({"k": np.ones((2, 2, 3, 3))}, input_shape=(8, 9))], "table")
 
 
 @pytest.mark.parametrize(
     ("sizes", "words"),
     [
-        ([0.5, 0.9], "2 of 2 layers proven: each nonexpansive, the largest norm is at most 0.900900."),
+        ([0.5, 0.9], "2 of 2 layers proven: each nonexpansive, the largest norm is at most 0.900001."),
         (
             [0.5, 1.0, 2.0],
-            "3 of 3 layers proven: 1 above 1, 1 not decided to be at most 1, the largest norm is at most 2.00200.",
+            "3 of 3 layers proven: 1 above 1, 1 not decided to be at most 1, the largest norm is at most 2.00001.",
         ),
-        ([3.0, 2.0], "2 of 2 layers proven: the largest norm is at most 3.00300."),
-        ([0.5, np.nan], "1 of 2 layers proven: each of these nonexpansive, the largest norm is at most 0.500500."),
+        ([3.0, 2.0], "2 of 2 layers proven: the largest norm is at most 3.00001."),
+        ([0.5, np.nan], "1 of 2 layers proven: each of these nonexpansive, the largest norm is at most 0.500001."),
         ([np.nan], "0 of 1 layers proven."),
     ],
     ids=str,
@@ -156,6 +160,20 @@ def test_table_begins_with_a_verdict(sizes: list[float], words: str) -> None:
     pytest.importorskip("rich")
     arrays = {f"{j}.weight": np.full((1, 1), size) for j, size in enumerate(sizes)}
     assert render([audit(arrays, methods=[])], "table").splitlines()[0] == words
+
+
+def test_a_row_ends_with_a_remark() -> None:
+    rows = [
+        Row(str(interval), "linear", (1, 1), ConvSpec.of((1, 1)), lower=interval[0], upper=interval[1])
+        for interval in [(0.9, 0.9), (0.999, 1.001), (2.0, 2.0), (3.0, 3.1), (1.0, 1.5), (0.0, 0.0), (0.0, 2.0)]
+    ]
+    rows.append(Row("bad", "linear", (1, 1), None, reason="why not"))
+    lines = str(Report("0", None, tuple(rows), ())).splitlines()
+    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == ["layer", "shape", "lower", "upper", "remark"]
+    assert [line.split("|")[-2].strip() for line in lines[4:12]] == [
+        "at most 1", "1 is not decided", "above 1", "above 1, the largest", "1.50000 times apart", "zero",
+        "no lower bound", "error",
+    ]  # fmt: skip
 
 
 def test_table_rounds_outwards() -> None:
@@ -212,9 +230,9 @@ def test_markdown_is_a_table_with_a_heading_and_notes() -> None:
 def test_names_are_no_markdown(name: str) -> None:
     html = _rendered(render([audit(_named(name, "other"))], "markdown"))
     cells = re.findall(r"<td[^>]*>(.*?)</td>", html, re.DOTALL)
-    assert len(cells) == 2 * 7 + 2  # two rows of eight
+    assert len(cells) == 2 * 5  # two rows
     assert html_module.unescape(cells[0]) == f"<code>{visible(name)}</code>"
-    assert cells[8] == "<code>other</code>"
+    assert cells[5] == "<code>other</code>"
     bad = _rendered(render([audit({name: np.full((2, 2), np.nan)})], "markdown"))
     assert bad.count("<code") == 2
     assert html_module.unescape(bad).count(f"\n{visible(name)}: error: ") == 1

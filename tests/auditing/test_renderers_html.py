@@ -21,7 +21,7 @@ from auditing import files
 from specnorm.auditing import audit, plots
 from specnorm.auditing.renderers import render
 from specnorm.auditing.report import Report
-from specnorm.auditing.rows import Picture, Row
+from specnorm.auditing.rows import STANDARD, Picture, Row
 from specnorm.certified.network.rules import Map
 from specnorm.networks import NetworkBound, RunBound
 
@@ -103,7 +103,7 @@ def test_the_table_rounds_outwards_and_sorts_by_the_numbers_themselves() -> None
     text = render([report], "html")
     head, *body = _tables(Page(text))[0]
     assert [re.sub("(proven|(upper|lower) bound|tn / lower)$", "", word) for word in head] == [
-        "#", "layer", "shape", "lower", "upper", "tn", "f4", "reshaped", "unfoldings", "ratio",
+        "#", "layer", "shape", "lower", "upper", "tn", "f4", "reshaped", "unfoldings", "ratio", "remark",
     ]  # fmt: skip
     assert head[3:9] == [
         "lowerproven", "upperproven", "tnupper bound", "f4upper bound", "reshapedlower bound", "unfoldingsupper bound",
@@ -117,7 +117,7 @@ def test_the_table_rounds_outwards_and_sorts_by_the_numbers_themselves() -> None
             assert Decimal(cell) >= Decimal(row.values[name])  # type: ignore[arg-type]
         assert Decimal(cells[7]) <= Decimal(row.values["reshaped"])  # type: ignore[arg-type]
     assert body[4][1].startswith("nan.weighterror: kernel of shape (2, 2, 3)")
-    assert body[4][3:] == ["\u2013"] * 6 + ["error"]
+    assert body[4][3:] == ["\u2013"] * 7 + ["error"]
     values = re.findall(r'data-value="([^"]*)"', text)
     assert len(values) == 5 * 8
     assert float(values[1]) == report.layers[0].lower
@@ -127,7 +127,7 @@ def test_the_table_rounds_outwards_and_sorts_by_the_numbers_themselves() -> None
 
 @drawn
 def test_every_mark_tells_its_row() -> None:
-    report = _report()
+    report = _report(methods=("tn", "f4", "reshaped"))
     text = render([report], "html")
     titles = [title for _, title in Page(text).all("title")[1:]]
     measured = [row for row in report.layers if row.upper]
@@ -155,7 +155,7 @@ def test_the_network_s_numbers_are_on_one_axis() -> None:
 
 
 def test_it_says_how_each_number_was_obtained_and_by_which_versions() -> None:
-    report = _report(input_shape=8)
+    report = _report(input_shape=8, methods=(*STANDARD, "circular"))
     page = _page(report)
     origins = _tables(page)[1][1:]
     assert [row[0] for row in origins] == ["lower, upper"] * 4 + ["tn"] * 2 + ["f4"] * 2 + ["reshaped"] * 2 + [
@@ -278,7 +278,7 @@ def test_without_matplotlib_the_page_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setattr(plots, "installed", lambda: False)
     text = render([_report()], "html")
     assert "<svg" not in text
-    assert text.count("pip install &#39;specnorm-bounds[plot]&#39;") == 3
+    assert text.count("pip install &#39;.[plot]&#39;") == 3
     assert len(_tables(Page(text))[0]) == 6
 
 
@@ -286,7 +286,7 @@ def test_without_jinja_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
     import sys
 
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(ImportError, match=r"pip install 'specnorm-bounds\[cli\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[cli\]'"):
         render([_report()], "html")
 
 
@@ -302,7 +302,7 @@ def test_the_example_is_what_the_command_makes() -> None:
     """But for the plots, which change with matplotlib's versions, and numbers, which change with NumPy's."""
     folder = Path(__file__).parents[2] / "docs" / "examples" / "resnet20"
     text = (folder / "report.html").read_text(encoding="utf-8")
-    report = audit(str(folder / "resnet20.safetensors"))
+    report = audit(str(folder / "resnet20.safetensors"), methods=STANDARD)
     ((_, data),) = [(a, t) for a, t in Page(text).all("script") if a.get("type") == "application/json"]
     (shown,) = json.loads(data)
     for old, new in zip(shown["layers"], report.to_dict()["layers"], strict=True):

@@ -14,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-from bench import networks_page, peers
+from bench import networks_page, peers, pictures
 from bench import page as suite_page
 from bench.facts import FOLDER, Row, read, write
 from bench.gpu import run as run_on_gpu
@@ -66,7 +66,7 @@ def main(words: list[str] | None = None) -> int:
 
 
 def pages(files: list[Path]) -> None:
-    """The pages of files, beside them; of all committed ones, the comparison with published methods too."""
+    """The pages of files, beside them; of all committed ones, pictures and the comparison with others too."""
     for file in files:
         if file.stem == "networks":
             networks_page.write(file.parent)
@@ -74,6 +74,7 @@ def pages(files: list[Path]) -> None:
             suite_page.write(file)
     if len(files) > 1:
         peers.PAGE.write_text(peers.page(), encoding="utf-8")
+        pictures.write(FOLDER)
 
 
 def measure(given: argparse.Namespace) -> None:

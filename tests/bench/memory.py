@@ -27,7 +27,7 @@ ROWS: dict[str, tuple[methods.Method, tuple[tuple[str, Any], ...]]] = {
     "`tn_bound`": (methods.TensorNorm(certified=False), ()), "`grid_bound`": (Grid(), ()),
     "`gram_bound`, n = 32": (Gram(), CIRCULAR), "`gram_bound`, every size": (Gram(), ()),
     "`conv_norm`, n = 32": (methods.ExactFFT(), CIRCULAR), "`power_norm`, n = 32": (methods.Power(n_iter=4), CIRCULAR),
-    "channels' norms (`spectral_rescaling`)": (ChannelNorms(), ()), "`matrix_norm`, a matrix": (MatrixNorm(), ()),
+    "channels' norms (`gram_rescaling`)": (ChannelNorms(), ()), "`matrix_norm`, a matrix": (MatrixNorm(), ()),
     "`power_iteration`, a matrix": (PowerIteration(), ()), "`gram_iteration`, a matrix": (GramIteration(), ()),
 }  # fmt: skip
 

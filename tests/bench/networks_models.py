@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from real_weights import real_file
-from specnorm_torch import certify_, network_graph, spectral_norm
+from specnorm_torch import network_graph, rescale_, spectral_norm
 from torch import Tensor, nn
 
 from specnorm.auditing.readers.onnx import read
@@ -133,7 +133,7 @@ def constrained() -> nn.Module:
         adam.zero_grad()
         (model(clean + 0.2 * torch.randn_like(clean)) - clean).square().mean().backward()
         adam.step()
-    certify_(model, 1.0)
+    rescale_(model, 1.0)
     return model.double().eval()
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bench.facts import FOLDER, Row, read
-from bench.markdown import every, filled, measured, span, table, times
+from bench.markdown import every, filled, measured, span, table
 
-MIB = 2**20
+MIB, DASH = 2**20, "\N{EN DASH}"
 PAGE = FOLDER / "index.md"
 """Words around the tables are written there."""
 SECTIONS = (
@@ -26,7 +27,7 @@ def write(source: Path) -> None:
         source.with_name("gpu.md").write_text(gpu(rows, source.name), encoding="utf-8")
         return
     made = {name: section(rows, name) for name in SECTIONS} | {"libraries": libraries(rows), "left out": left_out(rows)}
-    made |= {"aims": aims(rows), "measured": f"Measured {measured(rows, 'threads', 'clock')}."}
+    made |= {"aims": aims(rows), "price": price(), "measured": f"Measured {measured(rows, 'threads', 'clock')}."}
     source.with_name(PAGE.name).write_text(filled(PAGE, made), encoding="utf-8")
 
 
@@ -40,37 +41,36 @@ def pick(rows: list[Row], section: str, **fixed: Any) -> list[Row]:
 
 # -- tables ----------------------------------------------------------------------------------------------------------
 def section(rows: list[Row], title: str) -> str:
-    """A line a problem; a column for the textbook method, and for each contestant; values and memory after them."""
-    mine = pick(rows, title)
-    problems: dict[tuple[Any, ...], dict[tuple[str, str], Row]] = {}
-    for row in mine:
-        key = (row["name"], row["family"], row["dtype"], row["n"])
-        problems.setdefault(key, {})[row["library"], row["contestant"]] = row
-    columns = list(dict.fromkeys((row["library"], row["contestant"]) for row in mine))
-    columns.sort(key=lambda column: column[1] not in {row["yardstick"] for row in mine})
-    several = len({library for library, contestant in columns}) > 2
-    labels = [f"`{name}`{', ' + library if several else ''}" for library, name in columns]
-    figures: list[tuple[str, Callable[[Row], str]]] = [("", lambda row: cell(row))]
-    if any("value_over_norm" in row for row in mine):
-        figures.append(("value: ", lambda row: f"{row['value_over_norm']:.4f}"))
-    if any("peak_bytes" in row for row in mine):
-        figures.append(("MiB: ", lambda row: f"{row['peak_bytes'] / MIB:.0f}" if "peak_bytes" in row else "-"))
-    lines = [
-        [
-            *("every" if word is None else str(word).removesuffix(" channels") for word in key),
-            *(tell(found[c]) if c in found else "-" for _, tell in figures for c in columns),
-        ]
-        for key, found in problems.items()
-    ]
-    header = ["kernel", "", "dtype", "n", *(word + label for word, _ in figures for label in labels)]
-    dull = {at for at in range(1, 4) if len({line[at] for line in lines}) <= 1}
-    told = [[word for at, word in enumerate(line) if at not in dull] for line in (header, *lines)]
-    return table(told[0], told[1:]) if mine else ""
+    """A row a method and family of kernels; each case is a line of the file."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in pick(rows, title):
+        kind = row["name"] if row["family"] == "network" else row["family"]
+        groups.setdefault((kind, row["library"], row["contestant"]), []).append(row)
+    several = [len({key[at] for key in groups}) > 1 for at in range(2)]
+    lines = []
+    for key, found in groups.items():
+        label = ", ".join([f"`{key[-1]}`", *(word for word, shown in zip(key, several, strict=False) if shown)])
+        own = found[0]["contestant"] == found[0]["yardstick"]
+        faster = sorted(row["faster"] for row in found if "faster" in row and not own)
+        told = [f"{float(format(x, '.2g')):g}" for x in faster]
+        around = f" ({told[0]}{DASH}{told[-1]})" if len(told) > 1 else ""
+        ratio = f"{statistics.median(faster):.2g}x{around}" if told else "-"
+        lines.append([
+            label, str(len(found)), ends([row["seconds"] for row in found], span), ratio,
+            ends([row["value_over_norm"] for row in found if "value_over_norm" in row], "{:.4f}".format),
+            ends([row["peak_bytes"] / MIB for row in found if "peak_bytes" in row], "{:.0f}".format),
+        ])  # fmt: skip
+    header = ["method", "cases", "time", "times as fast", "value over norm", "MiB"]
+    kept = [at for at in range(len(header)) if at < 3 or any(line[at] != "-" for line in lines)]
+    return table(*([header[at] for at in kept], [[line[at] for at in kept] for line in lines])) if lines else ""
 
 
-def cell(row: Row) -> str:
-    told = span(row["seconds"])
-    return told if row["contestant"] == row["yardstick"] or "faster" not in row else f"{told} ({times(row)})"
+def ends(figures: list[float], tell: Callable[[float], str]) -> str:
+    """The least and the largest, or the only one."""
+    told = list(dict.fromkeys(tell(x) for x in sorted(figures)))
+    if len(told) > 1 and told[0].endswith(" ms") and told[-1].endswith(" ms"):
+        told[0] = told[0].removesuffix(" ms")
+    return DASH.join(told[:1] + told[1:][-1:]) if told else "-"
 
 
 def libraries(rows: list[Row]) -> str:
@@ -78,7 +78,7 @@ def libraries(rows: list[Row]) -> str:
     if not found:
         return ""
     columns = list(dict.fromkeys((row["library"], row["dtype"]) for row in found))
-    cells = {(row["contestant"], row["library"], row["dtype"]): span(row["seconds"]) for row in found}
+    cells = {(row["contestant"], row["library"], row["dtype"]): f"{1e3 * row['seconds']:.1f}" for row in found}
     names = dict.fromkeys(row["contestant"] for row in found)
     lines = [[f"`{name}`", *(cells.get((name, *column), "-") for column in columns)] for name in names]
     first = [row["first_call_seconds"] for row in found if row["library"].startswith("jax")]
@@ -87,7 +87,7 @@ def libraries(rows: list[Row]) -> str:
         if first
         else ""
     )
-    return said + table(["", *(f"{lib}, {dtype}" for lib, dtype in columns)], lines)
+    return said + table(["ms", *(f"{lib}, {dtype}" for lib, dtype in columns)], lines)
 
 
 def left_out(rows: list[Row]) -> str:
@@ -96,7 +96,8 @@ def left_out(rows: list[Row]) -> str:
     for row in rows:
         if why := row.get("skipped") or row.get("error"):
             words = (row.get(key) for key in ("section", "name", "family", "n", "library", "contestant"))
-            reasons.setdefault(why.replace("|", "\\|"), []).append(", ".join(str(word) for word in words if word))
+            why = re.sub("about \\d+ s", "more than three seconds", why).replace("|", "\\|")
+            reasons.setdefault(why, []).append(", ".join(str(word) for word in words if word))
     lines = [[why, f"{len(what)}: {what[0]}" + ("; ..." if len(what) > 1 else "")] for why, what in reasons.items()]
     return table(["why", "what"], lines) if lines else ""
 
@@ -131,6 +132,30 @@ def aims(rows: list[Row]) -> str:
             mean = f", {statistics.geometric_mean(found):.2g}x in the mean of {len(found)}" if len(found) > 1 else ""
             lines.append([f"`{fixed['contestant']}`: {what}", aim, told + mean])
     return table(["what", "aim", "reached"], lines)
+
+
+PRICES = ((64, "trained", 0.7), (256, "trained", 1.0), (512, "trained", 1.5), (256, "flat", 6.0), (512, "flat", 8.0))
+"""Channels, kernels, and the aim of `enclose`."""
+
+
+def price() -> str:
+    """What a proof takes over the textbook estimate, with one thread and with two, from the lines of both."""
+    files = [read(FOLDER / f"price-{threads}.jsonl") for threads in (1, 2)]
+    lines = []
+    for channels, family, aim in PRICES:
+        mine = [[it for it in rows if (it["shape"][0], it["family"]) == (channels, family)] for rows in files]
+        cells = [
+            most([it["ratio"][name] for it in found])
+            for found, name in ((mine[0], "enclose"), (mine[1], "enclose"), (mine[0], "tn_certified"))
+        ]
+        lines.append([f"{channels}, {family}", f"{aim:g}", *cells])
+    return table(["channels, kernels", "aim, at most", "one thread", "two threads", "`tn_bound`, proven"], lines)
+
+
+def most(ratios: list[float]) -> str:
+    """Their median, and the largest of several."""
+    told = f"{statistics.median(ratios):.2f}"
+    return told if len(ratios) == 1 else f"{told} ({max(ratios):.2f})"
 
 
 # -- a GPU -----------------------------------------------------------------------------------------------------------

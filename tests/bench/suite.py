@@ -72,7 +72,7 @@ def as_near(kernel: Any, n: int) -> Any:
 
 def rescaled(kernel: Any, n: Any = None) -> Any:
     del n
-    return torch.linalg.vector_norm(specnorm.spectral_rescaling(kernel))
+    return torch.linalg.vector_norm(specnorm.gram_rescaling(kernel))
 
 
 def rescaled_backward(kernel: Any, n: Any = None) -> Any:
@@ -135,9 +135,9 @@ SECTIONS = {
         MIDDLE, (32, 64, 112),
     ),
     "PROPACK": Section("propack", {"power_norm": POWER}, MIDDLE, (32, 64)),
-    "rescaling": Section("aol", {"spectral_rescaling": rescaled}, SMALL),
+    "rescaling": Section("aol", {"gram_rescaling": rescaled}, SMALL),
     "rescaling, backward": Section(
-        "aol_backward", {"spectral_rescaling": rescaled_backward}, SMALL
+        "aol_backward", {"gram_rescaling": rescaled_backward}, SMALL
     ),
     "tolerance": Section(
         "hopm_einsum", {f"enclose {rtol:.0e}": enclosed(rtol) for rtol in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)},

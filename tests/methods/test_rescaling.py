@@ -22,13 +22,13 @@ from specnorm.runtime.execution import Execution
 
 @pytest.mark.parametrize("n_iter", [1, 2, 3])
 @pytest.mark.widths
-def test_norm_at_most_one(xp: Lib, n_iter: int) -> None:
+def test_certify_one(xp: Lib, n_iter: int) -> None:
     if xp.compiles and n_iter != 1:
         pytest.skip("each count is a compilation")
 
     def check(layer: Layer) -> None:
         kernel = layer.kernel
-        got = specnorm.spectral_rescaling(xp.asarray(kernel), n_iter)
+        got = specnorm.gram_rescaling(xp.asarray(kernel), n_iter)
         assert xp.dtype_name(got) == layer.recipe.dtype
         host = xp.to_numpy(got)
         assert host.shape == kernel.shape
@@ -48,7 +48,7 @@ def test_every_geometry(n_iter: int) -> None:
     """The layer at its size: strided, dilated, grouped, transposed, circular or zero-padded by any amount."""
 
     def check(layer: Layer) -> None:
-        kernel = specnorm.spectral_rescaling(layer.kernel, n_iter, **layer.geometry)
+        kernel = specnorm.gram_rescaling(layer.kernel, n_iter, **layer.geometry)
         assert dense_norm(kernel, layer.input_shape, **layer.geometry).lo <= 1
 
     from libraries import opened
@@ -61,14 +61,14 @@ def test_every_geometry(n_iter: int) -> None:
 @pytest.mark.parametrize("shape", [(8, 5, 3, 3), (5, 8, 3, 3), (6, 6, 5), (7, 3)])
 def test_certified(dtype: str, shape: tuple[int, ...]) -> None:
     for n_iter in (1, 2, 4):
-        layer = specnorm.spectral_rescaling(Recipe(shape, seed=3).kernel.astype(dtype), n_iter)
+        layer = specnorm.gram_rescaling(Recipe(shape, seed=3).kernel.astype(dtype), n_iter)
         assert layer.dtype == dtype
         assert specnorm.certify(layer, 1.0)
 
 
 def test_comes_close_to_one_with_the_count() -> None:
     kernel = Recipe((8, 8, 3, 3), seed=3).kernel
-    norms = [float(specnorm.conv_norm(specnorm.spectral_rescaling(kernel, t))) for t in (1, 2, 3, 4, 5)]
+    norms = [float(specnorm.conv_norm(specnorm.gram_rescaling(kernel, t))) for t in (1, 2, 3, 4, 5)]
     assert norms == sorted(norms)
     assert norms[0] < 0.8
     assert norms[-1] > 0.95
@@ -76,7 +76,7 @@ def test_comes_close_to_one_with_the_count() -> None:
 
 def test_orthogonal_layers_stay() -> None:
     q = np.linalg.qr(Recipe((8, 8), seed=3).kernel)[0][:, :, None]
-    np.testing.assert_allclose(specnorm.spectral_rescaling(3 * q), q, rtol=1e-12)
+    np.testing.assert_allclose(specnorm.gram_rescaling(3 * q), q, rtol=1e-12)
 
 
 def test_aol_by_its_formula() -> None:
@@ -88,7 +88,7 @@ def test_aol_by_its_formula() -> None:
             if 0 <= k + lag < 3:
                 product += kernel[:, :, k].T @ kernel[:, :, k + lag]
         sums += np.abs(product).sum(axis=1)
-    np.testing.assert_allclose(specnorm.spectral_rescaling(kernel), kernel / np.sqrt(sums)[None, :, None], rtol=1e-12)
+    np.testing.assert_allclose(specnorm.gram_rescaling(kernel), kernel / np.sqrt(sums)[None, :, None], rtol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(5, 4, 3), (3, 7, 3, 3), (6, 6, 2, 3, 2), (9, 2), (4, 3, 1, 7)])
@@ -112,7 +112,7 @@ def test_one_product_is_taken_lag_by_lag(monkeypatch: pytest.MonkeyPatch, shape:
         assert (by_lags <= by_frequencies).all()
         np.testing.assert_allclose(sums, exact**2, rtol=1e-5 if single else 1e-14)
     monkeypatch.setattr(Symbol, "matrices", refused)
-    assert np.isfinite(specnorm.spectral_rescaling(given[0])).all()
+    assert np.isfinite(specnorm.gram_rescaling(given[0])).all()
 
 
 def test_single_precision_is_used_where_products_have_it() -> None:
@@ -135,24 +135,24 @@ def test_lags_that_lose_every_small_term_are_allowed_for() -> None:
 def test_zero_channels_stay_zero() -> None:
     kernel = Recipe((4, 4, 3), seed=3).kernel
     kernel[:, 1] = 0
-    layer = specnorm.spectral_rescaling(kernel)
+    layer = specnorm.gram_rescaling(kernel)
     assert (layer[:, 1] == 0).all()
     assert np.isfinite(layer).all()
-    assert (specnorm.spectral_rescaling(np.zeros((2, 2, 3))) == 0).all()
+    assert (specnorm.gram_rescaling(np.zeros((2, 2, 3))) == 0).all()
 
 
 def test_layout_and_groups(xp: Lib) -> None:
     dtype = xp.dtypes[-1]
     kernel = Recipe((4, 2, 3, 3), seed=3).kernel.astype(dtype)
-    plain = xp.to_numpy(specnorm.spectral_rescaling(xp.asarray(kernel)))
+    plain = xp.to_numpy(specnorm.gram_rescaling(xp.asarray(kernel)))
     hwio = np.transpose(kernel, (2, 3, 1, 0))
-    turned = xp.to_numpy(specnorm.spectral_rescaling(xp.asarray(hwio), layout="HWIO"))
+    turned = xp.to_numpy(specnorm.gram_rescaling(xp.asarray(hwio), layout="HWIO"))
     np.testing.assert_allclose(np.transpose(turned, (3, 2, 0, 1)), plain, rtol=1e-6)
     if xp.compiles:
         return
-    grouped = xp.to_numpy(specnorm.spectral_rescaling(xp.asarray(kernel), groups=2))
+    grouped = xp.to_numpy(specnorm.gram_rescaling(xp.asarray(kernel), groups=2))
     for part in (slice(0, 2), slice(2, 4)):
-        alone = xp.to_numpy(specnorm.spectral_rescaling(xp.asarray(kernel[part])))
+        alone = xp.to_numpy(specnorm.gram_rescaling(xp.asarray(kernel[part])))
         np.testing.assert_allclose(grouped[part], alone, rtol=1e-6)
 
 
@@ -166,10 +166,10 @@ def test_gradients_in_torch(shape: tuple[int, ...], geometry: dict[str, Any], n_
     kernel = Recipe(shape, seed=3).kernel
     weights = Recipe(shape, seed=4).kernel
     leaf = torch.from_numpy(kernel.copy()).requires_grad_()
-    (specnorm.spectral_rescaling(leaf, n_iter, **geometry) * torch.from_numpy(weights)).sum().backward()
+    (specnorm.gram_rescaling(leaf, n_iter, **geometry) * torch.from_numpy(weights)).sum().backward()
 
     def total(k: NDArray[Any]) -> float:
-        return float(np.sum(weights * specnorm.spectral_rescaling(k, n_iter, **geometry)))
+        return float(np.sum(weights * specnorm.gram_rescaling(k, n_iter, **geometry)))
 
     direction = Recipe(shape, seed=5).kernel
     expected = finite_difference_gradient(total, kernel, direction)
@@ -181,7 +181,7 @@ def test_gradients_in_jax() -> None:
     kernel, weights = Recipe((4, 3, 3), seed=3).kernel, Recipe((4, 3, 3), seed=4).kernel
 
     def total(k: Any) -> Any:
-        return (weights * specnorm.spectral_rescaling(k, 2)).sum()
+        return (weights * specnorm.gram_rescaling(k, 2)).sum()
 
     slope = jax.jit(jax.grad(total))(jax.numpy.asarray(kernel))
     direction = Recipe((4, 3, 3), seed=5).kernel
@@ -192,11 +192,11 @@ def test_gradients_in_jax() -> None:
 def test_refusals() -> None:
     kernel = np.ones((2, 2, 3))
     with pytest.raises(GeometryError, match=r"reflect.*factor"):
-        specnorm.spectral_rescaling(kernel, padding_mode="reflect")
+        specnorm.gram_rescaling(kernel, padding_mode="reflect")
     with pytest.raises(GeometryError, match=r"repeats outputs.*same"):
-        specnorm.spectral_rescaling(kernel, padding=2)
+        specnorm.gram_rescaling(kernel, padding=2)
     for n_iter in (0, -1, 1.5, None):
         with pytest.raises(MethodError, match="n_iter"):
-            specnorm.spectral_rescaling(kernel, n_iter)  # type: ignore[arg-type]
+            specnorm.gram_rescaling(kernel, n_iter)  # type: ignore[arg-type]
     with pytest.raises(MethodError, match="taps"):
-        specnorm.spectral_rescaling(kernel, 30)
+        specnorm.gram_rescaling(kernel, 30)

@@ -85,9 +85,9 @@ def split(kernel: Kernel, geometry: dict[str, Any]) -> None:
 
 def tracked(kernel: Kernel, geometry: dict[str, Any]) -> None:
     """No claim, but an estimate from below: at most the largest value that alternation is known to reach."""
-    state = specnorm.init(kernel, TensorNorm(), **geometry)
+    state = specnorm.init_tracking(kernel, TensorNorm(), **geometry)
     for size in (1.0, 1.1, 1.5):
-        value, state = specnorm.step(size * kernel, TensorNorm(), state, **geometry)
+        value, state = specnorm.track(size * kernel, TensorNorm(), state, **geometry)
         assert 0 < float(value) <= size * float(specnorm.f4_bound(kernel, **geometry)) * (1 + 1e-5)
         assert all(np.isfinite(x).all() for x in state.values())
 

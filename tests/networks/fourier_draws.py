@@ -112,6 +112,24 @@ def _shifted(x: Tensor, d: random.Random) -> Tensor:
     return d.choice((x + c, x - c, c - x, x.conj(), -x))
 
 
+def _written(x: Tensor, d: random.Random) -> Tensor:
+    """Pieces of a value in places of zeros, of constants, or of its own entries: once or twice, which may overlap."""
+    axis = d.randrange(x.ndim)
+    n = x.shape[axis]
+    shape = [m + d.randint(0, 3) * (at == axis) for at, m in enumerate(x.shape)]
+    zeros = torch.zeros(shape, dtype=x.dtype)
+    kinds = (lambda: zeros, lambda: x.clone(), lambda: (-x).flip(axis).clone(), lambda: numbers(d, *shape).to(x.dtype))
+    whole = d.choice(kinds)()
+    for _ in range(d.randint(1, 2)):
+        count = d.randint(1, n)
+        start, to = d.randint(0, n - count), d.randint(0, whole.shape[axis] - count)
+        if d.random() < 0.3:
+            whole.select(axis, to).copy_(x.select(axis, start))
+        else:
+            whole.narrow(axis, to, count).copy_(x.narrow(axis, start, count))
+    return whole
+
+
 def _as_real(x: Tensor, d: random.Random) -> Tensor:
     del d
     return torch.view_as_real(x.resolve_conj())
@@ -132,4 +150,5 @@ REAL = (*[_transform("rfft")] * 6, _transform("fft"), _transform("ifft"), _trans
 COMPLEX = (
     *[_transform("irfft")] * 3, _transform("fft"), _transform("ifft"), _permuted, _reshaped, _rolled, _cut,
     _times_matrices, _times_matrices, _by_equation, _by_equation, _times_numbers, _shifted, _as_real, _real_part,
+    _written, _written,
 )  # fmt: skip

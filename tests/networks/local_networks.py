@@ -5,7 +5,6 @@ Nothing here is imported from `specnorm.networks` but the types that a network i
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -64,7 +63,7 @@ class Chain:
         return [*found, z]
 
     def _after(self, v: Matrix, function: str | None, before: Matrix) -> Matrix:
-        z = v if function is None else sorted_pairs(v) if function == "maxmin" else VALUES[function](v)
+        z = v if function is None else WIDER[function](v) if function in WIDER else VALUES[function](v)
         return z + before if self.skips and function is not None and z.shape == before.shape else z
 
     def jacobian(self, x: Matrix) -> Matrix:
@@ -77,6 +76,10 @@ class Chain:
                 swap = v[:half] < v[half:]
                 order = np.concatenate([np.arange(half) + half * swap, np.arange(half) + half * ~swap])
                 whole = whole[order]
+            elif function == "pooled":
+                whole = np.where((v[:-1] > v[1:])[:, None], whole[:-1], whole[1:])
+            elif function == "joined":
+                whole = np.concatenate([(v > 0)[:, None] * whole, whole])
             elif function is not None:
                 whole = DERIVATIVES[function](v)[:, None] * whole
                 if self.skips and len(v) == len(z):
@@ -104,6 +107,14 @@ def sorted_pairs(v: Matrix) -> Matrix:
     return np.concatenate([np.maximum(v[:half], v[half:]), np.minimum(v[:half], v[half:])])
 
 
+WIDER: dict[str, Callable[[Matrix], Matrix]] = {
+    "maxmin": sorted_pairs,
+    "pooled": lambda v: np.maximum(v[:-1], v[1:]),
+    "joined": lambda v: np.concatenate([np.maximum(v, 0), v]),
+}
+"""What takes several entries, or gives several."""
+
+
 def _in_ball(x: Matrix, radius: float, numbers: Any) -> Matrix:
     d = numbers.normal(size=x.shape)
     return np.asarray(x + d / np.linalg.norm(d) * radius * numbers.uniform() ** (1 / len(x)))
@@ -117,6 +128,19 @@ def _maxmin(at: int, shape: tuple[int, int]) -> list[Node]:
     return [*pieces, *ends, Node(f"z{at}", operators.Concat(1), (f"{v}.Maximum", f"{v}.Minimum"), shape)]
 
 
+def _wider(at: int, shape: tuple[int, int], kind: str) -> list[Node]:
+    v, z = f"v{at}", f"z{at}"
+    if kind == "maxmin":
+        return _maxmin(at, shape)
+    if kind == "pooled":
+        windows = operators.Windows((2,), (1,), (1,), ((0, 0),))
+        return [Node(z, operators.MaxPool(windows), (v,), (1, shape[1] - 1))]
+    return [
+        Node(f"{v}.0", operators.ReLU(), (v,), shape),
+        Node(z, operators.Concat(1), (f"{v}.0", v), (1, 2 * shape[1])),
+    ]
+
+
 def _exact(numbers: Matrix) -> tuple[Matrix, Matrix]:
     return numbers, 0 * numbers
 
@@ -124,7 +148,8 @@ def _exact(numbers: Matrix) -> tuple[Matrix, Matrix]:
 def dense(seed: int, widths: Sequence[int], function: str = "relu", *, skips: bool = False, bias: float = 0.5) -> Chain:
     """Matrices at random."""
     numbers = np.random.default_rng(seed)
-    matrices = [numbers.normal(size=(m, n)) / np.sqrt(n) for n, m in itertools.pairwise(widths)]
+    takes = [widths[0], *(len(WIDER.get(function, np.array)(np.zeros(n))) for n in widths[1:-1])]
+    matrices = [numbers.normal(size=(m, n)) / np.sqrt(n) for n, m in zip(takes, widths[1:], strict=True)]
     biases = [bias * numbers.normal(size=m) for m in widths[1:]]
     nodes, names = [Node("x", operators.Input(), (), (1, widths[0]))], []
     functions: list[str | None] = [*[function] * (len(matrices) - 1), None]
@@ -133,8 +158,8 @@ def dense(seed: int, widths: Sequence[int], function: str = "relu", *, skips: bo
         layer = Layer(f"w{at}", partial(np.array, matrix), {}, 0)
         nodes.append(Node(f"v{at}", operators.Matrix(layer, partial(_exact, b)), (before.name,), shape))
         names.append(nodes[-1].name)
-        if kind == "maxmin":
-            nodes += _maxmin(at, shape)
+        if kind in WIDER:
+            nodes += _wider(at, shape, kind)
         elif kind is not None:
             nodes.append(Node(f"z{at}", FUNCTIONS[kind][0], (f"v{at}",), shape))
             if skips and before.shape == shape:

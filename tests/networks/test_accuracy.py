@@ -14,7 +14,7 @@ from specnorm.errors import MethodError
 from specnorm.networks import CertifiedAccuracy, Multipliers, certified_accuracy, local_radii, margins, within
 
 Array = Any
-NETWORKS = int(os.environ.get("SPECNORM_ATTACKED", "8"))
+NETWORKS = int(os.environ.get("SPECNORM_ATTACKED", "10"))
 """Networks at random, each with some samples and radii; by hand thousands."""
 METHOD = Multipliers(steps=3)
 RADII = [0.1, 0.3, 0.8]
@@ -22,7 +22,7 @@ RADII = [0.1, 0.3, 0.8]
 
 def classifiers() -> Iterator[Chain]:
     """Of every function, residual and not; inner widths and depths at random."""
-    kinds = ("relu", "maxmin", "tanh", "leaky", "abs", "silu", "sigmoid", "residual")
+    kinds = ("relu", "maxmin", "tanh", "leaky", "abs", "silu", "sigmoid", "residual", "pooled", "joined")
     for seed in range(NETWORKS):
         rng, kind = np.random.default_rng(seed), kinds[seed % len(kinds)]
         inner = [int(2 * rng.integers(2, 6))] * int(rng.integers(1, 4))

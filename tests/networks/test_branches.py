@@ -92,6 +92,16 @@ def into_zeros(net: Written) -> str:
     return net(ops.Add((1.0, 1.0)), *ends)
 
 
+def corners(net: Written) -> str:
+    """Two corners of the rows, each through a function, written into zeros one after the other."""
+    tall, n = (1, 6, 4, 4), 96
+    rows = np.arange(n).reshape(tall)
+    whole = net(ops.Merge(rows[:, :, :2]), net.constant(np.zeros(tall)), net(ops.Abs(), net.cut(0, 2, 2)))
+    lower, other = net.cut(2, None, 2, of=whole), net(ops.ReLU(), net.cut(2, None, 2))
+    at = np.arange(48).reshape(1, 6, 2, 4)
+    return net(ops.Merge(rows[:, :, 2:]), whole, net(ops.Merge(at[..., :3]), lower, net.cut(0, 3, 3, of=other)))
+
+
 def phases(net: Written) -> str:
     parts = [net.cut(b, None, 3, 2, of=net.cut(a, None, 2, 2)) for a in (0, 1) for b in (0, 1)]
     return net(ops.Concat(1), *parts)
@@ -126,6 +136,7 @@ TRUTHS: dict[str, tuple[Callable[[Written], str], float]] = {
     "halves, one through a function": (one_way, 1.0),
     "a smooth size of pairs": (lambda net: root(net, *squares(net, *net.halves())), 0.5**0.5),
     "halves into zeros": (into_zeros, 1.0),
+    "corners into zeros": (corners, 1.0),
     "space to depth": (phases, 1.0),
     "grouped heads": (heads, 1.0),
     "x - mean(x), channels": (lambda net: centred(net, 1), 1.0),

@@ -196,8 +196,8 @@ def test_kernels_that_move_are_bounded_as_they_are_now() -> None:
     assert found.to_dict()["note"] == found.note
     assert not fixed.note
     assert found.upper == fixed.upper
-    row = specnorm_torch.audit(model, (2, 4, 4)).layers[0]
-    norm = specnorm_torch.audit(specnorm_torch.baked(model), (2, 4, 4)).layers[0].upper
+    row = specnorm_torch.audit_module(model, (2, 4, 4)).layers[0]
+    norm = specnorm_torch.audit_module(specnorm_torch.baked(model), (2, 4, 4)).layers[0].upper
     assert row.upper == norm
     assert "moves from call to call" in str(row.note)
     asked = nonexpansive(model, (2, 4, 4))
@@ -220,11 +220,11 @@ class PaddedConv(nn.Conv2d):
 
 
 def test_a_forward_of_its_own_is_told_how_to_be_certified() -> None:
-    """At one size it is seen to be torch's; `certify_` speaks of every size."""
+    """At one size it is seen to be torch's; `rescale_` speaks of every size."""
     layer = PaddedConv(1, 1, 3)
     with pytest.raises(GeometryError, match=r"forward of its own.*every size.*vanilla_export\(\) makes"):
-        specnorm_torch.certify_(layer, 1.0)
-    assert specnorm_torch.certify_(layer.vanilla_export(), 1.0) == [""]
+        specnorm_torch.rescale_(layer, 1.0)
+    assert specnorm_torch.rescale_(layer.vanilla_export(), 1.0) == [""]
 
 
 def test_torch_is_silent_about_what_is_refused(capfd: pytest.CaptureFixture[str]) -> None:

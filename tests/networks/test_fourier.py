@@ -17,7 +17,7 @@ from specnorm_torch import certified_accuracy, network_bound, network_graph, non
 from torch import Tensor, nn  # noqa: E402
 
 from specnorm.errors import KernelError  # noqa: E402
-from specnorm.networks import Layer, Measure, Multipliers, bound, within  # noqa: E402
+from specnorm.networks import Layer, Measure, Multipliers, Product, bound, within  # noqa: E402
 
 fft = torch.fft
 COUNT = int(os.environ.get("SPECNORM_NETWORK_DRAWS", "800")) // 400
@@ -114,6 +114,15 @@ def test_no_map_at_random_stretches_more_than_its_bound() -> None:
     assert close >= COUNT
 
 
+def _at(z: Tensor, to: int, count: int, more: int = 0, *, own: bool = False) -> Tensor:
+    """Modes in some places of zeros, or of themselves; again behind those."""
+    out = z.clone() if own else torch.zeros(*z.shape[:-1], 5, dtype=z.dtype)
+    out[..., to : to + count] = z[..., 1 : 1 + count] if to else z[..., :count]
+    if more:
+        out[..., to + count : to + count + more] = z[..., 1 : 1 + more]
+    return out
+
+
 P = torch.eye(3, dtype=torch.complex128).roll(1, 0)
 """Puts the entries 0, 1, 2 of a one-sided spectrum of 4 numbers at 1, 2, 0."""
 EIGHT = torch.arange(8.0, dtype=torch.float64).reshape(2, 2, 2)
@@ -135,6 +144,10 @@ EXACT: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...], float]] = {
     "divided": (lambda x: fft.ifft(fft.fft(x, norm="forward") / (3 + 4j)).real * 20, (4,), 1.0),
     "divided by numbers": (lambda x: fft.fft(x) / torch.tensor([2.0, -0.5, 1, 4]), (4,), 4.0),
     "shifted": (lambda x: fft.irfft(1j - fft.rfft(x), 4), (4,), 1.0),
+    "modes into zeros": (lambda x: fft.irfft(_at(fft.rfft(x), 0, 2), 6), (6,), 1.0),
+    "modes into higher ones": (lambda x: fft.irfft(_at(fft.rfft(x), 2, 1), 6), (6,), 1.0),
+    "one mode twice": (lambda x: fft.irfft(_at(fft.rfft(x), 1, 1, 1), 8), (6,), 1.5**0.5),
+    "into itself": (lambda x: fft.ifft(_at(fft.fft(x), 2, 2, own=True)).real, (4,), 2**0.5),
     "a spectrum": (lambda x: torch.view_as_real(fft.rfft2(x, norm="ortho")), (4, 3), 1.0),
     "real matrices": (
         lambda x: torch.einsum("hio,bhi->bho", torch.arange(8.0).double().reshape(2, 2, 2), x),
@@ -222,6 +235,82 @@ class Cayley(nn.Module):
         q = self.scale * torch.linalg.solve(eye + a, eye - a)
         y: Tensor = layer(q, half=self.one_sided, by="columns")(x)
         return y
+
+
+class Spectral(nn.Module):
+    """As the authors of Fourier neural operators write it (Li et al. 2021): low modes into zeros."""
+
+    def __init__(self, cin: int, cout: int, *modes: int, norm: str | None = None) -> None:
+        super().__init__()
+        self.modes, self.norm, self.out = modes, norm, cout
+        self.weights = nn.ParameterList(draw(cin, cout, *modes, seed=at) for at in range(len(modes)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        last, axes = self.modes[-1], "xy"[: len(self.modes)]
+        z: Tensor = (fft.rfft if len(axes) == 1 else fft.rfft2)(x, norm=self.norm)
+        out = torch.zeros(x.shape[0], self.out, *z.shape[2:], dtype=z.dtype)
+
+        def product(part: Tensor, at: int) -> Tensor:
+            found: Tensor = torch.einsum(f"bi{axes},io{axes}->bo{axes}", part, self.weights[at])
+            return found
+
+        if len(axes) == 1:
+            out[:, :, :last] = product(z[:, :, :last], 0)
+        else:
+            first = self.modes[0]
+            out[:, :, :first, :last] = product(z[:, :, :first, :last], 0)
+            out[:, :, -first:, :last] = product(z[:, :, -first:, :last], 1)
+        y: Tensor = fft.irfftn(out, x.shape[2:], tuple(range(2, x.ndim)), norm=self.norm)
+        return y
+
+
+SPECTRAL: Any = [
+    ((16,), (5,), None, 1.001), ((15,), (8,), "forward", 1.1), ((6,), (1,), None, 1.5), ((8, 8), (3, 3), None, 1.1),
+    ((6, 7), (2, 4), "ortho", 1.2), ((6, 5), (4, 2), None, 1.5),
+]  # fmt: skip
+"""Sizes, modes, norm; how far off a bound may be. In the last one the second corner overwrites a part of the first."""
+
+
+@pytest.mark.parametrize(("sizes", "modes", "norm", "factor"), SPECTRAL)
+def test_spectral_convolutions_have_the_norm_of_their_modes(sizes: Any, modes: Any, norm: Any, factor: float) -> None:
+    model, shape = Spectral(2, 3, *modes, norm=norm), (2, *sizes)
+    known, real = upper(model, shape), truth(model, shape)
+    assert 1 - 1e-12 <= known / real <= factor
+
+
+class Operator(nn.Module):
+    """A small Fourier neural operator: a grid beside the input, layers of modes and points, cropped again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(3, 2), nn.Linear(2, 1)
+        self.modes = nn.ModuleList(Spectral(2, 2, 2, 2) for _ in range(2))
+        self.points = nn.ModuleList(nn.Conv2d(2, 2, 1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        along = torch.linspace(0, 1, 5, dtype=x.dtype)
+        grid = torch.stack(torch.meshgrid(along, along, indexing="ij"), -1).repeat(len(x), 1, 1, 1)
+        y = nn.functional.pad(self.enter(torch.cat((x, grid), -1)).permute(0, 3, 1, 2), [0, 1, 0, 1])
+        for modes, points in zip(self.modes, self.points, strict=True):
+            y = nn.functional.gelu(modes(y) + points(y))
+        found: Tensor = self.leave(y[..., :-1, :-1].permute(0, 2, 3, 1))
+        return found
+
+
+def test_a_fourier_neural_operator_has_a_constant() -> None:
+    torch.manual_seed(0)
+    model = Operator().double()
+    method = Multipliers(steps=3)
+    everywhere = network_bound(model, (5, 5, 1), method=method)
+    assert everywhere.upper is not None
+    assert everywhere.checked.complete
+    x = draw(1, 5, 5, 1).real
+    near = network_bound(model, x, radius=0.1, method=method).upper
+    boxed = bound(within(network_graph(model, (5, 5, 1)), -1, 1), method=Product()).upper
+    steep = torch.linalg.matrix_norm(torch.autograd.functional.jacobian(model, x).reshape(25, 25), 2)
+    for known in (everywhere.upper, near, boxed):
+        assert known is not None
+        assert float(steep) <= known <= (everywhere.product or 0.0)
 
 
 class Residual(nn.Module):

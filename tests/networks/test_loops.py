@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,12 @@ def layer_of(w: Matrix, u: Matrix, c: Matrix, phi: Callable[[Matrix], Matrix], b
     return run
 
 
-RANDOM = [(8, 0.8, 0), (8, 1.1, 1), (12, 1.0, 2), (16, 0.9, 3), (16, 1.3, 4), (20, 1.2, 5), (24, 1.1, 6), (32, 1.3, 7)]
+RANDOM = [
+    (8, 0.8, 0), (8, 1.1, 1), (12, 1.0, 2), (16, 0.9, 3), (16, 1.3, 4), (20, 1.2, 5), (24, 1.1, 6), (32, 1.3, 7),
+    (64, 1.0, 8),
+]  # fmt: skip
+TRAINED = {"adding": "relu", "echo": "tanh", "waves": "relu"}
+"""Files of tests/data/recurrent, and the function of each."""
 
 
 @pytest.mark.parametrize(("n", "size", "seed"), RANDOM)
@@ -116,6 +122,41 @@ def test_recurrent_layers_from_both_sides(n: int, size: float, seed: int) -> Non
         assert found.upper <= found.product
     else:
         assert found.product is None
+
+
+def steepest(w: Matrix, u: Matrix, c: Matrix, b: Matrix, function: str, seed: int, rounds: int = 10) -> float:
+    """The largest norm of a Jacobian of a layer over 50 steps at some inputs, each reached from the one before."""
+    rng, most, m = np.random.default_rng(seed), 0.0, u.shape[1]
+    for size in (0.3, 1.0, 3.0):
+        x = size * rng.standard_normal((STEPS, m))
+        for _ in range(rounds):
+            h, state, rows = np.zeros(len(w)), np.zeros((len(w), STEPS * m)), []
+            for t, step in enumerate(x):
+                inner = w @ h + u @ step + b
+                slope = 1 - np.tanh(inner) ** 2 if function == "tanh" else (inner > 0) * 1.0
+                h = np.tanh(inner) if function == "tanh" else np.maximum(inner, 0)
+                state = w @ state
+                state[:, t * m : (t + 1) * m] += u
+                state = slope[:, None] * state
+                rows.append(c @ state)
+            _, values, right = np.linalg.svd(np.concatenate(rows), full_matrices=False)
+            most = max(most, float(values[0]))
+            x = x + rng.choice([-1.0, 1.0]) * rng.choice([0.3, 1.0, 3.0]) * right[0].reshape(x.shape)
+    return most
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_trained_recurrent_layers(name: str) -> None:
+    """Trained on three tasks: above Jacobians over 50 steps, and within 3 of slopes that help."""
+    with np.load(Path(__file__).parents[1] / "data" / "recurrent" / f"{name}.npz") as file:
+        w, u, c, b = (file[key].astype(np.float64) for key in "WUCb")
+    found = recurrent_bound(w, u, c)
+    assert found.upper is not None
+    assert steepest(w, u, c, b, TRAINED[name], 0) <= found.upper
+    lower = ascended(w, u, c)
+    assert lower <= found.upper <= 3 * lower
+    assert (found.product is None) == (name == "echo")
+    assert found.product is None or found.upper < found.product / 5
 
 
 def test_a_loop_of_one_unit_is_met() -> None:

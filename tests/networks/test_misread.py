@@ -20,7 +20,7 @@ from specnorm.certified.bound import HypothesisError
 from specnorm.certified.network import operators
 from specnorm.certified.network.kernels import fold_error
 from specnorm.errors import MethodError
-from specnorm.networks import Graph, Layer, Measure, Node, Product, averaged, bound, margins, step
+from specnorm.networks import Graph, Layer, Measure, Node, Product, averaged, bound, forward_step, margins
 from specnorm.problem.spec import ConvSpec
 
 
@@ -163,16 +163,16 @@ def test_padding_that_depends_on_the_size_is_not_summed() -> None:
 MATRIX = np.array([[3.0, 0.5], [0.0, 1.0]])
 EYE = np.eye(2)
 MADE: dict[str, tuple[Callable[[Graph], Graph], Any]] = {
-    "step of a step": (lambda g: step(step(g, 0.5), 0.5), EYE - 0.5 * (EYE - 0.5 * MATRIX)),
-    "step of a whole step": (lambda g: step(step(g), 0.5), EYE - 0.5 * (EYE - MATRIX)),
-    "whole step of a step": (lambda g: step(step(g, 0.5)), 0.5 * MATRIX),
+    "step of a step": (lambda g: forward_step(forward_step(g, 0.5), 0.5), EYE - 0.5 * (EYE - 0.5 * MATRIX)),
+    "step of a whole step": (lambda g: forward_step(forward_step(g), 0.5), EYE - 0.5 * (EYE - MATRIX)),
+    "whole step of a step": (lambda g: forward_step(forward_step(g, 0.5)), 0.5 * MATRIX),
     "step of a step of a step": (
-        lambda g: step(step(step(g, 0.5), 0.25), 2.0),
+        lambda g: forward_step(forward_step(forward_step(g, 0.5), 0.25), 2.0),
         EYE - 2 * (EYE - 0.25 * (EYE - 0.5 * MATRIX)),
     ),
     "averaged": (lambda g: averaged(averaged(g, 0.5), 0.25), ((2 * MATRIX - EYE) - 0.75 * EYE) / 0.25),
-    "averaged of a step": (lambda g: averaged(step(g, 0.5), 0.5), 2 * (EYE - 0.5 * MATRIX) - EYE),
-    "step of averaged": (lambda g: step(averaged(g, 0.5), 0.5), EYE - 0.5 * (2 * MATRIX - EYE)),
+    "averaged of a step": (lambda g: averaged(forward_step(g, 0.5), 0.5), 2 * (EYE - 0.5 * MATRIX) - EYE),
+    "step of averaged": (lambda g: forward_step(averaged(g, 0.5), 0.5), EYE - 0.5 * (2 * MATRIX - EYE)),
 }
 """A network made of ``MATRIX``, and its own matrix."""
 

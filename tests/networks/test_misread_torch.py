@@ -13,7 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from specnorm_torch import audit, network_bound, nonexpansive  # noqa: E402 - after the skip
+from specnorm_torch import audit_module, network_bound, nonexpansive  # noqa: E402 - after the skip
 from torch import nn  # noqa: E402
 
 from specnorm.errors import MethodError  # noqa: E402
@@ -130,7 +130,7 @@ def test_a_layer_that_calls_an_operator_of_another_namespace_is_not_shown(librar
         def forward(self, x: Any) -> Any:
             return nn.functional.linear(operator(x), self.weight)
 
-    (row,) = audit(nn.Sequential(Own(4, 4, bias=False)), (4,)).layers
+    (row,) = audit_module(nn.Sequential(Own(4, 4, bias=False)), (4,)).layers
     assert row.upper is None
     assert row.reason is not None
     assert "misread::clone" in row.reason

@@ -23,7 +23,7 @@ from specnorm.auditing.layers import ModelArrays  # noqa: E402
 from specnorm.auditing.readers.onnx import read  # noqa: E402
 from specnorm.cli import run  # noqa: E402
 from specnorm.errors import CertificateError  # noqa: E402
-from specnorm.networks import Multipliers, Product, bound, certificate, step  # noqa: E402
+from specnorm.networks import Multipliers, Product, bound, certificate, forward_step  # noqa: E402
 
 
 def model_of(path: Path) -> ModelArrays:
@@ -33,7 +33,7 @@ def model_of(path: Path) -> ModelArrays:
 
 def claim_of(path: Path, residual: bool = False, **given: Any) -> dict[str, Any]:
     graph = model_of(path).graph(None)
-    found = bound(step(graph) if residual else graph, check=False, **given)
+    found = bound(forward_step(graph) if residual else graph, check=False, **given)
     (claim,) = found.certificate.claims
     assert found.upper is not None
     assert found.upper <= float.fromhex(claim["upper"])

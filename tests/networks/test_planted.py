@@ -48,7 +48,7 @@ from onnx import TensorProto, helper
 
 from specnorm.certified.network import operators
 from specnorm.errors import MethodError, TranslationError
-from specnorm.networks import Graph, Layer, Node, bound, step
+from specnorm.networks import Graph, Layer, Node, bound, forward_step
 
 
 def named(each: Planted) -> str:
@@ -84,7 +84,7 @@ def test_names_of_nodes_meet_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = (Node("x", operators.Input(), (), (1, 2)), Node("y", operators.Matrix(layer), ("x",), (1, 2)))
     monkeypatch.setattr(Graph, "fresh", lambda _, name: name)
     with pytest.raises(MethodError, match="Several nodes are called"):
-        step(step(Graph(nodes, ("y",)), 0.5), 0.5)
+        forward_step(forward_step(Graph(nodes, ("y",)), 0.5), 0.5)
 
 
 def test_no_execution_sees_that_open_sizes_are_two(monkeypatch: pytest.MonkeyPatch) -> None:

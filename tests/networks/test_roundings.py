@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from specnorm.certified.network.operators import (
     Scale,
     Tanh,
 )
-from specnorm.certified.network.operators.executed import BRAIN, HALF, SINGLE, Format
+from specnorm.certified.network.operators.executed import BRAIN, HALF, SINGLE, Format, Statistics
 from specnorm.certified.network.operators.linear import normalisation
 from specnorm.certified.network.roundings import AtCentre
 from specnorm.errors import MethodError
@@ -200,6 +200,70 @@ def test_what_is_forgotten_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch
     assert seen(graph, x, execution, 50) > bound(graph, centre, execution, radius)
 
 
+# -- batch normalisation -----------------------------------------------------------------------------------------------
+def normalised(x: Array, constants: Sequence[Array], eps: float, store: Any, inner: Any) -> Iterator[Array]:
+    """By each formula that libraries have, every operation rounded by ``inner``."""
+    m, v, w, b = (store(each) for each in constants)
+    root = inner(np.sqrt(inner(v + inner(eps))))
+    inverse = inner(1 / root)
+    for slope in (inner(w * inverse), inner(w / root)):
+        yield store(inner(inner(x * slope) + inner(b - inner(m * slope))))
+    moved = inner(x - m)
+    for product in (
+        inner(inner(moved * inverse) * w),
+        inner(inner(moved * w) * inverse),
+        inner(inner(moved / root) * w),
+    ):
+        yield store(inner(product + b))
+
+
+def rounded_to(execution: str) -> Callable[[Array], Array]:
+    return lambda x: np.asarray(STORE[execution](np.asarray(x, dtype=np.float64)), dtype=np.float64)
+
+
+def ratios(mean: float, execution: str) -> Iterator[float]:
+    """What is seen over what is proven, far from the centre of a ball; the constants are stored exactly or not."""
+    rng, store, n = np.random.default_rng(3), rounded_to(execution), 24
+    for _ in range(8):
+        m, b = (mean * rng.normal(size=n) for _ in "mb")
+        drawn = (m, rng.uniform(0.1, 4, n), rng.normal(size=n) + 3.0, b)
+        m, v, w, b = constants = [each.astype(np.float32).astype(float) for each in drawn]
+        operator = normalisation(m, v, w, b, 1e-5, 2)
+        graph = Graph((Node("x", Input(), (), (1, n)), Node("y", operator, ("x",), (1, n))), ("y",))
+        x = store(rng.normal(size=n))
+        found, truth = bound(graph, 0 * x, execution, float(np.linalg.norm(x)) * 1.001), exact(graph, x).reshape(-1)
+        for inner in (store, rounded_to("float32")):
+            for y in normalised(x, constants, 1e-5, store, inner):
+                yield float(np.linalg.norm(y - truth)) / found
+
+
+@pytest.mark.parametrize("execution", list(STORE))
+@pytest.mark.parametrize("mean", [0.0, 1.0, 100.0])
+def test_no_formula_of_normalisation_is_further_off(mean: float, execution: str) -> None:
+    largest = max(ratios(mean, execution))
+    assert 1 / 60 < largest < 1
+
+
+def test_what_cancels_in_normalisation_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the sizes of the mean's product and the bias."""
+    plain = Statistics.executed
+
+    def forgotten(self: Statistics, format: Format) -> Any:
+        count, around, growth = plain(self, format)  # type: ignore[misc]
+        return count, 0 * around, growth
+
+    monkeypatch.setattr(Statistics, "executed", forgotten)
+    assert max(ratios(100.0, "float32")) > 1
+
+
+def test_normalisation_that_may_overflow_is_open() -> None:
+    """80000 on the way, of which the bias takes 16000."""
+    operator = normalisation(np.full(1, -8e3), np.ones(1), np.full(1, 10.0), np.full(1, -16e3), 0.0, 2)
+    graph = Graph((Node("x", Input(), (), (1, 1)), Node("y", operator, ("x",), (1, 1))), ("y",))
+    assert around(graph, np.zeros(1), "float16").error(1.0) is None
+    assert math.isfinite(bound(graph, np.zeros(1), "bfloat16", 1.0))
+
+
 # -- refused by name ---------------------------------------------------------------------------------------------------
 def with_operator(operator: Any, shape: tuple[int, ...] = (1, 2), last: bool = True) -> Graph:
     nodes = (layer("y", np.eye(2), "x", (1, 2)), Node("f", operator, ("y",), shape, "its.name"))
@@ -211,7 +275,9 @@ def with_operator(operator: Any, shape: tuple[int, ...] = (1, 2), last: bool = T
     ("operator", "said"),
     [
         (Tanh(), "not known here"),
-        (normalisation(np.zeros(2), np.ones(2), None, None, 1e-5, 2), "fold batch normalisation"),
+        (normalisation(np.zeros(2), np.ones(2), np.zeros(2), None, 1e-5, 2), "fold batch normalisation"),
+        (normalisation(np.zeros(2), np.full(2, 1e-12), None, None, 0.0, 2), "fold batch normalisation"),
+        (Scale(np.full(2, 3.0), lambda: (np.ones(2), np.zeros(2))), "fold batch normalisation"),
         (Cast(), "not known here"),
         (HardTanh(-0.1, 0.1), "no numbers of float16"),
         (Pad("zeros", ((1, 1),), 0.1), "no number of float16"),

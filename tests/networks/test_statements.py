@@ -24,8 +24,8 @@ from specnorm.networks import (
     Product,
     averaged,
     bound,
+    forward_step,
     margins,
-    step,
 )
 
 QUICK = Multipliers(steps=30)
@@ -58,7 +58,7 @@ def upper(graph: Graph) -> float:
 @pytest.mark.parametrize("size", [1.0, 0.5])
 def test_step_of_a_linear_map_is_exact(size: float) -> None:
     """The largest |1 - t lambda|, where the triangle inequality has 1 + t max |lambda|."""
-    found = bound(step(dense(symmetric(0.2, 0.7, 1.9)), size), method=QUICK)
+    found = bound(forward_step(dense(symmetric(0.2, 0.7, 1.9)), size), method=QUICK)
     truth = max(abs(1 - size * value) for value in (0.2, 0.7, 1.9))
     assert found.upper is not None
     assert truth <= found.upper == pytest.approx(truth, rel=5e-3)
@@ -77,7 +77,7 @@ def test_a_gradient_step_is_nonexpansive() -> None:
     """x - t W' relu(W x) with t |W|^2 <= 2: a gradient step of a convex function. The rules have 3."""
     w = np.random.default_rng(1).normal(size=(6, 4))
     w = w / np.linalg.norm(w, 2)
-    found = bound(step(dense(w, w.T), 1.9), method=Multipliers(steps=200))
+    found = bound(forward_step(dense(w, w.T), 1.9), method=Multipliers(steps=200))
     assert found.upper is not None
     assert 1 - 1e-9 <= found.upper <= 1.02
     assert found.product == pytest.approx(2.9, rel=1e-3)
@@ -90,7 +90,7 @@ def test_statements_of_statements_compute_what_they_say() -> None:
     def averaged_map(f: Any, alpha: float) -> Any:
         return (f - (1 - alpha) * np.eye(3)) / alpha
 
-    mixed = averaged(step(averaged(dense(t), 0.3), 2.0), 0.25)
+    mixed = averaged(forward_step(averaged(dense(t), 0.3), 2.0), 0.25)
     matrix = averaged_map(np.eye(3) - 2 * averaged_map(t, 0.3), 0.25)
     x = np.random.default_rng(0).normal(size=(1, 3))
     assert mixed.run({"x": x})[mixed.outputs[0]] == pytest.approx(x @ matrix.T)
@@ -101,9 +101,9 @@ def test_statements_of_statements_compute_what_they_say() -> None:
 
 def test_statements_need_fitting_shapes() -> None:
     with pytest.raises(MethodError, match="same shape"):
-        step(dense(np.ones((2, 3))))
+        forward_step(dense(np.ones((2, 3))))
     with pytest.raises(MethodError, match="positive"):
-        step(dense(np.eye(2)), 0.0)
+        forward_step(dense(np.eye(2)), 0.0)
     with pytest.raises(MethodError, match="between 0 and 1"):
         averaged(dense(np.eye(2)), 1.0)
 

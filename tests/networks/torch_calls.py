@@ -82,7 +82,7 @@ def draw(key: str, d: Dice) -> Drawn | None:
 
     def f(z: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         flat = torch.tensor(z)
-        found = operator(**call([flat[start:end].view(shape) for start, end, shape in cuts]))
+        found = operator(**call([flat[start:end].clone().view(shape) for start, end, shape in cuts]))
         result = found[at] if several else found
         if result.is_complex():
             result = torch.view_as_real(result.resolve_conj().resolve_neg())

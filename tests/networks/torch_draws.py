@@ -131,7 +131,11 @@ def attended(d: Dice) -> Arguments:
     ahead, tokens, width = (1,) if d.random() < 0.5 else (1, 2), d.choice([1, 1, 2]), 2
     shapes = {"query": (*ahead, d.choice([1, 2]), width), "key": (*ahead, tokens, width)}
     found: Arguments = {name: Slot(shape) for name, shape in shapes.items()} | {"value": Slot((*ahead, tokens, 2))}
-    return found | {"scale": d.choice([None, 0.1, 1.0]), "dropout_p": d.choice([0.0, 0.0, 0.0, 0.5])}
+    scores: Tensor = numbers(d, part(d, (*ahead, found["query"].shape[-2], tokens)))
+    seen = scores > d.choice([-1.0, 0.0])
+    mask = d.choice([None, None, scores, seen, scores.masked_fill(~seen, -math.inf)])
+    drawn: Arguments = {"attn_mask": mask, "is_causal": mask is None and d.random() < 0.4}
+    return found | drawn | {"scale": d.choice([None, 0.1, 1.0]), "dropout_p": d.choice([0.0, 0.0, 0.0, 0.5])}
 
 
 def recurrent(d: Dice) -> Arguments:
@@ -149,6 +153,14 @@ def recurrent(d: Dice) -> Arguments:
     found: Arguments = {"input": Slot(shape), "hx": start, "params": params, "has_biases": biased, "num_layers": layers}
     drawn: Arguments = {"dropout": d.choice([0.0, 0.0, 0.5]), "train": d.random() < 0.2, "bidirectional": ways == 2}
     return found | drawn | {"batch_first": turned}
+
+
+def cell(d: Dice) -> Arguments:
+    """One step of a recurrent layer."""
+    samples, inputs, units = (d.randint(1, 3) for _ in range(3))
+    found: Arguments = {"input": Slot((samples, inputs)), "hx": Slot((samples, units))}
+    found |= {"w_ih": numbers(d, (units, inputs)), "w_hh": numbers(d, (units, units))}
+    return found | {name: numbers(d, (units,)) for name in d.choice([(), ("b_ih", "b_hh")])}
 
 
 def where(d: Dice) -> Arguments:
@@ -338,13 +350,16 @@ def converted(**more: tuple[Any, ...]) -> Callable[[Dice], Arguments]:
 
 
 def maybe_complex(made: Callable[[Dice], Arguments]) -> Callable[[Dice], Arguments]:
-    """The same call, sometimes of complex values."""
+    """The same call, sometimes of complex values, or of complex and real ones."""
 
     def draw(d: Dice) -> Arguments:
         found = made(d)
         if d.random() < 0.7:
             return found
-        return {name: [_complex(y) for y in x] if isinstance(x, list) else _complex(x) for name, x in found.items()}
+        every = d.random() < 0.6
+        some = [name for name in found if every or d.random() < 0.5]
+        turned = {name: found[name] for name in some}
+        return found | {n: [_complex(y) for y in x] if isinstance(x, list) else _complex(x) for n, x in turned.items()}
 
     return draw
 

@@ -46,8 +46,8 @@ def geometry(shape: tuple[int, ...]) -> specnorm.Geometry:
 def training(kernel: Kernel) -> None:
     """States are opaque dicts; steps give value and state."""
     method = specnorm.TensorNorm(certified=False)
-    state = specnorm.init(kernel, method)
-    value, state = specnorm.step(kernel, method, state, sweeps=2)
+    state = specnorm.init_tracking(kernel, method)
+    value, state = specnorm.track(kernel, method, state, sweeps=2)
     assert_type(value, Kernel)
 
 

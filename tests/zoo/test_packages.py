@@ -106,11 +106,11 @@ def test_proven_or_said(case: str) -> None:
     model = torch.nn.Sequential(layer, torch.nn.Flatten(), torch.nn.LazyLinear(2, dtype=dtype)).eval()
     model(torch.zeros(1, *shape, dtype=dtype))
     if wanted == MOVING:
-        moving = specnorm_torch.audit(model, shape).layers[0]
+        moving = specnorm_torch.audit_module(model, shape).layers[0]
         assert "moves from call to call" in str(moving.note)
         model, wanted = specnorm_torch.baked(model), PROVEN
-        assert moving.upper == specnorm_torch.audit(model, shape).layers[0].upper
-    report = specnorm_torch.audit(model, shape)
+        assert moving.upper == specnorm_torch.audit_module(model, shape).layers[0].upper
+    report = specnorm_torch.audit_module(model, shape)
     report = replace(report, layers=report.layers[:-1])
     if wanted == PROVEN:
         row: Any = report.layers[0]

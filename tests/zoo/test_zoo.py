@@ -67,9 +67,9 @@ SKIPPED: dict[str, tuple[Callable[[], Any], tuple[int, ...], list[str]]] = {
     "SLL": (lambda: z.Sll(5), (5,), ["0.kernel"])
 }
 NOT_TORCHS = ("Bjorck", "addmm")
-"""Modules that are no layers of torch's, which `certify_` is not about."""
+"""Modules that are no layers of torch's, which `rescale_` is not about."""
 WRITABLE = {"plain", "reflect", "circular, same", "transposed", "hook that keeps", "ours"}
-"""What `certify_` takes as it is; and what it takes with ``bake=True``:"""
+"""What `rescale_` takes as it is; and what it takes with ``bake=True``:"""
 BAKED = {
     "orthogonal", "weight_norm", "spectral_norm", "pruned", "old weight_norm", "old spectral_norm", "moving",
 }  # fmt: skip
@@ -109,7 +109,7 @@ def norm_of(model: Any, shape: tuple[int, ...], dtype: Any = torch.float64) -> f
 def test_proven_or_refused_by_name(case: str) -> None:
     model, shape = build(case)
     wanted = CASES[case][2]
-    report = specnorm_torch.audit(model, shape, methods=("tn", "f4"))
+    report = specnorm_torch.audit_module(model, shape, methods=("tn", "f4"))
     row: Any = report.layers[0]
     assert len(report.layers) == 1
     if wanted != PROVEN:
@@ -133,7 +133,7 @@ def test_proven_or_refused_by_name(case: str) -> None:
 def test_other_matrices_are_named(case: str) -> None:
     make, shape, names = SKIPPED[case]
     model = nn.Sequential(make(), nn.Linear(5, 2))
-    report = specnorm_torch.audit(model, shape)
+    report = specnorm_torch.audit_module(model, shape)
     assert [row.name for row in report.layers] == ["1.weight"]
     assert [row.name for row in report.unmeasured] == names
     assert len(report.skipped) == len(list(model.parameters())) - 1
@@ -150,14 +150,14 @@ def test_certified_is_what_is_used_then(case: str, bake: bool) -> None:
     before = None if case in ("drop connect", "moving", "remembers") else model(x.clone())
     kind = class_of(model[0])
     if case in WRITABLE or (bake and case in BAKED):
-        assert specnorm_torch.certify_(model, bound, bake=bake) == ["0"]
+        assert specnorm_torch.rescale_(model, bound, bake=bake) == ["0"]
         for mode in (True, False):
             assert norm_of(model.train(mode), shape) <= bound * (1 + 1e-12)
         # At every size a reflecting layer may have a larger norm than at this one.
         assert norm_of(model, shape) >= (0.3 if case == "reflect" else 0.5) * bound
         return
     with pytest.raises((specnorm.MethodError, specnorm.GeometryError), match=r"0\.weight") as raised:
-        specnorm_torch.certify_(model, bound, bake=bake)
+        specnorm_torch.rescale_(model, bound, bake=bake)
     assert kind in str(raised.value) or "bake_" in str(raised.value)
     after = model.state_dict()
     assert state.keys() == after.keys()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from specnorm.auditing.readers.bfloat16 import in_float32
 from specnorm.errors import ModelFileError
+from specnorm.text import install
 
 if TYPE_CHECKING:
     import h5py
@@ -59,7 +60,7 @@ def open_file(file: BinaryIO) -> h5py.File:
     try:
         import h5py
     except ModuleNotFoundError as error:
-        raise ModelFileError("Keras files need the package h5py: pip install 'specnorm-bounds[keras]'.") from error
+        raise ModelFileError(f"Keras files need the package h5py: {install('keras')}.") from error
     try:
         return h5py.File(file, "r")
     except Exception as error:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from specnorm.auditing.layers import ModelArrays, Tensor
 from specnorm.auditing.readers.bfloat16 import in_float32
 from specnorm.errors import ModelFileError
+from specnorm.text import install
 
 MAX_HEADER = 100_000_000
 """The format's own limit, in bytes."""
@@ -45,9 +46,7 @@ def listing(file: BinaryIO, path: str, max_bytes: int, reopen: Opener) -> list[T
     try:
         from safetensors import SafetensorError, safe_open
     except ModuleNotFoundError as error:
-        raise ModelFileError(
-            "safetensors files need the package safetensors: pip install 'specnorm-bounds[cli]'."
-        ) from error
+        raise ModelFileError(f"safetensors files need the package safetensors: {install('cli')}.") from error
     size = file.seek(0, 2)
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")

@@ -15,9 +15,9 @@ from specnorm.auditing import ladders, plots, spectra, tables
 from specnorm.auditing.renderers.inline import inline
 from specnorm.auditing.report import Report, notes, verdict
 from specnorm.auditing.rows import INTERVAL, Picture, Row
-from specnorm.text import number, visible
+from specnorm.text import install, number, visible
 
-NEEDS = "HTML output needs jinja2: pip install 'specnorm-bounds[cli]'"
+NEEDS = f"HTML output needs jinja2: {install('cli')}"
 
 
 def render(reports: Sequence[Report], *, many: bool) -> str:
@@ -94,8 +94,14 @@ def _section(position: int, report: Report) -> dict[str, Any]:
         "summary": report.summary,
         "number": number,
         "notes": notes(report),
-        "columns": [("lower", "proven"), ("upper", "proven"), *promised, ("ratio", "tn / lower")],
-        "rows": list(zip(report.layers, _numbers(report, methods), strict=True)),
+        "columns": [
+            ("lower", "proven"),
+            ("upper", "proven"),
+            *promised,
+            *((name, "tn / lower") for name in tables.ratio(methods)),
+        ],
+        "rows": list(zip(report.layers, _numbers(report, methods), tables.remarks(report.layers), strict=True)),
+        "methods": methods,
         "intervals": _intervals(position, report),
         "ladder": _ladder(position, report),
         "explained": report.network.explain() if report.network is not None and report.network.claim else "",
@@ -107,8 +113,11 @@ def _section(position: int, report: Report) -> dict[str, Any]:
 
 def _numbers(report: Report, methods: Sequence[str]) -> list[list[Cell]]:
     """Cells of all rows, padded so that the decimal points of a column are below each other."""
-    texts = [tables.cells(row, methods)[1:] for row in report.layers]
-    values = [[row.lower, row.upper, *map(row.values.get, methods), row.ratio] for row in report.layers]
+    texts = [tables.numbers(row, methods) for row in report.layers]
+    values = [
+        [row.lower, row.upper, *map(row.values.get, methods), *(row.ratio for _ in tables.ratio(methods))]
+        for row in report.layers
+    ]
     digits = [[_fraction(text) for text in column] for column in zip(*texts, strict=True)]
     widest = [max((n for n in column if n is not None), default=0) for column in digits]
     return [
@@ -208,7 +217,7 @@ def _intervals(position: int, report: Report) -> str | None:
     titles["m0-interval"] = [f"{shown[i]}: {lower!r} to {upper!r}, proven" for i, lower, upper in bars]
     titles["m0-ends"] = [word for word in titles["m0-interval"] for _ in range(2)]
     label = (
-        f"Proven interval of each of {len(report.layers)} layers, and what the methods say; the table has the numbers."
+        f"Proven interval of each of {len(report.layers)} layers and what the methods say; the table has the numbers."
     )
     return inline(plots.draw([report], "svg", transparent=True), f"m{position}-plot", label, titles)
 

@@ -30,8 +30,11 @@ def code(text: str) -> str:
 def _report(report: Report) -> str:
     methods = tables.columns(report.layers)
     headings = tables.headings(methods)
-    marks = ["---", "---", *["---:"] * (len(headings) - 2)]
-    rows = [[code(row.name), *tables.cells(row, methods)] for row in report.layers]
+    marks = ["---", "---", *["---:"] * (len(headings) - 3), "---"]
+    rows = [
+        [code(row.name), tables.shape(row), *tables.numbers(row, methods), word]
+        for row, word in zip(report.layers, tables.remarks(report.layers), strict=True)
+    ]
     title = [f"## {code(report.model)}", ""] if report.model is not None else []
     title += [verdict(report), ""]
     return "\n".join([*title, _line(headings), _line(marks), *map(_line, rows), "", *_block(notes(report)), ""])

@@ -6,7 +6,8 @@
 
 over the values u that are left. What two branches read of one value adds up at each entry: pieces that read disjoint
 entries have the largest constant, and not the root of the sum of squares. Where one value a is left, the constant is
-the root of its largest weight.
+the root of its largest weight. Complex values have norms of their own (`operators.fourier`), with a weight an entry:
+there w is a factor of it, and what moves entries takes both along.
 
 *As one matrix.* Where all between a and v is linear, the constant is the norm of that map: of its matrix, in which
 places that are all alike count once; or, for means over axes, of a polynomial in projections E_i (means along axis i).
@@ -95,21 +96,29 @@ class Branches:
     _order: dict[str, int] = field(default_factory=dict)
     _moving: dict[str, FloatArray] = field(default_factory=dict)
     _complex: set[str] = field(default_factory=set)
+    _jumped: bool = False
 
     def seen(self, node: Node) -> None:
         """To be called of each node in order."""
         self._order[node.name] = len(self._order)
-        # Complex values are measured in norms of their own.
         if isinstance(node.operator, (Fourier, ComplexPart, Conjugate)) or not self._complex.isdisjoint(node.inputs):
             self._complex.add(node.name)
 
     def claims(self, end: Node) -> Iterator[Upper]:
         """Constants of a value with respect to values that all of its branches come from."""
-        if end.name in self._complex or end.shape is None:
+        for by_met in (True, False):
+            self._jumped = False
+            yield from self._walked(end, by_met=by_met)
+            if not self._jumped:
+                return
+
+    def _walked(self, end: Node, *, by_met: bool) -> Iterator[Upper]:
+        """The same, with what was met before as one step where it may be less than entry by entry, or never."""
+        if end.shape is None:
             return
         weights: dict[str, FloatArray] = {end.name: np.ones((1,) * len(end.shape))}
         used: list[Upper] = []
-        tried = False
+        tried = not by_met
         for count in range(FARTHEST):
             name = max(weights, key=self._order.__getitem__)
             if count and len(weights) == 1:
@@ -120,7 +129,7 @@ class Branches:
                 tried = True
                 if weights[name].size == 1:
                     return
-            before = self._back(self.nodes[name], weights.pop(name), used)
+            before = self._back(self.nodes[name], weights.pop(name), used, by_met=by_met)
             if before is None:
                 return
             for source, each in before:
@@ -134,7 +143,9 @@ class Branches:
             return None
         return _upper(host.root_up(Fraction(largest)), Map(start, end), "parts", *dict.fromkeys(used))
 
-    def _back(self, node: Node, weights: FloatArray, used: list[Upper]) -> list[tuple[str, FloatArray]] | None:
+    def _back(
+        self, node: Node, weights: FloatArray, used: list[Upper], *, by_met: bool
+    ) -> list[tuple[str, FloatArray]] | None:
         """Weights of what a node is computed from, for those of its value."""
         known = [self.steps[name].claim for name in node.inputs]
         if None in known:
@@ -145,7 +156,9 @@ class Branches:
         place = self._place(node)
         # A layer may have been taken together with what is before it.
         direct = alone is None or alone.what in {Map(name, node.name) for name in node.inputs}
-        if direct and (met is None or weights.size != 1):
+        jumps = met is not None and weights.size == 1
+        self._jumped |= jumps
+        if direct and not (jumps and by_met):
             try:
                 found = node.operator.pulled(weights, [self._share(name) for name in node.inputs], place)
             except (NoBoundError, ValueError, IndexError):  # shapes do not fit, or are not known
@@ -207,8 +220,8 @@ class Branches:
 
     # -- linear maps -------------------------------------------------------------------------------------------------
     def _linear(self, start: str, end: Node) -> Upper | None:
-        """The constant of all between two values, if that is linear."""
-        between = self._between(start, end)
+        """The constant of all between two values, if that is linear, and they are measured in 2-norms."""
+        between = None if {start, end.name} & self._complex else self._between(start, end)
         if between is None:
             return None
         found = self._averages(start, between)

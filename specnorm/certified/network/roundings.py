@@ -263,13 +263,13 @@ class AtCentre:
             # How far a computed input is from the one at the centre.
             away = host.add_up(before[0], host.mul_up(step.before, radius))
             absolute = step.absolute if step.factor is not None else node.operator.combine([1.0], step.place)
-            moved = host.mul_up(absolute, away)
-            summed = host.mul_up(_gamma(executed.sums, execution.summed), host.add_up(sizes.sum, moved))
+            moved, within = host.mul_up(absolute, away), execution.stored if executed.narrow else execution.summed
+            summed = host.mul_up(_gamma(executed.sums, within), host.add_up(sizes.sum, moved))
             changed = host.add_up(sizes.change, host.mul_up(step.shift, away))
-            tiny = host.mul_up(step.root, 2.0 * (executed.sums + 1) * execution.summed.smallest)
+            tiny = host.mul_up(step.root, 2.0 * (executed.sums + 1) * within.smallest)
             found = host.add_up(found, summed, changed, tiny)
             on_the_way = host.mul_up(2.0 * executed.growth, host.add_up(sizes.largest_sum, moved))
-            if not on_the_way < execution.summed.largest:
+            if not on_the_way < within.largest:
                 return math.inf
         if executed.stores:
             moved = host.add_up(host.mul_up(step.reach, radius), found)

@@ -7,6 +7,7 @@ the weights. Every other value is bounded by the rules of `propagation`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
@@ -23,11 +24,11 @@ from specnorm.certified.network.linear_combinations import LinearCombination, fl
 from specnorm.certified.network.model import NotExecutedError
 from specnorm.certified.network.operators.base import FloatArray, NoBoundError, Place
 from specnorm.certified.network.operators.sources import Constant, Input
-from specnorm.certified.network.propagation import propagate
+from specnorm.certified.network.propagation import Constants, propagate
 from specnorm.certified.network.reading import Reader
 from specnorm.certified.network.rules import Map, of_operator, unmoved
 from specnorm.certified.network.segments import constant_as_stated
-from specnorm.certified.network.statements import step
+from specnorm.certified.network.statements import forward_step
 from specnorm.certified.network.subnetworks import run_of
 from specnorm.certified.network.zonotopes import stated_units
 from specnorm.errors import CertificateError
@@ -85,7 +86,7 @@ def statement_of(graph: Graph, of: str) -> Graph:
         return graph
     if of != REST or REST in graph.by_name:
         raise CertificateError(f"a statement about {F} or {REST} was expected, not {of[:20]!r}")
-    found = step(graph)
+    found = forward_step(graph)
     return replace(found, nodes=(*found.nodes[:-1], replace(found.nodes[-1], name=REST)), outputs=(REST,))
 
 
@@ -149,7 +150,6 @@ def segment_of(graph: Graph, start: str, values: Sequence[str], units: bool = Fa
     return run_of(reader.values, numbers).part(0, len(values))
 
 
-@arithmetic.on_host()
 def constant_by_parts(graph: Graph, parts: Sequence[Part], *, ops: ArrayOps) -> Upper | None:
     """Lipschitz constant of a network, whose layers are bounded by parts alone; None where one is not.
 
@@ -158,6 +158,19 @@ def constant_by_parts(graph: Graph, parts: Sequence[Part], *, ops: ArrayOps) -> 
     CertificateError
         If the number of a part is not proven by its cells.
     """
+    return _by_parts(graph, parts, ops)[0].claim
+
+
+def constants_by_parts(graph: Graph, parts: Sequence[Part], *, ops: ArrayOps) -> list[Upper]:
+    """Of maps between two values, all that parts make up; errors as of `constant_by_parts`."""
+    found, known = _by_parts(graph, parts, ops)
+    claims = [claim for step in found.steps.values() for claim in (step.alone, step.claim) if claim is not None]
+    return [claim for claim in (*known, *claims) if isinstance(claim.what, Map) and math.isfinite(claim.value)]
+
+
+@arithmetic.on_host()
+def _by_parts(graph: Graph, parts: Sequence[Part], ops: ArrayOps) -> tuple[Constants, list[Upper]]:
+    """By the rules, and by the parts themselves."""
     number = {node.name: at for at, node in enumerate(graph.nodes)}
     if any(name not in number for part in parts for name in (part.start, *part.values[-1:])):
         raise CertificateError("a part names values that the network does not have")
@@ -172,7 +185,8 @@ def constant_by_parts(graph: Graph, parts: Sequence[Part], *, ops: ArrayOps) -> 
         known.setdefault(part.values[-1], []).extend(found)
     norms: Any = _Unstated()
     shortcuts = {name: [_plain(each) for each in found] for name, found in known.items()}
-    return propagate(graph, norms, Values(graph), shortcuts).claim
+    whole = propagate(graph, norms, Values(graph), shortcuts)
+    return whole, [claim for found in shortcuts.values() for claim in found]
 
 
 def _further(before: _Known, constant: Upper, first: FloatArray, last: FloatArray, end: str) -> _Known:

@@ -2,11 +2,11 @@
 
 For an operator f of a Hilbert space (Bauschke and Combettes, "Convex Analysis and Monotone Operator Theory", ch. 4):
 
-* f is *nonexpansive* if its constant is at most 1; I - f is, if that of ``step(f)`` is;
+* f is *nonexpansive* if its constant is at most 1; I - f is, if that of ``forward_step(f)`` is;
 * f is *alpha-averaged*, ``f = (1 - alpha) I + alpha T`` with T nonexpansive, if and only if the constant of
   ``averaged(f, alpha)`` is at most 1 (alpha = 1/2: firmly nonexpansive, as proximal maps are);
-* f is *monotone*, ``<f(x) - f(y), x - y> >= 0``, if the constant of ``step(f, t)`` is at most 1 for any t > 0: then
-  ``2 <f(x) - f(y), x - y> >= t |f(x) - f(y)|^2``, so that f is even t/2-cocoercive.
+* f is *monotone*, ``<f(x) - f(y), x - y> >= 0``, if the constant of ``forward_step(f, t)`` is at most 1 for any t > 0:
+  then ``2 <f(x) - f(y), x - y> >= t |f(x) - f(y)|^2``, so that f is even t/2-cocoercive.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from specnorm.certified.network.operators.linear import Add
 from specnorm.errors import MethodError
 
 
-def step(graph: Graph, size: float = 1.0) -> Graph:
+def forward_step(graph: Graph, size: float = 1.0) -> Graph:
     """``x - size f(x)`` for a network f.
 
     Parameters

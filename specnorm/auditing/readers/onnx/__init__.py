@@ -16,6 +16,7 @@ from specnorm.auditing.readers.onnx.tensors import Tensors, initialisers
 from specnorm.auditing.readers.onnx.walk import Walk
 from specnorm.certified.network.graph import Graph
 from specnorm.errors import ModelFileError
+from specnorm.text import install
 
 
 def prepare() -> None:
@@ -35,7 +36,7 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
         from google.protobuf.message import DecodeError
         from onnx import ModelProto
     except ModuleNotFoundError as error:
-        raise ModelFileError("ONNX models need the package onnx: pip install 'specnorm-bounds[onnx]'.") from error
+        raise ModelFileError(f"ONNX models need the package onnx: {install('onnx')}.") from error
     size = file.seek(0, 2)
     file.seek(0)
     if size > max_bytes:

@@ -18,7 +18,6 @@ from specnorm.certified.network.operators.base import Offset, added
 
 GATES = {"RNN": ("i",), "GRU": ("z", "r", "h"), "LSTM": ("i", "o", "f", "c")}
 """As ONNX stacks them: operator set 7 and later."""
-PRODUCTS = "its gates multiply values that depend on the input: no constant holds for every sequence"
 FUNCTIONS = {"Relu": ops.ReLU, "Tanh": ops.Tanh}
 WEIGHTS = (1, 2)
 """Inputs that are matrices: of the input, and of the state. The others are biases, lengths and states."""

@@ -21,7 +21,7 @@ from specnorm.certified.network.operators.base import (
     Place,
     Sizes,
 )
-from specnorm.certified.network.operators.executed import EXACT, Executed, Format, means
+from specnorm.certified.network.operators.executed import EXACT, Executed, Format, Statistics, means
 from specnorm.certified.network.shapes import Shape, concrete
 from specnorm.problem.padding import padding_count
 
@@ -44,6 +44,8 @@ class Scale(Linear):
     offset: Offset | None = None
     exact: bool = False
     """Whether the values are exact; else they were computed with a handful of roundings."""
+    statistics: Statistics | None = None
+    """Of batch normalisation: what values and offset were computed from."""
 
     def lipschitz(self, place: Place) -> float:
         values = np.asarray(self.values)
@@ -74,7 +76,13 @@ class Scale(Linear):
 
     def executed(self, place: Place, format: Format) -> Executed:
         if self.offset is not None:
-            raise NoBoundError("it adds what was computed with its scale: fold batch normalisation into the layer")
+            found = None if self.statistics is None else self.statistics.executed(format)
+            if found is None:
+                raise NoBoundError(
+                    f"its constants are 0 or beyond {format.name}: fold batch normalisation into the layer"
+                )
+            around = found[1].reshape(np.shape(self.values)), np.zeros(())
+            return Executed(found[0], stored=Scale(self.values, lambda: around), growth=found[2], narrow=True)
         values = np.asarray(self.values, dtype=np.float64)
         if np.isin(values, (-1.0, 0.0, 1.0)).all():
             return EXACT
@@ -113,17 +121,17 @@ def normalisation(
     mean: FloatArray, variance: FloatArray, scale: FloatArray | None, bias: FloatArray | None, eps: float, ndim: int
 ) -> Scale:
     """Batch normalisation at inference, of axis 1 of values with ``ndim`` axes; all in float64."""
-    wide = 1 / np.sqrt(variance + eps) * (1.0 if scale is None else scale)
-
-    def along(x: FloatArray) -> FloatArray:
-        return np.reshape(x, (-1, *(1,) * (ndim - 2)))
+    weights = np.ones_like(mean) if scale is None else scale
+    read = Statistics(mean, variance, weights, np.zeros_like(mean) if bias is None else bias, eps)
+    wide = 1 / np.sqrt(variance + eps) * weights
+    along = (-1, *(1,) * (ndim - 2))
 
     def offset() -> tuple[FloatArray, FloatArray]:
-        ahead, behind = mean * wide, np.zeros_like(wide) if bias is None else bias
+        ahead = mean * wide
         # A few roundings of the scale, the product and the difference.
-        return along(behind - ahead), along((abs(behind) + abs(ahead)) * 2.0**-47)
+        return (read.bias - ahead).reshape(along), ((abs(read.bias) + abs(ahead)) * 2.0**-47).reshape(along)
 
-    return Scale(along(wide), offset)
+    return Scale(wide.reshape(along), offset, statistics=read)
 
 
 class Add(Linear):

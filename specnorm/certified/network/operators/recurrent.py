@@ -19,6 +19,12 @@ from specnorm.certified.network.operators.base import (
 from specnorm.certified.network.operators.executed import smallest
 from specnorm.certified.network.operators.layers import Layer
 
+GATED = (
+    "its gates multiply values that depend on the input, of which no rule is known here that holds for every length, "
+    "on a box either; written out step by step (sigmoid, tanh, products) it has a bound, which grows with each step"
+)
+"""Why LSTM and GRU are unknown."""
+
 
 class Recurrent(Operator):
     """All states of ``h_t = phi(W h_{t-1} + U x_t + b)``, from a state that is held.
