@@ -97,7 +97,7 @@ class TorchArrays(Backend):
 
     def to_numpy(self, x: Array) -> np.ndarray:
         """Detach and copy to the host; bfloat16, which NumPy lacks, becomes float32 (exact)."""
-        x = x.detach().cpu()
+        x = x.detach().cpu().resolve_neg()
         return np.asarray(x.float() if x.dtype == torch.bfloat16 else x)
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:
