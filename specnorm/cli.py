@@ -22,7 +22,7 @@ from specnorm.auditing.processes import Workers, cpus
 from specnorm.auditing.readers import MAX_BYTES
 from specnorm.auditing.renderers import FORMATS, render
 from specnorm.auditing.report import Report
-from specnorm.auditing.rows import CIRCULAR, COLUMNS, STANDARD
+from specnorm.auditing.rows import COLUMNS
 from specnorm.errors import ModelFileError, SpecnormError
 from specnorm.problem.spec import Layout
 from specnorm.streams import complain, progress, write
@@ -179,13 +179,7 @@ def _certify(reports: Sequence[Report | Accuracy], path: Path) -> bool:
 
 
 def verify_model(certificate: Path, model: str, data: str | None = None) -> int:
-    """Prove each claim of a certificate and say which are proven.
-
-    Returns
-    -------
-    int
-        Exit code: 1 if one is not.
-    """
+    """Prove each claim of a certificate and say which are proven; exit code 1 if one is not."""
     from specnorm.auditing.verifying import verify_file
 
     failed = False
@@ -217,8 +211,8 @@ def certify_samples(
 
     with progress(model) as tick:
         found = accuracy.certified(model, data, progress=tick, certificate=certificate is not None, **given)
-    text = partial(shares.render, found, output_format)
-    written = _print(text()) if output is None else _write(output, text, complete=True)
+    text = shares.render(found, output_format)
+    written = _print(text) if output is None else _write(output, lambda: text, complete=True)
     if plot is not None:
         written = _write(plot, partial(shares.draw, found, plot.suffix[1:].lower()), complete=True) and written
     if certificate is not None:
@@ -271,8 +265,7 @@ def _print(text: str) -> bool:
     return lost is None
 
 
-# -- arguments -----------------------------------------------------------------------------------------------------
-# click is imported where it is used, so that this module loads without it.
+# -- arguments: click is imported where it is used, so that this module loads without it -----------------------------
 def _application() -> click.Group:
     # Long, since every option is declared here: a table, without a branch.
     import click
@@ -368,9 +361,8 @@ def _application() -> click.Group:
         """
         given["layers"] = layers or None
         given["geometry"], stated = geometry
-        sized = given["input_shape"] is not None and not isinstance(given["input_shape"], dict)
         every |= output_format in ("json", "csv") and not given["methods"]
-        given["methods"] += (*STANDARD, *([CIRCULAR] if sized else [])) if every else ()
+        given["methods"] += options.standard(given["input_shape"]) if every else ()
         given["residual"] = claim == "residual-nonexpansive"
         given["certificate"] = certificate is not None
         _check({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *stated])

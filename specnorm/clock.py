@@ -29,9 +29,14 @@ class Clock:
         return cls() if seconds is None else cls(time.monotonic() + seconds)
 
     @property
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return self.deadline - time.monotonic()
+
+    @property
     def expired(self) -> bool:
         """Whether the deadline has passed."""
-        return time.monotonic() > self.deadline
+        return self.left < 0
 
     def check(self) -> None:
         """End what is under way, if the deadline has passed."""

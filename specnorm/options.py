@@ -13,7 +13,7 @@ import numpy as np
 from specnorm.auditing import plots
 from specnorm.auditing.geometry import overrides
 from specnorm.auditing.readers import MAX_BYTES
-from specnorm.auditing.rows import COLUMNS
+from specnorm.auditing.rows import CIRCULAR, COLUMNS, STANDARD
 from specnorm.errors import SpecnormError
 from specnorm.text import visible
 
@@ -51,6 +51,12 @@ def methods(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
         if word not in COLUMNS:
             raise click.BadParameter(f"{visible(word)!r} is not one of {', '.join(COLUMNS)}.", ctx, param)
     return words
+
+
+def standard(input_shape: Any) -> tuple[str, ...]:
+    """Columns of JSON and CSV, and of tables that are asked for all."""
+    sized = input_shape is not None and not isinstance(input_shape, dict)
+    return (*STANDARD, CIRCULAR) if sized else STANDARD
 
 
 def geometry(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[dict[str, Any] | None, list[str]]:

@@ -36,6 +36,8 @@ class Backend:
     """The `API_VERSION` the plugin was written for: state the number."""
     proofs: ClassVar[Literal["device", "host"]] = "device"
     """Where rounding-rigorous work runs; recorded in every result."""
+    has_factors: ClassVar[bool] = False
+    """Whether `cholesky_factors` gives factors, by which proofs in single precision are sharper."""
     static_shapes: ClassVar[bool] = False
     """True where each new array shape costs a compilation, so that searches over frequencies do not pay."""
 
@@ -116,6 +118,13 @@ class Backend:
         """
         raise NotImplementedError
 
+    def cholesky_factors(self, a: AnyArray) -> AnyArray:
+        """The lower factors that `cholesky_ok` tells of; NaN or infinities on the diagonal where there is none.
+
+        Needed where `has_factors`, as infinities may reach the factor: what is no finite number proves nothing.
+        """
+        raise NotImplementedError
+
     def check_cholesky(self, like: AnyArray) -> None:
         """Refuse a library whose `cholesky_ok` lets pass what has no factor; tried once a device and dtype.
 
@@ -140,6 +149,9 @@ class Backend:
         bad[2, 3, 0] = bad[3, 3, 3] = math.nan
         bad[4, 2, 2] = math.inf
         passed = self.to_numpy(self.cholesky_ok(self.from_numpy(bad, like)))
+        if self.has_factors:
+            factors = np.abs(self.to_numpy(self.cholesky_factors(self.from_numpy(bad, like))))
+            passed = passed | np.isfinite(factors.sum(axis=(-2, -1)))
         if passed.any():
             raise BackendError(
                 f"{self.name}'s Cholesky factorisation ({dtype}) succeeds for matrices that have none, so every proof "

@@ -230,6 +230,10 @@ class ArrayOps(Protocol):
         """Whether work is queued on a device, so that reading a value waits for all of it."""
 
     @property
+    def has_factors(self) -> bool:
+        """Whether the library gives `cholesky_factors`."""
+
+    @property
     def wide_dtype(self) -> Literal["float32", "float64"]:
         """Widest real dtype of the device: what proofs are computed in."""
 
@@ -264,6 +268,9 @@ class ArrayOps(Protocol):
     def cholesky_ok(self, a: Array) -> Array:
         """Whether the Cholesky factorisation of each matrix of a stack ran to completion."""
 
+    def cholesky_factors(self, a: Array) -> Array:
+        """Lower Cholesky factors of a stack; no number on the diagonal where there is none."""
+
     def check_cholesky(self, a: Array) -> None:
         """Refuse a library whose Cholesky factorisation does not fail where it must."""
 
@@ -292,6 +299,8 @@ if TYPE_CHECKING:  # nobody needs it at run time, and a protocol of so many memb
         @property
         def static_shapes(self) -> bool: ...
         @property
+        def has_factors(self) -> bool: ...
+        @property
         def shards(self) -> int: ...
 
         def host(self) -> Library: ...
@@ -309,6 +318,7 @@ if TYPE_CHECKING:  # nobody needs it at run time, and a protocol of so many memb
         ) -> tuple[AnyArray, ...]: ...
         def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]: ...
         def cholesky_ok(self, a: AnyArray) -> AnyArray: ...
+        def cholesky_factors(self, a: AnyArray) -> AnyArray: ...
         def check_cholesky(self, like: AnyArray) -> None: ...
         def complex(self, real: AnyArray, imag: AnyArray) -> AnyArray: ...
         def shard(self, x: AnyArray) -> AnyArray: ...

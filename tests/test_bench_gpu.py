@@ -34,6 +34,17 @@ def test_each_part_runs_on_the_cpu(every: list[Row]) -> None:
     assert {row["device"] for row in every} == {"cpu"}
 
 
+def test_without_a_gpu_it_says_so_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not gpu.missing():
+        pytest.skip("there is a GPU")
+    with pytest.raises(SystemExit):
+        main(["gpu", "--out", str(tmp_path / "gpu.jsonl")])
+    assert "there is no GPU to measure on" in (said := capsys.readouterr().err)
+    assert "torch cuda: no NVIDIA GPU here" in said
+    assert "--device cpu" in said
+    assert not (tmp_path / "gpu.jsonl").exists()
+
+
 def test_tests_are_counted_and_one_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With xdist's words and without; a process that ends with code 1 has failed tests, and no more."""
     lines = "tests/a.py::one[x] PASSED [ 10%]", "[gw0] [ 20%] FAILED tests/a.py::two[x]", "tests/a.py::three SKIPPED"

@@ -39,6 +39,7 @@ from soundness.mutations import (
     smallest_found_too_early,
     smallest_of_a_long_column,
     star,
+    star_by_its_factor,
     tall_matrices,
     tall_matrices_in_float32,
     wide_matrices,
@@ -46,7 +47,7 @@ from soundness.mutations import (
 
 from specnorm.certified import host, rounding
 from specnorm.certified.matrices import norms, unfolding
-from specnorm.certified.symbol import cover, gram_polynomial, trigonometric
+from specnorm.certified.symbol import cover, gram_polynomial, grid, trigonometric
 from specnorm.certified.symbol.cells import Boxes, Cells
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 
@@ -54,6 +55,11 @@ from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 def no_error(blocks: Any, *_: Any, xp: Any) -> Any:
     """Instead of an allowance for each block."""
     return xp.zeros(blocks.shape[0], dtype=blocks.dtype)
+
+
+def no_loss(factors: Any, **_: Any) -> Any:
+    """Instead of what a factorisation loses."""
+    return 0 * np.abs(factors).sum((-2, -1))
 
 
 _limits_sq = cover.limits_sq
@@ -156,7 +162,7 @@ MUTATIONS = {
     "numbers above": Mutation(outward, ((host, "next_up", lambda x: x),)),
     "numbers below": Mutation(outward, ((host, "next_down", lambda x: x),)),
     "roundings of sums": Mutation(outward, ((host, "inflate", lambda x, _: x),)),
-    "factor of the grid": Mutation(odd_grids, ((trigonometric, "grid_factor", lambda *_: 1.0),)),
+    "factor of the grid": Mutation(odd_grids, ((grid, "axis_factor", lambda *_: 1.0),)),
     "root of the taps": Mutation(
         every_unfolding, ((unfolding, "math", SimpleNamespace(sqrt=lambda _: 1.0, prod=math.prod)),)
     ),
@@ -171,7 +177,8 @@ MUTATIONS = {
     "rounding of Gram iteration in float32": Mutation(tall_matrices_in_float32, (NO_PRODUCT,)),
     # Either of the two covers usual errors of the other.
     "rounding of quotients": Mutation(wide_matrices, (NO_PRODUCT, (rounding, "down", exactly))),
-    "rounding of Cholesky": Mutation(star, ((norms, "cholesky_loss", nothing),)),
+    "rounding of Cholesky": Mutation(star, ((norms, "backward_error", nothing),)),
+    "rounding of a factor": Mutation(star_by_its_factor, ((norms, "factor_loss", no_loss),)),
     "direction of the last conversion": Mutation(rounded_answers, ((rounding, "to_dtype", nearest),)),
 }
 

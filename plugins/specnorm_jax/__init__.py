@@ -86,6 +86,7 @@ class JaxBackend(Backend):
 
     name: ClassVar[str] = "jax"
     framework: ClassVar[str] = "jax"
+    has_factors: ClassVar[bool] = True
     api_version: ClassVar[int] = 2
     static_shapes: ClassVar[bool] = True
     proofs: ClassVar[Literal["device", "host"]] = "host"
@@ -141,6 +142,11 @@ class JaxBackend(Backend):
     def cholesky_ok(self, a: Array) -> Array:
         """JAX marks a failure by NaN in that matrix alone, and lets infinities pass."""
         return _cholesky_ok(a)
+
+    def cholesky_factors(self, a: Array) -> Array:
+        """JAX marks a failure by NaN; infinities reach the factor."""
+        factor: Array = jax.lax.linalg.cholesky(a, symmetrize_input=False)
+        return jnp.tril(factor)
 
     def check_cholesky(self, like: Array) -> None:
         """With values, also while a function is traced."""

@@ -67,6 +67,7 @@ class NumpyBackend(Backend):
 
     name: ClassVar[str] = "numpy"
     framework: ClassVar[str] = "numpy"
+    has_factors: ClassVar[bool] = True
     api_version: ClassVar[int] = 2
 
     def is_array(self, x: object) -> bool:
@@ -111,6 +112,14 @@ class NumpyBackend(Backend):
         shares = min(threads.workers(), len(flat)) if flat.shape[-1] >= _LARGE else 1
         ok = threads.in_order(_factorised, np.array_split(flat, shares)) if shares > 1 else [_factorised(flat)]
         return np.concatenate(list(ok)).reshape(a.shape[:-2])
+
+    def cholesky_factors(self, a: Any) -> Any:
+        """The factors, in LAPACK's order."""
+        flat = a.reshape(math.prod(a.shape[:-2]), *a.shape[-2:])
+        out = np.empty(flat.shape, dtype=a.dtype)
+        with np.errstate(all="ignore"):
+            _upper_factors(flat.swapaxes(-1, -2), out.swapaxes(-1, -2))
+        return out.reshape(a.shape)
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """Over a pool of threads."""

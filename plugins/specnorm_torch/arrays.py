@@ -6,6 +6,7 @@ Nothing here differentiates or compiles: the operators run programs with `ARRAYS
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -23,6 +24,7 @@ class TorchArrays(Backend):
 
     name: ClassVar[str] = "torch"
     framework: ClassVar[str] = "torch"
+    has_factors: ClassVar[bool] = True
     api_version: ClassVar[int] = 2
 
     def is_array(self, x: object) -> bool:
@@ -86,6 +88,11 @@ class TorchArrays(Backend):
         # A sum is finite only if every entry is; one reduction is several times faster than a mask of complex entries.
         sums = a.flatten(-2).sum(-1) + factor.diagonal(dim1=-2, dim2=-1).sum(-1)
         return (info == 0) & torch.isfinite(sums)
+
+    def cholesky_factors(self, a: Array) -> Array:
+        """By LAPACK's info."""
+        factor, info = torch.linalg.cholesky_ex(a)
+        return factor.masked_fill((info != 0)[..., None, None], math.nan)
 
     def complex(self, real: Array, imag: Array) -> Array:
         """Return ``torch.complex``."""

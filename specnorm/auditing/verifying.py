@@ -298,7 +298,8 @@ def _labels(model: ModelArrays, claim: Mapping[str, Any], samples: tuple[AnyArra
         kept.update(dict.fromkeys(found, radius))
     radii = sorted(set(kept.values()))
     counts = [f"{sum(kept[at] >= radius for at in kept)} stay within {radius:.6g}" for radius in radii]
-    return f"of {len(samples[0])} labels {', '.join(counts)}"
+    where = "" if between is None else f", for inputs from {between[0]:g} to {between[1]:g}"
+    return f"of {len(samples[0])} labels {', '.join(counts)}{where}"
 
 
 def _signed(text: Any) -> float:

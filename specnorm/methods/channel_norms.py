@@ -90,7 +90,7 @@ class ChannelNorms(Method):
         p = norms.shape[1]
         eye = xp.eye(p, dtype=norms.dtype, device=ops.device(blocks))
         eye = xp.broadcast_to(eye, (norms.shape[0], p, p))
-        found = work.residuals(work.taps(eye)[0] if kept is None else kept, eye, sums)
+        found = work.residuals(kept, eye, sums)
         return self._evaluation(norms, found, spec, xp=xp)
 
     @staticmethod

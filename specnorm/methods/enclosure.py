@@ -35,9 +35,9 @@ class Enclose(Method):
     Parameters
     ----------
     rtol : float
-        Relative width asked for. Where the budget ends first the interval is wider, and ``converged`` is False.
+        Relative width asked for. Where the budget does not hold it the interval is wider, and ``converged`` is False.
     max_cells : int
-        Budget of one search for each group; a wider one may follow.
+        Budget of one search for each group.
     budget : float, optional
         Seconds for one layer; what has not begun by then is not tried. At the end `FantasticFour` may follow, whose
         cost is fixed.

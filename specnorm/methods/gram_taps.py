@@ -96,13 +96,13 @@ class ZeroPaddedGram(Method):
     def _of_side(self, blocks: Array, *, ops: ArrayOps) -> Evaluation:
         """By the sums of the side with fewer channels; the second one where there are as many."""
         xp = ops.xp
-        work = Powers(blocks, self.n_iter, ops=ops)
+        work = Powers(
+            blocks, self.n_iter, narrow=ops.concrete and ops.exact_float32 and blocks.dtype == xp.float32, ops=ops
+        )
         norms, sums, kept = work.channel_norms()
         index = xp.argmax(norms, axis=1)
         one_hot = arrays.one_hot(xp.ones_like(norms[:, 0]), index, norms.shape[1], xp=xp)
-        column = work.taps(one_hot[:, :, None])[0] if kept is None else xp.matmul(kept, one_hot[:, None, :, None])
-        del kept
-        return Evaluation(xp.max(norms, axis=1), (), work.residuals(column, one_hot[:, :, None], sums))
+        return Evaluation(xp.max(norms, axis=1), (), work.residuals(kept, one_hot[:, :, None], sums))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient of the largest channel's sum, taps' signs held fixed, through the squarings."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from specnorm.certified.matrices import norms, stacks
 from specnorm.certified.symbol import symbols
 from specnorm.methods.base import Evaluation, Method, Needs
+from specnorm.search.constant import enclose_each
 
 if TYPE_CHECKING:
     from specnorm.certified.rounding import Rounds
@@ -27,7 +28,7 @@ class MatrixNorm(Method):
     def needs(self, spec: ConvSpec) -> Needs:
         """An estimate between two proven bounds."""
         del spec
-        return Needs(precision="wide", narrow_gradient=True)
+        return Needs(precision="wide", narrow_gradient=True, small_products=True)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Exact: within [stats["lower"], stats["upper"]], a few roundings wide."""
@@ -38,10 +39,16 @@ class MatrixNorm(Method):
         """Norm of A v at the top right singular vector."""
         xp = ops.xp
         del spec
-        u, v, value = symbols.top_triple(blocks, xp=xp)
-        lower = norms.quotient_down(blocks, v, xp=xp)
-        upper = stacks.matrix_norm_up(blocks, ops=ops)
-        return Evaluation(value, (lower, upper), (u, v))
+        found = enclose_each(blocks, ops=ops)
+        if found is None:
+            u, v, value = symbols.top_triple(blocks, xp=xp)
+            return Evaluation(
+                value, (norms.quotient_down(blocks, v, xp=xp), stacks.matrix_norm_up(blocks, ops=ops)), (u, v)
+            )
+        (u, v), lower, upper = found
+        return Evaluation(
+            xp.linalg.vector_norm(xp.matmul(blocks, v[..., None])[..., 0], axis=-1), (lower, upper), (u, v)
+        )
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient u v^T of a simple singular value, weighted."""

@@ -54,11 +54,14 @@ class Plan:
         Of the start vectors.
     rtol : float
         Stop where a whole restart gained relatively less than this, or where the residuals tell that one would.
+    basis : int, optional
+        Vectors of the basis at most; None: as tuned.
     """
 
     n_iter: int
     seed: int
     rtol: float
+    basis: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,12 +83,12 @@ class Layout:
     cycles: int
 
     @classmethod
-    def of(cls, size: int, k: int, n_iter: int, memory: int) -> Layout:
+    def of(cls, size: int, k: int, n_iter: int, memory: int, basis: int | None = None) -> Layout:
         """For the k top eigenvectors of maps of so many dimensions, within so many bytes (three blocks at least)."""
         if size < 3 * k:
             return cls(1, size, 1)  # the whole space is the basis
         entries = memory // np.dtype("float64").itemsize
-        blocks = min(max(3, TUNING.basis // k), max(3, entries // (k * size)), size // k - 1, n_iter)
+        blocks = min(max(3, (basis or TUNING.basis) // k), max(3, entries // (k * size)), size // k - 1, n_iter)
         blocks = max(1, blocks)
         later = blocks - max(1, blocks // 2)
         cycles = 1 + (-(-(n_iter - blocks) // later) if later else n_iter - blocks)
@@ -138,7 +141,7 @@ def top_vectors(
         Applications of the map and of its adjoint to one vector each.
     """
     xp = ops.xp
-    layout = Layout.of(size, k, plan.n_iter, ops.memory)
+    layout = Layout.of(size, k, plan.n_iter, ops.memory, plan.basis)
     run = _Run(gram, like, size, k, layout, plan, max(k, several), ops=ops)
     state = ops.loop(lambda s: (s[0] < layout.cycles) & xp.any(s[6]), run.restart, run.start(start))
     return arrays.normalise(state[5], xp=xp)[0], state[7]

@@ -66,6 +66,8 @@ class Lanczos:
     ----------
     squares : host array, shape (b,)
         Squared norms from below.
+    off : host array, shape (b,)
+        What they are off by, relatively, as the residual and the gap to the next value let expect.
     converged, done : host arrays, shape (b,)
         Where they have converged, and where that or the last step has come.
     """
@@ -88,7 +90,7 @@ class Lanczos:
         self.host = np.float64 if self._like.dtype == xp.float64 else np.float32
         self.tolerance = tolerance
         count = int(matrix.shape[0])
-        self.squares = np.zeros(count)
+        self.squares, self.off = np.zeros(count), np.zeros(count)
         self.converged = self.done = np.zeros(count, dtype=bool)
         self._vectors: Array | None = None
         if self.size > TUNING.direct:
@@ -121,7 +123,12 @@ class Lanczos:
         squares, vectors = np.linalg.eigh(self._projected())
         self.squares, self._small = np.maximum(squares[:, -1], 0.0), vectors[:, :, -1]
         last = self.ops.to_numpy(self._beta[-1])[:, 0, 0]
-        self.converged = last * np.abs(self._small[:, -1]) <= self.tolerance * self.squares
+        residual = last * np.abs(self._small[:, -1])
+        self.converged = residual <= self.tolerance * self.squares
+        share = residual / np.maximum(self.squares, self._tiny)
+        # Of one step nothing is known about a next value.
+        gap = (squares[:, -1] - squares[:, max(0, len(self._alpha) - 2)]) / np.maximum(self.squares, self._tiny)
+        self.off = share * np.minimum(1.0, share / np.maximum(gap, self._tiny))
         self.done = self.converged | (len(self._alpha) >= TUNING.limit)
 
     def finish(self) -> Lanczos:

@@ -130,6 +130,11 @@ class Execution:
         return not (self.traced or self.backend.static_shapes)
 
     @property
+    def has_factors(self) -> bool:
+        """Whether the library gives `cholesky_factors`."""
+        return self.backend.has_factors
+
+    @property
     def shards(self) -> int:
         """Devices that `shard` lays frequencies out over."""
         return self.backend.shards
@@ -151,6 +156,11 @@ class Execution:
     def cholesky_ok(self, a: Array) -> Array:
         """Whether the Cholesky factorisation of each matrix of a stack ran to completion."""
         found: Array = self.backend.cholesky_ok(a)
+        return found
+
+    def cholesky_factors(self, a: Array) -> Array:
+        """Lower Cholesky factors of a stack; no number on the diagonal where there is none."""
+        found: Array = self.backend.cholesky_factors(a)
         return found
 
     def check_cholesky(self, a: Array) -> None:

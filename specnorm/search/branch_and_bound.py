@@ -8,9 +8,9 @@ of the search is its proof: where the budget ends it, nothing is claimed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from specnorm.clock import Clock, OutOfTime
 from specnorm.numerics.chebyshev import largest_eigenvalues
 from specnorm.problem.frequencies import Frequencies
 from specnorm.search import tuning as knobs
+from specnorm.search.budget import Budget, pieces
 from specnorm.search.estimates import NodeEstimates, lift
 from specnorm.search.incumbent import Incumbent, LowerBound
 from specnorm.search.reduction import Polynomials
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from specnorm.certified.symbol.cells import Boxes, Cells
     from specnorm.certified.symbol.gram_polynomial import GramPolynomial
     from specnorm.types import Array, ArrayOps
-
-Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +90,7 @@ class Search:
         self.incumbent = Incumbent(blocks, self.tuning, seed=seed, clock=self.clock, ops=ops)
         self.polynomials = Polynomials(blocks, self.tuning, clock=self.clock, ops=ops)
         self._torus: list[tuple[Cells, np.ndarray]] | None = None
-        self._cells = self._levels = 0
+        self._cells = self._levels = self._tried = 0
 
     def run(
         self,
@@ -104,6 +103,7 @@ class Search:
         grid_follows: bool = False,
         max_cells: int,
         max_levels: int | None = None,
+        relaxes: bool = False,
     ) -> SearchResult:
         """Enclose the largest norm over the boxes.
 
@@ -123,6 +123,8 @@ class Search:
             Budget, for each block.
         max_levels : int, optional
             Most rounds.
+        relaxes : bool
+            Whether to ask for less where ``rtol`` does not fit into what is left of cells and time (torus alone).
         """
         self._begin(boxes, rtol, bound, start, grid_follows)
         if supremum is not None and supremum <= self.threshold:
@@ -131,7 +133,8 @@ class Search:
             self.blocks, boxes, supremum, torus=self._torus, threshold=self.threshold, keeps=grid_follows, ops=self.ops
         )
         try:
-            found = self._refine(cover, max_cells * self.blocks.shape[0], max_levels)
+            budget = Budget(max_cells * self.blocks.shape[0], self.tuning, clock=self.clock, relaxes=relaxes)
+            found = self._refine(cover, budget, max_levels)
         except OutOfTime:
             found = self._result(None)
         if found.upper is None and self._free and not self.incumbent.best.claim.value > 0:
@@ -141,29 +144,32 @@ class Search:
             self._torus = cover.fathomed
         return found
 
-    def _refine(self, cover: Cover, max_cells: int, max_levels: int | None) -> SearchResult:
+    def _refine(self, cover: Cover, budget: Budget, max_levels: int | None) -> SearchResult:
         """Estimate, ascend, prove and cut, until no cell is open."""
         self.clock.check()
         polynomial: GramPolynomial | None = None
         vectors: Array | None = None
         while len(cover):
-            if self._refuted() or self._cells + len(cover) > max_cells or self._levels == max_levels:
+            if self._refuted() or self._cells + len(cover) > budget.max_cells or self._levels == max_levels:
                 return self._result(None)
             self.clock.check()
-            self._cells, self._levels = self._cells + len(cover), self._levels + 1
+            self._cells, self._levels, self._tried = self._cells + len(cover), self._levels + 1, 0
             before = self.incumbent.best.claim.value
             previous, polynomial = polynomial, self.polynomials.near(self.threshold, self.incumbent.trial_vectors)
+            budget.begin()
             if vectors is None or polynomial is not previous:
                 vectors = self.incumbent.start_vectors(len(cover), polynomial.rank)
             vectors = self._prefilter(cover, polynomial, vectors)
             if not len(cover):
                 break
             nodes = self._estimate(cover, polynomial, vectors)
-            self._ascend(cover, nodes)
+            self.incumbent.raise_from(nodes.polynomial, cover.open, nodes.norms_sq, nodes.eigenvalues, nodes.vectors)
             if not self._refuted():
                 self._fathom(cover, polynomial, nodes)
             if self._refuted():
                 return self._result(None)
+            budget.end(len(cover), self._tried)
+            self._relax(cover, polynomial, nodes, budget)
             rest = cover.prune()
             if not self._may_end(cover, before):
                 return self._result(None)
@@ -219,13 +225,14 @@ class Search:
         for part in self._parts(float32, len(index)):
             formed, _ = cover.form(float32, index[part], limit_sq[index[part]])
             cover.fathom(formed, threshold)
-        return self._take(vectors, cover.prune())
+        return arrays.rows(vectors, cover.prune(), ops=self.ops)
 
     def _estimate(self, cover: Cover, polynomial: GramPolynomial, vectors: Array) -> NodeEstimates:
         """Estimate the norms at the centres, and prove what the incumbent before allows if matrices cannot be kept."""
         threshold, count = self.threshold, len(cover)
         cover.fathom_by_supremum(threshold)
-        trial = polynomial.float32_copy() if self._tries_float32(polynomial, cover.open.boxes) else polynomial
+        loose = self._free and (self._bound is not None or self._rtol >= self.tuning.rtol_float32)
+        trial = self.polynomials.for_trial(polynomial, threshold, cover.open.boxes.radius) if loose else polynomial
         vectors = self.xp.astype(vectors, arrays.complex_dtype(trial.even.dtype, xp=self.xp), copy=False)
         least_sq = max(self.polynomials.least_limit_sq(trial), self.tuning.least * threshold**2)
         wanted_sq, _ = self._wanted_sq(cover, trial, threshold, slice(None))
@@ -241,7 +248,8 @@ class Search:
             eigenvalues, vector = largest_eigenvalues(*given, ops=self.ops)
             return part, formed, eigenvalues, lift(trial, columns, vector, eigenvalues, ops=self.ops)[0], vector
 
-        for part, formed, eigenvalues, norms_sq, vector in self._mapped(of, self._parts(trial, count), trial):
+        mapped = self.ops.map if trial.rank >= self.tuning.smallest_shared else map
+        for part, formed, eigenvalues, norms_sq, vector in mapped(of, self._parts(trial, count)):
             nodes.eigenvalues[part], nodes.norms_sq[part] = eigenvalues, norms_sq
             found.append(vector)
             if keeps:
@@ -251,10 +259,6 @@ class Search:
         if found:
             nodes.vectors = found[0] if len(found) == 1 else self.xp.concat(found, axis=0)
         return nodes
-
-    def _ascend(self, cover: Cover, nodes: NodeEstimates) -> None:
-        """Raise the incumbent from the highest centres."""
-        self.incumbent.raise_from(nodes.polynomial, cover.open, nodes.norms_sq, nodes.eigenvalues, nodes.vectors)
 
     def _fathom(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates) -> None:
         """Prove what the incumbent allows by now: by the matrices that were kept, and then, if need be, by new ones."""
@@ -302,7 +306,7 @@ class Search:
         polynomial, index = formed.polynomial, formed.index
         easy_sq, limit_sq = self._wanted_sq(cover, polynomial, threshold, index)
         # What the factorisation takes of the limit for its own rounding.
-        part = 1 - norms.cholesky_loss(polynomial.rank, formed.matrices, xp=self.xp) * polynomial.rank
+        part = 1 - norms.likely_loss(polynomial.rank, formed.matrices, ops=self.ops)
         attempts = [limit_sq]
         if self._excess_angle and polynomial is nodes.polynomial:
             # Float64 after float32 is for what is close: more than needed is not asked of it.
@@ -312,6 +316,7 @@ class Search:
             tried = (allowed & (cover.norms[index] == math.inf) & (wanted_sq < math.inf)).nonzero()[0]
             if not len(tried):
                 continue
+            self._tried += len(tried)
             passed = cover.fathom(formed.take(tried, ops=self.ops), threshold, wanted_sq=wanted_sq[tried])
             failed = tried[~passed]
             failed = failed[np.argsort(-nodes.eigenvalues[index[failed]], kind="stable")[: nodes.exact]]
@@ -350,10 +355,22 @@ class Search:
     def _branch(self, cover: Cover, nodes: NodeEstimates, rest: np.ndarray) -> Array:
         """Cut the open cells, more finely where their norms are high. The vectors of the pieces."""
         ratio = np.sqrt(nodes.norms_sq[rest]) / max(self.threshold, 1e-300)
-        angle = np.arccos(np.clip(ratio, 0.0, 1 / (1 + (0.5 * self._rtol + self.tuning.angle))))
-        pieces = np.ceil(self.tuning.overlap * cover.open.boxes.radius / angle)
-        parent = cover.split(np.clip(pieces, 2, self.tuning.pieces).astype(np.int64))
-        return self._take(nodes.vectors, rest[parent])
+        parent = cover.split(pieces(ratio, cover.open.boxes.radius, self._rtol, self.tuning))
+        return arrays.rows(nodes.vectors, rest[parent], ops=self.ops)
+
+    def _relax(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, budget: Budget) -> None:
+        """Ask for less where the next round does not fit into the budget: the cells that are done with stay so."""
+        norms_sq = nodes.norms_sq.copy()
+        for _ in range(self.tuning.relaxations if budget.relaxes else 0):
+            # Estimates are from below: what did not pass is higher than thought.
+            passable_sq = (self.threshold * np.cos(cover.open.boxes.radius)) ** 2
+            low = (cover.norms == math.inf) & (norms_sq <= passable_sq)
+            norms_sq[low] = self.tuning.raised * passable_sq[low]
+            rtol = budget.tolerance(cover, norms_sq, self._rtol, self.incumbent.best.claim.value, self._cells)
+            if rtol <= self._rtol:
+                break
+            self._rtol = rtol
+            self._fathom(cover, polynomial, nodes)
 
     # -- helpers -----------------------------------------------------------------------------------------------------
     def _wanted_sq(
@@ -366,26 +383,11 @@ class Search:
         angle = np.minimum(cover.open.boxes.radius[index] + self._excess_angle, math.pi / 2)
         return np.minimum(polynomial.limit_sq(threshold * np.cos(angle)), limit_sq), limit_sq
 
-    def _tries_float32(self, polynomial: GramPolynomial, boxes: Boxes) -> bool:
-        """Whether float32 is enough for most of some cells: large ones, whose limits are far below."""
-        loose = self._bound is not None or self._rtol >= self.tuning.rtol_float32
-        large = float(boxes.radius.min(initial=math.inf)) > self.tuning.radius_float32
-        return self._free and polynomial.rank >= self.tuning.smallest_float32 and loose and large
-
     def _parts(self, polynomial: GramPolynomial, count: int) -> Iterator[slice]:
         """Slices of so many cells that fit the memory budget, as long as there is time."""
         for part in self.polynomials.parts(polynomial, count):
             self.clock.check()
             yield part
-
-    def _mapped(
-        self, function: Callable[[slice], Part], parts: Iterator[slice], polynomial: GramPolynomial
-    ) -> Iterator[Part]:
-        """A function of each part, over several threads where matrices are large."""
-        return (self.ops.map if polynomial.rank >= self.tuning.smallest_shared else map)(function, parts)
-
-    def _take(self, x: Array, index: np.ndarray) -> Array:
-        return arrays.rows(x, index, ops=self.ops)
 
     def at_nearest(self, where: SearchResult, sizes: tuple[int, ...], skew: tuple[bool, ...] = ()) -> SearchResult:
         """Lower bound at the best frequency of a circulant next to one of the torus.

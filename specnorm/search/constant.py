@@ -25,6 +25,8 @@ _RESIDUAL = 0.25
 """Share of the tolerance at which Lanczos stops. The proof raises the squared norm by no more than its residual."""
 _FLOAT32 = 2e-6
 """Residual down to which Lanczos in float32 gets."""
+_FLOAT64 = 1e-9
+"""Residual whose square is a rounding in float64, over the gaps that are usual."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,14 +70,10 @@ def enclose_matrices(matrix: Array, rtol: float, *, close: bool = True, ops: Arr
         Whether the vectors are wanted in the kernel's own precision.
     """
     xp, (_, m, n) = ops.xp, matrix.shape
-    proof = norms.GramProof(matrix, ops=ops)
     within = max(_RESIDUAL * rtol, 1e-9)
     if close:
         within = min(within, vector_tolerance(getattr(xp, ops.own_dtype), xp=xp))
-    narrow = within >= _FLOAT32 and ops.exact_float32
-    gram = xp.astype(proof.gram, xp.float32) if narrow else proof.gram
-    run = Lanczos(matrix, gram=gram, tolerance=within, ops=ops).finish()
-    del gram
+    proof, run = _gram_and_vectors(matrix, within, ops=ops)
     small = run.small_side()
     tall = xp.matrix_transpose(matrix) if m < n else matrix
     (lower, best), upper = norms.largest_quotient(tall, small, ops=ops), proof.largest_near(small)
@@ -89,6 +87,42 @@ def enclose_matrices(matrix: Array, rtol: float, *, close: bool = True, ops: Arr
     large, _ = arrays.normalise(xp.matmul(tall[best : best + 1, ...], few[:, :, None])[:, :, 0], xp=xp)
     u, v = (few, large) if m < n else (large, few)
     return MatrixBounds(lower, upper, best, u, v, run.steps)
+
+
+def enclose_each(matrix: Array, *, ops: ArrayOps) -> tuple[tuple[Array, Array], Array, Array] | None:
+    """Norms of each matrix of a stack to a few roundings of its own precision, where Lanczos gets them.
+
+    Parameters
+    ----------
+    matrix : array, shape (b, m, n)
+        In the wide dtype, scaled to about 1.
+
+    Returns
+    -------
+    vectors : pair of arrays, shapes (b, m) and (b, n)
+        Singular vectors; zero for a zero matrix.
+    lower, upper : arrays, shape (b,)
+        Proven. None in place of all where the matrices are small, or the bounds or the vectors not close enough.
+    """
+    xp = ops.xp
+    if not ops.concrete or not matrix.shape[0] or min(matrix.shape[1:]) <= SMALLEST:
+        return None
+    own = getattr(xp, ops.own_dtype)
+    proof, run = _gram_and_vectors(matrix, _FLOAT32 if own == xp.float32 else _FLOAT64, ops=ops)
+    if not np.all(run.converged & (run.off <= 4 * float(xp.finfo(own).eps))):
+        return None
+    upper = proof.norm_near(run.small_side())
+    if not bool(xp.all(xp.isfinite(upper))):
+        return None
+    return (vectors := run.vectors()), norms.quotient_down(matrix, vectors[1], xp=xp), upper
+
+
+def _gram_and_vectors(matrix: Array, within: float, *, ops: ArrayOps) -> tuple[norms.GramProof, Lanczos]:
+    """The smaller Gram matrices of a stack, and Lanczos with them to its end; in float32 where that gets so far."""
+    proof = norms.GramProof(matrix, ops=ops)
+    narrow = within >= _FLOAT32 and ops.exact_float32
+    gram = ops.xp.astype(proof.gram, ops.xp.float32) if narrow else proof.gram
+    return proof, Lanczos(matrix, gram=gram, tolerance=within, ops=ops).finish()
 
 
 def enclose_constant(blocks: Array, rtol: float, *, close: bool = True, ops: ArrayOps) -> SearchResult | None:

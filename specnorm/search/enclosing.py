@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from specnorm.problem.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
 
-_SHARE = 0.7
-"""Of the time, for the tolerance asked for; the rest is for wider ones."""
-_WIDER = (0.5, 0.1, 0.02)
-"""Tolerances that are tried in that rest, each after the one before."""
+_SHARE = 0.9
+"""Of the time, for a search; the rest is for another one where a round of it took longer than it seemed to."""
+_WIDE = 0.15
+"""Relative width from which a bound of fixed cost may be closer than what a search ended with."""
 _SUPREMUM = 2e-3
 """Tolerance of the supremum that a search of a grid with 1000 points starts from; less for larger ones."""
 
@@ -88,13 +88,12 @@ def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bo
         return constant, True
     search = problem.search(support, ops=ops)
     cover = _cover(support, problem)
-    if problem.spec.input_shape is None:
-        found = _torus_searched(search, cover, rtol=rtol, max_cells=problem.max_cells)
-    else:
+    if problem.spec.input_shape is not None:
         found = _at_points(search, cover, problem)
-    if found.upper is not None:
-        return found, found.within(rtol)
-    return _widened(search, cover, found, problem), False
+    else:
+        found = _torus_searched(search, cover, rtol=rtol, max_cells=problem.max_cells, relaxes=True)
+        found = found if found.within(rtol) else _widened(search, cover, found, problem)
+    return found, found.within(rtol)
 
 
 def search_torus(problem: Problem, *, grid_follows: bool, ops: ArrayOps) -> tuple[Search, SearchResult]:
@@ -112,8 +111,10 @@ def search_torus(problem: Problem, *, grid_follows: bool, ops: ArrayOps) -> tupl
     constant = enclose_zero(support, ops=ops) or enclose_constant(support, problem.rtol, close=False, ops=ops)
     if constant is not None:
         return search, constant
-    found = _torus_searched(search, cover, rtol=problem.rtol, grid_follows=grid_follows, max_cells=problem.max_cells)
-    if found.upper is None:
+    found = _torus_searched(
+        search, cover, rtol=problem.rtol, max_cells=problem.max_cells, grid_follows=grid_follows, relaxes=True
+    )
+    if not found.within(problem.rtol):
         found = _widened(search, cover, found, problem)
     search.clock.deadline = problem.deadline
     return search, found
@@ -126,13 +127,19 @@ def _cover(support: Array, problem: Problem) -> Boxes | None:
 
 
 def _torus_searched(
-    search: Search, cover: Boxes | None, *, rtol: float, grid_follows: bool = False, max_cells: int
+    search: Search,
+    cover: Boxes | None,
+    *,
+    rtol: float,
+    max_cells: int,
+    grid_follows: bool = False,
+    relaxes: bool = False,
 ) -> SearchResult:
     if cover is None:
         # One cell is too many for a search that may visit none: what is known from below, and nothing from above.
         degree = (np.asarray(search.blocks.shape[3:]) - 1) / 2
         cover, max_cells = replace(torus((1,) * len(degree))[:1], half_degree=degree), 0
-    return search.run(cover, rtol=rtol, grid_follows=grid_follows, max_cells=max_cells)
+    return search.run(cover, rtol=rtol, grid_follows=grid_follows, max_cells=max_cells, relaxes=relaxes)
 
 
 def _at_points(search: Search, cover: Boxes | None, problem: Problem) -> SearchResult:
@@ -173,27 +180,12 @@ def grid_sizes(spec: ConvSpec, kernel_shape: tuple[int, ...]) -> tuple[int, ...]
 
 
 def _widened(search: Search, cover: Boxes | None, found: SearchResult, problem: Problem) -> SearchResult:
-    """Prove what the budget allows, at the end by a bound of fixed cost.
-
-    Of cells: ten times wider each time. Of time: at first what takes least, then closer.
-    """
-    cells, best, late = found.cells, found, search.clock.expired
+    """Prove what the budget allows: by another search where one had no end, and by a bound of fixed cost if wide."""
     search.clock.deadline = problem.deadline
-    for rtol in _WIDER if late else _ten_times_wider(problem.rtol):
-        if rtol <= problem.rtol or cover is None:
-            break
-        wider = search.run(cover, rtol=rtol, start=best, max_cells=problem.max_cells)
-        cells += wider.cells
-        if wider.upper is not None:
-            best = wider
-        if (wider.upper is not None) != late:
-            break
-    upper = best.upper or bound_without_search(problem.blocks, problem.spec, problem.seconds, ops=search.ops)
-    return replace(best, upper=upper, cells=cells)
-
-
-def _ten_times_wider(rtol: float) -> list[float]:
-    found = [10 * rtol]
-    while found[-1] < 1:
-        found.append(10 * found[-1])
-    return found
+    if found.upper is None and cover is not None:
+        again = search.run(cover, rtol=problem.rtol, start=found, max_cells=problem.max_cells, relaxes=True)
+        found = replace(again, cells=found.cells + again.cells)
+    if found.within(_WIDE):
+        return found
+    other = bound_without_search(problem.blocks, problem.spec, problem.seconds, ops=search.ops)
+    return replace(found, upper=other if found.upper is None else least(found.upper, other))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specnorm import arrays
+from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, Rotation, SymbolGram, rotate
 from specnorm.certified.symbol.lags import taps_below
 from specnorm.clock import Clock
@@ -59,6 +61,15 @@ class Polynomials:
             else:
                 self._reduced = GramPolynomial(self.blocks, rotation, tick=self.clock.check, ops=self.ops)
         return self._reduced
+
+    def for_trial(self, polynomial: GramPolynomial, threshold: float, radius: np.ndarray) -> GramPolynomial:
+        """Its copy in float32 where that is enough for most cells of such radii: large ones have limits far below."""
+        if polynomial.rank < self.tuning.smallest_float32 or not threshold > 0:
+            return polynomial
+        copied, xp = polynomial.float32_copy(), self.ops.xp
+        like = xp.astype(copied.even[:1, :1, :1], arrays.complex_dtype(copied.even.dtype, xp=xp))
+        lost = norms.likely_loss(polynomial.rank, like, ops=self.ops) + copied.error / threshold**2
+        return copied if float(radius.min(initial=math.inf)) ** 2 > self.tuning.margin_float32 * lost else polynomial
 
     def least_limit_sq(self, polynomial: GramPolynomial) -> float:
         """Limit below which matrices are not reduced; above the truncation bound."""

@@ -33,6 +33,15 @@ class Tuning:
     overlap: float = 1.2
     """Part of the needed shrinkage that is cut for. The norm at a child's centre is often lower than its parent's, so
     that below 1 there are the fewest cells; a fifth fewer rounds cost 2 % more of them."""
+    ahead: float = 0.85
+    """Part of the cells that are left to a search which the next round may take; a tolerance that asks for more is
+    widened. Pieces of pieces are about as many again."""
+    hurry: float = 0.8
+    """The same of the time that is left: cells of the next round may take longer than those before."""
+    proof: float = 3.0
+    """How many times as long as an estimate a cell with its proof takes: a first round tries hardly any."""
+    relaxations: int = 12
+    """How often a round's tolerance is widened at most: each time the cells that did not pass count as higher."""
     share: float = 0.999
     """Part of the tolerance that is asked of the proof, so that the answer is within it after rounding."""
     excess: float = 1.5
@@ -48,8 +57,8 @@ class Tuning:
     """Grid cells of a round from which they are tried in float32 before they are estimated: most are far below."""
     smallest_float32: int = 32
     """Size of matrices from which float32 saves time."""
-    radius_float32: float = 0.02
-    """Cell radius down to which float32 is tried first: below, limits are too close for its rounding."""
+    margin_float32: float = 0.3
+    """Times what float32 loses of a squared limit: cells are tried in it as long as the lemma leaves them more."""
     rtol_float32: float = 1e-4
     """Tolerance down to which it is."""
 

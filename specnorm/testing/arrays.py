@@ -220,6 +220,8 @@ def check_cholesky(trial: Trial) -> None:
             found = _verdicts(trial, batch, dtype, f"a batch of shape {batch.shape}")
             wrong = [cases[i][0] for i in np.flatnonzero(found != right)]
             require(not wrong, f"cholesky_ok() of a batch of shape {batch.shape} ({dtype}) is wrong for {wrong}")
+        if backend.has_factors:
+            _check_factors(trial, stack, wanted, dtype)
         # Libraries factor large matrices in blocks: the verdict must not get lost between them.
         large = np.eye(150)
         for pivot in (0, 75, 149):
@@ -228,6 +230,16 @@ def check_cholesky(trial: Trial) -> None:
             found = _verdicts(trial, np.stack([large, broken]), dtype, "150 x 150")
             require(found.tolist() == [True, False], f"cholesky_ok() misses a negative pivot {pivot} of 150 ({dtype})")
     require(short(backend.cholesky_ok(trial.array(np.eye(2))).dtype) == "bool", "cholesky_ok() is not of dtype bool")
+
+
+def _check_factors(trial: Trial, stack: np.ndarray, wanted: np.ndarray, dtype: str) -> None:
+    """cholesky_factors() are factors, with no number where there is none."""
+    factors = trial.host(trial.backend.cholesky_factors(trial.array(stack, dtype)))
+    with np.errstate(all="ignore"):
+        finite = np.isfinite(np.abs(factors).sum(axis=(-2, -1)))
+        apart = np.tril(factors @ np.conj(np.swapaxes(factors, -2, -1)) - stack)[wanted]
+    require(np.array_equal(finite, wanted), f"cholesky_factors() ({dtype}) are finite for {finite}; expected {wanted}")
+    require(np.abs(apart).max() < 1e-5, f"cholesky_factors() ({dtype}) are no factors of their matrices")
 
 
 def _verdicts(trial: Trial, matrices: np.ndarray, dtype: str, title: str) -> np.ndarray:

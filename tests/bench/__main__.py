@@ -17,6 +17,7 @@ from pathlib import Path
 from bench import networks_page, peers, pictures
 from bench import page as suite_page
 from bench.facts import FOLDER, Row, read, write
+from bench.gpu import missing as gpu_missing
 from bench.gpu import run as run_on_gpu
 from bench.regressions import slower
 
@@ -60,6 +61,8 @@ def main(words: list[str] | None = None) -> int:
         from bench import networks as whole
 
         whole.run(given.only, given.limit, given.out)
+    elif given.device == "cuda" and (reasons := gpu_missing()):
+        parser.error(f"there is no GPU to measure on ({reasons}); --device cpu is a trial of the same code")
     else:
         run_on_gpu(given.out, given.device, given.size, given.minutes, given.parts)
     return 0

@@ -33,6 +33,14 @@ ROUNDS: tuple[tuple[tuple[str, str, float], ...], ...] = (
 """Parts with their libraries and limits in seconds, the most important first; those of a round run at the same time."""
 
 
+def missing() -> str:
+    """Why no library sees a GPU; empty if one does. In a process of its own, which holds none of the GPU's memory."""
+    words = "from bench.libraries import LIBRARIES\nfor name, x in LIBRARIES.items():\n"
+    words += "    if x.device != 'cpu' and name == x.name: print(f'{name}: {x.missing}')"
+    found = [line.strip() for line in facts.apart(["-c", words], 120, dict(os.environ))]
+    return "" if any(line.endswith(":") for line in found) else "; ".join(found)
+
+
 def command(part: str, library: str, device: str, size: str) -> list[str]:
     """Of Python: a section of the suite, or tests."""
     if part in SUITE:

@@ -11,6 +11,12 @@ def flat(channels: int, seed: int = 0) -> np.ndarray:
     return np.random.RandomState(seed).standard_normal((channels, channels, 3, 3)).astype(np.float32)
 
 
+def decaying(channels: int, seed: int = 0) -> np.ndarray:
+    """Gaussian entries times a geometric decay of the inputs, 1 to 1/16: a wide spectrum, and no few directions."""
+    scale = np.geomspace(1, 1 / 16, channels)[:, None, None]
+    return np.ascontiguousarray(flat(channels, seed) * scale, dtype=np.float32)
+
+
 RESNET18 = {
     "conv1": (64, 3, 7, 7), "layer1": (64, 64, 3, 3), "layer2.0.conv1": (128, 64, 3, 3), "layer2": (128, 128, 3, 3),
     "layer2.0.downsample": (128, 64, 1, 1), "layer3.0.conv1": (256, 128, 3, 3), "layer3": (256, 256, 3, 3),

@@ -50,7 +50,8 @@ class Section:
 
 def squares(*channels: int, family: str = "trained-like") -> list[Kernel]:
     """Square 3x3 kernels."""
-    make = kernels.flat if family == "flat" else lambda c: kernels.like_trained((c, c, 3, 3))
+    made = {"flat": kernels.flat, "decaying": kernels.decaying}
+    make = made.get(family, lambda c: kernels.like_trained((c, c, 3, 3)))
     return [(f"{c} channels", family, functools.partial(make, c)) for c in channels]
 
 
@@ -110,7 +111,8 @@ CIRCULAR = {"padding_mode": "circular"}
 EVERY = tuple(dict.fromkeys(library.name for library in LIBRARIES.values()))
 SECTIONS = {
     "tensor norm": Section(
-        "hopm_einsum", TN, [*RESNET18, *REAL, *squares(64, 256, family="flat")]
+        "hopm_einsum", TN,
+        [*RESNET18, *REAL, *squares(64, 256, family="flat"), *squares(64, 256, 512, family="decaying")],
     ),
     "uniform grid": Section(
         "uniform_grid", {"grid_bound": of(specnorm.grid_bound)}, [*RESNET18[:5], *REAL]
@@ -231,7 +233,7 @@ def measure(
             runs[library.name, name] = library.prepare(functools.partial(call, n=n), kernel)
     key = (said["name"], said["family"], n)
     if key not in norms:
-        flat = said["family"] == "flat" and kernel.shape[0] >= 128
+        flat = said["family"] in ("flat", "decaying") and kernel.shape[0] >= 128
         norms[key] = float(specnorm.enclose(kernel.astype(np.float64), n, rtol=1e-2 if flat else 1e-4).lower)
     for row in timed(runs, base, said, quick):
         if "value" in row and not said["section"].startswith("rescaling"):

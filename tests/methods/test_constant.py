@@ -13,6 +13,7 @@ import specnorm
 from specnorm import TensorNorm
 from specnorm.certified.matrices import unfolding
 from specnorm.methods import certify
+from specnorm.methods.matrix_norm import MatrixNorm
 from specnorm.numerics.lanczos import Lanczos
 from specnorm.search import enclosing, supremum
 from specnorm.tensor import proving
@@ -181,3 +182,28 @@ def test_a_vector_that_is_none_proves_nothing_wrong(monkeypatch: pytest.MonkeyPa
         truth = float(np.linalg.norm(MATRICES[name], 2))
         found = specnorm.enclose(MATRICES[name])
         assert float(found.lower) * (1 - 1e-12) <= truth <= float(found.upper) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", [name for name in MATRICES if name not in ("large", "small")])
+def test_matrix_norm_is_exact_where_lanczos_finds_it(name: str, dtype: str) -> None:
+    """To a few roundings of its own precision, between two proven bounds; with the gradient of LAPACK's vectors."""
+    matrix, eps = MATRICES[name].astype(dtype), float(np.finfo(dtype).eps)
+    u, s, vh = np.linalg.svd(matrix.astype(np.float64))
+    result = specnorm.measure(matrix, MatrixNorm())
+    assert float(result.stats["lower"]) <= s[0] * (1 + 1e-14)
+    assert float(result.stats["upper"]) >= s[0] * (1 - 1e-14)
+    assert float(result.stats["upper"]) <= float(result.stats["lower"]) * (1 + 1e-11 + 6 * eps)
+    assert float(result.value) == pytest.approx(s[0], rel=8 * eps)
+    if s[1] < 0.999 * s[0]:
+        gradient = specnorm.value_and_grad(matrix, MatrixNorm())[1]
+        assert np.abs(gradient - np.outer(u[:, 0], vh[0])).max() < (1e-7 if dtype == "float64" else 1e-4)
+
+
+def test_matrix_norm_of_a_stack_and_of_a_wrong_vector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each matrix its own; where Lanczos stops at a vector that is none, an eigenvalue routine takes over."""
+    stack = np.stack([MATRICES["square"], 3 * orthogonal(100), np.zeros((100, 100)), np.diag(np.arange(100.0))])
+    truth = np.linalg.norm(stack, 2, axis=(1, 2))
+    np.testing.assert_allclose(specnorm.matrix_norm(stack), truth, rtol=1e-14)
+    monkeypatch.setattr(Lanczos, "small_side", lambda run: np.ones((run.matrix.shape[0], run.size)))
+    np.testing.assert_allclose(specnorm.matrix_norm(stack), truth, rtol=1e-14)

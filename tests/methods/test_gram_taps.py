@@ -18,6 +18,7 @@ from strategies import Layer, Recipe
 
 import specnorm
 from specnorm import Gram, MethodError
+from specnorm.certified.symbol.gram_powers import GramTaps
 from specnorm.runtime import execution
 
 
@@ -68,6 +69,41 @@ def test_is_the_published_sum(shape: tuple[int, ...], n_iter: int) -> None:
     expected = min(float(np.max(published(side, n_iter))) for side in sides)
     value = float(specnorm.gram_bound(kernel, n_iter=n_iter))
     assert expected * (1 - 1e-14) <= value <= expected * (1 + 1e-11)
+
+
+@pytest.mark.parametrize("family", ["normal", "orthogonal", "ones", "spread", "corners"])
+@pytest.mark.parametrize(
+    ("shape", "n_iter"), [((24, 20, 3, 2), 2), ((24, 24, 3, 3), 3), ((20, 30, 4), 4), ((12, 12), 5)]
+)
+def test_the_last_product_in_float32(shape: tuple[int, ...], n_iter: int, family: str) -> None:
+    """Of float32 kernels: its allowances lift the bound by less than a thousandth, and never leave it below the sum."""
+    kernel = Recipe(shape, family, dtype="float32", seed=4).kernel
+    sides = [kernel, np.swapaxes(kernel, 0, 1)] if shape[0] == shape[1] else [kernel]
+    expected = min(float(np.max(published(side, n_iter))) for side in sides)
+    for exponent in (0, -60, 60):
+        value, gradient = specnorm.value_and_grad(np.ldexp(kernel, exponent), Gram(n_iter=n_iter))
+        assert expected <= math.ldexp(float(value), -exponent) <= expected * (1 + 1e-3)
+        assert float(np.sum(gradient * kernel)) == pytest.approx(expected, rel=2e-3)
+    assert_valid(float(specnorm.gram_bound(kernel, n_iter=n_iter)), "upper", sigma_star(kernel, max_cells=2000))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_what_the_taps_before_the_last_product_are_off_is_allowed_for(
+    dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taps that are a thousandth too small, and say so."""
+    kernel, taps = Recipe((9, 8, 3), dtype=dtype, seed=4).kernel, GramTaps.taps
+
+    def smaller(self: GramTaps, columns: Any) -> Any:
+        found: Any
+        found, lost = taps(self, columns)
+        return 0.999 * found, lost + 1.001e-3 * np.linalg.norm(found, axis=(2, 3)).sum(axis=1)
+
+    expected = float(np.max(published(kernel, 3)))
+    monkeypatch.setattr(GramTaps, "taps", smaller)
+    assert expected <= float(specnorm.gram_bound(kernel, n_iter=3)) <= 1.01 * expected
+    monkeypatch.setattr(GramTaps, "taps", lambda *args: (0.999 * taps(*args)[0], taps(*args)[1]))
+    assert float(specnorm.gram_bound(kernel, n_iter=3)) < expected
 
 
 def test_zero_iterations_is_the_schur_test() -> None:

@@ -18,7 +18,7 @@ from strategies import Layer, Recipe, recipes
 
 import specnorm
 from specnorm import Grid, MethodError
-from specnorm.certified.symbol.trigonometric import grid_factor
+from specnorm.certified.symbol.grid import axis_factor
 
 
 @given(recipe=recipes(), extra=st.integers(0, 12))
@@ -79,7 +79,7 @@ def test_factor_is_rounded_up(k: int) -> None:
     """Against rational arithmetic, pi to 40 digits: never below the true factor, and not much above."""
     pi = Fraction("3.1415926535897932384626433832795028841971")
     for n in range(k, 12 * k):
-        ours = Fraction(grid_factor(n, k))
+        ours = Fraction(axis_factor(n, k))
         squared = 1 / (1 - Fraction(k - 1, n))
         cosine = _cosine(pi * (k - 1) / (2 * n))
         by_cosine = cosine > 0 and 1 / cosine**2 < squared

@@ -16,7 +16,9 @@ from strategies import FEW_LAYERS, Layer, Recipe, layers
 
 import specnorm
 from specnorm import GeometryError, MethodError, Power, PowerTopK
+from specnorm.methods import power
 from specnorm.runtime.execution import Execution
+from specnorm.search.plane_wave import starting_wave as wave
 
 
 def value_of(lib: Lib, layer: Layer, method: specnorm.Method) -> Any:
@@ -245,3 +247,45 @@ def test_a_run_ends_where_the_residuals_tell_that_a_restart_gains_nothing() -> N
     found = specnorm.measure(kernel, Power(), input_shape=6)
     assert int(found.stats["products"]) <= 2 * 24 + 1
     assert_tight(float(found.value), dense_norm(kernel, 6), 1 - 1e-9)
+
+
+ZEROS = {"padding_mode": "zeros"}
+LARGE: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
+    "zeros": ((8, 8, 3, 3), {"input_shape": 24, "padding_mode": "zeros"}),
+    "wide": ((8, 12, 3, 3), {"input_shape": 24, "padding_mode": "zeros"}),
+    "strided": ((16, 6, 3, 3), {"input_shape": 36, "stride": 2, "padding_mode": "zeros", "padding": 1}),
+    "transposed": ((6, 8, 4, 4), {"input_shape": 28, "stride": 2, "padding": 1, "transposed": True, **ZEROS}),
+    "transposed, wide": ((12, 5, 3, 3), {"input_shape": 30, "padding": 1, "transposed": True, **ZEROS}),
+    "dilated, reflected": ((8, 8, 3, 3), {"input_shape": 24, "dilation": 2, "padding_mode": "reflect", "padding": 2}),
+    "circular": ((9, 9, 5), {"input_shape": 512, "padding_mode": "circular"}),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_layers_start_from_waves(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In fewer products than from random vectors, and as high; a wrong start is no bound's end."""
+    shape, at = LARGE[name]
+    kernel = Recipe(shape, dtype="float32", seed=3).kernel
+    upper = float(specnorm.enclose(kernel, rtol=1e-2, **at).upper)
+    found = specnorm.measure(kernel, specnorm.Power(), **at)
+    few = specnorm.measure(kernel, specnorm.Power(n_iter=2), **at)
+    other = specnorm.measure(kernel, specnorm.Power(seed=5), **at)
+    starts: list[Any] = []
+
+    def nowhere(*args: Any, **options: Any) -> Any:
+        starts.append(wave(*args, **options))
+        return 0 * starts[-1]
+
+    monkeypatch.setattr(power, "_LARGE", 10**9)
+    before = specnorm.measure(kernel, specnorm.Power(), **at)
+    early = specnorm.measure(kernel, specnorm.Power(n_iter=2), **at)
+    monkeypatch.setattr(power, "_LARGE", 1)
+    monkeypatch.setattr(power, "starting_wave", nowhere)
+    astray = specnorm.measure(kernel, specnorm.Power(), **at)
+    assert starts
+    assert max(float(x.value) for x in (found, few, before, astray)) <= upper
+    assert float(found.value) >= float(before.value) * (1 - 2e-5)
+    assert float(found.value) == pytest.approx(float(other.value), rel=5e-5)
+    assert float(few.value) > float(early.value)
+    # A reflected border lifts the norm above the symbol's, and what attains it is no wave.
+    assert float(few.value) > (0.8 if "reflect" in name else 0.95) * float(found.value)

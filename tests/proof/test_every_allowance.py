@@ -152,7 +152,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "GramIterates.square": passes(test_pruning.test_products_that_lose_every_small_term_are_allowed_for),
     "_off": blocks,
     "lag_norms": passes(test_rescaling.test_lags_that_lose_every_small_term_are_allowed_for),
-    "Powers.taps": powers,
+    "GramTaps.values": powers,
     "gram_error": own,
     "residuals_up": lambda: not test_layer_roundings.too_close_by_products(),
     "quotient_of_waves_down": lambda: not test_waves.above_the_quotient(),
@@ -163,7 +163,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
 }
 """Function -> a check that it makes pass."""
 ELSEWHERE = {
-    "cholesky_loss": "rounding of Cholesky",
+    "backward_error": "rounding of Cholesky",
     "symbol_error": "rounding of the symbol",
     "autocorrelation_error": "rounding of the Gram polynomial",
     "reduced_error": "rounding of the reduced matrix",

@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 
 import specnorm
-from specnorm import ExactFFT, TensorNorm, clock
+from specnorm import Enclose, ExactFFT, TensorNorm, clock
 from specnorm.certified.symbol import lags
+from specnorm.certified.symbol.cover import Cover
+from specnorm.clock import Clock
 from specnorm.errors import Undecided
+from specnorm.methods import base
+from specnorm.search import enclosing
 from specnorm.search.branch_and_bound import Search
 
 KERNEL = np.random.default_rng(0).standard_normal((8, 8, 5, 5))
@@ -62,21 +66,59 @@ def test_a_deadline_ends_the_making_of_coefficients(monkeypatch: pytest.MonkeyPa
     assert found.status == "budget: wider than rtol=0.001, and proven"
 
 
-def test_what_is_left_of_the_time_is_for_wider_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tolerance asked for may take seven tenths of it; then wide bounds come first, closer ones after them."""
-    tried: list[float] = []
+def test_what_is_left_of_the_time_is_for_another_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a round took longer than the one before let expect, and ended the first one."""
+    given: list[Clock] = []
     run = Search.run
 
-    def watched(self: Any, *given: Any, **how: Any) -> Any:
-        tried.append(how["rtol"])
-        if len(tried) == 1:
+    def watched(self: Any, *some: Any, **how: Any) -> Any:
+        given.append(self.clock)
+        if len(given) == 1:
             self.clock.deadline = 0.0
-        return run(self, *given, **how)
+        return run(self, *some, **how)
 
     monkeypatch.setattr(Search, "run", watched)
     found = specnorm.enclose(KERNEL, rtol=1e-2, budget=1e3)
-    assert tried == [1e-2, 0.5, 0.1, 0.02]
-    assert TRUTH <= float(found.upper) <= 1.02 * float(found.lower)
+    assert len(given) == 2
+    assert TRUTH <= float(found.upper) <= 1.01 * float(found.lower)
+
+
+FLAT = np.random.default_rng(0).standard_normal((12, 12, 3, 3))
+TOLERANCES = (1e-1, 1e-2, 1e-3)
+
+
+def gaps(**budget: Any) -> list[float]:
+    found = [specnorm.measure(FLAT, Enclose(rtol=rtol, **budget)) for rtol in TOLERANCES]
+    return [float(x.value) / float(x.stats["lower"]) - 1 for x in found]
+
+
+@pytest.mark.parametrize("cells", [50, 80, 120, 200, 500])
+def test_a_tighter_tolerance_ends_no_worse(cells: int) -> None:
+    """Of cells: what does not fit is widened, so that it ends about where a wider tolerance would have."""
+    found = gaps(max_cells=cells)
+    assert all(after <= 1.5 * min(found[: j + 1]) for j, after in enumerate(found))
+    assert found[0] <= max(0.1, 0.25 * 50 / cells)
+    assert cells < 500 or found[2] <= 1e-3
+
+
+@pytest.mark.parametrize("seconds", [60, 100, 200, 400, 1000])
+def test_nor_does_it_in_time(seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same of seconds, of which every matrix that is formed takes one."""
+    now = [0.0]
+    form = Cover.form
+
+    def formed(self: Any, polynomial: Any, index: Any, reduced_for_sq: Any) -> Any:
+        now[0] += len(index)
+        return form(self, polynomial, index, reduced_for_sq)
+
+    monkeypatch.setattr(Cover, "form", formed)
+    for module in (base, clock, enclosing):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    found = gaps(budget=seconds)
+    assert now[0] <= 3 * seconds
+    assert all(after <= 1.5 * min(found[: j + 1]) for j, after in enumerate(found))
+    assert found[2] <= max(1e-3, 0.25 * 60 / seconds)
+    assert seconds < 1000 or found[2] <= 1e-3
 
 
 def test_proofs_of_tn_end_too() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from specnorm import arrays
 from specnorm.certified import host, rounding
 from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, _lower, _upper
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 
 _DIVISION = 8
 """Extra roundings granted to a library's complex division and square root inside Cholesky."""
+_SMALLEST = 96
+"""Size of matrices from which it pays to read off a factor what was lost."""
+_LIKELY = 0.04
+"""Part of `cholesky_loss` that `factor_loss` is, at most, of large kernels of every kind that was tried."""
 _CLUSTERED = 1e3
 """A Rayleigh quotient is off by the square of the residual over the gap, which is taken for a thousandth."""
 
@@ -64,9 +70,9 @@ def stack_of(shape: tuple[int, ...]) -> str:
 def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     """Prove ``lambda_max(H) <= limit`` for each Hermitian matrix H of a stack, by Cholesky; False means undecided.
 
-    A factorisation of ``M = x I - H`` that completes proves ``M >= -kappa tr(M) I`` (`cholesky_loss`), and so
-    ``lambda_max(H) <= x + kappa tr(M)``, which is compared with the limit afterwards, the diagonal of M as rounded. The
-    proof is valid for any x and any limit; a poor choice only makes it fail.
+    A factorisation of ``M = x I - H`` that completes proves ``M >= -e I`` (`cholesky_loss`, `factor_loss`), and so
+    ``lambda_max(H) <= x + e``, which is compared with the limit afterwards, the diagonal of M as rounded. The proof is
+    valid for any x and any limit; a poor choice only makes it fail.
 
     Parameters
     ----------
@@ -79,14 +85,11 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     ops.check_cholesky(gram)
     u = rounding.unit(gram, xp=xp)
     size = gram.shape[-1]
-    kappa = cholesky_loss(size, gram, xp=xp)
     diagonal = xp.linalg.diagonal(gram)
     diagonal = xp.real(diagonal) if arrays.is_complex(gram, xp=xp) else diagonal
-    # The loss is at most kappa size x, lifted by the roundings of its own computation below.
-    x = limit / (1 + rounding.SLACK * kappa * size * (1 + 4 * (size + 8) * u) + 32 * u)
+    # What is likely to be lost of x, lifted by the roundings of its own computation below.
+    x = limit / (1 + rounding.SLACK * likely_loss(size, gram, ops=ops) * (1 + 4 * (size + 8) * u) + 32 * u)
     pivots = x[..., None] - diagonal
-    trace = xp.sum(xp.maximum(pivots, xp.zeros_like(pivots)), axis=-1)
-    proven = rounding.up(rounding.up(x, 2, xp=xp) + kappa * rounding.SLACK * rounding.up(trace, size, xp=xp), 4, xp=xp)
     if not ops.concrete:
         eye = xp.eye(size, dtype=xp.bool, device=ops.device(gram))
         shifted = xp.where(eye, xp.astype(pivots, gram.dtype)[..., None], -gram)
@@ -95,21 +98,64 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
         entries = xp.reshape(gram, (*gram.shape[:-2], size**2)) * -1
         entries[..., :: size + 1] = xp.astype(pivots, gram.dtype)
         shifted = xp.reshape(entries, gram.shape)
-    return ops.cholesky_ok(shifted) & (proven <= limit) & (x > 0)
+    if _by_factor(size, gram, ops=ops):
+        lost = factor_loss(ops.cholesky_factors(shifted), ops=ops)
+        complete = xp.isfinite(lost)
+    else:
+        complete = ops.cholesky_ok(shifted)
+        trace = xp.sum(xp.maximum(pivots, xp.zeros_like(pivots)), axis=-1)
+        lost = cholesky_loss(size, gram, xp=xp) * rounding.up(trace, size, xp=xp)
+    proven = rounding.up(rounding.up(x, 2, xp=xp) + rounding.SLACK * lost, 4, xp=xp)
+    return complete & (proven <= limit) & (x > 0)
+
+
+def _by_factor(size: int, x: Array, *, ops: ArrayOps) -> bool:
+    """Whether what is lost is read off the factor: in double precision, or of small matrices, it is little anyway."""
+    return rounding.unit(x, xp=ops.xp) > 2.0**-53 and size >= _SMALLEST and ops.has_factors
+
+
+def likely_loss(size: int, x: Array, *, ops: ArrayOps) -> float:
+    """What part of its limit `gram_below` is to leave for its own rounding. A guess: no proof rests on it."""
+    return cholesky_loss(size, x, xp=ops.xp) * size * (_LIKELY + 3 / size if _by_factor(size, x, ops=ops) else 1.0)
+
+
+def factor_loss(factors: Array, *, ops: ArrayOps) -> Array:
+    """e: Cholesky factors L (..., p, p) of matrices M, as computed, prove ``M >= -e I``; no number without a factor.
+
+    Entry (i, j) of ``L L* - M`` sums min(i, j) terms: with g_i the `backward_error` of i, it is at most that of
+    ``|L| |L|^T`` times ``sqrt(g_i g_j)``. So e is the norm of W W^T, W the rows of |L| times ``sqrt(g_i)``: at most
+    ``max_i (W W^T x)_i / x_i`` for every positive x (Collatz and Wielandt).
+    """
+    xp, size = ops.xp, factors.shape[-1]
+    entries = xp.abs(factors)
+    # gamma(n) / n grows with n: the i-th share of the last one is no less than that of i steps.
+    steps = _DIVISION + (2 if arrays.is_complex(factors, xp=xp) else 1) * np.arange(1.0, size + 1)
+    parts = np.sqrt(backward_error(size, factors, xp=xp) * steps / steps[-1])
+    weights = xp.astype(ops.from_numpy(parts, entries), entries.dtype)[:, None]
+    x = weights * xp.sum(entries, axis=-1, keepdims=True)
+    image = weights * xp.matmul(entries, xp.matmul(xp.matrix_transpose(entries), weights * x))
+    # Modulus, roots, weights and quotient are 16 roundings.
+    return rounding.up(xp.max(image / x, axis=(-2, -1)), 2 * size + 16, xp=xp)
 
 
 def cholesky_loss(size: int, x: Array, *, xp: Namespace) -> float:
     """kappa: a completed Cholesky factorisation of M, p x p, proves ``M >= -kappa tr(M) I``.
 
-    Its factor has ``|L L* - M| <= g |L| |L|^T`` entrywise, g = gamma(p + 8), or sqrt(2) gamma(2 p + 8) where complex: p
-    terms a sum, and 8 roundings for divisions and roots. On the diagonal ``sum_j |L_ij|**2 <= M_ii / (1 - g)``, so
-    ``||L||_F**2 <= tr(M) / (1 - g)`` and ``M >= L L* - g ||L||_F**2 I >= -kappa tr(M) I``, kappa = g / (1 - g): Rump,
-    BIT 46, 2006, theorem 2.3 (real, with gamma(p + 1)).
+    ``sum_j |L_ij|**2 <= M_ii / (1 - g)`` with g = `backward_error`, so ``||L||_F**2 <= tr(M) / (1 - g)`` and
+    ``M >= L L* - g ||L||_F**2 I >= -kappa tr(M) I``, kappa = g / (1 - g): Rump, BIT 46, 2006, theorem 2.3 (real).
+    """
+    g = backward_error(size, x, xp=xp)
+    return g / (1 - g)
+
+
+def backward_error(size: int, x: Array, *, xp: Namespace) -> float:
+    """g: a completed Cholesky factorisation of M, p x p, has ``|L L* - M| <= g |L| |L|^T`` entrywise.
+
+    gamma(p + 8), or sqrt(2) gamma(2 p + 8) where complex: p terms a sum, and 8 roundings for divisions and roots.
     """
     u = rounding.unit(x, xp=xp)
     steps = 2 * size + _DIVISION if arrays.is_complex(x, xp=xp) else size + _DIVISION
-    g = (math.sqrt(2) if arrays.is_complex(x, xp=xp) else 1.0) * rounding.gamma(steps, u)
-    return g / (1 - g)
+    return (math.sqrt(2) if arrays.is_complex(x, xp=xp) else 1.0) * rounding.gamma(steps, u)
 
 
 class SymbolNorms:

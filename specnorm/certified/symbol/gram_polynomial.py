@@ -177,9 +177,9 @@ class GramPolynomial:
         self.lags, self.even, self.odd = autocorrelations(tapwise, self.rank, blocks.shape[3:], tick=tick, ops=ops)
         self.norms = self._coefficient_norms()
         rotated = xp.permute_dims(tapwise, (0, 2, 3, 1))
-        self._norm = float(xp.max(trigonometric.absolute_norm_up(rotated, xp=xp)))
+        norm = float(xp.max(trigonometric.absolute_norm_up(rotated, xp=xp)))
         terms = m + 2 * taps + len(self.lags) + 4
-        self.error = trigonometric.autocorrelation_error(self._norm, terms, rounding.unit(blocks, xp=xp))
+        self.error = trigonometric.autocorrelation_error(norm**2, terms, rounding.unit(blocks, xp=xp))
 
     def _coefficient_norms(self) -> np.ndarray:
         """Bounds of ``||R_d||`` for the coefficients as computed, E and O of ``R_d + R_d^T`` and ``R_d - R_d^T``.
@@ -263,18 +263,29 @@ class GramPolynomial:
         """The same with its sum over the lags in float32; itself where that is not trusted (TF32, bfloat16 products).
 
         The coefficients and the table are rounded once to float32, and an entry passes through ``L + 2`` roundings of
-        that unit more, which its error tells.
+        that unit more: of E and O, even and odd coefficients, its parts are sums of E_d cos and O_d sin.
         """
         if self.itemsize == 8 or not self.ops.exact_float32:
             return self
         if self._float32_copy is None:
             found = copy.copy(self)
             found.even, found.odd = (self.xp.astype(x, self.xp.float32) for x in (self.even, self.odd))
-            of_sum = trigonometric.autocorrelation_error(self._norm, len(self.lags) + 2, 2.0**-24)
+            of_sum = trigonometric.autocorrelation_error(self._sums(), len(self.lags) + 2, 2.0**-24)
             found.error = host.add_up(self.error, of_sum)
             found.is_float32 = True
             self._float32_copy = found
         return self._float32_copy
+
+    def _sums(self) -> float:
+        """Largest row sum of S, symmetric, with first columns ``sum_d max(|E_d|, |O_d|)`` and zeros beside them."""
+        xp, (g, count, _), table = self.xp, self.even.shape, self.even[:, 0, :] * 0
+        for d in range(count):
+            table = table + xp.maximum(xp.abs(self.even[:, d, :]), xp.abs(self.odd[:, d, :]))
+        table = xp.reshape(table, (g, self.size, self.rank))
+        # A row of the first columns goes on as the column below them.
+        rows, below = xp.sum(table, axis=-1), xp.sum(table[:, self.rank :, :], axis=-2)
+        longest = xp.concat([rows[:, : self.rank] + below, rows[:, self.rank :]], axis=-1)
+        return float(xp.max(rounding.up(longest, count + 2 * self.size + 4, xp=xp)))
 
     def variation_sq(self, spread: np.ndarray) -> np.ndarray:
         """Bound on how far the polynomial with these coefficients moves from its value at c, rounded up, shape (c,).
@@ -311,9 +322,9 @@ class SymbolGram(GramPolynomial):
         self.size, self.rank, self.truncation, self._shrink, self._lost = p, p, 0.0, 1.0, 0.0
         self._float32_copy, self.is_float32, self.even = self, False, blocks
         self.lags, self.norms = np.zeros((1, len(shape)), dtype=np.int64), np.zeros(0)
-        self._norm = float(ops.xp.max(trigonometric.absolute_norm_up(blocks, xp=ops.xp)))
+        norm = float(ops.xp.max(trigonometric.absolute_norm_up(blocks, xp=ops.xp)))
         terms = 3 * m + 2 * math.prod(shape) + 16
-        self.error = trigonometric.autocorrelation_error(self._norm, terms, rounding.unit(blocks, xp=ops.xp))
+        self.error = trigonometric.autocorrelation_error(norm**2, terms, rounding.unit(blocks, xp=ops.xp))
 
     def columns_at(self, frequencies: Frequencies, block: np.ndarray) -> Array:
         """All of H, complex, shape (f, p, p)."""

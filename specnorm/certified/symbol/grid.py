@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.certified import rounding
+from specnorm.certified import host, rounding
 from specnorm.certified.bound import EVERYWHERE, HypothesisError, Upper, _upper
 from specnorm.certified.matrices import norms, stacks
 from specnorm.certified.symbol import trigonometric
@@ -27,7 +27,7 @@ def symbol_norms_up(symbol: Symbol, *, ops: ArrayOps) -> Array:
 
 def grid_factor(sizes: tuple[int, ...], kernel_shape: tuple[int, ...]) -> float:
     """What the largest norm on a grid is multiplied by, but for the product's rounding."""
-    return math.prod([trigonometric.grid_factor(n, k) for n, k in zip(sizes, kernel_shape, strict=True)])
+    return math.prod([axis_factor(n, k) for n, k in zip(sizes, kernel_shape, strict=True)])
 
 
 def everywhere_up(largest: Array, sizes: tuple[int, ...], kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
@@ -60,3 +60,22 @@ def norm_by_grid(largest: list[LargestBound], sizes: tuple[int, ...], *, ops: Ar
         most = max(most, float(value[0]))
     words = f"norms on a grid of {' x '.join(map(str, sizes))} points, times {grid_factor(sizes, kernel_shape):.4g}"
     return _upper(most, EVERYWHERE, words)
+
+
+def axis_factor(samples: int, size: int) -> float:
+    """Factor of the frequency-grid bound along one axis, rounded up.
+
+    ``min(1/cos(pi (k-1) / 2N), (1 - (k-1)/N)**-0.5)``: Ehlich and Zeller 1964, and Pfister and Bresler 2018, for a
+    trigonometric polynomial with k consecutive terms on N equispaced samples, N > k - 1. For the best fixed pair of
+    unit vectors ``u* G(theta) v`` is one on each axis, and the axes are left one after the other: the factors multiply.
+    """
+    degree = size - 1
+    if degree == 0:
+        return 1.0
+    if samples <= degree:
+        raise ValueError(f"{samples} samples do not determine {size} taps")
+    interpolation = host.sqrt_up(host.div_up(samples, samples - degree))
+    # Three roundings make the angle: of pi, and of the product and the quotient.
+    angle = host.inflate(math.pi * degree / (2 * samples), 3)
+    cosine = float(host.cos_down(angle)) if angle < math.pi / 2 else 0.0
+    return min(interpolation, host.div_up(1.0, cosine)) if cosine > 0 else interpolation

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.problem.frequencies import product, tap_points
+from specnorm.problem.frequencies import product
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
@@ -185,37 +184,6 @@ def autocorrelations(
     ]
     lags, even, odd = zip(*found, strict=True)
     return np.concatenate(lags), xp.concat(list(even), axis=1), xp.concat(list(odd), axis=1)
-
-
-def absolute_sums_vjp(blocks: Array, signs: Array, weights: Array, *, xp: Namespace) -> Array:
-    """Gradient of ``sum_i w_i sum_{d,j} |R_d[i, j]|`` over all lags with respect to the blocks.
-
-    The sum takes ``(w_i + w_j) |R_d[i, j]|`` of each pair of lags, so with T that times R_d's sign, and its transpose
-    for -d, the gradient of a tap is ``sum_l K_l T_{k-l}``.
-
-    Parameters
-    ----------
-    blocks : array, shape (b, m, p, *kernel_shape)
-    signs : array, shape (b, L, p, p)
-        Of R_d, in the order of `half_lags`.
-    weights : array, shape (b, p)
-    """
-    b, m, p = blocks.shape[:3]
-    shape = tuple(blocks.shape[3:])
-    count = math.prod(shape)
-    table = signs * (weights[:, None, :, None] + weights[:, None, None, :])
-    ahead = table[:, 1:, ...]
-    # All lags, the transposed matrix at each: those that a tap meets the others at are a box of them.
-    table = xp.concat([xp.flip(ahead, axis=1), table[:, :1, ...], xp.matrix_transpose(ahead)], axis=1)
-    table = xp.reshape(table, (b, *(2 * k - 1 for k in shape), p, p))
-    del ahead
-    flat = xp.reshape(xp.permute_dims(xp.reshape(blocks, (b, m, p, count)), (0, 1, 3, 2)), (b, m, count * p))
-    found = []
-    for place in tap_points(shape).tolist():
-        box = tuple(slice(k - 1 - at, 2 * k - 1 - at) for at, k in zip(place, shape, strict=True))
-        found.append(xp.matmul(flat, xp.reshape(table[(slice(None), *box)], (b, count * p, p))))
-    del table, flat
-    return xp.reshape(xp.stack(found, axis=-1), blocks.shape)
 
 
 def taps_below(blocks: Array, *, xp: Namespace) -> Array:

@@ -45,17 +45,13 @@ class Symbol:
 
     def matrices(self) -> Array:
         """G at every frequency, shape (b, f, m, p): two real products with the table of cosines and sines."""
-        return self._complex(*self._planes())
+        return self._complex(*self.planes())
 
     def gram(self) -> Array:
         """``G* G`` at every frequency, shape (b, f, p, p): real products, two of them of a matrix with itself."""
-        xp, (real, imag) = self.xp, self._planes()
-        turned = xp.matrix_transpose(real)
-        cross = xp.matmul(turned, imag)
-        square = xp.matmul(turned, real) + xp.matmul(xp.matrix_transpose(imag), imag)
-        return self._complex(square, cross - xp.matrix_transpose(cross))
+        return self._complex(*gram_planes(*self.planes(), xp=self.xp))
 
-    def _planes(self) -> tuple[Array, Array]:
+    def planes(self) -> tuple[Array, Array]:
         """Real and imaginary parts of G, (b, f, m, p) each."""
         xp, (b, m, p) = self.xp, self.shape[:3]
         taps = xp.permute_dims(xp.reshape(self.blocks, (b, m * p, -1)), (0, 2, 1))
@@ -81,6 +77,15 @@ class Symbol:
         weights = xp.conj(xp.matrix_transpose(self.phase))
         weighted = xp.reshape(weights[None, :, None, :] * xp.matrix_transpose(u)[:, None, :, :], (b, -1, f))
         return xp.matrix_transpose(real_times(xp.matrix_transpose(self._taps_below), weighted, xp=xp))
+
+
+def gram_planes(real: Array, imag: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    """Real and imaginary part of ``X* X``: symmetric and antisymmetric, bit for bit."""
+    turned = xp.matrix_transpose(real)
+    cross = xp.matmul(turned, imag)
+    square = xp.matmul(turned, real)
+    square += xp.matmul(xp.matrix_transpose(imag), imag)
+    return square, cross - xp.matrix_transpose(cross)
 
 
 def real_times(a: Array, z: Array, *, xp: Namespace) -> Array:

@@ -15,8 +15,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.symbol import symbols
-from specnorm.certified.symbol.lags import absolute_sums_vjp
-from specnorm.problem.frequencies import cos_sin, half_grid
+from specnorm.problem.frequencies import cos_sin, half_grid, phases, tap_points
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
@@ -73,40 +72,36 @@ class GramTuning:
     backward_host, backward_device : int
         Bytes that a chunk of the backward may take even if the kernel is smaller. On the host a quarter MiB, which
         stays in the cache; on a device 16 MiB, as small launches wait for one another.
+    forward_host : int
+        Bytes of a chunk's matrices in the forward on the host.
     """
 
     backward_host: int = 2**18
     backward_device: int = 2**24
+    forward_host: int = 2**23
 
 
 TUNING = GramTuning()
+_LEAST = 16
+"""Frequencies of a chunk on the host."""
 
 
-class PowerGrid:
-    """``H_t = (G* G)**(2**(t-1))`` of a stack of blocks: the grid of its own taps, its scale and its transforms.
+class TapGrid:
+    """``H_t = (G* G)**(2**(t-1))`` of a stack of blocks: the grid of its own taps, and transforms to them.
 
     Parameters
     ----------
-    blocks : array, shape (b, cout, cin, *kernel_shape)
-        In the kernel's precision; all is computed in the widest. With fewer outputs than inputs, G G* takes the place
-        of G* G.
+    blocks : array, shape (b, m, p, *kernel_shape)
+        In the precision that is computed in.
     n_iter : int
         t >= 1.
     """
 
     def __init__(self, blocks: Array, n_iter: int, *, ops: ArrayOps) -> None:
-        xp = ops.xp
-        self.n_iter, self.xp, self.ops = n_iter, ops.xp, ops
-        given, blocks = blocks, arrays.in_wide_dtype(tall(blocks, xp=xp), ops=ops)
+        self.blocks, self.n_iter, self.xp, self.ops = blocks, n_iter, ops.xp, ops
         self.grid = tap_grid(tuple(blocks.shape[3:]), n_iter)
         self.points = half_grid(self.grid)
-        # Powers of matrices with a Frobenius norm of at most 1 stay so.
-        largest = xp.sqrt(_largest_square(blocks, symbols.Symbol(blocks, self.points, ops=ops), xp=xp))
-        self.exponent = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest)))) + 1
-        factor = arrays.power_of_two(-self.exponent, xp=xp)
-        factor = xp.reshape(factor, (-1,) + (1,) * (blocks.ndim - 1))
-        self.blocks, self.given = blocks * factor, given * xp.astype(factor, given.dtype)
-        host = np.float64 if blocks.dtype == xp.float64 else np.float32
+        host = np.float64 if blocks.dtype == self.xp.float64 else np.float32
         weights, host_tables = tables(self.grid)
         self.weights = ops.from_numpy(weights.astype(host), blocks)
         self.tables = [
@@ -115,8 +110,11 @@ class PowerGrid:
         ]
 
     def chunks(self) -> Iterator[tuple[slice, symbols.Symbol]]:
-        """Frequencies within the memory budget, with their place among all."""
+        """Frequencies within the memory budget, on the host in the cache, with their place among all."""
         step = symbols.chunk_length(self.blocks, ops=self.ops)
+        if self.ops.concrete and self.ops.on_host:
+            # Each chunk reads all taps: with fewer frequencies at once, a product would be little more than that.
+            step = min(step, max(_LEAST, TUNING.forward_host // (8 * math.prod(self.blocks.shape[:3]))))
         for start in range(0, len(self.points), step):
             part = slice(start, min(start + step, len(self.points)))
             yield part, symbols.Symbol(self.blocks, self.points[part], ops=self.ops)
@@ -140,39 +138,49 @@ class PowerGrid:
         taps = xp.matmul(table, xp.concat([xp.real(x), xp.imag(x)], axis=2))
         return xp.reshape(taps, (b, math.prod(self.grid), p, r))
 
-    def residuals(self, columns: Array, selector: Array, sums: Array) -> tuple[Array, ...]:
-        """What `powers_vjp` needs: leading axis b, then the chunks of frequencies."""
-        xp, b = self.xp, columns.shape[0]
-        compiles = not self.ops.concrete
-        # Every chunk is compiled by itself.
-        step = symbols.chunk_length(self.blocks, ops=self.ops) if compiles else self._lean_step()
-        chunks = -(-len(self.points) // step)
-        step = -(-len(self.points) // chunks)
-        phase = xp.concat([symbol.phase for _, symbol in self.chunks()], axis=0)
-        back = [xp.conj(xp.matrix_transpose(table)) for table in self.tables]
-        signs = xp.astype(xp.sign(columns), phase.dtype)
-        hats = contract(signs, dict(enumerate(back)), [table.shape[1] for table in back], xp=xp)
-        dtype = arrays.complex_dtype(self.given.dtype, xp=xp)
 
-        def chunked(x: Array) -> Array:
-            missing = chunks * step - x.shape[1]
-            if missing:
-                zeros = xp.zeros((b, missing, *x.shape[2:]), dtype=x.dtype, device=self.ops.device(x))
-                x = xp.concat([x, zeros], axis=1)
-            return xp.reshape(x, (b, chunks, step, *x.shape[2:]))
+def residuals(given: Array, grid: TapGrid, columns: Array, selector: Array, sums: Array) -> tuple[Array, ...]:
+    """What `powers_vjp` needs: leading axis b, then the chunks of frequencies.
 
-        phase = xp.broadcast_to(phase, (b, *phase.shape))
-        return self.given, chunked(xp.astype(hats, dtype, copy=False)), selector, sums, chunked(phase)
+    Parameters
+    ----------
+    given : array, shape (b, cout, cin, *kernel_shape)
+        The blocks as scaled, in the kernel's precision.
+    columns, selector, sums : arrays, shapes (b, taps, p, r), (b, p, r) and (b, p)
+        Some of the taps, of which channels they are, and the channels' sums.
+    """
+    xp, ops, b = grid.xp, grid.ops, columns.shape[0]
+    # Every chunk is compiled by itself.
+    step = _lean_step(given, ops=ops) if ops.concrete else symbols.chunk_length(given, ops=ops)
+    chunks = -(-len(grid.points) // step)
+    step = -(-len(grid.points) // chunks)
+    wide = arrays.complex_dtype(sums.dtype, xp=xp)
+    host = np.float64 if sums.dtype == xp.float64 else np.float32
+    phase = ops.complex(*(ops.from_numpy(x.astype(host), sums) for x in phases(grid.points, given.shape[3:])))
+    back = [xp.conj(xp.matrix_transpose(table)) for table in grid.tables]
+    signs = xp.astype(xp.sign(columns), back[0].dtype if back else wide)
+    hats = contract(signs, dict(enumerate(back)), [table.shape[1] for table in back], xp=xp)
+    dtype = arrays.complex_dtype(given.dtype, xp=xp)
 
-    def _lean_step(self) -> int:
-        """Frequencies whose matrices, five at a time, take what the kernel takes."""
-        b, m, p = self.blocks.shape[:3]
-        least = TUNING.backward_host if self.ops.on_host else TUNING.backward_device
-        matrices = 5 * 16 * b * m * p
-        return int(max(1, max(8 * math.prod(self.given.shape), least) // matrices))
+    def chunked(x: Array) -> Array:
+        missing = chunks * step - x.shape[1]
+        if missing:
+            zeros = xp.zeros((b, missing, *x.shape[2:]), dtype=x.dtype, device=ops.device(x))
+            x = xp.concat([x, zeros], axis=1)
+        return xp.reshape(x, (b, chunks, step, *x.shape[2:]))
+
+    phase = xp.broadcast_to(phase, (b, *phase.shape))
+    return given, chunked(xp.astype(hats, dtype, copy=False)), selector, sums, chunked(phase)
 
 
-def _largest_square(blocks: Array, symbol: symbols.Symbol, *, xp: Namespace) -> Array:
+def _lean_step(given: Array, *, ops: ArrayOps) -> int:
+    """Frequencies whose matrices, five at a time, take what the kernel takes."""
+    least = TUNING.backward_host if ops.on_host else TUNING.backward_device
+    matrices = 5 * 16 * math.prod(given.shape[:3])
+    return int(max(1, max(8 * math.prod(given.shape), least) // matrices))
+
+
+def largest_square(blocks: Array, symbol: symbols.Symbol, *, xp: Namespace) -> Array:
     """Largest squared Frobenius norm of each block's symbol, from the inner products of its taps, shape (b,)."""
     flat = xp.reshape(blocks, (blocks.shape[0], -1, math.prod(blocks.shape[3:])))
     inner = xp.matmul(xp.matrix_transpose(flat), flat)
@@ -191,7 +199,7 @@ def powers_vjp(residuals: tuple[Array, ...], cotangent: Array, n_iter: int, *, x
     Parameters
     ----------
     residuals : tuple of arrays
-        From `PowerGrid.residuals`.
+        From `residuals`.
     cotangent : array, shape (b, p)
     """
     blocks, hats, selector, sums, phase = residuals
@@ -267,3 +275,34 @@ def sums_vjp(blocks: Array, cotangent: Array, *, xp: Namespace) -> Array:
     slope = (first * column)[:, :, None] + (second * row)[:, None, :]
     slope = slope * (cotangent[:, None] / (2 * xp.sqrt(safe)))[:, :, None]
     return xp.sign(blocks) * xp.reshape(slope, (b, m, p) + (1,) * (blocks.ndim - 3))
+
+
+def absolute_sums_vjp(blocks: Array, signs: Array, weights: Array, *, xp: Namespace) -> Array:
+    """Gradient of ``sum_i w_i sum_{d,j} |R_d[i, j]|`` over all lags with respect to the blocks.
+
+    The sum takes ``(w_i + w_j) |R_d[i, j]|`` of each pair of lags, so with T that times R_d's sign, and its transpose
+    for -d, the gradient of a tap is ``sum_l K_l T_{k-l}``.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, m, p, *kernel_shape)
+    signs : array, shape (b, L, p, p)
+        Of R_d, in the order of `half_lags`.
+    weights : array, shape (b, p)
+    """
+    b, m, p = blocks.shape[:3]
+    shape = tuple(blocks.shape[3:])
+    count = math.prod(shape)
+    table = signs * (weights[:, None, :, None] + weights[:, None, None, :])
+    ahead = table[:, 1:, ...]
+    # All lags, the transposed matrix at each: those that a tap meets the others at are a box of them.
+    table = xp.concat([xp.flip(ahead, axis=1), table[:, :1, ...], xp.matrix_transpose(ahead)], axis=1)
+    table = xp.reshape(table, (b, *(2 * k - 1 for k in shape), p, p))
+    del ahead
+    flat = xp.reshape(xp.permute_dims(xp.reshape(blocks, (b, m, p, count)), (0, 1, 3, 2)), (b, m, count * p))
+    found = []
+    for place in tap_points(shape).tolist():
+        box = tuple(slice(k - 1 - at, 2 * k - 1 - at) for at, k in zip(place, shape, strict=True))
+        found.append(xp.matmul(flat, xp.reshape(table[(slice(None), *box)], (b, count * p, p))))
+    del table, flat
+    return xp.reshape(xp.stack(found, axis=-1), blocks.shape)

@@ -1,0 +1,93 @@
+"""What a search can still afford: where its tolerance does not fit, the tolerance that does."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from specnorm.certified.symbol.cover import Cover
+    from specnorm.clock import Clock
+    from specnorm.search.tuning import Tuning
+
+_BISECTIONS = 30
+"""Of a wider tolerance, on a logarithmic scale."""
+
+
+class Budget:
+    """Cells and seconds that are left to a search of the torus.
+
+    Parameters
+    ----------
+    max_cells : int
+        Of the search.
+    clock : Clock
+        Ends it.
+    relaxes : bool
+        Whether the tolerance may be widened.
+    """
+
+    def __init__(self, max_cells: int, tuning: Tuning, *, clock: Clock, relaxes: bool) -> None:
+        self.max_cells, self.relaxes, self._tuning, self._clock = max_cells, relaxes, tuning, clock
+        self._begun = self._each = 0.0
+
+    def begin(self) -> None:
+        """Begin a round."""
+        self._begun = self._clock.left
+
+    def end(self, cells: int, tried: int) -> None:
+        """End a round of so many cells, with a proof tried of some: the next ones take as long, and a proof each."""
+        proofs = 1 + (self._tuning.proof - 1) * max(0.0, 1 - tried / cells)
+        self._each = (self._begun - self._clock.left) * proofs / cells if math.isfinite(self._begun) else 0.0
+
+    def cells(self, visited: int) -> float:
+        """How many more may be visited."""
+        in_time = self._tuning.hurry * self._clock.left / self._each if self._each > 0 else math.inf
+        return min(self.max_cells - visited, in_time)
+
+    def tolerance(self, cover: Cover, norms_sq: np.ndarray, rtol: float, best: float, visited: int) -> float:
+        """The tolerance at which the next round is affordable: the same, or the closest wider one; at most 1.
+
+        Parameters
+        ----------
+        norms_sq : float array, shape (c,)
+            Estimates of the squares at the cells' centres; of those that did not pass, above what would have.
+        best : float
+            The incumbent's norm.
+        visited : int
+            Cells.
+        """
+        rest = np.flatnonzero(cover.norms == math.inf)
+        norms, radius = np.sqrt(norms_sq[rest]), cover.open.boxes.radius[rest]
+        axes, most = (
+            int(np.count_nonzero(cover.open.boxes.half_degree)),
+            self._tuning.ahead * max(0.0, self.cells(visited)),
+        )
+
+        def fits(tolerance: float) -> bool:
+            ratio = norms / (best * (1 + self._tuning.share * tolerance))
+            open_ = ratio > np.cos(radius)
+            count = pieces(ratio[open_], radius[open_], tolerance, self._tuning) ** axes
+            return float(count.sum()) <= most
+
+        if len(rest) * self._tuning.pieces**axes <= most or rtol >= 1 or fits(rtol):
+            return rtol
+        low, high = rtol, 1.0
+        for _ in range(_BISECTIONS):
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if fits(middle) else (middle, high)
+        return high
+
+
+def pieces(ratio: np.ndarray, radius: np.ndarray, rtol: float, tuning: Tuning) -> np.ndarray:
+    """How many times smaller cells have to be to pass, at least twice; more are not cut at once, shape (c,).
+
+    Parameters
+    ----------
+    ratio, radius : float arrays, shape (c,)
+        Norms at the centres over the threshold, and the cells' radii.
+    """
+    angle = np.arccos(np.clip(ratio, 0.0, 1 / (1 + (0.5 * rtol + tuning.angle))))
+    return np.asarray(np.clip(np.ceil(tuning.overlap * radius / angle), 2, tuning.pieces).astype(np.int64))
