@@ -227,6 +227,26 @@ def test_gradients_of_the_constrained_kernel(method: Any) -> None:
     assert torch.autograd.gradcheck(constraint, x, eps=1e-6, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("only_shrink", [False, True])
+def test_the_backward_of_a_plain_call_is_the_product_rule(dtype: str, only_shrink: bool) -> None:
+    """As of the other path, which torch.func takes; of a matrix with its rows along another axis too."""
+    for layer, dim in ((torch.nn.Conv2d(3, 4, 3), None), (torch.nn.Bilinear(3, 4, 5), 1)):
+        specnorm_torch.spectral_norm(layer, dim=dim, bound=1.5, only_shrink=only_shrink).eval()
+        constraint = layer.parametrizations.weight[0]
+        for factor in (0.1, 3.0):
+            x = (factor * layer.parametrizations.weight.original.detach()).to(getattr(torch, dtype))
+            slope = torch.randn_like(x)
+            expected = torch.func.grad(lambda k, to=slope, by=constraint: (by(k) * to).sum())(x)
+            k = x.clone().requires_grad_()
+            (constraint(k) * slope).sum().backward()
+            tolerance = 1e-5 if dtype == "float32" else 1e-2
+            torch.testing.assert_close(k.grad, expected, rtol=tolerance, atol=tolerance)
+    (again,) = torch.autograd.grad(constraint(k).square().sum(), k, create_graph=True)
+    with pytest.raises(specnorm.errors.SecondDerivativeError):
+        again.sum().backward()
+
+
 # -- following ---------------------------------------------------------------------------------------------------
 def test_the_state_follows_a_training_run() -> None:
     """Within 1 % of a TN that is computed anew, every tenth of 300 steps of SGD with momentum under the penalty.

@@ -117,6 +117,37 @@ class Namespace:
         return np.zeros(x.shape, x.dtype)
 
     @staticmethod
+    def ones_like(x: Any, /) -> Any:
+        """Ones."""
+        found = np.empty(x.shape, x.dtype)
+        found.fill(1)
+        return found
+
+    @staticmethod
+    def stack(each: Any, /, *, axis: int = 0) -> Any:
+        """One after the other along a new axis."""
+        axis += (axis < 0) * (each[0].ndim + 1)
+        place = (slice(None),) * axis + (None,)
+        return np.concatenate([x[place] for x in each], axis)
+
+    @staticmethod
+    def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Any:
+        """Entries of an axis; NumPy's own but for one row of matrices' entries."""
+        if x.ndim == 2 and axis == 1 and len(x) == len(indices) == 1:
+            return x[0].take(indices)
+        return np.take_along_axis(x, indices, axis=axis)
+
+    @staticmethod
+    def any(x: Any, /, *, axis: Any = None) -> Any:
+        """Whether any entry is true."""
+        return np.logical_or.reduce(x, axis=axis)
+
+    @staticmethod
+    def all(x: Any, /, *, axis: Any = None) -> Any:
+        """Whether all entries are true."""
+        return np.logical_and.reduce(x, axis=axis)
+
+    @staticmethod
     def sum(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:
         """Sum over some axes."""
         return _add(x, axis=axis, keepdims=keepdims)

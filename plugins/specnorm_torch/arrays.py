@@ -104,7 +104,7 @@ class TorchArrays(Backend):
 
     def to_numpy(self, x: Array) -> np.ndarray:
         """Detach and copy to the host; bfloat16, which NumPy lacks, becomes float32 (exact)."""
-        x = x.detach().cpu()
+        x = x.detach().cpu().resolve_neg()
         return np.asarray(x.float() if x.dtype == torch.bfloat16 else x)
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:
@@ -117,7 +117,8 @@ class TorchArrays(Backend):
 
     def share_numpy(self, x: np.ndarray, like: Array) -> Array:
         """Share its memory on the CPU."""
-        return torch.from_numpy(x) if self.numpy_view(like) and x.ndim and x.flags.carray else self.from_numpy(x, like)
+        x = np.asarray(x)
+        return torch.from_numpy(x) if self.numpy_view(like) and x.flags.carray else self.from_numpy(x, like)
 
     def numpy_view(self, x: Array) -> bool:
         """On the CPU. NumPy takes half of torch's time for a search: many small complex matrices."""

@@ -44,7 +44,8 @@ class TorchBackend(TorchArrays):
             # So that forward-mode differentiation, which it refuses, never sees a constant.
             first_order = derivatives.first_order(kernels)
         with self.precise(kernels):
-            value, *rest = operators.evaluate(kernels.detach(), program.key, need)
+            run = operators.evaluate if self.changes(kernels) else operators.evaluated
+            value, *rest = run(kernels.detach(), program.key, need)
             stats = tuple(rest[:count])
             if need == "residuals":
                 value = derivatives.with_pullback(kernels, value, program.key, rest[count:])
@@ -68,13 +69,17 @@ class TorchBackend(TorchArrays):
         Outside of compilers and transformations without either, whose cost is that of the arithmetic.
         """
         still = tuple(x.detach() for x in state)
-        if not (self.is_traced(kernels) or any(transformed(x) for x in (kernels, *state))):
+        if not self.changes(kernels, *state):
             value, gradient, after = program.step(kernels.detach(), still, sweeps=sweeps, backend=self)
             return derivatives.with_gradient(kernels, value, gradient), after
         if torch.compiler.is_compiling():
             derivatives.refuse_second_derivatives()
         value, gradient, *moved = operators.step(kernels.detach(), list(still), program.key, sweeps)
         return program.attached(self.first_order(kernels), value, gradient, backend=self), tuple(moved)
+
+    def changes(self, kernels: Array, *others: Array) -> bool:
+        """Whether a compiler or a transformation is at work on some tensors."""
+        return self.is_traced(kernels) or any(transformed(x) for x in (kernels, *others))
 
     def first_order(self, x: Array) -> Array:
         """Guarded by a function of one tensor."""

@@ -12,6 +12,9 @@ import specnorm
 from specnorm.errors import GeometryError, KernelError
 from specnorm.methods import Method, TensorNorm
 from specnorm.methods.base import check_count
+from specnorm.runtime.table import program_for
+from specnorm_torch import derivatives
+from specnorm_torch.backend import BACKEND
 from specnorm_torch.modules import geometry_of, is_layer, is_lazy
 from specnorm_torch.tracing import name_of
 
@@ -60,23 +63,47 @@ class SpectralNorm(nn.Module):
 
     def norm(self, weight: Tensor, *, move: bool) -> Tensor:
         """Take the norm of the kernel where the state stands, or after moving it."""
-        state = {name: getattr(self, name) for name in self.state_names}
-        sweeps = self.n_power_iterations if move else 0
-        value, after = specnorm.track(self.kernel(weight), self.method, state, sweeps=sweeps, **self.geometry)
-        if move:
-            with torch.no_grad():
-                for name, x in after.items():
-                    state[name].copy_(x)
+        value, after = specnorm.track(
+            self.kernel(weight), self.method, self._state(), sweeps=move * self.n_power_iterations, **self.geometry
+        )
+        self._moved(tuple(after.values()), move)
         return value
 
     def forward(self, weight: Tensor) -> Tensor:
         """Scale the kernel; the state moves in training mode alone."""
-        value = self.norm(weight, move=self.training)
+        if self.state_names and not BACKEND.changes(weight):
+            return self._scaled(weight, move=self.training)
+        factor, _ = self._factor(self.norm(weight, move=self.training))
+        return weight * factor.to(weight.dtype)
+
+    def _scaled(self, weight: Tensor, *, move: bool) -> Tensor:
+        """The same outside of compilers and transformations, whose backward is then one function in few passes."""
+        kernel, rows = self.kernel(weight.detach()), self.dim
+        plan = program_for(self.method, tuple(kernel.shape), str(kernel.dtype), tuple(self.geometry.items()))
+        state = tuple(self._state().values())
+        value, gradient, after = plan.step(kernel, state, sweeps=move * self.n_power_iterations, backend=BACKEND)
+        self._moved(after, move)
+        if rows is not None:
+            gradient = gradient.reshape(weight.movedim(rows, 0).shape).movedim(0, rows)
+        return derivatives.scaled(weight, *self._factor(value), gradient)
+
+    def _state(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in self.state_names}
+
+    @torch.no_grad()
+    def _moved(self, after: tuple[Tensor, ...], move: bool) -> None:
+        for old, new in zip(self._state().values(), after, strict=True):
+            if move:
+                old.copy_(new)
+
+    def _factor(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """What a kernel of a norm is multiplied by, and the derivative of that with respect to the norm."""
         tiny = value <= self.eps
-        factor = self.bound / torch.where(tiny, torch.ones_like(value), value)
         # A kernel of (nearly) zeros has no direction to be scaled in.
         leave = tiny | (value <= self.bound) if self.only_shrink else tiny
-        return weight * torch.where(leave, torch.ones_like(factor), factor).to(weight.dtype)
+        divisor = torch.where(tiny, 1.0, value)
+        factor = self.bound / divisor
+        return torch.where(leave, 1.0, factor), torch.where(leave, 0.0, -factor / divisor)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Assigning to the parametrised kernel sets what is scaled."""

@@ -57,7 +57,7 @@ class Program:
         return check_dtype(self.dtype, self.shape)
 
     def forward(
-        self, kernels: AnyArray, *, backend: Library
+        self, kernels: AnyArray, *, backend: Library, differentiated: bool = True
     ) -> tuple[AnyArray, tuple[AnyArray, ...], tuple[AnyArray, ...]]:
         """Evaluate the method on a batch of kernels.
 
@@ -65,6 +65,8 @@ class Program:
         ----------
         kernels : array, shape (*batch, *shape)
             Any number of leading axes, none included.
+        differentiated : bool
+            Whether the residuals are wanted.
 
         Returns
         -------
@@ -78,7 +80,7 @@ class Program:
         if self.needs.searches and run.traced:
             self.method.refuse_tracer(self.spec)
         if run.in_numpy:
-            return self._on_host(kernels, run)
+            return self._on_host(kernels, run, differentiated)
         with arithmetic.exact(kernels, backend=backend):
             return self._evaluate(kernels, run)
 
@@ -273,7 +275,13 @@ class Program:
         xp = run.xp
         count = math.prod(kernels.shape[: kernels.ndim - len(self.shape)])
         blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), run.own_dtype, run)
-        layers, exponent = arrays.scale(xp.reshape(blocks, (count, -1)), xp=xp)
+        layers = xp.reshape(blocks, (count, -1))
+        if run.concrete and not run.asynchronous:
+            # What is within 2**16 of 1 already is not copied.
+            squares = xp.vecdot(layers, layers)
+            if xp.all((squares > 2.0**-32) & (squares < 2.0**32)):
+                return blocks, xp.zeros_like(squares)
+        layers, exponent = arrays.scale(layers, xp=xp)
         return xp.reshape(layers, blocks.shape), exponent
 
     @property
@@ -354,7 +362,7 @@ class Program:
         return self.execution(kernels, backend=backend).computed_in
 
     def _on_host(
-        self, kernels: AnyArray, run: Execution
+        self, kernels: AnyArray, run: Execution, differentiated: bool
     ) -> tuple[AnyArray, tuple[AnyArray, ...], tuple[AnyArray, ...]]:
         """Run in NumPy and bring everything back; recorded in the result."""
         backend = run.backend
@@ -375,7 +383,7 @@ class Program:
         return (
             back(value, to_device, self.needs.rounds),
             tuple(back(x, to_device, rounds) for x, rounds in zip(stats, self.method.stats.values(), strict=True)),
-            tuple(back(x, to_products) for x in residuals),
+            tuple(back(x, to_products) for x in residuals) if differentiated else (),
         )
 
 

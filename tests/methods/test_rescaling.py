@@ -95,23 +95,31 @@ def test_aol_by_its_formula() -> None:
 def test_one_product_is_taken_lag_by_lag(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
     """No frequency is visited; in single precision the allowances cover what is lost, and are small."""
     families = ("normal", "ones", "spread")
-    blocks: Any = np.stack([Recipe(shape, family, dtype="float32", seed=3).kernel for family in families])
+    given: Any = np.stack([Recipe(shape, family, dtype="float32", seed=3).kernel for family in families])
 
     def refused(symbol: Symbol) -> None:
         raise AssertionError(f"{symbol} was visited")
 
-    for single in (False, True):
+    wide = given.astype(np.float64)
+    exact: Any = lag_norms(wide, ops=Execution(BACKEND, BACKEND.namespace(None)))[1] ** 0.5
+    for single, blocks in ((False, wide), (True, given)):
         ops = Execution(BACKEND, BACKEND.namespace(None), wide_dtype="float32" if single else "float64")
         found: Any = lag_norms(blocks, ops=ops)
         by_lags, sums, _ = found
         by_frequencies: Any = Powers(blocks, 1, ops=ops).channel_norms()[0]
-        exact: Any = lag_norms(blocks, ops=Execution(BACKEND, BACKEND.namespace(None)))[1] ** 0.5
         assert (by_lags >= exact).all()
         assert (by_lags <= exact * (1 + (1e-3 if single else 1e-12))).all()
         assert (by_lags <= by_frequencies).all()
         np.testing.assert_allclose(sums, exact**2, rtol=1e-5 if single else 1e-14)
     monkeypatch.setattr(Symbol, "matrices", refused)
-    assert np.isfinite(specnorm.gram_rescaling(blocks[0])).all()
+    assert np.isfinite(specnorm.gram_rescaling(given[0])).all()
+
+
+def test_single_precision_is_used_where_products_have_it() -> None:
+    """Of float32 kernels, on the host as on a device; where its products are rounded to less, double precision."""
+    kernel: Any = Recipe((4, 3, 3), dtype="float32", seed=3).kernel[None]
+    for exact, dtype in ((True, np.float32), (False, np.float64)):
+        assert lag_norms(kernel, ops=Execution(BACKEND, BACKEND.namespace(None), exact_float32=exact))[0].dtype == dtype
 
 
 def test_lags_that_lose_every_small_term_are_allowed_for() -> None:

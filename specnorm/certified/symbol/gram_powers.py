@@ -215,7 +215,9 @@ def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
     of channel i add up to at most gamma(m + taps) times entry i of ``A^T A 1``.
     """
     xp = ops.xp
-    wide = arrays.in_wide_dtype(tall(blocks, xp=xp), ops=ops)
+    wide = tall(blocks, xp=xp)
+    if not (ops.exact_float32 and wide.dtype == xp.float32):
+        wide = arrays.in_wide_dtype(wide, ops=ops)
     b, m, p = wide.shape[:3]
     shape, u = wide.shape[3:], rounding.unit(wide, xp=xp)
     taps = xp.reshape(taps_below(wide, xp=xp), (b, -1, m, p))
