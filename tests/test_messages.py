@@ -154,9 +154,9 @@ def page() -> str:
         write(Path(folder))
         calls = [(f"specnorm.{one}", said_of(one)) for one in CALLS]
         commands = [(f"specnorm {one}", told(one, Path(folder))[1].strip().splitlines()[-1]) for one in COMMANDS]
-    rows = "\n".join(f"| `{what}` | {visible(said).replace('|', '&#124;')} |" for what, said in calls + commands)
+    rows = "\n".join(f"- `{what}`\n  {visible(said)}" for what, said in calls + commands)
     head = "# What is said of mistakes\n\nMade by `python tests/test_messages.py`; `K` has shape (2, 2, 3, 3)."
-    return f"{head}\n\n| mistake | message |\n|---|---|\n{rows}\n"
+    return f"{head}\n\n{rows}\n"
 
 
 if __name__ == "__main__":

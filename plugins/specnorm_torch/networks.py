@@ -179,7 +179,7 @@ def _traced(model: nn.Module, input_shape: Any) -> Graph:
         first = str(error).strip().partition("\n")[0]
         raise MethodError(
             f"torch.export cannot trace {type(model).__name__}: {type(error).__name__}: {first}. Its control flow may "
-            "depend on values, or the input shape not fit: give an input that it runs on."
+            "depend on values, or the shape not be one input's without the batch axis: give an input that it runs on."
         ) from error
 
 

@@ -231,8 +231,7 @@ def test_several_models_in_one_file_keep_their_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_items_of_lists_and_tuples_are_told_by_number(tmp_path: Path, zipped: bool) -> None:
-    """Cascades, and state dicts of several models in a list."""
+def test_items_of_lists_and_tuples_are_told_by_number(tmp_path: Path, zipped: bool) -> None:  # of several models
     torch = pytest.importorskip("torch")
     one, two = torch.ones(2, 2), 2 * torch.ones(2, 2)
     loop: list[Any] = [{"w": one}]
@@ -241,6 +240,7 @@ def test_items_of_lists_and_tuples_are_told_by_number(tmp_path: Path, zipped: bo
         ({"state_dict": [{"w": one}, {"w": two}], "epoch": 3}, {"state_dict.0.w", "state_dict.1.w"}),
         ({"state_dict": [{"a": (one, two)}], "epochs": [1]}, {"state_dict.0.a.0", "state_dict.0.a.1"}),
         ([{"w": one}, {"w": two}], {"0.w", "1.w"}),
+        ([loop[0]] * 2, {"0.w", "1.w"}),
         (loop, {"0.w"}),
     ):
         torch.save(content, tmp_path / "list.pt", _use_new_zipfile_serialization=zipped)

@@ -16,7 +16,7 @@ PAGE = FOLDER / "index.md"
 """Words around the tables are written there."""
 SECTIONS = (
     "tensor norm", "circular", "unfoldings", "uniform grid", "gram", "gram, zeros", "power", "PROPACK", "rescaling",
-    "rescaling, backward", "tolerance", "network", "network bound", "training step",
+    "rescaling, backward", "tolerance", "network",
 )  # fmt: skip
 
 
@@ -174,7 +174,7 @@ def gpu(rows: list[Row], name: str) -> str:
         for row in rows if "passed" in row
     ]  # fmt: skip
     header = ["", "library", "passed", "failed", "skipped"]
-    parts = {name: section(rows, name) for name in SECTIONS} | {"libraries": libraries(rows)}
+    parts = {name: section(rows, name) for name in (*SECTIONS, "training step")} | {"libraries": libraries(rows)}
     parts |= {"tests, as many as there was time for": table(header, checks) if checks else ""}
     parts |= {"not measured": left_out(rows)}
     return "\n".join([text, *(f"## {name.capitalize()}\n\n{part}" for name, part in parts.items() if part)])

@@ -190,7 +190,7 @@ def _legacy(file: BinaryIO, size: int) -> tuple[Any, _Numbers]:
 
 
 def _tensors(loaded: Any) -> Iterator[tuple[str, StoredTensor]]:
-    """Tensors by dotted name, outer ones first, items of lists by number; what contains itself is visited once."""
+    """Tensors by dotted name, outer ones first, items of lists by number; what stands twice, by its own alone."""
     waiting: deque[tuple[str, Any]] = deque([("", loaded)])
     seen = {id(loaded)}
     letters = 0
@@ -205,10 +205,16 @@ def _tensors(loaded: Any) -> Iterator[tuple[str, StoredTensor]]:
                 raise ModelFileError(f"its names have more than {_NAMES} letters in all. Save model.state_dict().")
             if isinstance(value, StoredTensor):
                 yield name, value
-            elif isinstance(value, _NESTED) and id(value) not in seen and not _is_optimizer(value):
-                seen.add(id(value))
+            elif isinstance(value, _NESTED) and not _is_optimizer(value):
                 # What stands in a list is told by its number, below the list's own name.
-                waiting.append(("" if key == wrapper and isinstance(value, dict) else f"{name}.", value))
+                below = "" if key == wrapper and isinstance(value, dict) else f"{name}."
+                again = id(value) in seen
+                seen.add(id(value))
+                if not again:
+                    waiting.append((below, value))
+                elif value is not loaded and value is not current:
+                    items = value.items() if isinstance(value, dict) else enumerate(value)
+                    waiting.append((below, {key: x for key, x in items if isinstance(x, StoredTensor)}))
 
 
 def _is_optimizer(value: Any) -> bool:
