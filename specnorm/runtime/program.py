@@ -279,7 +279,7 @@ class Program:
         if run.concrete and not run.asynchronous:
             # What is within 2**16 of 1 already is not copied.
             squares = xp.vecdot(layers, layers)
-            if xp.all((squares > 2.0**-32) & (squares < 2.0**32)):
+            if xp.all((squares * 2.0**32 > 1) & (squares < 2.0**32)):
                 return blocks, xp.zeros_like(squares)
         layers, exponent = arrays.scale(layers, xp=xp)
         return xp.reshape(layers, blocks.shape), exponent

@@ -361,7 +361,7 @@ class Search:
     def _relax(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, budget: Budget) -> None:
         """Ask for less where the next round does not fit into the budget: the cells that are done with stay so."""
         norms_sq = nodes.norms_sq.copy()
-        for _ in range(self.tuning.relaxations if budget.relaxes else 0):
+        for _ in range(0 if budget.holds(cover, self._cells) else self.tuning.relaxations):
             # Estimates are from below: what did not pass is higher than thought.
             passable_sq = (self.threshold * np.cos(cover.open.boxes.radius)) ** 2
             low = (cover.norms == math.inf) & (norms_sq <= passable_sq)

@@ -31,21 +31,29 @@ class Budget:
 
     def __init__(self, max_cells: int, tuning: Tuning, *, clock: Clock, relaxes: bool) -> None:
         self.max_cells, self.relaxes, self._tuning, self._clock = max_cells, relaxes, tuning, clock
+        self._timed = relaxes and clock.deadline < math.inf
         self._begun = self._each = 0.0
 
     def begin(self) -> None:
         """Begin a round."""
-        self._begun = self._clock.left
+        if self._timed:
+            self._begun = self._clock.left
 
     def end(self, cells: int, tried: int) -> None:
         """End a round of so many cells, with a proof tried of some: the next ones take as long, and a proof each."""
-        proofs = 1 + (self._tuning.proof - 1) * max(0.0, 1 - tried / cells)
-        self._each = (self._begun - self._clock.left) * proofs / cells if math.isfinite(self._begun) else 0.0
+        if self._timed:
+            proofs = 1 + (self._tuning.proof - 1) * max(0.0, 1 - tried / cells)
+            self._each = (self._begun - self._clock.left) * proofs / cells
 
     def cells(self, visited: int) -> float:
         """How many more may be visited."""
         in_time = self._tuning.hurry * self._clock.left / self._each if self._each > 0 else math.inf
         return min(self.max_cells - visited, in_time)
+
+    def holds(self, cover: Cover, visited: int) -> bool:
+        """Whether the next round is affordable however finely the cells are cut."""
+        cut = len(cover) * self._tuning.pieces**cover.open.boxes.half_degree.size
+        return not self.relaxes or cut <= self._tuning.ahead * self.cells(visited)
 
     def tolerance(self, cover: Cover, norms_sq: np.ndarray, rtol: float, best: float, visited: int) -> float:
         """The tolerance at which the next round is affordable: the same, or the closest wider one; at most 1.
@@ -59,12 +67,10 @@ class Budget:
         visited : int
             Cells.
         """
+        most = self._tuning.ahead * max(0.0, self.cells(visited))
+        axes = int(np.count_nonzero(cover.open.boxes.half_degree))
         rest = np.flatnonzero(cover.norms == math.inf)
         norms, radius = np.sqrt(norms_sq[rest]), cover.open.boxes.radius[rest]
-        axes, most = (
-            int(np.count_nonzero(cover.open.boxes.half_degree)),
-            self._tuning.ahead * max(0.0, self.cells(visited)),
-        )
 
         def fits(tolerance: float) -> bool:
             ratio = norms / (best * (1 + self._tuning.share * tolerance))
@@ -72,7 +78,7 @@ class Budget:
             count = pieces(ratio[open_], radius[open_], tolerance, self._tuning) ** axes
             return float(count.sum()) <= most
 
-        if len(rest) * self._tuning.pieces**axes <= most or rtol >= 1 or fits(rtol):
+        if rtol >= 1 or fits(rtol):
             return rtol
         low, high = rtol, 1.0
         for _ in range(_BISECTIONS):

@@ -83,8 +83,7 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     """
     xp = ops.xp
     ops.check_cholesky(gram)
-    u = rounding.unit(gram, xp=xp)
-    size = gram.shape[-1]
+    u, size = rounding.unit(gram, xp=xp), gram.shape[-1]
     diagonal = xp.linalg.diagonal(gram)
     diagonal = xp.real(diagonal) if arrays.is_complex(gram, xp=xp) else diagonal
     # What is likely to be lost of x, lifted by the roundings of its own computation below.
@@ -111,7 +110,7 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
 
 def _by_factor(size: int, x: Array, *, ops: ArrayOps) -> bool:
     """Whether what is lost is read off the factor: in double precision, or of small matrices, it is little anyway."""
-    return rounding.unit(x, xp=ops.xp) > 2.0**-53 and size >= _SMALLEST and ops.has_factors
+    return size >= _SMALLEST and ops.has_factors and rounding.unit(x, xp=ops.xp) > 2.0**-53
 
 
 def likely_loss(size: int, x: Array, *, ops: ArrayOps) -> float:
@@ -126,8 +125,7 @@ def factor_loss(factors: Array, *, ops: ArrayOps) -> Array:
     ``|L| |L|^T`` times ``sqrt(g_i g_j)``. So e is the norm of W W^T, W the rows of |L| times ``sqrt(g_i)``: at most
     ``max_i (W W^T x)_i / x_i`` for every positive x (Collatz and Wielandt).
     """
-    xp, size = ops.xp, factors.shape[-1]
-    entries = xp.abs(factors)
+    xp, size, entries = ops.xp, factors.shape[-1], ops.xp.abs(factors)
     # gamma(n) / n grows with n: the i-th share of the last one is no less than that of i steps.
     steps = _DIVISION + (2 if arrays.is_complex(factors, xp=xp) else 1) * np.arange(1.0, size + 1)
     parts = np.sqrt(backward_error(size, factors, xp=xp) * steps / steps[-1])
@@ -153,9 +151,8 @@ def backward_error(size: int, x: Array, *, xp: Namespace) -> float:
 
     gamma(p + 8), or sqrt(2) gamma(2 p + 8) where complex: p terms a sum, and 8 roundings for divisions and roots.
     """
-    u = rounding.unit(x, xp=xp)
-    steps = 2 * size + _DIVISION if arrays.is_complex(x, xp=xp) else size + _DIVISION
-    return (math.sqrt(2) if arrays.is_complex(x, xp=xp) else 1.0) * rounding.gamma(steps, u)
+    factor, steps = (math.sqrt(2), 2 * size) if arrays.is_complex(x, xp=xp) else (1.0, size)
+    return factor * rounding.gamma(steps + _DIVISION, rounding.unit(x, xp=xp))
 
 
 class SymbolNorms:

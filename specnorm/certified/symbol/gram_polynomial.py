@@ -272,8 +272,7 @@ class GramPolynomial:
             found.even, found.odd = (self.xp.astype(x, self.xp.float32) for x in (self.even, self.odd))
             of_sum = trigonometric.autocorrelation_error(self._sums(), len(self.lags) + 2, 2.0**-24)
             found.error = host.add_up(self.error, of_sum)
-            found.is_float32 = True
-            self._float32_copy = found
+            found.is_float32, self._float32_copy = True, found
         return self._float32_copy
 
     def _sums(self) -> float:

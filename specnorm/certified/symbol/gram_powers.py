@@ -133,7 +133,9 @@ class Powers:
         taps = xp.reshape(taps, (b, *grid.grid, p, p))
         for axis, n in enumerate(grid.grid):
             middle, lead = n // 2 + 1, (slice(None),) * (axis + 1)
-            taps = xp.concat([taps[(*lead, slice(middle, n))], taps[(*lead, slice(0, middle))]], axis=axis + 1)
+            taps = xp.concat(
+                [taps[(*lead, slice(middle, n), ...)], taps[(*lead, slice(0, middle), ...)]], axis=axis + 1
+            )
         kernel = xp.permute_dims(taps, (0, len(grid.grid) + 1, len(grid.grid) + 2, *range(1, len(grid.grid) + 1)))
         norm = trigonometric.absolute_norm_up(kernel, xp=xp)
         if narrow:

@@ -83,8 +83,7 @@ def gram_planes(real: Array, imag: Array, *, xp: Namespace) -> tuple[Array, Arra
     """Real and imaginary part of ``X* X``: symmetric and antisymmetric, bit for bit."""
     turned = xp.matrix_transpose(real)
     cross = xp.matmul(turned, imag)
-    square = xp.matmul(turned, real)
-    square += xp.matmul(xp.matrix_transpose(imag), imag)
+    square = xp.matmul(turned, real) + xp.matmul(xp.matrix_transpose(imag), imag)
     return square, cross - xp.matrix_transpose(cross)
 
 
