@@ -48,7 +48,7 @@ class BoundSource(Enum):
     """What proves the upper bound of a layer at its size."""
 
     SUPREMUM = "the supremum over all sizes"
-    CIRCULANT = "a ring that the layer is a part of"
+    CIRCULANT = "a circulant that the layer is a part of"
     MATRIX = "the layer's own matrix"
 
 

@@ -15,7 +15,6 @@ from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_coun
 from specnorm.numerics.block_lanczos import Plan, top_vectors
 from specnorm.numerics.power import follow
 from specnorm.problem.layer_map import Convolution, shapes_of
-from specnorm.search.plane_wave import starting_wave
 
 if TYPE_CHECKING:
     from specnorm.certified.rounding import Rounds
@@ -107,6 +106,8 @@ class LayerRitz(Method):
         plan = Plan(self.n_iter, self.seed, self.rtol)
         start, begun = None, 0
         if k == 1 and kernels.shape[0] == spec.groups == 1 and size >= _LARGE and ops.concrete and ops.on_host:
+            from specnorm.search.plane_wave import starting_wave
+
             start, plan = starting_wave(kernels, spec, self.seed, ops=ops), replace(plan, basis=_BASIS)
             if wide != spec.transposed:
                 start, begun = (layer.adjoint if spec.transposed else layer.apply)(start), 1

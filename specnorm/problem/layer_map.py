@@ -310,7 +310,7 @@ def turned_slices_of(
 ) -> Slices | None:
     """What each tap of the adjoint reads, where that is a convolution too; else None.
 
-    Without stride, with zeros or on a ring: input i meets output ``i + before - r k`` by tap k.
+    Without stride, with zeros or circular: input i meets output ``i + before - r k`` by tap k.
     """
     rings = spec.padding_mode == "circular" and large == small
     if any(s > 1 for s in spec.stride) or not (rings or spec.padding_mode == "zeros"):

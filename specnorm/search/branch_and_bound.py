@@ -22,7 +22,6 @@ from specnorm.clock import Clock, OutOfTime
 from specnorm.numerics.chebyshev import largest_eigenvalues
 from specnorm.problem.frequencies import Frequencies
 from specnorm.search import tuning as knobs
-from specnorm.search.budget import Budget, pieces
 from specnorm.search.estimates import NodeEstimates, lift
 from specnorm.search.incumbent import Incumbent, LowerBound
 from specnorm.search.reduction import Polynomials
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
     from specnorm.certified.symbol.cells import Boxes, Cells
     from specnorm.certified.symbol.gram_polynomial import GramPolynomial
+    from specnorm.search.budget import Budget
     from specnorm.types import Array, ArrayOps
 
 
@@ -133,6 +133,8 @@ class Search:
             self.blocks, boxes, supremum, torus=self._torus, threshold=self.threshold, keeps=grid_follows, ops=self.ops
         )
         try:
+            from specnorm.search.budget import Budget
+
             budget = Budget(max_cells * self.blocks.shape[0], self.tuning, clock=self.clock, relaxes=relaxes)
             found = self._refine(cover, budget, max_levels)
         except OutOfTime:
@@ -173,7 +175,10 @@ class Search:
             rest = cover.prune()
             if not self._may_end(cover, before):
                 return self._result(None)
-            vectors = self._branch(cover, nodes, rest)
+            # The open cells are cut, more finely where their norms are high.
+            ratio = np.sqrt(nodes.norms_sq[rest]) / max(self.threshold, 1e-300)
+            parent = cover.split(budget.pieces(ratio, cover.open.boxes.radius, self._rtol))
+            vectors = arrays.rows(nodes.vectors, rest[parent], ops=self.ops)
         return self._result(cover.proven())
 
     # -- what is to be proven ----------------------------------------------------------------------------------------
@@ -351,12 +356,6 @@ class Search:
             values, vectors = arrays.top_eigenpair(columns, xp=self.xp)
             norms_sq = self.ops.to_numpy(values)
             self.incumbent.raise_from(whole, here, norms_sq, norms_sq, vectors)
-
-    def _branch(self, cover: Cover, nodes: NodeEstimates, rest: np.ndarray) -> Array:
-        """Cut the open cells, more finely where their norms are high. The vectors of the pieces."""
-        ratio = np.sqrt(nodes.norms_sq[rest]) / max(self.threshold, 1e-300)
-        parent = cover.split(pieces(ratio, cover.open.boxes.radius, self._rtol, self.tuning))
-        return arrays.rows(nodes.vectors, rest[parent], ops=self.ops)
 
     def _relax(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, budget: Budget) -> None:
         """Ask for less where the next round does not fit into the budget: the cells that are done with stay so."""

@@ -75,7 +75,7 @@ class Budget:
         def fits(tolerance: float) -> bool:
             ratio = norms / (best * (1 + self._tuning.share * tolerance))
             open_ = ratio > np.cos(radius)
-            count = pieces(ratio[open_], radius[open_], tolerance, self._tuning) ** axes
+            count = self.pieces(ratio[open_], radius[open_], tolerance) ** axes
             return float(count.sum()) <= most
 
         if rtol >= 1 or fits(rtol):
@@ -86,14 +86,14 @@ class Budget:
             low, high = (low, middle) if fits(middle) else (middle, high)
         return high
 
+    def pieces(self, ratio: np.ndarray, radius: np.ndarray, rtol: float) -> np.ndarray:
+        """How many times smaller cells have to be to pass, at least twice; more are not cut at once, shape (c,).
 
-def pieces(ratio: np.ndarray, radius: np.ndarray, rtol: float, tuning: Tuning) -> np.ndarray:
-    """How many times smaller cells have to be to pass, at least twice; more are not cut at once, shape (c,).
-
-    Parameters
-    ----------
-    ratio, radius : float arrays, shape (c,)
-        Norms at the centres over the threshold, and the cells' radii.
-    """
-    angle = np.arccos(np.clip(ratio, 0.0, 1 / (1 + (0.5 * rtol + tuning.angle))))
-    return np.asarray(np.clip(np.ceil(tuning.overlap * radius / angle), 2, tuning.pieces).astype(np.int64))
+        Parameters
+        ----------
+        ratio, radius : float arrays, shape (c,)
+            Norms at the centres over the threshold, and the cells' radii.
+        """
+        angle = np.arccos(np.clip(ratio, 0.0, 1 / (1 + (0.5 * rtol + self._tuning.angle))))
+        found = np.clip(np.ceil(self._tuning.overlap * radius / angle), 2, self._tuning.pieces)
+        return np.asarray(found.astype(np.int64))
