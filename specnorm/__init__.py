@@ -57,12 +57,12 @@ from specnorm.problem.spec import ConvSpec, Geometry
 from specnorm.projections import clip, gram_rescaling, rescale
 from specnorm.proving import certify, enclose
 from specnorm.result import Enclosure, Kind, Result
-from specnorm.robustness import certified_radius, curvature_bound
 from specnorm.training import init_tracking, track, track_many
 
 if TYPE_CHECKING:
     from specnorm.auditing import audit
     from specnorm.probable import operator_norm
+    from specnorm.robustness import certified_radius, curvature_bound
 
 __all__ = [
     "METHODS",
@@ -151,6 +151,10 @@ def __getattr__(name: str) -> Any:
         from specnorm.probable import operator_norm
 
         return operator_norm
+    if name in ("certified_radius", "curvature_bound"):
+        from specnorm import robustness
+
+        return getattr(robustness, name)
     from specnorm.errors import renamed
 
     return globals()[renamed(__name__, name, _FORMER)]
