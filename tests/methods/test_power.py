@@ -280,7 +280,7 @@ def test_large_layers_start_from_waves(name: str, monkeypatch: pytest.MonkeyPatc
     before = specnorm.measure(kernel, specnorm.Power(), **at)
     early = specnorm.measure(kernel, specnorm.Power(n_iter=2), **at)
     monkeypatch.setattr(power, "_LARGE", 1)
-    monkeypatch.setattr(power, "starting_wave", nowhere)
+    monkeypatch.setattr("specnorm.search.plane_wave.starting_wave", nowhere)
     astray = specnorm.measure(kernel, specnorm.Power(), **at)
     assert starts
     assert max(float(x.value) for x in (found, few, before, astray)) <= upper
