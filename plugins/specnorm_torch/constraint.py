@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -66,7 +67,8 @@ class SpectralNorm(nn.Module):
         value, after = specnorm.track(
             self.kernel(weight), self.method, self._state(), sweeps=move * self.n_power_iterations, **self.geometry
         )
-        self._moved(tuple(after.values()), move)
+        if move:
+            self._move_to(after.values())
         return value
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -82,7 +84,8 @@ class SpectralNorm(nn.Module):
         plan = program_for(self.method, tuple(kernel.shape), str(kernel.dtype), tuple(self.geometry.items()))
         state = tuple(self._state().values())
         value, gradient, after = plan.step(kernel, state, sweeps=move * self.n_power_iterations, backend=BACKEND)
-        self._moved(after, move)
+        if move:
+            self._move_to(after)
         if rows is not None:
             gradient = gradient.reshape(weight.movedim(rows, 0).shape).movedim(0, rows)
         return derivatives.scaled(weight, *self._factor(value), gradient)
@@ -91,10 +94,9 @@ class SpectralNorm(nn.Module):
         return {name: getattr(self, name) for name in self.state_names}
 
     @torch.no_grad()
-    def _moved(self, after: tuple[Tensor, ...], move: bool) -> None:
+    def _move_to(self, after: Iterable[Tensor]) -> None:
         for old, new in zip(self._state().values(), after, strict=True):
-            if move:
-                old.copy_(new)
+            old.copy_(new)
 
     def _factor(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """What a kernel of a norm is multiplied by, and the derivative of that with respect to the norm."""

@@ -97,10 +97,10 @@ def _bounded(
         if row is None or row.upper is None or row.claim is None or row.spec is None:
             return None
         # Names are for people: the kernel itself is the one that was measured.
-        if tensor is None or not np.array_equal(np.asarray(tensor.load()), np.asarray(layer.load())):
+        if tensor is None or not np.array_equal(kernel := np.asarray(tensor.load()), np.asarray(layer.load())):
             return None
         # Where a column that makes no claim has proven less, the layer is measured once more.
-        return (row.claim, heuristic(tensor.load(), row.spec)) if row.claim <= row.upper else None
+        return (row.claim, heuristic(kernel, row.spec)) if row.claim <= row.upper else None
 
     try:
         radius, centre = (None, None) if near is None else (near[0], _by_name(model, near[1]))

@@ -107,23 +107,20 @@ def _sample(of: Radii, x: FloatArray, label: int, radius: float) -> dict[str, An
     found = of.parts(x, label, radius, SLACK * float(np.max(abs(of.logits(x).magnitude()), initial=1.0)))
     if found is None:
         return None
-    tree = {id(each): each for leaf in found for each in _from_the_whole(leaf)}
+    tree = {id(each): each for leaf in found for each in _with_ancestors(leaf)}
     others = np.delete(np.arange(of.classes), label)
     stated = [Stated(each.bounds.cuts, others[rows], lines) for each in tree.values() for rows, lines in each.proved]
-    for anew in (False, True):
+    for anew in (True,) if stated else (False, True):
         try:
-            if anew or not stated:
-                radius_as_stated(of.network, x, label, radius, stated, anew=anew)
-                proof = [_said(each) for each in stated]
-                return {
-                    "sha256": digest_of(x), "label": label, "radius": radius.hex(), "anew": anew, "proof": proof
-                }  # fmt: skip
+            radius_as_stated(of.network, x, label, radius, stated, anew=anew)
         except CertificateError:
             continue
+        proof = [_said(each) for each in stated]
+        return {"sha256": digest_of(x), "label": label, "radius": radius.hex(), "anew": anew, "proof": proof}
     return None
 
 
-def _from_the_whole(leaf: Ascent) -> Iterator[Ascent]:
+def _with_ancestors(leaf: Ascent) -> Iterator[Ascent]:
     before: Ascent | None = leaf
     while before is not None:
         yield before

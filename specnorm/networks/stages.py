@@ -186,9 +186,8 @@ def stages_of(
         copies = math.prod(_next(run, parts, last).stride) if cut and last < len(run.links) else 1
         numbers = np.concatenate([np.arange(begins[s], begins[s] + widths[s]) for s in alive])
         symbols = symbols.astype(dtype) if angles.any() else symbols.real
-        stage = Stage(symbols, behind == first + 1, cut, centre, leaf, numbers, kept, link.repeat * copies)
-        stage.angles = angles
-        found.append(stage)
+        of_link = (symbols, behind == first + 1, cut, centre, leaf, numbers, kept, link.repeat * copies)
+        found.append(Stage(*of_link, angles=angles))
     return found
 
 

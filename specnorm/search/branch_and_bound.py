@@ -126,6 +126,8 @@ class Search:
         relaxes : bool
             Whether to ask for less where ``rtol`` does not fit into what is left of cells and time (torus alone).
         """
+        from specnorm.search.budget import Budget  # `import specnorm` needs none
+
         self._begin(boxes, rtol, bound, start, grid_follows)
         if supremum is not None and supremum <= self.threshold:
             return self._result(on_grid(supremum, boxes))
@@ -133,8 +135,6 @@ class Search:
             self.blocks, boxes, supremum, torus=self._torus, threshold=self.threshold, keeps=grid_follows, ops=self.ops
         )
         try:
-            from specnorm.search.budget import Budget
-
             budget = Budget(max_cells * self.blocks.shape[0], self.tuning, clock=self.clock, relaxes=relaxes)
             found = self._refine(cover, budget, max_levels)
         except OutOfTime:

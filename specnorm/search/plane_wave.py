@@ -70,10 +70,10 @@ def starting_wave(kernel: Array, spec: ConvSpec, seed: int, *, ops: ArrayOps) ->
     -------
     array, shape (1, 1, size of the large side)
     """
-    coarse = coarse_grid(spec.block_kernel_shape).angles
     most = max(1, _ENTRIES // math.prod(kernel.shape[1:3]) // math.prod(spec.stride))
-    found, vectors = _power(kernel, spec, coarse[:: -(-len(coarse) // most)], ops=ops)
+    coarse = coarse_grid(spec.block_kernel_shape).angles
     coarse = coarse[:: -(-len(coarse) // most)]
+    found, vectors = _power(kernel, spec, coarse, ops=ops)
     best = [j for j in np.argsort(-found)[:_CANDIDATES] if found[j] >= _NEAR * found.max()]
     fine = (2 * np.arange(_FINE) / (_FINE - 1) - 1) * math.pi / (2 * max(spec.block_kernel_shape))
     offsets = product([np.arange(_FINE) if k > 1 else np.zeros(1, dtype=np.int64) for k in spec.block_kernel_shape])

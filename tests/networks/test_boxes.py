@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from specnorm.certified.network.operators import Exp, Input, Matrix, Power, Product, Scale, Sigmoid
+from specnorm.certified.network.operators import Exp, Input, Matrix, Power, Product, Reciprocal, Scale, Sigmoid
 from specnorm.errors import CertificateError, MethodError
 from specnorm.networks import Graph, Layer, Node, bound, within
 
@@ -44,6 +44,13 @@ def test_a_gate_has_a_constant_on_a_box() -> None:
         apart = np.linalg.norm(run_gate(points) - run_gate(steps), axis=1) / np.linalg.norm(points - steps, axis=1)
         assert max(previous, float(apart.max())) < upper < 3 * float(apart.max())
         previous = upper
+
+
+def test_what_is_told_of_a_range_that_is_too_wide() -> None:
+    """A narrower one is asked for, and not one at all."""
+    graph = Graph((*gate().nodes, Node("r", Reciprocal(), ("y",), (1, 4))), ("r",))
+    (found,) = bound(within(graph, 0, 1)).unknown
+    assert "its slope has no bound; on a narrower box of inputs it may have one" in found.reason
 
 
 def test_a_ball_does_too() -> None:

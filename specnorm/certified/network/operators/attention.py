@@ -118,7 +118,7 @@ class Attention(Operator):
             found = _factors(one, keys, values, self.scale, added[head])
             factors = [max(pair) for pair in zip(factors, found, strict=True)]
         if not all(math.isfinite(factor) for factor in factors):
-            raise NoBoundError(f"its products of queries and keys overflow; {HINT}")
+            raise NoBoundError("its products of queries and keys overflow where they lie: state a narrower box or ball")
         return host.add_up(*(host.mul_up(bound, factor) for bound, factor in zip(bounds, factors, strict=True)))
 
 

@@ -19,7 +19,7 @@ from specnorm.certified.network.operators.curvature import TINY
 from specnorm.certified.network.operators.executed import smallest
 from specnorm.certified.network.operators.linear import Add, Scale
 from specnorm.certified.network.operators.piecewise import ReLU
-from specnorm.certified.network.operators.steep import HINT, over
+from specnorm.certified.network.operators.steep import hint, over
 
 
 class Extreme(Operator):
@@ -116,7 +116,7 @@ class Multiplied(Operator):
         with np.errstate(all="ignore"):
             factors = [_sup(each) for each in self.factors(*(known if len(known) == 2 else (None, None)))]
         if any(bound and not math.isfinite(factor) for bound, factor in zip(bounds, factors, strict=True)):
-            raise NoBoundError(f"{self.reason}; {HINT}")
+            raise NoBoundError(f"{self.reason}; {hint(known)}")
         pairs = zip(spread(bounds, place), factors, strict=True)
         return host.add_up(*(host.mul_up(bound, factor) for bound, factor in pairs))
 

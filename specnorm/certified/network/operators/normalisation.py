@@ -27,7 +27,7 @@ from specnorm.certified.network.operators.base import (
     Sizes,
 )
 from specnorm.certified.network.operators.executed import smallest
-from specnorm.certified.network.operators.steep import HINT
+from specnorm.certified.network.operators.steep import hint
 from specnorm.certified.network.shapes import Shape, concrete
 
 Form = Literal["mean square", "largest", "sum"]
@@ -81,7 +81,7 @@ class Normalise(Operator):
             raise NoBoundError(f"eps={self.eps!r} is negative, or no number")
         divisor = self._divisor_down(least, _count(place.before[0], self.axes))
         if not divisor > 0:
-            raise NoBoundError(f"it divides by the length of its input, which may be 0, and eps is 0; {HINT}")
+            raise NoBoundError(f"it divides by the length of its input, which may be 0, and eps is 0; {hint(known)}")
         return host.mul_up(bounds[0], host.div_up(1.0, divisor))
 
     def _divisor_down(self, least: float, count: int | None) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from specnorm.certified import host
-from specnorm.certified.interval import enclosing
+from specnorm.certified.interval import Interval, enclosing
 from specnorm.certified.network.operators.base import Ends, FloatArray, NoBoundError, Place
 from specnorm.certified.network.operators.curvature import ROUNDINGS, TINY, Curved
 from specnorm.certified.network.operators.executed import smallest
@@ -19,9 +19,15 @@ from specnorm.certified.network.operators.executed import smallest
 MOST = 16
 """Largest whole exponent of a power."""
 HINT = (
-    "on a box of inputs it may have one: specnorm.networks.within(graph, low, high) or --input-range states one, "
-    "radius= a ball"
+    "box of inputs it may have one: specnorm.networks.within(graph, low, high) or --input-range states one, radius= a "
+    "ball"
 )
+
+
+def hint(ranges: Sequence[Interval | None]) -> str:
+    """What to give where there is no constant: where all inputs lie in a range, a narrower one."""
+    bounded = bool(ranges) and all(x is not None and np.isfinite(x.magnitude()).all() for x in ranges)
+    return f"on a {'narrower ' * bounded}{HINT}"
 
 
 class Steep(Curved):
@@ -45,7 +51,7 @@ class Steep(Curved):
             if found is not None:
                 return float(max(np.max(abs(end), initial=0.0) for end in found))
         if self.near is None or not np.isfinite(self.near).all():
-            raise NoBoundError(f"its slope has no bound; {HINT}")
+            raise NoBoundError(f"its slope has no bound; {hint(known)}")
         return super().lipschitz(place)
 
 
