@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import numpy as np
 
 from specnorm.certified.network.execution import (
+    HELD,
     Inputs,
     Value,
     apart_down,
@@ -87,10 +89,7 @@ class _Attempt:
 
     def around(self, inputs: Inputs) -> None:
         """Ascent from one input: the direction that stretches most so far, moved at random."""
-        here = run_with_errors(self.graph, inputs)
-        if not any(name in here for name in self.graph.outputs):
-            return
-        self._in_ranges(here)
+        here, begun = self._repeated(inputs), self.pairs
         best: Inputs = {name: self.rng.standard_normal(x.shape) for name, x in inputs.items()}
         most = 0.0
         size = math.sqrt(sum(float(np.square(x).sum()) for x in inputs.values())) or 1.0
@@ -101,6 +100,8 @@ class _Attempt:
                 return
             there = self._moved(inputs, trial, NEAR[step % 2] * size / length)
             ratio = self._pair(inputs, here, there)
+            if self.pairs == begun:
+                return
             if ratio > most:
                 most, best = ratio, trial
 
@@ -118,36 +119,51 @@ class _Attempt:
                 found = {n: self.region.centre[n].reshape(x.shape) + shrink * away[n] for n, x in found.items()}
         return found
 
-    def _pair(self, one: Inputs, values: Mapping[str, Value], other: Inputs) -> float:
+    def _repeated(self, inputs: Inputs) -> Callable[[], Iterable[tuple[str, Value | None]]]:
+        """The values at an input, as often as they are asked for: computed once if they are few."""
+        again = partial(run_with_errors, self.graph, inputs)
+        kept, held = [], 0
+        for name, value in again():
+            self._in_range(name, value)
+            kept.append((name, value))
+            held += 0 if value is None else value.value.size
+            if held > HELD // 4:
+                return again
+        return lambda: kept
+
+    def _pair(self, one: Inputs, here: Callable[[], Iterable[tuple[str, Value | None]]], other: Inputs) -> float:
         """The ratio that a pair reaches at the outputs, all values compared with their constants."""
         distance = moved_up(one, other)
         if not (distance > 0 and math.isfinite(distance)):
             return 0.0
-        there = run_with_errors(self.graph, other)
-        self._in_ranges(there)
-        self.pairs += 1
-        for name, constant in self.constants.items():
-            if name in values and name in there:
-                ratio = apart_down(values[name], there[name]) / distance
-                if ratio > constant:
-                    self._contradicted(name, constant, ratio, one, other)
-        ends = [name for name in self.graph.outputs if name in values and name in there]
-        reached = math.hypot(*(apart_down(values[name], there[name]) for name in ends)) / distance
+        apart: dict[str, float] = {}
+        for (name, value), (_, moved) in zip(here(), run_with_errors(self.graph, other), strict=True):
+            self._in_range(name, value)
+            self._in_range(name, moved)
+            if value is None or moved is None or not (name in self.graph.outputs or name in self.constants):
+                continue
+            apart[name] = apart_down(value, moved)
+            ratio = apart[name] / distance
+            if ratio > self.constants.get(name, math.inf):
+                self._contradicted(name, self.constants[name], ratio, one, other)
+        ends = [name for name in self.graph.outputs if name in apart]
+        self.pairs += bool(ends)
+        reached = math.hypot(*(apart[name] for name in ends)) / distance
         if self.upper is not None and len(ends) == len(self.graph.outputs) and reached > self.upper:
             self._contradicted("its outputs", self.upper, reached, one, other)
         self.reached = max(self.reached, reached)
         return reached
 
-    def _in_ranges(self, values: Mapping[str, Value]) -> None:
-        for name, between in self.ranges.items():
-            if name not in values or values[name].value.shape != between.low.shape:
-                continue
-            value, error = values[name].value, np.asarray(values[name].error)
-            if value.dtype.kind == "f" and bool(((value + error < between.low) | (value - error > between.high)).any()):
-                raise InternalError(
-                    f"A proven range is contradicted at {visible(name)}: please report the network and this input. No "
-                    "bound is given."
-                )
+    def _in_range(self, name: str, found: Value | None) -> None:
+        between = self.ranges.get(name)
+        if found is None or between is None or found.value.shape != between.low.shape:
+            return
+        value, error = found.value, np.asarray(found.error)
+        if value.dtype.kind == "f" and bool(((value + error < between.low) | (value - error > between.high)).any()):
+            raise InternalError(
+                f"A proven range is contradicted at {visible(name)}: please report the network and this input. No "
+                "bound is given."
+            )
 
     def _contradicted(self, name: str, constant: float, ratio: float, one: Inputs, other: Inputs) -> None:
         raise InternalError(

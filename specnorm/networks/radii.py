@@ -187,7 +187,7 @@ class Radii:
         name = self.network.input
         if not moved_up({name: x}, {name: at}) <= radius:
             return False
-        found = run_with_errors(self.graph, {name: at}).get(self.output)
+        found = dict(run_with_errors(self.graph, {name: at})).get(self.output)
         if found is None:
             return False
         error = np.broadcast_to(np.asarray(found.error), found.value.shape)[0]

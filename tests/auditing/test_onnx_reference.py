@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 from auditing.onnx_models import drawing, graph_of, model, node, saved  # noqa: E402
+from specnorm.auditing.readers.onnx import evaluator  # noqa: E402
 from specnorm.certified.network.checking import check  # noqa: E402
 from specnorm.certified.network.model import Model, NotExecutedError  # noqa: E402
-from specnorm.networks import Graph  # noqa: E402
+from specnorm.networks import Graph, Product, attack, bound  # noqa: E402
 
 weights = drawing(np.random.RandomState(0))
 RNG = np.random.default_rng(0)
@@ -199,3 +201,34 @@ def test_transposed_convolutions_in_groups(groups: int, tmp_path: Path) -> None:
         expected[n, i // (4 // groups) * 3 + o, 2 * p + k] += x[n, i, p] * w[i, o, k]
     assert np.allclose(original.values({"x": x})["y"].value, expected, atol=1e-4)
     assert check(graph, graph).complete
+
+
+@pytest.mark.parametrize("windows", [1, 500, 3000])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_convolutions_some_channels_at_a_time(groups: int, windows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fits no memory at once is what it is in parts."""
+    x, w = (RNG.standard_normal(shape).astype(np.float32) for shape in ((2, 8, 9, 7), (12, 8 // groups, 3, 2)))
+    told = {"group": groups, "strides": [2, 1], "pads": [0, 1, 1, 0], "dilations": [1, 2]}
+    conv, bias = node("Conv", "x", "w", "b", **told), RNG.standard_normal(12).astype(np.float32)
+    whole = evaluator.evaluate(conv, 17, [x, w, bias])[0]
+    monkeypatch.setattr(evaluator, "WINDOWS", windows)
+    assert np.allclose(evaluator.evaluate(conv, 17, [x, w, bias])[0], whole, rtol=1e-5, atol=1e-5)
+
+
+def test_values_are_held_no_longer_than_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparison and attack hold few of a network's values; the model's are held in its own precision."""
+    count, length = 40, 4096
+    nodes = [node("Conv", "x", "w", out="v0")]
+    for at in range(count):
+        nodes += [node("LeakyRelu" if at % 2 else "Relu", f"v{at}", out=f"v{at + 1}" if at < count - 1 else "y")]
+    graph, _ = read(model(nodes, {"w": weights(8, 1, 3)}, (1, 1, length + 2)), tmp_path)
+    monkeypatch.setattr(attack, "HELD", 0)
+    bound(graph, method=Product(), check=False)
+    tracemalloc.start()
+    checked = bound(graph, method=Product()).checked
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < (count / 2 + 24) * 8 * 8 * length
+    assert checked is not None
+    assert checked.complete
+    assert checked.pairs > 0

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from specnorm.certified.network.execution import Inputs, Value, executed, probes, samples, sizes
+from specnorm.certified.network.execution import Inputs, Value, executed, last_readers, probes, samples, sizes
 from specnorm.certified.network.graph import Graph, Node
 from specnorm.certified.network.model import Computed, Model, NotExecutedError
 from specnorm.certified.network.operators.base import FloatArray, NotRunError
@@ -157,27 +157,34 @@ class _Walk:
         self.symbols: dict[str, int] = {}
         known: dict[str, Value] = {}
         units: dict[str, float] = {}
-        for node in graph.nodes:
+        last = last_readers(graph)
+        for at, node in enumerate(graph.nodes):
             given = theirs.get(node.name)
             if isinstance(node.operator, Input):
                 if given is not None or node.name in inputs:
                     known[node.name] = Value(inputs[node.name] if given is None else given.value)
                     units[node.name] = 2.0**-53 if given is None else given.unit
-                continue
-            if all(name in known for name in node.inputs):
-                units[node.name] = max([*(units[name] for name in node.inputs), given.unit if given else 2.0**-53])
-                try:
-                    ours = executed(node, [known[name] for name in node.inputs], units[node.name])
-                except NotRunError:
-                    pass
-                else:
-                    known[node.name] = ours
-                    self.ran.add(node.name)
-                    if given is not None:
-                        overflown = any(not np.isfinite(known[name].value).all() for name in node.inputs)
-                        self._compare(node, ours, given, units[node.name], overflown)
-            if given is not None:
-                known[node.name], units[node.name] = Value(given.value), given.unit
+            else:
+                self._node(node, given, known, units)
+            for name in last.get(at, ()):
+                known.pop(name, None)
+
+    def _node(self, node: Node, given: Computed | None, known: dict[str, Value], units: dict[str, float]) -> None:
+        """Compute one value from the model's, and compare it with the model's own."""
+        if all(name in known for name in node.inputs):
+            units[node.name] = max([*(units[name] for name in node.inputs), given.unit if given else 2.0**-53])
+            try:
+                ours = executed(node, [known[name] for name in node.inputs], units[node.name])
+            except NotRunError:
+                pass
+            else:
+                known[node.name] = ours
+                self.ran.add(node.name)
+                if given is not None:
+                    overflown = any(not np.isfinite(known[name].value).all() for name in node.inputs)
+                    self._compare(node, ours, given, units[node.name], overflown)
+        if given is not None:
+            known[node.name], units[node.name] = Value(given.value), given.unit
 
     def _compare(self, node: Node, ours: Value, theirs: Computed, unit: float, overflown: bool) -> None:
         """``overflown``: whether an input holds infinities, of which a map with zeros makes what is no number."""
@@ -185,14 +192,13 @@ class _Walk:
         if ours.value.shape != theirs.value.shape:
             raise _refusal(node, f"has shape {ours.value.shape} in the graph, {theirs.value.shape} in the model")
         with np.errstate(all="ignore"):
-            allowed = 2 * np.broadcast_to(np.asarray(ours.error), ours.value.shape)
             # Functions of subnormal numbers have no relative errors.
-            allowed = allowed + max(SMALLEST, 16 * smallest(unit))
-            apart = abs(ours.value - theirs.value)
+            allowed = 2 * np.asarray(ours.error) + max(SMALLEST, 16 * smallest(unit))
+            share = np.asarray(abs(ours.value - theirs.value) / allowed)
             # What overflows in the model's precision is no value; what is none in both is the same.
             counts = np.isfinite(theirs.value) & (np.isfinite(ours.value) | (np.isnan(ours.value) & (not overflown)))
-            share = np.where(counts, apart / allowed, 0.0)
-        share = np.where(np.isnan(share), math.inf, share)
+        share[~counts] = 0.0
+        share[np.isnan(share)] = math.inf
         worst = float(np.max(share, initial=0.0))
         if worst > 1:
             at = np.unravel_index(int(np.argmax(share)), share.shape)
@@ -241,7 +247,8 @@ def _several(
         found = model.several({name: np.concatenate([inputs[name] for inputs in given[:count]]) for name in shapes})
         if found is None:
             continue
-        alone = [model.values(inputs) for inputs in given[:count]]
+        values = (model.values(inputs) for inputs in given[:count])
+        alone = [{name: each[name] for name in graph.outputs if name in each} for each in values]
         outputs = [name for name in graph.outputs if name in found and name not in unknown]
         alike = [_alike(nodes[n], found[n], [values[n] for values in alone], count) for n in outputs]
         if alike and all(alike):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,7 +16,7 @@ from specnorm.certified.network.graph import Graph, Node
 from specnorm.certified.network.operators.base import FloatArray, NotRunError, Operator, Place
 from specnorm.certified.network.operators.sources import Constant, Input
 from specnorm.certified.network.regions import Ball, Box
-from specnorm.certified.network.shapes import Shape
+from specnorm.certified.network.shapes import Shape, concrete
 
 Inputs: TypeAlias = dict[str, FloatArray]
 _Make: TypeAlias = Callable[[tuple[int, ...]], FloatArray]
@@ -25,6 +26,8 @@ OPEN = (8, 16, 32, 64, 224)
 """Sizes tried for open axes; symbols beyond the first get the next whole numbers, so that no two are equal."""
 WORK = 2**27
 """Multiplications of the probes together, beyond the first."""
+HELD = 3 * 2**22
+"""Most entries of values that are held at once; there is an error beside each."""
 MOST = 7
 """Probes at most."""
 FAR = 1e3
@@ -75,18 +78,33 @@ def _moved(operator: Operator, inputs: Sequence[Value], found: FloatArray) -> Fl
     return total
 
 
-def run_with_errors(graph: Graph, inputs: Mapping[str, FloatArray]) -> dict[str, Value]:
-    """Every value that can be computed here."""
+def run_with_errors(graph: Graph, inputs: Mapping[str, FloatArray]) -> Iterator[tuple[str, Value | None]]:
+    """Every value in turn; None if it cannot be computed here, or more than `HELD` entries would be held."""
+    last = last_readers(graph)
     found: dict[str, Value] = {}
-    for node in graph.nodes:
+    held = 0
+    for at, node in enumerate(graph.nodes):
+        value = None
         if isinstance(node.operator, Input):
             if node.name in inputs:
-                found[node.name] = Value(np.asarray(inputs[node.name], dtype=np.float64))
-        elif all(name in found for name in node.inputs):
-            try:
-                found[node.name] = executed(node, [found[name] for name in node.inputs])
-            except NotRunError:
-                continue
+                value = Value(np.asarray(inputs[node.name], dtype=np.float64))
+        elif all(name in found for name in node.inputs) and held + math.prod(concrete(node.shape) or ()) <= HELD:
+            with suppress(NotRunError):
+                value = executed(node, [found[name] for name in node.inputs])
+        if value is not None:
+            found[node.name] = value
+            held += value.value.size
+        for name in last.get(at, ()):
+            held -= found.pop(name).value.size if name in found else 0
+        yield node.name, value
+
+
+def last_readers(graph: Graph) -> dict[int, list[str]]:
+    """Values that no node after one of a number reads, by the numbers."""
+    last = {name: at for at, node in enumerate(graph.nodes) for name in (node.name, *node.inputs)}
+    found: dict[int, list[str]] = {}
+    for name, at in last.items():
+        found.setdefault(at, []).append(name)
     return found
 
 

@@ -17,6 +17,8 @@ Array: TypeAlias = NDArray[Any]
 Inputs: TypeAlias = Sequence[Array | None]
 _NEWER = {"BatchNormalization": 15, "DequantizeLinear": 19, "AveragePool": 19, "LpPool": 18}
 """Operator sets that are evaluated for older ones, which mean the same: those train always, or lack an attribute."""
+WINDOWS = 2**22
+"""Numbers in the windows of the channels that a convolution takes at a time, about; with their places 24 bytes each."""
 
 
 class NotEvaluatedError(Exception):
@@ -99,6 +101,32 @@ def _pool(node: Any, opset: int, inputs: Inputs) -> list[Any]:
         padded = np.pad(x, [(0, 0), (0, 0), *pairs], constant_values=-np.inf)
         return _run(_with(node, **told, pads=None), opset, [padded])
     return _run(_with(node, **told, pads=[a for side in zip(*pairs, strict=True) for a in side]), opset, inputs)
+
+
+def _convolution(node: Any, opset: int, inputs: Inputs) -> list[Any]:
+    """Some channels at a time: the evaluator holds all their windows, and of each number where it is read."""
+    x, weight = _first(inputs), inputs[1]
+    assert weight is not None  # for the type checker: it is never left out
+    groups, each = _attribute(node, "group", 1), weight.shape[1]
+    most = max(1, WINDOWS // max(x[:, 0].size * math.prod(weight.shape[2:]), 1))
+    if x.shape[1] <= most or each * groups != x.shape[1]:
+        return _run(node, opset, inputs)
+    plain = _with(node, kernel_shape=list(weight.shape[2:]))
+    del plain.input[2:]
+    if groups > 1:
+        step = max(1, most // each)
+        wide = weight.reshape(groups, -1, *weight.shape[1:])
+        made = []
+        for at in range(0, groups, step):
+            part = wide[at : at + step]
+            given = [x[:, at * each : (at + step) * each], part.reshape(-1, *weight.shape[1:])]
+            made += _convolution(_with(plain, group=len(part)), opset, given)
+        found = np.concatenate(made, axis=1)
+    else:
+        parts = (slice(at, at + most) for at in range(0, each, most))
+        found = sum(_run(plain, opset, [x[:, part], weight[:, part]])[0] for part in parts)
+    bias = inputs[2] if len(inputs) > 2 else None
+    return [found if bias is None else found + bias.reshape(-1, *(1,) * (x.ndim - 2))]
 
 
 def _transposed(node: Any, opset: int, inputs: Inputs) -> list[Any]:
@@ -192,6 +220,7 @@ def _group_norm(node: Any, opset: int, inputs: Inputs) -> list[Any]:
 
 _SPECIAL: dict[str, Callable[[Any, int, Inputs], list[Any]]] = {
     **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), _pool),
+    "Conv": _convolution,
     "ConvTranspose": _transposed,
     **dict.fromkeys(("Softmax", "LogSoftmax"), _flat_softmax),
     **dict.fromkeys(("GlobalMaxPool", "GlobalLpPool"), _global),

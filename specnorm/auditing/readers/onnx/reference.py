@@ -23,11 +23,11 @@ from specnorm.certified.network.shapes import Shape, concrete
 from specnorm.certified.stated import digest
 
 ENTRIES = 2**27
-"""Entries of all values together."""
+"""Entries of all values together; half as many in double precision."""
 WORK = 2**35
 """Multiplications of all nodes together."""
-PATCHES = 2**29
-"""Numbers that a convolution's windows hold together."""
+PATCHES = 2**24
+"""Numbers that the windows of one of a convolution's channels hold together."""
 _SLOW = frozenset(("MaxPool", "AveragePool", "LpPool", "ConvTranspose", "Resize", "Upsample"))
 """Operators that the evaluator loops over in Python, which takes as long as `_LOOP` multiplications a step."""
 _LOOP = 2**10
@@ -96,9 +96,10 @@ class OnnxModel:
             raise NotExecutedError("it has control flow or functions, which are not executed")
         given = {name: array for name, array in self._inputs(inputs) if array is not None}
         shapes = self._shapes({name: array.shape for name, array in given.items()})
-        self._limit(shapes)
+        wide = any(array.dtype == np.float64 for array in given.values())
+        self._limit(shapes, ENTRIES // (1 + wide))
         found = self._constants | given
-        results = {name: _computed(found[name], single=False) for name in given}
+        made = dict(given)
         single: set[str] = set()
         for node in self._graph.node:
             if any(name and name not in found for name in node.input) or not self._is_sized(node, shapes):
@@ -107,9 +108,8 @@ class OnnxModel:
             if node.op_type in _SINGLE or not single.isdisjoint(node.input):
                 single.update(node.output)
             for name, array in self._node(node, found):
-                found[name] = array
-                results[name] = _computed(array, single=name in single)
-        return {name: value for name, value in results.items() if value is not None}
+                found[name] = made[name] = array
+        return _Values({name: a for name, a in made.items() if a.dtype.name in UNITS or a.dtype.kind in "iub"}, single)
 
     def several(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed] | None:
         """Outputs for several samples, where the first axis of every input is open."""
@@ -153,16 +153,17 @@ class OnnxModel:
                 raise NotExecutedError(f"its tensor {proto.name[:40]!r} cannot be read: {error}") from error
         return found
 
-    def _limit(self, shapes: Mapping[str, Shape | None]) -> None:
+    def _limit(self, shapes: Mapping[str, Shape | None], most: int) -> None:
         entries = work = patches = 0
         for node in self._graph.node:
             known = [concrete(shapes.get(name)) for name in node.output]
             size = sum(math.prod(shape) for shape in known if shape is not None)
             entries += size
-            fan = _fan(node, shapes)
-            work += size * fan * (_LOOP if node.op_type in _SLOW else 1)
-            patches = max([patches, *(fan * math.prod(shape[2:]) for shape in known if shape is not None)])
-        if entries > ENTRIES or work > WORK or patches > PATCHES:
+            work += size * _fan(node, shapes) * (_LOOP if node.op_type in _SLOW else 1)
+            if node.op_type == "Conv" and len(node.input) > 1:
+                window = math.prod((concrete(shapes.get(node.input[1])) or ())[2:])
+                patches = max([patches, *(window * math.prod(shape[2:]) for shape in known if shape is not None)])
+        if entries > most or work > WORK or patches > PATCHES:
             raise NotExecutedError(f"its {entries} values take {work} multiplications: too many")
 
     def _is_sized(self, node: Any, shapes: Mapping[str, Shape | None]) -> bool:
@@ -203,9 +204,26 @@ def _fan(node: Any, shapes: Mapping[str, Shape | None]) -> int:
     return int(max([1, *windows]))
 
 
-def _computed(array: NDArray[Any], *, single: bool) -> Computed | None:
-    """A value in double precision, with the unit roundoff of its own; None for text and the like."""
-    if array.dtype.name not in UNITS and array.dtype.kind not in "iub":
-        return None
-    unit = UNITS.get(array.dtype.name, UNITS["float64"])
-    return Computed(array.astype(np.float64), max(unit, UNITS["float32"]) if single else unit)
+class _Values(Mapping[str, Computed]):
+    """Values in double precision as they are asked for, each with the unit roundoff of its own.
+
+    Parameters
+    ----------
+    arrays : dict of str to array
+    single : set of str
+        Those that were computed in single precision, whatever their type.
+    """
+
+    def __init__(self, arrays: dict[str, NDArray[Any]], single: set[str]) -> None:
+        self.arrays, self.single = arrays, single
+
+    def __getitem__(self, name: str) -> Computed:
+        array = self.arrays[name]
+        unit = UNITS.get(array.dtype.name, UNITS["float64"])
+        return Computed(array.astype(np.float64), max(unit, UNITS["float32"]) if name in self.single else unit)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays)
