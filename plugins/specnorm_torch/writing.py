@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,11 +36,34 @@ def filled(call: Call, *, self: Moving, value: Moving) -> Made | Operator:
 
 def scattered(call: Call, *, self: Moving, src: Moving, **rest: Any) -> Made | Operator:
     """Entries of the one in places of the other: those that the slice, or the selection, would read."""
-    dtype = first_of(call.node).dtype
+    read = {"slice_scatter": torch.ops.aten.slice.Tensor, "select_scatter": torch.ops.aten.select.int}[call.label]
+    return _written(call, self, src, read(_numbered(call), **rest))
+
+
+def put(
+    call: Call, *, self: Moving, indices: Sequence[Tensor | None], values: Moving, accumulate: bool = False
+) -> Made | Operator:
+    """Entries of the one, repeated where that fits, at places of the other that are constant."""
+    at = torch.ops.aten.index.Tensor(_numbered(call), [None if each is None else each.cpu() for each in indices])
+    if accumulate or len(at.unique()) < at.numel():
+        return Unknown("it adds to what is there, or writes to one place twice")
+    if shape_of(values) == tuple(at.shape):
+        return _written(call, self, values, at)
+    if first_of(call.node).is_complex():
+        return Unknown(REPEATED)
+    whole, part = rounded(call, self, values)
+    wide = call.add(ops.Broadcast(tuple(at.shape)), (part,), tuple(at.shape))
+    return Made(ops.Merge(at.reshape(-1).numpy()), (whole, wide))
+
+
+def _numbered(call: Call) -> Tensor:
+    return torch.arange(math.prod(call.shape)).reshape(call.shape)
+
+
+def _written(call: Call, self: Moving, src: Moving, at: Tensor) -> Made | Operator:
+    dtype, at = first_of(call.node).dtype, at.reshape(-1)
     if any(is_value(x) and first_of(x).is_complex() and not dtype.is_complex for x in (self, src)):
         return Unknown("it drops the imaginary parts of what it is given")
-    read = {"slice_scatter": torch.ops.aten.slice.Tensor, "select_scatter": torch.ops.aten.select.int}[call.label]
-    at = read(torch.arange(math.prod(call.shape)).reshape(call.shape), **rest).reshape(-1)
     weights = None
     if dtype.is_complex:
         # Entries keep the weights that they had.
@@ -59,5 +83,6 @@ WRITING: dict[str, Rule] = {
     **rules(copied, "copy", "non_blocking"),
     **rules(filled, "fill.Tensor"),
     **rules(scattered, "slice_scatter select_scatter"),
+    **rules(put, "index_put"),
 }
 """Rules of calls with and without complex values."""

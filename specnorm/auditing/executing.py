@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import uuid
+import os
 import warnings
 from collections import deque
 from collections.abc import Generator, Sequence
@@ -95,7 +94,7 @@ class _Run:
         if row.reason is not None:
             return _Given(layer, row)
         try:
-            task = uuid.uuid4().hex
+            task = os.urandom(16).hex()
             mark = _mark(row, kernel, self.settings, task)
             return _Given(layer, row, mark, self.executor.submit(_fill, row, kernel, self.settings, task))
         except Exception as error:  # broken, shut down, or the kernel cannot be sent: every executor has its own errors
@@ -153,6 +152,8 @@ def _fill(row: Row, kernel: ArrayObject | None, settings: Settings, task: str) -
 
 def _mark(row: Row, kernel: ArrayObject | None, settings: Settings, task: str) -> str:
     """Digest of a request: the layer's name and geometry, its kernel, how it is measured, which attempt this is."""
+    import hashlib  # for other processes alone
+
     found = hashlib.sha256(repr((task, row, settings)).encode("utf-8", "backslashreplace"))
     try:
         host = np.ascontiguousarray(backend_for(kernel).to_numpy(kernel))

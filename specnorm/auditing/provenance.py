@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 
 from specnorm import backends
 from specnorm.auditing.rows import Origin, Row
@@ -72,6 +71,8 @@ def _version_of(backend: str) -> str:
 
 def own_version() -> str:
     """Of specnorm; "unknown" where it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # here, since help needs none of it
+
     try:
         return version("specnorm-bounds")
     except PackageNotFoundError:

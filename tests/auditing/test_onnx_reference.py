@@ -208,7 +208,7 @@ def test_transposed_convolutions_in_groups(groups: int, tmp_path: Path) -> None:
 def test_convolutions_some_channels_at_a_time(groups: int, windows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What fits no memory at once is what it is in parts."""
     x, w = (RNG.standard_normal(shape).astype(np.float32) for shape in ((2, 8, 9, 7), (12, 8 // groups, 3, 2)))
-    told = {"group": groups, "strides": [2, 1], "pads": [0, 1, 1, 0], "dilations": [1, 2]}
+    told: dict[str, Any] = {"group": groups, "strides": [2, 1], "pads": [0, 1, 1, 0], "dilations": [1, 2]}
     conv, bias = node("Conv", "x", "w", "b", **told), RNG.standard_normal(12).astype(np.float32)
     whole = evaluator.evaluate(conv, 17, [x, w, bias])[0]
     monkeypatch.setattr(evaluator, "WINDOWS", windows)

@@ -100,7 +100,8 @@ def test_cells_are_counted_before_they_are_made(shape: tuple[int, ...]) -> None:
 def test_starts_by_some_at_once_ascend_alike() -> None:
     """24 symbols of 161 x 25760 numbers, with their parts and adjoints, took 4.7 GB."""
     random = np.random.RandomState(0)
-    block, right = random.standard_normal((1, 5, 4, 3)), random.standard_normal((7, 4)) + 0j
+    block: Any = random.standard_normal((1, 5, 4, 3))
+    right: Any = random.standard_normal((7, 4)) + 0j
     phases, found = np.exp(1j * random.standard_normal((7, 3))), []
     for memory in (MEMORY, 2 * 8 * 6 * 20):
         ops: Any = Execution(BACKEND, BACKEND.namespace(None), memory=memory)

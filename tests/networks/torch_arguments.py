@@ -73,6 +73,15 @@ def target(key: str) -> Any:
 
 ALONE = [key for key, rule in RULES.items() if rule.arguments(target(key)._schema)[0] == {"self"}]
 
+
+def put(d: Dice) -> Arguments:
+    found = indexed(d)
+    at = tuple(slice(None) if each is None else each for each in found["indices"])
+    shape = tuple(torch.zeros(found["self"].shape)[at].shape)
+    shape = d.choice([shape, shape[1:], ()])
+    return found | {"values": Slot(shape), "accumulate": d.random() < 0.2}
+
+
 DRAWS: dict[str, Callable[[Dice], Arguments]] = {
     **{key: alone() for key in ALONE},
     "t": lambda d: {"self": Slot(sizes(d, 0, 2))},
@@ -131,6 +140,7 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
     "fill.Tensor": lambda d: {"self": Slot(sizes(d)), "value": Slot(())},
     "slice_scatter": slice_scatter,
     "select_scatter": select_scatter,
+    "index_put": put,
     "index.Tensor": indexed,
     "index_select": along(index=lambda d, n: torch.tensor([d.randrange(n) for _ in range(d.randint(1, 5))])),
     "gather": gathered,

@@ -26,7 +26,7 @@ OPEN = (8, 16, 32, 64, 224)
 """Sizes tried for open axes; symbols beyond the first get the next whole numbers, so that no two are equal."""
 WORK = 2**27
 """Multiplications of the probes together, beyond the first."""
-HELD = 3 * 2**22
+HELD = 2**24
 """Most entries of values that are held at once; there is an error beside each."""
 MOST = 7
 """Probes at most."""
