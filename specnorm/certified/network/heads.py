@@ -131,7 +131,8 @@ class Head:
         for link in self.run.links[self.at + 1 :]:
             links.append(replace(link, terms=tuple(replace(each, source=each.source - self.at) for each in link.terms)))
         blocks = (0, *(block - self.at for block in self.run.blocks if block > self.at))
-        return Subnetwork(self.run.start, len(root), tuple(links), blocks)
+        start = f"{self.run.links[len(self.before) - 1].end}, weighted" if self.before else self.run.start
+        return Subnetwork(start, len(root), tuple(links), blocks)
 
 
 def head_of(run: Subnetwork, starts: Sequence[int] = (), before: Sequence[FloatArray] = ()) -> Head | None:
