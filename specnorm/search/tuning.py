@@ -62,6 +62,9 @@ class Tuning:
     rtol_float32: float = 1e-4
     """Tolerance down to which it is."""
 
+    float32_rounds: int = 2
+    """Rounds in which, for a bound far above all that is known, everything is in float32."""
+
     smallest_shared: int = 128
     """Size of matrices from which parts of a round are worth a thread each."""
 
