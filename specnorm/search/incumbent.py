@@ -108,7 +108,7 @@ class Incumbent:
         chosen = np.take_along_axis(vectors, order[:, :, None], axis=1).astype(np.complex128)
         if self._free:
             # Where a bound is to be proven the norm need not be known closely, only where it is.
-            rtol = self._rtol if self._bound is None else self.tuning.close
+            rtol = self._rtol if self._bound is None else 10 * self.tuning.close
             block = int(np.argmax(host.max(axis=1)))
             starts = self.ops.from_numpy(chosen[block, : self.tuning.trials], self.blocks)
             self._ascend(frequencies[order[block, : self.tuning.trials]], starts, block, rtol)

@@ -113,9 +113,9 @@ def choose_rotation(
     xp, p = ops.xp, blocks.shape[2]
     if p < tuning.smallest_reduced:
         return None
-    columns, taps = taps_below(blocks, xp=xp), math.prod(blocks.shape[3:])
+    taps = math.prod(blocks.shape[3:])
     # Single precision tells directions apart; the basis is orthogonal to the precision of its factorisation.
-    low = xp.astype(columns, xp.float32)
+    low = taps_below(xp.astype(blocks, xp.float32), xp=xp)
     gram = xp.astype(xp.matmul(xp.matrix_transpose(low), low), blocks.dtype)
     # The trial vectors first, then the large directions of what is orthogonal to them.
     span = xp.concat([xp.real(trial_vectors), xp.imag(trial_vectors)], axis=1)
