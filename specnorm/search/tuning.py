@@ -53,7 +53,7 @@ class Tuning:
     angle: float = 1e-9
     """Keeps the angle that a cell must shrink to above 0, where the tolerance is 0."""
 
-    prefilter: int = 48
+    prefilter: int = 12
     """Grid cells of a round from which they are tried in float32 before they are estimated: most are far below."""
     smallest_float32: int = 32
     """Size of matrices from which float32 saves time."""
