@@ -61,10 +61,7 @@ class Rotation:
 
 
 def rotate(blocks: Array, basis: Array, rank: int, *, ops: ArrayOps) -> Rotation:
-    """Rotate the channels of blocks (g, m, p, *kernel_shape), and bound what that loses and what is left out.
-
-    In the precision of the basis.
-    """
+    """Rotate the channels of blocks (g, m, p, *kernel_shape) as precisely as the basis is; bound what that loses."""
     xp = ops.xp
     columns, taps = xp.astype(taps_below(blocks, xp=xp), basis.dtype, copy=False), math.prod(blocks.shape[3:])
     rotated, basis = xp.matmul(columns, basis), xp.astype(basis, blocks.dtype, copy=False)
@@ -89,7 +86,6 @@ def rotation_loss(columns: Array, basis: Array, taps: int, *, ops: ArrayOps) -> 
     Parameters
     ----------
     columns : array, shape (g, taps * m, p)
-        K, in the precision of the product.
     basis : array, shape (g, p, p)
         V; nearly orthogonal.
 
@@ -99,7 +95,7 @@ def rotation_loss(columns: Array, basis: Array, taps: int, *, ops: ArrayOps) -> 
         ``||G'|| <= tau * shrink - lost`` proves ``||G|| <= tau``.
     """
     xp = ops.xp
-    u, size = rounding.unit(basis, xp=xp), basis.shape[-1]
+    size, u, of_columns = basis.shape[-1], *(rounding.unit(x, xp=xp) for x in (basis, columns))
     eye = xp.eye(size, dtype=basis.dtype, device=ops.device(basis))
     gram = xp.matmul(xp.matrix_transpose(basis), basis)
     length = float(xp.max(norms.frobenius_up(basis, xp=xp)))
@@ -111,8 +107,7 @@ def rotation_loss(columns: Array, basis: Array, taps: int, *, ops: ArrayOps) -> 
     e = host.add_up(host.mul_up(apart, 1 + 4 * u), of_product)
     # Over the taps, ||sum_k e^{ik.theta} E_k|| <= sqrt(taps) ||E||_F of all of them below one another.
     mass = host.mul_up(float(xp.max(norms.frobenius_up(columns, xp=xp))), length)
-    roundings = rounding.gamma(size + 2, rounding.unit(columns, xp=xp))
-    lost = host.mul_up(rounding.SLACK * roundings, host.sqrt_up(taps), mass)
+    lost = host.mul_up(rounding.SLACK * rounding.gamma(size + 2, of_columns), host.sqrt_up(taps), mass)
     return host.sqrt_down(max(host.sub_down(1.0, e), 0.0)), lost
 
 
