@@ -137,7 +137,8 @@ def test_a_rotation_in_float32_is_paid_for() -> None:
     """Of channels turned among themselves but for one that is 0: of norms at points, none is above what is proven."""
     blocks, turn = blocks_of(0, 5, 4, 3, 3), np.eye(4, dtype=np.float32)
     blocks[:, :, 3], turn[:3, :3] = 0, np.linalg.qr(np.random.RandomState(0).standard_normal((3, 3)))[0]
-    found, points = GramPolynomial(blocks, rotate(blocks, turn[None], 3, ops=OPS), ops=OPS), half_grid((9, 9))
+    basis: Any = turn[None]
+    found, points = GramPolynomial(blocks, rotate(blocks, basis, 3, ops=OPS), ops=OPS), half_grid((9, 9))
     formed: Any = found.columns_at(points, np.zeros(len(points), dtype=int))
     assert formed.dtype == np.complex64
     computed = np.linalg.eigvalsh(formed[:, :3, :].astype(np.complex128))[:, -1]
