@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from specnorm.certified.bound import Upper
 from specnorm.certified.network.affine_maps import Subnetwork
 from specnorm.certified.network.boxes import Values, stated
 from specnorm.certified.network.graph import Graph, Node
@@ -88,7 +89,7 @@ def _bounded(
     whole = replace(whole, product_claim=product.claim, runs=tuple(run for run, _ in found))
     if whole.upper is None or not math.isfinite(whole.upper) or original is None:
         return whole
-    weights = [weights for _, weights in found]
+    weights = [weights for _, weights in found if weights is not None]
     return replace(whole, statement=partial(network_claim, original, weights, whole.upper, measure))
 
 
@@ -128,16 +129,33 @@ def _result(graph: Graph, found: Constants) -> NetworkBound:
 
 def _shorter(
     candidates: Sequence[Subnetwork], measure: Measure, method: Method, rules: Constants
-) -> list[tuple[RunBound, Weighted]]:
-    """Runs whose constant is less than the rules', and what proves it."""
-    found = []
+) -> list[tuple[RunBound, Weighted | None]]:
+    """Runs whose constant is less than the rules', and weights that prove less than the rules for a certificate."""
+    found: list[tuple[RunBound, Weighted | None]] = []
     useful = [(run, product) for run in candidates if (product := _by_rules(run, rules)) is not None]
     in_all = sum(len(run.links) for run, _ in useful)
     for run, product in useful:
-        best = _best(run, proposals(method, run, len(run.links) / in_all), measure, product)
-        if best is not None:
+        share = len(run.links) / in_all
+        best = _best(run, proposals(method, run, share), measure, product)
+        limit = product if best is None else best[0].upper
+        through = _through_head(run, measure, method, share)
+        if through is not None and through < limit:
+            of = RunBound(run.start, run.end, (tuple(n for link in run.links for n in link.names),), product, through)
+            found.append((of, None if best is None else best[1]))
+        elif best is not None:
             found.append(best)
     return found
+
+
+def _through_head(run: Subnetwork, measure: Measure, method: Method, share: float) -> Upper | None:
+    """The constant of all of a run together where its convolutions end in a flattened head; None: it has none."""
+    if not isinstance(method, Multipliers) or method.widest is not None:
+        return None
+    if all(link.repeat == 1 for link in run.links):
+        return None
+    from specnorm.networks.heads import bound_through_head  # for few
+
+    return bound_through_head(run, measure, method, share)
 
 
 def _best(

@@ -17,6 +17,7 @@ from specnorm.backends import backend_for
 from specnorm.certified import arithmetic
 from specnorm.certified.network.affine_maps import AffineMap, Subnetwork
 from specnorm.certified.network.operators.base import FloatArray
+from specnorm.networks.adam import Adam
 from specnorm.networks.recursion import ALMOST, forward, last_log, parameters, value_alone, value_and_gradient
 from specnorm.networks.stages import Stage, cost, stages, stages_of
 
@@ -225,7 +226,7 @@ class _Search:
 
     def _descend(self, grid: Sequence[Stage], steps: int, each: float, *, anew: bool) -> None:
         """Adam from where it stands to the best point that it sees; ``anew``: what is kept was worth more or less."""
-        point, first, second = self.point, np.zeros_like(self.point), np.zeros_like(self.point)
+        point, by = self.point, Adam(STEP, 0.99)
         best: float | None = None
         since = 0
         for at in range(steps + 1):
@@ -244,12 +245,9 @@ class _Search:
                     anew = False
             if at == steps or since > PATIENCE or self.done >= self.most:
                 break
-            logs_back = [_grouped(slope, link) for slope, link in zip(logs_back, self.links, strict=True)]
+            logs_back = [grouped(slope, link) for slope, link in zip(logs_back, self.links, strict=True)]
             slope = np.concatenate([*logs_back, logits_back])
-            first, second = 0.9 * first + 0.1 * slope, 0.99 * second + 0.01 * slope**2
-            step = STEP * min(1.0, 0.1 + 1.8 * (1 - at / steps))
-            mean, spread = first / (1 - 0.9 ** (at + 1)), np.sqrt(second / (1 - 0.99 ** (at + 1)))
-            point = point - step * mean / (spread + 1e-12)
+            point = point - by.step(slope, min(1.0, 0.1 + 1.8 * (1 - at / steps)))
 
     def _newton(self, grid: Sequence[Stage]) -> bool:
         """Newton steps to the end, where they take a share of the budget; whether there were any."""
@@ -306,7 +304,7 @@ def _turned(angles: FloatArray) -> FloatArray:
     return np.asarray((angles + math.pi) % (2 * math.pi) - math.pi)
 
 
-def _grouped(slope: FloatArray, link: AffineMap) -> FloatArray:
+def grouped(slope: FloatArray, link: AffineMap) -> FloatArray:
     """A gradient with respect to one number a group, at each of its channels."""
     if link.groups is None:
         return slope

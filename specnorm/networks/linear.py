@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from specnorm.certified.network.linear_reading import Network, written_out
 from specnorm.certified.network.operators.base import FloatArray
 from specnorm.certified.network.parabolas import Curve, Minimiser
 from specnorm.clock import Clock
+from specnorm.networks.adam import Adam
 from specnorm.networks.bounding import bounded, prepared, unsorted
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Product
@@ -42,23 +43,6 @@ def read(graph: Graph, measure: Measure | None = None) -> Network:
 
 # -- ascent ------------------------------------------------------------------------------------------------------------
 @dataclass
-class _Adam:
-    """Steps uphill (Kingma, Ba, "Adam", ICLR 2015)."""
-
-    rate: float
-    count: int = 0
-    mean: FloatArray = field(default_factory=lambda: np.zeros(()))
-    square: FloatArray = field(default_factory=lambda: np.zeros(()))
-
-    def step(self, gradient: FloatArray) -> FloatArray:
-        self.count += 1
-        self.mean = 0.9 * self.mean + 0.1 * gradient
-        self.square = 0.999 * self.square + 0.001 * gradient * gradient
-        mean, square = self.mean / (1 - 0.9**self.count), self.square / (1 - 0.999**self.count)
-        return np.asarray(self.rate * mean / (np.sqrt(square) + 1e-12))
-
-
-@dataclass
 class _Unknown:
     """Of one function: each row's slopes between the smallest and the largest, as logits; logarithms of multipliers."""
 
@@ -69,8 +53,8 @@ class _Unknown:
     """Which slopes move: the chord stays where it is the best line but for the ball."""
     logits: FloatArray
     logs: FloatArray
-    by_logits: _Adam
-    by_logs: _Adam
+    by_logits: Adam
+    by_logs: Adam
 
     @property
     def share(self) -> FloatArray:
@@ -154,7 +138,7 @@ class Ascent:
                 begun = self.begun[name]
                 kept, there = np.isin(curve.at, begun.at), np.isin(begun.at, curve.at)
                 logits[:, kept], logs = begun.logits[:, there], begun.logs
-            by = _Adam(RATES[0]), _Adam(RATES[1])
+            by = Adam(RATES[0]), Adam(RATES[1])
             self.unknown[name] = _Unknown(curve.at, low, high, moves, logits, logs, *by)
         here = self.unknown[name]
         return c * here.slopes, np.exp(here.logs)[None] * ball

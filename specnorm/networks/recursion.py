@@ -106,6 +106,8 @@ def forward(
         solved = right / diagonal[:, None].astype(real) if form is None else _solved(form, right, dense)
         weight = np.exp(log / 2) * stage.spread
         gram, narrow = stage.symbols @ solved, weight.astype(real)
+        if stage.summed:
+            gram = gram.real.sum(axis=0, keepdims=True)
         norm, at, vector = stage.largest(narrow[:, None] * gram * narrow)
         if norm <= 0:  # a layer of zeros: any multipliers will do
             norm = 1.0
@@ -185,15 +187,17 @@ def _back(run: Sequence[Stage], kept: Sequence[_Kept], shares: FloatArray) -> tu
             if after is not None:
                 of_lam = after.reshape(len(lam), -1).sum(axis=1)
         elif at_all:
+            at_all = list(range(len(stage.symbols))) if stage.summed else at_all
             before, of_lam = _through(stage, each, lam, np.asarray(at_all), cotangents)
         total = float(np.sum(of_lam * lam))
         pull = 1.0 if i == len(kept) - 1 else -total  # d value / d log norm
         assert each.solved is not None  # for the type checker: there is a tape
-        reached = each.solved[at] @ vector
-        new = -(pull / norm) * np.outer(reached, reached.conj())
-        at_all, cotangents = _with(at_all, before, at, new)
+        here = list(range(len(stage.symbols))) if stage.summed else [at]
+        reached = each.solved[here] @ vector
+        at_all, cotangents = _with(at_all, before, here, -(pull / norm) * reached[:, :, None] * reached[:, None].conj())
         if i < len(kept) - 1:
-            shape = (vector.conj() * (stage.symbols[at] @ reached)).real / norm
+            images = np.einsum("kmp,kp->m", stage.symbols[here], reached)
+            shape = (vector.conj() * images).real / norm
             logs.append(of_lam * lam - total * shape)
             logits[i] = 0.0 if stage.cut else total * (1 - shares[i])
         if stage.starts:
@@ -201,11 +205,13 @@ def _back(run: Sequence[Stage], kept: Sequence[_Kept], shares: FloatArray) -> tu
     return logs[::-1], logits[:-1]
 
 
-def _with(at_all: list[int], cotangents: Vectors, at: int, new: Vectors) -> tuple[list[int], Vectors]:
-    if at in at_all:
-        cotangents[at_all.index(at)] += new
-        return at_all, cotangents
-    return [*at_all, at], np.concatenate([cotangents, new[None]])
+def _with(at_all: list[int], cotangents: Vectors, at: list[int], new: Vectors) -> tuple[list[int], Vectors]:
+    """Those of some frequencies, and of some more."""
+    for one, more in zip(at, new, strict=True):
+        if one in at_all:
+            cotangents[at_all.index(one)] += more
+    fresh = [j for j, one in enumerate(at) if one not in at_all]
+    return [*at_all, *(at[j] for j in fresh)], np.concatenate([cotangents, new[fresh]])
 
 
 def _through(
@@ -231,7 +237,7 @@ def _through(
         whole[:, gone[:, None], gone] = up @ adjoint(t)
     inner, between = whole[:, :p, :p], whole[:, :p, p:]
     # Diagonals of C F_b and C F C*, F here the cotangents.
-    of_lam = np.einsum("kii->i", whole[:, p:, p:]).real
+    of_lam = np.einsum("kii->i", cotangents[:, len(stay) :, len(stay) :]).real
     of_lam = of_lam - 2 * stage.centre * np.einsum("kmp,kpm->m", symbols, between).real
     if stage.leaf.any():
         of_lam = of_lam - stage.leaf**2 * np.einsum("kmp,kmp->m", symbols @ inner, symbols.conj()).real

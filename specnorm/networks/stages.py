@@ -56,6 +56,8 @@ class Stage:
     values: FloatArray = field(default_factory=lambda: np.zeros(0))
     """Largest eigenvalues of the last step, nearly: the two largest of them exactly."""
     angles: FloatArray = field(default_factory=lambda: np.zeros((1, 0)))
+    summed: bool = False
+    """Whether what counts is the sum over the frequencies: a head behind a ring (`heads`)."""
 
     @property
     def spread(self) -> FloatArray:

@@ -28,7 +28,8 @@ from specnorm.certified.network.linear_reading import Network
 from specnorm.certified.network.parabolas import Curve
 from specnorm.certified.network.rules import Map
 from specnorm.clock import Clock
-from specnorm.networks import Graph, Layer, Node, linear, within
+from specnorm.networks import Graph, Layer, Node, within
+from specnorm.networks.adam import Adam
 from specnorm.networks.linear import Ascent, read
 
 Array = Any
@@ -338,12 +339,11 @@ def test_the_constant_of_another_value_is_not_taken() -> None:
     assert network.constants == {"v0": [("x", 7.0)]}
 
 
-# -- the search --------------------------------------------------------------------------------------------------------
-class Still(linear._Adam):
+class Still(Adam):
     """Keeps the gradient, and makes no step."""
 
-    def step(self, gradient: Array) -> Array:
-        self.mean = gradient
+    def step(self, gradient: Array, share: float = 1.0) -> Array:
+        self.mean = share * gradient
         return np.zeros_like(gradient)
 
 

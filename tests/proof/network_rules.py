@@ -13,7 +13,7 @@ from oracle import dense_matrix
 
 from specnorm.backends import backend_for
 from specnorm.certified.bound import Upper
-from specnorm.certified.network import loops, rules, segments
+from specnorm.certified.network import heads, loops, rules, segments
 from specnorm.certified.network.graph import Graph, Layer, Node
 from specnorm.certified.network.kernels import Norm, norm_of_layer, unscaled
 from specnorm.certified.network.operators import (
@@ -25,6 +25,7 @@ from specnorm.certified.network.operators import (
     Mean,
     Random,
     ReLU,
+    Reshape,
     Scale,
     Slice,
 )
@@ -134,6 +135,27 @@ def spec(size: tuple[int, ...] | None = None, **geometry: Any) -> ConvSpec:
     return ConvSpec.of(CONV.shape, **(geometry or LAYER.geometry), input_shape=size)
 
 
+def headed(weight: Any = 1.0, widths: int = 1, error: float = 0.0, **changed: Any) -> Upper:
+    """Two channels of four pixels, flattened behind ReLU, and a matrix; the body's link changed afterwards."""
+    off = (lambda: np.full((2, 1, 3), error)) if error else None
+    kernel: Any = np.full((2, 1, 3), 0.25)
+    matrix: Any = np.ones((1, 8))
+    layer = Layer("k", lambda: kernel, {"padding_mode": "zeros", "padding": ((1, 1),)}, 1, error=off)
+    nodes = (
+        Node("x", Input(), (), (1, 1, 4)), Node("c", Convolution(layer), ("x",), (1, 2, 4)),
+        Node("z", ReLU(), ("c",), (1, 2, 4)), Node("f", Reshape((1, 8)), ("z",), (1, 8)),
+        Node("y", Matrix(Layer("w", lambda: matrix, {}, 0)), ("f",), (1, 1)),
+    )  # fmt: skip
+    (run,) = runs(Graph(nodes, ("y",)))
+    head = heads.head_of(run)
+    assert head is not None
+    body = replace(head.body, links=(replace(head.body.links[0], **changed),))
+    weights = np.linspace(1, 2, 2 * widths) * weight
+    return heads.constant_through_head(
+        replace(head, body=body), [weights], lambda _: [([0], [np.ones(1)])], Measure(), ops=OPS
+    )
+
+
 NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "a factor of another value": lambda: rules.along(assumed(2.0, Map("v", "w")), U),
     "a norm as a factor": lambda: rules.along(assumed(2.0), U),
@@ -168,6 +190,11 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "a negative multiplier of a loop": lambda: looped(-np.ones(1)),
     "a gain of nothing": lambda: looped(gain=1e-200),
     "the norm of another loop": lambda: looped(measure=Lying()),
+    "a head's weights of other channels": lambda: headed(widths=2),
+    "a head's weights that are negative": lambda: headed(-1.0),
+    "a head's weights that differ in a group": lambda: headed(groups=np.zeros(2, dtype=np.intp)),
+    "a head's form that is not positive definite": lambda: headed(1e3),
+    "a head's kernel that may be off": lambda: headed(0.1, error=1e-3),
     "a state space of another shape": lambda: loops.StateSpace(HALF, HALF, HALF, np.ones((2, 1))),
     "a state space that is not finite": lambda: loops.StateSpace(HALF, HALF, HALF, np.array([[np.nan]])),
     "an energy of more states": lambda: stated(np.ones((2, 2))),

@@ -106,7 +106,7 @@ Edge = tuple[int, int, FloatArray, tuple[int, ...]]
 """From a vertex to another: the kernel, scaled, and its first tap's place."""
 
 
-def edges(part: Segment, weights: Sequence[FloatArray], *, magnitudes: bool = False) -> list[Edge]:
+def edges(part: Segment, weights: Sequence[FloatArray], *, magnitudes: bool = False, ends: bool = True) -> list[Edge]:
     """Edges between the vertices: 0..l are the values, l+1.. the leaves of curved functions.
 
     Parameters
@@ -117,6 +117,8 @@ def edges(part: Segment, weights: Sequence[FloatArray], *, magnitudes: bool = Fa
         l + 1: one number a channel of each value, all positive.
     magnitudes : bool
         With the terms' absolute values.
+    ends : bool
+        Whether the last value is the end, whose function has no multipliers.
     """
     found: list[Edge] = []
     leaves, copies = len(part.links), part.widths[0] // part.width
@@ -124,7 +126,7 @@ def edges(part: Segment, weights: Sequence[FloatArray], *, magnitudes: bool = Fa
     kernels = part.kernels(absolute=magnitudes)
     ones = (1,) * part.axes
     for i, (link, from_sources) in enumerate(zip(part.links, kernels, strict=True), start=1):
-        last = i == len(part.links)
+        last = ends and i == len(part.links)
         centre, leaf = middle(*link.slopes)
         leaves += not last and bool(leaf.any())
         for source, (kernel, place) in from_sources.items():

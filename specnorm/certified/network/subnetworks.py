@@ -104,16 +104,10 @@ def by_phases(run: Subnetwork) -> Subnetwork | None:
     Sequences that are 0 outside a window are so phase by phase. None where grids do not fit, or borders are no zeros.
     """
     links, whole = run.links, run.part(0, len(run.links))
-    inner = all(link.open and link.repeat == 1 and link.groups is None for link in links)
-    if not whole.axes or not inner or whole.families - {"zeros"} or whole.computed:
+    inner = all(link.open and link.repeat == 1 for link in links[:-1]) and all(link.groups is None for link in links)
+    grids = grids_of(run)
+    if not whole.axes or not inner or whole.families - {"zeros"} or whole.computed or grids is None:
         return None
-    ones = (1,) * whole.axes
-    grids: dict[int, tuple[int, ...]] = {len(links): ones}
-    for at in range(len(links), 0, -1):
-        for term in links[at - 1].terms:
-            finer = tuple(a * b for a, b in zip(term.stride or ones, grids[at], strict=True))
-            if grids.setdefault(term.source, finer) != finer:
-                return None
     if math.prod(grids[0]) > MOST_PHASES:
         return None
     made = []
@@ -123,6 +117,18 @@ def by_phases(run: Subnetwork) -> Subnetwork | None:
         slopes = (np.repeat(link.slopes[0], count), np.repeat(link.slopes[1], count))
         made.append(replace(link, terms=terms, width=link.width * count, slopes=slopes))
     return replace(run, links=tuple(made))
+
+
+def grids_of(run: Subnetwork) -> dict[int, tuple[int, ...]] | None:
+    """How many pixels of each value's grid are one of the last value's, an axis; None where grids do not fit."""
+    ones = (1,) * run.part(0, len(run.links)).axes
+    grids = {len(run.links): ones}
+    for at in range(len(run.links), 0, -1):
+        for term in run.links[at - 1].terms:
+            finer = tuple(a * b for a, b in zip(term.stride or ones, grids[at], strict=True))
+            if grids.setdefault(term.source, finer) != finer:
+                return None
+    return grids
 
 
 def _by_phases(term: Term, after: tuple[int, ...], before: tuple[int, ...], axes: int) -> Term:
@@ -183,12 +189,16 @@ def joinable(part: Segment, widest: float) -> bool:
 
 def size_of(part: Segment) -> tuple[int, int, int]:
     """Rows, columns and taps of the kernel of the statement, at most."""
-    widths = part.widths
+    widths, taps = part.widths, taps_of(part)
     leaves = [link.width if bool((link.slopes[0] < 0).any()) else 0 for link in part.links[:-1]]
-    specs = [term.filter.spec for link in part.links for term in link.terms if term.filter is not None]
-    extents = [[r * (k - 1) + 1 for k, r in zip(spec.kernel_shape, spec.dilation, strict=True)] for spec in specs]
-    taps = math.prod(max(axis) for axis in zip(*extents, strict=True))
     if not part.chain:
         return sum(widths) + sum(leaves), sum(widths) + sum(leaves), taps
     leaves.append(0)
     return sum(widths[1::2]) + sum(leaves[::2]), sum(widths[::2]) + sum(leaves[1::2]), taps
+
+
+def taps_of(part: Segment) -> int:
+    """Taps of a kernel that holds those of all layers."""
+    specs = [term.filter.spec for link in part.links for term in link.terms if term.filter is not None]
+    extents = [[r * (k - 1) + 1 for k, r in zip(spec.kernel_shape, spec.dilation, strict=True)] for spec in specs]
+    return math.prod(max(axis) for axis in zip(*extents, strict=True))

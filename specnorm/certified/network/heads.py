@@ -1,0 +1,282 @@
+"""Proof: convolutions and a matrix of all their pixels together, by one sum over the frequencies of a ring.
+
+Let y be the values of some links with their weights (`segments`), on a ring of N positions an axis that is so long that
+no layer reads around it what it does not read on its window. Differences satisfy ``y*(I - K)y <= |q_0 x|^2``, K as in
+`segments`, and the head's ``u = W z_l`` is ``N^-d sum_theta E(theta) y(theta)`` with E the discrete transform of
+``W q_l^-1``. So, if I - K is positive definite at all frequencies of the ring,
+
+    u = R x',    |x'| <= |q_0 x|,    R R* >= G = N^-d sum_theta E (I - K)^-1 E*,
+
+and whatever follows is bounded as if it began with the matrix R at x'. No inverse is trusted: for any Y and
+``S = E* - (I - K) Y``
+
+    E (I - K)^-1 E* = E Y + Y* S + S* (I - K)^-1 S,
+
+and the last two terms are as small as S.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.certified import arithmetic, host, rounding
+from specnorm.certified.bound import HypothesisError, Upper
+from specnorm.certified.matrices.norms import cholesky_loss, gram_below
+from specnorm.certified.network.affine_maps import AffineMap, Filter, Segment, Subnetwork, Term
+from specnorm.certified.network.graph import Layer
+from specnorm.certified.network.kernels import AT_ONCE, Norms, fold_error
+from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.rules import NOTHING
+from specnorm.certified.network.segments import constant_of_run, edges, hermitian_kernel, usable
+from specnorm.certified.network.subnetworks import ENTRIES, by_phases, grids_of, taps_of
+from specnorm.certified.symbol.trigonometric import symbol_error
+from specnorm.problem.frequencies import Frequencies, half_grid, phases_at, product, tap_points
+from specnorm.problem.spec import ConvSpec
+from specnorm.types import ArrayOps
+
+MARGIN = 1e-9
+"""By how much K has to be below 1."""
+RING = 2**14
+"""Most positions of a ring."""
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A run whose first links are convolutions, flattened and read by a matrix.
+
+    Parameters
+    ----------
+    run : Subnetwork
+    body : Subnetwork
+        Its convolutions on one grid.
+    window : tuple of int
+        Pixels of the value that is flattened, an axis.
+    ring : tuple of int
+        N, an axis.
+    """
+
+    run: Subnetwork
+    body: Subnetwork
+    window: tuple[int, ...]
+    ring: tuple[int, ...]
+
+    @property
+    def link(self) -> AffineMap:
+        """The matrix, with its function."""
+        return self.run.links[len(self.body.links)]
+
+    @property
+    def part(self) -> Segment:
+        """The body as one part, taps at their places."""
+        return replace(self.body.part(0, len(self.body.links)), placed=True)
+
+    def matrix(self, *, absolute: bool = False) -> FloatArray:
+        """W, shape (m, channels, *window); ``absolute``: what its rounding refers to."""
+        (term,) = self.link.terms
+        kernel, _ = term.dense(0, dilated=True)
+        whole = abs(kernel) + term.lost if absolute else kernel
+        return whole.reshape(len(kernel), self.body.links[-1].width, *self.window)
+
+    @property
+    def frequencies(self) -> tuple[Frequencies, FloatArray]:
+        """Those of the ring, without mirror images, and how often each counts."""
+        found = half_grid(self.ring)
+        mirrored = (-found.numerators) % np.asarray(self.ring)
+        axis = int(np.argmax(self.ring))
+        return found, np.where(mirrored[:, axis] > self.ring[axis] // 2, 2.0, 1.0)
+
+    def following(self, root: FloatArray) -> Subnetwork:
+        """The run from the head on, with R in place of its matrix and all before that."""
+        at, every = len(self.body.links), range(len(root))
+        (term,) = self.link.terms
+        read = [term.filter] if term.filter is not None else []
+        names = " + ".join([*(name for link in self.body.links for name in link.names), *(x.layer.name for x in read)])
+        alone = Filter(Layer(f"{names}, together", lambda: root, {}, 0), {}, ConvSpec.of(root.shape), None)
+        links = [replace(self.link, terms=(Term(0, every, range(self.link.width), (), alone, every),))]
+        for link in self.run.links[at + 1 :]:
+            links.append(replace(link, terms=tuple(replace(each, source=each.source - at) for each in link.terms)))
+        blocks = (0, *(block - at for block in self.run.blocks if block > at))
+        return Subnetwork(self.run.start, len(root), tuple(links), blocks)
+
+
+def head_of(run: Subnetwork) -> Head | None:
+    """A run's flattened head; None: it has none, or it cannot be bounded together with what is before it."""
+    at = next((at for at, link in enumerate(run.links[:-1], 1) if link.repeat > 1), None)
+    if at is None or not {at, at + 1} <= set(run.blocks):
+        return None
+    last, (term, *others) = run.links[at - 1], run.links[at].terms
+    whole = term.rows == range(run.links[at].width) and term.reads == term.columns == range(last.width * last.repeat)
+    if others or term.filter is None or term.filter.layer.spatial or not whole or last.factor is not NOTHING:
+        return None
+    body = replace(run, links=run.links[:at], blocks=tuple(block for block in run.blocks if block <= at))
+    sizes = _sizes(body)
+    grids = None if sizes is None else grids_of(body)
+    if sizes is None or grids is None or math.prod(sizes[at]) != last.repeat:
+        return None
+    if any(max(grid) > 1 for value, grid in grids.items() if value):
+        phased = by_phases(body)
+        if phased is None:
+            return None
+        body = phased
+    part = replace(body.part(0, at), placed=True)
+    total = sum(part.widths) + sum(link.width for link in part.links if bool((link.slopes[0] < 0).any()))
+    if not part.agrees or len(part.families) > 1 or "alone" in part.families or total**2 * taps_of(part) > ENTRIES:
+        return None
+    ring = _ring(part, [[-(-n // g) for n, g in zip(sizes[v], grids[v], strict=True)] for v in range(at + 1)])
+    return None if ring is None or math.prod(ring) > RING else Head(run, body, sizes[at], ring)
+
+
+def _sizes(body: Subnetwork) -> list[tuple[int, ...]] | None:
+    """Pixels of each value, an axis; None where a value's are not known from the layers that make or read it."""
+    found: dict[int, set[tuple[int, ...]]] = {}
+    for at, link in enumerate(body.links, 1):
+        for term in link.terms:
+            sizes = None if term.filter is None else term.filter.sizes
+            if sizes is not None:
+                found.setdefault(term.source, set()).add(sizes[0])
+                found.setdefault(at, set()).add(sizes[1])
+            elif term.filter is not None:
+                return None
+    if any(len(found.get(at, ())) != 1 for at in range(len(body.links) + 1)):
+        return None
+    return [next(iter(found[at])) for at in range(len(body.links) + 1)]
+
+
+def _ring(part: Segment, sizes: Sequence[Sequence[int]]) -> tuple[int, ...] | None:
+    """N an axis; None where circular layers have windows of several sizes.
+
+    An output at m in [0, n') reads m + p, p from the first tap's place to the last one's, of a window [0, n). No other
+    position of it is there modulo N if ``n' - 1 + p < N`` and ``n <= N + p``.
+    """
+    if part.families == {"circular"}:
+        return tuple(sizes[0]) if all(list(each) == list(sizes[0]) for each in sizes) else None
+    largest = [max(axis) for axis in zip(*sizes, strict=True)]
+    beyond = [0] * len(largest)
+    for of_link in part.kernels():
+        for kernel, place in of_link.values():
+            ends = [max(p + k - 1, -p) for p, k in zip(place, kernel.shape[2:], strict=True)]
+            beyond = [max(a, b) for a, b in zip(beyond, ends, strict=True)]
+    return tuple(n + more for n, more in zip(largest, beyond, strict=True))
+
+
+@arithmetic.on_host()
+def constant_through_head(
+    head: Head,
+    weights: Sequence[FloatArray],
+    following: Callable[[Subnetwork], Sequence[tuple[Sequence[int], Sequence[FloatArray]]]],
+    norms: Norms,
+    *,
+    ops: ArrayOps,
+) -> Upper:
+    """Lipschitz constant of a run with a flattened head.
+
+    Parameters
+    ----------
+    weights : sequence of array
+        One number a channel of each value of the body but the first.
+    following : callable
+        Gives of the run that begins with R first links of parts, and weights, as `segments.constant_of_run` takes them;
+        the least constant is given.
+
+    Raises
+    ------
+    HypothesisError
+        If the weights are none, or I - K is not proven to be positive definite.
+    ValueError, MethodError
+        If no statement can speak of what follows.
+    numpy.linalg.LinAlgError
+        If numbers are too large.
+    """
+    widths = [link.width for link in head.body.links]
+    fits = all(link.fits(each) for link, each in zip(head.body.links, weights, strict=True))
+    if [len(each) for each in weights] != widths or not fits or not all(map(usable, weights)):
+        raise HypothesisError(f"no weights of {widths} channels")
+    rest = head.following(_root(*_gram_up(head, weights, ops)))
+    claims = [constant_of_run(rest, starts, each, norms) for starts, each in following(rest)]
+    return min(claims, key=float)
+
+
+def _gram_up(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) -> tuple[FloatArray, float]:
+    """G but for an error, and a bound of the error's norm."""
+    part, points = head.part, tap_points(head.window)
+    scaled = [np.ones(head.body.width), *weights]
+    k = hermitian_kernel(edges(part, scaled, ends=False))
+    sums = any(len(link.terms) > len(link.sources) for link in part.links) or part.computed
+    magnitudes = hermitian_kernel(edges(part, scaled, ends=False, magnitudes=True)) if sums else k
+    off = _off(k, magnitudes)
+    shrink = scaled[-1].reshape(1, -1, *(1,) * part.axes)
+    w = head.matrix() / shrink
+    off_w = _off(w, head.matrix(absolute=True) / shrink)
+    frequencies, counts = head.frequencies
+    shares = counts / math.prod(head.ring)
+    n, (m, c) = len(k), w.shape[:2]
+    first = sum(part.widths[:-1])
+    offsets = product([np.arange(size) - size // 2 for size in k.shape[2:]])
+    gram, lost, sizes = np.zeros((m, m)), 0.0, 0.0
+    # Of products, residuals and sums; complex numbers have two roundings more.
+    u, step = rounding.gamma(4 * (n + 8), 2.0**-53), max(1, AT_ONCE // n**2)
+    for at in range(0, len(frequencies), step):
+        some, share = frequencies[slice(at, at + step)], shares[at : at + step]
+        symbols: Any = _symbols(k, some, offsets)
+        symbols = (symbols + symbols.conj().swapaxes(-1, -2)) / 2
+        limits: Any = np.full(len(symbols), 1 - MARGIN)
+        if not bool(np.min(np.asarray(gram_below(symbols, limits, ops=ops)))):
+            raise HypothesisError("I - K is not proven to be positive definite")
+        least = host.lowered(MARGIN, 4) - 4 * off
+        if not least > 0:
+            raise HypothesisError("rounding is larger than the margin")
+        rows = _symbols(w, some, points)
+        form = np.eye(n) - symbols
+        right = np.zeros((len(symbols), n, m), dtype=np.complex128)
+        right[:, first : first + c] = rows.conj().swapaxes(-1, -2)
+        y = np.linalg.solve(form, right)
+        gram += np.einsum("k,kij->ij", share, (rows @ y[:, first : first + c]).real)
+        e, h, big, residual = (_frobenius(each) for each in (rows, form, y, right - form @ y))
+        s = residual + u * (h * big + e) + math.sqrt(m) * off_w + 4 * off * big
+        error = (u * e + off_w) * big + big * s + s * s / least
+        lost += float(share @ host.inflate(error, 32))
+        sizes += float(share @ (e * big))
+    gram = (gram + gram.T) / 2
+    lost = host.inflate(lost + 2 * sizes * rounding.gamma(len(frequencies) + 8, 2.0**-53), 2 * len(frequencies) + 16)
+    return gram, host.next_up(lost + 2.0**-900)
+
+
+def _off(kernel: FloatArray, magnitudes: FloatArray) -> float:
+    """Norm of what rounding changes of a symbol: of its kernel's entries, and of the sum over taps."""
+    of_sum = float(symbol_error(kernel[None], xp=np)[0])  # type: ignore[arg-type]
+    return host.add_up(of_sum, fold_error(magnitudes, ConvSpec.of(magnitudes.shape)))
+
+
+def _symbols(kernel: FloatArray, frequencies: Frequencies, places: NDArray[np.int64]) -> NDArray[np.complex128]:
+    """As `symbols.Symbol`, for taps at any places."""
+    cos, sin = phases_at(frequencies, places)
+    taps = kernel.reshape(math.prod(kernel.shape[:2]), -1).T
+    found = np.empty((len(frequencies), *kernel.shape[:2]), dtype=np.complex128)
+    found.real = (cos @ taps).reshape(found.shape)
+    found.imag = (sin @ taps).reshape(found.shape)
+    return found
+
+
+def _frobenius(stack: NDArray[Any]) -> FloatArray:
+    """Of each matrix, never below it."""
+    numbers = np.ascontiguousarray(stack, dtype=np.complex128).reshape(len(stack), -1)
+    return np.asarray(host.norm_up(numbers.view(np.float64)))
+
+
+def _root(gram: FloatArray, lost: float) -> FloatArray:
+    """R with ``R R* >= G``, where G is at most ``lost`` from a matrix.
+
+    A factor's product is at least the matrix less kappa times its trace (`cholesky_loss`); that of ``gram + t I`` has m
+    t more, and was rounded on its diagonal.
+    """
+    m, like, numpy = len(gram), cast(Any, gram), cast(Any, np)
+    kappa = host.add_up(cholesky_loss(m, like, xp=numpy), 2.0**-52)
+    trace = host.inflate(float(np.sum(np.abs(np.diagonal(gram)))), m + 2)
+    shift = host.div_up(host.add_up(lost, host.mul_up(kappa, trace)), host.lowered(1 - m * kappa, 4))
+    return np.asarray(np.linalg.cholesky(gram + host.inflate(shift, 4) * np.eye(m)))

@@ -1,0 +1,134 @@
+"""Search: multipliers of convolutions and of the dense layers behind them, through the flattened head between.
+
+Gradient steps on what `recursion` computes, at the frequencies of the very ring that `certified.network.heads` sums
+over: at the head the values of all frequencies meet in one matrix.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from specnorm.backends import backend_for
+from specnorm.certified import arithmetic
+from specnorm.certified.bound import Upper
+from specnorm.certified.network.affine_maps import Subnetwork
+from specnorm.certified.network.heads import Head, constant_through_head, head_of
+from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.segments import middle
+from specnorm.errors import SpecnormError
+from specnorm.networks.adam import Adam
+from specnorm.networks.descent import MEMORY, PATIENCE, RATE, ROUNDS, STEP, grouped
+from specnorm.networks.measuring import Measure
+from specnorm.networks.methods import Multipliers, proposals
+from specnorm.networks.recursion import value_alone, value_and_gradient
+from specnorm.networks.stages import Stage, Vectors, cost, frequencies, stages, stages_of
+from specnorm.runtime.execution import Execution
+
+RUNGS = (0, 25, 100, 400, 1600)
+"""Steps after which a proof is tried: what a budget finds, a larger one finds too."""
+
+
+def bound_through_head(run: Subnetwork, measure: Measure, method: Multipliers, share: float) -> Upper | None:
+    """The least constant of a run that is found within a share of the method's seconds; None: none is."""
+    head = head_of(run)
+    if head is None:
+        return None
+    claims: list[Upper] = []
+    like: Any = head.body.links[0].slopes[0]
+    ops = Execution.of(backend_for(like), like)
+
+    def following(rest: Subnetwork) -> list[tuple[list[int], list[FloatArray]]]:
+        found = proposals(method, rest, share) if len(rest.links) > 1 else [([(0, 1)], [np.ones(rest.links[0].width)])]
+        return [([first for first, _ in parts], weights) for parts, weights in found]
+
+    try:
+        with np.errstate(all="ignore"), arithmetic.exact(like, backend=backend_for(like)):
+            for weights in weights_of(head, method, share * method.seconds * RATE):
+                claims.append(constant_through_head(head, weights, following, measure, ops=ops))
+    except (np.linalg.LinAlgError, ValueError, ArithmeticError, SpecnormError):
+        pass  # what was proven before is worth as much
+    return min(claims, key=float, default=None)
+
+
+def weights_of(head: Head, method: Multipliers, budget: float) -> Iterator[list[FloatArray]]:
+    """Of the values of the body but the first, the better ones last; ``budget``: products of numbers."""
+    each, memory = _cost(head)
+    if memory > MEMORY or budget < each:
+        return
+    search, exact = _Search(head, method), _stages(head, method, np.complex128)
+    for done, rung in itertools.pairwise(RUNGS):
+        yield [np.sqrt(each) for each in search.multipliers(exact)[: len(head.body.links)]]
+        if rung > min(method.steps, budget / each) or not search.descend(rung - done):
+            return
+
+
+class _Search:
+    """Where the search stands: logarithms of D, and logits of the shares, of all links but the last."""
+
+    def __init__(self, head: Head, method: Multipliers) -> None:
+        self.head, self.method, self.done = head, method, 0
+        self.grid = _stages(head, method, np.complex64)
+        self.links = [*head.body.links, *head.run.links[len(head.body.links) : -1]]
+        self.ends = np.cumsum([link.width for link in self.links])
+        self.point = np.zeros(int(self.ends[-1]) + len(self.links))
+
+    def multipliers(self, grid: Sequence[Stage]) -> list[FloatArray]:
+        """Where it stands."""
+        *logs, logits = np.split(self.point, self.ends)
+        return value_alone(grid, logs, logits)[1]
+
+    def descend(self, steps: int) -> bool:
+        """Gradient steps to the best point on the way; whether it is better by a thousandth than the one before."""
+        point, by = self.point, Adam(STEP, 0.99)
+        first = best = None
+        since = 0
+        for at in range(steps + 1):
+            *logs, logits = np.split(point, self.ends)
+            value, _, logs_back, logits_back = value_and_gradient(self.grid, logs, logits)
+            since = 0 if best is None or value < best - 1e-3 else since + 1
+            first = value if first is None else first
+            if best is None or value < best:
+                best, self.point = value, point
+            if at == steps or since > PATIENCE:
+                break
+            self.done += 1
+            if self.method.progress is not None:
+                self.method.progress(self.done, self.method.steps, f"{self.head.run.start} to {self.head.run.end}")
+            slopes = [grouped(slope, link) for slope, link in zip(logs_back, self.links, strict=True)]
+            point = point - by.step(np.concatenate([*slopes, logits_back]), min(1.0, 0.1 + 1.8 * (1 - at / steps)))
+        return first is not None and best is not None and best < first - 1e-3
+
+
+def _stages(head: Head, method: Multipliers, dtype: Any) -> list[Stage]:
+    """The body at the frequencies of the ring, the head, and what follows at one frequency."""
+    whole, (points, counts) = (0, len(head.body.links)), head.frequencies
+    body = stages_of(head.body, [whole], whole, points.angles, dtype)
+    centre, leaf = middle(*head.body.links[-1].slopes)
+    body[-1] = replace(body[-1], cut=False, centre=centre, leaf=leaf)
+    w = head.matrix()
+    turns = points.angles @ np.indices(head.window).reshape(len(head.window), -1)
+    flat = w.reshape(-1, turns.shape[1]).T
+    symbols: Vectors = (np.cos(turns) @ flat + 1j * (np.sin(turns) @ flat)).reshape(-1, *w.shape[:2])
+    symbols *= np.sqrt(counts / np.prod(head.ring))[:, None, None]
+    rest = head.following(np.eye(head.link.width))
+    first, *later = stages(rest, method.parts(rest), ROUNDS[0][0], dtype)
+    if first.leaf.any() and not first.cut:  # in the search alone
+        first = replace(first, cut=True, centre=np.zeros(head.link.width), leaf=head.link.steepest)
+        later[0].starts = True
+    channels = np.arange(w.shape[1])
+    symbols = symbols.astype(dtype) if np.iscomplexobj(body[0].symbols) else symbols.real
+    first = replace(first, symbols=symbols, starts=False, alive=channels, summed=True)
+    return [*body, first, *later]
+
+
+def _cost(head: Head) -> tuple[float, float]:
+    """Products of real numbers that a step takes, about, and bytes: there and back at all frequencies."""
+    count, part, (m, p) = len(head.frequencies[0]), head.part, head.matrix().shape[:2]
+    of_body, times = cost(head.body, [(0, len(part.links))], 2), 3 * count / frequencies(part, 2)
+    products = times * of_body.products + 12.0 * count * (p**3 / 1.5 + 2.0 * p * p * m + 2.0 * m * m * p)
+    return products, times * of_body.memory + 48.0 * count * (2 * m * p + p * p)
