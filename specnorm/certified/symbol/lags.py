@@ -138,9 +138,8 @@ def correlations(
             products = (xp.matmul(xp.matrix_transpose(taps[:, i, :, rows:]), taps[:, j, :, :rank]) for i, j in pairs)
             return functools.reduce(operator.add, products)[:, None, ...]
         a, b = (xp.take(taps, ops.from_numpy(each, taps), axis=1) for each in (first, second))
-        of_pairs = xp.matmul(xp.matrix_transpose(a[..., rows:]), b[..., :rank])
-        found = xp.matmul(sums, xp.reshape(of_pairs, (g, sums.shape[1], (p - rows) * rank)))
-        return xp.reshape(found, (g, sums.shape[0], p - rows, rank))
+        of_pairs = xp.reshape(xp.matmul(xp.matrix_transpose(a[..., rows:]), b[..., :rank]), (g, sums.shape[1], -1))
+        return xp.reshape(xp.matmul(sums, of_pairs), (g, sums.shape[0], p - rows, rank))
 
     for some in paired_taps(used, _PAIRED // (8 * g * p * (2 * m + rank)), tick=tick):
         if tick is not None:
