@@ -133,13 +133,13 @@ def correlations(
     xp, (g, _, m, p) = ops.xp, taps.shape
 
     def summed(first: np.ndarray, second: np.ndarray, sums: Array, rows: int = 0) -> Array:
+        left, right = xp.matrix_transpose(taps[..., rows:]), taps[..., :rank]
         if sums.shape[0] == 1 and m * p >= _LARGE:
-            pairs = zip(first.tolist(), second.tolist(), strict=True)
-            products = (xp.matmul(xp.matrix_transpose(taps[:, i, :, rows:]), taps[:, j, :, :rank]) for i, j in pairs)
+            products = (xp.matmul(left[:, i, ...], right[:, j, ...]) for i, j in np.stack([first, second], 1).tolist())
             return functools.reduce(operator.add, products)[:, None, ...]
-        a, b = (xp.take(taps, ops.from_numpy(each, taps), axis=1) for each in (first, second))
-        of_pairs = xp.reshape(xp.matmul(xp.matrix_transpose(a[..., rows:]), b[..., :rank]), (g, sums.shape[1], -1))
-        return xp.reshape(xp.matmul(sums, of_pairs), (g, sums.shape[0], p - rows, rank))
+        a, b = (xp.take(x, ops.from_numpy(each, taps), axis=1) for x, each in ((left, first), (right, second)))
+        both = xp.reshape(xp.matmul(a, b), (g, len(first), (p - rows) * rank))
+        return xp.reshape(xp.matmul(sums, both), (g, sums.shape[0], p - rows, rank))
 
     for some in paired_taps(used, _PAIRED // (8 * g * p * (2 * m + rank)), tick=tick):
         if tick is not None:
