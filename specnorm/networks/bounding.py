@@ -137,9 +137,8 @@ def _shorter(
     for run, product in useful:
         share = len(run.links) / in_all
         best = _best(run, proposals(method, run, share), measure, product)
-        limit = product if best is None else best[0].upper
-        through = _through_head(run, measure, method, share)
-        if through is not None and through < limit:
+        through = _through_head(run, measure, method, share, None if best is None else best[1])
+        if through is not None and through < (product if best is None else best[0].upper):
             of = RunBound(run.start, run.end, (tuple(n for link in run.links for n in link.names),), product, through)
             found.append((of, None if best is None else best[1]))
         elif best is not None:
@@ -147,15 +146,25 @@ def _shorter(
     return found
 
 
-def _through_head(run: Subnetwork, measure: Measure, method: Method, share: float) -> Upper | None:
-    """The constant of all of a run together where its convolutions end in a flattened head; None: it has none."""
-    if not isinstance(method, Multipliers) or method.widest is not None:
+def _through_head(
+    run: Subnetwork, measure: Measure, method: Method, share: float, known: Weighted | None
+) -> Upper | None:
+    """The constant of a run's last convolutions and of what reads their pixels together, and of what is before them.
+
+    None: there are no such, or no more than ``known`` says.
+    """
+    if not isinstance(method, Multipliers) or method.widest is not None or all(link.open for link in run.links[:-1]):
         return None
-    if all(link.repeat == 1 for link in run.links):
-        return None
+    from specnorm.certified.network.heads import head_of
     from specnorm.networks.heads import bound_through_head  # for few
 
-    return bound_through_head(run, measure, method, share)
+    starts, weights = (known.starts, known.weights) if known is not None else ((0,), ())
+    for first in starts:
+        head = head_of(run, [at for at in starts if at < first], weights[:first])
+        found = None if head is None else bound_through_head(head, measure, method, share, weights)
+        if found is not None:
+            return found
+    return None
 
 
 def _best(

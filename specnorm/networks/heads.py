@@ -17,27 +17,36 @@ from specnorm.backends import backend_for
 from specnorm.certified import arithmetic
 from specnorm.certified.bound import Upper
 from specnorm.certified.network.affine_maps import Subnetwork
-from specnorm.certified.network.heads import Head, constant_through_head, head_of
+from specnorm.certified.network.heads import Head, constant_through_head
 from specnorm.certified.network.operators.base import FloatArray
 from specnorm.certified.network.segments import middle
 from specnorm.errors import SpecnormError
 from specnorm.networks.adam import Adam
-from specnorm.networks.descent import MEMORY, PATIENCE, RATE, ROUNDS, STEP, grouped
+from specnorm.networks.descent import MEMORY, RATE, ROUNDS, STEP, grouped
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Multipliers, proposals
-from specnorm.networks.recursion import value_alone, value_and_gradient
+from specnorm.networks.recursion import parameters, value_alone, value_and_gradient
 from specnorm.networks.stages import Stage, Vectors, cost, frequencies, stages, stages_of
 from specnorm.runtime.execution import Execution
 
-RUNGS = (0, 25, 100, 400, 1600)
+RUNGS = (0, 10, 25, 100, 400, 1600)
 """Steps after which a proof is tried: what a budget finds, a larger one finds too."""
+PART, PATIENCE = 1 / 4, 10
+"""Of the method's seconds; steps without a gain of a thousandth after which the search ends."""
+LOWER = (1.0, 0.9, 0.7)
+"""What is left of the last multipliers, for those of a cut run are feasible only nearly."""
 
 
-def bound_through_head(run: Subnetwork, measure: Measure, method: Multipliers, share: float) -> Upper | None:
-    """The least constant of a run that is found within a share of the method's seconds; None: none is."""
-    head = head_of(run)
-    if head is None:
-        return None
+def bound_through_head(
+    head: Head, measure: Measure, method: Multipliers, share: float, known: Sequence[FloatArray] = ()
+) -> Upper | None:
+    """The least constant of a run that is found within a share of the method's seconds; None: none is.
+
+    Parameters
+    ----------
+    known : sequence of array
+        Weights of the run's values, where it is cut before the head: the search for its last part may begin with them.
+    """
     claims: list[Upper] = []
     like: Any = head.body.links[0].slopes[0]
     ops = Execution.of(backend_for(like), like)
@@ -48,21 +57,25 @@ def bound_through_head(run: Subnetwork, measure: Measure, method: Multipliers, s
 
     try:
         with np.errstate(all="ignore"), arithmetic.exact(like, backend=backend_for(like)):
-            for weights in weights_of(head, method, share * method.seconds * RATE):
+            for weights in weights_of(head, method, PART * share * method.seconds * RATE, known):
                 claims.append(constant_through_head(head, weights, following, measure, ops=ops))
     except (np.linalg.LinAlgError, ValueError, ArithmeticError, SpecnormError):
         pass  # what was proven before is worth as much
     return min(claims, key=float, default=None)
 
 
-def weights_of(head: Head, method: Multipliers, budget: float) -> Iterator[list[FloatArray]]:
+def weights_of(
+    head: Head, method: Multipliers, budget: float, known: Sequence[FloatArray] = ()
+) -> Iterator[list[FloatArray]]:
     """Of the values of the body but the first, the better ones last; ``budget``: products of numbers."""
     each, memory = _cost(head)
     if memory > MEMORY or budget < each:
         return
     search, exact = _Search(head, method), _stages(head, method, np.complex128)
+    if known and head.before:
+        search.begin(known)
     for done, rung in itertools.pairwise(RUNGS):
-        yield [np.sqrt(each) for each in search.multipliers(exact)[: len(head.body.links)]]
+        yield [np.sqrt(each) * _unit(head) for each in search.multipliers(exact)[: len(head.body.links)]]
         if rung > min(method.steps, budget / each) or not search.descend(rung - done):
             return
 
@@ -73,7 +86,7 @@ class _Search:
     def __init__(self, head: Head, method: Multipliers) -> None:
         self.head, self.method, self.done = head, method, 0
         self.grid = _stages(head, method, np.complex64)
-        self.links = [*head.body.links, *head.run.links[len(head.body.links) : -1]]
+        self.links = [*head.body.links, *head.run.links[head.at : -1]]
         self.ends = np.cumsum([link.width for link in self.links])
         self.point = np.zeros(int(self.ends[-1]) + len(self.links))
 
@@ -81,6 +94,25 @@ class _Search:
         """Where it stands."""
         *logs, logits = np.split(self.point, self.ends)
         return value_alone(grid, logs, logits)[1]
+
+    def begin(self, known: Sequence[FloatArray]) -> None:
+        """Where the weights of a run that is cut before the head are, if that is better than the closed form."""
+        count, best = len(self.head.body.links), (self._value(), self.point)
+        multipliers = [np.square(each / _unit(self.head)) for each in known[len(self.head.before) : -1]]
+        multipliers = [np.repeat(each, x.width // len(each)) for each, x in zip(multipliers, self.links, strict=True)]
+        centre, _ = middle(*self.head.body.links[-1].slopes)
+        # Behind a function with multipliers as much as before a cut is left of these, where they are most.
+        multipliers[count - 1] /= np.where(centre == 0, 1.0, 2 * np.square(centre))
+        for lower in LOWER:
+            shares = lower ** (np.minimum(np.arange(1, len(self.links) + 1), count) / count)
+            logs = [each * by for each, by in zip(multipliers, shares, strict=True)]
+            self.point = np.concatenate(parameters(self.grid, logs))
+            best = min(best, (self._value(), self.point), key=lambda each: each[0])
+        self.point = best[1]
+
+    def _value(self) -> float:
+        *logs, logits = np.split(self.point, self.ends)
+        return value_alone(self.grid, logs, logits)[0]
 
     def descend(self, steps: int) -> bool:
         """Gradient steps to the best point on the way; whether it is better by a thousandth than the one before."""
@@ -107,7 +139,7 @@ class _Search:
 def _stages(head: Head, method: Multipliers, dtype: Any) -> list[Stage]:
     """The body at the frequencies of the ring, the head, and what follows at one frequency."""
     whole, (points, counts) = (0, len(head.body.links)), head.frequencies
-    body = stages_of(head.body, [whole], whole, points.angles, dtype)
+    body = stages_of(head.body, [whole], whole, points.angles, dtype, head.entry / _unit(head))
     centre, leaf = middle(*head.body.links[-1].slopes)
     body[-1] = replace(body[-1], cut=False, centre=centre, leaf=leaf)
     w = head.matrix()
@@ -126,9 +158,14 @@ def _stages(head: Head, method: Multipliers, dtype: Any) -> list[Stage]:
     return [*body, first, *later]
 
 
+def _unit(head: Head) -> float:
+    """What weights are counted in, lest their powers are too small for single precision."""
+    return float(np.exp(np.mean(np.log(head.entry))))
+
+
 def _cost(head: Head) -> tuple[float, float]:
-    """Products of real numbers that a step takes, about, and bytes: there and back at all frequencies."""
+    """Products that a step takes, as `RATE` counts them, and bytes: there and back at all frequencies."""
     count, part, (m, p) = len(head.frequencies[0]), head.part, head.matrix().shape[:2]
-    of_body, times = cost(head.body, [(0, len(part.links))], 2), 3 * count / frequencies(part, 2)
-    products = times * of_body.products + 12.0 * count * (p**3 / 1.5 + 2.0 * p * p * m + 2.0 * m * m * p)
-    return products, times * of_body.memory + 48.0 * count * (2 * m * p + p * p)
+    of_body, times = cost(head.body, [(0, len(part.links))], 2), count / frequencies(part, 2)
+    products = 0.3 * times * of_body.products + 1.2 * count * (p**3 / 1.5 + 2.0 * p * p * m + 2.0 * m * m * p)
+    return products, 3 * times * of_body.memory + 48.0 * count * (2 * m * p + p * p)

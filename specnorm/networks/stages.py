@@ -160,11 +160,17 @@ def stages(run: Subnetwork, parts: Sequence[tuple[int, int]], points: int, dtype
 
 
 def stages_of(
-    run: Subnetwork, parts: Sequence[tuple[int, int]], part: tuple[int, int], at: int | FloatArray, dtype: Any
+    run: Subnetwork,
+    parts: Sequence[tuple[int, int]],
+    part: tuple[int, int],
+    at: int | FloatArray,
+    dtype: Any,
+    entry: FloatArray | None = None,
 ) -> list[Stage]:
-    """One part of a run at the frequencies of a grid, or at given angles (f, d)."""
+    """One part of a run at the frequencies of a grid, or at given angles (f, d); ``entry``: q_0, if it is not 1."""
     (first, last), found = part, []
     segment = run.part(first, last)
+    shrink = None if entry is None else np.repeat(entry, segment.widths[0] // segment.width)
     kernels = segment.kernels()
     extents = [kernel.shape[2:] for each in kernels for kernel, _ in each.values()]
     sizes = [1 if max(axis) == 1 or not isinstance(at, int) else at for axis in zip(*extents, strict=True)]
@@ -178,6 +184,7 @@ def stages_of(
         columns = {s: slice(a, b) for s, a, b in zip(alive, ends, ends[1:], strict=False)}
         for source, (kernel, place) in of.items():
             whole: Vectors = _symbols(kernel, place, angles)
+            whole = whole / shrink if shrink is not None and source == first else whole
             if few:  # W W* is what counts
                 right: Any = np.linalg.qr(adjoint(whole), mode="r")
                 whole = adjoint(right)

@@ -131,6 +131,10 @@ class Lanczos:
         self.off = share * np.minimum(1.0, share / np.maximum(gap, self._tiny))
         self.done = self.converged | (len(self._alpha) >= TUNING.limit)
 
+    def use(self, gram: Array) -> None:
+        """Go on with the Gram matrix of the shorter side, formed since: a step is one product from here on."""
+        self._gram = self.xp.astype(gram, self._like.dtype, copy=False)
+
     def finish(self) -> Lanczos:
         """All steps that are left; the run itself."""
         while not self.done.all():

@@ -90,7 +90,7 @@ def support(block: Array, *, ops: ArrayOps) -> Array:
 
     A shift of the kernel changes its symbol by a phase alone; what is cut would only loosen the cells.
     """
-    taps = np.abs(ops.to_numpy(block)).max(axis=(0, 1, 2)) > 0
+    taps = (ops.to_numpy(block) != 0).any(axis=(0, 1, 2))
     index: list[slice] = []
     for axis in range(taps.ndim):
         used = np.flatnonzero(taps.any(axis=tuple(j for j in range(taps.ndim) if j != axis)))

@@ -26,7 +26,16 @@ def unfolding_splits(ndim: int, *, every: bool = True) -> tuple[tuple[int, ...],
 
 def unfold(blocks: Array, rows: tuple[int, ...], *, xp: Namespace) -> Array:
     """Reshape blocks into matrices whose rows are the given axes, shape (b, prod(rows), prod(columns))."""
-    columns = tuple(a for a in range(blocks.ndim - 1) if a not in rows)
+    return unfolded(blocks, rows, tuple(a for a in range(blocks.ndim - 1) if a not in rows), xp=xp)
+
+
+def cin_last(rows: tuple[int, ...], ndim: int) -> tuple[int, ...]:
+    """The columns' axes in another order: several unfoldings are views of one copy then."""
+    return tuple(sorted((axis for axis in range(ndim) if axis not in rows), key=lambda axis: (axis == 1, axis)))
+
+
+def unfolded(blocks: Array, rows: tuple[int, ...], columns: tuple[int, ...], *, xp: Namespace) -> Array:
+    """`unfold` with the columns' axes in an order of their own."""
     moved = xp.permute_dims(blocks, (0, *(a + 1 for a in rows), *(a + 1 for a in columns)))
     size = math.prod(blocks.shape[a + 1] for a in rows)
     return xp.reshape(moved, (blocks.shape[0], size, -1))

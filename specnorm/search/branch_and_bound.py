@@ -157,7 +157,8 @@ class Search:
             self.clock.check()
             self._cells, self._levels, self._tried = self._cells + len(cover), self._levels + 1, 0
             before = self.incumbent.best.claim.value
-            previous, polynomial = polynomial, self.polynomials.near(self.threshold, self.incumbent.trial_vectors)
+            narrow, previous = self.incumbent.far and self._levels <= self.tuning.float32_rounds, polynomial
+            polynomial = self.polynomials.near(self.threshold, self.incumbent.trial_vectors, narrow=narrow)
             budget.begin()
             if vectors is None or polynomial is not previous:
                 vectors = self.incumbent.start_vectors(len(cover), polynomial.rank)

@@ -78,6 +78,11 @@ class Incumbent:
         """
         self.best, self._free, self._rtol, self._bound = start, free, rtol, bound
 
+    @property
+    def far(self) -> bool:
+        """Whether all that is known is far below a bound that is to be proven."""
+        return self.best.claim.value <= self.tuning.doubtful * (self._bound or 0.0)
+
     def start_vectors(self, count: int, size: int) -> Array:
         """Return ``count`` times the same complex vector, shape (count, size)."""
         start = arrays.start_vector(self.seed, size)
@@ -103,11 +108,11 @@ class Incumbent:
         chosen = np.take_along_axis(vectors, order[:, :, None], axis=1).astype(np.complex128)
         if self._free:
             # Where a bound is to be proven the norm need not be known closely, only where it is.
-            rtol = self._rtol if self._bound is None else self.tuning.close
+            rtol = self._rtol if self._bound is None else 10 * self.tuning.close
             block = int(np.argmax(host.max(axis=1)))
             starts = self.ops.from_numpy(chosen[block, : self.tuning.trials], self.blocks)
             self._ascend(frequencies[order[block, : self.tuning.trials]], starts, block, rtol)
-            if self.best.claim.value > self.tuning.doubtful * (self._bound or 0.0):
+            if not self.far:
                 near = self._around_best()
                 chosen[self.best.block] = np.concatenate([near, chosen[self.best.block]])[: chosen.shape[1]]
         self.trial_vectors = self.ops.from_numpy(chosen, self.blocks)
@@ -193,7 +198,9 @@ class Incumbent:
     def _ascend(self, starts: Frequencies, vectors: Array, block: int, rtol: float) -> None:
         """Ascend from frequencies and right vectors; keep the highest frequency if its proven norm is news."""
         one, trial = (x[block : block + 1, ...] for x in (self.blocks, self._trial_blocks(rtol)))
-        given: dict[str, Any] = {"free": self._free, "rtol": rtol, "best": self.best.claim.value, "clock": self._clock}
+        # What stays far below a bound that is to be proven is of no use.
+        least = max(self.best.claim.value, self.tuning.doubtful * (self._bound or 0.0))
+        given: dict[str, Any] = {"free": self._free, "rtol": rtol, "best": least, "clock": self._clock}
         ascent = Ascent(one, trial, self.tuning, **given, ops=self.ops)
         self._note(*ascent.run(starts, vectors), block)
 

@@ -30,6 +30,7 @@ class Polynomials:
     def __init__(self, blocks: Array, tuning: Tuning, *, clock: Clock | None = None, ops: ArrayOps) -> None:
         self.blocks, self.tuning, self.ops, self.clock = blocks, tuning, ops, clock or Clock()
         self._reduced: GramPolynomial | None = None
+        self._narrow: GramPolynomial | None = None
         self._whole: GramPolynomial | None = None
         self._symbol: SymbolGram | None = None
         self._cells = 0
@@ -50,17 +51,23 @@ class Polynomials:
         self._symbol = self._symbol or SymbolGram(self.blocks, ops=self.ops)
         return self._symbol
 
-    def near(self, threshold: float, trial_vectors: Array | None) -> GramPolynomial:
-        """For norms around a threshold; trial vectors are directions to keep."""
+    def near(self, threshold: float, trial_vectors: Array | None, *, narrow: bool = False) -> GramPolynomial:
+        """For norms around a threshold; trial vectors are directions to keep. ``narrow``: in float32 throughout."""
         if threshold <= 0 or trial_vectors is None:
             return self.whole if threshold <= 0 or self._reduced is None else self._reduced
-        if self._reduced is None or self._reduced.truncation > 0.6 * threshold**2:
-            rotation = choose_rotation(self.blocks, threshold, trial_vectors, self.tuning, ops=self.ops)
+        narrow = narrow and self.ops.exact_float32
+        known = self._narrow if narrow else self._reduced
+        if known is None or known.truncation > 0.6 * threshold**2:
+            rotation = choose_rotation(self.blocks, threshold, trial_vectors, self.tuning, narrow=narrow, ops=self.ops)
             if rotation is None:
-                self._reduced = self.whole
+                known = self.whole
             else:
-                self._reduced = GramPolynomial(self.blocks, rotation, tick=self.clock.check, ops=self.ops)
-        return self._reduced
+                known = GramPolynomial(self.blocks, rotation, tick=self.clock.check, ops=self.ops)
+            if narrow:
+                self._narrow = known
+            else:
+                self._reduced = known
+        return known
 
     def for_trial(self, polynomial: GramPolynomial, threshold: float, radius: np.ndarray) -> GramPolynomial:
         """Its copy in float32 where that is enough for most cells of such radii: large ones have limits far below."""
@@ -91,9 +98,11 @@ class Polynomials:
 
 
 def choose_rotation(
-    blocks: Array, threshold: float, trial_vectors: Array, tuning: Tuning, *, ops: ArrayOps
+    blocks: Array, threshold: float, trial_vectors: Array, tuning: Tuning, *, narrow: bool = False, ops: ArrayOps
 ) -> Rotation | None:
     """A basis with the large directions first, and how many of them to keep; None where too many matter.
+
+    ``narrow``: in float32.
 
     Parameters
     ----------
@@ -104,9 +113,9 @@ def choose_rotation(
     xp, p = ops.xp, blocks.shape[2]
     if p < tuning.smallest_reduced:
         return None
-    columns, taps = taps_below(blocks, xp=xp), math.prod(blocks.shape[3:])
+    taps = math.prod(blocks.shape[3:])
     # Single precision tells directions apart; the basis is orthogonal to the precision of its factorisation.
-    low = xp.astype(columns, xp.float32)
+    low = taps_below(xp.astype(blocks, xp.float32), xp=xp)
     gram = xp.astype(xp.matmul(xp.matrix_transpose(low), low), blocks.dtype)
     # The trial vectors first, then the large directions of what is orthogonal to them.
     span = xp.concat([xp.real(trial_vectors), xp.imag(trial_vectors)], axis=1)
@@ -118,7 +127,8 @@ def choose_rotation(
     gram = gram - xp.matmul(first, xp.matmul(turned, gram))
     lift = 2 * xp.sum(xp.linalg.diagonal(gram), axis=-1) + threshold**2
     gram = gram + lift[:, None, None] * xp.matmul(first, turned)
-    values, basis = xp.linalg.eigh((gram + xp.matrix_transpose(gram)) / 2)
+    gram = (gram + xp.matrix_transpose(gram)) / 2
+    values, basis = xp.linalg.eigh(xp.astype(gram, xp.float32) if narrow else gram)
     largest = ops.to_numpy(xp.max(values, axis=0))[::-1]
     allowed = tuning.truncation * threshold**2
     # ||G w||**2 <= taps sum_k ||K_k w||**2, as in `truncation_bound`; a little less, for its allowance.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified.matrices.unfolding import norms_by_unfolding
+from specnorm.certified.matrices.unfolding import UnfoldingProof
 from specnorm.numerics.lanczos import Lanczos, vector_tolerance
 from specnorm.problem import unfoldings
 
@@ -27,9 +27,12 @@ class UnfoldingTuning:
     ----------
     float32_from : int
         Entries of a kernel from which the smallest norm is looked for in float32, in half the time.
+    steps : int
+        After so many of one alone, the Gram matrix of its proof is formed: a step takes half as long with it.
     """
 
     float32_from: int = 2**17
+    steps: int = 12
 
 
 TUNING = UnfoldingTuning()
@@ -50,7 +53,7 @@ def smallest(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[list[Uppe
     tolerance = vector_tolerance(blocks.dtype, xp=xp)
     if math.prod(spec.block_shape) < TUNING.float32_from:
         blocks = arrays.in_wide_dtype(blocks, ops=ops)
-    active, runs = _search(blocks, spec, tolerance, ops=ops)
+    active, runs, proofs = _search(blocks, spec, tolerance, ops=ops)
     best: list[Upper | None] = [None] * count
     residuals: list[Array] = []
     for j, rows in enumerate(splits):
@@ -58,15 +61,14 @@ def smallest(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[list[Uppe
         if not len(mine):
             residuals += [no_vectors(blocks, ops=ops)] * 2
             continue
-        run = _finished(runs.pop(j), mine, blocks, rows, tolerance, ops=ops)
+        few = blocks if len(mine) == count else xp.take(blocks, ops.from_numpy(mine, blocks), axis=0)
+        proof = proofs.pop(j, None) or UnfoldingProof(few, rows, ops=ops)
+        run = _finished(runs.pop(j), mine, few, rows, proof.gram, tolerance, ops=ops)
         at = ops.from_numpy(np.eye(count)[:, mine].astype(run.host), blocks)
         u, v = run.vectors()
-        near, v = run.small_side(), _in_order(v, rows, spec, xp=xp)
-        if run.matrix.shape[2] <= run.matrix.shape[1]:
-            near = _in_order(near, rows, spec, xp=xp)
+        v = _in_order(v, rows, spec, xp=xp)
         residuals += [x if len(mine) == count else xp.matmul(at, x) for x in (u, v)]
-        few = blocks if len(mine) == count else xp.take(blocks, ops.from_numpy(mine, blocks), axis=0)
-        for place, bound in zip(mine.tolist(), norms_by_unfolding(few, rows, near, ops=ops), strict=True):
+        for place, bound in zip(mine.tolist(), proof.bounds(run.small_side()), strict=True):
             best[place] = bound
     return [x for x in best if x is not None], (*residuals, ops.from_numpy(active, blocks))
 
@@ -87,27 +89,24 @@ class _Matrices:
     def unfold(self, rows: tuple[int, ...]) -> Array:
         """As `unfoldings.unfold`, but for the order of the columns."""
         xp, shape = self.xp, self.blocks.shape
-        order = tuple(axis + 1 for axis in (*rows, *_columns(rows, len(shape) - 1)))
+        order = tuple(axis + 1 for axis in (*rows, *unfoldings.cin_last(rows, len(shape) - 1)))
         if order not in self._reordered:
             self._reordered[order] = xp.reshape(xp.permute_dims(self.blocks, (0, *order)), (shape[0], -1))
         return xp.reshape(self._reordered[order], (shape[0], math.prod(shape[axis + 1] for axis in rows), -1))
 
 
-def _columns(rows: tuple[int, ...], ndim: int) -> tuple[int, ...]:
-    """The other axes, cin last."""
-    return tuple(sorted((axis for axis in range(ndim) if axis not in rows), key=lambda axis: (axis == 1, axis)))
-
-
 def _in_order(v: Array, rows: tuple[int, ...], spec: ConvSpec, *, xp: Namespace) -> Array:
     """Vectors of such columns, as `unfoldings.unfold` orders them."""
-    columns = _columns(rows, spec.ndim + 2)
+    columns = unfoldings.cin_last(rows, spec.ndim + 2)
     split = xp.reshape(v, (v.shape[0], *(spec.block_shape[axis] for axis in columns)))
     back = tuple(1 + j for j in arrays.inverse_permutation([sorted(columns).index(axis) for axis in columns]))
     return xp.reshape(xp.permute_dims(split, (0, *back)), v.shape)
 
 
-def _search(blocks: Array, spec: ConvSpec, tolerance: float, *, ops: ArrayOps) -> tuple[np.ndarray, dict[int, Lanczos]]:
-    """Which unfolding of each block has the smallest norm, up to 1e-6, and the runs that found them.
+def _search(
+    blocks: Array, spec: ConvSpec, tolerance: float, *, ops: ArrayOps
+) -> tuple[np.ndarray, dict[int, Lanczos], dict[int, UnfoldingProof]]:
+    """Which unfolding of each block has the smallest norm, up to 1e-6, the runs that found them, and a proof begun.
 
     Every unfolding has a lower bound of its norm, which Lanczos raises. The lowest is raised until it has converged and
     is the lowest still: then no unfolding has a smaller norm.
@@ -123,15 +122,19 @@ def _search(blocks: Array, spec: ConvSpec, tolerance: float, *, ops: ArrayOps) -
     )
     matrices = _Matrices(searched, xp=xp)
     runs: dict[int, Lanczos] = {}
+    proofs: dict[int, UnfoldingProof] = {}
     while True:
         active = np.argmin(least, axis=0)
         waiting = active[~done[active, np.arange(count)]]
         if not len(waiting):
-            return active, {j: runs[j] for j in set(active.tolist())}
+            return active, {j: runs[j] for j in set(active.tolist())}, proofs
         j = int(np.bincount(waiting).argmax())
         if j not in runs:
             within = max(tolerance, vector_tolerance(searched.dtype, xp=xp))
             runs[j] = Lanczos(matrices.unfold(splits[j]), tolerance=within, ops=ops)
+        if count == 1 and not proofs and runs[j].steps >= TUNING.steps and searched.dtype == xp.float32:
+            proofs[j] = UnfoldingProof(blocks, splits[j], ops=ops)
+            runs[j].use(proofs[j].gram)
         runs[j].advance()
         least[j], done[j] = np.maximum(least[j], runs[j].squares), runs[j].done
 
@@ -141,20 +144,18 @@ def _finished(
     mine: np.ndarray,
     blocks: Array,
     rows: tuple[int, ...],
+    gram: Array,
     tolerance: float,
     *,
     ops: ArrayOps,
 ) -> Lanczos:
-    """The run for some of the blocks alone, in their own precision."""
-    xp = ops.xp
-    if len(mine) == blocks.shape[0] and run.matrix.dtype == blocks.dtype:
+    """The run for some of the blocks alone, given with their Gram matrices, in their own precision."""
+    xp, all_ = ops.xp, len(mine) == run.matrix.shape[0]
+    if all_ and run.matrix.dtype == blocks.dtype:
         return run
-    start = run.small_side()
-    if len(mine) < blocks.shape[0]:
-        index = ops.from_numpy(mine, blocks)
-        blocks, start = xp.take(blocks, index, axis=0), xp.take(start, index, axis=0)
-    matrix = _Matrices(blocks, xp=xp).unfold(rows)
-    return Lanczos(matrix, xp.astype(start, blocks.dtype), tolerance=tolerance, ops=ops).finish()
+    start = run.small_side() if all_ else xp.take(run.small_side(), ops.from_numpy(mine, blocks), axis=0)
+    matrix, gram = _Matrices(blocks, xp=xp).unfold(rows), xp.astype(gram, blocks.dtype, copy=False)
+    return Lanczos(matrix, xp.astype(start, blocks.dtype), gram=gram, tolerance=tolerance, ops=ops).finish()
 
 
 def _rank(shape: tuple[int, ...], rows: tuple[int, ...]) -> int:

@@ -53,7 +53,7 @@ class Tuning:
     angle: float = 1e-9
     """Keeps the angle that a cell must shrink to above 0, where the tolerance is 0."""
 
-    prefilter: int = 48
+    prefilter: int = 12
     """Grid cells of a round from which they are tried in float32 before they are estimated: most are far below."""
     smallest_float32: int = 32
     """Size of matrices from which float32 saves time."""
@@ -61,6 +61,9 @@ class Tuning:
     """Times what float32 loses of a squared limit: cells are tried in it as long as the lemma leaves them more."""
     rtol_float32: float = 1e-4
     """Tolerance down to which it is."""
+
+    float32_rounds: int = 2
+    """Rounds in which, for a bound far above all that is known, everything is in float32."""
 
     smallest_shared: int = 128
     """Size of matrices from which parts of a round are worth a thread each."""

@@ -98,7 +98,7 @@ def certified(
     xp = ops.xp
     if not float(found[0][0]) > 0:
         return found, 1.0, True
-    wide = polyphase.support(xp.astype(blocks, xp.float64), ops=ops)
+    wide = xp.astype(polyphase.support(blocks, ops=ops), xp.float64)
     search = Search(wide, seed=seed, deadline=deadline, ops=ops)
     for _ in range(TUNING.restarts):
         proof = prove(search, float(found[0][0]))

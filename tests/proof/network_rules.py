@@ -267,6 +267,31 @@ def gains() -> Iterator[tuple[Upper | None, float]]:
     yield loops.small_gain_of_space(half, half, half, half, STATES), 1.0
 
 
+def before_heads() -> Iterator[tuple[Upper | None, float]]:
+    """Ten times a value in each of two channels, a convolution, and the sum of all: where all functions are open."""
+    first, kernel, matrix = np.full((1, 1, 1), 10.0), np.full((2, 1, 3), 0.25), np.ones((1, 8))
+    nodes = [
+        Node("x", Input(), (), (1, 1, 4)),
+        Node("a", Convolution(Layer("a", lambda: first, {}, 1)), ("x",), (1, 1, 4)),
+    ]
+    nodes += [
+        Node("b", ReLU(), ("a",), (1, 1, 4)),
+        Node("c", Convolution(replace(LAYER, load=lambda: kernel)), ("b",), (1, 2, 4)),
+    ]
+    nodes += [Node("z", ReLU(), ("c",), (1, 2, 4)), Node("f", Reshape((1, 8)), ("z",), (1, 8))]
+    nodes += [Node("y", Matrix(Layer("w", lambda: matrix, {}, 0)), ("f",), (1, 1))]
+    (run,) = runs(Graph(tuple(nodes), ("y",)))
+    head = heads.head_of(run, [0], [0.1 * np.ones(1)])
+    assert head is not None
+    pixels = np.arange(4)
+    whole = 2.5 * (abs(pixels[:, None] - pixels) <= 1).sum(axis=0) * 2
+    alone = [([0], [np.ones(1)])]
+    yield (
+        heads.constant_through_head(head, [0.1 * np.ones(2)], lambda _: alone, Measure(), ops=OPS),
+        float(np.linalg.norm(whole)),
+    )
+
+
 def layers() -> Iterator[tuple[Upper | None, float]]:
     yield normed(spec((5,))).upper, 1.0
     yield normed(spec()).upper, 1.0
@@ -305,6 +330,7 @@ NETWORK_CHECKS = {
     "Branches._together": branches, "Branches._linear": branches, "Branches._matrix": branches,
     "unmoved": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants, "along": constants,
     "of_inputs": constants, "_together": constants, "held": constants, "constant_of_run": together,
+    "constant_through_head": before_heads,
     "constant_of_part": together, "_concluded": together, "norm_of_layer": layers, "norm_of_matrices": layers,
     "unscaled": layers, "_further": by_parts, "_plain": by_parts, "_after": by_parts,
     "norm_at": by_parts, "eigenvalue_at": by_parts, "_by_matrix": by_parts,

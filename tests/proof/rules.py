@@ -208,7 +208,7 @@ CHECKS: dict[str, Check] = {
     "SymbolNorms.norm_at": one_tap,
     "GramProof.largest_near": one_tap,
     "largest_quotient": one_tap,
-    "norms_by_unfolding": fixed,
+    "UnfoldingProof.bounds": fixed,
     "Cover.beside_open": covered,
     "on_grid": covered,
     "norm_by_grid": fixed,

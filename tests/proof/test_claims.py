@@ -306,7 +306,7 @@ def by_grid(blocks: Any) -> Upper:
 def by_unfolding(blocks: Any) -> Upper:
     rows = np.concatenate(np.moveaxis(blocks[0], -1, 0))
     _, near = arrays.top_eigenpair((rows.T @ rows)[None], xp=OPS.xp)
-    (found,) = unfolding.norms_by_unfolding(blocks, (0, 2), near, ops=OPS)
+    (found,) = unfolding.UnfoldingProof(blocks, (0, 2), ops=OPS).bounds(near)
     return found
 
 

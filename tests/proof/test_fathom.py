@@ -58,12 +58,13 @@ def test_what_is_fathomed_holds_no_norm_above_the_threshold(seed: int) -> None:
     truth = sigma_star(blocks[0], max_cells=3000)
     polynomials = [GramPolynomial(blocks, ops=OPS), GramPolynomial(blocks, rotate(blocks, basis, 2, ops=OPS), ops=OPS)]
     polynomials += [polynomials[0].float32_copy(), SymbolGram(blocks, ops=OPS)]
+    polynomials += [GramPolynomial(blocks, rotate(blocks, basis.astype(np.float32), 2, ops=OPS), ops=OPS)]
     fathomed = 0
     for _ in range(12):
         threshold = truth.hi * float(random.uniform(0.6, 1.3))
         cover = cover_blocks(blocks, torus((3, 2)), keeps=True, ops=OPS)
         for _ in range(4):
-            polynomial = polynomials[random.randint(4)]
+            polynomial = polynomials[random.randint(5)]
             index = np.flatnonzero(random.uniform(size=len(cover)) < 0.8)
             reduced_for_sq = polynomial.truncation + threshold**2 * random.uniform(0.01, 1, size=len(index))
             formed, _ = cover.form(polynomial, index, reduced_for_sq)
@@ -130,6 +131,21 @@ def test_taps_that_are_0_are_passed_over(used: set[tuple[int, int]], rank: int) 
     for theta, columns in zip(points.angles, formed, strict=True):
         symbol = (blocks[0] * np.exp(1j * (taps @ theta))).sum(axis=(2, 3)) @ turn
         assert np.linalg.norm(columns - (symbol.conj().T @ symbol)[:, :rank], 2) <= found.error + 1e-13
+
+
+def test_a_rotation_in_float32_is_paid_for() -> None:
+    """Of channels turned among themselves but for one that is 0: of norms at points, none is above what is proven."""
+    blocks, turn = blocks_of(0, 5, 4, 3, 3), np.eye(4, dtype=np.float32)
+    blocks[:, :, 3], turn[:3, :3] = 0, np.linalg.qr(np.random.RandomState(0).standard_normal((3, 3)))[0]
+    basis: Any = turn[None]
+    found, points = GramPolynomial(blocks, rotate(blocks, basis, 3, ops=OPS), ops=OPS), half_grid((9, 9))
+    formed: Any = found.columns_at(points, np.zeros(len(points), dtype=int))
+    assert formed.dtype == np.complex64
+    computed = np.linalg.eigvalsh(formed[:, :3, :].astype(np.complex128))[:, -1]
+    truth = np.array([norm_at(blocks[0], theta) for theta in points.angles])
+    assert np.all(truth <= found.norm_up(computed))
+    assert np.any(truth > np.sqrt(computed))
+    assert np.all(found.norm_up(computed) <= truth * (1 + 1e-4))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -62,6 +62,7 @@ WILD: dict[str, tuple[float, ...]] = {
     "first_hope": (-0.5, 10.0),
     "shift": (1e-15, 0.5),
     "regular": (1e-15, 0.5),
+    "float32_rounds": (0, 99),
 }
 """The two ends of what each number may be."""
 

@@ -23,26 +23,37 @@ def with_taps(norms: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> 
     return rounding.up(norms * math.sqrt(math.prod(kernel_shape)), 3, xp=xp)
 
 
-def norms_by_unfolding(blocks: Array, rows: tuple[int, ...], near: Array, *, ops: ArrayOps) -> list[Upper]:
-    """Bounds of the supremum of each block, from one unfolding.
+class UnfoldingProof:
+    """Bounds of the supremum of each block from one unfolding, whose smaller Gram matrix is formed once.
 
     Parameters
     ----------
     blocks : array, shape (b, m, p, *kernel_shape)
     rows : tuple of int
-        As of `unfoldings.unfold`.
-    near : array, shape (b, shorter side)
-        Near its top singular vectors; trusted for nothing.
+        As of `unfoldings.unfold`. The columns are in the order of `unfoldings.cin_last`.
     """
-    xp, unfolded = ops.xp, unfoldings.unfold(blocks, rows, xp=ops.xp)
-    matrix, v = (arrays.in_wide_dtype(x, ops=ops) for x in (unfolded, near))
-    values = ops.to_numpy(with_taps(_norms_up(matrix, v, ops=ops), tuple(blocks.shape[3:]), xp=xp)).tolist()
-    words = f"{matrix.shape[1]} x {matrix.shape[2]} unfolding"
-    return [_upper(value, EVERYWHERE, words) for value in values]
+
+    def __init__(self, blocks: Array, rows: tuple[int, ...], *, ops: ArrayOps) -> None:
+        columns = unfoldings.cin_last(rows, blocks.ndim - 1)
+        self._matrix = arrays.in_wide_dtype(unfoldings.unfolded(blocks, rows, columns, xp=ops.xp), ops=ops)
+        self._ops, self._taps, self._proof = ops, tuple(blocks.shape[3:]), norms.GramProof(self._matrix, ops=ops)
+
+    @property
+    def gram(self) -> Array:
+        """Gram matrix of the shorter side, to be read."""
+        return self._proof.gram
+
+    def bounds(self, near: Array) -> list[Upper]:
+        """Bounds, close where vectors (b, shorter side) are near the top singular ones; trusted for nothing."""
+        ops = self._ops
+        found = _norms_up(self._proof, self._matrix, arrays.in_wide_dtype(near, ops=ops), ops=ops)
+        words = f"{self._matrix.shape[1]} x {self._matrix.shape[2]} unfolding"
+        values = ops.to_numpy(with_taps(found, self._taps, xp=ops.xp)).tolist()
+        return [_upper(value, EVERYWHERE, words) for value in values]
 
 
-def _norms_up(matrix: Array, near: Array, *, ops: ArrayOps) -> Array:
-    found = norms.GramProof(matrix, ops=ops).norm_near(near)
+def _norms_up(proof: norms.GramProof, matrix: Array, near: Array, *, ops: ArrayOps) -> Array:
+    found = proof.norm_near(near)
     if bool(ops.xp.all(ops.xp.isfinite(found))):
         return found
     return ops.xp.minimum(found, stacks.matrix_norm_up(matrix, ops=ops))
@@ -65,7 +76,8 @@ def proven_factor(value: Array, vectors: Array, blocks: Array, *, ops: ArrayOps)
     xp, (count, m, p) = ops.xp, blocks.shape[:3]
     matrix, v = (arrays.in_wide_dtype(x, ops=ops) for x in (xp.reshape(blocks, (count, m, p)), xp.real(vectors)))
     small = v if p <= m else xp.matmul(matrix, v[:, :, None])[:, :, 0]
-    norm = xp.max(xp.reshape(_norms_up(matrix, small, ops=ops), (value.shape[0], -1)), axis=1)
+    norms_up = _norms_up(norms.GramProof(matrix, ops=ops), matrix, small, ops=ops)
+    norm = xp.max(xp.reshape(norms_up, (value.shape[0], -1)), axis=1)
     wide = arrays.in_wide_dtype(value, ops=ops)
     ones = xp.ones_like(value)
     ratio = rounding.up(norm / xp.where(wide > 0, wide, xp.ones_like(wide)), 2, xp=xp)

@@ -21,7 +21,7 @@ from specnorm.certified.bound import Upper
 from specnorm.certified.network.graph import Layer
 from specnorm.certified.network.kernels import ROUNDINGS, Sizes, by_output
 from specnorm.certified.network.operators.base import FloatArray
-from specnorm.certified.network.rules import NOTHING
+from specnorm.certified.network.rules import NOTHING, Average
 from specnorm.problem.spec import ConvSpec
 
 Placed = tuple[FloatArray, tuple[int, ...]]
@@ -176,6 +176,8 @@ class AffineMap:
         Features that each channel becomes before the next layer (flattening).
     open : bool
         Whether nothing but the function lies between this sum and the next.
+    average : Average or None
+        What alone lies between, where ``factor`` is its own.
     end : str
         Name of the last node.
     node : str
@@ -190,6 +192,7 @@ class AffineMap:
     factor: Upper = NOTHING
     repeat: int = 1
     open: bool = True
+    average: Average | None = None
     groups: NDArray[np.intp] | None = None
     """Number of the group of each channel, where the function sorts entries of channels of one group: it moves no two
     vectors apart in any norm whose weights are one number a group. None: each channel by itself."""

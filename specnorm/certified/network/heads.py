@@ -1,5 +1,7 @@
 """Proof: convolutions and a matrix of all their pixels together, by one sum over the frequencies of a ring.
 
+The matrix reads pixels, flattened, or averages of them, which are a matrix themselves.
+
 Let y be the values of some links with their weights (`segments`), on a ring of N positions an axis that is so long that
 no layer reads around it what it does not read on its window. Differences satisfy ``y*(I - K)y <= |q_0 x|^2``, K as in
 `segments`, and the head's ``u = W z_l`` is ``N^-d sum_theta E(theta) y(theta)`` with E the discrete transform of
@@ -17,6 +19,7 @@ and the last two terms are as small as S.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,14 +29,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.certified import arithmetic, host, rounding
-from specnorm.certified.bound import HypothesisError, Upper
+from specnorm.certified.bound import HypothesisError, Upper, _upper
 from specnorm.certified.matrices.norms import cholesky_loss, gram_below
 from specnorm.certified.network.affine_maps import AffineMap, Filter, Segment, Subnetwork, Term
 from specnorm.certified.network.graph import Layer
-from specnorm.certified.network.kernels import AT_ONCE, Norms, fold_error
+from specnorm.certified.network.kernels import AT_ONCE, ROUNDINGS, Norms, fold_error
 from specnorm.certified.network.operators.base import FloatArray
-from specnorm.certified.network.rules import NOTHING
-from specnorm.certified.network.segments import constant_of_run, edges, hermitian_kernel, usable
+from specnorm.certified.network.rules import NOTHING, Map
+from specnorm.certified.network.segments import (
+    constant_of_run,
+    constants,
+    edges,
+    hermitian_kernel,
+    parts_from,
+    usable,
+)
 from specnorm.certified.network.subnetworks import ENTRIES, by_phases, grids_of, taps_of
 from specnorm.certified.symbol.trigonometric import symbol_error
 from specnorm.problem.frequencies import Frequencies, half_grid, phases_at, product, tap_points
@@ -48,40 +58,61 @@ RING = 2**14
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A run whose first links are convolutions, flattened and read by a matrix.
+    """A run with convolutions whose pixels, or averages of them, a matrix reads.
 
     Parameters
     ----------
     run : Subnetwork
     body : Subnetwork
-        Its convolutions on one grid.
+        The convolutions on one grid.
     window : tuple of int
-        Pixels of the value that is flattened, an axis.
+        Pixels of the value that is read, an axis.
     ring : tuple of int
         N, an axis.
+    starts : tuple of int
+        Of the parts before the body.
+    before : tuple of array
+        One number a channel of each value before the body's links but the run's first.
     """
 
     run: Subnetwork
     body: Subnetwork
     window: tuple[int, ...]
     ring: tuple[int, ...]
+    starts: tuple[int, ...] = ()
+    before: tuple[FloatArray, ...] = ()
+
+    @property
+    def at(self) -> int:
+        """Number of the matrix's link."""
+        return len(self.before) + len(self.body.links)
 
     @property
     def link(self) -> AffineMap:
         """The matrix, with its function."""
-        return self.run.links[len(self.body.links)]
+        return self.run.links[self.at]
 
     @property
     def part(self) -> Segment:
         """The body as one part, taps at their places."""
         return replace(self.body.part(0, len(self.body.links)), placed=True)
 
+    @property
+    def entry(self) -> FloatArray:
+        """q_0."""
+        return np.asarray(self.before[-1] if self.before else np.ones(self.body.width))
+
     def matrix(self, *, absolute: bool = False) -> FloatArray:
         """W, shape (m, channels, *window); ``absolute``: what its rounding refers to."""
-        (term,) = self.link.terms
-        kernel, _ = term.dense(0, dilated=True)
-        whole = abs(kernel) + term.lost if absolute else kernel
-        return whole.reshape(len(kernel), self.body.links[-1].width, *self.window)
+        (term,), last = self.link.terms, self.body.links[-1]
+        whole, _ = term.dense(0, dilated=True)
+        whole = abs(whole) + term.lost if absolute else whole
+        if last.average is not None:
+            averages = last.average.matrix
+            whole = whole.reshape(-1, len(averages)) @ averages
+            # A sum of as many terms, each of them rounded.
+            whole = whole * (1 + len(averages) / ROUNDINGS) if absolute else whole
+        return whole.reshape(-1, last.width, *self.window)
 
     @property
     def frequencies(self) -> tuple[Frequencies, FloatArray]:
@@ -93,43 +124,72 @@ class Head:
 
     def following(self, root: FloatArray) -> Subnetwork:
         """The run from the head on, with R in place of its matrix and all before that."""
-        at, every = len(self.body.links), range(len(root))
-        (term,) = self.link.terms
-        read = [term.filter] if term.filter is not None else []
-        names = " + ".join([*(name for link in self.body.links for name in link.names), *(x.layer.name for x in read)])
-        alone = Filter(Layer(f"{names}, together", lambda: root, {}, 0), {}, ConvSpec.of(root.shape), None)
+        every = range(len(root))
+        names = [name for link in self.run.links[len(self.before) : self.at + 1] for name in link.names]
+        alone = Filter(Layer(" + ".join(names), lambda: root, {}, 0), {}, ConvSpec.of(root.shape), None)
         links = [replace(self.link, terms=(Term(0, every, range(self.link.width), (), alone, every),))]
-        for link in self.run.links[at + 1 :]:
-            links.append(replace(link, terms=tuple(replace(each, source=each.source - at) for each in link.terms)))
-        blocks = (0, *(block - at for block in self.run.blocks if block > at))
-        return Subnetwork(self.run.start, len(root), tuple(links), blocks)
+        for link in self.run.links[self.at + 1 :]:
+            links.append(replace(link, terms=tuple(replace(each, source=each.source - self.at) for each in link.terms)))
+        blocks = (0, *(block - self.at for block in self.run.blocks if block > self.at))
+        start = f"{self.run.links[len(self.before) - 1].end}, weighted" if self.before else self.run.start
+        return Subnetwork(start, len(root), tuple(links), blocks)
 
 
-def head_of(run: Subnetwork) -> Head | None:
-    """A run's flattened head; None: it has none, or it cannot be bounded together with what is before it."""
-    at = next((at for at, link in enumerate(run.links[:-1], 1) if link.repeat > 1), None)
-    if at is None or not {at, at + 1} <= set(run.blocks):
+def head_of(run: Subnetwork, starts: Sequence[int] = (), before: Sequence[FloatArray] = ()) -> Head | None:
+    """A run's head; None: it has none, or it cannot be bounded together with what is before it.
+
+    Parameters
+    ----------
+    starts, before
+        As of `Head`.
+    """
+    at, first = _read_at(run), len(before)
+    if at is None or first >= at or not {first, at, at + 1} <= set(run.blocks):
         return None
-    last, (term, *others) = run.links[at - 1], run.links[at].terms
-    whole = term.rows == range(run.links[at].width) and term.reads == term.columns == range(last.width * last.repeat)
-    if others or term.filter is None or term.filter.layer.spatial or not whole or last.factor is not NOTHING:
-        return None
-    body = replace(run, links=run.links[:at], blocks=tuple(block for block in run.blocks if block <= at))
+    blocks = tuple(block - first for block in run.blocks if first <= block <= at)
+    links = [
+        replace(link, terms=tuple(replace(term, source=term.source - first) for term in link.terms))
+        for link in run.links[first:at]
+    ]
+    body = replace(run, width=run.part(first, at).width, links=tuple(links), blocks=blocks)
     sizes = _sizes(body)
     grids = None if sizes is None else grids_of(body)
-    if sizes is None or grids is None or math.prod(sizes[at]) != last.repeat:
+    last = run.links[at - 1]
+    if sizes is None or grids is None or not _whole(last, sizes[-1]):
         return None
     if any(max(grid) > 1 for value, grid in grids.items() if value):
         phased = by_phases(body)
         if phased is None:
             return None
         body = phased
-    part = replace(body.part(0, at), placed=True)
+    part = replace(body.part(0, len(links)), placed=True)
     total = sum(part.widths) + sum(link.width for link in part.links if bool((link.slopes[0] < 0).any()))
     if not part.agrees or len(part.families) > 1 or "alone" in part.families or total**2 * taps_of(part) > ENTRIES:
         return None
-    ring = _ring(part, [[-(-n // g) for n, g in zip(sizes[v], grids[v], strict=True)] for v in range(at + 1)])
-    return None if ring is None or math.prod(ring) > RING else Head(run, body, sizes[at], ring)
+    ring = _ring(part, [[-(-n // g) for n, g in zip(size, grids[v], strict=True)] for v, size in enumerate(sizes)])
+    if ring is None or math.prod(ring) > RING:
+        return None
+    return Head(run, body, sizes[-1], ring, tuple(starts), tuple(before))
+
+
+def _read_at(run: Subnetwork) -> int | None:
+    """Number of the first link that is a matrix of all pixels of a value, or of their averages."""
+    for at, (last, link) in enumerate(itertools.pairwise(run.links), 1):
+        (term, *others) = link.terms
+        whole = term.rows == range(link.width) and term.reads == term.columns == range(last.width * last.repeat)
+        averaged = last.average is not None and last.factor is last.average.factor
+        if term.filter is None or term.filter.layer.spatial or last.open or not (averaged or last.factor is NOTHING):
+            continue
+        if whole and not others and term.source == at:
+            return at
+    return None
+
+
+def _whole(last: AffineMap, window: tuple[int, ...]) -> bool:
+    """Whether a value has a number of each pixel, or of each average, of a window."""
+    if last.average is None:
+        return last.repeat == math.prod(window)
+    return last.average.before == window and last.repeat == len(last.average.matrix)
 
 
 def _sizes(body: Subnetwork) -> list[tuple[int, ...]] | None:
@@ -199,13 +259,20 @@ def constant_through_head(
         raise HypothesisError(f"no weights of {widths} channels")
     rest = head.following(_root(*_gram_up(head, weights, ops)))
     claims = [constant_of_run(rest, starts, each, norms) for starts, each in following(rest)]
-    return min(claims, key=float)
+    least, first = min(claims, key=float), len(head.before)
+    if not first:
+        return least
+    blocks = tuple(block for block in head.run.blocks if block <= first)
+    ahead = replace(head.run, links=head.run.links[:first], blocks=blocks)
+    known = [*constants(ahead, parts_from(ahead, head.starts), head.before, norms), *(x.factor for x in ahead.links)]
+    total = host.mul_up(least.value, *(claim.value for claim in known))
+    return _upper(total, Map(head.run.start, head.run.end), "what is before a head, and all from there", least, *known)
 
 
 def _gram_up(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) -> tuple[FloatArray, float]:
     """G but for an error, and a bound of the error's norm."""
     part, points = head.part, tap_points(head.window)
-    scaled = [np.ones(head.body.width), *weights]
+    scaled = [head.entry, *weights]
     k = hermitian_kernel(edges(part, scaled, ends=False))
     sums = any(len(link.terms) > len(link.sources) for link in part.links) or part.computed
     magnitudes = hermitian_kernel(edges(part, scaled, ends=False, magnitudes=True)) if sums else k

@@ -12,16 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.certified import host
+from specnorm.certified.bound import Upper
 from specnorm.certified.network import operators as ops
 from specnorm.certified.network.affine_maps import AffineMap, Filter, Term
 from specnorm.certified.network.graph import Layer, Node, Shape, concrete
 from specnorm.certified.network.kernels import ROUNDINGS, Sizes
 from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.rules import Average
 from specnorm.problem.spec import ConvSpec
 from specnorm.types import AnyArray
 
 OFF = ROUNDINGS * 2.0**-53
 """By how much an entry is off, of what `Term.lost` says."""
+PIXELS = 2**10
+"""Most that are averaged, for a matrix of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +140,14 @@ def keeps_channels(operator: ops.Operator, before: Shape | None, after: Shape | 
         case _:
             kept = operator.keeps_channels
     return kept and len(after) == len(before) and after[:2] == before[:2]
+
+
+def averages(operator: ops.Operator, before: Shape | None, factor: Upper) -> Average | None:
+    """What averages pixels, if they are few."""
+    sizes = concrete(None if before is None else before[2:])
+    if not isinstance(operator, (ops.Mean, ops.AveragePool, ops.AdaptiveAveragePool)) or sizes is None:
+        return None
+    return Average(factor, operator.run, sizes) if math.prod(sizes) <= PIXELS else None
 
 
 def numbers_along(values: FloatArray, axis: int, ndim: int) -> FloatArray | None:

@@ -18,6 +18,7 @@ from specnorm.certified.network.graph import Graph, Node
 from specnorm.certified.network.linear_combinations import (
     LinearCombination,
     Value,
+    averages,
     flattened,
     is_padded_layer,
     keeps_channels,
@@ -380,6 +381,10 @@ class Reader:
         form = self._linear(name, self._forms[name].axis)
         if form is None or form.axis != 1 or self._repeat(form) > 1 or not np.isfinite(factor.value):
             return None
-        return self._changed(
-            node, form, name, lambda link: replace(link, factor=followed(link.factor, factor), open=False)
-        )
+        average = averages(node.operator, before, factor)
+
+        def change(link: AffineMap) -> AffineMap:
+            first = average if link.open else None
+            return replace(link, factor=followed(link.factor, factor), open=False, average=first)
+
+        return self._changed(node, form, name, change)

@@ -6,9 +6,13 @@ is applied to another value than its own, no branch of a sum is left out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from specnorm.certified import host
 from specnorm.certified.bound import HypothesisError, Upper, _upper
@@ -76,6 +80,32 @@ def of_operator(node: Node, inputs: Sequence[Upper], place: Place) -> Upper:
     if not found >= 0:
         raise NoBoundError(f"its operator {type(node.operator).__name__} gives {found!r}, which is no constant")
     return _upper(float(found), Map(start, node.name), node.rule, *inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Average:
+    """Averages of the pixels of each channel.
+
+    Parameters
+    ----------
+    factor : Upper
+        Its constant.
+    run : callable
+        Of samples with one channel each, (n, 1, *before).
+    before : tuple of int
+        Pixels, an axis.
+    """
+
+    factor: Upper
+    run: Callable[[Any], Any]
+    before: tuple[int, ...]
+
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """From pixels to averages."""
+        count = math.prod(self.before)
+        found = np.asarray(self.run(np.eye(count).reshape(count, 1, *self.before)), dtype=np.float64)
+        return found.reshape(count, -1).T
 
 
 def followed(factor: Upper, by: Upper) -> Upper:

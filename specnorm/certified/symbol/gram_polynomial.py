@@ -61,10 +61,10 @@ class Rotation:
 
 
 def rotate(blocks: Array, basis: Array, rank: int, *, ops: ArrayOps) -> Rotation:
-    """Rotate the channels of blocks (g, m, p, *kernel_shape), and bound what that loses and what is left out."""
+    """Rotate the channels of blocks (g, m, p, *kernel_shape) as precisely as the basis is; bound what that loses."""
     xp = ops.xp
-    columns, taps = taps_below(blocks, xp=xp), math.prod(blocks.shape[3:])
-    rotated = xp.matmul(columns, basis)
+    columns, taps = xp.astype(taps_below(blocks, xp=xp), basis.dtype, copy=False), math.prod(blocks.shape[3:])
+    rotated, basis = xp.matmul(columns, basis), xp.astype(basis, blocks.dtype, copy=False)
     shrink, lost = rotation_loss(columns, basis, taps, ops=ops)
     return Rotation(rotated, basis, rank, truncation_bound(rotated[..., rank:], taps, xp=xp), shrink, lost)
 
@@ -80,7 +80,8 @@ def truncation_bound(columns: Array, taps: int, *, xp: Namespace) -> float:
 def rotation_loss(columns: Array, basis: Array, taps: int, *, ops: ArrayOps) -> tuple[float, float]:
     """What a rotation of the channels costs: ``||G|| <= (||G'|| + lost) / shrink`` with G' of the computed product.
 
-    ``fl(K V) = K V + E``, ``|E| <= gamma(p) |K| |V|``; ``||G V|| >= ||G|| sqrt(1 - e)`` with ``e >= ||V^T V - I||``.
+    ``fl(K V) = K V + E``, ``|E| <= gamma(p + 2) |K| |V|``, two of them where K is rounded first: in the product, and in
+    ``|K|``. ``||G V|| >= ||G|| sqrt(1 - e)`` with ``e >= ||V^T V - I||``.
 
     Parameters
     ----------
@@ -94,7 +95,7 @@ def rotation_loss(columns: Array, basis: Array, taps: int, *, ops: ArrayOps) -> 
         ``||G'|| <= tau * shrink - lost`` proves ``||G|| <= tau``.
     """
     xp = ops.xp
-    u, size = rounding.unit(basis, xp=xp), basis.shape[-1]
+    size, u, of_columns = basis.shape[-1], *(rounding.unit(x, xp=xp) for x in (basis, columns))
     eye = xp.eye(size, dtype=basis.dtype, device=ops.device(basis))
     gram = xp.matmul(xp.matrix_transpose(basis), basis)
     length = float(xp.max(norms.frobenius_up(basis, xp=xp)))
@@ -106,7 +107,7 @@ def rotation_loss(columns: Array, basis: Array, taps: int, *, ops: ArrayOps) -> 
     e = host.add_up(host.mul_up(apart, 1 + 4 * u), of_product)
     # Over the taps, ||sum_k e^{ik.theta} E_k|| <= sqrt(taps) ||E||_F of all of them below one another.
     mass = host.mul_up(float(xp.max(norms.frobenius_up(columns, xp=xp))), length)
-    lost = host.mul_up(rounding.SLACK * rounding.gamma(size, u), host.sqrt_up(taps), mass)
+    lost = host.mul_up(rounding.SLACK * rounding.gamma(size + 2, of_columns), host.sqrt_up(taps), mass)
     return host.sqrt_down(max(host.sub_down(1.0, e), 0.0)), lost
 
 
@@ -150,7 +151,7 @@ class GramPolynomial:
         Upper bounds of ``||R_d||`` over the blocks (Frobenius norms, rounded up) for d other than 0; infinite if
         something is left out.
     is_float32 : bool
-        Whether it is the `float32_copy` of another.
+        Whether its coefficients are of lower precision than the blocks.
     """
 
     def __init__(
@@ -168,8 +169,8 @@ class GramPolynomial:
         self.size, self.rank, self.truncation = p, p, 0.0
         self._shrink, self._lost = 1.0, 0.0
         self._float32_copy: GramPolynomial | None = None
-        self.is_float32 = False
         columns = taps_below(blocks, xp=xp) if rotation is None else rotation.columns
+        self.is_float32 = columns.dtype != blocks.dtype
         if rotation is not None:
             self.rank, self.truncation = rotation.rank, rotation.truncation
             self._shrink, self._lost = rotation.shrink, rotation.lost
@@ -179,7 +180,7 @@ class GramPolynomial:
         rotated = xp.permute_dims(tapwise, (0, 2, 3, 1))
         norm = float(xp.max(trigonometric.absolute_norm_up(rotated, xp=xp)))
         terms = m + 2 * taps + len(self.lags) + 4
-        self.error = trigonometric.autocorrelation_error(norm**2, terms, rounding.unit(blocks, xp=xp))
+        self.error = trigonometric.autocorrelation_error(norm**2, terms, rounding.unit(columns, xp=xp))
 
     def _coefficient_norms(self) -> np.ndarray:
         """Bounds of ``||R_d||`` for the coefficients as computed, E and O of ``R_d + R_d^T`` and ``R_d - R_d^T``.

@@ -132,27 +132,25 @@ def correlations(
     """
     xp, (g, _, m, p) = ops.xp, taps.shape
 
-    def summed(first: np.ndarray, second: np.ndarray, sums: Array) -> Array:
+    def summed(first: np.ndarray, second: np.ndarray, sums: Array, rows: int = 0) -> Array:
+        left, right = xp.matrix_transpose(taps[..., rows:]), taps[..., :rank]
         if sums.shape[0] == 1 and m * p >= _LARGE:
-            pairs = zip(first.tolist(), second.tolist(), strict=True)
-            products = (xp.matmul(xp.matrix_transpose(taps[:, i, ...]), taps[:, j, :, :rank]) for i, j in pairs)
-            return xp.reshape(functools.reduce(operator.add, products), (g, 1, p * rank))
-        a, b = (xp.take(taps, ops.from_numpy(each, taps), axis=1) for each in (first, second))
-        of_pairs = xp.matmul(xp.matrix_transpose(a), b[..., :rank])
-        return xp.matmul(sums, xp.reshape(of_pairs, (g, sums.shape[1], p * rank)))
+            products = (xp.matmul(left[:, i, ...], right[:, j, ...]) for i, j in np.stack([first, second], 1).tolist())
+            return functools.reduce(operator.add, products)[:, None, ...]
+        a, b = (xp.take(x, ops.from_numpy(each, taps), axis=1) for x, each in ((left, first), (right, second)))
+        both = xp.reshape(xp.matmul(a, b), (g, len(first), (p - rows) * rank))
+        return xp.reshape(xp.matmul(sums, both), (g, sums.shape[0], p - rows, rank))
 
     for some in paired_taps(used, _PAIRED // (8 * g * p * (2 * m + rank)), tick=tick):
         if tick is not None:
             tick()
         sums = xp.astype(ops.from_numpy(some.sums, taps), taps.dtype)
-        forward = summed(some.here, some.there, sums)
-        if not some.lags.any():
-            backward = forward
-        elif rank == p:
-            square = xp.reshape(forward, (g, sums.shape[0], p, p))
-            backward = xp.reshape(xp.matrix_transpose(square), forward.shape)
-        else:
-            backward = summed(some.there, some.here, sums)
+        forward = backward = summed(some.here, some.there, sums)
+        if some.lags.any():
+            backward = xp.matrix_transpose(forward[..., :rank, :])
+            if rank < p:
+                backward = xp.concat([backward, summed(some.there, some.here, sums, rank)], axis=2)
+        forward, backward = (xp.reshape(x, (g, len(some.lags), p * rank)) for x in (forward, backward))
         yield some.lags, forward, backward
 
 
