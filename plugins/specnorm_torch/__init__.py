@@ -17,6 +17,7 @@ from specnorm_torch.modules import geometry_of
 from specnorm_torch.networks import network_bound, network_graph
 from specnorm_torch.nonexpansive import Nonexpansive, nonexpansive
 from specnorm_torch.penalty import SpectralPenalty
+from specnorm_torch.together import step_together
 
 __all__ = [
     "BACKEND",
@@ -36,6 +37,7 @@ __all__ = [
     "nonexpansive",
     "rescale_",
     "spectral_norm",
+    "step_together",
 ]
 
 _FORMER = {

@@ -39,6 +39,9 @@ class SpectralNorm(nn.Module):
         The tensor is a matrix with the rows along this axis; None: a kernel as it is.
     """
 
+    known: tuple[Tensor, int, Tensor, Tensor, Tensor] | None = None
+    """What `step_together` leaves: the weight, its version, its factor, the derivative of that, the norm's gradient."""
+
     def __init__(
         self,
         weight: Tensor,
@@ -65,7 +68,7 @@ class SpectralNorm(nn.Module):
     def norm(self, weight: Tensor, *, move: bool) -> Tensor:
         """Take the norm of the kernel where the state stands, or after moving it."""
         value, after = specnorm.track(
-            self.kernel(weight), self.method, self._state(), sweeps=move * self.n_power_iterations, **self.geometry
+            self.kernel(weight), self.method, self.state, sweeps=move * self.n_power_iterations, **self.geometry
         )
         if move:
             self._move_to(after.values())
@@ -74,28 +77,46 @@ class SpectralNorm(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Scale the kernel; the state moves in training mode alone."""
         if self.state_names and not BACKEND.changes(weight):
-            return self._scaled(weight, move=self.training)
+            return self._scaled(weight)
         factor, _ = self._factor(self.norm(weight, move=self.training))
         return weight * factor.to(weight.dtype)
 
-    def _scaled(self, weight: Tensor, *, move: bool) -> Tensor:
+    def _scaled(self, weight: Tensor) -> Tensor:
         """The same outside of compilers and transformations, whose backward is then one function in few passes."""
-        kernel, rows = self.kernel(weight.detach()), self.dim
-        plan = program_for(self.method, tuple(kernel.shape), str(kernel.dtype), tuple(self.geometry.items()))
-        state = tuple(self._state().values())
-        value, gradient, after = plan.step(kernel, state, sweeps=move * self.n_power_iterations, backend=BACKEND)
-        if move:
-            self._move_to(after)
-        if rows is not None:
-            gradient = gradient.reshape(weight.movedim(rows, 0).shape).movedim(0, rows)
-        return derivatives.scaled(weight, *self._factor(value), gradient)
+        if self.known is not None and self.known[0] is weight and self.known[1] == weight._version:
+            factor, slope, gradient = self.known[2:]
+        else:
+            factor, slope, gradient, after = self.stepped(self.kernel(weight.detach()), tuple(self.state.values()))
+            if self.training:
+                self._move_to(after)
+        if self.dim is not None:
+            gradient = gradient.reshape(weight.movedim(self.dim, 0).shape).movedim(0, self.dim)
+        return derivatives.scaled(weight, factor, slope, gradient)
 
-    def _state(self) -> dict[str, Tensor]:
+    def stepped(
+        self, kernels: Tensor, state: tuple[Tensor, ...], *, stacked: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
+        """A factor, its derivative, the norm's gradient, and the state after: of a kernel, or of several stacked."""
+        shape = tuple(kernels.shape)[stacked:]
+        plan = program_for(self.method, shape, str(kernels.dtype), tuple(self.geometry.items()))
+        sweeps = self.training * self.n_power_iterations
+        value, gradient, after = plan.step(kernels, state, sweeps=sweeps, backend=BACKEND)
+        return *self._factor(value), gradient, after
+
+    @property
+    def alike(self) -> tuple[object, ...]:
+        """What layers that are stepped together have in common, but for their kernels' shape."""
+        numbers = (self.n_power_iterations, self.eps, self.bound, self.only_shrink, self.training, self.dim)
+        return self.method, repr(sorted(self.geometry.items())), *numbers
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """Buffers."""
         return {name: getattr(self, name) for name in self.state_names}
 
     @torch.no_grad()
     def _move_to(self, after: Iterable[Tensor]) -> None:
-        for old, new in zip(self._state().values(), after, strict=True):
+        for old, new in zip(self.state.values(), after, strict=True):
             old.copy_(new)
 
     def _factor(self, value: Tensor) -> tuple[Tensor, Tensor]:
