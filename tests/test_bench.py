@@ -202,3 +202,10 @@ def test_what_inputs_reach_of_a_matrix_is_its_norm() -> None:
     found = reached(lambda x: x.flatten(1) @ matrix.T, (3, 3, 3), 3)["value"]
     assert found == pytest.approx(float(torch.linalg.matrix_norm(matrix, 2)), rel=1e-3)
     assert stretched(lambda x: 3 * torch.relu(x), torch.ones((1, 1, 2, 2), dtype=torch.float64)) == pytest.approx(3)
+
+
+def test_of_two_processors_the_smaller_ratio_is_kept() -> None:
+    same = {name: None for name in KEY}
+    one = [{**same, "name": "a", "faster": 2.0}, {**same, "name": "b", "faster": 1.0}, {**same, "name": "c"}]
+    other = [{**same, "name": "b", "faster": 3.0}, {**same, "name": "a", "faster": 1.5}]
+    assert worse(one, other) == [other[1], one[1], one[2]]

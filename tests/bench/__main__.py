@@ -2,6 +2,7 @@
 
 python -m bench run --size full --out FILE       # some ten minutes on one thread; "smoke" takes seconds
 python -m bench compare FILE [COMMITTED]         # what got slower than noise allows; exit code 1 if anything
+python -m bench worse ONE OTHER --out FILE       # of two processors: each row with the smaller ratio
 python -m bench page [FILE]                      # every page of docs/benchmarks, or that of a file, beside it
 python -m bench networks                         # whole networks, beside others' programs
 python -m bench gpu --out FILE                   # all that is measured on a GPU, within eight minutes
@@ -19,7 +20,7 @@ from bench import page as suite_page
 from bench.facts import FOLDER, Row, read, write
 from bench.gpu import missing as gpu_missing
 from bench.gpu import run as run_on_gpu
-from bench.regressions import slower
+from bench.regressions import slower, worse
 
 COMMITTED = FOLDER / "suite.jsonl"
 
@@ -35,6 +36,10 @@ def main(words: list[str] | None = None) -> int:
     compare = commands.add_parser("compare", help="with committed figures")
     compare.add_argument("new", type=Path)
     compare.add_argument("old", type=Path, nargs="?", default=COMMITTED)
+    both = commands.add_parser("worse", help="of two processors")
+    both.add_argument("one", type=Path)
+    both.add_argument("other", type=Path)
+    both.add_argument("--out", type=Path, required=True)
     page = commands.add_parser("page", help="write the pages")
     page.add_argument("file", type=Path, nargs="?")
     networks = commands.add_parser("networks", help="whole networks")
@@ -55,6 +60,8 @@ def main(words: list[str] | None = None) -> int:
         found = slower(read(given.new), read(given.old))
         print("\n".join(found) or "nothing got slower than noise allows")
         return int(bool(found))
+    elif given.command == "worse":
+        write(given.out, worse(read(given.one), read(given.other)))
     elif given.command == "page":
         pages([given.file] if given.file else sorted(FOLDER.glob("*.jsonl")))
     elif given.command == "networks":

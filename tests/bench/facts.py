@@ -39,6 +39,13 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def instructions() -> str:
+    """Widest vector instructions that the libraries use here; ATEN_CPU_CAPABILITY holds them to fewer."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    held = os.environ.get("ATEN_CPU_CAPABILITY", "").lower() == "avx2"
+    return "AVX-512" if "avx512f" in flags and not held else "AVX2" if "avx2" in flags else platform.machine()
+
+
 def about(*packages: str) -> Row:
     """Date, commit, machine, and versions of Python and of those packages that are installed.
 
@@ -53,7 +60,7 @@ def about(*packages: str) -> Row:
     }
     return {
         "date": time.strftime("%Y-%m-%d"), "commit": commit + changed,
-        "machine": f"{processor()}, {os.cpu_count()} cores", "versions": versions,
+        "machine": f"{processor()}, {os.cpu_count()} cores, {instructions()}", "versions": versions,
     }  # fmt: skip
 
 

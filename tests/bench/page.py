@@ -44,6 +44,10 @@ def section(rows: list[Row], title: str) -> str:
     """A row a method and family of kernels; each case is a line of the file."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in pick(rows, title):
+        if row["yardstick"] == "matrix product":  # for `compare` alone
+            row = {name: value for name, value in row.items() if name != "faster"}
+            if row["contestant"] == row["yardstick"]:
+                continue
         kind = row["name"] if row["family"] == "network" else row["family"]
         groups.setdefault((kind, row["library"], row["contestant"]), []).append(row)
     several = [len({key[at] for key in groups}) > 1 for at in range(2)]

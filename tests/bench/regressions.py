@@ -33,6 +33,12 @@ def slower(new: list[Row], old: list[Row]) -> list[str]:
     return found + [f"{words(row)}: not measured any more" for row in gone]
 
 
+def worse(one: list[Row], other: list[Row]) -> list[Row]:
+    """Of two processors, or one that is held to fewer instructions: each row with the smaller ratio."""
+    beside = {key_of(row): row for row in other}
+    return [min(row, beside.get(key_of(row), row), key=lambda each: each.get("faster", 1.0)) for row in one]
+
+
 def key_of(row: Row) -> str:
     return repr([row[name] for name in KEY])
 

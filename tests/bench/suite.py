@@ -308,14 +308,18 @@ def bounds(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
     from specnorm.networks import Method, Multipliers, Product, bound
 
     del libraries
-    every: list[tuple[str, str, Method]] = [
-        ("three", "product", Product()), ("three", "multipliers", Multipliers(steps=20)),
-        ("resnet20", "product", Product()),
-    ]  # fmt: skip
-    for name, title, method in every[:1] if quick else every:
-        run = functools.partial(lambda g, m: bound(g, method=m).upper, NETWORKS[name].made()[1], method)
+    every: dict[str, dict[str, Method]] = {"three": {"product": Product(), "multipliers": Multipliers(steps=20)}}
+    if quick:
+        del every["three"]["multipliers"]
+    else:
+        every["resnet20"] = {"product": Product()}
+    for name, methods in every.items():
+        graph = NETWORKS[name].made()[1]
+        runs: dict[tuple[str, str], Run] = {PRODUCT: product()}
+        for title, method in methods.items():
+            runs["numpy", title] = functools.partial(lambda g, m: bound(g, method=m).upper, graph, method)
         here = {**said, "name": name, "shape": list(NETWORKS[name].shape), "yardstick": PRODUCT[1]}
-        yield from timed({PRODUCT: product(), ("numpy", title): run}, PRODUCT, here, quick)
+        yield from timed(runs, PRODUCT, here, quick)
 
 
 def training(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
