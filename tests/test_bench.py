@@ -17,7 +17,7 @@ from bench import networks_page, pictures, yardsticks
 from bench.__main__ import COMMITTED, main
 from bench.facts import FOLDER, read
 from bench.libraries import LIBRARIES
-from bench.regressions import KEY, slower
+from bench.regressions import KEY, slower, worse
 
 Row = dict[str, Any]
 ALWAYS = {*KEY, "yardstick", "date", "commit", "machine", "versions", "clock"}
@@ -205,7 +205,7 @@ def test_what_inputs_reach_of_a_matrix_is_its_norm() -> None:
 
 
 def test_of_two_processors_the_smaller_ratio_is_kept() -> None:
-    same = {name: None for name in KEY}
+    same = dict.fromkeys(KEY)
     one = [{**same, "name": "a", "faster": 2.0}, {**same, "name": "b", "faster": 1.0}, {**same, "name": "c"}]
     other = [{**same, "name": "b", "faster": 3.0}, {**same, "name": "a", "faster": 1.5}]
     assert worse(one, other) == [other[1], one[1], one[2]]
