@@ -136,9 +136,10 @@ class Ascent:
         """Power steps at some frequencies: left and right vectors, and the norms from below."""
         xp, (m, p) = self.xp, self.trial_block.shape[1:3]
         # A symbol, its two parts and its adjoint: six real matrices a start.
-        step = max(1, self.ops.memory // (6 * m * p * (8 if self.trial_block.dtype == xp.float64 else 4)))
-        if len(phases) > step:
-            starts = [slice(at, at + step) for at in range(0, len(phases), step)]
+        size, count = 6 * m * p * (8 if self.trial_block.dtype == xp.float64 else 4), phases.shape[0]
+        if count > 1 and count * size > self.ops.memory:
+            step = max(1, self.ops.memory // size)
+            starts = [slice(at, at + step) for at in range(0, count, step)]
             lefts, rights, norms = zip(*(self._power(phases[s], right[s, ...], steps) for s in starts), strict=True)
             return xp.concat(lefts), xp.concat(rights), np.concatenate(norms)
         weights = self.ops.from_numpy(
