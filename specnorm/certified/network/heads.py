@@ -157,6 +157,9 @@ def head_of(run: Subnetwork, starts: Sequence[int] = (), before: Sequence[FloatA
     last = run.links[at - 1]
     if sizes is None or grids is None or not _whole(last, sizes[-1]):
         return None
+    widths = [body.width, *(link.width for link in links)]
+    if sum(w * math.prod(grids[v]) for v, w in enumerate(widths)) ** 2 * taps_of(body.part(0, len(links))) > ENTRIES:
+        return None
     if any(max(grid) > 1 for value, grid in grids.items() if value):
         phased = by_phases(body)
         if phased is None:
