@@ -226,14 +226,11 @@ class _Search:
 
     def _descend(self, grid: Sequence[Stage], steps: int, each: float, *, anew: bool) -> None:
         """Adam from where it stands to the best point that it sees; ``anew``: what is kept was worth more or less."""
-        point, by = self.point, Adam(STEP, 0.99)
         best: float | None = None
         since = 0
-        for at in range(steps + 1):
-            if self.left < each:
-                break
-            *logs, logits = np.split(point, self.ends)
-            value, _, logs_back, logits_back = value_and_gradient(grid, logs, logits)
+        if self.left < each:
+            return
+        for at, value, point in gradient_steps(grid, self.links, self.point, steps):
             self.left -= each
             since = 0 if best is None or value < best - 1e-3 else since + 1
             if best is None or value < best:
@@ -243,11 +240,8 @@ class _Search:
                 if _is_kept(self.done):
                     self._keep(best, anew=anew)
                     anew = False
-            if at == steps or since > PATIENCE or self.done >= self.most:
+            if since > PATIENCE or self.done >= self.most or self.left < each:
                 break
-            logs_back = [grouped(slope, link) for slope, link in zip(logs_back, self.links, strict=True)]
-            slope = np.concatenate([*logs_back, logits_back])
-            point = point - by.step(slope, min(1.0, 0.1 + 1.8 * (1 - at / steps)))
 
     def _newton(self, grid: Sequence[Stage]) -> bool:
         """Newton steps to the end, where they take a share of the budget; whether there were any."""
@@ -304,7 +298,21 @@ def _turned(angles: FloatArray) -> FloatArray:
     return np.asarray((angles + math.pi) % (2 * math.pi) - math.pi)
 
 
-def grouped(slope: FloatArray, link: AffineMap) -> FloatArray:
+def gradient_steps(
+    grid: Sequence[Stage], links: Sequence[AffineMap], point: FloatArray, steps: int
+) -> Iterator[tuple[int, float, FloatArray]]:
+    """Adam's points, with their numbers and values, from the one given; steps get shorter towards the end."""
+    ends, by = np.cumsum([link.width for link in links]), Adam(STEP, 0.99)
+    for at in range(steps + 1):
+        *logs, logits = np.split(point, ends)
+        value, _, logs_back, logits_back = value_and_gradient(grid, logs, logits)
+        yield at, value, point
+        if at < steps:
+            slopes = [_grouped(slope, link) for slope, link in zip(logs_back, links, strict=True)]
+            point = point - by.step(np.concatenate([*slopes, logits_back]), min(1.0, 0.1 + 1.8 * (1 - at / steps)))
+
+
+def _grouped(slope: FloatArray, link: AffineMap) -> FloatArray:
     """A gradient with respect to one number a group, at each of its channels."""
     if link.groups is None:
         return slope

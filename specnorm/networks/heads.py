@@ -21,12 +21,11 @@ from specnorm.certified.network.heads import Head, constant_through_head
 from specnorm.certified.network.operators.base import FloatArray
 from specnorm.certified.network.segments import middle
 from specnorm.errors import SpecnormError
-from specnorm.networks.adam import Adam
-from specnorm.networks.descent import MEMORY, RATE, ROUNDS, STEP, grouped
+from specnorm.networks.descent import MEMORY, RATE, ROUNDS, gradient_steps
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Multipliers, proposals
-from specnorm.networks.recursion import parameters, value_alone, value_and_gradient
-from specnorm.networks.stages import Stage, Vectors, cost, frequencies, stages, stages_of
+from specnorm.networks.recursion import parameters, value_alone
+from specnorm.networks.stages import Stage, Vectors, cost, frequencies, stages, stages_of, symbols_at
 from specnorm.runtime.execution import Execution
 
 RUNGS = (0, 10, 25, 100, 400, 1600)
@@ -68,15 +67,15 @@ def weights_of(
     head: Head, method: Multipliers, budget: float, known: Sequence[FloatArray] = ()
 ) -> Iterator[list[FloatArray]]:
     """Of the values of the body but the first, the better ones last; ``budget``: products of numbers."""
-    each, memory = _cost(head)
-    if memory > MEMORY or budget < each:
+    products, memory = _cost(head)
+    if memory > MEMORY or budget < products:
         return
-    search, exact = _Search(head, method), _stages(head, method, np.complex128)
+    search = _Search(head, method)
     if known and head.before:
         search.begin(known)
     for done, rung in itertools.pairwise(RUNGS):
-        yield [np.sqrt(each) * _unit(head) for each in search.multipliers(exact)[: len(head.body.links)]]
-        if rung > min(method.steps, budget / each) or not search.descend(rung - done):
+        yield [np.sqrt(multipliers) * _unit(head) for multipliers in search.of_body()]
+        if rung > min(method.steps, budget / products) or not search.descend(rung - done):
             return
 
 
@@ -85,15 +84,16 @@ class _Search:
 
     def __init__(self, head: Head, method: Multipliers) -> None:
         self.head, self.method, self.done = head, method, 0
-        self.grid = _stages(head, method, np.complex64)
+        self.exact = _stages(head, method)
+        self.grid = [replace(stage, symbols=_narrow(stage.symbols)) for stage in self.exact]
         self.links = [*head.body.links, *head.run.links[head.at : -1]]
         self.ends = np.cumsum([link.width for link in self.links])
         self.point = np.zeros(int(self.ends[-1]) + len(self.links))
 
-    def multipliers(self, grid: Sequence[Stage]) -> list[FloatArray]:
-        """Where it stands."""
+    def of_body(self) -> list[FloatArray]:
+        """The body's multipliers where it stands."""
         *logs, logits = np.split(self.point, self.ends)
-        return value_alone(grid, logs, logits)[1]
+        return value_alone(self.exact, logs, logits)[1][: len(self.head.body.links)]
 
     def begin(self, known: Sequence[FloatArray]) -> None:
         """Where the weights of a run that is cut before the head are, if that is better than the closed form."""
@@ -116,12 +116,9 @@ class _Search:
 
     def descend(self, steps: int) -> bool:
         """Gradient steps to the best point on the way; whether it is better by a thousandth than the one before."""
-        point, by = self.point, Adam(STEP, 0.99)
         first = best = None
         since = 0
-        for at in range(steps + 1):
-            *logs, logits = np.split(point, self.ends)
-            value, _, logs_back, logits_back = value_and_gradient(self.grid, logs, logits)
+        for at, value, point in gradient_steps(self.grid, self.links, self.point, steps):
             since = 0 if best is None or value < best - 1e-3 else since + 1
             first = value if first is None else first
             if best is None or value < best:
@@ -131,30 +128,28 @@ class _Search:
             self.done += 1
             if self.method.progress is not None:
                 self.method.progress(self.done, self.method.steps, f"{self.head.run.start} to {self.head.run.end}")
-            slopes = [grouped(slope, link) for slope, link in zip(logs_back, self.links, strict=True)]
-            point = point - by.step(np.concatenate([*slopes, logits_back]), min(1.0, 0.1 + 1.8 * (1 - at / steps)))
         return first is not None and best is not None and best < first - 1e-3
 
 
-def _stages(head: Head, method: Multipliers, dtype: Any) -> list[Stage]:
+def _narrow(symbols: Vectors) -> Vectors:
+    return symbols.astype(np.complex64) if np.iscomplexobj(symbols) else symbols
+
+
+def _stages(head: Head, method: Multipliers) -> list[Stage]:
     """The body at the frequencies of the ring, the head, and what follows at one frequency."""
     whole, (points, counts) = (0, len(head.body.links)), head.frequencies
-    body = stages_of(head.body, [whole], whole, points.angles, dtype, head.entry / _unit(head))
+    body = stages_of(head.body, [whole], whole, points.angles, np.complex128, head.entry / _unit(head))
     centre, leaf = middle(*head.body.links[-1].slopes)
     body[-1] = replace(body[-1], cut=False, centre=centre, leaf=leaf)
-    w = head.matrix()
-    turns = points.angles @ np.indices(head.window).reshape(len(head.window), -1)
-    flat = w.reshape(-1, turns.shape[1]).T
-    symbols: Vectors = (np.cos(turns) @ flat + 1j * (np.sin(turns) @ flat)).reshape(-1, *w.shape[:2])
+    symbols: Vectors = symbols_at(head.matrix(), (0,) * len(head.window), points.angles)
     symbols *= np.sqrt(counts / np.prod(head.ring))[:, None, None]
     rest = head.following(np.eye(head.link.width))
-    first, *later = stages(rest, method.parts(rest), ROUNDS[0][0], dtype)
+    first, *later = stages(rest, method.parts(rest), ROUNDS[0][0])
     if first.leaf.any() and not first.cut:  # in the search alone
         first = replace(first, cut=True, centre=np.zeros(head.link.width), leaf=head.link.steepest)
         later[0].starts = True
-    channels = np.arange(w.shape[1])
-    symbols = symbols.astype(dtype) if np.iscomplexobj(body[0].symbols) else symbols.real
-    first = replace(first, symbols=symbols, starts=False, alive=channels, summed=True)
+    symbols = symbols if np.iscomplexobj(body[0].symbols) else symbols.real
+    first = replace(first, symbols=symbols, starts=False, alive=np.arange(symbols.shape[2]), summed=True)
     return [*body, first, *later]
 
 
@@ -165,7 +160,7 @@ def _unit(head: Head) -> float:
 
 def _cost(head: Head) -> tuple[float, float]:
     """Products that a step takes, as `RATE` counts them, and bytes: there and back at all frequencies."""
-    count, part, (m, p) = len(head.frequencies[0]), head.part, head.matrix().shape[:2]
+    count, part, m, p = len(head.frequencies[0]), head.part, head.link.width, head.body.links[-1].width
     of_body, times = cost(head.body, [(0, len(part.links))], 2), count / frequencies(part, 2)
     products = 0.3 * times * of_body.products + 1.2 * count * (p**3 / 1.5 + 2.0 * p * p * m + 2.0 * m * m * p)
     return products, 3 * times * of_body.memory + 48.0 * count * (2 * m * p + p * p)

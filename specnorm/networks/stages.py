@@ -183,7 +183,7 @@ def stages_of(
         ends = np.cumsum([0, *(widths[s] for s in alive)]).tolist()
         columns = {s: slice(a, b) for s, a, b in zip(alive, ends, ends[1:], strict=False)}
         for source, (kernel, place) in of.items():
-            whole: Vectors = _symbols(kernel, place, angles)
+            whole: Vectors = symbols_at(kernel, place, angles)
             whole = whole / shrink if shrink is not None and source == first else whole
             if few:  # W W* is what counts
                 right: Any = np.linalg.qr(adjoint(whole), mode="r")
@@ -219,7 +219,8 @@ def _next(run: Subnetwork, parts: Sequence[tuple[int, int]], first: int) -> Segm
     return run.part(first, next(end for begin, end in parts if begin == first))
 
 
-def _symbols(kernel: FloatArray, place: Sequence[int], angles: FloatArray) -> NDArray[np.complex128]:
+def symbols_at(kernel: FloatArray, place: Sequence[int], angles: FloatArray) -> NDArray[np.complex128]:
+    """Of a kernel whose first tap stands at a place, at angles (f, d)."""
     taps = kernel.reshape(math.prod(kernel.shape[:2]), -1).T
     shape = kernel.shape[2:]
     turns = angles @ (np.indices(shape).reshape(len(shape), len(taps)) + np.reshape(place, (-1, 1)))

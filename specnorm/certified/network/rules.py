@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,7 +101,7 @@ class Average:
     run: Callable[[Any], Any]
     before: tuple[int, ...]
 
-    @property
+    @cached_property
     def matrix(self) -> NDArray[np.float64]:
         """From pixels to averages."""
         count = math.prod(self.before)
