@@ -89,7 +89,7 @@ class _Attempt:
 
     def around(self, inputs: Inputs) -> None:
         """Ascent from one input: the direction that stretches most so far, moved at random."""
-        here, begun = self._repeated(inputs), self.pairs
+        here = self._repeated(inputs)
         best: Inputs = {name: self.rng.standard_normal(x.shape) for name, x in inputs.items()}
         most = 0.0
         size = math.sqrt(sum(float(np.square(x).sum()) for x in inputs.values())) or 1.0
@@ -100,7 +100,7 @@ class _Attempt:
                 return
             there = self._moved(inputs, trial, NEAR[step % 2] * size / length)
             ratio = self._pair(inputs, here, there)
-            if self.pairs == begun:
+            if ratio is None:
                 return
             if ratio > most:
                 most, best = ratio, trial
@@ -131,8 +131,11 @@ class _Attempt:
                 return again
         return lambda: kept
 
-    def _pair(self, one: Inputs, here: Callable[[], Iterable[tuple[str, Value | None]]], other: Inputs) -> float:
-        """The ratio that a pair reaches at the outputs, all values compared with their constants."""
+    def _pair(self, one: Inputs, here: Callable[[], Iterable[tuple[str, Value | None]]], other: Inputs) -> float | None:
+        """The ratio that a pair reaches at the outputs, all values compared with their constants.
+
+        None: no output can be computed.
+        """
         distance = moved_up(one, other)
         if not (distance > 0 and math.isfinite(distance)):
             return 0.0
@@ -147,7 +150,9 @@ class _Attempt:
             if ratio > self.constants.get(name, math.inf):
                 self._contradicted(name, self.constants[name], ratio, one, other)
         ends = [name for name in self.graph.outputs if name in apart]
-        self.pairs += bool(ends)
+        if not ends:
+            return None
+        self.pairs += 1
         reached = math.hypot(*(apart[name] for name in ends)) / distance
         if self.upper is not None and len(ends) == len(self.graph.outputs) and reached > self.upper:
             self._contradicted("its outputs", self.upper, reached, one, other)

@@ -151,7 +151,7 @@ def _through_head(
 ) -> Upper | None:
     """The constant of a run's last convolutions and of what reads their pixels together, and of what is before them.
 
-    None: there are no such, or no more than ``known`` says.
+    None: it has no head, or nothing was proven. ``known``: weights of its values, where it is cut before the head.
     """
     if not isinstance(method, Multipliers) or method.widest is not None or all(link.open for link in run.links[:-1]):
         return None

@@ -17,7 +17,7 @@ from specnorm.backends import backend_for
 from specnorm.certified import arithmetic
 from specnorm.certified.bound import Upper
 from specnorm.certified.network.affine_maps import Subnetwork
-from specnorm.certified.network.heads import Head, constant_through_head
+from specnorm.certified.network.heads import Head, constant_before, constant_through_head
 from specnorm.certified.network.operators.base import FloatArray
 from specnorm.certified.network.segments import middle
 from specnorm.errors import SpecnormError
@@ -56,8 +56,9 @@ def bound_through_head(
 
     try:
         with np.errstate(all="ignore"), arithmetic.exact(like, backend=backend_for(like)):
+            ahead = constant_before(head, measure) if head.before else None
             for weights in weights_of(head, method, PART * share * method.seconds * RATE, known):
-                claims.append(constant_through_head(head, weights, following, measure, ops=ops))
+                claims.append(constant_through_head(head, weights, following, measure, ahead, ops=ops))
     except (np.linalg.LinAlgError, ValueError, ArithmeticError, SpecnormError):
         pass  # what was proven before is worth as much
     return min(claims, key=float, default=None)

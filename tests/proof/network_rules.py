@@ -194,6 +194,8 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "a head's weights that are negative": lambda: headed(-1.0),
     "a head's weights that differ in a group": lambda: headed(groups=np.zeros(2, dtype=np.intp)),
     "a head's form that is not positive definite": lambda: headed(1e3),
+    "a head without what is before it": lambda: through(behind(), None),
+    "a head behind another": lambda: through(behind(), heads.constant_before(behind(), Measure())),
     "a head's kernel that may be off": lambda: headed(0.1, error=1e-3),
     "a state space of another shape": lambda: loops.StateSpace(HALF, HALF, HALF, np.ones((2, 1))),
     "a state space that is not finite": lambda: loops.StateSpace(HALF, HALF, HALF, np.array([[np.nan]])),
@@ -267,8 +269,8 @@ def gains() -> Iterator[tuple[Upper | None, float]]:
     yield loops.small_gain_of_space(half, half, half, half, STATES), 1.0
 
 
-def before_heads() -> Iterator[tuple[Upper | None, float]]:
-    """Ten times a value in each of two channels, a convolution, and the sum of all: where all functions are open."""
+def behind() -> heads.Head:
+    """Ten times a value, weighted by a tenth; a convolution to two channels, and the sum of all."""
     first, kernel, matrix = np.full((1, 1, 1), 10.0), np.full((2, 1, 3), 0.25), np.ones((1, 8))
     nodes = [
         Node("x", Input(), (), (1, 1, 4)),
@@ -283,13 +285,20 @@ def before_heads() -> Iterator[tuple[Upper | None, float]]:
     (run,) = runs(Graph(tuple(nodes), ("y",)))
     head = heads.head_of(run, [0], [0.1 * np.ones(1)])
     assert head is not None
-    pixels = np.arange(4)
-    whole = 2.5 * (abs(pixels[:, None] - pixels) <= 1).sum(axis=0) * 2
+    return head
+
+
+def through(head: heads.Head, ahead: Upper | None) -> Upper:
     alone = [([0], [np.ones(1)])]
-    yield (
-        heads.constant_through_head(head, [0.1 * np.ones(2)], lambda _: alone, Measure(), ops=OPS),
-        float(np.linalg.norm(whole)),
-    )
+    return heads.constant_through_head(head, [0.1 * np.ones(2)], lambda _: alone, Measure(), ahead, ops=OPS)
+
+
+def before_heads() -> Iterator[tuple[Upper | None, float]]:
+    """Where all functions are open."""
+    head, pixels = behind(), np.arange(4)
+    ahead = heads.constant_before(head, Measure())
+    yield ahead, 1.0
+    yield through(head, ahead), float(np.linalg.norm(5 * (abs(pixels[:, None] - pixels) <= 1).sum(axis=0)))
 
 
 def layers() -> Iterator[tuple[Upper | None, float]]:
@@ -330,7 +339,7 @@ NETWORK_CHECKS = {
     "Branches._together": branches, "Branches._linear": branches, "Branches._matrix": branches,
     "unmoved": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants, "along": constants,
     "of_inputs": constants, "_together": constants, "held": constants, "constant_of_run": together,
-    "constant_through_head": before_heads,
+    "constant_through_head": before_heads, "constant_before": before_heads,
     "constant_of_part": together, "_concluded": together, "norm_of_layer": layers, "norm_of_matrices": layers,
     "unscaled": layers, "_further": by_parts, "_plain": by_parts, "_after": by_parts,
     "norm_at": by_parts, "eigenvalue_at": by_parts, "_by_matrix": by_parts,

@@ -82,6 +82,9 @@ class Head:
     starts: tuple[int, ...] = ()
     before: tuple[FloatArray, ...] = ()
 
+    def __str__(self) -> str:
+        return f"{self.run.end} by {self.run.start}, up to a head"
+
     @property
     def at(self) -> int:
         """Number of the matrix's link."""
@@ -229,15 +232,32 @@ def _ring(part: Segment, sizes: Sequence[Sequence[int]]) -> tuple[int, ...] | No
 
 
 @arithmetic.on_host()
+def constant_before(head: Head, norms: Norms) -> Upper:
+    """L with ``|q_0 x| <= L |the run's input|``, of what is before a head's body.
+
+    Raises
+    ------
+    HypothesisError, ValueError, MethodError
+        As of `segments.constant_of_run`.
+    """
+    first = len(head.before)
+    ahead = replace(head.run, links=head.run.links[:first], blocks=tuple(at for at in head.run.blocks if at <= first))
+    known = [*constants(ahead, parts_from(ahead, head.starts), head.before, norms), *(x.factor for x in ahead.links)]
+    total = host.mul_up(*(claim.value for claim in known))
+    return _upper(total, head, f"{first} layers before a head, weighted", *known)
+
+
+@arithmetic.on_host()
 def constant_through_head(
     head: Head,
     weights: Sequence[FloatArray],
     following: Callable[[Subnetwork], Sequence[tuple[Sequence[int], Sequence[FloatArray]]]],
     norms: Norms,
+    ahead: Upper | None = None,
     *,
     ops: ArrayOps,
 ) -> Upper:
-    """Lipschitz constant of a run with a flattened head.
+    """Lipschitz constant of a run with a head.
 
     Parameters
     ----------
@@ -246,11 +266,13 @@ def constant_through_head(
     following : callable
         Gives of the run that begins with R first links of parts, and weights, as `segments.constant_of_run` takes them;
         the least constant is given.
+    ahead : Upper, optional
+        `constant_before` of this head, where there is something before it.
 
     Raises
     ------
     HypothesisError
-        If the weights are none, or I - K is not proven to be positive definite.
+        If the weights are none, I - K is not proven to be positive definite, or ``ahead`` is another head's.
     ValueError, MethodError
         If no statement can speak of what follows.
     numpy.linalg.LinAlgError
@@ -260,16 +282,15 @@ def constant_through_head(
     fits = all(link.fits(each) for link, each in zip(head.body.links, weights, strict=True))
     if [len(each) for each in weights] != widths or not fits or not all(map(usable, weights)):
         raise HypothesisError(f"no weights of {widths} channels")
+    if (None if ahead is None else ahead.what) is not (head if head.before else None):
+        raise HypothesisError("what is before this head is not counted")
     rest = head.following(_root(*_gram_up(head, weights, ops)))
     claims = [constant_of_run(rest, starts, each, norms) for starts, each in following(rest)]
-    least, first = min(claims, key=float), len(head.before)
-    if not first:
+    least = min(claims, key=float)
+    if ahead is None:
         return least
-    blocks = tuple(block for block in head.run.blocks if block <= first)
-    ahead = replace(head.run, links=head.run.links[:first], blocks=blocks)
-    known = [*constants(ahead, parts_from(ahead, head.starts), head.before, norms), *(x.factor for x in ahead.links)]
-    total = host.mul_up(least.value, *(claim.value for claim in known))
-    return _upper(total, Map(head.run.start, head.run.end), "what is before a head, and all from there", least, *known)
+    total = host.mul_up(least.value, ahead.value)
+    return _upper(total, Map(head.run.start, head.run.end), "what is before a head, and all from there", least, ahead)
 
 
 def _gram_up(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) -> tuple[FloatArray, float]:
