@@ -242,7 +242,8 @@ def constant_before(head: Head, norms: Norms) -> Upper:
     """
     first = len(head.before)
     ahead = replace(head.run, links=head.run.links[:first], blocks=tuple(at for at in head.run.blocks if at <= first))
-    known = [*constants(ahead, parts_from(ahead, head.starts), head.before, norms), *(x.factor for x in ahead.links)]
+    factors = [link.factor for link in ahead.links if link.factor.value != 1]
+    known = [*constants(ahead, parts_from(ahead, head.starts), head.before, norms), *factors]
     total = host.mul_up(*(claim.value for claim in known))
     return _upper(total, head, f"{first} layers before a head, weighted", *known)
 
