@@ -13,7 +13,7 @@ from specnorm import arrays
 from specnorm.api import measure
 from specnorm.backends import Backend, backend_for
 from specnorm.certified import arithmetic
-from specnorm.certified.symbol import symbols
+from specnorm.certified.symbol import gradients, symbols
 from specnorm.errors import KernelError, Undecided
 from specnorm.methods import Enclose
 from specnorm.methods.channel_norms import ChannelNorms, rescaled
@@ -152,7 +152,7 @@ def _clip_once(blocks: Array, limit: Array, *, ops: Execution) -> Array:
         s = xp.minimum(s, limit[:, None, None]) * weights[None, :, None] / math.prod(sizes)
         g = xp.matmul(u * xp.astype(s, u.dtype)[:, :, None, :], vh)
         phase = xp.broadcast_to(symbol.phase[None, ...], (blocks.shape[0], *symbol.phase.shape))
-        total = total + symbols.matrices_gradient(g, phase, shape, xp=xp)
+        total = total + gradients.matrices_gradient(g, phase, shape, xp=xp)
     return total
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from specnorm import arrays
 from specnorm.certified.matrices import stacks
-from specnorm.certified.symbol import symbols, trigonometric
+from specnorm.certified.symbol import gradients, symbols, trigonometric
 from specnorm.methods.base import Evaluation, Needs, Stepped, check_count
 from specnorm.methods.gram_taps import ZeroPaddedGram
 from specnorm.numerics.schatten import schatten_gradient
@@ -90,7 +90,7 @@ class Gram(Stepped):
             return unbounded.pullback(residuals, cotangent, spec, xp=xp)
         gamma, phase = residuals
         gamma = gamma * xp.astype(cotangent, gamma.dtype)[:, None, None]
-        return symbols.matrices_gradient(gamma[:, None, ...], phase[:, None, :], spec.block_kernel_shape, xp=xp)
+        return gradients.matrices_gradient(gamma[:, None, ...], phase[:, None, :], spec.block_kernel_shape, xp=xp)
 
     def _circular_count(self) -> int:
         return 6 if self.n_iter is None else self.n_iter

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from specnorm.certified.symbol import grid, symbols
+from specnorm.certified.symbol import gradients, grid, symbols
 from specnorm.errors import MethodError
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
 from specnorm.problem.frequencies import half_grid
@@ -89,4 +89,4 @@ class Grid(Method):
         """Factor times the symbol's gradient at the arg-max frequency."""
         u, v, phase = residuals
         factor = self.factor(spec.block_kernel_shape)
-        return symbols.triple_gradient(u, v, phase, cotangent * factor, spec.block_kernel_shape, xp=xp)
+        return gradients.triple_gradient(u, v, phase, cotangent * factor, spec.block_kernel_shape, xp=xp)

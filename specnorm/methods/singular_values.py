@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from specnorm.certified.symbol import symbols
+from specnorm.certified.symbol import gradients, symbols
 from specnorm.errors import MethodError
 from specnorm.methods import requirements
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
@@ -105,7 +105,7 @@ class SingularValues(Method):
         u, vh, phase, order = residuals
         b, f, _, r = u.shape
         weights = xp.astype(xp.reshape(_unsorted(cotangent, order, xp=xp), (b, f, 1, r)), u.dtype)
-        return symbols.matrices_gradient(xp.matmul(u * weights, vh), phase, spec.block_kernel_shape, xp=xp)
+        return gradients.matrices_gradient(xp.matmul(u * weights, vh), phase, spec.block_kernel_shape, xp=xp)
 
 
 def _unsorted(values: Array, order: Array, *, xp: Namespace) -> Array:

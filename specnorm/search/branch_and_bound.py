@@ -8,7 +8,6 @@ of the search is its proof: where the budget ends it, nothing is claimed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -173,6 +172,7 @@ class Search:
                 return self._result(None)
             budget.end(len(cover), self._tried)
             self._relax(cover, polynomial, nodes, budget)
+            self._fathom_closer(cover, polynomial, nodes)
             rest = cover.prune()
             if not self._may_end(cover, before):
                 return self._result(None)
@@ -228,9 +228,7 @@ class Search:
             return vectors
         limit_sq = cover.limits_sq(float32, threshold)
         index = np.flatnonzero((limit_sq >= self.polynomials.least_limit_sq(float32)) & (limit_sq < math.inf))
-        for part in self._parts(float32, len(index)):
-            formed, _ = cover.form(float32, index[part], limit_sq[index[part]])
-            cover.fathom(formed, threshold)
+        self._try(cover, float32, index, limit_sq)
         return arrays.rows(vectors, cover.prune(), ops=self.ops)
 
     def _estimate(self, cover: Cover, polynomial: GramPolynomial, vectors: Array) -> NodeEstimates:
@@ -248,14 +246,14 @@ class Search:
         degree = self.tuning.first_degree if self._levels == 1 else self.tuning.degree
 
         def of(part: slice) -> tuple[slice, CentreMatrices, np.ndarray, np.ndarray, Array]:
-            formed, columns = cover.form(trial, np.arange(count)[part], reduced_for_sq[part])
+            formed, planes = cover.form(trial, np.arange(count)[part], reduced_for_sq[part])
             cut = self.tuning.cut * reduced_for_sq[part]
             given = (formed.matrices, vectors[part, ...], cut, degree, self.blocks)
             eigenvalues, vector = largest_eigenvalues(*given, ops=self.ops)
-            return part, formed, eigenvalues, lift(trial, columns, vector, eigenvalues, ops=self.ops)[0], vector
+            return part, formed, eigenvalues, lift(trial, planes, vector, eigenvalues, ops=self.ops)[0], vector
 
         mapped = self.ops.map if trial.rank >= self.tuning.smallest_shared else map
-        for part, formed, eigenvalues, norms_sq, vector in mapped(of, self._parts(trial, count)):
+        for part, formed, eigenvalues, norms_sq, vector in mapped(of, self.polynomials.parts(trial, count)):
             nodes.eigenvalues[part], nodes.norms_sq[part] = eigenvalues, norms_sq
             found.append(vector)
             if keeps:
@@ -279,9 +277,8 @@ class Search:
         likely = (nodes.eigenvalues < limit_sq) & (limit_sq >= nodes.reduced_for_sq) & (cover.norms == math.inf)
         hopeful = np.flatnonzero(likely)
         if polynomial is not nodes.polynomial or (not nodes.kept and threshold > nodes.threshold):
-            for part in self._parts(polynomial, len(hopeful)):
-                index = hopeful[part]
-                formed, _ = cover.form(polynomial, index, nodes.reduced_for_sq[index])
+            for part in self.polynomials.parts(polynomial, len(hopeful)):
+                formed, _ = cover.form(polynomial, hopeful[part], nodes.reduced_for_sq[hopeful[part]])
                 self._prove(cover, nodes, formed, threshold)
         if polynomial.truncation > 0:
             self._fathom_whole(cover, nodes, limit_sq, hopeful)
@@ -296,13 +293,23 @@ class Search:
         hard = (nodes.eigenvalues > smaller_sq) | misled
         near = (nodes.norms_sq < limit_sq) & (limit_sq > self.tuning.stuck * threshold**2)
         stuck = np.flatnonzero((cover.norms == math.inf) & near & hard)
-        if not len(stuck):
-            return
-        whole = self.polynomials.whole_for(len(stuck))
-        for part in self._parts(whole, len(stuck)):
-            index = stuck[part]
-            formed, _ = cover.form(whole, index, np.zeros(len(index)))
-            cover.fathom(formed, threshold)
+        if len(stuck):
+            self._try(cover, self.polynomials.whole_for(len(stuck)), stuck, np.zeros(len(cover)))
+
+    def _fathom_closer(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates) -> None:
+        """Where many cells are open, bound what is left out more closely, and try those again that may pass then."""
+        closer = self.polynomials.closer(polynomial, int(np.count_nonzero(cover.norms == math.inf)))
+        if closer is not polynomial:
+            trial = self.polynomials.for_trial(closer, self.threshold, cover.open.boxes.radius)
+            limit_sq = cover.limits_sq(trial, self.threshold)
+            likely = (nodes.norms_sq < limit_sq) & (limit_sq >= self.polynomials.least_limit_sq(trial))
+            self._try(cover, trial, np.flatnonzero(likely & (cover.norms == math.inf)), limit_sq)
+
+    def _try(self, cover: Cover, polynomial: GramPolynomial, index: np.ndarray, reduced_for_sq: np.ndarray) -> None:
+        """Try some cells by matrices formed anew."""
+        for part in self.polynomials.parts(polynomial, len(index)):
+            formed, _ = cover.form(polynomial, index[part], reduced_for_sq[index[part]])
+            cover.fathom(formed, self.threshold)
 
     def _prove(self, cover: Cover, nodes: NodeEstimates, formed: CentreMatrices, threshold: float) -> None:
         """Try to fathom some cells by their matrices; sharpen the estimates of the highest where that fails.
@@ -336,8 +343,8 @@ class Search:
         index, polynomial, there = formed.index, formed.polynomial, cover.open[formed.index]
         values, vectors = arrays.top_eigenpair(formed.matrices, xp=self.xp)
         nodes.eigenvalues[index] = eigenvalues = self.ops.to_numpy(values)
-        columns = polynomial.columns_at(there.boxes.centres, there.block)
-        nodes.norms_sq[index], _ = lift(polynomial, columns, vectors, eigenvalues, ops=self.ops)
+        planes = polynomial.planes_at(there.boxes.centres, there.block)
+        nodes.norms_sq[index], _ = lift(polynomial, planes, vectors, eigenvalues, ops=self.ops)
         self.incumbent.raise_from(polynomial, there, nodes.norms_sq[index], eigenvalues, vectors)
 
     def _may_end(self, cover: Cover, before: float) -> bool:
@@ -351,10 +358,9 @@ class Search:
     def _evaluate_points(self, points: Cells) -> None:
         """Evaluate single frequencies exactly that neither passed nor were seen above: they are not converged."""
         whole = self.polynomials.whole
-        for part in self._parts(whole, len(points)):
+        for part in self.polynomials.parts(whole, len(points)):
             here = points[part]
-            columns = whole.columns_at(here.boxes.centres, here.block)
-            values, vectors = arrays.top_eigenpair(columns, xp=self.xp)
+            values, vectors = arrays.top_eigenpair(whole.columns_at(here.boxes.centres, here.block), xp=self.xp)
             norms_sq = self.ops.to_numpy(values)
             self.incumbent.raise_from(whole, here, norms_sq, norms_sq, vectors)
 
@@ -382,12 +388,6 @@ class Search:
             return limit_sq, limit_sq
         angle = np.minimum(cover.open.boxes.radius[index] + self._excess_angle, math.pi / 2)
         return np.minimum(polynomial.limit_sq(threshold * np.cos(angle)), limit_sq), limit_sq
-
-    def _parts(self, polynomial: GramPolynomial, count: int) -> Iterator[slice]:
-        """Slices of so many cells that fit the memory budget, as long as there is time."""
-        for part in self.polynomials.parts(polynomial, count):
-            self.clock.check()
-            yield part
 
     def at_nearest(self, where: SearchResult, sizes: tuple[int, ...], skew: tuple[bool, ...] = ()) -> SearchResult:
         """Lower bound at the best frequency of a circulant next to one of the torus.

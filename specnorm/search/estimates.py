@@ -54,7 +54,7 @@ class NodeEstimates:
 
 
 def lift(
-    polynomial: GramPolynomial, columns: Array, vectors: Array, eigenvalues: np.ndarray, *, ops: ArrayOps
+    polynomial: GramPolynomial, planes: tuple[Array, Array], vectors: Array, eigenvalues: np.ndarray, *, ops: ArrayOps
 ) -> tuple[np.ndarray, Array]:
     """Squared norms at the centres from below, and vectors of all columns, from those of the reduced matrices.
 
@@ -62,8 +62,8 @@ def lift(
 
     Parameters
     ----------
-    columns : array, shape (f, size, rank)
-        Of ``polynomial.columns_at``.
+    planes : arrays, shape (f, size, rank)
+        Of ``polynomial.planes_at``.
     vectors : array, shape (f, rank)
         Of unit length.
     eigenvalues : float array, shape (f,)
@@ -72,7 +72,9 @@ def lift(
     if polynomial.rank == polynomial.size:
         return eigenvalues.copy(), vectors
     xp = ops.xp
-    image = xp.matmul(columns, vectors[..., None])[..., 0]
+    parts = xp.stack([xp.real(vectors), xp.imag(vectors)], axis=-1)
+    even, odd = (xp.matmul(plane, parts) for plane in planes)
+    image = ops.complex(even[..., 0] - odd[..., 1], even[..., 1] + odd[..., 0])
     above = ops.to_numpy(xp.sum(xp.real(xp.conj(vectors) * image[:, : polynomial.rank]), axis=-1))
     rest = image[:, polynomial.rank :]
     beside = ops.to_numpy(xp.linalg.vector_norm(rest, axis=-1)) ** 2

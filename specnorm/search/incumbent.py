@@ -149,8 +149,8 @@ class Incumbent:
             index = chosen[cells.block[chosen] == block]
             starts, full = cells.boxes[index].centres, arrays.rows(vectors, index, ops=self.ops)
             if polynomial.rank < polynomial.size:
-                columns = polynomial.columns_at(starts, cells.block[index])
-                _, full = lift(polynomial, columns, full, eigenvalues[index], ops=self.ops)
+                planes = polynomial.planes_at(starts, cells.block[index])
+                _, full = lift(polynomial, planes, full, eigenvalues[index], ops=self.ops)
             self._ascend(starts, unrotated(polynomial, full, block, ops=self.ops), block, self._rtol)
 
     def _worth_an_ascent(self, norms_sq: np.ndarray) -> np.ndarray:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.matrices import norms
+from specnorm.certified.symbol.cells import torus_size
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, Rotation, SymbolGram, rotate
 from specnorm.certified.symbol.lags import taps_below
 from specnorm.clock import Clock
+from specnorm.search.left_out import sharpened
 
 if TYPE_CHECKING:
     from specnorm.search.tuning import Tuning
@@ -33,6 +36,7 @@ class Polynomials:
         self._narrow: GramPolynomial | None = None
         self._whole: GramPolynomial | None = None
         self._symbol: SymbolGram | None = None
+        self._closer: GramPolynomial | None = None
         self._cells = 0
 
     @property
@@ -69,6 +73,16 @@ class Polynomials:
                 self._reduced = known
         return known
 
+    def closer(self, polynomial: GramPolynomial, cells: int) -> GramPolynomial:
+        """The one in use, once with a closer bound of what it leaves out, where so many open cells repay that."""
+        if polynomial is not self._reduced or polynomial is self._closer:
+            return polynomial
+        g, _, p, *shape = self.blocks.shape
+        large = g == 1 and p >= self.tuning.smallest_shared and polynomial.truncation > 0
+        if large and cells >= self.tuning.covered * torus_size(tuple(shape)):
+            self._reduced = self._closer = sharpened(polynomial, self.parts, ops=self.ops)
+        return self._reduced
+
     def for_trial(self, polynomial: GramPolynomial, threshold: float, radius: np.ndarray) -> GramPolynomial:
         """Its copy in float32 where that is enough for most cells of such radii: large ones have limits far below."""
         if polynomial.rank < self.tuning.smallest_float32 or not threshold > 0:
@@ -82,10 +96,12 @@ class Polynomials:
         """Limit below which matrices are not reduced; above the truncation bound."""
         return max(self.tuning.clear * polynomial.truncation, polynomial.error)
 
-    def parts(self, polynomial: GramPolynomial, count: int) -> list[slice]:
-        """Slices of so many cells that fit the memory budget."""
+    def parts(self, polynomial: GramPolynomial, count: int) -> Iterator[slice]:
+        """Slices of so many cells that fit the memory budget, as long as there is time."""
         chunk = self._chunk(polynomial)
-        return [slice(first, min(first + chunk, count)) for first in range(0, count, chunk)]
+        for first in range(0, count, chunk):
+            self.clock.check()
+            yield slice(first, min(first + chunk, count))
 
     def _chunk(self, polynomial: GramPolynomial) -> int:
         """Cells at once within the memory budget: some complex matrices each, and the coefficients of many blocks."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified.symbol import symbols
+from specnorm.certified.symbol import gradients, symbols
 from specnorm.numerics.lanczos import Lanczos, vector_tolerance
 from specnorm.problem.frequencies import Frequencies
 
@@ -82,6 +82,6 @@ def top_triples(
 def top_gradient(residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     """Gradient of a singular value with respect to all blocks of its layer, from u, v, phases and group."""
     u, v, phase, group = residuals
-    gradient = symbols.triple_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
+    gradient = gradients.triple_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
     gradient = arrays.one_hot(gradient, group, spec.groups, xp=xp)
     return xp.reshape(gradient, (-1, *gradient.shape[2:]))

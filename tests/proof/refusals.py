@@ -33,8 +33,8 @@ from specnorm.certified.network.operators import Input, ReLU
 from specnorm.certified.network.roundings import EXECUTIONS, AtCentre, Roundings
 from specnorm.certified.network.rules import Map
 from specnorm.certified.symbol import cover, grid
-from specnorm.certified.symbol.cells import Cells, Circulant, dft, dft_points, torus
-from specnorm.certified.symbol.cover import cover_blocks, limits_sq, on_grid
+from specnorm.certified.symbol.cells import Boxes, Cells, Circulant, dft, dft_points, torus
+from specnorm.certified.symbol.cover import cover_blocks, limits_sq, on_grid, truncated
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, rotate
 from specnorm.certified.symbol.pruning import LargestBound
 from specnorm.problem.frequencies import Frequencies, half_grid
@@ -163,8 +163,19 @@ def by_grid(at: Frequencies, sizes: tuple[int, ...], *blocks: Any) -> Upper:
 def below_truncation() -> object:
     rotation = rotate(KERNEL, np.eye(3)[None], 1, ops=OPS)  # type: ignore[arg-type]
     polynomial = GramPolynomial(KERNEL, rotation, ops=OPS)
-    columns = polynomial.columns_at(torus((4,)).centres, np.zeros(len(torus((4,))), dtype=np.int64))
-    return polynomial.reduced(columns, np.full(columns.shape[0], polynomial.truncation / 2))
+    planes = polynomial.planes_at(torus((4,)).centres, np.zeros(len(torus((4,))), dtype=np.int64))
+    return polynomial.reduced(*planes, np.full(planes[0].shape[0], polynomial.truncation / 2))
+
+
+def truncated_by(rest: Callable[[GramPolynomial], Any], boxes: Boxes) -> object:
+    """A truncation bound from a cover of some blocks, one direction of KERNEL kept."""
+    polynomial = GramPolynomial(KERNEL, rotate(KERNEL, np.eye(3)[None], 1, ops=OPS), ops=OPS)  # type: ignore[arg-type]
+    blocks = rest(polynomial)
+    found = cover_blocks(blocks, boxes, ops=OPS)
+    formed, _ = found.form(GramPolynomial(blocks, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
+    found.fathom(formed, 100.0)
+    found.prune()
+    return truncated(polynomial, found)
 
 
 def without_supremum() -> object:
@@ -235,6 +246,9 @@ REFUSED: dict[str, Callable[[], object]] = {
     "cells that are done with, cut": lambda: cover_in_part().split(np.full(len(cover_in_part()), 2)),
     "a circulant for grid points": lambda: on_grid(assumed(1.0, OWN), dft_points((9,), (4,))),
     "a limit below the truncation": below_truncation,
+    "a truncation by some cells": lambda: truncated_by(lambda x: x.left_out, torus((4,))[np.arange(2)]),
+    "a truncation by other blocks": lambda: truncated_by(lambda x: x.left_out / 2, torus((4,))),
+    "a truncation by open cells": lambda: truncated(POLYNOMIAL, cover_blocks(KERNEL, torus((4,)), ops=OPS)),
     "a grid of other points": lambda: by_grid(Frequencies(half_grid((20,)).numerators, (21,)), (20,)),
     "a grid with points left out": lambda: by_grid(half_grid((20,))[:-1], (20,)),
     "a grid of a longer kernel": lambda: by_grid(half_grid((20,)), (20,), KERNEL, np.ones((1, 3, 3, 9))),

@@ -26,6 +26,7 @@ are cut, and can make nothing wrong but time.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -237,8 +238,8 @@ class Cover:
 
     def form(
         self, polynomial: GramPolynomial, index: np.ndarray, reduced_for_sq: np.ndarray
-    ) -> tuple[CentreMatrices, Array]:
-        """Gram matrices at the centres of some open cells, and the columns (c, size, rank) they are made of.
+    ) -> tuple[CentreMatrices, tuple[Array, Array]]:
+        """Gram matrices at the centres of some open cells, and the planes (c, size, rank) of what they are made of.
 
         Parameters
         ----------
@@ -251,10 +252,10 @@ class Cover:
         if polynomial.blocks is not self._blocks:
             raise HypothesisError("the polynomial is not one of this cover's blocks")
         cells = self._open[index]
-        columns = polynomial.columns_at(cells.boxes.centres, cells.block)
-        reduced, errors = polynomial.reduced(columns, reduced_for_sq)
+        planes = polynomial.planes_at(cells.boxes.centres, cells.block)
+        reduced, errors = polynomial.reduced(*planes, reduced_for_sq)
         host_errors = np.asarray(self._ops.to_numpy(errors), dtype=np.float64)
-        return CentreMatrices(polynomial, self._open, index, reduced_for_sq, reduced, host_errors), columns
+        return CentreMatrices(polynomial, self._open, index, reduced_for_sq, reduced, host_errors), planes
 
     def fathom(self, formed: CentreMatrices, threshold: float, *, wanted_sq: np.ndarray | None = None) -> np.ndarray:
         """Prove that cells hold no norm above a threshold. Which of them are done with, boolean array, shape (c,).
@@ -345,6 +346,17 @@ def cover_blocks(
     every = boxes[np.tile(np.arange(len(boxes)), len(block))]
     cells = Cells(every, np.repeat(block, len(boxes)), supremum)
     return Cover(blocks, cells, what, upper=upper, keeps=keeps, ops=ops)
+
+
+def truncated(polynomial: GramPolynomial, rest: Cover) -> GramPolynomial:
+    """The polynomial with the bound of what it leaves out that a cover of it proves, if that is smaller."""
+    bound = rest.proven()
+    if rest._blocks is not polynomial.left_out or bound.what != EVERYWHERE:
+        raise HypothesisError(f"{bound.what} is not the norm, at every frequency, of what this polynomial leaves out")
+    found = copy.copy(polynomial)
+    found.truncation = min(found.truncation, host.mul_up(bound.value, bound.value))
+    found._float32_copy = None
+    return found
 
 
 def on_grid(supremum: Upper, boxes: Boxes) -> Upper:

@@ -15,6 +15,7 @@ that the Schur complement of ``limit - H`` is positive semidefinite. Any basis s
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm import arrays
 from specnorm.certified import host, rounding
 from specnorm.certified.bound import HypothesisError
 from specnorm.certified.matrices import norms
@@ -112,14 +112,15 @@ def rotation_loss(columns: Array, basis: Array, taps: int, *, ops: ArrayOps) -> 
 
 
 def reduced_error(a: Array, b: Array, *, xp: Namespace) -> Array:
-    """Bound on ``||fl(A + b* b) - (A + b* b)||`` for matrices A (f, r, r) and b (f, n, r), shape (f,).
+    """Bound on ``||fl(A + b* b) - (A + b* b)||``, shape (f,), real parts above imaginary: A (f, 2r, r), b (f, 2n, r).
 
-    b stands for a matrix B scaled by a weight: two more roundings an entry.
+    b stands for a matrix B scaled by a weight: two more roundings an entry. Of a product's entry both parts are sums of
+    2 n products.
     """
     u = rounding.unit(b, xp=xp)
     squares = rounding.up(norms.frobenius_up(b, xp=xp) ** 2, 2, xp=xp)
     summed = rounding.up(norms.frobenius_up(a, xp=xp) + squares, 2, xp=xp)
-    of_product = rounding.product_error(b.shape[-2] + 4, b, xp=xp) * squares
+    of_product = math.sqrt(2) * rounding.gamma(b.shape[-2] + 8, u) * squares
     return rounding.up(rounding.SLACK * (of_product + 2 * math.sqrt(2) * u * summed), 4, xp=xp)
 
 
@@ -196,6 +197,17 @@ class GramPolynomial:
         norms = rounding.up(xp.sqrt(xp.max(squares, axis=0)) / 2, self.size * self.rank + 4, xp=xp)
         return np.asarray(self.ops.to_numpy(norms), dtype=np.float64)
 
+    @functools.cached_property
+    def left_out(self) -> Array:
+        """The directions left out of the rotated blocks, shape (g, m, p - rank, *kernel_shape)."""
+        if self.rotation is None:
+            return self.blocks[:, :, :0, ...]
+        taps = self.xp.astype(self.rotation.columns[..., self.rank :], self.blocks.dtype)
+        (g, m, _, *shape), q = self.blocks.shape, self.size - self.rank
+        return self.xp.reshape(
+            self.xp.permute_dims(self.xp.reshape(taps, (g, -1, m, q)), (0, 2, 3, 1)), (g, m, q, *shape)
+        )
+
     @property
     def itemsize(self) -> int:
         """Bytes of a complex entry."""
@@ -212,7 +224,11 @@ class GramPolynomial:
         return host.next_up(host.next_up(rotated + self._lost) / self._shrink)
 
     def columns_at(self, frequencies: Frequencies, block: np.ndarray) -> Array:
-        """First `rank` columns of H, complex, shape (f, size, rank): A above B.
+        """First `rank` columns of H, complex, shape (f, size, rank): A above B."""
+        return self.ops.complex(*self.planes_at(frequencies, block))
+
+    def planes_at(self, frequencies: Frequencies, block: np.ndarray) -> tuple[Array, Array]:
+        """Real and imaginary parts of those columns.
 
         Parameters
         ----------
@@ -232,15 +248,16 @@ class GramPolynomial:
                 xp.matmul(w[:, None, :], xp.take(table, index, axis=0))[:, 0, :]
                 for w, table in ((cos, self.even), (sin, self.odd))
             )
-        return xp.reshape(self.ops.complex(even, odd), (len(frequencies), self.size, self.rank))
+        shape = (len(frequencies), self.size, self.rank)
+        return xp.reshape(even, shape), xp.reshape(odd, shape)
 
-    def reduced(self, columns: Array, limit_sq: np.ndarray) -> tuple[Array, Array]:
+    def reduced(self, even: Array, odd: Array, limit_sq: np.ndarray) -> tuple[Array, Array]:
         """``A + B* B / (limit - truncation)``, shape (f, rank, rank), and a bound of its rounding, shape (f,).
 
         Parameters
         ----------
-        columns : array, shape (f, size, rank)
-            Of `columns_at`.
+        even, odd : arrays, shape (f, size, rank)
+            Of `planes_at`.
         limit_sq : float array, shape (f,)
             Above the truncation bound, unless nothing is left out.
 
@@ -251,14 +268,19 @@ class GramPolynomial:
         """
         xp = self.xp
         if self.rank == self.size:
-            return columns, xp.zeros((columns.shape[0],), dtype=self.blocks.dtype, device=self.ops.device(columns))
+            return self.ops.complex(even, odd), xp.astype(xp.zeros_like(even[:, 0, 0]), self.blocks.dtype)
         if not np.all(limit_sq > self.truncation):
             raise HypothesisError("a matrix is reduced only for limits above the truncation bound")
         # A difference, a quotient and a root: two roundings. The weight's conversion is in `reduced_error`.
         weights = host.inflate(np.sqrt(1 / (limit_sq - self.truncation)), 2)
-        a, b = columns[:, : self.rank, :], columns[:, self.rank :, :]
+        a, b = (xp.concat([even[:, x, :], odd[:, x, :]], axis=1) for x in (slice(self.rank), slice(self.rank, None)))
         b = b * xp.astype(self.ops.from_numpy(weights, self.blocks), b.dtype)[:, None, None]
-        return a + xp.matmul(arrays.adjoint(b, xp=xp), b), reduced_error(a, b, xp=xp)
+        # Half of the work of a complex product: of a matrix with itself, and one beside it.
+        half, turned = self.size - self.rank, xp.matrix_transpose(b)
+        cross = xp.matmul(turned[..., :half], b[:, half:, :])
+        real = a[:, : self.rank, :] + xp.matmul(turned, b)
+        imag = a[:, self.rank :, :] + (cross - xp.matrix_transpose(cross))
+        return self.ops.complex(real, imag), reduced_error(a, b, xp=xp)
 
     def float32_copy(self) -> GramPolynomial:
         """The same with its sum over the lags in float32; itself where that is not trusted (TF32, bfloat16 products).
@@ -326,10 +348,12 @@ class SymbolGram(GramPolynomial):
         terms = 3 * m + 2 * math.prod(shape) + 16
         self.error = trigonometric.autocorrelation_error(norm**2, terms, rounding.unit(blocks, xp=ops.xp))
 
-    def columns_at(self, frequencies: Frequencies, block: np.ndarray) -> Array:
-        """All of H, complex, shape (f, p, p)."""
+    def planes_at(self, frequencies: Frequencies, block: np.ndarray) -> tuple[Array, Array]:
+        """All of H, shape (f, p, p) each."""
         del block
-        return symbols.Symbol(self.blocks, frequencies, ops=self.ops).gram()[0, ...]
+        planes = symbols.Symbol(self.blocks, frequencies, ops=self.ops).planes()
+        even, odd = symbols.gram_planes(*planes, xp=self.xp)
+        return even[0, ...], odd[0, ...]
 
     def variation_sq(self, spread: np.ndarray) -> np.ndarray:
         """No bound."""

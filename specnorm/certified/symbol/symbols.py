@@ -93,29 +93,6 @@ def real_times(a: Array, z: Array, *, xp: Namespace) -> Array:
     return found[..., :count] + 1j * found[..., count:]
 
 
-def symbol_gradient(u: Array, v: Array, phase: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
-    """Gradient of Re(u* G(theta) v) with respect to the blocks: Re(conj(u_o) v_i e^{i k.theta}).
-
-    Parameters
-    ----------
-    u, v : arrays, shapes (b, r, m) and (b, r, p)
-    phase : array, shape (b, r, taps)
-
-    Returns
-    -------
-    array, shape (b, m, p, *kernel_shape)
-        Summed over r.
-    """
-    b, r, m = u.shape
-    p = v.shape[2]
-    right = xp.reshape(v[:, :, :, None] * phase[:, :, None, :], (b, r, -1))
-    # Re(conj(x) y) = Re x Re y + Im x Im y: one real product.
-    u = xp.matrix_transpose(u)
-    left = xp.concat([xp.real(u), xp.imag(u)], axis=2)
-    total = xp.matmul(left, xp.concat([xp.real(right), xp.imag(right)], axis=1))
-    return xp.reshape(total, (b, m, p, *kernel_shape))
-
-
 def chunk_length(blocks: Array, *, ops: ArrayOps) -> int:
     """How many frequencies fit the memory budget: about six complex matrices each, and two dozen numbers a tap."""
     b, m, p = blocks.shape[:3]
@@ -177,27 +154,3 @@ def top_triple(g: Array, *, xp: Namespace) -> tuple[Array, Array, Array]:
     u, norm = arrays.normalise(xp.matmul(a, v[..., None])[..., 0], xp=xp)
     v = xp.where(norm > 0, v, xp.zeros_like(v))
     return (v, u, norm[..., 0]) if wide else (u, v, norm[..., 0])
-
-
-def triple_gradient(
-    u: Array, v: Array, phase: Array, cotangent: Array, kernel_shape: tuple[int, ...], *, xp: Namespace
-) -> Array:
-    """Gradient of a symbol's singular value with one triple and one frequency a block, times a cotangent (b,)."""
-    u = u * xp.astype(cotangent, u.dtype)[:, None]
-    return symbol_gradient(u[:, None, :], v[:, None, :], phase[:, None, :], kernel_shape, xp=xp)
-
-
-def matrices_gradient(gamma: Array, phase: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
-    """Gradient with respect to the blocks of sum_f Re<Gamma_f, G(theta_f)>: Re(sum_f conj(Gamma_f) e^{i k.theta_f}).
-
-    Parameters
-    ----------
-    gamma : array, shape (b, f, m, p)
-    phase : array, shape (b, f, taps)
-    """
-    b, f, m, p = gamma.shape
-    # Re(conj(x) y) = Re x Re y + Im x Im y: one real product.
-    flat = xp.matrix_transpose(xp.reshape(gamma, (b, f, m * p)))
-    left = xp.concat([xp.real(flat), xp.imag(flat)], axis=2)
-    total = xp.matmul(left, xp.concat([xp.real(phase), xp.imag(phase)], axis=1))
-    return xp.reshape(total, (b, m, p, *kernel_shape))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified.symbol import symbols
+from specnorm.certified.symbol import gradients, symbols
 from specnorm.problem.frequencies import cos_sin, half_grid, phases, tap_points
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def powers_vjp(residuals: tuple[Array, ...], cotangent: Array, n_iter: int, *, x
             gamma = xp.matmul(gamma, powers.pop())
             gamma += arrays.adjoint(gamma, xp=xp)
         gamma = xp.astype(xp.matmul(symbol(here), gamma), narrow, copy=False)
-        part = symbols.matrices_gradient(gamma, here, kernel_shape, xp=xp)
+        part = gradients.matrices_gradient(gamma, here, kernel_shape, xp=xp)
         del gamma
         if gradient is None:
             gradient = part
