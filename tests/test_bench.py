@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the textbook methods are written in torch", exc_type=ImportError)
 
-from bench import networks_page, pictures, yardsticks
+from bench import beside, networks_page, pictures, yardsticks
 from bench.__main__ import COMMITTED, main
 from bench.facts import FOLDER, read
 from bench.libraries import LIBRARIES
@@ -118,6 +118,14 @@ def test_the_committed_page_is_made_of_the_committed_lines(tmp_path: Path) -> No
     main(["page", str(tmp_path / COMMITTED.name)])
     made = (tmp_path / "index.md").read_text(encoding="utf-8")
     assert made == (COMMITTED.parent / "index.md").read_text(encoding="utf-8")
+
+
+def test_the_table_beside_others_is_made_of_its_lines() -> None:
+    """And every value of them was held against the truth."""
+    assert beside.page() == beside.PAGE.read_text(encoding="utf-8")
+    rows = [row for name in beside.FILES.values() for row in read(FOLDER / f"beside-{name}.jsonl")]
+    assert rows
+    assert all(row["held"] for row in rows)
 
 
 def test_the_pictures_are_of_the_committed_lines(tmp_path: Path) -> None:

@@ -142,21 +142,23 @@ def aol_backward(kernel: Tensor) -> Tensor:
     return value
 
 
-def circular_layer(kernel: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """A circular layer with torch's convolution, and its adjoint."""
+def square_layer(
+    kernel: Tensor, mode: str = "circular"
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """A layer that keeps the size with torch's convolution, and its adjoint; "constant" pads zeros."""
     pads = tuple(p for k in reversed(kernel.shape[2:]) for p in ((k - 1) // 2, k // 2))
     back = tuple(p for k in reversed(kernel.shape[2:]) for p in (k // 2, (k - 1) // 2))
     flipped = kernel.transpose(0, 1).flip(2, 3)
 
     def product(x: Tensor, weight: Tensor, around: tuple[int, ...]) -> Tensor:
-        return torch.nn.functional.conv2d(torch.nn.functional.pad(x, around, mode="circular"), weight)
+        return torch.nn.functional.conv2d(torch.nn.functional.pad(x, around, mode=mode), weight)
 
     return lambda x: product(x, kernel, pads), lambda y: product(y, flipped, back)
 
 
 def power_at_size(kernel: Tensor, n: int, steps: int = 100, seed: int = 0) -> Tensor:
     """Power method with the circular layer itself at one size (Ryu et al. 2019; Farnia et al. 2019)."""
-    layer, adjoint = circular_layer(kernel)
+    layer, adjoint = square_layer(kernel)
     x = torch.randn(1, kernel.shape[1], n, n, dtype=kernel.dtype, generator=torch.Generator().manual_seed(seed))
     norm = torch.zeros(())
     for _ in range(steps):
@@ -167,14 +169,14 @@ def power_at_size(kernel: Tensor, n: int, steps: int = 100, seed: int = 0) -> Te
     return norm
 
 
-def propack(kernel: Tensor, n: int, rtol: float = 1e-4) -> Tensor:
+def propack(kernel: Tensor, n: int, rtol: float = 1e-4, mode: str = "circular") -> Tensor:
     """SciPy's PROPACK (Lanczos bidiagonalisation with partial reorthogonalisation, Larsen 1998) on the same layer.
 
     To 1e-4 by its own reckoning, which is to 1e-6 in truth, as far as `power_norm` goes.
     """
     from scipy.sparse.linalg import LinearOperator, svds
 
-    layer, adjoint = circular_layer(kernel)
+    layer, adjoint = square_layer(kernel, mode)
     cout, cin = kernel.shape[:2]
     dtype = str(kernel.dtype).rpartition(".")[2]
 
