@@ -30,15 +30,15 @@ from bench.markdown import filled, table
 PAGE = facts.FOLDER / "index.md"
 FILES = {"Xeon, before": "before", "after": "after", "AVX2, after": "avx2"}
 LIMITS = {
-    "matrix_norm": "3 to 4 at 1024: Gram matrix and one factorisation in double precision",
+    "matrix_norm": "Gram matrix and factorisation in double precision",
     "gram_bound": "see above",
-    "power_norm": "a product takes 1.5 ms, by torch's convolution 1.0",
+    "power_norm": "a product takes 1.5 ms, torch's 1.0",
     "conv_norm": "see above",
     "f4_bound": "see above",
-    "enclose": "OpenBLAS factorises complex matrices at a third of the speed of products",
+    "enclose": "OpenBLAS factorises at a third of the speed of products",
     "AOL": "calls around 45 small products",
-    "weight": "at 64 calls; beyond, a step follows sixteen maxima or more, torch one vector",
     "16 weights": "",
+    "weight": "at 64 calls; then sixteen maxima are followed, by torch one",
 }
 Run = Callable[[], Any]
 
@@ -233,12 +233,9 @@ def page() -> str:
         limit = next((text for key, text in LIMITS.items() if key in work), "")
         lines.append([f"{work} {names}", aims, zen, *map(told, of.values()), limit])
     header = ["work", "aim", "Zen 5, before", *FILES, "limit"]
-    where = "; ".join(
-        f"*{column}*: commit {rows[0]['commit']}, {rows[0]['machine']}, {rows[0]['date']}"
-        for column, rows in files.items()
-        if rows
-    )
-    return filled(PAGE, {"beside": f"{where}.\n\n{table(header, lines)}"})
+    where = ", ".join(f"{column}: {rows[0]['commit']}" for column, rows in files.items() if rows)
+    told_of = f"Commits ({first[0]['date']}, {first[0]['machine'].rpartition(',')[0]}): {where}."
+    return filled(PAGE, {"beside": f"{told_of}\n\n{table(header, lines)}"})
 
 
 def main() -> int:
