@@ -226,6 +226,8 @@ class NetworkBound:
             )
             if self.checked.reason or self.checked.missed:
                 text.append(str(self.checked))
+            if self.checked.inputs and not self.checked.pairs:
+                text.append("No two inputs could be tried against it.")
         else:
             text.append(f"Network ({shapes}): no bound, since it is unknown from {len(self.unknown)} of its nodes on:")
             text += [

@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 from auditing.onnx_models import drawing, graph_of, model, node, saved  # noqa: E402
 from specnorm.auditing.readers.onnx import evaluator  # noqa: E402
+from specnorm.certified.network import execution  # noqa: E402
 from specnorm.certified.network.checking import check  # noqa: E402
 from specnorm.certified.network.model import Model, NotExecutedError  # noqa: E402
 from specnorm.networks import Graph, Product, attack, bound  # noqa: E402
@@ -223,7 +224,7 @@ def test_values_are_held_no_longer_than_they_are_read(tmp_path: Path, monkeypatc
         nodes += [node("LeakyRelu" if at % 2 else "Relu", f"v{at}", out=f"v{at + 1}" if at < count - 1 else "y")]
     graph, _ = read(model(nodes, {"w": weights(8, 1, 3)}, (1, 1, length + 2)), tmp_path)
     monkeypatch.setattr(attack, "HELD", 0)
-    bound(graph, method=Product(), check=False)
+    bound(graph, method=Product())  # what is imported on the way does not count
     tracemalloc.start()
     checked = bound(graph, method=Product()).checked
     peak = tracemalloc.get_traced_memory()[1]
@@ -232,3 +233,15 @@ def test_values_are_held_no_longer_than_they_are_read(tmp_path: Path, monkeypatc
     assert checked is not None
     assert checked.complete
     assert checked.pairs > 0
+
+
+def test_an_answer_says_that_nothing_was_tried_against_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no output can be computed within the limit; and not where one can."""
+    nodes = [node("Conv", "x", "w", out="a"), node("Relu", "a", out="y")]
+    graph, _ = read(model(nodes, {"w": weights(2, 1, 3)}, (1, 1, 9)), tmp_path)
+    said = "No two inputs could be tried against it."
+    assert said not in bound(graph, method=Product()).lines()
+    monkeypatch.setattr(execution, "HELD", 0)
+    found = bound(graph, method=Product())
+    assert found.checked.pairs == 0
+    assert said in found.lines()

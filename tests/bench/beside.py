@@ -31,11 +31,8 @@ PAGE = facts.FOLDER / "index.md"
 FILES = {"Xeon, before": "before", "after": "after", "AVX2, after": "avx2"}
 LIMITS = {
     "matrix_norm": "Gram matrix and factorisation in double precision",
-    "gram_bound": "see above",
     "power_norm": "a product takes 1.5 ms, torch's 1.0",
-    "conv_norm": "see above",
-    "f4_bound": "see above",
-    "enclose": "OpenBLAS factorises at a third of the speed of products",
+    "flat": "OpenBLAS factorises at a third of the speed of products",
     "AOL": "calls around 45 small products",
     "16 weights": "",
     "weight": "at 64 calls; then sixteen maxima are followed, by torch one",
