@@ -171,8 +171,8 @@ class Search:
             if self._refuted():
                 return self._result(None)
             budget.end(len(cover), self._tried)
+            self._fathom_closer(cover, polynomial, nodes, budget)
             self._relax(cover, polynomial, nodes, budget)
-            self._fathom_closer(cover, polynomial, nodes)
             rest = cover.prune()
             if not self._may_end(cover, before):
                 return self._result(None)
@@ -285,20 +285,20 @@ class Search:
 
     def _fathom_whole(self, cover: Cover, nodes: NodeEstimates, limit_sq: np.ndarray, hopeful: np.ndarray) -> None:
         """Try cells with nothing left out, where the truncation weighs too much, so that no smaller cell passes."""
-        threshold = self.threshold
-        smaller_sq = (threshold * np.cos(cover.open.boxes.radius / 4)) ** 2
+        smaller_sq = (self.threshold * np.cos(cover.open.boxes.radius / 4)) ** 2
         # An estimate that allowed what the proof did not tells nothing: small cells get the whole matrix at once.
         misled = np.zeros(len(cover), dtype=bool)
-        misled[hopeful] = limit_sq[hopeful] > 0.98 * threshold**2
+        misled[hopeful] = limit_sq[hopeful] > 0.98 * self.threshold**2
         hard = (nodes.eigenvalues > smaller_sq) | misled
-        near = (nodes.norms_sq < limit_sq) & (limit_sq > self.tuning.stuck * threshold**2)
+        near = (nodes.norms_sq < limit_sq) & (limit_sq > self.tuning.stuck * self.threshold**2)
         stuck = np.flatnonzero((cover.norms == math.inf) & near & hard)
         if len(stuck):
             self._try(cover, self.polynomials.whole_for(len(stuck)), stuck, np.zeros(len(cover)))
 
-    def _fathom_closer(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates) -> None:
+    def _fathom_closer(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, budget: Budget) -> None:
         """Where many cells are open, bound what is left out more closely, and try those again that may pass then."""
-        closer = self.polynomials.closer(polynomial, int(np.count_nonzero(cover.norms == math.inf)))
+        affordable = budget.cells(self._cells) > 4 * len(cover)
+        closer = self.polynomials.closer(polynomial, int(affordable and np.count_nonzero(cover.norms == math.inf)))
         if closer is not polynomial:
             trial = self.polynomials.for_trial(closer, self.threshold, cover.open.boxes.radius)
             limit_sq = cover.limits_sq(trial, self.threshold)
