@@ -297,9 +297,8 @@ class Search:
 
     def _fathom_closer(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, budget: Budget) -> None:
         """Where many cells are open, bound what is left out more closely, and try those again that may pass then."""
-        affordable = budget.cells(self._cells) > 4 * len(cover)
-        closer = self.polynomials.closer(polynomial, int(affordable and np.count_nonzero(cover.norms == math.inf)))
-        if closer is not polynomial:
+        affordable = polynomial.truncation > 0 and budget.cells(self._cells) > 4 * len(cover)
+        if affordable and (closer := self.polynomials.closer(polynomial, cover)) is not polynomial:
             trial = self.polynomials.for_trial(closer, self.threshold, cover.open.boxes.radius)
             limit_sq = cover.limits_sq(trial, self.threshold)
             likely = (nodes.norms_sq < limit_sq) & (limit_sq >= self.polynomials.least_limit_sq(trial))

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.matrices import norms
-from specnorm.certified.symbol.cells import torus_size
+from specnorm.certified.symbol.cells import torus, torus_size
+from specnorm.certified.symbol.cover import cover_blocks, truncated
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, Rotation, SymbolGram, rotate
 from specnorm.certified.symbol.lags import taps_below
 from specnorm.clock import Clock
-from specnorm.search.left_out import sharpened
+from specnorm.numerics.chebyshev import largest_eigenvalues
 
 if TYPE_CHECKING:
+    from specnorm.certified.symbol.cover import Cover
     from specnorm.search.tuning import Tuning
     from specnorm.types import Array, ArrayOps
+
+_DEGREE = 8
+"""Of the estimates of what is left out."""
+_RAISED = 1.03
+"""Over a threshold that failed; the truncation bound before is three to five times as high."""
 
 
 class Polynomials:
@@ -73,12 +80,12 @@ class Polynomials:
                 self._reduced = known
         return known
 
-    def closer(self, polynomial: GramPolynomial, cells: int) -> GramPolynomial:
-        """The one in use, once with a closer bound of what it leaves out, where so many open cells repay that."""
+    def closer(self, polynomial: GramPolynomial, cover: Cover) -> GramPolynomial:
+        """The one in use, once with a closer bound of what it leaves out, where enough open cells repay that."""
         if polynomial is not self._reduced or polynomial is self._closer:
             return polynomial
         g, _, p, *shape = self.blocks.shape
-        large = g == 1 and p >= self.tuning.smallest_shared and polynomial.truncation > 0
+        large, cells = g == 1 and p >= self.tuning.smallest_shared, np.count_nonzero(cover.norms == math.inf)
         if large and cells >= self.tuning.covered * torus_size(tuple(shape)):
             self._reduced = self._closer = sharpened(polynomial, self.parts, ops=self.ops)
         return self._reduced
@@ -154,3 +161,34 @@ def choose_rotation(
     rotation = rotate(blocks, xp.flip(basis, axis=-1), rank, ops=ops)
     # Otherwise the factorisation was not good enough to be of use.
     return rotation if rotation.truncation <= 1.1 * allowed and rotation.shrink >= 0.999 else None
+
+
+def sharpened(
+    polynomial: GramPolynomial, parts: Callable[[GramPolynomial, int], Iterator[slice]], *, ops: ArrayOps
+) -> GramPolynomial:
+    """The polynomial with a truncation bound within 1.4 of the square of the norm that is left out, more or less.
+
+    By a cover of what is left out with the first cells alone.
+
+    Parameters
+    ----------
+    parts : callable
+        Slices of so many cells that fit the memory budget.
+    """
+    rest = polynomial.left_out
+    whole = GramPolynomial(rest, tick=polynomial.tick, ops=ops).float32_copy()
+    # Far below what can be proven, but not 0.
+    cover, threshold = cover_blocks(rest, torus(rest.shape[3:]), ops=ops), 1e-3 * math.sqrt(polynomial.truncation)
+    boxes, size = cover.open.boxes, rest.shape[2]
+    drawn = ops.from_numpy(arrays.random_vectors(0, (1, size)), rest)
+    for part in parts(whole, len(cover)):
+        formed, _ = cover.form(whole, np.arange(len(cover))[part], np.zeros(len(boxes.radius[part])))
+        vectors = ops.xp.astype(ops.xp.broadcast_to(drawn, (len(formed), size)), formed.matrices.dtype)
+        found, _ = largest_eigenvalues(formed.matrices, vectors, np.zeros(len(formed)), _DEGREE, rest, ops=ops)
+        threshold = max(threshold, float((np.sqrt(found) / np.cos(boxes.radius[part])).max()))
+        passed = cover.fathom(formed, threshold)
+        while not passed.all():
+            formed, threshold = formed.take(np.flatnonzero(~passed), ops=ops), _RAISED * threshold
+            passed = cover.fathom(formed, threshold)
+    cover.prune()
+    return truncated(polynomial, cover)

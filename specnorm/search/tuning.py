@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, eq=False)
-class Tuning:
+class Tuning(NamedTuple):
     """Knobs of branch and bound, of its estimates and of the local ascent.
 
     The values are the fastest of those tried on the kernels of `tests/bench` (NumPy, one core).
     """
 
     cache: int = 24 * 2**20
-    """The same where the host computes: what a round forms should stay in its cache."""
+    """Bytes that are formed at once where the host computes: what stays in its cache."""
     kept: int = 32 * 2**20
     """Bytes of a round's matrices that are kept until the ascent from its best cells. Of more, what the last incumbent
     allows is proven as soon as it is estimated; the rest is formed again."""

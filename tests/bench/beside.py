@@ -32,7 +32,10 @@ FILES = {"Xeon, before": "before", "after": "after", "AVX2, after": "avx2"}
 LIMITS = {
     "matrix_norm": "Gram matrix and factorisation in double precision",
     "power_norm": "a product takes 1.5 ms, torch's 1.0",
-    "flat": "OpenBLAS factorises at a third of the speed of products",
+    "gram_bound": "above",
+    "conv_norm": "above",
+    "f4_bound": "above",
+    "enclose": "OpenBLAS factorises at a third of the speed of products",
     "AOL": "calls around 45 small products",
     "16 weights": "",
     "weight": "at 64 calls; then sixteen maxima are followed, by torch one",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -290,7 +289,7 @@ def test_a_trained_kernel_takes_few_cells() -> None:
 
 def tune(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> None:
     """Search with other numbers."""
-    monkeypatch.setattr(tuning, "TUNING", replace(tuning.TUNING, **changed))
+    monkeypatch.setattr(tuning, "TUNING", tuning.TUNING._replace(**changed))
 
 
 def test_nothing_is_proven_below_what_its_matrix_was_reduced_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,7 @@ from specnorm.methods.certify import Certify
 from specnorm.runtime.execution import Execution
 from specnorm.search import reduction
 from specnorm.search.branch_and_bound import Search
-from specnorm.search.left_out import sharpened
-from specnorm.search.reduction import Polynomials
+from specnorm.search.reduction import Polynomials, sharpened
 from specnorm.search.tuning import TUNING
 
 OPS = Execution(BACKEND, BACKEND.namespace(None))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
@@ -80,7 +79,7 @@ def by_any_basis(patch: pytest.MonkeyPatch) -> None:
         groups, _, size = self.blocks.shape[:3]
         self.trial_vectors = self.start_vectors(groups, size)[:, None, :]
 
-    patch.setattr(tuning, "TUNING", replace(tuning.TUNING, smallest_reduced=12))
+    patch.setattr(tuning, "TUNING", tuning.TUNING._replace(smallest_reduced=12))
     patch.setattr(Incumbent, "multistart", at_random)
 
 

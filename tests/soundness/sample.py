@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -31,7 +30,7 @@ def as_if_large(index: int) -> Iterator[None]:
     changed |= {"smallest_float32": 1, "margin_float32": -1.0} if float32 else {}
     with (
         np.errstate(invalid="raise", divide="raise"),
-        patch.object(tuning, "TUNING", replace(tuning.TUNING, **changed)),
+        patch.object(tuning, "TUNING", tuning.TUNING._replace(**changed)),
     ):
         yield
 

@@ -268,7 +268,9 @@ class GramPolynomial:
         """
         xp = self.xp
         if self.rank == self.size:
-            return self.ops.complex(even, odd), xp.astype(xp.zeros_like(even[:, 0, 0]), self.blocks.dtype)
+            return self.ops.complex(even, odd), xp.zeros(
+                (even.shape[0],), dtype=self.blocks.dtype, device=self.ops.device(even)
+            )
         if not np.all(limit_sq > self.truncation):
             raise HypothesisError("a matrix is reduced only for limits above the truncation bound")
         # A difference, a quotient and a root: two roundings. The weight's conversion is in `reduced_error`.
