@@ -148,7 +148,7 @@ MUTATIONS = {
         ((cover, "speaks_of", lambda formed, _: np.ones(len(formed), dtype=bool)),),
     ),
     "rounding of the reduced matrix": Mutation(
-        reductions_of_many_rows, ((gram_polynomial, "reduced_error", lambda a, _, xp: xp.zeros(a.shape[:1])),)
+        reductions_of_many_rows, ((gram_polynomial, "reduced_error", lambda a, _, xp: xp.zeros(a[0].shape[:1])),)
     ),
     "rotation that is none": Mutation(
         below_the_truth_by_a_poor_basis, ((gram_polynomial, "rotation_loss", without_loss),)

@@ -297,7 +297,7 @@ class Search:
 
     def _fathom_closer(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, budget: Budget) -> None:
         """Where many cells are open, bound what is left out more closely, and try those again that may pass then."""
-        affordable = polynomial.truncation > 0 and budget.cells(self._cells) > 4 * len(cover)
+        affordable = polynomial.truncation > 0 and budget.cells(self._cells) > self.tuning.repaid * len(cover)
         if affordable and (closer := self.polynomials.closer(polynomial, cover)) is not polynomial:
             trial = self.polynomials.for_trial(closer, self.threshold, cover.open.boxes.radius)
             limit_sq = cover.limits_sq(trial, self.threshold)

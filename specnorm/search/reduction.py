@@ -11,14 +11,13 @@ import numpy as np
 from specnorm import arrays
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cells import torus, torus_size
-from specnorm.certified.symbol.cover import cover_blocks, truncated
+from specnorm.certified.symbol.cover import Cover, cover_blocks, truncated
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, Rotation, SymbolGram, rotate
 from specnorm.certified.symbol.lags import taps_below
 from specnorm.clock import Clock
 from specnorm.numerics.chebyshev import largest_eigenvalues
 
 if TYPE_CHECKING:
-    from specnorm.certified.symbol.cover import Cover
     from specnorm.search.tuning import Tuning
     from specnorm.types import Array, ArrayOps
 
@@ -179,13 +178,14 @@ def sharpened(
     whole = GramPolynomial(rest, tick=polynomial.tick, ops=ops).float32_copy()
     # Far below what can be proven, but not 0.
     cover, threshold = cover_blocks(rest, torus(rest.shape[3:]), ops=ops), 1e-3 * math.sqrt(polynomial.truncation)
-    boxes, size = cover.open.boxes, rest.shape[2]
+    radius, size = cover.open.boxes.radius, rest.shape[2]
     drawn = ops.from_numpy(arrays.random_vectors(0, (1, size)), rest)
     for part in parts(whole, len(cover)):
-        formed, _ = cover.form(whole, np.arange(len(cover))[part], np.zeros(len(boxes.radius[part])))
+        index = np.arange(part.start, part.stop)
+        formed, _ = cover.form(whole, index, np.zeros(len(index)))
         vectors = ops.xp.astype(ops.xp.broadcast_to(drawn, (len(formed), size)), formed.matrices.dtype)
         found, _ = largest_eigenvalues(formed.matrices, vectors, np.zeros(len(formed)), _DEGREE, rest, ops=ops)
-        threshold = max(threshold, float((np.sqrt(found) / np.cos(boxes.radius[part])).max()))
+        threshold = max(threshold, float((np.sqrt(found) / np.cos(radius[index])).max()))
         passed = cover.fathom(formed, threshold)
         while not passed.all():
             formed, threshold = formed.take(np.flatnonzero(~passed), ops=ops), _RAISED * threshold

@@ -14,7 +14,7 @@ import functools
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -228,14 +228,21 @@ def page() -> str:
             return " / ".join(f"{x:.2g}" for x in ([min(values)] if worst and values else values)) or "-"
 
         names = "the worst" if worst else " / ".join(row["name"] for row in first)
-        aims = " / ".join(dict.fromkeys(f"{row['aim']:.2g}" for row in first))
-        zen = " / ".join(dict.fromkeys(row["elsewhere"] for row in first))
+        aims, zen = (
+            each_or_all(values) for values in zip(*((f"{x['aim']:.2g}", x["elsewhere"]) for x in first), strict=True)
+        )
         limit = next((text for key, text in LIMITS.items() if key in work), "")
         lines.append([f"{work} {names}", aims, zen, *map(told, of.values()), limit])
     header = ["work", "aim", "Zen 5, before", *FILES, "limit"]
     where = ", ".join(f"{column}: {rows[0]['commit']}" for column, rows in files.items() if rows)
-    told_of = f"Commits ({first[0]['date']}, {first[0]['machine'].rpartition(',')[0]}): {where}."
+    one = files["after"][0]
+    told_of = f"Commits ({one['date']}, {one['machine'].rpartition(',')[0]}): {where}."
     return filled(PAGE, {"beside": f"{told_of}\n\n{table(header, lines)}"})
+
+
+def each_or_all(values: Sequence[str]) -> str:
+    """One for all, where they are equal."""
+    return values[0] if len(set(values)) == 1 else " / ".join(values)
 
 
 def main() -> int:

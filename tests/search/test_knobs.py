@@ -44,6 +44,7 @@ WILD: dict[str, tuple[float, ...]] = {
     "clear": (1.0 + 2.0**-40, 100.0),
     "least": (0.0, 1.0),
     "covered": (0.0, 1e6),
+    "repaid": (0.0, 1e6),
     "few": (0.0, 1e6),
     "stuck": (0.0, 1.0),
     "trials": (1, 1000),

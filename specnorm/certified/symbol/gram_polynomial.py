@@ -111,16 +111,18 @@ def rotation_loss(columns: Array, basis: Array, taps: int, *, ops: ArrayOps) -> 
     return host.sqrt_down(max(host.sub_down(1.0, e), 0.0)), lost
 
 
-def reduced_error(a: Array, b: Array, *, xp: Namespace) -> Array:
-    """Bound on ``||fl(A + b* b) - (A + b* b)||``, shape (f,), real parts above imaginary: A (f, 2r, r), b (f, 2n, r).
+def reduced_error(a: tuple[Array, Array], b: tuple[Array, Array], *, xp: Namespace) -> Array:
+    """Bound on ``||fl(A + b* b) - (A + b* b)||``, shape (f,), from both parts of A (f, r, r) and of b (f, n, r).
 
     b stands for a matrix B scaled by a weight: two more roundings an entry. Of a product's entry both parts are sums of
     2 n products.
     """
-    u = rounding.unit(b, xp=xp)
-    squares = rounding.up(norms.frobenius_up(b, xp=xp) ** 2, 2, xp=xp)
-    summed = rounding.up(norms.frobenius_up(a, xp=xp) + squares, 2, xp=xp)
-    of_product = math.sqrt(2) * rounding.gamma(b.shape[-2] + 8, u) * squares
+    u = rounding.unit(b[0], xp=xp)
+    of_a, of_b = (
+        rounding.up(norms.frobenius_up(x, xp=xp) ** 2 + norms.frobenius_up(y, xp=xp) ** 2, 4, xp=xp) for x, y in (a, b)
+    )
+    summed = rounding.up(xp.sqrt(of_a) + of_b, 3, xp=xp)
+    of_product = math.sqrt(2) * rounding.gamma(2 * b[0].shape[-2] + 8, u) * of_b
     return rounding.up(rounding.SLACK * (of_product + 2 * math.sqrt(2) * u * summed), 4, xp=xp)
 
 
@@ -275,14 +277,11 @@ class GramPolynomial:
             raise HypothesisError("a matrix is reduced only for limits above the truncation bound")
         # A difference, a quotient and a root: two roundings. The weight's conversion is in `reduced_error`.
         weights = host.inflate(np.sqrt(1 / (limit_sq - self.truncation)), 2)
-        a, b = (xp.concat([even[:, x, :], odd[:, x, :]], axis=1) for x in (slice(self.rank), slice(self.rank, None)))
-        b = b * xp.astype(self.ops.from_numpy(weights, self.blocks), b.dtype)[:, None, None]
-        # Half of the work of a complex product: of a matrix with itself, and one beside it.
-        half, turned = self.size - self.rank, xp.matrix_transpose(b)
-        cross = xp.matmul(turned[..., :half], b[:, half:, :])
-        real = a[:, : self.rank, :] + xp.matmul(turned, b)
-        imag = a[:, self.rank :, :] + (cross - xp.matrix_transpose(cross))
-        return self.ops.complex(real, imag), reduced_error(a, b, xp=xp)
+        weighted = xp.astype(self.ops.from_numpy(weights, self.blocks), even.dtype)[:, None, None]
+        a = even[:, : self.rank, :], odd[:, : self.rank, :]
+        b = weighted * even[:, self.rank :, :], weighted * odd[:, self.rank :, :]
+        real, imag = symbols.gram_planes(*b, xp=xp)
+        return self.ops.complex(a[0] + real, a[1] + imag), reduced_error(a, b, xp=xp)
 
     def float32_copy(self) -> GramPolynomial:
         """The same with its sum over the lags in float32; itself where that is not trusted (TF32, bfloat16 products).

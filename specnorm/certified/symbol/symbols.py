@@ -47,10 +47,6 @@ class Symbol:
         """G at every frequency, shape (b, f, m, p): two real products with the table of cosines and sines."""
         return self._complex(*self.planes())
 
-    def gram(self) -> Array:
-        """``G* G`` at every frequency, shape (b, f, p, p): real products, two of them of a matrix with itself."""
-        return self._complex(*gram_planes(*self.planes(), xp=self.xp))
-
     def planes(self) -> tuple[Array, Array]:
         """Real and imaginary parts of G, (b, f, m, p) each."""
         xp, (b, m, p) = self.xp, self.shape[:3]
