@@ -18,9 +18,10 @@ from specnorm.errors import MethodError
 from specnorm.methods.base import Evaluation, Method, Needs
 from specnorm.methods.enclosure import Enclose
 from specnorm.problem import polyphase
-from specnorm.search.branch_and_bound import Search, SearchResult
+from specnorm.search.branch_and_bound import Search
 from specnorm.search.constant import enclose_constant
 from specnorm.search.enclosing import enclose_zero, grid_sizes
+from specnorm.search.result import SearchResult
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Upper

@@ -14,8 +14,8 @@ from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check
 from specnorm.problem import polyphase
 from specnorm.problem.layer_map import shapes_of
 from specnorm.result import BoundSource
-from specnorm.search.branch_and_bound import SearchResult
 from specnorm.search.enclosing import Problem, enclose_blocks
+from specnorm.search.result import SearchResult
 from specnorm.search.top_triples import top_gradient, top_triples
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ of the search is its proof: where the budget ends it, nothing is claimed.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,52 +17,18 @@ from specnorm.certified.bound import nothing
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cover import CentreMatrices, Cover, cover_blocks, on_grid
 from specnorm.clock import Clock, OutOfTime
-from specnorm.numerics.chebyshev import largest_eigenvalues
-from specnorm.problem.frequencies import Frequencies
 from specnorm.search import tuning as knobs
-from specnorm.search.estimates import NodeEstimates, lift
+from specnorm.search.estimates import NodeEstimates, is_crowded, largest, lift
 from specnorm.search.incumbent import Incumbent, LowerBound
 from specnorm.search.reduction import Polynomials
+from specnorm.search.result import SearchResult
 
 if TYPE_CHECKING:
-    from specnorm.certified.bound import Lower, Upper
+    from specnorm.certified.bound import Upper
     from specnorm.certified.symbol.cells import Boxes, Cells
     from specnorm.certified.symbol.gram_polynomial import GramPolynomial
     from specnorm.search.budget import Budget
     from specnorm.types import Array, ArrayOps
-
-
-@dataclass(frozen=True, eq=False)
-class SearchResult:
-    """What a search proved about the largest norm of some blocks, in their scale.
-
-    Parameters
-    ----------
-    lower : Lower
-        The norm of one block at ``frequency``.
-    upper : Upper or None
-        Nothing in the cover exceeds it; None where the budget ended first.
-    frequency : Frequencies
-        One point.
-    block : int
-        Index of the block.
-    cells, levels : int
-        Cells visited, and rounds.
-    vectors : tuple of arrays, shapes (1, m) and (1, p), optional
-        Singular vectors there, where the search has them.
-    """
-
-    lower: Lower
-    upper: Upper | None
-    frequency: Frequencies
-    block: int
-    cells: int
-    levels: int
-    vectors: tuple[Array, Array] | None = None
-
-    def within(self, rtol: float) -> bool:
-        """Whether there are both bounds, so close."""
-        return self.upper is not None and self.upper <= self.lower.value * (1 + rtol)
 
 
 class Search:
@@ -77,6 +42,11 @@ class Search:
         Of the start vectors.
     deadline : float
         On the clock of `time.monotonic`; what is not begun by then is not tried.
+
+    Attributes
+    ----------
+    pace : float
+        Seconds that a cell took with its proof in the last search that had a deadline and went so far; 0 before.
     """
 
     def __init__(self, blocks: Array, *, seed: int = 0, deadline: float = math.inf, ops: ArrayOps) -> None:
@@ -90,6 +60,7 @@ class Search:
         self.polynomials = Polynomials(blocks, self.tuning, clock=self.clock, ops=ops)
         self._torus: list[tuple[Cells, np.ndarray]] | None = None
         self._cells = self._levels = self._tried = 0
+        self.pace, self._crowded = 0.0, False
 
     def run(
         self,
@@ -134,10 +105,12 @@ class Search:
             self.blocks, boxes, supremum, torus=self._torus, threshold=self.threshold, keeps=grid_follows, ops=self.ops
         )
         try:
-            budget = Budget(max_cells * self.blocks.shape[0], self.tuning, clock=self.clock, relaxes=relaxes)
+            given = (max_cells * self.blocks.shape[0], self.pace, self.tuning)
+            budget = Budget(*given, clock=self.clock, relaxes=relaxes)
             found = self._refine(cover, budget, max_levels)
         except OutOfTime:
             found = self._result(None)
+        self.pace = budget.pace
         if found.upper is None and self._free and not self.incumbent.best.claim.value > 0:
             self.incumbent.multistart()
             return self._result(None)
@@ -189,6 +162,7 @@ class Search:
         """Set the threshold; take over an earlier lower bound, or find a first one."""
         self._free, self._rtol, self._bound = not boxes.on_grid, rtol, bound
         self._cells = self._levels = 0
+        self._widest = math.inf if start is None else start.width
         self._excess_angle = math.acos(1 / (1 + self.tuning.excess * rtol)) if grid_follows else 0.0
         if self._free:
             self._torus = None
@@ -243,13 +217,11 @@ class Search:
         reduced_for_sq = np.minimum(np.maximum(wanted_sq, least_sq), 1e300)
         nodes = NodeEstimates(trial, threshold, vectors, reduced_for_sq, self.tuning.exact)
         keeps, found = trial.itemsize * count * trial.rank**2 <= self.tuning.kept, []
-        degree = self.tuning.first_degree if self._levels == 1 else self.tuning.degree
 
         def of(part: slice) -> tuple[slice, CentreMatrices, np.ndarray, np.ndarray, Array]:
             formed, planes = cover.form(trial, np.arange(count)[part], reduced_for_sq[part])
-            cut = self.tuning.cut * reduced_for_sq[part]
-            given = (formed.matrices, vectors[part, ...], cut, degree, self.blocks)
-            eigenvalues, vector = largest_eigenvalues(*given, ops=self.ops)
+            given = (formed, vectors[part, ...], self.tuning, self.blocks)
+            eigenvalues, vector = largest(*given, first=self._levels == 1, crowded=self._crowded, ops=self.ops)
             return part, formed, eigenvalues, lift(trial, planes, vector, eigenvalues, ops=self.ops)[0], vector
 
         mapped = self.ops.map if trial.rank >= self.tuning.smallest_shared else map
@@ -260,6 +232,8 @@ class Search:
                 nodes.kept.append(formed)
             else:
                 self._prove(cover, nodes, formed, threshold)
+        if self._levels == 1:
+            self._crowded = is_crowded(nodes.eigenvalues, reduced_for_sq, trial.rank, self.tuning)
         if found:
             nodes.vectors = found[0] if len(found) == 1 else self.xp.concat(found, axis=0)
         return nodes
@@ -365,13 +339,17 @@ class Search:
 
     def _relax(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, budget: Budget) -> None:
         """Ask for less where the next round does not fit into the budget: the cells that are done with stay so."""
-        norms_sq = nodes.norms_sq.copy()
-        for _ in range(0 if budget.holds(cover, self._cells) else self.tuning.relaxations):
+        norms_sq, best = nodes.norms_sq, self.incumbent.best.claim.value
+        for _ in range(self.tuning.relaxations):
+            if budget.holds(cover, nodes.norms_sq, self._rtol, best, self._cells):
+                break
             # Estimates are from below: what did not pass is higher than thought.
             passable_sq = (self.threshold * np.cos(cover.open.boxes.radius)) ** 2
             low = (cover.norms == math.inf) & (norms_sq <= passable_sq)
-            norms_sq[low] = self.tuning.raised * passable_sq[low]
-            rtol = budget.tolerance(cover, norms_sq, self._rtol, self.incumbent.best.claim.value, self._cells)
+            norms_sq = np.where(low, self.tuning.raised * passable_sq, norms_sq)
+            rtol = budget.tolerance(cover, norms_sq, self._rtol, best, self._cells)
+            if rtol >= self._widest:
+                raise OutOfTime
             if rtol <= self._rtol:
                 break
             self._rtol = rtol

@@ -23,16 +23,19 @@ class Budget:
     ----------
     max_cells : int
         Of the search.
+    pace : float
+        Seconds that a cell took in a search before; 0: not known.
     clock : Clock
         Ends it.
     relaxes : bool
         Whether the tolerance may be widened.
     """
 
-    def __init__(self, max_cells: int, tuning: Tuning, *, clock: Clock, relaxes: bool) -> None:
+    def __init__(self, max_cells: int, pace: float, tuning: Tuning, *, clock: Clock, relaxes: bool) -> None:
         self.max_cells, self.relaxes, self._tuning, self._clock = max_cells, relaxes, tuning, clock
         self._timed = relaxes and clock.deadline < math.inf
-        self._begun = self._each = 0.0
+        self._begun = self._each = self._spent = 0.0
+        self._done, self.pace = 0, pace
 
     def begin(self) -> None:
         """Begin a round."""
@@ -42,18 +45,26 @@ class Budget:
     def end(self, cells: int, tried: int) -> None:
         """End a round of so many cells, with a proof tried of some: the next ones take as long, and a proof each."""
         if self._timed:
-            proofs = 1 + (self._tuning.proof - 1) * max(0.0, 1 - tried / cells)
-            self._each = (self._begun - self._clock.left) * proofs / cells
+            each, untried = (self._begun - self._clock.left) / cells, max(0.0, 1 - tried / cells)
+            expected = max(each, self.pace) if self.pace else self._tuning.proof * each
+            self._each = each + (expected - each) * untried
+            if untried < 1:
+                self._spent, self._done = self._spent + self._each * cells, self._done + cells
+                self.pace = self._spent / self._done
 
     def cells(self, visited: int) -> float:
         """How many more may be visited."""
         in_time = self._tuning.hurry * self._clock.left / self._each if self._each > 0 else math.inf
         return min(self.max_cells - visited, in_time)
 
-    def holds(self, cover: Cover, visited: int) -> bool:
-        """Whether the next round is affordable however finely the cells are cut."""
-        cut = len(cover) * self._tuning.pieces**cover.open.boxes.half_degree.size
-        return not self.relaxes or cut <= self._tuning.ahead * self.cells(visited)
+    def holds(self, cover: Cover, norms_sq: np.ndarray, rtol: float, best: float, visited: int) -> bool:
+        """Whether the next round is affordable as the open cells are going to be cut; with what `tolerance` takes."""
+        boxes, most = cover.open.boxes, self._tuning.ahead * self.cells(visited)
+        if not self.relaxes or len(cover) * self._tuning.pieces**boxes.half_degree.size <= most:
+            return True
+        rest, threshold = np.flatnonzero(cover.norms == math.inf), best * (1 + self._tuning.share * rtol)
+        pieces = self.pieces(np.sqrt(norms_sq[rest]) / max(threshold, 1e-300), boxes.radius[rest], rtol)
+        return float((pieces ** int(np.count_nonzero(boxes.half_degree))).sum()) <= most
 
     def tolerance(self, cover: Cover, norms_sq: np.ndarray, rtol: float, best: float, visited: int) -> float:
         """The tolerance at which the next round is affordable: the same, or the closest wider one; at most 1.

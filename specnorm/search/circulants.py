@@ -15,7 +15,8 @@ from specnorm.problem.frequencies import product
 if TYPE_CHECKING:
     from specnorm.certified.bound import Upper
     from specnorm.problem.spec import ConvSpec
-    from specnorm.search.branch_and_bound import Search, SearchResult
+    from specnorm.search.branch_and_bound import Search
+    from specnorm.search.result import SearchResult
 
 
 @dataclass(frozen=True, eq=False)

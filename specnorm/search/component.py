@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
     from specnorm.numerics.power import LinearMap
     from specnorm.problem.spec import ConvSpec
-    from specnorm.search.branch_and_bound import Search, SearchResult
+    from specnorm.search.branch_and_bound import Search
+    from specnorm.search.result import SearchResult
     from specnorm.search.supremum import Supremum
     from specnorm.types import Array, ArrayOps
 

@@ -13,7 +13,7 @@ from specnorm.certified.bound import finite
 from specnorm.certified.matrices import norms
 from specnorm.numerics.lanczos import Lanczos, vector_tolerance
 from specnorm.problem.frequencies import Frequencies
-from specnorm.search.branch_and_bound import SearchResult
+from specnorm.search.result import SearchResult
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper

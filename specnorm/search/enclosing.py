@@ -15,9 +15,10 @@ from specnorm.certified.symbol.cells import Boxes, dft, dft_points, torus, torus
 from specnorm.certified.symbol.cover import on_grid
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies
-from specnorm.search.branch_and_bound import Search, SearchResult
+from specnorm.search.branch_and_bound import Search
 from specnorm.search.constant import enclose_constant
 from specnorm.search.fixed_cost import bound_without_search
+from specnorm.search.result import SearchResult
 
 if TYPE_CHECKING:
     from specnorm.problem.spec import ConvSpec
@@ -179,12 +180,27 @@ def grid_sizes(spec: ConvSpec, kernel_shape: tuple[int, ...]) -> tuple[int, ...]
     return tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, kernel_shape, strict=True))
 
 
+def _searched_again(search: Search, cover: Boxes, found: SearchResult, problem: Problem) -> SearchResult:
+    """From wide to narrow: search again as long as that gives closer bounds; by now it is known what a cell takes."""
+    groups = search.blocks.shape[0]
+    while found.upper is not None and not found.within(problem.rtol) and search.pace * len(cover) < search.clock.left:
+        left = problem.max_cells - found.cells // groups
+        again = search.run(cover, rtol=problem.rtol, start=found, max_cells=left, relaxes=True)
+        cells, closer = found.cells + again.cells, again.upper is not None and again.upper < found.upper
+        found = replace(again, upper=again.upper if closer else found.upper, cells=cells)
+        if not closer:
+            break
+    return found
+
+
 def _widened(search: Search, cover: Boxes | None, found: SearchResult, problem: Problem) -> SearchResult:
     """Prove what the budget allows: by another search where one had no end, and by a bound of fixed cost if wide."""
     search.clock.deadline = problem.deadline
     if found.upper is None and cover is not None:
         again = search.run(cover, rtol=problem.rtol, start=found, max_cells=problem.max_cells, relaxes=True)
         found = replace(again, cells=found.cells + again.cells)
+    if cover is not None:
+        found = _searched_again(search, cover, found, problem)
     if found.within(_WIDE):
         return found
     other = bound_without_search(problem.blocks, problem.spec, problem.seconds, ops=search.ops)

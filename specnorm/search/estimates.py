@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.certified.symbol import symbols
+from specnorm.numerics.chebyshev import largest_eigenvalues
 
 if TYPE_CHECKING:
     from specnorm.certified.symbol.cover import CentreMatrices
     from specnorm.certified.symbol.gram_polynomial import GramPolynomial
+    from specnorm.search.tuning import Tuning
     from specnorm.types import Array, ArrayOps
 
 
@@ -51,6 +53,37 @@ class NodeEstimates:
     def __post_init__(self) -> None:
         self.eigenvalues = np.zeros(len(self.reduced_for_sq))
         self.norms_sq = np.zeros(len(self.reduced_for_sq))
+
+
+def largest(
+    formed: CentreMatrices, vectors: Array, tuning: Tuning, like: Array, *, first: bool, crowded: bool, ops: ArrayOps
+) -> tuple[np.ndarray, Array]:
+    """Largest eigenvalues of the matrices of some cells, from below, and the vectors for the next round.
+
+    Parameters
+    ----------
+    vectors : array, shape (c, rank)
+        To begin with.
+    like : array
+        Real, on the device of the others.
+    first : bool
+        Whether this is the first round: vectors are random.
+    crowded : bool
+        What `is_crowded` said of it.
+    """
+    degree = tuning.first_degree if first else tuning.crowded_degree if crowded else tuning.degree
+    matrices, cut = formed.matrices, tuning.cut * formed.reduced_for_sq
+    values, vectors = largest_eigenvalues(matrices, vectors, cut, degree, like, ops=ops)
+    if first and is_crowded(values, formed.reduced_for_sq, matrices.shape[-1], tuning):
+        values, vectors = largest_eigenvalues(matrices, vectors, cut, tuning.crowded_first, like, ops=ops)
+    return values, vectors
+
+
+def is_crowded(eigenvalues: np.ndarray, limit_sq: np.ndarray, rank: int, tuning: Tuning) -> bool:
+    """Whether nearly all of the first cells are near their limits, as with spectra without a gap: filters are slow."""
+    if rank < tuning.smallest_crowded:
+        return False
+    return bool(np.count_nonzero(eigenvalues > tuning.cut * limit_sq) > tuning.crowded * len(limit_sq))
 
 
 def lift(

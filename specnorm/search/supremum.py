@@ -13,8 +13,9 @@ from specnorm.search.enclosing import Problem, search_torus
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Upper
-    from specnorm.search.branch_and_bound import Search, SearchResult
+    from specnorm.search.branch_and_bound import Search
     from specnorm.search.layer_bounds import LayerProblem
+    from specnorm.search.result import SearchResult
     from specnorm.types import Array, ArrayOps
 
 

@@ -21,6 +21,15 @@ class Tuning(NamedTuple):
     """Chebyshev degree of the first round's estimates, which begin with random vectors."""
     degree: int = 3
     """Of later rounds, which begin with the vectors of the cells before."""
+    crowded: float = 0.8
+    """Part of the first cells that must be near their limits for filters of a higher degree, which tell crowded
+    eigenvalues apart: with estimates too low, proofs fail, and cells are cut too coarsely."""
+    smallest_crowded: int = 96
+    """Size of matrices from which."""
+    crowded_first: int = 24
+    """Degree of another filter of the first round then."""
+    crowded_degree: int = 10
+    """Degree of later rounds then."""
     cut: float = 0.85
     """Part of a cell's limit up to which the filter does not tell eigenvalues apart: such a cell passes anyway."""
     exact: int = 1
@@ -38,7 +47,7 @@ class Tuning(NamedTuple):
     hurry: float = 0.8
     """The same of the time that is left: cells of the next round may take longer than those before."""
     proof: float = 3.0
-    """How many times as long as an estimate a cell with its proof takes: a first round tries hardly any."""
+    """How many times as long as an estimate a cell with its proof takes at most, before any was tried."""
     relaxations: int = 12
     """How often a round's tolerance is widened at most: each time the cells that did not pass count as higher."""
     share: float = 0.999

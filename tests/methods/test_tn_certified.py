@@ -17,7 +17,7 @@ from strategies import Recipe
 import specnorm
 from specnorm import EstimateWarning, MethodError, TensorNorm, Undecided
 from specnorm.problem.frequencies import Frequencies
-from specnorm.search.branch_and_bound import SearchResult
+from specnorm.search.result import SearchResult
 from specnorm.tensor import alternation, form, proving
 
 BELOW = [

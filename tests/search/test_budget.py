@@ -101,9 +101,9 @@ def test_a_tighter_tolerance_ends_no_worse(cells: int) -> None:
     assert cells < 500 or found[2] <= 1e-3
 
 
-@pytest.mark.parametrize("seconds", [60, 100, 200, 400, 1000])
-def test_nor_does_it_in_time(seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same of seconds, of which every matrix that is formed takes one."""
+@pytest.fixture
+def second_a_matrix(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock on which every matrix that is formed takes a second."""
     now = [0.0]
     form = Cover.form
 
@@ -114,11 +114,48 @@ def test_nor_does_it_in_time(seconds: int, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Cover, "form", formed)
     for module in (base, clock, enclosing):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+@pytest.mark.parametrize("seconds", [60, 100, 200, 400, 1000])
+def test_nor_does_it_in_time(seconds: int, second_a_matrix: list[float]) -> None:
+    """The same of seconds."""
     found = gaps(budget=seconds)
-    assert now[0] <= 3 * seconds
+    assert second_a_matrix[0] <= 3 * seconds
     assert all(after <= 1.5 * min(found[: j + 1]) for j, after in enumerate(found))
     assert found[2] <= max(1e-3, 0.25 * 60 / seconds)
     assert seconds < 1000 or found[2] <= 1e-3
+
+
+WIDE = np.random.default_rng(0).standard_normal((96, 96, 3, 3)) * np.geomspace(1, 1 / 16, 96)[:, None, None]
+"""Many directions matter, at all frequencies: nearly every cell is cut."""
+
+
+def test_what_fits_is_not_widened(second_a_matrix: list[float]) -> None:
+    """Whether the next round fits was once asked as if every cell were cut as finely as cells can be."""
+    whole = specnorm.measure(WIDE, Enclose(rtol=1e-3)).stats
+    seconds = second_a_matrix[0]
+    for budget in ({"max_cells": int(1.25 * int(whole["cells"]))}, {"budget": 2 * seconds}):
+        found = specnorm.measure(WIDE, Enclose(rtol=1e-3, **budget))
+        assert float(found.value) <= 1.001 * float(found.stats["lower"])
+
+
+def test_from_wide_to_narrow(second_a_matrix: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first search takes cells for dearer than they are; others follow, with the time that it left."""
+    ends: list[tuple[float, float]] = []
+    run = Search.run
+
+    def watched(self: Any, *some: Any, **how: Any) -> Any:
+        found = run(self, *some, **how)
+        ends.append((found.width, second_a_matrix[0]))
+        return found
+
+    monkeypatch.setattr(Search, "run", watched)
+    found = specnorm.measure(WIDE, Enclose(rtol=1e-3, budget=400))
+    widths = [width for width, _ in ends]
+    assert ends[0][1] < 200 < second_a_matrix[0] <= 400
+    assert min(widths) < widths[0] / 2 < 1
+    assert float(found.value) / float(found.stats["lower"]) - 1 == pytest.approx(min(widths))
 
 
 def test_proofs_of_tn_end_too() -> None:

@@ -27,7 +27,7 @@ from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 from specnorm.numerics import lanczos
 from specnorm.problem.frequencies import Frequencies
 from specnorm.runtime.execution import Execution
-from specnorm.search import branch_and_bound, tuning
+from specnorm.search import estimates, tuning
 from specnorm.search.incumbent import Incumbent
 
 xp = NumpyBackend().namespace(None)
@@ -62,7 +62,7 @@ def below_the_truth_without_estimates() -> Violations:
         return np.zeros(len(cut)), vectors
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(branch_and_bound, "largest_eigenvalues", nothing_seen)
+        patch.setattr(estimates, "largest_eigenvalues", nothing_seen)
         patch.setattr(Incumbent, "raise_from", lambda *_: None)
         yield from over(small(), lambda claims: claims.verdicts((-0.3, -0.03), max_cells=300))
 
