@@ -181,7 +181,11 @@ def grid_sizes(spec: ConvSpec, kernel_shape: tuple[int, ...]) -> tuple[int, ...]
 
 
 def _searched_again(search: Search, cover: Boxes, found: SearchResult, problem: Problem) -> SearchResult:
-    """From wide to narrow: search again as long as that gives closer bounds; by now it is known what a cell takes."""
+    """From wide to narrow: search again as long as that gives closer bounds; by now it is known what a cell takes.
+
+    It begins anew: where time is short the norm is nearly constant, and hardly a cell that passes for a wide tolerance
+    does for a narrow one.
+    """
     groups = search.blocks.shape[0]
     while found.upper is not None and not found.within(problem.rtol) and search.pace * len(cover) < search.clock.left:
         left = problem.max_cells - found.cells // groups
