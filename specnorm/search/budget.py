@@ -62,8 +62,8 @@ class Budget:
         boxes, most = cover.open.boxes, self._tuning.ahead * self.cells(visited)
         if not self.relaxes or len(cover) * self._tuning.pieces**boxes.half_degree.size <= most:
             return True
-        rest, threshold = np.flatnonzero(cover.norms == math.inf), best * (1 + self._tuning.share * rtol)
-        pieces = self.pieces(np.sqrt(norms_sq[rest]) / max(threshold, 1e-300), boxes.radius[rest], rtol)
+        rest = np.flatnonzero(cover.norms == math.inf)
+        pieces = self.pieces(self._ratio(np.sqrt(norms_sq[rest]), best, rtol), boxes.radius[rest], rtol)
         return float((pieces ** int(np.count_nonzero(boxes.half_degree))).sum()) <= most
 
     def tolerance(self, cover: Cover, norms_sq: np.ndarray, rtol: float, best: float, visited: int) -> float:
@@ -84,7 +84,7 @@ class Budget:
         norms, radius = np.sqrt(norms_sq[rest]), cover.open.boxes.radius[rest]
 
         def fits(tolerance: float) -> bool:
-            ratio = norms / (best * (1 + self._tuning.share * tolerance))
+            ratio = self._ratio(norms, best, tolerance)
             open_ = ratio > np.cos(radius)
             count = self.pieces(ratio[open_], radius[open_], tolerance) ** axes
             return float(count.sum()) <= most
@@ -96,6 +96,10 @@ class Budget:
             middle = math.sqrt(low * high)
             low, high = (low, middle) if fits(middle) else (middle, high)
         return high
+
+    def _ratio(self, norms: np.ndarray, best: float, rtol: float) -> np.ndarray:
+        """Norms over the threshold of a tolerance."""
+        return norms / max(best * (1 + self._tuning.share * rtol), 1e-300)
 
     def pieces(self, ratio: np.ndarray, radius: np.ndarray, rtol: float) -> np.ndarray:
         """How many times smaller cells have to be to pass, at least twice; more are not cut at once, shape (c,).
