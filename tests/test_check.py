@@ -23,7 +23,7 @@ import pytest
 
 import specnorm
 from specnorm.auditing import verifying
-from specnorm.auditing.layers import ModelArrays, Tensor
+from specnorm.auditing.model_arrays import ModelArrays, Tensor
 from specnorm.result import Certificate
 
 DOCS = Path(__file__).parent.parent / "docs"

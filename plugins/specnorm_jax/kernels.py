@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from specnorm.auditing.geometry import check_names, overrides
-from specnorm.errors import KernelError
+from specnorm.errors import GeometryError, KernelError
+from specnorm.problem.spec import Geometry
 
 Rule: TypeAlias = Callable[[str, Any], Mapping[str, Any] | None]
 _LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
@@ -94,7 +94,10 @@ class with_geometry:
     """
 
     def __init__(self, geometry: Mapping[str, Mapping[str, Any]], rule: Rule = flax_layout) -> None:
-        self.told, self.rule = overrides(geometry), rule
+        unknown = [key for stated in geometry.values() for key in stated if key not in Geometry.__annotations__]
+        if unknown:
+            raise GeometryError(f"geometry has {unknown[0]!r}; expected some of {', '.join(Geometry.__annotations__)}.")
+        self.told, self.rule = dict(geometry), rule
 
     def __call__(self, path: str, leaf: Any) -> Mapping[str, Any] | None:
         """Geometry of the other rule, and what is told."""
@@ -103,9 +106,9 @@ class with_geometry:
 
     def added(self, path: str, found: Mapping[str, Any]) -> Mapping[str, Any]:
         """``found`` and what is told of this path."""
-        for override in self.told:
-            if fnmatchcase(path, override.pattern):
-                found = {**found, **override.stated}
+        for pattern, stated in self.told.items():
+            if fnmatchcase(path, pattern):
+                found = {**found, **stated}
         return found
 
 
@@ -152,7 +155,11 @@ def kernels(tree: Any, rule: Rule = flax_layout, *, layers: str = "*") -> dict[s
             "for Equinox), or a function of (path, leaf) that returns geometry keywords."
         )
     if layers == "*":
-        check_names(told.told, list(found))
+        unmatched = [pattern for pattern in told.told if not any(fnmatchcase(name, pattern) for name in found)]
+        if unmatched:
+            raise GeometryError(
+                f"geometry: {unmatched[0]!r} matches no layer. Layers are {', '.join(found) or 'none'}."
+            )
     return found
 
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from specnorm.auditing.devices import check_target
 from specnorm.auditing.executing import measured
 from specnorm.auditing.geometry import check_names, overrides
-from specnorm.auditing.layers import ModelArrays, Tensor, select
+from specnorm.auditing.layers import select
 from specnorm.auditing.measuring import BUDGET, NEEDS_A_SIZE, Settings
+from specnorm.auditing.model_arrays import ModelArrays, Tensor
 from specnorm.auditing.pictures import take
 from specnorm.auditing.plots import draw
 from specnorm.auditing.provenance import environment, own_version

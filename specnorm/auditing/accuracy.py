@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from specnorm.auditing.layers import ModelArrays
+from specnorm.auditing.model_arrays import ModelArrays
 from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.readers.isolated import GRAPH_SECONDS
 from specnorm.auditing.samples import SAMPLE_SECONDS, samples_of

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from specnorm.auditing.layers import Layer, ModelArrays
+from specnorm.auditing.layers import Layer
+from specnorm.auditing.model_arrays import ModelArrays
 from specnorm.auditing.rows import Row
 from specnorm.backends import backend_for
 from specnorm.certified.stated import digest

@@ -5,31 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, cast
 
+from specnorm.auditing.model_arrays import Stated
 from specnorm.errors import GeometryError
 from specnorm.problem.padding import PaddingMode
 from specnorm.problem.spec import ConvSpec, Layout
 
-Amount = Literal["same", "valid", "same_upper", "same_lower"] | int | Sequence[int] | Sequence[tuple[int, int]]
 SIZED = ("same_upper", "same_lower")
 """Padding that depends on the input size: as many outputs as strides fit, the odd pixel after (upper) or before."""
-
-
-class Stated(TypedDict, total=False):
-    """What a file or a person says of a layer: the keyword arguments of every function, each only if it is known.
-
-    ``padding`` may also be ``"valid"`` (none), ``"same_upper"`` or ``"same_lower"``: ONNX's and (upper) TensorFlow's
-    "same", whose amounts depend on the input size where there is a stride.
-    """
-
-    stride: int | Sequence[int]
-    dilation: int | Sequence[int]
-    groups: int
-    transposed: bool
-    layout: Layout | None
-    padding_mode: PaddingMode
-    padding: Amount
 
 
 DEFAULTS: Stated = {"stride": 1, "dilation": 1, "groups": 1, "transposed": False, "padding_mode": "zeros"}

@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from specnorm.auditing.geometry import Stated
-from specnorm.errors import ModelFileError
-from specnorm.types import AnyArray
-
-if TYPE_CHECKING:
-    from specnorm.certified.network.graph import Graph
-
-Kind = Literal["conv", "linear", "unknown", "none"]
-"""What a layer is; "unknown" where not even its shape can be read, "none" of what only could be one."""
+from specnorm.auditing.model_arrays import Kind, Tensor
 
 MIN_AXES, MAX_AXES = 2, 5
 _SEPARATOR = re.compile(r"[./:]")
@@ -48,96 +39,6 @@ _WEIGHT_NORM = (
 _LENGTH_OF = {"weight_v": "weight_g", ".original1": ".original0"}
 """How names end of directions, and of the lengths beside them."""
 _RAW_PARAMETER = "weight as stored (a parametrisation computes the layer's weight from it)"
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One array of a model file, not loaded yet, and what the file says of it.
-
-    Parameters
-    ----------
-    name : str
-        Its key in the file.
-    shape : tuple of int
-        Of what ``load`` returns.
-    dtype : str
-        Short name, such as ``"float32"``.
-    load : callable
-        Reads the array.
-    kind : {"conv", "linear", "none", "unknown"} or None
-        A kernel for certain, by what the file says and whatever its name is; "none": no kernel by what the file says,
-        or with a ``refusal`` by its name alone. None: the file does not say, so name and shape decide.
-    geometry : Stated
-        What the file says for certain of the layer: a missing key is assumed, and the row lists it.
-    input_shape : tuple of int or None
-        Spatial sizes of the layer's input, if the file says so.
-    refusal : str or None
-        Why it cannot be measured, though it may be a kernel: a row with that reason.
-    assumed : tuple of str
-        What the reader took for granted beyond the geometry.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    load: Callable[[], AnyArray]
-    kind: Kind | None = None
-    geometry: Stated = field(default_factory=Stated)
-    input_shape: tuple[int, ...] | None = None
-    refusal: str | None = None
-    assumed: tuple[str, ...] = ()
-
-
-Sizes: TypeAlias = int | tuple[int, ...] | Mapping[str, tuple[int, ...]] | None
-"""For spatial axes of a network's inputs that its file leaves open, or their whole shapes by name; None: open."""
-
-
-@dataclass(frozen=True)
-class ModelArrays:
-    """A model as its reader gives it: arrays in the model's order, and the network where the file holds its graph.
-
-    Parameters
-    ----------
-    network : callable or None
-        Follows the graph; None: the file holds weights alone.
-    elsewhere : callable or None
-        `ask`, where another process has the file open.
-    stored : callable or None
-        Gives what reads each array of the file, by the name that it has there; None: as ``arrays`` have it.
-    """
-
-    arrays: Sequence[Tensor]
-    network: Callable[[Sizes], Graph] | None = None
-    elsewhere: Callable[..., Any] | None = None
-    stored: Callable[[], Mapping[str, Callable[[], AnyArray]]] | None = None
-
-    def array(self, name: str) -> AnyArray:
-        """An array as it is stored; `LookupError` if there is none."""
-        known = {tensor.name: tensor.load for tensor in self.arrays} if self.stored is None else self.stored()
-        return known[name]()
-
-    def graph(self, sizes: Sizes) -> Graph:
-        """The network's graph, in the process that has the file open."""
-        if self.network is None:
-            raise ModelFileError("it holds weights and no graph.")
-        return self.network(sizes)
-
-    def ask(
-        self,
-        seconds: float | None,
-        function: Callable[..., Any],
-        *arguments: Any,
-        progress: Callable[..., object] | None = None,
-    ) -> Any:
-        """Call ``function(model, *arguments)`` where the file is open, with ``progress`` as a keyword if there is one.
-
-        In another process it may take so many seconds of processor time (None: as long as it takes), is imported by its
-        name, and takes and gives what can be pickled; `ModelFileError` where it breaks a limit: no array can be read
-        any more then.
-        """
-        if self.elsewhere is not None:
-            return self.elsewhere(seconds, function, *arguments, progress=progress)
-        return function(self, *arguments, **({} if progress is None else {"progress": progress}))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specnorm.auditing.layers import ModelArrays, Sizes
+from specnorm.auditing.model_arrays import ModelArrays, Sizes
 from specnorm.auditing.readers.isolated import GRAPH_SECONDS
 from specnorm.auditing.rows import Row
 from specnorm.certified.bound import Upper

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from specnorm.auditing.layers import Kind
+from specnorm.auditing.model_arrays import Kind
 from specnorm.methods import METHODS
 from specnorm.problem.spec import ConvSpec
 from specnorm.result import Kind as Promise

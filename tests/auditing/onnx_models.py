@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from auditing import files
 from specnorm import networks
 from specnorm.auditing import network
-from specnorm.auditing.layers import ModelArrays, Sizes, Tensor
+from specnorm.auditing.model_arrays import ModelArrays, Sizes, Tensor
 from specnorm.auditing.readers import open_model
 from specnorm.auditing.readers.onnx import read
 from specnorm.certified.network.graph import Graph

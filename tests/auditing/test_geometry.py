@@ -19,8 +19,8 @@ from strategies import Layer, layers
 import specnorm
 from auditing import files
 from specnorm.auditing import audit
-from specnorm.auditing.geometry import Stated, overrides, resolve
-from specnorm.auditing.layers import ModelArrays, Tensor
+from specnorm.auditing.geometry import overrides, resolve
+from specnorm.auditing.model_arrays import ModelArrays, Stated, Tensor
 from specnorm.auditing.rows import Row
 from specnorm.errors import GeometryError
 from specnorm.problem.spec import ConvSpec

@@ -15,7 +15,7 @@ import pytest
 from auditing import deadly
 from specnorm import auditing
 from specnorm.auditing import readers
-from specnorm.auditing.layers import ModelArrays, Tensor
+from specnorm.auditing.model_arrays import ModelArrays, Tensor
 from specnorm.auditing.readers import open_model
 from specnorm.auditing.readers.isolated import Reader, in_child
 from specnorm.errors import ModelFileError

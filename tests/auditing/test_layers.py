@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from specnorm.auditing.layers import Layer, Tensor, select
+from specnorm.auditing.layers import Layer, select
+from specnorm.auditing.model_arrays import Tensor
 
 
 def _tensor(name: str, shape: tuple[int, ...], dtype: str = "float32") -> Tensor:

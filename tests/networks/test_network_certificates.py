@@ -19,7 +19,7 @@ from test_check_networks import DOCS, PUBLISHED, drawn  # noqa: E402
 
 from specnorm import audit  # noqa: E402
 from specnorm.auditing import verifying  # noqa: E402
-from specnorm.auditing.layers import ModelArrays  # noqa: E402
+from specnorm.auditing.model_arrays import ModelArrays  # noqa: E402
 from specnorm.auditing.readers.onnx import read  # noqa: E402
 from specnorm.cli import run  # noqa: E402
 from specnorm.errors import CertificateError  # noqa: E402

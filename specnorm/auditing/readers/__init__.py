@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
 
-from specnorm.auditing.layers import ModelArrays
+from specnorm.auditing.model_arrays import ModelArrays
 from specnorm.auditing.readers.isolated import Reader, in_child
 from specnorm.errors import ModelFileError
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.auditing.readers.bfloat16 import in_float32
+from specnorm.auditing.model_arrays import in_float32
 from specnorm.errors import ModelFileError
 from specnorm.text import install
 

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from specnorm.auditing.layers import ModelArrays, Tensor
+from specnorm.auditing.model_arrays import ModelArrays, Tensor
 from specnorm.auditing.processes import ONE_THREAD, Worker, WorkerLost, tell
 from specnorm.errors import ModelFileError
 from specnorm.types import ArrayObject

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.auditing.geometry import Stated, at_rank
-from specnorm.auditing.layers import Tensor
+from specnorm.auditing.geometry import at_rank
+from specnorm.auditing.model_arrays import Stated, Tensor
 from specnorm.errors import ModelFileError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from typing import BinaryIO, Literal
 
-from specnorm.auditing.layers import ModelArrays, Tensor
+from specnorm.auditing.model_arrays import ModelArrays, Tensor
 from specnorm.auditing.readers import hdf5, keras
 from specnorm.errors import ModelFileError
 

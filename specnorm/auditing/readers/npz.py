@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from specnorm.auditing.layers import ModelArrays, Tensor
+from specnorm.auditing.model_arrays import ModelArrays, Tensor
 from specnorm.errors import ModelFileError
 
 MAX_HEADER = 10_000

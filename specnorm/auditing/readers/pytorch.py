@@ -21,9 +21,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from specnorm.auditing.layers import ModelArrays, Tensor
+from specnorm.auditing.model_arrays import ModelArrays, Tensor, in_float32
 from specnorm.auditing.readers.archives import Entry, stored_entries
-from specnorm.auditing.readers.bfloat16 import in_float32
 from specnorm.auditing.readers.pickles import Scan, StoredTensor
 from specnorm.errors import ModelFileError
 

@@ -12,8 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.auditing.layers import ModelArrays, Tensor
-from specnorm.auditing.readers.bfloat16 import in_float32
+from specnorm.auditing.model_arrays import ModelArrays, Tensor, in_float32
 from specnorm.errors import ModelFileError
 from specnorm.text import install
 

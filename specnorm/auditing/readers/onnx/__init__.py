@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from specnorm.auditing.layers import ModelArrays, Sizes
+from specnorm.auditing.model_arrays import ModelArrays, Sizes
 from specnorm.auditing.readers.onnx.tensors import Tensors, initialisers
 from specnorm.auditing.readers.onnx.walk import Walk
 from specnorm.certified.network.graph import Graph

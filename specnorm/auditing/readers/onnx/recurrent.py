@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.auditing.layers import Tensor
+from specnorm.auditing.model_arrays import Tensor
 from specnorm.auditing.readers.onnx.nodes import Call, Data, Made, shape_of
 from specnorm.auditing.readers.onnx.tensors import Constant
 from specnorm.certified.network import operators as ops

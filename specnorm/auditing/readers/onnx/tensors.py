@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.auditing.readers.bfloat16 import in_float32
+from specnorm.auditing.model_arrays import in_float32
 from specnorm.errors import ModelFileError
 
 # data_type -> (name, how it is stored, field of the message that holds it if raw_data does not)

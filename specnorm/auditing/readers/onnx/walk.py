@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from specnorm.auditing.geometry import Stated
-from specnorm.auditing.layers import Sizes, Tensor
+from specnorm.auditing.model_arrays import Sizes, Stated, Tensor
 from specnorm.auditing.readers.onnx.binding import bind
 from specnorm.auditing.readers.onnx.computing import computed
 from specnorm.auditing.readers.onnx.folding import folded, sized
