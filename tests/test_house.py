@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -112,15 +113,15 @@ def runtime_imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:
     yield from walk(tree, True)
 
 
+@functools.cache
 def parsed(path: Path) -> ast.AST:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
-@pytest.mark.parametrize("path", core_files(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_go_one_way(path: Path) -> None:
-    here = room(path)
-    assert level(here) >= 0, f"{path.name}: give the new room {here!r} a place in LEVELS"
-    for module, _ in runtime_imports(parsed(path)):
+def test_imports_go_one_way() -> None:
+    for path, module, _ in every_import():
+        here = room(path)
+        assert level(here) >= 0, f"{path.name}: give the new room {here!r} a place in LEVELS"
         parts = module.split(".")
         if parts[0] != "specnorm" or len(parts) == 1:
             continue
@@ -128,6 +129,12 @@ def test_imports_go_one_way(path: Path) -> None:
         if level(there) < 0 and not (CORE / f"{there}.py").exists() and not (CORE / there).exists():
             continue  # a name that the package re-exports, not a module
         assert level(there) <= level(here), f"{here} imports {there}, which lies above it"
+
+
+def every_import() -> Iterator[tuple[Path, str, bool]]:
+    """File of the core, module that it imports at run time, and whether at the top."""
+    for path in core_files():
+        yield from ((path, module, top) for module, top in runtime_imports(parsed(path)))
 
 
 def test_import_check_can_fail() -> None:
@@ -176,9 +183,8 @@ def test_the_check_for_circles_counts_types() -> None:
     assert list(names_imported(tree)) == [("specnorm.plugin", ["Backend"])]
 
 
-@pytest.mark.parametrize("path", core_files(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_core_imports_no_framework(path: Path) -> None:
-    for module, top in runtime_imports(parsed(path)):
+def test_core_imports_no_framework() -> None:
+    for path, module, top in every_import():
         name = module.split(".")[0]
         allowed = CORE_MAY_IMPORT if top else CORE_MAY_IMPORT | OPTIONAL.get(room(path), set())
         assert name in allowed, f"{path.name} imports {module}"
@@ -210,11 +216,9 @@ def framework_names(tree: ast.AST) -> Iterator[str]:
             yield ast.unparse(node)
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in core_files() if room(p) in NAMES_NO_FRAMEWORK], ids=lambda p: str(p.relative_to(ROOT))
-)
-def test_the_core_names_no_framework(path: Path) -> None:
-    assert not list(framework_names(parsed(path)))
+def test_the_core_names_no_framework() -> None:
+    named = {path: list(framework_names(parsed(path))) for path in core_files() if room(path) in NAMES_NO_FRAMEWORK}
+    assert {str(path.relative_to(ROOT)): names for path, names in named.items() if names} == {}
 
 
 def test_framework_check_can_fail() -> None:
@@ -222,8 +226,13 @@ def test_framework_check_can_fail() -> None:
     assert sorted(framework_names(ast.parse(source))) == ["isinstance(x, np.ndarray)", "torch"]
 
 
-@pytest.mark.parametrize("path", sorted(PLUGINS.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
-def test_plugins_import_their_library_and_specnorm(path: Path) -> None:
+@pytest.mark.parametrize("plugin", sorted(p.name for p in PLUGINS.iterdir() if (p / "__init__.py").exists()))
+def test_plugins_import_their_library_and_specnorm(plugin: str) -> None:
+    for path in (PLUGINS / plugin).rglob("*.py"):
+        check_plugin_imports(path)
+
+
+def check_plugin_imports(path: Path) -> None:
     own = path.relative_to(PLUGINS).parts[0]
     library = own.removeprefix("specnorm_")
     allowed = {
@@ -319,3 +328,64 @@ def test_all_has_no_duplicates_and_hides_nothing() -> None:
 
 def test_dir_shows_the_public_names() -> None:
     assert dir(specnorm) == sorted(specnorm.__all__)
+
+
+def repository_texts() -> Iterator[tuple[str, str]]:
+    """Every text file that is in git, or is about to be (untracked and not ignored)."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT, capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        path = ROOT / name
+        try:
+            yield name, path.read_text(encoding="utf-8")
+        except (UnicodeDecodeError, FileNotFoundError, IsADirectoryError):
+            continue
+
+
+# -- paths and names -----------------------------------------------------------------------------------------------
+MACHINE_PATH = re.compile(r"(?<![\w.])/(work|root|home/\w+)/")
+WRONG_INSTALL = re.compile(r"pip\s+install\s+(?:-\S+\s+)*[`'\"]?specnorm")
+
+
+def test_no_text_holds_a_machine_path() -> None:
+    found = [f"{name}: {m.group()}" for name, text in repository_texts() for m in MACHINE_PATH.finditer(text)]
+    assert not found
+
+
+def test_no_text_installs_from_an_index() -> None:
+    """The name `specnorm` there is somebody else's, and `specnorm-bounds` on none yet: see `specnorm.text.SOURCE`."""
+    found = [f"{name}: {m.group()}" for name, text in repository_texts() for m in WRONG_INSTALL.finditer(text)]
+    assert not found
+
+
+def test_text_checks_can_fail() -> None:
+    assert MACHINE_PATH.search("see /" + "work/main")
+    assert not MACHINE_PATH.search("a rate of work/" + "root/second")
+    for wrong in ("specnorm", "specnorm[torch]", "'specnorm[cli]'", "-U specnorm", "'specnorm-bounds[cli]'"):
+        assert WRONG_INSTALL.search("pip " + "install " + wrong), wrong
+    for right in (".", "'.[torch]'", "./tests/thirdparty", "-e ."):
+        assert not WRONG_INSTALL.search("pip " + "install " + right), right
+
+
+def plugin_imports(path: Path) -> set[Path]:
+    """Modules of a plugin that one of its modules imports, wherever in it."""
+    own = path.relative_to(PLUGINS).parts[0]
+    found = set()
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == own:
+            base = PLUGINS.joinpath(*(node.module or "").split("."))
+            inside = {base / f"{alias.name}.py" for alias in node.names}
+            found |= {place for place in inside if place.exists()} or {base.with_suffix(".py"), base / "__init__.py"}
+    return {place for place in found if place.exists()} - {path}
+
+
+@pytest.mark.parametrize("plugin", sorted(p.name for p in PLUGINS.iterdir() if (p / "__init__.py").exists()))
+def test_modules_of_a_plugin_import_one_way(plugin: str) -> None:
+    imported = {path: plugin_imports(path) for path in (PLUGINS / plugin).rglob("*.py")}
+    while leaves := {path for path, its in imported.items() if not its & imported.keys()}:
+        imported = {path: its for path, its in imported.items() if path not in leaves}
+    assert not imported, sorted(path.name for path in imported)

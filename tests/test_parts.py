@@ -1,8 +1,7 @@
-"""No test is lost: the rule that says which session runs an item, and the table that says where a promise is tested."""
+"""No test is lost: the rule that says which session runs an item."""
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
@@ -145,21 +144,3 @@ def test_sessions_choose_by_mark_and_what_none_would_run_fails(
     )
     found = {line.partition("::")[2] for line in chosen.outlines if "::" in line}
     assert found == {"test_of_every_library[torch]", "test_of_one"}
-
-
-# -- the README ----------------------------------------------------------------------------------------------------
-README = (TESTS / "README.md").read_text(encoding="utf-8")
-
-
-def test_the_readme_names_every_file() -> None:
-    """Each test by itself; for helpers and data their folder's name is enough."""
-    named = set(re.findall(r"`([\w/]+(?:\.py|/))`", README))
-    here = sorted(path.relative_to(TESTS) for path in TESTS.rglob("*.py") if path.name != "__init__.py")
-    unnamed = [path.as_posix() for path in here if path.as_posix() not in named]
-    assert [name for name in unnamed if Path(name).name.startswith("test_")] == []
-    assert [name for name in unnamed if f"{name.partition('/')[0]}/" not in named] == []
-
-
-def test_the_readme_names_nothing_else() -> None:
-    named = re.findall(r"`([\w/]+(?:\.py|/))`", README)
-    assert [name for name in named if not (TESTS / name).exists() and "NAME" not in name] == []
