@@ -1,0 +1,291 @@
+"""Completions: kernels H with K*K + H*H close to a multiple of the identity, whose lags then prove a bound of K.
+
+On the grid of 2 k - 1 points an axis the identity of the symbols is that of the lags. So H is the solution of a
+least-squares problem, solved by Gauss-Newton with conjugate gradients inside. Products with tables of cosines and sines
+take taps to half of the grid, where everything else is products of real matrices of one shape.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from specnorm import arrays
+from specnorm.certified import completion
+from specnorm.problem.frequencies import Frequencies, full_grid, half_grid, phases
+
+if TYPE_CHECKING:
+    from specnorm.types import Array, ArrayOps, Namespace
+
+PRODUCTS = 700
+"""Products at most, unless the caller says how many."""
+_INNER = 25
+"""Of them in a Gauss-Newton step."""
+_FORCING = 1e-4
+"""Part of the squared residual at which conjugate gradients stop."""
+_AIM = 0.6
+"""Part of the tolerance that lies between the norm and the number aimed at; the residual takes the rest."""
+_POWERS, _CENTRES, _ZOOMS = 12, 3, 7
+"""Of `largest_symbol`: power steps on the grid, its highest points that are followed, and halvings of the distance."""
+_TINY = 1e-30
+
+
+class Completed(NamedTuple):
+    """A completion and the bound that it proves, for a stack of blocks."""
+
+    kernel: Array
+    bound: Array
+    products: Array
+
+
+def row_count(channels: int) -> int:
+    """Rows of a completion: with fewer than four for each channel some kernels stall (docs/methods/completion.md)."""
+    return max(4 * channels, 8)
+
+
+def narrow(blocks: Array, *, xp: Namespace) -> Array:
+    """Blocks with the smaller number of channels second: G transposed at every frequency, which has G's norm."""
+    if blocks.shape[2] <= blocks.shape[1]:
+        return blocks
+    return xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))
+
+
+def start(blocks: Array, seed: int, *, ops: ArrayOps) -> Array:
+    """Small random kernels H for narrow blocks (b, rows, c, *taps): one draw for all of them."""
+    b, _, c, *taps = blocks.shape
+    shape = (row_count(c), c, *taps)
+    drawn = np.random.RandomState(seed).standard_normal(shape) * math.sqrt(0.5 / (shape[0] * math.prod(taps)))
+    return ops.xp.broadcast_to(ops.from_numpy(drawn.astype(ops.own_dtype), blocks)[None, ...], (b, *shape))
+
+
+@functools.lru_cache(maxsize=64)
+def _grid(taps: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Half of the grid of 2 k - 1 points: tables of symbols (2 f, taps), of symbols times -i, and weights (f, 1, 1)."""
+    sizes = tuple(2 * k - 1 for k in taps)
+    points = full_grid(sizes).numerators
+    n = len(points)
+    mirrored = (-points % np.asarray(sizes, dtype=np.int64)) @ np.asarray(
+        [math.prod(sizes[j + 1 :]) for j in range(len(sizes))], dtype=np.int64
+    )
+    cos, sin = phases(Frequencies(points[np.arange(n) <= mirrored], sizes), taps)
+    weights = np.full((len(cos), 1, 1), 2.0 / n)
+    weights[0] = 1.0 / n
+    return _interleaved(cos, sin), _interleaved(sin, -cos), weights
+
+
+def _interleaved(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return np.stack([first, second], axis=1).reshape(2 * len(first), -1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Identity:
+    """The least-squares problem of some kernels K: H by tap, (b, taps, rows, c).
+
+    Parameters
+    ----------
+    symbol_table, turned_table, weights : arrays
+        Of `_grid`.
+    gram : array, shape (b, f, c, 2 c)
+        G*G on the grid, the imaginary part beside the real one.
+    """
+
+    symbol_table: Array
+    turned_table: Array
+    weights: Array
+    gram: Array
+    xp: Namespace
+
+    @classmethod
+    def of(cls, blocks: Array, *, ops: ArrayOps) -> _Identity:
+        """Of narrow blocks (b, rows, c, *taps)."""
+        xp = ops.xp
+        symbol_table, turned_table, weights = (
+            ops.from_numpy(x.astype(ops.own_dtype), blocks) for x in _grid(tuple(blocks.shape[3:]))
+        )
+        without = cls(symbol_table, turned_table, weights, blocks, xp)
+        taps = by_tap(blocks, xp=xp)
+        return replace(without, gram=without.product(without.symbol(taps), taps))
+
+    def symbol(self, h: Array, *, turned: bool = False) -> Array:
+        """Real part of the symbol above the imaginary one, (b, f, 2 rows, c); of -i times the symbol if turned."""
+        xp, (b, taps, rows, c) = self.xp, h.shape
+        table = self.turned_table if turned else self.symbol_table
+        return xp.reshape(xp.matmul(table, xp.reshape(h, (b, taps, rows * c))), (b, -1, 2 * rows, c))
+
+    def product(self, symbol: Array, h: Array) -> Array:
+        """``F* D`` for a symbol F and that of other taps: (b, f, c, 2 c)."""
+        both = self.xp.concat([self.symbol(h), self.symbol(h, turned=True)], axis=3)
+        return self.xp.matmul(self.xp.matrix_transpose(symbol), both)
+
+    def hermitian(self, a: Array) -> Array:
+        """``A + A*``."""
+        xp, c = self.xp, a.shape[2]
+        real, imag = a[..., :c], a[..., c:]
+        return xp.concat([real + xp.matrix_transpose(real), imag - xp.matrix_transpose(imag)], axis=3)
+
+    def taps(self, both: Array, residual: Array, shape: tuple[int, ...]) -> Array:
+        """Taps of ``F R`` for Hermitian R, from F beside -i F: the adjoint of `hermitian` of `product`."""
+        xp, (b, _, rows, c) = self.xp, shape
+        real, imag = residual[..., :c], residual[..., c:]
+        image = xp.matmul(both, xp.concat([real, -imag], axis=2) * (2 * self.weights))
+        image = xp.reshape(image, (b, self.symbol_table.shape[0], rows * c))
+        return xp.reshape(xp.matmul(xp.matrix_transpose(self.symbol_table), image), shape)
+
+    def step(self, h: Array, target: Array, inner: Any, *, ops: ArrayOps) -> tuple[Array, Array]:
+        """A Gauss-Newton step towards ``G*G + F*F = target I`` from taps h, and how many products it took."""
+        xp, c = self.xp, h.shape[3]
+        symbol = self.symbol(h)
+        both = xp.concat([symbol, self.symbol(h, turned=True)], axis=3)
+        eye = ops.from_numpy(np.eye(c, 2 * c).astype(ops.own_dtype), h)
+        residual = target[:, None, None, None] * eye - self.gram - xp.matmul(xp.matrix_transpose(symbol), both)
+        down = self.taps(both, residual, h.shape)
+        first = _dot(down, down, xp=xp)
+
+        def going(state: tuple[Array, ...]) -> Any:
+            return (state[0] < inner) & xp.any(state[4] > _FORCING * first)
+
+        def further(state: tuple[Array, ...]) -> tuple[Array, ...]:
+            count, x, rest, p, rho = state
+            image = self.taps(both, self.hermitian(self.product(symbol, p)), h.shape)
+            length = _wide(rho / (_dot(p, image, xp=xp) + _TINY), xp=xp)
+            rest = rest - length * image
+            after = _dot(rest, rest, xp=xp)
+            return count + 1, x + length * p, rest, rest + _wide(after / (rho + _TINY), xp=xp) * p, after
+
+        begin = (arrays.counter(h, ops=ops), xp.zeros_like(h), down, down, first)
+        count, step, *_ = ops.loop(going, further, begin)
+        return step, count
+
+
+def _dot(x: Array, y: Array, *, xp: Namespace) -> Array:
+    return xp.sum(x * y, axis=tuple(range(1, x.ndim)))
+
+
+def _wide(x: Array, *, xp: Namespace) -> Array:
+    return xp.reshape(x, (-1, 1, 1, 1))
+
+
+def by_tap(x: Array, *, xp: Namespace) -> Array:
+    """From (b, rows, c, *taps) to (b, taps, rows, c)."""
+    return xp.permute_dims(xp.reshape(x, (*x.shape[:3], -1)), (0, 3, 1, 2))
+
+
+def by_row(x: Array, taps: tuple[int, ...], *, xp: Namespace) -> Array:
+    """From (b, taps, rows, c) to (b, rows, c, *taps)."""
+    return xp.reshape(xp.permute_dims(x, (0, 2, 3, 1)), (x.shape[0], *x.shape[2:], *taps))
+
+
+def lags_of(x: Array, *, ops: ArrayOps) -> completion.Lags:
+    """Lags of kernels in the widest precision."""
+    return completion.lags(arrays.in_wide_dtype(x, ops=ops), ops=ops)
+
+
+def complete(
+    blocks: Array,
+    begin: Array | None = None,
+    *,
+    rtol: float = 1e-2,
+    products: int | None = None,
+    seed: int = 0,
+    ops: ArrayOps,
+) -> Completed:
+    """Search completions of blocks (b, m, p, *taps), scaled to about 1, and bound them.
+
+    Parameters
+    ----------
+    begin : array, shape (b, rows, min(m, p), *taps), optional
+        To begin from; None: small random numbers.
+    rtol : float
+        Where to stop: relative distance of the bound from an estimate of the norm.
+    products : int, optional
+        At most; 0: the bound that ``begin`` proves. None: `PRODUCTS`.
+
+    Returns
+    -------
+    Completed
+        ``bound`` (b,) in the widest precision, an upper bound whatever the search came to.
+    """
+    xp = ops.xp
+    blocks = narrow(blocks, xp=xp)
+    taps = tuple(blocks.shape[3:])
+    own = lags_of(blocks, ops=ops)
+    h = by_tap(start(blocks, seed, ops=ops) if begin is None else begin, xp=xp)
+
+    def bound_of(x: Array) -> Array:
+        return completion.norms_up(own, lags_of(by_row(x, taps, xp=xp), ops=ops), ops=ops)
+
+    limit = PRODUCTS if products is None else products
+    zero = arrays.counter(h, ops=ops)
+    best, bound = h, bound_of(h)
+    if limit:
+        identity = _Identity.of(blocks, ops=ops)
+        norm = largest_symbol(blocks, ops=ops)
+        if begin is None:
+            h = h * _wide(norm, xp=xp)
+        target = (norm * (1 + _AIM * rtol)) ** 2
+        enough = xp.astype(norm * (1 + rtol), bound.dtype)
+
+        def going(state: tuple[Array, ...]) -> Any:
+            return (state[0] < limit) & xp.any(state[3] > enough)
+
+        def further(state: tuple[Array, ...]) -> tuple[Array, ...]:
+            count, x, best, bound = state
+            step, used = identity.step(x, target, _INNER, ops=ops)
+            x = x + step
+            now = bound_of(x)
+            better = now < bound
+            return count + used, x, xp.where(_wide(better, xp=xp), x, best), xp.where(better, now, bound)
+
+        zero, _, best, bound = ops.loop(going, further, (zero, h, best, bound))
+    return Completed(by_row(best, taps, xp=xp), bound, zero)
+
+
+def largest_symbol(blocks: Array, *, ops: ArrayOps) -> Array:
+    """Estimate (b,) from below of the largest norm of narrow blocks' symbols, by a fixed number of power steps.
+
+    On a grid first; then around its highest points, with vectors kept and distances halved. A symbol is read as the
+    real matrix [[Re, -Im], [Im, Re]], which has its norm.
+    """
+    xp, (b, rows, c, *taps) = ops.xp, blocks.shape
+    d, h = len(taps), xp.reshape(by_tap(blocks, xp=xp), (b, -1, rows * c))
+
+    def device(x: np.ndarray) -> Array:
+        return ops.from_numpy(x.astype(ops.own_dtype), blocks)
+
+    def norms(tables: tuple[Array, Array], v: Array, count: int) -> tuple[Array, Array]:
+        """Vectors and quotients (b, f) after some steps from vectors (b, f, 2 c)."""
+        real, imag = (xp.reshape(xp.matmul(t, h), (b, -1, rows, c)) for t in tables)
+        a = xp.concat([xp.concat([real, -imag], axis=3), xp.concat([imag, real], axis=3)], axis=2)
+        norm_sq = v[..., 0]
+        for _ in range(count):
+            v, norm_sq = arrays.unit(xp.matmul(xp.matrix_transpose(a), xp.matmul(a, v[..., None]))[..., 0], xp=xp)
+        return v, xp.sqrt(norm_sq)
+
+    sizes = tuple(1 if k == 1 else 3 * (k - 1) + 1 for k in taps)
+    points = half_grid(sizes)
+    v, _ = arrays.unit(device(np.random.RandomState(1).standard_normal(2 * c)), xp=xp)
+    cos, sin = (device(x) for x in phases(points, taps))
+    v, value = norms(
+        (cos, sin), xp.broadcast_to(v, (b, len(points), 2 * c)), _POWERS if len(points) > 1 else 8 * _POWERS
+    )
+    if len(points) == 1:
+        return value[:, 0]
+    order = xp.argsort(value, axis=1, descending=True)[:, :_CENTRES]
+    n = order.shape[1]
+    centre = xp.reshape(xp.take(device(points.angles), xp.reshape(order, (-1,)), axis=0), (b * n, 1, d))
+    v = xp.take_along_axis(v, xp.broadcast_to(order[:, :, None], (b, n, 2 * c)), axis=1)
+    moves = np.concatenate([np.zeros((1, d)), np.eye(d), -np.eye(d)])
+    m, position = len(moves), device(np.indices(taps).reshape(d, -1))
+    for zoom in range(1, _ZOOMS + 1):
+        around = centre + device(moves * (2 * math.pi / np.asarray(sizes)) / 2**zoom)
+        angle = xp.matmul(xp.reshape(around, (b, n * m, d)), position)
+        v = xp.reshape(xp.broadcast_to(xp.reshape(v, (b, n, 1, 2 * c)), (b, n, m, 2 * c)), (b, n * m, 2 * c))
+        v, value = norms((xp.cos(angle), xp.sin(angle)), v, _POWERS // 3)
+        top = xp.argmax(xp.reshape(value, (b * n, m)), axis=1)
+        centre = arrays.pick(around, top, xp=xp)[:, None, :]
+        v = xp.reshape(arrays.pick(xp.reshape(v, (b * n, m, 2 * c)), top, xp=xp), (b, n, 2 * c))
+    return xp.max(value, axis=1)
