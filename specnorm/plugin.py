@@ -266,6 +266,11 @@ class Backend:
         value, gradient, state = program.step(self.detach(kernels), still, sweeps=sweeps, backend=self)
         return program.attached(self.first_order(kernels), value, gradient, backend=self), state
 
+    def without_derivative(self, value: AnyArray, x: AnyArray, reason: str) -> AnyArray:
+        """Return ``value``, computed of ``x``; differentiating it raises `MethodError` with this reason."""
+        del x, reason
+        return value
+
     def first_order(self, x: AnyArray) -> AnyArray:
         """Return ``x``, differentiable once: a second derivative raises instead of being zero."""
         return x

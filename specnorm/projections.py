@@ -1,7 +1,7 @@
 """Kernels changed so that their norm is proven to be at most a bound: by one factor, or by clipping the spectrum.
 
-What is proven is the returned array, as rounded in its own dtype. Projections, not layers: nothing is differentiated
-through them.
+What is proven is the returned array, as rounded in its own dtype. `rescale` is differentiable; `clip` is not, and a
+derivative through it raises.
 """
 
 from __future__ import annotations
@@ -25,10 +25,16 @@ from specnorm.types import Array, ArrayT
 
 _CHEAP = 1000
 """Cells of a search to 1e-3 up to which one to 1e-5 costs little more."""
+_NO_DERIVATIVE = (
+    "a derivative through clip was asked for, which has none here. Clip outside of the differentiated function, or use "
+    "rescale, which is differentiable."
+)
 
 
 def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) -> ArrayT:
     """Shrink a kernel by one factor so that its norm is proven to be at most ``bound``.
+
+    Differentiable: the factor's gradient is that of ``bound / upper``, with the bound's gradient at its witness.
 
     Circular with a stride, and no ``input_shape``: at every size that the stride divides.
 
@@ -43,8 +49,8 @@ def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) ->
     Returns
     -------
     array of the kernel's library, shape, dtype and layout
-        The kernel itself (detached) if its norm is proven to be at most the bound already. The array as returned,
-        rounded in its dtype, is certified.
+        The kernel itself if its norm is proven to be at most the bound already. The array as returned, rounded in its
+        dtype, is certified.
 
     Raises
     ------
@@ -59,8 +65,13 @@ def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) ->
     shrunk, factor = given, 1.0
     for attempt in range(20):
         upper = _upper(shrunk, backend, geometry)
+        if upper <= bound and not attempt:
+            return kernel
         if upper <= bound:
-            result: ArrayT = shrunk
+            differentiable: Any = measure(kernel, Enclose(), **geometry).value
+            with arithmetic.exact(given, backend=backend):
+                # The quotient is exactly 1: it carries the gradient of the factor, and no value.
+                result: ArrayT = _times(kernel, factor * (backend.detach(differentiable) / differentiable), backend)
             return result
         eps, _ = arrays.precision(shrunk.dtype, xp=backend.namespace(given))
         # The rounding of the product may lift the norm again, most in half precision: a little more each round.
@@ -96,17 +107,22 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
     Raises
     ------
     MethodError
-        Under a tracer.
+        Under a tracer; and where a derivative with respect to the kernel is asked for.
     Undecided
         If the norm could not be proven within the budget.
     """
-    scaled: Any = rescale(kernel, bound, **geometry)
     backend = backend_for(kernel)
-    given: Any = backend.detach(kernel)
+    nearest: Any = _clipped(backend.detach(kernel), backend, bound, n_iter, geometry)
+    result: ArrayT = backend.without_derivative(nearest, kernel, _NO_DERIVATIVE)
+    return result
+
+
+def _clipped(given: Any, backend: Backend, bound: float, n_iter: int, geometry: Geometry) -> Any:
+    """`clip` of a kernel that is not differentiated."""
+    scaled: Any = rescale(given, bound, **geometry)
     xp = backend.namespace(given)
     if bool(xp.all(given == scaled)):
-        result: ArrayT = scaled
-        return result
+        return scaled
     spec = ConvSpec.of(tuple(given.shape), **geometry)
     wide = xp.astype(given[None, ...], getattr(xp, backend.wide_dtype(given)))
     ops = Execution.of(backend, given)
@@ -129,8 +145,7 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
         return float(xp.linalg.vector_norm(xp.reshape(difference, (-1,))))
 
     with arithmetic.exact(given, backend=backend):
-        nearer: ArrayT = shrunk if distance(shrunk) < distance(scaled) else scaled
-    return nearer
+        return shrunk if distance(shrunk) < distance(scaled) else scaled
 
 
 def _clip_once(blocks: Array, limit: Array, *, ops: Execution) -> Array:
@@ -156,7 +171,7 @@ def _clip_once(blocks: Array, limit: Array, *, ops: Execution) -> Array:
     return total
 
 
-def _times(x: Array, factor: float, backend: Backend) -> Array:
+def _times(x: Any, factor: Any, backend: Backend) -> Any:
     """Multiply in at least float32, and round once to the dtype of x."""
     xp = backend.namespace(x)
     wide = x if x.dtype in (xp.float32, xp.float64) else xp.astype(x, xp.float32)

@@ -29,6 +29,7 @@ class Outcome(Enum):
     BUDGET = "budget"
     SIZE = "size"
     PADDING = "padding"
+    RANGE = "range"
 
     @property
     def advice(self) -> str:
@@ -41,6 +42,7 @@ _ADVICE = {
     Outcome.BUDGET: "give a larger budget, or a larger rtol",
     Outcome.SIZE: "no proof that was affordable comes closer: give a larger budget, or a larger rtol",
     Outcome.PADDING: "give input_shape: a small layer is then enclosed with its padding",
+    Outcome.RANGE: "scale the kernel by a power of two, or give it in float64: the norm scales with it",
 }
 
 

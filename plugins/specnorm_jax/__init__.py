@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from specnorm.backends import Backend
-from specnorm.errors import BackendError, SecondDerivativeError
+from specnorm.errors import BackendError, MethodError, SecondDerivativeError
 from specnorm.result import Enclosure, Result
 from specnorm.runtime.values import check_values
 from specnorm.types import AnyArray as Array
@@ -224,6 +224,10 @@ class JaxBackend(Backend):
         after = tuple(self.detach(x) for x in after)
         return _attached(self.first_order(kernels), self.detach(value), self.detach(gradient)), after
 
+    def without_derivative(self, value: Array, x: Array, reason: str) -> Array:
+        """By a custom rule that raises where it is differentiated."""
+        return _underivable(reason, value, x)
+
     def first_order(self, x: Array) -> Array:
         """Guarded by a custom rule."""
         return _first_order(x)
@@ -352,6 +356,20 @@ def _first_order(kernels: Array) -> Array:
 
 
 _first_order.defvjp(lambda x: (x, x), lambda x, cotangent: (_guarded(cotangent, x),))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _underivable(reason: str, value: Array, x: Array) -> Array:
+    del reason, x
+    return value
+
+
+def _underivable_fwd(reason: str, value: Array, x: Array) -> tuple[Array, None]:
+    del value, x
+    raise MethodError(reason)
+
+
+_underivable.defvjp(_underivable_fwd, lambda *_: (None, None))
 
 
 @jax.custom_vjp

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 class TorchBackend(TorchArrays):
     """torch.Tensor and its subclasses."""
 
+    def without_derivative(self, value: Array, x: Array, reason: str) -> Array:
+        """A node whose backward raises, where the kernel is differentiated."""
+        return derivatives.without_derivative(value, x, reason)
+
     def apply(self, program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...], bool]:
         """Run the operator on the detached kernels and attach the gradient.
 

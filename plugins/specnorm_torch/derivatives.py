@@ -11,7 +11,7 @@ from torch._C._functorch import TransformType
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import Function
 
-from specnorm.errors import SecondDerivativeError
+from specnorm.errors import MethodError, SecondDerivativeError
 from specnorm.runtime.table import program
 from specnorm_torch.arrays import ARRAYS
 
@@ -41,6 +41,11 @@ def first_order(x: Tensor) -> Tensor:
     return _FirstOrder.apply(x)  # type: ignore[no-any-return, no-untyped-call]
 
 
+def without_derivative(value: Tensor, x: Tensor, reason: str) -> Tensor:
+    """Return ``value``; a derivative of it with respect to ``x`` raises."""
+    return _Underivable.apply(value, x, reason)  # type: ignore[no-any-return, no-untyped-call]
+
+
 def refuse_second_derivatives() -> None:
     """Refuse nested torch.func differentiations, for compilers: there the guard below would be traced through."""
     if _derivative_levels() > 1:
@@ -55,6 +60,21 @@ def _derivative_levels() -> int:
 
 # Dynamo runs it while tracing: it inlines the guard below inside torch.func transformations and would drop it.
 _derivative_levels._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+class _Underivable(Function):
+    """Identity on a value that was computed of an input without a derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, x: Tensor, reason: str) -> Tensor:
+        del x
+        ctx.reason = reason
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        del grads
+        raise MethodError(ctx.reason)
 
 
 class _Attach(Function):

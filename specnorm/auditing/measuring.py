@@ -168,7 +168,8 @@ def _only(row: Row, columns: tuple[str, ...]) -> Row:
 def _wide(found: Result) -> str | None:
     """What an interval at a size, or one that a budget ended, says where it is wider than was asked for."""
     explained = found.spec.input_shape is None and found.spec.padding_gain_sq > 1
-    return None if explained or bool(found.stats["converged"]) else status_of(found)
+    status = status_of(found)
+    return None if explained or status.startswith("converged") else status
 
 
 def _joined(*notes: str | None) -> str | None:
