@@ -22,6 +22,8 @@ from specnorm_torch.tracing import name_of, version_of
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _TN = TensorNorm()
 _MATRIX = 2
+_NOTABLE = 1.001
+"""By how much a fresh start finds more where a state does not fit; where it fits, they differ by rounding."""
 
 
 class SpectralNorm(nn.Module):
@@ -120,7 +122,7 @@ class SpectralNorm(nn.Module):
             fresh = specnorm.init_tracking(kernel, self.method, **self.geometry)
             states = own, tuple(x.to(y) for x, y in zip(fresh.values(), own, strict=True))
             values = [specnorm.track(kernel, self.method, self._named(x), sweeps=0, **self.geometry)[0] for x in states]
-            self.in_eval = weight, versions, states[bool(values[1] > values[0])]
+            self.in_eval = weight, versions, states[bool(values[1] > _NOTABLE * values[0])]
         return self.in_eval[2]
 
     def __getstate__(self) -> dict[str, Any]:
