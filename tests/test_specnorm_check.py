@@ -126,7 +126,7 @@ MISTAKES = {
     "a root of the copies that is too small": ("math.ceil(x * 4**60)) + 1, 2**60", "math.floor(x)), 1"),
     "squares of copies": ("1 + sum(min(n, 1)", "0 + sum(min(n, 1)"),
     "phases of a stride mixed": ("*range(4, 3 + 2 * d, 2), *range(3, 3 + 2 * d, 2)", "*range(3, 3 + 2 * d)"),
-    "the exponent has another sign": ("Fraction(2**exponent) if exponent >= 0", "Fraction(4**exponent) if exponent >= 0"),
+    "the exponent has another sign": ("Fraction(2**exponent) if", "Fraction(4**exponent) if"),
 }
 
 
