@@ -337,7 +337,7 @@ def phase_forgotten(given: Frequencies, points: NDArray[Any]) -> Any:
 
 def offset_forgotten(self: Boxes, others: Boxes) -> NDArray[np.bool_]:
     """Boxes of a skew-circulant compared as if they were those of the DFT."""
-    return _meets(replace(self, offset=np.zeros_like(self.offset)), others)
+    return _meets(replace(self, offset=np.zeros_like(self.offset), covers=None), others)
 
 
 _meets = Boxes.meets
