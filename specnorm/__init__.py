@@ -19,6 +19,7 @@ from specnorm.api import (
     unfolding_bounds,
     value_and_grad,
 )
+from specnorm.completing import Completed, complete, completion_bound
 from specnorm.errors import (
     BackendConflict,
     BackendError,
@@ -40,6 +41,7 @@ from specnorm.folding import fold_batch_norm
 from specnorm.matrices import gram_iteration, matrix_norm, power_iteration
 from specnorm.methods import (
     METHODS,
+    Completion,
     Enclose,
     ExactFFT,
     FantasticFour,
@@ -71,6 +73,8 @@ __all__ = [
     "BackendVersion",
     "BrokenBackend",
     "CertificateError",
+    "Completed",
+    "Completion",
     "ConvSpec",
     "Enclose",
     "Enclosure",
@@ -103,6 +107,8 @@ __all__ = [
     "certify",
     "clip",
     "compare",
+    "complete",
+    "completion_bound",
     "conv_norm",
     "curvature_bound",
     "enclose",

@@ -191,8 +191,11 @@ class Method:
 class Stepped(Method):
     """Base of the methods that are stepped in training, with vectors kept from step to step: three members more.
 
-    Two others have defaults. The base keeps nothing: each step is then a measurement by itself.
+    Three others have defaults. The base keeps nothing: each step is then a measurement by itself.
     """
+
+    bounds_at_every_step: ClassVar[bool] = False
+    """Whether the value of `advance` is an upper bound, rounding included, whatever the state."""
 
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
         """Shape of each array of the training state, for one block; {}: a step keeps nothing and is `forward`.

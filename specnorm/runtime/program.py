@@ -252,8 +252,14 @@ class Program:
             del blocks  # the gradient is as large
             per_group = xp.reshape(found.value, (math.prod(batch), self.parts))
             value, chosen = self.method.over_groups(per_group, xp=xp)
-            value = arrays.unscale(value, exponent, xp=xp) * self.factor
-            value = xp.reshape(xp.astype(value, getattr(xp, self.result_dtype)), batch)
+            value, dtype = arrays.unscale(value, exponent, xp=xp), getattr(xp, self.result_dtype)
+            if self._stepped.bounds_at_every_step:
+                value = rounding.to_dtype(
+                    rounding.padded_up(value, self.spec.padding_gain_sq, xp=xp), dtype, "up", xp=xp
+                )
+            else:
+                value = xp.astype(value * self.factor, dtype)
+            value = xp.reshape(value, batch)
             ones = xp.ones_like(value)
             gradient = self.pullback((*found.residuals, chosen), ones, dtype=self.result_dtype, backend=backend)
             moved = tuple(
@@ -275,6 +281,8 @@ class Program:
         xp = run.xp
         count = math.prod(kernels.shape[: kernels.ndim - len(self.shape)])
         blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), run.own_dtype, run)
+        if not self.needs.scaled:
+            return blocks, xp.zeros(count, dtype=blocks.dtype, device=run.device(blocks))
         layers = xp.reshape(blocks, (count, -1))
         if run.concrete and not run.asynchronous:
             # What is within 2**16 of 1 already is not copied.

@@ -27,6 +27,10 @@ _INNER = 25
 """Of them in a Gauss-Newton step."""
 _FORCING = 1e-4
 """Part of the squared residual at which conjugate gradients stop."""
+_MENDING = 3
+"""Products in a step that follows a kernel in training."""
+_MARGIN, _SHARE = 0.01, 0.5
+"""What is aimed at then: the bound but for this part of the residual, which is to be this part of the bound."""
 _AIM = 0.6
 """Part of the tolerance that lies between the norm and the number aimed at; the residual takes the rest."""
 _POWERS, _CENTRES, _ZOOMS = 12, 3, 7
@@ -34,17 +38,22 @@ _POWERS, _CENTRES, _ZOOMS = 12, 3, 7
 _TINY = 1e-30
 
 
-class Completed(NamedTuple):
-    """A completion and the bound that it proves, for a stack of blocks."""
+class Found(NamedTuple):
+    """Completions (b, rows, c, *taps) of a stack of blocks, the bounds (b,) that they prove, the products it took (b,).
+
+    And the derivative of the bounds with respect to the blocks, the completions held fixed.
+    """
 
     kernel: Array
     bound: Array
     products: Array
+    gradient: Array
 
 
-def row_count(channels: int) -> int:
-    """Rows of a completion: with fewer than four for each channel some kernels stall (docs/methods/completion.md)."""
-    return max(4 * channels, 8)
+def completion_shape(block_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape (rows, c, *taps) of a block's completion: with fewer than four rows a channel some kernels stall."""
+    m, p, *taps = block_shape
+    return (max(4 * min(m, p), 8), min(m, p), *taps)
 
 
 def narrow(blocks: Array, *, xp: Namespace) -> Array:
@@ -54,12 +63,11 @@ def narrow(blocks: Array, *, xp: Namespace) -> Array:
     return xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))
 
 
-def start(blocks: Array, seed: int, *, ops: ArrayOps) -> Array:
-    """Small random kernels H for narrow blocks (b, rows, c, *taps): one draw for all of them."""
-    b, _, c, *taps = blocks.shape
-    shape = (row_count(c), c, *taps)
-    drawn = np.random.RandomState(seed).standard_normal(shape) * math.sqrt(0.5 / (shape[0] * math.prod(taps)))
-    return ops.xp.broadcast_to(ops.from_numpy(drawn.astype(ops.own_dtype), blocks)[None, ...], (b, *shape))
+def small_random(block_shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Completion to begin with, for blocks of norm 1."""
+    shape = completion_shape(block_shape)
+    scale = math.sqrt(0.5 / (shape[0] * math.prod(shape[2:])))
+    return np.random.RandomState(seed).standard_normal(shape) * scale
 
 
 @functools.lru_cache(maxsize=64)
@@ -192,13 +200,13 @@ def complete(
     products: int | None = None,
     seed: int = 0,
     ops: ArrayOps,
-) -> Completed:
+) -> Found:
     """Search completions of blocks (b, m, p, *taps), scaled to about 1, and bound them.
 
     Parameters
     ----------
     begin : array, shape (b, rows, min(m, p), *taps), optional
-        To begin from; None: small random numbers.
+        To begin from; None, and for each block where it is zero or no number: small random numbers.
     rtol : float
         Where to stop: relative distance of the bound from an estimate of the norm.
     products : int, optional
@@ -206,26 +214,29 @@ def complete(
 
     Returns
     -------
-    Completed
-        ``bound`` (b,) in the widest precision, an upper bound whatever the search came to.
+    Found
+        ``bound`` in the widest precision, an upper bound whatever the search came to.
     """
-    xp = ops.xp
-    blocks = narrow(blocks, xp=xp)
-    taps = tuple(blocks.shape[3:])
-    own = lags_of(blocks, ops=ops)
-    h = by_tap(start(blocks, seed, ops=ops) if begin is None else begin, xp=xp)
+    xp, narrow_blocks = ops.xp, narrow(blocks, xp=ops.xp)
+    taps = tuple(narrow_blocks.shape[3:])
+    own = lags_of(narrow_blocks, ops=ops)
+    norm = largest_symbol(narrow_blocks, ops=ops)
+    # Not zeros: they would be no start for what a zero kernel becomes.
+    size = xp.where(norm > 0, norm, xp.ones_like(norm))
+    drawn = small_random(tuple(blocks.shape[1:]), seed).astype(ops.own_dtype)
+    h = by_tap(ops.from_numpy(drawn, blocks)[None, ...], xp=xp) * _wide(size, xp=xp)
+    if begin is not None:
+        square = _dot(begin, begin, xp=xp)
+        h = xp.where(_wide(xp.isfinite(square) & (square > 0), xp=xp), by_tap(begin, xp=xp), h)
 
     def bound_of(x: Array) -> Array:
-        return completion.norms_up(own, lags_of(by_row(x, taps, xp=xp), ops=ops), ops=ops)
+        return completion.norms_up(own, lags_of(by_row(x, taps, xp=xp), ops=ops), ops=ops)[0]
 
     limit = PRODUCTS if products is None else products
-    zero = arrays.counter(h, ops=ops)
+    count = arrays.counter(h, ops=ops)
     best, bound = h, bound_of(h)
     if limit:
-        identity = _Identity.of(blocks, ops=ops)
-        norm = largest_symbol(blocks, ops=ops)
-        if begin is None:
-            h = h * _wide(norm, xp=xp)
+        identity = _Identity.of(narrow_blocks, ops=ops)
         target = (norm * (1 + _AIM * rtol)) ** 2
         enough = xp.astype(norm * (1 + rtol), bound.dtype)
 
@@ -240,8 +251,80 @@ def complete(
             better = now < bound
             return count + used, x, xp.where(_wide(better, xp=xp), x, best), xp.where(better, now, bound)
 
-        zero, _, best, bound = ops.loop(going, further, (zero, h, best, bound))
-    return Completed(by_row(best, taps, xp=xp), bound, zero)
+        count, _, best, bound = ops.loop(going, further, (count, h, best, bound))
+    found = by_row(best, taps, xp=xp)
+    bound, slope = bound_and_gradient(blocks, own, lags_of(found, ops=ops), ops=ops)
+    count = xp.broadcast_to(xp.asarray(count, dtype=xp.int32, device=ops.device(bound)), bound.shape)
+    return Found(found, bound, count, slope)
+
+
+def mend(blocks: Array, h: Array, own: completion.Lags, beside: completion.Lags, steps: int, *, ops: ArrayOps) -> Array:
+    """Completions h (b, rows, c, *taps) after some short Gauss-Newton steps, for blocks that have moved.
+
+    What they aim at is taken from the bound as it stands, where no estimate of the norm is needed. Where a step
+    would lead to no numbers, h stays.
+    """
+    xp = ops.xp
+    narrow_blocks, taps = narrow(blocks, xp=xp), tuple(blocks.shape[3:])
+    identity = _Identity.of(narrow_blocks, ops=ops)
+    level, excess = completion.level_and_excess(own, beside, ops=ops)
+    target = xp.astype(level + _SHARE * (excess - _MARGIN * level), h.dtype)
+    x = by_tap(h, xp=xp)
+    for _ in range(steps):
+        x = x + identity.step(x, target, _MENDING, ops=ops)[0]
+    moved = by_row(x, taps, xp=xp)
+    finite = xp.isfinite(xp.sum(moved * 0.0, axis=tuple(range(1, moved.ndim)), keepdims=True))
+    return xp.where(finite, moved, h)
+
+
+def bound_and_gradient(
+    blocks: Array, own: completion.Lags, beside: completion.Lags, *, ops: ArrayOps
+) -> tuple[Array, Array]:
+    """Bounds (b,) from lags of narrow blocks and their completions; derivatives with respect to the blocks.
+
+    The bound squared is ``v + ||M_0 - v I|| + sum ||M_t||`` at the best v, and ``M_t = sum_y K_y^T K_{y+t} + ...``: so
+    its derivative is ``2 sum_y K_y D_{z-y}`` at tap z, D_t the derivatives of the norms.
+    """
+    xp = ops.xp
+    bound, helps = completion.norms_up(own, beside, ops=ops)
+    used = xp.reshape(helps, (-1,) + (1,) * (own.values.ndim - 1))
+    values = own.values + xp.where(used, beside.values, xp.zeros_like(beside.values))
+    taps = tuple(blocks.shape[3:])
+    k = by_tap(narrow(blocks, xp=xp), xp=xp)
+    b, n, rows, c = k.shape
+    values = xp.reshape(values, (b, -1, c, c))
+    middle = values.shape[1] // 2
+    shift = completion.best_shift(values[:, middle, ...], ops=ops)
+    identity = np.zeros((1, values.shape[1], c, c), dtype=ops.wide_dtype)
+    identity[:, middle, ...] = np.eye(c)
+    eye = ops.from_numpy(identity, values)
+    centred = values - shift[:, None, None, None] * eye
+    norms = xp.sqrt(xp.sum(centred * centred, axis=(2, 3), keepdims=True))
+    # At a multiple of the identity v takes all of M_0, whose derivative then is that of its mean.
+    none = norms <= 8 * c * float(xp.finfo(values.dtype).eps) * xp.reshape(shift, (b, 1, 1, 1))
+    slopes = xp.where(none, eye / c, centred / (norms + _TINY))
+    slopes = xp.astype(slopes, k.dtype)
+    slopes = xp.take(slopes, ops.from_numpy(_differences(taps), k), axis=1)  # (b, y * z, c, c)
+    slopes = xp.reshape(xp.permute_dims(xp.reshape(slopes, (b, n, n, c, c)), (0, 1, 3, 2, 4)), (b, n * c, n * c))
+    flat = xp.reshape(xp.permute_dims(k, (0, 2, 1, 3)), (b, rows, n * c))
+    gradient = xp.reshape(xp.matmul(flat, slopes), (b, rows, n, c))
+    gradient = by_row(xp.permute_dims(gradient, (0, 2, 1, 3)), taps, xp=xp)
+    gradient = gradient / xp.reshape(xp.astype(bound, k.dtype) + _TINY, (-1,) + (1,) * (blocks.ndim - 1))
+    if blocks.shape[2] > blocks.shape[1]:
+        gradient = xp.permute_dims(gradient, (0, 2, 1, *range(3, blocks.ndim)))
+    return bound, gradient
+
+
+@functools.lru_cache(maxsize=64)
+def _differences(taps: tuple[int, ...]) -> np.ndarray:
+    """Place of lag z - y among all lags, for every pair (y, z) of taps."""
+    position = np.indices(taps).reshape(len(taps), math.prod(taps))
+    lag_shape = tuple(2 * k - 1 for k in taps)
+    lag = position[:, None, :] - position[:, :, None] + (np.asarray(taps, dtype=np.int64) - 1)[:, None, None]
+    index = np.zeros(lag.shape[1:], dtype=np.int32)
+    for each, size in zip(lag, lag_shape, strict=True):
+        index = index * size + each.astype(np.int32)
+    return index.reshape(-1)
 
 
 def largest_symbol(blocks: Array, *, ops: ArrayOps) -> Array:
