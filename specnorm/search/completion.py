@@ -234,11 +234,11 @@ def complete(
 
     limit = PRODUCTS if products is None else products
     count = arrays.counter(h, ops=ops)
-    best, bound = h, bound_of(h)
+    best = h
     if limit:
         identity = _Identity.of(narrow_blocks, ops=ops)
         target = (norm * (1 + _AIM * rtol)) ** 2
-        enough = xp.astype(norm * (1 + rtol), bound.dtype)
+        enough = xp.astype(norm * (1 + rtol), own.values.dtype)
 
         def going(state: tuple[Array, ...]) -> Any:
             return (state[0] < limit) & xp.any(state[3] > enough)
@@ -251,7 +251,7 @@ def complete(
             better = now < bound
             return count + used, x, xp.where(_wide(better, xp=xp), x, best), xp.where(better, now, bound)
 
-        count, _, best, bound = ops.loop(going, further, (count, h, best, bound))
+        count, _, best, _ = ops.loop(going, further, (count, h, h, bound_of(h)))
     found = by_row(best, taps, xp=xp)
     bound, slope = bound_and_gradient(blocks, own, lags_of(found, ops=ops), ops=ops)
     count = xp.broadcast_to(xp.asarray(count, dtype=xp.int32, device=ops.device(bound)), bound.shape)
@@ -343,9 +343,14 @@ def largest_symbol(blocks: Array, *, ops: ArrayOps) -> Array:
         """Vectors and quotients (b, f) after some steps from vectors (b, f, 2 c)."""
         real, imag = (xp.reshape(xp.matmul(t, h), (b, -1, rows, c)) for t in tables)
         a = xp.concat([xp.concat([real, -imag], axis=3), xp.concat([imag, real], axis=3)], axis=2)
-        norm_sq = v[..., 0]
-        for _ in range(count):
-            v, norm_sq = arrays.unit(xp.matmul(xp.matrix_transpose(a), xp.matmul(a, v[..., None]))[..., 0], xp=xp)
+
+        def further(state: tuple[Array, ...]) -> tuple[Array, ...]:
+            v, norm_sq = arrays.unit(
+                xp.matmul(xp.matrix_transpose(a), xp.matmul(a, state[0][..., None]))[..., 0], xp=xp
+            )
+            return v, norm_sq
+
+        v, norm_sq = arrays.repeated(further, count, (v, v[..., 0]), ops=ops)
         return v, xp.sqrt(norm_sq)
 
     sizes = tuple(1 if k == 1 else 3 * (k - 1) + 1 for k in taps)
@@ -363,12 +368,18 @@ def largest_symbol(blocks: Array, *, ops: ArrayOps) -> Array:
     v = xp.take_along_axis(v, xp.broadcast_to(order[:, :, None], (b, n, 2 * c)), axis=1)
     moves = np.concatenate([np.zeros((1, d)), np.eye(d), -np.eye(d)])
     m, position = len(moves), device(np.indices(taps).reshape(d, -1))
-    for zoom in range(1, _ZOOMS + 1):
-        around = centre + device(moves * (2 * math.pi / np.asarray(sizes)) / 2**zoom)
+
+    def zoomed(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        centre, v, step, _ = state
+        around = centre + step * device(moves / np.asarray(sizes))
         angle = xp.matmul(xp.reshape(around, (b, n * m, d)), position)
         v = xp.reshape(xp.broadcast_to(xp.reshape(v, (b, n, 1, 2 * c)), (b, n, m, 2 * c)), (b, n * m, 2 * c))
         v, value = norms((xp.cos(angle), xp.sin(angle)), v, _POWERS // 3)
-        top = xp.argmax(xp.reshape(value, (b * n, m)), axis=1)
-        centre = arrays.pick(around, top, xp=xp)[:, None, :]
+        value = xp.reshape(value, (b * n, m))
+        top = xp.argmax(value, axis=1)
         v = xp.reshape(arrays.pick(xp.reshape(v, (b * n, m, 2 * c)), top, xp=xp), (b, n, 2 * c))
-    return xp.max(value, axis=1)
+        return arrays.pick(around, top, xp=xp)[:, None, :], v, step / 2, xp.reshape(xp.max(value, axis=1), (b, n))
+
+    step = xp.full((1,), math.pi, dtype=blocks.dtype, device=ops.device(blocks))
+    begin = (centre, v, step, xp.zeros((b, n), dtype=blocks.dtype, device=ops.device(blocks)))
+    return xp.max(arrays.repeated(zoomed, _ZOOMS, begin, ops=ops)[3], axis=1)

@@ -68,35 +68,35 @@ def test_one_entry_is_rounded_up() -> None:
 
 
 @pytest.mark.parametrize("n_iter", [0, 3])
-@pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_no_start_makes_the_bound_false(xp: Lib, name: str, n_iter: int) -> None:
-    """At the front door, from H of another layer, none at all, or no numbers; traced where the library has tracers."""
-    if xp.compiles and (name not in ("huge", "nan", "random") or n_iter):
-        pytest.skip("compiled for three of them; the others are values like these")
-    # JAX takes subnormal numbers for zero.
-    families = {"scaled": False} if xp.compiles else {}
+def test_no_start_makes_the_bound_false(xp: Lib, n_iter: int) -> None:
+    """At the front door, from H of another layer, zeros or no numbers; traced where the library has tracers."""
+    if xp.compiles and n_iter == 0:
+        pytest.skip("a search of no products is compiled for the gradient's test alone")
 
     def bound(kernel: Any, start: Any) -> Any:
         return specnorm.completion_bound(kernel, start=start, n_iter=n_iter)
 
     def check(layer: Layer) -> None:
         recipe = layer.recipe
-        h = HOSTILE[name](drawn(completion_shape(recipe), recipe, recipe.seed))
-        start = xp.asarray(h.astype(recipe.dtype))
+        h = drawn(completion_shape(recipe), recipe, recipe.seed)
+        starts = [xp.asarray(spoil(h).astype(recipe.dtype)) for spoil in HOSTILE.values()]
         kernel, truth = xp.asarray(layer.kernel), sigma_star(layer.kernel, max_cells=3000)
-        assert xp.number(bound(kernel, start)) >= truth.lo
+        call = bound
+        if xp.compiles:
+            import jax
+
+            call = jax.jit(bound)
+        for start in starts:
+            assert xp.number(call(kernel, start)) >= truth.lo
         if xp.name == "torch":
             import torch
 
-            twice = torch.vmap(bound)(torch.stack([kernel, -kernel]), torch.stack([start, start]))
-            assert min(xp.to_numpy(twice)) >= truth.lo
-        if xp.name in ("jax", "jax32"):
-            import jax
+            found = torch.vmap(bound)(torch.stack([kernel] * len(starts)), torch.stack(starts))
+            assert min(xp.to_numpy(found)) >= truth.lo
 
-            assert xp.number(jax.jit(bound)(kernel, start)) >= truth.lo
-
-    for_all(xp, layers_for(xp, **families), check, share=0.2)
+    # JAX takes subnormal numbers for zero.
+    for_all(xp, layers_for(xp, scaled=not xp.compiles), check, share=0.3)
 
 
 def test_traced_bounds_are_close_too(xp: Lib) -> None:
@@ -107,7 +107,7 @@ def test_traced_bounds_are_close_too(xp: Lib) -> None:
     if xp.name in ("jax", "jax32"):
         import jax
 
-        found = [jax.vmap(specnorm.completion_bound)(stack), jax.jit(jax.vmap(specnorm.completion_bound))(stack)]
+        found = [jax.jit(jax.vmap(specnorm.completion_bound))(stack)]
     elif xp.name == "torch":
         import torch
 
@@ -156,8 +156,7 @@ def test_the_gradient_holds_h_fixed(xp: Lib, shape: tuple[int, ...], layer: dict
     else:
         pytest.skip("no automatic differentiation")
     expected = finite_difference_gradient(bound, kernel, direction, h=1e-6)
-    scaled = direction / np.max(np.abs(direction))
-    assert float(np.sum(slope * scaled)) == pytest.approx(expected, rel=1e-4 if dtype == "float64" else 1e-2)
+    assert float(np.sum(slope * direction)) == pytest.approx(expected, rel=1e-4 if dtype == "float64" else 1e-2)
 
 
 def test_a_completion_is_a_start_for_the_kernel_that_has_moved() -> None:
