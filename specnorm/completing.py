@@ -53,8 +53,8 @@ def complete(
     Returns
     -------
     Completed
-        ``bound`` is an upper bound at every input size, whatever H is and however short the search was; it is
-        differentiable in the kernel where the library is, H held fixed.
+        ``bound`` is an upper bound at every input size, whatever H is and however short the search was. Where the
+        library differentiates, its gradient is that of the norm at its maximum, times bound over norm.
 
     Raises
     ------

@@ -17,7 +17,7 @@ from specnorm.methods.unfolding import Unfoldings
 
 METHODS: dict[str, type[Method]] = {
     cls.name: cls
-    for cls in (TensorNorm, FantasticFour, Unfoldings, Gram, Grid, Completion, ExactFFT, Power, Reshaped, Enclose)
+    for cls in (TensorNorm, FantasticFour, Unfoldings, Gram, Grid, ExactFFT, Power, Reshaped, Enclose, Completion)
 }
 """Name -> class: the registry's keys, JSON fields and ``--methods`` words."""
 

@@ -158,8 +158,8 @@ class Method:
         """
         del spec
         raise MethodError(
-            f"{self.name} looks at values while it runs, which jit, compile and vmap do not have. grid_bound, f4_bound "
-            "and gram_bound are proven bounds that work there; or call it outside, on the concrete kernel."
+            f"{self.name} looks at values while it runs, which jit, compile and vmap do not have. completion_bound, "
+            "grid_bound, f4_bound and gram_bound are proven bounds that work there; or call it outside of them."
         )
 
     def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:

@@ -72,7 +72,7 @@ class Completion(Stepped):
         return self._evaluation(self._search(scaled, None, ops=ops), exponent, ops=ops)
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
-        """The bound's derivative, H held fixed."""
+        """The derivative that the search or the step found."""
         del spec
         (gradient,) = residuals
         return gradient * xp.reshape(xp.astype(cotangent, gradient.dtype), (-1,) + (1,) * (gradient.ndim - 1))

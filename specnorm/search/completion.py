@@ -38,10 +38,19 @@ _POWERS, _CENTRES, _ZOOMS = 12, 3, 7
 _TINY = 1e-30
 
 
+class Peak(NamedTuple):
+    """Where the symbols of narrow blocks have their largest norm, as far as a search went."""
+
+    norm: Array  # (b,)
+    vector: Array  # (b, 2 c): a right vector, real part before imaginary part
+    cos: Array  # (b, taps), of the taps' angles at the frequency
+    sin: Array
+
+
 class Found(NamedTuple):
     """Completions (b, rows, c, *taps) of a stack of blocks, the bounds (b,) that they prove, the products it took (b,).
 
-    And the derivative of the bounds with respect to the blocks, the completions held fixed.
+    And the derivative of the blocks' norm at its maximum, times bound over norm.
     """
 
     kernel: Array
@@ -220,7 +229,8 @@ def complete(
     xp, narrow_blocks = ops.xp, narrow(blocks, xp=ops.xp)
     taps = tuple(narrow_blocks.shape[3:])
     own = lags_of(narrow_blocks, ops=ops)
-    norm = largest_symbol(narrow_blocks, ops=ops)
+    peak = largest_symbol(narrow_blocks, ops=ops)
+    norm = peak.norm
     # Not zeros: they would be no start for what a zero kernel becomes.
     size = xp.where(norm > 0, norm, xp.ones_like(norm))
     drawn = small_random(tuple(blocks.shape[1:]), seed).astype(ops.own_dtype)
@@ -253,7 +263,9 @@ def complete(
 
         count, _, best, _ = ops.loop(going, further, (count, h, h, bound_of(h)))
     found = by_row(best, taps, xp=xp)
-    bound, slope = bound_and_gradient(blocks, own, lags_of(found, ops=ops), ops=ops)
+    bound, _ = completion.norms_up(own, lags_of(found, ops=ops), ops=ops)
+    slope = _in_rows(norm_gradient(narrow_blocks, peak, xp=xp), blocks, xp=xp)
+    slope = slope * xp.reshape(xp.astype(bound, norm.dtype) / size, (-1,) + (1,) * (blocks.ndim - 1))
     count = xp.broadcast_to(xp.asarray(count, dtype=xp.int32, device=ops.device(bound)), bound.shape)
     return Found(found, bound, count, slope)
 
@@ -310,9 +322,14 @@ def bound_and_gradient(
     gradient = xp.reshape(xp.matmul(flat, slopes), (b, rows, n, c))
     gradient = by_row(xp.permute_dims(gradient, (0, 2, 1, 3)), taps, xp=xp)
     gradient = gradient / xp.reshape(xp.astype(bound, k.dtype) + _TINY, (-1,) + (1,) * (blocks.ndim - 1))
-    if blocks.shape[2] > blocks.shape[1]:
-        gradient = xp.permute_dims(gradient, (0, 2, 1, *range(3, blocks.ndim)))
-    return bound, gradient
+    return bound, _in_rows(gradient, blocks, xp=xp)
+
+
+def _in_rows(gradient: Array, blocks: Array, *, xp: Namespace) -> Array:
+    """Gradient of narrow blocks as that of the blocks: the adjoint of `narrow`."""
+    if blocks.shape[2] <= blocks.shape[1]:
+        return gradient
+    return xp.permute_dims(gradient, (0, 2, 1, *range(3, blocks.ndim)))
 
 
 @functools.lru_cache(maxsize=64)
@@ -327,8 +344,22 @@ def _differences(taps: tuple[int, ...]) -> np.ndarray:
     return index.reshape(-1)
 
 
-def largest_symbol(blocks: Array, *, ops: ArrayOps) -> Array:
-    """Estimate (b,) from below of the largest norm of narrow blocks' symbols, by a fixed number of power steps.
+def norm_gradient(blocks: Array, peak: Peak, *, xp: Namespace) -> Array:
+    """Derivative of ``||G v||`` with respect to narrow blocks at a peak, frequency and v held fixed."""
+    b, rows, c, *taps = blocks.shape
+    k = xp.reshape(by_tap(blocks, xp=xp), (b, -1, rows * c))
+    real, imag = (xp.reshape(xp.matmul(t[:, None, :], k), (b, rows, c)) for t in (peak.cos, peak.sin))
+    one, two = peak.vector[:, :c, None], peak.vector[:, c:, None]
+    image = [xp.matmul(real, one) - xp.matmul(imag, two), xp.matmul(imag, one) + xp.matmul(real, two)]
+    up, down = (x / (peak.norm[:, None, None] + _TINY) for x in image)
+    one, two = xp.matrix_transpose(one), xp.matrix_transpose(two)
+    along = [xp.matmul(up, one) + xp.matmul(down, two), xp.matmul(down, one) - xp.matmul(up, two)]
+    cos, sin = peak.cos[:, :, None, None], peak.sin[:, :, None, None]
+    return by_row(cos * along[0][:, None, ...] + sin * along[1][:, None, ...], tuple(taps), xp=xp)
+
+
+def largest_symbol(blocks: Array, *, ops: ArrayOps) -> Peak:
+    """Estimate from below the largest norm of narrow blocks' symbols, by a fixed number of power steps.
 
     On a grid first; then around its highest points, with vectors kept and distances halved. A symbol is read as the
     real matrix [[Re, -Im], [Im, Re]], which has its norm.
@@ -361,7 +392,8 @@ def largest_symbol(blocks: Array, *, ops: ArrayOps) -> Array:
         (cos, sin), xp.broadcast_to(v, (b, len(points), 2 * c)), _POWERS if len(points) > 1 else 8 * _POWERS
     )
     if len(points) == 1:
-        return value[:, 0]
+        cos, sin = (xp.broadcast_to(x, (b, x.shape[1])) for x in (cos, sin))
+        return Peak(value[:, 0], v[:, 0, :], cos, sin)
     order = xp.argsort(value, axis=1, descending=True)[:, :_CENTRES]
     n = order.shape[1]
     centre = xp.reshape(xp.take(device(points.angles), xp.reshape(order, (-1,)), axis=0), (b * n, 1, d))
@@ -382,4 +414,7 @@ def largest_symbol(blocks: Array, *, ops: ArrayOps) -> Array:
 
     step = xp.full((1,), math.pi, dtype=blocks.dtype, device=ops.device(blocks))
     begin = (centre, v, step, xp.zeros((b, n), dtype=blocks.dtype, device=ops.device(blocks)))
-    return xp.max(arrays.repeated(zoomed, _ZOOMS, begin, ops=ops)[3], axis=1)
+    centre, v, _, value = arrays.repeated(zoomed, _ZOOMS, begin, ops=ops)
+    top = xp.argmax(value, axis=1)
+    angle = xp.matmul(arrays.pick(xp.reshape(centre, (b, n, d)), top, xp=xp), position)
+    return Peak(xp.max(value, axis=1), arrays.pick(v, top, xp=xp), xp.cos(angle), xp.sin(angle))

@@ -130,33 +130,35 @@ def test_traced_bounds_are_close_too(xp: Lib) -> None:
         ((4, 2, 5), {"groups": 2, "stride": 2}),
         ((2, 2, 2, 2, 3), {"dilation": 2}),
         ((6, 2, 3, 3), {"groups": 2, "transposed": True, "stride": 2}),
-        ((3, 3, 2, 4), {"layout": "HWIO", "padding_mode": "reflect"}),
+        ((3, 3, 2, 4), {"layout": "HWIO"}),
     ],
     ids=str,
 )
-def test_the_gradient_holds_h_fixed(xp: Lib, shape: tuple[int, ...], layer: dict[str, Any]) -> None:
+def test_the_gradient_is_that_of_the_norm(xp: Lib, shape: tuple[int, ...], layer: dict[str, Any]) -> None:
+    """Against differences of the oracle; the bound, and so its gradient, is up to 1 % larger."""
     if xp.compiles and len(shape) != 4:
         pytest.skip("compiled for two axes alone")
     kernel, direction = (Recipe(shape, seed=j).kernel.astype(np.float64) for j in (1, 2))
-    h = np.asarray(specnorm.complete(kernel, **layer).kernel)
+    plain = {name: x for name, x in layer.items() if name in ("stride", "dilation", "groups", "transposed")}
+    order = (3, 2, 0, 1) if "layout" in layer else tuple(range(len(shape)))
 
-    def bound(k: NDArray[Any]) -> float:
-        return float(specnorm.completion_bound(k, start=h, n_iter=0, **layer))
+    def norm(k: NDArray[Any]) -> float:
+        return sigma_star(np.transpose(k, order), rtol=1e-8, **plain).lo
 
     dtype = xp.dtypes[-1]
-    x, start = xp.asarray(kernel.astype(dtype)), xp.asarray(h.astype(dtype))
+    x = xp.asarray(kernel.astype(dtype))
     if xp.name == "torch":
         x.requires_grad_()
-        specnorm.completion_bound(x, start=start, n_iter=0, **layer).backward()
+        specnorm.completion_bound(x, **layer).backward()
         slope = xp.to_numpy(x.grad)
     elif xp.compiles:
         import jax
 
-        slope = xp.to_numpy(jax.grad(lambda k: specnorm.completion_bound(k, start=start, n_iter=0, **layer))(x))
+        slope = xp.to_numpy(jax.grad(lambda k: specnorm.completion_bound(k, **layer))(x))
     else:
-        pytest.skip("no automatic differentiation")
-    expected = finite_difference_gradient(bound, kernel, direction, h=1e-6)
-    assert float(np.sum(slope * direction)) == pytest.approx(expected, rel=1e-4 if dtype == "float64" else 1e-2)
+        slope = xp.to_numpy(specnorm.value_and_grad(x, specnorm.Completion(), **layer)[1])
+    expected = finite_difference_gradient(norm, kernel, direction, h=1e-4)
+    assert float(np.sum(slope * direction)) == pytest.approx(expected, rel=2e-2, abs=2e-2)
 
 
 def test_a_completion_is_a_start_for_the_kernel_that_has_moved() -> None:
