@@ -19,7 +19,6 @@ from specnorm.api import (
     unfolding_bounds,
     value_and_grad,
 )
-from specnorm.completing import Completed, complete, completion_bound
 from specnorm.errors import (
     BackendConflict,
     BackendError,
@@ -63,6 +62,7 @@ from specnorm.training import init_tracking, track, track_many
 
 if TYPE_CHECKING:
     from specnorm.auditing import audit
+    from specnorm.completing import Completed, complete, completion_bound
     from specnorm.probable import operator_norm
     from specnorm.robustness import certified_radius, curvature_bound
 
@@ -157,6 +157,10 @@ def __getattr__(name: str) -> Any:
         from specnorm.probable import operator_norm
 
         return operator_norm
+    if name in ("Completed", "complete", "completion_bound"):
+        from specnorm import completing
+
+        return getattr(completing, name)
     if name in ("certified_radius", "curvature_bound"):
         from specnorm import robustness
 

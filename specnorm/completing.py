@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from specnorm.backends import backend_for, common_backend
 from specnorm.errors import MethodError
@@ -13,7 +13,7 @@ from specnorm.runtime.values import check_values
 from specnorm.types import ArrayT
 
 
-class Completed(NamedTuple, Generic[ArrayT]):
+class Completed(NamedTuple):
     """A completion of a layer's kernel, and the bound that it proves.
 
     Parameters
@@ -24,8 +24,8 @@ class Completed(NamedTuple, Generic[ArrayT]):
         Upper bound of the layer's norm.
     """
 
-    kernel: ArrayT
-    bound: ArrayT
+    kernel: Any
+    bound: Any
 
 
 def complete(
@@ -35,7 +35,7 @@ def complete(
     n_iter: int | None = None,
     start: ArrayT | None = None,
     **geometry: Unpack[Geometry],
-) -> Completed[ArrayT]:
+) -> Completed:
     """Search a kernel H with ``K*K + H*H`` close to a multiple of the identity, and the bound of K that it proves.
 
     Parameters
@@ -104,4 +104,5 @@ def completion_bound(
     ------
     As `complete`.
     """
-    return complete(kernel, rtol=rtol, n_iter=n_iter, start=start, **geometry).bound
+    bound: ArrayT = complete(kernel, rtol=rtol, n_iter=n_iter, start=start, **geometry).bound
+    return bound

@@ -254,9 +254,9 @@ class Program:
             value, chosen = self.method.over_groups(per_group, xp=xp)
             value, dtype = arrays.unscale(value, exponent, xp=xp), getattr(xp, self.result_dtype)
             if self._stepped.bounds_at_every_step:
-                value = rounding.to_dtype(
-                    rounding.padded_up(value, self.spec.padding_gain_sq, xp=xp), dtype, "up", xp=xp
-                )
+                if self.factor > 1:
+                    value = rounding.padded_up(value, self.spec.padding_gain_sq, xp=xp)
+                value = rounding.to_dtype(value, dtype, "up", xp=xp)
             else:
                 value = xp.astype(value * self.factor, dtype)
             value = xp.reshape(value, batch)
