@@ -13,7 +13,7 @@ from oracle import dense_matrix
 
 from specnorm.backends import backend_for
 from specnorm.certified.bound import Upper
-from specnorm.certified.network import heads, loops, rules, segments
+from specnorm.certified.network import heads, rules, segments
 from specnorm.certified.network.graph import Graph, Layer, Node
 from specnorm.certified.network.kernels import Norm, norm_of_layer, unscaled
 from specnorm.certified.network.operators import (
@@ -103,26 +103,6 @@ FORKED = Graph(
 ONES = [np.ones(1), np.ones(1)]
 
 
-# -- loops -------------------------------------------------------------------------------------------------------------
-SLOPES = (np.zeros(1), np.ones(1))
-HALF = np.array([[0.5]])
-MATRICES: dict[str, Any] = {"recurrent": HALF, "entry": HALF, "read": HALF, "slopes": SLOPES}
-STATES = loops.StateSpace(HALF, HALF, HALF, HALF)
-
-
-def looped(
-    weights: Any = SLOPES[1], gain: float = 0.51, measure: Measure | None = None, **changed: Any
-) -> Upper | None:
-    """The gain of relu(h / 2 + x / 2) / 2, which is 1/2: with its best multiplier."""
-    loop = loops.Loop(**(MATRICES | changed))
-    return loops.of_loop(loop, weights, gain, measure or Measure(), 1e-6, ops=OPS)
-
-
-def stated(energy: Any = SLOPES[1][:, None], gain: float = 1.01, space: loops.StateSpace = STATES) -> Upper | None:
-    """The gain of s' = s / 2 + x / 2, y = s / 2 + x / 2, which is 1."""
-    return loops.of_state_space(space, energy, gain, ops=OPS)
-
-
 class Lying(Measure):
     """Says the norm of another kernel."""
 
@@ -182,14 +162,6 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "a weight left out": lambda: segments.constant_of_run(RUN, [0], [np.ones(1), np.ones(0)], Measure()),
     "boxes of a shorter kernel": lambda: norm_at(CONV[None], boxes_of({"grid": [9]}, (1,)), 99.0, ops=OPS),
     "the norm of another linear map": lambda: lied_to(),
-    "a loop of another shape": lambda: looped(entry=np.ones((2, 1))),
-    "a loop two steps behind": lambda: looped(lag=2),
-    "a loop that is not finite": lambda: loops.Loop(**(MATRICES | {"read": np.array([[np.inf]])})),
-    "slopes the wrong way round": lambda: loops.Loop(**(MATRICES | {"slopes": SLOPES[::-1]})),
-    "a multiplier too many": lambda: looped(np.ones(2)),
-    "a negative multiplier of a loop": lambda: looped(-np.ones(1)),
-    "a gain of nothing": lambda: looped(gain=1e-200),
-    "the norm of another loop": lambda: looped(measure=Lying()),
     "a head's weights of other channels": lambda: headed(widths=2),
     "a head's weights that are negative": lambda: headed(-1.0),
     "a head's weights that differ in a group": lambda: headed(groups=np.zeros(2, dtype=np.intp)),
@@ -197,11 +169,6 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "a head without what is before it": lambda: through(behind(), None),
     "a head behind another": lambda: through(behind(), heads.constant_before(behind(), Measure())),
     "a head's kernel that may be off": lambda: headed(0.1, error=1e-3),
-    "a state space of another shape": lambda: loops.StateSpace(HALF, HALF, HALF, np.ones((2, 1))),
-    "a state space that is not finite": lambda: loops.StateSpace(HALF, HALF, HALF, np.array([[np.nan]])),
-    "an energy of more states": lambda: stated(np.ones((2, 2))),
-    "an energy that is not finite": lambda: stated(np.array([[np.nan]])),
-    "a gain below 0": lambda: stated(gain=-1.0),
     "the norm of another kernel": lambda: segments.constant_of_run(RUN, [0], ONES, Lying()),
 }
 
@@ -257,16 +224,6 @@ def by_parts() -> Iterator[tuple[Upper | None, float]]:
     nodes = Node("x", Input(), (), (1, 2, 5)), Node("y", Convolution(LAYER), ("x",), (1, 2, 5))
     of = Part("x", ("y",), (np.ones(10), np.ones(10)), norm * more, alone, units=True)
     yield constant_by_parts(Graph(nodes, ("y",)), [of], ops=OPS), norm
-
-
-def gains() -> Iterator[tuple[Upper | None, float]]:
-    """Of loops of numbers, whose gains constant inputs reach."""
-    yield looped(), 0.5
-    yield looped(lag=0), 0.5
-    yield stated(), 1.0
-    half = assumed(0.5)
-    yield loops.small_gain(half, half, half, loops.Loop(**MATRICES)), 0.5
-    yield loops.small_gain_of_space(half, half, half, half, STATES), 1.0
 
 
 def behind() -> heads.Head:
@@ -343,6 +300,5 @@ NETWORK_CHECKS = {
     "constant_of_part": together, "_concluded": together, "norm_of_layer": layers, "norm_of_matrices": layers,
     "unscaled": layers, "_further": by_parts, "_plain": by_parts, "_after": by_parts,
     "norm_at": by_parts, "eigenvalue_at": by_parts, "_by_matrix": by_parts,
-    "of_loop": gains, "small_gain": gains, "of_state_space": gains, "small_gain_of_space": gains,
 }  # fmt: skip
 """Rule -> a check whose claims it makes, among others."""

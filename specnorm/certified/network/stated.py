@@ -252,4 +252,4 @@ class _Unstated:
     def __call__(self, *_: Any) -> NoReturn:
         raise CertificateError("no part that is stated bounds this layer")
 
-    matrices = of_kernel = recurrent = __call__
+    matrices = of_kernel = __call__
