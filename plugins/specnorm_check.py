@@ -399,6 +399,7 @@ def read_npz(path: str | Path, dtypes: Mapping[str, str], longest: int, others: 
         Leave out arrays of other dtypes, where they are refused else.
     """
     found: dict[str, Numbers] = {}
+    require(Path(path).is_file(), f"{Path(path).name}: there is no such file")
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
