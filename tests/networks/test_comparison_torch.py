@@ -115,7 +115,7 @@ def test_thresholds_are_those_of_the_model() -> None:
     small = Function(lambda x: torch.where(x > 1e-50, x, 3 * x)).double()
     (compare,) = (node.operator for node in network_graph(small, (4,)).nodes if isinstance(node.operator, ops.Compare))
     assert compare.threshold == 1e-50
-    x = torch.tensor([[1e-50], [1e-50 + 1e-66]], dtype=torch.float64)
+    x = torch.tensor([[1e-50], [1e-50 * (1 + 4e-16)]], dtype=torch.float64)
     assert (small(x)[0] - small(x)[1]).item() > 1e15 * (x[1] - x[0]).item()
     assert network_bound(small, (4,)).upper is None
 
