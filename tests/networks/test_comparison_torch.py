@@ -112,12 +112,13 @@ class FirstResult(nn.Module):
 # -- constants ---------------------------------------------------------------------------------------------------------
 def test_thresholds_are_those_of_the_model() -> None:
     """1e-50 is 0 in single precision, and was read through it: 3 was claimed of a function that jumps by 2e-50."""
-    small = Function(lambda x: torch.where(x > 1e-50, x, 3 * x)).double()
-    (compare,) = (node.operator for node in network_graph(small, (4,)).nodes if isinstance(node.operator, ops.Compare))
+    small, example = Function(lambda x: torch.where(x > 1e-50, x, 3 * x)), torch.zeros(1, 4, dtype=torch.float64)
+    nodes = network_graph(small, example).nodes
+    (compare,) = (node.operator for node in nodes if isinstance(node.operator, ops.Compare))
     assert compare.threshold == 1e-50
     x = torch.tensor([[1e-50], [1e-50 * (1 + 4e-16)]], dtype=torch.float64)
     assert (small(x)[0] - small(x)[1]).item() > 1e15 * (x[1] - x[0]).item()
-    assert network_bound(small, (4,)).upper is None
+    assert network_bound(small, example).upper is None
 
 
 # -- labels ------------------------------------------------------------------------------------------------------------
