@@ -25,7 +25,7 @@ from specnorm.certified.layer.every_size import padded_norm
 from specnorm.certified.layer.own_matrix import magnitude_sq
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol import trigonometric
-from specnorm.certified.symbol.cells import Boxes, Circulant
+from specnorm.certified.symbol.cells import Boxes, Circulant, _covering, dft
 from specnorm.certified.symbol.cover import cell_lemma
 from specnorm.certified.symbol.symbols import Symbol
 from specnorm.errors import CertificateError, GeometryError
@@ -63,7 +63,7 @@ def boxes_of(proof: Mapping[str, Any], taps: Sequence[int]) -> Boxes:
         points = wholes(proof["grid"], len(taps))
         at = _half_of(points)
         turns = tuple(2 * n for n in points)
-        return Boxes(2 * at - 1, 2 * at + 1, turns, half, False, frame, origin, EVERYWHERE)
+        return _covering(Boxes(2 * at - 1, 2 * at + 1, turns, half, False, frame, origin), EVERYWHERE)
     if set(proof) != {"tree"} or not isinstance(proof["tree"], str) or not re.fullmatch(r"[.012]+", proof["tree"]):
         raise CertificateError("a proof of every frequency is a grid or a tree")
     if len(proof["tree"]) > 2 * MOST:
@@ -75,7 +75,8 @@ def boxes_of(proof: Mapping[str, Any], taps: Sequence[int]) -> Boxes:
     low = leaves[:, 0] * width
     varies = np.array([k > 1 for k in taps])
     denominators = tuple(2 ** (DEEPEST + 1 + (j == first)) if k > 1 else 1 for j, k in enumerate(taps))
-    return Boxes(low * varies, (low + width) * varies, denominators, half, False, frame, origin, EVERYWHERE)
+    boxes = Boxes(low * varies, (low + width) * varies, denominators, half, False, frame, origin)
+    return _covering(boxes, EVERYWHERE)
 
 
 def _leaves(tree: str, taps: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
@@ -122,7 +123,8 @@ def circulant_of(proof: Mapping[str, Any], taps: Sequence[int]) -> Boxes:
     at, origin = _half_of(points), np.array(skew, dtype=np.int64)
     half = np.array([(k - 1) / 2 for k in taps])
     whole = Circulant.of(points, tuple(map(bool, skew)), taps)
-    return Boxes(at, at, tuple(2 * n for n in points), half, True, 2 * np.eye(len(taps), dtype=np.int64), origin, whole)
+    frame = 2 * np.eye(len(taps), dtype=np.int64)
+    return _covering(Boxes(at, at, tuple(2 * n for n in points), half, True, frame, origin), whole)
 
 
 def _half_of(points: Sequence[int]) -> NDArray[np.int64]:
@@ -148,10 +150,12 @@ def norm_at(blocks: FloatArray, boxes: Boxes, upper: float, *, lost: float = 0.0
     CertificateError
         If a factorisation fails: the norm is larger at some frequency, or too close to tell.
     """
+    if boxes.covers is None:
+        raise HypothesisError("some boxes bound nothing: all frequencies of something are covered, or none")
     limits = np.full(len(boxes), upper) if boxes.on_grid else cell_lemma(upper, boxes.radius)
     _below(blocks, boxes, limits, lost, ops)
     rule = f"{len(boxes)} factorisations, at the points" if boxes.on_grid else f"cell lemma, {len(boxes)} cells"
-    return _upper(upper, boxes.covers or "the norm at some frequencies", rule)
+    return _upper(upper, boxes.covers, rule)
 
 
 def eigenvalue_at(kernel: FloatArray, boxes: Boxes, upper: float, *, lost: float = 0.0, ops: ArrayOps) -> Upper:
@@ -286,11 +290,9 @@ def _by_matrix(kernel: FloatArray, spec: ConvSpec, upper: float, ops: ArrayOps) 
         # An entry is a sum of products of taps with ones and zeros.
         most = host.sqrt_up(float(magnitude_sq(layer, ops=ops)[0]))
         lost = max(lost, host.inflate(most * rounding.gamma(max(layer.roundings), 2.0**-53), 4))
-    whole, one_point = np.stack(matrices)[..., None], np.zeros((1, 1), dtype=np.int64)
-    frame = np.eye(1, dtype=np.int64)
-    alone = Boxes(one_point, one_point, (1,), np.zeros(1), True, frame, np.zeros(1, dtype=np.int64))
+    whole, one_point = np.stack(matrices)[..., None], dft((1,), (1,))
     try:
-        claim = norm_at(whole, alone, math.ldexp(upper, -exponent), lost=lost, ops=ops)
+        claim = norm_at(whole, one_point, math.ldexp(upper, -exponent), lost=lost, ops=ops)
     except OverflowError as error:
         raise CertificateError("the bound is far above the kernel's entries") from error
     return _upper(upper, spec, "its own matrix", claim)
