@@ -75,7 +75,7 @@ def enclose(
 
 
 def _certificate(kernel: ArrayObject, spec: ConvSpec, name: str) -> Certificate:
-    from specnorm.search.certificate import certificate_of  # for few
+    from specnorm.certificates import certificate_of  # for few
 
     return certificate_of(backend_for(kernel).to_numpy(kernel), spec, name)
 

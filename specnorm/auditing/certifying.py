@@ -15,9 +15,9 @@ from specnorm.auditing.readers import MAX_BYTES, open_model
 from specnorm.auditing.readers.isolated import GRAPH_SECONDS
 from specnorm.auditing.rows import Row
 from specnorm.backends import backend_for
+from specnorm.certificates import certificate_of
 from specnorm.errors import CertificateError, SpecnormError
 from specnorm.result import Certificate
-from specnorm.search.certificate import certificate_of
 
 Key = tuple[str, tuple[int, ...], str]
 """Precision, shape and digest of an array."""

@@ -14,14 +14,14 @@ from oracle import dense_norm, sigma_star
 from strategies import Layer, layers
 
 import specnorm
+from specnorm import certificates as writing
 from specnorm import cli
 from specnorm.auditing import audit
 from specnorm.auditing.certifying import verify_file
+from specnorm.certificates import certificate_of
 from specnorm.errors import CertificateError
 from specnorm.problem.spec import ConvSpec
 from specnorm.result import Certificate
-from specnorm.search import certificate as writing
-from specnorm.search.certificate import certificate_of
 
 RESNET = Path(__file__).parents[2] / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
 Random = np.random.RandomState
