@@ -16,6 +16,8 @@ GATES = {"RNN": ("i",), "GRU": ("z", "r", "h"), "LSTM": ("i", "o", "f", "c")}
 """As ONNX stacks them: operator set 7 and later."""
 WEIGHTS = (1, 2)
 """Inputs that are matrices: of the input, and of the state. The others are biases, lengths and states."""
+PEEPHOLES = 7
+"""Input that is a diagonal matrix of each gate."""
 
 
 def gates(constant: Constant, operator: str, name: str, taken: Container[str]) -> Iterator[Tensor]:
