@@ -27,6 +27,8 @@ JAX_LIBRARIES = ("equinox>=0.11", "flax>=0.10", "optax>=0.2")
 """What the training comforts for JAX serve; none is required."""
 DASK = "distributed>=2024.8"
 """An engine that audits can run on; not required."""
+SECOND_OPINION = "onnxruntime>=1.20"
+"""What our own evaluation of ONNX nodes is compared with."""
 DOCS_APART = "--ignore=tests/test_docs.py"
 """The examples of the documentation are run in `together`, where all that they need is installed."""
 PYTHON_MATTERS = (
@@ -206,10 +208,13 @@ def soundness(session: nox.Session) -> None:
 
 @nox.session(python=PYTHON, default=False)
 def operators(session: nox.Session) -> None:
-    """Nightly: operators of torch and ONNX, 120,000 calls at random; a million compositions; 26,000 damaged files."""
-    prepare(session, "-e", ".[cli,torch,onnx,keras]", *TEST_TOOLS)
+    """Nightly: operators of torch and ONNX, 140,000 calls at random; a million compositions; 26,000 damaged files."""
+    prepare(session, "-e", ".[cli,torch,onnx,keras]", SECOND_OPINION, *TEST_TOOLS)
     session.env.update(SPECNORM_NETWORK_DRAWS="100000", SPECNORM_ONNX_DRAWS="20000", SPECNORM_FUZZ="26000")
-    files = (f"tests/networks/test_{name}.py" for name in ("every_torch_operator", "every_onnx_operator", "fourier"))
+    files = (
+        f"tests/networks/test_{name}.py"
+        for name in ("every_torch_operator", "every_onnx_operator", "onnxruntime", "fourier")
+    )
     pytest(session, *files, "tests/auditing/test_fuzz.py", "-rP", backends="numpy,torch", cores=CORES)
     part = 1_000_000 // CORES  # CI draws 120 in all
     told = {"SPECNORM_TEST_BACKENDS": "numpy,torch", "SPECNORM_COMPOSITIONS": str(part)}
@@ -281,7 +286,9 @@ def check_contents(session: nox.Session) -> None:
             session.error(f"{built.name} lacks {package}/py.typed")
     if "specnorm/auditing/renderers/page/report.html" not in names:
         session.error(f"{built.name} lacks the template of the HTML report")
-    strangers = {name.partition("/")[0] for name in names} - set(packages)
+    if "specnorm_check.py" not in names:
+        session.error(f"{built.name} lacks specnorm_check.py, which somebody else checks certificates with")
+    strangers = {name.partition("/")[0] for name in names} - {*packages, "specnorm_check.py"}
     if any(not name.endswith(".dist-info") for name in strangers):
         session.error(f"{built.name} holds {', '.join(sorted(strangers))}")
     with tarfile.open(source) as archive:

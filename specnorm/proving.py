@@ -13,7 +13,6 @@ from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
 from specnorm.result import BoundSource, Certificate, Enclosure, Outcome, Result
-from specnorm.runtime.execution import Execution
 from specnorm.runtime.telling import Listening
 from specnorm.types import ArrayObject
 
@@ -75,11 +74,10 @@ def enclose(
     return found.proven_by(partial(_explained, *heard[0])) if len(heard) == 1 else found
 
 
-def _certificate(kernel: ArrayObject, spec: ConvSpec, upper: float, name: str) -> Certificate:
-    from specnorm.search.certificate import certificate_of  # for few
+def _certificate(kernel: ArrayObject, spec: ConvSpec, name: str) -> Certificate:
+    from specnorm.certificates import certificate_of  # for few
 
-    numbers = backend_for(kernel).to_numpy(kernel)
-    return certificate_of(numbers, spec, upper, name, ops=Execution.of(backend_for(numbers), numbers))
+    return certificate_of(backend_for(kernel).to_numpy(kernel), spec, name)
 
 
 def _explained(lower: Lower, upper: Upper, exponent: int) -> str:
@@ -96,7 +94,7 @@ def status_of(result: Result) -> str:
     by = f", by {source.value}" if at_size else ""
     outcome, factor = Outcome.SIZE if at_size else Outcome.BUDGET, math.sqrt(spec.padding_gain_sq)
     words = f"wider than rtol={rtol:g}{by}, and proven"
-    lower, upper = (float(backend_for(x).to_numpy(x)) for x in (result.stats["lower"], result.value))
+    lower, upper = float(result.stats["lower"]), float(result.value)
     if bool(result.stats["converged"]) and (math.isinf(upper) or lower == 0 < upper):
         outcome, words = Outcome.RANGE, f"the norm lies outside of the numbers of {result.value.dtype}"
     elif bool(result.stats["converged"]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import pickle
 import subprocess
 import sys
@@ -41,6 +42,35 @@ def test_certified_where_torchs_own_is_refuted() -> None:
         torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")
         refuted += [j] * (not specnorm.certify(layer.weight, 1.01, **specnorm_torch.geometry_of(layer)))
     assert set(refuted) >= {0, 7, 8}
+
+
+@pytest.mark.parametrize("use_buffers", [False, True])
+@pytest.mark.parametrize("method", [specnorm.TensorNorm(), specnorm.FantasticFour(), specnorm.Gram()], ids=str)
+def test_the_average_of_a_gan_is_within_the_bound(method: Any, use_buffers: bool) -> None:
+    """An averaged generator: neither weights nor iterates are those of any step."""
+
+    def layers(*widths: int) -> Any:
+        made = [torch.nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(widths)]
+        return torch.nn.Sequential(*(specnorm_torch.spectral_norm(x, method=method) for x in made))
+
+    torch.manual_seed(0)
+    generator, critic = layers(4, 8, 8, 2), layers(2, 8, 8, 1)
+    average = torch.optim.swa_utils.AveragedModel(generator, use_buffers=use_buffers)
+    steps = [torch.optim.Adam(model.parameters(), lr=3e-2) for model in (generator, critic)]
+    for _ in range(30):
+        noise, real = torch.randn(4, 4, 6, 6), torch.randn(4, 2, 6, 6).cumsum(-1)
+        for turn, optimiser in enumerate(steps):
+            optimiser.zero_grad()
+            fake = critic(generator(noise)).mean()
+            (fake - critic(real).mean() if turn else -fake).backward()
+            optimiser.step()
+        average.update_parameters(generator)
+    average.eval()
+    for model in (average, copy.deepcopy(average)):
+        before = {name: x.clone() for name, x in model.state_dict().items()}
+        norms = [float(specnorm.enclose(layer.weight.detach()).upper) for layer in model.module]
+        assert 0.5 < max(norms) <= 1.01
+        assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
 
 
 def test_the_call_is_torchs() -> None:

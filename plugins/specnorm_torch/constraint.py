@@ -17,11 +17,13 @@ from specnorm.runtime.table import program_for
 from specnorm_torch import derivatives
 from specnorm_torch.backend import BACKEND
 from specnorm_torch.modules import geometry_of, is_layer, is_lazy
-from specnorm_torch.tracing import name_of
+from specnorm_torch.tracing import name_of, version_of
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _TN = TensorNorm()
 _MATRIX = 2
+_NOTABLE = 1.001
+"""By how much a fresh start finds more where a state does not fit; where it fits, they differ by rounding."""
 
 
 class SpectralNorm(nn.Module):
@@ -41,6 +43,8 @@ class SpectralNorm(nn.Module):
 
     known: tuple[Tensor, int, Tensor, Tensor, Tensor] | None = None
     """What `step_together` leaves: the weight, its version, its factor, the derivative of that, the norm's gradient."""
+    in_eval: tuple[Tensor, list[int], tuple[Tensor, ...]] | None = None
+    """The last weight in eval, versions of it and of the state, and the state that its norm is taken at."""
 
     def __init__(
         self,
@@ -86,7 +90,8 @@ class SpectralNorm(nn.Module):
         if self.known is not None and self.known[0] is weight and self.known[1] == weight._version:
             factor, slope, gradient = self.known[2:]
         else:
-            factor, slope, gradient, after = self.stepped(self.kernel(weight.detach()), tuple(self.state.values()))
+            state = tuple(self.state.values()) if self.training else self._state_in_eval(weight)
+            factor, slope, gradient, after = self.stepped(self.kernel(weight.detach()), state)
             if self.training:
                 self._move_to(after)
         if self.dim is not None:
@@ -103,6 +108,27 @@ class SpectralNorm(nn.Module):
         value, gradient, after = plan.step(kernels, state, sweeps=sweeps, backend=BACKEND)
         return *self._factor(value), gradient, after
 
+    @torch.no_grad()
+    def _state_in_eval(self, weight: Tensor) -> tuple[Tensor, ...]:
+        """The buffers, or a fresh start if that finds a larger norm.
+
+        Weights that were averaged or loaded do not fit the state beside them: the average of unit vectors of other
+        weights finds a norm that is too small. Asked once for each weight; the buffers stay as they are.
+        """
+        own = tuple(self.state.values())
+        versions = [version_of(x) for x in (weight, *own)]
+        if self.in_eval is None or self.in_eval[0] is not weight or self.in_eval[1] != versions:
+            kernel = self.kernel(weight)
+            fresh = specnorm.init_tracking(kernel, self.method, **self.geometry)
+            states = own, tuple(x.to(y) for x, y in zip(fresh.values(), own, strict=True))
+            values = [specnorm.track(kernel, self.method, self._named(x), sweeps=0, **self.geometry)[0] for x in states]
+            self.in_eval = weight, versions, states[bool(values[1] > _NOTABLE * values[0])]
+        return self.in_eval[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is found anew."""
+        return {**self.__dict__, "in_eval": None}
+
     @property
     def alike(self) -> tuple[object, ...]:
         """What layers that are stepped together have in common, but for their kernels' shape."""
@@ -112,7 +138,10 @@ class SpectralNorm(nn.Module):
     @property
     def state(self) -> dict[str, Tensor]:
         """Buffers."""
-        return {name: getattr(self, name) for name in self.state_names}
+        return self._named(getattr(self, name) for name in self.state_names)
+
+    def _named(self, state: Iterable[Tensor]) -> dict[str, Tensor]:
+        return dict(zip(self.state_names, state, strict=True))
 
     @torch.no_grad()
     def _move_to(self, after: Iterable[Tensor]) -> None:
@@ -160,7 +189,8 @@ def spectral_norm(
     module : Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d, or Linear
     name : str, default "weight"
     n_power_iterations : int, default 1
-        Sweeps a forward pass in ``train()``; in ``eval()`` the state stands still.
+        Sweeps a forward pass in ``train()``; in ``eval()`` the state stands still, but for weights
+        that were averaged or loaded a fresh start is tried once.
     eps : float, default 1e-12
         A kernel whose norm is not above it is left as it is.
     dim : int, optional
@@ -168,7 +198,7 @@ def spectral_norm(
     bound : float, default 1
         The norm to have.
     method : Method, default TensorNorm()
-        Or `FantasticFour`, or `Gram`, which bounds from above at every step.
+        Or `Gram`, which bounds from above at every step, or `FantasticFour`, whose tracked value is an estimate too.
     only_shrink : bool, default False
         Scale only where the norm is above the bound.
 

@@ -15,7 +15,7 @@ import numpy as np
 from specnorm import arrays
 from specnorm.certified.bound import nothing
 from specnorm.certified.matrices import norms
-from specnorm.certified.symbol.cover import CentreMatrices, Cover, cover_blocks, on_grid
+from specnorm.certified.symbol.cover import CentreMatrices, Cover, on_grid
 from specnorm.clock import Clock, OutOfTime
 from specnorm.search import tuning as knobs
 from specnorm.search.estimates import NodeEstimates, is_crowded, largest, lift
@@ -58,7 +58,7 @@ class Search:
         self.clock = Clock(deadline)
         self.incumbent = Incumbent(blocks, self.tuning, seed=seed, clock=self.clock, ops=ops)
         self.polynomials = Polynomials(blocks, self.tuning, clock=self.clock, ops=ops)
-        self._torus: list[tuple[Cells, np.ndarray]] | None = None
+        self._torus: Cover | None = None
         self._cells = self._levels = self._tried = 0
         self.pace, self._crowded = 0.0, False
 
@@ -101,7 +101,7 @@ class Search:
         self._begin(boxes, rtol, bound, start, grid_follows)
         if supremum is not None and supremum <= self.threshold:
             return self._result(on_grid(supremum, boxes))
-        cover = cover_blocks(
+        cover = Cover(
             self.blocks, boxes, supremum, torus=self._torus, threshold=self.threshold, keeps=grid_follows, ops=self.ops
         )
         try:
@@ -115,7 +115,7 @@ class Search:
             self.incumbent.multistart()
             return self._result(None)
         if grid_follows and found.upper is not None:
-            self._torus = cover.fathomed
+            self._torus = cover
         return found
 
     def _refine(self, cover: Cover, budget: Budget, max_levels: int | None) -> SearchResult:

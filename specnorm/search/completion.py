@@ -59,10 +59,15 @@ class Found(NamedTuple):
     gradient: Array
 
 
+def row_count(channels: int) -> int:
+    """Rows of a completion: with fewer than four for each channel some kernels stall."""
+    return max(4 * channels, 8)
+
+
 def completion_shape(block_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape (rows, c, *taps) of a block's completion: with fewer than four rows a channel some kernels stall."""
+    """Shape (rows, c, *taps) of a block's completion."""
     m, p, *taps = block_shape
-    return (max(4 * min(m, p), 8), min(m, p), *taps)
+    return (row_count(min(m, p)), min(m, p), *taps)
 
 
 def narrow(blocks: Array, *, xp: Namespace) -> Array:

@@ -14,7 +14,7 @@ import numpy as np
 from specnorm import arrays
 from specnorm.certified.layer.deflation import DeflatedModes, first_of_mirrored, norm_by_deflation
 from specnorm.certified.symbol.cells import dft
-from specnorm.certified.symbol.cover import Cover, cover_blocks
+from specnorm.certified.symbol.cover import Cover
 from specnorm.certified.symbol.symbols import Symbol
 from specnorm.clock import Clock, OutOfTime
 from specnorm.numerics.chebyshev import top_eigenvectors
@@ -162,7 +162,7 @@ class DeflatedCirculant:
     def _cover(self, part: float) -> Cover | None:
         """A cover of the circulant of which single frequencies are left; None where those are too many."""
         boxes = dft(self.circulant.points, tuple(self.blocks.shape[3:]), self.circulant.skew)
-        cover = cover_blocks(self.blocks, boxes, self.supremum, ops=self.ops)
+        cover = Cover(self.blocks, boxes, self.supremum, ops=self.ops)
         polynomial = self._polynomials.near(part, self._trial_vectors).float32_copy()
         tried = np.zeros(len(cover), dtype=bool)
         while True:

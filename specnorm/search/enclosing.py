@@ -11,7 +11,7 @@ import numpy as np
 
 from specnorm.certified.bound import least, nothing
 from specnorm.certified.matrices.norms import norm_by_frobenius, norm_of_zero
-from specnorm.certified.symbol.cells import Boxes, dft, dft_points, torus, torus_size
+from specnorm.certified.symbol.cells import Boxes, dft, dft_points, one_box, torus, torus_size
 from specnorm.certified.symbol.cover import on_grid
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies
@@ -138,8 +138,7 @@ def _torus_searched(
 ) -> SearchResult:
     if cover is None:
         # One cell is too many for a search that may visit none: what is known from below, and nothing from above.
-        degree = (np.asarray(search.blocks.shape[3:]) - 1) / 2
-        cover, max_cells = replace(torus((1,) * len(degree))[:1], half_degree=degree), 0
+        cover, max_cells = one_box(tuple(search.blocks.shape[3:])), 0
     return search.run(cover, rtol=rtol, grid_follows=grid_follows, max_cells=max_cells, relaxes=relaxes)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from specnorm import arrays
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cells import torus, torus_size
-from specnorm.certified.symbol.cover import Cover, cover_blocks, truncated
+from specnorm.certified.symbol.cover import Cover, truncated
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, Rotation, SymbolGram, rotate
 from specnorm.certified.symbol.lags import taps_below
 from specnorm.clock import Clock
@@ -177,7 +177,7 @@ def sharpened(
     rest = polynomial.left_out
     whole = GramPolynomial(rest, tick=polynomial.tick, ops=ops).float32_copy()
     # Far below what can be proven, but not 0.
-    cover, threshold = cover_blocks(rest, torus(rest.shape[3:]), ops=ops), 1e-3 * math.sqrt(polynomial.truncation)
+    cover, threshold = Cover(rest, torus(rest.shape[3:]), ops=ops), 1e-3 * math.sqrt(polynomial.truncation)
     radius, size = cover.open.boxes.radius, rest.shape[2]
     drawn = ops.from_numpy(arrays.random_vectors(0, (1, size)), rest)
     for part in parts(whole, len(cover)):

@@ -152,7 +152,6 @@ TURNED = {"kernel_shape": [2, 3], "strides": [2, 1], "pads": [0, 1, 1, 0]}
 POOLS: list[tuple[str, dict[str, Any]]] = [
     ("MaxPool", TURNED | {"dilations": [1, 2]}), ("MaxPool", {"kernel_shape": [2, 3], "pads": [0, 1, 1, 0]}),
     ("MaxPool", {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_LOWER"}),
-    ("MaxPool", {"kernel_shape": [1, 1], "strides": [2, 2], "auto_pad": "SAME_UPPER"}),
     ("AveragePool", TURNED), ("AveragePool", TURNED | {"count_include_pad": 1}),
     ("LpPool", TURNED), ("AveragePool", {"kernel_shape": [2, 2], "auto_pad": "VALID"}),
 ]  # fmt: skip

@@ -27,7 +27,7 @@ from soundness.skew import Axis, Complex, part, ring_matrix, ring_norm, turned
 
 from specnorm.certified.layer import circulant as embedding
 from specnorm.certified.symbol import cells, gram_polynomial
-from specnorm.certified.symbol.cells import Boxes
+from specnorm.certified.symbol.cells import Boxes, _covering
 from specnorm.problem import frequencies
 from specnorm.problem.frequencies import Frequencies
 from specnorm.problem.spec import ConvSpec
@@ -320,7 +320,7 @@ def half_less_a_point(sizes: tuple[int, ...], shape: tuple[int, ...], skew: tupl
     last = np.arange(len(sizes)) == axis
     high = np.minimum(boxes.high, np.where(last, max((sizes[axis] - 2) // 2 - 1, 0), boxes.high))
     kept = (boxes.low <= high).all(axis=1)
-    return replace(boxes.between(boxes.low[kept], high[kept]), covers=boxes.covers)
+    return _covering(boxes.between(boxes.low[kept], high[kept]), boxes.covers)
 
 
 def phase_forgotten(given: Frequencies, points: NDArray[Any]) -> Any:
@@ -337,7 +337,7 @@ def phase_forgotten(given: Frequencies, points: NDArray[Any]) -> Any:
 
 def offset_forgotten(self: Boxes, others: Boxes) -> NDArray[np.bool_]:
     """Boxes of a skew-circulant compared as if they were those of the DFT."""
-    return _meets(replace(self, offset=np.zeros_like(self.offset)), others)
+    return _meets(replace(self, offset=np.zeros_like(self.offset), covers=None), others)
 
 
 _meets = Boxes.meets

@@ -34,7 +34,7 @@ from specnorm.certified.network.roundings import EXECUTIONS, AtCentre, Roundings
 from specnorm.certified.network.rules import Map
 from specnorm.certified.symbol import cover, grid
 from specnorm.certified.symbol.cells import Boxes, Cells, Circulant, dft, dft_points, torus
-from specnorm.certified.symbol.cover import cover_blocks, limits_sq, on_grid, truncated
+from specnorm.certified.symbol.cover import Cover, limits_sq, on_grid, truncated
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, rotate
 from specnorm.certified.symbol.pruning import LargestBound
 from specnorm.problem.frequencies import Frequencies, half_grid
@@ -83,7 +83,7 @@ def foreign_part() -> LinearBounds:
 
 def cover_in_part() -> cover.Cover:
     """Of the torus, a cell of it fathomed and not pruned."""
-    found = cover_blocks(KERNEL, torus((4,)), ops=OPS)
+    found = Cover(KERNEL, torus((4,)), ops=OPS)
     formed, _ = found.form(POLYNOMIAL, np.arange(1), np.zeros(1))
     found.fathom(formed, 100.0)
     return found
@@ -91,7 +91,7 @@ def cover_in_part() -> cover.Cover:
 
 def formed_before() -> object:
     """Matrices of cells that are cut since."""
-    found = cover_blocks(KERNEL, torus((4,)), ops=OPS)
+    found = Cover(KERNEL, torus((4,)), ops=OPS)
     formed, _ = found.form(POLYNOMIAL, np.arange(len(found)), np.zeros(len(found)))
     found.split(np.full(len(found), 2))
     return found.fathom(formed, 100.0)
@@ -119,8 +119,8 @@ def fewer() -> DeflatedModes:
 
 def with_wide_boxes() -> float:
     """Of a cover whose open cells hold more than their centres."""
-    found = cover_blocks(SPLIT[0]._blocks, torus(CASE.spec.kernel_shape), ops=OPS)
-    found.what = SPLIT[0].what
+    found = Cover(SPLIT[0]._blocks, torus(CASE.spec.kernel_shape), ops=OPS)
+    found._what = SPLIT[0].what
     modes: DeflatedModes = SPLIT[1]
     centres = found.open.boxes.centres
     none = np.zeros(0, dtype=np.int64)
@@ -171,7 +171,7 @@ def truncated_by(rest: Callable[[GramPolynomial], Any], boxes: Boxes) -> object:
     """A truncation bound from a cover of some blocks, one direction of KERNEL kept."""
     polynomial = GramPolynomial(KERNEL, rotate(KERNEL, np.eye(3)[None], 1, ops=OPS), ops=OPS)  # type: ignore[arg-type]
     blocks = rest(polynomial)
-    found = cover_blocks(blocks, boxes, ops=OPS)
+    found = Cover(blocks, boxes, assumed(200.0) if boxes.on_grid else None, ops=OPS)
     formed, _ = found.form(GramPolynomial(blocks, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
     found.fathom(formed, 100.0)
     found.prune()
@@ -237,18 +237,18 @@ REFUSED: dict[str, Callable[[], object]] = {
     "waves with a dilation": lambda: waves(dilation=2),
     "waves that read copies": lambda: waves(padding_mode="reflect"),
     "grid points without a supremum": without_supremum,
-    "a grid without a supremum": lambda: cover_blocks(KERNEL, dft((9,), (4,)), ops=OPS),
-    "boxes of another degree": lambda: cover_blocks(KERNEL, torus((3,)), ops=OPS),
-    "a polynomial of other blocks": lambda: cover_blocks(KERNEL, torus((4,)), ops=OPS).form(
+    "a grid without a supremum": lambda: Cover(KERNEL, dft((9,), (4,)), ops=OPS),
+    "boxes of another degree": lambda: Cover(KERNEL, torus((3,)), ops=OPS),
+    "a polynomial of other blocks": lambda: Cover(KERNEL, torus((4,)), ops=OPS).form(
         GramPolynomial(KERNEL / 2, ops=OPS), np.arange(1), np.zeros(1)
     ),
     "matrices of cells that have changed": formed_before,
     "cells that are done with, cut": lambda: cover_in_part().split(np.full(len(cover_in_part()), 2)),
     "a circulant for grid points": lambda: on_grid(assumed(1.0, OWN), dft_points((9,), (4,))),
     "a limit below the truncation": below_truncation,
-    "a truncation by some cells": lambda: truncated_by(lambda x: x.left_out, torus((4,))[np.arange(2)]),
+    "a truncation by the points of a grid": lambda: truncated_by(lambda x: x.left_out, dft((9,), (4,))),
     "a truncation by other blocks": lambda: truncated_by(lambda x: x.left_out / 2, torus((4,))),
-    "a truncation by open cells": lambda: truncated(POLYNOMIAL, cover_blocks(KERNEL, torus((4,)), ops=OPS)),
+    "a truncation by open cells": lambda: truncated(POLYNOMIAL, Cover(KERNEL, torus((4,)), ops=OPS)),
     "a grid of other points": lambda: by_grid(Frequencies(half_grid((20,)).numerators, (21,)), (20,)),
     "a grid with points left out": lambda: by_grid(half_grid((20,))[:-1], (20,)),
     "a grid of a longer kernel": lambda: by_grid(half_grid((20,)), (20,), KERNEL, np.ones((1, 3, 3, 9))),

@@ -28,7 +28,7 @@ from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
 from specnorm.certified.network import margins
 from specnorm.certified.symbol.cells import dft_points, torus
-from specnorm.certified.symbol.cover import cover_blocks, on_grid
+from specnorm.certified.symbol.cover import Cover, on_grid
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 from specnorm.networks import Measure
 from specnorm.networks.radii import executed
@@ -94,7 +94,7 @@ def covered() -> Iterator[tuple[Upper, float]]:
 
     supremum = None
     for boxes, norm, part in ((torus((4,)), largest(4096), 1.5), (dft_points((5,), (4,)), largest(5), 1.2)):
-        found = cover_blocks(KERNEL, boxes, supremum, ops=OPS)
+        found = Cover(KERNEL, boxes, supremum, ops=OPS)
         formed, _ = found.form(GramPolynomial(KERNEL, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
         found.fathom(formed, part * norm)
         found.prune()

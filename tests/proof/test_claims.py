@@ -30,8 +30,8 @@ from specnorm.certified.layer.own_matrix import LayerGram
 from specnorm.certified.matrices import norms, unfolding
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
 from specnorm.certified.symbol import cover, grid
-from specnorm.certified.symbol.cells import Circulant, dft, dft_points, torus
-from specnorm.certified.symbol.cover import Cover, cover_blocks, on_grid
+from specnorm.certified.symbol.cells import Boxes, Circulant, dft, dft_points, one_box, torus
+from specnorm.certified.symbol.cover import Cover, on_grid
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 from specnorm.certified.symbol.pruning import LargestBound
 from specnorm.problem.frequencies import half_grid
@@ -45,9 +45,21 @@ from specnorm.search.layer_bounds import TUNING
 
 OPS: Any = Execution(BACKEND, BACKEND.namespace(None))
 ROOM = ("certified", "certified.network")
-COVER = {"_open", "_norms", "_upper", "_note", "_reopen"}
+COVER = {"_open", "_norms", "_upper", "_note", "_reopen", "_what"}
 """What a cover keeps to itself."""
-MAKERS = {"Upper", "Lower", "Interval", "_upper", "_lower", "_largest", "_interval", "_KERNEL", "_MAKER", "_Claim"}
+MAKERS = {
+    "Upper",
+    "Lower",
+    "Interval",
+    "_upper",
+    "_lower",
+    "_largest",
+    "_interval",
+    "_KERNEL",
+    "_MAKER",
+    "_Claim",
+    "_covering",
+}
 
 
 # -- who makes claims --------------------------------------------------------------------------------------------------
@@ -175,16 +187,25 @@ KERNEL: Any = np.random.RandomState(0).standard_normal((1, 3, 3, 4)) / 4
 
 def cover_of(threshold: float) -> Cover:
     """Of the torus, after one round."""
-    found = cover_blocks(KERNEL, torus((4,)), ops=OPS)
+    found = Cover(KERNEL, torus((4,)), ops=OPS)
     formed, _ = found.form(GramPolynomial(KERNEL, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
     found.fathom(formed, threshold)
     found.prune()
     return found
 
 
+def kept(blocks: Any, boxes: Boxes) -> Cover:
+    """Done with for some blocks, with the norms that a threshold proves."""
+    found = Cover(blocks, boxes, assumed(200.0) if boxes.on_grid else None, keeps=True, ops=OPS)
+    formed, _ = found.form(GramPolynomial(blocks, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
+    found.fathom(formed, 100.0)
+    found.prune()
+    return found
+
+
 def norm_of(boxes: Any) -> Upper:
     """A bound of the torus, by a search of some boxes of it that are said to be enough."""
-    found = cover_blocks(KERNEL, boxes, ops=OPS)
+    found = Cover(KERNEL, boxes, ops=OPS)
     formed, _ = found.form(GramPolynomial(KERNEL, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
     found.fathom(formed, 100.0)
     found.prune()
@@ -244,6 +265,18 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a kernel that is not zero": lambda: norms.norm_of_zero(KERNEL, ops=OPS),
     "another grid": lambda: grid.norm_by_grid(visited(grid.symbol_norms_up, (20,)), (40,), ops=OPS),
     "another bound on a grid": lambda: grid.norm_by_grid(visited(halved, (20,)), (20,), ops=OPS),
+    "no box at all": lambda: Cover(KERNEL, torus((4,))[:0], ops=OPS),
+    "one box of the torus": lambda: Cover(KERNEL, torus((4,))[:1], ops=OPS),
+    "a point of the grid": lambda: on_grid(assumed(1.0), dft((5,), (4,))[:1]),
+    "points left out for a torus of the caller's": lambda: Cover(
+        KERNEL, dft((9,), (4,)), assumed(9.0), torus=kept(KERNEL.copy(), torus((4,))), threshold=1e-9, ops=OPS
+    ),
+    "points left out for those of a grid": lambda: Cover(
+        KERNEL, dft((9,), (4,)), assumed(9.0), torus=kept(KERNEL, dft((5,), (4,))), ops=OPS
+    ),
+    "points left out for a torus that is open": lambda: Cover(
+        KERNEL, dft((9,), (4,)), assumed(9.0), torus=Cover(KERNEL, torus((4,)), keeps=True, ops=OPS), ops=OPS
+    ),
     "a block left out": lambda: bound.largest_of_blocks([assumed(1.0)], np.zeros((2, 1, 1, 3))),  # type: ignore[arg-type]
     "no proof": lambda: bound.known(None),
 }
@@ -253,6 +286,51 @@ REFUSED: dict[str, Callable[[], object]] = {
 def test_a_rule_does_not_apply_to(name: str) -> None:
     with pytest.raises(HypothesisError):
         REFUSED[name]()
+
+
+def test_boxes_do_not_cover_what_somebody_says() -> None:
+    """A box of the torus, said to be all of it, would prove a norm of next to nothing."""
+    box = torus((4,))[:1]
+    with pytest.raises(TypeError, match="torus, dft"):
+        replace(box, covers=EVERYWHERE)
+    for maker in (None, object()):
+        with pytest.raises(TypeError, match="torus, dft"):
+            Boxes(
+                *(box.low, box.high, box.denominators, box.half_degree, box.on_grid, box.frame, box.offset),
+                *(EVERYWHERE, maker),
+            )
+    for boxes in (torus((4,)), dft((9,), (4,))):
+        for name in ("low", "high", "half_degree", "frame", "offset"):
+            with pytest.raises(ValueError, match="read-only"):
+                getattr(boxes, name)[:] = 0
+    assert replace(box).covers is box.covers is None
+
+
+def test_the_matrices_of_a_cover_are_its_own() -> None:
+    """Matrices of zeros would fathom every cell."""
+    found = Cover(KERNEL, torus((4,)), ops=OPS)
+    formed, _ = found.form(GramPolynomial(KERNEL, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
+    with pytest.raises(TypeError, match="formed by a cover"):
+        replace(formed, matrices=0 * formed.matrices)
+    with pytest.raises(AttributeError):
+        found.what = "sigma*"  # type: ignore[misc]
+    assert not found.fathom(formed, 1e-9).any()
+
+
+def test_what_is_left_open_is_not_the_same_twice() -> None:
+    """Two covers with as many open cells may leave out different ones."""
+    one, two = cover_of(0.4), cover_of(0.4)
+    assert len(one) == len(two) > 0
+    assert str(one.beside_open().what) == str(two.beside_open().what)
+    with pytest.raises(HypothesisError, match="different"):
+        least(one.beside_open(), two.beside_open())
+
+
+def test_one_box_holds_all_frequencies() -> None:
+    boxes = one_box((3, 1))
+    turns = [(end[0] / np.array(boxes.denominators)).tolist() for end in (boxes.low, boxes.high)]
+    assert turns == [[-0.5, 0], [0.5, 0]]
+    assert cover.cell_lemma(1.0, boxes.radius).tolist() == [0]
 
 
 def test_rules_apply_where_they_may() -> None:

@@ -14,10 +14,10 @@ from specnorm_numpy import BACKEND
 
 from specnorm.certified.bound import HypothesisError
 from specnorm.certified.symbol import cover
-from specnorm.certified.symbol.cells import dft, single_points, torus
-from specnorm.certified.symbol.cover import Cover, cover_blocks
+from specnorm.certified.symbol.cells import dft, torus
+from specnorm.certified.symbol.cover import Cover
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, SymbolGram, rotate
-from specnorm.problem.frequencies import Frequencies, half_grid
+from specnorm.problem.frequencies import half_grid
 from specnorm.runtime.execution import Execution
 
 OPS = Execution(BACKEND, BACKEND.namespace(None))
@@ -62,7 +62,7 @@ def test_what_is_fathomed_holds_no_norm_above_the_threshold(seed: int) -> None:
     fathomed = 0
     for _ in range(12):
         threshold = truth.hi * float(random.uniform(0.6, 1.3))
-        cover = cover_blocks(blocks, torus((3, 2)), keeps=True, ops=OPS)
+        cover = Cover(blocks, torus((3, 2)), keeps=True, ops=OPS)
         for _ in range(4):
             polynomial = polynomials[random.randint(5)]
             index = np.flatnonzero(random.uniform(size=len(cover)) < 0.8)
@@ -96,7 +96,7 @@ def test_no_grid_point_above_the_threshold_is_fathomed(seed: int) -> None:
         largest = max(norm_at(blocks[0], theta) for theta in half_grid((n,)).angles)
         for offset in (-1e-2, -1e-6, -1e-9, 1e-9, 1e-2):
             threshold = largest * (1 + offset)
-            cover = cover_blocks(blocks, dft((n,), (4,)), assumed(supremum), ops=OPS)
+            cover = Cover(blocks, dft((n,), (4,)), assumed(supremum), ops=OPS)
             for _ in range(8):
                 formed, _ = cover.form(polynomial, np.arange(len(cover)), np.zeros(len(cover)))
                 cover.fathom(formed, threshold)
@@ -183,18 +183,18 @@ def test_the_variation_is_the_formula_s() -> None:
 
 def test_a_cover_is_no_proof_before_it_is_done() -> None:
     blocks = blocks_of(0, 2, 2, 3)
-    cover = cover_blocks(blocks, torus((3,)), keeps=True, ops=OPS)
-    assert cover.fathomed is None
+    cover = Cover(blocks, torus((3,)), keeps=True, ops=OPS)
+    assert not cover.is_kept
     formed, _ = cover.form(GramPolynomial(blocks, ops=OPS), np.arange(2), np.zeros(2))
     cover.fathom(formed, 100.0)
     cover.prune()
     assert len(cover) > 0
-    assert cover.fathomed is None
+    assert not cover.is_kept
 
 
 def started() -> tuple[Any, Cover, GramPolynomial]:
     blocks = blocks_of(1, 4, 3, 3)
-    return blocks, cover_blocks(blocks, torus((3,)), ops=OPS), GramPolynomial(blocks, ops=OPS)
+    return blocks, Cover(blocks, torus((3,)), ops=OPS), GramPolynomial(blocks, ops=OPS)
 
 
 def test_matrices_of_cells_that_have_changed_are_refused() -> None:
@@ -227,9 +227,8 @@ def test_matrices_are_not_reduced_for_less_than_the_truncation() -> None:
 
 
 def test_grid_points_need_a_supremum() -> None:
-    zero = Frequencies(np.zeros((1, 1), dtype=np.int64), (1,))
     with pytest.raises(ValueError, match="supremum"):
-        cover_blocks(blocks_of(0, 2, 2, 3), single_points(zero, (3,)), ops=OPS)
+        Cover(blocks_of(0, 2, 2, 3), dft((1,), (3,)), ops=OPS)
 
 
 @pytest.mark.parametrize("radius", [math.pi / 2, 2.0, 6.0, 7.0])

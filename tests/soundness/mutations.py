@@ -22,10 +22,9 @@ from specnorm import arrays
 from specnorm.certified import host
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol import cover, gram_polynomial
-from specnorm.certified.symbol.cells import single_points
+from specnorm.certified.symbol.cells import dft
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 from specnorm.numerics import lanczos
-from specnorm.problem.frequencies import Frequencies
 from specnorm.runtime.execution import Execution
 from specnorm.search import estimates, tuning
 from specnorm.search.incumbent import Incumbent
@@ -251,8 +250,7 @@ def fathomed_in_single_precision() -> Violations:
 
 def at_zero(blocks: Any) -> cover.Cover:
     """A cover by the frequency zero alone."""
-    zero = Frequencies(np.zeros((1, 1), dtype=np.int64), (1,))
-    return cover.cover_blocks(blocks, single_points(zero, blocks.shape[3:]), assumed(1e9), ops=OPS)
+    return cover.Cover(blocks, dft((1,), blocks.shape[3:]), assumed(1e9), ops=OPS)
 
 
 def reduced_for_higher_limits() -> Violations:

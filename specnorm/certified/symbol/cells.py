@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,7 @@ _WIDEST = 0.55
 """Radius of the first cells: those where the norm is below 0.7 of its maximum pass at once."""
 _KEPT = ("centres", "radius")
 """What some of the boxes take over from all of them, where it is known."""
+_MAKER = object()
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class Boxes:
     offset : integer array, shape (d,)
         Not zero on a skew-circulant, whose frequencies lie between those of the DFT.
     covers : object
-        What the boxes cover all frequencies of: `bound.EVERYWHERE`, a `Circulant`; None of some boxes only.
+        What the boxes cover all frequencies of: `bound.EVERYWHERE`, a `Circulant`; None of some boxes only. Said by
+        the functions of `specnorm.certified` that make all of them, and by nobody else.
     """
 
     low: np.ndarray
@@ -86,6 +88,15 @@ class Boxes:
     frame: np.ndarray
     offset: np.ndarray
     covers: object = None
+    maker: InitVar[object] = None
+
+    def __post_init__(self, maker: object) -> None:
+        if self.covers is None:
+            return
+        if maker is not _MAKER:
+            raise TypeError("Boxes: which boxes cover all frequencies is said by torus, dft and dft_points alone")
+        for array in (self.low, self.high, self.half_degree, self.frame, self.offset):
+            array.flags.writeable = False
 
     def __len__(self) -> int:
         return len(self.low)
@@ -223,6 +234,20 @@ class Cells:
         return Cells(self.boxes[index], self.block[index], self.supremum)
 
 
+def _covering(boxes: Boxes, covers: object) -> Boxes:
+    """The same boxes, which are all of them. For the modules of the trusted room."""
+    return replace(boxes, covers=covers, maker=_MAKER)
+
+
+def one_box(kernel_shape: tuple[int, ...]) -> Boxes:
+    """All frequencies as one box, too wide for anything to be proven of it until it is cut."""
+    moves = np.asarray([[k > 1 for k in kernel_shape]], dtype=np.int64)
+    half_degree, ndim = np.asarray([(k - 1) / 2 for k in kernel_shape]), len(kernel_shape)
+    denominators = tuple(2 if k > 1 else 1 for k in kernel_shape)
+    frame, origin = np.eye(ndim, dtype=np.int64), np.zeros(ndim, dtype=np.int64)
+    return _covering(Boxes(-moves, moves, denominators, half_degree, False, frame, origin), EVERYWHERE)
+
+
 def _lattice(kernel_shape: tuple[int, ...]) -> tuple[list[int], list[int]]:
     """Cells an axis of a cover of the torus, and the two axes, if any, along which they stand on their corners."""
     moving = [j for j, k in enumerate(kernel_shape) if k > 1]
@@ -265,7 +290,7 @@ def torus(kernel_shape: tuple[int, ...]) -> Boxes:
         )
     origin = np.zeros(len(counts), dtype=np.int64)
     ends = middle - width, middle + width
-    return Boxes(*ends, tuple(denominators), half_degree, False, frame, origin, EVERYWHERE)
+    return _covering(Boxes(*ends, tuple(denominators), half_degree, False, frame, origin), EVERYWHERE)
 
 
 def _first_of_mirrored(cell: np.ndarray, counts: list[int]) -> np.ndarray:
@@ -302,13 +327,13 @@ def dft(sizes: tuple[int, ...], kernel_shape: tuple[int, ...], skew: tuple[bool,
     spacing = 1 + offset
     denominators = tuple(int(n) for n in np.asarray(sizes, dtype=np.int64) * spacing)
     whole = Circulant.of(sizes, tuple(bool(x) for x in offset), kernel_shape)
-    return Boxes(corner, high, denominators, half_degree, True, np.diag(spacing), offset, whole)
+    return _covering(Boxes(corner, high, denominators, half_degree, True, np.diag(spacing), offset), whole)
 
 
 def dft_points(sizes: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Boxes:
     """`dft` of a circulant, point by point."""
     whole = Circulant.of(sizes, (False,) * len(sizes), kernel_shape)
-    return replace(single_points(half_grid(sizes), kernel_shape), covers=whole)
+    return _covering(single_points(half_grid(sizes), kernel_shape), whole)
 
 
 def single_points(frequencies: Frequencies, kernel_shape: tuple[int, ...]) -> Boxes:

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,6 +42,8 @@ from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps
+
+_MAKER = object()
 
 
 def cell_lemma(threshold: float, radius: np.ndarray) -> np.ndarray:
@@ -101,7 +103,7 @@ def _variation_sq(polynomial: GramPolynomial, boxes: Boxes) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class CentreMatrices:
-    """Gram matrices at the centres of some open cells of a cover. Made by `Cover.form` alone.
+    """Gram matrices at the centres of some open cells of a cover, made by `Cover.form` alone.
 
     Parameters
     ----------
@@ -122,6 +124,11 @@ class CentreMatrices:
     reduced_for_sq: np.ndarray
     matrices: Array
     errors: np.ndarray
+    maker: InitVar[object] = None
+
+    def __post_init__(self, maker: object) -> None:
+        if maker is not _MAKER:
+            raise TypeError("CentreMatrices: matrices that prove something are formed by a cover of its own blocks")
 
     def __len__(self) -> int:
         return len(self.index)
@@ -132,7 +139,7 @@ class CentreMatrices:
             return self
         few = arrays.rows(self.matrices, chosen, ops=ops)
         given = (self.index[chosen], self.reduced_for_sq[chosen], few, self.errors[chosen])
-        return CentreMatrices(self.polynomial, self.cells, *given)
+        return CentreMatrices(self.polynomial, self.cells, *given, _MAKER)
 
 
 def speaks_of(formed: CentreMatrices, limit_sq: np.ndarray) -> np.ndarray:
@@ -157,6 +164,17 @@ def proven_norms(formed: CentreMatrices, limit_sq: np.ndarray, *, ops: ArrayOps)
     return np.where(proven, polynomial.norm_up(limit_sq), math.inf)
 
 
+@dataclass(frozen=True, eq=False)
+class ButFor:
+    """What is covered but for some open cells: nothing else is the same, not even with as many cells."""
+
+    what: object
+    cells: int
+
+    def __str__(self) -> str:
+        return f"{self.what} but for {self.cells} cells"
+
+
 class Cover:
     """The cells of a search that may still hold a norm above the threshold.
 
@@ -166,12 +184,15 @@ class Cover:
     ----------
     blocks : array, shape (g, m, p, *kernel_shape)
         What all polynomials are of.
-    cells : Cells
-        All cells of the cover.
-    what : object
-        `Boxes.covers` of what the cells cover; words where that is nothing in particular.
-    upper : float
-        Of cells that were left out by proof.
+    boxes : Boxes
+        Of each block; they say what they cover (`Boxes.covers`).
+    supremum : Upper, optional
+        Of the whole torus; required for grid points.
+    torus : Cover, optional
+        Of the torus, for the same blocks, done with and kept: grid points in cells whose proven norms satisfy the grid
+        lemma already are left out.
+    threshold : float
+        That they are left out for.
     keeps : bool
         Whether to keep the fathomed cells, for a grid that follows.
     """
@@ -179,25 +200,42 @@ class Cover:
     def __init__(
         self,
         blocks: Array,
-        cells: Cells,
-        what: object = "the norm at some frequencies",
+        boxes: Boxes,
+        supremum: Upper | None = None,
         *,
-        upper: float = 0.0,
+        torus: Cover | None = None,
+        threshold: float = 0.0,
         keeps: bool = False,
         ops: ArrayOps,
     ) -> None:
-        self._blocks, self._ops, self._keeps, self.what = blocks, ops, keeps, what
+        if boxes.covers is None:
+            raise HypothesisError(f"{len(boxes)} boxes are a cover of nothing: take those of torus, dft or dft_points")
+        if not np.array_equal(boxes.half_degree, [(k - 1) / 2 for k in blocks.shape[3:]]):
+            raise HypothesisError("the boxes are of a symbol of another degree")
+        if boxes.on_grid and supremum is None:
+            raise HypothesisError("grid points are fathomed by a proven supremum of the torus: none was given")
+        self._blocks, self._ops, self._keeps, self._what = blocks, ops, keeps, boxes.covers
         self._fathomed: list[tuple[Cells, np.ndarray]] = []
         self._limits: tuple[GramPolynomial, float, np.ndarray] | None = None
         # The largest threshold that a cell was fathomed for, and how many were.
-        self._upper, self._count, self._supremum = upper, 0, cells.supremum
-        self._reopen(cells)
+        self._upper, self._count, self._supremum = 0.0, 0, supremum
+        block = np.arange(blocks.shape[0])
+        if torus is not None and supremum is not None:
+            boxes, block = torus._around_open(blocks, boxes, supremum, threshold)
+            self._upper = threshold
+        every = boxes[np.tile(np.arange(len(boxes)), len(block))]
+        self._reopen(Cells(every, np.repeat(block, len(boxes)), supremum))
 
     def _reopen(self, cells: Cells) -> None:
         self._open, self._norms, self._limits = cells, np.full(len(cells), math.inf), None
 
     def __len__(self) -> int:
         return len(self._norms)
+
+    @property
+    def what(self) -> object:
+        """What the cells that it began with cover: `Boxes.covers`."""
+        return self._what
 
     @property
     def open(self) -> Cells:
@@ -219,15 +257,28 @@ class Cover:
 
     def beside_open(self) -> Upper:
         """A bound of what is covered, but for what the open cells hold."""
-        what = f"{self.what} but for {len(self)} cells" if len(self) else self.what
+        what = ButFor(self.what, len(self)) if len(self) else self.what
         if self._supremum is None:
             return _upper(self._upper, what, f"cell lemma, {self._count} cells")
         return _upper(self._upper, what, f"grid lemma, {self._count} cells", self._supremum)
 
     @property
-    def fathomed(self) -> list[tuple[Cells, np.ndarray]] | None:
-        """All cells with the norms proven at their centres, once none is open and if they were kept."""
-        return self._fathomed if self._keeps and not len(self) else None
+    def is_kept(self) -> bool:
+        """Whether all cells are done with, and kept with the norms proven at their centres."""
+        return self._keeps and not len(self)
+
+    def _around_open(self, blocks: Array, boxes: Boxes, supremum: Upper, threshold: float) -> tuple[Boxes, np.ndarray]:
+        """Grid boxes around the cells of this torus that the grid lemma does not fathom, and the blocks of those."""
+        if self._blocks is not blocks or self.what != EVERYWHERE or not self.is_kept:
+            raise HypothesisError("grid points are left out for what a cover of the torus for the same blocks has kept")
+        kept = self._fathomed
+        rest = [cells[norms > grid_lemma(threshold, supremum, cells.boxes.radius)] for cells, norms in kept]
+        block = np.unique(np.concatenate([cells.block for cells in rest]))
+        if sum(map(len, rest)) == sum(len(cells) for cells, _ in kept):
+            return boxes, block
+        ends = np.unique(np.concatenate([np.concatenate([x.boxes.low, x.boxes.high], axis=1) for x in rest]), axis=0)
+        half = ends.shape[1] // 2
+        return boxes.around(kept[0][0].boxes.between(ends[:, :half], ends[:, half:])), block
 
     def limits_sq(self, polynomial: GramPolynomial, threshold: float) -> np.ndarray:
         """`limits_sq` of the open cells."""
@@ -255,7 +306,7 @@ class Cover:
         planes = polynomial.planes_at(cells.boxes.centres, cells.block)
         reduced, errors = polynomial.reduced(*planes, reduced_for_sq)
         host_errors = np.asarray(self._ops.to_numpy(errors), dtype=np.float64)
-        return CentreMatrices(polynomial, self._open, index, reduced_for_sq, reduced, host_errors), planes
+        return CentreMatrices(polynomial, self._open, index, reduced_for_sq, reduced, host_errors, _MAKER), planes
 
     def fathom(self, formed: CentreMatrices, threshold: float, *, wanted_sq: np.ndarray | None = None) -> np.ndarray:
         """Prove that cells hold no norm above a threshold. Which of them are done with, boolean array, shape (c,).
@@ -310,44 +361,6 @@ class Cover:
         return parent
 
 
-def cover_blocks(
-    blocks: Array,
-    boxes: Boxes,
-    supremum: Upper | None = None,
-    *,
-    torus: list[tuple[Cells, np.ndarray]] | None = None,
-    threshold: float = 0.0,
-    keeps: bool = False,
-    ops: ArrayOps,
-) -> Cover:
-    """The cover of every block by the same boxes.
-
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
-    supremum : Upper, optional
-        Of the whole torus; required for grid points.
-    torus : list of (Cells, norms), optional
-        What a cover of the torus for the same blocks fathomed (`Cover.fathomed`): grid points in cells whose proven
-        norms satisfy the grid lemma already are left out.
-    threshold : float
-        That they are left out for.
-    keeps : bool
-        As in `Cover`.
-    """
-    if not np.array_equal(boxes.half_degree, [(k - 1) / 2 for k in blocks.shape[3:]]):
-        raise HypothesisError("the boxes are of a symbol of another degree")
-    if boxes.on_grid and supremum is None:
-        raise HypothesisError("grid points are fathomed by a proven supremum of the torus: none was given")
-    block, upper, what = np.arange(blocks.shape[0]), 0.0, boxes.covers or "the norm at some frequencies"
-    if torus and supremum is not None:
-        boxes, block = _around_open(boxes, torus, supremum, threshold)
-        upper = threshold
-    every = boxes[np.tile(np.arange(len(boxes)), len(block))]
-    cells = Cells(every, np.repeat(block, len(boxes)), supremum)
-    return Cover(blocks, cells, what, upper=upper, keeps=keeps, ops=ops)
-
-
 def truncated(polynomial: GramPolynomial, rest: Cover) -> GramPolynomial:
     """The polynomial with the bound of what it leaves out that a cover of it proves, if that is smaller."""
     bound = rest.proven()
@@ -361,19 +374,6 @@ def truncated(polynomial: GramPolynomial, rest: Cover) -> GramPolynomial:
 
 def on_grid(supremum: Upper, boxes: Boxes) -> Upper:
     """A bound of the supremum bounds the norm at the points of a grid."""
-    if supremum.what != EVERYWHERE or not boxes.on_grid:
+    if supremum.what != EVERYWHERE or not boxes.on_grid or boxes.covers is None:
         raise HypothesisError(f"{supremum.what} is no supremum over a grid that has {len(boxes)} boxes")
-    return _upper(supremum.value, boxes.covers or "the norm at some frequencies", "some of all frequencies", supremum)
-
-
-def _around_open(
-    boxes: Boxes, torus: list[tuple[Cells, np.ndarray]], supremum: Upper, threshold: float
-) -> tuple[Boxes, np.ndarray]:
-    """Grid boxes around the cells of a torus that the grid lemma does not fathom, and the blocks of those cells."""
-    rest = [cells[norms > grid_lemma(threshold, supremum, cells.boxes.radius)] for cells, norms in torus]
-    block = np.unique(np.concatenate([cells.block for cells in rest]))
-    if sum(map(len, rest)) == sum(len(cells) for cells, _ in torus):
-        return boxes, block
-    ends = np.unique(np.concatenate([np.concatenate([x.boxes.low, x.boxes.high], axis=1) for x in rest]), axis=0)
-    half = ends.shape[1] // 2
-    return boxes.around(torus[0][0].boxes.between(ends[:, :half], ends[:, half:])), block
+    return _upper(supremum.value, boxes.covers, "some of all frequencies", supremum)

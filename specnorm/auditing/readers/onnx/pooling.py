@@ -41,6 +41,8 @@ def pool(
     sizes = None if x.shape is None else x.shape[2:]
     if sizes is not None and len(sizes) != ndim:
         raise NoBoundError(f"its input has shape {x.shape}, its windows {ndim} axes")
+    if auto_pad.startswith("SAME"):
+        _same(kernel, stride, dilation, ceil=ceil, counted=bool(count_include_pad))
     found = pads_of(auto_pad, pads, kernel, stride, dilation, sizes)
     axes = list(zip(sizes or (), kernel, stride, dilation, found or ((None, None),) * ndim, strict=False))
     outputs, whole = ([pooled(n, k, s, r, *pair, ceil=c) for n, k, s, r, pair in axes] for c in (ceil, False))
@@ -62,6 +64,21 @@ def pool(
         # The root of the sum of squares, where `L2Pool` takes an average.
         operator = ops.L2Pool(windows, math.prod(kernel))
     return Made(operator, (x,), None if x.shape is None else (*x.shape[:2], *outputs))
+
+
+def _same(kernel: Wholes, stride: Wholes, dilation: Wholes, *, ceil: bool, counted: bool) -> None:
+    """Refuse windows of auto_pad=SAME_* that runtimes place, or weigh, differently."""
+    odd = {
+        "ceil_mode=1": ceil,
+        "count_include_pad=1": counted,
+        f"dilations={list(dilation)}": max(dilation) > 1,
+        f"strides={list(stride)} beyond kernel_shape={list(kernel)}": any(
+            s > k for k, s in zip(kernel, stride, strict=True)
+        ),
+    }
+    given = [words for words, present in odd.items() if present]
+    if given:
+        raise NoBoundError(f"auto_pad=SAME with {', '.join(given)}: runtimes disagree; give the padding by pads")
 
 
 def _euclidean(p: int) -> None:

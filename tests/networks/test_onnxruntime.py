@@ -1,0 +1,123 @@
+"""What the ONNX reader takes, by ONNX Runtime: a second opinion on the evaluator that models are compared with.
+
+``SPECNORM_ONNX_DRAWS`` is the number of nodes; CI takes a sample.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx", reason="ONNX files: pip install onnx", exc_type=ImportError)
+runtime = pytest.importorskip("onnxruntime", reason="a second opinion: pip install onnxruntime", exc_type=ImportError)
+from networks.drawing import Arguments, Dice, Slot, numbers  # noqa: E402
+from networks.onnx_arguments import DRAWS  # noqa: E402
+from networks.onnx_schemas import places, versions  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+from specnorm.auditing.readers.onnx import read  # noqa: E402
+from specnorm.auditing.readers.onnx.evaluator import evaluate  # noqa: E402
+from specnorm.certified.network.execution import run_with_errors  # noqa: E402
+from specnorm.certified.network.operators import Unknown  # noqa: E402
+
+COUNT = int(os.environ.get("SPECNORM_ONNX_DRAWS", "300"))
+OPERATORS = (
+    "AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "Conv", "ConvTranspose",
+    "BatchNormalization", "LayerNormalization", "RMSNormalization", "InstanceNormalization",
+    "GroupNormalization", "LpNormalization",
+)  # fmt: skip
+
+
+def drawn(operator: str, d: Dice) -> tuple[Any, int, dict[str, Any], str] | None:
+    """A model of one node in float32, its operator set, its inputs' arrays, and the one that moves."""
+    opset, arguments = d.choice(list(versions(operator))), _arguments(operator, d)
+    schema = onnx.defs.get_schema(operator, opset)
+    attributes = {n: v for n, v in arguments.items() if n in schema.attributes and v is not None}
+    arrays: dict[str, Any] = {}
+    names, moving = [], ""
+    for newest, each in zip(places(operator), schema.inputs, strict=False):
+        value = arguments.get(each.name, arguments.get(newest))
+        names.append("" if value is None or each.name in attributes else each.name)
+        if isinstance(value, Slot):
+            moving, value = each.name, 3 * numbers(d, value.shape)
+        if names[-1]:
+            whole = np.asarray(value).dtype.kind in "iu"
+            arrays[each.name] = np.asarray(value) if whole else np.asarray(value, np.float32)
+    while not names[-1]:
+        names.pop()
+    if not moving or (operator == "GroupNormalization" and not _fits(opset, arguments)):
+        return None
+    node = helper.make_node(operator, names, ["y"], **attributes)
+    given = [helper.make_tensor_value_info(moving, TensorProto.FLOAT, arrays[moving].shape)]
+    out = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    stored = [numpy_helper.from_array(array, name) for name, array in arrays.items() if name != moving]
+    graph = helper.make_graph([node], "g", given, out, stored)
+    return (
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10),
+        opset,
+        arrays,
+        moving,
+    )
+
+
+def _arguments(operator: str, d: Dice) -> Arguments:
+    """SAME padding with dilations, too, which other tests leave out."""
+    found = DRAWS[operator](d)
+    if "dilations" in found and str(found["auto_pad"]).startswith("SAME"):
+        found["dilations"] = d.choice([None, [d.randint(1, 3) for _ in found["kernel_shape"] or found["W"].shape[2:]]])
+    return found
+
+
+def _fits(opset: int, arguments: Arguments) -> bool:
+    """Whether the scale is of groups where the operator set says so, and else of channels."""
+    wanted = arguments["X"].shape[1] if opset >= 21 else arguments["num_groups"]
+    return bool(len(arguments["scale"]) == wanted)
+
+
+def _rounding(operator: str, arrays: dict[str, Any]) -> float:
+    """What float32 may make of sums that cancel: a norm multiplies it by up to 1 / sqrt(epsilon)."""
+    sizes = [np.abs(array).max(initial=1.0) for name, array in arrays.items() if array.dtype == np.float32]
+    return float(2**-21 * np.prod(sizes) * 1e-5**-0.5) if operator.endswith("Normalization") else 1e-4
+
+
+def test_values_are_those_of_onnx_runtime() -> None:
+    """Of every node that is read: by the evaluator and by the graph, wherever these compute it."""
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    dice, found = random.Random(40), Counter[str]()
+    for at in range(COUNT):
+        operator = OPERATORS[at % len(OPERATORS)]
+        made = drawn(operator, dice)
+        if made is None:
+            continue
+        model, opset, arrays, moving = made
+        data = model.SerializeToString()
+        graph = read(io.BytesIO(data), "m.onnx", 10**7).graph(None)
+        if any(isinstance(node.operator, Unknown) for node in graph.nodes):
+            found["refused"] += 1
+            continue
+        try:
+            session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            truth = session.run(None, {moving: arrays[moving]})[0]
+        except Exception:  # whatever ONNX Runtime raises for what it does not support
+            found["not run"] += 1
+            continue
+        *_, (_, computed) = run_with_errors(graph, {moving: arrays[moving]})
+        values = [] if computed is None else [computed.value]
+        with suppress(Exception):  # whatever the evaluator raises for what it does not support
+            node = model.graph.node[0]
+            values += evaluate(node, opset, [arrays.get(name) for name in node.input])[:1]
+        for value in values:
+            told = f"{operator} {opset}, {[array.shape for array in arrays.values()]}: {node}"
+            assert value.shape == truth.shape, told
+            np.testing.assert_allclose(value, truth, rtol=1e-4, atol=_rounding(operator, arrays), err_msg=told)
+        found[operator] += len(values)
+    print(dict(found))  # noqa: T201 - shown by `pytest -rP`
+    assert all(found[name] for name in OPERATORS)

@@ -1,0 +1,421 @@
+"""Whatever H a certificate brings, specnorm_check proves no number below the norm; it refuses damage by its name."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from copy import deepcopy
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import specnorm_check
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import dense_norm, padding_pairs, per_axis, sigma_star
+from specnorm_check import Claim, Refused
+from strategies import Layer, layers
+
+SCRIPT = Path(specnorm_check.__file__)
+Random = np.random.RandomState
+
+
+def statement_of(kernel: np.ndarray, geometry: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    """A claim about a kernel in torch's order, by the oracle's reading of its geometry."""
+    given, d = geometry or {}, kernel.ndim - 2
+    strides, dilations = (list(per_axis(given.get(word, 1), d)) for word in ("stride", "dilation"))
+    pads = padding_pairs(given.get("padding", "same"), kernel.shape[2:], dilations)
+    mode, transposed = given.get("padding_mode", "circular"), given.get("transposed", False)
+    strided = mode == "circular" and not transposed and max(strides, default=1) > 1
+    return {
+        "name": "layer", "tensor": "k", "dtype": kernel.dtype.name, "shape": list(kernel.shape), "layout": "OI",
+        "sha256": specnorm_check.digest(kernel), "stride": strides, "dilation": dilations,
+        "groups": given.get("groups", 1), "transposed": transposed, "padding_mode": mode,
+        "padding": [list(pair) for pair in pads], "sizes": "divided" if strided else "every", "upper": "0x0.0p+0",
+        "completion": "H0", "exponent": 0, **more,
+    }  # fmt: skip
+
+
+def exponent_for(kernel: np.ndarray, bits: int) -> int:
+    largest = float(np.max(np.abs(kernel.astype(np.float64))))
+    return bits - 1 - int(np.frexp(largest)[1]) if largest else 0
+
+
+HOSTILE: dict[str, Callable[[Random, Any], Any]] = {
+    "none": lambda _, shape: np.zeros((shape[0], 0, *shape[2:]), np.int16),
+    "zeros": lambda _, shape: np.zeros(shape, np.int16),
+    "largest": lambda _, shape: np.full(shape, 2**19, np.int32),
+    "smallest": lambda _, shape: np.full(shape, -(2**19), np.int32),
+    "ones": lambda _, shape: np.ones(shape, np.int16),
+    "random": lambda draw, shape: draw.randint(-(2**15), 2**15, shape).astype(np.int16),
+    "normal": lambda draw, shape: np.clip(draw.standard_normal(shape) * 2**13, -(2**15), 2**15 - 1).astype(np.int16),
+    "one entry": lambda _, shape: np.where(np.arange(np.prod(shape)).reshape(shape) == 0, 2**14, 0).astype(np.int32),
+}
+
+
+def proven(check: Any, layer: Layer, h: Any, bits: int) -> Fraction:
+    """What a checker says that an H proves."""
+    kernel = layer.kernel
+    told = statement_of(kernel, layer.geometry, exponent=exponent_for(kernel, bits))
+    shape = check.blocks_of(kernel.astype(np.float64), told).shape
+    rows = 1 + layer.recipe.seed % 4
+    found: Fraction = check.bound(kernel, told, h(Random(layer.recipe.seed), (shape[0], rows, *shape[2:])))
+    return found
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@given(layer=layers(around=True), bits=st.integers(2, 20))
+def test_no_completion_proves_less_than_the_norm(name: str, layer: Layer, bits: int) -> None:
+    """Of the dense matrix of the layer at one of its sizes, written by loops."""
+    truth = dense_norm(layer.kernel, layer.input_shape, **layer.geometry)
+    assert proven(specnorm_check, layer, HOSTILE[name], bits) >= Fraction(truth.lo)
+
+
+@given(layer=layers(modes=("zeros",)))
+def test_nor_than_the_supremum(layer: Layer) -> None:
+    words = {key: layer.geometry[key] for key in ("stride", "dilation", "groups", "transposed")}
+    truth = sigma_star(layer.kernel, max_cells=2000, **words)
+    for h in HOSTILE.values():
+        assert proven(specnorm_check, layer, h, 20) >= Fraction(truth.lo)
+
+
+def test_the_bound_is_close_where_the_identity_holds() -> None:
+    """K*K + H*H = 4 for K = [1, 1] and H = [1, -1]; a matrix K beside the root of 2 - K*K."""
+    pair = np.array([[[1.0, 1.0]]])
+    assert 2 <= specnorm_check.bound(pair, statement_of(pair), np.array([[[[1, -1]]]], np.int16)) <= 2 + 2**-40
+    assert (
+        specnorm_check.bound(np.zeros((2, 3, 4)), statement_of(np.zeros((2, 3, 4))), np.zeros((1, 0, 2, 4), np.int16))
+        == 0
+    )
+    q, _ = np.linalg.qr(Random(0).standard_normal((6, 6)))
+    kernel = q[:4]  # its rows and the others make up an isometry
+    told = statement_of(kernel, exponent=17)
+    got = specnorm_check.bound(kernel, told, np.zeros((1, 0, 4), np.int16))
+    assert 1 <= got < 1 + 1e-3
+
+
+def test_long_sums_are_exact() -> None:
+    """4,096 rows of 20 bits: their products add up to more than 2**53, odd ones among them."""
+    rows, entry = 4096, 2**19 - 1
+    kernel = np.full((rows, 1), float(entry))
+    got = specnorm_check.bound(kernel, statement_of(kernel), np.zeros((1, 0, 1), np.int32))
+    assert rows * entry**2 > 2**49
+    assert rows * entry**2 <= got**2 <= rows * entry**2 * (1 + Fraction(1, 2**70))
+    with pytest.raises(Refused, match="so many rows"):
+        specnorm_check._squared(np.broadcast_to(np.zeros((1, 1, 1, 1)), (1, 2**26, 1, 1)), 2**19)
+
+
+# -- the checker's own mistakes, one by one ------------------------------------------------------------------------
+MISTAKES = {
+    "a lag left out": ("if lag < zero:", "if lag < zero or sum(lag) == 2:"),
+    "the other half of the lags left out": ("norms if lag == zero else 2 * norms", "norms"),
+    "what rounding left is not paid": ("root_up(square) + rest for", "root_up(square) for"),
+    "the centre is not paid": ("norms if lag == zero else", "0 * norms if lag == zero else"),
+    "the least of the groups": ("largest = max(", "largest = min("),
+    "copies of pixels are not paid": ("largest if copies == 1 else", "largest if copies else"),
+    "a root of the copies that is too small": ("math.ceil(x * 4**60)) + 1, 2**60", "math.floor(x)), 1"),
+    "squares of copies": ("1 + sum(min(n, 1)", "0 + sum(min(n, 1)"),
+    "phases of a stride mixed": ("*range(4, 3 + 2 * d, 2), *range(3, 3 + 2 * d, 2)", "*range(3, 3 + 2 * d)"),
+    "the exponent has another sign": ("Fraction(2**exponent) if", "Fraction(4**exponent) if"),
+}
+
+
+def checker(text: str) -> Any:
+    spec = importlib.util.spec_from_loader("changed_check", loader=None)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["changed_check"] = module
+    exec(compile(text, "changed_check", "exec"), module.__dict__)
+    return module
+
+
+TIGHT: list[tuple[Any, dict[str, Any], int, Any]] = [
+    ([[[1.0, 1.0]]], {}, 0, 8),
+    ([[[1.0, 0.0, 1.0]]], {}, 0, 8),
+    ([[[0.3]]], {}, 0, 4),
+    ([[[1.0, 1.0]], [[3.0, 3.0]]], {"groups": 2}, 0, 8),
+    ([[[1.0]]], {"padding_mode": "reflect", "padding": 1}, 0, 3),
+    ([[[1.0, 0.0]]], {"padding_mode": "replicate", "padding": 2}, 0, 3),
+    ([[[1.0, 2.0, 3.0, 4.0]]], {"stride": 2, "padding_mode": "zeros"}, 0, 8),
+    ([[[1.0, 3.0, 2.0, 4.0]]], {"stride": 2}, 0, 16),
+    ([[0.25, 0.25], [0.25, 0.25]], {}, 2, ()),
+    ([[[1.0]]], {"padding": 2}, 0, 3),
+    ([[1.0, 2.0], [3.0, 4.0]], {}, 2, ()),
+    ([[1.0, 1.0], [1.0, 1.0]], {}, 2, ()),
+]
+"""Kernel, geometry, exponent and size of layers whose norm is what no H at all proves, or close to it."""
+
+
+def false_of(check: Any) -> list[int]:
+    """Of which layers of `TIGHT` a checker proves less than the norm."""
+    found = []
+    for at, (values, geometry, exponent, size) in enumerate(TIGHT):
+        kernel = np.array(values)
+        told = statement_of(kernel, geometry, exponent=exponent)
+        shape = check.blocks_of(kernel, told).shape
+        got = check.bound(kernel, told, np.zeros((shape[0], 0, *shape[2:]), np.int16))
+        if got < Fraction(dense_norm(kernel, size, **geometry).lo):
+            found.append(at)
+    return found
+
+
+def test_the_checker_proves_nothing_false_of_them() -> None:
+    assert false_of(specnorm_check) == []
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_in_the_checker_is_noticed(name: str) -> None:
+    text, (right, wrong) = SCRIPT.read_text(encoding="utf-8"), MISTAKES[name]
+    assert text.count(right) == 1, right
+    assert false_of(checker(text.replace(right, wrong))), name
+
+
+def test_it_imports_nothing_of_ours() -> None:
+    text = SCRIPT.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 600
+    imported = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            imported |= {one.name.split(".")[0] for one in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            imported.add(str(node.module).split(".")[0])
+    assert imported - sys.stdlib_module_names == {"numpy", "onnx", "safetensors"}
+    first = set(sys.modules)
+    checker(text)
+    assert not {"onnx", "safetensors"} & (set(sys.modules) - first)
+
+
+# -- claims that are not proven ------------------------------------------------------------------------------------
+KERNEL = np.array([[[1.0, 1.0]]])
+RIGHT = statement_of(KERNEL, upper=(2.0 + 2.0**-40).hex())
+H = np.array([[[[1, -1]]]], np.int16)
+
+
+def reason(statement: dict[str, Any] | None = None, h: Any = H, arrays: Any = None, **more: Any) -> str:
+    """Why a claim is refused; empty: it is proven."""
+    claim = Claim({**(RIGHT if statement is None else statement), **more}, h)
+    (verdict,) = specnorm_check.check([claim], {"k": KERNEL} if arrays is None else arrays)
+    assert ("FAILED" in str(verdict)) == bool(verdict.reason)
+    return verdict.reason
+
+
+def test_a_claim_is_proven_and_says_what_it_is() -> None:
+    (verdict,) = specnorm_check.check([Claim(RIGHT, H)], {"k": KERNEL})
+    assert str(verdict).startswith("proven layer: norm <= 2.0000000000009")
+    for words in ("at every input size", "float64 1x1x2 OI", RIGHT["sha256"][:16], "by 1 rows of 2 bits"):
+        assert words in str(verdict)
+
+
+NAN = np.array([[[1.0, np.nan]]])
+REFUSALS: dict[str, tuple[Callable[[], str], str]] = {
+    "a lower number": (lambda: reason(upper=2.0.hex()), "its H proves no less than 2.0000"),
+    "another H": (lambda: reason(h=2 * H), "its H proves no less than"),
+    "nan claimed": (lambda: reason(upper="nan"), "no hexadecimal float"),
+    "infinity claimed": (lambda: reason(upper="0x1.0p+9999"), "no finite"),
+    "a negative number": (lambda: reason(upper="-0x1.0p+1"), "no hexadecimal float"),
+    "a float claimed": (lambda: reason(upper=2.5), "no hexadecimal float"),
+    "nan in the kernel": (
+        lambda: reason(statement_of(NAN, upper=RIGHT["upper"]), arrays={"k": NAN}), "holds nan or infinity",
+    ),
+    "another bit": (lambda: reason(arrays={"k": KERNEL * (1 + 2**-52)}), "digest differs"),
+    "another shape": (lambda: reason(arrays={"k": KERNEL[0]}), "the model's array is float64"),
+    "another dtype": (lambda: reason(arrays={"k": KERNEL.astype(np.float32)}), "the model's array is float32"),
+    "no array": (lambda: reason(arrays={}), "has no array k"),
+    "complex": (lambda: reason(dtype="complex128", arrays={"k": KERNEL.astype(complex)}), "is complex128"),
+    "a bit more than 20": (lambda: reason(h=H.astype(np.int32) * 2**20), "more than 20 bits"),
+    "a kernel of more than 20 bits": (lambda: reason(exponent=20), "more than 20 bits"),
+    "H of another shape": (lambda: reason(h=H[0]), "expected"),
+    "H of other taps": (lambda: reason(h=H[..., :1]), "expected"),
+    "H of floats": (lambda: reason(h=H.astype(float)), "not int16 or int32"),
+    "an exponent of text": (lambda: reason(exponent="0"), "exponent"),
+    "a truth value as exponent": (lambda: reason(exponent=True), "exponent"),
+    "an exponent beyond": (lambda: reason(exponent=10**9), "exponent"),
+    "an entry more": (lambda: reason(more=1), "other entries"),
+    "an entry less": (lambda: reason({k: v for k, v in RIGHT.items() if k != "groups"}), "other entries"),
+    "groups that do not divide": (lambda: reason(groups=2), "do not divide"),
+    "a stride of 0": (lambda: reason(stride=[0]), "whole numbers"),
+    "strides for two axes": (lambda: reason(stride=[1, 1]), "whole numbers"),
+    "a stride at every size, circular": (lambda: reason(stride=[2]), "that the stride divides"),
+    "sizes of its own": (lambda: reason(sizes=[8]), "that the stride divides"),
+    "a mode": (lambda: reason(padding_mode="mirror"), "padding mode"),
+    "a layout": (lambda: reason(layout="IO1"), "layout"),
+    "transposed and reflected": (lambda: reason(transposed=True, padding_mode="reflect"), "transposed"),
+    "a word as direction": (lambda: reason(transposed="no"), "direction"),
+    "negative padding": (lambda: reason(padding=[[-1, 0]]), "whole numbers"),
+    "no padding": (lambda: reason(padding=[]), "padding for each axis"),
+    "a list as name": (lambda: reason(tensor=["k"]), "damaged"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_false_claim_is_refused_by_name(name: str) -> None:
+    said, words = REFUSALS[name]
+    assert re.search(words, said()), said()
+
+
+# -- damaged files -------------------------------------------------------------------------------------------------
+def write(path: Path, *, claims: Any = None, text: str | None = None, **arrays: Any) -> Path:
+    """A certificate's file, with anything in place of its parts."""
+    said = [RIGHT] if claims is None else claims
+    text = json.dumps({"specnorm_certificate": 4, "claims": said}) if text is None else text
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=True, claims=np.frombuffer(text.encode(), np.uint8), **({"H0": H} | arrays))
+    return path
+
+
+def _bomb(path: Path) -> Path:
+    """A gigabyte of zeros in some megabytes."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<i2", "fortran_order": False, "shape": (2**29,)})
+    archive = zipfile.ZipFile(write(path), "a", zipfile.ZIP_DEFLATED, compresslevel=1)
+    with archive, archive.open("H1.npy", "w", force_zip64=True) as file:
+        file.write(header.getvalue())
+        for _ in range(64):
+            file.write(bytes(2**24))
+    return path
+
+
+def _promises(path: Path) -> Path:
+    """An array that says to be larger than the file."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<i2", "fortran_order": False, "shape": (2**39,)})
+    with zipfile.ZipFile(write(path), "a") as archive:
+        archive.writestr("H1.npy", header.getvalue())
+    return path
+
+
+def _repeated(path: Path) -> Path:
+    with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(write(path), "a") as archive:
+        archive.writestr("H0.npy", zipfile.ZipFile(path).read("H0.npy"))
+    return path
+
+
+def _stranger(path: Path) -> Path:
+    with zipfile.ZipFile(write(path), "a") as archive:
+        archive.writestr("run.py", "print('no')")
+    return path
+
+
+def _cut(path: Path) -> Path:
+    content = write(path).read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    return path
+
+
+def _flipped(path: Path) -> Path:
+    content = bytearray(write(path).read_bytes())
+    content[content.index(H.tobytes())] ^= 1
+    path.write_bytes(content)
+    return path
+
+
+def _text(path: Path, content: str) -> Path:
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+WHOLE = json.dumps({"specnorm_certificate": 4, "claims": [RIGHT]})
+DAMAGED: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "objects": (lambda path: write(path, H0=np.array([{}], object)), "holds object"),
+    "floats": (lambda path: write(path, H0=H.astype(float)), "holds float64"),
+    "wider integers": (lambda path: write(path, H0=H.astype(np.int64)), "holds int64"),
+    "another byte order": (lambda path: write(path, H0=H.astype(">i2")), "holds >i2"),
+    "a name twice": (_repeated, "repeated"),
+    "what is no array": (_stranger, "run.py"),
+    "an array too many": (lambda path: write(path, H1=H), "one H for each claim"),
+    "one H for two": (lambda path: write(path, claims=[RIGHT, RIGHT]), "one H for each claim"),
+    "no H": (lambda path: write(path, claims=[{**RIGHT, "completion": "H1"}]), "one H for each claim"),
+    "half a file": (_cut, "cannot be read"),
+    "a bit of H": (_flipped, "CRC"),
+    "an entry twice": (
+        lambda path: write(path, text=WHOLE.replace('"groups": 1', '"groups": 1, "groups": 1')),
+        "repeated",
+    ),
+    "a fraction": (lambda path: write(path, text=WHOLE.replace('"groups": 1', '"groups": 1.5')), "no whole number"),
+    "nan": (lambda path: write(path, text=WHOLE.replace('"groups": 1', '"groups": NaN')), "no whole number"),
+    "deep lists": (lambda path: write(path, text="[" * 10**5), "cannot be read"),
+    "no text": (lambda path: write(path, text="\udcff".encode("utf-8", "replace").decode()), "cannot be read"),
+    "a list": (lambda path: write(path, text="[]"), "another format"),
+    "the format before": (lambda path: write(path, text=WHOLE.replace(": 4", ": 3", 1)), "make it anew"),
+    "no claims": (lambda path: write(path, claims=[]), "no list of claims"),
+    "the file before": (lambda path: _text(path, '{"specnorm_certificate": 3, "claims": []}'), "cannot be read"),
+    "more than it holds": (_promises, "not as many numbers"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    make, words = DAMAGED[name]
+    with pytest.raises(Refused, match=words):
+        specnorm_check.read_certificate(make(tmp_path / "c.npz"))
+
+
+def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _bomb(tmp_path / "c.npz")
+    assert path.stat().st_size < 2**23
+    monkeypatch.setattr(specnorm_check, "LONGEST", 2**29)
+    with pytest.raises(Refused, match="unpack to more than"):
+        specnorm_check.read_certificate(path)
+
+
+# -- the program ---------------------------------------------------------------------------------------------------
+def run(*words: Any) -> tuple[int, str]:
+    """Exit code and output of the lone file, copied to where nothing of ours is found."""
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], capture_output=True, text=True, env=environment, timeout=300
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_lone_file_checks_a_model(tmp_path: Path) -> None:
+    copied = tmp_path / "somewhere" / "their_check.py"
+    copied.parent.mkdir()
+    copied.write_bytes(SCRIPT.read_bytes())
+    np.savez(tmp_path / "model.npz", k=KERNEL, names=np.array(["a"]), rows=np.arange(3))
+    certificate = write(tmp_path / "c.npz")
+    code, said = run(copied, certificate, tmp_path / "model.npz")
+    assert (code, "1 of 1 claims are proven." in said) == (0, True), said
+    code, said = run(copied, write(certificate, claims=[{**RIGHT, "upper": (2.0).hex()}]), tmp_path / "model.npz")
+    assert (code, "FAILED layer" in said) == (1, True), said
+    code, said = run(copied, certificate, tmp_path / "none.npz")
+    assert (code, "specnorm_check: none.npz: there is no such file" in said) == (2, True), said
+
+
+def test_models_are_read_as_stored(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors", reason="safetensors files: pip install safetensors")
+    from safetensors.numpy import save_file
+
+    arrays = {name: np.arange(6, dtype=name).reshape(2, 3) for name in ("float16", "float32", "float64")}
+    save_file(arrays | {"whole": np.arange(3)}, tmp_path / "m.safetensors")
+    more: dict[str, Any] = {**arrays, "whole": np.arange(3), "objects": np.array([None])}
+    np.savez(tmp_path / "m.npz", **more)
+    for name in ("m.npz", "m.safetensors"):
+        got = specnorm_check.read_model(tmp_path / name)
+        assert got.keys() == arrays.keys()
+        for key, array in got.items():
+            assert (array.dtype, array.tolist()) == (arrays[key].dtype, arrays[key].tolist())
+    half = json.dumps({"b": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
+    content = len(half).to_bytes(8, "little") + half + np.array([0x3FC0, 0xC000], "<u2").tobytes()
+    (tmp_path / "b.safetensors").write_bytes(content)
+    (got_half,) = specnorm_check.read_model(tmp_path / "b.safetensors").values()
+    assert (got_half.dtype.name, got_half.tolist()) == ("float32", [1.5, -2.0])
+    with pytest.raises(Refused, match=r"expected a model in \.npz"):
+        specnorm_check.read_model(tmp_path / "m.pt")
+
+
+def test_a_damaged_claim_changes_nothing_else() -> None:
+    broken = deepcopy(RIGHT) | {"padding": [["a", 0]]}
+    first, second = specnorm_check.check([Claim(broken, H), Claim(RIGHT, H)], {"k": KERNEL})
+    assert (bool(first.reason), second.reason) == (True, "")
