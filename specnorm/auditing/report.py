@@ -12,6 +12,7 @@ from specnorm.auditing.rows import Picture, Row, finite
 from specnorm.text import number, visible
 
 if TYPE_CHECKING:
+    from specnorm.auditing.gates import Gate
     from specnorm.networks import NetworkBound
     from specnorm.result import Certificate
 
@@ -46,6 +47,8 @@ class Report:
         Claims of layers and networks for somebody else to check, if they were asked for.
     unstated : tuple of str
         What has no claim, and why.
+    gates : tuple of Gate
+        What the command line was asked to judge, with the answers.
     """
 
     version: str
@@ -61,6 +64,7 @@ class Report:
     residual: NetworkBound | None = None
     certificate: Certificate | None = None
     unstated: tuple[str, ...] = ()
+    gates: tuple[Gate, ...] = ()
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -94,6 +98,7 @@ class Report:
             "verdict": verdict(self),
             "layers": [row.to_dict() for row in self.layers],
             "summary": self.summary,
+            "gates": [gate.to_dict() for gate in self.gates],
         }
 
     def __str__(self) -> str:
@@ -137,9 +142,10 @@ def verdict(report: Report) -> str:
 
 
 def notes(report: Report) -> list[str]:
-    """Lines beneath a table: summary, promises, assumptions, errors. Markup is for the caller to escape."""
+    """Lines beneath a table: gates, summary, promises, assumptions, errors. Markup is for the caller to escape."""
     summary = report.summary
-    notes = [
+    notes = [f"{gate.option}: {visible(' '.join((gate.sentence, *gate.places)))}" for gate in report.gates]
+    notes += [
         f"{tables.count(summary['layers'], 'layer')} ({summary['conv']} conv, {summary['linear']} linear), "
         f"{tables.count(summary['errors'], 'error')}; {tables.count(len(report.skipped), 'other array')} skipped"
         + (f": {tables.some([visible(name) for name in report.skipped])}." if report.skipped else ".")
