@@ -21,7 +21,7 @@ from specnorm.auditing.output import check_outputs, replace_file
 from specnorm.auditing.processes import Workers, cpus
 from specnorm.auditing.readers import MAX_BYTES
 from specnorm.auditing.renderers import FORMATS, render
-from specnorm.auditing.report import Report
+from specnorm.auditing.report import Gate, Outcome, Report
 from specnorm.auditing.rows import COLUMNS
 from specnorm.errors import ModelFileError, SpecnormError
 from specnorm.problem.spec import Layout
@@ -233,7 +233,7 @@ def _write(path: Path, content: Callable[[], str | bytes], *, complete: bool) ->
     return True
 
 
-def _gates(report: Report, request: Request) -> tuple[gates.Gate, ...]:
+def _gates(report: Report, request: Request) -> tuple[Gate, ...]:
     """What the command was asked to judge."""
     found = []
     if request.fail_above is not None:
@@ -245,7 +245,7 @@ def _gates(report: Report, request: Request) -> tuple[gates.Gate, ...]:
     return tuple(found)
 
 
-def _judged(reports: Sequence[Report]) -> gates.Outcome:
+def _judged(reports: Sequence[Report]) -> Outcome:
     """Say on stderr what ``--layers`` matched and what the gates found."""
     for report in reports:
         name = f"{report.model}: " if len(reports) > 1 else ""

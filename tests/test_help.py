@@ -127,7 +127,7 @@ def test_completion_in_the_shell(shell: str, tmp_path: Path) -> None:
         pytest.skip(f"{shell} is not installed")
     assert completed(shell, ["specnorm", "a"], tmp_path) == ["audit"]
     assert completed(shell, ["specnorm", "audit", "--format", "j"], tmp_path) == ["json"]
-    assert completed(shell, ["specnorm", "audit", "--fail"], tmp_path) == ["--fail-above"]
+    assert completed(shell, ["specnorm", "audit", "--fail"], tmp_path) == ["--fail-above", "--fail-above-network"]
     assert set(completed(shell, ["specnorm", ""], tmp_path)) == {"audit", "backends", "certify", "completion", "verify"}
 
 

@@ -3,54 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from specnorm.auditing.report import Gate, Outcome, Report
 from specnorm.auditing.rows import violations
 from specnorm.text import number
 
-if TYPE_CHECKING:
-    from specnorm.auditing.report import Report
-
-Outcome: TypeAlias = Literal["passed", "failed", "undecided"]
-_ANSWERS = {"passed": "gate passed", "failed": "gate failed", "undecided": "gate not decided"}
 _UNMEASURED = "could be layers and are not measured; --layers with the names of the others leaves out what is none:"
-
-
-@dataclass(frozen=True)
-class Gate:
-    """A gate and its answer.
-
-    Parameters
-    ----------
-    option : str
-        What asked for it, as on the command line.
-    bound : float
-        What is to be proven.
-    outcome : {"passed", "failed", "undecided"}
-    reason : str
-        One sentence.
-    places : tuple of str
-        What it is about, one line each.
-    """
-
-    option: str
-    bound: float
-    outcome: Outcome
-    reason: str
-    places: tuple[str, ...] = ()
-
-    @property
-    def sentence(self) -> str:
-        """The answer in words, without the places."""
-        return f"{_ANSWERS[self.outcome]}: {self.reason}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "option": self.option, "bound": self.bound, "outcome": self.outcome, "reason": self.sentence,
-            "places": list(self.places),
-        }  # fmt: skip
 
 
 def norms(report: Report, bound: float) -> Gate:

@@ -5,16 +5,55 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from specnorm.auditing import tables
 from specnorm.auditing.rows import Picture, Row, finite
 from specnorm.text import number, visible
 
 if TYPE_CHECKING:
-    from specnorm.auditing.gates import Gate
     from specnorm.networks import NetworkBound
     from specnorm.result import Certificate
+
+
+Outcome: TypeAlias = Literal["passed", "failed", "undecided"]
+_ANSWERS = {"passed": "gate passed", "failed": "gate failed", "undecided": "gate not decided"}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A gate and its answer.
+
+    Parameters
+    ----------
+    option : str
+        What asked for it, as on the command line.
+    bound : float
+        What is to be proven.
+    outcome : {"passed", "failed", "undecided"}
+    reason : str
+        One sentence.
+    places : tuple of str
+        What it is about, one line each.
+    """
+
+    option: str
+    bound: float
+    outcome: Outcome
+    reason: str
+    places: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """The answer in words, without the places."""
+        return f"{_ANSWERS[self.outcome]}: {self.reason}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "option": self.option, "bound": self.bound, "outcome": self.outcome, "reason": self.sentence,
+            "places": list(self.places),
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
