@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Unpack
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
+from specnorm import arrays
 from specnorm.backends import backend_for, common_backend
 from specnorm.errors import MethodError
-from specnorm.methods.completion import CompletionFrom
+from specnorm.methods import Completion
+from specnorm.methods.base import Evaluation
 from specnorm.problem.spec import Geometry
 from specnorm.runtime.table import program_for, state_shapes
 from specnorm.runtime.values import check_values
+from specnorm.search.completion import completion_shape
 from specnorm.types import ArrayT
+
+if TYPE_CHECKING:
+    from specnorm.problem.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps
 
 
 class Completed(NamedTuple):
@@ -26,6 +35,26 @@ class Completed(NamedTuple):
 
     kernel: Any
     bound: Any
+
+
+@dataclass(frozen=True)
+class CompletionFrom(Completion):
+    """`Completion` as one step whose state is H in the kernel's own scale: what `complete` runs. Zeros: no H yet."""
+
+    def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
+        """H alone."""
+        return {"completion": completion_shape(spec.block_shape)}
+
+    def advance(
+        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
+    ) -> tuple[Evaluation, tuple[Array, ...]]:
+        """Search from H."""
+        del spec, sweeps
+        xp, (h,) = ops.xp, state
+        scaled, exponent = arrays.scale(blocks, xp=xp)
+        wide = xp.reshape(exponent, (-1,) + (1,) * (h.ndim - 1))
+        found = self.found(scaled, arrays.unscale(h, -wide, xp=xp), ops=ops)
+        return self.evaluation(found, exponent, ops=ops), (arrays.unscale(found.kernel, wide, xp=xp),)
 
 
 def complete(

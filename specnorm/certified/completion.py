@@ -19,8 +19,7 @@ References
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -34,8 +33,7 @@ _ROWS = 32
 """Rows that are multiplied at once in float32, where the sums of more of them would lose too many digits."""
 
 
-@dataclass(frozen=True, eq=False)
-class Lags:
+class Lags(NamedTuple):
     """Lags of X*X for a stack of kernels X, with what they may be off by.
 
     Parameters

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm import arrays
-from specnorm.certified import completion as rule
 from specnorm.methods.base import Evaluation, Needs, Stepped, check_count, check_rtol
-from specnorm.search import completion as search
 
 if TYPE_CHECKING:
     from specnorm.certified.rounding import Rounds
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
+    from specnorm.search import completion as search
     from specnorm.types import Array, ArrayOps, Namespace
 
 
@@ -69,7 +68,7 @@ class Completion(Stepped):
         """Search from small random numbers."""
         del spec
         scaled, exponent = arrays.scale(blocks, xp=ops.xp)
-        return self._evaluation(self._search(scaled, None, ops=ops), exponent, ops=ops)
+        return self.evaluation(self.found(scaled, None, ops=ops), exponent, ops=ops)
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """The derivative that the search or the step found."""
@@ -77,32 +76,43 @@ class Completion(Stepped):
         (gradient,) = residuals
         return gradient * xp.reshape(xp.astype(cotangent, gradient.dtype), (-1,) + (1,) * (gradient.ndim - 1))
 
-    def _search(self, scaled: Array, begin: Array | None, *, ops: ArrayOps) -> search.Found:
+    def found(self, scaled: Array, begin: Array | None, *, ops: ArrayOps) -> search.Found:
+        """What the search finds for scaled blocks."""
+        from specnorm.search import completion as search  # here, since importing it takes a while
+
         return search.complete(scaled, begin, rtol=self.rtol, products=self.n_iter, seed=self.seed, ops=ops)
 
     @staticmethod
-    def _evaluation(found: search.Found, exponent: Array, *, ops: ArrayOps) -> Evaluation:
+    def evaluation(found: search.Found, exponent: Array, *, ops: ArrayOps) -> Evaluation:
+        """That, in the scale of the blocks."""
         bound = arrays.unscale(found.bound, ops.xp.astype(exponent, found.bound.dtype), xp=ops.xp)
         return Evaluation(bound, (found.products,), (found.gradient,))
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
         """H and its lags, the power of two that both are scaled by, and the steps since H was mended."""
+        from specnorm.search import completion as search  # here, since importing it takes a while
+
         h = search.completion_shape(spec.block_shape)
         lags = (*(2 * k - 1 for k in h[2:]), h[1], h[1])
         return {"completion": h, "lags": lags, "exponent": (), "age": ()}
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         """The search's H."""
+        from specnorm.search import completion as search  # here, since importing it takes a while
+
         del spec
         scaled, exponent = arrays.scale(blocks, xp=ops.xp)
-        h = self._search(scaled, None, ops=ops).kernel
+        h = self.found(scaled, None, ops=ops).kernel
         return h, search.lags_of(h, ops=ops).values, exponent, ops.xp.zeros_like(exponent)
 
     def advance(
         self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Mend H if it is time to, and bound the blocks by its lags and theirs."""
+        from specnorm.certified import completion as rule
+        from specnorm.search import completion as search  # here, since importing it takes a while
+
         del spec
         xp = ops.xp
         h, lags, exponent_before, age = state
@@ -128,28 +138,8 @@ class Completion(Stepped):
         h, lags = arrays.applied(renewed, due | wrong, (h, lags), ops=ops)
         bound, gradient = search.bound_and_gradient(scaled, own, rule.kept(h, lags, ops=ops), ops=ops)
         found = search.Found(h, bound, age, gradient)
-        return self._evaluation(found, exponent, ops=ops), (h, lags, exponent, age + 1 if sweeps else age)
+        return self.evaluation(found, exponent, ops=ops), (h, lags, exponent, age + 1 if sweeps else age)
 
 
 _FAR = 60
 """Powers of two by which a kernel may change its scale between two steps; beyond, H is no completion of it anyhow."""
-
-
-@dataclass(frozen=True)
-class CompletionFrom(Completion):
-    """`Completion` as one step whose state is H in the kernel's own scale: what `complete` runs. Zeros: no H yet."""
-
-    def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """H alone."""
-        return {"completion": search.completion_shape(spec.block_shape)}
-
-    def advance(
-        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
-    ) -> tuple[Evaluation, tuple[Array, ...]]:
-        """Search from H."""
-        del spec, sweeps
-        xp, (h,) = ops.xp, state
-        scaled, exponent = arrays.scale(blocks, xp=xp)
-        wide = xp.reshape(exponent, (-1,) + (1,) * (h.ndim - 1))
-        found = self._search(scaled, arrays.unscale(h, -wide, xp=xp), ops=ops)
-        return self._evaluation(found, exponent, ops=ops), (arrays.unscale(found.kernel, wide, xp=xp),)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -103,8 +102,7 @@ def _interleaved(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.stack([first, second], axis=1).reshape(2 * len(first), -1)
 
 
-@dataclass(frozen=True, eq=False)
-class _Identity:
+class _Identity(NamedTuple):
     """The least-squares problem of some kernels K: H by tap, (b, taps, rows, c).
 
     Parameters
@@ -130,7 +128,7 @@ class _Identity:
         )
         without = cls(symbol_table, turned_table, weights, blocks, xp)
         taps = by_tap(blocks, xp=xp)
-        return replace(without, gram=without.product(without.symbol(taps), taps))
+        return without._replace(gram=without.product(without.symbol(taps), taps))
 
     def symbol(self, h: Array, *, turned: bool = False) -> Array:
         """Real part of the symbol above the imaginary one, (b, f, 2 rows, c); of -i times the symbol if turned."""
