@@ -26,7 +26,8 @@ from specnorm.certified.network.operators.base import FloatArray, NoBoundError, 
 from specnorm.certified.network.operators.sources import Constant, Input
 from specnorm.certified.network.propagation import Constants, propagate
 from specnorm.certified.network.reading import Reader
-from specnorm.certified.network.rules import Map, of_operator, unmoved
+from specnorm.certified.network.rules import of_operator, unmoved
+from specnorm.certified.network.scope import Map, Scope
 from specnorm.certified.network.segments import constant_as_stated
 from specnorm.certified.network.statements import forward_step
 from specnorm.certified.network.subnetworks import run_of
@@ -175,11 +176,12 @@ def _by_parts(graph: Graph, parts: Sequence[Part], ops: ArrayOps) -> tuple[Const
     if any(name not in number for part in parts for name in (part.start, *part.values[-1:])):
         raise CertificateError("a part names values that the network does not have")
     known: dict[str, list[_Known]] = {}
+    scope = Scope(graph)
     for part in sorted(parts, key=lambda part: number[part.values[-1]]):
         segment = segment_of(graph, part.start, part.values, part.units)
         constant = constant_as_stated(segment, part.weights, part.proof, part.upper, ops=ops)
         first, last = part.weights[0], part.weights[-1]
-        begin = [_Known(np.ones(len(first)), unmoved(part.start)), *_carried(graph, part.start, known)]
+        begin = [_Known(np.ones(len(first)), unmoved(scope, part.start)), *_carried(scope, part.start, known)]
         fitting = [each for each in begin if len(each.weights) == len(first)]
         found = [_further(each, constant, first, last, part.values[-1]) for each in fitting]
         known.setdefault(part.values[-1], []).extend(found)
@@ -195,7 +197,7 @@ def _further(before: _Known, constant: Upper, first: FloatArray, last: FloatArra
     value = host.mul_up(before.claim.value, more, constant.value)
     start = before.claim.what
     assert isinstance(start, Map)  # for the type checker: it is of `unmoved`, or made here
-    return _Known(last, _upper(value, Map(start.start, end), constant.rule, before.claim, constant))
+    return _Known(last, _upper(value, Map(start.start, end, start.about), constant.rule, before.claim, constant))
 
 
 def _plain(known: _Known) -> Upper:
@@ -204,10 +206,10 @@ def _plain(known: _Known) -> Upper:
     return _upper(value, known.claim.what, "the least weight", known.claim)
 
 
-def _carried(graph: Graph, name: str, known: Mapping[str, Sequence[_Known]]) -> list[_Known]:
+def _carried(scope: Scope, name: str, known: Mapping[str, Sequence[_Known]]) -> list[_Known]:
     """What is known of a value in weights, from what is known of those before it."""
     way: list[Node] = []
-    nodes = graph.by_name
+    nodes = scope.graph.by_name
     while name not in known:
         node = nodes[name]
         moving = [each for each in node.inputs if not isinstance(nodes[each].operator, Constant)]
@@ -217,11 +219,11 @@ def _carried(graph: Graph, name: str, known: Mapping[str, Sequence[_Known]]) -> 
         name = moving[0]
     found = list(known[name])
     for node in reversed(way):
-        found = [after for before in found for after in _after(node, nodes[node.inputs[0]], before)]
+        found = [after for before in found for after in _after(scope, node, nodes[node.inputs[0]], before)]
     return found
 
 
-def _after(node: Node, source: Node, before: _Known) -> list[_Known]:
+def _after(scope: Scope, node: Node, source: Node, before: _Known) -> list[_Known]:
     """What treats each entry, or each channel, alike."""
     weights, operator, start = before.weights, node.operator, before.claim.what
     if not isinstance(start, Map) or source.shape is None or source.shape[1:2] != (len(weights),):
@@ -235,13 +237,13 @@ def _after(node: Node, source: Node, before: _Known) -> list[_Known]:
         weights, factor = np.repeat(weights, repeat), 1.0
     elif isinstance(operator, ops.Pointwise) or keeps_channels(operator, source.shape, node.shape):
         try:
-            factor = of_operator(node, [unmoved(source.name)], Place((source.shape,), node.shape)).value
+            factor = of_operator(scope, node, [unmoved(scope, source.name)], Place((source.shape,), node.shape)).value
         except NoBoundError:
             return []
     else:
         return []
     value = host.mul_up(before.claim.value, factor)
-    return [_Known(weights, _upper(value, Map(start.start, node.name), node.rule, before.claim))]
+    return [_Known(weights, _upper(value, Map(start.start, node.name, start.about), node.rule, before.claim))]
 
 
 class _Unstated:
