@@ -164,16 +164,10 @@ def test_a_network_is_known_by_its_bits() -> None:
     same = [network(), prepared(graph), unsorted(graph).pruned(), within(graph, -1.0, 1.0)]
     assert {digest_of(each) for each in same} == {digest_of(graph)}
     nodes = {node.name: node for node in graph.nodes}
-    others = [
-        network(np.nextafter(WEIGHTS, 9)),
-        network(function=ops.Tanh()),
-        network(function=ops.LeakyReLU(alpha=0.1)),
-    ]
-    others += [
-        network(function=ops.LeakyReLU(alpha=0.2)),
-        replace(graph, nodes=tuple(nodes.values())[:3], outputs=("r",)),
-    ]
-    others += [replace(graph, nodes=(*graph.nodes[:2], replace(nodes["r"], shape=None), nodes["y"]))]
+    functions = ops.Tanh(), ops.LeakyReLU(alpha=0.1), ops.LeakyReLU(alpha=0.2)
+    others = [network(np.nextafter(WEIGHTS, 9)), *(network(function=function) for function in functions)]
+    others.append(replace(graph, nodes=graph.nodes[:3], outputs=("r",)))
+    others.append(replace(graph, nodes=(*graph.nodes[:2], replace(nodes["r"], shape=None), nodes["y"])))
     assert len({digest_of(each) for each in (graph, *others)}) == 1 + len(others)
 
 

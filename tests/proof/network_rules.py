@@ -13,7 +13,7 @@ from oracle import dense_matrix
 
 from specnorm.backends import backend_for
 from specnorm.certified.bound import Upper, least
-from specnorm.certified.network import heads, loops, rules, segments
+from specnorm.certified.network import heads, loops, margins, rules, segments
 from specnorm.certified.network.graph import Graph, Layer, Node
 from specnorm.certified.network.kernels import Norm, norm_of_layer, unscaled
 from specnorm.certified.network.operators import (
@@ -77,9 +77,8 @@ SCOPE = Scope(NETWORKS["sum"][0])
 NODES = NETWORKS["sum"][0].by_name
 OTHER = Scope(NETWORKS["chain"][0])
 U, V = assumed(3.0, SCOPE.map("x", "u")), assumed(5.0, SCOPE.map("x", "v"))
-NEAR = assumed(
-    0.0, replace(SCOPE.map("x", "v"), about=Scope(NETWORKS["sum"][0], frozenset({Region("a ball", "")})).about)
-)
+NEAR = assumed(0.0, Scope(NETWORKS["sum"][0], frozenset({Region("a ball", "")})).map("x", "v"))
+DRAWN = Scope(Graph((x(), times("u", "x", 0), Node("r", Random(), ("u",), (1, 1))), ("r",)))
 FAR = assumed(0.0, OTHER.map("x", "v"))
 PLACE = Place(((1, 1), (1, 1)), (1, 1))
 CONV: Any = np.random.default_rng(0).normal(size=(2, 2, 3))
@@ -189,7 +188,7 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "half of what moves as held": lambda: rules.held(SCOPE, "x", NODES["s"], [U, assumed(0.0, SCOPE.map("x", "v"))]),
     "what nothing is known of as held": lambda: rules.held(SCOPE, "x", NODES["s"], []),
     "what is drawn as held": lambda: rules.held(
-        SCOPE, "x", Node("r", Random(), ("u",)), [assumed(0.0, SCOPE.map("x", "u"))]
+        DRAWN, "x", DRAWN.graph.by_name["r"], [assumed(0.0, DRAWN.map("x", "u"))]
     ),
     "the input itself as held": lambda: rules.held(SCOPE, "x", NODES["x"], []),
     "what is drawn, of another graph": lambda: rules.held(OTHER, "x", NODES["s"], [U, V]),
@@ -249,6 +248,7 @@ def constants() -> Iterator[tuple[Upper | None, float]]:
         yield bound(graph, method=Product(), check=False).claim, truth
     yield rules.of_inputs(SCOPE, "x", NODES["s"], [U, V]), float(np.hypot(3, 5))
     yield rules.unmoved(SCOPE, "x"), 1.0
+    yield margins.before_rows(Matrix(LAYER, alpha=-3.0)), 3.0
     three = Node("x", Input(), (), (1, 3)), Node("l", LeakyReLU(alpha=-2.0), ("x",), (1, 3))
     yield rules.of_slopes(Scope(Graph(three, ("l",))), three[1], 1, 3), 2.0
     yield rules.followed(rules.NOTHING, assumed(2.0)), 2.0
@@ -374,6 +374,7 @@ def lied_to() -> object:
 
 NETWORK_CHECKS = {
     "Branches._together": branches, "Branches._linear": branches, "Branches._matrix": branches,
+    "before_rows": constants,
     "unmoved": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants, "along": constants,
     "of_inputs": constants, "_together": constants, "held": constants, "constant_of_run": together,
     "constant_through_head": before_heads, "constant_before": before_heads,

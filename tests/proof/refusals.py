@@ -11,7 +11,7 @@ import numpy as np
 from assumptions import assumed, assumed_lower, interval
 from methods.test_deflation import cases
 from proof import test_claims
-from proof.network_rules import NETWORK_REFUSED
+from proof.network_rules import FAR, NETWORK_REFUSED
 from proof.test_claims import KERNEL, OPS, PART
 
 from specnorm.certified import bound
@@ -272,6 +272,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     ),
     "a part of another network": lambda: margins.radius_of([(BALLS[0], BELOW), (foreign_part(), BELOW)]),
     "a cut that leaves nothing": lambda: BALLS[0].cut("x", 1, False),
+    "a constant of another network, for linear bounds": lambda: Network(LINES, [FAR]),
     "a norm as a constant between values": lambda: Network(LINES, [assumed(1.0)]),
     "slopes of other rows": lambda: BALLS[0].lower("y", np.ones((1, 1, 2)), lambda *_: (np.ones((2, 1)), np.ones(1))),
     "a negative multiplier": lambda: BALLS[0].lower("y", np.ones((1, 1, 2)), lambda *told: (told[1], -np.ones(1))),

@@ -125,9 +125,9 @@ def test_a_contradiction_names_the_operator(said: Any) -> None:
     """Ends in the wrong order, or two rules whose ranges do not meet: an error, and no bound."""
     shape = (1, 2)
     nodes = (Node("x", operators.Input(), (), shape), Node("y", Doubled(said), ("x",), shape))
+    graph = Graph(nodes, ("y",))
+    known = {name: assumed(value, Scope(graph).map("x", name)) for name, value in (("x", 1.0), ("y", 2.0))}
     with pytest.raises(InternalError, match=r"y contradicts itself.*Doubled"):
-        graph = Graph(nodes, ("y",))
-        known = {name: assumed(value, Scope(graph).map("x", name)) for name, value in (("x", 1.0), ("y", 2.0))}
         ranges.ranges(graph, Ball({"x": np.zeros(shape)}, 1.0), known)
 
 

@@ -110,8 +110,8 @@ def test_what_is_no_constant_is_no_claim() -> None:
         class Odd(Operator):
             lipschitz_constant = wrong
 
+        odd = Scope(Graph((x(), Node("y", Odd(), ("x",), (1, 1))), ("y",)))
         with pytest.raises(NoBoundError, match="no constant"):
-            odd = Scope(Graph((x(), Node("y", Odd(), ("x",), (1, 1))), ("y",)))
             rules.of_operator(odd, odd.graph.by_name["y"], [rules.unmoved(odd, "x")], Place(((1, 1),)))
         found = bound(Graph((x(), Node("y", Odd(), ("x",), (1, 1))), ("y",)), check=False)
         assert found.upper is None
