@@ -239,7 +239,7 @@ SLOPES = {"Relu": (0, 1), "Tanh": (0, 1), "Softplus": (0, 1), "Softsign": (0, 1)
 SLOPES |= {"Sigmoid": (0, 0.25), "Abs": (-1, 1), "Neg": (-1, -1), "Sin": (-1, 1), "Cos": (-1, 1), "LeakyRelu": ()}
 SLOPES |= {"HardSwish": (-0.5, 1.5), "Gelu": (-0.12902, 1.12902), "Mish": (-0.12, 1.08851)}
 ALIKE = {"Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze"}  # the same entries in the same order
-NEAR = {"Slice", "Split", "Pad", "Transpose", "TopK", "Softmax", "ReduceMax", "GlobalMaxPool", "GlobalAveragePool"}
+NEAR = {"Slice", "Split", "Pad", "Transpose", "Softmax", "ReduceMax", "GlobalMaxPool", "GlobalAveragePool"}
 SUMS, KERNELS = {"Add", "Sub", "Sum"}, {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 Node = namedtuple("Node", "op inputs moving given alike slopes", defaults=("", [], [], {}, False, (1, 1)))
 
@@ -275,6 +275,9 @@ class Network:
             op, given = node.op_type, {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
             plain = not node.domain and given.get("auto_pad", b"NOTSET") == b"NOTSET" and not given.get("ceil_mode")
             plain = plain and not given.get("training_mode") and (op != "Dropout" or len(node.input) < 3)
+            plain = plain and (len(node.output) == 1 or op in ("Split", "MaxPool", "Dropout"))  # no batch's statistics
+            plain = plain and given.get("approximate", b"none") in (b"none", b"tanh")
+            plain = plain and len({*given.get("axes", ())}) == len(given.get("axes", ()))
             odd = re.match("If|Loop|Scan|Sequence|Random|Bernoulli|Multinomial", op)  # read unseen, or by chance
             require(plain and not odd, f"such a {op}", NotCovered)
             moving, alpha = [one for one in node.input if one and one not in self.arrays], given.get("alpha", 0)
@@ -309,7 +312,7 @@ class Network:
         if op in {*SUMS, "Max", "Min", "Concat"} and (alike or op == "Concat") and moving:
             ends = [known[one][0] for one in (self.origins(moving) if op == "Concat" else moving)]
             return (sum(ends) if op in SUMS else self.beside(ends)), []
-        fits = given.get("mode", b"constant") == b"constant" and given.get("sorted", 1) and moving == inputs[:1]
+        fits = given.get("mode", b"constant") == b"constant" and moving == inputs[:1]
         fits = fits and (op != "AveragePool" or given.get("count_include_pad") or not any(given.get("pads", [])))
         if not moving or not fits or op not in {*SLOPES, *ALIKE, *NEAR, "MaxPool", "AveragePool"}:
             return None if moving else (Fraction(0), [])

@@ -97,7 +97,7 @@ def accepted(claim: Any, kernels: dict[str, np.ndarray]) -> int:
 # -- what the program is ---------------------------------------------------------------------------------------------
 def test_it_shares_no_code_with_what_it_checks() -> None:
     text = SCRIPT.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 500
+    assert len(text.splitlines()) <= 520
     imported = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):

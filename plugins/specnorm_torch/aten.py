@@ -251,7 +251,7 @@ def _compared(kind: Literal["gt", "ge", "lt", "le"]) -> Builder:
         if not is_value(self) or is_value(other) or _broadcast(self, other) != shape_of(self):
             return Unknown("its values are bool: steps")
         common = torch.result_type(first_of(self), other)
-        number = torch.as_tensor(other).to(common if common.is_floating_point else torch.float64)
+        number = torch.as_tensor(other, dtype=common if common.is_floating_point else torch.float64)
         if number.numel() != 1:
             return Unknown("its values are bool: steps")
         return Made(ops.Compare(kind, float(number)), (self,))

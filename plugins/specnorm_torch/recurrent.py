@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.nn.functional import linear
 
 from specnorm.certified.network import operators as ops
 from specnorm.certified.network.operators import Operator, Unknown
-from specnorm.certified.network.operators.base import Offset, added
+from specnorm.certified.network.operators.base import FloatArray
 from specnorm_torch.calls import Call, Made, Moving, Rule, is_value, numbers, offset, shape_of
 
 LAYERS = ("rnn_tanh", "rnn_relu")
@@ -42,7 +44,7 @@ def layers(
         entry, recurrent, *biases = params[each * at : each * (at + 1)]
         start = numbers(hx)[at]
         operator = ops.Recurrent(
-            call.layer(recurrent), call.layer(entry), function, _both(*biases) if biases else None,
+            call.layer(recurrent), call.layer(entry), function, tuple(partial(_exact, bias) for bias in biases),
             start if start.any() else None, time,
         )  # fmt: skip
         if made is not None:
@@ -66,9 +68,8 @@ def cell(
     return call.chain(call.add(ops.Add((1.0, 1.0)), tuple(parts), call.shape), (function, call.shape))
 
 
-def _both(of_input: Tensor, of_state: Tensor) -> Offset:
-    """The sum of two biases."""
-    return lambda: added(numbers(of_input), numbers(of_state))
+def _exact(bias: Tensor) -> tuple[FloatArray, FloatArray]:
+    return numbers(bias), np.zeros(())
 
 
 def last_state(call: Call, source: Any, arguments: dict[Any, Any]) -> Made | Operator:

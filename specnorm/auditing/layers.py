@@ -105,7 +105,7 @@ def _as_layer(tensor: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> Layer | 
     if tensor.kind == "unknown":
         return Layer(tensor, "none" if _doubt(parts) else "unknown", tensor.refusal, tensor.assumed)
     if tensor.kind == "none":
-        return Layer(tensor, "none", tensor.refusal) if tensor.refusal and axes >= MIN_AXES else None
+        return Layer(tensor, "none", tensor.refusal) if tensor.refusal else None
     unreadable = next((why for start, why in _UNREADABLE.items() if tensor.dtype.startswith(start)), None)
     single = unreadable is None or _ONE_NUMBER.fullmatch(tensor.dtype)
     if (axes < MIN_AXES and single) or tensor.dtype.startswith(_NO_NUMBERS) or _is_explained(name, shapes):

@@ -39,7 +39,7 @@ def rule(blocks: Any, h: Any) -> float:
 @given(recipe=recipes(), seed=st.integers(0, 99))
 def test_the_lemma_holds_for_any_completion(name: str, recipe: Recipe, seed: int) -> None:
     """At H from a search, of another layer, and at hostile H, in both precisions."""
-    blocks = search.narrow(recipe.kernel[None], xp=np)  # type: ignore[arg-type]
+    blocks: Any = search.narrow(recipe.kernel[None], xp=np)  # type: ignore[arg-type]
     largest = float(np.max(np.abs(blocks)))
     blocks = blocks / np.asarray(2.0 ** np.floor(np.log2(largest)) if largest else 1, dtype=blocks.dtype)
     shape = (1, search.row_count(blocks.shape[2]), *blocks.shape[2:])

@@ -335,7 +335,7 @@ def network(time: int = 0) -> tuple[Graph, Callable[[Matrix], Matrix], tuple[int
     w, u, _ = drawn(4, 0.8, 9)
     b = np.array([0.1, -0.2, 0.3, 0.0])
     one, other = Layer("w", lambda: w, {}, 0), Layer("u", lambda: u, {}, 0)
-    operator = operators.Recurrent(one, other, operators.ReLU(), lambda: (b, np.zeros(4)), time=time)
+    operator = operators.Recurrent(one, other, operators.ReLU(), (lambda: (b, np.zeros(4)),), time=time)
     shape = (2, 5, 3) if time else (5, 2, 3)
     graph = Graph((Node("x", operators.Input(), (), shape), Node("h", operator, ("x",), (*shape[:2], 4))), ("h",))
 

@@ -14,13 +14,15 @@ from specnorm.auditing.readers.onnx.nodes import Call, Data, Made, shape_of
 from specnorm.auditing.readers.onnx.tensors import Constant
 from specnorm.certified.network import operators as ops
 from specnorm.certified.network.operators import NoBoundError
-from specnorm.certified.network.operators.base import Offset, added
+from specnorm.certified.network.operators.base import Offset
 
 GATES = {"RNN": ("i",), "GRU": ("z", "r", "h"), "LSTM": ("i", "o", "f", "c")}
 """As ONNX stacks them: operator set 7 and later."""
 FUNCTIONS = {"Relu": ops.ReLU, "Tanh": ops.Tanh}
 WEIGHTS = (1, 2)
 """Inputs that are matrices: of the input, and of the state. The others are biases, lengths and states."""
+PEEPHOLES = 7
+"""Input that is a diagonal matrix of each gate."""
 
 
 def gates(constant: Constant, operator: str, name: str, taken: Container[str]) -> Iterator[Tensor]:
@@ -87,13 +89,12 @@ def _first(constant: Constant) -> NDArray[Any]:
     return np.asarray(constant.load()[0])
 
 
-def _both(bias: Constant | None) -> Offset | None:
-    """The sum of the biases of the input and of the state, which stand one behind the other."""
+def _both(bias: Constant | None) -> tuple[Offset, ...]:
+    """The biases of the input and of the state, which stand one behind the other."""
     if bias is None:
-        return None
+        return ()
+    return tuple(partial(_half, bias, at) for at in range(2))
 
-    def both() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        of_input, of_state = bias.load()[0].astype(np.float64).reshape(2, -1)
-        return added(of_input, of_state)
 
-    return both
+def _half(bias: Constant, at: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return bias.load()[0].astype(np.float64).reshape(2, -1)[at], np.zeros(())

@@ -424,9 +424,3 @@ def multiplied(constant: FloatArray, factor: float) -> Ends:
     """A constant times a number, and by how much that may be off."""
     found = constant * factor
     return found, abs(found) * (0.0 if abs(factor) == 1 else 2.0**-50)
-
-
-def added(one: FloatArray, other: FloatArray) -> Ends:
-    """The sum of two constants, and by how much that may be off."""
-    found = one + other
-    return found, abs(found) * 2.0**-52

@@ -122,6 +122,10 @@ class Statistics:
     bias: FloatArray
     eps: float
 
+    def terms(self) -> FloatArray:
+        """Sizes of the two terms that make what is added, ``|b| + |m a|``, however much of them cancels."""
+        return np.asarray(abs(self.bias) + abs(self.mean * self.scale / np.sqrt(self.variance + self.eps)))
+
     def executed(self, format: Format) -> tuple[int, FloatArray, float] | None:
         """Roundings, what they refer to besides ``|a| |x|``, and the growth; None for constants beyond the format."""
         under = self.variance + self.eps
@@ -136,7 +140,7 @@ class Statistics:
             return None
         lost = np.ceil(format.smallest / format.unit / float(under.min(initial=1.0)))
         tiny = (1 + sum(abs(each) for each in sizes)) * format.normal
-        around: FloatArray = abs(self.bias) + abs(self.mean * slopes) * (1 + 2.0**-40) + tiny
+        around: FloatArray = self.terms() * (1 + 2.0**-40) + tiny
         growth = max(1.0, *(1.01 / float(abs(each).min(initial=1.0)) for each in sizes))
         return 16 + int(lost), around, growth
 

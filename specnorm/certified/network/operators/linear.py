@@ -91,6 +91,13 @@ class Scale(Linear):
         # The constant, its inverse where it divides, and the product.
         return Executed(stores=4)
 
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        allowed = super().rounding(values, result, unit)
+        if self.statistics is None:
+            return allowed
+        terms = self.statistics.terms().reshape(np.shape(self.values))
+        return allowed + 2 * (SCALED + 4) * unit * terms
+
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         values = np.asarray(self.values, dtype=np.float64)
         shape = broadcasting.broadcasted(before, values.shape)
@@ -127,9 +134,8 @@ def normalisation(
     along = (-1, *(1,) * (ndim - 2))
 
     def offset() -> tuple[FloatArray, FloatArray]:
-        ahead = mean * wide
         # A few roundings of the scale, the product and the difference.
-        return (read.bias - ahead).reshape(along), ((abs(read.bias) + abs(ahead)) * 2.0**-47).reshape(along)
+        return (read.bias - mean * wide).reshape(along), (read.terms() * 2.0**-47).reshape(along)
 
     return Scale(wide.reshape(along), offset, statistics=read)
 

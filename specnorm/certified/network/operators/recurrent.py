@@ -39,7 +39,8 @@ class Recurrent(Operator):
     """U, of shape (n, m)."""
     function: Pointwise
     """phi."""
-    bias: Offset | None = None
+    biases: tuple[Offset, ...] = ()
+    """Their sum is b; they may cancel, and what a library rounds is of their sizes."""
     start: FloatArray | None = None
     """h_{-1}, broadcasting against (samples, n); None: zeros."""
     time: int = 0
@@ -78,13 +79,17 @@ class Recurrent(Operator):
         if not 0 <= self.time < x.ndim - 1 or x.shape[-1] != u.shape[1]:
             raise NotRunError(f"steps along axis {self.time} of a value of shape {x.shape}, and {u.shape[1]} channels")
         steep = max(1.0, *map(abs, self.function.extent() or (1.0, 1.0)))
-        added, off = (np.zeros(()), np.zeros(())) if self.bias is None else self.bias()
+        parts = [load() for load in self.biases]
+        added, sizes, off = (
+            sum(each, np.zeros(()))
+            for each in ([b for b, _ in parts], [abs(b) for b, _ in parts], [error for _, error in parts])
+        )
         steps = np.moveaxis(x, self.time, 0)
         state = np.zeros((*steps.shape[1:-1], len(w))) if self.start is None else np.asarray(self.start)
         state = np.broadcast_to(state, (*steps.shape[1:-1], len(w)))
         lost, states, errors = np.zeros(state.shape), [], []
         for each in steps:
-            size = abs(each) @ abs(u).T + abs(state) @ abs(w).T + abs(added)
+            size = abs(each) @ abs(u).T + abs(state) @ abs(w).T + sizes
             lost = 2 * (sum(u.shape) + len(w) + 8) * unit * size + off + lost @ abs(w).T
             before = each @ u.T + state @ w.T + added
             state = self.function.run(before)
