@@ -121,12 +121,13 @@ def _add(value: Any, whole: Any) -> None:
     if isinstance(value, Layer):
         _add(value.to_host(value.stored()), whole)
         _add((value.geometry, value.spatial, value.error), whole)
-    elif isinstance(value, np.ndarray):
-        if value.dtype.hasobject:
-            raise TypeError(f"an array of {value.dtype}")
-        whole.update(f"{value.dtype.str} {value.shape}".encode())
-        whole.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
-    elif value is None or isinstance(value, (Number, np.generic, str, bytes, type)):
+    elif hasattr(value, "dtype"):
+        array = np.asarray(value)
+        if array.dtype.hasobject:
+            raise TypeError(f"an array of {array.dtype}")
+        whole.update(f"{array.dtype.str} {array.shape}".encode())
+        whole.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    elif value is None or isinstance(value, (Number, str, bytes, type)):
         whole.update(repr(value).encode())
     elif isinstance(value, Mapping):
         _add([*value.items()], whole)
