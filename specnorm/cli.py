@@ -31,7 +31,6 @@ from specnorm.text import visible
 if TYPE_CHECKING:
     import click
 
-    from specnorm.auditing.accuracy import Accuracy
 
 OK, GATE_FAILED, TROUBLE, INTERRUPTED = 0, 1, 2, 130
 
@@ -164,7 +163,7 @@ def _emit(reports: list[Report], request: Request, *, complete: bool) -> bool:
     return written
 
 
-def _certify(reports: Sequence[Report | Accuracy], path: Path) -> bool:
+def _certify(reports: Sequence[Report], path: Path) -> bool:
     """Write what somebody else can check, and say what it does not hold."""
     if len(reports) != 1:
         complain(f"{path} is not written: a certificate is of one model.")
@@ -178,12 +177,12 @@ def _certify(reports: Sequence[Report | Accuracy], path: Path) -> bool:
     return _write(path, found.dumps, complete=True)
 
 
-def verify_model(certificate: Path, model: str, data: str | None = None) -> int:
+def verify_model(certificate: Path, model: str) -> int:
     """Prove each claim of a certificate and say which are proven; exit code 1 if one is not."""
-    from specnorm.auditing.verifying import verify_file
+    from specnorm.auditing.certifying import verify_file
 
     failed = False
-    for verdict in verify_file(certificate, model, data=data):
+    for verdict in verify_file(certificate, model):
         failed |= bool(verdict.reason)
         if not _print(f"{verdict}\n"):
             return TROUBLE
@@ -196,7 +195,6 @@ def certify_samples(
     output_format: str,
     output: Path | None,
     plot: Path | None,
-    certificate: Path | None,
     fail_below: float | None,
     **given: Any,
 ) -> int:
@@ -210,13 +208,11 @@ def certify_samples(
     from specnorm.auditing import accuracy, shares
 
     with progress(model) as tick:
-        found = accuracy.certified(model, data, progress=tick, certificate=certificate is not None, **given)
+        found = accuracy.certified(model, data, progress=tick, **given)
     text = shares.render(found, output_format)
     written = _print(text) if output is None else _write(output, lambda: text, complete=True)
     if plot is not None:
         written = _write(plot, partial(shares.draw, found, plot.suffix[1:].lower()), complete=True) and written
-    if certificate is not None:
-        written = _certify([found], certificate) and written
     failed = shares.below(found, fail_below)
     for line in failed:
         complain(line)
@@ -293,8 +289,8 @@ def _application() -> click.Group:
         help="Also draw every layer's interval; needs the extra 'plot'.",
     )  # fmt: skip
     @click.option(
-        "--certificate", type=click.Path(path_type=Path), metavar="FILE",
-        help="Also write claims of layers and of the network, for 'specnorm verify' and docs/check.py.",
+        "--certificate", type=click.Path(path_type=Path), metavar="FILE.npz",
+        help="Also write claims of the layers with their proofs, for 'specnorm verify' and specnorm_check.py.",
     )  # fmt: skip
     @options.of_inputs
     @click.option("--layers", multiple=True, metavar="GLOB", help="Only layers whose name matches; repeatable.")
@@ -371,26 +367,23 @@ def _application() -> click.Group:
 
     @application.command("certify", cls=help.grouped(), epilog=help.EXIT_CODES)
     @options.of_samples
-    def certify_command(
-        model: str, data: str, output: Path | None, plot: Path | None, certificate: Path | None, **given: Any
-    ) -> int:
+    def certify_command(model: str, data: str, output: Path | None, plot: Path | None, **given: Any) -> int:
         """Prove how far the label of each sample of DATA stays what it is.
 
         MODEL is the ONNX file of a classifier; DATA a file with the arrays x (samples, ...) and y (labels), as
         numpy.savez writes them.
         """
-        _check({"--output": output, "--plot": plot, "--certificate": certificate}, [model, data])
-        return certify_samples(model, data, output=output, plot=plot, certificate=certificate, **given)
+        _check({"--output": output, "--plot": plot}, [model, data])
+        return certify_samples(model, data, output=output, plot=plot, **given)
 
     @application.command("verify", epilog=help.EXIT_CODES)
     @click.argument("certificate", type=click.Path(path_type=Path))
     @click.argument("model", type=click.Path(path_type=str))
-    @click.option("--data", type=click.Path(path_type=str), help="Samples that claims about labels speak of.")
-    def verify_command(certificate: Path, model: str, data: str | None) -> int:
-        """Prove the claims of the CERTIFICATE about MODEL's layers and network, and about its labels of samples.
+    def verify_command(certificate: Path, model: str) -> int:
+        """Prove the claims of the CERTIFICATE about MODEL's layers, as 'python -m specnorm_check' does.
 
         Nothing is searched for: the certificate's numbers are put into the proofs.
         """
-        return verify_model(certificate, model, data)
+        return verify_model(certificate, model)
 
     return application

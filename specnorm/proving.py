@@ -13,7 +13,6 @@ from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
 from specnorm.result import BoundSource, Certificate, Enclosure, Outcome, Result
-from specnorm.runtime.execution import Execution
 from specnorm.runtime.telling import Listening
 from specnorm.types import ArrayObject
 
@@ -75,11 +74,10 @@ def enclose(
     return found.proven_by(partial(_explained, *heard[0])) if len(heard) == 1 else found
 
 
-def _certificate(kernel: ArrayObject, spec: ConvSpec, upper: float, name: str) -> Certificate:
-    from specnorm.search.certificate import certificate_of  # for few
+def _certificate(kernel: ArrayObject, spec: ConvSpec, name: str) -> Certificate:
+    from specnorm.certificates import certificate_of  # for few
 
-    numbers = backend_for(kernel).to_numpy(kernel)
-    return certificate_of(numbers, spec, upper, name, ops=Execution.of(backend_for(numbers), numbers))
+    return certificate_of(backend_for(kernel).to_numpy(kernel), spec, name)
 
 
 def _explained(lower: Lower, upper: Upper, exponent: int) -> str:

@@ -12,6 +12,8 @@ from specnorm.errors import CertificateError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from specnorm_check import Claim
+
     from specnorm.problem.spec import ConvSpec
 
 Kind = Literal["exact", "upper", "lower", "estimate"]
@@ -54,36 +56,32 @@ class BoundSource(Enum):
     MATRIX = "the layer's own matrix"
 
 
-FORMAT = 3
-"""Of the file of a certificate: `docs/certificate.schema.json`."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Certificate:
     """Claims, and what proves them.
 
     Parameters
     ----------
-    claims : tuple of dict
-        Plain data, as in the file.
+    claims : tuple of Claim
+        As ``specnorm_check.check`` takes them.
     """
 
-    claims: tuple[dict[str, Any], ...]
+    claims: tuple[Claim, ...]
 
     def __add__(self, other: Certificate) -> Certificate:
         return Certificate(self.claims + other.claims)
 
-    def dumps(self) -> str:
-        """The file's text."""
-        import json  # for few, as below
+    def dumps(self) -> bytes:
+        """The file's content, which ``python -m specnorm_check`` reads."""
+        from specnorm_check import dumps  # for few, as below
 
-        return json.dumps({"specnorm_certificate": FORMAT, "claims": list(self.claims)}, allow_nan=False) + "\n"
+        return dumps(self.claims)
 
     def save(self, path: str | Path) -> None:
-        """Write a file that ``docs/check.py`` reads."""
+        """Write the file."""
         from pathlib import Path
 
-        Path(path).write_text(self.dumps(), encoding="utf-8")
+        Path(path).write_bytes(self.dumps())
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,15 +126,16 @@ class Enclosure:
         object.__setattr__(self, "_chain", chain)
         return self
 
-    def stated_by(self, statement: Callable[[float, str], Certificate]) -> Enclosure:
-        """The same, with what `certificate` gives for a bound and a kernel's name."""
+    def stated_by(self, statement: Callable[[str], Certificate]) -> Enclosure:
+        """The same, with what `certificate` gives for a kernel's name."""
         object.__setattr__(self, "_statement", statement)
         return self
 
     def certificate(self, name: str = "kernel") -> Certificate:
-        """What somebody else can check without specnorm: ``docs/check.py``, `docs/check-it-yourself.md`.
+        """What somebody else can check without specnorm: ``python -m specnorm_check``, `docs/check-it-yourself.md`.
 
-        Its bound is ``upper``, or hardly larger where that takes too much to check. A search for cells may be needed.
+        A claim about every input size, some 1 % above the norm. Its proof is searched for, which may take longer than
+        the enclosure did.
 
         Parameters
         ----------
@@ -146,11 +145,11 @@ class Enclosure:
         Raises
         ------
         CertificateError
-            If the format has no proof for such a layer, or the bounds were made from another enclosure's.
+            If the format has no claim about such a kernel, or the bounds were made from another enclosure's.
         """
         if self._statement is None:
             raise CertificateError("this enclosure was made from another one: take that one's certificate.")
-        found: Certificate = self._statement(float(self.upper), name)
+        found: Certificate = self._statement(name)
         return found
 
     def explain(self) -> str:

@@ -32,6 +32,7 @@ LEVELS = (
     ("backends", "plugin"),
     (
         "api",
+        "certificates",
         "explaining",
         "folding",
         "matrices",

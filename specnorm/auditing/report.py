@@ -43,7 +43,7 @@ class Report:
     residual : NetworkBound or None
         Of what the network leaves of its input, ``x - f(x)``, if that was asked for.
     certificate : Certificate or None
-        Claims of layers and networks for somebody else to check, if they were asked for.
+        Claims of layers for somebody else to check, if they were asked for.
     unstated : tuple of str
         What has no claim, and why.
     """

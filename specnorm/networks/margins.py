@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import and_
@@ -21,11 +21,10 @@ from specnorm.certified.network.patterns import prepared
 from specnorm.certified.network.propagation import past_shifts
 from specnorm.certified.network.segments import constants
 from specnorm.certified.network.subnetworks import runs
-from specnorm.errors import CertificateError, MethodError
+from specnorm.errors import MethodError
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers
 from specnorm.networks.near import bound
-from specnorm.result import Certificate
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +112,6 @@ class CertifiedAccuracy:
         By sample that is unsafe: an input that changes its label, within the least of the radii where one was found.
     counted : bool
         Whether the rounding of the logits is counted; else they were taken as exact.
-    statement : callable or None
-        Gives the `certificate`.
     """
 
     radii: FloatArray
@@ -124,23 +121,6 @@ class CertifiedAccuracy:
     status: NDArray[np.str_]
     changed: Mapping[int, FloatArray] = field(default_factory=dict)
     counted: bool = True
-    statement: Callable[[], Certificate] | None = field(default=None, repr=False)
-
-    @property
-    def certificate(self) -> Certificate:
-        """What `specnorm verify` proves again, given the samples: each label that stays, at the largest of the radii.
-
-        It is searched for anew, and proven before it is given; labels that linear bounds do not prove are left out.
-
-        Raises
-        ------
-        CertificateError
-            If the file has no place for such a statement: for networks that were not read from an ONNX file, as
-            executed, with boxes of arrays or operators that the message names; or if no label is proven.
-        """
-        if self.statement is None:
-            raise CertificateError("labels as executed, or of logits that were given, have no place in the file.")
-        return self.statement()
 
     @classmethod
     def of(

@@ -118,8 +118,7 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
     if run is None or not affordable(method, run):
         return [by_channels]
     by_units = bounded(local, measure, method, partial(_alone, run))
-    # The certificate is of channels: its slopes are those of every leaky ReLU.
-    return [by_channels, replace(by_units, statement=by_channels.statement)]
+    return [by_channels, by_units]
 
 
 def _flattens(graph: Graph) -> bool:

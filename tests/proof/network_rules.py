@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from assumptions import assumed
-from oracle import dense_matrix
 
 from specnorm.backends import backend_for
 from specnorm.certified.bound import Upper, least
@@ -34,11 +33,8 @@ from specnorm.certified.network.operators.base import Operator, Place
 from specnorm.certified.network.ranges import Ball, Ranges, ranges
 from specnorm.certified.network.regions import Region
 from specnorm.certified.network.scope import Scope
-from specnorm.certified.network.stated import Part, constant_by_parts
 from specnorm.certified.network.subnetworks import runs
 from specnorm.certified.network.zonotopes import localised
-from specnorm.certified.stated import boxes_of, eigenvalue_at, norm_at
-from specnorm.certified.stated import norm_of_layer as of_stated_layer
 from specnorm.networks import Measure, Multipliers, Product, bound
 from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
@@ -107,12 +103,6 @@ def within_ball(constants: dict[str, Upper] | None = None) -> Ranges:
 
 (RUN,) = runs(chain(2, 3))
 RESIDUAL = (x(), times("u", "x", 2), join("r", ReLU(), "u"), times("v", "r", 3), join("s", Add((1.0, 1.0)), "v", "x"))
-FORKED = Graph(
-    (
-        x(), times("u", "x", 0.2), join("r", ReLU(), "u"), times("v", "x", 0.3), join("q", ReLU(), "v"),
-        join("s", Add((1.0, 1.0)), "r", "q"),
-    ), ("s",),
-)  # fmt: skip
 (SKIPPING,) = runs(Graph(RESIDUAL, ("s",)))
 ONES = [np.ones(1), np.ones(1)]
 
@@ -215,7 +205,6 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "no norm at all": lambda: normed(spec(), (5,)) and norm_of_layer(LAYER, {}, None, None, None, lambda *_: ([], 0.0)),
     "negative weights of a run": lambda: segments.constant_of_run(RUN, [0], [-np.ones(1), np.ones(1)], Measure()),
     "a weight left out": lambda: segments.constant_of_run(RUN, [0], [np.ones(1), np.ones(0)], Measure()),
-    "boxes of a shorter kernel": lambda: norm_at(CONV[None], boxes_of({"grid": [9]}, (1,)), 99.0, ops=OPS),
     "the norm of another linear map": lambda: lied_to(),
     "a loop of another shape": lambda: looped(entry=np.ones((2, 1))),
     "a loop two steps behind": lambda: looped(lag=2),
@@ -264,36 +253,6 @@ def together() -> Iterator[tuple[Upper | None, float]]:
         assert near is not None
         yield segments.constant_of_run(run, [0], near, Measure()), truth
     yield from zip(segments.constants(RUN, [(0, 1), (1, 2)], ONES, Measure()), (2.0, 3.0), strict=True)
-
-
-def by_parts() -> Iterator[tuple[Upper | None, float]]:
-    """Numbers with ReLU between: each part by what is said of it, weights carried from one to the next."""
-    low, one, more = np.array([0.5]), np.ones(1), 1 + 1e-9
-    alone = {"tree": "."}
-    parts = [Part("x", ("m0",), (one, low), more, alone), Part("r0", ("r1",), (low, one), 6 * more, alone)]
-    yield constant_by_parts(chain(2, 3), parts, ops=OPS), 6.0
-    yield constant_by_parts(chain(2, 3), [Part("x", ("r0", "r1"), (one, one, one), 4.0, alone)], ops=OPS), 6.0
-    wide = Graph(RESIDUAL, ("s",))
-    for units in (False, True):
-        yield constant_by_parts(wide, [Part("x", ("r", "s"), (one, one, one), 4.0, alone, units)], ops=OPS), 7.0
-    # Branches whose first values have no number of their own; a part with a value that the next does not read.
-    two = [Part("x", ("r",), (one, one), 0.2 * more, alone), Part("x", ("q",), (one, one), 0.3 * more, alone)]
-    yield constant_by_parts(FORKED, two, ops=OPS), 0.5
-    yield constant_by_parts(FORKED, [two[0], Part("x", ("r", "q"), (one, one, one), 0.4, alone)], ops=OPS), 0.5
-    kernel = np.random.RandomState(0).standard_normal((1, 2, 2, 3))
-    symbols = np.moveaxis(np.fft.fft(kernel[0], 4096), -1, 0)
-    norm = float(np.linalg.norm(symbols, 2, axis=(1, 2)).max())
-    yield norm_at(kernel, boxes_of({"grid": [64]}, (3,)), norm * 1.01, ops=OPS), norm
-    whole = np.zeros((4, 4, 5))
-    whole[2:, :2, 2:], whole[:2, 2:, :3] = kernel[0], np.flip(kernel[0].swapaxes(0, 1), axis=2)
-    yield eigenvalue_at(whole, boxes_of({"grid": [64]}, (5,)), norm * 1.05, ops=OPS), norm
-    own = ConvSpec.of((2, 2, 3), **LAYER.geometry, input_shape=(5,))
-    matrix = dense_matrix(CONV, (5,), padding_mode="zeros", padding=1)
-    norm = float(np.linalg.norm(matrix, 2))
-    yield of_stated_layer(CONV, own, {"matrix": True}, norm * more, ops=OPS), norm
-    nodes = Node("x", Input(), (), (1, 2, 5)), Node("y", Convolution(LAYER), ("x",), (1, 2, 5))
-    of = Part("x", ("y",), (np.ones(10), np.ones(10)), norm * more, alone, units=True)
-    yield constant_by_parts(Graph(nodes, ("y",)), [of], ops=OPS), norm
 
 
 def gains() -> Iterator[tuple[Upper | None, float]]:
@@ -379,8 +338,7 @@ NETWORK_CHECKS = {
     "of_inputs": constants, "_together": constants, "held": constants, "constant_of_run": together,
     "constant_through_head": before_heads, "constant_before": before_heads,
     "constant_of_part": together, "_concluded": together, "norm_of_layer": layers, "norm_of_matrices": layers,
-    "unscaled": layers, "_further": by_parts, "_plain": by_parts, "_after": by_parts,
-    "norm_at": by_parts, "eigenvalue_at": by_parts, "_by_matrix": by_parts,
+    "unscaled": layers,
     "of_loop": gains, "small_gain": gains, "of_state_space": gains, "small_gain_of_space": gains,
 }  # fmt: skip
 """Rule -> a check whose claims it makes, among others."""

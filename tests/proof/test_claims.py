@@ -29,7 +29,6 @@ from specnorm.certified.layer.every_size import padded_norm
 from specnorm.certified.layer.own_matrix import LayerGram
 from specnorm.certified.matrices import norms, unfolding
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
-from specnorm.certified.stated import norm_at
 from specnorm.certified.symbol import cover, grid
 from specnorm.certified.symbol.cells import Boxes, Circulant, dft, dft_points, one_box, torus
 from specnorm.certified.symbol.cover import Cover, on_grid
@@ -258,7 +257,6 @@ REFUSED: dict[str, Callable[[], object]] = {
     "no box at all": lambda: Cover(KERNEL, torus((4,))[:0], ops=OPS),
     "one box of the torus": lambda: Cover(KERNEL, torus((4,))[:1], ops=OPS),
     "a point of the grid": lambda: on_grid(assumed(1.0), dft((5,), (4,))[:1]),
-    "a box that somebody states": lambda: norm_at(KERNEL, torus((4,))[:1], 1e-9, ops=OPS),
     "points left out for a torus of the caller's": lambda: Cover(
         KERNEL, dft((9,), (4,)), assumed(9.0), torus=kept(KERNEL.copy(), torus((4,))), threshold=1e-9, ops=OPS
     ),
