@@ -12,7 +12,7 @@ from assumptions import assumed
 
 from specnorm.backends import backend_for
 from specnorm.certified.bound import Upper, least
-from specnorm.certified.network import heads, loops, margins, rules, segments
+from specnorm.certified.network import heads, margins, rules, segments
 from specnorm.certified.network.graph import Graph, Layer, Node
 from specnorm.certified.network.kernels import Norm, norm_of_layer, unscaled
 from specnorm.certified.network.operators import (
@@ -107,26 +107,6 @@ RESIDUAL = (x(), times("u", "x", 2), join("r", ReLU(), "u"), times("v", "r", 3),
 ONES = [np.ones(1), np.ones(1)]
 
 
-# -- loops -------------------------------------------------------------------------------------------------------------
-SLOPES = (np.zeros(1), np.ones(1))
-HALF = np.array([[0.5]])
-MATRICES: dict[str, Any] = {"recurrent": HALF, "entry": HALF, "read": HALF, "slopes": SLOPES}
-STATES = loops.StateSpace(HALF, HALF, HALF, HALF)
-
-
-def looped(
-    weights: Any = SLOPES[1], gain: float = 0.51, measure: Measure | None = None, **changed: Any
-) -> Upper | None:
-    """The gain of relu(h / 2 + x / 2) / 2, which is 1/2: with its best multiplier."""
-    loop = loops.Loop(**(MATRICES | changed))
-    return loops.of_loop(loop, weights, gain, measure or Measure(), 1e-6, ops=OPS)
-
-
-def stated(energy: Any = SLOPES[1][:, None], gain: float = 1.01, space: loops.StateSpace = STATES) -> Upper | None:
-    """The gain of s' = s / 2 + x / 2, y = s / 2 + x / 2, which is 1."""
-    return loops.of_state_space(space, energy, gain, ops=OPS)
-
-
 class Lying(Measure):
     """Says the norm of another kernel."""
 
@@ -206,14 +186,6 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "negative weights of a run": lambda: segments.constant_of_run(RUN, [0], [-np.ones(1), np.ones(1)], Measure()),
     "a weight left out": lambda: segments.constant_of_run(RUN, [0], [np.ones(1), np.ones(0)], Measure()),
     "the norm of another linear map": lambda: lied_to(),
-    "a loop of another shape": lambda: looped(entry=np.ones((2, 1))),
-    "a loop two steps behind": lambda: looped(lag=2),
-    "a loop that is not finite": lambda: loops.Loop(**(MATRICES | {"read": np.array([[np.inf]])})),
-    "slopes the wrong way round": lambda: loops.Loop(**(MATRICES | {"slopes": SLOPES[::-1]})),
-    "a multiplier too many": lambda: looped(np.ones(2)),
-    "a negative multiplier of a loop": lambda: looped(-np.ones(1)),
-    "a gain of nothing": lambda: looped(gain=1e-200),
-    "the norm of another loop": lambda: looped(measure=Lying()),
     "a head's weights of other channels": lambda: headed(widths=2),
     "a head's weights that are negative": lambda: headed(-1.0),
     "a head's weights that differ in a group": lambda: headed(groups=np.zeros(2, dtype=np.intp)),
@@ -221,11 +193,6 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "a head without what is before it": lambda: through(behind(), None),
     "a head behind another": lambda: through(behind(), heads.constant_before(behind(), Measure())),
     "a head's kernel that may be off": lambda: headed(0.1, error=1e-3),
-    "a state space of another shape": lambda: loops.StateSpace(HALF, HALF, HALF, np.ones((2, 1))),
-    "a state space that is not finite": lambda: loops.StateSpace(HALF, HALF, HALF, np.array([[np.nan]])),
-    "an energy of more states": lambda: stated(np.ones((2, 2))),
-    "an energy that is not finite": lambda: stated(np.array([[np.nan]])),
-    "a gain below 0": lambda: stated(gain=-1.0),
     "the norm of another kernel": lambda: segments.constant_of_run(RUN, [0], ONES, Lying()),
 }
 
@@ -253,16 +220,6 @@ def together() -> Iterator[tuple[Upper | None, float]]:
         assert near is not None
         yield segments.constant_of_run(run, [0], near, Measure()), truth
     yield from zip(segments.constants(RUN, [(0, 1), (1, 2)], ONES, Measure()), (2.0, 3.0), strict=True)
-
-
-def gains() -> Iterator[tuple[Upper | None, float]]:
-    """Of loops of numbers, whose gains constant inputs reach."""
-    yield looped(), 0.5
-    yield looped(lag=0), 0.5
-    yield stated(), 1.0
-    half = assumed(0.5)
-    yield loops.small_gain(half, half, half, loops.Loop(**MATRICES)), 0.5
-    yield loops.small_gain_of_space(half, half, half, half, STATES), 1.0
 
 
 def behind() -> heads.Head:
@@ -338,7 +295,5 @@ NETWORK_CHECKS = {
     "of_inputs": constants, "_together": constants, "held": constants, "constant_of_run": together,
     "constant_through_head": before_heads, "constant_before": before_heads,
     "constant_of_part": together, "_concluded": together, "norm_of_layer": layers, "norm_of_matrices": layers,
-    "unscaled": layers,
-    "of_loop": gains, "small_gain": gains, "of_state_space": gains, "small_gain_of_space": gains,
 }  # fmt: skip
 """Rule -> a check whose claims it makes, among others."""

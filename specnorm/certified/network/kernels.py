@@ -18,7 +18,6 @@ from specnorm.text import POWER
 
 if TYPE_CHECKING:
     from specnorm.certified.network.operators.layers import Layer
-    from specnorm.certified.network.operators.recurrent import Recurrent
     from specnorm.types import AnyArray, ArrayOps
 
 ROUNDINGS = 64
@@ -66,10 +65,6 @@ class Norms(Protocol):
 
     def matrices(self, layer: Layer, /) -> Upper:
         """Of a stack of matrices, by `norm_of_matrices`."""
-        ...
-
-    def recurrent(self, layer: Recurrent, /) -> Upper:
-        """Gain of a recurrent layer for sequences of every length; `NoBoundError` if it has none."""
         ...
 
     def of_kernel(self, kernel: Numbers, rtol: float, /) -> Upper:

@@ -23,7 +23,6 @@ from specnorm.certified.network.operators.base import NoBoundError, Place
 from specnorm.certified.network.operators.layers import Convolution, Matrices, Matrix
 from specnorm.certified.network.operators.linear import Add, Pad, Scale
 from specnorm.certified.network.operators.normalisation import Normalise
-from specnorm.certified.network.operators.recurrent import Recurrent
 from specnorm.certified.network.operators.reductions import Norm
 from specnorm.certified.network.operators.sources import Constant, Held, Input, Random
 from specnorm.certified.network.scope import Map, Scope
@@ -225,8 +224,6 @@ class _Pass:
         moving = [name for name in node.inputs if name not in self.constants]
         if isinstance(operator, Matrices):
             factor = rules.of_layer(self.scope, moving[0], node, node, self.norms.matrices(operator.layer), node.rule)
-        elif isinstance(operator, Recurrent):
-            factor = rules.of_layer(self.scope, moving[0], node, node, self.norms.recurrent(operator), node.rule)
         elif len(moving) == 1:
             inputs = [
                 rules.unmoved(self.scope, name)
@@ -241,8 +238,7 @@ class _Pass:
             found = rules.of_operator(self.scope, node, uppers, place)
             return _shown(node, node.rule, None, found, operator.combine(heuristics, place))
         at = node.inputs.index(moving[0])
-        kernel = operator.layer if isinstance(operator, Matrices) else getattr(operator, "recurrent", None)
-        name = None if kernel is None else kernel.name
+        name = operator.layer.name if isinstance(operator, Matrices) else None
         heuristic = factor.value * heuristics[at] if heuristics[at] else 0.0
         return _shown(node, node.rule, factor, rules.along(factor, uppers[at]), heuristic, name)
 

@@ -31,8 +31,8 @@ from specnorm.certified.network.operators import (
     Random,
     Unknown,
 )
-from specnorm.certified.network.operators.recurrent import GATED
 from specnorm.certified.network.operators.registry import registered
+from specnorm.certified.network.operators.sources import NO_LOOPS
 from specnorm.certified.network.shapes import Shape, Size, concrete
 from specnorm.errors import GeometryError, MethodError, ModelFileError
 
@@ -379,8 +379,8 @@ class Walk:
         known = OPERATORS.get(proto.op_type)
         moving = any(isinstance(value, Data) for value in inputs)
         if known is None or (known.build is None and moving):
-            gates = proto.op_type in GATES and GATED
-            raise NoBoundError(gates or f"{proto.op_type[:40]} has no rule here")
+            loop = proto.op_type in GATES
+            raise NoBoundError(NO_LOOPS if loop else f"{proto.op_type[:40]} has no rule here")
         call = Call(
             proto.op_type, self.opset, inputs, {a.name: a for a in proto.attribute}, len(proto.output), label,
             describe=lambda tensor: self._constant(tensor, label),
