@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -21,7 +21,7 @@ from specnorm.auditing.output import check_outputs, replace_file
 from specnorm.auditing.processes import Workers, cpus
 from specnorm.auditing.readers import MAX_BYTES
 from specnorm.auditing.renderers import FORMATS, render
-from specnorm.auditing.report import Report
+from specnorm.auditing.report import Gate, Outcome, Report
 from specnorm.auditing.rows import COLUMNS
 from specnorm.errors import ModelFileError, SpecnormError
 from specnorm.problem.spec import Layout
@@ -84,6 +84,7 @@ class Request:
     plot: Path | None
     certificate: Path | None
     fail_above: float | None
+    fail_above_network: float | None
     claim: str | None
     jobs: int | None
     """Processes; None: as many as pay."""
@@ -119,12 +120,13 @@ def audit_models(request: Request) -> int:
         for model in request.models:
             try:
                 with progress(model) as tick:
-                    reports.append(audit(model, progress=tick, executor=executor, **request.options))
+                    report = audit(model, progress=tick, executor=executor, **request.options)
+                reports.append(replace(report, gates=_gates(report, request)))
             except ModelFileError as error:
                 complain(str(error))
     complete = len(reports) == len(request.models)
     written = _emit(reports, request, complete=complete)
-    outcome = _gates(reports, request)
+    outcome = _judged(reports)
     if outcome == "failed":
         return GATE_FAILED
     bad_rows = any(row.status == "error" for report in reports for row in report.layers)
@@ -231,16 +233,29 @@ def _write(path: Path, content: Callable[[], str | bytes], *, complete: bool) ->
     return True
 
 
-def _gates(reports: Sequence[Report], request: Request) -> gates.Outcome:
-    """Say on stderr what ``--layers`` matched and what the gates found."""
-    found: list[tuple[gates.Outcome, list[str]]] = [("passed", gates.matches(report)) for report in reports]
+def _gates(report: Report, request: Request) -> tuple[Gate, ...]:
+    """What the command was asked to judge."""
+    found = []
     if request.fail_above is not None:
-        found.append(gates.norms(reports, request.fail_above))
+        found.append(gates.norms(report, request.fail_above))
+    if request.fail_above_network is not None:
+        found.append(gates.network(report, request.fail_above_network))
     if request.claim:
-        found.append(gates.claims(reports, request.claim))
-    for line in (line for _, lines in found for line in lines):
-        complain(line, prefix="" if line.startswith("  ") else "specnorm: ")
-    return gates.worst(outcome for outcome, _ in found)
+        found.append(gates.claim(report, request.claim))
+    return tuple(found)
+
+
+def _judged(reports: Sequence[Report]) -> Outcome:
+    """Say on stderr what ``--layers`` matched and what the gates found."""
+    for report in reports:
+        name = f"{report.model}: " if len(reports) > 1 else ""
+        for line in gates.matches(report):
+            complain(f"{name}{line}")
+        for gate in report.gates:
+            complain(f"{name}{gate.sentence}")
+            for place in gate.places:
+                complain(f"  {place}", prefix="")
+    return gates.worst(gate.outcome for report in reports for gate in report.gates)
 
 
 def _check(outputs: Mapping[str, Path | None], inputs: Iterable[str]) -> None:
@@ -322,6 +337,10 @@ def _application() -> click.Group:
         help="Exit with 1 unless every layer is proven to have a norm of at most L.",
     )  # fmt: skip
     @click.option(
+        "--fail-above-network", type=float, callback=options.bound, metavar="L",
+        help="Exit with 1 unless the network of each ONNX file is proven to have a Lipschitz constant of at most L.",
+    )  # fmt: skip
+    @click.option(
         "--claim", type=click.Choice(["nonexpansive", "residual-nonexpansive"]),
         help="Exit with 1 unless the network f of an ONNX file, or x - f(x), is proven to have a constant up to 1.",
     )  # fmt: skip
@@ -342,6 +361,7 @@ def _application() -> click.Group:
         plot: Path | None,
         certificate: Path | None,
         fail_above: float | None,
+        fail_above_network: float | None,
         claim: str | None,
         jobs: int | None,
         layers: tuple[str, ...],
@@ -363,7 +383,11 @@ def _application() -> click.Group:
         given["certificate"] = certificate is not None
         _check({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *stated])
         given["pictures"] = pictures.WORST if output_format == "html" and plots.installed() else 0
-        return audit_models(Request(models, output_format, output, plot, certificate, fail_above, claim, jobs, given))
+        return audit_models(
+            Request(
+                models, output_format, output, plot, certificate, fail_above, fail_above_network, claim, jobs, given
+            )
+        )  # fmt: skip
 
     @application.command("certify", cls=help.grouped(), epilog=help.EXIT_CODES)
     @options.of_samples

@@ -45,7 +45,7 @@ def judged(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, float]:
     """What a gate at 2 says of a file, and the largest norm of its rows."""
     files.read_here(monkeypatch)
     report = audit(path, methods=())
-    return gates.norms([report], 2.0)[0], max(row.upper or 0 for row in report.layers)
+    return gates.norms(report, 2.0).outcome, max(row.upper or 0 for row in report.layers)
 
 
 def product(kernel: str = "k") -> Any:
