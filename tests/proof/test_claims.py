@@ -45,21 +45,10 @@ from specnorm.search.layer_bounds import TUNING
 
 OPS: Any = Execution(BACKEND, BACKEND.namespace(None))
 ROOM = ("certified", "certified.network")
-COVER = {"_open", "_norms", "_upper", "_note", "_reopen", "_what"}
-"""What a cover keeps to itself."""
-MAKERS = {
-    "Upper",
-    "Lower",
-    "Interval",
-    "_upper",
-    "_lower",
-    "_largest",
-    "_interval",
-    "_KERNEL",
-    "_MAKER",
-    "_Claim",
-    "_covering",
-}
+COVER = {"_open", "_norms", "_upper", "_note", "_reopen", "_what", "_same", "_of", "_origin", "_regions", "_about"}
+"""What a cover, a graph and a run keep to themselves."""
+MAKERS = {"Upper", "Lower", "Interval", "_upper", "_lower", "_largest", "_interval", "_covering", "_slopes"}
+MAKERS |= {"_KERNEL", "_MAKER", "_Claim"}
 
 
 # -- who makes claims --------------------------------------------------------------------------------------------------
