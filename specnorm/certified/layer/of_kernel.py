@@ -1,4 +1,4 @@
-"""From a kernel that was scaled for a method back to the one that a user gave: claims that say of which bits they are."""
+"""Bounds of a kernel that was scaled for a method, as those of the user's own kernel: they say of which bits they are."""
 
 from __future__ import annotations
 
