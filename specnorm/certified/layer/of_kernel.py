@@ -1,4 +1,4 @@
-"""Bounds of a kernel that was scaled for a method, as those of the user's own kernel: they say of which bits they are."""
+"""Bounds of a kernel that was scaled for a method, as those of the user's kernel, which they know by its bits."""
 
 from __future__ import annotations
 
