@@ -17,7 +17,7 @@ from specnorm.runtime.telling import Listening
 from specnorm.types import ArrayObject
 
 if TYPE_CHECKING:
-    pass
+    from specnorm.certified.bound import Lower, Upper
 
 
 def enclose(
@@ -71,13 +71,19 @@ def enclose(
         status=status_of(result),
     )
     found = found.stated_by(partial(_certificate, kernel, result.spec))
-    return found.proven_by(*heard[0]) if len(heard) == 1 else found
+    return found.proven_by(*heard[0], _explained) if len(heard) == 1 else found
 
 
 def _certificate(kernel: ArrayObject, spec: ConvSpec, name: str) -> Certificate:
     from specnorm.certificates import certificate_of  # for few
 
     return certificate_of(backend_for(kernel).to_numpy(kernel), spec, name)
+
+
+def _explained(lower: Lower, upper: Upper) -> str:
+    from specnorm.explaining import explained  # for few
+
+    return explained(lower, upper)
 
 
 def status_of(result: Result) -> str:

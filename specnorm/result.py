@@ -114,6 +114,7 @@ class Enclosure:
     proof_dtype: str
     status: str
     _claims: ClassVar[tuple[Lower, Upper] | None] = None
+    _explained: ClassVar[Any] = None
     _statement: ClassVar[Any] = None
     """Of an instance: the claims behind its bounds. No field: what is made of an enclosure has other bounds."""
 
@@ -130,9 +131,10 @@ class Enclosure:
         """How the search ended; ``outcome.advice`` says what to do for closer bounds."""
         return Outcome(self.status.partition(":")[0])
 
-    def proven_by(self, lower: Lower, upper: Upper) -> Enclosure:
-        """The same, with `claim`."""
+    def proven_by(self, lower: Lower, upper: Upper, explained: Callable[[Lower, Upper], str]) -> Enclosure:
+        """The same, with `claim`, and what `explain` prints of them."""
         object.__setattr__(self, "_claims", (lower, upper))
+        object.__setattr__(self, "_explained", explained)
         return self
 
     def stated_by(self, statement: Callable[[str], Certificate]) -> Enclosure:
@@ -168,9 +170,7 @@ class Enclosure:
         ends = f"{number(float(self.lower), 'lower')} <= norm <= {number(float(self.upper), 'upper')}"
         if self._claims is None:
             return f"{ends}: made from another enclosure, whose proof it is not"
-        from specnorm.explaining import explained  # for few
-
-        return f"{ends}\n{explained(*self._claims)}"
+        return f"{ends}\n{self._explained(*self._claims)}"
 
 
 @dataclass(frozen=True, eq=False)

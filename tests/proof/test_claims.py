@@ -272,6 +272,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "the lower bound of one kernel with another's": lambda: of_kernel(
         of_kernel(ONE, TWO, KERNEL, 0)[0], TWO, KERNEL, 0
     ),
+    "an upper bound of one kernel for another": lambda: of_kernel(ONE, of_kernel(ONE, TWO, KERNEL, 0)[1], KERNEL, 0),
     "the least of two kernels' bounds": lambda: least(*(of_kernel(ONE, TWO, k, 0)[1] for k in (KERNEL, KERNEL / 100))),
     "a kernel's bound and one of nobody's": lambda: least(of_kernel(ONE, TWO, KERNEL, 0)[1], TWO),
     "a block left out": lambda: bound.largest_of_blocks([assumed(1.0)], np.zeros((2, 1, 1, 3))),  # type: ignore[arg-type]
