@@ -16,7 +16,6 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified import arithmetic, rounding
-from specnorm.certified.layer.of_kernel import of_kernel
 from specnorm.errors import BackendError, MethodError
 from specnorm.methods.base import Needs, Stepped
 from specnorm.problem import layer_map, polyphase
@@ -147,6 +146,8 @@ class Program:
         self, found: Sequence[tuple[Lower, Upper]], kernels: Array, exponent: Array, run: Execution
     ) -> list[tuple[Lower, Upper]]:
         """The bounds of the scaled blocks of each kernel, as its own."""
+        from specnorm.certified.layer.of_kernel import of_kernel  # for who listens
+
         each = zip(found, run.to_numpy(kernels).reshape(-1, *self.shape), run.to_numpy(exponent).tolist(), strict=True)
         return [of_kernel(lower, upper, kernel, int(power)) for (lower, upper), kernel, power in each]
 
