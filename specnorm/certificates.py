@@ -131,7 +131,7 @@ def completions(blocks: FloatArray) -> FloatArray:
 def _norms(blocks: FloatArray) -> FloatArray:
     """Estimates of the norms of blocks of numbers up to 1."""
     own: Any = blocks.astype(np.float32)
-    return np.asarray(largest_symbol(own, ops=_ops(own)), dtype=np.float64)
+    return np.asarray(largest_symbol(own, ops=_ops(own)).norm, dtype=np.float64)
 
 
 def _ops(like: Any) -> Execution:

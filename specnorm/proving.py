@@ -71,7 +71,7 @@ def enclose(
         status=status_of(result),
     )
     found = found.stated_by(partial(_certificate, kernel, result.spec))
-    return found.proven_by(partial(_explained, *heard[0])) if len(heard) == 1 else found
+    return found.proven_by(*heard[0], _explained) if len(heard) == 1 else found
 
 
 def _certificate(kernel: ArrayObject, spec: ConvSpec, name: str) -> Certificate:
@@ -80,10 +80,10 @@ def _certificate(kernel: ArrayObject, spec: ConvSpec, name: str) -> Certificate:
     return certificate_of(backend_for(kernel).to_numpy(kernel), spec, name)
 
 
-def _explained(lower: Lower, upper: Upper, exponent: int) -> str:
+def _explained(lower: Lower, upper: Upper) -> str:
     from specnorm.explaining import explained  # for few
 
-    return explained(lower, upper, exponent)
+    return explained(lower, upper)
 
 
 def status_of(result: Result) -> str:

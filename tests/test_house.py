@@ -32,6 +32,7 @@ LEVELS = (
     ("backends", "plugin"),
     (
         "api",
+        "completing",
         "certificates",
         "explaining",
         "folding",

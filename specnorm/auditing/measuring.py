@@ -15,7 +15,7 @@ from specnorm.auditing.provenance import origin
 from specnorm.auditing.rows import CIRCULAR, INTERVAL, Row, Value, either, least_upper
 from specnorm.backends import backend_for
 from specnorm.certified.bound import Upper
-from specnorm.certified.network.kernels import speaks_of, unscaled
+from specnorm.certified.network.kernels import speaks_of
 from specnorm.errors import SpecnormError, Undecided
 from specnorm.methods import METHODS, Enclose, ExactFFT, FantasticFour, Method, TensorNorm
 from specnorm.problem.padding import PaddingMode
@@ -222,7 +222,7 @@ class _Results:
             # A report says what was asked for: what is left of it differs from run to run.
             with Listening() as heard:
                 self.known[name] = replace(measure(self.kernel, limited, **geometry), method=asked)
-            self.claims += [unscaled(upper, exponent) for _, upper, exponent in heard]
+            self.claims += [upper for _, upper in heard]
         return self.known[name]
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,12 +11,11 @@ import numpy as np
 from specnorm.certified.bound import Upper
 from specnorm.certified.network.affine_maps import Subnetwork
 from specnorm.certified.network.boxes import Values, stated
-from specnorm.certified.network.graph import Graph, Node
-from specnorm.certified.network.operators.base import FloatArray, Pointwise
-from specnorm.certified.network.operators.normalisation import Normalise
-from specnorm.certified.network.patterns import recognised
+from specnorm.certified.network.graph import Graph
+from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.patterns import prepared
 from specnorm.certified.network.propagation import Constants, propagate
-from specnorm.certified.network.regions import Range
+from specnorm.certified.network.ranges import Ranges
 from specnorm.certified.network.segments import constant_of_run
 from specnorm.certified.network.subnetworks import runs
 from specnorm.errors import MethodError, SpecnormError
@@ -50,7 +49,7 @@ def bounded(
     measure: Measure,
     method: Method,
     candidates: Callable[[Graph], Sequence[Subnetwork]] = runs,
-    known: Mapping[str, Range] | None = None,
+    known: Ranges | None = None,
 ) -> NetworkBound:
     """Bound the Lipschitz constant of a network with the slopes that the graph states; see `near.bound`.
 
@@ -58,7 +57,7 @@ def bounded(
     ----------
     candidates : callable
         Gives runs that may have a smaller constant than the rules'.
-    known : mapping of str to Range, optional
+    known : Ranges, optional
         Where values lie, in place of the ranges on the graph's box.
     """
     graph = prepared(graph)
@@ -90,28 +89,6 @@ def _bounded(
     if found:
         constants = propagate(graph, measure, values, {run.end: [run.claim] for run in found})
     return replace(_result(graph, constants), product_claim=product.claim, runs=tuple(found))
-
-
-def prepared(graph: Graph) -> Graph:
-    """The network as `bound` reads it: patterns recognised, and without what no output needs."""
-    return recognised(graph).pruned()
-
-
-def unsorted(graph: Graph) -> Graph:
-    """The same without sorting: of patterns, functions of one number and normalisation are recognised.
-
-    Ranges and units read sorting as maxima and minima, which are ReLU of differences.
-    """
-    found, kept = prepared(graph).by_name, {node.name: node for node in graph.nodes}
-    nodes: list[Node] = []
-    for old in graph.nodes:
-        new = found.get(old.name, old)
-        lengths = [found[name] for name in new.inputs if name in found and name not in kept]
-        if isinstance(new.operator, Normalise) and all(kept.keys() >= set(each.inputs) for each in lengths):
-            nodes += [*lengths, new]
-        else:
-            nodes.append(new if isinstance(new.operator, Pointwise) else old)
-    return replace(graph, nodes=tuple(nodes)).pruned()
 
 
 def _result(graph: Graph, found: Constants) -> NetworkBound:

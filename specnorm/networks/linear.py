@@ -16,9 +16,10 @@ from specnorm.certified.network.linear_bounds import LinearBounds, Trace
 from specnorm.certified.network.linear_reading import Network, written_out
 from specnorm.certified.network.operators.base import FloatArray
 from specnorm.certified.network.parabolas import Curve, Minimiser
+from specnorm.certified.network.patterns import prepared, unsorted
 from specnorm.clock import Clock
 from specnorm.networks.adam import Adam
-from specnorm.networks.bounding import bounded, prepared, unsorted
+from specnorm.networks.bounding import bounded
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Product
 

@@ -11,15 +11,16 @@ import numpy as np
 from assumptions import assumed
 
 from specnorm.backends import backend_for
-from specnorm.certified.bound import Upper
-from specnorm.certified.network import heads, rules, segments
+from specnorm.certified.bound import Upper, least
+from specnorm.certified.network import heads, margins, rules, segments
 from specnorm.certified.network.graph import Graph, Layer, Node
-from specnorm.certified.network.kernels import Norm, norm_of_layer, unscaled
+from specnorm.certified.network.kernels import Norm, norm_of_layer
 from specnorm.certified.network.operators import (
     Add,
     Concat,
     Convolution,
     Input,
+    LeakyReLU,
     Matrix,
     Mean,
     Random,
@@ -29,8 +30,11 @@ from specnorm.certified.network.operators import (
     Slice,
 )
 from specnorm.certified.network.operators.base import Operator, Place
-from specnorm.certified.network.rules import Map
+from specnorm.certified.network.ranges import Ball, Ranges, ranges
+from specnorm.certified.network.regions import Region
+from specnorm.certified.network.scope import Scope
 from specnorm.certified.network.subnetworks import runs
+from specnorm.certified.network.zonotopes import localised
 from specnorm.networks import Measure, Multipliers, Product, bound
 from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
@@ -65,8 +69,13 @@ NETWORKS: dict[str, tuple[Graph, float]] = {
 
 
 # -- what rules suppose ------------------------------------------------------------------------------------------------
+SCOPE = Scope(NETWORKS["sum"][0])
 NODES = NETWORKS["sum"][0].by_name
-U, V = assumed(3.0, Map("x", "u")), assumed(5.0, Map("x", "v"))
+OTHER = Scope(NETWORKS["chain"][0])
+U, V = assumed(3.0, SCOPE.map("x", "u")), assumed(5.0, SCOPE.map("x", "v"))
+NEAR = assumed(0.0, Scope(NETWORKS["sum"][0], frozenset({Region("a ball", "")})).map("x", "v"))
+DRAWN = Scope(Graph((x(), times("u", "x", 0), Node("r", Random(), ("u",), (1, 1))), ("r",)))
+FAR = assumed(0.0, OTHER.map("x", "v"))
 PLACE = Place(((1, 1), (1, 1)), (1, 1))
 CONV: Any = np.random.default_rng(0).normal(size=(2, 2, 3))
 LAYER = Layer("k", lambda: CONV, {"padding_mode": "zeros", "padding": ((1, 1),)}, 1)
@@ -85,6 +94,11 @@ def chain(*factors: float) -> Graph:
     for at, factor in enumerate(factors):
         nodes += [times(f"m{at}", nodes[-1].name, factor), join(f"r{at}", ReLU(), f"m{at}")]
     return Graph(tuple(nodes), (nodes[-1].name,))
+
+
+def within_ball(constants: dict[str, Upper] | None = None) -> Ranges:
+    """Of the sum, on a ball."""
+    return ranges(NETWORKS["sum"][0], Ball({"x": np.zeros((1, 1))}, 1.0), constants)
 
 
 (RUN,) = runs(chain(2, 3))
@@ -127,22 +141,43 @@ def headed(weight: Any = 1.0, widths: int = 1, error: float = 0.0, **changed: An
 
 
 NETWORK_REFUSED: dict[str, Callable[[], object]] = {
-    "a factor of another value": lambda: rules.along(assumed(2.0, Map("v", "w")), U),
+    "a factor of another value": lambda: rules.along(assumed(2.0, SCOPE.map("v", "w")), U),
     "a norm as a factor": lambda: rules.along(assumed(2.0), U),
-    "a branch left out": lambda: rules.of_operator(NODES["s"], [U], PLACE),
-    "one branch twice": lambda: rules.of_operator(NODES["s"], [U, U], PLACE),
-    "branches in another order": lambda: rules.of_operator(NODES["s"], [V, U], PLACE),
-    "branches by different inputs": lambda: rules.of_operator(NODES["s"], [U, assumed(5.0, Map("y", "v"))], PLACE),
-    "inputs of a node left out": lambda: rules.of_inputs("x", NODES["s"], [U]),
+    "a branch left out": lambda: rules.of_operator(SCOPE, NODES["s"], [U], PLACE),
+    "one branch twice": lambda: rules.of_operator(SCOPE, NODES["s"], [U, U], PLACE),
+    "branches in another order": lambda: rules.of_operator(SCOPE, NODES["s"], [V, U], PLACE),
+    "branches by different inputs": lambda: rules.of_operator(
+        SCOPE, NODES["s"], [U, assumed(5.0, SCOPE.map("y", "v"))], PLACE
+    ),
+    "inputs of a node left out": lambda: rules.of_inputs(SCOPE, "x", NODES["s"], [U]),
     "an input left out": lambda: rules.of_all_inputs("u", [U], ["x", "y"]),
     "an input twice": lambda: rules.of_all_inputs("u", [U, U], ["x", "y"]),
     "an output left out": lambda: rules.of_all_outputs([U], ["u", "v"]),
-    "outputs by different inputs": lambda: rules.of_all_outputs([U, assumed(1.0, Map("y", "v"))], ["u", "v"]),
-    "what moves as held": lambda: rules.held("x", NODES["s"], [U, V]),
-    "half of what moves as held": lambda: rules.held("x", NODES["s"], [U, assumed(0.0, Map("x", "v"))]),
-    "what nothing is known of as held": lambda: rules.held("x", NODES["s"], []),
-    "what is drawn as held": lambda: rules.held("x", Node("r", Random(), ("u",)), [assumed(0.0, Map("x", "u"))]),
-    "the input itself as held": lambda: rules.held("x", NODES["x"], []),
+    "outputs by different inputs": lambda: rules.of_all_outputs([U, assumed(1.0, SCOPE.map("y", "v"))], ["u", "v"]),
+    "what moves as held": lambda: rules.held(SCOPE, "x", NODES["s"], [U, V]),
+    "half of what moves as held": lambda: rules.held(SCOPE, "x", NODES["s"], [U, assumed(0.0, SCOPE.map("x", "v"))]),
+    "what nothing is known of as held": lambda: rules.held(SCOPE, "x", NODES["s"], []),
+    "what is drawn as held": lambda: rules.held(
+        DRAWN, "x", DRAWN.graph.by_name["r"], [assumed(0.0, DRAWN.map("x", "u"))]
+    ),
+    "the input itself as held": lambda: rules.held(SCOPE, "x", NODES["x"], []),
+    "what is drawn, of another graph": lambda: rules.held(OTHER, "x", NODES["s"], [U, V]),
+    "a node of another graph": lambda: rules.of_operator(OTHER, NODES["s"], [U, V], PLACE),
+    "a branch of another network": lambda: rules.of_operator(SCOPE, NODES["s"], [U, FAR], PLACE),
+    "a branch in a ball": lambda: rules.of_operator(SCOPE, NODES["s"], [U, NEAR], PLACE),
+    "the constant in a ball for that everywhere": lambda: least(V, NEAR),
+    "the constant of another network": lambda: least(V, FAR),
+    "a factor in a ball": lambda: rules.along(assumed(0.0, replace(NEAR.what, start="u")), U),  # type: ignore[type-var]
+    "inputs of two networks": lambda: rules.of_all_inputs("v", [V, assumed(1.0, OTHER.map("y", "v"))], ["x", "y"]),
+    "outputs of two networks": lambda: rules.of_all_outputs([U, FAR], ["u", "v"]),
+    "a layer of another graph": lambda: rules.of_layer(OTHER, "x", NODES["u"], NODES["u"], assumed(1.0), "layer"),
+    "slopes of another graph": lambda: rules.of_slopes(OTHER, NODES["s"], 1, 1),
+    "slopes of a sum": lambda: rules.of_slopes(SCOPE, NODES["s"], 1, 1),
+    "a run of nobody's": lambda: segments.constant_of_run(replace(RUN), [0], ONES, Measure()),
+    "ranges of another network": lambda: localised(NETWORKS["chain"][0], within_ball()),
+    "ranges by another map's constant": lambda: within_ball({"v": U}),
+    "ranges by another network's constant": lambda: within_ball({"v": FAR}),
+    "ranges by a constant in another ball": lambda: within_ball({"v": NEAR}),
     "the norm at another size": lambda: normed(spec((6,))),
     "the norm of other padding": lambda: normed(replace(spec((5,)), padding_mode="reflect")),
     "the norm of another shape": lambda: normed(ConvSpec.of((2, 1, 3), **LAYER.geometry)),
@@ -167,9 +202,11 @@ def constants() -> Iterator[tuple[Upper | None, float]]:
     """Of networks whose constants are attained, and of what they are made of."""
     for graph, truth in NETWORKS.values():
         yield bound(graph, method=Product(), check=False).claim, truth
-    yield rules.of_inputs("x", NODES["s"], [U, V]), float(np.hypot(3, 5))
-    yield rules.unmoved("x"), 1.0
-    yield rules.of_slopes(NODES["s"], -2.0, 1.0), 2.0
+    yield rules.of_inputs(SCOPE, "x", NODES["s"], [U, V]), float(np.hypot(3, 5))
+    yield rules.unmoved(SCOPE, "x"), 1.0
+    yield margins.before_rows(Matrix(LAYER, alpha=-3.0)), 3.0
+    three = Node("x", Input(), (), (1, 3)), Node("l", LeakyReLU(alpha=-2.0), ("x",), (1, 3))
+    yield rules.of_slopes(Scope(Graph(three, ("l",))), three[1], 1, 3), 2.0
     yield rules.followed(rules.NOTHING, assumed(2.0)), 2.0
     yield rules.followed(assumed(3.0), assumed(2.0)), 6.0
 
@@ -223,7 +260,6 @@ def layers() -> Iterator[tuple[Upper | None, float]]:
     claims = [assumed(1.0, spec())]
     yield norm_of_layer(LAYER, dict(LAYER.geometry), (5,), np.ones(2), None, lambda *_: (claims, 0.0)).upper, 1.0
     stack = np.stack([np.eye(3), np.diag([2.0, 1.0, 0.5])])
-    yield unscaled(assumed(1.0), 3), 8.0
     yield Measure().matrices(Layer("w", lambda: stack, {}, 0)), 2.0
 
 
@@ -253,6 +289,7 @@ def lied_to() -> object:
 
 NETWORK_CHECKS = {
     "Branches._together": branches, "Branches._linear": branches, "Branches._matrix": branches,
+    "before_rows": constants,
     "unmoved": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants, "along": constants,
     "of_inputs": constants, "_together": constants, "held": constants, "constant_of_run": together,
     "constant_through_head": before_heads, "constant_before": before_heads,

@@ -11,7 +11,7 @@ import numpy as np
 from assumptions import assumed, assumed_lower, interval
 from methods.test_deflation import cases
 from proof import test_claims
-from proof.network_rules import NETWORK_REFUSED
+from proof.network_rules import FAR, NETWORK_REFUSED
 from proof.test_claims import KERNEL, OPS, PART
 
 from specnorm.certified import bound
@@ -31,7 +31,7 @@ from specnorm.certified.network.linear_bounds import LinearBounds
 from specnorm.certified.network.linear_reading import Network
 from specnorm.certified.network.operators import Input, ReLU
 from specnorm.certified.network.roundings import EXECUTIONS, AtCentre, Roundings
-from specnorm.certified.network.rules import Map
+from specnorm.certified.network.scope import Scope
 from specnorm.certified.symbol import cover, grid
 from specnorm.certified.symbol.cells import Boxes, Cells, Circulant, dft, dft_points, torus
 from specnorm.certified.symbol.cover import Cover, limits_sq, on_grid, truncated
@@ -71,7 +71,9 @@ BALLS = ball(), ball()
 
 def around(*centre: float) -> AtCentre:
     """Roundings of the same network."""
-    return Roundings(LINES, EXECUTIONS["float32"], NOTHING, {"y": assumed(1.0, Map("x", "y"))}).at(np.array(centre))
+    return Roundings(LINES, EXECUTIONS["float32"], NOTHING, {"y": assumed(1.0, Scope(LINES).map("x", "y"))}).at(
+        np.array(centre)
+    )
 
 
 def foreign_part() -> LinearBounds:
@@ -266,10 +268,11 @@ REFUSED: dict[str, Callable[[], object]] = {
     ),
     "roundings around another input": lambda: margins.radius_of([(BALLS[0], BELOW)], around(0.0, 1.0)),
     "a constant of another value": lambda: Roundings(
-        LINES, EXECUTIONS["float32"], NOTHING, {"y": assumed(1.0, Map("y", "x"))}
+        LINES, EXECUTIONS["float32"], NOTHING, {"y": assumed(1.0, Scope(LINES).map("y", "x"))}
     ),
     "a part of another network": lambda: margins.radius_of([(BALLS[0], BELOW), (foreign_part(), BELOW)]),
     "a cut that leaves nothing": lambda: BALLS[0].cut("x", 1, False),
+    "a constant of another network, for linear bounds": lambda: Network(LINES, [FAR]),
     "a norm as a constant between values": lambda: Network(LINES, [assumed(1.0)]),
     "slopes of other rows": lambda: BALLS[0].lower("y", np.ones((1, 1, 2)), lambda *_: (np.ones((2, 1)), np.ones(1))),
     "a negative multiplier": lambda: BALLS[0].lower("y", np.ones((1, 1, 2)), lambda *told: (told[1], -np.ones(1))),

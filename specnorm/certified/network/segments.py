@@ -40,7 +40,7 @@ from specnorm.certified.bound import HypothesisError, Upper, _upper
 from specnorm.certified.network.affine_maps import Segment, Subnetwork
 from specnorm.certified.network.kernels import Norms, fold_error, speaks_of
 from specnorm.certified.network.operators.base import FloatArray
-from specnorm.certified.network.rules import Map
+from specnorm.certified.network.scope import Map
 from specnorm.certified.network.subnetworks import joinable
 from specnorm.errors import MethodError
 from specnorm.problem.spec import ConvSpec
@@ -224,7 +224,14 @@ def constant_of_run(run: Subnetwork, starts: Sequence[int], weights: Sequence[Fl
     total = host.mul_up(*(claim.value for claim in (*after, *parts)), last)
     rule = f"{len(run.links)} layers together, in {len(parts)} part{'s' * (len(parts) > 1)}"
     known = [claim for claim in after if claim.value != 1]
-    return _upper(total, Map(run.start, run.end), rule, *parts, *known)
+    return _upper(total, map_of(run), rule, *parts, *known)
+
+
+def map_of(run: Subnetwork) -> Map:
+    """Between the values that a run begins and ends with."""
+    if run.about is None:
+        raise HypothesisError(f"a run from {run.start} to {run.end} that was not read off a graph")
+    return Map(run.start, run.end, run.about)
 
 
 @arithmetic.on_host()

@@ -12,7 +12,7 @@ matrices are multiplied out: what cannot switch is a part of them. LipSDP's form
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -23,12 +23,14 @@ from specnorm.certified import arithmetic, host
 from specnorm.certified.interval import Interval, anything, enclosing
 from specnorm.certified.network.affine_maps import AffineMap, Filter, Subnetwork, Term
 from specnorm.certified.network.graph import Graph, Layer, Node, concrete
-from specnorm.certified.network.operators.base import FloatArray, LinearMap, NoBoundError, Place, Pointwise
+from specnorm.certified.network.operators.base import FloatArray, LinearMap, NoBoundError, Place, Pointwise, _slopes
 from specnorm.certified.network.operators.joins import Maximum, Minimum
 from specnorm.certified.network.operators.linear import Add
 from specnorm.certified.network.operators.piecewise import ReLU
 from specnorm.certified.network.operators.sources import Constant, Input
-from specnorm.certified.network.ranges import consistent
+from specnorm.certified.network.ranges import _MAKER, Ranges, consistent
+from specnorm.certified.network.regions import Region
+from specnorm.certified.network.scope import Scope
 from specnorm.certified.network.subnetworks import blocks_of
 from specnorm.problem.spec import ConvSpec
 
@@ -38,21 +40,24 @@ ENTRIES = 2**24
 """Most entries of a value's matrices."""
 
 
-def localised(graph: Graph, found: Mapping[str, Interval]) -> Graph:
-    """The same network with the slopes of each function on the range of its input.
+def localised(graph: Graph, found: Ranges) -> Graph:
+    """The same network with the slopes of each function on the range of its input: on the region of the ranges alone.
 
     Parameters
     ----------
-    found : mapping of str to Interval
+    found : Ranges
         Of its values.
     """
-    return replace(graph, nodes=tuple(_sloped(node, [found.get(n) for n in node.inputs]) for node in graph.nodes))
+    found.check(graph)
+    nodes = [_sloped(node, [found.get(n) for n in node.inputs], found.regions) for node in graph.nodes]
+    return graph._same(nodes, found.regions)
 
 
-def anywhere(graph: Graph) -> dict[str, Interval]:
+def anywhere(graph: Graph) -> Ranges:
     """Ranges of values that may be anything."""
     shapes = {node.name: concrete(node.shape) for node in graph.nodes}
-    return {name: anything(shape) for name, shape in shapes.items() if shape is not None}
+    known = {name: anything(shape) for name, shape in shapes.items() if shape is not None}
+    return Ranges(known, graph.origin, frozenset(), _MAKER)
 
 
 def rises(graph: Graph) -> bool:
@@ -62,7 +67,7 @@ def rises(graph: Graph) -> bool:
     return any(each is not None and each[0] > 0 for each in ends)
 
 
-def _sloped(node: Node, before: Sequence[Interval | None]) -> Node:
+def _sloped(node: Node, before: Sequence[Interval | None], regions: frozenset[Region]) -> Node:
     operator, known = node.operator, [each for each in before if each is not None]
     if len(known) < len(before):
         return node
@@ -76,7 +81,7 @@ def _sloped(node: Node, before: Sequence[Interval | None]) -> Node:
     if slopes is None or slopes[0].shape != concrete(node.shape) or not all(np.isfinite(end).all() for end in slopes):
         return node
     with consistent(node):
-        return replace(node, operator=replace(operator, near=enclosing(slopes).ends))
+        return replace(node, operator=replace(operator, near=_slopes(enclosing(slopes), regions)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +123,7 @@ class _Units:
         elif isinstance(operator, (Maximum, Minimum)) and operator.near is not None:
             found = self._extreme(node.name, operator, before, shape)
         elif isinstance(operator, Pointwise):
-            found = None if operator.near is None else self._split(node.name, before[0], *operator.near)
+            found = None if operator.near is None else self._split(node.name, before[0], *operator.near.ends)
         else:
             try:
                 linear = operator.linear_map(Place(tuple(each.matrix.shape[1:] for each in before), shape))
@@ -186,7 +191,7 @@ class _Units:
         joined = (Add((1.0, 1.0)) if larger else less).linear_map(Place((base.matrix.shape[1:], shape), shape))
         if minus is None or joined is None or operator.near is None:
             return None
-        positive = self._split(name, self._linear(minus, before), *operator.near)
+        positive = self._split(name, self._linear(minus, before), *operator.near.ends)
         return None if positive is None else self._linear(joined, [base, positive])
 
     def _link(self, name: str, value: _Sum, places: NDArray[np.intp], low: FloatArray, high: FloatArray) -> None:
@@ -250,4 +255,5 @@ def unit_run(graph: Graph) -> Subnetwork | None:
     links = tuple(units.links)
     if any(not link.terms for link in links):
         return None  # nothing moves: the rules say so
-    return Subnetwork(start, math.prod(whole), links, tuple(blocks_of([link.sources for link in links])))
+    run = Subnetwork(start, math.prod(whole), links, tuple(blocks_of([link.sources for link in links])))
+    return run._of(Scope(graph).about)
