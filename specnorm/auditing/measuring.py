@@ -183,7 +183,7 @@ def _only(row: Row, columns: tuple[str, ...]) -> Row:
 def _wide(found: Result) -> str | None:
     """What an interval at a size, or one that a budget ended, says where it is wider than was asked for."""
     explained = found.spec.input_shape is None and found.spec.padding_gain_sq > 1
-    status = status_of(found)
+    status = status_of(replace(found, value=backend_for(found.value).as_proven(found.value)))
     return None if explained or status.startswith("converged") else status
 
 
