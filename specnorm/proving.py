@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -60,15 +61,15 @@ def enclose(
     backend, geometry = backend_for(kernel), Geometry(input_shape=input_shape, **layer)
     with Listening() as heard:
         result = measure_with(kernel, Enclose(rtol=rtol, budget=budget), geometry, backend=backend)
-    figures = result.stats
+    figures, upper = result.stats, backend.as_proven(result.value)
     found = Enclosure(
         lower=figures["lower"],
-        upper=backend.as_proven(result.value),
+        upper=upper,
         witness=(figures["frequency"], figures["u"], figures["v"]),
         cells=int(figures["cells"]),
         levels=int(figures["levels"]),
         proof_dtype=figures["computed_in"],
-        status=status_of(result),
+        status=status_of(replace(result, value=upper)),
     )
     found = found.stated_by(partial(_certificate, kernel, result.spec))
     return found.proven_by(*heard[0], _explained) if len(heard) == 1 else found

@@ -102,8 +102,9 @@ class Enclosure:
         that precision's allowances.
     status : str
         A word and what it means: "converged: ..." (the bounds are ``rtol`` apart), "budget: ..." (the search ended
-        first), "size: ..." (a layer at a size that could not be enclosed more closely) or "padding: ..." (``upper``
-        includes what padding may add). The bounds are proven in each case.
+        first), "size: ..." (a layer at a size that could not be enclosed more closely), "padding: ..." (``upper``
+        includes what padding may add) or "range: ..." (the norm is beyond the numbers of the dtype, or below). The
+        bounds are proven in each case.
     """
 
     lower: Any
