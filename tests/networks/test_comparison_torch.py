@@ -10,11 +10,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from bench.networks_models import resnet20  # noqa: E402
+from networks.torch_modules import Function  # noqa: E402
 from nightly import NIGHTLY  # noqa: E402
-from specnorm_torch import certified_accuracy  # noqa: E402
+from specnorm_torch import certified_accuracy, network_bound  # noqa: E402
 from specnorm_torch.networks import network_graph  # noqa: E402
 from torch import nn  # noqa: E402
 
+from specnorm.certified.network import operators as ops  # noqa: E402
 from specnorm.certified.network.checking import Checked, check  # noqa: E402
 
 DRAWN = 300 if NIGHTLY else 20
@@ -107,6 +109,18 @@ class FirstResult(nn.Module):
         return self.layer(x)[0]
 
 
+# -- constants ---------------------------------------------------------------------------------------------------------
+def test_thresholds_are_those_of_the_model() -> None:
+    """1e-50 is 0 in single precision, and was read through it: 3 was claimed of a function that jumps by 2e-50."""
+    small, example = Function(lambda x: torch.where(x > 1e-50, x, 3 * x)), torch.zeros(1, 4, dtype=torch.float64)
+    nodes = network_graph(small, example).nodes
+    (compare,) = (node.operator for node in nodes if isinstance(node.operator, ops.Compare))
+    assert compare.threshold == 1e-50
+    x = torch.tensor([[1e-50], [1e-50 * (1 + 4e-16)]], dtype=torch.float64)
+    assert (small(x)[0] - small(x)[1]).item() > 1e15 * (x[1] - x[0]).item()
+    assert network_bound(small, example).upper is None
+
+
 # -- labels ------------------------------------------------------------------------------------------------------------
 class Cancelled(nn.Module):
     """Its label is the sign of a sum that cancels in batch normalisation."""
@@ -117,10 +131,11 @@ class Cancelled(nn.Module):
         self.norm: Any = nn.BatchNorm2d(1)
         self.head: Any = nn.Linear(4, 2)
         self.scale = 1 / math.sqrt(variance + self.norm.eps)
-        for at, value in (
+        filled: Any = (
             (self.conv.weight, 1.0), (self.norm.running_mean, mean), (self.norm.running_var, variance),
             (self.norm.bias, mean * self.scale), (self.head.weight, 0.0), (self.head.bias, 0.0),
-        ):  # fmt: skip
+        )  # fmt: skip
+        for at, value in filled:
             nn.init.constant_(at, value)
         nn.init.constant_(self.head.weight.data[0], 0.25)
 

@@ -37,7 +37,7 @@ from specnorm.certified.network.operators.sources import Constant, Input
 from specnorm.certified.network.patterns import recognised
 from specnorm.certified.network.ranges import ranges
 from specnorm.certified.network.regions import Ball
-from specnorm.certified.network.rules import Map
+from specnorm.certified.network.scope import Scope
 from specnorm.errors import KernelError
 
 __all__ = ["EXECUTIONS", "AtCentre", "Deviation", "Execution", "Roundings"]
@@ -141,9 +141,10 @@ class Roundings:
         self.execution, self.input, self.output = execution, graph.inputs[0], graph.outputs[0]
         self.graph = self._read(graph.pruned())
         self.steps: list[_Step] = []
+        scope = Scope(graph)
         reach: dict[str, float] = {}
         for node in self.graph.nodes:
-            reach[node.name] = self._reach(node, constants)
+            reach[node.name] = self._reach(node, scope, constants)
             self.steps.append(self._step(node, norms, reach))
 
     def _read(self, graph: Graph) -> Graph:
@@ -166,7 +167,7 @@ class Roundings:
         except NoBoundError as error:
             raise NoBoundError(f"{node.name} ({node.label or type(node.operator).__name__}): {error}") from error
 
-    def _reach(self, node: Node, constants: Mapping[str, Upper]) -> float:
+    def _reach(self, node: Node, scope: Scope, constants: Mapping[str, Upper]) -> float:
         """Constant from the network's input."""
         if node.name == self.input:
             return 1.0
@@ -177,7 +178,7 @@ class Roundings:
         claim = constants.get(node.name)
         if claim is None or not math.isfinite(claim.value):
             raise NoBoundError(f"{node.name}: no Lipschitz constant of it is known")
-        if claim.what != Map(self.input, node.name):
+        if not scope.holds(claim, self.input, node.name):
             raise HypothesisError(f"{claim.what} for {node.name} by {self.input}")
         return claim.value
 
