@@ -39,9 +39,9 @@ from specnorm_torch.calls import (
 )
 from specnorm_torch.decisions import export
 from specnorm_torch.fourier import COMPLEX, REAL, with_weights
+from specnorm_torch.functional import check_buffers, check_function
 from specnorm_torch.modules import at_inference, check_module, check_values
-from specnorm_torch.reference import TorchModel, alike, computed
-from specnorm_torch.tracing import replaced, tensors
+from specnorm_torch.reference import TorchModel
 
 BAKED = (
     "Its kernels are computed at each call, and move or cannot be traced: the bound is of a copy with the kernels of "
@@ -167,9 +167,9 @@ def _traced(model: nn.Module, input_shape: Any) -> Graph:
             exported = export(model, example)
             # An empty table decomposes nothing; it makes in-place operators functional.
             program = exported.run_decompositions({})
+            check_buffers(program, type(model).__name__)
             graph = _Walk(program).graph()
-        if not any(isinstance(node.operator, Random) for node in graph.nodes):
-            _check_repeats(model, example)
+        check_function(model, example, random=any(isinstance(node.operator, Random) for node in graph.nodes))
         free = not isinstance(input_shape, Tensor) and example[0] is not input_shape[0]
         return replace(graph, model=TorchModel.of(model, program, example, free=free))
     except MethodError:
@@ -189,18 +189,6 @@ def _example(model: nn.Module, given: Any) -> tuple[Tensor, ...]:
         return given
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     return (torch.zeros(1, *given, dtype=like.dtype, device=like.device),)
-
-
-def _check_repeats(model: nn.Module, example: tuple[Tensor, ...]) -> None:
-    """Refuse a model whose output changes from call to call: what it drew or kept was a constant in the trace."""
-    inputs = replaced(example, torch.Generator().manual_seed(0))
-    with at_inference(model):
-        first, second = (list(tensors(model(*(x.clone() for x in inputs)))) for _ in range(2))
-    if not all(alike(computed(a, product=True), computed(b, product=True)) for a, b in zip(first, second, strict=True)):
-        raise MethodError(
-            f"{type(model).__name__} gives another output for the same input at its next call: it draws random "
-            "numbers outside of torch, or keeps a state. Make it a function of its inputs first."
-        )
 
 
 class _Walk:

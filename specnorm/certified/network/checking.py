@@ -27,8 +27,10 @@ from specnorm.text import visible
 
 SMALLEST = 2.0**-126
 """Single precision's smallest normal number: what is smaller may be flushed to zero."""
-SAMPLES = (2, 3)
+SAMPLES = (2, 3, 16)
 """Numbers of samples that are executed together."""
+DIFFERENT = 3
+"""Of them are different."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Checked:
         if not self.inputs:
             return f"Not compared with the model: {self.reason or 'the graph was made by hand'}."
         missed = f", {len(self.missed)} not" if self.missed else ""
-        several = " and ".join(map(str, self.samples))
+        several = " and ".join(filter(None, (", ".join(map(str, self.samples[:-1])), *map(str, self.samples[-1:]))))
         together = f"; {several} samples together give what each gives by itself" if self.samples else ""
         return f"Compared with the model on {self.inputs} inputs: {self.values} values agree{missed}{together}."
 
@@ -242,15 +244,18 @@ def _several(
         return ()
     agreed = []
     nodes, unknown = graph.by_name, _unknown(graph)
-    given = list(itertools.islice(samples(shapes, region), max(SAMPLES)))
+    given = list(itertools.islice(samples(shapes, region), DIFFERENT))
+    alone: list[dict[str, Computed]] = []
     for count in SAMPLES:
-        found = model.several({name: np.concatenate([inputs[name] for inputs in given[:count]]) for name in shapes})
+        places = [at % DIFFERENT for at in range(count)]
+        found = model.several({name: np.concatenate([given[at][name] for at in places]) for name in shapes})
         if found is None:
             continue
-        values = (model.values(inputs) for inputs in given[:count])
-        alone = [{name: each[name] for name in graph.outputs if name in each} for each in values]
+        if not alone:
+            values = (model.values(inputs) for inputs in given)
+            alone = [{name: each[name] for name in graph.outputs if name in each} for each in values]
         outputs = [name for name in graph.outputs if name in found and name not in unknown]
-        alike = [_alike(nodes[n], found[n], [values[n] for values in alone], count) for n in outputs]
+        alike = [_alike(nodes[n], found[n], [alone[at][n] for at in places], count) for n in outputs]
         if alike and all(alike):
             agreed.append(count)
     return tuple(agreed)
