@@ -6,12 +6,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind
 from torch.overrides import TorchFunctionMode
 
 from specnorm.errors import MethodError
@@ -26,12 +25,16 @@ _GRADIENTS = ("is_grad_enabled", "is_inference_mode_enabled", "is_inference", "r
 """Functions and attributes that say how a module is called, and nothing of its inputs' numbers."""
 
 
-def check_function(model: nn.Module, example: tuple[Tensor, ...], *, random: bool) -> None:
+def check_function(model: nn.Module, program: ExportedProgram, example: tuple[Tensor, ...], *, random: bool) -> None:
     """Refuse a module that keeps a state, or asks how it is called: it is run twice on one input.
+
+    What the first call alone settles is no state.
 
     Parameters
     ----------
     model : Module
+    program : ExportedProgram
+        Functional: changes of buffers are outputs.
     example : tuple of Tensor
         Only their shapes and dtypes are used.
     random : bool
@@ -42,23 +45,23 @@ def check_function(model: nn.Module, example: tuple[Tensor, ...], *, random: boo
     MethodError
     """
     inputs, asked = replaced(example, torch.Generator().manual_seed(0)), dict[str, None]()
-    name = type(model).__name__
     with at_inference(model), torch.compiler.set_stance("force_eager"):
         first = list(tensors(model(*(x.clone() for x in inputs))))
-        before = _state(model)
+        attributes, buffers = _attributes(model), _buffers(model)
         with _watching(asked):
             second = list(tensors(model(*(x.clone() for x in inputs))))
-        after = _state(model)
+        changed = [*_changed(attributes, _attributes(model), renewed=False)]
+        changed += [name for name in _changed(buffers, _buffers(model), renewed=True) if name in _read(program)]
     same = (alike(computed(a, product=True), computed(b, product=True)) for a, b in zip(first, second, strict=True))
+    name = type(model).__name__
     if not random and not all(same):
         raise MethodError(
             f"{name} gives another output for the same input at its next call: it draws random numbers outside of "
             "torch, or keeps a state. Make it a function of its inputs first."
         )
-    changed = [key for key in before.keys() & after.keys() if _changed(before[key], after[key])]
     if changed:
         raise MethodError(
-            f"{name} changes {min(changed)} at each call, so that a later call may compute something else. Make it a "
+            f"{name} changes {changed[0]} at each call, so that a later call may compute something else. Make it a "
             "function of its inputs first."
         )
     if asked:
@@ -68,42 +71,26 @@ def check_function(model: nn.Module, example: tuple[Tensor, ...], *, random: boo
         )
 
 
-def check_buffers(program: ExportedProgram, name: str) -> None:
-    """Refuse a program whose outputs are computed from a buffer that it changes.
-
-    Parameters
-    ----------
-    program : ExportedProgram
-        Functional: changes of buffers are outputs.
-    name : str
-        Of the module's class.
-
-    Raises
-    ------
-    MethodError
-    """
+def _read(program: ExportedProgram) -> set[str]:
+    """Names of the buffers that outputs are computed from."""
     signature = program.graph_signature
-    kinds = (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION)
-    changed = {spec.target for spec in signature.output_specs if spec.kind in kinds}
-    wanted = [s.arg.name for s in signature.output_specs if s.kind == OutputKind.USER_OUTPUT and hasattr(s.arg, "name")]
     nodes = {node.name: node for node in program.graph.nodes}
-    waiting, seen = [nodes[each] for each in wanted if each in nodes], set[str]()
+    waiting = [nodes[name] for name in signature.user_outputs if name in nodes]
+    seen = set(waiting)
     while waiting:
-        node = waiting.pop()
-        if node.name not in seen:
-            seen.add(node.name)
-            waiting += node.all_input_nodes
-    for spec in signature.input_specs:
-        held = spec.kind in (InputKind.BUFFER, InputKind.PARAMETER) and spec.target in changed
-        if held and getattr(spec.arg, "name", None) in seen:
-            raise MethodError(
-                f"{name} changes {spec.target} at each call and reads it, so that a later call computes something "
-                "else. Make it a function of its inputs first."
-            )
+        new = set(waiting.pop().all_input_nodes) - seen
+        seen |= new
+        waiting += new
+    named = {node.name for node in seen}
+    return {buffer for name, buffer in signature.inputs_to_buffers.items() if name in named}
 
 
-def _state(model: nn.Module) -> Mapping[str, tuple[Any, int]]:
-    """Tensors and numbers that modules hold as attributes, and how often the tensors were written to."""
+_State: TypeAlias = Mapping[str, tuple[Any, int]]
+"""What is held by name, and how often it was written to."""
+
+
+def _attributes(model: nn.Module) -> _State:
+    """Tensors and numbers that modules hold as attributes."""
     return {
         f"{prefix}.{name}".removeprefix("."): (value, version_of(value) if isinstance(value, Tensor) else 0)
         for prefix, module in model.named_modules()
@@ -112,11 +99,19 @@ def _state(model: nn.Module) -> Mapping[str, tuple[Any, int]]:
     }
 
 
-def _changed(one: tuple[Any, int], other: tuple[Any, int]) -> bool:
-    """Whether a number is another one, or the same tensor was written to; a new tensor may be a copy for the user."""
-    if isinstance(one[0], Tensor) or isinstance(other[0], Tensor):
-        return one[0] is other[0] and one[1] != other[1]
-    return bool(one[0] != other[0])
+def _buffers(model: nn.Module) -> _State:
+    return {name: (value, version_of(value)) for name, value in model.named_buffers(remove_duplicate=False)}
+
+
+def _changed(before: _State, after: _State, *, renewed: bool) -> Iterator[str]:
+    """Names of numbers that are others, and of tensors that were written to, or that another one has replaced."""
+    for name in before.keys() & after.keys():
+        (one, version), (other, later) = before[name], after[name]
+        if isinstance(one, Tensor) or isinstance(other, Tensor):
+            if renewed if one is not other else version != later:
+                yield name
+        elif one != other:
+            yield name
 
 
 @contextmanager

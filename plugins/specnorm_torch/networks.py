@@ -39,7 +39,7 @@ from specnorm_torch.calls import (
 )
 from specnorm_torch.decisions import export
 from specnorm_torch.fourier import COMPLEX, REAL, with_weights
-from specnorm_torch.functional import check_buffers, check_function
+from specnorm_torch.functional import check_function
 from specnorm_torch.modules import at_inference, check_module, check_values
 from specnorm_torch.reference import TorchModel
 
@@ -167,9 +167,8 @@ def _traced(model: nn.Module, input_shape: Any) -> Graph:
             exported = export(model, example)
             # An empty table decomposes nothing; it makes in-place operators functional.
             program = exported.run_decompositions({})
-            check_buffers(program, type(model).__name__)
             graph = _Walk(program).graph()
-        check_function(model, example, random=any(isinstance(node.operator, Random) for node in graph.nodes))
+        check_function(model, program, example, random=any(isinstance(node.operator, Random) for node in graph.nodes))
         free = not isinstance(input_shape, Tensor) and example[0] is not input_shape[0]
         return replace(graph, model=TorchModel.of(model, program, example, free=free))
     except MethodError:

@@ -39,6 +39,11 @@ def counting(self: Any, x: Any) -> Any:
     return x * torch.where(self.count > 100, 100.0, 1.0)
 
 
+def renewing(self: Any, x: Any) -> Any:
+    self.count = self.count + 1
+    return x * torch.where(self.count > 100, 100.0, 1.0)
+
+
 def counting_calls(self: Any, x: Any) -> Any:
     self.value += 1
     return 100 * x if self.value > 100 else x
@@ -55,8 +60,9 @@ def by_gradients(_: Any, x: Any) -> Any:
 
 
 REFUSED: dict[str, Callable[[Any, Any], Any]] = {
-    "count at each call and reads it": counting,
-    "value at each call": counting_calls,
+    "changes count at each call": counting,
+    "another output|changes count": renewing,
+    "changes value at each call": counting_calls,
     "(held|count)": counting_in_a_tensor,
     "is_exporting": lambda _, x: steep(x, away=not torch.compiler.is_exporting()),
     "is_compiling": lambda _, x: steep(x, away=not is_compiling()),
