@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from specnorm_check import Claim
 
+    from specnorm.certified.bound import Lower, Upper
     from specnorm.problem.spec import ConvSpec
 
 Kind = Literal["exact", "upper", "lower", "estimate"]
@@ -101,8 +102,9 @@ class Enclosure:
         that precision's allowances.
     status : str
         A word and what it means: "converged: ..." (the bounds are ``rtol`` apart), "budget: ..." (the search ended
-        first), "size: ..." (a layer at a size that could not be enclosed more closely) or "padding: ..." (``upper``
-        includes what padding may add). The bounds are proven in each case.
+        first), "size: ..." (a layer at a size that could not be enclosed more closely), "padding: ..." (``upper``
+        includes what padding may add) or "range: ..." (the norm is beyond the numbers of the dtype, or below). The
+        bounds are proven in each case.
     """
 
     lower: Any
@@ -112,18 +114,28 @@ class Enclosure:
     levels: int
     proof_dtype: str
     status: str
-    _chain: ClassVar[Any] = None
+    _claims: ClassVar[tuple[Lower, Upper] | None] = None
+    _explained: ClassVar[Any] = None
     _statement: ClassVar[Any] = None
     """Of an instance: the claims behind its bounds. No field: what is made of an enclosure has other bounds."""
+
+    @property
+    def claim(self) -> tuple[Lower, Upper] | None:
+        """Both bounds as claims, which name the kernel by the digest of its bits, and what proves them.
+
+        None of what is made from another enclosure, and where a compiler ran the search.
+        """
+        return self._claims
 
     @property
     def outcome(self) -> Outcome:
         """How the search ended; ``outcome.advice`` says what to do for closer bounds."""
         return Outcome(self.status.partition(":")[0])
 
-    def proven_by(self, chain: Callable[[], str]) -> Enclosure:
-        """The same, with what `explain` prints."""
-        object.__setattr__(self, "_chain", chain)
+    def proven_by(self, lower: Lower, upper: Upper, explained: Callable[[Lower, Upper], str]) -> Enclosure:
+        """The same, with `claim`, and what `explain` prints of them."""
+        object.__setattr__(self, "_claims", (lower, upper))
+        object.__setattr__(self, "_explained", explained)
         return self
 
     def stated_by(self, statement: Callable[[str], Certificate]) -> Enclosure:
@@ -157,9 +169,9 @@ class Enclosure:
         from specnorm.text import number  # takes a while to import
 
         ends = f"{number(float(self.lower), 'lower')} <= norm <= {number(float(self.upper), 'upper')}"
-        if self._chain is None:
+        if self._claims is None:
             return f"{ends}: made from another enclosure, whose proof it is not"
-        return f"{ends}\n{self._chain()}"
+        return f"{ends}\n{self._explained(*self._claims)}"
 
 
 @dataclass(frozen=True, eq=False)

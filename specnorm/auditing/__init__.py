@@ -208,7 +208,7 @@ def _audit(
             f"{label} holds weights and no graph, and {told} is about a network's inputs: give its ONNX file, or "
             f"leave {told} out."
         )
-    selection = select(model.arrays, patterns)
+    selection = select(model.arrays, patterns, of_caller=path is None)
     found = selection.layers
     unmeasured = tuple(Row(x.tensor.name, x.kind, x.tensor.shape, None, reason=x.refusal) for x in selection.unmeasured)
     if not found:

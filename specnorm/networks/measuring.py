@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from specnorm.api import measure
 from specnorm.backends import backend_for
 from specnorm.certified import arithmetic
-from specnorm.certified.network.kernels import Norm, Sizes, norm_of_layer, norm_of_matrices, unscaled
+from specnorm.certified.network.kernels import Norm, Sizes, norm_of_layer, norm_of_matrices
 from specnorm.methods.enclosure import Enclose
 from specnorm.methods.fantastic_four import FantasticFour
 from specnorm.norms import reshaped_norm
@@ -149,8 +149,8 @@ def proven(kernel: AnyArray, method: Method, **geometry: Unpack[Geometry]) -> tu
     if len(heard) != 1:
         with Listening() as heard:
             measure(backend_for(kernel).to_numpy(kernel), method, **geometry)
-    ((_, upper, exponent),) = heard
-    return result, unscaled(upper, exponent)
+    ((_, upper),) = heard
+    return result, upper
 
 
 def _own_size(spec: ConvSpec, sizes: Sizes | None) -> tuple[int, ...] | None:

@@ -14,7 +14,7 @@ from specnorm.backends import backend_for
 from specnorm.certified.bound import Upper, least
 from specnorm.certified.network import heads, margins, rules, segments
 from specnorm.certified.network.graph import Graph, Layer, Node
-from specnorm.certified.network.kernels import Norm, norm_of_layer, unscaled
+from specnorm.certified.network.kernels import Norm, norm_of_layer
 from specnorm.certified.network.operators import (
     Add,
     Concat,
@@ -260,7 +260,6 @@ def layers() -> Iterator[tuple[Upper | None, float]]:
     claims = [assumed(1.0, spec())]
     yield norm_of_layer(LAYER, dict(LAYER.geometry), (5,), np.ones(2), None, lambda *_: (claims, 0.0)).upper, 1.0
     stack = np.stack([np.eye(3), np.diag([2.0, 1.0, 0.5])])
-    yield unscaled(assumed(1.0), 3), 8.0
     yield Measure().matrices(Layer("w", lambda: stack, {}, 0)), 2.0
 
 

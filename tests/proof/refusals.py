@@ -20,7 +20,7 @@ from specnorm.certified.layer.circulant import Embedding, shortest
 from specnorm.certified.layer.components import norm_of_groups, norms_of_patch, polyphase_components
 from specnorm.certified.layer.deflation import DeflatedModes, limit_of_rest, norm_by_deflation
 from specnorm.certified.layer.every_size import padded_norm
-from specnorm.certified.layer.lehmann_maehly import Compression
+from specnorm.certified.layer.lehmann_maehly import Compression, OffSubspace
 from specnorm.certified.layer.own_matrix import LayerGram
 from specnorm.certified.layer.waves import Waves
 from specnorm.certified.matrices import norms
@@ -140,10 +140,13 @@ def grouped() -> LayerGram:
     return LayerGram(Convolution(np.ones((1, 2, 1, 3)), spec, ops=OPS), plan, ops=OPS)  # type: ignore[arg-type]
 
 
+ONE_LINE = ConvSpec.of((1, 1, 3), **ZEROS)
+BASIS: Any = np.eye(9)[None, :2]
+
+
 def compression(kernels: int = 1) -> Compression:
-    spec = ConvSpec.of((1, 1, 3), **ZEROS)
-    layer = Convolution(np.ones((kernels, 1, 1, 3)), spec, ops=OPS)  # type: ignore[arg-type]
-    return Compression(layer, np.eye(9)[None, :2], ops=OPS)  # type: ignore[arg-type]
+    layer = Convolution(np.ones((kernels, 1, 1, 3)), ONE_LINE, ops=OPS)  # type: ignore[arg-type]
+    return Compression(layer, BASIS, ops=OPS)
 
 
 def some_frequencies(count: int) -> object:
@@ -231,7 +234,9 @@ REFUSED: dict[str, Callable[[], object]] = {
     "waves in wide boxes": with_wide_boxes,
     "the matrix of one group": grouped,
     "a subspace of two kernels": lambda: compression(2),
-    "off another subspace": lambda: compression().norm(assumed(1.0), 5.0),
+    "a norm as one off a subspace": lambda: compression().norm(assumed(1.0), 5.0),
+    "off another subspace": lambda: compression().norm(assumed(1.0, OffSubspace(ONE_LINE, BASIS.copy())), 5.0),
+    "another layer off the subspace": lambda: compression().norm(assumed(1.0, OffSubspace(CASE.spec, BASIS)), 5.0),
     "waves of two groups": lambda: Waves(
         LINE, ConvSpec.of((2, 1, 3), groups=2, **ZEROS), [np.ones((1, 9), dtype=np.complex128)], ops=OPS
     ),
