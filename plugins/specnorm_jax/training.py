@@ -181,7 +181,7 @@ class SpectralPenalty:
         -------
         value : 0-d array
             An estimate, as `specnorm.track` tells; with ``Gram()`` or ``Completion()`` an upper bound. The gradient of
-            zero.
+            a zero kernel is zero.
         state : dict
             Not differentiated.
 
