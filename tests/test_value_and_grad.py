@@ -48,8 +48,10 @@ def test_against_finite_differences(xp: Lib, name: str) -> None:
     """Central differences of the value itself along random directions; float32 has no digits for that."""
     if not xp.has_float64:
         pytest.skip("float32 only: compared with NumPy below")
-    if name == "enclose":
-        pytest.skip("its value lies up to rtol above the norm, whose gradient this is; see the next test")
+    if name in ("enclose", "completion"):
+        pytest.skip(
+            "its value lies up to rtol above the norm, whose gradient this is; see the next test, test_completion"
+        )
     # One of these kernels takes the tensor norm's alternation 1300 rounds; before, the slope is not the gradient.
     patient = name == "tn" and not xp.compiles
     method: Method = specnorm.TensorNorm(max_iter=2_000) if patient else METHODS[name]()
