@@ -11,10 +11,11 @@ from torch.utils._pytree import tree_map_only
 
 from specnorm.certified.network.model import Computed, Trial
 from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.operators.executed import UNITS
 from specnorm_torch.calls import first_of, numbers
 
-_STORED = ("zeros_like", "ones_like", "full_like", "fill", "rms_norm", "nan_to_num")
-"""Operators whose constants are those of a dtype, or rounded to it."""
+_STORED = ("zeros_like", "ones_like", "full_like", "fill", "to", "type_as", "copy", "rms_norm", "nan_to_num")
+"""Operators that have constants of a dtype, or round to it."""
 _WIDE = {
     **dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float64),
     torch.complex64: torch.complex128,
@@ -46,7 +47,7 @@ class Alone(torch.fx.Interpreter):
         if n.op != "call_function" or not sources:
             return super().run_node(n)
         self.moving.add(n.name)
-        value = self._called(n, {})
+        value, _ = self._called(n, {})
         given = {source.name: self.env[source] for source in sources}
         if not isinstance(_first(value), Tensor) or not all(isinstance(x, Tensor) for x in given.values()):
             return value
@@ -54,31 +55,31 @@ class Alone(torch.fx.Interpreter):
 
         def run(inputs: Mapping[str, FloatArray]) -> list[Computed]:
             found = {name: torch.tensor(inputs[name], device=given[name].device) for name in free}
-            every = [_first(self._called(n, found))]
-            if first_of(n).dtype in _WIDE:
-                every.append(_first(self._called(n, found, rounded=True)))
-            return [_computed(x) for x in every]
+            every = [self._called(n, found)]
+            if _dtypes(n)[0] in _WIDE:
+                every.append(self._called(n, found, rounded=True))
+            return [Computed(numbers(_first(value)), unit) for value, unit in every]
 
         self.trial(n.name, {name: numbers(x) for name, x in given.items()}, free, [*self._constants(n)], run)
         return value
 
-    def _called(self, n: torch.fx.Node, given: Mapping[str, Tensor], *, rounded: bool = False) -> Any:
-        """An operator's value, in the program's own precision where it has none in double.
+    def _called(self, n: torch.fx.Node, given: Mapping[str, Tensor], *, rounded: bool = False) -> tuple[Any, float]:
+        """An operator's value, and its unit roundoff: in the program's own precision where it has none in double.
 
         ``rounded``: with numbers as the dtype has them, which torch does to some of an operator's and not to others.
         """
         name = str(getattr(getattr(n.target, "_schema", None), "name", "")).removeprefix("aten::")
         if name not in _STORED:
             try:
-                return self._with(n, given, rounded=rounded)
+                return self._with(n, given, rounded=rounded), UNITS["float64"]
             except (RuntimeError, ValueError, TypeError):  # not in this dtype
                 pass
-        return widened(self._with(n, given, stored=True))
+        return widened(self._with(n, given, stored=True)), max(torch.finfo(each).eps / 2 for each in _dtypes(n))
 
     def _with(
         self, n: torch.fx.Node, given: Mapping[str, Tensor], *, stored: bool = False, rounded: bool = False
     ) -> Any:
-        dtype = first_of(n).dtype
+        dtype = _dtypes(n)[0]
 
         def leaf(a: Any) -> Any:
             if isinstance(a, torch.fx.Node):
@@ -87,11 +88,11 @@ class Alone(torch.fx.Interpreter):
                     kind = getattr(first_of(a), "dtype", None)
                     return tree_map_only(Tensor, lambda x: x.to(kind) if x.is_floating_point() else x, value)
                 constant = a.name not in self.moving and isinstance(value, Tensor) and value.is_floating_point()
-                return widened(value.to(dtype) if rounded and constant and dtype.is_floating_point else value)
+                return widened(value.to(dtype) if rounded and constant else value)
             if isinstance(a, torch.dtype) and not stored:
                 return _WIDE.get(a, a)
             if rounded and isinstance(a, float):
-                return torch.tensor(a, dtype=dtype if dtype.is_floating_point else torch.float32).item()
+                return torch.tensor(a, dtype=dtype).item()
             return a
 
         args, kwargs = (torch.fx.node.map_aggregate(each, leaf) for each in (n.args, n.kwargs))
@@ -115,6 +116,7 @@ def _first(value: Any) -> Any:
     return value[0] if isinstance(value, tuple | list) and value else value
 
 
-def _computed(x: Tensor) -> Computed:
-    unit = torch.finfo(x.dtype).eps / 2 if x.is_floating_point() or x.is_complex() else 2.0**-53
-    return Computed(numbers(x), unit)
+def _dtypes(n: torch.fx.Node) -> list[torch.dtype]:
+    """Of an operator's value, if it is no comparison, and of what it reads."""
+    kinds = [getattr(first_of(each), "dtype", torch.bool) for each in (n, *n.all_input_nodes)]
+    return [each for each in kinds if each.is_floating_point or each.is_complex] or [torch.float64]

@@ -281,8 +281,9 @@ class _Alone:
         nodes = self._nodes(name, values)
         linear = all(isinstance(node.operator, Linear | Constant) for node in nodes)
         made = itertools.chain.from_iterable(map(_numbers, nodes))
-        shapes = {name: values[name].shape for name in free}
-        for found in beside(shapes, [*numbers, *made], self.rng, linear=linear) if nodes and free else ():
+        # What the graph does not name is a constant there.
+        shapes = {each: values[each].shape for each in free if each in self.nodes}
+        for found in beside(shapes, [*numbers, *made], self.rng, linear=linear) if nodes and shapes else ():
             inputs = {**values, **found}
             try:
                 theirs = run(inputs)
