@@ -58,7 +58,9 @@ class Alone(torch.fx.Interpreter):
             every = [self._called(n, found)]
             if _dtypes(n)[0] in _WIDE:
                 every.append(self._called(n, found, rounded=True))
-            return [Computed(numbers(_first(value)), unit) for value, unit in every]
+            made = [Computed(numbers(_first(value)), unit) for value, unit in every]
+            # Another factor may give another size.
+            return [each for each in made if each.value.shape == made[0].value.shape]
 
         self.trial(n.name, {name: numbers(x) for name, x in given.items()}, free, [*self._constants(n)], run)
         return value
@@ -95,8 +97,10 @@ class Alone(torch.fx.Interpreter):
                 return torch.tensor(a, dtype=dtype).item()
             return a
 
-        args, kwargs = (torch.fx.node.map_aggregate(each, leaf) for each in (n.args, n.kwargs))
-        return n.target(*args, **kwargs)  # type: ignore[operator]
+        target: Any = n.target
+        args: Any = torch.fx.node.map_aggregate(n.args, leaf)
+        kwargs: Any = torch.fx.node.map_aggregate(n.kwargs, leaf)
+        return target(*args, **kwargs)
 
     def _constants(self, n: torch.fx.Node) -> Iterator[float]:
         """Numbers among an operator's arguments, defaults included."""

@@ -63,7 +63,7 @@ def cell(
         if is_value(value):
             parts.append(call.add(ops.Matrix(call.layer(weight), offset(bias)), (value,), call.shape))
         else:
-            wide = [None if each is None else each.double() for each in (value, weight, bias)]
+            wide: list[Any] = [None if each is None else each.double() for each in (value, weight, bias)]
             parts.append(linear(wide[0], wide[1], wide[2]))
     function = ops.Tanh() if call.label == "rnn_tanh_cell" else ops.ReLU()
     return call.chain(call.add(ops.Add((1.0, 1.0)), tuple(parts), call.shape), (function, call.shape))
