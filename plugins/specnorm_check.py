@@ -2,7 +2,7 @@
 
 A certificate claims that norms of convolution layers are at most some numbers. This file needs Python and NumPy (and
 safetensors or onnx to read a model in these formats); copy it and read it. Exit code 0: every claim is proven; 1: one
-is not, and which; or a file cannot be read.
+is not, and which; 2: a file cannot be read.
 
 LEMMA 1. K and H are kernels of stride 1 with the same number c of input channels; M_t = sum_x K_x^T K_{x+t} + sum_x
 H_x^T H_{x+t} for every lag t; v is any number. Then at every input size, circular or zero-padded,
@@ -95,7 +95,7 @@ class Verdict:
     def __str__(self) -> str:
         """One line."""
         said = f"FAILED {self.name}: {self.reason}" if self.reason else f"proven {self.name}: {self.statement}"
-        return f"{said}; {self.seconds:.2f} s"
+        return f"{_plain(said)}; {self.seconds:.2f} s"
 
 
 def require(condition: object, words: str) -> None:
@@ -128,7 +128,7 @@ def check(certificate: Sequence[Claim], arrays: Mapping[str, Numbers]) -> Iterat
 
 def _plain(text: object) -> str:
     """Text of a file without what a terminal would obey."""
-    return "".join(x if x.isprintable() else "?" for x in str(text)[:200])
+    return "".join(x if x.isprintable() else "?" for x in str(text)[:1000])
 
 
 def _proven(statement: Mapping[str, Any], completion: Numbers, arrays: Mapping[str, Numbers]) -> str:
@@ -399,6 +399,7 @@ def read_npz(path: str | Path, dtypes: Mapping[str, str], longest: int, others: 
         Leave out arrays of other dtypes, where they are refused else.
     """
     found: dict[str, Numbers] = {}
+    require(Path(path).is_file(), f"{Path(path).name}: there is no such file")
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -478,7 +479,7 @@ def _onnx(path: Path) -> dict[str, Numbers]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The command: 0 if every claim is proven, else 1."""
+    """The command: 0 if every claim is proven, 1 if one is not, 2 if a file cannot be read."""
     parser = argparse.ArgumentParser(prog="specnorm_check", description="Prove the claims of a certificate.")
     parser.add_argument("certificate", help="FILE.npz")
     parser.add_argument("model", help=".npz, .safetensors or .onnx")
@@ -486,8 +487,8 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         claims, arrays = read_certificate(given.certificate), read_model(given.model)
     except Refused as error:
-        print(f"FAILED: {error}")
-        return 1
+        print(f"specnorm_check: {error}", file=sys.stderr)
+        return 2
     failed = 0
     for verdict in check(claims, arrays):
         failed += bool(verdict.reason)

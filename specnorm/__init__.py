@@ -40,6 +40,7 @@ from specnorm.folding import fold_batch_norm
 from specnorm.matrices import gram_iteration, matrix_norm, power_iteration
 from specnorm.methods import (
     METHODS,
+    Completion,
     Enclose,
     ExactFFT,
     FantasticFour,
@@ -61,6 +62,7 @@ from specnorm.training import init_tracking, track, track_many
 
 if TYPE_CHECKING:
     from specnorm.auditing import audit
+    from specnorm.completing import Completed, complete, completion_bound
     from specnorm.probable import operator_norm
     from specnorm.robustness import certified_radius, curvature_bound
 
@@ -71,6 +73,8 @@ __all__ = [
     "BackendVersion",
     "BrokenBackend",
     "CertificateError",
+    "Completed",
+    "Completion",
     "ConvSpec",
     "Enclose",
     "Enclosure",
@@ -103,6 +107,8 @@ __all__ = [
     "certify",
     "clip",
     "compare",
+    "complete",
+    "completion_bound",
     "conv_norm",
     "curvature_bound",
     "enclose",
@@ -151,6 +157,10 @@ def __getattr__(name: str) -> Any:
         from specnorm.probable import operator_norm
 
         return operator_norm
+    if name in ("Completed", "complete", "completion_bound"):
+        from specnorm import completing
+
+        return getattr(completing, name)
     if name in ("certified_radius", "curvature_bound"):
         from specnorm import robustness
 

@@ -21,7 +21,9 @@ from specnorm.result import Result
 from specnorm.runtime.table import program_for
 from specnorm.types import ArrayObject, ArrayT
 
-_BOUNDS_HERE = "grid_bound, gram_bound and f4_bound are proven upper bounds, also under jit, compile and vmap"
+_BOUNDS_HERE = (
+    "completion_bound, grid_bound, gram_bound and f4_bound are proven upper bounds, also under jit, compile and vmap"
+)
 
 
 def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> Result:

@@ -63,7 +63,8 @@ def common_backend(arrays: Sequence[object]) -> Backend:
             f"arguments come from different array libraries: {', '.join(b.name for b in owners)}. "
             "Convert them to one library first."
         )
-    devices = [str(owners[0].device(x)) for x in arrays]
+    # A tracer has no device yet.
+    devices = [str(place) for x in arrays if (place := owners[0].device(x)) is not None]
     if len(set(devices)) > 1:
         raise MixedBackends(f"arguments lie on different devices: {', '.join(devices)}. Move them to one first.")
     return owners[0]

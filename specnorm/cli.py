@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -21,7 +21,7 @@ from specnorm.auditing.output import check_outputs, replace_file
 from specnorm.auditing.processes import Workers, cpus
 from specnorm.auditing.readers import MAX_BYTES
 from specnorm.auditing.renderers import FORMATS, render
-from specnorm.auditing.report import Report
+from specnorm.auditing.report import Gate, Outcome, Report
 from specnorm.auditing.rows import COLUMNS
 from specnorm.errors import ModelFileError, SpecnormError
 from specnorm.problem.spec import Layout
@@ -31,7 +31,6 @@ from specnorm.text import visible
 if TYPE_CHECKING:
     import click
 
-    from specnorm.auditing.accuracy import Accuracy
 
 OK, GATE_FAILED, TROUBLE, INTERRUPTED = 0, 1, 2, 130
 
@@ -85,6 +84,7 @@ class Request:
     plot: Path | None
     certificate: Path | None
     fail_above: float | None
+    fail_above_network: float | None
     claim: str | None
     jobs: int | None
     """Processes; None: as many as pay."""
@@ -120,12 +120,13 @@ def audit_models(request: Request) -> int:
         for model in request.models:
             try:
                 with progress(model) as tick:
-                    reports.append(audit(model, progress=tick, executor=executor, **request.options))
+                    report = audit(model, progress=tick, executor=executor, **request.options)
+                reports.append(replace(report, gates=_gates(report, request)))
             except ModelFileError as error:
                 complain(str(error))
     complete = len(reports) == len(request.models)
     written = _emit(reports, request, complete=complete)
-    outcome = _gates(reports, request)
+    outcome = _judged(reports)
     if outcome == "failed":
         return GATE_FAILED
     bad_rows = any(row.status == "error" for report in reports for row in report.layers)
@@ -164,7 +165,7 @@ def _emit(reports: list[Report], request: Request, *, complete: bool) -> bool:
     return written
 
 
-def _certify(reports: Sequence[Report | Accuracy], path: Path) -> bool:
+def _certify(reports: Sequence[Report], path: Path) -> bool:
     """Write what somebody else can check, and say what it does not hold."""
     if len(reports) != 1:
         complain(f"{path} is not written: a certificate is of one model.")
@@ -178,12 +179,12 @@ def _certify(reports: Sequence[Report | Accuracy], path: Path) -> bool:
     return _write(path, found.dumps, complete=True)
 
 
-def verify_model(certificate: Path, model: str, data: str | None = None) -> int:
+def verify_model(certificate: Path, model: str) -> int:
     """Prove each claim of a certificate and say which are proven; exit code 1 if one is not."""
-    from specnorm.auditing.verifying import verify_file
+    from specnorm.auditing.certifying import verify_file
 
     failed = False
-    for verdict in verify_file(certificate, model, data=data):
+    for verdict in verify_file(certificate, model):
         failed |= bool(verdict.reason)
         if not _print(f"{verdict}\n"):
             return TROUBLE
@@ -196,7 +197,6 @@ def certify_samples(
     output_format: str,
     output: Path | None,
     plot: Path | None,
-    certificate: Path | None,
     fail_below: float | None,
     **given: Any,
 ) -> int:
@@ -210,13 +210,11 @@ def certify_samples(
     from specnorm.auditing import accuracy, shares
 
     with progress(model) as tick:
-        found = accuracy.certified(model, data, progress=tick, certificate=certificate is not None, **given)
+        found = accuracy.certified(model, data, progress=tick, **given)
     text = shares.render(found, output_format)
     written = _print(text) if output is None else _write(output, lambda: text, complete=True)
     if plot is not None:
         written = _write(plot, partial(shares.draw, found, plot.suffix[1:].lower()), complete=True) and written
-    if certificate is not None:
-        written = _certify([found], certificate) and written
     failed = shares.below(found, fail_below)
     for line in failed:
         complain(line)
@@ -235,16 +233,29 @@ def _write(path: Path, content: Callable[[], str | bytes], *, complete: bool) ->
     return True
 
 
-def _gates(reports: Sequence[Report], request: Request) -> gates.Outcome:
-    """Say on stderr what ``--layers`` matched and what the gates found."""
-    found: list[tuple[gates.Outcome, list[str]]] = [("passed", gates.matches(report)) for report in reports]
+def _gates(report: Report, request: Request) -> tuple[Gate, ...]:
+    """What the command was asked to judge."""
+    found = []
     if request.fail_above is not None:
-        found.append(gates.norms(reports, request.fail_above))
+        found.append(gates.norms(report, request.fail_above))
+    if request.fail_above_network is not None:
+        found.append(gates.network(report, request.fail_above_network))
     if request.claim:
-        found.append(gates.claims(reports, request.claim))
-    for line in (line for _, lines in found for line in lines):
-        complain(line, prefix="" if line.startswith("  ") else "specnorm: ")
-    return gates.worst(outcome for outcome, _ in found)
+        found.append(gates.claim(report, request.claim))
+    return tuple(found)
+
+
+def _judged(reports: Sequence[Report]) -> Outcome:
+    """Say on stderr what ``--layers`` matched and what the gates found."""
+    for report in reports:
+        name = f"{report.model}: " if len(reports) > 1 else ""
+        for line in gates.matches(report):
+            complain(f"{name}{line}")
+        for gate in report.gates:
+            complain(f"{name}{gate.sentence}")
+            for place in gate.places:
+                complain(f"  {place}", prefix="")
+    return gates.worst(gate.outcome for report in reports for gate in report.gates)
 
 
 def _check(outputs: Mapping[str, Path | None], inputs: Iterable[str]) -> None:
@@ -293,8 +304,8 @@ def _application() -> click.Group:
         help="Also draw every layer's interval; needs the extra 'plot'.",
     )  # fmt: skip
     @click.option(
-        "--certificate", type=click.Path(path_type=Path), metavar="FILE",
-        help="Also write claims of layers and of the network, for 'specnorm verify' and docs/check.py.",
+        "--certificate", type=click.Path(path_type=Path), metavar="FILE.npz",
+        help="Also write claims of the layers with their proofs, for 'specnorm verify' and specnorm_check.py.",
     )  # fmt: skip
     @options.of_inputs
     @click.option("--layers", multiple=True, metavar="GLOB", help="Only layers whose name matches; repeatable.")
@@ -326,6 +337,10 @@ def _application() -> click.Group:
         help="Exit with 1 unless every layer is proven to have a norm of at most L.",
     )  # fmt: skip
     @click.option(
+        "--fail-above-network", type=float, callback=options.bound, metavar="L",
+        help="Exit with 1 unless the network of each ONNX file is proven to have a Lipschitz constant of at most L.",
+    )  # fmt: skip
+    @click.option(
         "--claim", type=click.Choice(["nonexpansive", "residual-nonexpansive"]),
         help="Exit with 1 unless the network f of an ONNX file, or x - f(x), is proven to have a constant up to 1.",
     )  # fmt: skip
@@ -346,6 +361,7 @@ def _application() -> click.Group:
         plot: Path | None,
         certificate: Path | None,
         fail_above: float | None,
+        fail_above_network: float | None,
         claim: str | None,
         jobs: int | None,
         layers: tuple[str, ...],
@@ -367,30 +383,31 @@ def _application() -> click.Group:
         given["certificate"] = certificate is not None
         _check({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *stated])
         given["pictures"] = pictures.WORST if output_format == "html" and plots.installed() else 0
-        return audit_models(Request(models, output_format, output, plot, certificate, fail_above, claim, jobs, given))
+        return audit_models(
+            Request(
+                models, output_format, output, plot, certificate, fail_above, fail_above_network, claim, jobs, given
+            )
+        )  # fmt: skip
 
     @application.command("certify", cls=help.grouped(), epilog=help.EXIT_CODES)
     @options.of_samples
-    def certify_command(
-        model: str, data: str, output: Path | None, plot: Path | None, certificate: Path | None, **given: Any
-    ) -> int:
+    def certify_command(model: str, data: str, output: Path | None, plot: Path | None, **given: Any) -> int:
         """Prove how far the label of each sample of DATA stays what it is.
 
         MODEL is the ONNX file of a classifier; DATA a file with the arrays x (samples, ...) and y (labels), as
         numpy.savez writes them.
         """
-        _check({"--output": output, "--plot": plot, "--certificate": certificate}, [model, data])
-        return certify_samples(model, data, output=output, plot=plot, certificate=certificate, **given)
+        _check({"--output": output, "--plot": plot}, [model, data])
+        return certify_samples(model, data, output=output, plot=plot, **given)
 
     @application.command("verify", epilog=help.EXIT_CODES)
     @click.argument("certificate", type=click.Path(path_type=Path))
     @click.argument("model", type=click.Path(path_type=str))
-    @click.option("--data", type=click.Path(path_type=str), help="Samples that claims about labels speak of.")
-    def verify_command(certificate: Path, model: str, data: str | None) -> int:
-        """Prove the claims of the CERTIFICATE about MODEL's layers and network, and about its labels of samples.
+    def verify_command(certificate: Path, model: str) -> int:
+        """Prove the claims of the CERTIFICATE about MODEL's layers, as 'python -m specnorm_check' does.
 
         Nothing is searched for: the certificate's numbers are put into the proofs.
         """
-        return verify_model(certificate, model, data)
+        return verify_model(certificate, model)
 
     return application

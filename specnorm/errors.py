@@ -51,7 +51,7 @@ class Undecided(SpecnormError):
 
 
 class CertificateError(SpecnormError):
-    """A certificate is damaged, of another model, or does not prove what it claims; or a bound has none."""
+    """A certificate cannot be read, or there is none of a kernel or a bound."""
 
 
 class ModelFileError(SpecnormError):

@@ -14,9 +14,9 @@ _SHOWN = 3
 """Premises of one claim that are written out, the largest first."""
 
 
-def explained(lower: Lower, upper: Upper, exponent: int) -> str:
-    """Both bounds of a layer, scaled by ``2**-exponent``, and what they rest on: one line a rule."""
-    return "\n".join([*lines(upper, ("upper", "<="), exponent), *lines(lower, ("lower", ">="), exponent)])
+def explained(lower: Lower, upper: Upper) -> str:
+    """Both bounds of a layer, and what they rest on: one line a rule."""
+    return "\n".join([*lines(upper, ("upper", "<="), 0), *lines(lower, ("lower", ">="), 0)])
 
 
 def lines(

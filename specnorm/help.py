@@ -32,7 +32,7 @@ Examples:
 EXIT_CODES = """\b
 Exit codes:
   0    every layer was measured, and the gates passed if there were any
-  1    --fail-above, --fail-below or --claim failed, whatever else happened, or verify did not prove
+  1    a gate failed (--fail-..., --claim), whatever else happened, or verify did not prove
   2    wrong usage, a file that cannot be read or written, a layer without bounds, or a gate that is not decided
   130  interrupted
 """
@@ -55,7 +55,16 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "--jobs",
         "--max-bytes",
     ),
-    "What comes out": ("--format", "--output", "--plot", "--certificate", "--fail-above", "--fail-below", "--claim"),
+    "What comes out": (
+        "--format",
+        "--output",
+        "--plot",
+        "--certificate",
+        "--fail-above",
+        "--fail-above-network",
+        "--fail-below",
+        "--claim",
+    ),
 }
 """Headings of the help and their options, in this order. Options without a place come last."""
 

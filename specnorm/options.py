@@ -144,10 +144,6 @@ def of_samples(command: Any) -> Any:
             help="Also draw the share that is certified over the radius; needs the extra 'plot'.",
         ),
         click.option(
-            "--certificate", type=click.Path(path_type=Path), metavar="FILE",
-            help="Also write the labels that stay in real arithmetic, with their proofs, for 'specnorm verify'.",
-        ),
-        click.option(
             "--fail-below", type=click.FloatRange(0, 1), callback=bound, metavar="SHARE",
             help="Exit with 1 unless at least this share of the labels is certified, from 0 to 1, at every radius.",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -13,7 +14,6 @@ from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
 from specnorm.result import BoundSource, Certificate, Enclosure, Outcome, Result
-from specnorm.runtime.execution import Execution
 from specnorm.runtime.telling import Listening
 from specnorm.types import ArrayObject
 
@@ -61,31 +61,30 @@ def enclose(
     backend, geometry = backend_for(kernel), Geometry(input_shape=input_shape, **layer)
     with Listening() as heard:
         result = measure_with(kernel, Enclose(rtol=rtol, budget=budget), geometry, backend=backend)
-    figures = result.stats
+    figures, upper = result.stats, backend.as_proven(result.value)
     found = Enclosure(
         lower=figures["lower"],
-        upper=backend.as_proven(result.value),
+        upper=upper,
         witness=(figures["frequency"], figures["u"], figures["v"]),
         cells=int(figures["cells"]),
         levels=int(figures["levels"]),
         proof_dtype=figures["computed_in"],
-        status=status_of(result),
+        status=status_of(replace(result, value=upper)),
     )
     found = found.stated_by(partial(_certificate, kernel, result.spec))
-    return found.proven_by(partial(_explained, *heard[0])) if len(heard) == 1 else found
+    return found.proven_by(*heard[0], _explained) if len(heard) == 1 else found
 
 
-def _certificate(kernel: ArrayObject, spec: ConvSpec, upper: float, name: str) -> Certificate:
-    from specnorm.search.certificate import certificate_of  # for few
+def _certificate(kernel: ArrayObject, spec: ConvSpec, name: str) -> Certificate:
+    from specnorm.certificates import certificate_of  # for few
 
-    numbers = backend_for(kernel).to_numpy(kernel)
-    return certificate_of(numbers, spec, upper, name, ops=Execution.of(backend_for(numbers), numbers))
+    return certificate_of(backend_for(kernel).to_numpy(kernel), spec, name)
 
 
-def _explained(lower: Lower, upper: Upper, exponent: int) -> str:
+def _explained(lower: Lower, upper: Upper) -> str:
     from specnorm.explaining import explained  # for few
 
-    return explained(lower, upper, exponent)
+    return explained(lower, upper)
 
 
 def status_of(result: Result) -> str:

@@ -12,6 +12,9 @@ from specnorm.errors import CertificateError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from specnorm_check import Claim
+
+    from specnorm.certified.bound import Lower, Upper
     from specnorm.problem.spec import ConvSpec
 
 Kind = Literal["exact", "upper", "lower", "estimate"]
@@ -54,36 +57,32 @@ class BoundSource(Enum):
     MATRIX = "the layer's own matrix"
 
 
-FORMAT = 3
-"""Of the file of a certificate: `docs/certificate.schema.json`."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Certificate:
     """Claims, and what proves them.
 
     Parameters
     ----------
-    claims : tuple of dict
-        Plain data, as in the file.
+    claims : tuple of Claim
+        As ``specnorm_check.check`` takes them.
     """
 
-    claims: tuple[dict[str, Any], ...]
+    claims: tuple[Claim, ...]
 
     def __add__(self, other: Certificate) -> Certificate:
         return Certificate(self.claims + other.claims)
 
-    def dumps(self) -> str:
-        """The file's text."""
-        import json  # for few, as below
+    def dumps(self) -> bytes:
+        """The file's content, which ``python -m specnorm_check`` reads."""
+        from specnorm_check import dumps  # for few, as below
 
-        return json.dumps({"specnorm_certificate": FORMAT, "claims": list(self.claims)}, allow_nan=False) + "\n"
+        return dumps(self.claims)
 
     def save(self, path: str | Path) -> None:
-        """Write a file that ``docs/check.py`` reads."""
+        """Write the file."""
         from pathlib import Path
 
-        Path(path).write_text(self.dumps(), encoding="utf-8")
+        Path(path).write_bytes(self.dumps())
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +102,9 @@ class Enclosure:
         that precision's allowances.
     status : str
         A word and what it means: "converged: ..." (the bounds are ``rtol`` apart), "budget: ..." (the search ended
-        first), "size: ..." (a layer at a size that could not be enclosed more closely) or "padding: ..." (``upper``
-        includes what padding may add). The bounds are proven in each case.
+        first), "size: ..." (a layer at a size that could not be enclosed more closely), "padding: ..." (``upper``
+        includes what padding may add) or "range: ..." (the norm is beyond the numbers of the dtype, or below). The
+        bounds are proven in each case.
     """
 
     lower: Any
@@ -114,29 +114,40 @@ class Enclosure:
     levels: int
     proof_dtype: str
     status: str
-    _chain: ClassVar[Any] = None
+    _claims: ClassVar[tuple[Lower, Upper] | None] = None
+    _explained: ClassVar[Any] = None
     _statement: ClassVar[Any] = None
     """Of an instance: the claims behind its bounds. No field: what is made of an enclosure has other bounds."""
+
+    @property
+    def claim(self) -> tuple[Lower, Upper] | None:
+        """Both bounds as claims, which name the kernel by the digest of its bits, and what proves them.
+
+        None of what is made from another enclosure, and where a compiler ran the search.
+        """
+        return self._claims
 
     @property
     def outcome(self) -> Outcome:
         """How the search ended; ``outcome.advice`` says what to do for closer bounds."""
         return Outcome(self.status.partition(":")[0])
 
-    def proven_by(self, chain: Callable[[], str]) -> Enclosure:
-        """The same, with what `explain` prints."""
-        object.__setattr__(self, "_chain", chain)
+    def proven_by(self, lower: Lower, upper: Upper, explained: Callable[[Lower, Upper], str]) -> Enclosure:
+        """The same, with `claim`, and what `explain` prints of them."""
+        object.__setattr__(self, "_claims", (lower, upper))
+        object.__setattr__(self, "_explained", explained)
         return self
 
-    def stated_by(self, statement: Callable[[float, str], Certificate]) -> Enclosure:
-        """The same, with what `certificate` gives for a bound and a kernel's name."""
+    def stated_by(self, statement: Callable[[str], Certificate]) -> Enclosure:
+        """The same, with what `certificate` gives for a kernel's name."""
         object.__setattr__(self, "_statement", statement)
         return self
 
     def certificate(self, name: str = "kernel") -> Certificate:
-        """What somebody else can check without specnorm: ``docs/check.py``, `docs/check-it-yourself.md`.
+        """What somebody else can check without specnorm: ``python -m specnorm_check``, `docs/check-it-yourself.md`.
 
-        Its bound is ``upper``, or hardly larger where that takes too much to check. A search for cells may be needed.
+        A claim about every input size, some 1 % above the norm. Its proof is searched for, which may take longer than
+        the enclosure did.
 
         Parameters
         ----------
@@ -146,11 +157,11 @@ class Enclosure:
         Raises
         ------
         CertificateError
-            If the format has no proof for such a layer, or the bounds were made from another enclosure's.
+            If the format has no claim about such a kernel, or the bounds were made from another enclosure's.
         """
         if self._statement is None:
             raise CertificateError("this enclosure was made from another one: take that one's certificate.")
-        found: Certificate = self._statement(float(self.upper), name)
+        found: Certificate = self._statement(name)
         return found
 
     def explain(self) -> str:
@@ -158,9 +169,9 @@ class Enclosure:
         from specnorm.text import number  # takes a while to import
 
         ends = f"{number(float(self.lower), 'lower')} <= norm <= {number(float(self.upper), 'upper')}"
-        if self._chain is None:
+        if self._claims is None:
             return f"{ends}: made from another enclosure, whose proof it is not"
-        return f"{ends}\n{self._chain()}"
+        return f"{ends}\n{self._explained(*self._claims)}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,6 +28,7 @@ FUNCTIONS: dict[str, tuple[str, Method]] = {
     "f4_bound": ("f4", METHODS["f4"]()),
     "unfolding_bounds": ("unfoldings", METHODS["unfoldings"]()),
     "gram_bound": ("gram", METHODS["gram"]()),
+    "completion_bound": ("completion", METHODS["completion"]()),
     "tn_bound": ("tn", METHODS["tn"]()),
     "tn_bound(certified=False)": ("tn", TensorNorm(certified=False)),
     "enclose": ("enclose", METHODS["enclose"]()),

@@ -250,7 +250,7 @@ def test_the_gate(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     highest = max(rows.values(), key=lambda row: float(row["upper"]))
     upper, lower = highest["upper"], highest["lower"]
     assert cli.run(["audit", str(model), "--fail-above", repr(upper)]) == 0
-    assert "gate" not in capsys.readouterr().err
+    assert "gate passed: each of 3 layers" in capsys.readouterr().err
     assert cli.run(["audit", str(model), "--fail-above", repr((lower + upper) / 2)]) == 1
     err = capsys.readouterr().err
     assert f"{highest['name']}: upper = {upper!r}" in err

@@ -32,6 +32,8 @@ LEVELS = (
     ("backends", "plugin"),
     (
         "api",
+        "completing",
+        "certificates",
         "explaining",
         "folding",
         "matrices",

@@ -92,7 +92,7 @@ COMMANDS = {
     "audit a.npz --geometry stride=2": "No such file",
     "audit a.npz --certificate": "requires an argument",
     "verify a.npz": "MODEL",
-    "verify nofile.json a.npz": "nofile.json",
+    "verify nofile.npz a.npz": "nofile.npz",
 }
 """What follows ``specnorm`` -> a part of what it says."""
 

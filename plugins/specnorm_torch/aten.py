@@ -14,7 +14,7 @@ from specnorm.certified.network import operators as ops
 from specnorm.certified.network.operators import Operator, Unknown
 from specnorm.certified.network.operators.linear import PadMode, normalisation
 from specnorm.certified.network.operators.piecewise import SINGLE
-from specnorm.certified.network.operators.recurrent import GATED
+from specnorm.certified.network.operators.sources import NO_LOOPS
 from specnorm.networks import builders
 from specnorm_torch.calls import (
     Builder,
@@ -32,7 +32,6 @@ from specnorm_torch.calls import (
 )
 from specnorm_torch.normalising import NORMALISING
 from specnorm_torch.products import PRODUCT, addmm, attention, divide, einsum, linear, matmul, multiply, stacked
-from specnorm_torch.recurrent import RECURRENT
 from specnorm_torch.windows import adaptive, convolution, pool, resize
 
 MAX_ENTRIES = 2**24
@@ -364,7 +363,6 @@ OPERATORS: dict[str, Rule] = {
     **rules(stacked, "bmm"),
     **rules(einsum, "einsum"),
     **rules(attention, "scaled_dot_product_attention"),
-    **RECURRENT,
     **NORMALISING,
     **{f"conv{n}d{end}": Rule(convolution(n)) for n in _DIMS for end in ("", ".padding")},
     **{f"conv_transpose{n}d{'.input' if n > 1 else ''}": Rule(convolution(n, transposed=True)) for n in _DIMS},
@@ -390,6 +388,6 @@ REASONS = {
     "baddbmm": PRODUCT,
     "_native_batch_norm_legit_functional": "it normalises by the statistics of the batch",
     **dict.fromkeys(["var", "std"], "its slope has no bound"),
-    **dict.fromkeys(["lstm", "gru", "lstm_cell", "gru_cell"], GATED),
+    **{f"{name}{end}": NO_LOOPS for name in ("lstm", "gru", "rnn_tanh", "rnn_relu") for end in ("", "_cell")},
 }
 """Why some operators are unknown."""

@@ -40,7 +40,6 @@ from specnorm_torch.calls import (
 from specnorm_torch.decisions import export
 from specnorm_torch.fourier import COMPLEX, REAL, with_weights
 from specnorm_torch.modules import at_inference, check_module, check_values
-from specnorm_torch.recurrent import LAYERS, is_drawing, last_state
 from specnorm_torch.reference import TorchModel, alike, computed
 from specnorm_torch.tracing import replaced, tensors
 
@@ -267,7 +266,7 @@ class _Walk:
         names, label = tuple(source.name for source in sources), _operator(node)
         arguments = _arguments(node, self.known)
         seeded = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-        if seeded and is_drawing(label, arguments):
+        if seeded and _is_drawing(label, arguments):
             self._add(node, Random(), names, label)
         elif not sources:
             values = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: self.known[n.name])
@@ -313,9 +312,6 @@ class _Walk:
             source, number = node.args
             if source.name in self.pieces:
                 return piece(call, self.pieces[source.name], number)
-            if number == 1 and _operator(source) in LAYERS:
-                found = last_state(call, source, _arguments(source, self.known))
-                return Made(found, (source,)) if isinstance(found, Operator) else found
             # Only the first of several results is what is known of their operators.
             return Made(
                 Unknown() if isinstance(source.meta.get("val"), tuple | list) and number else Identity(), (source,)
@@ -355,6 +351,15 @@ def _without_rule(key: str, is_complex: bool) -> Unknown:
         return Unknown(REASONS[name])
     overloads = any(known.partition(".")[0] == name for known in REAL)
     return Unknown(f"its overload {key} is not known here") if overloads else Unknown()
+
+
+def _is_drawing(label: str, arguments: dict[Any, Any]) -> bool:
+    """Whether an operator that torch says to be random draws, as its arguments have it."""
+    if label in ("rnn_tanh", "rnn_relu", "lstm", "gru"):
+        return bool(arguments.get("train", True)) and arguments.get("dropout", 1.0) != 0.0
+    if label == "scaled_dot_product_attention":
+        return bool(arguments.get("dropout_p", 0.0) != 0.0)
+    return "dropout" not in label or "::" in label or arguments.get("train", True) is not False
 
 
 def _operator(node: Any) -> str:

@@ -24,7 +24,7 @@ from specnorm.auditing.readers import MAX_BYTES, isolated, open_model
 from specnorm.auditing.renderers import render
 from specnorm.auditing.report import Report
 from specnorm.auditing.rows import COLUMNS, Row
-from specnorm.errors import CertificateError, GeometryError, MethodError, ModelFileError
+from specnorm.errors import GeometryError, MethodError, ModelFileError
 from specnorm.problem.padding import PaddingMode
 from specnorm.problem.spec import Layout
 from specnorm.types import AnyArray
@@ -118,8 +118,8 @@ def audit(
         Also bound what the network leaves of its input, ``x - f(x)``, as ``Report.residual``. Only for files that hold
         a graph.
     certificate : bool, default False
-        Also state what somebody else can check, `docs/check-it-yourself.md`, as ``Report.certificate``: of each layer,
-        and of the network. That is searched for, too.
+        Also state what somebody else can check, `docs/check-it-yourself.md`, as ``Report.certificate``: a bound of each
+        layer at every input size, whose proof is searched for, too.
 
     Returns
     -------
@@ -208,7 +208,7 @@ def _audit(
             f"{label} holds weights and no graph, and {told} is about a network's inputs: give its ONNX file, or "
             f"leave {told} out."
         )
-    selection = select(model.arrays, patterns)
+    selection = select(model.arrays, patterns, of_caller=path is None)
     found = selection.layers
     unmeasured = tuple(Row(x.tensor.name, x.kind, x.tensor.shape, None, reason=x.refusal) for x in selection.unmeasured)
     if not found:
@@ -234,12 +234,7 @@ def _audit(
         stated, missing = claims_of(model, found, rows)
     network = remainder = None
     if patterns is None and model.network is not None:  # of a part of the layers there is no network
-        network, remainder = _networks(model, rows, settings, place, residual, certificate, progress)
-        for name, one in (("the network", network), ("x - f(x)", remainder)):
-            try:
-                stated = stated if stated is None or one is None else stated + one.certificate
-            except CertificateError as error:
-                missing.append(f"{name}: {error}")
+        network, remainder = _networks(model, rows, settings, place, residual, progress)
     made = environment(rows)
     left_out = len(selection.names) - len(found)
     return Report(
@@ -254,7 +249,6 @@ def _networks(
     settings: Settings,
     place: Mapping[str, Any],
     residual: bool,
-    certificate: bool,
     progress: Progress | None,
 ) -> tuple[NetworkBound | None, NetworkBound | None]:
     """The network's constant, and that of what it leaves of its input."""
@@ -264,7 +258,7 @@ def _networks(
     seconds = None if settings.budget in (None, math.inf) else max(isolated.GRAPH_SECONDS, 10 * settings.budget)
     bound = partial(
         network_of, model, rows, size, input_range=place["input_range"], near=place["radius"],
-        certificate=certificate, progress=progress, seconds=seconds,
+        progress=progress, seconds=seconds,
     )  # fmt: skip
     return bound(), bound(residual=True) if residual else None
 

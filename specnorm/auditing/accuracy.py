@@ -15,9 +15,8 @@ from specnorm.auditing.readers.isolated import GRAPH_SECONDS
 from specnorm.auditing.samples import SAMPLE_SECONDS, samples_of
 from specnorm.certified.network.execution import moved_up
 from specnorm.certified.network.shapes import concrete
-from specnorm.errors import CertificateError, GeometryError, MethodError, ModelFileError, SpecnormError
-from specnorm.networks import CertifiedAccuracy, Graph, Multipliers, certified_accuracy, within
-from specnorm.result import Certificate
+from specnorm.errors import GeometryError, MethodError, ModelFileError, SpecnormError
+from specnorm.networks import Graph, Multipliers, certified_accuracy, within
 from specnorm.types import AnyArray
 
 Status = Literal["safe", "unsafe", "open"]
@@ -63,9 +62,6 @@ class Accuracy:
     input_range: tuple[float, float] | None = None
     budget: float | None = None
     execution: str | None = None
-    certificate: Certificate | None = None
-    """What proves the labels that stay, for `specnorm verify`, and of which it has no proof."""
-    unstated: tuple[str, ...] = ()
 
     def count(self, status: Status) -> tuple[int, ...]:
         """Samples of that status at each radius."""
@@ -80,7 +76,6 @@ def certified(
     input_range: tuple[float, float] | None = None,
     budget: float | None = None,
     execution: str | None = None,
-    certificate: bool = False,
     max_bytes: int = MAX_BYTES,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Accuracy:
@@ -100,8 +95,6 @@ def certified(
         Seconds that a sample may take at each radius; None: a fixed number of steps.
     execution : {"float64", "float32", "float16", "bfloat16"}, optional
         The precision that the network is executed in; None: real arithmetic.
-    certificate : bool, default False
-        Also state what somebody else can check; it takes as long again.
     max_bytes : int, default 8 GiB
         Refuse files whose arrays claim more than that in all.
     progress : callable, optional
@@ -112,7 +105,7 @@ def certified(
     ModelFileError
         If a file cannot be read or holds something else.
     MethodError, GeometryError
-        If the samples do not fit the network, or it has no certificate.
+        If the samples do not fit the network, or it has no bound.
     """
     x, y = samples_of(data, max_bytes, input_range)
     asked = tuple(sorted(set(map(float, radii))))
@@ -120,13 +113,13 @@ def certified(
     with open_model(model, max_bytes) as found:
         if found.network is None:
             raise ModelFileError(f"{model} holds weights and no graph: give the ONNX file of the network.")
-        limit = (1 + certificate) * seconds if seconds < 1e9 else None
-        given = (asked, input_range, budget, execution, certificate)
+        limit = seconds if seconds < 1e9 else None
+        given = (asked, input_range, budget, execution)
         try:
-            samples, stated, missing = found.ask(limit, _certified, x, y, *given, progress=progress)
+            samples = found.ask(limit, _certified, x, y, *given, progress=progress)
         except (ModelFileError, MethodError, GeometryError) as error:
             raise type(error)(f"{model}: {error}") from error
-    return Accuracy(model, data, asked, tuple(samples), input_range, budget, execution, stated, missing)
+    return Accuracy(model, data, asked, tuple(samples), input_range, budget, execution)
 
 
 # -- where the model's file is open ------------------------------------------------------------------------------------
@@ -138,9 +131,8 @@ def _certified(
     input_range: tuple[float, float] | None,
     budget: float | None,
     execution: str | None,
-    certificate: bool,
     progress: Callable[[int, int, str], None] | None = None,
-) -> tuple[list[Sample], Certificate | None, tuple[str, ...]]:
+) -> list[Sample]:
     try:
         graph, shape = _network(model, x.shape[1:])
         graph = graph if input_range is None else within(graph, *input_range)
@@ -154,7 +146,7 @@ def _certified(
         found = certified_accuracy(
             graph, x, y, radii, local=True, budget=budget, execution=execution, method=method, progress=tick
         )
-        samples = [
+        return [
             Sample(
                 int(y[at]),
                 *_logits(graph, each, int(y[at])),
@@ -164,23 +156,12 @@ def _certified(
             )
             for at, each in enumerate(x)
         ]
-        return samples, *(_stated(found) if certificate else (None, ()))
     except SpecnormError:
         raise
     except MemoryError as error:
         raise ModelFileError(f"certifying its labels takes more memory than its limit: {error}") from error
     except Exception as error:  # a damaged graph
         raise ModelFileError(f"the graph cannot be followed: {type(error).__name__}: {error}") from error
-
-
-def _stated(found: CertifiedAccuracy) -> tuple[Certificate | None, tuple[str, ...]]:
-    """What somebody else can check, and what is missing there."""
-    try:
-        stated = found.certificate
-    except CertificateError as error:
-        return None, (str(error),)
-    missing = int((found.status == "safe").any(axis=0).sum()) - len(stated.claims[0]["samples"])
-    return stated, (f"{missing} labels, which linear bounds do not prove to stay.",) if missing else ()
 
 
 def _network(model: ModelArrays, sample: tuple[int, ...]) -> tuple[Graph, tuple[int, ...]]:

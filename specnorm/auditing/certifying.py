@@ -1,20 +1,23 @@
-"""Claims of an audit that somebody else checks: of each layer that was measured, at its size or at every one."""
+"""Claims of an audit that somebody else checks, of each layer that was measured; and the check of such a file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+from specnorm_check import Claim, Refused, Verdict, check, digest, read_certificate
 
 from specnorm.auditing.layers import Layer
 from specnorm.auditing.model_arrays import ModelArrays
+from specnorm.auditing.readers import MAX_BYTES, open_model
+from specnorm.auditing.readers.isolated import GRAPH_SECONDS
 from specnorm.auditing.rows import Row
 from specnorm.backends import backend_for
-from specnorm.certified.stated import digest
+from specnorm.certificates import certificate_of
 from specnorm.errors import CertificateError, SpecnormError
 from specnorm.result import Certificate
-from specnorm.runtime.execution import Execution
-from specnorm.search.certificate import certificate_of
 
 Key = tuple[str, tuple[int, ...], str]
 """Precision, shape and digest of an array."""
@@ -25,17 +28,73 @@ def claims_of(model: ModelArrays, layers: Sequence[Layer], rows: Sequence[Row]) 
     names: dict[Key, list[str]] | None = model.ask(None, stored_names)
     found, missing = Certificate(()), []
     for layer, row in zip(layers, rows, strict=True):
-        if row.status != "ok" or row.spec is None or row.upper is None:
+        if row.status != "ok" or row.spec is None:
             continue
         try:
-            if layer.tensor.dtype == "bfloat16":
-                raise CertificateError("a kernel of bfloat16 numbers cannot be stated; store it in float32.")
             kernel = backend_for(layer.tensor.load()).to_numpy(layer.tensor.load())
-            ops = Execution.of(backend_for(kernel), kernel)
-            found += certificate_of(kernel, row.spec, row.upper, row.name, _stored(kernel, row.name, names), ops=ops)
+            found += certificate_of(kernel, row.spec, row.name, _stored(kernel, row.name, names))
         except SpecnormError as error:
             missing.append(f"{row.name}: {error}")
     return found, missing
+
+
+def verify_file(
+    certificate: str | os.PathLike[str],
+    model: str | os.PathLike[str],
+    max_bytes: int = MAX_BYTES,
+    seconds: float | None = GRAPH_SECONDS,
+) -> Iterator[Verdict]:
+    """Prove the claims of a certificate about a model's file, by ``specnorm_check.check``, one after the other.
+
+    Parameters
+    ----------
+    certificate : path
+        As ``specnorm audit --certificate`` or `Enclosure.certificate` wrote it.
+    model : path
+        Of the file whose arrays it names, of any kind that audits read.
+    max_bytes : int, default 8 GiB
+        Refuse files whose arrays claim more than that in all.
+    seconds : float or None, default 600
+        Of processor time for each claim, in a process that reads a graph; None: as long as they take.
+
+    Raises
+    ------
+    CertificateError
+        If the certificate cannot be read.
+    ModelFileError
+        If the model cannot be read.
+    """
+    try:
+        claims = read_certificate(os.fspath(certificate))
+    except Refused as error:
+        raise CertificateError(
+            f"{Path(certificate).name} is no certificate ({error}): expected what 'specnorm audit --certificate' "
+            "writes."
+        ) from error
+    with open_model(os.fspath(model), max_bytes) as found:
+        for claim in claims:
+            yield found.ask(seconds, _checked, claim)
+
+
+def _checked(model: ModelArrays, claim: Claim) -> Verdict:
+    (verdict,) = check([claim], _Stored(model))
+    return verdict
+
+
+class _Stored(Mapping[str, np.ndarray]):
+    """Arrays of a model as its file stores them, each read when it is asked for."""
+
+    def __init__(self, model: ModelArrays) -> None:
+        self.model = model
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.asarray(self.model.array(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tensor.name for tensor in self.model.arrays)
+
+    def __len__(self) -> int:
+        return len(self.model.arrays)
 
 
 def stored_names(model: ModelArrays) -> dict[Key, list[str]] | None:

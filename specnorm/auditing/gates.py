@@ -1,68 +1,68 @@
-"""Verdicts on reports, in words: which layers are not proven to stay within a bound, and what is proven of networks."""
+"""Gates: whether the layers, or the network, of a report are proven to stay within a bound, and the answer in words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Iterable
 
-from specnorm.auditing.report import Report
+from specnorm.auditing.report import Gate, Outcome, Report
 from specnorm.auditing.rows import violations
 from specnorm.text import number
 
-Outcome: TypeAlias = Literal["passed", "failed", "undecided"]
+_UNMEASURED = "could be layers and are not measured; --layers with the names of the others leaves out what is none:"
 
 
-def norms(reports: Sequence[Report], bound: float) -> tuple[Outcome, list[str]]:
-    """Whether all norms are proven to be at most ``bound``, and lines that name those that are not.
+def norms(report: Report, bound: float) -> Gate:
+    """Whether all norms are proven to be at most ``bound``.
 
     Undecided: nothing speaks against it but arrays that could be layers and are not measured.
     """
-    found = [violation for report in reports for violation in violations(report.layers, bound)]
-    if not found:
-        left = [f"  {row.name}: {row.reason}" for report in reports for row in report.unmeasured]
-        words = "could be layers and are not measured; --layers with the names of the others leaves out what is none:"
-        return ("undecided", [f"gate not decided: {len(left)} arrays {words}", *left]) if left else ("passed", [])
-    in_all = sum(len(report.layers) for report in reports)
-    text = [f"gate failed: {len(found)} of {in_all} layers are not proven to have a norm of at most {bound!r}:"]
-    for violation in found:
-        row = violation.row
-        why = {
-            "refuted": f"lower = {row.lower!r} > {bound!r}: the norm is above it",
-            "unproven": f"upper = {row.upper!r} > {bound!r}, lower = {row.lower!r}: not proven",
-            "error": f"error: {row.reason or 'its bounds are no numbers'}",
-        }[violation.kind]
-        text.append(f"  {row.name}: {why}")
-    return "failed", text
+    option = f"--fail-above {bound!r}"
+    found, count = violations(report.layers, bound), len(report.layers)
+    if found:
+        places = []
+        for violation in found:
+            row = violation.row
+            why = {
+                "refuted": f"lower = {row.lower!r} > {bound!r}: the norm is above it",
+                "unproven": f"upper = {row.upper!r} > {bound!r}, lower = {row.lower!r}: not proven",
+                "error": f"error: {row.reason or 'its bounds are no numbers'}",
+            }[violation.kind]
+            places.append(f"{row.name}: {why}")
+        reason = f"{len(found)} of {count} layers are not proven to have a norm of at most {bound!r}:"
+        return Gate(option, bound, "failed", reason, tuple(places))
+    if report.unmeasured:
+        unmeasured = tuple(f"{row.name}: {row.reason}" for row in report.unmeasured)
+        return Gate(option, bound, "undecided", f"{len(unmeasured)} arrays {_UNMEASURED}", unmeasured)
+    chosen = f", {report.left_out} more left out," if report.left_out else ""
+    reason = f"each of {count} layers{chosen} is proven to have a norm of at most {bound!r}, as assumed."
+    return Gate(option, bound, "passed", reason)
 
 
-def claims(reports: Sequence[Report], claim: str) -> tuple[Outcome, list[str]]:
-    """Whether each network is proven to be as claimed, and a line on each.
+def network(report: Report, bound: float) -> Gate:
+    """Whether the network's constant is proven to be at most ``bound``."""
+    return _constant(report, f"--fail-above-network {bound!r}", bound, "f")
 
-    ``claim`` is "nonexpansive", about f, or "residual-nonexpansive", about x - f(x). Undecided: proven of a graph that
-    could not be compared with the file's own values.
-    """
-    residual, outcomes, text = claim == "residual-nonexpansive", set[Outcome](), []
-    for report in reports:
-        found = report.residual if residual else report.network
-        words = f"{report.model}: {'x - f(x)' if residual else 'f'}"
-        outcome: Outcome = "failed"
-        if found is None:
-            why = "--layers chose a part of it" if report.matched else "the file holds no graph, so give an ONNX file"
-            text.append(f"{words} is not proven nonexpansive: {why}.")
-        elif found.upper is None:
-            text.append(f"{words} is not proven nonexpansive: {found.unknown[0].reason}.")
-        else:
-            constant = f"its constant is at most {number(found.upper, 'upper')}"
-            if not found.upper <= 1:
-                text.append(f"{words} is not proven nonexpansive: {constant}.")
-            elif found.checked.complete:
-                outcome = "passed"
-                text.append(f"{words} is proven nonexpansive: {constant}.")
-            else:
-                outcome = "undecided"
-                text.append(f"{words} is not decided: {constant} as it was read. {found.checked}")
-        outcomes.add(outcome)
-    return worst(outcomes), text
+
+def claim(report: Report, claimed: str) -> Gate:
+    """Whether f ("nonexpansive") or x - f(x) ("residual-nonexpansive") is proven to have a constant of at most 1."""
+    return _constant(report, f"--claim {claimed}", 1.0, "x - f(x)" if claimed == "residual-nonexpansive" else "f")
+
+
+def _constant(report: Report, option: str, bound: float, words: str) -> Gate:
+    """Undecided: proven of a graph that could not be compared with the file's own values."""
+    found = report.network if words == "f" else report.residual
+    most = "nonexpansive" if option.startswith("--claim") else f"to have a constant of at most {bound!r}"
+    if found is None:
+        why = "--layers chose a part of it" if report.matched else "the file holds no graph, so give an ONNX file"
+        return Gate(option, bound, "failed", f"{words} is not proven {most}: {why}.")
+    if found.upper is None:
+        return Gate(option, bound, "failed", f"{words} is not proven {most}: {found.unknown[0].reason}.")
+    constant = f"its constant is at most {number(found.upper, 'upper')}"
+    if not found.upper <= bound:
+        return Gate(option, bound, "failed", f"{words} is not proven {most}: {constant}.")
+    if not found.checked.complete:
+        return Gate(option, bound, "undecided", f"{words} is not decided: {constant} as it was read. {found.checked}")
+    return Gate(option, bound, "passed", f"{words} is proven {most}: {constant}.")
 
 
 def worst(outcomes: Iterable[Outcome]) -> Outcome:

@@ -63,13 +63,15 @@ def resolve(
     layout: str | None,
     padding_mode: PaddingMode | None,
     input_shape: int | tuple[int, ...] | None,
+    convention: str = "OIHW",
 ) -> tuple[ConvSpec, tuple[str, ...]]:
     """Geometry of one layer, and what of it is assumed.
 
     The last matching override counts, key by key; then ``padding_mode``; then what the file states; then ``layout``;
-    the rest is assumed: stride 1, dilation 1, one group, not transposed, torch's order, zeros, "same". It is told as
-    ``name=value``; nothing of a matrix, which has no geometry and whose norm is that of its transpose. ``layout`` names
-    a convention: "HWIO" reads a 3-axis kernel as "WIO". A geometry that does not fit the shape raises.
+    the rest is assumed: stride 1, dilation 1, one group, not transposed, the order of ``convention``, zeros, "same". It
+    is told as ``name=value``; nothing of a matrix, which has no geometry and whose norm is that of its transpose.
+    ``layout`` and ``convention`` name a convention: "HWIO" reads a 3-axis kernel as "WIO". A geometry that does not fit
+    the shape raises.
     """
     known: dict[str, Any] = dict(stated)
     if layout is not None and "layout" not in known:
@@ -81,7 +83,8 @@ def resolve(
             known.update(override.stated)
     assumed = [f"{key}={value}" for key, value in DEFAULTS.items() if key not in known and key != "padding_mode"]
     if "layout" not in known:
-        assumed.append(f"layout=OI{'DHW'[5 - len(shape) :]}")
+        known["layout"] = None if convention == "OIHW" else at_rank(convention, len(shape))
+        assumed.append(f"layout={at_rank(convention, len(shape))}")
     elif layout is not None and "layout" not in stated and known["layout"] != layout:
         assumed.append(f"layout={known['layout']}")
     if "padding_mode" not in known:

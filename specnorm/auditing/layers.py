@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+from specnorm.auditing.layouts import BOTH, conventions, parts_of
 from specnorm.auditing.model_arrays import Kind, Tensor
 
 MIN_AXES, MAX_AXES = 2, 5
-_SEPARATOR = re.compile(r"[./:]")
-_COUNTER = re.compile(r":\d+$")
-"""What TensorFlow writes after a variable's name."""
 _FLOATING = ("float", "bfloat")
-_NO_NUMBERS = ("int", "uint", "bool", "str", "bytes", "datetime", "timedelta")
+_NO_NUMBERS = ("bool", "datetime", "timedelta")
 """How the dtypes of arrays start that are no kernels, whatever else they are."""
+_WIDE = ("int32", "int64", "uint32", "uint64")
+"""Whole numbers that are mostly positions; those of fewer bits are mostly quantised weights."""
+_ATTENTION = ("query", "key", "value", "out")
+"""What Flax calls parts of attention, whose kernels of 3 axes are matrices."""
 _ONE_NUMBER = re.compile(r"void(8|16|32|64)")
 _UNREADABLE = {
     "object": "it holds Python objects, which are never unpickled. Save the kernel as a float32 array.",
+    "structured": "it holds records. Save each field as an array of its own.",
     "void": "it holds raw bytes without a type (numpy.savez does that to bfloat16). Save the kernel as float32.",
 }
 
@@ -75,15 +78,17 @@ class Selection:
     """How many layers each pattern matches."""
 
 
-def select(tensors: Iterable[Tensor], patterns: Sequence[str] | None = None) -> Selection:
+def select(tensors: Iterable[Tensor], patterns: Sequence[str] | None = None, *, of_caller: bool = False) -> Selection:
     """Pick the layers among a model's arrays.
 
     What the file says for certain (`Tensor.kind`) comes first. Else real floating arrays with two axes are linear
     layers, with three to five convolutions; vectors, integers and what the array beside it explains are none. What is
     left could be one: more axes, other numbers, names that no kernel has. ``patterns`` are the shell's, on names,
-    case-sensitive; None: every layer.
+    case-sensitive; None: every layer. ``of_caller``: arrays of this program, in torch's order unless a name says Flax.
     """
     everything = list(tensors)
+    orders = conventions(everything, silent=("OIHW",) if of_caller else BOTH)
+    everything = [replace(t, conventions=orders[t.name]) if t.name in orders else t for t in everything]
     shapes = {t.name: t.shape for t in everything if t.kind is None and t.dtype.startswith(_FLOATING)}
     found = [layer for tensor in everything if (layer := _as_layer(tensor, shapes)) is not None]
     names = [layer.tensor.name for layer in found if layer.kind != "none"]
@@ -99,16 +104,16 @@ def select(tensors: Iterable[Tensor], patterns: Sequence[str] | None = None) -> 
 def _as_layer(tensor: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> Layer | None:
     """What an array is, None: no layer. ``shapes`` are those of the floating arrays, by name."""
     name, axes = tensor.name, len(tensor.shape)
-    parts = _SEPARATOR.split(_COUNTER.sub("", name))
+    parts = parts_of(name)
     if tensor.kind in ("conv", "linear"):
         return Layer(tensor, tensor.kind, tensor.refusal, tensor.assumed)
     if tensor.kind == "unknown":
         return Layer(tensor, "none" if _doubt(parts) else "unknown", tensor.refusal, tensor.assumed)
     if tensor.kind == "none":
-        return Layer(tensor, "none", tensor.refusal) if tensor.refusal and axes >= MIN_AXES else None
+        return Layer(tensor, "none", tensor.refusal) if tensor.refusal else None
     unreadable = next((why for start, why in _UNREADABLE.items() if tensor.dtype.startswith(start)), None)
     single = unreadable is None or _ONE_NUMBER.fullmatch(tensor.dtype)
-    if (axes < MIN_AXES and single) or tensor.dtype.startswith(_NO_NUMBERS) or _is_explained(name, shapes):
+    if (axes < MIN_AXES and single) or _is_explained(name, shapes) or _is_position(tensor, parts[-1]):
         return None
     kind: Kind = "linear" if axes == MIN_AXES else "conv"
     if not MIN_AXES <= axes <= MAX_AXES:
@@ -120,9 +125,18 @@ def _as_layer(tensor: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> Layer | 
     doubt = None if unreadable else _doubt(parts)
     if doubt is not None:
         return Layer(tensor, "none", doubt)
+    if axes == 3 and parts[-1] == "kernel" and parts[-2:-1] and parts[-2] in _ATTENTION:
+        return Layer(tensor, kind, f"it is the {parts[-2]} of an attention by its name, which is not measured.")
     stored = parts[-1] == "weight_orig" or (parts[-1].startswith("original") and "parametrizations" in parts)
     raw = (_RAW_PARAMETER,) if stored and unreadable is None else ()
     return Layer(tensor, kind, tensor.refusal or unreadable, (*tensor.assumed, *raw))
+
+
+def _is_position(tensor: Tensor, leaf: str) -> bool:
+    """Whether an array's type says that it is no kernel: truths, times, indices."""
+    named = "weight" in leaf or "kernel" in leaf
+    index = tensor.dtype in _WIDE and len(tensor.shape) <= MIN_AXES and not named
+    return index or tensor.dtype.startswith(_NO_NUMBERS)
 
 
 def _is_explained(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:

@@ -12,10 +12,10 @@ from specnorm.auditing.devices import place
 from specnorm.auditing.geometry import Override, resolve
 from specnorm.auditing.layers import Layer
 from specnorm.auditing.provenance import origin
-from specnorm.auditing.rows import CIRCULAR, INTERVAL, Row, Value, least_upper
+from specnorm.auditing.rows import CIRCULAR, INTERVAL, Row, Value, either, least_upper
 from specnorm.backends import backend_for
 from specnorm.certified.bound import Upper
-from specnorm.certified.network.kernels import speaks_of, unscaled
+from specnorm.certified.network.kernels import speaks_of
 from specnorm.errors import SpecnormError, Undecided
 from specnorm.methods import METHODS, Enclose, ExactFFT, FantasticFour, Method, TensorNorm
 from specnorm.problem.padding import PaddingMode
@@ -99,13 +99,25 @@ def describe(layer: Layer, settings: Settings) -> Row:
     if layer.kind == "unknown":
         return replace(blank, reason=layer.refusal or "it is not known what this array is.")
     size = tensor.input_shape if settings.input_shape == "file" else settings.input_shape
-    try:
-        spec, assumed = resolve(
-            tensor.name, tensor.shape, tensor.geometry, settings.geometry, settings.layout, settings.padding_mode, size
-        )
-    except SpecnormError as error:
-        return replace(blank, reason=layer.refusal or str(error))
-    return replace(blank, spec=spec, assumed=(*assumed, *layer.assumed))
+    given = (tensor.geometry, settings.geometry, settings.layout, settings.padding_mode, size)
+    readings: dict[ConvSpec, tuple[str, ...]] = {}
+    reason = None
+    for convention in tensor.conventions:
+        try:
+            spec, assumed = resolve(tensor.name, tensor.shape, *given, convention)
+            readings.setdefault(spec, assumed)
+        except SpecnormError as error:
+            reason = str(error)
+    if not readings:
+        return replace(blank, reason=layer.refusal or reason)
+    spec, *others = readings
+    if others:
+        orders = [word for each in readings.values() for word in each if word.startswith("layout=")]
+        told = f"{orders[0]} or {orders[1].removeprefix('layout=')}"
+        return replace(blank, spec=spec, other=others[0], assumed=(
+            *(told if word == orders[0] else word for word in readings[spec]), *layer.assumed
+        ))  # fmt: skip
+    return replace(blank, spec=spec, assumed=(*readings[spec], *layer.assumed))
 
 
 def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
@@ -120,6 +132,9 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
     """
     if row.reason is not None or row.spec is None or kernel is None:
         return row
+    if row.other is not None:
+        first, second = (fill(replace(row, spec=spec, other=None), kernel, settings) for spec in (row.spec, row.other))
+        return replace(either(first, second), other=row.other)
     take: _Results | None = None
     try:
         if settings.backend is not None:
@@ -168,7 +183,7 @@ def _only(row: Row, columns: tuple[str, ...]) -> Row:
 def _wide(found: Result) -> str | None:
     """What an interval at a size, or one that a budget ended, says where it is wider than was asked for."""
     explained = found.spec.input_shape is None and found.spec.padding_gain_sq > 1
-    status = status_of(found)
+    status = status_of(replace(found, value=backend_for(found.value).as_proven(found.value)))
     return None if explained or status.startswith("converged") else status
 
 
@@ -207,7 +222,7 @@ class _Results:
             # A report says what was asked for: what is left of it differs from run to run.
             with Listening() as heard:
                 self.known[name] = replace(measure(self.kernel, limited, **geometry), method=asked)
-            self.claims += [unscaled(upper, exponent) for _, upper, exponent in heard]
+            self.claims += [upper for _, upper in heard]
         return self.known[name]
 
     @property

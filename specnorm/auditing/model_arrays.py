@@ -63,6 +63,8 @@ class Tensor:
         Why it cannot be measured, though it may be a kernel: a row with that reason.
     assumed : tuple of str
         What the reader took for granted beyond the geometry.
+    conventions : tuple of str
+        Orders of axes in which the kernel is read where neither file nor person says; several: in each of them.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Tensor:
     input_shape: tuple[int, ...] | None = None
     refusal: str | None = None
     assumed: tuple[str, ...] = ()
+    conventions: tuple[Literal["OIHW", "HWIO"], ...] = ("OIHW",)
 
 
 Sizes: TypeAlias = int | tuple[int, ...] | Mapping[str, tuple[int, ...]] | None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,7 +15,7 @@ from specnorm.auditing.rows import Row
 from specnorm.certified.bound import Upper
 from specnorm.certified.network.operators.steep import HINT
 from specnorm.certified.network.shapes import concrete
-from specnorm.errors import CertificateError, GeometryError, MethodError, ModelFileError
+from specnorm.errors import GeometryError, MethodError, ModelFileError
 from specnorm.networks import (
     Graph,
     Layer,
@@ -29,7 +28,6 @@ from specnorm.networks import (
     forward_step,
     within,
 )
-from specnorm.networks.answer import unstated
 from specnorm.networks.measuring import heuristic
 from specnorm.problem.spec import ConvSpec
 from specnorm.text import number, visible
@@ -51,7 +49,6 @@ def network_of(
     input_range: tuple[float, float] | None = None,
     near: Near | None = None,
     residual: bool = False,
-    certificate: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
     seconds: float | None = GRAPH_SECONDS,
 ) -> NetworkBound | None:
@@ -59,9 +56,8 @@ def network_of(
 
     The upper bounds of measured ``rows`` are used where the geometry is the same. ``input_shape`` are sizes for axes
     that the file leaves open; ``input_range`` between which all entries of the inputs lie; ``near`` a radius and the
-    input around which; ``certificate`` makes the bound's, or keeps why it has none; ``seconds`` of processor time for
-    each, at most, in a process that reads the file. None: the file holds no graph. Whatever goes wrong with the graph
-    leaves the rows as they are, but for shapes that are not its inputs'.
+    input around which; ``seconds`` of processor time, at most, in a process that reads the file. None: the file holds
+    no graph. Whatever goes wrong with the graph leaves the rows as they are, but for shapes that are not its inputs'.
     """
     if model.network is None:
         return None
@@ -70,13 +66,7 @@ def network_of(
         found: NetworkBound = model.ask(seconds, *asked, progress=progress)
     except ModelFileError as error:
         return _without(f"bounding the network: {error}")
-    if not certificate or found.upper is None:
-        return found
-    try:
-        stated: NetworkBound = model.ask(seconds, _stated)
-        return stated
-    except ModelFileError as error:
-        return replace(found, statement=partial(unstated, str(error)))
+    return found
 
 
 def _bounded(
@@ -110,9 +100,7 @@ def _bounded(
             method, asked = replace(QUICK, progress=progress), forward_step(graph) if residual else graph
             measure = Measure(known=known)
             found = bound(asked, measure, method=method, radius=radius, centre=centre)
-            found = found if input_range or near else replace(found, note=_opened(found, asked, measure))
-            _last[:] = [found]
-            return found
+            return found if input_range or near else replace(found, note=_opened(found, asked, measure))
         reason = "no output of the graph depends on a floating input"
     except GeometryError:
         raise
@@ -123,21 +111,6 @@ def _bounded(
     except Exception as error:  # a damaged graph must not lose the rows
         reason = f"the graph cannot be followed: {type(error).__name__}: {error}"
     return _without(reason)
-
-
-_last: list[NetworkBound] = []
-"""What was bounded in this process."""
-
-
-def _stated(model: ModelArrays) -> NetworkBound:
-    """The last bound with its certificate, or with the reason why it has none."""
-    del model
-    found = _last.pop()
-    try:
-        found.certificate  # noqa: B018 - it is kept
-    except CertificateError as error:
-        return replace(found, statement=partial(unstated, str(error)))
-    return found
 
 
 def _opened(found: NetworkBound, graph: Graph, measure: Measure) -> str:

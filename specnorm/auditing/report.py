@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from specnorm.auditing import tables
 from specnorm.auditing.rows import Picture, Row, finite
@@ -14,6 +14,46 @@ from specnorm.text import number, visible
 if TYPE_CHECKING:
     from specnorm.networks import NetworkBound
     from specnorm.result import Certificate
+
+
+Outcome: TypeAlias = Literal["passed", "failed", "undecided"]
+_ANSWERS = {"passed": "gate passed", "failed": "gate failed", "undecided": "gate not decided"}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A gate and its answer.
+
+    Parameters
+    ----------
+    option : str
+        What asked for it, as on the command line.
+    bound : float
+        What is to be proven.
+    outcome : {"passed", "failed", "undecided"}
+    reason : str
+        One sentence.
+    places : tuple of str
+        What it is about, one line each.
+    """
+
+    option: str
+    bound: float
+    outcome: Outcome
+    reason: str
+    places: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """The answer in words, without the places."""
+        return f"{_ANSWERS[self.outcome]}: {self.reason}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "option": self.option, "bound": self.bound, "outcome": self.outcome, "reason": self.sentence,
+            "places": list(self.places),
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,9 +83,11 @@ class Report:
     residual : NetworkBound or None
         Of what the network leaves of its input, ``x - f(x)``, if that was asked for.
     certificate : Certificate or None
-        Claims of layers and networks for somebody else to check, if they were asked for.
+        Claims of layers for somebody else to check, if they were asked for.
     unstated : tuple of str
         What has no claim, and why.
+    gates : tuple of Gate
+        What the command line was asked to judge, with the answers.
     """
 
     version: str
@@ -61,6 +103,7 @@ class Report:
     residual: NetworkBound | None = None
     certificate: Certificate | None = None
     unstated: tuple[str, ...] = ()
+    gates: tuple[Gate, ...] = ()
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -94,6 +137,7 @@ class Report:
             "verdict": verdict(self),
             "layers": [row.to_dict() for row in self.layers],
             "summary": self.summary,
+            "gates": [gate.to_dict() for gate in self.gates],
         }
 
     def __str__(self) -> str:
@@ -137,9 +181,10 @@ def verdict(report: Report) -> str:
 
 
 def notes(report: Report) -> list[str]:
-    """Lines beneath a table: summary, promises, assumptions, errors. Markup is for the caller to escape."""
+    """Lines beneath a table: gates, summary, promises, assumptions, errors. Markup is for the caller to escape."""
     summary = report.summary
-    notes = [
+    notes = [f"{gate.option}: {visible(' '.join((gate.sentence, *gate.places)))}" for gate in report.gates]
+    notes += [
         f"{tables.count(summary['layers'], 'layer')} ({summary['conv']} conv, {summary['linear']} linear), "
         f"{tables.count(summary['errors'], 'error')}; {tables.count(len(report.skipped), 'other array')} skipped"
         + (f": {tables.some([visible(name) for name in report.skipped])}." if report.skipped else ".")

@@ -84,6 +84,8 @@ class Row:
         How the layer was measured, where an executor lost it; None: as asked for.
     origins : mapping of str to Origin
         How the numbers were obtained, per column; ``"interval"``: of ``lower`` and ``upper``.
+    other : ConvSpec or None
+        The geometry by which the axes may have to be read instead: numbers are of both readings, `either`.
     """
 
     name: str
@@ -98,6 +100,7 @@ class Row:
     reason: str | None = None
     note: str | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
+    other: ConvSpec | None = None
     claim: Upper | None = field(default=None, repr=False, compare=False)
     """The least bound of the layer that knows its proof: what the bound of a network is made of."""
 
@@ -160,6 +163,29 @@ def least_upper(row: Row) -> Row:
         words = [origins[INTERVAL].detail, f"upper of {name}"]
         origins[INTERVAL] = replace(origins[INTERVAL], detail="; ".join(filter(None, words)))
     return replace(row, upper=best, origins=origins)
+
+
+def either(a: Row, b: Row) -> Row:
+    """A row that is true whichever reading is the layer's: with the larger upper bound and the lesser lower one."""
+    reason = a.reason or b.reason
+    if reason is not None or a.lower is None or b.lower is None or a.upper is None or b.upper is None:
+        return replace(a, lower=None, upper=None, reason=reason, claim=None)
+    values: dict[str, Value] = {}
+    for name, value in a.values.items():
+        pair = (value, b.values.get(name))
+        numbers = [x for x in pair if isinstance(x, float)]
+        both = len(numbers) == len(pair)
+        values[name] = None if not both else min(numbers) if a.promises.get(name) == "lower" else max(numbers)
+    promises: dict[str, Promise] = {
+        name: "upper"
+        if {kind, b.promises.get(name)} <= {"exact", "upper"}
+        else kind
+        if kind == b.promises.get(name)
+        else "estimate"
+        for name, kind in a.promises.items()
+    }
+    upper, lower = max(a.upper, b.upper), min(a.lower, b.lower)
+    return replace(a, lower=lower, upper=upper, values=values, promises=promises, note=a.note or b.note, claim=None)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,9 @@ class _Claim:
         By what.
     of : tuple of claims
         What the rule was applied to.
+    digest : str
+        Of the bits of the kernel that it speaks of (`certified.layer.of_kernel`); empty of what is not yet a user's
+        kernel, and of networks, where ``what`` says it.
     """
 
     value: float
@@ -48,6 +51,7 @@ class _Claim:
     rule: str
     of: tuple[Upper | Lower, ...] = ()
     maker: InitVar[object] = None
+    digest: str = ""
 
     def __post_init__(self, maker: object) -> None:
         if maker is not _KERNEL:
@@ -117,17 +121,19 @@ def greatest(*claims: Lower) -> Lower:
 def _of_one(claims: tuple[Claim, ...]) -> tuple[Claim, ...]:
     if any(claim.what != claims[0].what for claim in claims):
         raise HypothesisError(f"bounds of different norms: {', '.join(str(claim.what) for claim in claims)}")
+    if any(claim.digest != claims[0].digest for claim in claims):
+        raise HypothesisError(f"bounds of {claims[0].what} for different kernels")
     return claims
 
 
-def _upper(value: float, what: object, rule: str, *of: Upper | Lower) -> Upper:
+def _upper(value: float, what: object, rule: str, *of: Upper | Lower, digest: str = "") -> Upper:
     """An upper bound that a rule has proven. For the modules of the trusted room."""
-    return Upper(float(value), what, rule, of, _KERNEL)
+    return Upper(float(value), what, rule, of, _KERNEL, digest)
 
 
-def _lower(value: float, what: object, rule: str, *of: Upper | Lower) -> Lower:
+def _lower(value: float, what: object, rule: str, *of: Upper | Lower, digest: str = "") -> Lower:
     """A lower bound that a rule has proven. For the modules of the trusted room."""
-    return Lower(float(value), what, rule, of, _KERNEL)
+    return Lower(float(value), what, rule, of, _KERNEL, digest)
 
 
 def _largest(parts: Sequence[Upper], what: object, rule: str) -> Upper:

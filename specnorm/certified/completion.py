@@ -19,9 +19,11 @@ References
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
+from specnorm import arrays
 from specnorm.certified import rounding
 
 if TYPE_CHECKING:
@@ -31,8 +33,7 @@ _ROWS = 32
 """Rows that are multiplied at once in float32, where the sums of more of them would lose too many digits."""
 
 
-@dataclass(frozen=True, eq=False)
-class Lags:
+class Lags(NamedTuple):
     """Lags of X*X for a stack of kernels X, with what they may be off by.
 
     Parameters
@@ -50,14 +51,13 @@ class Lags:
 def lags(x: Array, *, ops: ArrayOps) -> Lags:
     """``sum_y x_y^T x_{y+t}`` for kernels x, (b, rows, c, *taps), in the precision of x."""
     xp = ops.xp
-    b, rows, c, *taps = x.shape
+    b, _, c, *taps = x.shape
     at_once = max(1, ops.memory // (4 * 8 * (c * math.prod(taps)) ** 2))
     if b > at_once:
         parts = [lags(x[j : j + at_once, ...], ops=ops) for j in range(0, b, at_once)]
         return Lags(*(xp.concat([getattr(p, name) for p in parts], axis=0) for name in ("values", "error")))
-    d = len(taps)
-    by_tap = xp.reshape(xp.permute_dims(x, (0, 1, *range(3, 3 + d), 2)), (b, rows, math.prod(taps) * c))
-    gram, additions = _gram(by_tap, rows if x.dtype == xp.float64 else _ROWS, xp=xp)
+    d, by_tap = len(taps), _by_tap(x, xp=xp)
+    gram = _gram(by_tap, _chunk(by_tap, xp=xp), xp=xp)
     # From (b, *y, c, *z, c) to (b, y_1, z_1, ..., c, c), and then on each axis the sum of all entries with z - y = t.
     gram = xp.reshape(gram, (b, *taps, c, *taps, c))
     pairs = [axis for j in range(d) for axis in (1 + j, 2 + d + j)]
@@ -67,17 +67,37 @@ def lags(x: Array, *, ops: ArrayOps) -> Lags:
         gram = _diagonals(xp.reshape(gram, (lead, k, k, -1)), xp=xp)
         lead *= 2 * k - 1
     values = xp.reshape(gram, (b, *(2 * k - 1 for k in taps), c, c))
-    return Lags(values, _error(by_tap, math.prod(taps), additions + sum(taps), xp=xp))
+    return Lags(values, _error(by_tap, tuple(taps), xp=xp))
 
 
-def _gram(x: Array, at_most: int, *, xp: Namespace) -> tuple[Array, int]:
-    """``x^T x`` of matrices (b, rows, n), rows summed pairwise in chunks; and how many roundings an entry has."""
-    rows = x.shape[1]
-    if rows <= at_most:
-        return xp.matmul(xp.matrix_transpose(x), x), rows
-    half = -(-rows // 2 // at_most) * at_most
-    (first, one), (second, other) = _gram(x[:, :half, :], at_most, xp=xp), _gram(x[:, half:, :], at_most, xp=xp)
-    return first + second, max(one, other) + 1
+def _by_tap(x: Array, *, xp: Namespace) -> Array:
+    """Rows, and the channels of one tap after another: (b, rows, c, *taps) to (b, rows, taps * c)."""
+    b, rows, c, *taps = x.shape
+    return xp.reshape(xp.permute_dims(x, (0, 1, *range(3, x.ndim), 2)), (b, rows, math.prod(taps) * c))
+
+
+def _chunk(by_tap: Array, *, xp: Namespace) -> int:
+    """Rows that are multiplied at once."""
+    return by_tap.shape[1] if by_tap.dtype == xp.float64 else _ROWS
+
+
+def _gram(x: Array, at_most: int, *, xp: Namespace) -> Array:
+    """``x^T x`` of matrices (b, rows, n), rows summed pairwise in chunks."""
+    first = _first_rows(x.shape[1], at_most)
+    if first == x.shape[1]:
+        return xp.matmul(xp.matrix_transpose(x), x)
+    return _gram(x[:, :first, :], at_most, xp=xp) + _gram(x[:, first:, :], at_most, xp=xp)
+
+
+def _first_rows(rows: int, at_most: int) -> int:
+    """Of some rows, those that are summed apart from the others; all of them, if they are one chunk."""
+    return rows if rows <= at_most else -(-rows // 2 // at_most) * at_most
+
+
+def _additions(rows: int, at_most: int) -> int:
+    """Roundings of an entry of `_gram`."""
+    first = _first_rows(rows, at_most)
+    return rows if first == rows else max(_additions(first, at_most), _additions(rows - first, at_most)) + 1
 
 
 def _diagonals(x: Array, *, xp: Namespace) -> Array:
@@ -89,9 +109,11 @@ def _diagonals(x: Array, *, xp: Namespace) -> Array:
     return xp.sum(xp.reshape(wide[:, : k * (2 * k - 1), :], (n, k, 2 * k - 1, m)), axis=1)
 
 
-def _error(by_tap: Array, taps: int, additions: int, *, xp: Namespace) -> Array:
-    """What sums of so many roundings may be off by, and products below the smallest normal number."""
+def _error(by_tap: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
+    """What the roundings of `lags` may be off by, and products below the smallest normal number."""
     b, rows, n = by_tap.shape
+    taps = math.prod(kernel_shape)
+    additions = _additions(rows, _chunk(by_tap, xp=xp)) + sum(kernel_shape)
     absolute = xp.sum(xp.reshape(xp.abs(by_tap), (b, rows, taps, n // taps)), axis=2)
     squared = xp.max(xp.sum(absolute, axis=1), axis=1) * xp.max(xp.sum(absolute, axis=2), axis=1)
     relative = rounding.SLACK * rounding.gamma(additions, rounding.unit(by_tap, xp=xp))
@@ -100,44 +122,68 @@ def _error(by_tap: Array, taps: int, additions: int, *, xp: Namespace) -> Array:
     return rounding.up(squared * relative, 2 * taps + rows + n, xp=xp) + xp.astype(nonzero, squared.dtype) * tiny
 
 
-def norms_up(own: Lags, beside: Lags, *, scale: Array | float = 1.0, ops: ArrayOps) -> Array:
-    """Upper bounds (b,) of the norms of kernels K, from the lags of K and of any H; never above those of H = 0.
+def kept(kernels: Array, values: Array, *, ops: ArrayOps) -> Lags:
+    """Lags that `lags` found of some kernels before, and that were rounded to the precision of ``values`` since.
 
-    Parameters
-    ----------
-    own, beside : Lags
-        Of K and of H.
-    scale : array (b,) or float
-        Non-negative: H is taken times its root.
+    Once, and where a power of two times them is below the smallest normal number, once more.
     """
     xp = ops.xp
-    alone = _norm_sq_up(own.values, own.error, xp=xp)
-    factor = xp.full_like(alone, scale) if isinstance(scale, float) else scale
-    wide = xp.reshape(factor, (-1,) + (1,) * (own.values.ndim - 1))
-    beside_scaled = beside.values * wide
-    # Two roundings more of each entry; the sum of the norms of all lags is at least that of any symbol.
-    more = 4 * rounding.unit(alone, xp=xp) * (_sum_of_norms(beside_scaled, xp=xp) + _sum_of_norms(own.values, xp=xp))
-    error = rounding.up(own.error + factor * beside.error + more, 4, xp=xp)
-    together = _norm_sq_up(own.values + beside_scaled, error, xp=xp)
-    least = xp.where(together < alone, together, alone)  # also if H is no number
-    return rounding.up(xp.sqrt(least), 2, xp=xp)
+    wide = arrays.in_wide_dtype(values, ops=ops)
+    found = _error(_by_tap(arrays.in_wide_dtype(kernels, ops=ops), xp=xp), tuple(kernels.shape[3:]), xp=xp)
+    norms = _sum_of_norms(wide, xp=xp)
+    tiny = 2 * float(xp.finfo(values.dtype).smallest_normal) * math.prod(values.shape[1:])
+    rounded = norms * rounding.unit(values, xp=xp) + tiny * xp.astype(norms > 0, norms.dtype)
+    return Lags(wide, rounding.up(found + rounded, 4, xp=xp))
 
 
-def best_shift(centre: Array, *, xp: Namespace) -> Array:
+def lost_digits(values: Array, *, xp: Namespace) -> Array:
+    """Whether every number of a stack (b, ...) has at most half of its digits: it was stored in a shorter precision."""
+    cut = values * (2.0 ** (29 if values.dtype == xp.float64 else 13) + 1)
+    short = cut - (cut - values)
+    return xp.all(short == values, axis=tuple(range(1, values.ndim)))
+
+
+def norms_up(own: Lags, beside: Lags, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """Bounds of the norms of kernels K from the lags of K and of any H, never above those of H = 0.
+
+    Returns
+    -------
+    norms : array, shape (b,)
+    helps : array of bool, shape (b,)
+        Whether H is needed for the bound: it is below that of H = 0.
+    """
+    xp = ops.xp
+    alone = _norm_sq_up(own.values, own.error, ops=ops)
+    # A rounding more of each entry; the sum of the norms of all lags is at least that of any symbol.
+    more = 2 * rounding.unit(alone, xp=xp) * (_sum_of_norms(beside.values, xp=xp) + _sum_of_norms(own.values, xp=xp))
+    error = rounding.up(own.error + beside.error + more, 4, xp=xp)
+    together = _norm_sq_up(own.values + beside.values, error, ops=ops)
+    helps = together < alone  # False if H is no number
+    return rounding.up(xp.sqrt(xp.where(helps, together, alone)), 2, xp=xp), helps
+
+
+def best_shift(centre: Array, *, ops: ArrayOps) -> Array:
     """The v (b,) that minimises ``v + ||M_0 - v I||``; any other is as true."""
-    c = centre.shape[-1]
+    xp, c = ops.xp, centre.shape[-1]
     mean = xp.linalg.trace(centre) / c
-    deviation = _frobenius(centre - mean[:, None, None] * xp.eye(c, dtype=centre.dtype, device=centre.device), xp=xp)
+    deviation = _frobenius(_shifted(centre, mean, ops=ops), xp=xp)
     return mean - deviation / math.sqrt(c * (c - 1)) if c > 1 else mean
 
 
-def _norm_sq_up(values: Array, error: Array, *, xp: Namespace) -> Array:
+def _shifted(centre: Array, shift: Array, *, ops: ArrayOps) -> Array:
+    """``M_0 - v I``."""
+    eye = ops.from_numpy(np.eye(centre.shape[-1]), centre)
+    return centre - shift[:, None, None] * ops.xp.astype(eye, centre.dtype)
+
+
+def _norm_sq_up(values: Array, error: Array, *, ops: ArrayOps) -> Array:
     """The lemma's bound (b,) of ``||K||**2`` from lags that are off by ``error``."""
+    xp = ops.xp
     b, *_, c, _ = values.shape
     every = xp.reshape(values, (b, -1, c, c))
     middle = every.shape[1] // 2
-    shift = best_shift(every[:, middle, ...], xp=xp)
-    centre = every[:, middle, ...] - shift[:, None, None] * xp.eye(c, dtype=values.dtype, device=values.device)
+    shift = best_shift(every[:, middle, ...], ops=ops)
+    centre = _shifted(every[:, middle, ...], shift, ops=ops)
     others = xp.concat([every[:, :middle, ...], every[:, middle + 1 :, ...]], axis=1)
     return rounding.up(shift + _sum_of_norms(centre, xp=xp) + _sum_of_norms(others, xp=xp) + error, 4, xp=xp)
 

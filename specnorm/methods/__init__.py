@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from specnorm.methods.base import Evaluation, Method, Needs, Stepped
+from specnorm.methods.completion import Completion
 from specnorm.methods.enclosure import Enclose
 from specnorm.methods.fantastic_four import FantasticFour
 from specnorm.methods.fft import ExactFFT
@@ -15,12 +16,14 @@ from specnorm.methods.tensor_norm import TensorNorm
 from specnorm.methods.unfolding import Unfoldings
 
 METHODS: dict[str, type[Method]] = {
-    cls.name: cls for cls in (TensorNorm, FantasticFour, Unfoldings, Gram, Grid, ExactFFT, Power, Reshaped, Enclose)
+    cls.name: cls
+    for cls in (TensorNorm, FantasticFour, Unfoldings, Gram, Grid, ExactFFT, Power, Reshaped, Enclose, Completion)
 }
 """Name -> class: the registry's keys, JSON fields and ``--methods`` words."""
 
 __all__ = [
     "METHODS",
+    "Completion",
     "Enclose",
     "Evaluation",
     "ExactFFT",

@@ -158,8 +158,8 @@ class Method:
         """
         del spec
         raise MethodError(
-            f"{self.name} looks at values while it runs, which jit, compile and vmap do not have. grid_bound, f4_bound "
-            "and gram_bound are proven bounds that work there; or call it outside, on the concrete kernel."
+            f"{self.name} looks at values while it runs, which jit, compile and vmap do not have. completion_bound, "
+            "grid_bound, f4_bound and gram_bound are proven bounds that work there; or call it outside of them."
         )
 
     def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:
@@ -191,8 +191,11 @@ class Method:
 class Stepped(Method):
     """Base of the methods that are stepped in training, with vectors kept from step to step: three members more.
 
-    Two others have defaults. The base keeps nothing: each step is then a measurement by itself.
+    Three others have defaults. The base keeps nothing: each step is then a measurement by itself.
     """
+
+    bounds_at_every_step: ClassVar[bool] = False
+    """Whether the value of `advance` is an upper bound, rounding included, whatever the state."""
 
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
         """Shape of each array of the training state, for one block; {}: a step keeps nothing and is `forward`.

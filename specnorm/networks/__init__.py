@@ -22,8 +22,6 @@ from specnorm.certified.network.statements import averaged, forward_step
 from specnorm.errors import renamed
 from specnorm.networks.accuracy import certified_accuracy
 from specnorm.networks.answer import NetworkBound, RunBound
-from specnorm.networks.gains import GainBound
-from specnorm.networks.loops import equilibrium_bound, recurrent_bound, state_space_bound
 from specnorm.networks.margins import CertifiedAccuracy, Margins, margins
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers, Product, Scaled
@@ -32,7 +30,6 @@ from specnorm.networks.radii import local_radii
 
 __all__ = [
     "CertifiedAccuracy",
-    "GainBound",
     "Graph",
     "Layer",
     "Margins",
@@ -49,14 +46,11 @@ __all__ = [
     "averaged",
     "bound",
     "certified_accuracy",
-    "equilibrium_bound",
     "forward_step",
     "local_radii",
     "margins",
     "operators",
-    "recurrent_bound",
     "register_operator",
-    "state_space_bound",
     "within",
 ]
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from specnorm.certified.bound import Upper
 from specnorm.certified.network.checking import Checked
 from specnorm.certified.network.propagation import Step, UnknownNode
 from specnorm.certified.network.rules import must_be_claims, premises_first
-from specnorm.errors import CertificateError
-from specnorm.result import Certificate
 from specnorm.text import number, visible
 
 
@@ -72,8 +69,6 @@ class NetworkBound:
         What the rules give without `runs`.
     runs : tuple of RunBound
         Where layers together have a smaller constant than the product of their norms.
-    statement : callable or None
-        Gives the `certificate`.
     radius : float or None
         Of the ball around the given centre in which all constants hold; None: everywhere.
     input_ranges : mapping of str to (float, float), or None
@@ -93,7 +88,6 @@ class NetworkBound:
     input_shapes: Mapping[str, tuple[int | str, ...] | None]
     product_claim: Upper | None = None
     runs: tuple[RunBound, ...] = ()
-    statement: Callable[[], Certificate] | None = field(default=None, repr=False, compare=False)
     radius: float | None = None
     input_ranges: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
     checked: Checked = field(default_factory=Checked)
@@ -109,8 +103,7 @@ class NetworkBound:
         held += [node.claim for node in self.unknown]
         known = [claim for claim in held if claim is not None]
         order = premises_first(known, lambda claim: claim.of)  # type: ignore[arg-type,return-value]
-        kept = self.statement if getattr(self.statement, "func", None) is unstated else None  # others hold the network
-        return {"_order": order, **self.__dict__, "statement": kept}
+        return {"_order": order, **self.__dict__}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({name: value for name, value in state.items() if name != "_order"})
@@ -119,27 +112,6 @@ class NetworkBound:
     def upper(self) -> float | None:
         """Proven Lipschitz constant of all outputs together; None if one is unknown."""
         return None if self.claim is None else self.claim.value
-
-    @cached_property
-    def certificate(self) -> Certificate:
-        """What somebody else can check: ``docs/check.py`` and ``specnorm verify``, `docs/check-it-yourself.md`.
-
-        Its bound is ``upper``, or larger where the file has no sharper proof, or that takes too much to check. Norms of
-        layers and cells are searched for.
-
-        Raises
-        ------
-        CertificateError
-            If the file has no place for such a statement: for networks that were not read from an ONNX file, balls,
-            ranges of inputs, and operators that the message names.
-        """
-        if self.statement is None:
-            if self.upper is None:
-                raise CertificateError("a network without a bound has no certificate.")
-            if self.radius is not None:
-                raise CertificateError("a bound near one input has no place in the file: bounds for all have.")
-            raise CertificateError("it was made in another process: ask there, or by audit(..., certificate=True).")
-        return self.statement()
 
     @property
     def outputs(self) -> dict[str, float | None]:
@@ -264,14 +236,3 @@ def _table(nodes: Sequence[Step]) -> list[str]:
 def _short(end: float) -> str:
     """The very number."""
     return repr(float(end)).removesuffix(".0")
-
-
-def unstated(reason: str) -> Certificate:
-    """No certificate.
-
-    Raises
-    ------
-    CertificateError
-        Always, with the reason.
-    """
-    raise CertificateError(reason)

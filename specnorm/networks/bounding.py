@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from specnorm.certified.bound import Upper
 from specnorm.certified.network.affine_maps import Subnetwork
 from specnorm.certified.network.boxes import Values, stated
-from specnorm.certified.network.graph import Graph, Node
-from specnorm.certified.network.operators.base import Pointwise
-from specnorm.certified.network.operators.normalisation import Normalise
-from specnorm.certified.network.patterns import recognised
+from specnorm.certified.network.graph import Graph
+from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.patterns import prepared
 from specnorm.certified.network.propagation import Constants, propagate
-from specnorm.certified.network.regions import Range
+from specnorm.certified.network.ranges import Ranges
 from specnorm.certified.network.segments import constant_of_run
 from specnorm.certified.network.subnetworks import runs
 from specnorm.errors import MethodError, SpecnormError
 from specnorm.networks.answer import NetworkBound, RunBound
-from specnorm.networks.certificate import Weighted, network_claim
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers, Product, Proposal, Scaled, proposals
 from specnorm.networks.stages import proof_products
@@ -39,12 +36,20 @@ NEAR_1, CLOSE = 0.05, 1e-4
 of the tolerance, or to the second number."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Weighted:
+    """First link of each part of a run that is bounded together, and one number a channel of each link's value."""
+
+    starts: tuple[int, ...]
+    weights: tuple[FloatArray, ...]
+
+
 def bounded(
     graph: Graph,
     measure: Measure,
     method: Method,
     candidates: Callable[[Graph], Sequence[Subnetwork]] = runs,
-    known: Mapping[str, Range] | None = None,
+    known: Ranges | None = None,
 ) -> NetworkBound:
     """Bound the Lipschitz constant of a network with the slopes that the graph states; see `near.bound`.
 
@@ -52,10 +57,10 @@ def bounded(
     ----------
     candidates : callable
         Gives runs that may have a smaller constant than the rules'.
-    known : mapping of str to Range, optional
+    known : Ranges, optional
         Where values lie, in place of the ranges on the graph's box.
     """
-    original, graph = graph, prepared(graph)
+    graph = prepared(graph)
     work = len(graph.inputs) * sum(1 + len(node.inputs) for node in graph.nodes)
     if work > MOST_WORK:
         raise MethodError(
@@ -63,11 +68,10 @@ def bounded(
             f"{MOST_WORK} steps in all. Give a network with fewer inputs, or one with a single input that is split."
         )
     values = Values(graph, known)
-    stated_of = None if known is not None else original
-    whole = _bounded(graph, measure, method, candidates, values, stated_of)
+    whole = _bounded(graph, measure, method, candidates, values)
     if isinstance(method, (Scaled, Multipliers)) and whole.upper is not None and abs(whole.upper - 1) <= NEAR_1:
         closer = Measure(min(measure.rtol, max(measure.rtol / 10, CLOSE)), measure.known)
-        again = _bounded(graph, closer, replace(method, steps=4 * method.steps), candidates, values, stated_of)
+        again = _bounded(graph, closer, replace(method, steps=4 * method.steps), candidates, values)
         whole = min(whole, again, key=lambda each: math.inf if each.upper is None else each.upper)
     return whole
 
@@ -78,41 +82,13 @@ def _bounded(
     method: Method,
     candidates: Callable[[Graph], Sequence[Subnetwork]],
     values: Values,
-    original: Graph | None,
 ) -> NetworkBound:
-    """Once; ``original``: whose statement a certificate makes, if any."""
+    """Once."""
     product = constants = propagate(graph, measure, values)
     found = [] if isinstance(method, Product) else _shorter(candidates(graph), measure, method, product)
     if found:
-        constants = propagate(graph, measure, values, {run.end: [run.claim] for run, _ in found})
-    whole = _result(graph, constants)
-    whole = replace(whole, product_claim=product.claim, runs=tuple(run for run, _ in found))
-    if whole.upper is None or not math.isfinite(whole.upper) or original is None:
-        return whole
-    weights = [weights for _, weights in found if weights is not None]
-    return replace(whole, statement=partial(network_claim, original, weights, whole.upper, measure))
-
-
-def prepared(graph: Graph) -> Graph:
-    """The network as `bound` reads it: patterns recognised, and without what no output needs."""
-    return recognised(graph).pruned()
-
-
-def unsorted(graph: Graph) -> Graph:
-    """The same without sorting: of patterns, functions of one number and normalisation are recognised.
-
-    Ranges and units read sorting as maxima and minima, which are ReLU of differences.
-    """
-    found, kept = prepared(graph).by_name, {node.name: node for node in graph.nodes}
-    nodes: list[Node] = []
-    for old in graph.nodes:
-        new = found.get(old.name, old)
-        lengths = [found[name] for name in new.inputs if name in found and name not in kept]
-        if isinstance(new.operator, Normalise) and all(kept.keys() >= set(each.inputs) for each in lengths):
-            nodes += [*lengths, new]
-        else:
-            nodes.append(new if isinstance(new.operator, Pointwise) else old)
-    return replace(graph, nodes=tuple(nodes)).pruned()
+        constants = propagate(graph, measure, values, {run.end: [run.claim] for run in found})
+    return replace(_result(graph, constants), product_claim=product.claim, runs=tuple(found))
 
 
 def _result(graph: Graph, found: Constants) -> NetworkBound:
@@ -127,11 +103,9 @@ def _result(graph: Graph, found: Constants) -> NetworkBound:
     )
 
 
-def _shorter(
-    candidates: Sequence[Subnetwork], measure: Measure, method: Method, rules: Constants
-) -> list[tuple[RunBound, Weighted | None]]:
-    """Runs whose constant is less than the rules', and weights that prove less than the rules for a certificate."""
-    found: list[tuple[RunBound, Weighted | None]] = []
+def _shorter(candidates: Sequence[Subnetwork], measure: Measure, method: Method, rules: Constants) -> list[RunBound]:
+    """Runs whose constant is less than the rules'."""
+    found: list[RunBound] = []
     useful = [(run, product) for run in candidates if (product := _by_rules(run, rules)) is not None]
     in_all = sum(len(run.links) for run, _ in useful)
     for run, product in useful:
@@ -140,14 +114,14 @@ def _shorter(
         through = _through_head(run, measure, method, share, None if best is None else best[1])
         if through is not None and through < (product if best is None else best[0].upper):
             of = RunBound(run.start, run.end, (tuple(n for link in run.links for n in link.names),), product, through)
-            found.append((of, None if best is None else best[1]))
+            found.append(of)
         elif best is not None:
-            found.append(best)
+            found.append(best[0])
     return found
 
 
 def _through_head(
-    run: Subnetwork, measure: Measure, method: Method, share: float, known: Weighted | None
+    run: Subnetwork, measure: Measure, method: Method, share: float, known: _Weighted | None
 ) -> Upper | None:
     """The constant of a run's last convolutions and of what reads their pixels together, and of what is before them.
 
@@ -169,7 +143,7 @@ def _through_head(
 
 def _best(
     run: Subnetwork, proposed: Sequence[Proposal], measure: Measure, product: float
-) -> tuple[RunBound, Weighted] | None:
+) -> tuple[RunBound, _Weighted] | None:
     """The least that the proposals prove, and what proves it; None: it is no less than the product."""
     best, limit = None, product
     for parts, weights in proposed:
@@ -186,7 +160,7 @@ def _best(
         if claim < limit:
             limit = claim.value
             layers = tuple(tuple(n for link in run.links[a:b] for n in link.names) for a, b in parts)
-            of = Weighted(run, tuple(first for first, _ in parts), tuple(weights))
+            of = _Weighted(tuple(first for first, _ in parts), tuple(weights))
             best = RunBound(run.start, run.end, layers, product, claim), of
     return best
 

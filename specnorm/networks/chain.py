@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from specnorm.certified.bound import Upper
-from specnorm.certified.network.rules import IN_ALL, Map, premises_first
+from specnorm.certified.network.rules import IN_ALL, premises_first
+from specnorm.certified.network.scope import Map
 from specnorm.explaining import lines
 from specnorm.text import number, visible
 

@@ -12,14 +12,14 @@ from specnorm.certified.bound import Upper
 from specnorm.certified.interval import Interval
 from specnorm.certified.network.by_rule import by_ball, is_curved, lines_of, on_ball, usual
 from specnorm.certified.network.graph import Graph
-from specnorm.certified.network.labels import LEVELS, Lines
 from specnorm.certified.network.linear_bounds import LinearBounds, Trace
 from specnorm.certified.network.linear_reading import Network, written_out
 from specnorm.certified.network.operators.base import FloatArray
 from specnorm.certified.network.parabolas import Curve, Minimiser
+from specnorm.certified.network.patterns import prepared, unsorted
 from specnorm.clock import Clock
 from specnorm.networks.adam import Adam
-from specnorm.networks.bounding import bounded, prepared, unsorted
+from specnorm.networks.bounding import bounded
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Product
 
@@ -58,8 +58,8 @@ class _Unknown:
 
     @property
     def share(self) -> FloatArray:
-        """From 0 for the smallest slope to 1 for the largest, as a certificate can state it."""
-        return np.asarray(np.round(LEVELS / (1 + np.exp(-np.clip(self.logits, -30, 30)))) / LEVELS)
+        """From 0 for the smallest slope to 1 for the largest."""
+        return np.asarray(1 / (1 + np.exp(-np.clip(self.logits, -30, 30))))
 
     @property
     def slopes(self) -> FloatArray:
@@ -86,9 +86,6 @@ class Ascent:
         self.network = bounds.network
         self.unknown: dict[str, _Unknown] = {}
         self.trace: Trace = {}
-        self.proved: list[tuple[NDArray[np.intp], dict[str, Lines]]] = []
-        """Rows that got above what is needed in a step, and by what."""
-        self.before = before
         self.begun = {} if before is None else before.unknown
         # What holds on the whole holds on the part.
         self.best: Interval = bounds.lower(name, rows, usual(self.network)) if before is None else before.best
@@ -109,17 +106,8 @@ class Ascent:
     def step(self) -> None:
         """Bound the rows with the present slopes, and move these uphill."""
         self.trace = {}
-        before = self.best.low > self.needed
         self.best &= self.bounds.lower(self.name, self.rows, self._choose, self.trace)
-        rows = np.flatnonzero((self.best.low > self.needed) & ~before)
-        if rows.size:
-            self.proved.append((rows, {name: self._lines(name, rows) for name in self.unknown if name in self.trace}))
         self._move()
-
-    def _lines(self, name: str, rows: NDArray[np.intp]) -> Lines:
-        here = self.unknown[name]
-        shares = np.round(here.share[rows] * LEVELS).astype(np.int64)
-        return Lines(here.at, shares, self.trace[name].multiplier[rows])
 
     def _choose(self, name: str, c: FloatArray, curve: Curve) -> tuple[FloatArray, FloatArray]:
         if not is_curved(self.network, name):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import and_
@@ -10,22 +10,21 @@ from operator import and_
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified.bound import Lower, Upper
+from specnorm.certified.bound import Lower, Upper, known
 from specnorm.certified.interval import Interval
 from specnorm.certified.network import margins as rules
 from specnorm.certified.network.affine_maps import Subnetwork
 from specnorm.certified.network.graph import Graph
 from specnorm.certified.network.operators.base import FloatArray
 from specnorm.certified.network.operators.layers import Matrix
+from specnorm.certified.network.patterns import prepared
 from specnorm.certified.network.propagation import past_shifts
 from specnorm.certified.network.segments import constants
 from specnorm.certified.network.subnetworks import runs
-from specnorm.errors import CertificateError, MethodError
-from specnorm.networks.bounding import prepared
+from specnorm.errors import MethodError
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers
 from specnorm.networks.near import bound
-from specnorm.result import Certificate
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +112,6 @@ class CertifiedAccuracy:
         By sample that is unsafe: an input that changes its label, within the least of the radii where one was found.
     counted : bool
         Whether the rounding of the logits is counted; else they were taken as exact.
-    statement : callable or None
-        Gives the `certificate`.
     """
 
     radii: FloatArray
@@ -124,23 +121,6 @@ class CertifiedAccuracy:
     status: NDArray[np.str_]
     changed: Mapping[int, FloatArray] = field(default_factory=dict)
     counted: bool = True
-    statement: Callable[[], Certificate] | None = field(default=None, repr=False)
-
-    @property
-    def certificate(self) -> Certificate:
-        """What `specnorm verify` proves again, given the samples: each label that stays, at the largest of the radii.
-
-        It is searched for anew, and proven before it is given; labels that linear bounds do not prove are left out.
-
-        Raises
-        ------
-        CertificateError
-            If the file has no place for such a statement: for networks that were not read from an ONNX file, as
-            executed, with boxes of arrays or operators that the message names; or if no label is proven.
-        """
-        if self.statement is None:
-            raise CertificateError("labels as executed, or of logits that were given, have no place in the file.")
-        return self.statement()
 
     @classmethod
     def of(
@@ -227,7 +207,7 @@ def margins(graph: Graph, measure: Measure | None = None, *, method: Method | No
     features = bound(replace(graph, outputs=inputs), measure, method=method)
     if whole.claim is None or features.claim is None:
         raise MethodError(f"The network has no bound: {whole.unknown[0].reason}.")
-    rows, alpha = head.layer.kernel(), abs(head.alpha)
+    rows, alpha = head.layer.kernel(), rules.before_rows(head)
     found = [
         rules.of_network(whole.claim, len(rows)),
         rules.of_rows(rows, np.ones(rows.shape[1]), features.claim, alpha),
@@ -235,7 +215,7 @@ def margins(graph: Graph, measure: Measure | None = None, *, method: Method | No
     run = next((run for run in runs(graph) if run.end == graph.outputs[0] and run.links[-1].alone is not None), None)
     before = {step.name: step.claim for step in whole.nodes}
     if run is not None and len(run.links) > 1:
-        weighted = _weighted(run, rows, measure, method, [before[run.start] or 0.0, alpha])
+        weighted = _weighted(run, rows, measure, method, [known(before[run.start]), alpha])
         found += [] if weighted is None else [weighted]
     pairs, alone = (reduce(and_, each) for each in zip(*found, strict=True))
     return Margins(pairs, alone, whole.claim.value)
@@ -255,7 +235,7 @@ def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:
 
 
 def _weighted(
-    run: Subnetwork, rows: FloatArray, measure: Measure, method: Method, before: Sequence[Upper | float]
+    run: Subnetwork, rows: FloatArray, measure: Measure, method: Method, before: Sequence[Upper]
 ) -> tuple[Interval, Interval] | None:
     """Through the weights of the features; None where the last layer is not cut off, or no weights are found."""
     last, head = len(run.links) - 1, run.links[-1].alone

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from specnorm.api import measure
 from specnorm.backends import backend_for
 from specnorm.certified import arithmetic
-from specnorm.certified.network.kernels import Norm, Sizes, norm_of_layer, norm_of_matrices, unscaled
-from specnorm.certified.network.operators.base import NoBoundError
+from specnorm.certified.network.kernels import Norm, Sizes, norm_of_layer, norm_of_matrices
 from specnorm.methods.enclosure import Enclose
 from specnorm.methods.fantastic_four import FantasticFour
 from specnorm.norms import reshaped_norm
@@ -27,7 +26,6 @@ from specnorm.runtime.values import check_values
 if TYPE_CHECKING:
     from specnorm.certified.bound import Upper
     from specnorm.certified.network.operators.layers import Layer
-    from specnorm.certified.network.operators.recurrent import Recurrent
     from specnorm.methods.base import Method
     from specnorm.problem.spec import Geometry
     from specnorm.result import Result
@@ -118,21 +116,6 @@ class Measure:
                 self._stacks[key] = norm_of_matrices(numbers, ops=Execution.of(backend, numbers))
         return self._stacks[key]
 
-    def recurrent(self, layer: Recurrent) -> Upper:
-        """Gain of a recurrent layer, for sequences of every length; see `gains.gain_of_loop`."""
-        from specnorm.certified.network.loops import Loop  # for few
-        from specnorm.networks.gains import gain_of_loop
-
-        w, u, slopes = layer.recurrent.kernel(), layer.entry.kernel(), layer.ends()
-        key = f"{_digest(w)} {_digest(u)} {slopes}"
-        if key not in self._stacks:
-            low, high = (np.full(len(w), end) for end in slopes)
-            found = gain_of_loop(Loop(w, u, np.eye(len(w)), (low, high)), self)
-            if found.claim is None:
-                raise NoBoundError(found.reason)
-            self._stacks[key] = found.claim
-        return self._stacks[key]
-
     def of_kernel(self, kernel: NDArray[np.float64], rtol: float) -> Upper:
         """Norm of a plain kernel at every size."""
         cells = max(Enclose.max_cells, min(MOST_CELLS, CELLS // min(kernel.shape[:2]) ** 3))
@@ -166,8 +149,8 @@ def proven(kernel: AnyArray, method: Method, **geometry: Unpack[Geometry]) -> tu
     if len(heard) != 1:
         with Listening() as heard:
             measure(backend_for(kernel).to_numpy(kernel), method, **geometry)
-    ((_, upper, exponent),) = heard
-    return result, unscaled(upper, exponent)
+    ((_, upper),) = heard
+    return result, upper
 
 
 def _own_size(spec: ConvSpec, sizes: Sizes | None) -> tuple[int, ...] | None:

@@ -10,18 +10,20 @@ from typing import TypeAlias
 
 import numpy as np
 
+from specnorm.certified.bound import Upper
 from specnorm.certified.network.affine_maps import Subnetwork
 from specnorm.certified.network.boxes import region_of
 from specnorm.certified.network.checking import Checked
 from specnorm.certified.network.checking import check as compared
 from specnorm.certified.network.graph import Graph
-from specnorm.certified.network.ranges import Ball, Range, ranges
+from specnorm.certified.network.patterns import prepared, unsorted
+from specnorm.certified.network.ranges import Ball, Ranges, ranges
 from specnorm.certified.network.subnetworks import runs
 from specnorm.certified.network.zonotopes import anywhere, localised, rises, unit_run
 from specnorm.errors import MethodError
 from specnorm.networks.answer import NetworkBound
 from specnorm.networks.attack import attack
-from specnorm.networks.bounding import bounded, prepared, unsorted
+from specnorm.networks.bounding import bounded
 from specnorm.networks.measuring import Measure
 from specnorm.networks.methods import Method, Multipliers, Product, affordable
 from specnorm.types import AnyArray
@@ -74,26 +76,24 @@ def bound(
     ball = None if radius is None and centre is None else _ball(graph, radius, centre)
     region = ball or region_of(graph)
     checked = compared(graph, prepared(graph), region) if check else Checked(reason="check=False")
-    ranges_of: Mapping[str, Range] = {}
+    ranges_of: Ranges | None = None
     if ball is None:
         found = _smallest(_everywhere(graph, measure, method))
     else:
         ranges_of = ranges_near(graph, ball, measure)
         found = _smallest([*_everywhere(graph, measure, method), *near(graph, ball, measure, method, ranges_of)])
     if check:
-        pairs, reached = attack(prepared(graph), found, region, ranges_of)
+        pairs, reached = attack(prepared(graph), found, region, ranges_of or {})
         checked = replace(checked, pairs=pairs, reached=reached)
     return replace(found, checked=checked, note=graph.note)
 
 
-def near(
-    graph: Graph, ball: Ball, measure: Measure, method: Method, found: Mapping[str, Range] | None = None
-) -> list[NetworkBound]:
+def near(graph: Graph, ball: Ball, measure: Measure, method: Method, found: Ranges | None = None) -> list[NetworkBound]:
     """Bounds on a ball: with the slopes of each channel there, and of each unit where the network is small.
 
     Parameters
     ----------
-    found : mapping of str to Range, optional
+    found : Ranges, optional
         From `ranges_near`, where it is known already.
     """
     found, answers = ranges_near(graph, ball, measure) if found is None else found, []
@@ -118,8 +118,7 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
     if run is None or not affordable(method, run):
         return [by_channels]
     by_units = bounded(local, measure, method, partial(_alone, run))
-    # The certificate is of channels: its slopes are those of every leaky ReLU.
-    return [by_channels, replace(by_units, statement=by_channels.statement)]
+    return [by_channels, by_units]
 
 
 def _flattens(graph: Graph) -> bool:
@@ -127,17 +126,18 @@ def _flattens(graph: Graph) -> bool:
     return any(link.repeat > 1 for run in runs(prepared(graph)) for link in run.links)
 
 
-def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> dict[str, Range]:
+def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> Ranges:
     """Ranges of all values on a ball; the constants up to each value make them smaller, and they the constants."""
-    read = local = prepared(graph)
-    plain = unsorted(graph)
-    found: dict[str, Range] | None = None
-    for _ in range(ROUNDS):
-        nodes = bounded(local, measure, Product(), known=found).nodes
-        known = {step.name: step.upper for step in nodes if step.upper is not None and math.isfinite(step.upper)}
-        found = ranges(plain, ball, known)
-        local = localised(read, found)
-    return found or {}
+    read, plain = prepared(graph), unsorted(graph)
+    found = ranges(plain, ball, _finite(bounded(read, measure, Product())))
+    for _ in range(ROUNDS - 1):
+        found = ranges(plain, ball, _finite(bounded(localised(read, found), measure, Product(), known=found)))
+    return found
+
+
+def _finite(bound: NetworkBound) -> dict[str, Upper]:
+    """Constants of the values, where there are any."""
+    return {step.name: step.claim for step in bound.nodes if step.claim is not None and math.isfinite(step.claim.value)}
 
 
 def _alone(run: Subnetwork, graph: Graph) -> list[Subnetwork]:

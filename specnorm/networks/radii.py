@@ -20,10 +20,11 @@ from specnorm.certified.network.graph import Graph, concrete
 from specnorm.certified.network.linear_bounds import LinearBounds
 from specnorm.certified.network.linear_reading import Network
 from specnorm.certified.network.operators.base import FloatArray, NoBoundError, Pointwise
+from specnorm.certified.network.patterns import prepared
 from specnorm.certified.network.roundings import EXECUTIONS, AtCentre, Roundings
 from specnorm.clock import Clock
 from specnorm.errors import MethodError
-from specnorm.networks.bounding import bounded, prepared
+from specnorm.networks.bounding import bounded
 from specnorm.networks.linear import STEPS, Ascent, read
 from specnorm.networks.margins import Margins
 from specnorm.networks.measuring import Measure

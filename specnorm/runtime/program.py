@@ -7,7 +7,9 @@ two, calls the method, and undoes both, forwards and backwards. A backend only d
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -23,6 +25,7 @@ from specnorm.runtime.telling import tell
 from specnorm.runtime.values import check_values
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Lower, Upper
     from specnorm.methods import Method
     from specnorm.types import AnyArray, Array, Library, Namespace
 
@@ -102,7 +105,7 @@ class Program:
             blocks = xp.reshape(layers, blocks.shape)
         found = self.method.forward(blocks, self.spec, ops=run)
         if found.claims:
-            tell(found.claims, run.to_numpy(exponent).tolist())
+            tell(partial(self._claims, found.claims, kernels, exponent, run))
 
         def grouped(x: Array) -> Array:
             return xp.reshape(x, (count, groups, *x.shape[1:]))
@@ -138,6 +141,15 @@ class Program:
         if needs.narrow_gradient:
             residuals = self._at_most(residuals, run.own_dtype, xp=xp)
         return finish(value, needs.rounds), tuple(stats), (*residuals, chosen)
+
+    def _claims(
+        self, found: Sequence[tuple[Lower, Upper]], kernels: Array, exponent: Array, run: Execution
+    ) -> list[tuple[Lower, Upper]]:
+        """The bounds of the scaled blocks of each kernel, as its own."""
+        from specnorm.certified.layer.of_kernel import of_kernel  # for who listens
+
+        each = zip(found, run.to_numpy(kernels).reshape(-1, *self.shape), run.to_numpy(exponent).tolist(), strict=True)
+        return [of_kernel(lower, upper, kernel, int(power)) for (lower, upper), kernel, power in each]
 
     def pullback(
         self, residuals: tuple[AnyArray, ...], cotangent: AnyArray, *, dtype: str | None = None, backend: Library
@@ -252,8 +264,14 @@ class Program:
             del blocks  # the gradient is as large
             per_group = xp.reshape(found.value, (math.prod(batch), self.parts))
             value, chosen = self.method.over_groups(per_group, xp=xp)
-            value = arrays.unscale(value, exponent, xp=xp) * self.factor
-            value = xp.reshape(xp.astype(value, getattr(xp, self.result_dtype)), batch)
+            value, dtype = arrays.unscale(value, exponent, xp=xp), getattr(xp, self.result_dtype)
+            if self._stepped.bounds_at_every_step:
+                if self.factor > 1:
+                    value = rounding.padded_up(value, self.spec.padding_gain_sq, xp=xp)
+                value = rounding.to_dtype(value, dtype, "up", xp=xp)
+            else:
+                value = xp.astype(value * self.factor, dtype)
+            value = xp.reshape(value, batch)
             ones = xp.ones_like(value)
             gradient = self.pullback((*found.residuals, chosen), ones, dtype=self.result_dtype, backend=backend)
             moved = tuple(
@@ -275,6 +293,8 @@ class Program:
         xp = run.xp
         count = math.prod(kernels.shape[: kernels.ndim - len(self.shape)])
         blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), run.own_dtype, run)
+        if not self.needs.scaled:
+            return blocks, xp.zeros(count, dtype=blocks.dtype, device=run.device(blocks))
         layers = xp.reshape(blocks, (count, -1))
         if run.concrete and not run.asynchronous:
             # What is within 2**16 of 1 already is not copied.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
 
-Told = tuple["Lower", "Upper", int]
-"""Bounds of one layer, scaled by two to the power of minus the last number."""
+Told = tuple["Lower", "Upper"]
+"""Bounds of one layer, which say of which kernel."""
 
 _ears: ContextVar[list[Told] | None] = ContextVar("ears", default=None)
 
@@ -27,8 +27,8 @@ class Listening:
         _ears.reset(self._before)
 
 
-def tell(claims: Sequence[tuple[Lower, Upper]], exponents: Sequence[float]) -> None:
+def tell(claims: Callable[[], Sequence[Told]]) -> None:
     """Tell the bounds of some layers to who listens."""
     heard = _ears.get()
     if heard is not None:
-        heard += [(*pair, int(exponent)) for pair, exponent in zip(claims, exponents, strict=True)]
+        heard += claims()

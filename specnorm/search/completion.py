@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -27,6 +26,10 @@ _INNER = 25
 """Of them in a Gauss-Newton step."""
 _FORCING = 1e-4
 """Part of the squared residual at which conjugate gradients stop."""
+_MENDING = 6
+"""Products in a step that follows a kernel in training."""
+_MARGIN = 0.01
+"""What is aimed at then: so much above the norm."""
 _AIM = 0.6
 """Part of the tolerance that lies between the norm and the number aimed at; the residual takes the rest."""
 _POWERS, _CENTRES, _ZOOMS = 12, 3, 7
@@ -34,17 +37,36 @@ _POWERS, _CENTRES, _ZOOMS = 12, 3, 7
 _TINY = 1e-30
 
 
-class Completed(NamedTuple):
-    """A completion and the bound that it proves, for a stack of blocks."""
+class Peak(NamedTuple):
+    """Where the symbols of narrow blocks have their largest norm, as far as a search went."""
+
+    norm: Array  # (b,)
+    vector: Array  # (b, 2 c): a right vector, real part before imaginary part
+    cos: Array  # (b, taps), of the taps' angles at the frequency
+    sin: Array
+
+
+class Found(NamedTuple):
+    """Completions (b, rows, c, *taps) of a stack of blocks, the bounds (b,) that they prove, the products it took (b,).
+
+    And the derivative of the blocks' norm at its maximum, times bound over norm.
+    """
 
     kernel: Array
     bound: Array
     products: Array
+    gradient: Array
 
 
 def row_count(channels: int) -> int:
-    """Rows of a completion: with fewer than four for each channel some kernels stall (docs/methods/completion.md)."""
+    """Rows of a completion: with fewer than four for each channel some kernels stall."""
     return max(4 * channels, 8)
+
+
+def completion_shape(block_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape (rows, c, *taps) of a block's completion."""
+    m, p, *taps = block_shape
+    return (row_count(min(m, p)), min(m, p), *taps)
 
 
 def narrow(blocks: Array, *, xp: Namespace) -> Array:
@@ -54,12 +76,11 @@ def narrow(blocks: Array, *, xp: Namespace) -> Array:
     return xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))
 
 
-def start(blocks: Array, seed: int, *, ops: ArrayOps) -> Array:
-    """Small random kernels H for narrow blocks (b, rows, c, *taps): one draw for all of them."""
-    b, _, c, *taps = blocks.shape
-    shape = (row_count(c), c, *taps)
-    drawn = np.random.RandomState(seed).standard_normal(shape) * math.sqrt(0.5 / (shape[0] * math.prod(taps)))
-    return ops.xp.broadcast_to(ops.from_numpy(drawn.astype(ops.own_dtype), blocks)[None, ...], (b, *shape))
+def small_random(block_shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Completion to begin with, for blocks of norm 1."""
+    shape = completion_shape(block_shape)
+    scale = math.sqrt(0.5 / (shape[0] * math.prod(shape[2:])))
+    return np.random.RandomState(seed).standard_normal(shape) * scale
 
 
 @functools.lru_cache(maxsize=64)
@@ -81,8 +102,7 @@ def _interleaved(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.stack([first, second], axis=1).reshape(2 * len(first), -1)
 
 
-@dataclass(frozen=True, eq=False)
-class _Identity:
+class _Identity(NamedTuple):
     """The least-squares problem of some kernels K: H by tap, (b, taps, rows, c).
 
     Parameters
@@ -108,7 +128,7 @@ class _Identity:
         )
         without = cls(symbol_table, turned_table, weights, blocks, xp)
         taps = by_tap(blocks, xp=xp)
-        return replace(without, gram=without.product(without.symbol(taps), taps))
+        return without._replace(gram=without.product(without.symbol(taps), taps))
 
     def symbol(self, h: Array, *, turned: bool = False) -> Array:
         """Real part of the symbol above the imaginary one, (b, f, 2 rows, c); of -i times the symbol if turned."""
@@ -192,13 +212,13 @@ def complete(
     products: int | None = None,
     seed: int = 0,
     ops: ArrayOps,
-) -> Completed:
+) -> Found:
     """Search completions of blocks (b, m, p, *taps), scaled to about 1, and bound them.
 
     Parameters
     ----------
     begin : array, shape (b, rows, min(m, p), *taps), optional
-        To begin from; None: small random numbers.
+        To begin from; None, and for each block where it is zero or no number: small random numbers.
     rtol : float
         Where to stop: relative distance of the bound from an estimate of the norm.
     products : int, optional
@@ -206,28 +226,32 @@ def complete(
 
     Returns
     -------
-    Completed
-        ``bound`` (b,) in the widest precision, an upper bound whatever the search came to.
+    Found
+        ``bound`` in the widest precision, an upper bound whatever the search came to.
     """
-    xp = ops.xp
-    blocks = narrow(blocks, xp=xp)
-    taps = tuple(blocks.shape[3:])
-    own = lags_of(blocks, ops=ops)
-    h = by_tap(start(blocks, seed, ops=ops) if begin is None else begin, xp=xp)
+    xp, narrow_blocks = ops.xp, narrow(blocks, xp=ops.xp)
+    taps = tuple(narrow_blocks.shape[3:])
+    own = lags_of(narrow_blocks, ops=ops)
+    peak = largest_symbol(narrow_blocks, ops=ops)
+    norm = peak.norm
+    # Not zeros: they would be no start for what a zero kernel becomes.
+    size = xp.where(norm > 0, norm, xp.ones_like(norm))
+    drawn = small_random(tuple(blocks.shape[1:]), seed).astype(ops.own_dtype)
+    h = by_tap(ops.from_numpy(drawn, blocks)[None, ...], xp=xp) * _wide(size, xp=xp)
+    if begin is not None:
+        square = _dot(begin, begin, xp=xp)
+        h = xp.where(_wide(xp.isfinite(square) & (square > 0), xp=xp), by_tap(begin, xp=xp), h)
 
     def bound_of(x: Array) -> Array:
-        return completion.norms_up(own, lags_of(by_row(x, taps, xp=xp), ops=ops), ops=ops)
+        return completion.norms_up(own, lags_of(by_row(x, taps, xp=xp), ops=ops), ops=ops)[0]
 
     limit = PRODUCTS if products is None else products
-    zero = arrays.counter(h, ops=ops)
-    best, bound = h, bound_of(h)
+    count = arrays.counter(h, ops=ops)
+    best = h
     if limit:
-        identity = _Identity.of(blocks, ops=ops)
-        norm = largest_symbol(blocks, ops=ops)
-        if begin is None:
-            h = h * _wide(norm, xp=xp)
+        identity = _Identity.of(narrow_blocks, ops=ops)
         target = (norm * (1 + _AIM * rtol)) ** 2
-        enough = xp.astype(norm * (1 + rtol), bound.dtype)
+        enough = xp.astype(norm * (1 + rtol), own.values.dtype)
 
         def going(state: tuple[Array, ...]) -> Any:
             return (state[0] < limit) & xp.any(state[3] > enough)
@@ -240,12 +264,103 @@ def complete(
             better = now < bound
             return count + used, x, xp.where(_wide(better, xp=xp), x, best), xp.where(better, now, bound)
 
-        zero, _, best, bound = ops.loop(going, further, (zero, h, best, bound))
-    return Completed(by_row(best, taps, xp=xp), bound, zero)
+        count, _, best, _ = ops.loop(going, further, (count, h, h, bound_of(h)))
+    found = by_row(best, taps, xp=xp)
+    bound, _ = completion.norms_up(own, lags_of(found, ops=ops), ops=ops)
+    slope = _in_rows(norm_gradient(narrow_blocks, peak, xp=xp), blocks, xp=xp)
+    slope = slope * xp.reshape(xp.astype(bound, norm.dtype) / size, (-1,) + (1,) * (blocks.ndim - 1))
+    count = xp.broadcast_to(xp.asarray(count, dtype=xp.int32, device=ops.device(bound)), bound.shape)
+    return Found(found, bound, count, slope)
 
 
-def largest_symbol(blocks: Array, *, ops: ArrayOps) -> Array:
-    """Estimate (b,) from below of the largest norm of narrow blocks' symbols, by a fixed number of power steps.
+def mend(blocks: Array, h: Array, steps: int, *, ops: ArrayOps) -> Array:
+    """Completions h (b, rows, c, *taps) after some short Gauss-Newton steps, for blocks that have moved.
+
+    Where a step would lead to no numbers, h stays.
+    """
+    xp = ops.xp
+    narrow_blocks, taps = narrow(blocks, xp=xp), tuple(blocks.shape[3:])
+    identity = _Identity.of(narrow_blocks, ops=ops)
+    target = (largest_symbol(narrow_blocks, ops=ops).norm * (1 + _MARGIN)) ** 2
+    x = by_tap(h, xp=xp)
+    for _ in range(steps):
+        x = x + identity.step(x, target, _MENDING, ops=ops)[0]
+    moved = by_row(x, taps, xp=xp)
+    finite = xp.isfinite(xp.sum(moved * 0.0, axis=tuple(range(1, moved.ndim)), keepdims=True))
+    return xp.where(finite, moved, h)
+
+
+def bound_and_gradient(
+    blocks: Array, own: completion.Lags, beside: completion.Lags, *, ops: ArrayOps
+) -> tuple[Array, Array]:
+    """Bounds (b,) from lags of narrow blocks and their completions; derivatives with respect to the blocks.
+
+    The bound squared is ``v + ||M_0 - v I|| + sum ||M_t||`` at the best v, and ``M_t = sum_y K_y^T K_{y+t} + ...``: so
+    its derivative is ``2 sum_y K_y D_{z-y}`` at tap z, D_t the derivatives of the norms.
+    """
+    xp = ops.xp
+    bound, helps = completion.norms_up(own, beside, ops=ops)
+    used = xp.reshape(helps, (-1,) + (1,) * (own.values.ndim - 1))
+    values = own.values + xp.where(used, beside.values, xp.zeros_like(beside.values))
+    taps = tuple(blocks.shape[3:])
+    k = by_tap(narrow(blocks, xp=xp), xp=xp)
+    b, n, rows, c = k.shape
+    values = xp.reshape(values, (b, -1, c, c))
+    middle = values.shape[1] // 2
+    shift = completion.best_shift(values[:, middle, ...], ops=ops)
+    identity = np.zeros((1, values.shape[1], c, c), dtype=ops.wide_dtype)
+    identity[:, middle, ...] = np.eye(c)
+    eye = ops.from_numpy(identity, values)
+    centred = values - shift[:, None, None, None] * eye
+    norms = xp.sqrt(xp.sum(centred * centred, axis=(2, 3), keepdims=True))
+    # At a multiple of the identity v takes all of M_0, whose derivative then is that of its mean.
+    none = norms <= 8 * c * float(xp.finfo(values.dtype).eps) * xp.reshape(shift, (b, 1, 1, 1))
+    slopes = xp.where(none, eye / c, centred / (norms + _TINY))
+    slopes = xp.astype(slopes, k.dtype)
+    slopes = xp.take(slopes, ops.from_numpy(_differences(taps), k), axis=1)  # (b, y * z, c, c)
+    slopes = xp.reshape(xp.permute_dims(xp.reshape(slopes, (b, n, n, c, c)), (0, 1, 3, 2, 4)), (b, n * c, n * c))
+    flat = xp.reshape(xp.permute_dims(k, (0, 2, 1, 3)), (b, rows, n * c))
+    gradient = xp.reshape(xp.matmul(flat, slopes), (b, rows, n, c))
+    gradient = by_row(xp.permute_dims(gradient, (0, 2, 1, 3)), taps, xp=xp)
+    gradient = gradient / xp.reshape(xp.astype(bound, k.dtype) + _TINY, (-1,) + (1,) * (blocks.ndim - 1))
+    return bound, _in_rows(gradient, blocks, xp=xp)
+
+
+def _in_rows(gradient: Array, blocks: Array, *, xp: Namespace) -> Array:
+    """Gradient of narrow blocks as that of the blocks: the adjoint of `narrow`."""
+    if blocks.shape[2] <= blocks.shape[1]:
+        return gradient
+    return xp.permute_dims(gradient, (0, 2, 1, *range(3, blocks.ndim)))
+
+
+@functools.lru_cache(maxsize=64)
+def _differences(taps: tuple[int, ...]) -> np.ndarray:
+    """Place of lag z - y among all lags, for every pair (y, z) of taps."""
+    position = np.indices(taps).reshape(len(taps), math.prod(taps))
+    lag_shape = tuple(2 * k - 1 for k in taps)
+    lag = position[:, None, :] - position[:, :, None] + (np.asarray(taps, dtype=np.int64) - 1)[:, None, None]
+    index = np.zeros(lag.shape[1:], dtype=np.int32)
+    for each, size in zip(lag, lag_shape, strict=True):
+        index = index * size + each.astype(np.int32)
+    return index.reshape(-1)
+
+
+def norm_gradient(blocks: Array, peak: Peak, *, xp: Namespace) -> Array:
+    """Derivative of ``||G v||`` with respect to narrow blocks at a peak, frequency and v held fixed."""
+    b, rows, c, *taps = blocks.shape
+    k = xp.reshape(by_tap(blocks, xp=xp), (b, -1, rows * c))
+    real, imag = (xp.reshape(xp.matmul(t[:, None, :], k), (b, rows, c)) for t in (peak.cos, peak.sin))
+    one, two = peak.vector[:, :c, None], peak.vector[:, c:, None]
+    image = [xp.matmul(real, one) - xp.matmul(imag, two), xp.matmul(imag, one) + xp.matmul(real, two)]
+    up, down = (x / (peak.norm[:, None, None] + _TINY) for x in image)
+    one, two = xp.matrix_transpose(one), xp.matrix_transpose(two)
+    along = [xp.matmul(up, one) + xp.matmul(down, two), xp.matmul(down, one) - xp.matmul(up, two)]
+    cos, sin = peak.cos[:, :, None, None], peak.sin[:, :, None, None]
+    return by_row(cos * along[0][:, None, ...] + sin * along[1][:, None, ...], tuple(taps), xp=xp)
+
+
+def largest_symbol(blocks: Array, *, ops: ArrayOps) -> Peak:
+    """Estimate from below the largest norm of narrow blocks' symbols, by a fixed number of power steps.
 
     On a grid first; then around its highest points, with vectors kept and distances halved. A symbol is read as the
     real matrix [[Re, -Im], [Im, Re]], which has its norm.
@@ -260,9 +375,14 @@ def largest_symbol(blocks: Array, *, ops: ArrayOps) -> Array:
         """Vectors and quotients (b, f) after some steps from vectors (b, f, 2 c)."""
         real, imag = (xp.reshape(xp.matmul(t, h), (b, -1, rows, c)) for t in tables)
         a = xp.concat([xp.concat([real, -imag], axis=3), xp.concat([imag, real], axis=3)], axis=2)
-        norm_sq = v[..., 0]
-        for _ in range(count):
-            v, norm_sq = arrays.unit(xp.matmul(xp.matrix_transpose(a), xp.matmul(a, v[..., None]))[..., 0], xp=xp)
+
+        def further(state: tuple[Array, ...]) -> tuple[Array, ...]:
+            v, norm_sq = arrays.unit(
+                xp.matmul(xp.matrix_transpose(a), xp.matmul(a, state[0][..., None]))[..., 0], xp=xp
+            )
+            return v, norm_sq
+
+        v, norm_sq = arrays.repeated(further, count, (v, v[..., 0]), ops=ops)
         return v, xp.sqrt(norm_sq)
 
     sizes = tuple(1 if k == 1 else 3 * (k - 1) + 1 for k in taps)
@@ -273,19 +393,29 @@ def largest_symbol(blocks: Array, *, ops: ArrayOps) -> Array:
         (cos, sin), xp.broadcast_to(v, (b, len(points), 2 * c)), _POWERS if len(points) > 1 else 8 * _POWERS
     )
     if len(points) == 1:
-        return value[:, 0]
+        cos, sin = (xp.broadcast_to(x, (b, x.shape[1])) for x in (cos, sin))
+        return Peak(value[:, 0], v[:, 0, :], cos, sin)
     order = xp.argsort(value, axis=1, descending=True)[:, :_CENTRES]
     n = order.shape[1]
     centre = xp.reshape(xp.take(device(points.angles), xp.reshape(order, (-1,)), axis=0), (b * n, 1, d))
     v = xp.take_along_axis(v, xp.broadcast_to(order[:, :, None], (b, n, 2 * c)), axis=1)
     moves = np.concatenate([np.zeros((1, d)), np.eye(d), -np.eye(d)])
     m, position = len(moves), device(np.indices(taps).reshape(d, -1))
-    for zoom in range(1, _ZOOMS + 1):
-        around = centre + device(moves * (2 * math.pi / np.asarray(sizes)) / 2**zoom)
+
+    def zoomed(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        centre, v, step, _ = state
+        around = centre + step * device(moves / np.asarray(sizes))
         angle = xp.matmul(xp.reshape(around, (b, n * m, d)), position)
         v = xp.reshape(xp.broadcast_to(xp.reshape(v, (b, n, 1, 2 * c)), (b, n, m, 2 * c)), (b, n * m, 2 * c))
         v, value = norms((xp.cos(angle), xp.sin(angle)), v, _POWERS // 3)
-        top = xp.argmax(xp.reshape(value, (b * n, m)), axis=1)
-        centre = arrays.pick(around, top, xp=xp)[:, None, :]
+        value = xp.reshape(value, (b * n, m))
+        top = xp.argmax(value, axis=1)
         v = xp.reshape(arrays.pick(xp.reshape(v, (b * n, m, 2 * c)), top, xp=xp), (b, n, 2 * c))
-    return xp.max(value, axis=1)
+        return arrays.pick(around, top, xp=xp)[:, None, :], v, step / 2, xp.reshape(xp.max(value, axis=1), (b, n))
+
+    step = xp.full((1,), math.pi, dtype=blocks.dtype, device=ops.device(blocks))
+    begin = (centre, v, step, xp.zeros((b, n), dtype=blocks.dtype, device=ops.device(blocks)))
+    centre, v, _, value = arrays.repeated(zoomed, _ZOOMS, begin, ops=ops)
+    top = xp.argmax(value, axis=1)
+    angle = xp.matmul(arrays.pick(xp.reshape(centre, (b, n, d)), top, xp=xp), position)
+    return Peak(xp.max(value, axis=1), arrays.pick(v, top, xp=xp), xp.cos(angle), xp.sin(angle))

@@ -89,7 +89,7 @@ REFUSED: dict[str, Case] = {
     "a pipe": lambda m, d: [m, "--output", _fifo(d)],
     "a folder that is not there": lambda m, d: [m, "--plot", d / "z" / "x.svg"],
     "no place to write": lambda m, _: [m, "--output", "/proc/self/report.json"],
-    "no place for a certificate": lambda m, _: [m, "--certificate", "/proc/self/proof.json"],
+    "no place for a certificate": lambda m, _: [m, "--certificate", "/proc/self/proof.npz"],
 }
 
 

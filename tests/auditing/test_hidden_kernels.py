@@ -133,16 +133,16 @@ def test_a_part_of_the_layers_says_so(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_what_is_no_number_passes_no_gate(ends: tuple[float, float]) -> None:
     row = Row("a", "linear", (2, 2), None, lower=ends[0], upper=ends[1])
     report = Report("0", None, (row,), ())
-    outcome, lines = gates.norms([report], 1.0)
-    assert outcome == "failed"
-    assert "its bounds are no numbers" in lines[1]
+    gate = gates.norms(report, 1.0)
+    assert gate.outcome == "failed"
+    assert "its bounds are no numbers" in gate.places[0]
     assert verdict(report) == "0 of 1 layers proven."
 
 
 @pytest.mark.parametrize("upper", [np.nan, np.inf, 1.5])
 def test_no_claim_of_a_network_passes_on_what_is_no_bound(upper: float) -> None:
     network: Any = SimpleNamespace(upper=upper, checked=SimpleNamespace(complete=True))
-    assert gates.claims([Report("0", "m", (), (), network)], "nonexpansive")[0] == "failed"
+    assert gates.claim(Report("0", "m", (), (), network), "nonexpansive").outcome == "failed"
 
 
 def test_a_bound_that_overflows_says_so_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,18 +56,11 @@ def test_a_bound_on_the_range_and_no_further(cubic: Path, ends: tuple[float, flo
     assert found.input_ranges == {"x": ends}
 
 
-def test_the_command_says_the_range_and_that_the_certificate_does_not_hold_it(
-    cubic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    proof = str(tmp_path / "proof.json")
+def test_the_command_says_the_range(cubic: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["audit", str(cubic)]) == 0
     assert "--input-range" in capsys.readouterr().out  # what to do
-    assert cli.run(["audit", str(cubic), "--input-range", "-0.5", "1", "--certificate", proof]) == 0
-    said = capsys.readouterr()
-    assert "(x: 1x4 in [-0.5, 1]): Lipschitz constant at most" in said.out
-    assert "the network: a bound for inputs in a range has no place in the file" in said.err
-    assert cli.run(["verify", proof, str(cubic)]) == 0
-    assert "network" not in capsys.readouterr().out
+    assert cli.run(["audit", str(cubic), "--input-range", "-0.5", "1"]) == 0
+    assert "(x: 1x4 in [-0.5, 1]): Lipschitz constant at most" in capsys.readouterr().out
     assert cli.run(["audit", str(cubic), "--input-range", "0", "inf", "--format", "json"]) == 0
     network = json.loads(capsys.readouterr().out)["summary"]["network"]
     assert network["upper"] is None

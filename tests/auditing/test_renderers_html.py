@@ -22,7 +22,7 @@ from specnorm.auditing import audit, plots
 from specnorm.auditing.renderers import render
 from specnorm.auditing.report import Report
 from specnorm.auditing.rows import STANDARD, Picture, Row
-from specnorm.certified.network.rules import Map
+from specnorm.certified.network.scope import About, Map
 from specnorm.networks import NetworkBound, RunBound
 
 pytest.importorskip("jinja2")
@@ -141,7 +141,7 @@ def test_every_mark_tells_its_row() -> None:
 def test_the_network_s_numbers_are_on_one_axis() -> None:
     """Product, layers together and the heuristic; only where there is a network."""
     run = RunBound("x", "y", (("a", "b"),), 40.0, assumed(8.0))
-    claim = assumed(8.0, Map("x", "y"))
+    claim = assumed(8.0, Map("x", "y", About("")))
     network = NetworkBound(claim, 3.5, {"y": claim}, (), (), {"x": (1, 2)}, assumed(40.0), (run,))
     page = _page(replace(_report(), network=network))
     titles = [text for _, text in page.all("title") if "proven" in text or "no bound" in text]

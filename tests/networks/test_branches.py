@@ -15,8 +15,9 @@ from networks.written_networks import Written, root, squares
 from specnorm.certified.network import branches
 from specnorm.certified.network import operators as ops
 from specnorm.certified.network.operators import Windows, base
+from specnorm.certified.network.segments import constant_of_run
 from specnorm.certified.network.subnetworks import runs
-from specnorm.networks import Graph, Layer, Multipliers, Node, Product, bound
+from specnorm.networks import Graph, Layer, Measure, Multipliers, Node, Product, bound
 
 CASES = 300
 SHAPE = (1, 6, 4, 4)
@@ -309,17 +310,20 @@ def test_a_strided_skip_beside_two_convolutions(n: int, stride: int) -> None:
         if name == "a":
             nodes.append(Node("r", ops.ReLU(), ("a",), (1, width, n, n)))
     nodes.append(Node("s", ops.Add((1.0, 1.0)), ("b", "c"), (1, width, m, m)))
-    found = bound(Graph(tuple(nodes), ("s",)), method=Multipliers(steps=30))
+    graph, method = Graph(tuple(nodes), ("s",)), Multipliers(steps=30)
+    found = bound(graph, method=method)
     assert found.upper is not None
     assert found.upper < 0.9 * (found.product or 0.0)
-    statement: Any = found.statement
-    (run,) = statement.args[1]
+    (run,) = runs(graph)
+    weights = method.weights(run, [(0, len(run.links))])
+    assert weights is not None
+    claim = float(constant_of_run(run, [0], weights, Measure()))
     at = np.arange(n) % stride
     phase = stride * at[:, None] + at
-    squares_of = np.square(run.weights[0].reshape(width, stride**2)[:, phase].reshape(-1))
+    squares_of = np.square(weights[0].reshape(width, stride**2)[:, phase].reshape(-1))
     a, b, c = matrices
     form = np.block([[np.eye(len(a)), -a.T * squares_of / 2], [-squares_of[:, None] * a / 2, np.diag(squares_of)]])
     ahead = np.hstack([c, b])
-    assert np.linalg.eigvalsh(found.upper**2 * form - ahead.T @ ahead)[0] >= -1e-9
+    assert np.linalg.eigvalsh(claim**2 * form - ahead.T @ ahead)[0] >= -1e-9
     masks = numbers.random((50, len(a))) < 0.5
     assert max(np.linalg.norm(c + b @ (mask[:, None] * a), 2) for mask in masks) <= found.upper

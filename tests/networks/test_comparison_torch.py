@@ -94,24 +94,6 @@ def test_a_trained_network_is_bounded_as_users_load_it() -> None:
     assert compared(resnet20().float(), (3, 32, 32)).complete
 
 
-def test_biases_of_recurrent_layers_may_cancel() -> None:
-    model: Any = nn.RNN(3, 4, nonlinearity="relu", batch_first=True)
-    with torch.no_grad():
-        model.bias_ih_l0.fill_(300.0)
-        model.bias_hh_l0.fill_(-300.0)
-        model.weight_hh_l0.mul_(0.1)
-    assert compared(FirstResult(model), (5, 3)).complete
-
-
-class FirstResult(nn.Module):
-    def __init__(self, layer: Any) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Any) -> Any:
-        return self.layer(x)[0]
-
-
 # -- constants ---------------------------------------------------------------------------------------------------------
 def test_thresholds_are_those_of_the_model() -> None:
     """1e-50 is 0 in single precision, and was read through it: 3 was claimed of a function that jumps by 2e-50."""

@@ -19,9 +19,9 @@ from specnorm.certified.network import operators as ops
 from specnorm.certified.network.affine_maps import Subnetwork
 from specnorm.certified.network.heads import Head, constant_through_head, head_of
 from specnorm.certified.network.operators import Windows
+from specnorm.certified.network.patterns import prepared
 from specnorm.certified.network.subnetworks import grids_of, runs
 from specnorm.networks import Graph, Layer, Measure, Multipliers, Node, Product, bound, heads
-from specnorm.networks.bounding import prepared
 from specnorm.runtime.execution import Execution
 
 ALL = tuple(FUNCTIONS)

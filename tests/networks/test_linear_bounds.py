@@ -26,7 +26,7 @@ from specnorm.certified.network import linear_bounds, operators, parabolas
 from specnorm.certified.network.by_rule import located
 from specnorm.certified.network.linear_reading import Network
 from specnorm.certified.network.parabolas import Curve
-from specnorm.certified.network.rules import Map
+from specnorm.certified.network.scope import Scope
 from specnorm.clock import Clock
 from specnorm.networks import Graph, Layer, Node, within
 from specnorm.networks.adam import Adam
@@ -334,8 +334,11 @@ def test_a_box_that_is_forgotten_is_noticed(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_constant_of_another_value_is_not_taken() -> None:
     """One that the input passes by, or of a value that does not follow."""
     chain = dense(9, (5, 5, 5, 5, 3), skips=True)
-    past = Map("v1", "s1")  # s1 = z1 + s0, which is not held
-    network = Network(chain.graph, [assumed(0.1, past), assumed(7.0, Map("x", "v0")), assumed(3.0, Map("v1", "v1"))])
+    whole = Scope(chain.graph)
+    past = whole.map("v1", "s1")  # s1 = z1 + s0, which is not held
+    network = Network(
+        chain.graph, [assumed(0.1, past), assumed(7.0, whole.map("x", "v0")), assumed(3.0, whole.map("v1", "v1"))]
+    )
     assert network.constants == {"v0": [("x", 7.0)]}
 
 

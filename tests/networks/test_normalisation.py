@@ -11,9 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from specnorm.certified.network.checking import check
-from specnorm.certified.network.patterns import recognised
+from specnorm.certified.network.patterns import prepared, recognised
 from specnorm.networks import Graph, Node, bound, operators, within
-from specnorm.networks.bounding import prepared
 
 Vector = NDArray[np.float64]
 DIVISORS: dict[str, Callable[[Vector, int, float], Vector]] = {

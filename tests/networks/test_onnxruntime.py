@@ -30,7 +30,7 @@ from specnorm.certified.network.operators import Unknown  # noqa: E402
 COUNT = int(os.environ.get("SPECNORM_ONNX_DRAWS", "300"))
 OPERATORS = (
     "AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "Conv", "ConvTranspose",
-    "RNN", "BatchNormalization", "LayerNormalization", "RMSNormalization", "InstanceNormalization",
+    "BatchNormalization", "LayerNormalization", "RMSNormalization", "InstanceNormalization",
     "GroupNormalization", "LpNormalization",
 )  # fmt: skip
 

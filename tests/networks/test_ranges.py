@@ -17,6 +17,8 @@ from networks.local_networks import VALUES, Chain, convolutional, dense
 from specnorm.certified import host
 from specnorm.certified.network import operators, ranges
 from specnorm.certified.network.ranges import Ball, Box
+from specnorm.certified.network.rules import unmoved
+from specnorm.certified.network.scope import Scope
 from specnorm.errors import MethodError
 from specnorm.networks import Graph, Layer, Node, bound, within
 
@@ -85,7 +87,7 @@ def test_constants_make_ranges_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = dense(0, (30, 4, 2))
     x = np.random.default_rng(0).normal(size=chain.shape)
     box = ranges.ranges(chain.graph, Ball({"x": x}, 0.1))["v0"]
-    ball = ranges.ranges(chain.graph, Ball({"x": x}, 0.1), {"x": 1.0})["v0"]
+    ball = ranges.ranges(chain.graph, Ball({"x": x}, 0.1), {"x": unmoved(Scope(chain.graph), "x")})["v0"]
     attained = 0.2 * np.linalg.norm(chain.matrices[0], axis=1)
     assert (ball.high - ball.low)[0] == pytest.approx(attained, rel=1e-6)
     assert ((ball.high - ball.low)[0] >= attained * (1 - 1e-13)).all()

@@ -138,31 +138,6 @@ def attended(d: Dice) -> Arguments:
     return found | drawn | {"scale": d.choice([None, 0.1, 1.0]), "dropout_p": d.choice([0.0, 0.0, 0.0, 0.5])}
 
 
-def recurrent(d: Dice) -> Arguments:
-    """Small weights of the state, so that short sequences reach nearly all that long ones can."""
-    layers, ways, biased, inputs, units = d.choice([1, 1, 2]), d.choice([1, 1, 1, 2]), d.random() < 0.5, 2, 2
-    turned, samples = d.random() < 0.5, d.choice([1, 2])
-    params: list[Tensor] = []
-    for layer in range(layers):
-        for _ in range(ways):
-            wide = inputs if not layer else ways * units
-            params += [0.3 * numbers(d, (units, wide)), 0.05 * torch.tanh(numbers(d, (units, units)))]
-            params += [0.1 * numbers(d, (units,)) for _ in range(2 * biased)]
-    start = d.choice([0.0, 0.1]) * numbers(d, (layers * ways, samples, units))
-    shape = (samples, 3, inputs) if turned else (3, samples, inputs)
-    found: Arguments = {"input": Slot(shape), "hx": start, "params": params, "has_biases": biased, "num_layers": layers}
-    drawn: Arguments = {"dropout": d.choice([0.0, 0.0, 0.5]), "train": d.random() < 0.2, "bidirectional": ways == 2}
-    return found | drawn | {"batch_first": turned}
-
-
-def cell(d: Dice) -> Arguments:
-    """One step of a recurrent layer."""
-    samples, inputs, units = (d.randint(1, 3) for _ in range(3))
-    found: Arguments = {"input": Slot((samples, inputs)), "hx": Slot((samples, units))}
-    found |= {"w_ih": numbers(d, (units, inputs)), "w_hh": numbers(d, (units, units))}
-    return found | {name: numbers(d, (units,)) for name in d.choice([(), ("b_ih", "b_hh")])}
-
-
 def where(d: Dice) -> Arguments:
     shape = sizes(d)
     return {

@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 from assumptions import assumed
-from oracle import dense_matrix
 
 from specnorm.backends import backend_for
-from specnorm.certified.bound import Upper
-from specnorm.certified.network import heads, loops, rules, segments
+from specnorm.certified.bound import Upper, least
+from specnorm.certified.network import heads, margins, rules, segments
 from specnorm.certified.network.graph import Graph, Layer, Node
-from specnorm.certified.network.kernels import Norm, norm_of_layer, unscaled
+from specnorm.certified.network.kernels import Norm, norm_of_layer
 from specnorm.certified.network.operators import (
     Add,
     Concat,
     Convolution,
     Input,
+    LeakyReLU,
     Matrix,
     Mean,
     Random,
@@ -30,11 +30,11 @@ from specnorm.certified.network.operators import (
     Slice,
 )
 from specnorm.certified.network.operators.base import Operator, Place
-from specnorm.certified.network.rules import Map
-from specnorm.certified.network.stated import Part, constant_by_parts
+from specnorm.certified.network.ranges import Ball, Ranges, ranges
+from specnorm.certified.network.regions import Region
+from specnorm.certified.network.scope import Scope
 from specnorm.certified.network.subnetworks import runs
-from specnorm.certified.stated import boxes_of, eigenvalue_at, norm_at
-from specnorm.certified.stated import norm_of_layer as of_stated_layer
+from specnorm.certified.network.zonotopes import localised
 from specnorm.networks import Measure, Multipliers, Product, bound
 from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
@@ -69,8 +69,13 @@ NETWORKS: dict[str, tuple[Graph, float]] = {
 
 
 # -- what rules suppose ------------------------------------------------------------------------------------------------
+SCOPE = Scope(NETWORKS["sum"][0])
 NODES = NETWORKS["sum"][0].by_name
-U, V = assumed(3.0, Map("x", "u")), assumed(5.0, Map("x", "v"))
+OTHER = Scope(NETWORKS["chain"][0])
+U, V = assumed(3.0, SCOPE.map("x", "u")), assumed(5.0, SCOPE.map("x", "v"))
+NEAR = assumed(0.0, Scope(NETWORKS["sum"][0], frozenset({Region("a ball", "")})).map("x", "v"))
+DRAWN = Scope(Graph((x(), times("u", "x", 0), Node("r", Random(), ("u",), (1, 1))), ("r",)))
+FAR = assumed(0.0, OTHER.map("x", "v"))
 PLACE = Place(((1, 1), (1, 1)), (1, 1))
 CONV: Any = np.random.default_rng(0).normal(size=(2, 2, 3))
 LAYER = Layer("k", lambda: CONV, {"padding_mode": "zeros", "padding": ((1, 1),)}, 1)
@@ -91,36 +96,15 @@ def chain(*factors: float) -> Graph:
     return Graph(tuple(nodes), (nodes[-1].name,))
 
 
+def within_ball(constants: dict[str, Upper] | None = None) -> Ranges:
+    """Of the sum, on a ball."""
+    return ranges(NETWORKS["sum"][0], Ball({"x": np.zeros((1, 1))}, 1.0), constants)
+
+
 (RUN,) = runs(chain(2, 3))
 RESIDUAL = (x(), times("u", "x", 2), join("r", ReLU(), "u"), times("v", "r", 3), join("s", Add((1.0, 1.0)), "v", "x"))
-FORKED = Graph(
-    (
-        x(), times("u", "x", 0.2), join("r", ReLU(), "u"), times("v", "x", 0.3), join("q", ReLU(), "v"),
-        join("s", Add((1.0, 1.0)), "r", "q"),
-    ), ("s",),
-)  # fmt: skip
 (SKIPPING,) = runs(Graph(RESIDUAL, ("s",)))
 ONES = [np.ones(1), np.ones(1)]
-
-
-# -- loops -------------------------------------------------------------------------------------------------------------
-SLOPES = (np.zeros(1), np.ones(1))
-HALF = np.array([[0.5]])
-MATRICES: dict[str, Any] = {"recurrent": HALF, "entry": HALF, "read": HALF, "slopes": SLOPES}
-STATES = loops.StateSpace(HALF, HALF, HALF, HALF)
-
-
-def looped(
-    weights: Any = SLOPES[1], gain: float = 0.51, measure: Measure | None = None, **changed: Any
-) -> Upper | None:
-    """The gain of relu(h / 2 + x / 2) / 2, which is 1/2: with its best multiplier."""
-    loop = loops.Loop(**(MATRICES | changed))
-    return loops.of_loop(loop, weights, gain, measure or Measure(), 1e-6, ops=OPS)
-
-
-def stated(energy: Any = SLOPES[1][:, None], gain: float = 1.01, space: loops.StateSpace = STATES) -> Upper | None:
-    """The gain of s' = s / 2 + x / 2, y = s / 2 + x / 2, which is 1."""
-    return loops.of_state_space(space, energy, gain, ops=OPS)
 
 
 class Lying(Measure):
@@ -157,22 +141,43 @@ def headed(weight: Any = 1.0, widths: int = 1, error: float = 0.0, **changed: An
 
 
 NETWORK_REFUSED: dict[str, Callable[[], object]] = {
-    "a factor of another value": lambda: rules.along(assumed(2.0, Map("v", "w")), U),
+    "a factor of another value": lambda: rules.along(assumed(2.0, SCOPE.map("v", "w")), U),
     "a norm as a factor": lambda: rules.along(assumed(2.0), U),
-    "a branch left out": lambda: rules.of_operator(NODES["s"], [U], PLACE),
-    "one branch twice": lambda: rules.of_operator(NODES["s"], [U, U], PLACE),
-    "branches in another order": lambda: rules.of_operator(NODES["s"], [V, U], PLACE),
-    "branches by different inputs": lambda: rules.of_operator(NODES["s"], [U, assumed(5.0, Map("y", "v"))], PLACE),
-    "inputs of a node left out": lambda: rules.of_inputs("x", NODES["s"], [U]),
+    "a branch left out": lambda: rules.of_operator(SCOPE, NODES["s"], [U], PLACE),
+    "one branch twice": lambda: rules.of_operator(SCOPE, NODES["s"], [U, U], PLACE),
+    "branches in another order": lambda: rules.of_operator(SCOPE, NODES["s"], [V, U], PLACE),
+    "branches by different inputs": lambda: rules.of_operator(
+        SCOPE, NODES["s"], [U, assumed(5.0, SCOPE.map("y", "v"))], PLACE
+    ),
+    "inputs of a node left out": lambda: rules.of_inputs(SCOPE, "x", NODES["s"], [U]),
     "an input left out": lambda: rules.of_all_inputs("u", [U], ["x", "y"]),
     "an input twice": lambda: rules.of_all_inputs("u", [U, U], ["x", "y"]),
     "an output left out": lambda: rules.of_all_outputs([U], ["u", "v"]),
-    "outputs by different inputs": lambda: rules.of_all_outputs([U, assumed(1.0, Map("y", "v"))], ["u", "v"]),
-    "what moves as held": lambda: rules.held("x", NODES["s"], [U, V]),
-    "half of what moves as held": lambda: rules.held("x", NODES["s"], [U, assumed(0.0, Map("x", "v"))]),
-    "what nothing is known of as held": lambda: rules.held("x", NODES["s"], []),
-    "what is drawn as held": lambda: rules.held("x", Node("r", Random(), ("u",)), [assumed(0.0, Map("x", "u"))]),
-    "the input itself as held": lambda: rules.held("x", NODES["x"], []),
+    "outputs by different inputs": lambda: rules.of_all_outputs([U, assumed(1.0, SCOPE.map("y", "v"))], ["u", "v"]),
+    "what moves as held": lambda: rules.held(SCOPE, "x", NODES["s"], [U, V]),
+    "half of what moves as held": lambda: rules.held(SCOPE, "x", NODES["s"], [U, assumed(0.0, SCOPE.map("x", "v"))]),
+    "what nothing is known of as held": lambda: rules.held(SCOPE, "x", NODES["s"], []),
+    "what is drawn as held": lambda: rules.held(
+        DRAWN, "x", DRAWN.graph.by_name["r"], [assumed(0.0, DRAWN.map("x", "u"))]
+    ),
+    "the input itself as held": lambda: rules.held(SCOPE, "x", NODES["x"], []),
+    "what is drawn, of another graph": lambda: rules.held(OTHER, "x", NODES["s"], [U, V]),
+    "a node of another graph": lambda: rules.of_operator(OTHER, NODES["s"], [U, V], PLACE),
+    "a branch of another network": lambda: rules.of_operator(SCOPE, NODES["s"], [U, FAR], PLACE),
+    "a branch in a ball": lambda: rules.of_operator(SCOPE, NODES["s"], [U, NEAR], PLACE),
+    "the constant in a ball for that everywhere": lambda: least(V, NEAR),
+    "the constant of another network": lambda: least(V, FAR),
+    "a factor in a ball": lambda: rules.along(assumed(0.0, replace(NEAR.what, start="u")), U),  # type: ignore[type-var]
+    "inputs of two networks": lambda: rules.of_all_inputs("v", [V, assumed(1.0, OTHER.map("y", "v"))], ["x", "y"]),
+    "outputs of two networks": lambda: rules.of_all_outputs([U, FAR], ["u", "v"]),
+    "a layer of another graph": lambda: rules.of_layer(OTHER, "x", NODES["u"], NODES["u"], assumed(1.0), "layer"),
+    "slopes of another graph": lambda: rules.of_slopes(OTHER, NODES["s"], 1, 1),
+    "slopes of a sum": lambda: rules.of_slopes(SCOPE, NODES["s"], 1, 1),
+    "a run of nobody's": lambda: segments.constant_of_run(replace(RUN), [0], ONES, Measure()),
+    "ranges of another network": lambda: localised(NETWORKS["chain"][0], within_ball()),
+    "ranges by another map's constant": lambda: within_ball({"v": U}),
+    "ranges by another network's constant": lambda: within_ball({"v": FAR}),
+    "ranges by a constant in another ball": lambda: within_ball({"v": NEAR}),
     "the norm at another size": lambda: normed(spec((6,))),
     "the norm of other padding": lambda: normed(replace(spec((5,)), padding_mode="reflect")),
     "the norm of another shape": lambda: normed(ConvSpec.of((2, 1, 3), **LAYER.geometry)),
@@ -180,16 +185,7 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "no norm at all": lambda: normed(spec(), (5,)) and norm_of_layer(LAYER, {}, None, None, None, lambda *_: ([], 0.0)),
     "negative weights of a run": lambda: segments.constant_of_run(RUN, [0], [-np.ones(1), np.ones(1)], Measure()),
     "a weight left out": lambda: segments.constant_of_run(RUN, [0], [np.ones(1), np.ones(0)], Measure()),
-    "boxes of a shorter kernel": lambda: norm_at(CONV[None], boxes_of({"grid": [9]}, (1,)), 99.0, ops=OPS),
     "the norm of another linear map": lambda: lied_to(),
-    "a loop of another shape": lambda: looped(entry=np.ones((2, 1))),
-    "a loop two steps behind": lambda: looped(lag=2),
-    "a loop that is not finite": lambda: loops.Loop(**(MATRICES | {"read": np.array([[np.inf]])})),
-    "slopes the wrong way round": lambda: loops.Loop(**(MATRICES | {"slopes": SLOPES[::-1]})),
-    "a multiplier too many": lambda: looped(np.ones(2)),
-    "a negative multiplier of a loop": lambda: looped(-np.ones(1)),
-    "a gain of nothing": lambda: looped(gain=1e-200),
-    "the norm of another loop": lambda: looped(measure=Lying()),
     "a head's weights of other channels": lambda: headed(widths=2),
     "a head's weights that are negative": lambda: headed(-1.0),
     "a head's weights that differ in a group": lambda: headed(groups=np.zeros(2, dtype=np.intp)),
@@ -197,11 +193,6 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "a head without what is before it": lambda: through(behind(), None),
     "a head behind another": lambda: through(behind(), heads.constant_before(behind(), Measure())),
     "a head's kernel that may be off": lambda: headed(0.1, error=1e-3),
-    "a state space of another shape": lambda: loops.StateSpace(HALF, HALF, HALF, np.ones((2, 1))),
-    "a state space that is not finite": lambda: loops.StateSpace(HALF, HALF, HALF, np.array([[np.nan]])),
-    "an energy of more states": lambda: stated(np.ones((2, 2))),
-    "an energy that is not finite": lambda: stated(np.array([[np.nan]])),
-    "a gain below 0": lambda: stated(gain=-1.0),
     "the norm of another kernel": lambda: segments.constant_of_run(RUN, [0], ONES, Lying()),
 }
 
@@ -211,9 +202,11 @@ def constants() -> Iterator[tuple[Upper | None, float]]:
     """Of networks whose constants are attained, and of what they are made of."""
     for graph, truth in NETWORKS.values():
         yield bound(graph, method=Product(), check=False).claim, truth
-    yield rules.of_inputs("x", NODES["s"], [U, V]), float(np.hypot(3, 5))
-    yield rules.unmoved("x"), 1.0
-    yield rules.of_slopes(NODES["s"], -2.0, 1.0), 2.0
+    yield rules.of_inputs(SCOPE, "x", NODES["s"], [U, V]), float(np.hypot(3, 5))
+    yield rules.unmoved(SCOPE, "x"), 1.0
+    yield margins.before_rows(Matrix(LAYER, alpha=-3.0)), 3.0
+    three = Node("x", Input(), (), (1, 3)), Node("l", LeakyReLU(alpha=-2.0), ("x",), (1, 3))
+    yield rules.of_slopes(Scope(Graph(three, ("l",))), three[1], 1, 3), 2.0
     yield rules.followed(rules.NOTHING, assumed(2.0)), 2.0
     yield rules.followed(assumed(3.0), assumed(2.0)), 6.0
 
@@ -227,46 +220,6 @@ def together() -> Iterator[tuple[Upper | None, float]]:
         assert near is not None
         yield segments.constant_of_run(run, [0], near, Measure()), truth
     yield from zip(segments.constants(RUN, [(0, 1), (1, 2)], ONES, Measure()), (2.0, 3.0), strict=True)
-
-
-def by_parts() -> Iterator[tuple[Upper | None, float]]:
-    """Numbers with ReLU between: each part by what is said of it, weights carried from one to the next."""
-    low, one, more = np.array([0.5]), np.ones(1), 1 + 1e-9
-    alone = {"tree": "."}
-    parts = [Part("x", ("m0",), (one, low), more, alone), Part("r0", ("r1",), (low, one), 6 * more, alone)]
-    yield constant_by_parts(chain(2, 3), parts, ops=OPS), 6.0
-    yield constant_by_parts(chain(2, 3), [Part("x", ("r0", "r1"), (one, one, one), 4.0, alone)], ops=OPS), 6.0
-    wide = Graph(RESIDUAL, ("s",))
-    for units in (False, True):
-        yield constant_by_parts(wide, [Part("x", ("r", "s"), (one, one, one), 4.0, alone, units)], ops=OPS), 7.0
-    # Branches whose first values have no number of their own; a part with a value that the next does not read.
-    two = [Part("x", ("r",), (one, one), 0.2 * more, alone), Part("x", ("q",), (one, one), 0.3 * more, alone)]
-    yield constant_by_parts(FORKED, two, ops=OPS), 0.5
-    yield constant_by_parts(FORKED, [two[0], Part("x", ("r", "q"), (one, one, one), 0.4, alone)], ops=OPS), 0.5
-    kernel = np.random.RandomState(0).standard_normal((1, 2, 2, 3))
-    symbols = np.moveaxis(np.fft.fft(kernel[0], 4096), -1, 0)
-    norm = float(np.linalg.norm(symbols, 2, axis=(1, 2)).max())
-    yield norm_at(kernel, boxes_of({"grid": [64]}, (3,)), norm * 1.01, ops=OPS), norm
-    whole = np.zeros((4, 4, 5))
-    whole[2:, :2, 2:], whole[:2, 2:, :3] = kernel[0], np.flip(kernel[0].swapaxes(0, 1), axis=2)
-    yield eigenvalue_at(whole, boxes_of({"grid": [64]}, (5,)), norm * 1.05, ops=OPS), norm
-    own = ConvSpec.of((2, 2, 3), **LAYER.geometry, input_shape=(5,))
-    matrix = dense_matrix(CONV, (5,), padding_mode="zeros", padding=1)
-    norm = float(np.linalg.norm(matrix, 2))
-    yield of_stated_layer(CONV, own, {"matrix": True}, norm * more, ops=OPS), norm
-    nodes = Node("x", Input(), (), (1, 2, 5)), Node("y", Convolution(LAYER), ("x",), (1, 2, 5))
-    of = Part("x", ("y",), (np.ones(10), np.ones(10)), norm * more, alone, units=True)
-    yield constant_by_parts(Graph(nodes, ("y",)), [of], ops=OPS), norm
-
-
-def gains() -> Iterator[tuple[Upper | None, float]]:
-    """Of loops of numbers, whose gains constant inputs reach."""
-    yield looped(), 0.5
-    yield looped(lag=0), 0.5
-    yield stated(), 1.0
-    half = assumed(0.5)
-    yield loops.small_gain(half, half, half, loops.Loop(**MATRICES)), 0.5
-    yield loops.small_gain_of_space(half, half, half, half, STATES), 1.0
 
 
 def behind() -> heads.Head:
@@ -307,7 +260,6 @@ def layers() -> Iterator[tuple[Upper | None, float]]:
     claims = [assumed(1.0, spec())]
     yield norm_of_layer(LAYER, dict(LAYER.geometry), (5,), np.ones(2), None, lambda *_: (claims, 0.0)).upper, 1.0
     stack = np.stack([np.eye(3), np.diag([2.0, 1.0, 0.5])])
-    yield unscaled(assumed(1.0), 3), 8.0
     yield Measure().matrices(Layer("w", lambda: stack, {}, 0)), 2.0
 
 
@@ -337,12 +289,10 @@ def lied_to() -> object:
 
 NETWORK_CHECKS = {
     "Branches._together": branches, "Branches._linear": branches, "Branches._matrix": branches,
+    "before_rows": constants,
     "unmoved": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants, "along": constants,
     "of_inputs": constants, "_together": constants, "held": constants, "constant_of_run": together,
     "constant_through_head": before_heads, "constant_before": before_heads,
     "constant_of_part": together, "_concluded": together, "norm_of_layer": layers, "norm_of_matrices": layers,
-    "unscaled": layers, "_further": by_parts, "_plain": by_parts, "_after": by_parts,
-    "norm_at": by_parts, "eigenvalue_at": by_parts, "_by_matrix": by_parts,
-    "of_loop": gains, "small_gain": gains, "of_state_space": gains, "small_gain_of_space": gains,
 }  # fmt: skip
 """Rule -> a check whose claims it makes, among others."""

@@ -11,7 +11,7 @@ import numpy as np
 from assumptions import assumed, assumed_lower, interval
 from methods.test_deflation import cases
 from proof import test_claims
-from proof.network_rules import NETWORK_REFUSED
+from proof.network_rules import FAR, NETWORK_REFUSED
 from proof.test_claims import KERNEL, OPS, PART
 
 from specnorm.certified import bound
@@ -20,7 +20,7 @@ from specnorm.certified.layer.circulant import Embedding, shortest
 from specnorm.certified.layer.components import norm_of_groups, norms_of_patch, polyphase_components
 from specnorm.certified.layer.deflation import DeflatedModes, limit_of_rest, norm_by_deflation
 from specnorm.certified.layer.every_size import padded_norm
-from specnorm.certified.layer.lehmann_maehly import Compression
+from specnorm.certified.layer.lehmann_maehly import Compression, OffSubspace
 from specnorm.certified.layer.own_matrix import LayerGram
 from specnorm.certified.layer.waves import Waves
 from specnorm.certified.matrices import norms
@@ -31,7 +31,7 @@ from specnorm.certified.network.linear_bounds import LinearBounds
 from specnorm.certified.network.linear_reading import Network
 from specnorm.certified.network.operators import Input, ReLU
 from specnorm.certified.network.roundings import EXECUTIONS, AtCentre, Roundings
-from specnorm.certified.network.rules import Map
+from specnorm.certified.network.scope import Scope
 from specnorm.certified.symbol import cover, grid
 from specnorm.certified.symbol.cells import Boxes, Cells, Circulant, dft, dft_points, torus
 from specnorm.certified.symbol.cover import Cover, limits_sq, on_grid, truncated
@@ -71,7 +71,9 @@ BALLS = ball(), ball()
 
 def around(*centre: float) -> AtCentre:
     """Roundings of the same network."""
-    return Roundings(LINES, EXECUTIONS["float32"], NOTHING, {"y": assumed(1.0, Map("x", "y"))}).at(np.array(centre))
+    return Roundings(LINES, EXECUTIONS["float32"], NOTHING, {"y": assumed(1.0, Scope(LINES).map("x", "y"))}).at(
+        np.array(centre)
+    )
 
 
 def foreign_part() -> LinearBounds:
@@ -138,10 +140,13 @@ def grouped() -> LayerGram:
     return LayerGram(Convolution(np.ones((1, 2, 1, 3)), spec, ops=OPS), plan, ops=OPS)  # type: ignore[arg-type]
 
 
+ONE_LINE = ConvSpec.of((1, 1, 3), **ZEROS)
+BASIS: Any = np.eye(9)[None, :2]
+
+
 def compression(kernels: int = 1) -> Compression:
-    spec = ConvSpec.of((1, 1, 3), **ZEROS)
-    layer = Convolution(np.ones((kernels, 1, 1, 3)), spec, ops=OPS)  # type: ignore[arg-type]
-    return Compression(layer, np.eye(9)[None, :2], ops=OPS)  # type: ignore[arg-type]
+    layer = Convolution(np.ones((kernels, 1, 1, 3)), ONE_LINE, ops=OPS)  # type: ignore[arg-type]
+    return Compression(layer, BASIS, ops=OPS)
 
 
 def some_frequencies(count: int) -> object:
@@ -229,7 +234,9 @@ REFUSED: dict[str, Callable[[], object]] = {
     "waves in wide boxes": with_wide_boxes,
     "the matrix of one group": grouped,
     "a subspace of two kernels": lambda: compression(2),
-    "off another subspace": lambda: compression().norm(assumed(1.0), 5.0),
+    "a norm as one off a subspace": lambda: compression().norm(assumed(1.0), 5.0),
+    "off another subspace": lambda: compression().norm(assumed(1.0, OffSubspace(ONE_LINE, BASIS.copy())), 5.0),
+    "another layer off the subspace": lambda: compression().norm(assumed(1.0, OffSubspace(CASE.spec, BASIS)), 5.0),
     "waves of two groups": lambda: Waves(
         LINE, ConvSpec.of((2, 1, 3), groups=2, **ZEROS), [np.ones((1, 9), dtype=np.complex128)], ops=OPS
     ),
@@ -266,10 +273,11 @@ REFUSED: dict[str, Callable[[], object]] = {
     ),
     "roundings around another input": lambda: margins.radius_of([(BALLS[0], BELOW)], around(0.0, 1.0)),
     "a constant of another value": lambda: Roundings(
-        LINES, EXECUTIONS["float32"], NOTHING, {"y": assumed(1.0, Map("y", "x"))}
+        LINES, EXECUTIONS["float32"], NOTHING, {"y": assumed(1.0, Scope(LINES).map("y", "x"))}
     ),
     "a part of another network": lambda: margins.radius_of([(BALLS[0], BELOW), (foreign_part(), BELOW)]),
     "a cut that leaves nothing": lambda: BALLS[0].cut("x", 1, False),
+    "a constant of another network, for linear bounds": lambda: Network(LINES, [FAR]),
     "a norm as a constant between values": lambda: Network(LINES, [assumed(1.0)]),
     "slopes of other rows": lambda: BALLS[0].lower("y", np.ones((1, 1, 2)), lambda *_: (np.ones((2, 1)), np.ones(1))),
     "a negative multiplier": lambda: BALLS[0].lower("y", np.ones((1, 1, 2)), lambda *told: (told[1], -np.ones(1))),

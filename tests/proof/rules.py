@@ -22,6 +22,7 @@ from specnorm.certified.layer.circulant import norm_by_circulant
 from specnorm.certified.layer.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
 from specnorm.certified.layer.every_size import padded_norm
 from specnorm.certified.layer.lehmann_maehly import Compression, norm_off_subspace
+from specnorm.certified.layer.of_kernel import of_kernel
 from specnorm.certified.layer.own_matrix import LayerGram, quotients
 from specnorm.certified.layer.waves import norm_by_waves
 from specnorm.certified.matrices import norms
@@ -139,6 +140,7 @@ def fixed() -> Iterator[tuple[Upper | Lower | None, float]]:
 def arithmetic() -> Iterator[tuple[Upper | Lower, float]]:
     yield from ((ONE.plus(TWO), 5.0), (ONE.times(TWO), 6.0), (TWO.over(assumed_lower(2.0)), 1.5))
     yield from ((assumed(4.0).root(), 2.0), (bound.nothing(), 0.0))
+    yield from zip(of_kernel(assumed_lower(1.0), assumed(1.0), np.ones(3), 3), (8.0, 8.0), strict=True)
     for values in ((1.0, 3.0), (3.0, 1.0)):
         yield bound.largest_of_blocks([assumed(x) for x in values], np.zeros((2, 1, 1, 3))), 3.0  # type: ignore[arg-type]
 
@@ -188,6 +190,7 @@ CHECKS: dict[str, Check] = {
     "Upper.root": arithmetic,
     "_largest": arithmetic,
     "nothing": arithmetic,
+    "of_kernel": arithmetic,
     "largest_of_blocks": arithmetic,
     "norm_by_circulant": circulants,
     "padded_norm": circulants,

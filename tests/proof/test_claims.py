@@ -26,10 +26,10 @@ from specnorm.certified.layer import components
 from specnorm.certified.layer.circulant import norm_by_circulant, shortest
 from specnorm.certified.layer.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
 from specnorm.certified.layer.every_size import padded_norm
+from specnorm.certified.layer.of_kernel import digest_of, of_kernel
 from specnorm.certified.layer.own_matrix import LayerGram
 from specnorm.certified.matrices import norms, unfolding
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
-from specnorm.certified.stated import norm_at
 from specnorm.certified.symbol import cover, grid
 from specnorm.certified.symbol.cells import Boxes, Circulant, dft, dft_points, one_box, torus
 from specnorm.certified.symbol.cover import Cover, on_grid
@@ -46,21 +46,10 @@ from specnorm.search.layer_bounds import TUNING
 
 OPS: Any = Execution(BACKEND, BACKEND.namespace(None))
 ROOM = ("certified", "certified.network")
-COVER = {"_open", "_norms", "_upper", "_note", "_reopen", "_what"}
-"""What a cover keeps to itself."""
-MAKERS = {
-    "Upper",
-    "Lower",
-    "Interval",
-    "_upper",
-    "_lower",
-    "_largest",
-    "_interval",
-    "_KERNEL",
-    "_MAKER",
-    "_Claim",
-    "_covering",
-}
+COVER = {"_open", "_norms", "_upper", "_note", "_reopen", "_what", "_same", "_of", "_origin", "_regions", "_about"}
+"""What a cover, a graph and a run keep to themselves."""
+MAKERS = {"Upper", "Lower", "Interval", "_upper", "_lower", "_largest", "_interval", "_covering", "_slopes"}
+MAKERS |= {"_KERNEL", "_MAKER", "_Claim"}
 
 
 # -- who makes claims --------------------------------------------------------------------------------------------------
@@ -231,6 +220,7 @@ def shorter(axis: int) -> Circulant:
 
 
 GROUP = of_one_group(LAYER)
+ONE, TWO = assumed_lower(1.0), assumed(2.0)
 REFLECT = ConvSpec.of((4, 2, 3, 3), input_shape=(6, 7), padding_mode="reflect", padding=1, groups=2)
 (PART,) = components.polyphase_components(LAYER)
 DILATED = ConvSpec.of((2, 2, 2), input_shape=3, padding_mode="zeros", padding=1, dilation=2)
@@ -269,7 +259,6 @@ REFUSED: dict[str, Callable[[], object]] = {
     "no box at all": lambda: Cover(KERNEL, torus((4,))[:0], ops=OPS),
     "one box of the torus": lambda: Cover(KERNEL, torus((4,))[:1], ops=OPS),
     "a point of the grid": lambda: on_grid(assumed(1.0), dft((5,), (4,))[:1]),
-    "a box that somebody states": lambda: norm_at(KERNEL, torus((4,))[:1], 1e-9, ops=OPS),
     "points left out for a torus of the caller's": lambda: Cover(
         KERNEL, dft((9,), (4,)), assumed(9.0), torus=kept(KERNEL.copy(), torus((4,))), threshold=1e-9, ops=OPS
     ),
@@ -279,6 +268,13 @@ REFUSED: dict[str, Callable[[], object]] = {
     "points left out for a torus that is open": lambda: Cover(
         KERNEL, dft((9,), (4,)), assumed(9.0), torus=Cover(KERNEL, torus((4,)), keeps=True, ops=OPS), ops=OPS
     ),
+    "a bound of one kernel for another": lambda: of_kernel(*of_kernel(ONE, TWO, KERNEL, 0), 0 * KERNEL, -40),
+    "the lower bound of one kernel with another's": lambda: of_kernel(
+        of_kernel(ONE, TWO, KERNEL, 0)[0], TWO, KERNEL, 0
+    ),
+    "an upper bound of one kernel for another": lambda: of_kernel(ONE, of_kernel(ONE, TWO, KERNEL, 0)[1], KERNEL, 0),
+    "the least of two kernels' bounds": lambda: least(*(of_kernel(ONE, TWO, k, 0)[1] for k in (KERNEL, KERNEL / 100))),
+    "a kernel's bound and one of nobody's": lambda: least(of_kernel(ONE, TWO, KERNEL, 0)[1], TWO),
     "a block left out": lambda: bound.largest_of_blocks([assumed(1.0)], np.zeros((2, 1, 1, 3))),  # type: ignore[arg-type]
     "no proof": lambda: bound.known(None),
 }
@@ -288,6 +284,43 @@ REFUSED: dict[str, Callable[[], object]] = {
 def test_a_rule_does_not_apply_to(name: str) -> None:
     with pytest.raises(HypothesisError):
         REFUSED[name]()
+
+
+def test_enclosures_of_two_kernels_are_not_compared() -> None:
+    """Of one shape: 11.6 and 0.1; and a bound of a kernel is not scaled to be one of another."""
+    kernel = np.cos(np.arange(54.0)).reshape(3, 2, 3, 3)
+    found, small = (specnorm.enclose(k) for k in (kernel, kernel / 100))
+    assert found.claim is not None
+    assert small.claim is not None
+    (lower, upper), other = found.claim, small.claim
+    assert float(found.lower) <= lower.value <= upper.value <= float(found.upper)
+    assert upper.what == other[1].what == ConvSpec.of(kernel.shape)
+    with pytest.raises(HypothesisError, match="different kernels"):
+        least(upper, other[1])
+    with pytest.raises(HypothesisError, match="different"):
+        greatest(lower, other[0])
+    with pytest.raises(HypothesisError, match="not scaled to another"):
+        of_kernel(lower, upper, kernel, -40)
+
+
+@pytest.mark.parametrize("padding", [{}, {"input_shape": 9, "padding_mode": "zeros", "padding": 1}])
+def test_a_kernel_is_known_by_its_bits(padding: dict[str, Any]) -> None:
+    """Whatever precision holds them: not one that is off by a rounding."""
+    kernel = np.cos(np.arange(24.0, dtype=np.float32)).reshape(4, 2, 3)
+    found = [specnorm.enclose(k, **padding).claim for k in (kernel, kernel.astype(np.float64), np.nextafter(kernel, 2))]
+    first, same, other = (claims[1].digest for claims in found if claims is not None)
+    assert first == same == digest_of(kernel) != other
+    assert digest_of(kernel) != digest_of(kernel.reshape(2, 4, 3))
+
+
+def test_scaling_back_is_outward() -> None:
+    for value, exponent in ((1.0 + 2.0**-52, -1074), (3.0, -1074), (0.7, -1080), (0.7, 900), (0.0, -1074)):
+        lower, upper = of_kernel(assumed_lower(value), assumed(value), KERNEL, exponent)
+        exact = Fraction(value) * Fraction(2) ** exponent
+        assert Fraction(lower.value) <= exact <= Fraction(upper.value)
+    lower, upper = of_kernel(ONE, TWO, KERNEL, 2000)
+    assert math.isfinite(lower.value)
+    assert upper.value == math.inf
 
 
 def test_boxes_do_not_cover_what_somebody_says() -> None:

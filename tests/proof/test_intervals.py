@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assumptions import interval
+from assumptions import assumed, interval
 
 import specnorm
 from specnorm.certified import arithmetic, host
@@ -20,6 +20,7 @@ from specnorm.certified.network import margins, operators, ranges, zonotopes
 from specnorm.certified.network.linear_bounds import LinearBounds
 from specnorm.certified.network.linear_reading import Network
 from specnorm.certified.network.ranges import Ball
+from specnorm.certified.network.scope import Scope
 from specnorm.errors import BackendError, InternalError
 from specnorm.networks import Graph, Node
 
@@ -124,8 +125,10 @@ def test_a_contradiction_names_the_operator(said: Any) -> None:
     """Ends in the wrong order, or two rules whose ranges do not meet: an error, and no bound."""
     shape = (1, 2)
     nodes = (Node("x", operators.Input(), (), shape), Node("y", Doubled(said), ("x",), shape))
+    graph = Graph(nodes, ("y",))
+    known = {name: assumed(value, Scope(graph).map("x", name)) for name, value in (("x", 1.0), ("y", 2.0))}
     with pytest.raises(InternalError, match=r"y contradicts itself.*Doubled"):
-        ranges.ranges(Graph(nodes, ("y",)), Ball({"x": np.zeros(shape)}, 1.0), {"x": 1.0, "y": 2.0})
+        ranges.ranges(graph, Ball({"x": np.zeros(shape)}, 1.0), known)
 
 
 def test_a_line_is_no_nearer_than_the_function(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +143,7 @@ POINT = Graph((Node("x", operators.Input(), (), (1, 2)),), ("x",))
 ENTRIES: dict[str, Callable[[], object]] = {
     "ranges": lambda: ranges.ranges(POINT, Ball({"x": np.zeros((1, 2))}, 1.0)),
     "units": lambda: zonotopes.unit_run(POINT),
-    "constants of margins": lambda: margins.of_rows(np.eye(2), np.ones(2), 1.0),
+    "constants of margins": lambda: margins.of_rows(np.eye(2), np.ones(2), assumed(1.0)),
     "radii": lambda: margins.radii(np.eye(2), np.arange(2), within(np.ones((2, 2)))),
     "linear bounds": lambda: LinearBounds(Network(POINT), np.zeros(2), 1.0),
     "curvature": lambda: specnorm.curvature_bound(1.0, np.eye(2), 0, 1, activation="tanh"),

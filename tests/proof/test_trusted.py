@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import specnorm_check
 import trusted
 from proof.test_claims import made
 from proof.test_outward import outward
@@ -14,7 +15,6 @@ from test_house import parsed
 
 import specnorm
 from specnorm import networks
-from specnorm.auditing.verifying import verify_file
 
 
 def test_the_page_says_what_is_trusted() -> None:
@@ -35,11 +35,7 @@ def test_what_is_not_counted_makes_no_claim_and_rounds_nothing_outward(path: Any
         ("`enclose`", specnorm.enclose, ("certified.symbol.cover", "certified.matrices.norms", "runtime.program")),
         ("`enclose` at a size", specnorm.enclose, ("certified.layer.lehmann_maehly", "certified.layer.waves")),
         ("`network_bound` (torch)", networks.bound, ("certified.network.segments", "certified.symbol.cover")),
-        (
-            "`specnorm verify`",
-            verify_file,
-            ("certified.network.segments", "auditing.readers.onnx.walk", "problem.spec"),
-        ),
+        ("a certificate", specnorm_check.check, ()),
     ],
 )
 def test_what_gives_a_claim_is_counted(claim: str, given_by: Callable[..., object], runs: tuple[str, ...]) -> None:
@@ -49,13 +45,8 @@ def test_what_gives_a_claim_is_counted(claim: str, given_by: Callable[..., objec
     assert {f"specnorm.{name}" for name in runs} <= found
 
 
-def test_what_verifies_searches_for_nothing() -> None:
-    found = trusted.closure(*trusted.ENTRIES["`specnorm verify`"])
-    searching = ("search", "numerics", "tensor", "networks", "api", "proving", "runtime.program")
-    known = [name for name in found if name.startswith(tuple(f"specnorm.{each}" for each in searching))]
-    assert known == ["specnorm.networks.builders"]  # of the reader: from arguments to operators
-    methods = {name for name in found if name.startswith("specnorm.methods.")}
-    assert methods == {"specnorm.methods.base", "specnorm.methods.requirements"}  # the names of precisions
+def test_a_certificate_needs_one_file() -> None:
+    assert trusted.closure(*trusted.ENTRIES["a certificate"]) == {"specnorm_check"}
 
 
 def test_the_count_follows_what_is_imported() -> None:

@@ -170,7 +170,8 @@ def _tensor(dataset: Dataset, names: Mapping[tuple[str, ...], str], config: Node
     groups, leaf = dataset.path[:-1], re.sub(r":\d+$", "", dataset.path[-1])
     whole = "/".join(dataset.path)
     # Without a configuration, only a name says so.
-    unsure = None if config is not None else "it is no kernel by its name in the file, which has no configuration."
+    sure = config is not None or len(dataset.shape) < 2
+    unsure = None if sure else "it is no kernel by its name in the file, which has no configuration."
     if groups and groups[0] in _OPTIMIZER:
         return Tensor(whole, dataset.shape, dataset.dtype, dataset.load, kind="none", refusal=unsure)
     if groups[:1] == ("model_weights",):

@@ -60,7 +60,8 @@ def _describe(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:
         raise ModelFileError(
             f"array {name!r} claims shape {shape} of {dtype}, {needed} bytes, but {stored} are stored."
         )
-    return Tensor(name, shape, dtype.name, partial(_load, archive, entry))
+    kind = dtype.name if dtype.fields is None and dtype.subdtype is None else "structured"
+    return Tensor(name, shape, kind, partial(_load, archive, entry))
 
 
 def _unwarned() -> warnings.catch_warnings[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -22,6 +23,7 @@ MAX_HEADER = 100_000_000
 Opener = Callable[[], AbstractContextManager[BinaryIO]]
 
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64"}
+_KINDS = {"F": "float", "I": "int", "U": "uint"}
 _STORED = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 
 
@@ -72,8 +74,8 @@ def _describe(reopen: Opener, name: str, entry: dict[str, Any], start: int) -> T
     shape = tuple(int(n) for n in entry["shape"])
     begin, end = entry["data_offsets"]
     stored = str(entry["dtype"])
-    # Types without a NumPy counterpart keep their own name: a float8 kernel is refused by name, integers are no layers.
-    dtype = _DTYPES.get(stored) or ("float" if stored.startswith("F") else "int")
+    # Types without a NumPy counterpart keep their own name: a float8 kernel is refused by name.
+    dtype = _DTYPES.get(stored) or re.sub("^(F|I|U)(?=[0-9])", lambda m: _KINDS[m[0]], stored).lower()
     return Tensor(name, shape, dtype, partial(_load, reopen, shape, stored, start + begin, end - begin))
 
 

@@ -16,7 +16,9 @@ def render(reports: Sequence[Report], *, many: bool) -> str:
     """One table of all models, with the fields of the JSON rows as columns after ``model``; unmeasured ones last."""
     del many
     rows = [
-        {"model": report.model, **row.to_dict()} for report in reports for row in (*report.layers, *report.unmeasured)
+        {"model": report.model, **row.to_dict(), **_gates(report)}
+        for report in reports
+        for row in (*report.layers, *report.unmeasured)
     ]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
@@ -25,6 +27,11 @@ def render(reports: Sequence[Report], *, many: bool) -> str:
     writer.writerow(columns)
     writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
     return text.getvalue()
+
+
+def _gates(report: Report) -> dict[str, Any]:
+    """The answers, in each line of the model."""
+    return {"gates": [gate.to_dict() | {"places": len(gate.places)} for gate in report.gates]} if report.gates else {}
 
 
 def _cell(value: Any) -> str | float:

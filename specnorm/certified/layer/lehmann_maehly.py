@@ -19,6 +19,7 @@ holds the top singular vector the bound is the norm itself.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,6 +73,17 @@ def waves_on_outputs(
     return waves, host.inflate(error, 8)
 
 
+@dataclass(frozen=True, eq=False)
+class OffSubspace:
+    """A layer off the span of some vectors: off others, even as many, it is something else."""
+
+    spec: ConvSpec
+    basis: Array
+
+    def __str__(self) -> str:
+        return f"the layer off {self.basis.shape[1]} vectors"
+
+
 def norm_off_subspace(
     blocks: Array,
     spec: ConvSpec,
@@ -85,12 +97,7 @@ def norm_off_subspace(
     """A bound of the layer off a subspace of its outputs, as `complement_bound`; None where there is no proof."""
     value = complement_bound(blocks, spec, circulant, cover, highest, basis, ops=ops)
     rule = f"a circulant without {len(highest.at)} waves that lie in the subspace, or nearly"
-    return _upper(value, _off(spec, basis.shape[1]), rule, cover.beside_open()) if value < math.inf else None
-
-
-def _off(spec: ConvSpec, count: int) -> tuple[object, ...]:
-    """What such a bound bounds."""
-    return spec, f"off {count} vectors"
+    return _upper(value, OffSubspace(spec, basis), rule, cover.beside_open()) if value < math.inf else None
 
 
 def complement_bound(
@@ -178,7 +185,7 @@ class Compression:
         self._images: Array = z
         self._again: Array = again
         self._ops, self._spec = ops, layer.spec
-        self._counts: list[int] = [*(known._counts if known is not None else ()), q.shape[0]]
+        self._first: Array = basis if known is None else known._first
         self.gram = xp.matmul(z, xp.matrix_transpose(z))
         self.rest = again - xp.matmul(self.gram, q)
         self._lengths, self._far = (xp.matmul(x, xp.matrix_transpose(x)) for x in (q, self.rest))
@@ -211,7 +218,8 @@ class Compression:
         off : Upper
             Of the layer off this basis, or off the part of it that was known first.
         """
-        if off.what not in [_off(self._spec, count) for count in self._counts]:
+        what = off.what
+        if not isinstance(what, OffSubspace) or what.basis is not self._first or what.spec != self._spec:
             raise HypothesisError(f"{off.what} is not off this subspace")
         if not self.norm_below(off.value, bound):
             return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,7 @@ from specnorm.certified.network.graph import Layer
 from specnorm.certified.network.kernels import ROUNDINGS, Sizes, by_output
 from specnorm.certified.network.operators.base import FloatArray
 from specnorm.certified.network.rules import NOTHING, Average
+from specnorm.certified.network.scope import About
 from specnorm.problem.spec import ConvSpec
 
 Placed = tuple[FloatArray, tuple[int, ...]]
@@ -250,6 +251,17 @@ class Subnetwork:
     width: int
     links: tuple[AffineMap, ...]
     blocks: tuple[int, ...]
+    _about: About | None = field(default=None, init=False)
+
+    @property
+    def about(self) -> About | None:
+        """Of whose values it is, where its links are said to be these by the rooms that read a graph."""
+        return self._about
+
+    def _of(self, about: About | None) -> Subnetwork:
+        """The same, read off a graph. For the modules of the trusted room."""
+        object.__setattr__(self, "_about", about)
+        return self
 
     @property
     def end(self) -> str:

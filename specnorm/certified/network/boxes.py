@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from specnorm.certified.interval import Interval
 from specnorm.certified.network.graph import Graph, Node, concrete
 from specnorm.certified.network.operators.sources import Input
-from specnorm.certified.network.ranges import ranges
+from specnorm.certified.network.ranges import Ranges, ranges
 from specnorm.certified.network.regions import Box
 from specnorm.errors import MethodError
 
@@ -41,7 +41,7 @@ def within(graph: Graph, low: Given, high: Given) -> Graph:
         If an input has no numbers, or its low end is not below its high end.
     """
     nodes = (_boxed(node, low, high) if node.name in graph.inputs else node for node in graph.nodes)
-    return replace(graph, nodes=tuple(nodes))
+    return graph._same([*nodes])
 
 
 def _boxed(node: Node, low: Given, high: Given) -> Node:
@@ -97,18 +97,23 @@ class Values:
 
     Parameters
     ----------
-    known : mapping of str to Interval, optional
+    known : Ranges, optional
         Default: for inputs in the graph's box.
     """
 
-    def __init__(self, graph: Graph, known: Mapping[str, Interval] | None = None) -> None:
-        self.graph = graph
-        self._known = known
+    def __init__(self, graph: Graph, known: Ranges | None = None) -> None:
+        self.graph, self._known = graph, known
+        self.regions = frozenset() if known is None else known.regions
+        """In which they lie there, besides the box that the graph states."""
+        if known is not None:
+            known.check(graph)
 
     def __getitem__(self, name: str) -> Interval | None:
         if self._known is None:
             box = box_of(self.graph)
-            self._known = {} if box is None else ranges(self.graph, box)
+            if box is None:
+                return None
+            self._known = ranges(self.graph, box)
         return self._known.get(name)
 
 

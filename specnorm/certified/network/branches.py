@@ -50,7 +50,7 @@ from specnorm.certified.network.operators.base import (
     plus_up,
     times_up,
 )
-from specnorm.certified.network.rules import Map
+from specnorm.certified.network.scope import Map, Scope
 from specnorm.certified.network.shapes import concrete
 from specnorm.problem.spec import ConvSpec
 
@@ -82,13 +82,13 @@ class Branches:
 
     Parameters
     ----------
-    nodes : mapping of str to Node
-        In the order of the graph.
+    scope : Scope
+        Of the graph.
     steps : mapping of str to Known
         Of the nodes so far, with respect to one input of the network.
     """
 
-    nodes: Mapping[str, Node]
+    scope: Scope
     steps: Mapping[str, Known]
     norms: Norms
     met: dict[str, Upper] = field(default_factory=dict)
@@ -97,6 +97,11 @@ class Branches:
     _moving: dict[str, FloatArray] = field(default_factory=dict)
     _complex: set[str] = field(default_factory=set)
     _jumped: bool = False
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """Of the graph, by name."""
+        return self.scope.graph.by_name
 
     def seen(self, node: Node) -> None:
         """To be called of each node in order."""
@@ -141,7 +146,7 @@ class Branches:
         largest = float(np.max(weights, initial=0.0))
         if not math.isfinite(largest):
             return None
-        return _upper(host.root_up(Fraction(largest)), Map(start, end), "parts", *dict.fromkeys(used))
+        return _upper(host.root_up(Fraction(largest)), self.scope.map(start, end), "parts", *dict.fromkeys(used))
 
     def _back(
         self, node: Node, weights: FloatArray, used: list[Upper], *, by_met: bool
@@ -155,7 +160,7 @@ class Branches:
         alone = None if step is None else step.alone
         place = self._place(node)
         # A layer may have been taken together with what is before it.
-        direct = alone is None or alone.what in {Map(name, node.name) for name in node.inputs}
+        direct = alone is None or alone.what in {self.scope.map(name, node.name) for name in node.inputs}
         jumps = met is not None and weights.size == 1
         self._jumped |= jumps
         if direct and not (jumps and by_met):
@@ -226,7 +231,7 @@ class Branches:
             return None
         found = self._averages(start, between)
         if found is not None:
-            return _upper(host.float_up(found), Map(start, end.name), "linear")
+            return _upper(host.float_up(found), self.scope.map(start, end.name), "linear")
         return self._matrix(start, between)
 
     def _between(self, start: str, end: Node) -> list[Node] | None:
@@ -324,7 +329,7 @@ class Branches:
         # Roundings of all maps one after the other, and as much again for those of the sizes; and underflow.
         lost = host.mul_up(sum(linear.roundings for linear in maps) * 2.0**-50, float(host.norm_up(sizes.reshape(-1))))
         value = host.add_up(norm.value, lost, sizes.size * 2.0**-1000 if lost else 0.0)
-        return _upper(value, Map(start, end.name), "linear", norm)
+        return _upper(value, self.scope.map(start, end.name), "linear", norm)
 
 
 def _linear_at(node: Node, place: Place, same: frozenset[int]) -> LinearMap | None:

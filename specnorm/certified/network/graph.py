@@ -7,17 +7,18 @@ it stands in the graph.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.certified.network.model import Model
-from specnorm.certified.network.operators.base import NotRunError, Operator
+from specnorm.certified.network.operators.base import NotRunError, Operator, Slopes
 from specnorm.certified.network.operators.layers import Layer
 from specnorm.certified.network.operators.sources import Constant, Input
+from specnorm.certified.network.regions import Box, Region
 from specnorm.certified.network.shapes import Shape, Size, concrete
 from specnorm.errors import MethodError
 
@@ -75,13 +76,16 @@ class Graph:
     Raises
     ------
     MethodError
-        If two nodes have one name, a node uses what does not come before it, or an output is no node.
+        If two nodes have one name, a node uses what does not come before it, or an output is no node; or if slopes are
+        given to a function (``near=``), which are proven of a region or not used.
     """
 
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
     model: Model | None = None
     note: str = ""
+    _origin: Graph | None = field(default=None, init=False, repr=False)
+    _regions: frozenset[Region] = field(default=frozenset(), init=False, repr=False)
 
     def __post_init__(self) -> None:
         known: set[str] = set()
@@ -92,6 +96,11 @@ class Graph:
             if missing is not None:
                 raise MethodError(f"Node {node.name!r} uses {missing!r}, which no node before it is called.")
             known.add(node.name)
+            if not isinstance(getattr(node.operator, "near", None), Slopes | None):
+                raise MethodError(
+                    f"Node {node.name!r} states its slopes (near=), which nothing proves. Leave them out: give radius= "
+                    "and centre=, and those on the ball are found."
+                )
         if not known.issuperset(self.outputs):
             raise MethodError(f"The graph's outputs {self.outputs} are not all nodes of it.")
 
@@ -110,6 +119,30 @@ class Graph:
         """Names of constants."""
         return frozenset(node.name for node in self.nodes if isinstance(node.operator, Constant))
 
+    @property
+    def origin(self) -> Graph:
+        """The network as it was given, whose values this one has by the same names."""
+        return self if self._origin is None else self._origin
+
+    @cached_property
+    def regions(self) -> frozenset[Region]:
+        """Those that its inputs are said to lie in, and in which its slopes hold; none: everywhere."""
+        slopes = [getattr(node.operator, "near", None) for node in self.nodes]
+        found = self._regions.union(*(each.regions for each in slopes if isinstance(each, Slopes)))
+        inputs = {node.name: node.operator for node in self.nodes if isinstance(node.operator, Input)}
+        boxes = {name: (x.low, x.high) for name, x in inputs.items() if x.low is not None and x.high is not None}
+        if not boxes:
+            return found
+        low, high = ({name: np.asarray(ends[at]) for name, ends in boxes.items()} for at in (0, 1))
+        return found | {Box(low, high).region}
+
+    def _same(self, nodes: Sequence[Node], regions: frozenset[Region] = frozenset()) -> Graph:
+        """Written otherwise, in a region: nodes of the same name have the same value. For the trusted room alone."""
+        found = replace(self, nodes=tuple(nodes))
+        object.__setattr__(found, "_origin", self.origin)
+        object.__setattr__(found, "_regions", self._regions | regions)
+        return found
+
     def readers(self) -> Counter[str]:
         """How often each value is used, as an output, too."""
         found = Counter(name for node in self.nodes for name in node.inputs)
@@ -123,7 +156,7 @@ class Graph:
             if node.name in needed:
                 needed.update(node.inputs)
         kept = (n for n in self.nodes if n.name in needed or isinstance(n.operator, Input))
-        return replace(self, nodes=tuple(kept))
+        return self._same(tuple(kept))
 
     def fresh(self, name: str) -> str:
         """A name that no node has: the one given, or with a number behind it."""

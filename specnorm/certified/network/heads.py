@@ -35,12 +35,13 @@ from specnorm.certified.network.affine_maps import AffineMap, Filter, Segment, S
 from specnorm.certified.network.graph import Layer
 from specnorm.certified.network.kernels import AT_ONCE, ROUNDINGS, Norms, fold_error
 from specnorm.certified.network.operators.base import FloatArray
-from specnorm.certified.network.rules import NOTHING, Map
+from specnorm.certified.network.rules import NOTHING
 from specnorm.certified.network.segments import (
     constant_of_run,
     constants,
     edges,
     hermitian_kernel,
+    map_of,
     parts_from,
     usable,
 )
@@ -135,7 +136,7 @@ class Head:
             links.append(replace(link, terms=tuple(replace(each, source=each.source - self.at) for each in link.terms)))
         blocks = (0, *(block - self.at for block in self.run.blocks if block > self.at))
         start = f"{self.run.links[len(self.before) - 1].end}, weighted" if self.before else self.run.start
-        return Subnetwork(start, len(root), tuple(links), blocks)
+        return Subnetwork(start, len(root), tuple(links), blocks)._of(self.run.about)
 
 
 def head_of(run: Subnetwork, starts: Sequence[int] = (), before: Sequence[FloatArray] = ()) -> Head | None:
@@ -291,7 +292,7 @@ def constant_through_head(
     if ahead is None:
         return least
     total = host.mul_up(least.value, ahead.value)
-    return _upper(total, Map(head.run.start, head.run.end), "what is before a head, and all from there", least, ahead)
+    return _upper(total, map_of(head.run), "what is before a head, and all from there", least, ahead)
 
 
 def _gram_up(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) -> tuple[FloatArray, float]:

@@ -14,11 +14,9 @@ from specnorm.certified import host
 from specnorm.certified.bound import HypothesisError, Upper, _upper
 from specnorm.certified.matrices.stacks import matrix_norm_up
 from specnorm.problem.spec import ConvSpec, at_every_size
-from specnorm.text import POWER
 
 if TYPE_CHECKING:
     from specnorm.certified.network.operators.layers import Layer
-    from specnorm.certified.network.operators.recurrent import Recurrent
     from specnorm.types import AnyArray, ArrayOps
 
 ROUNDINGS = 64
@@ -66,10 +64,6 @@ class Norms(Protocol):
 
     def matrices(self, layer: Layer, /) -> Upper:
         """Of a stack of matrices, by `norm_of_matrices`."""
-        ...
-
-    def recurrent(self, layer: Recurrent, /) -> Upper:
-        """Gain of a recurrent layer for sequences of every length; `NoBoundError` if it has none."""
         ...
 
     def of_kernel(self, kernel: Numbers, rtol: float, /) -> Upper:
@@ -121,15 +115,6 @@ def norm_of_layer(
     elif best.what != spec:
         best = _upper(best.value, spec, "no larger than at every size", best)
     return Norm(best, heuristic)
-
-
-def unscaled(claim: Upper, exponent: int) -> Upper:
-    """The bound of a norm from that of the kernel times ``2**-exponent``."""
-    with np.errstate(over="ignore", under="ignore"):
-        found = float(np.ldexp(claim.value, exponent))
-        if float(np.ldexp(found, -exponent)) < claim.value:  # a subnormal number, which was rounded
-            found = host.next_up(found)
-    return _upper(found, claim.what, f"{POWER}{exponent}", claim)
 
 
 def speaks_of(claim: Upper, spec: ConvSpec) -> bool:

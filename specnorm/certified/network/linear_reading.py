@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from specnorm.certified.network.operators.base import (
 from specnorm.certified.network.operators.broadcasting import AT_ONCE
 from specnorm.certified.network.operators.linear import Add
 from specnorm.certified.network.operators.sources import Input
-from specnorm.certified.network.rules import Map
+from specnorm.certified.network.scope import Map, Scope
 from specnorm.errors import MethodError, SpecnormError
 
 
@@ -47,7 +47,7 @@ def written_out(graph: Graph) -> list[Graph]:
                 nodes.append(node)
         if all(node is before for node, before in zip(nodes, found[-1].nodes, strict=False)):
             return found
-        found.append(replace(graph, nodes=tuple(nodes)))
+        found.append(graph._same(nodes))
 
 
 def _steps(graph: Graph, node: Node, program: Program, values: list[FloatArray]) -> list[Node]:
@@ -135,7 +135,7 @@ class Network:
     graph : Graph
         Of known sizes.
     constants : iterable of Upper
-        Proven constants of maps between two values (`rules.Map`), everywhere.
+        Proven constants of maps between two values (`scope.Map`), everywhere.
 
     Raises
     ------
@@ -163,9 +163,10 @@ class Network:
             apart = self._difference(node)
             if apart is not None:
                 self.constants[node.name] = [apart]
+        about = Scope(graph).about
         for claim in constants:
-            if not isinstance(claim.what, Map):
-                raise HypothesisError(f"{claim.what} is no map between values of a network")
+            if not isinstance(claim.what, Map) or not about.includes(claim.what.about):
+                raise HypothesisError(f"{claim.what} is no map between values of this network")
             if self._passes(claim.what):
                 self.constants.setdefault(claim.what.end, []).append((claim.what.start, claim.value))
 

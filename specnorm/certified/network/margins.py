@@ -15,19 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.certified import arithmetic, host
-from specnorm.certified.bound import HypothesisError, Lower, Upper, _lower
+from specnorm.certified.bound import HypothesisError, Lower, Upper, _lower, _upper
 from specnorm.certified.interval import Interval, _interval, around, point
 from specnorm.certified.network.kernels import ROUNDINGS
 from specnorm.certified.network.linear_bounds import Cut, LinearBounds
 from specnorm.certified.network.operators.base import FloatArray
+from specnorm.certified.network.operators.layers import Matrix
 from specnorm.certified.network.roundings import AtCentre
+from specnorm.certified.network.rules import must_be_claims
 
 RADIUS = "the radius in which a label stays"
 NO_RADIUS = _lower(0.0, RADIUS, "no radius is negative")
 
 
 @arithmetic.on_host()
-def of_rows(rows: FloatArray, weights: FloatArray, *factors: Upper | float) -> tuple[Interval, Interval]:
+def of_rows(rows: FloatArray, weights: FloatArray, *factors: Upper) -> tuple[Interval, Interval]:
     """Constants (classes, classes) of differences, ``c |(w_i - w_j) / q|``, and (classes,) of logits, ``c |w_i / q|``.
 
     Parameters
@@ -39,6 +41,7 @@ def of_rows(rows: FloatArray, weights: FloatArray, *factors: Upper | float) -> t
     *factors : Upper
         Their product c bounds the constant of ``q h``.
     """
+    must_be_claims(*factors)
     if not (weights > 0).all():
         raise HypothesisError("weights of features that are not positive")
     constant = host.mul_up(*map(float, factors))
@@ -55,10 +58,16 @@ def of_rows(rows: FloatArray, weights: FloatArray, *factors: Upper | float) -> t
     return _constants(apart), _constants(alone)
 
 
-def of_network(whole: Upper | float, classes: int) -> tuple[Interval, Interval]:
+def before_rows(head: Matrix) -> Upper:
+    """The number that a matrix's product is multiplied by."""
+    return _upper(abs(head.alpha), "a number", "before the matrix")
+
+
+def of_network(whole: Upper, classes: int) -> tuple[Interval, Interval]:
     """As `of_rows`, by the constant of all logits together: a difference has at most root of two times it."""
-    pairs = np.full((classes, classes), host.mul_up(host.root_up(2), float(whole)))
-    return _constants(pairs), _constants(np.full(classes, float(whole)))
+    must_be_claims(whole)
+    pairs = np.full((classes, classes), host.mul_up(host.root_up(2), whole.value))
+    return _constants(pairs), _constants(np.full(classes, whole.value))
 
 
 def _constants(bounds: FloatArray) -> Interval:

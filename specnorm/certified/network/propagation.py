@@ -23,9 +23,9 @@ from specnorm.certified.network.operators.base import NoBoundError, Place
 from specnorm.certified.network.operators.layers import Convolution, Matrices, Matrix
 from specnorm.certified.network.operators.linear import Add, Pad, Scale
 from specnorm.certified.network.operators.normalisation import Normalise
-from specnorm.certified.network.operators.recurrent import Recurrent
 from specnorm.certified.network.operators.reductions import Norm
 from specnorm.certified.network.operators.sources import Constant, Held, Input, Random
+from specnorm.certified.network.scope import Map, Scope
 from specnorm.errors import SpecnormError
 from specnorm.problem.spec import ConvSpec
 
@@ -133,7 +133,8 @@ def propagate(
     shortcuts : mapping of str to sequence of Upper, optional
         By the value at the end of some layers: constants of these together, used where they are less.
     """
-    passes = [_Pass(graph, norms, name, shortcuts or {}, values) for name in graph.inputs]
+    scope = Scope(graph, values.regions)
+    passes = [_Pass(scope, norms, name, shortcuts or {}, values) for name in graph.inputs]
     steps = {node.name: _combined(node, [run.steps[node.name] for run in passes], graph) for node in graph.nodes}
     ends = [steps[name] for name in graph.outputs]
     claims = _all([step.claim for step in ends])
@@ -147,13 +148,14 @@ class _Pass:
     """Bounds of all nodes with respect to one input of the network."""
 
     def __init__(
-        self, graph: Graph, norms: Norms, wrt: str, shortcuts: Mapping[str, Sequence[Upper]], values: Values
+        self, scope: Scope, norms: Norms, wrt: str, shortcuts: Mapping[str, Sequence[Upper]], values: Values
     ) -> None:
+        self.scope, graph = scope, scope.graph
         self.nodes, self.constants = graph.by_name, graph.constants
         self.values, self.norms, self.wrt = values, norms, wrt
         self.steps: dict[str, Step] = {}
         self.unknown: dict[str, UnknownNode] = {}
-        self.branches = Branches(self.nodes, self.steps, norms)
+        self.branches = Branches(scope, self.steps, norms)
         for node in graph.nodes:
             self.branches.seen(node)
             self.steps[node.name] = self._met(node, self._step(node))
@@ -167,7 +169,7 @@ class _Pass:
         found = step.claim
         try:
             for each in self.branches.claims(node):
-                assert isinstance(each.what, rules.Map)  # for the type checker: it is of values
+                assert isinstance(each.what, Map)  # for the type checker: it is of values
                 claim = rules.along(each, known(self.steps[each.what.start].claim))
                 if claim.value < found.value:
                     found, self.branches.met[node.name] = claim, each
@@ -183,7 +185,7 @@ class _Pass:
         """A node at the end of layers that are bounded together."""
         found = [] if step.claim is None else [step.claim]
         for claim in together:
-            before = self.steps.get(claim.what.start) if isinstance(claim.what, rules.Map) else None
+            before = self.steps.get(claim.what.start) if isinstance(claim.what, Map) else None
             if before is not None and before.claim is not None:
                 found.append(rules.along(claim, before.claim))
         if len(found) == (step.claim is not None):
@@ -195,17 +197,17 @@ class _Pass:
         before = [self.steps[name] for name in node.inputs]
         uppers, heuristics = _all([step.claim for step in before]), _all([step.heuristic for step in before])
         if node.name == self.wrt:
-            return _shown(node, node.rule, None, rules.unmoved(node.name), 1.0)
+            return _shown(node, node.rule, None, rules.unmoved(self.scope, node.name), 1.0)
         if uppers is None or heuristics is None:
             return _shown(node, node.rule, None, None, None)
         held = isinstance(node.operator, (Input, Constant, Held))
         held = held or (bool(before) and not isinstance(node.operator, Random))
         if held and not any(upper.value for upper in uppers):
-            return _shown(node, node.rule, None, rules.held(self.wrt, node, uppers), 0.0)
+            return _shown(node, node.rule, None, rules.held(self.scope, self.wrt, node, uppers), 0.0)
         try:
             return self._known(node, uppers, heuristics)
         except (NoBoundError, SpecnormError, OSError, OverflowError) as error:
-            up_to_here = rules.of_inputs(self.wrt, node, uppers)
+            up_to_here = rules.of_inputs(self.scope, self.wrt, node, uppers)
             self.unknown[node.name] = UnknownNode(node.name, label(node), str(error), up_to_here)
         return _shown(node, "unknown", None, None, None)
 
@@ -221,23 +223,22 @@ class _Pass:
         place = Place(tuple(self.nodes[each].shape for each in node.inputs), node.shape, partial(self._ranges, node))
         moving = [name for name in node.inputs if name not in self.constants]
         if isinstance(operator, Matrices):
-            factor = rules.of_layer(moving[0], node, node, self.norms.matrices(operator.layer), node.rule)
-        elif isinstance(operator, Recurrent):
-            factor = rules.of_layer(moving[0], node, node, self.norms.recurrent(operator), node.rule)
+            factor = rules.of_layer(self.scope, moving[0], node, node, self.norms.matrices(operator.layer), node.rule)
         elif len(moving) == 1:
             inputs = [
-                rules.unmoved(name) if name in moving else rules.held(moving[0], self.nodes[name], [])
+                rules.unmoved(self.scope, name)
+                if name in moving
+                else rules.held(self.scope, moving[0], self.nodes[name], [])
                 for name in node.inputs
             ]
-            factor = rules.of_operator(node, inputs, place)
+            factor = rules.of_operator(self.scope, node, inputs, place)
         else:
             if isinstance(operator, Normalise):
                 self._must_be_lengths(node, operator)
-            found = rules.of_operator(node, uppers, place)
+            found = rules.of_operator(self.scope, node, uppers, place)
             return _shown(node, node.rule, None, found, operator.combine(heuristics, place))
         at = node.inputs.index(moving[0])
-        kernel = operator.layer if isinstance(operator, Matrices) else getattr(operator, "recurrent", None)
-        name = None if kernel is None else kernel.name
+        name = operator.layer.name if isinstance(operator, Matrices) else None
         heuristic = factor.value * heuristics[at] if heuristics[at] else 0.0
         return _shown(node, node.rule, factor, rules.along(factor, uppers[at]), heuristic, name)
 
@@ -264,7 +265,7 @@ class _Pass:
             rule = f"{rule}, padded"
         norm = self.norms(layer, geometry, spatial(source.shape, node.shape, layer.spatial), scale)
         before = self.steps[source.name]
-        factor = rules.of_layer(source.name, shown, node, norm.upper, rule)
+        factor = rules.of_layer(self.scope, source.name, shown, node, norm.upper, rule)
         alpha = abs(operator.alpha) if isinstance(operator, Matrix) else 1.0
         heuristic = alpha * norm.heuristic * (before.heuristic or 0.0)
         return _shown(shown, rule, factor, rules.along(factor, known(before.claim)), heuristic, layer.name)

@@ -14,7 +14,7 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 
 import numpy as np
 
@@ -26,15 +26,18 @@ from specnorm.certified.network.operators.base import FloatArray, LinearMap, NoB
 from specnorm.certified.network.operators.joins import Maximum, Minimum
 from specnorm.certified.network.operators.linear import Add
 from specnorm.certified.network.operators.piecewise import ReLU
-from specnorm.certified.network.regions import Ball, Box
+from specnorm.certified.network.regions import Ball, Box, Region
+from specnorm.certified.network.rules import must_be_claims
+from specnorm.certified.network.scope import Scope
 from specnorm.errors import InternalError, MethodError, SpecnormError
 from specnorm.text import visible
 
-__all__ = ["Ball", "Box", "Range", "ranges"]
+__all__ = ["Ball", "Box", "Range", "Ranges", "ranges"]
 Range = Interval
 """Where the entries of one value lie."""
 LARGEST = 2**23
 """Most entries of G; larger zonotopes become intervals."""
+_MAKER = object()
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,35 +47,70 @@ class _Zone:
     generators: FloatArray
 
 
+@dataclass(frozen=True, eq=False)
+class Ranges(Mapping[str, Interval]):
+    """Where a network's values lie while its inputs are in some regions, by their names: made by `ranges` alone."""
+
+    _found: Mapping[str, Interval]
+    _origin: Graph
+    regions: frozenset[Region]
+    maker: InitVar[object] = None
+
+    def __post_init__(self, maker: object) -> None:
+        if maker is not _MAKER:
+            raise TypeError("Ranges: where the values of a network lie is found by specnorm's `ranges` alone")
+
+    def check(self, graph: Graph) -> None:
+        """Refuse another network's values."""
+        if graph.origin is not self._origin:
+            raise HypothesisError("these are ranges of another network's values")
+
+    def __getitem__(self, name: str) -> Interval:
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
 @arithmetic.on_host()
-def ranges(
-    graph: Graph, region: Ball | Box, constants: Mapping[str, Upper | float | None] | None = None
-) -> dict[str, Interval]:
+def ranges(graph: Graph, region: Ball | Box, constants: Mapping[str, Upper] | None = None) -> Ranges:
     """Range of each value of known size.
 
     Parameters
     ----------
     region : Ball or Box
         Of the network's inputs.
-    constants : mapping of str to float, optional
-        For a ball: proven Lipschitz constants, on it, of the maps from all inputs to the values.
-
-    Returns
-    -------
-    dict of str to Interval
-        By the nodes' names.
+    constants : mapping of str to Upper, optional
+        For a ball: proven Lipschitz constants, on it or everywhere, of the maps from all inputs to the values.
 
     Raises
     ------
+    HypothesisError, TypeError
+        If a constant is another map's, another network's or another region's, or a number.
     MethodError
         If the region does not fit the network's inputs.
     """
     shapes = {name: concrete(graph.by_name[name].shape) for name in graph.inputs}
     _check(shapes, region)
-    known = None
+    known, reach = None, {}
     if isinstance(region, Ball) and constants is not None:
-        known = _Walk(graph, Ball(region.centre, 0.0), None, None).ranges
-    return _Walk(graph, region, known, constants).ranges
+        reach = _reach(graph, region, constants)
+        known = _Walk(graph, Ball(region.centre, 0.0), None, {}).ranges
+    found = _Walk(graph, region, known, reach).ranges
+    return Ranges(found, graph.origin, graph.regions | {region.region}, _MAKER)
+
+
+def _reach(graph: Graph, region: Ball, constants: Mapping[str, Upper]) -> dict[str, float]:
+    """The constants as numbers, each of which bounds what it is said to on that ball."""
+    must_be_claims(*constants.values())
+    start, scope = ", ".join(graph.inputs), Scope(graph, frozenset({region.region}))
+    for name, claim in constants.items():
+        if not scope.holds(claim, start, name):
+            raise HypothesisError(f"{claim.what} is no constant of {name} on {region.region}")
+    return {name: claim.value for name, claim in constants.items()}
 
 
 def _check(shapes: Mapping[str, tuple[int, ...] | None], region: Ball | Box) -> None:
@@ -114,11 +152,11 @@ class _Walk:
         graph: Graph,
         region: Ball | Box,
         at_centre: Mapping[str, Interval] | None,
-        constants: Mapping[str, Upper | float | None] | None,
+        constants: Mapping[str, float],
     ) -> None:
         self.nodes, self.fixed = graph.by_name, graph.constants
         self.radius = region.radius if isinstance(region, Ball) else 1.0
-        self.at_centre, self.constants = at_centre, constants or {}
+        self.at_centre, self.constants = at_centre, constants
         self.ranges: dict[str, Interval] = {}
         self.zones: dict[str, _Zone] = {}
         self.count, self.ball = 0, 0
@@ -232,10 +270,10 @@ class _Walk:
         moving = [name for name in node.inputs if name not in self.fixed]
         before = self.constants.get(moving[0]) if len(moving) == 1 else None
         if own is not None:
-            reach = np.minimum(reach, host.mul_up(float(own), self.radius))
+            reach = np.minimum(reach, host.mul_up(own, self.radius))
         if before is not None and linear is not None and linear.rows is not None:
             rows = host.inflate(linear.rows, 2**24) + 2.0**-500
-            reach = np.minimum(reach, host.next_up(rows * host.mul_up(float(before), self.radius)))
+            reach = np.minimum(reach, host.next_up(rows * host.mul_up(before, self.radius)))
         if np.isfinite(reach).any():
             self._shrink(node.name, here + within(reach))
 

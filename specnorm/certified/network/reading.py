@@ -34,6 +34,7 @@ from specnorm.certified.network.linear_combinations import (
 )
 from specnorm.certified.network.operators.base import FloatArray
 from specnorm.certified.network.rules import followed, of_operator, of_slopes, unmoved
+from specnorm.certified.network.scope import Scope
 from specnorm.errors import SpecnormError
 from specnorm.problem.spec import ConvSpec
 
@@ -45,7 +46,7 @@ class Reader:
     """Reads a graph; see `values` and `escaping`."""
 
     def __init__(self, graph: Graph) -> None:
-        self.nodes = graph.by_name
+        self.scope, self.nodes = Scope(graph), graph.by_name
         self.readers = graph.readers()
         self.values: list[Value] = []
         """In an order in which each comes after what it reads."""
@@ -227,7 +228,7 @@ class Reader:
     def _steeper(self, node: Node, form: LinearCombination, found: tuple[float, float]) -> LinearCombination | None:
         def change(link: AffineMap) -> AffineMap:
             if not link.open or link.repeat > 1:
-                return replace(link, factor=followed(link.factor, of_slopes(node, *found)))
+                return replace(link, factor=followed(link.factor, of_slopes(self.scope, node, form.axis, form.width)))
             ends = [a * b for a in link.slopes for b in found]
             low, high = np.minimum.reduce(ends), np.maximum.reduce(ends)
             return replace(link, slopes=(outward(host.next_down, low), outward(host.next_up, high)))
@@ -375,7 +376,7 @@ class Reader:
         if name not in self._forms or len(node.inputs) != 1 or not keeps_channels(node.operator, before, node.shape):
             return None
         try:
-            factor = of_operator(node, [unmoved(name)], ops.Place((before,), node.shape))
+            factor = of_operator(self.scope, node, [unmoved(self.scope, name)], ops.Place((before,), node.shape))
         except ops.NoBoundError:
             return None
         form = self._linear(name, self._forms[name].axis)

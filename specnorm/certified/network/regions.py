@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,24 @@ from specnorm.certified.interval import Interval
 
 Range = Interval
 """Where the entries of one value lie."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """What a claim about a network says of the region in which it holds: `Ball.region`, `Box.region`.
+
+    Parameters
+    ----------
+    words : str
+    digest : str
+        SHA-256 of the bits of its ends, or of its centre and radius.
+    """
+
+    words: str
+    digest: str
+
+    def __str__(self) -> str:
+        return self.words
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +46,11 @@ class Ball:
     centre: Mapping[str, NDArray[np.float64]]
     radius: float
 
+    @property
+    def region(self) -> Region:
+        """For claims that hold in it."""
+        return Region(f"a ball of radius {self.radius!r}", _digest(f"ball {float(self.radius)!r}", self.centre))
+
 
 @dataclass(frozen=True, eq=False)
 class Box:
@@ -40,3 +64,18 @@ class Box:
 
     low: Mapping[str, NDArray[np.float64]]
     high: Mapping[str, NDArray[np.float64]]
+
+    @property
+    def region(self) -> Region:
+        """For claims that hold in it."""
+        return Region("a box", _digest("box", self.low, self.high))
+
+
+def _digest(words: str, *ends: Mapping[str, NDArray[np.float64]]) -> str:
+    whole = hashlib.sha256(words.encode())
+    for each in ends:
+        for name in sorted(each):
+            array = np.asarray(each[name], dtype=np.float64)
+            whole.update(f"{name!r} {array.shape}".encode())
+            whole.update(np.ascontiguousarray(array).tobytes())
+    return whole.hexdigest()

@@ -1,7 +1,8 @@
 """How far the values of an executed network are from those of real arithmetic, while its input stays in a ball.
 
 The input's entries are numbers of the precision that values are stored in. Sums are made in another precision that is
-no narrower, in any order, with or without fused products; what is stored is rounded to nearest. With e the 2-norm of
+no narrower, in any order, with or without fused products; what is stored is rounded to nearest. In bfloat16 numbers
+below the smallest normal one may be read and written as 0, as processors' own instructions do. With e the 2-norm of
 the computed less the exact value at the same input, a layer A, b that is stored as A', b' has (Higham [1]_, section
 3.1)
 
@@ -36,7 +37,7 @@ from specnorm.certified.network.operators.sources import Constant, Input
 from specnorm.certified.network.patterns import recognised
 from specnorm.certified.network.ranges import ranges
 from specnorm.certified.network.regions import Ball
-from specnorm.certified.network.rules import Map
+from specnorm.certified.network.scope import Scope
 from specnorm.errors import KernelError
 
 __all__ = ["EXECUTIONS", "AtCentre", "Deviation", "Execution", "Roundings"]
@@ -48,13 +49,19 @@ class Execution:
 
     stored: Format
     summed: Format
+    flushed: float = 0.0
+    """Numbers below may be read and written as 0."""
+
+    def lost(self, format: Format) -> float:
+        """The most that underflow takes from one number."""
+        return max(format.smallest, self.flushed)
 
 
 EXECUTIONS = {
     "float64": Execution(DOUBLE, DOUBLE),
     "float32": Execution(SINGLE, SINGLE),
     "float16": Execution(HALF, SINGLE),
-    "bfloat16": Execution(BRAIN, SINGLE),
+    "bfloat16": Execution(BRAIN, SINGLE, BRAIN.normal),
 }
 TINY = 2.0**-1000
 """More than underflow takes from a value that is computed here."""
@@ -134,9 +141,10 @@ class Roundings:
         self.execution, self.input, self.output = execution, graph.inputs[0], graph.outputs[0]
         self.graph = self._read(graph.pruned())
         self.steps: list[_Step] = []
+        scope = Scope(graph)
         reach: dict[str, float] = {}
         for node in self.graph.nodes:
-            reach[node.name] = self._reach(node, constants)
+            reach[node.name] = self._reach(node, scope, constants)
             self.steps.append(self._step(node, norms, reach))
 
     def _read(self, graph: Graph) -> Graph:
@@ -159,7 +167,7 @@ class Roundings:
         except NoBoundError as error:
             raise NoBoundError(f"{node.name} ({node.label or type(node.operator).__name__}): {error}") from error
 
-    def _reach(self, node: Node, constants: Mapping[str, Upper]) -> float:
+    def _reach(self, node: Node, scope: Scope, constants: Mapping[str, Upper]) -> float:
         """Constant from the network's input."""
         if node.name == self.input:
             return 1.0
@@ -170,7 +178,7 @@ class Roundings:
         claim = constants.get(node.name)
         if claim is None or not math.isfinite(claim.value):
             raise NoBoundError(f"{node.name}: no Lipschitz constant of it is known")
-        if claim.what != Map(self.input, node.name):
+        if not scope.holds(claim, self.input, node.name):
             raise HypothesisError(f"{claim.what} for {node.name} by {self.input}")
         return claim.value
 
@@ -255,6 +263,10 @@ class AtCentre:
         if isinstance(node.operator, Constant):
             return sizes.value if sizes.largest <= execution.stored.largest else math.inf
         before = [errors[name] for name in node.inputs]
+        if execution.flushed and not executed.exact:
+            sizes_before = [math.prod(concrete(shape) or ()) for shape in step.place.before]
+            unread = [host.mul_up(execution.flushed, host.root_up(n)) for n in sizes_before]
+            before = [host.add_up(*pair) for pair in zip(before, unread, strict=True)]
         if step.factor is None:
             found = node.operator.combine(before, step.place)
         else:
@@ -266,7 +278,7 @@ class AtCentre:
             moved, within = host.mul_up(absolute, away), execution.stored if executed.narrow else execution.summed
             summed = host.mul_up(_gamma(executed.sums, within), host.add_up(sizes.sum, moved))
             changed = host.add_up(sizes.change, host.mul_up(step.shift, away))
-            tiny = host.mul_up(step.root, 2.0 * (executed.sums + 1) * within.smallest)
+            tiny = host.mul_up(step.root, 2.0 * (executed.sums + 1) * execution.lost(within))
             found = host.add_up(found, summed, changed, tiny)
             on_the_way = host.mul_up(2.0 * executed.growth, host.add_up(sizes.largest_sum, moved))
             if not on_the_way < within.largest:
@@ -274,7 +286,7 @@ class AtCentre:
         if executed.stores:
             moved = host.add_up(host.mul_up(step.reach, radius), found)
             times = _gamma(executed.stores, execution.stored)
-            tiny = host.mul_up(step.root, 2.0 * executed.stores * execution.stored.smallest)
+            tiny = host.mul_up(step.root, 2.0 * executed.stores * execution.lost(execution.stored))
             on_the_way = host.mul_up(1.0625 * executed.growth, host.add_up(sizes.largest, moved, tiny))
             if not on_the_way < execution.stored.largest:
                 return math.inf

@@ -17,51 +17,49 @@ from numpy.typing import NDArray
 
 from specnorm.certified import host
 from specnorm.certified.bound import HypothesisError, Upper, _upper
-from specnorm.certified.network.operators.base import NoBoundError, Place
+from specnorm.certified.network.operators.base import NoBoundError, Place, Pointwise
 from specnorm.certified.network.operators.layers import Matrix
 from specnorm.certified.network.operators.sources import Constant, Held, Input, Random
+from specnorm.certified.network.scope import Map, Scope
 from specnorm.text import number
 
 if TYPE_CHECKING:
     from specnorm.certified.network.graph import Node
 
 
-@dataclass(frozen=True)
-class Map:
-    """The map from some values of a network to others, by their names; everything else is held."""
-
-    start: str
-    end: str
-
-    def __str__(self) -> str:
-        return f"{self.end} by {self.start}"
-
-
 IN_ALL = "inputs together: root of the sum of squares"
 NOTHING = _upper(1.0, "the identity", "it moves nothing")
 
 
-def unmoved(name: str) -> Upper:
+def unmoved(scope: Scope, name: str) -> Upper:
     """A value with respect to itself."""
-    return _upper(1.0, Map(name, name), "itself")
+    return _upper(1.0, scope.map(name, name), "itself")
 
 
-def held(start: str, node: Node, inputs: Sequence[Upper]) -> Upper:
+def held(scope: Scope, start: str, node: Node, inputs: Sequence[Upper]) -> Upper:
     """A value that another does not move: a constant, another input, or what is computed from such."""
+    scope.check(node)
     apart = isinstance(node.operator, Constant | Held) or (isinstance(node.operator, Input) and node.name != start)
-    if not apart and not (node.inputs and not isinstance(node.operator, Random) and _follow(node, inputs, start)):
+    if not apart and not (
+        node.inputs and not isinstance(node.operator, Random) and _follow(scope, node, inputs, start)
+    ):
         raise HypothesisError(f"{node.name} is not known to be held by {start}")
     if not apart and any(claim.value for claim in inputs):
         raise HypothesisError(f"{start} moves what {node.name} is computed from")
-    return _upper(0.0, Map(start, node.name), "does not depend on it")
+    return _upper(0.0, scope.map(start, node.name), "does not depend on it")
 
 
-def of_slopes(node: Node, low: float, high: float) -> Upper:
-    """A function of each entry whose difference quotients lie between two numbers."""
-    return _upper(max(abs(low), abs(high)), node.name, "its largest slope")
+def of_slopes(scope: Scope, node: Node, axis: int, width: int) -> Upper:
+    """A function of each entry, by its slopes in all channels."""
+    scope.check(node)
+    found = node.operator.by_channel(axis, width) if isinstance(node.operator, Pointwise) else None
+    if found is None:
+        raise HypothesisError(f"{node.name} is no function of each entry, of {width} channels with known slopes")
+    steepest = max(abs(float(found[0].min())), abs(float(found[1].max())))
+    return _upper(steepest, (node.name, scope.about), "its largest slope")
 
 
-def of_operator(node: Node, inputs: Sequence[Upper], place: Place) -> Upper:
+def of_operator(scope: Scope, node: Node, inputs: Sequence[Upper], place: Place) -> Upper:
     """A node's value with respect to what its inputs are bounded by, as its operator says.
 
     Parameters
@@ -74,13 +72,14 @@ def of_operator(node: Node, inputs: Sequence[Upper], place: Place) -> Upper:
     NoBoundError
         If the operator has no constant here, or what it gives is none.
     """
+    scope.check(node)
     start = _map(inputs[0]).start if inputs else ""
-    if not _follow(node, inputs, start):
+    if not _follow(scope, node, inputs, start):
         raise HypothesisError(f"{node.name} is computed from {node.inputs}: {[str(claim.what) for claim in inputs]}")
     found = node.operator.combine([claim.value for claim in inputs], place)
     if not found >= 0:
         raise NoBoundError(f"its operator {type(node.operator).__name__} gives {found!r}, which is no constant")
-    return _upper(float(found), Map(start, node.name), node.rule, *inputs)
+    return _upper(float(found), scope.map(start, node.name), node.rule, *inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +113,7 @@ def followed(factor: Upper, by: Upper) -> Upper:
     return by if factor is NOTHING else factor.times(by)
 
 
-def of_layer(source: str, node: Node, layer: Node, norm: Upper, rule: str) -> Upper:
+def of_layer(scope: Scope, source: str, node: Node, layer: Node, norm: Upper, rule: str) -> Upper:
     """A layer from what it reads to itself, or to the normalisation after it, from the norm of both.
 
     Parameters
@@ -124,41 +123,45 @@ def of_layer(source: str, node: Node, layer: Node, norm: Upper, rule: str) -> Up
     node : Node
         The last of what the norm speaks of.
     """
+    scope.check(node, layer)
     alpha = abs(layer.operator.alpha) if isinstance(layer.operator, Matrix) else 1.0
     said = rule if alpha == 1 else f"{rule}, times {number(alpha, 'upper')}"
-    return _upper(host.mul_up(alpha, norm.value), Map(source, node.name), said, norm)
+    return _upper(host.mul_up(alpha, norm.value), scope.map(source, node.name), said, norm)
 
 
 def along(factor: Upper, before: Upper) -> Upper:
     """One map after another: constants multiply."""
     first, second = _map(before), _map(factor)
-    if first.end != second.start:
+    if first.end != second.start or first.about != second.about:
         raise HypothesisError(f"{second} does not follow {first}")
     found = host.mul_up(factor.value, before.value)
-    return _upper(found, Map(first.start, second.end), factor.rule, factor, before)
+    return _upper(found, Map(first.start, second.end, first.about), factor.rule, factor, before)
 
 
 def of_all_inputs(value: str, claims: Sequence[Upper], inputs: Sequence[str]) -> Upper:
     """A value with respect to all inputs together, each alone known: root of the sum of squares (Cauchy-Schwarz)."""
-    if [_map(claim) for claim in claims] != [Map(name, value) for name in inputs]:
+    abouts = {_map(claim).about for claim in claims}
+    if len(abouts) != 1 or [(_map(claim).start, _map(claim).end) for claim in claims] != [(n, value) for n in inputs]:
         raise HypothesisError(f"{value} depends on {list(inputs)}: {[str(claim.what) for claim in claims]}")
-    return _together(claims, Map(", ".join(inputs), value), IN_ALL)
+    return _together(claims, Map(", ".join(inputs), value, *abouts), IN_ALL)
 
 
 def of_all_outputs(claims: Sequence[Upper], outputs: Sequence[str]) -> Upper:
     """All outputs together, one behind the other: root of the sum of squares."""
-    if [_map(claim).end for claim in claims] != list(outputs) or len({_map(claim).start for claim in claims}) != 1:
+    starts = {(_map(claim).start, _map(claim).about) for claim in claims}
+    if [_map(claim).end for claim in claims] != list(outputs) or len(starts) != 1:
         raise HypothesisError(f"the outputs are {list(outputs)}: {[str(claim.what) for claim in claims]}")
-    what = Map(_map(claims[0]).start, ", ".join(outputs))
+    ((start, about),) = starts
+    what = Map(start, ", ".join(outputs), about)
     return _together(claims, what, "outputs together: root of the sum of squares")
 
 
-def of_inputs(start: str, node: Node, inputs: Sequence[Upper]) -> Upper:
+def of_inputs(scope: Scope, start: str, node: Node, inputs: Sequence[Upper]) -> Upper:
     """All inputs of a node together: root of the sum of squares."""
-    if not _follow(node, inputs, start):
+    if not _follow(scope, node, inputs, start):
         raise HypothesisError(f"{node.name} is computed from {node.inputs}: {[str(claim.what) for claim in inputs]}")
     found = host.hypot_up(*(claim.value for claim in inputs))
-    return _upper(found, Map(start, ", ".join(node.inputs)), "root of the sum of squares", *inputs)
+    return _upper(found, scope.map(start, ", ".join(node.inputs)), "root of the sum of squares", *inputs)
 
 
 def _together(claims: Sequence[Upper], what: Map, rule: str) -> Upper:
@@ -187,9 +190,9 @@ def must_be_claims(*claims: object) -> None:
         raise TypeError(f"{wrong[0]!r} is no proven bound: the rules of specnorm.certified alone make one.")
 
 
-def _follow(node: Node, inputs: Sequence[Upper], start: str) -> bool:
+def _follow(scope: Scope, node: Node, inputs: Sequence[Upper], start: str) -> bool:
     """Whether claims are of a node's inputs, each in its place, with respect to one value."""
-    return [_map(claim) for claim in inputs] == [Map(start, name) for name in node.inputs]
+    return [_map(claim) for claim in inputs] == [scope.map(start, name) for name in node.inputs]
 
 
 def _map(claim: Upper) -> Map:

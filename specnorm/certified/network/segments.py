@@ -30,9 +30,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,13 +40,11 @@ from specnorm.certified.bound import HypothesisError, Upper, _upper
 from specnorm.certified.network.affine_maps import Segment, Subnetwork
 from specnorm.certified.network.kernels import Norms, fold_error, speaks_of
 from specnorm.certified.network.operators.base import FloatArray
-from specnorm.certified.network.rules import Map
-from specnorm.certified.network.subnetworks import ENTRIES, joinable, size_of
-from specnorm.certified.stated import boxes_of, eigenvalue_at, norm_at
-from specnorm.errors import CertificateError, MethodError
+from specnorm.certified.network.scope import Map
+from specnorm.certified.network.subnetworks import joinable
+from specnorm.errors import MethodError
 from specnorm.problem.spec import ConvSpec
 from specnorm.text import number
-from specnorm.types import ArrayOps
 
 WIDEST = 768
 """Channels on the smaller side of the kernel above which a run is cut, unless told otherwise."""
@@ -56,8 +52,6 @@ SHARP, SHARPEST = 1e-6, 1e-10
 """Relative width to which T and K of matrices, which have one frequency, are enclosed at most: it takes hardly longer
 than more. Those of kernels are enclosed to a share of `Norms.rtol`, so that the constant is within it; none to less
 than the second."""
-MOST = 2**29
-"""Entries of a kernel that is stated, about."""
 CENTRE = 0.5
 """c of the sums: K's smallest eigenvalue may be that much further from 0, twice, than its largest."""
 
@@ -230,7 +224,14 @@ def constant_of_run(run: Subnetwork, starts: Sequence[int], weights: Sequence[Fl
     total = host.mul_up(*(claim.value for claim in (*after, *parts)), last)
     rule = f"{len(run.links)} layers together, in {len(parts)} part{'s' * (len(parts) > 1)}"
     known = [claim for claim in after if claim.value != 1]
-    return _upper(total, Map(run.start, run.end), rule, *parts, *known)
+    return _upper(total, map_of(run), rule, *parts, *known)
+
+
+def map_of(run: Subnetwork) -> Map:
+    """Between the values that a run begins and ends with."""
+    if run.about is None:
+        raise HypothesisError(f"a run from {run.start} to {run.end} that was not read off a graph")
+    return Map(run.start, run.end, run.about)
 
 
 @arithmetic.on_host()
@@ -337,39 +338,3 @@ def _concluded(part: Segment, s: float, norm: Upper) -> Upper:
     s = max(s, 1.0)
     rule = f"LipSDP: K <= {number(s, 'upper')}, and (2 s - 1)^{part.depth}"
     return _upper(host.mul_up(*[host.add_up(s, s, -1.0)] * part.depth), f"{names}, weighted", rule, norm)
-
-
-def stated_kernel(part: Segment, weights: Sequence[FloatArray]) -> tuple[FloatArray, float, tuple[int, ...]]:
-    """T of a chain or K of other links, what the norm of rounding is at most, and how many taps an axis K has."""
-    part = replace(part, placed=True)
-    of, kernel_of = edges(part, weights), chain_kernel if part.chain else hermitian_kernel
-    taps = tuple(2 * r + 1 for r in _reach(of))
-    if sum(n for _, _, kernel, _ in of for n in kernel.shape[:2]) ** 2 * math.prod(taps) > MOST:
-        raise CertificateError("a kernel of all of these layers has too many entries")
-    whole, most = kernel_of(of), kernel_of(edges(part, weights, magnitudes=True))
-    return whole, fold_error(most, ConvSpec.of(most.shape)), taps
-
-
-@arithmetic.on_host()
-def constant_as_stated(
-    part: Segment, weights: Sequence[FloatArray], proof: Mapping[str, Any], upper: float, *, ops: ArrayOps
-) -> Upper:
-    """As `constant_of_part`, where ||T|| or K is at most ``upper`` by the cells of a proof (`certified.stated`).
-
-    Raises
-    ------
-    CertificateError
-        If it is not, or no statement can speak of the part, or of these weights.
-    """
-    widths = [part.width, *(link.width for link in part.links)]
-    if [len(each) for each in weights] != widths or not all(map(usable, weights)):
-        raise CertificateError(f"no weights of {widths} channels")
-    fits = all(link.fits(weight) for link, weight in zip(part.links, weights[1:], strict=True))
-    fits = fits and part.agrees and len(part.families | {"alone"}) < 3 and "alone" not in part.families
-    if not fits or math.prod(size_of(part)) > ENTRIES:
-        raise CertificateError("no statement can speak of these layers together, or of these weights")
-    whole, lost, taps = stated_kernel(part, weights)
-    boxes = boxes_of(proof, taps)
-    if part.chain:
-        return _concluded(part, upper, norm_at(whole[None], boxes, upper, lost=lost, ops=ops))
-    return _concluded(part, upper, eigenvalue_at(whole, boxes, upper, lost=lost, ops=ops))

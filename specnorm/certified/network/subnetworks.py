@@ -34,7 +34,7 @@ def runs(graph: Graph) -> list[Subnetwork]:
     for start in range(len(values)):
         for numbers, run in _joinable_parts(values, _longest(start, values, readers, reader.escaping, done)):
             if len(run.links) > 1 or len(run.links[0].terms) > 1:
-                found.append(run)
+                found.append(run._of(reader.scope.about))
                 done.update(numbers[1:])
     return found
 

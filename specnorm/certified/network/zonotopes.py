@@ -12,7 +12,7 @@ matrices are multiplied out: what cannot switch is a part of them. LipSDP's form
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -21,14 +21,16 @@ from numpy.typing import NDArray
 
 from specnorm.certified import arithmetic, host
 from specnorm.certified.interval import Interval, anything, enclosing
-from specnorm.certified.network.affine_maps import AffineMap, Filter, Segment, Subnetwork, Term
+from specnorm.certified.network.affine_maps import AffineMap, Filter, Subnetwork, Term
 from specnorm.certified.network.graph import Graph, Layer, Node, concrete
-from specnorm.certified.network.operators.base import FloatArray, LinearMap, NoBoundError, Place, Pointwise
+from specnorm.certified.network.operators.base import FloatArray, LinearMap, NoBoundError, Place, Pointwise, _slopes
 from specnorm.certified.network.operators.joins import Maximum, Minimum
 from specnorm.certified.network.operators.linear import Add
 from specnorm.certified.network.operators.piecewise import ReLU
 from specnorm.certified.network.operators.sources import Constant, Input
-from specnorm.certified.network.ranges import consistent
+from specnorm.certified.network.ranges import _MAKER, Ranges, consistent
+from specnorm.certified.network.regions import Region
+from specnorm.certified.network.scope import Scope
 from specnorm.certified.network.subnetworks import blocks_of
 from specnorm.problem.spec import ConvSpec
 
@@ -38,21 +40,24 @@ ENTRIES = 2**24
 """Most entries of a value's matrices."""
 
 
-def localised(graph: Graph, found: Mapping[str, Interval]) -> Graph:
-    """The same network with the slopes of each function on the range of its input.
+def localised(graph: Graph, found: Ranges) -> Graph:
+    """The same network with the slopes of each function on the range of its input: on the region of the ranges alone.
 
     Parameters
     ----------
-    found : mapping of str to Interval
+    found : Ranges
         Of its values.
     """
-    return replace(graph, nodes=tuple(_sloped(node, [found.get(n) for n in node.inputs]) for node in graph.nodes))
+    found.check(graph)
+    nodes = [_sloped(node, [found.get(n) for n in node.inputs], found.regions) for node in graph.nodes]
+    return graph._same(nodes, found.regions)
 
 
-def anywhere(graph: Graph) -> dict[str, Interval]:
+def anywhere(graph: Graph) -> Ranges:
     """Ranges of values that may be anything."""
     shapes = {node.name: concrete(node.shape) for node in graph.nodes}
-    return {name: anything(shape) for name, shape in shapes.items() if shape is not None}
+    known = {name: anything(shape) for name, shape in shapes.items() if shape is not None}
+    return Ranges(known, graph.origin, frozenset(), _MAKER)
 
 
 def rises(graph: Graph) -> bool:
@@ -62,7 +67,7 @@ def rises(graph: Graph) -> bool:
     return any(each is not None and each[0] > 0 for each in ends)
 
 
-def _sloped(node: Node, before: Sequence[Interval | None]) -> Node:
+def _sloped(node: Node, before: Sequence[Interval | None], regions: frozenset[Region]) -> Node:
     operator, known = node.operator, [each for each in before if each is not None]
     if len(known) < len(before):
         return node
@@ -76,7 +81,7 @@ def _sloped(node: Node, before: Sequence[Interval | None]) -> Node:
     if slopes is None or slopes[0].shape != concrete(node.shape) or not all(np.isfinite(end).all() for end in slopes):
         return node
     with consistent(node):
-        return replace(node, operator=replace(operator, near=enclosing(slopes).ends))
+        return replace(node, operator=replace(operator, near=_slopes(enclosing(slopes), regions)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,10 +100,10 @@ class _Sum:
 
 
 class _Units:
-    """Reads a localised graph unit by unit; ``chains``: a link reads no values that it has zeros for."""
+    """Reads a localised graph unit by unit."""
 
-    def __init__(self, graph: Graph, chains: bool = False) -> None:
-        self.nodes, self.chains = graph.by_name, chains
+    def __init__(self, graph: Graph) -> None:
+        self.nodes = graph.by_name
         self.sums: dict[str, _Sum] = {}
         self.groups: list[range] = []
         """Numbers of the input's entries, and of the w of each function."""
@@ -118,7 +123,7 @@ class _Units:
         elif isinstance(operator, (Maximum, Minimum)) and operator.near is not None:
             found = self._extreme(node.name, operator, before, shape)
         elif isinstance(operator, Pointwise):
-            found = None if operator.near is None else self._split(node.name, before[0], *operator.near)
+            found = None if operator.near is None else self._split(node.name, before[0], *operator.near.ends)
         else:
             try:
                 linear = operator.linear_map(Place(tuple(each.matrix.shape[1:] for each in before), shape))
@@ -149,18 +154,12 @@ class _Units:
         return _Sum(np.concatenate([each.matrix, pad]), np.concatenate([each.error, pad]))
 
     def _linear(self, linear: LinearMap, before: Sequence[_Sum]) -> _Sum:
-        """What is added makes no difference; of zeros it makes zeros, without an error."""
+        """What is added makes no difference."""
         wide = [self._wide(each) for each in before]
-        moving = np.any(
-            [np.any((x.matrix != 0) | (x.error != 0), axis=(*range(1, x.matrix.ndim),)) for x in wide], axis=0
-        )
         matrix, n = linear.apply([each.matrix for each in wide]), linear.roundings
         lost = [each.error + abs(each.matrix) * ((n + 4) * 2.0**-52 * bool(n)) for each in wide]
         error = linear.absolute(lost)
-        underflow = np.where(moving | (not self.chains), 2.0**-1000 * bool(n), 0.0).reshape(
-            -1, *(1,) * (matrix.ndim - 1)
-        )
-        return _Sum(matrix, host.inflate(error, 2 * n + 8) + underflow)
+        return _Sum(matrix, host.inflate(error, 2 * n + 8) + 2.0**-1000 * bool(n))
 
     def _split(self, name: str, before: _Sum, low: FloatArray, high: FloatArray) -> _Sum | None:
         """``low v + w``; a new link makes w of v."""
@@ -192,7 +191,7 @@ class _Units:
         joined = (Add((1.0, 1.0)) if larger else less).linear_map(Place((base.matrix.shape[1:], shape), shape))
         if minus is None or joined is None or operator.near is None:
             return None
-        positive = self._split(name, self._linear(minus, before), *operator.near)
+        positive = self._split(name, self._linear(minus, before), *operator.near.ends)
         return None if positive is None else self._linear(joined, [base, positive])
 
     def _link(self, name: str, value: _Sum, places: NDArray[np.intp], low: FloatArray, high: FloatArray) -> None:
@@ -219,56 +218,11 @@ class _Units:
                     self.sums.pop(name, None)
         return True
 
-    def stated(self, node: Node) -> bool:
-        """Whether a value is a function of a linear map of those before; it is a link, and read as it is."""
-        shape = concrete(node.shape)
-        if isinstance(node.operator, Pointwise) and len(node.inputs) == 1:
-            value, inside = self.sums.get(node.inputs[0]), np.full(shape or (), np.inf)
-            slopes = None if shape is None else node.operator.slopes(-inside, inside)
-        else:
-            value, slopes = (self.sums[node.name], (np.ones(1), np.ones(1))) if self.read(node) else (None, None)
-        if shape is None or value is None or slopes is None or value.matrix.shape[1:] != shape:
-            return False
-        count, start = math.prod(shape), self.count
-        low, high = (np.broadcast_to(each, shape).reshape(-1) for each in slopes)
-        if (start + count) * count > ENTRIES or not np.isfinite([low, high]).all():
-            return False
-        self._link(node.name, value, np.arange(count), low, high)
-        self.groups.append(range(start, start + count))
-        eye = np.concatenate([np.zeros((start, count)), np.eye(count)]).reshape(-1, *shape)
-        self.sums[node.name] = _Sum(eye, np.zeros_like(eye))
-        return True
-
     def end(self, name: str) -> None:
         """The output as the last link."""
         value = self.sums[name]
         count = value.matrix[0].size
         self._link(name, value, np.arange(count), np.ones(count), np.ones(count))
-
-
-@arithmetic.on_host()
-def stated_units(graph: Graph, start: str, values: Sequence[str]) -> Segment | None:
-    """Links from one value to others, unit by unit, each with the slopes that its function has everywhere.
-
-    Parameters
-    ----------
-    graph : Graph
-        Whose one input is ``start``.
-
-    Returns
-    -------
-    Segment or None
-        None where it is too large, or a value is computed otherwise than from those before it.
-    """
-    units, first = _Units(graph, chains=True), concrete(graph.by_name[start].shape)
-    if first is None or first[:1] != (1,) or math.prod(first) > INPUTS or graph.inputs != (start,):
-        return None
-    units.start(graph.by_name[start])
-    if not units.all(graph.nodes, lambda node: units.stated(node) if node.name in values else units.read(node)):
-        return None
-    links = tuple(units.links)
-    known = [link.end for link in links] == [*values] and all(link.terms for link in links)
-    return Segment(links, 0, math.prod(first)) if known else None
 
 
 @arithmetic.on_host()
@@ -301,4 +255,5 @@ def unit_run(graph: Graph) -> Subnetwork | None:
     links = tuple(units.links)
     if any(not link.terms for link in links):
         return None  # nothing moves: the rules say so
-    return Subnetwork(start, math.prod(whole), links, tuple(blocks_of([link.sources for link in links])))
+    run = Subnetwork(start, math.prod(whole), links, tuple(blocks_of([link.sources for link in links])))
+    return run._of(Scope(graph).about)

@@ -52,6 +52,7 @@ from specnorm.certified.network.operators import (
     TwoSlopes,
 )
 from specnorm.certified.network.operators import __all__ as names
+from specnorm.certified.network.operators.base import _slopes
 
 Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
@@ -324,12 +325,13 @@ def test_parameters_that_no_slope_was_derived_for(operator: Pointwise) -> None:
 
 
 def test_slopes_near_an_input_replace_those_all_over() -> None:
-    near = np.array([[0.0, -0.5], [0.1, 0.0]]), np.array([[0.2, 0.4], [0.3, 0.0]])
+    ends = interval(np.array([[0.0, -0.5], [0.1, 0.0]]), np.array([[0.2, 0.4], [0.3, 0.0]]))
+    near = _slopes(ends, frozenset())
     operator = Tanh(near=near)
     assert operator.lipschitz(Place(((2, 2),))) == 0.5
-    ends = operator.by_channel(1, 2)
-    assert ends is not None
-    assert [each.tolist() for each in ends] == [[0.0, -0.5], [0.3, 0.4]]
+    channels = operator.by_channel(1, 2)
+    assert channels is not None
+    assert [each.tolist() for each in channels] == [[0.0, -0.5], [0.3, 0.4]]
     assert operator.by_channel(1, 3) is None
     assert Exp(near=near).lipschitz(Place(((2, 2),))) == 0.5
 

@@ -178,30 +178,6 @@ def _unsqueeze(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     return _run(node, opset, inputs)
 
 
-def _rnn(node: Any, opset: int, inputs: Inputs) -> list[Any]:
-    """Step by step: the evaluator has no ReLU here. One direction, forward, of sequences of one length."""
-    del opset
-    given = [*inputs, *[None] * (6 - len(inputs))]
-    x, w, r, bias, lengths, state = given[:6]
-    name = (_attribute(node, "activations", None) or [b"Tanh"])[0]
-    function: Any = {b"Tanh": np.tanh, b"Relu": lambda v: np.maximum(v, 0)}.get(name)
-    known = (
-        _attribute(node, "direction", "forward") == "forward" and lengths is None and not _attribute(node, "clip", 0)
-    )
-    if x is None or w is None or r is None or function is None or not known:
-        raise NotEvaluatedError
-    turned = bool(_attribute(node, "layout", 0))
-    added = 0 if bias is None else bias[0].reshape(2, -1).sum(axis=0)
-    h = np.zeros((1, 1, w.shape[1]), x.dtype) if state is None else state
-    h, found = (h.swapaxes(0, 1) if turned else h)[0], []
-    for step in x.swapaxes(0, 1) if turned else x:
-        h = function(step @ w[0].T + h @ r[0].T + added)
-        found.append(h)
-    every, last = np.stack(found)[:, None], h[None]
-    both = [np.moveaxis(every, 2, 0), last.swapaxes(0, 1)] if turned else [every, last]
-    return [value for name, value in zip(node.output, both, strict=False) if name]
-
-
 def _group_norm(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     """As the standard has it: the evaluator's own takes no inputs."""
     x, scale, bias = _first(inputs), inputs[1], inputs[2]
@@ -225,6 +201,5 @@ _SPECIAL: dict[str, Callable[[Any, int, Inputs], list[Any]]] = {
     **dict.fromkeys(("Softmax", "LogSoftmax"), _flat_softmax),
     **dict.fromkeys(("GlobalMaxPool", "GlobalLpPool"), _global),
     "Unsqueeze": _unsqueeze,
-    "RNN": _rnn,
     "GroupNormalization": _group_norm,
 }

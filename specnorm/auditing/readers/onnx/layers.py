@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -144,10 +145,20 @@ def _matrix(
     last = right or len(before) == 1
     turned = right != flip
     outputs = weight.shape[1] if turned else weight.shape[0]
-    layer = call.layer(weight, {}, transposed=turned)
+    layer = call.layer(weight, {}, row=_scaled(weight, alpha), transposed=turned)
     shape = (*before[:-1], outputs) if last else (*before[:-2], outputs, before[-1])
     operator = ops.Matrix(layer, offset_of(added, beta), alpha, "right" if last else "left")
     return Made(operator, (source,), shape)
+
+
+def _scaled(weight: Constant, alpha: float) -> Constant:
+    """The product's matrix, exactly: numbers of float32 times one of float32 are numbers of float64."""
+    if alpha == 1:
+        return weight
+    if weight.dtype == "float64":
+        return weight.refused(f"it is multiplied by alpha={alpha!r}, which rounds in float64: store the product.")
+    scaled = weight.mapped(weight.shape, lambda a: a.astype(np.float64) * alpha)
+    return replace(scaled, dtype="float64")
 
 
 def batch_norm(

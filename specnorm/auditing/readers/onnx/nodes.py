@@ -36,12 +36,18 @@ class Data:
         Whether it depends on shapes and integers only: then it stays while floating inputs move.
     sizes : tuple of Size or None
         Its entries, where they are sizes of values, some of which are open.
+    origins : frozenset of str
+        Inputs that its numbers come from; see `unread`.
+    depends : bool
+        Whether it depends on an input in any way.
     """
 
     name: str
     shape: Shape | None
     held: bool = False
     sizes: Shape | None = None
+    origins: frozenset[str] = frozenset()
+    depends: bool = False
 
 
 Value: TypeAlias = Constant | Data
@@ -107,12 +113,14 @@ class Call:
         stated: Mapping[str, Any] | None = None,
         sizes: Shape | None = (),
         transposed: bool = False,
+        row: Constant | None = None,
     ) -> Layer:
         """A kernel, which becomes a row, with its geometry for specnorm's functions, and as the file has it.
 
-        ``sizes`` are the spatial ones of its input. Raises NoBoundError if the kernel cannot be read.
+        ``sizes`` are the spatial ones of its input; ``row`` is what is measured, if it is another constant. Raises
+        NoBoundError if the kernel cannot be read.
         """
-        name = self.use(kernel, geometry if stated is None else stated, sizes)
+        name = self.use(row or kernel, geometry if stated is None else stated, sizes)
         if kernel.refusal is not None:
             raise NoBoundError(kernel.refusal)
         # Kernels are measured as they are stored, or in float64 where a reader computed them.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from specnorm.auditing.readers.onnx import elementwise, folding, layers, moves, normalising, pooling, recurrent
+from specnorm.auditing.readers.onnx import elementwise, folding, layers, moves, normalising, pooling
 from specnorm.auditing.readers.onnx.elementwise import compare, function, with_alpha
 from specnorm.auditing.readers.onnx.folding import each
 from specnorm.auditing.readers.onnx.nodes import Builder, Known
@@ -82,7 +82,6 @@ OPERATORS: dict[str, Known] = {
     "InstanceNormalization": _known(6, normalising.instance_norm),
     "GroupNormalization": _known(18, normalising.group_norm, ignored="stash_type"),
     "LpNormalization": _known(1, normalising.length_norm),
-    "RNN": _known(7, recurrent.rnn),
     "Softmax": _known(1, elementwise.softmax),
     "LogSoftmax": _known(1, elementwise.softmax),
     "Reshape": _known(5, moves.reshape),

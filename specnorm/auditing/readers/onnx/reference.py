@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from specnorm.auditing.readers.onnx.evaluator import evaluate
 from specnorm.auditing.readers.onnx.operators import OPERATORS
-from specnorm.auditing.readers.onnx.tensors import Tensors, initialisers
+from specnorm.auditing.readers.onnx.tensors import Tensors
 from specnorm.certified.network.model import Computed, NotExecutedError, Trial
 from specnorm.certified.network.operators.executed import UNITS
 from specnorm.certified.network.shapes import Shape, concrete
-from specnorm.certified.stated import digest
 
 ENTRIES = 2**27
 """Entries of all values together; half as many in double precision."""
@@ -60,20 +59,6 @@ class OnnxModel:
         self._reader = reader
         self.opset = opset
         self._shapes = shapes
-
-    def digests(self) -> dict[str, str]:
-        """What the file's arrays are known by, by name.
-
-        Raises
-        ------
-        NotExecutedError
-            If one is of no type that NumPy has.
-        """
-        found = initialisers(self._model, self._reader.again())
-        odd = next((name for name, c in found.items() if c.refusal or c.dtype == "bfloat16"), None)
-        if odd is not None:
-            raise NotExecutedError(f"the numbers of {odd} are of no type that NumPy has")
-        return {name: digest(c.load()) for name, c in found.items()}
 
     def calls(self) -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...], dict[str, Any]]]:
         """Operators of the graph: name, inputs, outputs, attributes that are numbers or words."""

@@ -12,17 +12,27 @@ from specnorm.auditing.model_arrays import Sizes, Stated, Tensor
 from specnorm.auditing.readers.onnx.binding import bind
 from specnorm.auditing.readers.onnx.computing import computed
 from specnorm.auditing.readers.onnx.folding import folded, sized
-from specnorm.auditing.readers.onnx.nodes import FLOATING, Call, Data, Made, Result, Value
+from specnorm.auditing.readers.onnx.nodes import Call, Data, Made, Result, Value
 from specnorm.auditing.readers.onnx.operators import OPERATORS, RANDOM
-from specnorm.auditing.readers.onnx.recurrent import GATES, WEIGHTS, gates
+from specnorm.auditing.readers.onnx.recurrent import GATES, PEEPHOLES, WEIGHTS, gates
 from specnorm.auditing.readers.onnx.reference import OnnxModel
 from specnorm.auditing.readers.onnx.shapes import named
 from specnorm.auditing.readers.onnx.tensors import Constant, Tensors
+from specnorm.auditing.readers.onnx.unread import LAYER, Hidden, UnreadKernel, hands_out, origins, unread
 from specnorm.certified.network.graph import Graph, Node
 from specnorm.certified.network.operators import Constant as Number
-from specnorm.certified.network.operators import Held, Input, NoBoundError, Pointwise, Random, Unknown
-from specnorm.certified.network.operators.recurrent import GATED
+from specnorm.certified.network.operators import (
+    Convolution,
+    Held,
+    Input,
+    Matrix,
+    NoBoundError,
+    Pointwise,
+    Random,
+    Unknown,
+)
 from specnorm.certified.network.operators.registry import registered
+from specnorm.certified.network.operators.sources import NO_LOOPS
 from specnorm.certified.network.shapes import Shape, Size, concrete
 from specnorm.errors import GeometryError, MethodError, ModelFileError
 
@@ -74,10 +84,14 @@ class Walk:
         """Nodes of constants, by the names of their values."""
         self.inner: dict[int, tuple[Made, str]] = {}
         """Values that operators made of several are computed from, with the names of their nodes."""
-        self.unread: dict[str, str] = {}
-        """Initialisers of operators that are not read, with the operator."""
-        self.recurrent: dict[str, tuple[str, int, Constant]] = {}
-        """Initialisers of recurrent operators: the operator, and which input it is."""
+        self.unread: dict[object, UnreadKernel] = {}
+        """Constants in operators that are not read, by their keys."""
+        self.hidden: list[Hidden] = []
+        """Nodes that may hold a kernel which no constant stands for."""
+        self.recurrent: dict[tuple[object, str], Constant] = {}
+        """Kernels of recurrent operators, by their keys and operators."""
+        self.functions = {(f.domain.replace("ai.onnx", ""), f.name) for f in model.functions}
+        """Operators that the model defines itself."""
         self.broken: str | None = None
         """Why the graph makes no sense; its kernels are rows all the same."""
         self.values = self._scope(model.graph, {}, top=True)
@@ -99,23 +113,23 @@ class Walk:
             stated = Stated(**use.geometry, layout=None)  # type: ignore[typeddict-item]
             told = (COMPUTED,) if c.steps else ()
             found.append(Tensor(name, c.shape, c.dtype, c.load, kind, stated, use.sizes, c.refusal, told))
-        for name, c in self.constants.items():
-            if name in used:
-                continue
-            if name in self.recurrent and name not in self.unread:
-                operator, at, value = self.recurrent[name]
-                rows = list(gates(value, operator, name, self.called | self.uses.keys())) if at in WEIGHTS else []
-                if rows or at not in WEIGHTS:
-                    found += rows or [Tensor(name, c.shape, c.dtype, c.load, "none")]
-                    continue
-            where = self.unread.get(name)
-            # Of an operator that is read in part, integers are the kernel or say where and how much.
-            weight = where is not None and c.dtype.startswith((*FLOATING, "float", "int4", "int8", "uint4", "uint8"))
-            kernel = weight and c.dtype.startswith(FLOATING) and 2 <= len(c.shape) <= 5
-            reason = c.refusal or f"it is a weight of {where}, which is not read as a layer."
-            kind = "unknown" if kernel else "none"
-            found.append(Tensor(name, c.shape, c.dtype, c.load, kind, refusal=reason if weight else None))
-        return found
+        for (_, operator), constant in self.recurrent.items():
+            used.add(constant.name)
+            found += gates(constant, operator, constant.name, self.called | {tensor.name for tensor in found})
+        own = {c.key for c in self.constants.values()}
+        rows = {use.constant.key for use in self.uses.values()}
+        for each in self.unread.values():
+            c = each.constant
+            # A table that is also a layer's kernel has its row; a kernel that is computed from it has another norm.
+            if c.key not in rows and (c.name not in used or each.multiplied or c.steps):
+                used.add(c.name)
+                name = c.name if c.key in own and c.name not in self.uses else self._called(c.name)
+                found.append(Tensor(name, c.shape, c.dtype, c.load, each.kind, refusal=c.refusal or each.reason))
+        found += [Tensor(n, c.shape, c.dtype, c.load, "none") for n, c in self.constants.items() if n not in used]
+        hidden = list(dict.fromkeys(self.hidden))
+        if self.broken is not None:
+            hidden.append(Hidden("graph", "unknown", f"{self.broken}: the graph is damaged."))
+        return found + [Tensor(self._called(h.name), (), "unknown", list, h.kind, refusal=h.reason) for h in hidden]
 
     def graph(self) -> Graph:
         """The network; values that no output needs are left out."""
@@ -168,7 +182,8 @@ class Walk:
             tensor = given.type.tensor_type
             held = tensor.elem_type in _INTEGERS
             shape = self._input_shape(given.name, tensor) if top else None
-            scope[given.name] = Data(given.name, shape, held)
+            origin = frozenset[str]() if held else frozenset((given.name,))
+            scope[given.name] = Data(given.name, shape, held, origins=origin, depends=True)
             if top:
                 known = held or tensor.elem_type in _FLOATS
                 operator = Input(moves=not held) if known else Unknown("its type is not known here")
@@ -220,9 +235,8 @@ class Walk:
                 self.broken = self.broken or f"{label[:80]} uses {missing[:80]!r}, which nothing before it makes"
             inputs = [scope.get(name) if name else None for name in proto.input]
             for inner in _graphs(proto):
-                if depth < _DEPTH:
-                    # For the kernels; its values are unknown here.
-                    self._walk(inner, self._scope(inner, scope, top=False), depth + 1)
+                # For the kernels; its values are unknown here.
+                self._branch(inner, scope, label, depth + 1)
                 # It may use any value that is in sight.
                 inputs += [scope[name] for name in sorted(_mentioned(inner, _DEPTH)) if name in scope]
             found = self._translate(proto, inputs, label)
@@ -238,9 +252,28 @@ class Walk:
                     continue
                 data = [value for value in inputs if isinstance(value, Data)]
                 held = bool(each.inputs) and all(value.held for value in data) and not isinstance(each.operator, Random)
-                scope[name] = Data(name, each.shape, held or isinstance(each.operator, Held), each.sizes)
+                sources = origins(proto, self.opset, at, inputs)
+                depends = any(value.depends for value in data)
+                layer = isinstance(each.operator, Convolution | Matrix) or proto.op_type in GATES
+                if layer and depends:
+                    sources |= {LAYER}
+                held |= isinstance(each.operator, Held)
+                scope[name] = Data(name, each.shape, held, each.sizes, sources, depends)
                 if not depth:
                     self._node(name, each, proto.op_type)
+
+    def _branch(self, graph: Any, outer: dict[str, Value], label: str, depth: int) -> None:
+        """Read the kernels of a sub-graph; its values are not followed further, so it must not hand one out."""
+        if depth > _DEPTH:
+            self.hidden.append(Hidden(label, "none", f"its sub-graphs are nested more than {_DEPTH} deep."))
+            return
+        scope = self._scope(graph, outer, top=False)
+        self._walk(graph, scope, depth)
+        for output in graph.output:
+            value = scope.get(output.name)
+            whole = output.type.tensor_type.elem_type in _INTEGERS
+            if hands_out(value) and not whole:
+                self.hidden.append(Hidden(label, "none", "its sub-graph hands out a constant, which may be a kernel."))
 
     def _node(self, name: str, made: Made, label: str) -> str:
         """Put a value into the graph, after what it is made of."""
@@ -296,9 +329,8 @@ class Walk:
         ours = proto.domain in _DOMAINS
         data = [value for value in inputs if isinstance(value, Data)]
         gated = ours and proto.op_type in GATES
-        for at, value in enumerate(inputs):
-            if isinstance(value, Constant) and gated:
-                self.recurrent.setdefault(value.name, (proto.op_type, at, value))
+        if gated:
+            self._gates(proto.op_type, inputs, label)
         try:
             found = self._built(proto, inputs, label) if ours else self._registered(proto, inputs)
             if isinstance(found, Made) and not data and ours:
@@ -309,18 +341,46 @@ class Walk:
             reason = str(error)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, MemoryError) as error:
             reason = f"its attributes are not understood ({type(error).__name__})"
-        for value in inputs:
-            if isinstance(value, Constant) and not gated:
-                self.unread.setdefault(value.name, f"{proto.op_type[:40]} ({label[:80]})")
+        if not gated:
+            self._missed(proto, inputs, label)
         return (self._unknown(proto, inputs, reason),) * len(proto.output)
+
+    def _gates(self, operator: str, inputs: list[Value | None], label: str) -> None:
+        """Kernels of a recurrent operator."""
+        for at in (at for at in (*WEIGHTS, PEEPHOLES) if at < len(inputs) and inputs[at] is not None):
+            value = inputs[at]
+            if at == PEEPHOLES:
+                self.hidden.append(Hidden(label, "none", "it has peepholes, which are not read."))
+            elif isinstance(value, Constant) and any(gates(value, operator, "", ())):
+                self.recurrent.setdefault((value.key, operator), value)
+            elif not isinstance(value, Constant):
+                self.hidden.append(Hidden(label, "unknown", f"its input {at} is a kernel that is not read."))
+            else:
+                reason = f"it is a weight of {operator} of shape {value.shape}, which the operator does not have."
+                self.unread.setdefault(value.key, UnreadKernel(value, reason, multiplied=True))
+
+    def _missed(self, proto: Any, inputs: list[Value | None], label: str) -> None:
+        """What a node without a rule may hide."""
+        name = (proto.domain.replace("ai.onnx", ""), proto.op_type)
+        if name in self.functions:
+            reason = "it is a function of the model, which is not followed: inline it (onnx.inliner)."
+            self.hidden.append(Hidden(proto.op_type[:80], "none", reason))
+        elif name[0]:
+            reason = f"it is an operator of {proto.domain[:40]}, which is not known: register it, or export without it."
+            self.hidden.append(Hidden(proto.op_type[:80], "none", reason))
+        for missed in unread(proto, inputs, label):
+            if isinstance(missed, Hidden):
+                self.hidden.append(missed)
+            else:
+                self.unread.setdefault(missed.constant.key, missed)
 
     def _built(self, proto: Any, inputs: list[Value | None], label: str) -> Result:
         """What one of ONNX's own operators becomes."""
         known = OPERATORS.get(proto.op_type)
         moving = any(isinstance(value, Data) for value in inputs)
         if known is None or (known.build is None and moving):
-            gates = proto.op_type in GATES and GATED
-            raise NoBoundError(gates or f"{proto.op_type[:40]} has no rule here")
+            loop = proto.op_type in GATES
+            raise NoBoundError(NO_LOOPS if loop else f"{proto.op_type[:40]} has no rule here")
         call = Call(
             proto.op_type, self.opset, inputs, {a.name: a for a in proto.attribute}, len(proto.output), label,
             describe=lambda tensor: self._constant(tensor, label),

@@ -41,7 +41,6 @@ from specnorm.certified.network.operators.piecewise import (
     Threshold,
     TwoSlopes,
 )
-from specnorm.certified.network.operators.recurrent import Recurrent
 from specnorm.certified.network.operators.reductions import Hypot, Largest, LogSoftmax, Norm, Smallest, Softmax
 from specnorm.certified.network.operators.resizing import Resize
 from specnorm.certified.network.operators.smooth import (
@@ -77,7 +76,7 @@ __all__ = [
     "Held", "Hypot", "Identity", "Input", "L2Pool", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log", "LogSigmoid",
     "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish", "Multiple",
     "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "PReLU", "Pad", "Permute", "Place",
-    "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Recurrent", "Reflection", "Reshape",
+    "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",
     "Resize", "Rsqrt", "SameOrder", "Scale", "Selection", "SiLU", "Sigmoid", "Sign", "SignParts", "Sin", "Slice",
     "Smallest", "SoftShrink", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Squeeze", "Steep", "Sum", "Tanh",
     "TanhShrink", "Threshold", "Tile", "TwoAxes", "TwoSlopes", "Unknown", "Unsqueeze", "Where", "Windows",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any, ClassVar, TypeAlias, dataclass_transform
 
 import numpy as np
@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 
 from specnorm.certified import host
 from specnorm.certified.interval import Interval, enclosing
-from specnorm.certified.network.operators.executed import EXACT, Executed, Format, smallest
+from specnorm.certified.network.operators.executed import EXACT, SINGLE, Executed, Format, smallest
+from specnorm.certified.network.regions import Region
 from specnorm.certified.network.shapes import Shape, concrete
 
 FloatArray: TypeAlias = NDArray[Any]
 """float64, or complex128 for operators of Fourier transforms."""
 Ends: TypeAlias = tuple[FloatArray, FloatArray]
 """Smallest and largest of something, entry by entry."""
+_MAKER = object()
 Offset: TypeAlias = Callable[[], Ends]
 """Gives constants that broadcast against a value, and by how much each may be off."""
 Sizes: TypeAlias = tuple[int, ...]
@@ -58,6 +60,17 @@ def plus_up(*terms: FloatArray) -> FloatArray:
 
 class NoBoundError(Exception):
     """An operator has no constant here; the message says why."""
+
+
+def refuse_narrow(what: str, format: Format) -> None:
+    """Refuse an operator whose sums are not made in single precision where values have 16 bits.
+
+    Raises
+    ------
+    NoBoundError
+    """
+    if format.digits < SINGLE.digits:
+        raise NoBoundError(f"{what} may be summed in 16 bits where values are stored in {format.name}: use float32")
 
 
 class NotRunError(Exception):
@@ -307,12 +320,43 @@ class Move(Linear):
         return np.zeros((0, *self.moved(np.zeros(before, np.bool_)).shape), dtype)
 
 
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """Smallest and largest slope of each entry of a function, proven where its inputs stay in some regions.
+
+    Parameters
+    ----------
+    low, high : array
+    regions : frozenset of Region
+        All of which the inputs of the network lie in.
+    """
+
+    low: FloatArray
+    high: FloatArray
+    regions: frozenset[Region]
+    maker: InitVar[object] = None
+
+    def __post_init__(self, maker: object) -> None:
+        if maker is not _MAKER:
+            raise TypeError("Slopes: those of a region are found by the rules of specnorm.certified alone")
+
+    @property
+    def ends(self) -> Ends:
+        """Both arrays."""
+        return self.low, self.high
+
+
+def _slopes(found: Interval, regions: frozenset[Region]) -> Slopes:
+    """Slopes that a rule has proven. For the modules of the trusted room."""
+    return Slopes(*found.ends, regions, _MAKER)
+
+
 class Pointwise(Operator):
     """A function of one number, applied to each entry: at most its largest slope (mean value theorem)."""
 
     rule = "pointwise"
-    near: Ends | None = field(default=None, kw_only=True)
-    """Smallest and largest slope of each entry, where its inputs stay in a range; None: anywhere."""
+    near: Slopes | None = field(default=None, kw_only=True)
+    """Where its inputs stay in a range; None: anywhere. Set by `zonotopes.localised` alone."""
 
     def value(self, x: FloatArray) -> FloatArray:
         """The function."""
@@ -356,7 +400,7 @@ class Pointwise(Operator):
 
     def lipschitz(self, place: Place) -> float:
         if self.near is not None:
-            return float(max(np.max(abs(end), initial=0.0) for end in self.near))
+            return float(max(np.max(abs(end), initial=0.0) for end in self.near.ends))
         ends = self.extent()
         if ends is None:
             raise NoBoundError(f"{self!r} has no largest slope that is known here")
@@ -368,8 +412,8 @@ class Pointwise(Operator):
             return enclosing(self.between(*x.ends))
 
     def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
-        if self.near is not None and self.near[0].shape == place.after:
-            steepest = np.maximum(abs(self.near[0]), abs(self.near[1]))
+        if self.near is not None and self.near.low.shape == place.after:
+            steepest = np.maximum(abs(self.near.low), abs(self.near.high))
         else:
             steepest = np.asarray(self.lipschitz(place))
         return [times_up(weights, steepest, steepest)]
@@ -379,11 +423,11 @@ class Pointwise(Operator):
         if self.near is None:
             ends = self.extent()
             return None if ends is None else (np.full(width, ends[0]), np.full(width, ends[1]))
-        if self.near[0].shape[axis] != width:
+        if self.near.low.shape[axis] != width:
             return None
-        if not self.near[0].size:
+        if not self.near.low.size:
             return np.zeros(width), np.zeros(width)
-        low, high = (np.moveaxis(end, axis, 0).reshape(width, -1) for end in self.near)
+        low, high = (np.moveaxis(end, axis, 0).reshape(width, -1) for end in self.near.ends)
         return low.min(axis=1), high.max(axis=1)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from specnorm.certified import host
 from specnorm.certified.interval import Interval
-from specnorm.certified.network.operators.base import Ends, FloatArray, NoBoundError, Operator, Place, Program, Sizes
+from specnorm.certified.network.operators.base import FloatArray, NoBoundError, Operator, Place, Program, Sizes, Slopes
 from specnorm.certified.network.operators.broadcasting import gathered, spread
 from specnorm.certified.network.operators.curvature import TINY
 from specnorm.certified.network.operators.executed import smallest
@@ -44,8 +44,8 @@ class _End(Extreme):
     """The largest or the smallest of several values."""
 
     join: ClassVar[np.ufunc]
-    near: Ends | None = field(default=None, kw_only=True)
-    """Of two values u and v, smallest and largest slope of ReLU on where u - v lies."""
+    near: Slopes | None = field(default=None, kw_only=True)
+    """Of two values u and v, those of ReLU on where u - v lies. Set by `zonotopes.localised` alone."""
 
     def run(self, *values: FloatArray) -> FloatArray:
         return np.asarray(functools.reduce(self.join, values))

@@ -10,6 +10,12 @@ import numpy as np
 from specnorm.certified.interval import Interval, point
 from specnorm.certified.network.operators.base import FloatArray, NoBoundError, NotRunError, Operator, Place
 
+NO_LOOPS = (
+    "recurrent layers (RNN, GRU, LSTM) have no constant here that holds for every length; written out step by step "
+    "(matrices, sums, activations; gates on a box) they have one, which grows with each step"
+)
+"""Why they are unknown."""
+
 
 class Input(Operator):
     """An input of the network."""

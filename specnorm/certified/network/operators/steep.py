@@ -50,7 +50,7 @@ class Steep(Curved):
             found = self.slopes(known[0].low, known[0].high)
             if found is not None:
                 return float(max(np.max(abs(end), initial=0.0) for end in found))
-        if self.near is None or not np.isfinite(self.near).all():
+        if self.near is None or not np.isfinite(self.near.ends).all():
             raise NoBoundError(f"its slope has no bound; {hint(known)}")
         return super().lipschitz(place)
 

@@ -6,16 +6,16 @@ computes the node's value from the same values, and is executed and compared as 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from specnorm.certified.network.graph import Graph, Node
+from specnorm.certified.network.operators.base import Pointwise
+from specnorm.certified.network.operators.normalisation import Normalise
 from specnorm.certified.network.patterns.gates import gated
 from specnorm.certified.network.patterns.householder import chosen
 from specnorm.certified.network.patterns.l2pool import pooled, rooted
 from specnorm.certified.network.patterns.normalising import normalised
 from specnorm.certified.network.patterns.sorts import sorted_pieces
 
-__all__ = ["recognised"]
+__all__ = ["prepared", "recognised", "unsorted"]
 
 
 def recognised(graph: Graph) -> Graph:
@@ -32,4 +32,26 @@ def recognised(graph: Graph) -> Graph:
         written.update({each.name: each for each in found})
         root = rooted(node, nodes) if found == [node] else None
         nodes.update({each.name: each for each in ([root] if root is not None else found)})
-    return replace(graph, nodes=tuple(nodes.values()))
+    return graph._same([*nodes.values()])
+
+
+def prepared(graph: Graph) -> Graph:
+    """The network as `bound` reads it: patterns recognised, and without what no output needs."""
+    return recognised(graph).pruned()
+
+
+def unsorted(graph: Graph) -> Graph:
+    """The same without sorting: of patterns, functions of one number and normalisation are recognised.
+
+    Ranges and units read sorting as maxima and minima, which are ReLU of differences.
+    """
+    found, kept = prepared(graph).by_name, {node.name: node for node in graph.nodes}
+    nodes: list[Node] = []
+    for old in graph.nodes:
+        new = found.get(old.name, old)
+        lengths = [found[name] for name in new.inputs if name in found and name not in kept]
+        if isinstance(new.operator, Normalise) and all(kept.keys() >= set(each.inputs) for each in lengths):
+            nodes += [*lengths, new]
+        else:
+            nodes.append(new if isinstance(new.operator, Pointwise) else old)
+    return graph._same(nodes).pruned()

@@ -1,0 +1,151 @@
+"""The file that somebody else checks: claims about layers, each with the kernel H that proves it.
+
+H is searched for here; ``specnorm_check.py``, which shares no code with this package, proves the claim from it by
+products of whole numbers. Nothing here is trusted.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+import numpy as np
+import specnorm_check
+from numpy.typing import NDArray
+from specnorm_check import Claim, Refused
+
+from specnorm.backends import backend_for
+from specnorm.errors import CertificateError
+from specnorm.problem.spec import ConvSpec
+from specnorm.result import Certificate
+from specnorm.runtime.execution import Execution
+from specnorm.search.completion import complete, largest_symbol, row_count
+
+AIM, ENOUGH = 0.008, 0.01
+"""Relative distances from the norm: what is searched for, and what shall be proven after rounding."""
+PRODUCTS, WORK = 100, 2.0**41
+"""Of a search, and its multiplications, about: 80 products reach 1 %, 40 some 3 to 11 %. Layers of 3x3 taps and
+more than 350 channels get fewer, and what is proven of them is looser."""
+FloatArray: TypeAlias = NDArray[np.float64]
+
+
+def certificate_of(stored: NDArray[Any], spec: ConvSpec, name: str, tensor: str | None = None) -> Certificate:
+    """The claim that a layer's norm is at most a number at every input size, some 1 % above the norm.
+
+    Parameters
+    ----------
+    stored : array
+        The kernel as it is stored, layout and precision included.
+    spec : ConvSpec
+        Of the kernel.
+    name : str
+        Of the claim.
+    tensor : str, optional
+        Of the kernel in the file of the model; None: as the claim.
+
+    Raises
+    ------
+    CertificateError
+        If the format has no claim about such a kernel.
+    """
+    stored = np.ascontiguousarray(stored)
+    if stored.dtype.name not in specnorm_check.FLOATING:
+        raise CertificateError(f"a kernel of {stored.dtype.name} numbers cannot be stated; give it in float32.")
+    statement = {
+        "name": name,
+        "tensor": name if tensor is None else tensor,
+        "dtype": stored.dtype.name,
+        "shape": list(stored.shape),
+        "layout": "IO" if spec.layout is not None and spec.layout.endswith("IO") else "OI",
+        "sha256": specnorm_check.digest(stored),
+        "stride": list(spec.stride),
+        "dilation": list(spec.dilation),
+        "groups": spec.groups,
+        "transposed": spec.transposed,
+        "padding_mode": spec.padding_mode,
+        "padding": [list(pair) for pair in spec.padding],
+        "sizes": "divided" if spec.divided else "every",
+        "completion": f"H of {name}",
+    }
+    try:
+        blocks = specnorm_check.blocks_of(stored.astype(np.float64), statement)
+        upper, exponent, completion = _proven(stored, spec.kernel_shape, statement, blocks)
+    except (Refused, OverflowError) as error:
+        raise CertificateError(f"no claim about it can be made: {error}.") from error
+    return Certificate((Claim({**statement, "upper": upper.hex(), "exponent": exponent}, completion),))
+
+
+def _proven(
+    stored: NDArray[Any], kernel_shape: tuple[int, ...], statement: dict[str, Any], blocks: FloatArray
+) -> tuple[float, int, NDArray[Any]]:
+    """The number that is proven, the exponent of H, and H: none where that is enough; else in 16 bits, or in 20."""
+    groups, _, channels, *taps = blocks.shape
+    nothing = np.zeros((groups, 0, channels, *taps))
+    largest = float(np.abs(blocks).max())
+    scale = math.frexp(largest)[1] if math.isfinite(largest) else 0
+    scaled = np.ldexp(blocks, -scale)
+
+    def proven(h: FloatArray, bits: int) -> tuple[float, int, NDArray[Any]]:
+        most = 2 ** (bits - 1) - 1
+        exponent = bits - 1 - math.frexp(max(1.0, float(np.abs(h).max(initial=0.0))))[1]
+        whole = np.clip(np.rint(np.ldexp(h, exponent)), -most, most).astype(np.int16 if bits <= 16 else np.int32)
+        told = {**statement, "exponent": exponent - scale}
+        return specnorm_check.at_least(specnorm_check.bound(stored, told, whole)), exponent - scale, whole
+
+    best = proven(nothing, 20)
+    near = math.ldexp(float(np.max(_norms(scaled))), scale)
+    enough = near * math.sqrt(specnorm_check.copies_of(kernel_shape, statement)) * (1 + ENOUGH)
+    if best[0] > enough:
+        h = completions(scaled)
+        best = min(best, proven(h, 16), key=_upper)
+        if best[0] > enough:
+            best = min(best, proven(h, 20), key=_upper)
+    return best
+
+
+def _upper(found: tuple[float, int, NDArray[Any]]) -> float:
+    return found[0]
+
+
+def completions(blocks: FloatArray) -> FloatArray:
+    """H for each of some narrow blocks (groups, rows, channels, *taps), close to `AIM` above the norm or above that."""
+    groups, rows, channels, *taps = blocks.shape
+    scales = np.frexp(np.abs(blocks).max(axis=tuple(range(1, blocks.ndim))))[1].reshape(-1, *[1] * (blocks.ndim - 1))
+    some = np.flatnonzero(blocks.any(axis=tuple(range(1, blocks.ndim))))
+    own: Any = np.ldexp(blocks, -scales)[some].astype(np.float32)
+    if math.prod(taps) == 1:
+        found = np.stack([_root(one.reshape(rows, channels)) for one in own]).reshape(-1, channels, channels, *taps)
+    else:
+        points = math.prod(2 * k - 1 for k in taps) / 2
+        both = row_count(channels)
+        cost = len(some) * points * both * channels * (8 * channels + 6 * math.prod(taps))
+        products = int(min(PRODUCTS, WORK / cost))
+        with np.errstate(all="ignore"):  # whatever it comes to, the checker says what it proves
+            found = np.asarray(complete(own, rtol=AIM, products=products, ops=_ops(own)).kernel)
+        found = np.where(np.isfinite(found), found, 0.0)
+    h = np.zeros((groups, *found.shape[1:]))
+    h[some] = found
+    return np.asarray(np.ldexp(h, scales))
+
+
+def _norms(blocks: FloatArray) -> FloatArray:
+    """Estimates of the norms of blocks of numbers up to 1."""
+    own: Any = blocks.astype(np.float32)
+    return np.asarray(largest_symbol(own, ops=_ops(own)).norm, dtype=np.float64)
+
+
+def _ops(like: Any) -> Execution:
+    return Execution.of(backend_for(like), like, dtype="float32")
+
+
+def _root(matrix: NDArray[Any]) -> FloatArray:
+    """An upper triangle R with ``R^T R = t**2 I - M^T M``, t just above the norm of M."""
+    own: Any = matrix[None]
+    gram = matrix.T.astype(np.float64) @ matrix
+    t = max(float(_norms(own)[0]), math.sqrt(float(gram.diagonal().max())))
+    while True:
+        t *= 1 + AIM
+        try:
+            return np.asarray(np.linalg.cholesky(t**2 * np.eye(len(gram)) - gram).T)
+        except np.linalg.LinAlgError:
+            continue  # the estimate was too small

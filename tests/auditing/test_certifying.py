@@ -1,0 +1,190 @@
+"""Certificates of layers: what the writer states is proven by the lone file, close to the norm, for every geometry."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import specnorm_check
+from hypothesis import given, settings
+from oracle import dense_norm, sigma_star
+from strategies import Layer, layers
+
+import specnorm
+from specnorm import certificates as writing
+from specnorm import cli
+from specnorm.auditing import audit
+from specnorm.auditing.certifying import verify_file
+from specnorm.certificates import certificate_of
+from specnorm.errors import CertificateError
+from specnorm.problem.spec import ConvSpec
+from specnorm.result import Certificate
+
+RESNET = Path(__file__).parents[2] / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
+Random = np.random.RandomState
+
+
+def claimed(stated: Certificate) -> float:
+    (claim,) = stated.claims
+    return float.fromhex(claim.statement["upper"])
+
+
+def reasons(stated: Certificate, **arrays: np.ndarray) -> list[str]:
+    return [verdict.reason for verdict in specnorm_check.check(stated.claims, arrays)]
+
+
+@given(layer=layers(around=True))
+def test_what_is_stated_is_proven_and_above_the_norm(layer: Layer) -> None:
+    kernel = layer.kernel
+    stated = certificate_of(kernel, ConvSpec.of(kernel.shape, **layer.geometry), "k")
+    assert reasons(stated, k=kernel) == [""]
+    assert claimed(stated) >= dense_norm(kernel, layer.input_shape, **layer.geometry).lo
+
+
+@settings(max_examples=30)
+@given(layer=layers(modes=("zeros",)))
+def test_it_is_close_to_the_norm(layer: Layer) -> None:
+    words = {key: layer.geometry[key] for key in ("stride", "dilation", "groups", "transposed")}
+    kernel = layer.kernel
+    truth = sigma_star(kernel, **words)
+    assert claimed(certificate_of(kernel, ConvSpec.of(kernel.shape, **layer.geometry), "k")) <= truth.hi * 1.02
+
+
+@pytest.mark.parametrize("layout", ["HWIO", "OIHW"])
+def test_other_layouts(layout: Any) -> None:
+    kernel = Random(0).standard_normal((3, 3, 4, 6))
+    spec = ConvSpec.of(kernel.shape, layout=layout, stride=2)
+    stated = certificate_of(kernel, spec, "k")
+    assert reasons(stated, k=kernel) == [""]
+    lower, upper = (float(x) for x in (lambda f: (f.lower, f.upper))(specnorm.enclose(kernel, layout=layout, stride=2)))
+    assert lower <= claimed(stated) <= upper * 1.02
+
+
+def test_a_layer_that_is_too_large_has_a_looser_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Random(0).standard_normal((4, 4, 3)).astype(np.float32)
+    close = claimed(certificate_of(kernel, ConvSpec.of(kernel.shape), "k"))
+    monkeypatch.setattr(writing, "WORK", 0.0)
+    stated = certificate_of(kernel, ConvSpec.of(kernel.shape), "k")
+    assert reasons(stated, k=kernel) == [""]
+    assert close * 1.05 < claimed(stated) < close * 5
+
+
+def test_kernels_that_have_no_claim() -> None:
+    for kernel, words in ((np.array([[np.nan]]), "nan or infinity"), (np.ones((2, 2), np.int8), "int8")):
+        with pytest.raises(CertificateError, match=words):
+            certificate_of(kernel, ConvSpec.of(kernel.shape), "k")
+    assert claimed(certificate_of(np.zeros((2, 2, 3)), ConvSpec.of((2, 2, 3)), "k")) == 0
+
+
+def test_scales_of_every_size() -> None:
+    """Groups far apart, and kernels at both ends of what double precision holds."""
+    kernel = Random(0).standard_normal((4, 1, 3)) * np.array([1e-30, 1.0, 1e-10, 0.0])[:, None, None]
+    for scale in (1.0, 2.0**-1000, 2.0**1000):
+        stated = certificate_of(kernel * scale, ConvSpec.of(kernel.shape, groups=4), "k")
+        assert reasons(stated, k=kernel * scale) == [""]
+        truth = sigma_star(kernel, groups=4)
+        assert truth.lo <= claimed(stated) / scale <= truth.hi * 1.02
+
+
+def test_an_enclosure_gives_its_certificate(tmp_path: Path) -> None:
+    kernel = np.cos(np.arange(54.0)).reshape(3, 2, 3, 3)
+    found = specnorm.enclose(kernel, 8, padding_mode="zeros", padding=1)
+    stated = found.certificate("conv.weight")
+    assert float(found.upper) <= claimed(stated) <= float(specnorm.enclose(kernel).upper) * 1.01
+    stated.save(tmp_path / "file.npz")
+    (claim,) = specnorm_check.read_certificate(tmp_path / "file.npz")
+    assert reasons(Certificate((claim,)), **{"conv.weight": kernel}) == [""]
+
+
+# -- files ---------------------------------------------------------------------------------------------------------
+def test_an_audit_writes_what_both_programs_prove(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every layer of ResNet-20, 1 % above its norm at most."""
+    proof = tmp_path / "proof.npz"
+    assert cli.run(["audit", str(RESNET), "--certificate", str(proof), "--format", "json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["layers"]}
+    claims = specnorm_check.read_certificate(proof)
+    assert [claim.statement["name"] for claim in claims] == list(rows)
+    for claim in claims:
+        lower = rows[claim.statement["name"]]["lower"]
+        assert lower <= float.fromhex(claim.statement["upper"]) <= lower * 1.0105
+        assert claim.completion.dtype == np.int16
+    assert proof.stat().st_size < 2.1 * RESNET.stat().st_size
+    assert cli.run(["verify", str(proof), str(RESNET)]) == 0
+    by_verify = capsys.readouterr().out.splitlines()
+    assert specnorm_check.main([str(proof), str(RESNET)]) == 0
+    by_check = capsys.readouterr().out.splitlines()
+    timeless = [
+        [line.rpartition(";")[0] for line in lines if line.startswith("proven")] for lines in (by_verify, by_check)
+    ]
+    assert timeless[0] == timeless[1]
+    assert len(timeless[0]) == len(rows) == 20
+
+
+def test_another_model_is_not_proven(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    k, other = Random(0).standard_normal((2, 2, 2, 3))
+    np.savez(tmp_path / "model.npz", k=k[..., None], other=other[..., None])
+    np.savez(tmp_path / "wrong.npz", k=k[..., None], other=k[..., None])
+    proof, model, wrong = (str(tmp_path / name) for name in ("proof.npz", "model.npz", "wrong.npz"))
+    assert cli.run(["audit", model, "--certificate", proof]) == 0
+    assert cli.run(["verify", proof, wrong]) == 1
+    said = capsys.readouterr().out
+    assert "proven k" in said
+    assert "FAILED other: the model's array has other numbers" in said
+
+
+def test_half_precision_is_stated_by_its_numbers(tmp_path: Path) -> None:
+    """bfloat16 as float32, which both readers make of it."""
+    bits = (Random(0).standard_normal((4, 3, 3)).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    header = json.dumps({"k": {"dtype": "BF16", "shape": [4, 3, 3], "data_offsets": [0, bits.nbytes]}}).encode()
+    model, proof = tmp_path / "m.safetensors", tmp_path / "proof.npz"
+    model.write_bytes(len(header).to_bytes(8, "little") + header + bits.tobytes())
+    report = audit(model, certificate=True)
+    assert report.unstated == ()
+    assert report.certificate is not None
+    report.certificate.save(proof)
+    assert [verdict.reason for verdict in verify_file(proof, model)] == [""]
+    assert specnorm_check.main([str(proof), str(model)]) == 0
+
+
+def test_a_damaged_certificate_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "proof.npz").write_text('{"specnorm_certificate": 3, "claims": []}')
+    assert cli.run(["verify", str(tmp_path / "proof.npz"), str(RESNET)]) == 2
+    assert "proof.npz is no certificate" in capsys.readouterr().err
+    assert specnorm_check.main([str(tmp_path / "proof.npz"), str(RESNET)]) == 2
+
+
+def test_onnx_layers(tmp_path: Path) -> None:
+    """The names and axes of the file: a convolution, a transposed one, and a matrix either way round."""
+    onnx = pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
+    helper, numpy = onnx.helper, onnx.numpy_helper
+    draw = Random(0)
+    arrays = {
+        "w": draw.standard_normal((3, 2, 3, 3)), "t": draw.standard_normal((3, 2, 2, 2)),
+        "m": draw.standard_normal((50, 4)), "n": draw.standard_normal((5, 4)),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("ConvTranspose", ["a", "t"], ["b"], strides=[2, 2], pads=[1, 1, 2, 2]),
+        helper.make_node("Flatten", ["b"], ["c"]),
+        helper.make_node("MatMul", ["c", "m"], ["d"]),
+        helper.make_node("Gemm", ["d", "n"], ["y"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", 1, [1, 2, 6, 6])],
+        [helper.make_tensor_value_info("y", 1, [1, 5])],
+        [numpy.from_array(a.astype(np.float32), name) for name, a in arrays.items()],
+    )  # fmt: skip
+    model, proof = tmp_path / "m.onnx", tmp_path / "proof.npz"
+    onnx.save(helper.make_model(graph), model)
+    report = audit(model, certificate=True)
+    assert report.certificate is not None
+    report.certificate.save(proof)
+    assert [claim.statement["tensor"] for claim in report.certificate.claims] == ["w", "t", "m", "n"]
+    for claim, row in zip(report.certificate.claims, report.layers, strict=True):
+        assert row.upper is not None
+        assert row.upper * 0.999 <= float.fromhex(claim.statement["upper"]) <= row.upper * 1.01
+    assert [verdict.reason for verdict in verify_file(proof, model)] == [""] * 4
+    assert specnorm_check.main([str(proof), str(model)]) == 0

@@ -1,0 +1,194 @@
+"""Claims about networks say of which network, and in which region: what five small programs forged is refused."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from assumptions import assumed
+
+from specnorm.certified.bound import HypothesisError, Upper, least
+from specnorm.certified.network import operators as ops
+from specnorm.certified.network.operators.base import Slopes
+from specnorm.certified.network.patterns import prepared, unsorted
+from specnorm.certified.network.ranges import Ball, Ranges, ranges
+from specnorm.certified.network.scope import Scope, digest_of
+from specnorm.certified.network.zonotopes import localised
+from specnorm.errors import MethodError
+from specnorm.networks import Graph, Layer, Multipliers, Node, Product, bound, within
+
+WEIGHTS = np.array([[2.0, 1.0], [0.5, 3.0]])
+CENTRE = np.array([[-1.0, -1.0]])
+
+
+def network(weights: Any = WEIGHTS, function: ops.Pointwise | None = None) -> Graph:
+    """Two matrices with ReLU between, which is 0 around `CENTRE`."""
+
+    def matrix(name: str, source: str) -> Node:
+        return Node(name, ops.Matrix(Layer(name, lambda: weights, {}, 0)), (source,), (1, 2))
+
+    relu = Node("r", function or ops.ReLU(), ("a",), (1, 2))
+    return Graph((Node("x", ops.Input(), (), (1, 2)), matrix("a", "x"), relu, matrix("y", "r")), ("y",))
+
+
+def claims(graph: Graph, **near: Any) -> dict[str, Upper]:
+    """All that an answer holds, by what they are of."""
+    found = bound(graph, method=Multipliers(steps=4), **near)
+    each = [found.claim, found.product_claim, *found.ends.values(), *(run.claim for run in found.runs)]
+    each += [claim for step in found.nodes for claim in (step.alone, step.claim)]
+    return {f"{at}: {claim.what}": claim for at, claim in enumerate(each) if claim is not None}
+
+
+EVERYWHERE = claims(network())
+IN_BALL = claims(network(), radius=1.0, centre=CENTRE)
+
+
+def test_the_constant_in_a_ball_is_none_everywhere() -> None:
+    """0 for a network that stretches some pair by 10.8."""
+    whole, local = bound(network(), method=Product()), bound(network(), method=Product(), radius=1.0, centre=CENTRE)
+    run = network().run
+    stretch = np.linalg.norm(run({"x": np.ones((1, 2))})["y"] - run({"x": np.zeros((1, 2))})["y"]) / np.sqrt(2)
+    assert whole.claim is not None
+    assert local.claim is not None
+    assert local.claim.value < stretch < whole.claim.value
+    with pytest.raises(HypothesisError, match="different norms: y by x, y by x, in a ball of radius 1"):
+        least(whole.claim, local.claim)
+    assert local.explain().startswith("y <= 0")
+
+
+@pytest.mark.parametrize("name", IN_BALL)
+def test_no_claim_of_a_ball_is_one_everywhere(name: str) -> None:
+    for claim in EVERYWHERE.values():
+        with pytest.raises(HypothesisError, match="different"):
+            least(claim, IN_BALL[name])
+
+
+def test_balls_are_told_apart() -> None:
+    """By radius and centre; the same ball is the same."""
+    balls = [(1.0, CENTRE), (1.0, CENTRE.copy()), (0.5, CENTRE), (1.0, CENTRE + 1e-9)]
+    first, *others = (bound(network(), method=Product(), radius=r, centre=x).claim for r, x in balls)
+    assert first is not None
+    assert least(first, others[0]) is first
+    for other in others[1:]:
+        with pytest.raises(HypothesisError, match="different"):
+            least(first, other)
+
+
+def test_the_constant_of_other_weights_is_not_this_network_s() -> None:
+    """Names and shapes alike; also of one graph whose weights are written to between."""
+    weights = WEIGHTS.copy()
+    graph = network(weights)
+    before = bound(graph, method=Product()).claim
+    assert before is not None
+    assert least(before, bound(network(), method=Product()).claim) is before
+    weights /= 100
+    for after in (bound(graph, method=Product()), bound(network(WEIGHTS / 100), method=Product())):
+        assert after.claim is not None
+        with pytest.raises(HypothesisError, match="different"):
+            least(before, after.claim)
+
+
+def test_the_constant_in_a_box_is_none_everywhere() -> None:
+    boxed = within(network(), -2.0, -1.0)
+    found, whole = bound(boxed, method=Product()).claim, bound(network(), method=Product()).claim
+    assert found is not None
+    with pytest.raises(HypothesisError, match="different"):
+        least(found, whole)
+    # It holds in the box, all the same.
+    assert Scope(boxed).holds(whole, "x", "y")  # type: ignore[arg-type]
+    assert not Scope(network()).holds(found, "x", "y")
+
+
+def test_ranges_take_claims_about_this_network_alone() -> None:
+    graph, ball = network(), Ball({"x": CENTRE}, 3.0)
+    honest = ranges(graph, ball)["a"]
+    wrong: list[Any] = [1e-9, np.float64(1e-9)]
+    for number in wrong:
+        with pytest.raises(TypeError, match="no proven bound"):
+            ranges(graph, ball, {"a": number})
+    small, other = bound(network(WEIGHTS / 1e9), method=Product()), bound(graph, radius=1e-9, centre=CENTRE)
+    for claim in (small.nodes[1].claim, other.claim, assumed(1e-9)):
+        assert claim is not None
+        with pytest.raises(HypothesisError, match="no constant of a"):
+            ranges(graph, ball, {"a": claim})
+    own = bound(graph, method=Product()).nodes[1].claim
+    assert own is not None
+    near = ranges(graph, ball, {"a": own})["a"]
+    assert (honest.low <= near.low).all()
+    assert (near.high <= honest.high).all()
+
+
+def test_ranges_are_those_of_the_network_they_were_found_for() -> None:
+    """Of another one, or made up, they would fix every function."""
+    small = ranges(network(WEIGHTS / 1e9), Ball({"x": CENTRE}, 1e-9))
+    with pytest.raises(HypothesisError, match="another network"):
+        localised(network(), small)
+    with pytest.raises(TypeError, match="found by"):
+        Ranges(dict(small), network(), frozenset())
+    with pytest.raises(TypeError, match="found by"):
+        replace(small, regions=frozenset())
+
+
+def test_slopes_of_a_region_go_with_it() -> None:
+    """What is bounded with them is bounded in the region, whoever asks."""
+    graph = network()
+    local = localised(prepared(graph), ranges(unsorted(graph), Ball({"x": CENTRE}, 1.0)))
+    for each in (local, replace(local, nodes=local.nodes)):
+        found = bound(each, method=Product(), check=False).claim
+        assert found is not None
+        assert found.value == 0
+        assert str(found.what) == "y by x, in a ball of radius 1.0"
+
+
+def test_slopes_set_by_hand_are_not_used() -> None:
+    zeros = np.zeros((1, 2))
+    wrong: Any = (zeros, zeros)
+    with pytest.raises(MethodError, match="'r' states its slopes"):
+        network(function=ops.ReLU(near=wrong))
+    for maker in (None, object()):
+        with pytest.raises(TypeError, match="found by the rules"):
+            Slopes(zeros, zeros, frozenset(), maker)
+    graph = network()
+    local = localised(graph, ranges(graph, Ball({"x": CENTRE}, 1.0)))
+    near: Any = local.by_name["r"].operator
+    with pytest.raises(TypeError, match="found by the rules"):
+        replace(near.near, regions=frozenset())
+
+
+def test_a_network_is_known_by_its_bits() -> None:
+    """Prepared, pruned or localised it is itself; with other nodes, or another number, it is not."""
+    graph = network()
+    same = [network(), prepared(graph), unsorted(graph).pruned(), within(graph, -1.0, 1.0)]
+    assert {digest_of(each) for each in same} == {digest_of(graph)}
+    nodes = {node.name: node for node in graph.nodes}
+    functions = ops.Tanh(), ops.LeakyReLU(alpha=0.1), ops.LeakyReLU(alpha=0.2)
+    others = [network(np.nextafter(WEIGHTS, 9)), *(network(function=function) for function in functions)]
+    others.append(replace(graph, nodes=graph.nodes[:3], outputs=("r",)))
+    others.append(replace(graph, nodes=(*graph.nodes[:2], replace(nodes["r"], shape=None), nodes["y"])))
+    assert len({digest_of(each) for each in (graph, *others)}) == 1 + len(others)
+
+
+def test_what_cannot_be_read_is_only_like_itself() -> None:
+    """A kernel that does not load: the rules say so, and no claim is taken for another network's."""
+
+    def broken() -> Any:
+        raise OSError("no such file")
+
+    def unread() -> Graph:
+        layer = Node("a", ops.Matrix(Layer("a", broken, {}, 0)), ("x",), (1, 2))
+        return Graph((Node("x", ops.Input(), (), (1, 2)), layer), ("a",))
+
+    graph = unread()
+    assert digest_of(graph) == digest_of(graph) != digest_of(unread())
+    found = bound(graph, check=False)
+    assert found.claim is None
+    assert "no such file" in found.unknown[0].reason
+
+
+def test_what_a_claim_speaks_of_survives_a_process() -> None:
+    found = bound(network(), method=Product(), radius=1.0, centre=CENTRE)
+    again = pickle.loads(pickle.dumps(found))
+    assert least(found.claim, again.claim) is found.claim  # type: ignore[arg-type]
