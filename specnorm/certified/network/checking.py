@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -319,8 +320,9 @@ class _Alone:
 def _numbers(node: Node) -> Iterator[float]:
     """Constants of an operator."""
     for _, value in node.operator.named():
-        if isinstance(value, float | np.ndarray) and np.size(value) <= SMALL:
-            yield from np.asarray(value, dtype=np.float64).reshape(-1).tolist()
+        with suppress(TypeError, ValueError):  # no number
+            found = np.asarray(value, dtype=np.float64)
+            yield from found.reshape(-1).tolist() if found.size <= SMALL else ()
 
 
 def _refusal(node: Node, what: str) -> TranslationError:
