@@ -15,10 +15,11 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves
 
-from specnorm.certified.network.model import Computed, NotExecutedError
+from specnorm.certified.network.model import Computed, NotExecutedError, Trial
 from specnorm.certified.network.operators.base import FloatArray
 from specnorm.certified.network.operators.executed import UNITS
 from specnorm.errors import TranslationError
+from specnorm_torch.alone import Alone
 from specnorm_torch.calls import constant_of, numbers
 from specnorm_torch.modules import at_inference
 
@@ -103,6 +104,13 @@ class TorchModel:
                     "the module's. No bound is given."
                 )
         return recorder.seen
+
+    def alone(self, inputs: Mapping[str, FloatArray], trial: Trial) -> None:
+        """Show every operator to a trial, in double precision."""
+        given = {name: _like(inputs[name], x.double()) if name in inputs else x for name, x in self.example.items()}
+        placeholders = [node.target for node in self.program.graph.nodes if node.op == "placeholder"]
+        with torch.no_grad(), _seeded(given):
+            Alone(self.program, set(inputs), trial).run(*({**self.constants, **given}[name] for name in placeholders))
 
     def several(self, inputs: Mapping[str, FloatArray]) -> Mapping[str, Computed] | None:
         """What the module returns for other numbers of samples; None if it fails, or they are not spoken of."""

@@ -1,7 +1,8 @@
 """How far the values of an executed network are from those of real arithmetic, while its input stays in a ball.
 
 The input's entries are numbers of the precision that values are stored in. Sums are made in another precision that is
-no narrower, in any order, with or without fused products; what is stored is rounded to nearest. With e the 2-norm of
+no narrower, in any order, with or without fused products; what is stored is rounded to nearest. In bfloat16 numbers
+below the smallest normal one may be read and written as 0, as processors' own instructions do. With e the 2-norm of
 the computed less the exact value at the same input, a layer A, b that is stored as A', b' has (Higham [1]_, section
 3.1)
 
@@ -48,13 +49,19 @@ class Execution:
 
     stored: Format
     summed: Format
+    flushed: float = 0.0
+    """Numbers below may be read and written as 0."""
+
+    def lost(self, format: Format) -> float:
+        """The most that underflow takes from one number."""
+        return max(format.smallest, self.flushed)
 
 
 EXECUTIONS = {
     "float64": Execution(DOUBLE, DOUBLE),
     "float32": Execution(SINGLE, SINGLE),
     "float16": Execution(HALF, SINGLE),
-    "bfloat16": Execution(BRAIN, SINGLE),
+    "bfloat16": Execution(BRAIN, SINGLE, BRAIN.normal),
 }
 TINY = 2.0**-1000
 """More than underflow takes from a value that is computed here."""
@@ -256,6 +263,10 @@ class AtCentre:
         if isinstance(node.operator, Constant):
             return sizes.value if sizes.largest <= execution.stored.largest else math.inf
         before = [errors[name] for name in node.inputs]
+        if execution.flushed and not executed.exact:
+            sizes_before = [math.prod(concrete(shape) or ()) for shape in step.place.before]
+            unread = [host.mul_up(execution.flushed, host.root_up(n)) for n in sizes_before]
+            before = [host.add_up(*pair) for pair in zip(before, unread, strict=True)]
         if step.factor is None:
             found = node.operator.combine(before, step.place)
         else:
@@ -267,7 +278,7 @@ class AtCentre:
             moved, within = host.mul_up(absolute, away), execution.stored if executed.narrow else execution.summed
             summed = host.mul_up(_gamma(executed.sums, within), host.add_up(sizes.sum, moved))
             changed = host.add_up(sizes.change, host.mul_up(step.shift, away))
-            tiny = host.mul_up(step.root, 2.0 * (executed.sums + 1) * within.smallest)
+            tiny = host.mul_up(step.root, 2.0 * (executed.sums + 1) * execution.lost(within))
             found = host.add_up(found, summed, changed, tiny)
             on_the_way = host.mul_up(2.0 * executed.growth, host.add_up(sizes.largest_sum, moved))
             if not on_the_way < within.largest:
@@ -275,7 +286,7 @@ class AtCentre:
         if executed.stores:
             moved = host.add_up(host.mul_up(step.reach, radius), found)
             times = _gamma(executed.stores, execution.stored)
-            tiny = host.mul_up(step.root, 2.0 * executed.stores * execution.stored.smallest)
+            tiny = host.mul_up(step.root, 2.0 * executed.stores * execution.lost(execution.stored))
             on_the_way = host.mul_up(1.0625 * executed.growth, host.add_up(sizes.largest, moved, tiny))
             if not on_the_way < execution.stored.largest:
                 return math.inf

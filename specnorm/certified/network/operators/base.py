@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from specnorm.certified import host
 from specnorm.certified.interval import Interval, enclosing
-from specnorm.certified.network.operators.executed import EXACT, Executed, Format, smallest
+from specnorm.certified.network.operators.executed import EXACT, SINGLE, Executed, Format, smallest
 from specnorm.certified.network.regions import Region
 from specnorm.certified.network.shapes import Shape, concrete
 
@@ -60,6 +60,17 @@ def plus_up(*terms: FloatArray) -> FloatArray:
 
 class NoBoundError(Exception):
     """An operator has no constant here; the message says why."""
+
+
+def refuse_narrow(what: str, format: Format) -> None:
+    """Refuse an operator whose sums are not made in single precision where values have 16 bits.
+
+    Raises
+    ------
+    NoBoundError
+    """
+    if format.digits < SINGLE.digits:
+        raise NoBoundError(f"{what} may be summed in 16 bits where values are stored in {format.name}: use float32")
 
 
 class NotRunError(Exception):

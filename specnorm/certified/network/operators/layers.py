@@ -23,9 +23,10 @@ from specnorm.certified.network.operators.base import (
     Operator,
     Place,
     Sizes,
+    refuse_narrow,
 )
 from specnorm.certified.network.operators.broadcasting import in_parts
-from specnorm.certified.network.operators.executed import SINGLE, Executed, Format
+from specnorm.certified.network.operators.executed import BRAIN, SINGLE, Executed, Format
 from specnorm.errors import GeometryError, KernelError
 from specnorm.problem import layer_map
 from specnorm.problem.spec import ConvSpec
@@ -89,6 +90,8 @@ class _Layered(Linear):
         if format.digits < SINGLE.digits and not (SINGLE.holds(kernel) and SINGLE.holds(added)):
             raise NoBoundError(f"its kernel is stored in more than float32: convert the model before {format.name}")
         near = format.stored(kernel), format.stored(np.asarray(added, dtype=np.float64))
+        if format is BRAIN and ((near[0] != 0) & (abs(near[0]) < format.normal)).any():
+            raise NoBoundError("its kernel has numbers below 2**-126, which processors may take for 0 in bfloat16")
         if not all(np.isfinite(each).all() for each in near):
             raise NoBoundError(f"its kernel or its bias is beyond the numbers of {format.name}")
 
@@ -129,6 +132,8 @@ class Convolution(_Layered):
     def executed(self, place: Place, format: Format) -> Executed:
         kernel = self.layer.kernel()
         spec = ConvSpec.of(kernel.shape, **self.layer.geometry)
+        if spec.transposed:
+            refuse_narrow("a transposed convolution", format)
         return self._executed(_by_output(kernel, spec).reshape(spec.cout, -1).shape[1], format)
 
     def _at(self, before: Sizes, kernel: FloatArray) -> LinearMap | None:

@@ -24,6 +24,7 @@ from specnorm.certified.network.operators.base import (
     Place,
     Program,
     Sizes,
+    refuse_narrow,
 )
 from specnorm.certified.network.operators.broadcasting import in_parts, last_sizes
 from specnorm.certified.network.operators.executed import Executed, Format, means, smallest
@@ -281,6 +282,7 @@ class AdaptiveAveragePool(Linear):
         return host.mul_up(*(axes.weights_norm_up(axes.adaptive_rows(n, m)) for n, m in pairs))
 
     def executed(self, place: Place, format: Format) -> Executed:
+        refuse_narrow("adaptive pooling", format)
         pairs = _pairs(place.before[0], self.outputs)
         return means(math.prod(max(map(len, axes.adaptive_windows(n, m)), default=0) for n, m in pairs))
 

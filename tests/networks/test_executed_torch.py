@@ -1,0 +1,151 @@
+"""Every operator that is counted as executed, on many equal terms of one sign: what torch loses in sums is proven."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from specnorm_torch import certified_accuracy, network_graph  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+from specnorm.errors import MethodError  # noqa: E402
+from specnorm.networks import Measure  # noqa: E402
+from specnorm.networks.radii import executed  # noqa: E402
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Applied(nn.Module):
+    """A function of an input and of modules."""
+
+    def __init__(self, function: Callable[..., Any], *modules: nn.Module) -> None:
+        super().__init__()
+        self.function, self.inner = function, nn.ModuleList(modules)
+
+    def forward(self, x: Any) -> Any:
+        return self.function(x, *self.inner)
+
+
+def filled(module: nn.Module, weight: float = 0.1) -> nn.Module:
+    """Every weight one number, without a bias."""
+    for name, values in module.named_parameters():
+        nn.init.constant_(values, weight if name == "weight" else 0.0)
+    return module
+
+
+def normalised(channels: int) -> nn.Module:
+    layer = nn.BatchNorm1d(channels)
+    for values, number in (
+        (layer.running_mean, -3.3),
+        (layer.running_var, 0.7),
+        (layer.weight, 0.3),
+        (layer.bias, 0.1),
+    ):
+        assert values is not None
+        nn.init.constant_(values, number)
+    return layer
+
+
+def called(module: nn.Module) -> nn.Module:
+    return Applied(lambda x, inner: inner(x), filled(module))
+
+
+def function(f: Callable[..., Any]) -> nn.Module:
+    return Applied(f)
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:TF32")
+OPERATORS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "linear": (called(nn.Linear(4096, 3)), (1, 4096)),
+    "linear of rows": (called(nn.Linear(1024, 3)), (1, 5, 1024)),
+    "conv1d": (called(nn.Conv1d(128, 2, 9, padding=4)), (1, 128, 12)),
+    "conv2d": (called(nn.Conv2d(128, 2, 3, padding=1)), (1, 128, 5, 5)),
+    "conv2d in groups": (called(nn.Conv2d(128, 2, 3, padding=1, groups=2)), (1, 128, 5, 5)),
+    "conv2d reflected": (called(nn.Conv2d(64, 2, 3, padding=1, padding_mode="reflect")), (1, 64, 5, 5)),
+    "conv3d": (called(nn.Conv3d(32, 2, 3, padding=1)), (1, 32, 3, 3, 3)),
+    "transposed 1d": (called(nn.ConvTranspose1d(128, 2, 9)), (1, 128, 12)),
+    "transposed 2d": (called(nn.ConvTranspose2d(128, 2, 3)), (1, 128, 4, 4)),
+    "transposed 3d": (called(nn.ConvTranspose3d(32, 2, 3)), (1, 32, 3, 3, 3)),
+    "avg_pool1d": (function(lambda x: F.avg_pool1d(x, 4096)), (1, 1, 4096)),
+    "avg_pool2d": (function(lambda x: F.avg_pool2d(x, 40, 8)), (1, 1, 48, 48)),
+    "avg_pool2d padded": (function(lambda x: F.avg_pool2d(x, 31, 4, 15)), (1, 2, 32, 32)),
+    "avg_pool3d": (function(lambda x: F.avg_pool3d(x, 12)), (1, 1, 12, 12, 12)),
+    "adaptive_avg_pool1d": (function(lambda x: F.adaptive_avg_pool1d(x, 2)), (1, 1, 4096)),
+    "adaptive_avg_pool2d": (function(lambda x: F.adaptive_avg_pool2d(x, 2)), (1, 1, 64, 64)),
+    "adaptive_avg_pool2d, 1": (function(lambda x: F.adaptive_avg_pool2d(x, 1)), (1, 2, 64, 64)),
+    "adaptive_avg_pool3d": (function(lambda x: F.adaptive_avg_pool3d(x, 2)), (1, 1, 24, 24, 24)),
+    "adaptive_avg_pool3d, 1": (function(lambda x: F.adaptive_avg_pool3d(x, 1)), (1, 1, 12, 12, 12)),
+    "mean of the last": (function(lambda x: x.mean(-1)), (1, 2, 4096)),
+    "mean of channels": (function(lambda x: x.mean(1)), (1, 4096, 3)),
+    "mean of several": (function(lambda x: x.mean((2, 3))), (1, 3, 64, 64)),
+    "mean of two apart": (function(lambda x: x.mean((1, 3), keepdim=True)), (1, 64, 3, 64)),
+    "sum of the last": (function(lambda x: x.sum(-1)), (1, 2, 4096)),
+    "sum of channels": (function(lambda x: x.sum(1)), (1, 4096, 3)),
+    "sum of several": (function(lambda x: x.sum((1, 2))), (1, 64, 64, 3)),
+    "batch norm": (Applied(lambda x, norm: norm(x), normalised(4)), (1, 4, 9)),
+    "a sum of two": (function(lambda x: x + 0.3 * x), (1, 7)),
+    "a quotient": (function(lambda x: x / 0.3), (1, 7)),
+    "leaky_relu": (function(lambda x: F.leaky_relu(-x, 0.3)), (1, 7)),
+    "prelu": (Applied(lambda x, slope: slope(-x), nn.PReLU(init=0.3)), (1, 7)),
+    "max_pool2d": (function(lambda x: F.max_pool2d(x, 3)), (1, 2, 9, 9)),
+}  # fmt: skip
+NARROW = {name for name in OPERATORS if name.startswith(("transposed", "adaptive"))}
+"""Summed by torch, on a CPU, in the precision of 16 bits that values are stored in: refused there."""
+
+
+@pytest.mark.parametrize("precision", list(DTYPES))
+@pytest.mark.parametrize("name", list(OPERATORS))
+def test_no_sum_of_equal_terms_is_further_off(name: str, precision: str) -> None:
+    """Of one sign, and such that each sum of a narrow one is rounded: with oneDNN and without."""
+    module, shape = OPERATORS[name]
+    module.eval()
+    if name in NARROW and precision != "float32":
+        with pytest.raises(MethodError, match="16 bits"):
+            executed(network_graph(module, torch.zeros(shape)), precision, Measure(0.5))
+        return
+    at = executed(network_graph(module, torch.zeros(shape)), precision, Measure(0.5))
+    wide, narrow = copy.deepcopy(module).double(), copy.deepcopy(module).to(DTYPES[precision])
+    for number in (1.0, 0.1, 3.3):
+        x = torch.full(shape, number).to(DTYPES[precision])
+        found = at.at(x.double().numpy()).error(0.0)
+        for enabled in (True, False):
+            with torch.no_grad(), torch.backends.mkldnn.flags(enabled=enabled):
+                try:
+                    apart = float((narrow(x).double() - wide(x.double())).norm())
+                except NotImplementedError:  # torch has no such kernel
+                    continue
+            assert found is None or apart <= found.value, (number, enabled)
+
+
+def claimed(model: nn.Module, x: Any, precision: str) -> tuple[str, bool]:
+    """What is said of the label, and whether torch computes it."""
+    labels = model(x).argmax(1)
+    found = certified_accuracy(model, x, labels, [0.0], execution=precision)
+    narrow = copy.deepcopy(model).to(DTYPES[precision])
+    return str(found.status[0, 0]), bool((narrow(x.to(DTYPES[precision])).argmax(1) == labels).all())
+
+
+def head(inputs: int, weight: float, bias: float) -> nn.Linear:
+    layer = nn.Linear(inputs, 2)
+    layer.weight.data = torch.tensor([[weight], [0.0]]).expand(2, inputs).clone()
+    layer.bias.data = torch.tensor([0.0, bias])
+    return layer
+
+
+def test_products_that_are_subnormal() -> None:
+    """Processors take them for 0 in bfloat16: a label was claimed that torch did not compute."""
+    first = nn.Linear(4096, 64, bias=False)
+    nn.init.constant_(first.weight, 2.0**-70)
+    model = nn.Sequential(first, head(64, 2.0**100, 2.0**-20)).eval()
+    x = torch.full((1, 4096), 2.0**-58)
+    status, kept = claimed(model, x, "bfloat16")
+    assert kept or status != "safe"
+    assert claimed(model, x, "float32") == ("safe", True)
+    nn.init.constant_(first.weight, 2.0**-130)
+    with pytest.raises(MethodError, match="processors may take for 0"):
+        claimed(model, x, "bfloat16")
