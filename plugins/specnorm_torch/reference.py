@@ -150,8 +150,9 @@ def _like(values: FloatArray, x: Tensor) -> Tensor:
 
 def computed(x: Tensor, *, product: bool = False) -> Computed:
     """A tensor's numbers, with the unit roundoff of its dtype, or of the products that it may be made of."""
-    unit = torch.finfo(x.dtype).eps / 2 if x.is_floating_point() or x.is_complex() else UNITS["float64"]
-    if product and x.dtype in (torch.float32, torch.complex64):
+    x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+    unit = torch.finfo(x.dtype).eps / 2 if x.is_floating_point() else UNITS["float64"]
+    if product and x.dtype == torch.float32:
         try:
             precise = torch.get_float32_matmul_precision() == "highest"
         except RuntimeError:  # other switches were used: nothing is known

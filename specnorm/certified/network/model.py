@@ -21,7 +21,7 @@ class Computed:
     Parameters
     ----------
     value : array
-        float64 or complex128, exactly what was computed.
+        float64, exactly what was computed.
     unit : float
         Unit roundoff of the arithmetic that computed it: 2^-53, 2^-24 (float32), 2^-11 (float16), 2^-8 (bfloat16).
     """
