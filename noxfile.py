@@ -212,8 +212,7 @@ def operators(session: nox.Session) -> None:
     prepare(session, "-e", ".[cli,torch,onnx,keras]", SECOND_OPINION, *TEST_TOOLS)
     session.env.update(SPECNORM_NETWORK_DRAWS="100000", SPECNORM_ONNX_DRAWS="20000", SPECNORM_FUZZ="26000")
     files = (
-        f"tests/networks/test_{name}.py"
-        for name in ("every_torch_operator", "every_onnx_operator", "onnxruntime", "fourier")
+        f"tests/networks/test_{name}.py" for name in ("every_torch_operator", "every_onnx_operator", "onnxruntime")
     )
     pytest(session, *files, "tests/auditing/test_fuzz.py", "-rP", backends="numpy,torch", cores=CORES)
     part = 1_000_000 // CORES  # CI draws 120 in all

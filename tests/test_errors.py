@@ -22,6 +22,8 @@ FUNCTIONS: dict[str, Call] = {
     "unfolding_bounds": specnorm.unfolding_bounds,
     "gram_bound": lambda kernel, **geometry: specnorm.gram_bound(kernel, **{"input_shape": 6, **geometry}),
     "grid_bound": specnorm.grid_bound,
+    "completion_bound": specnorm.completion_bound,
+    "complete": specnorm.complete,
     "conv_norm": lambda kernel, **geometry: specnorm.conv_norm(kernel, **{"input_shape": 6, **geometry}),
     "singular_values": lambda kernel, **geometry: specnorm.singular_values(kernel, **{"input_shape": 6, **geometry}),
     "reshaped_norm": specnorm.reshaped_norm,

@@ -34,6 +34,10 @@ def kernel(shape: tuple[int, ...], dtype: str = "float64") -> np.ndarray:
     return np.random.RandomState(3).standard_normal(shape).astype(dtype)
 
 
+ABOVE = ("enclose", "completion")
+"""Methods whose value lies up to their tolerance above the norm, and whose gradient is the norm's."""
+
+
 def shapes(lib: Lib) -> list[tuple[int, ...]]:
     return [SHAPES[title] for title in (FEW if lib.compiles else SHAPES)]
 
@@ -48,7 +52,7 @@ def test_against_finite_differences(xp: Lib, name: str) -> None:
     """Central differences of the value itself along random directions; float32 has no digits for that."""
     if not xp.has_float64:
         pytest.skip("float32 only: compared with NumPy below")
-    if name == "enclose":
+    if name in ABOVE:
         pytest.skip("its value lies up to rtol above the norm, whose gradient this is; see the next test")
     # One of these kernels takes the tensor norm's alternation 1300 rounds; before, the slope is not the gradient.
     patient = name == "tn" and not xp.compiles
@@ -67,13 +71,14 @@ def test_against_finite_differences(xp: Lib, name: str) -> None:
             assert abs(np.sum(gradient * direction) - slope) <= rtol * np.linalg.norm(direction), shape
 
 
-def test_gradient_of_an_enclosure_is_that_of_the_norm(xp: Lib) -> None:
+@pytest.mark.parametrize("name", ABOVE)
+def test_gradient_of_an_enclosure_is_that_of_the_norm(xp: Lib, name: str) -> None:
     if not xp.has_float64:
         pytest.skip("float32 only: compared with NumPy below")
     for shape in shapes(xp):
         x = xp.asarray(kernel(shape))
         _, expected = specnorm.value_and_grad(x, METHODS["fft"]())
-        _, gradient = specnorm.value_and_grad(x, METHODS["enclose"]())
+        _, gradient = specnorm.value_and_grad(x, METHODS[name]())
         error = np.linalg.norm(xp.to_numpy(gradient) - xp.to_numpy(expected))
         assert error <= 2e-2 * np.linalg.norm(xp.to_numpy(expected)), shape
 

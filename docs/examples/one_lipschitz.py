@@ -18,22 +18,9 @@ from orthogonium.layers.conv.AOL import AOLConv2D
 from orthogonium.layers.conv.SLL import SDPBasedLipschitzDense
 from orthogonium.layers.custom_activations import MaxMin
 from specnorm_torch import nonexpansive
-from torch import Tensor, nn
+from torch import nn
 
 SHAPE = (3, 8, 8)
-
-
-class Cayley(nn.Conv2d):
-    """Trockman & Kolter 2021: orthogonal at each frequency, applied by FFT."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        n = x.shape[-1]
-        w = torch.fft.fft2(self.weight, (n, n)).permute(2, 3, 0, 1)
-        a = w - w.mH
-        eye = torch.eye(w.shape[-1], dtype=a.dtype)
-        q = torch.linalg.solve(eye + a, eye - a)
-        out = torch.einsum("hwoi,bihw->bohw", q, torch.fft.fft2(x).to(q.dtype))
-        return torch.fft.ifft2(out).real
 
 
 def torchlip_network() -> nn.Module:
@@ -75,11 +62,6 @@ def sll() -> nn.Module:
     return nn.Sequential(nn.Flatten(), SDPBasedLipschitzDense(192, 192, 16))
 
 
-def cayley() -> nn.Module:
-    """Written by hand."""
-    return nn.Sequential(Cayley(3, 3, 3, bias=False), nn.ReLU(), Cayley(3, 3, 3, bias=False))
-
-
 def reshaped() -> nn.Module:
     """torch's own ``spectral_norm`` on a convolution, often taken for a 1-Lipschitz layer."""
     return torch.nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 8, 3, padding=1))
@@ -100,7 +82,6 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "orthogonium, AOL": (aol, SHAPE),
     "orthogonium, SOC": (soc, (4, 8, 8)),
     "orthogonium, SLL": (sll, SHAPE),
-    "Cayley, by hand": (cayley, SHAPE),
     "torch's `spectral_norm`, one convolution": (reshaped, SHAPE),
 }
 

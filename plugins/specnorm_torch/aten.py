@@ -40,15 +40,10 @@ MAX_ENTRIES = 2**24
 
 # -- entries that are moved --------------------------------------------------------------------------------------------
 def identity(call: Call, *, self: Moving, other: Moving = None) -> Made:
-    """The same entries in the same places, or their real parts; ``other`` says a dtype."""
+    """The same entries in the same places; ``other`` says a dtype."""
     del other
-    if not first_of(self).is_complex() or first_of(call.node).is_complex():
-        same = first_of(self).dtype == first_of(call.node).dtype
-        return Made(ops.Identity() if same else ops.Cast(), (self,))
-    pairs, ndim = (*call.shape, 2), len(call.shape)
-    first = ops.Slice(((ndim, 0, 1, 1),)), (*call.shape, 1)
-    whole = ops.Reshape(call.shape), call.shape
-    return call.chain(self, (ops.ComplexPart(real=True), pairs), first, whole, (ops.Identity(), call.shape))
+    same = first_of(self).dtype == first_of(call.node).dtype
+    return Made(ops.Identity() if same else ops.Cast(), (self,))
 
 
 def reshaped(call: Call, *, self: Moving, **_: Any) -> Made:
@@ -291,7 +286,7 @@ def _sort(
 
 
 _KEPT = "memory_format non_blocking copy dtype device layout implicit"
-_SAME = "clone contiguous detach alias positive _conj resolve_conj resolve_neg lift_fresh_copy"
+_SAME = "clone contiguous detach alias positive resolve_conj resolve_neg lift_fresh_copy"
 _FUNCTIONS = {
     "relu": ops.ReLU(), "relu6": builders.RELU6, "sigmoid": ops.Sigmoid(), "tanh": ops.Tanh(), "silu": ops.SiLU(),
     "mish": ops.Mish(), "selu": builders.SELU, "log_sigmoid": ops.LogSigmoid(),
@@ -381,7 +376,7 @@ OPERATORS: dict[str, Rule] = {
         for name in ("linear1d", "bilinear2d", "trilinear3d") for end in ("", ".vec")
     },
 }  # fmt: skip
-"""``operator.overload`` -> its builder; what is not here is unknown. See `fourier` for complex values."""
+"""``operator.overload`` -> its builder."""
 
 REASONS = {
     "local_response_norm": "it divides by sums of squares of its own input",

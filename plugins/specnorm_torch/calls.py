@@ -33,8 +33,6 @@ class Made:
     operator: Operator
     inputs: tuple[Any, ...]
     """Values of the graph: fx nodes, names of nodes that were added, and constants."""
-    weights: Tensor | None = None
-    """Of the entries of a complex value, where they are not all 1; see `fourier`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,14 +102,13 @@ def rules(build: Builder, keys: str, idle: str = "") -> dict[str, Rule]:
 
 @dataclass(frozen=True)
 class Program:
-    """What is translated of a program so far; weights of complex values and kernels by name."""
+    """What is translated of a program so far; kernels by name."""
 
     named: Callable[[Any, Tensor], str]
     """Gives a name for a kernel of an fx node."""
     read: Callable[[Any], tuple[str, dict[Any, Any]]]
     """What the operator of an fx node is called, and its arguments by name, constants by value."""
     nodes: list[Node] = field(default_factory=list)
-    weights: dict[str, Tensor] = field(default_factory=dict)
     kernels: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -130,10 +127,6 @@ class Call:
     def shape(self) -> tuple[int, ...]:
         """Of the result, or of the first of several."""
         return shape_of(self.node)
-
-    def weights(self, value: Any) -> Tensor | None:
-        """Of the entries of a complex value; None where all are 1."""
-        return self.program.weights.get(value.name)
 
     def add(self, operator: Operator, inputs: tuple[Any, ...], shape: tuple[int, ...]) -> str:
         """Add a node that this call's own is computed from; its name is one that no fx node has."""
@@ -169,13 +162,8 @@ class Call:
         name, plain = self.program.named(self.node, weight), weight.detach().resolve_conj()
         if self.program.kernels.setdefault(name, weight) is not weight:
             name = f"{name} ({self.node.name})"
-
-        def load() -> Tensor:
-            return torch.view_as_real(plain) if plain.is_complex() else plain
-
-        return Layer(
-            name, load, geometry or {}, weight.ndim - 2 if geometry else 0, transposed, to_host=BACKEND.to_numpy
-        )
+        spatial = weight.ndim - 2 if geometry else 0
+        return Layer(name, lambda: plain, geometry or {}, spatial, transposed, to_host=BACKEND.to_numpy)
 
 
 def shape_of(value: Any) -> tuple[int, ...]:
@@ -214,11 +202,9 @@ def values_in(x: Any) -> Iterator[Any]:
 
 
 def numbers(value: Any) -> FloatArray:
-    """A constant in float64, or complex128."""
-    wide = torch.complex128 if isinstance(value, complex) else torch.float64
-    x = value if isinstance(value, Tensor) else torch.tensor(value, dtype=wide)
-    x = x.detach().resolve_conj().resolve_neg().cpu()
-    return np.asarray(x.to(torch.complex128 if x.is_complex() else torch.float64).numpy())
+    """A constant in float64."""
+    x = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    return np.asarray(x.detach().resolve_neg().cpu().to(torch.float64).numpy())
 
 
 def rounded(call: Call, *values: Any) -> tuple[Any, ...]:

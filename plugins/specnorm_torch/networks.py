@@ -38,16 +38,17 @@ from specnorm_torch.calls import (
     values_in,
 )
 from specnorm_torch.decisions import export
-from specnorm_torch.fourier import COMPLEX, REAL, with_weights
 from specnorm_torch.functional import check_function
 from specnorm_torch.modules import at_inference, check_module, check_values
 from specnorm_torch.reference import TorchModel
+from specnorm_torch.writing import RULES
 
 BAKED = (
     "Its kernels are computed at each call, and move or cannot be traced: the bound is of a copy with the kernels of "
     "its next call."
 )
 """What an answer says that is about a copy."""
+_COMPLEX = "its values are complex, which have no rule here: compute with real and imaginary parts, or by convolutions"
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SHAPED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "zero")
 """Operators that read the shape of a value and not what is in it."""
@@ -236,7 +237,7 @@ class _Walk:
         elif spec is not None and isinstance(node.meta.get("val"), Tensor):
             made: Operator = Input(moves=node.meta["val"].is_floating_point())
             if _is_complex(node):
-                made = Unknown("it is complex: make its real and imaginary parts the input")
+                made = Unknown(_COMPLEX)
             elif not node.meta["val"].is_floating_point():
                 self.held.add(node.name)
             self._add(node, made, (), "input")
@@ -280,8 +281,6 @@ class _Walk:
             self.pieces[node.name] = made
             self.data.add(node.name)
             return
-        if made.weights is not None:
-            self.program.weights[node.name] = made.weights
         self._add(node, made.operator, inputs, "batch_norm" if "batch_norm" in call.label else call.label)
 
     def _like(self, node: Any) -> Any:
@@ -306,15 +305,13 @@ class _Walk:
         first, schema, used = first_of(node), getattr(node.target, "_schema", None), call.used
         if schema is None or "::" in call.label:
             return self._registered(call, arguments)
-        is_complex = any(map(_is_complex, (node, *used)))
-        if not (first.dtype in _FLOATING or first.is_complex() or call.label in _COMPARISONS):
+        if any(map(_is_complex, (node, *used))):
+            return Made(Unknown(_COMPLEX), used)
+        if not (first.dtype in _FLOATING or call.label in _COMPARISONS):
             return Made(Unknown(f"its values are {str(first.dtype).rpartition('.')[2]}: steps"), used)
         key = f"{call.label}.{schema.overload_name}".removesuffix(".")
-        rule = (COMPLEX if is_complex else REAL).get(key)
-        if rule is None:
-            return Made(_without_rule(key, is_complex), used)
-        made = rule.made(call, schema, arguments)
-        return made if isinstance(made, Pieces) else with_weights(call, made, arguments)
+        rule = RULES.get(key)
+        return Made(_without_rule(key), used) if rule is None else rule.made(call, schema, arguments)
 
     def _registered(self, call: Call, arguments: dict[Any, Any]) -> Made:
         """An operator that is not torch's own, if the user has added it."""
@@ -330,13 +327,11 @@ class _Walk:
         return Made(found, values)
 
 
-def _without_rule(key: str, is_complex: bool) -> Unknown:
+def _without_rule(key: str) -> Unknown:
     name = key.partition(".")[0]
-    if is_complex:
-        return Unknown(f"its values are complex: {name} has no rule for such")
     if name in REASONS:
         return Unknown(REASONS[name])
-    overloads = any(known.partition(".")[0] == name for known in REAL)
+    overloads = any(known.partition(".")[0] == name for known in RULES)
     return Unknown(f"its overload {key} is not known here") if overloads else Unknown()
 
 

@@ -88,11 +88,8 @@ def stacked(call: Call, *, self: Moving, other: Moving = None, mat2: Moving = No
     shape = shape_of(value)
     if min(len(shape), constant.ndim) < 2 or call.shape[:-2] != shape[:-2]:
         return Unknown(f"it multiplies a value of shape {shape} by constants of shape {tuple(constant.shape)}")
-    weights = call.weights(value)
-    if weights is not None:
-        weights = weights.amin(-1 if right else -2, keepdim=True).expand(call.shape)
     stack = (constant.mT if right else constant).reshape(-1, *constant.shape[-2:][:: -1 if right else 1])
-    return matrices(call, value, stack, "...ij,...jk->...ik" if right else "...jk,...ij->...ik", constant, weights)
+    return matrices(call, value, stack, "...ij,...jk->...ik" if right else "...jk,...ij->...ik", constant)
 
 
 def attention(
@@ -225,17 +222,9 @@ def einsum(call: Call, *, equation: str, tensors: Moving) -> Made | Operator:
     shared = [x for x in theirs if x in ours and x in out]
     rows, columns = (math.prod(known[x] for x in group) for group in (new, summed))
     stack = constant.permute([theirs.index(x) for x in (*shared, *new, *summed)]).reshape(-1, rows, columns)
-    weights = call.weights(values[0])
-    if weights is not None:
-        left = [x for x in ours if x not in summed]
-        weights = weights.amin([ours.index(x) for x in summed]) if summed else weights
-        weights = weights.permute([left.index(x) for x in out if x in left])
-        weights = weights.reshape([1 if x in new else sizes[x] for x in out]).expand(call.shape)
-    return matrices(call, values[0], stack, f"{ours},{theirs}->{out}", constant, weights)
+    return matrices(call, values[0], stack, f"{ours},{theirs}->{out}", constant)
 
 
-def matrices(
-    call: Call, value: Any, stack: Tensor, equation: str, constant: Tensor, weights: Tensor | None = None
-) -> Made:
+def matrices(call: Call, value: Any, stack: Tensor, equation: str, constant: Tensor) -> Made:
     """A block-diagonal map: at most the largest norm of its blocks, a stack of which each reads entries of its own."""
-    return Made(ops.Matrices(call.layer(stack), equation, lambda: numbers(constant)), (value,), weights)
+    return Made(ops.Matrices(call.layer(stack), equation, lambda: numbers(constant)), (value,))

@@ -15,10 +15,11 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves
 
-from specnorm.certified.network.model import Computed, NotExecutedError
+from specnorm.certified.network.model import Computed, NotExecutedError, Trial
 from specnorm.certified.network.operators.base import FloatArray
 from specnorm.certified.network.operators.executed import UNITS
 from specnorm.errors import TranslationError
+from specnorm_torch.alone import Alone
 from specnorm_torch.calls import constant_of, numbers
 from specnorm_torch.modules import at_inference
 
@@ -104,6 +105,19 @@ class TorchModel:
                 )
         return recorder.seen
 
+    def alone(self, inputs: Mapping[str, FloatArray], trial: Trial) -> None:
+        """Show every operator to a trial, in double precision."""
+        given = {name: _like(inputs[name], x.double()) if name in inputs else x for name, x in self.example.items()}
+        placeholders = [node.target for node in self.program.graph.nodes if node.op == "placeholder"]
+        values = [{**self.constants, **given}[name] for name in placeholders]
+        with torch.no_grad(), _seeded(given):
+            try:
+                Alone(self.program, set(inputs), trial).run(*values)
+            except TranslationError:
+                raise
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                raise NotExecutedError(f"no operator runs alone ({type(error).__name__}: {error})") from error
+
     def several(self, inputs: Mapping[str, FloatArray]) -> Mapping[str, Computed] | None:
         """What the module returns for other numbers of samples; None if it fails, or they are not spoken of."""
         if not self.free:
@@ -136,8 +150,9 @@ def _like(values: FloatArray, x: Tensor) -> Tensor:
 
 def computed(x: Tensor, *, product: bool = False) -> Computed:
     """A tensor's numbers, with the unit roundoff of its dtype, or of the products that it may be made of."""
-    unit = torch.finfo(x.dtype).eps / 2 if x.is_floating_point() or x.is_complex() else UNITS["float64"]
-    if product and x.dtype in (torch.float32, torch.complex64):
+    x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+    unit = torch.finfo(x.dtype).eps / 2 if x.is_floating_point() else UNITS["float64"]
+    if product and x.dtype == torch.float32:
         try:
             precise = torch.get_float32_matmul_precision() == "highest"
         except RuntimeError:  # other switches were used: nothing is known

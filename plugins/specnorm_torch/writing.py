@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,20 +11,15 @@ from torch import Tensor
 
 from specnorm.certified.network import operators as ops
 from specnorm.certified.network.operators import Operator, Unknown
-from specnorm_torch.aten import identity
-from specnorm_torch.calls import Call, Made, Moving, Rule, first_of, is_value, rounded, rules, shape_of
-
-REPEATED = "a complex value that is repeated has no rule"
+from specnorm_torch.aten import OPERATORS, identity
+from specnorm_torch.calls import Call, Made, Moving, Rule, rounded, rules, shape_of
 
 
 def copied(call: Call, *, self: Moving, src: Moving) -> Made | Operator:
     """The second value, in the shape and dtype of the first."""
     del self
     if shape_of(src) == call.shape:
-        made = identity(call, self=src)
-        return replace(made, weights=call.weights(src)) if first_of(call.node).is_complex() else made
-    if first_of(src).is_complex():
-        return Unknown(REPEATED)
+        return identity(call, self=src)
     return call.chain(src, (ops.Broadcast(call.shape), call.shape), (ops.Cast(), call.shape))
 
 
@@ -49,8 +43,6 @@ def put(
         return Unknown("it adds to what is there, or writes to one place twice")
     if shape_of(values) == tuple(at.shape):
         return _written(call, self, values, at)
-    if first_of(call.node).is_complex():
-        return Unknown(REPEATED)
     whole, part = rounded(call, self, values)
     wide = call.add(ops.Broadcast(tuple(at.shape)), (part,), tuple(at.shape))
     return Made(ops.Merge(at.reshape(-1).numpy()), (whole, wide))
@@ -61,28 +53,14 @@ def _numbered(call: Call) -> Tensor:
 
 
 def _written(call: Call, self: Moving, src: Moving, at: Tensor) -> Made | Operator:
-    dtype, at = first_of(call.node).dtype, at.reshape(-1)
-    if any(is_value(x) and first_of(x).is_complex() and not dtype.is_complex for x in (self, src)):
-        return Unknown("it drops the imaginary parts of what it is given")
-    weights = None
-    if dtype.is_complex:
-        # Entries keep the weights that they had.
-        weights = _weights(call, self).reshape(-1)
-        weights[at] = _weights(call, src).reshape(-1)
-        weights = weights.reshape(call.shape)
-    return Made(ops.Merge(at.numpy()), rounded(call, self, src), weights)
+    return Made(ops.Merge(at.reshape(-1).numpy()), rounded(call, self, src))
 
 
-def _weights(call: Call, x: Any) -> Tensor:
-    """Of each entry of a complex value; of constants, which do not move, the largest that there are."""
-    found = call.weights(x) if is_value(x) else torch.full(shape_of(x), 2, dtype=torch.uint8)
-    return torch.ones(shape_of(x), dtype=torch.uint8) if found is None else found.clone()
-
-
-WRITING: dict[str, Rule] = {
+RULES: dict[str, Rule] = {
+    **OPERATORS,
     **rules(copied, "copy", "non_blocking"),
     **rules(filled, "fill.Tensor"),
     **rules(scattered, "slice_scatter select_scatter"),
     **rules(put, "index_put"),
 }
-"""Rules of calls with and without complex values."""
+"""``operator.overload`` -> its rule; what is not here is unknown."""

@@ -162,14 +162,6 @@ def norms_up(own: Lags, beside: Lags, *, ops: ArrayOps) -> tuple[Array, Array]:
     return rounding.up(xp.sqrt(xp.where(helps, together, alone)), 2, xp=xp), helps
 
 
-def level_and_excess(own: Lags, beside: Lags, *, ops: ArrayOps) -> tuple[Array, Array]:
-    """The lemma's v, and what its norms add to it, each (b,): what a search may look at, rounded as it comes."""
-    xp, values = ops.xp, own.values + beside.values
-    every = xp.reshape(values, (values.shape[0], -1, *values.shape[-2:]))
-    level = best_shift(every[:, every.shape[1] // 2, ...], ops=ops)
-    return level, _norm_sq_up(values, own.error + beside.error, ops=ops) - level
-
-
 def best_shift(centre: Array, *, ops: ArrayOps) -> Array:
     """The v (b,) that minimises ``v + ||M_0 - v I||``; any other is as true."""
     xp, c = ops.xp, centre.shape[-1]
@@ -180,8 +172,8 @@ def best_shift(centre: Array, *, ops: ArrayOps) -> Array:
 
 def _shifted(centre: Array, shift: Array, *, ops: ArrayOps) -> Array:
     """``M_0 - v I``."""
-    eye = ops.from_numpy(np.eye(centre.shape[-1]), centre)
-    return centre - shift[:, None, None] * ops.xp.astype(eye, centre.dtype)
+    dtype = np.float64 if centre.dtype == ops.xp.float64 else np.float32
+    return centre - shift[:, None, None] * ops.from_numpy(np.eye(centre.shape[-1], dtype=dtype), centre)
 
 
 def _norm_sq_up(values: Array, error: Array, *, ops: ArrayOps) -> Array:

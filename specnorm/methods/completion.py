@@ -118,7 +118,8 @@ class Completion(Stepped):
         h, lags, exponent_before, age = state
         scaled, exponent = arrays.scale(blocks, xp=xp)
         exponent = xp.where(xp.isfinite(exponent), exponent, exponent_before)
-        change = arrays.power_of_two(xp.clip(exponent_before - exponent, -_FAR, _FAR), xp=xp)
+        change = exponent_before - exponent
+        change = arrays.power_of_two(xp.where(xp.abs(change) > _FAR, xp.zeros_like(change), change), xp=xp)
         h, lags = (x * xp.reshape(y, (-1,) + (1,) * (x.ndim - 1)) for x, y in ((h, change), (lags, change * change)))
         own = search.lags_of(search.narrow(scaled, xp=xp), ops=ops)
         # Kept in another precision, by a cast of a whole model, they are the lags of another kernel.
@@ -127,7 +128,7 @@ class Completion(Stepped):
 
         def mended(state: tuple[Array, ...]) -> tuple[Array, ...]:
             h, lags, age = state
-            h = search.mend(scaled, h, own, rule.kept(h, lags, ops=ops), sweeps, ops=ops)
+            h = search.mend(scaled, h, sweeps, ops=ops)
             return h, lags, xp.zeros_like(age) - 1
 
         def renewed(state: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -141,5 +142,5 @@ class Completion(Stepped):
         return self.evaluation(found, exponent, ops=ops), (h, lags, exponent, age + 1 if sweeps else age)
 
 
-_FAR = 60
-"""Powers of two by which a kernel may change its scale between two steps; beyond, H is no completion of it anyhow."""
+_FAR = 20
+"""Powers of two by which a kernel may change its scale between two steps; beyond, H is taken to change with it."""

@@ -26,10 +26,10 @@ _INNER = 25
 """Of them in a Gauss-Newton step."""
 _FORCING = 1e-4
 """Part of the squared residual at which conjugate gradients stop."""
-_MENDING = 3
+_MENDING = 6
 """Products in a step that follows a kernel in training."""
-_MARGIN, _SHARE = 0.01, 0.5
-"""What is aimed at then: the bound but for this part of the residual, which is to be this part of the bound."""
+_MARGIN = 0.01
+"""What is aimed at then: so much above the norm."""
 _AIM = 0.6
 """Part of the tolerance that lies between the norm and the number aimed at; the residual takes the rest."""
 _POWERS, _CENTRES, _ZOOMS = 12, 3, 7
@@ -273,17 +273,15 @@ def complete(
     return Found(found, bound, count, slope)
 
 
-def mend(blocks: Array, h: Array, own: completion.Lags, beside: completion.Lags, steps: int, *, ops: ArrayOps) -> Array:
+def mend(blocks: Array, h: Array, steps: int, *, ops: ArrayOps) -> Array:
     """Completions h (b, rows, c, *taps) after some short Gauss-Newton steps, for blocks that have moved.
 
-    What they aim at is taken from the bound as it stands, where no estimate of the norm is needed. Where a step
-    would lead to no numbers, h stays.
+    Where a step would lead to no numbers, h stays.
     """
     xp = ops.xp
     narrow_blocks, taps = narrow(blocks, xp=xp), tuple(blocks.shape[3:])
     identity = _Identity.of(narrow_blocks, ops=ops)
-    level, excess = completion.level_and_excess(own, beside, ops=ops)
-    target = xp.astype(level + _SHARE * (excess - _MARGIN * level), h.dtype)
+    target = (largest_symbol(narrow_blocks, ops=ops).norm * (1 + _MARGIN)) ** 2
     x = by_tap(h, xp=xp)
     for _ in range(steps):
         x = x + identity.step(x, target, _MENDING, ops=ops)[0]

@@ -63,6 +63,14 @@ def test_other_layouts(layout: Any) -> None:
     assert lower <= claimed(stated) <= upper * 1.02
 
 
+def test_groups_that_need_no_completion_stand_beside_others() -> None:
+    """Of a kernel without negative numbers H = 0 proves the norm, and the start of a search proves far more."""
+    kernel = Random(0).standard_normal((6, 1, 3, 3))
+    kernel[::2] = abs(kernel[::2]) / 2
+    truth = sigma_star(kernel, groups=6)
+    assert claimed(certificate_of(kernel, ConvSpec.of(kernel.shape, groups=6), "k")) <= truth.hi * 1.01
+
+
 def test_a_layer_that_is_too_large_has_a_looser_claim(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = Random(0).standard_normal((4, 4, 3)).astype(np.float32)
     close = claimed(certificate_of(kernel, ConvSpec.of(kernel.shape), "k"))

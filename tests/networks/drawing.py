@@ -16,15 +16,9 @@ Arguments = dict[str, Any]
 
 @dataclass(frozen=True)
 class Slot:
-    """A tensor that may depend on the network's inputs; a complex one is made of pairs of its numbers."""
+    """A tensor that may depend on the network's inputs."""
 
     shape: tuple[int, ...]
-    is_complex: bool = False
-
-    @property
-    def real(self) -> tuple[int, ...]:
-        """Shape of its real numbers."""
-        return (*self.shape, 2) if self.is_complex else self.shape
 
 
 def sizes(d: Dice, low: int = 1, high: int = 3, most: int = 4) -> tuple[int, ...]:

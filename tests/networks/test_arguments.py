@@ -85,7 +85,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "noise": (lambda x: x + torch.randn(1), "random"),
     "permuted": (lambda x: x[:, torch.randperm(4)], "random"),
     "random like shapes": (lambda x: x * torch.rand_like(torch.zeros_like(x)), "random"),
-    "complex": (lambda x: torch.view_as_complex(x.reshape(1, 2, 2)).abs(), "its values are complex: abs"),
+    "complex": (lambda x: torch.view_as_complex(x.reshape(1, 2, 2)).abs(), "its values are complex"),
     "float8": (lambda x: x.to(torch.float8_e4m3fn).to(torch.float32), "float8"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from nightly import NIGHTLY  # noqa: E402
 from specnorm_torch import certified_accuracy, network_bound  # noqa: E402
 from specnorm_torch.networks import network_graph  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
 
 from specnorm.certified.network import operators as ops  # noqa: E402
 from specnorm.certified.network.checking import Checked, check  # noqa: E402
+from specnorm.errors import TranslationError  # noqa: E402
 
 DRAWN = 300 if NIGHTLY else 20
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -91,24 +94,6 @@ def test_a_trained_network_is_bounded_as_users_load_it() -> None:
     assert compared(resnet20().float(), (3, 32, 32)).complete
 
 
-def test_biases_of_recurrent_layers_may_cancel() -> None:
-    model: Any = nn.RNN(3, 4, nonlinearity="relu", batch_first=True)
-    with torch.no_grad():
-        model.bias_ih_l0.fill_(300.0)
-        model.bias_hh_l0.fill_(-300.0)
-        model.weight_hh_l0.mul_(0.1)
-    assert compared(FirstResult(model), (5, 3)).complete
-
-
-class FirstResult(nn.Module):
-    def __init__(self, layer: Any) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Any) -> Any:
-        return self.layer(x)[0]
-
-
 # -- constants ---------------------------------------------------------------------------------------------------------
 def test_thresholds_are_those_of_the_model() -> None:
     """1e-50 is 0 in single precision, and was read through it: 3 was claimed of a function that jumps by 2e-50."""
@@ -119,6 +104,42 @@ def test_thresholds_are_those_of_the_model() -> None:
     x = torch.tensor([[1e-50], [1e-50 * (1 + 4e-16)]], dtype=torch.float64)
     assert (small(x)[0] - small(x)[1]).item() > 1e15 * (x[1] - x[0]).item()
     assert network_bound(small, example).upper is None
+
+
+# -- mistranslations that samples of whole networks do not show --------------------------------------------------------
+def normalised(eps: float) -> Any:
+    return lambda x: functional.layer_norm(x, (8,), eps=eps)
+
+
+def chosen(threshold: float) -> Any:
+    return lambda x: torch.where(x > threshold, x, 3 * x)
+
+
+PLANTED: dict[str, tuple[Any, Any, type[Any], dict[str, Any]]] = {
+    **{f"eps of {eps} in {str(dtype)[6:]}": (normalised(eps), dtype, ops.Normalise, {"eps": 4 * eps})
+       for eps in (1e-5, 1e-8, 1e-12) for dtype in (torch.float64, torch.float32, torch.bfloat16)},
+    **{f"a threshold of {c}": (chosen(c), torch.float64, ops.Compare, {"threshold": other})
+       for c, other in ((1e-3, 0.0), (1e-9, 0.0), (1e-12, 0.0), (200, 1e30))},
+    "limits": (lambda x: 100 * x.clamp(-1e3, 1e3) - 100 * x, torch.float32, ops.HardTanh, {"low": -2e3, "high": 2e3}),
+    "limits lost": (lambda x: x.clamp(-1e3, 1e3) - x, torch.float32, ops.HardTanh, {"low": -1e9, "high": 1e9}),
+    "a slope": (lambda x: functional.leaky_relu(x, 0.01), torch.float32, ops.LeakyReLU, {"alpha": 0.0101}),
+    "a slope, barely": (lambda x: functional.leaky_relu(x, 0.01), torch.bfloat16, ops.LeakyReLU, {"alpha": 0.010001}),
+    **{f"gelu in {str(dtype)[6:]}": (lambda x: functional.gelu(x, approximate="tanh"), dtype, ops.GELU,
+                                    {"form": "erf"}) for dtype in (torch.float32, torch.bfloat16)},
+    "alpha of elu": (lambda x: functional.elu(x, 1.5), torch.float32, ops.ELU, {"alpha": 1.0}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_mistranslations_of_constants_are_seen(name: str) -> None:
+    f, dtype, kind, fields = PLANTED[name]
+    graph = network_graph(Function(f), torch.zeros(1, 8, dtype=dtype))
+    assert check(graph, graph).alone > 0
+    nodes = [replace(n, operator=replace(n.operator, **fields)) if type(n.operator) is kind else n for n in graph.nodes]
+    assert any(one is not other for one, other in zip(nodes, graph.nodes, strict=True))
+    wrong = replace(graph, nodes=tuple(nodes))
+    with pytest.raises(TranslationError):
+        check(wrong, wrong)
 
 
 # -- labels ------------------------------------------------------------------------------------------------------------

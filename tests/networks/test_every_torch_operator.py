@@ -19,10 +19,10 @@ import pytest
 torch = pytest.importorskip("torch", exc_type=ImportError)
 from networks.drawing import Slot  # noqa: E402
 from networks.stretch import largest_stretch, somewhere  # noqa: E402
-from networks.torch_arguments import DRAWS, RULES, target  # noqa: E402
+from networks.torch_arguments import DRAWS, target  # noqa: E402
 from networks.torch_calls import Drawn, draw  # noqa: E402
-from specnorm_torch.fourier import COMPLEX, REAL  # noqa: E402
 from specnorm_torch.networks import _without_rule  # noqa: E402
+from specnorm_torch.writing import RULES  # noqa: E402
 
 from specnorm.certified.network.checking import check  # noqa: E402
 from specnorm.certified.network.operators import Random, Unknown  # noqa: E402
@@ -84,13 +84,10 @@ def test_no_operator_stretches_more_than_its_bound() -> None:
 
 
 def known(name: str) -> tuple[set[str], set[str]]:
-    """Arguments of an operator that some rule knows, and those that may depend on the network's inputs."""
-    found = [rules[name].arguments(target(name)._schema) for rules in (REAL, COMPLEX) if name in rules]
-    names, moving = zip(*found, strict=True)
-    return set().union(*names), set().union(*moving)
+    """Arguments of an operator that its rule knows, and those that may depend on the network's inputs."""
+    return RULES[name].arguments(target(name)._schema)
 
 
-@pytest.mark.filterwarnings("ignore:ComplexHalf")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_no_translation_computes_anything_else(dtype: Any) -> None:
     """Each call, executed by torch and as it was translated, on many inputs: the same to a computed rounding."""
@@ -136,22 +133,21 @@ def test_every_other_overload_and_argument_is_refused_by_name() -> None:
             defaults = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
             name = f"{operator}.{schema.overload_name}".removesuffix(".")
             if name not in RULES:
-                is_complex = not any(known.partition(".")[0] == operator for known in REAL)
-                assert (operator if is_complex else name) in _without_rule(name, is_complex).reason, name
+                assert name in _without_rule(name).reason, name
                 strange += 1
                 continue
             node: Any = torch.fx.Graph().placeholder("x")
-            for rule in (rules[name] for rules in (REAL, COMPLEX) if name in rules):
-                names, moving = rule.arguments(schema)
-                for argument in schema.arguments:
-                    if argument.name not in names:
-                        refused = rule.refusal(schema, defaults | {argument.name: 7.25})
+            rule = RULES[name]
+            names, moving = rule.arguments(schema)
+            for argument in schema.arguments:
+                if argument.name not in names:
+                    refused = rule.refusal(schema, defaults | {argument.name: 7.25})
+                    assert argument.name in (refused or ""), name
+                    strange += 1
+                if argument.name not in moving:
+                    for given in (node, [node]):
+                        refused = rule.refusal(schema, defaults | {argument.name: given})
                         assert argument.name in (refused or ""), name
-                        strange += 1
-                    if argument.name not in moving:
-                        for given in (node, [node]):
-                            refused = rule.refusal(schema, defaults | {argument.name: given})
-                            assert argument.name in (refused or ""), name
     print(f"{strange} overloads and arguments refused")  # noqa: T201 - shown by `pytest -rP`
 
 

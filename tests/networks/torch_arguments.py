@@ -30,7 +30,6 @@ from networks.torch_draws import (
     joined,
     masked,
     matrix,
-    maybe_complex,
     moved,
     narrowed,
     one_of,
@@ -48,20 +47,16 @@ from networks.torch_draws import (
     shuffled,
     slice_scatter,
     stacked,
-    transformed,
     where,
     where_number,
 )  # fmt: skip
 from networks.torch_windows import SMALL, adaptive, convolution, numbers, padded, resized, window
-from specnorm_torch.fourier import COMPLEX, REAL
+from specnorm_torch.writing import RULES
 
 ANY_DTYPE = (*FLOATS[1:], torch.int32, torch.bool, torch.float8_e4m3fn, torch.complex64)
 CPU = (torch.device("cpu"), torch.device("cpu", 0))
 COPY = (False, True)
 THREE = (1, 2, 3)
-TRANSFORMS = ("fft", "ifft", "rfft", "irfft")
-
-RULES = REAL | COMPLEX
 
 
 def target(key: str) -> Any:
@@ -219,10 +214,6 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
     "addmm": addmm,
     "bmm": bmm,
     "einsum": einsum,
-    "view_as_real": lambda d: {"self": Slot(sizes(d, 0), is_complex=True)},
-    "view_as_complex": lambda d: {"self": Slot((*sizes(d, 0, 2), 2))},
-    **{f"fft_{kind}": transformed(several=False, full=False) for kind in TRANSFORMS},
-    **{f"fft_{kind}{n}": transformed(several=True, full=n == "n") for kind in TRANSFORMS for n in ("2", "n")},
     "fft_fftshift": shifted,
     "fft_ifftshift": shifted,
     **{f"conv{n}d": convolution(n) for n in THREE},
@@ -243,4 +234,3 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
         for n, name in enumerate(("linear1d", "bilinear2d", "trilinear3d"), 1) for vec in (False, True)
     },
 }  # fmt: skip
-DRAWS |= {key: maybe_complex(made) for key, made in DRAWS.items() if key in COMPLEX}

@@ -47,8 +47,8 @@ def draw(key: str, d: Dice) -> Drawn | None:
     ]
     moving = {at for at in range(len(slots)) if d.random() < 0.6} or {d.randrange(len(slots))}
     shared = len(slots) == 2 and slots[0] == slots[1] and len(moving) == 2 and d.random() < 0.3
-    shapes = [slots[at].real for at in sorted(moving)][: 1 if shared else None]
-    held = [None if at in moving else numbers(d, slot.real) for at, slot in enumerate(slots)]
+    shapes = [slots[at].shape for at in sorted(moving)][: 1 if shared else None]
+    held = [None if at in moving else numbers(d, slot.shape) for at, slot in enumerate(slots)]
 
     def call(values: list[Any]) -> Any:
         """With values for the slots that move."""
@@ -58,8 +58,7 @@ def draw(key: str, d: Dice) -> Drawn | None:
             if not isinstance(x, Slot):
                 return x
             constant = next(order)
-            value = next(waiting) if constant is None else constant
-            return _complex(value) if x.is_complex else value
+            return next(waiting) if constant is None else constant
 
         return {n: [put(x) for x in v] if isinstance(v, list) else put(v) for n, v in arguments.items()}
 
@@ -84,8 +83,6 @@ def draw(key: str, d: Dice) -> Drawn | None:
         flat = torch.tensor(z)
         found = operator(**call([flat[start:end].clone().view(shape) for start, end, shape in cuts]))
         result = found[at] if several else found
-        if result.is_complex():
-            result = torch.view_as_real(result.resolve_conj().resolve_neg())
         array: np.ndarray[Any, Any] = result.resolve_conj().resolve_neg().to(torch.float64).reshape(-1).numpy()
         return array
 
@@ -98,15 +95,6 @@ def draw(key: str, d: Dice) -> Drawn | None:
         assert np.array_equal(one, other), (key, arguments)
         return None
     return Drawn(key, arguments, shapes, graph, f, broad)
-
-
-def _complex(value: Any) -> Any:
-    """Complex numbers from pairs, of a tensor or in a graph."""
-    if isinstance(value, Tensor):
-        return torch.view_as_complex(value)
-    node = value.graph.call_function(torch.ops.aten.view_as_complex.default, (value,))
-    node.meta["val"] = torch.view_as_complex(value.meta["val"])
-    return node
 
 
 def _graph(operator: Any, call: Any, example: list[Tensor], result: Any, at: int | None) -> Graph:

@@ -324,40 +324,6 @@ def converted(**more: tuple[Any, ...]) -> Callable[[Dice], Arguments]:
     return alone(**(choices | more))
 
 
-def maybe_complex(made: Callable[[Dice], Arguments]) -> Callable[[Dice], Arguments]:
-    """The same call, sometimes of complex values, or of complex and real ones."""
-
-    def draw(d: Dice) -> Arguments:
-        found = made(d)
-        if d.random() < 0.7:
-            return found
-        every = d.random() < 0.6
-        some = [name for name in found if every or d.random() < 0.5]
-        turned = {name: found[name] for name in some}
-        return found | {n: [_complex(y) for y in x] if isinstance(x, list) else _complex(x) for n, x in turned.items()}
-
-    return draw
-
-
-def _complex(x: Any) -> Any:
-    return Slot(x.shape, is_complex=True) if isinstance(x, Slot) else x
-
-
-def transformed(*, several: bool, full: bool) -> Callable[[Dice], Arguments]:
-    """A Fourier transform along an axis, or along several."""
-
-    def draw(d: Dice) -> Arguments:
-        shape = sizes(d)
-        found: Arguments = {"self": Slot(shape), "norm": d.choice([None, "backward", "ortho", "forward"])}
-        if not several:
-            return found | {"dim": axis(d, shape), "n": d.choice([None, *range(1, 6)])}
-        dims = some_axes(d, shape)
-        sized = d.choice([None, [d.choice([-1, *range(1, 6)]) for _ in dims]])
-        return found | {"dim": None if full and d.random() < 0.3 else dims, "s": sized}
-
-    return draw
-
-
 def shifted(d: Dice) -> Arguments:
     shape = sizes(d)
     return {"self": Slot(shape), "dim": d.choice([None, some_axes(d, shape)])}

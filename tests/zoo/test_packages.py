@@ -147,18 +147,3 @@ def test_activations_have_their_norm(case: str) -> None:
     torch.manual_seed(0)
     found = specnorm_torch.network_bound(make(importlib.import_module(package + module)), shape)
     assert found.upper == pytest.approx(wanted, rel=1e-7)
-
-
-@pytest.mark.skipif("SPECNORM_ZOO" not in os.environ, reason="third-party packages: nox -s zoo")
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("given", "size"), [((4, 4, 3), 6), ((3, 6, 3), 5), ((6, 3, 5), 7), ((2, 4, 4), 8)])
-def test_cayley_layers_are_bounded_at_their_frequencies(given: tuple[int, int, int], size: int) -> None:
-    """Narrowing and widening ones, and with a stride: by a pre-hook that puts pixels into channels."""
-    module: Any = importlib.import_module("orthogonium.legacy.cayley_ortho_conv")
-    torch.manual_seed(0)
-    layer = module.Cayley(*given, **({"stride": 2} if given[2] == 4 else {}))
-    layer(torch.zeros(1, given[0], size, size))  # sets up its shifts
-    found = specnorm_torch.network_bound(layer, (given[0], size, size))
-    assert found.upper is not None
-    assert found.upper == pytest.approx(1, rel=1e-5)
-    assert norm_of(layer, (given[0], size, size), torch.float32) <= found.upper * (1 + 1e-5)

@@ -165,14 +165,6 @@ def test_certified_is_what_is_used_then(case: str, bake: bool) -> None:
     assert before is None or torch.equal(before, model(x.clone()))
 
 
-def test_a_cayley_layer_is_bounded_in_a_network() -> None:
-    """Alone it is no convolution of a known kernel; as a network it is bounded at its frequencies."""
-    model, shape = build("Cayley")
-    found = specnorm_torch.network_bound(model, shape)
-    assert found.upper is not None
-    assert 1 - 1e-12 <= found.upper / norm_of(model, shape) <= 1 + 1e-9
-
-
 def test_every_case_has_a_verdict() -> None:
     """So that the table cannot lose one kind."""
     verdicts = [CASES[case][2] == PROVEN for case in CASES]

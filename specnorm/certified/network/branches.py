@@ -6,8 +6,7 @@
 
 over the values u that are left. What two branches read of one value adds up at each entry: pieces that read disjoint
 entries have the largest constant, and not the root of the sum of squares. Where one value a is left, the constant is
-the root of its largest weight. Complex values have norms of their own (`operators.fourier`), with a weight an entry:
-there w is a factor of it, and what moves entries takes both along.
+the root of its largest weight.
 
 *As one matrix.* Where all between a and v is linear, the constant is the norm of that map: of its matrix, in which
 places that are all alike count once; or, for means over axes, of a polynomial in projections E_i (means along axis i).
@@ -31,9 +30,6 @@ from specnorm.certified.network.graph import Node
 from specnorm.certified.network.kernels import Norms, speaks_of
 from specnorm.certified.network.operators import (
     Add,
-    ComplexPart,
-    Conjugate,
-    Fourier,
     Identity,
     Mean,
     Pointwise,
@@ -95,7 +91,6 @@ class Branches:
     """What was found where it was less than the node's own rule."""
     _order: dict[str, int] = field(default_factory=dict)
     _moving: dict[str, FloatArray] = field(default_factory=dict)
-    _complex: set[str] = field(default_factory=set)
     _jumped: bool = False
 
     @property
@@ -106,8 +101,6 @@ class Branches:
     def seen(self, node: Node) -> None:
         """To be called of each node in order."""
         self._order[node.name] = len(self._order)
-        if isinstance(node.operator, (Fourier, ComplexPart, Conjugate)) or not self._complex.isdisjoint(node.inputs):
-            self._complex.add(node.name)
 
     def claims(self, end: Node) -> Iterator[Upper]:
         """Constants of a value with respect to values that all of its branches come from."""
@@ -225,8 +218,8 @@ class Branches:
 
     # -- linear maps -------------------------------------------------------------------------------------------------
     def _linear(self, start: str, end: Node) -> Upper | None:
-        """The constant of all between two values, if that is linear, and they are measured in 2-norms."""
-        between = None if {start, end.name} & self._complex else self._between(start, end)
+        """The constant of all between two values, if that is linear."""
+        between = self._between(start, end)
         if between is None:
             return None
         found = self._averages(start, between)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from specnorm.certified.network.execution import Inputs, Value, executed, last_readers, probes, samples, sizes
+from specnorm.certified.network.execution import Inputs, Value, beside, executed, last_readers, probes, samples, sizes
 from specnorm.certified.network.graph import Graph, Node
 from specnorm.certified.network.model import Computed, Model, NotExecutedError
-from specnorm.certified.network.operators.base import FloatArray, NotRunError
+from specnorm.certified.network.operators.base import FloatArray, Linear, NotRunError
 from specnorm.certified.network.operators.executed import smallest
 from specnorm.certified.network.operators.sources import Constant, Input, Random, Unknown
 from specnorm.certified.network.regions import Ball, Box
@@ -27,6 +28,10 @@ from specnorm.text import visible
 
 SMALLEST = 2.0**-126
 """Single precision's smallest normal number: what is smaller may be flushed to zero."""
+PRECISE = 2.0**-40
+"""Unit roundoff that is allowed to functions in double precision."""
+SMALL = 16
+"""Entries of constants beside which operators are compared."""
 SAMPLES = (2, 3, 16)
 """Numbers of samples that are executed together."""
 DIFFERENT = 3
@@ -55,6 +60,8 @@ class Checked:
         Pairs of inputs by which the answer was attacked; see `attack`.
     reached : float
         Largest ratio of the outputs' distance to the inputs' that they reached, in float64.
+    alone : int
+        Values of the graph that were compared one by one in double precision besides.
     """
 
     inputs: int = 0
@@ -65,6 +72,7 @@ class Checked:
     reason: str = ""
     pairs: int = 0
     reached: float = 0.0
+    alone: int = 0
 
     @property
     def complete(self) -> bool:
@@ -122,13 +130,17 @@ def _compared(
     largest, count = 0.0, 0
     for inputs in probes(graph, shapes, region):
         theirs = model.values(inputs)
-        for each in (graph, read):
-            found = _Walk(each, inputs, theirs)
+        for each, done in ((graph, None), (read, graph)):
+            found = _Walk(each, inputs, theirs, done)
             compared |= found.compared
             ran |= found.ran
             largest = max(largest, found.largest)
         count += 1
-    return Checked(count, len(compared), _missed(read, compared, ran), largest, _several(graph, model, shapes, region))
+    alone = _Alone(graph)
+    with suppress(NotExecutedError):
+        model.alone(next(samples(shapes, region)), alone)
+    several = _several(graph, model, shapes, region)
+    return Checked(count, len(compared), _missed(read, compared, ran), largest, several, alone=len(alone.compared))
 
 
 def _missed(graph: Graph, compared: set[str], ran: set[str]) -> tuple[str, ...]:
@@ -150,9 +162,13 @@ def _missed(graph: Graph, compared: set[str], ran: set[str]) -> tuple[str, ...]:
 
 
 class _Walk:
-    """Compares every value of a graph, for one input."""
+    """Compares every value of a graph, for one input, but for those that are computed in the same way in another one.
 
-    def __init__(self, graph: Graph, inputs: Inputs, theirs: Mapping[str, Computed]) -> None:
+    ``done``: that graph, all of whose values were compared.
+    """
+
+    def __init__(self, graph: Graph, inputs: Inputs, theirs: Mapping[str, Computed], done: Graph | None = None) -> None:
+        known_before = {} if done is None else done.by_name
         self.compared: set[str] = set()
         self.ran: set[str] = set()
         self.largest = 0.0
@@ -166,6 +182,8 @@ class _Walk:
                 if given is not None or node.name in inputs:
                     known[node.name] = Value(inputs[node.name] if given is None else given.value)
                     units[node.name] = 2.0**-53 if given is None else given.unit
+            elif given is not None and _alike_in(node, known_before.get(node.name)) and theirs.keys() >= {*node.inputs}:
+                known[node.name], units[node.name] = Value(given.value), given.unit
             else:
                 self._node(node, given, known, units)
             for name in last.get(at, ()):
@@ -191,27 +209,7 @@ class _Walk:
     def _compare(self, node: Node, ours: Value, theirs: Computed, unit: float, overflown: bool) -> None:
         """``overflown``: whether an input holds infinities, of which a map with zeros makes what is no number."""
         self._fit(node, node.shape, theirs.value.shape)
-        if ours.value.shape != theirs.value.shape:
-            raise _refusal(node, f"has shape {ours.value.shape} in the graph, {theirs.value.shape} in the model")
-        with np.errstate(all="ignore"):
-            # Functions of subnormal numbers have no relative errors.
-            allowed = 2 * np.asarray(ours.error) + max(SMALLEST, 16 * smallest(unit))
-            share = np.asarray(abs(ours.value - theirs.value) / allowed)
-            # What overflows in the model's precision is no value; what is none in both is the same.
-            counts = np.isfinite(theirs.value) & (np.isfinite(ours.value) | (np.isnan(ours.value) & (not overflown)))
-        share[~counts] = 0.0
-        share[np.isnan(share)] = math.inf
-        worst = float(np.max(share, initial=0.0))
-        if worst > 1:
-            at = np.unravel_index(int(np.argmax(share)), share.shape)
-            place = ", ".join(str(int(n)) for n in at)
-            mine, other = complex(ours.value[at]), complex(theirs.value[at])
-            told = [x.real if not x.imag else x for x in (mine, other)]
-            raise _refusal(
-                node, f"is {told[0]!r} at [{place}] in the graph and {told[1]!r} in the model, {worst:.3g} times what "
-                "rounding can make",
-            )  # fmt: skip
-        self.largest = max(self.largest, worst)
+        self.largest = max(self.largest, _agree(node, ours, [theirs], unit, overflown))
         self.compared.add(node.name)
 
     def _fit(self, node: Node, stated: Shape | None, shape: tuple[int, ...]) -> None:
@@ -223,6 +221,111 @@ class _Walk:
             fits = fits and (self.symbols.setdefault(n, m) == m if isinstance(n, str) else n == m)
         if not fits:
             raise _refusal(node, f"has shape {stated} in the graph, {shape} in the model")
+
+
+def _alike_in(node: Node, other: Node | None) -> bool:
+    """Whether a node of another graph computes the same."""
+    return other is not None and node.operator is other.operator and node.inputs == other.inputs
+
+
+def _agree(node: Node, ours: Value, theirs: Sequence[Computed], unit: float, overflown: bool) -> float:
+    """By how much a value differs from the nearest of the model's, as a part of what rounding may make.
+
+    Raises
+    ------
+    TranslationError
+        If it is more.
+    """
+    if any(ours.value.shape != each.value.shape for each in theirs):
+        raise _refusal(node, f"has shape {ours.value.shape} in the graph, {theirs[0].value.shape} in the model")
+    with np.errstate(all="ignore"):
+        # Functions of subnormal numbers have no relative errors.
+        allowed = 2 * np.asarray(ours.error) + max(SMALLEST, 16 * smallest(unit))
+        share = np.min([_share(ours.value, each.value, allowed, overflown) for each in theirs], axis=0)
+    worst = float(np.max(share, initial=0.0))
+    if worst > 1:
+        at = np.unravel_index(int(np.argmax(share)), share.shape)
+        place = ", ".join(str(int(n)) for n in at)
+        mine, other = complex(ours.value[at]), complex(theirs[0].value[at])
+        told = [x.real if not x.imag else x for x in (mine, other)]
+        raise _refusal(
+            node, f"is {told[0]!r} at [{place}] in the graph and {told[1]!r} in the model, {worst:.3g} times what "
+            "rounding can make",
+        )  # fmt: skip
+    return worst
+
+
+def _share(ours: FloatArray, theirs: FloatArray, allowed: FloatArray, overflown: bool) -> FloatArray:
+    share = np.asarray(abs(ours - theirs) / allowed)
+    # What overflows in the model's precision is no value; what is none in both is the same.
+    counts = np.isfinite(theirs) & (np.isfinite(ours) | (np.isnan(ours) & (not overflown)))
+    share[~counts] = 0.0
+    share[np.isnan(share)] = math.inf
+    return share
+
+
+class _Alone:
+    """Compares operators one by one, on inputs that are made for each: see `model.Trial`."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.nodes = graph.by_name
+        self.order = {node.name: at for at, node in enumerate(graph.nodes)}
+        self.rng = np.random.default_rng(0)
+        self.compared: set[str] = set()
+
+    def __call__(
+        self,
+        name: str,
+        values: Mapping[str, FloatArray],
+        free: set[str],
+        numbers: Sequence[float],
+        run: Callable[[Mapping[str, FloatArray]], Sequence[Computed]],
+    ) -> None:
+        """Compare one operator with the nodes that it was translated to."""
+        nodes = self._nodes(name, values)
+        linear = all(isinstance(node.operator, Linear | Constant) for node in nodes)
+        made = itertools.chain.from_iterable(map(_numbers, nodes))
+        # What the graph does not name is a constant there.
+        shapes = {each: values[each].shape for each in free if each in self.nodes}
+        for found in beside(shapes, [*numbers, *made], self.rng, linear=linear) if nodes and shapes else ():
+            inputs = {**values, **found}
+            try:
+                theirs = run(inputs)
+            except Exception:  # no input of this operator
+                continue
+            self._compare(nodes, inputs, theirs)
+
+    def _nodes(self, name: str, values: Mapping[str, FloatArray]) -> list[Node]:
+        """What is between some values and another one, in order; nothing if other values of the model are."""
+        found: dict[str, Node] = {}
+        waiting = [name]
+        while waiting:
+            node = self.nodes.get(waiting.pop())
+            inner = node is not None and (isinstance(node.operator, Constant) or node.name.startswith(name))
+            if node is None or not inner or isinstance(node.operator, Input | Unknown | Random):
+                return []
+            found[node.name] = node
+            waiting += [each for each in node.inputs if each not in values and each not in found]
+        return sorted(found.values(), key=lambda node: self.order[node.name])
+
+    def _compare(self, nodes: list[Node], inputs: Mapping[str, FloatArray], theirs: Sequence[Computed]) -> None:
+        known = {name: Value(np.asarray(value)) for name, value in inputs.items()}
+        unit = max(PRECISE, *(each.unit for each in theirs))
+        try:
+            for node in nodes:
+                known[node.name] = executed(node, [known[name] for name in node.inputs], unit)
+        except NotRunError:
+            return
+        _agree(nodes[-1], known[nodes[-1].name], theirs, unit, overflown=False)
+        self.compared.add(nodes[-1].name)
+
+
+def _numbers(node: Node) -> Iterator[float]:
+    """Constants of an operator."""
+    for _, value in node.operator.named():
+        with suppress(TypeError, ValueError):  # no number
+            found = np.asarray(value, dtype=np.float64)
+            yield from found.reshape(-1).tolist() if found.size <= SMALL else ()
 
 
 def _refusal(node: Node, what: str) -> TranslationError:

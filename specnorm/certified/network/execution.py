@@ -32,6 +32,11 @@ MOST = 7
 """Probes at most."""
 FAR = 1e3
 """In place of infinity, where a box has no end."""
+LARGE = 1e30
+"""Constants beyond are infinite."""
+SCALES = 4
+MIXED = 16
+"""Inputs of one operator: of sizes, and of constants, at most."""
 SLACK = 2**24
 """Roundings that lengths are taken to have."""
 
@@ -187,6 +192,24 @@ def _anywhere(rng: np.random.Generator) -> Iterator[_Make]:
 def _scaled(rng: np.random.Generator) -> _Make:
     scale = 4.0 ** rng.uniform(-3, 1)
     return lambda shape: scale * rng.standard_normal(shape)
+
+
+def beside(
+    shapes: Mapping[str, tuple[int, ...]], numbers: Sequence[float], rng: np.random.Generator, *, linear: bool
+) -> Iterator[Inputs]:
+    """Inputs of one operator: at random, of sizes that its constants have, and at and beside each of these."""
+    yield {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    if linear:
+        return
+    finite = sorted({abs(c) for c in numbers if 0 < abs(c) < LARGE})
+    # Squares are compared with what is added to them.
+    for scale in [30.0, *(math.sqrt(c) for c in finite if c < 0.5)][:SCALES]:
+        yield {name: scale * rng.standard_normal(shape) for name, shape in shapes.items()}
+    near = [b for c in finite for b in (c, np.nextafter(c, 0), np.nextafter(c, math.inf), c / 2, 1.5 * c)]
+    points = rng.permutation([0.0, *near, *(-b for b in near)])
+    most = max(map(math.prod, shapes.values()), default=0)
+    for at in range(0, min(len(points), MIXED * most), max(most, 1)):
+        yield {name: np.resize(np.roll(points, -at), shape) for name, shape in shapes.items()}
 
 
 def _one_pixel(shape: tuple[int, ...]) -> FloatArray:

@@ -151,8 +151,8 @@ def norm_of_matrices(stack: Numbers, *, ops: ArrayOps) -> Upper:
 
     Parameters
     ----------
-    stack : array, shape (b, m, n) or (b, m, n, 2)
-        Finite real numbers; the second holds real and imaginary parts.
+    stack : array, shape (b, m, n)
+        Finite.
     """
     step = max(1, AT_ONCE // max(math.prod(stack.shape[1:]), 1))
     parts = (stack[at : at + step] for at in range(0, len(stack), step))
@@ -165,8 +165,7 @@ def _largest_up(part: Numbers, ops: ArrayOps) -> float:
     if not largest:
         return 0.0
     exponent = math.frexp(largest)[1]
-    scaled = np.ldexp(part, -exponent)
-    a: Any = np.ascontiguousarray(scaled).view(np.complex128)[..., 0] if part.ndim == 4 else scaled
+    a: Any = np.ldexp(part, -exponent)
     # Entries that underflow are off by less than the smallest normal number each.
     upper: Any = matrix_norm_up(a, part.size * 2.0**-1000, ops=ops)
     return host.next_up(math.ldexp(float(np.max(upper)), exponent))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,13 +21,42 @@ class Computed:
     Parameters
     ----------
     value : array
-        float64 or complex128, exactly what was computed.
+        float64, exactly what was computed.
     unit : float
         Unit roundoff of the arithmetic that computed it: 2^-53, 2^-24 (float32), 2^-11 (float16), 2^-8 (bfloat16).
     """
 
     value: NDArray[np.generic]
     unit: float
+
+
+class Trial(Protocol):
+    """Is shown an operator of a model, to execute it on inputs of its own choice."""
+
+    def __call__(
+        self,
+        name: str,
+        values: Mapping[str, NDArray[np.generic]],
+        free: set[str],
+        numbers: Sequence[float],
+        run: Callable[[Mapping[str, NDArray[np.generic]]], Sequence[Computed]],
+    ) -> None:
+        """See one operator.
+
+        Parameters
+        ----------
+        name : str
+            Of its value.
+        values : mapping of str to array
+            What it is computed from, as the model has it.
+        free : set of str
+            Names of those in whose place others of their shape may be given.
+        numbers : sequence of float
+            Among its arguments.
+        run : callable
+            Gives the value for others, in double precision; several where each is as good.
+        """
+        ...
 
 
 class Model(Protocol):
@@ -47,6 +76,10 @@ class Model(Protocol):
         mapping of str to Computed
             As many values as the format names, outputs at least; inputs as they were rounded.
         """
+        ...
+
+    def alone(self, inputs: Mapping[str, NDArray[np.float64]], trial: Trial) -> None:
+        """Show every operator to a trial, constants as they are stored and values in double precision."""
         ...
 
     def several(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed] | None:

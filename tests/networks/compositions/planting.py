@@ -102,9 +102,9 @@ def onnx_rule(operator: str, wrap: Callable[[Callable[..., Any]], Callable[..., 
 
 def torch_rule(key: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Plant:
     def plant(patch: pytest.MonkeyPatch) -> None:
-        from specnorm_torch.fourier import REAL
+        from specnorm_torch.writing import RULES
 
-        patch.setitem(REAL, key, replace(REAL[key], build=wrap(REAL[key].build)))
+        patch.setitem(RULES, key, replace(RULES[key], build=wrap(RULES[key].build)))
 
     return plant
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from specnorm.auditing.readers.onnx.evaluator import evaluate
 from specnorm.auditing.readers.onnx.operators import OPERATORS
 from specnorm.auditing.readers.onnx.tensors import Tensors
-from specnorm.certified.network.model import Computed, NotExecutedError
+from specnorm.certified.network.model import Computed, NotExecutedError, Trial
 from specnorm.certified.network.operators.executed import UNITS
 from specnorm.certified.network.shapes import Shape, concrete
 
@@ -95,6 +95,9 @@ class OnnxModel:
             for name, array in self._node(node, found):
                 found[name] = made[name] = array
         return _Values({name: a for name, a in made.items() if a.dtype.name in UNITS or a.dtype.kind in "iub"}, single)
+
+    def alone(self, inputs: Mapping[str, NDArray[np.float64]], trial: Trial) -> None:
+        """Nothing: values are in the file's precision."""
 
     def several(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed] | None:
         """Outputs for several samples, where the first axis of every input is open."""

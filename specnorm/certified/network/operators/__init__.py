@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from specnorm.certified.network.operators.attention import Attention
 from specnorm.certified.network.operators.base import LinearMap, NoBoundError, NotRunError, Operator, Place, Pointwise
-from specnorm.certified.network.operators.fourier import ComplexPart, Fourier
 from specnorm.certified.network.operators.gates import GELU, Mish, SiLU
 from specnorm.certified.network.operators.joins import Choose, Compare, Maximum, Minimum, Product, Quotient, Sign, Where
 from specnorm.certified.network.operators.layers import Convolution, Layer, Matrices, Matrix
 from specnorm.certified.network.operators.linear import Add, Broadcast, Concat, Mean, Merge, Pad, Scale, Sum
 from specnorm.certified.network.operators.moves import (
     Cast,
-    Conjugate,
     Entries,
     Flatten,
     Gather,
@@ -71,8 +69,8 @@ from specnorm.certified.network.operators.windows import (
 
 __all__ = [
     "CELU", "ELU", "GELU", "Abs", "AdaptiveAveragePool", "AdaptiveMaxPool", "Add", "Arctan", "Attention", "AveragePool",
-    "Broadcast", "Cast", "Centre", "Choose", "Compare", "ComplexPart", "Concat", "Conjugate", "Constant", "Convolution",
-    "Cos", "Entries", "Erf", "Exp", "Flatten", "Fourier", "Gather", "GroupSort", "HardSigmoid", "HardSwish", "HardTanh",
+    "Broadcast", "Cast", "Centre", "Choose", "Compare", "Concat", "Constant", "Convolution",
+    "Cos", "Entries", "Erf", "Exp", "Flatten", "Gather", "GroupSort", "HardSigmoid", "HardSwish", "HardTanh",
     "Held", "Hypot", "Identity", "Input", "L2Pool", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log", "LogSigmoid",
     "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish", "Multiple",
     "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "PReLU", "Pad", "Permute", "Place",

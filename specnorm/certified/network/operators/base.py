@@ -22,7 +22,7 @@ from specnorm.certified.network.regions import Region
 from specnorm.certified.network.shapes import Shape, concrete
 
 FloatArray: TypeAlias = NDArray[Any]
-"""float64, or complex128 for operators of Fourier transforms."""
+"""float64."""
 Ends: TypeAlias = tuple[FloatArray, FloatArray]
 """Smallest and largest of something, entry by entry."""
 _MAKER = object()

@@ -243,7 +243,7 @@ class Matrices(Operator):
 
     rule = "matrices"
     layer: Layer
-    """A stack (b, m, n), of complex numbers (b, m, n, 2) with real and imaginary parts."""
+    """A stack (b, m, n)."""
     equation: str
     """Of `numpy.einsum`, for the value and `constant`."""
     constant: Callable[[], FloatArray]
@@ -253,9 +253,9 @@ class Matrices(Operator):
         return self._product(values[0], np.asarray(self.constant()))
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        # Gamma of the number of terms, of the sum of their absolute values; complex products have three roundings.
+        # Gamma of the number of terms, of the sum of their absolute values.
         constant = np.asarray(self.constant())
-        return 2 * (constant.size + 8) * unit * self._product(abs(values[0]), abs(constant))
+        return 2 * (constant.size + 2) * unit * self._product(abs(values[0]), abs(constant))
 
     def _product(self, x: FloatArray, constant: FloatArray) -> FloatArray:
         try:

@@ -203,12 +203,5 @@ class Tile(_Copies):
         return math.prod(self.counts)
 
 
-class Conjugate(Move):
-    """The complex conjugate: it moves no entry, and keeps the norm of every difference."""
-
-    def moved(self, x: FloatArray) -> FloatArray:
-        return np.conj(x) if x.dtype.kind == "c" else x
-
-
 class Selection(Move):
     """Entries of the input, each once at most, and constants: which ones depends on sizes that are not known."""

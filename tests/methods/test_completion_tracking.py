@@ -1,0 +1,250 @@
+"""Completion along a training run: the value is an upper bound at every step, whatever became of the state."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from libraries import Lib
+from numpy.typing import NDArray
+from oracle import finite_difference_gradient, sigma_star
+from strategies import Recipe
+
+import specnorm
+
+METHOD = specnorm.Completion(every=2)
+LAYERS: list[tuple[tuple[int, ...], dict[str, Any]]] = [
+    ((4, 3, 3, 2), {}),
+    ((3, 5), {}),
+    ((1, 1, 3, 3), {}),
+    ((4, 2, 5), {"groups": 2, "stride": 2}),
+    ((4, 2, 3), {"groups": 2, "transposed": True, "stride": 2}),
+]
+
+
+def normal(*shape: int, seed: int = 0, dtype: str = "float64") -> NDArray[Any]:
+    return np.random.RandomState(seed).standard_normal(shape).astype(dtype)
+
+
+def lowest(kernel: NDArray[Any], **layer: Any) -> float:
+    """A number that no bound may be below."""
+    return sigma_star(kernel, rtol=1e-6, max_cells=3000, **layer).lo
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("shape", "layer"), LAYERS, ids=str)
+def test_every_step_is_a_bound(shape: tuple[int, ...], layer: dict[str, Any], dtype: str) -> None:
+    """And close once the kernel stands still; steps without a sweep change nothing."""
+    kernel = normal(*shape, dtype=dtype)
+    state = specnorm.init_tracking(kernel, METHOD, **layer)
+    for step in range(24):
+        kernel = (kernel + (step < 12) * 0.02 * normal(*shape, seed=step + 1)).astype(dtype)
+        held, same = specnorm.track(kernel, METHOD, state, sweeps=0, **layer)
+        value, state = specnorm.track(kernel, METHOD, state, **layer)
+        truth = lowest(kernel, **layer)
+        assert held >= truth
+        assert value >= truth
+        assert set(same) == set(state)
+    assert value <= 1.05 * truth
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-3, 1e3, 1e25])
+def test_a_kernel_may_change_its_scale(scale: float) -> None:
+    """H is kept beside a power of two: a kernel of another scale is bounded at once, and closely after some steps."""
+    kernel = normal(4, 4, 3, 3, dtype="float32")
+    state = specnorm.init_tracking(kernel, METHOD)
+    scaled = (kernel * scale).astype("float32")
+    truth = lowest(scaled)
+    for _ in range(120):
+        value, state = specnorm.track(scaled, METHOD, state)
+        assert value >= truth
+    assert value <= 1.05 * truth
+
+
+@pytest.mark.parametrize("name", ["zeros", "nan", "huge", "float16", "bfloat16", "other"])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_state_that_was_damaged_makes_no_bound_false(name: str) -> None:
+    """H and its lags of no use, or both stored in half precision, as a cast of the model does."""
+    kernel = normal(4, 4, 3, 3, dtype="float32")
+    state = specnorm.init_tracking(kernel, METHOD)
+
+    def shorter(x: NDArray[Any], bits: int) -> NDArray[Any]:
+        mantissa, exponent = np.frexp(x)
+        return np.asarray(np.ldexp(np.rint(mantissa * 2.0**bits) / 2.0**bits, exponent), dtype=x.dtype)
+
+    damage: dict[str, Any] = {
+        "zeros": lambda x: 0 * x,
+        "nan": lambda x: np.full_like(x, np.nan),
+        "huge": lambda x: np.full_like(x, 1e30),
+        "float16": lambda x: shorter(x, 11),
+        "bfloat16": lambda x: shorter(x, 8),
+    }
+    if name == "other":
+        state = specnorm.init_tracking(normal(4, 4, 3, 3, seed=1, dtype="float32"), METHOD)
+    else:
+        # Lags that nobody computed are not of any H: that is not what a state is. So they are as stale as H.
+        h = damage[name](state["completion"])
+        state = {**state, "completion": h, "lags": damage[name](state["lags"])}
+    if name == "huge":
+        state["lags"] = np.full_like(state["lags"], np.inf)
+    truth = lowest(kernel)
+    for _ in range(4):
+        value, state = specnorm.track(kernel, METHOD, state)
+        assert value >= truth
+
+
+def test_lags_of_half_precision_are_noticed() -> None:
+    """Rounded lags are of no kernel. At the lags themselves: the rounding lowers the bound, and it is computed anew."""
+    kernel = normal(8, 8, 3, 3, dtype="float32")
+    state = specnorm.init_tracking(kernel, specnorm.Completion(rtol=1e-3))
+    whole = float(specnorm.track(kernel, METHOD, state, sweeps=0)[0])
+    lowered = state["lags"].copy()
+    lowered *= 0.9
+    forged = np.asarray(lowered, dtype=np.float16).astype(np.float32)
+    value, after = specnorm.track(kernel, METHOD, {**state, "lags": forged}, sweeps=0)
+    assert float(value) == pytest.approx(whole, rel=1e-6)
+    np.testing.assert_allclose(after["lags"], state["lags"], rtol=1e-6, atol=1e-7)
+
+
+def test_zero_kernel_and_life_after_it() -> None:
+    zero, kernel = np.zeros((4, 3, 3, 2)), normal(4, 3, 3, 2)
+    state = specnorm.init_tracking(zero, METHOD)
+    for _ in range(3):
+        value, state = specnorm.track(zero, METHOD, state)
+        assert float(value) == 0
+    for _ in range(100):
+        value, state = specnorm.track(kernel, METHOD, state)
+    assert lowest(kernel) <= value <= 1.05 * lowest(kernel)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_non_finite_kernel_does_not_poison_the_state(bad: float) -> None:
+    kernel = normal(4, 3, 3, 2)
+    state = specnorm.init_tracking(kernel, METHOD)
+    broken = kernel.copy()
+    broken[0, 0, 0, 0] = bad
+    for _ in range(2):
+        value, state = specnorm.track(broken, METHOD, state)
+        assert not np.isfinite(value)
+    assert all(np.isfinite(x).all() for x in state.values())
+    value, _ = specnorm.track(kernel, METHOD, state)
+    assert lowest(kernel) <= value <= 1.03 * lowest(kernel)
+
+
+def test_the_gradient_holds_h_fixed() -> None:
+    """Against differences of steps without a sweep, whose state stands."""
+    kernel, direction = normal(4, 3, 3, 2), normal(4, 3, 3, 2, seed=1)
+    torch = pytest.importorskip("torch")
+    for k in (kernel, kernel[:1, :1]):
+        state = specnorm.init_tracking(k, METHOD)
+        moved = k * 1.01
+
+        def bound(x: NDArray[Any], state: Any = state) -> float:
+            return float(specnorm.track(x, METHOD, state, sweeps=0)[0])
+
+        x = torch.from_numpy(moved.copy()).requires_grad_()
+        value, _ = specnorm.track(x, METHOD, {n: torch.from_numpy(y) for n, y in state.items()}, sweeps=0)
+        value.backward()
+        along = direction[: k.shape[0], : k.shape[1]]
+        expected = finite_difference_gradient(bound, moved, along, h=1e-6)
+        assert float(np.sum(x.grad.numpy() * along)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_every_library_takes_the_same_steps(xp: Lib) -> None:
+    kernel, way = normal(4, 3, 3, 2), normal(4, 3, 3, 2, seed=1)
+    dtype = xp.dtypes[-1]
+    x = xp.asarray(kernel.astype(dtype))
+    state, reference = specnorm.init_tracking(x, METHOD), specnorm.init_tracking(kernel, METHOD)
+    step = specnorm.track
+    if xp.compiles:
+        import jax
+
+        step = jax.jit(specnorm.track, static_argnums=1)
+    for j in range(3):
+        moved = kernel + 0.01 * j * way
+        value, state = step(xp.asarray(moved.astype(dtype)), METHOD, state)
+        expected, reference = specnorm.track(moved, METHOD, reference)
+        assert xp.number(value) >= lowest(moved.astype(dtype))
+        assert xp.number(value) == pytest.approx(float(expected), rel=1e-2)
+        assert xp.dtype_name(value) == dtype
+        assert {xp.dtype_name(y) for y in state.values()} == {dtype}
+    assert pickle.loads(pickle.dumps(reference)).keys() == state.keys()
+
+
+def test_layers_are_stepped_together() -> None:
+    kernels = [normal(4, 3, 3, 2, seed=j) for j in range(3)]
+    states = [specnorm.init_tracking(k, METHOD) for k in kernels]
+    values, after = specnorm.track_many([1.01 * k for k in kernels], METHOD, states)
+    for k, state, value, moved in zip(kernels, states, values, after, strict=True):
+        alone, own = specnorm.track(1.01 * k, METHOD, state)
+        assert float(value) == pytest.approx(float(alone), rel=1e-6)
+        np.testing.assert_allclose(moved["completion"], own["completion"], atol=1e-6)
+
+
+def test_a_training_run_in_torch_is_bounded_at_every_step() -> None:
+    """500 steps with Adam, a constraint and a penalty; then in `eval`, and after a checkpoint."""
+    torch = pytest.importorskip("torch")
+    from specnorm_torch import SpectralPenalty, spectral_norm
+
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(4, 6, 3, padding=1)
+    free = torch.nn.Conv2d(6, 2, 3)
+    spectral_norm(layer, method=specnorm.Completion())
+    penalty = SpectralPenalty(free, specnorm.Completion())
+    optimizer = torch.optim.Adam([*layer.parameters(), *free.parameters()], lr=1e-2)
+    distances = []
+    for step in range(500):
+        x = torch.randn(8, 4, 8, 8)
+        bound = penalty()
+        loss = (free(torch.relu(layer(x))) - x[:, :2, 1:-1, 1:-1]).square().mean() + 0.01 * bound
+        if step % 5 == 0:
+            with torch.no_grad():
+                free_truth = specnorm.enclose(free.weight.detach())
+            assert float(bound.detach()) >= float(free_truth.lower)
+            distances.append(float(bound.detach()) / float(free_truth.lower) - 1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(np.median(distances)) < 0.1
+    layer.eval()
+    penalty.eval()
+    assert float(specnorm.enclose(layer.weight.detach()).lower) <= 1
+    assert float(penalty().detach()) >= float(specnorm.enclose(free.weight.detach()).lower)
+    copy = torch.nn.Conv2d(4, 6, 3, padding=1)
+    spectral_norm(copy, method=specnorm.Completion())
+    copy.load_state_dict(layer.state_dict())
+    copy.eval()
+    assert torch.equal(copy.weight, layer.weight)
+
+
+def test_weights_under_the_constraint_are_proven_at_every_step() -> None:
+    torch = pytest.importorskip("torch")
+    from specnorm_torch import spectral_norm
+
+    torch.manual_seed(1)
+    layer = spectral_norm(torch.nn.Conv2d(4, 4, 3), method=specnorm.Completion())
+    raw = layer.parametrizations.weight.original
+    worst = 1.0
+    for step in range(60):
+        with torch.no_grad():
+            raw += (0.002 if step < 40 else 0.3) * torch.randn_like(raw)
+        norm = specnorm.enclose(layer.weight.detach(), rtol=1e-5)
+        # The weight is divided by the bound and rounded to its own precision once more.
+        assert float(norm.lower) <= 1 + 1e-6
+        worst = min(worst, float(norm.lower)) if step < 40 else worst
+    assert worst > 0.8
+
+
+def test_kernels_in_the_state_are_those_of_recipes() -> None:
+    """A state is a few times the kernel: H of four rows a channel, and its lags."""
+    kernel = Recipe((16, 16, 3, 3)).kernel
+    state = specnorm.init_tracking(kernel, METHOD)
+    assert {n: x.shape for n, x in state.items()} == {
+        "completion": (1, 64, 16, 3, 3),
+        "lags": (1, 5, 5, 16, 16),
+        "exponent": (1,),
+        "age": (1,),
+    }
