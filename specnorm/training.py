@@ -2,7 +2,7 @@
 
 `init_tracking` finds the maximisers once, `track` follows them: pure functions of arrays, so that the state goes into a
 checkpoint, through a compiler and to other devices like any other array. What a step returns is an estimate (for `Gram`
-a bound): a certificate is `specnorm.certify` or `specnorm.rescale`, once, at the end.
+and `Completion` a bound): a certificate is `specnorm.certify` or `specnorm.rescale`, once, at the end.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geomet
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     method : Method
-        `TensorNorm`, `FantasticFour`, `Power` (at an input size) or `Gram`, which keeps nothing.
+        `TensorNorm`, `FantasticFour`, `Power` (at an input size), `Completion`, or `Gram`, which keeps nothing.
     **geometry
         See `specnorm.problem.spec.Geometry`.
 
     Returns
     -------
     dict of str to array
-        Real arrays of the kernel's library and device, in float32 or float64; together a small part of the kernel.
+        Real arrays of the kernel's library and device, in float32 or float64; together a small part of the kernel, of
+        `Completion` some 7 times the kernel.
 
     Raises
     ------
@@ -76,8 +77,9 @@ def track(
     -------
     value : 0-d array
         An *estimate*, converging from below to the norm the method stands for (TN, the smallest unfolding bound, the
-        layer's norm), no bound; with `Gram` an upper bound. Differentiable where the library is, the vectors held
-        constant (the envelope theorem); zero, with zero gradient, for a zero kernel, and NaN for a non-finite one.
+        layer's norm), no bound; with `Gram` and `Completion` an upper bound, however stale the state. Differentiable
+        where the library is, the vectors held constant (the envelope theorem); zero, with zero gradient, for a zero
+        kernel, and NaN for a non-finite one.
     state : dict of str to array
         For the next step; shapes and dtypes as given.
 

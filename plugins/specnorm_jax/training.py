@@ -180,8 +180,8 @@ class SpectralPenalty:
         Returns
         -------
         value : 0-d array
-            An estimate, as `specnorm.track` tells; with ``Gram()`` an upper bound. The gradient of a zero kernel is
-            zero.
+            An estimate, as `specnorm.track` tells; with ``Gram()`` or ``Completion()`` an upper bound. The gradient of
+            a zero kernel is zero.
         state : dict
             Not differentiated.
 
@@ -235,7 +235,8 @@ def project_spectral_norm(
         Positive.
     method : Method, default ``TensorNorm()``
         One that `specnorm.track` serves. TensorNorm follows an upper bound of the norm, from below: what holds during
-        training is an estimate. With ``Gram()`` it is a bound, up to the rounding of ``params + updates``.
+        training is an estimate. With ``Gram()`` or ``Completion()`` it is a bound, up to the
+        rounding of ``params + updates``.
     rule, layers
         See `kernels`.
     sweeps : int, default 1

@@ -198,7 +198,8 @@ def spectral_norm(
     bound : float, default 1
         The norm to have.
     method : Method, default TensorNorm()
-        Or `Gram`, which bounds from above at every step, or `FantasticFour`, whose tracked value is an estimate too.
+        Or `Gram` or `Completion`, which bound from above at every step, or `FantasticFour`, whose tracked value is an
+        estimate too.
     only_shrink : bool, default False
         Scale only where the norm is above the bound.
 

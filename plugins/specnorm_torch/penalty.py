@@ -74,7 +74,7 @@ class SpectralPenalty(nn.Module):
     model : Module
         Not a submodule of the penalty: referred to.
     method : Method, default TensorNorm()
-        Or `FantasticFour`, or `Gram`.
+        Or `FantasticFour`, `Completion` or `Gram`.
     select : callable, optional
         ``select(name, layer)``: whether a layer counts; None: every convolution and linear layer.
     form : {"sum", "log", "hinge"}, default "sum"

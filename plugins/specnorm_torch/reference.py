@@ -109,8 +109,14 @@ class TorchModel:
         """Show every operator to a trial, in double precision."""
         given = {name: _like(inputs[name], x.double()) if name in inputs else x for name, x in self.example.items()}
         placeholders = [node.target for node in self.program.graph.nodes if node.op == "placeholder"]
+        values = [{**self.constants, **given}[name] for name in placeholders]
         with torch.no_grad(), _seeded(given):
-            Alone(self.program, set(inputs), trial).run(*({**self.constants, **given}[name] for name in placeholders))
+            try:
+                Alone(self.program, set(inputs), trial).run(*values)
+            except TranslationError:
+                raise
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                raise NotExecutedError(f"no operator runs alone ({type(error).__name__}: {error})") from error
 
     def several(self, inputs: Mapping[str, FloatArray]) -> Mapping[str, Computed] | None:
         """What the module returns for other numbers of samples; None if it fails, or they are not spoken of."""

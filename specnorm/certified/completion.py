@@ -172,8 +172,8 @@ def best_shift(centre: Array, *, ops: ArrayOps) -> Array:
 
 def _shifted(centre: Array, shift: Array, *, ops: ArrayOps) -> Array:
     """``M_0 - v I``."""
-    eye = ops.from_numpy(np.eye(centre.shape[-1]), centre)
-    return centre - shift[:, None, None] * ops.xp.astype(eye, centre.dtype)
+    dtype = np.float64 if centre.dtype == ops.xp.float64 else np.float32
+    return centre - shift[:, None, None] * ops.from_numpy(np.eye(centre.shape[-1], dtype=dtype), centre)
 
 
 def _norm_sq_up(values: Array, error: Array, *, ops: ArrayOps) -> Array:

@@ -206,7 +206,8 @@ class Program:
         if not isinstance(self.method, Stepped):
             raise MethodError(
                 f"{self.method.name} has no training state. TensorNorm, FantasticFour and Power (at an input size) are "
-                "stepped with the vectors they keep; Gram keeps nothing and is a bound at every step."
+                "stepped with the vectors they keep, Completion with its H; Gram keeps nothing. These two are "
+                "bounds at every step."
             )
         return self.method
 

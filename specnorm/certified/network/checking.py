@@ -135,7 +135,8 @@ def _compared(
             largest = max(largest, found.largest)
         count += 1
     alone = _Alone(graph)
-    model.alone(next(samples(shapes, region)), alone)
+    with suppress(NotExecutedError):
+        model.alone(next(samples(shapes, region)), alone)
     several = _several(graph, model, shapes, region)
     return Checked(count, len(compared), _missed(read, compared, ran), largest, several, alone=len(alone.compared))
 
