@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from specnorm import backends, help, options
-from specnorm.auditing import audit, gates, pictures, plots
+from specnorm.auditing import audit, gates, plots
 from specnorm.auditing.measuring import BUDGET
 from specnorm.auditing.output import check_outputs, replace_file
 from specnorm.auditing.processes import Workers, cpus
@@ -382,7 +382,6 @@ def _application() -> click.Group:
         given["residual"] = claim == "residual-nonexpansive"
         given["certificate"] = certificate is not None
         _check({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *stated])
-        given["pictures"] = pictures.WORST if output_format == "html" and plots.installed() else 0
         return audit_models(
             Request(
                 models, output_format, output, plot, certificate, fail_above, fail_above_network, claim, jobs, given

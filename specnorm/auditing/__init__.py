@@ -17,7 +17,6 @@ from specnorm.auditing.geometry import check_names, overrides
 from specnorm.auditing.layers import select
 from specnorm.auditing.measuring import BUDGET, NEEDS_A_SIZE, Settings
 from specnorm.auditing.model_arrays import ModelArrays, Tensor
-from specnorm.auditing.pictures import take
 from specnorm.auditing.plots import draw
 from specnorm.auditing.provenance import environment, own_version
 from specnorm.auditing.readers import MAX_BYTES, isolated, open_model
@@ -59,7 +58,6 @@ def audit(
     device: str | None = None,
     progress: Progress | None = None,
     max_bytes: int = MAX_BYTES,
-    pictures: int = 0,
     residual: bool = False,
     certificate: bool = False,
 ) -> Report:
@@ -111,9 +109,6 @@ def audit(
         most, between which values).
     max_bytes : int, default 8 GiB
         Refuse files whose arrays claim more than that in all.
-    pictures : int, default 0
-        Keep the singular values over frequencies of so many layers, those with the largest norms, for a report to draw.
-        They are computed by NumPy on the host.
     residual : bool, default False
         Also bound what the network leaves of its input, ``x - f(x)``, as ``Report.residual``. Only for files that hold
         a graph.
@@ -143,7 +138,7 @@ def audit(
     place = _checked(input_range, patterns, shapes, radius, centre)
     if isinstance(source, Mapping):
         named = ModelArrays(list(_from_mapping(source)))
-        return _audit(None, named, patterns, settings, executor, progress, pictures, place, residual, certificate)
+        return _audit(None, named, patterns, settings, executor, progress, place, residual, certificate)
     if not isinstance(source, str | os.PathLike):
         raise ModelFileError(
             f"a {type(source).__name__} is no model file: give its path, or a mapping of names to arrays"
@@ -151,7 +146,7 @@ def audit(
         )
     path = os.fspath(source)
     with open_model(path, max_bytes) as model:
-        return _audit(path, model, patterns, settings, executor, progress, pictures, place, residual, certificate)
+        return _audit(path, model, patterns, settings, executor, progress, place, residual, certificate)
 
 
 def read_onnx(
@@ -196,7 +191,6 @@ def _audit(
     settings: Settings,
     executor: Executor | None,
     progress: Progress | None,
-    pictures: int,
     place: Mapping[str, Any],
     residual: bool,
     certificate: bool,
@@ -226,7 +220,6 @@ def _audit(
             rows.append(row)
             if progress is not None:
                 progress(len(rows), len(found), row.name)
-    drawn = take(found, rows, pictures)  # before the network, which may end the process that reads the file
     stated, missing = None, list[str]()
     if certificate:
         from specnorm.auditing.certifying import claims_of  # for few
@@ -238,7 +231,7 @@ def _audit(
     made = environment(rows)
     left_out = len(selection.names) - len(found)
     return Report(
-        own_version(), path, tuple(rows), tuple(selection.skipped), network, drawn, made, unmeasured, selection.matched,
+        own_version(), path, tuple(rows), tuple(selection.skipped), network, made, unmeasured, selection.matched,
         left_out, remainder, stated, tuple(missing),
     )  # fmt: skip
 

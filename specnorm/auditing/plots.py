@@ -27,7 +27,7 @@ COLOURS = {
     "ink": "#1b1f24", "muted": "#667085", "line": "#d5d9e0", "paper": "#fefefe", "proven": "#0a58a8",
     "tn": "#c2500a", "f4": "#8a6d00", "reshaped": "#a0307a", "other": "#2f7d4f",
 }  # fmt: skip
-"""By role; no two are equal, so that a page can give each role a colour of its own."""
+"""By role."""
 
 _MARKERS = {"tn": "o", "f4": "D", "reshaped": "<", CIRCULAR: "x"}
 _OTHERS = "s^v>ph*d+"
@@ -62,17 +62,17 @@ def installed() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def draw(reports: Sequence[Report], kind: str, *, transparent: bool = False) -> bytes:
+def draw(reports: Sequence[Report], kind: str) -> bytes:
     """The plot of `intervals` as a file, "png" or "svg": the same for the same reports and the same matplotlib."""
-    return to_bytes(intervals(reports), kind, transparent=transparent)
+    return to_bytes(intervals(reports), kind)
 
 
-def to_bytes(figure: Figure, kind: str, *, transparent: bool = False) -> bytes:
-    """A figure as a file, "png" or "svg", without a date in it; ``transparent``: the background is the page's."""
+def to_bytes(figure: Figure, kind: str) -> bytes:
+    """A figure as a file, "png" or "svg", without a date in it."""
     file = io.BytesIO()
     metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
     with style():
-        figure.savefig(file, format=kind, metadata=metadata, transparent=transparent)
+        figure.savefig(file, format=kind, metadata=metadata)
     return file.getvalue()
 
 

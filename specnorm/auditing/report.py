@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from specnorm.auditing import tables
-from specnorm.auditing.rows import Picture, Row, finite
+from specnorm.auditing.rows import Row, finite
 from specnorm.text import number, visible
 
 if TYPE_CHECKING:
@@ -70,8 +70,6 @@ class Report:
         Names of the model's arrays that are no layers, or were not asked for.
     network : NetworkBound or None
         Of the whole model, where the file holds its graph and every layer was asked for.
-    pictures : tuple of Picture
-        Of the layers with the largest norms, if they were asked for.
     environment : mapping of str to str
         Date, versions and platform of the run.
     unmeasured : tuple of Row
@@ -95,7 +93,6 @@ class Report:
     layers: tuple[Row, ...]
     skipped: tuple[str, ...]
     network: NetworkBound | None = None
-    pictures: tuple[Picture, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, compare=False)
     unmeasured: tuple[Row, ...] = ()
     matched: Mapping[str, int] = field(default_factory=dict)

@@ -189,34 +189,6 @@ def either(a: Row, b: Row) -> Row:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """Singular values of one layer's symbol over a grid of frequencies: computed, not proven.
-
-    Parameters
-    ----------
-    row : int
-        Position of the layer in the report.
-    grid : tuple of int
-        Frequencies per axis, at multiples of ``2 pi / n``; 1 along axes with one tap.
-    norms : tuple of float
-        Largest singular value at each frequency, in row-major order.
-    spectrum : tuple of float
-        Singular values at all frequencies, descending; thinned out evenly if there are many.
-    ranks : tuple of int
-        Position of each entry of ``spectrum`` in the whole list, from 0.
-    reason : str or None
-        Why there is none of this.
-    """
-
-    row: int
-    grid: tuple[int, ...] = ()
-    norms: tuple[float, ...] = ()
-    spectrum: tuple[float, ...] = ()
-    ranks: tuple[int, ...] = ()
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
 class Violation:
     """A layer that is not proven to stay within a bound.
 

@@ -151,7 +151,7 @@ def _python_2(path: Path) -> Path:
 
 def test_libraries_write_nothing_beside_the_report(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     """A header that Python 2 wrote has other numbers (2L), which say the same."""
-    (row,) = auditing.audit(_python_2(tmp_path / "model.npz"), pictures=1).layers
+    (row,) = auditing.audit(_python_2(tmp_path / "model.npz")).layers
     assert (row.status, row.note) == ("ok", None)
     assert not recwarn.list
 

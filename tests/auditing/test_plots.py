@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -15,9 +13,9 @@ import numpy as np
 import pytest
 
 from auditing import files
-from specnorm.auditing import audit, ladders, plots, spectra
+from specnorm.auditing import audit, plots
 from specnorm.auditing.report import Report
-from specnorm.auditing.rows import STANDARD, Picture, Row
+from specnorm.auditing.rows import STANDARD, Row
 from specnorm.problem.spec import ConvSpec
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -104,23 +102,6 @@ def test_any_range_can_be_drawn(rows: list[tuple[str, float | None, float | None
     assert all(low < start and end < high for _, start, end in plots.bars(report))
 
 
-@pytest.mark.parametrize("largest", [2.0, 9e3, 3.1e16, 1e300])
-def test_ticks_of_the_networks_picture_are_plain_text_side_by_side(largest: float) -> None:
-    bound: Any = SimpleNamespace(upper=largest / 2, product=largest, heuristic=1.5, runs=(1,))
-    figure = ladders.ladder(bound)
-    texts = [e.text or "" for e in ElementTree.fromstring(plots.to_bytes(figure, "svg")).iter(f"{SVG}text")]
-    assert len(texts) > 5
-    assert not [text for text in texts if re.search(r"[$\\{]", text)]
-    (axes,) = figure.axes
-    shown = [
-        label.get_window_extent()
-        for label in axes.get_xticklabels()
-        if axes.viewLim.x0 <= label.get_position()[0] <= axes.viewLim.x1
-    ]
-    assert len(shown) >= 2
-    assert all(left.x1 + 2 < right.x0 for left, right in pairwise(shown))
-
-
 def test_a_panel_for_each_model() -> None:
     one, two = _report(_row("a", 1.0, 2.0, tn=2.0), model="first"), _report(_row("b", 3.0, 4.0, f4=4.0), model="<two>")
     svg = plots.draw([one, two], "svg")
@@ -170,66 +151,6 @@ def test_long_names_keep_what_tells_them_apart() -> None:
     assert plots.distinct([names[0]], 40) == [plots.shortened(names[0], 40)]
     assert plots.distinct([names[0]] * 2, 40) == ["…weight"] * 2
     assert max(map(len, plots.distinct([*names, "x" * 500], 40))) == 40
-
-
-# -- one layer -------------------------------------------------------------------------------------------------------
-def test_a_line_holds_the_norms_from_minus_pi_to_pi() -> None:
-    figure = spectra.frequencies(Picture(0, grid=(1, 4), norms=(1.0, 2.0, 3.0, 2.5)))
-    assert figure is not None
-    (line,) = figure.axes[0].get_lines()
-    np.testing.assert_array_equal(line.get_xdata(), [-1, -0.5, 0, 0.5, 1])
-    np.testing.assert_array_equal(line.get_ydata(), [3.0, 2.5, 1.0, 2.0, 3.0])
-
-
-def test_a_map_holds_the_norms_and_marks_the_largest() -> None:
-    norms = np.arange(24.0).reshape(4, 6)
-    norms[1, 2] = 99
-    figure = spectra.frequencies(Picture(0, grid=(4, 6), norms=tuple(norms.ravel())))
-    assert figure is not None
-    (image,) = figure.axes[0].get_images()
-    shown = np.asarray(image.get_array())
-    left, right, bottom, top = image.get_extent()
-    assert shown.shape == (5, 7)
-    for i, j in [(0, 0), (1, 2), (3, 5), (2, 3)]:
-        row, column = (i + 2) % 4, (j + 3) % 6
-        assert shown[row, column] == norms[i, j]
-        # The middle of the cell is at the frequency, in units of pi.
-        assert bottom + (top - bottom) * (row + 0.5) / 5 == pytest.approx((2 * i / 4 + 1) % 2 - 1)
-        assert left + (right - left) * (column + 0.5) / 7 == pytest.approx((2 * j / 6 + 1) % 2 - 1)
-    for circle in figure.axes[0].get_lines():
-        assert np.asarray(circle.get_ydata())[0] == pytest.approx(0.5)
-        assert np.asarray(circle.get_xdata())[0] == pytest.approx(2 / 3)
-
-
-def test_three_dimensions_show_the_slice_of_the_largest() -> None:
-    norms = np.random.RandomState(0).rand(4, 2, 2)
-    norms[3, 1, 0] = 9
-    figure = spectra.frequencies(Picture(0, grid=(4, 2, 2), norms=tuple(norms.ravel())))
-    assert figure is not None
-    assert figure.axes[0].get_title("left") == "slice at depth = -0.50π"
-    shown = np.asarray(figure.axes[0].get_images()[0].get_array())
-    np.testing.assert_array_equal(np.unique(shown), np.unique(norms[3]))
-    norms[0, 0, 0] = 10
-    figure = spectra.frequencies(Picture(0, grid=(4, 2, 2), norms=tuple(norms.ravel())))
-    assert figure is not None
-    assert figure.axes[0].get_title("left") == "slice at depth = 0"
-
-
-def test_no_frequencies_no_picture() -> None:
-    assert spectra.frequencies(Picture(0, grid=())) is None
-    assert spectra.frequencies(Picture(0, grid=(1, 1))) is None
-
-
-def test_a_spectrum_is_drawn_in_order_and_down_to_a_millionth() -> None:
-    picture = Picture(0, grid=(), spectrum=(4.0, 2.0, 0.0), ranks=(0, 4, 9))
-    line, reshaped = spectra.spectrum(picture, _row("x", 4.0, 4.1, reshaped=3.0)).axes[0].get_lines()
-    np.testing.assert_allclose(np.asarray(line.get_xdata(), float), [10, 50, 100])
-    np.testing.assert_allclose(np.asarray(line.get_ydata(), float), [4.0, 2.0, 4e-6])
-    assert np.asarray(reshaped.get_ydata())[0] == 3.0
-    (line,) = spectra.spectrum(picture, _row("x", 4.0, 4.1)).axes[0].get_lines()
-    for values in ((0.0, 0.0), (1e-300, 1e-300), (1e300, 1e-300), (1.0,)):
-        flat = Picture(0, spectrum=values, ranks=tuple(range(len(values))))
-        assert plots.to_bytes(spectra.spectrum(flat, _row("x", 0.0, 0.0)), "svg")
 
 
 # -- files -----------------------------------------------------------------------------------------------------------

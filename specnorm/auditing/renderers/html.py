@@ -1,4 +1,4 @@
-"""One self-contained page: tables and pictures, how each number was obtained, and nothing that is loaded."""
+"""One self-contained page: tables and a plot, how each number was obtained, and nothing that is loaded."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from specnorm.auditing import ladders, plots, spectra, tables
-from specnorm.auditing.renderers.inline import inline
+from specnorm.auditing import plots, tables
 from specnorm.auditing.report import Report, notes, verdict
-from specnorm.auditing.rows import INTERVAL, Picture, Row
+from specnorm.auditing.rows import INTERVAL, Row
 from specnorm.text import install, number, visible
 
 NEEDS = f"HTML output needs jinja2: {install('cli')}"
 
 
 def render(reports: Sequence[Report], *, many: bool) -> str:
-    """One page with a section a model; the worst layers are drawn of reports made with ``pictures``.
+    """One page with a section a model.
 
-    It is the same for the same reports, matplotlib and Jinja2 (ImportError without). Without matplotlib there are no
-    pictures, and the page says what to install.
+    It is the same for the same reports, matplotlib and Jinja2 (ImportError without). Without matplotlib there is no
+    plot, and the page says what to install.
     """
     del many
     try:
@@ -102,10 +101,8 @@ def _section(position: int, report: Report) -> dict[str, Any]:
         ],
         "rows": list(zip(report.layers, _numbers(report, methods), tables.remarks(report.layers), strict=True)),
         "methods": methods,
-        "intervals": _intervals(position, report),
-        "ladder": _ladder(position, report),
+        "plot": _plot(report),
         "explained": report.network.explain() if report.network is not None and report.network.claim else "",
-        "worst": [_worst(position, report, picture) for picture in report.pictures],
         "origins": _origins(report, methods),
         "geometry": _geometries(report),
     }
@@ -203,52 +200,8 @@ def _times(values: Iterable[Any]) -> str:
     return "×".join(map(str, values))  # noqa: RUF001
 
 
-# -- pictures --------------------------------------------------------------------------------------------------------
-def _intervals(position: int, report: Report) -> str | None:
+def _plot(report: Report) -> str | None:
+    """The plot of the intervals as an address that holds it."""
     if not plots.installed():
         return None
-    shown = [visible(row.name) for row in report.layers]
-    titles = {
-        f"m0-{m.column}": [f"{shown[i]}: {m.column} {x!r}" for i, x in zip(m.rows, m.values, strict=True)]
-        for m in plots.marks(report)
-        if m.rows
-    }
-    bars = plots.bars(report)
-    titles["m0-interval"] = [f"{shown[i]}: {lower!r} to {upper!r}, proven" for i, lower, upper in bars]
-    titles["m0-ends"] = [word for word in titles["m0-interval"] for _ in range(2)]
-    label = (
-        f"Proven interval of each of {len(report.layers)} layers and what the methods say; the table has the numbers."
-    )
-    return inline(plots.draw([report], "svg", transparent=True), f"m{position}-plot", label, titles)
-
-
-def _ladder(position: int, report: Report) -> str | None:
-    """The network's numbers; None where there are not two of them to compare."""
-    steps = [] if report.network is None else ladders.rungs(report.network)
-    if report.network is None or len(steps) < 2 or not plots.installed():
-        return None
-    titles = {
-        f"{ladders.GROUP}-{at}": [f"{name}: {value!r}{', proven' if proven else ', no bound'}"]
-        for at, (name, value, proven) in enumerate(steps)
-    }
-    svg = plots.to_bytes(ladders.ladder(report.network), "svg", transparent=True)
-    label = "Lipschitz constant of the network: " + "; ".join(words for (words,) in titles.values())
-    return inline(svg, f"m{position}-ladder", label, titles)
-
-
-def _worst(position: int, report: Report, picture: Picture) -> dict[str, Any]:
-    row = report.layers[picture.row]
-    shape = row.spec.input_shape if row.spec is not None else None
-    found: dict[str, Any] = {"row": row, "reason": picture.reason, "plots": [], "size": None, "at": _times(shape or ())}
-    if picture.reason is not None or not plots.installed():
-        return found
-    name, shown = f"m{position}-l{picture.row}", visible(row.name)
-    over = spectra.frequencies(picture)
-    if over is not None:
-        label = f"Largest singular value of {shown} over the frequencies"
-        svg = plots.to_bytes(over, "svg", transparent=True)
-        found["plots"].append(inline(svg, f"{name}-norms", label))
-        found["size"] = _times(n for n in picture.grid if n > 1)
-    svg = plots.to_bytes(spectra.spectrum(picture, row), "svg", transparent=True)
-    found["plots"].append(inline(svg, f"{name}-spectrum", f"Singular values of {shown}, in descending order"))
-    return found
+    return f"data:image/svg+xml;base64,{base64.b64encode(plots.draw([report], 'svg')).decode()}"
