@@ -165,8 +165,15 @@ def without_absolute_values(patch: pytest.MonkeyPatch) -> None:
 
 
 def without_underflow(patch: pytest.MonkeyPatch) -> None:
-    formats = {name: roundings.Execution(*(dataclasses.replace(f, smallest=0.0) for f in (e.stored, e.summed)))
-               for name, e in roundings.EXECUTIONS.items()}  # fmt: skip
+    def rounded(format: Format) -> Format:
+        return dataclasses.replace(format, smallest=0.0)
+
+    formats = {
+        name: dataclasses.replace(
+            execution, stored=rounded(execution.stored), summed=rounded(execution.summed), flushed=0.0
+        )
+        for name, execution in roundings.EXECUTIONS.items()
+    }
     patch.setattr("specnorm.networks.radii.EXECUTIONS", formats)
 
 
