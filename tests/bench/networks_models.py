@@ -1,7 +1,8 @@
-"""Published networks as torch modules in float64, their graphs, and what inputs reach from below."""
+"""Published networks as torch modules in float32, as users load them, graphs, and what inputs reach from below."""
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 from collections.abc import Callable
@@ -25,7 +26,7 @@ RESNET20 = TESTS.parent / "docs" / "examples" / "resnet20" / "resnet20.safetenso
 
 @dataclass(frozen=True)
 class Network:
-    """What is measured of a network: the shape of one input, the module or function in float64, its graph where it is
+    """What is measured of a network: the shape of one input, the module or a function in float64, its graph where it is
     not the module's, the third method, and the steps of the ascent.
     """
 
@@ -36,12 +37,12 @@ class Network:
     steps: int = 100
 
     def made(self) -> tuple[Callable[[Tensor], Tensor], Graph]:
-        """The function and its graph."""
+        """The function in float64, for what is reached, and the graph of the module as it is."""
         function = self.build()
         if self.graph is not None:
             return function, self.graph()
         assert isinstance(function, nn.Module)
-        return function, network_graph(function, self.shape)
+        return copy.deepcopy(function).double(), network_graph(function, self.shape)
 
 
 class Block(nn.Module):
@@ -84,7 +85,7 @@ def resnet20() -> nn.Module:
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert not unexpected
     assert all(name.endswith("num_batches_tracked") for name in missing)
-    return model.double().eval()
+    return model.eval()
 
 
 def chain(*widths: int, change: Callable[[nn.Conv2d], nn.Module] = lambda layer: layer) -> nn.Sequential:
@@ -97,7 +98,7 @@ def dncnn25() -> nn.Module:
     model = chain(1, *(64,) * 16, 1)
     state = torch.load(real_file("dncnn25"), weights_only=True)
     model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))
-    return model.double().eval()
+    return model.eval()
 
 
 class Denoiser(nn.Module):
@@ -118,7 +119,7 @@ def three() -> nn.Module:
     for at, (weight, bias) in enumerate(zip(*[iter(model.parameters())] * 2, strict=True)):
         weight.data.copy_(torch.sin(torch.arange(weight.numel()) ** 2 + at).reshape(weight.shape))
         bias.data.zero_()
-    return model.double().eval()
+    return model.eval()
 
 
 def constrained() -> nn.Module:
@@ -134,7 +135,7 @@ def constrained() -> nn.Module:
         (model(clean + 0.2 * torch.randn_like(clean)) - clean).square().mean().backward()
         adam.step()
     rescale_(model, 1.0)
-    return model.double().eval()
+    return model.eval()
 
 
 def rfb320() -> Callable[[Tensor], Tensor]:
