@@ -137,37 +137,24 @@ __all__ = [
 __version__: str
 
 
-_FORMER = {
-    "init": "init_tracking", "spectral_rescaling": "gram_rescaling", "step": "track", "step_many": "track_many",
+_LATER = {
+    "audit": "auditing", "operator_norm": "probable", "certified_radius": "robustness", "curvature_bound": "robustness",
+    "Completed": "completing", "complete": "completing", "completion_bound": "completing",
 }  # fmt: skip
-"""Names of before; they go with the next release."""
+"""Names and the modules that they are loaded from when they are needed."""
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is not needed at import: the version, and the model readers behind `audit`."""
+    """Load what is not needed at import: the version, and `_LATER`."""
     if name == "__version__":
         from importlib.metadata import version
 
         return version("specnorm-bounds")
-    if name == "audit":
-        from specnorm.auditing import audit
+    if name in _LATER:
+        from importlib import import_module
 
-        return audit
-    if name == "operator_norm":
-        from specnorm.probable import operator_norm
-
-        return operator_norm
-    if name in ("Completed", "complete", "completion_bound"):
-        from specnorm import completing
-
-        return getattr(completing, name)
-    if name in ("certified_radius", "curvature_bound"):
-        from specnorm import robustness
-
-        return getattr(robustness, name)
-    from specnorm.errors import renamed
-
-    return globals()[renamed(__name__, name, _FORMER)]
+        return getattr(import_module(f"specnorm.{_LATER[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

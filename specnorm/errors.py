@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
-
 
 class SpecnormError(Exception):
     """Base of every error raised by specnorm itself."""
@@ -83,24 +80,3 @@ class SecondDerivativeError(SpecnormError, NotImplementedError):
 
 class EstimateWarning(UserWarning):
     """A value that is a proven bound elsewhere is only an estimate here."""
-
-
-def renamed(module: str, name: str, former: Mapping[str, str]) -> str:
-    """What a public name of before is called now, with a `DeprecationWarning` where it is written.
-
-    For a module's ``__getattr__``.
-
-    Raises
-    ------
-    AttributeError
-        If the module never had that name.
-    """
-    if name not in former:
-        raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    new = former[name]
-    warnings.warn(
-        f"{module}.{name} is called {module}.{new}; the old name goes with the next release.",
-        DeprecationWarning,
-        stacklevel=3,
-    )
-    return new

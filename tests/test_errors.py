@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -328,28 +327,8 @@ def test_half_precision_is_measured_in_float32(xp: Lib, dtype: str) -> None:
     assert tuple(gradient.shape) == kernel.shape
 
 
-# -- names of before ---------------------------------------------------------------------------------------------
-FORMER = {
-    "specnorm": {
-        "init": "init_tracking", "spectral_rescaling": "gram_rescaling", "step": "track", "step_many": "track_many",
-    },
-    "specnorm.networks": {"step": "forward_step"},
-    "specnorm_torch": {
-        "SpectralRescaling": "GramRescaling", "audit": "audit_module", "certify_": "rescale_",
-        "spectral_rescaling": "gram_rescaling",
-    },
-}  # fmt: skip
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize("module", FORMER)
-def test_names_of_before_warn_and_are_the_new_ones(module: str) -> None:
-    pytest.importorskip({"specnorm_torch": "torch"}.get(module, "specnorm"))
-    here = importlib.import_module(module)
-    for old, new in FORMER[module].items():
-        assert old not in here.__all__
-        with pytest.warns(DeprecationWarning, match=rf"^{module}.{old} is called {module}.{new}; ") as told:
-            assert getattr(here, old) is getattr(here, new)
-        assert told[0].filename == __file__
-    with pytest.raises(AttributeError, match="nothing_like_it"):
-        getattr(here, "nothing_like_it")  # noqa: B009 - a name that a type checker cannot know
+# -- names -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["nothing_like_it", "step"])
+def test_a_name_that_is_not_there_is_said(name: str) -> None:
+    with pytest.raises(AttributeError, match=f"module 'specnorm' has no attribute '{name}'"):
+        getattr(specnorm, name)

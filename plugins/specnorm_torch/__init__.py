@@ -4,9 +4,6 @@ A program runs inside one opaque custom operator, so that ``torch.compile(fullgr
 see a single node; its pullback is attached by an ``autograd.Function`` made of ordinary operations.
 """
 
-from typing import Any
-
-from specnorm.errors import renamed
 from specnorm_torch.accuracy import certified_accuracy
 from specnorm_torch.auditing import audit_module
 from specnorm_torch.backend import BACKEND, TorchBackend
@@ -39,13 +36,3 @@ __all__ = [
     "spectral_norm",
     "step_together",
 ]
-
-_FORMER = {
-    "SpectralRescaling": "GramRescaling", "audit": "audit_module", "certify_": "rescale_",
-    "spectral_rescaling": "gram_rescaling",
-}  # fmt: skip
-
-
-def __getattr__(name: str) -> Any:
-    """Names of before, for one release."""
-    return globals()[renamed(__name__, name, _FORMER)]

@@ -2,16 +2,13 @@
 
 `graph` says what a network is, `operators` what its nodes compute and by how much each can stretch. `bounding` puts
 them together with the norms of the layers from `measuring`; `runs` finds layers in a row, `descent` proposes weights
-for them, and `segments` proves what they are worth. `methods` are the ways to do so; a
-`certificate` states them for somebody else to check.
+for them, and `segments` proves what they are worth. `methods` are the ways to do so.
 `near` bounds a network on a ball around one input, where `ranges` says what each value can be and `local` which slopes
-are left; `radii` and `accuracy` say in which ball a label stays, by `linear` bounds, and `labels` states it for others.
+are left; `radii` and `accuracy` say in which ball a label stays, by `linear` bounds.
 Front ends (the torch plugin, the ONNX reader) build graphs.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from specnorm.certified.network import operators
 from specnorm.certified.network.boxes import within
@@ -19,7 +16,6 @@ from specnorm.certified.network.graph import Graph, Layer, Node
 from specnorm.certified.network.operators.registry import register_operator
 from specnorm.certified.network.propagation import Step, UnknownNode
 from specnorm.certified.network.statements import averaged, forward_step
-from specnorm.errors import renamed
 from specnorm.networks.accuracy import certified_accuracy
 from specnorm.networks.answer import NetworkBound, RunBound
 from specnorm.networks.margins import CertifiedAccuracy, Margins, margins
@@ -53,8 +49,3 @@ __all__ = [
     "register_operator",
     "within",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Names of before, for one release."""
-    return globals()[renamed(__name__, name, {"step": "forward_step"})]
