@@ -49,8 +49,9 @@ class Alone(torch.fx.Interpreter):
         self.moving.add(n.name)
         value, _ = self._called(n, {})
         given = {source.name: self.env[source] for source in sources}
-        if not isinstance(_first(value), Tensor) or not all(isinstance(x, Tensor) for x in given.values()):
-            return value
+        every = [_first(value), *given.values()]
+        if any(not isinstance(x, Tensor) or x.is_complex() for x in every):
+            return value  # several pieces; complex values have no rule
         free = {name for name, x in given.items() if x.is_floating_point()}
 
         def run(inputs: Mapping[str, FloatArray]) -> list[Computed]:
