@@ -299,7 +299,7 @@ def test_import_is_cheap() -> None:
     """
     numpy, ours = map(int, python(CALLS).split())
     assert numpy > 50_000, "calls are counted"
-    assert ours < 48_000, f"import specnorm makes {ours} calls beyond the {numpy} of import numpy"
+    assert ours < 49_000, f"import specnorm makes {ours} calls beyond the {numpy} of import numpy"
 
 
 def test_a_first_call_imports_what_it_computes_with() -> None:
