@@ -1,0 +1,60 @@
+"""Which adapter exports a framework's model: by the packages along its class's bases; no framework is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from specnorm_networks.sources.base import Exported
+
+from specnorm.errors import MethodError
+
+GROUP = "specnorm.sources"
+"""Entry points of other adapters: the name is a package root, the value ``export(source, input_shape) -> Exported``."""
+_OWN = {
+    "equinox": "jax_function", "flax": "jax_function", "jax": "jax_function", "jaxlib": "jax_function",
+    "keras": "keras_model", "torch": "torch_module",
+}  # fmt: skip
+
+
+def export(source: Any, input_shape: Any) -> Exported:
+    """Export a live model to ONNX.
+
+    Parameters
+    ----------
+    source : JAX function, Flax NNX module, Equinox module, Keras 3 model or torch module
+    input_shape : sequence of int, array, or tuple of array
+        One input's shape without the batch axis; or an input with it; or several.
+
+    Returns
+    -------
+    Exported
+
+    Raises
+    ------
+    MethodError
+        If nothing here exports such a model, or its adapter cannot.
+    """
+    if input_shape is None:
+        raise MethodError(
+            f"{type(source).__name__} states no sizes: give input_shape, one input's shape without the batch axis, "
+            "such as (32, 32, 3)."
+        )
+    roots = [base.__module__.partition(".")[0] for base in type(source).__mro__]
+    others = {entry.name: entry for entry in entry_points(group=GROUP)}
+    for root in roots:
+        if root in others:
+            made: Exported = others[root].load()(source, input_shape)
+            return made
+        if root in _OWN:
+            return _adapter(_OWN[root])(source, input_shape)
+    if callable(source) and "torch" not in roots:
+        return _adapter("jax_function")(source, input_shape)
+    raise MethodError(f"No adapter exports a {type(source).__module__}.{type(source).__qualname__}.")
+
+
+def _adapter(name: str) -> Callable[[Any, Any], Exported]:
+    export: Callable[[Any, Any], Exported] = import_module(f"{__name__}.{name}").export
+    return export

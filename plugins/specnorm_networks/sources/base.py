@@ -1,0 +1,44 @@
+"""What an adapter makes of a framework's own model: an ONNX model, and the original to compare it with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.certified.network.model import Computed
+
+Array: TypeAlias = NDArray[np.generic]
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """A framework's model, exported to ONNX.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        One graph input for each array that the original takes, in its order; likewise its outputs.
+    run : callable
+        ``run(*arrays)``: the original, called as its user calls it, with one array for each graph input. Returns one
+        `Computed` for each graph output, in order. Raises whatever the original raises.
+    free : bool
+        Whether the first axis of every input is the batch, so that other numbers of samples are spoken of.
+    inner : callable, optional
+        ``inner(*arrays)``: values as the original's framework computes them, by their names in the graph. None: the
+        export names no inner values.
+    parameters : mapping of str to str
+        Paths of parameters in the original, by the names of the graph's initialisers.
+    note : str
+        What an answer has to say of the original, in a sentence.
+    """
+
+    model: Any
+    run: Callable[..., Sequence[Computed]]
+    free: bool = False
+    inner: Callable[..., Mapping[str, Computed]] | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""

@@ -1,0 +1,22 @@
+"""Keras 3 models on the JAX backend -> ONNX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from specnorm_networks.sources import jax_function
+from specnorm_networks.sources.base import Exported
+
+from specnorm.errors import MethodError
+
+
+def export(source: Any, input_shape: Any) -> Exported:
+    """Export a model as it is called for inference."""
+    if (backend := keras.backend.backend()) != "jax":
+        raise MethodError(f"Keras runs on {backend} here: load the model with KERAS_BACKEND=jax.")
+
+    def function(*arrays: Any) -> Any:
+        return source(arrays[0] if len(arrays) == 1 else list(arrays), training=False)
+
+    return jax_function.export(source, input_shape, function)

@@ -1,0 +1,318 @@
+"""A torch module as an ONNX model: its program is looked at first, and the module is there to compare with.
+
+`torch.export` traces the module in ``eval()``; what no input reaches is evaluated with its own tensors, so that a
+parametrised weight is the weight that the module uses. `torch.onnx` then writes what is left, without its optimiser,
+which folds batch normalisation in the precision of the file.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from specnorm_networks.sources.base import Array, Exported
+from specnorm_torch.baking import baked
+from specnorm_torch.baking import computed as computed_of
+from specnorm_torch.modules import at_inference, check_module, check_values
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils._pytree import tree_leaves
+
+from specnorm.certified.network.model import Computed
+from specnorm.errors import MethodError
+from specnorm.text import install
+
+OPSET = 23
+"""The first with an operator for attention."""
+SAMPLES = 2
+"""In the example of a module whose batch is free: a trace of one sample knows no batch."""
+BAKED = (
+    "Its kernels are computed at each call, and move or cannot be traced: the bound is of a copy with the kernels of "
+    "its next call."
+)
+"""What an answer says that is about a copy."""
+LARGEST = 2**22
+"""Entries of constants that are folded in the file."""
+
+
+def export(model: nn.Module, given: Sequence[int] | Tensor | tuple[Tensor, ...]) -> Exported:
+    """Export a module for inputs of one shape, with a free batch axis where it has one.
+
+    Parameters
+    ----------
+    model : Module
+        Its state and mode are as before.
+    given : sequence of int, Tensor, or tuple of Tensor
+        Shape of one input without the batch axis, or inputs with theirs.
+
+    Returns
+    -------
+    Exported
+
+    Raises
+    ------
+    MethodError
+        If the module cannot be exported, or is no function of its floating inputs.
+    """
+    check_module(model)
+    check_values(model)
+    try:
+        return _exported(model, given)
+    except MethodError:
+        if not any(computed_of(module) for module in model.modules()):
+            raise
+        try:
+            twin = baked(model)
+        except Exception:  # it cannot be copied
+            twin = None
+        if twin is None:
+            raise
+        return replace(_exported(twin, given), note=BAKED)
+
+
+def _exported(model: nn.Module, given: Any) -> Exported:
+    errors: list[Exception] = []
+    for example, free in _examples(model, given):
+        try:
+            with _silent(), at_inference(model):
+                program = _program(model, example, free=free)
+                return _written(model, program, example, free=free)
+        except MethodError:
+            raise
+        except Exception as error:  # whatever the model's own code raises while it is traced
+            errors.append(error)
+    first = str(errors[-1]).strip().partition("\n")[0]
+    raise MethodError(
+        f"torch cannot export {type(model).__name__}: {type(errors[-1]).__name__}: {first}. Its control flow may "
+        "depend on values, or the shape not be one input's without the batch axis: give an input that it runs on."
+    ) from errors[-1]
+
+
+def _examples(model: nn.Module, given: Any) -> Iterator[tuple[tuple[Tensor, ...], bool]]:
+    """Inputs to trace with, and whether their first axis is free."""
+    if isinstance(given, Tensor):
+        yield (given,), False
+    elif isinstance(given, tuple) and given and all(isinstance(x, Tensor) for x in given):
+        yield given, False
+    else:
+        like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+        for count in (SAMPLES, 1):
+            yield (torch.zeros(count, *given, dtype=like.dtype, device=like.device),), count == SAMPLES
+
+
+def _program(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> ExportedProgram:
+    """The program of a module, functional, in which no value is computed from constants alone."""
+    program = _traced(model, example, free=free)
+    if any(getattr(getattr(node.target, "_schema", None), "is_mutable", False) for node in program.graph.nodes):
+        # An empty table decomposes nothing; it makes in-place operators functional.
+        program = program.run_decompositions({})
+    _look_at(program, type(model).__name__)
+    folded = _folded(program)
+    return program if folded is None else _traced(folded, example, free=free)
+
+
+def _traced(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> ExportedProgram:
+    each = tuple({0: Dim.DYNAMIC} for _ in example) if free else None
+    variadic = each is not None and not isinstance(model, torch.fx.GraphModule) and _is_variadic(model)
+    shapes: Any = {"args": each} if variadic else each
+    return torch.export.export(model, example, dynamic_shapes=shapes, strict=False)
+
+
+def _is_variadic(model: nn.Module) -> bool:
+    code = getattr(model.forward, "__code__", None)
+    return code is not None and code.co_argcount <= 1 and bool(code.co_flags & 4)
+
+
+def _look_at(program: ExportedProgram, name: str) -> None:
+    """Refuse what draws random numbers, before the exporter sees it."""
+    for node in program.graph.nodes:
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) and node.users and _is_drawing(node):
+            raise MethodError(
+                f"{name} draws random numbers ({node.target}), so that it is no function of its inputs. Make it one "
+                "first."
+            )
+
+
+def _is_drawing(node: torch.fx.Node) -> bool:
+    """Whether an operator that torch says to be random draws, as its arguments have it."""
+    schema = node.target._schema  # type: ignore[union-attr]
+    arguments = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
+    arguments |= dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | dict(node.kwargs)
+    share = arguments.get("dropout_p", arguments.get("dropout", arguments.get("p", 1.0)))
+    return bool(arguments.get("train", arguments.get("training", True))) and share != 0.0
+
+
+def _folded(program: ExportedProgram) -> torch.fx.GraphModule | None:
+    """The program with the values of what no input reaches in place of it; None: there is no such thing."""
+    signature = program.graph_signature
+    inputs = {spec.arg.name for spec in signature.input_specs if spec.kind == InputKind.USER_INPUT}
+    stored = {
+        spec.arg.name: (str(spec.target), _constant(program, spec))
+        for spec in signature.input_specs
+        if spec.kind != InputKind.USER_INPUT and getattr(spec.arg, "name", None)
+    }
+    returned = [
+        spec.arg.name
+        for spec in signature.output_specs
+        if spec.kind == OutputKind.USER_OUTPUT and hasattr(spec.arg, "name")
+    ]
+    mutated = any(spec.kind != OutputKind.USER_OUTPUT for spec in signature.output_specs)
+    known: dict[str, Any] = {name: value for name, (_, value) in stored.items()}
+    reached: set[str] = set(inputs)
+    computed = False
+    for node in program.graph.nodes:
+        if node.op == "get_attr":
+            known[node.name] = getattr(program.graph_module, str(node.target))
+        elif node.op == "call_function" and reached.isdisjoint(x.name for x in node.all_input_nodes):
+            args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: known[n.name])
+            known[node.name] = node.target(*args, **kwargs)
+            computed = True
+        elif node.op == "call_function":
+            reached.add(node.name)
+    if not (computed or mutated):
+        return None
+    return _rewritten(program, known, {name: path for name, (path, _) in stored.items()}, returned)
+
+
+def _rewritten(
+    program: ExportedProgram, known: Mapping[str, Any], paths: Mapping[str, str], returned: Sequence[str]
+) -> torch.fx.GraphModule:
+    root, graph, made = nn.Module(), torch.fx.Graph(), dict[str, Any]()
+
+    def value(node: torch.fx.Node) -> Any:
+        if node.name not in made:
+            constant = known[node.name]
+            if not isinstance(constant, Tensor):
+                return constant
+            path = paths.get(node.name, f"computed.value_{node.name}")
+            _hold(root, path, constant.detach())
+            made[node.name] = graph.get_attr(path)
+        return made[node.name]
+
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name not in known:
+            made[node.name] = graph.placeholder(node.name)
+        elif node.op == "call_function" and node.name not in known:
+            made[node.name] = graph.node_copy(node, value)
+    by_name = {node.name: node for node in program.graph.nodes}
+    graph.output(tuple(value(by_name[name]) for name in returned))
+    graph.eliminate_dead_code()
+    return torch.fx.GraphModule(root, graph)
+
+
+def _hold(root: nn.Module, path: str, value: Tensor) -> None:
+    """Put a tensor into modules below a root, by its path."""
+    *prefix, name = path.split(".")
+    for part in prefix:
+        if not hasattr(root, part):
+            root.add_module(part, nn.Module())
+        root = getattr(root, part)
+    if not hasattr(root, name):
+        root.register_buffer(name, value)
+
+
+def _constant(program: ExportedProgram, spec: Any) -> Any:
+    """What an input of a program that is no user's holds."""
+    if spec.target in program.state_dict:
+        return program.state_dict[spec.target]
+    return program.constants.get(spec.target)
+
+
+def _written(model: nn.Module, program: ExportedProgram, example: tuple[Tensor, ...], *, free: bool) -> Exported:
+    try:
+        from onnxscript import optimizer
+    except ModuleNotFoundError as error:
+        raise MethodError(f"Networks of torch need the package onnxscript: {install('onnx')}.") from error
+    from specnorm_networks.sources.torch_translations import table
+
+    written = torch.onnx.export(
+        program, dynamo=True, optimize=False, opset_version=OPSET, verbose=False, custom_translation_table=table()
+    )
+    assert written is not None  # for the type checker: with dynamo
+    # Sizes and casts alone: what else no input reaches is folded already.
+    optimizer.inline(written.model)
+    optimizer.fold_constants(written.model, input_size_limit=LARGEST, output_size_limit=LARGEST)
+    optimizer.remove_unused_nodes(written.model)
+    proto = written.model_proto
+    names = {each.name for each in proto.graph.initializer}
+    inner = _Inner(written.exported_program or program, example)
+    return Exported(proto, _Called(model, example), free, inner, {name: name for name in names})
+
+
+class _Called:
+    """A module, called as its user calls it."""
+
+    def __init__(self, model: nn.Module, example: tuple[Tensor, ...]) -> None:
+        self.model, self.example = model, example
+
+    def __call__(self, *arrays: Array) -> list[Computed]:
+        """What it returns, tensors alone."""
+        given = [_like(x, like) for x, like in zip(arrays, self.example, strict=True)]
+        with at_inference(self.model), torch.no_grad():
+            found = tree_leaves(self.model(*given))
+        return [computed(x) for x in found if isinstance(x, Tensor)]
+
+
+class _Inner:
+    """The program that was written, whose values have the names of the graph's."""
+
+    def __init__(self, program: ExportedProgram, example: tuple[Tensor, ...]) -> None:
+        self.program, self.example = program, example
+
+    def __call__(self, *arrays: Array) -> dict[str, Computed]:
+        """Every value by name."""
+        given = iter([_like(x, like) for x, like in zip(arrays, self.example, strict=True)])
+        specs = self.program.graph_signature.input_specs
+        values = [next(given) if s.kind == InputKind.USER_INPUT else _constant(self.program, s) for s in specs]
+        recorder = _Recorder(self.program.graph_module)
+        with torch.no_grad():
+            recorder.run(*values)
+        return recorder.seen
+
+
+class _Recorder(torch.fx.Interpreter):
+    """Runs a program and keeps every value that is a tensor."""
+
+    def __init__(self, program: torch.fx.GraphModule) -> None:
+        super().__init__(program)
+        self.seen: dict[str, Computed] = {}
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        """Compute one value."""
+        value = super().run_node(n)
+        if n.op != "output" and isinstance(value, Tensor):
+            self.seen[n.name] = computed(value)
+        return value
+
+
+def _like(values: Array, x: Tensor) -> Tensor:
+    return torch.tensor(np.asarray(values), dtype=x.dtype, device=x.device)
+
+
+def computed(x: Tensor) -> Computed:
+    """A tensor's numbers, with the unit roundoff of its dtype, or of the products that it may be made of."""
+    x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+    unit = torch.finfo(x.dtype).eps / 2 if x.is_floating_point() else 2.0**-53
+    if x.dtype == torch.float32:
+        try:
+            precise = torch.get_float32_matmul_precision() == "highest"
+        except RuntimeError:  # other switches were used: nothing is known
+            precise = False
+        # TensorFloat-32 is on for cuDNN unless it is switched off.
+        unit = 2.0**-8 if not precise else 2.0**-11 if x.is_cuda else unit
+    return Computed(x.detach().cpu().to(torch.float64).numpy(), unit)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Leave out what torch writes of an export, and warnings that are not the user's."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

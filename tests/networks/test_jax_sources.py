@@ -1,0 +1,59 @@
+"""Models of JAX, Flax and Equinox enter as ONNX: the file computes what the model does, and its graph has a bound."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from specnorm.errors import MethodError
+
+jax = pytest.importorskip("jax")
+pytest.importorskip("jax2onnx", reason="pip install jax2onnx")
+from specnorm_networks.sources import export  # noqa: E402 after what may be missing
+
+
+def compare(source: Any, shape: tuple[int, ...]) -> None:
+    """The file's values, by onnx's reference evaluator, beside the model's own."""
+    from onnx.reference import ReferenceEvaluator
+
+    found = export(source, shape)
+    assert found.free
+    for samples in (1, 3):
+        x = np.random.default_rng(0).standard_normal((samples, *shape)).astype(np.float32)
+        (theirs,) = ReferenceEvaluator(found.model).run(None, {found.model.graph.input[0].name: x})
+        (ours,) = found.run(x)
+        np.testing.assert_allclose(
+            np.asarray(theirs, np.float64), np.asarray(ours.value, np.float64), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_function() -> None:
+    weight = jax.random.normal(jax.random.key(0), (5, 4))
+    compare(lambda x: jax.nn.relu(x @ weight), (5,))
+
+
+def test_flax() -> None:
+    nnx = pytest.importorskip("flax.nnx")
+    rngs = nnx.Rngs(0)
+    model = nnx.Sequential(nnx.Conv(3, 4, (3, 3), rngs=rngs), nnx.BatchNorm(4, rngs=rngs), nnx.relu)
+    compare(model, (8, 8, 3))
+    assert not model.layers[1].use_running_average  # the user's own stays as it was
+
+
+def test_equinox() -> None:
+    equinox = pytest.importorskip("equinox")
+    layers = [equinox.nn.Conv2d(3, 4, 3, dtype="float32", key=jax.random.key(0)), equinox.nn.Lambda(jax.nn.relu)]
+    compare(equinox.nn.Sequential(layers), (3, 8, 8))
+
+
+def test_state_is_refused() -> None:
+    calls = iter(range(9))
+    with pytest.raises(MethodError, match="another output for the same input"):
+        export(lambda x: x + next(calls), (3,))
+
+
+def test_no_shape_is_refused() -> None:
+    with pytest.raises(MethodError, match="give input_shape"):
+        export(lambda x: x, None)
