@@ -31,7 +31,7 @@ from specnorm_torch.calls import (
     shape_of,
 )
 from specnorm_torch.normalising import NORMALISING
-from specnorm_torch.products import PRODUCT, addmm, attention, divide, einsum, linear, matmul, multiply, stacked
+from specnorm_torch.products import PRODUCT, addmm, divide, einsum, linear, matmul, multiply, stacked
 from specnorm_torch.windows import adaptive, convolution, pool, resize
 
 MAX_ENTRIES = 2**24
@@ -357,7 +357,6 @@ OPERATORS: dict[str, Rule] = {
     **rules(addmm, "addmm"),
     **rules(stacked, "bmm"),
     **rules(einsum, "einsum"),
-    **rules(attention, "scaled_dot_product_attention"),
     **NORMALISING,
     **{f"conv{n}d{end}": Rule(convolution(n)) for n in _DIMS for end in ("", ".padding")},
     **{f"conv_transpose{n}d{'.input' if n > 1 else ''}": Rule(convolution(n, transposed=True)) for n in _DIMS},
@@ -381,6 +380,7 @@ OPERATORS: dict[str, Rule] = {
 REASONS = {
     "local_response_norm": "it divides by sums of squares of its own input",
     "baddbmm": PRODUCT,
+    "scaled_dot_product_attention": "products of queries, keys and values that depend on the input have no constant",
     "_native_batch_norm_legit_functional": "it normalises by the statistics of the batch",
     **dict.fromkeys(["var", "std"], "its slope has no bound"),
     **{f"{name}{end}": NO_LOOPS for name in ("lstm", "gru", "rnn_tanh", "rnn_relu") for end in ("", "_cell")},

@@ -65,6 +65,7 @@ def network_bound(
     bake: bool = False,
     method: Method | None = None,
     radius: float | None = None,
+    budget: float | None = 60.0,
 ) -> NetworkBound:
     """Bound the Lipschitz constant of a whole network: certified norms of layers, and of layers together.
 
@@ -88,6 +89,9 @@ def network_bound(
     radius : float, optional
         Bound the network near ``input_shape``, which is an input then (or a tuple of them), with its batch axis: for
         all inputs within that 2-norm distance of it, all entries together. Never more than without.
+    budget : float, default 60
+        Seconds for searches and proofs, without tracing and comparison; None: as long as they take. Where they end,
+        the best proven by then is given, and ``status`` says so.
 
     Returns
     -------
@@ -114,10 +118,10 @@ def network_bound(
         )
     graph = network_graph(baked(model) if bake else model, input_shape)
     if radius is None:
-        return bound(graph, Measure(rtol), method=method)
+        return bound(graph, Measure(rtol), method=method, budget=budget)
     floating = [x for x in given if isinstance(x, Tensor) and x.is_floating_point()]
     centre = {name: x.detach().cpu().double().numpy() for name, x in zip(graph.inputs, floating, strict=True)}
-    return bound(graph, Measure(rtol), method=method, radius=radius, centre=centre)
+    return bound(graph, Measure(rtol), method=method, radius=radius, centre=centre, budget=budget)
 
 
 def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor, ...]) -> Graph:

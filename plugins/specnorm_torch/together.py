@@ -19,8 +19,7 @@ def step_together(module: nn.Module) -> Iterator[None]:
 
     Within it each weight is computed once, as by `torch.nn.utils.parametrize.cached`, for one forward pass and its
     backward: many small layers cost what one does. Layers of one shape, geometry and method, with equal arguments of
-    `spectral_norm`, make a batch; under compilers and transformations each layer is stepped by itself. A batch takes
-    more sweeps where one of its kernels has moved far.
+    `spectral_norm`, make a batch; under compilers and transformations each layer is stepped by itself.
 
     Parameters
     ----------

@@ -13,6 +13,9 @@ from specnorm.certified.network.propagation import Step, UnknownNode
 from specnorm.certified.network.rules import must_be_claims, premises_first
 from specnorm.text import number, visible
 
+COMPLETE = "complete"
+"""Status of a bound that no clock cut."""
+
 
 @dataclass(frozen=True)
 class RunBound:
@@ -78,6 +81,8 @@ class NetworkBound:
         How the graph was compared with the model that it was read from, and the answer attacked.
     note : str
         What else has to be said, such as that the bound is of a copy of the model.
+    status : str
+        "complete", or "budget: ..." where the seconds ended before all searches and proofs did. Proven in each case.
     """
 
     claim: Upper | None
@@ -92,6 +97,7 @@ class NetworkBound:
     input_ranges: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
     checked: Checked = field(default_factory=Checked)
     note: str = ""
+    status: str = COMPLETE
 
     def __post_init__(self) -> None:
         must_be_claims(self.claim, *self.ends.values(), self.product_claim)
@@ -141,6 +147,7 @@ class NetworkBound:
             **({} if self.radius is None else {"radius": self.radius}),
             **({"input_ranges": ranges} if ranges else {}),
             **({"note": self.note} if self.note else {}),
+            **({} if self.status == COMPLETE else {"status": self.status}),
             "runs": [
                 {
                     "start": r.start, "end": r.end, "layers": [list(names) for names in r.layers],
@@ -209,6 +216,8 @@ class NetworkBound:
             ]
             known = [(name, value) for name, value in self.outputs.items() if value is not None]
             text += [f"  Output {visible(name)}: at most {number(value, 'upper')}, proven." for name, value in known]
+        if self.status != COMPLETE:
+            text.append(f"Cut short: {self.status}.")
         return [*text, self.note] if self.note else text
 
 

@@ -21,7 +21,7 @@ from specnorm.certified.network.subnetworks import runs
 from specnorm.errors import MethodError, SpecnormError
 from specnorm.networks.answer import NetworkBound, RunBound
 from specnorm.networks.measuring import Measure
-from specnorm.networks.methods import Method, Multipliers, Product, Proposal, Scaled, proposals
+from specnorm.networks.methods import Method, Multipliers, Product, Proposal, Scaled
 from specnorm.networks.stages import proof_products
 
 MOST_WORK = 2**20
@@ -69,8 +69,9 @@ def bounded(
         )
     values = Values(graph, known)
     whole = _bounded(graph, measure, method, candidates, values)
-    if isinstance(method, (Scaled, Multipliers)) and whole.upper is not None and abs(whole.upper - 1) <= NEAR_1:
-        closer = Measure(min(measure.rtol, max(measure.rtol / 10, CLOSE)), measure.known)
+    near_1 = whole.upper is not None and abs(whole.upper - 1) <= NEAR_1 and not measure.clock.expired
+    if isinstance(method, (Scaled, Multipliers)) and near_1:
+        closer = Measure(min(measure.rtol, max(measure.rtol / 10, CLOSE)), measure.known, measure.clock)
         again = _bounded(graph, closer, replace(method, steps=4 * method.steps), candidates, values)
         whole = min(whole, again, key=lambda each: math.inf if each.upper is None else each.upper)
     return whole
@@ -109,8 +110,10 @@ def _shorter(candidates: Sequence[Subnetwork], measure: Measure, method: Method,
     useful = [(run, product) for run in candidates if (product := _by_rules(run, rules)) is not None]
     in_all = sum(len(run.links) for run, _ in useful)
     for run, product in useful:
+        if measure.clock.expired:
+            break
         share = len(run.links) / in_all
-        best = _best(run, proposals(method, run, share), measure, product)
+        best = _best(run, method.proposals(run, share, measure.clock), measure, product)
         through = _through_head(run, measure, method, share, None if best is None else best[1])
         if through is not None and through < (product if best is None else best[0].upper):
             of = RunBound(run.start, run.end, (tuple(n for link in run.links for n in link.names),), product, through)
@@ -147,6 +150,8 @@ def _best(
     """The least that the proposals prove, and what proves it; None: it is no less than the product."""
     best, limit = None, product
     for parts, weights in proposed:
+        if measure.clock.expired:
+            break
         # The last value is weighed by what the search hopes for; with too little hope there is no proof.
         hoped = math.prod(link.factor.value for link in run.links) / float(np.min(weights[-1]))
         share = HOPELESS if any(last - first == 1 for first, last in parts) else WORTHWHILE

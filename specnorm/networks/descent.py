@@ -17,6 +17,7 @@ from specnorm.backends import backend_for
 from specnorm.certified import arithmetic
 from specnorm.certified.network.affine_maps import AffineMap, Subnetwork
 from specnorm.certified.network.operators.base import FloatArray
+from specnorm.clock import Clock, OutOfTime
 from specnorm.networks.adam import Adam
 from specnorm.networks.recursion import ALMOST, forward, last_log, parameters, value_alone, value_and_gradient
 from specnorm.networks.stages import Stage, cost, stages, stages_of
@@ -50,7 +51,12 @@ PATIENCE = 25
 
 
 def search(
-    run: Subnetwork, parts: Sequence[tuple[int, int]], steps: int, seconds: float, progress: Progress | None = None
+    run: Subnetwork,
+    parts: Sequence[tuple[int, int]],
+    steps: int,
+    seconds: float,
+    progress: Progress | None = None,
+    clock: Clock | None = None,
 ) -> list[list[FloatArray]]:
     """Weights of each link's values, for `segments.constant_of_run`: several, the most promising first; or none.
 
@@ -65,10 +71,12 @@ def search(
         Of `RATE` products each, after which no step is begun.
     progress : callable, optional
         Called after each step with (steps done, steps at most, between which values).
+    clock : Clock, optional
+        Ends the search, too.
     """
     like: Any = run.links[0].slopes[0]
     with arithmetic.exact(like, backend=backend_for(like)):
-        return _Search(run, parts, steps, seconds * RATE, progress).run()
+        return _Search(run, parts, steps, seconds * RATE, progress, clock or Clock()).run()
 
 
 def _is_kept(at: int) -> bool:
@@ -80,8 +88,15 @@ class _Search:
     """One search: where it stands, what it may still cost, and what it proposes."""
 
     def __init__(
-        self, run: Subnetwork, parts: Sequence[tuple[int, int]], steps: int, budget: float, progress: Progress | None
+        self,
+        run: Subnetwork,
+        parts: Sequence[tuple[int, int]],
+        steps: int,
+        budget: float,
+        progress: Progress | None,
+        clock: Clock,
     ) -> None:
+        self.clock = clock
         self.network, self.parts, self.links = run, parts, run.links[:-1]
         self.steps, self.left, self.whole, self.progress = steps, budget, budget, progress
         self.most = next(at for at in range(steps, -1, -1) if _is_kept(at))
@@ -104,7 +119,7 @@ class _Search:
         if not self._narrow_is_enough(first):
             self.dtype = np.complex128
             self.fine = [] if self.points is None else stages(self.network, self.parts, self.points)
-        with contextlib.suppress(np.linalg.LinAlgError):  # what was found before is worth as much
+        with contextlib.suppress(np.linalg.LinAlgError, OutOfTime):  # what was found before is worth as much
             self._go_on()
         self.fine, self.points = self.fine or grid, self.points or first
         return [self._weights(*each) for each in sorted(self._refined(), key=lambda found: found[0])]
@@ -205,6 +220,7 @@ class _Search:
         return None
 
     def _tick(self) -> None:
+        self.clock.check()
         self.done += 1
         if self.progress is not None:
             self.progress(self.done, self.steps, f"{self.network.start} to {self.network.end}")

@@ -23,7 +23,7 @@ from specnorm.certified.network.segments import middle
 from specnorm.errors import SpecnormError
 from specnorm.networks.descent import MEMORY, RATE, ROUNDS, gradient_steps
 from specnorm.networks.measuring import Measure
-from specnorm.networks.methods import Multipliers, proposals
+from specnorm.networks.methods import Multipliers
 from specnorm.networks.recursion import parameters, value_alone
 from specnorm.networks.stages import Stage, Vectors, cost, frequencies, stages, stages_of, symbols_at
 from specnorm.runtime.execution import Execution
@@ -51,13 +51,19 @@ def bound_through_head(
     ops = Execution.of(backend_for(like), like)
 
     def following(rest: Subnetwork) -> list[tuple[list[int], list[FloatArray]]]:
-        found = proposals(method, rest, share) if len(rest.links) > 1 else [([(0, 1)], [np.ones(rest.links[0].width)])]
+        found = (
+            method.proposals(rest, share, measure.clock)
+            if len(rest.links) > 1
+            else [([(0, 1)], [np.ones(rest.links[0].width)])]
+        )
         return [([first for first, _ in parts], weights) for parts, weights in found]
 
     try:
         with np.errstate(all="ignore"), arithmetic.exact(like, backend=backend_for(like)):
             ahead = constant_before(head, measure) if head.before else None
             for weights in weights_of(head, method, PART * share * method.seconds * RATE, known):
+                if measure.clock.expired:
+                    break
                 claims.append(constant_through_head(head, weights, following, measure, ahead, ops=ops))
     except (np.linalg.LinAlgError, ValueError, ArithmeticError, SpecnormError):
         pass  # what was proven before is worth as much

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.api import measure
 from specnorm.backends import backend_for
 from specnorm.certified import arithmetic
 from specnorm.certified.network.kernels import Norm, Sizes, norm_of_layer, norm_of_matrices
+from specnorm.clock import Clock
+from specnorm.measuring import measure
 from specnorm.methods.enclosure import Enclose
 from specnorm.methods.fantastic_four import FantasticFour
 from specnorm.norms import reshaped_norm
@@ -39,6 +40,8 @@ CHEAP = 1000
 MOST_CELLS, CELLS = 500_000, 2**34
 """Cells of a search for the norm of many layers together, and times the cube of the smaller side: good multipliers make
 it nearly the same at many frequencies."""
+LEAST = 0.05
+"""Seconds that are left to a layer's proof when the clock has ended."""
 LARGEST = 2**20
 """Most entries on either side of a layer that is looked at as it is, however small the other side."""
 
@@ -56,10 +59,13 @@ class Measure:
         Of the enclosures.
     known : callable, optional
         ``known(layer, spec)``: what was proven of a layer before, and its heuristic; or None.
+    clock : Clock, optional
+        Proofs end with it; a norm that it cut short is proven, and measured again when it is asked for again.
     """
 
     rtol: float = 1e-3
     known: Callable[[Layer, ConvSpec], tuple[Upper, float] | None] | None = None
+    clock: Clock = field(default_factory=Clock)
     _found: dict[Any, Norm] = field(default_factory=dict)
     _stacks: dict[str, Upper] = field(default_factory=dict)
     """By the digest of their bits."""
@@ -101,7 +107,10 @@ class Measure:
             spec = ConvSpec.of(tuple(stored.shape), **geometry, input_shape=size)
             known = self.known(layer, spec) if self.known and scale is None and shrink is None else None
             prove = self._prove if known is None else (lambda *_: ((known[0],), known[1]))
-            self._found[key] = norm_of_layer(layer, geometry, size, scale, shrink, prove)
+            found = norm_of_layer(layer, geometry, size, scale, shrink, prove)
+            if self.clock.expired:
+                return found
+            self._found[key] = found
         return self._found[key]
 
     def matrices(self, layer: Layer) -> Upper:
@@ -119,17 +128,24 @@ class Measure:
     def of_kernel(self, kernel: NDArray[np.float64], rtol: float) -> Upper:
         """Norm of a plain kernel at every size."""
         cells = max(Enclose.max_cells, min(MOST_CELLS, CELLS // min(kernel.shape[:2]) ** 3))
-        return proven(kernel, Enclose(rtol=rtol, max_cells=cells))[1]
+        return proven(kernel, Enclose(rtol=rtol, max_cells=cells, budget=self._seconds))[1]
+
+    @property
+    def _seconds(self) -> float | None:
+        """What is left for a proof; None: as long as it takes."""
+        return None if math.isinf(self.clock.deadline) else max(self.clock.left, LEAST)
 
     def _prove(self, kernel: AnyArray, spec: ConvSpec) -> tuple[list[Upper], float]:
         """What is proven of a kernel's norm, and the heuristic."""
         geometry, size = spec.geometry, spec.input_shape
-        found, upper = proven(kernel, Enclose(rtol=self.rtol), **geometry, input_shape=size)
+        found, upper = proven(kernel, Enclose(rtol=self.rtol, budget=self._seconds), **geometry, input_shape=size)
         claims = [upper, proven(kernel, FantasticFour(), **geometry)[1]]
         least = min(map(float, claims))
-        if int(found.stats["cells"]) <= CHEAP and least > float(found.stats["lower"]) * (1 + self.rtol / 100):
+        cheap = int(found.stats["cells"]) <= CHEAP and not self.clock.expired
+        if cheap and least > float(found.stats["lower"]) * (1 + self.rtol / 100):
             # Layers at a bound are proven to be there; a tolerance on each would be a factor on their product.
-            claims.append(proven(kernel, Enclose(rtol=self.rtol / 100), **geometry, input_shape=size)[1])
+            close = Enclose(rtol=self.rtol / 100, budget=self._seconds)
+            claims.append(proven(kernel, close, **geometry, input_shape=size)[1])
         return claims, heuristic(kernel, spec)
 
 

@@ -13,24 +13,32 @@ import numpy as np
 from specnorm.certified.bound import Upper
 from specnorm.certified.network.affine_maps import Subnetwork
 from specnorm.certified.network.boxes import region_of
+from specnorm.certified.network.by_rule import ranges_by_lines
 from specnorm.certified.network.checking import Checked
 from specnorm.certified.network.checking import check as compared
-from specnorm.certified.network.graph import Graph
+from specnorm.certified.network.graph import Graph, concrete
+from specnorm.certified.network.operators.base import Pointwise
+from specnorm.certified.network.operators.joins import Extreme
 from specnorm.certified.network.patterns import prepared, unsorted
 from specnorm.certified.network.ranges import Ball, Ranges, ranges
 from specnorm.certified.network.subnetworks import runs
 from specnorm.certified.network.zonotopes import anywhere, localised, rises, unit_run
+from specnorm.clock import Clock
 from specnorm.errors import MethodError
-from specnorm.networks.answer import NetworkBound
+from specnorm.methods.base import check_budget
+from specnorm.networks.answer import COMPLETE, NetworkBound
 from specnorm.networks.attack import attack
 from specnorm.networks.bounding import bounded
+from specnorm.networks.linear import read
 from specnorm.networks.measuring import Measure
-from specnorm.networks.methods import Method, Multipliers, Product, affordable
+from specnorm.networks.methods import Method, Multipliers, Product
 from specnorm.types import AnyArray
 
 Centre: TypeAlias = AnyArray | Mapping[str, AnyArray]
 ROUNDS = 3
 """How often ranges are computed, each time with the constants that the ones before give."""
+ENTRIES = 8192
+"""Of values of curved functions, up to which their ranges come from linear bounds."""
 
 
 def bound(
@@ -41,6 +49,7 @@ def bound(
     radius: float | None = None,
     centre: Centre | None = None,
     check: bool = True,
+    budget: float | None = 60.0,
 ) -> NetworkBound:
     """Bound the Lipschitz constant of a network.
 
@@ -61,6 +70,9 @@ def bound(
     check : bool, default True
         Execute the graph beside the model that it was read from before anything is claimed, and attack the answer
         before it is given; ``found.checked`` says what was compared.
+    budget : float, optional
+        Seconds for searches and proofs, without the comparison; None: as long as they take. When they end, the best
+        that was proven by then is given, ``found.status`` says so, and another run may give another number.
 
     Raises
     ------
@@ -71,21 +83,23 @@ def bound(
     MethodError
         If radius and centre are not given together, or do not fit the network.
     """
-    measure = measure or Measure()
+    check_budget(budget)
     method = Multipliers() if method is None else method
     ball = None if radius is None and centre is None else _ball(graph, radius, centre)
     region = ball or region_of(graph)
     checked = compared(graph, prepared(graph), region) if check else Checked(reason="check=False")
     ranges_of: Ranges | None = None
+    measure = replace(measure or Measure(), clock=Clock.of(budget))
     if ball is None:
         found = _smallest(_everywhere(graph, measure, method))
     else:
         ranges_of = ranges_near(graph, ball, measure)
         found = _smallest([*_everywhere(graph, measure, method), *near(graph, ball, measure, method, ranges_of)])
+    status = COMPLETE if not measure.clock.expired else f"budget: {budget:g} s ended; the best proven by then"
     if check:
         pairs, reached = attack(prepared(graph), found, region, ranges_of or {})
         checked = replace(checked, pairs=pairs, reached=reached)
-    return replace(found, checked=checked, note=graph.note)
+    return replace(found, checked=checked, note=graph.note, status=status)
 
 
 def near(graph: Graph, ball: Ball, measure: Measure, method: Method, found: Ranges | None = None) -> list[NetworkBound]:
@@ -101,7 +115,7 @@ def near(graph: Graph, ball: Ball, measure: Measure, method: Method, found: Rang
         # Sorting is norm-preserving for channels; for units it is ReLU of a difference.
         local = localised(unsorted(graph) if units else prepared(graph), found)
         run = None if not units or isinstance(method, Product) else unit_run(local)
-        if units and (run is None or not affordable(method, run)):
+        if units and (run is None or measure.clock.expired or not method.affordable(run)):
             continue
         answer = bounded(local, measure, method, runs if run is None else partial(_alone, run), found)
         answers.append(replace(answer, radius=ball.radius))
@@ -114,8 +128,8 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
     if isinstance(method, Product) or not (rises(graph) or _flattens(graph)):
         return [by_channels]
     local = localised(unsorted(graph), anywhere(graph))
-    run = unit_run(local)
-    if run is None or not affordable(method, run):
+    run = None if measure.clock.expired else unit_run(local)
+    if run is None or not method.affordable(run):
         return [by_channels]
     by_units = bounded(local, measure, method, partial(_alone, run))
     return [by_channels, by_units]
@@ -128,11 +142,25 @@ def _flattens(graph: Graph) -> bool:
 
 def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> Ranges:
     """Ranges of all values on a ball; the constants up to each value make them smaller, and they the constants."""
-    read, plain = prepared(graph), unsorted(graph)
-    found = ranges(plain, ball, _finite(bounded(read, measure, Product())))
+    whole, plain = prepared(graph), unsorted(graph)
+    constants = _finite(bounded(whole, measure, Product()))
+    found = ranges(plain, ball, constants)
+    lines = _by_lines(graph, ball, measure)
+    found = found if lines is None else ranges(plain, ball, constants, lines)
     for _ in range(ROUNDS - 1):
-        found = ranges(plain, ball, _finite(bounded(localised(read, found), measure, Product(), known=found)))
+        found = ranges(plain, ball, _finite(bounded(localised(whole, found), measure, Product(), known=found)), found)
     return found
+
+
+def _by_lines(graph: Graph, ball: Ball, measure: Measure) -> Ranges | None:
+    """By linear bounds; None for several inputs, or more than `ENTRIES` entries of curved functions."""
+    curved = [concrete(node.shape) for node in graph.nodes if isinstance(node.operator, (Pointwise, Extreme))]
+    if len(graph.inputs) != 1 or sum(math.prod(shape or (ENTRIES,)) for shape in curved) > ENTRIES:
+        return None
+    try:
+        return ranges_by_lines(read(graph, measure), ball)
+    except MethodError:  # sizes that are not known, or a centre outside of the stated box
+        return None
 
 
 def _finite(bound: NetworkBound) -> dict[str, Upper]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from specnorm.certified.network import operators
 from specnorm.certified.network.subnetworks import runs
 from specnorm.certified.network.zonotopes import anywhere, localised, unit_run
+from specnorm.errors import MethodError
 from specnorm.networks import Graph, Layer, Measure, Multipliers, Node, Product, Scaled, bound
 
 Matrix = NDArray[np.float64]
@@ -117,6 +118,7 @@ NETWORKS: dict[str, Callable[[], Graph]] = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.nightly
 def test_more_steps_never_answer_worse(name: str) -> None:
     graph = NETWORKS[name]()
     found = [upper(graph, Product())] + [upper(graph, Multipliers(steps=n)) for n in (0, 1, 7, 20, 50, 100, 250)]
@@ -208,3 +210,32 @@ def test_sandwich_layers_are_at_most_1(depth: int) -> None:
         net.matrix(second)
         slopes = second @ ((random.random(n) < 0.9)[:, None] * (first @ slopes))
     assert np.linalg.norm(slopes, 2) <= upper(net.graph()) <= 1.001
+
+
+def test_a_clock_cuts_and_says_so() -> None:
+    """The best proven by then is an upper bound, no less than without a clock; whoever has time says nothing."""
+    graph, _ = chain((10, 20, 20, 5), 0)
+    whole, cut = bound(graph, budget=None, check=False), bound(graph, budget=1e-3, check=False)
+    product = bound(graph, method=Product(), check=False)
+    assert whole.status == product.status == "complete"
+    assert "status" not in whole.to_dict()
+    assert cut.status.startswith("budget: 0.001 s")
+    assert cut.status in str(cut)
+    assert cut.to_dict()["status"] == cut.status
+    assert whole.upper is not None
+    assert cut.upper is not None
+    assert product.upper is not None
+    assert whole.upper < cut.upper <= 1.01 * product.upper
+    with pytest.raises(MethodError, match="budget=0"):
+        bound(graph, budget=0)
+
+
+def test_a_norm_that_was_cut_is_measured_again() -> None:
+    graph, _ = chain((10, 20, 5), 0)
+    measure = Measure()
+    first = bound(graph, measure, method=Product(), budget=1e-3, check=False).upper
+    again = bound(graph, measure, method=Product(), check=False).upper
+    assert first is not None
+    assert again is not None
+    assert again <= first
+    assert again == bound(graph, method=Product(), check=False).upper

@@ -85,6 +85,7 @@ def drawn(number: int) -> Any:
 
 
 @pytest.mark.parametrize("number", range(DRAWN))
+@pytest.mark.nightly
 def test_no_honest_network_is_refused(number: int) -> None:
     assert compared(drawn(number), (1, 8, 8)).complete
 

@@ -48,7 +48,6 @@ def test_onnx_programs() -> None:
     told(hunt(range(FIRST, FIRST + max(PROGRAMS * 9 // 10, 12)), onnx_program))
 
 
-@pytest.mark.torch
 def test_torch_programs() -> None:
     pytest.importorskip("torch")
     from networks.compositions.torch_patterns import program

@@ -60,6 +60,7 @@ def claim(drawn: Drawn, rng: np.random.Generator) -> tuple[float, float] | None:
         return upper, largest_stretch(f, size, rng, places(drawn) + kinks, **slack(drawn, upper))
 
 
+@pytest.mark.nightly
 def test_no_operator_stretches_more_than_its_bound() -> None:
     """Operators in turn, arguments at random; every operator is bounded, and nearly reached, in some call."""
     dice, rng, began = random.Random(14), np.random.default_rng(14), time.monotonic()
@@ -89,6 +90,7 @@ def known(name: str) -> tuple[set[str], set[str]]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.nightly
 def test_no_translation_computes_anything_else(dtype: Any) -> None:
     """Each call, executed by torch and as it was translated, on many inputs: the same to a computed rounding."""
     dice, values, missed = random.Random(5), 0, set()

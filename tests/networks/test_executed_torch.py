@@ -100,6 +100,7 @@ NARROW = {name for name in OPERATORS if name.startswith(("transposed", "adaptive
 
 @pytest.mark.parametrize("precision", list(DTYPES))
 @pytest.mark.parametrize("name", list(OPERATORS))
+@pytest.mark.nightly
 def test_no_sum_of_equal_terms_is_further_off(name: str, precision: str) -> None:
     """Of one sign, and such that each sum of a narrow one is rounded: with oneDNN and without."""
     module, shape = OPERATORS[name]

@@ -170,6 +170,7 @@ def test_a_ring_that_is_too_short_is_noticed(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("further", [0, 2])
+@pytest.mark.nightly
 def test_whole_network_is_bounded(kind: str, further: int) -> None:
     """Products with masks stay below; what is found is no more than by channels."""
     for seed, (net, head) in enumerate(drawn(kind, 2, further=further)):

@@ -161,7 +161,7 @@ def test_a_range_that_is_too_small_is_noticed(monkeypatch: pytest.MonkeyPatch) -
     reached = chain.stretch(x, 0.3, 0)
     honest = operators.ReLU.slopes
 
-    def halved(graph: Any, ball: Any, constants: Any = None) -> Any:
+    def halved(graph: Any, ball: Any, constants: Any, _: Any = None) -> Any:
         return ranges(graph, Ball(ball.centre, ball.radius / 2), constants)
 
     def fixed(relu: Any, low: Any, high: Any) -> Any:

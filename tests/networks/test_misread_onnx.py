@@ -354,6 +354,7 @@ def max_min(*, along: int, together: int, between: Sequence[Any], scales: tuple[
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.nightly
 def test_halves_of_a_transposed_value_are_not_of_the_value(seed: int) -> None:
     """The Transpose was looked through, so that other groups were sorted: 26.3 for 43.8."""
     rng = np.random.default_rng(seed)

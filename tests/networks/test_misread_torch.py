@@ -144,6 +144,7 @@ def test_a_layer_that_calls_an_operator_of_another_namespace_is_not_shown(librar
     [((2,), {"size": 82}), ((2, 3), {"size": (82, 7)}), ((3, 2), {"size": (5, 86)}), ((10,), {"scale_factor": 5.9}),
      ((2, 2, 3), {"size": (82, 4, 3)}), ((7,), {"scale_factor": 3.3, "recompute_scale_factor": True})],
 )  # fmt: skip
+@pytest.mark.nightly
 def test_copies_are_counted_in_the_precision_in_which_they_are_made(
     before: tuple[int, ...], told: dict[str, Any], mode: str, dtype: str
 ) -> None:

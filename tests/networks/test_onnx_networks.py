@@ -25,6 +25,7 @@ DATA = Path(__file__).parents[1] / "data"
 MODEL = DATA / "rfb320" / "version-RFB-320_simplified.onnx"
 
 
+@pytest.mark.nightly
 def test_ascent_through_the_published_model() -> None:
     """By the rules alone: the search for what layers have together takes half a minute, and pairs of images test it."""
     found = bound(graph_of(MODEL), method=Product())

@@ -21,7 +21,6 @@ from networks.written_networks import (
     leaky,
     max_min,
     points,
-    pooled,
     root,
     squares,
 )
@@ -199,11 +198,6 @@ MISSES: dict[str, Write] = {
     "reflected and swapped": lambda net: householder(net, swapped=True),
     "reflected, put elsewhere": lambda net: householder(net, along=2),
     "two borders": two_borders,
-    "cubes": lambda net: pooled(net, power=3),
-    "windows beyond the border": lambda net: pooled(net, ceil=True),
-    "padding not counted": lambda net: pooled(net, padding=((1, 1), (1, 1)), count_padding=False),
-    "a divisor": lambda net: pooled(net, divisor=3),
-    "a negative number": lambda net: pooled(net, times=-4.0),
     "not 1 + erf": lambda net: gelu(net, one=1.001),
     "erf of another value": lambda net: net(
         ops.Product(), net(ops.Sin(), "x"), net(ops.Add((1.0, 1.0)), net(ops.Erf(), "x"), net.constant(1.0))

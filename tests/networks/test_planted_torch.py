@@ -21,6 +21,7 @@ assert torch_programs.Interpreted is not None  # the module defines mylib::relu
 
 
 @pytest.mark.parametrize("each", PLANTED, ids=lambda each: each.name)
+@pytest.mark.nightly
 def test_torch(each: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
     each.stands()
     each.plant(monkeypatch)

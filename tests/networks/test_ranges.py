@@ -16,11 +16,12 @@ from networks.local_networks import VALUES, Chain, convolutional, dense
 
 from specnorm.certified import host
 from specnorm.certified.network import operators, ranges
+from specnorm.certified.network.by_rule import ranges_by_lines
+from specnorm.certified.network.operators.base import LinearMap
 from specnorm.certified.network.ranges import Ball, Box
-from specnorm.certified.network.rules import unmoved
-from specnorm.certified.network.scope import Scope
 from specnorm.errors import MethodError
 from specnorm.networks import Graph, Layer, Node, bound, within
+from specnorm.networks.linear import read
 
 KINDS: dict[str, dict[str, Any]] = {
     "zeros": {"plain": True},
@@ -53,11 +54,8 @@ def samples(chain: Chain, region: Ball | Box, seed: int) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("zonotopes", [True, False])
-@pytest.mark.parametrize("kind", ["ball", "box"])
-def test_values_are_in_their_ranges(kind: str, zonotopes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not zonotopes:
-        monkeypatch.setattr(ranges, "LARGEST", 0)
+@pytest.mark.parametrize("kind", ["ball", "ball by lines", "box"])
+def test_values_are_in_their_ranges(kind: str) -> None:
     tight = []
     for seed, chain in enumerate(chains()):
         x = np.random.default_rng(seed).normal(size=chain.shape)
@@ -66,6 +64,8 @@ def test_values_are_in_their_ranges(kind: str, zonotopes: bool, monkeypatch: pyt
         if kind == "box":
             region = Box({"x": x - radius / 2}, {"x": x + radius})
         found = ranges.ranges(chain.graph, region)
+        if isinstance(region, Ball) and kind == "ball by lines":
+            found = ranges_by_lines(read(chain.graph), region)
         for point in samples(chain, region, seed):
             values = chain.values(point)
             for name, value in zip([*chain.names, chain.graph.outputs[0]], values, strict=True):
@@ -73,21 +73,20 @@ def test_values_are_in_their_ranges(kind: str, zonotopes: bool, monkeypatch: pyt
                 slack = 1e-11 * (1 + abs(value).max())
                 assert (low - slack <= value).all(), (seed, name)
                 assert (value <= high + slack).all(), (seed, name)
-        # The first map's ranges are attained.
+        # The first map's ranges are attained; on a ball, where no border cuts its rows off.
         first = np.array([chain.values(point)[0] for point in samples(chain, region, seed)])
         width = (found[chain.names[0]].high - found[chain.names[0]].low).reshape(-1)
-        tight.append(float(((first.max(axis=0) - first.min(axis=0)) / np.maximum(width, 1e-300)).min()))
-    if zonotopes or kind == "box":
-        assert min(tight) > 0.999
+        shares = (first.max(axis=0) - first.min(axis=0)) / np.maximum(width, 1e-300)
+        tight.append(float(shares.min() if kind == "box" else shares.max()))
+    assert min(tight) > 0.999
 
 
-def test_constants_make_ranges_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without zonotopes, a ball's ranges by rows and constants are those of the ball, not of the box around it."""
-    monkeypatch.setattr(ranges, "LARGEST", 0)
+def test_rows_make_ranges_smaller() -> None:
+    """A ball's ranges by rows and constants are those of the ball, not of the box around it."""
     chain = dense(0, (30, 4, 2))
     x = np.random.default_rng(0).normal(size=chain.shape)
-    box = ranges.ranges(chain.graph, Ball({"x": x}, 0.1))["v0"]
-    ball = ranges.ranges(chain.graph, Ball({"x": x}, 0.1), {"x": unmoved(Scope(chain.graph), "x")})["v0"]
+    box = ranges.ranges(chain.graph, Box({"x": x - 0.1}, {"x": x + 0.1}))["v0"]
+    ball = ranges.ranges(chain.graph, Ball({"x": x}, 0.1))["v0"]
     attained = 0.2 * np.linalg.norm(chain.matrices[0], axis=1)
     assert (ball.high - ball.low)[0] == pytest.approx(attained, rel=1e-6)
     assert ((ball.high - ball.low)[0] >= attained * (1 - 1e-13)).all()
@@ -141,54 +140,23 @@ def test_the_test_of_rounding_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
         test_rounding_is_counted("relu")
 
 
-def without_half(real: Any) -> Any:
-    return lambda walk, zone, slope, middle, half: real(walk, zone, slope, middle, 0 * half)
-
-
-def without_spread(real: Any) -> Any:
-    def through(walk: Any, *given: Any) -> Any:
-        zone = real(walk, *given)
-        return replace(zone, spread=0 * zone.spread)
-
-    return through
-
-
-def without_new_generators(real: Any) -> Any:
-    def half(walk: Any, zone: Any) -> Any:
-        return real(walk, replace(zone, generators=zone.generators[: walk.ball]))
-
-    return half
+def without_rounding(_: Any) -> Any:
+    return lambda linear, sizes: 0 * linear.absolute(sizes)
 
 
 def half_of_the_reach(real: Any) -> Any:
-    def nearer(walk: Any, *given: Any) -> None:
-        walk.radius /= 2
-        real(walk, *given)
-        walk.radius *= 2
-
-    return nearer
-
-
-def what_ranges_promise(monkeypatch: pytest.MonkeyPatch) -> None:
-    test_rounding_is_counted("relu")
-    test_values_are_in_their_ranges("ball", True, monkeypatch)
-    test_constants_make_ranges_smaller(monkeypatch)
+    return lambda walk, *given: real(walk, *given) / 2
 
 
 @pytest.mark.parametrize(
-    ("name", "mutated"),
-    [
-        ("_along", without_half),
-        ("_through", without_spread),
-        ("_half", without_new_generators),
-        ("_nearer", half_of_the_reach),
-    ],
-    ids=["distance from a line", "error of a map", "numbers of functions", "reach of a ball"],
+    ("of", "name", "mutated"),
+    [(LinearMap, "lost", without_rounding), (ranges._Walk, "_reach", half_of_the_reach)],
+    ids=["error of a map", "reach of a ball"],
 )
-def test_each_term_of_a_range_is_needed(name: str, mutated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranges._Walk, name, mutated(getattr(ranges._Walk, name)))
+def test_each_term_of_a_range_is_needed(of: Any, name: str, mutated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(of, name, mutated(getattr(of, name)))
     with pytest.raises(AssertionError):
-        what_ranges_promise(monkeypatch)
+        _ = test_values_are_in_their_ranges("ball"), test_rounding_is_counted("relu")
 
 
 def test_what_has_no_rule_can_be_anything() -> None:

@@ -28,6 +28,7 @@ from specnorm.certified.network.operators import (
     Scale,
     Tanh,
 )
+from specnorm.certified.network.operators.base import LinearMap
 from specnorm.certified.network.operators.executed import BRAIN, HALF, SINGLE, Format, Statistics
 from specnorm.certified.network.operators.linear import normalisation
 from specnorm.certified.network.roundings import AtCentre
@@ -161,7 +162,7 @@ def without_gamma(patch: pytest.MonkeyPatch) -> None:
 
 
 def without_absolute_values(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(roundings, "_absolute", lambda linear, sizes: abs(linear.apply([size[None] for size in sizes])[0]))
+    patch.setattr(LinearMap, "magnitude", lambda linear, sizes: abs(linear.apply([size[None] for size in sizes])[0]))
 
 
 def without_underflow(patch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,7 @@ def test_dense_inequality_holds(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.nightly
 def test_whole_network_is_bounded(kind: str) -> None:
     """Masks stay below every method's bound, which is never above the rules'."""
     gained = []

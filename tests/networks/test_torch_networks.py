@@ -20,7 +20,7 @@ from torch import Tensor, nn  # noqa: E402
 import specnorm  # noqa: E402
 from specnorm.certified.network.operators import Convolution, Input, Pad  # noqa: E402
 from specnorm.errors import MethodError  # noqa: E402
-from specnorm.networks import Graph, Layer, Multipliers, Node, bound  # noqa: E402
+from specnorm.networks import Graph, Layer, Node, bound  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("seeded_torch")
 
@@ -359,39 +359,3 @@ def test_units_that_are_scaled_after_their_activation(signs: float) -> None:
     assert reached * (1 - 1e-12) <= found.upper <= reached * (1.002 if signs else 1.2)
     if signs == 1.0:
         assert reached <= 1 + 1e-12
-
-
-@pytest.mark.parametrize(("kernel", "stride", "norm"), [(2, 2, 1.0), (2, 1, 2.0), (3, 2, 2.0), (3, 1, 3.0)])
-def test_euclidean_pooling(kernel: int, stride: int, norm: float) -> None:
-    """Of order 2, written out by torch as squares, an average, signs and a root; constants attain its norm."""
-    pool = nn.LPPool2d(2, kernel, stride)
-    upper = network_bound(pool, (2, 9, 9)).upper
-    assert upper is not None
-    assert upper == pytest.approx(norm, rel=1e-12)
-    for x in (torch.ones(2, 9, 9, dtype=torch.float64), images(1, 2, 9, 9)[0]):
-        assert jacobian_norm(pool, x) <= upper * (1 + 1e-9)
-    assert jacobian_norm(pool, torch.ones(2, 9, 9, dtype=torch.float64)) >= 0.7 * upper
-
-
-def test_weights_go_through_euclidean_pooling() -> None:
-    """As through a maximum: each treats a channel by itself, and both constants are 1 here."""
-    layers = [nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)]
-    found = []
-    for pool in (nn.LPPool2d(2, 2), nn.MaxPool2d(2)):
-        net = nn.Sequential(layers[0], nn.ReLU(), layers[1], pool, nn.ReLU(), layers[2]).double()
-        found.append(network_bound(net, (2, 8, 8), method=Multipliers(steps=5)))
-    assert found[0].upper == found[1].upper
-    assert found[0].upper is not None
-    assert found[0].product is not None
-    assert found[0].upper < 0.997 * found[0].product
-
-
-@pytest.mark.parametrize("make", [
-    lambda x: torch.sqrt(F.avg_pool2d(x**2 - 1, 2)), lambda x: torch.sqrt(-F.avg_pool2d(x**2, 2)),
-    lambda x: torch.sqrt(F.avg_pool2d(x**3, 2)), lambda x: torch.sqrt(F.avg_pool2d(x, 2)),
-    lambda x: torch.sqrt(F.avg_pool2d(x**2, 2, padding=1, count_include_pad=False)),
-    lambda x: torch.sqrt(F.avg_pool2d(x**2, 2) - 0.1),
-], ids=["shifted square", "negative", "cube", "no square", "smaller windows", "shifted"])  # fmt: skip
-def test_what_is_no_euclidean_pooling(make: Callable[[Tensor], Tensor]) -> None:
-    """A root whose slope has no bound."""
-    assert network_bound(Function(make), (2, 8, 8)).upper is None

@@ -126,18 +126,6 @@ def over_channels(d: Dice) -> Arguments:
     return {"input": Slot(shape)} | some | known | {"cudnn_enabled": d.choice([True, False])}
 
 
-def attended(d: Dice) -> Arguments:
-    """Of attention; of one token half of the time, whose average is itself."""
-    ahead, tokens, width = (1,) if d.random() < 0.5 else (1, 2), d.choice([1, 1, 2]), 2
-    shapes = {"query": (*ahead, d.choice([1, 2]), width), "key": (*ahead, tokens, width)}
-    found: Arguments = {name: Slot(shape) for name, shape in shapes.items()} | {"value": Slot((*ahead, tokens, 2))}
-    scores: Tensor = numbers(d, part(d, (*ahead, found["query"].shape[-2], tokens)))
-    seen = scores > d.choice([-1.0, 0.0])
-    mask = d.choice([None, None, scores, seen, scores.masked_fill(~seen, -math.inf)])
-    drawn: Arguments = {"attn_mask": mask, "is_causal": mask is None and d.random() < 0.4}
-    return found | drawn | {"scale": d.choice([None, 0.1, 1.0]), "dropout_p": d.choice([0.0, 0.0, 0.0, 0.5])}
-
-
 def where(d: Dice) -> Arguments:
     shape = sizes(d)
     return {

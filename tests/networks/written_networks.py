@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.certified.network import operators as ops
-from specnorm.certified.network.operators import Operator, Windows
+from specnorm.certified.network.operators import Operator
 from specnorm.certified.network.patterns import recognised
 from specnorm.networks import Graph, Node
 
@@ -114,14 +114,6 @@ def householder(
     return net(ops.Concat(along), *ends)
 
 
-def pooled(net: Written, *, times: float | None = 4.0, power: int = 2, **options: Any) -> str:
-    windows = Windows((2, 2), (2, 2), (1, 1), options.pop("padding", ((0, 0), (0, 0))), options.pop("ceil", False))
-    mean = net(ops.AveragePool(windows, **options), net(ops.Power(power), "x"))
-    size = net(ops.ReLU(), net(ops.Abs(), mean))
-    whole = net(ops.Product(), net(ops.Sign(), mean), size)
-    return net(ops.Sqrt(), whole if times is None else net.scaled(times, whole))
-
-
 def root(net: Written, *terms: str, weights: tuple[float, ...] = (), factor: float = 0.5, shift: float = 1e-3) -> str:
     """sqrt(factor (w_1 t_1 + ...) + shift)."""
     total = net(ops.Add(weights or (1.0,) * len(terms)), *terms) if len(terms) > 1 else terms[0]
@@ -182,9 +174,6 @@ PATTERNS: dict[str, tuple[type[Operator], Write]] = {
     "Householder": (ops.Reflection, householder),
     "Householder, by products": (ops.Reflection, lambda net: householder(net, choose=False)),
     "Householder along pixels": (ops.Reflection, lambda net: householder(net, axis=3, along=3)),
-    "Euclidean pooling": (ops.L2Pool, pooled),
-    "Euclidean pooling of means": (ops.L2Pool, lambda net: pooled(net, times=None)),
-    "Euclidean pooling, padded": (ops.L2Pool, lambda net: pooled(net, padding=((1, 1), (1, 1)))),
     "a smooth size": (ops.Hypot, lambda net: root(net, *squares(net, "x"))),
     "a smooth size, a factor that is not exact": (ops.Hypot, lambda net: root(net, *squares(net, "x"), factor=0.3)),
     "a smooth length": (ops.Hypot, lambda net: root(net, net(ops.Sum((1,), True), *squares(net, "x")), factor=1.0)),

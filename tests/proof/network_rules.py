@@ -175,6 +175,9 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "slopes of a sum": lambda: rules.of_slopes(SCOPE, NODES["s"], 1, 1),
     "a run of nobody's": lambda: segments.constant_of_run(replace(RUN), [0], ONES, Measure()),
     "ranges of another network": lambda: localised(NETWORKS["chain"][0], within_ball()),
+    "ranges within those on another ball": lambda: ranges(
+        NETWORKS["sum"][0], Ball({"x": np.zeros((1, 1))}, 2.0), None, within_ball()
+    ),
     "ranges by another map's constant": lambda: within_ball({"v": U}),
     "ranges by another network's constant": lambda: within_ball({"v": FAR}),
     "ranges by a constant in another ball": lambda: within_ball({"v": NEAR}),

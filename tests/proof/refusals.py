@@ -20,12 +20,11 @@ from specnorm.certified.layer.circulant import Embedding, shortest
 from specnorm.certified.layer.components import norm_of_groups, norms_of_patch, polyphase_components
 from specnorm.certified.layer.deflation import DeflatedModes, limit_of_rest, norm_by_deflation
 from specnorm.certified.layer.every_size import padded_norm
-from specnorm.certified.layer.lehmann_maehly import Compression, OffSubspace
 from specnorm.certified.layer.own_matrix import LayerGram
 from specnorm.certified.layer.waves import Waves
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
-from specnorm.certified.network import margins, ranges
+from specnorm.certified.network import margins
 from specnorm.certified.network.graph import Graph, Node
 from specnorm.certified.network.linear_bounds import LinearBounds
 from specnorm.certified.network.linear_reading import Network
@@ -67,6 +66,21 @@ def ball() -> LinearBounds:
 
 
 BALLS = ball(), ball()
+
+
+class Nearer(ReLU):
+    """Says of a line that it is nearer than 0."""
+
+    def affine(self, low: Any, high: Any) -> Any:
+        return 0 * low, 0 * low, low - high
+
+
+def near_a_line() -> object:
+    found = LinearBounds(
+        Network(Graph((LINES.nodes[0], Node("y", Nearer(), ("x",), (1, 2))), ("y",))), np.zeros(2), 1.0
+    )
+    found.visit("x")
+    return found.curve("y")
 
 
 def around(*centre: float) -> AtCentre:
@@ -141,12 +155,6 @@ def grouped() -> LayerGram:
 
 
 ONE_LINE = ConvSpec.of((1, 1, 3), **ZEROS)
-BASIS: Any = np.eye(9)[None, :2]
-
-
-def compression(kernels: int = 1) -> Compression:
-    layer = Convolution(np.ones((kernels, 1, 1, 3)), ONE_LINE, ops=OPS)  # type: ignore[arg-type]
-    return Compression(layer, BASIS, ops=OPS)
 
 
 def some_frequencies(count: int) -> object:
@@ -233,10 +241,6 @@ REFUSED: dict[str, Callable[[], object]] = {
     "waves that are not taken out": lambda: rest(highest=fewer()),
     "waves in wide boxes": with_wide_boxes,
     "the matrix of one group": grouped,
-    "a subspace of two kernels": lambda: compression(2),
-    "a norm as one off a subspace": lambda: compression().norm(assumed(1.0), 5.0),
-    "off another subspace": lambda: compression().norm(assumed(1.0, OffSubspace(ONE_LINE, BASIS.copy())), 5.0),
-    "another layer off the subspace": lambda: compression().norm(assumed(1.0, OffSubspace(CASE.spec, BASIS)), 5.0),
     "waves of two groups": lambda: Waves(
         LINE, ConvSpec.of((2, 1, 3), groups=2, **ZEROS), [np.ones((1, 9), dtype=np.complex128)], ops=OPS
     ),
@@ -281,7 +285,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a norm as a constant between values": lambda: Network(LINES, [assumed(1.0)]),
     "slopes of other rows": lambda: BALLS[0].lower("y", np.ones((1, 1, 2)), lambda *_: (np.ones((2, 1)), np.ones(1))),
     "a negative multiplier": lambda: BALLS[0].lower("y", np.ones((1, 1, 2)), lambda *told: (told[1], -np.ones(1))),
-    "a distance below 0": lambda: ranges._Walk._along(NOTHING, NOTHING, np.ones(1), np.ones(1), -np.ones(1)),
+    "a line that is nearer than 0": lambda: near_a_line(),
     "no frequency": lambda: LargestBound(grid.symbol_norms_up, KERNEL, half_grid((20,))[:0], ops=OPS).result(),
     "some frequencies": lambda: some_frequencies(3),
     "a layer that reads copies, as one of circulants": lambda: rest(replace(CASE.spec, padding_mode="reflect")),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Any
 
 import numpy as np
 from assumptions import assumed, assumed_lower, interval
-from methods import test_deflation, test_subspace
+from methods import test_deflation
 from networks.executing import FOOLED, dense
 from oracle import dense_matrix
 from proof.network_rules import NETWORK_CHECKS
@@ -21,7 +20,6 @@ from specnorm.certified.bound import Lower, Upper
 from specnorm.certified.layer.circulant import norm_by_circulant
 from specnorm.certified.layer.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
 from specnorm.certified.layer.every_size import padded_norm
-from specnorm.certified.layer.lehmann_maehly import Compression, norm_off_subspace
 from specnorm.certified.layer.of_kernel import of_kernel
 from specnorm.certified.layer.own_matrix import LayerGram, quotients
 from specnorm.certified.layer.waves import norm_by_waves
@@ -72,18 +70,6 @@ def own_matrix() -> Iterator[tuple[Upper | Lower | None, float]]:
 def deflated() -> Iterator[tuple[Upper | None, float]]:
     for case in test_deflation.cases(12, first=100):
         yield case.deflated_circulant().upper(case.norm * (1 - 1e-9), 0.01), case.norm
-
-
-def subspaces() -> Iterator[tuple[Upper | None, float]]:
-    for case in islice(test_subspace.cases(24), 12):
-        found, circulant = case.circulant._split(0.8 * case.norm), case.circulant
-        basis = case.subspace(0.8)
-        if found is None or basis is None:
-            continue
-        off = norm_off_subspace(circulant.kernel, case.spec, circulant.circulant, *found, basis[0], ops=OPS)
-        yield off, float(np.linalg.norm(case.matrix - case.matrix @ basis[0][0].T @ basis[0][0], 2))
-        if off is not None:
-            yield Compression(case.layer(), basis[0], ops=OPS).norm(off, case.norm * 1.01), case.norm
 
 
 def covered() -> Iterator[tuple[Upper, float]]:
@@ -199,8 +185,6 @@ CHECKS: dict[str, Check] = {
     "norms_of_patch": components,
     "norm_of_restriction": components,
     "norm_by_deflation": deflated,
-    "norm_off_subspace": subspaces,
-    "Compression.norm": subspaces,
     "quotients": own_matrix,
     "LayerGram.norms_near": own_matrix,
     "LayerGram.or_zero": own_matrix,

@@ -13,6 +13,8 @@ from specnorm.certified.network.linear_bounds import Choose, LinearBounds
 from specnorm.certified.network.linear_reading import Network
 from specnorm.certified.network.operators.base import FloatArray, Pointwise
 from specnorm.certified.network.parabolas import Curve
+from specnorm.certified.network.ranges import _MAKER, Ranges
+from specnorm.certified.network.regions import Ball
 from specnorm.clock import Clock
 
 ROWS = 256
@@ -56,6 +58,13 @@ def located(
             if not clock.expired:
                 found.tighten(node.name, units[first : first + ROWS], usual(network))
     return found
+
+
+def ranges_by_lines(network: Network, ball: Ball) -> Ranges:
+    """Ranges of all values on a ball."""
+    found = located(network, ball.centre[network.input], ball.radius)
+    known = {name: location.range for name, location in found.known.items()}
+    return Ranges(known, network.graph.origin, network.graph.regions | {ball.region}, _MAKER)
 
 
 def is_curved(network: Network, name: str) -> bool:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from specnorm.certified import arithmetic, host
 from specnorm.certified.bound import HypothesisError
-from specnorm.certified.interval import Interval, _interval, anything, around, enclosing, within
+from specnorm.certified.interval import Interval, _interval, anything, enclosing, within
 from specnorm.certified.network.graph import Node, concrete
 from specnorm.certified.network.linear_reading import LinearOperator, Network
 from specnorm.certified.network.operators.base import FloatArray, Place, Pointwise
@@ -133,18 +133,7 @@ class LinearBounds:
         shape, known = concrete(node.shape) or (), [self.known[name].range for name in node.inputs]
         linear = self.network.linear.get(node.name)
         if linear is not None:
-            ends = [each.middle() for each in known]
-            centre = linear.map.apply([middle[None] for middle, _ in ends])[0]
-            sizes = [np.asarray(host.next_up(abs(middle) + half))[None] for middle, half in ends]
-            spread = np.asarray(linear.map.absolute([half[None] for _, half in ends])[0])
-            n = linear.map.roundings
-            if n:
-                spread = host.inflate(spread + linear.map.absolute(sizes)[0] * ((n + 4) * 2.0**-52), 2 * n + 8) + TINY
-            if linear.map.offset is not None:
-                added, off = (np.asarray(each, dtype=np.float64) for each in linear.map.offset())
-                centre = centre + added
-                spread = host.inflate(spread + off + abs(centre) * 2.0**-52, 4)
-            return around(np.where(np.isnan(spread), 0.0, centre), np.where(np.isnan(spread), math.inf, spread))
+            return linear.map.image(known)
         image = node.operator.image(known, Place(tuple(each.shape for each in known), node.shape)) if known else None
         return anything(shape) if image is None or enclosing(image).shape != shape else enclosing(image)
 
@@ -279,6 +268,8 @@ class LinearBounds:
         found: Curve | None = None
         if before.centre.shape == shape and line is not None and np.isfinite([low, high]).all():
             known = [each for each in lines if each is not None]
+            if not all((each[2] >= 0).all() for each in (line, *known)):
+                raise HypothesisError("a line that a function is nearer to than 0")
             slope, middle, half = (np.stack([each[k].reshape(-1) for each in known]) for k in range(3))
             one, shift, exact = (each.reshape(-1) for each in line)
             straight = (exact == 0) & np.isfinite(one) & np.isfinite(shift)

@@ -63,8 +63,6 @@ EXECUTIONS = {
     "float16": Execution(HALF, SINGLE),
     "bfloat16": Execution(BRAIN, SINGLE, BRAIN.normal),
 }
-TINY = 2.0**-1000
-"""More than underflow takes from a value that is computed here."""
 
 
 @dataclass(frozen=True)
@@ -237,9 +235,9 @@ class AtCentre:
         place, total, change = step.place, np.zeros(()), np.zeros(())
         if executed.sums:
             linear = _linear(executed.stored or node.operator, place)
-            total = _absolute(linear, [self.exact[name].magnitude() for name in node.inputs])
+            total = linear.magnitude([self.exact[name].magnitude() for name in node.inputs])
         if executed.change is not None:
-            change = _magnitude(_linear(executed.change, place), [self.exact[name] for name in node.inputs])
+            change = _linear(executed.change, place).image([self.exact[name] for name in node.inputs]).magnitude()
         return _Sizes(_norm(total), _largest(total), _norm(change), _norm(value), _largest(value))
 
     @arithmetic.on_host()
@@ -311,26 +309,6 @@ def _linear(operator: Operator, place: Place) -> LinearMap:
     if found is None:
         raise NoBoundError("a layer whose map is not known at its size")
     return found
-
-
-def _absolute(linear: LinearMap, sizes: list[FloatArray]) -> FloatArray:
-    """``|A| |x| + |b|`` from above."""
-    found = host.inflate(linear.absolute([size[None] for size in sizes])[0], linear.roundings + 4) + TINY
-    if linear.offset is not None:
-        found = host.next_up(found + abs(linear.offset()[0]))
-    return np.asarray(host.next_up(found))
-
-
-def _magnitude(linear: LinearMap, known: list[Interval]) -> FloatArray:
-    """``|A x + b|`` from above, for entries of x in intervals; A and b are exact."""
-    ends = [each.middle() for each in known]
-    middle = linear.apply([centre[None] for centre, _ in ends])[0]
-    size = _absolute(linear, [each.magnitude() for each in known])
-    if linear.offset is not None:
-        middle = middle + linear.offset()[0]
-    spread = host.inflate(linear.absolute([half[None] for _, half in ends])[0], linear.roundings + 4)
-    lost = host.inflate(size, 4) * ((linear.roundings + 8) * 2.0**-52)
-    return np.asarray(host.inflate(abs(middle) + spread + lost, 8) + TINY)
 
 
 def _lost(value: FloatArray, format: Format) -> FloatArray:

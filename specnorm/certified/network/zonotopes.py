@@ -156,10 +156,8 @@ class _Units:
     def _linear(self, linear: LinearMap, before: Sequence[_Sum]) -> _Sum:
         """What is added makes no difference."""
         wide = [self._wide(each) for each in before]
-        matrix, n = linear.apply([each.matrix for each in wide]), linear.roundings
-        lost = [each.error + abs(each.matrix) * ((n + 4) * 2.0**-52 * bool(n)) for each in wide]
-        error = linear.absolute(lost)
-        return _Sum(matrix, host.inflate(error, 2 * n + 8) + 2.0**-1000 * bool(n))
+        error = linear.absolute([each.error for each in wide]) + linear.lost([abs(each.matrix) for each in wide])
+        return _Sum(linear.apply([each.matrix for each in wide]), host.inflate(error, 2 * linear.roundings + 8))
 
     def _split(self, name: str, before: _Sum, low: FloatArray, high: FloatArray) -> _Sum | None:
         """``low v + w``; a new link makes w of v."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -86,13 +87,12 @@ def one_radius(patch: pytest.MonkeyPatch) -> None:
     """An input's own range on a ball is that of radius 1."""
     from specnorm.certified.network import ranges
 
-    real = ranges._Walk._half
+    real = ranges._of_input
 
-    def half(self: Any, zone: Any) -> Any:
-        first = not self.ranges and self.ball
-        return np.ones(zone.centre.shape) if first else real(self, zone)
+    def of_input(name: str, region: Any) -> Any:
+        return real(name, replace(region, radius=1.0) if isinstance(region, ranges.Ball) else region)
 
-    patch.setattr(ranges._Walk, "_half", half)
+    patch.setattr(ranges, "_of_input", of_input)
 
 
 # -- networks ----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from specnorm.certified.network.operators.attention import Attention
 from specnorm.certified.network.operators.base import LinearMap, NoBoundError, NotRunError, Operator, Place, Pointwise
 from specnorm.certified.network.operators.gates import GELU, Mish, SiLU
 from specnorm.certified.network.operators.joins import Choose, Compare, Maximum, Minimum, Product, Quotient, Sign, Where
@@ -68,7 +67,7 @@ from specnorm.certified.network.operators.windows import (
 )
 
 __all__ = [
-    "CELU", "ELU", "GELU", "Abs", "AdaptiveAveragePool", "AdaptiveMaxPool", "Add", "Arctan", "Attention", "AveragePool",
+    "CELU", "ELU", "GELU", "Abs", "AdaptiveAveragePool", "AdaptiveMaxPool", "Add", "Arctan", "AveragePool",
     "Broadcast", "Cast", "Centre", "Choose", "Compare", "Concat", "Constant", "Convolution",
     "Cos", "Entries", "Erf", "Exp", "Flatten", "Gather", "GroupSort", "HardSigmoid", "HardSwish", "HardTanh",
     "Held", "Hypot", "Identity", "Input", "L2Pool", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log", "LogSigmoid",

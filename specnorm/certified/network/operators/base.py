@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.certified import host
-from specnorm.certified.interval import Interval, enclosing
+from specnorm.certified.interval import Interval, around, enclosing
 from specnorm.certified.network.operators.executed import EXACT, SINGLE, Executed, Format, smallest
 from specnorm.certified.network.regions import Region
 from specnorm.certified.network.shapes import Shape, concrete
@@ -33,6 +33,8 @@ Apply: TypeAlias = Callable[[Sequence[FloatArray]], FloatArray]
 Adjoint: TypeAlias = Callable[[FloatArray], list[FloatArray]]
 Program: TypeAlias = "list[tuple[Operator, tuple[int, ...]]]"
 """Operators, and the numbers of the values that each takes: inputs from 0 on, then those of the operators before."""
+UNDERFLOW = 2.0**-1000
+"""More than underflow takes from an entry."""
 TABLE = 2**20
 """Most entries of a value whose places are looked up one by one."""
 
@@ -136,6 +138,37 @@ class LinearMap:
     def moving(cls, apply: Apply, offset: Offset | None = None) -> LinearMap:
         """The map whose values are entries of the inputs, or 0: exact."""
         return cls(apply, apply, 0, np.ones(()), offset, moves=True)
+
+    def lost(self, sizes: Sequence[FloatArray]) -> FloatArray:
+        """What rounding changes at most in `apply`, for inputs whose absolute values are at most ``sizes``."""
+        n, found = self.roundings, self.absolute(sizes)
+        return host.inflate(found * ((n + 4) * 2.0**-52), 2 * n + 8) + UNDERFLOW if n else np.zeros(found.shape)
+
+    def magnitude(self, sizes: Sequence[FloatArray]) -> FloatArray:
+        """``|A| |x| + |b|`` from above, for inputs whose absolute values are at most ``sizes``."""
+        found = host.inflate(self.absolute([size[None] for size in sizes])[0], self.roundings + 4) + UNDERFLOW
+        return np.asarray(host.next_up(found if self.offset is None else host.next_up(found + abs(self.offset()[0]))))
+
+    def image(self, known: Sequence[Interval]) -> Interval:
+        """Where the value lies while the inputs lie in intervals; roundings are counted."""
+        ends = [each.middle() for each in known]
+        bounded = [np.isfinite(half) for _, half in ends]
+        halves = [np.where(ok, half, 0.0)[None] for ok, (_, half) in zip(bounded, ends, strict=True)]
+        middles = [middle[None] for middle, _ in ends]
+        centre = self.apply(middles)[0]
+        sizes = [host.next_up(abs(middle) + half) for middle, half in zip(middles, halves, strict=True)]
+        spread = self.absolute(halves)[0]
+        if self.roundings:
+            spread = host.inflate(spread + self.lost(sizes)[0], 2 * self.roundings + 8)
+        if not all(ok.all() for ok in bounded):
+            open_ended = self.absolute([np.where(ok, 0.0, 1.0)[None] for ok in bounded])[0] > 0
+            spread = np.where(open_ended, math.inf, spread)
+        if self.offset is not None:
+            added, off = (np.asarray(each, dtype=np.float64) for each in self.offset())
+            centre = centre + added
+            spread = host.inflate(spread + off + abs(centre) * 2.0**-52, 4)
+        unknown = ~np.isfinite(centre) | np.isnan(spread)
+        return around(np.where(unknown, 0.0, centre), np.where(unknown, math.inf, spread))
 
 
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(field,))

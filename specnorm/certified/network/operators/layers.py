@@ -179,9 +179,12 @@ class Convolution(_Layered):
             return [in_parts(back, y.reshape(-1, *shape[1:]), 4 * entries).reshape(len(y), *before)]
 
         flat = _by_output(kernel, spec).reshape(spec.cout, -1)
-        # Padding by pixels may add taps up at one of them.
+        # Padding by pixels may add taps up at one of them, but for circular padding by no more than a whole turn.
         taps = flat.shape[1]
-        rows = host.norm_up(flat) if spec.padding_mode == "zeros" else host.inflate(abs(flat).sum(axis=1), taps)
+        extents = [r * (k - 1) + 1 for k, r in zip(spec.kernel_shape, spec.dilation, strict=True)]
+        once = all(extent <= n for extent, n in zip(extents, before[2:], strict=True)) and not spec.transposed
+        apart = spec.padding_mode == "zeros" or (spec.padding_mode == "circular" and once)
+        rows = host.norm_up(flat) if apart else host.inflate(abs(flat).sum(axis=1), taps)
         both = applied(layer), applied(layer.absolute())
         return LinearMap(
             *both, max(layer.roundings) + taps + 4, rows.reshape(-1, *(1,) * spec.ndim), self.bias, shape,

@@ -11,7 +11,7 @@ from specnorm.certified.network.operators.base import Pointwise
 from specnorm.certified.network.operators.normalisation import Normalise
 from specnorm.certified.network.patterns.gates import gated
 from specnorm.certified.network.patterns.householder import chosen
-from specnorm.certified.network.patterns.l2pool import pooled, rooted
+from specnorm.certified.network.patterns.l2pool import rooted
 from specnorm.certified.network.patterns.normalising import normalised
 from specnorm.certified.network.patterns.sorts import sorted_pieces
 
@@ -26,7 +26,7 @@ def recognised(graph: Graph) -> Graph:
     nodes: dict[str, Node] = {}
     written: dict[str, Node] = {}  # with roots as they are written, which normalisations divide by
     for node in graph.nodes:
-        one = gated(node, nodes) or chosen(node, nodes) or pooled(node, nodes)
+        one = gated(node, nodes) or chosen(node, nodes)
         several = sorted_pieces(node, nodes, graph.fresh) or normalised(node, written, graph.fresh)
         found = [one] if one is not None else several or [node]
         written.update({each.name: each for each in found})
