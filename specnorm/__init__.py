@@ -14,11 +14,11 @@ from specnorm.api import (
     f4_bound,
     gram_bound,
     grid_bound,
-    measure,
     tn_bound,
     unfolding_bounds,
     value_and_grad,
 )
+from specnorm.certifying import certify
 from specnorm.errors import (
     BackendConflict,
     BackendError,
@@ -38,6 +38,7 @@ from specnorm.errors import (
 )
 from specnorm.folding import fold_batch_norm
 from specnorm.matrices import gram_iteration, matrix_norm, power_iteration
+from specnorm.measuring import measure
 from specnorm.methods import (
     METHODS,
     Completion,
@@ -56,7 +57,7 @@ from specnorm.methods import (
 from specnorm.norms import conv_norm, power_norm, reshaped_norm, singular_values
 from specnorm.problem.spec import ConvSpec, Geometry
 from specnorm.projections import clip, gram_rescaling, rescale
-from specnorm.proving import certify, enclose
+from specnorm.proving import enclose
 from specnorm.result import Enclosure, Kind, Result
 from specnorm.training import init_tracking, track, track_many
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import warnings
 from typing import Any, Unpack
 
-from specnorm.backends import Backend, backend_for
+from specnorm.backends import backend_for
 from specnorm.errors import EstimateWarning, GeometryError, MethodError, SpecnormError, Undecided
+from specnorm.measuring import check_method, measure
 from specnorm.methods import (
     METHODS,
     FantasticFour,
@@ -24,41 +25,6 @@ from specnorm.types import ArrayObject, ArrayT
 _BOUNDS_HERE = (
     "completion_bound, grid_bound, gram_bound and f4_bound are proven upper bounds, also under jit, compile and vmap"
 )
-
-
-def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> Result:
-    """Measure a layer by one method, and return the whole answer.
-
-    Parameters
-    ----------
-    kernel : array, shape (cout, cin // groups, *kernel_shape)
-        Real floating array of any supported library, 0 to 3 spatial axes; half precision is computed in float32.
-    method : Method
-        A value such as ``TensorNorm()`` or ``Gram(n_iter=8)``.
-    **geometry
-        See `specnorm.problem.spec.Geometry`.
-
-    Returns
-    -------
-    Result
-        ``value`` is an array of the kernel's library and device, differentiable where the library is.
-
-    Raises
-    ------
-    KernelError, GeometryError, MethodError, BackendError
-    """
-    _check_method(method)
-    return measure_with(kernel, method, geometry, backend=backend_for(kernel))
-
-
-def measure_with(kernel: ArrayObject, method: Method, geometry: Geometry, *, backend: Backend) -> Result:
-    """`measure` by the plugin that owns the kernel."""
-    plan = program_for(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
-    value, stats, known = backend.apply(plan, kernel)
-    figures: dict[str, Any] = dict(zip(plan.method.stats, stats, strict=True))
-    figures.update(backend=backend.name, device=str(backend.device(kernel)), traced=not known)
-    figures["computed_in"] = plan.computed_in(kernel, backend=backend) if known else "unknown under a tracer"
-    return Result(value, plan.method.kind_after(plan.spec, figures), plan.method, plan.spec, figures)
 
 
 def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> dict[str, Result]:
@@ -114,7 +80,7 @@ def value_and_grad(kernel: ArrayT, method: Method, **geometry: Unpack[Geometry])
     MethodError
         If the method has several values (``Unfoldings``).
     """
-    _check_method(method)
+    check_method(method)
     backend = backend_for(kernel)
     x: Any = kernel
     plan = program_for(method, tuple(x.shape), str(x.dtype), tuple(geometry.items()))
@@ -275,11 +241,3 @@ def grid_bound(kernel: ArrayT, n: int | None = None, **geometry: Unpack[Geometry
     """
     value: ArrayT = measure(kernel, Grid(n=n), **geometry).value
     return value
-
-
-def _check_method(method: object) -> None:
-    if not isinstance(method, Method):
-        raise MethodError(
-            f"method={method!r} is not a method. Give a value such as specnorm.TensorNorm() "
-            f"(names for the command line: {', '.join(METHODS)})."
-        )

@@ -147,17 +147,6 @@ def pick(x: Array, index: Array, *, xp: Namespace) -> Array:
     return xp.take_along_axis(x, xp.broadcast_to(where, (x.shape[0], 1, *x.shape[2:])), axis=1)[:, 0, ...]
 
 
-def take_rows(stacks: Sequence[Array], order: Array, *, ops: ArrayOps) -> list[Array]:
-    """Rows ``x[i, order[i, j], :]`` of each of some stacks: (b, s, n) and (b, k) to (b, k, n)."""
-    xp, (b, s, _) = ops.xp, stacks[0].shape
-    index = order
-    if b > 1:
-        offsets = ops.from_numpy(s * np.arange(b, dtype=np.int64)[:, None], order)
-        index = order + xp.astype(offsets, order.dtype, copy=False)
-    index = xp.reshape(index, (-1,))
-    return [xp.reshape(xp.take(xp.reshape(x, (b * s, -1)), index, axis=0), (b, -1, x.shape[2])) for x in stacks]
-
-
 def one_hot(x: Array, index: Array, count: int, *, xp: Namespace) -> Array:
     """Adjoint of `pick`, and of a maximum: x at the index, zero elsewhere.
 
@@ -234,13 +223,6 @@ def gram_smaller(a: Array, *, xp: Namespace) -> Array:
     return xp.matmul(h, a) if a.shape[-1] <= a.shape[-2] else xp.matmul(a, h)
 
 
-def either(known: Any, x: Array, y: Array, *, xp: Namespace) -> Array:
-    """Return x where a condition, a Python bool or a 0-d array where a loop compiles, holds, else y."""
-    if isinstance(known, bool):
-        return x if known else y
-    return xp.where(known, x, y)
-
-
 def applied(
     body: Callable[[tuple[Array, ...]], tuple[Array, ...]], wanted: Any, state: tuple[Array, ...], *, ops: ArrayOps
 ) -> tuple[Array, ...]:
@@ -263,3 +245,13 @@ def repeated(
         lambda s: s[0] < count, lambda s: (s[0] + 1, *body(s[1:])), (counter(state[0], ops=ops), *state)
     )
     return tuple(found)
+
+
+def tall(blocks: Array, *, xp: Namespace) -> Array:
+    """Swap the channels where there are fewer outputs: conj(G G*) instead of G* G, the same norm."""
+    return swapped(blocks, xp=xp) if blocks.shape[1] < blocks.shape[2] else blocks
+
+
+def swapped(blocks: Array, *, xp: Namespace) -> Array:
+    """Blocks with output and input channels exchanged."""
+    return xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))

@@ -49,7 +49,6 @@ class CompletionFrom(Completion):
         self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Search from H."""
-        del spec, sweeps
         xp, (h,) = ops.xp, state
         scaled, exponent = arrays.scale(blocks, xp=xp)
         wide = xp.reshape(exponent, (-1,) + (1,) * (h.ndim - 1))

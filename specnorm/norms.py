@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from specnorm.api import measure
+from specnorm.measuring import measure
 from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped
 from specnorm.methods.at_size import NormAtSize
 from specnorm.methods.base import Method

@@ -48,7 +48,6 @@ class Backend:
 
     def refusal(self, x: AnyArray) -> str | None:
         """Why an array of this library cannot be used (masked, sparse, distributed...), or None."""
-        del x
         return None
 
     # -- where and how to compute -------------------------------------------------------------------------------
@@ -70,32 +69,26 @@ class Backend:
 
     def is_traced(self, x: AnyArray) -> bool:
         """Whether ``x`` stands for values not known yet (jit, compile, vmap)."""
-        del x
         return False
 
     def wide_dtype(self, x: AnyArray) -> Literal["float32", "float64"]:
         """Widest real dtype that works on the device of ``x``: the one proofs are computed in."""
-        del x
         return "float64"
 
     def asynchronous(self, x: AnyArray) -> bool:
         """Whether work is queued on a device, so that reading a value waits for all of it: a GPU driven from Python."""
-        del x
         return False
 
     def numpy_view(self, x: AnyArray) -> bool:
         """Whether NumPy reads the array where it is: proofs by search then run in NumPy, which is no copy to a host."""
-        del x
         return False
 
     def working_dtype(self, x: AnyArray, dtype: Literal["float32", "float64"]) -> Literal["float32", "float64"]:
         """Dtype to compute in when ``dtype`` was asked for; wider where the library would lower precision."""
-        del x
         return dtype
 
     def precise(self, x: AnyArray) -> contextlib.AbstractContextManager[object]:
         """Context in which the library's arithmetic has full precision for arrays like ``x``."""
-        del x
         return contextlib.nullcontext()
 
     # -- what the algorithms need beyond the array API ------------------------------------------------------------
@@ -268,7 +261,6 @@ class Backend:
 
     def without_derivative(self, value: AnyArray, x: AnyArray, reason: str) -> AnyArray:
         """Return ``value``, computed of ``x``; differentiating it raises `MethodError` with this reason."""
-        del x, reason
         return value
 
     def first_order(self, x: AnyArray) -> AnyArray:

@@ -10,11 +10,11 @@ import math
 from typing import Any, Unpack
 
 from specnorm import arrays
-from specnorm.api import measure
 from specnorm.backends import Backend, backend_for
 from specnorm.certified import arithmetic
 from specnorm.certified.symbol import gradients, symbols
 from specnorm.errors import KernelError, Undecided
+from specnorm.measuring import measure
 from specnorm.methods import Enclose
 from specnorm.methods.channel_norms import ChannelNorms, rescaled
 from specnorm.problem import polyphase

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, Unpack
 
-from specnorm.api import measure
 from specnorm.backends import Backend, backend_for
 from specnorm.errors import MethodError
+from specnorm.measuring import measure
 from specnorm.methods import Method
 from specnorm.methods.base import check_count
 from specnorm.problem.spec import Geometry
@@ -68,8 +68,7 @@ def track(
     state : dict of str to array
         From `init_tracking` or the step before; not changed.
     sweeps : int, default 1
-        How far to follow at least; each is two products with the kernel, and TN takes more where the kernel has moved
-        far. 0: the value where the state stands.
+        How far to follow; each is two products with the kernel. 0: the value where the state stands.
     **geometry
         Those given to `init_tracking`.
 
@@ -108,8 +107,6 @@ def track_many(
     sweeps: int = 1,
 ) -> tuple[list[ArrayT], list[State]]:
     """`track` for all layers of a network; those of one shape, dtype, device and geometry are stepped as one batch.
-
-    With `TensorNorm` a batch searches where one of its kernels has moved far: the others may come closer than alone.
 
     Parameters
     ----------

@@ -29,7 +29,6 @@ class CupyBackend(Backend):
 
     def namespace(self, x: Array) -> Any:
         """array-api-compat's CuPy."""
-        del x
         return array_api_compat.cupy
 
     def devices(self) -> Sequence[str]:
@@ -42,12 +41,10 @@ class CupyBackend(Backend):
 
     def working_dtype(self, x: Array, dtype: Literal["float32", "float64"]) -> Literal["float32", "float64"]:
         """float64 where CUPY_TF32 lowers float32 products."""
-        del x
         return "float64" if os.environ.get("CUPY_TF32", "0") not in ("", "0") else dtype
 
     def asynchronous(self, x: Array) -> bool:
         """Always: reading a value waits for the device."""
-        del x
         return True
 
     def cholesky_ok(self, a: Array) -> Array:

@@ -97,7 +97,6 @@ class JaxBackend(Backend):
 
     def namespace(self, x: Array) -> Any:
         """jax.numpy, which follows the standard by itself."""
-        del x
         return jnp
 
     def device(self, x: Array) -> Any:
@@ -121,13 +120,11 @@ class JaxBackend(Backend):
 
     def wide_dtype(self, x: Array) -> Literal["float32", "float64"]:
         """float64 only where the user has enabled it: no configuration is changed, nothing is downcast silently."""
-        del x
         return "float64" if jax.config.jax_enable_x64 else "float32"  # type: ignore[attr-defined]
 
     @contextlib.contextmanager
     def precise(self, x: Array) -> Iterator[None]:
         """Full matrix-product precision (GPUs and TPUs default to less), and dtypes and ranks promoted as usual."""
-        del x
         promoted = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
         with jax.default_matmul_precision("highest"), promoted[0], promoted[1]:
             yield

@@ -85,12 +85,10 @@ class NumpyBackend(Backend):
 
     def namespace(self, x: Any) -> Any:
         """NumPy's functions under the standard's names."""
-        del x
         return NAMESPACE
 
     def device(self, x: Any) -> Any:
         """Return "cpu"."""
-        del x
         return "cpu"
 
     def version(self) -> str:
@@ -134,7 +132,6 @@ class NumpyBackend(Backend):
 
     def asarray(self, x: np.ndarray, device: str | None = None) -> Any:
         """Return a copy."""
-        del device
         return np.array(x)
 
     def to_numpy(self, x: Any) -> np.ndarray:
@@ -143,7 +140,6 @@ class NumpyBackend(Backend):
 
     def from_numpy(self, x: np.ndarray, like: Any) -> Any:
         """Return it."""
-        del like
         return x
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Literal
 
-from specnorm.api import measure
 from specnorm.auditing.devices import place
 from specnorm.auditing.geometry import Override, resolve
 from specnorm.auditing.layers import Layer
@@ -17,6 +16,7 @@ from specnorm.backends import backend_for
 from specnorm.certified.bound import Upper
 from specnorm.certified.network.kernels import speaks_of
 from specnorm.errors import SpecnormError, Undecided
+from specnorm.measuring import measure
 from specnorm.methods import METHODS, Enclose, ExactFFT, FantasticFour, Method, TensorNorm
 from specnorm.problem.padding import PaddingMode
 from specnorm.problem.spec import ConvSpec

@@ -46,12 +46,10 @@ class NormAtSize(Method):
 
     def needs(self, spec: ConvSpec) -> Needs:
         """The kernel as it is, with known values."""
-        del spec
         return Needs(precision="wide", narrow_gradient=True, blocks=False, searches=True)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Exact: of the layer at its input size."""
-        del spec
         return "exact"
 
     def check(self, spec: ConvSpec) -> None:
@@ -75,5 +73,4 @@ class NormAtSize(Method):
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient of the norm at the witness."""
-        del spec
         return weighted(residuals, cotangent, xp=xp)

@@ -130,7 +130,6 @@ class Method:
 
     def needs(self, spec: ConvSpec) -> Needs:
         """What the method asks of the room that runs it on this geometry."""
-        del spec
         return Needs()
 
     def kind_after(self, spec: ConvSpec, stats: Mapping[str, Any]) -> Kind:
@@ -156,7 +155,6 @@ class Method:
         MethodError
             Naming what works under a tracer.
         """
-        del spec
         raise MethodError(
             f"{self.name} looks at values while it runs, which jit, compile and vmap do not have. completion_bound, "
             "grid_bound, f4_bound and gram_bound are proven bounds that work there; or call it outside of them."
@@ -205,7 +203,6 @@ class Stepped(Method):
         MethodError
             If the method cannot be stepped on this geometry.
         """
-        del spec
         return {}
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
@@ -226,7 +223,6 @@ class Stepped(Method):
 
         None: this method's states cannot be taken so.
         """
-        del spec
         return None
 
     def with_channels(self, state: tuple[Array, ...], channels: int, wider: int, *, xp: Namespace) -> tuple[Array, ...]:

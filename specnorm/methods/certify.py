@@ -63,7 +63,6 @@ class Certify(Method):
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Exact: a verdict."""
-        del spec
         return "exact"
 
     def check(self, spec: ConvSpec) -> None:
@@ -128,7 +127,6 @@ class Certify(Method):
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Zero: a verdict is locally constant."""
-        del residuals
         if self.needs(spec).blocks:
             shape = (cotangent.shape[0] * spec.groups, *spec.block_shape)
         else:

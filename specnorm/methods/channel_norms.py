@@ -53,7 +53,6 @@ class ChannelNorms(Method):
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper: the largest of them bounds the norm."""
-        del spec
         return "upper"
 
     def check(self, spec: ConvSpec) -> None:

@@ -56,23 +56,19 @@ class Completion(Stepped):
 
     def needs(self, spec: ConvSpec) -> Needs:
         """An upper bound, computed in the widest precision here; blocks as they are, which a state is compared with."""
-        del spec
         return Needs(rounds="up", precision="mixed", small_products=True, scaled=False)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper at every input size (`ConvSpec.sizes`)."""
-        del spec
         return "upper"
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Search from small random numbers."""
-        del spec
         scaled, exponent = arrays.scale(blocks, xp=ops.xp)
         return self.evaluation(self.found(scaled, None, ops=ops), exponent, ops=ops)
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """The derivative that the search or the step found."""
-        del spec
         (gradient,) = residuals
         return gradient * xp.reshape(xp.astype(cotangent, gradient.dtype), (-1,) + (1,) * (gradient.ndim - 1))
 
@@ -101,7 +97,6 @@ class Completion(Stepped):
         """The search's H."""
         from specnorm.search import completion as search  # here, since importing it takes a while
 
-        del spec
         scaled, exponent = arrays.scale(blocks, xp=ops.xp)
         h = self.found(scaled, None, ops=ops).kernel
         return h, search.lags_of(h, ops=ops).values, exponent, ops.xp.zeros_like(exponent)
@@ -113,7 +108,6 @@ class Completion(Stepped):
         from specnorm.certified import completion as rule
         from specnorm.search import completion as search  # here, since importing it takes a while
 
-        del spec
         xp = ops.xp
         h, lags, exponent_before, age = state
         scaled, exponent = arrays.scale(blocks, xp=xp)

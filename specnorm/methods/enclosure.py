@@ -77,7 +77,6 @@ class Enclose(Method):
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper."""
-        del spec
         return "upper"
 
     def check(self, spec: ConvSpec) -> None:

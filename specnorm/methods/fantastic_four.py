@@ -36,12 +36,10 @@ class FantasticFour(Stepped):
 
     def needs(self, spec: ConvSpec) -> Needs:
         """An upper bound; what is proven is computed in the widest precision here."""
-        del spec
         return Needs(rounds="up", precision="mixed", narrow_gradient=True, small_products=True)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper at every input size (`ConvSpec.sizes`)."""
-        del spec
         return "upper"
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:

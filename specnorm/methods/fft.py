@@ -75,7 +75,6 @@ class ExactFFT(Method):
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Exact: of the circular layer at its input size, or of the supremum over all sizes."""
-        del spec
         return "exact"
 
     def check(self, spec: ConvSpec) -> None:

@@ -50,12 +50,10 @@ class Gram(Stepped):
 
     def needs(self, spec: ConvSpec) -> Needs:
         """An upper bound; what is proven is computed in the widest precision here."""
-        del spec
         return Needs(rounds="up", precision="mixed", small_products=True)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper."""
-        del spec
         return "upper"
 
     def check(self, spec: ConvSpec) -> None:

@@ -35,24 +35,20 @@ class GramIteration(Method):
 
     def needs(self, spec: ConvSpec) -> Needs:
         """An upper bound; what is proven is computed in the widest precision here."""
-        del spec
         return Needs(rounds="up", precision="mixed")
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper."""
-        del spec
         return "upper"
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Iterate with rounding counted."""
         xp = ops.xp
-        del spec
         value = stacks.gram_iteration_up(arrays.in_wide_dtype(blocks, ops=ops), self.n_iter, xp=xp)
         return Evaluation(value, (), (blocks, xp.astype(value, blocks.dtype)))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient of the Schatten norm of order 2**(n_iter + 1)."""
-        del spec
         blocks, value = residuals
         gradient = schatten_gradient(blocks, value, self.n_iter, xp=xp)
         gradient *= cotangent[:, None, None]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 from specnorm import arrays
 from specnorm.certified.symbol import trigonometric
 from specnorm.certified.symbol.gram_powers import Powers
-from specnorm.certified.symbol.tap_powers import powers_vjp, sums_vjp, swapped
+from specnorm.certified.symbol.tap_powers import powers_vjp, sums_vjp
 from specnorm.methods import requirements
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
 
@@ -55,12 +55,10 @@ class ZeroPaddedGram(Method):
 
     def needs(self, spec: ConvSpec) -> Needs:
         """An upper bound; what is proven is computed in the widest precision here."""
-        del spec
         return Needs(rounds="up", precision="mixed")
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper."""
-        del spec
         return "upper"
 
     def check(self, spec: ConvSpec) -> None:
@@ -71,14 +69,13 @@ class ZeroPaddedGram(Method):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Largest channel norm, with the signs of that channel's taps for the gradient; of two sides the lower one."""
         xp = ops.xp
-        del spec
         if self.n_iter == 0:
             wide = arrays.in_wide_dtype(blocks, ops=ops)
             return Evaluation(trigonometric.absolute_norm_up(wide, xp=xp), (), (blocks,))
         if blocks.shape[1] != blocks.shape[2]:
             return self._of_side(blocks, ops=ops)
         # The sums of G G* are other ones than those of G* G, and as cheap where there are as many of them.
-        b, other = blocks.shape[0], swapped(blocks, xp=xp)
+        b, other = blocks.shape[0], arrays.swapped(blocks, xp=xp)
         if ops.concrete:
             sides = [self._of_side(x, ops=ops) for x in (blocks, other)]
             values, kept = [x.value for x in sides], [x.residuals for x in sides]
@@ -106,7 +103,6 @@ class ZeroPaddedGram(Method):
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient of the largest channel's sum, taps' signs held fixed, through the squarings."""
-        del spec
         if self.n_iter == 0:
             return sums_vjp(residuals[0], cotangent, xp=xp)
         blocks, hats, selector, sums, phase, *other = residuals
@@ -114,4 +110,6 @@ class ZeroPaddedGram(Method):
         gradient = powers_vjp((blocks, hats, selector, sums, phase), weights, self.n_iter, xp=xp)
         if not other:
             return gradient
-        return xp.where(xp.reshape(other[0], (-1,) + (1,) * (blocks.ndim - 1)), swapped(gradient, xp=xp), gradient)
+        return xp.where(
+            xp.reshape(other[0], (-1,) + (1,) * (blocks.ndim - 1)), arrays.swapped(gradient, xp=xp), gradient
+        )

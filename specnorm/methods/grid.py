@@ -49,12 +49,10 @@ class Grid(Method):
 
     def needs(self, spec: ConvSpec) -> Needs:
         """An upper bound."""
-        del spec
         return Needs(rounds="up", precision="wide", narrow_gradient=True, small_products=True)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper at every input size (`ConvSpec.sizes`)."""
-        del spec
         return "upper"
 
     def sizes(self, kernel_shape: tuple[int, ...]) -> tuple[int, ...]:

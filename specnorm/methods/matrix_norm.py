@@ -27,18 +27,15 @@ class MatrixNorm(Method):
 
     def needs(self, spec: ConvSpec) -> Needs:
         """An estimate between two proven bounds."""
-        del spec
         return Needs(precision="wide", narrow_gradient=True, small_products=True)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Exact: within [stats["lower"], stats["upper"]], a few roundings wide."""
-        del spec
         return "exact"
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Norm of A v at the top right singular vector."""
         xp = ops.xp
-        del spec
         found = enclose_each(blocks, ops=ops)
         if found is None:
             u, v, value = symbols.top_triple(blocks, xp=xp)
@@ -52,6 +49,5 @@ class MatrixNorm(Method):
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient u v^T of a simple singular value, weighted."""
-        del spec, xp
         u, v = residuals
         return (u * cotangent[:, None])[:, :, None] * v[:, None, :]

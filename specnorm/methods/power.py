@@ -70,12 +70,10 @@ class LayerRitz(Method):
 
     def needs(self, spec: ConvSpec) -> Needs:
         """A lower bound, from the kernel as it is."""
-        del spec
         return Needs(rounds="down", precision="wide", narrow_gradient=True, blocks=False)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Lower."""
-        del spec
         return "lower"
 
     def check(self, spec: ConvSpec) -> None:
@@ -164,7 +162,6 @@ class Power(Stepped, LayerRitz):
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient of Re<u, A v> with the vectors held fixed."""
-        del spec
         (gradient,) = residuals
         return gradient * xp.reshape(cotangent, (-1,) + (1,) * (gradient.ndim - 1))
 

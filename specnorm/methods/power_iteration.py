@@ -40,18 +40,15 @@ class PowerIteration(Method):
 
     def needs(self, spec: ConvSpec) -> Needs:
         """A lower bound."""
-        del spec
         return Needs(rounds="down", precision="wide", narrow_gradient=True)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Lower."""
-        del spec
         return "lower"
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Iterate, then take the quotient rounded down."""
         xp = ops.xp
-        del spec
         start = np.real(arrays.random_vectors(self.seed, (1, blocks.shape[2])))
         v = ops.from_numpy(start.astype(np.float64 if blocks.dtype == xp.float64 else np.float32), blocks)
         v = xp.broadcast_to(v, (blocks.shape[0], blocks.shape[2]))
@@ -69,6 +66,5 @@ class PowerIteration(Method):
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient u v^T of a simple singular value, weighted."""
-        del spec, xp
         u, v = residuals
         return (u * cotangent[:, None])[:, :, None] * v[:, None, :]

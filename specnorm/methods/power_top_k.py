@@ -67,7 +67,6 @@ class PowerTopK(LayerRitz):
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradients of Re<u_j, A v_j>, weighted."""
-        del spec
         (gradients,) = residuals
         weights = xp.reshape(cotangent, (*cotangent.shape, *(1,) * (gradients.ndim - 2)))
         return xp.sum(gradients * weights, axis=1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from specnorm.certified.symbol.tap_powers import tap_grid
 from specnorm.errors import GeometryError, MethodError
+from specnorm.problem.frequencies import tap_grid
 
 if TYPE_CHECKING:
     from specnorm.problem.spec import ConvSpec

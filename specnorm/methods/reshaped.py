@@ -34,12 +34,10 @@ class Reshaped(Method):
 
     def needs(self, spec: ConvSpec) -> Needs:
         """A lower bound."""
-        del spec
         return Needs(rounds="down", precision="wide", narrow_gradient=True)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Lower."""
-        del spec
         return "lower"
 
     def check(self, spec: ConvSpec) -> None:

@@ -17,10 +17,9 @@ from specnorm.errors import MethodError, Undecided
 from specnorm.methods.base import Evaluation, Needs, Stepped, check_budget, check_count, time_left
 from specnorm.problem import polyphase
 from specnorm.tensor import one_tap
-from specnorm.tensor.alternation import maximise
-from specnorm.tensor.form import Form, starts
+from specnorm.tensor.alternation import follow, maximise, start_state
+from specnorm.tensor.form import Form, sample_frequencies, starts
 from specnorm.tensor.proving import LIFT, TUNING, certified
-from specnorm.tensor.tracking import start_state, state_layout, track
 
 if TYPE_CHECKING:
     from specnorm.certified.rounding import Rounds
@@ -74,12 +73,10 @@ class TensorNorm(Stepped):
 
     def needs(self, spec: ConvSpec) -> Needs:
         """A proof for all groups, unless the estimate is accepted."""
-        del spec
         return Needs(rounds="up", small_products=True, by_layer=True, searches=self.certified is not False)
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Estimate by itself: a maximisation that stopped somewhere proves nothing. Upper once it is proven."""
-        del spec
         return "estimate"
 
     def refuse_tracer(self, spec: ConvSpec) -> None:
@@ -158,17 +155,15 @@ class TensorNorm(Stepped):
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """Right vector and spatial vectors of every iterate, one after the other, as (real, imaginary)."""
+        """Right and spatial vectors, one after the other, as (real, imaginary): at sample frequencies, then free."""
         if self.certified:
             raise MethodError("TensorNorm(certified=True) insists on a proof, which a step is not: leave it out.")
-        p, *sizes = _parts(spec)
-        layout = state_layout(p, tuple(sizes))
-        return {"iterates": (layout.fixed + layout.free, p + sum(sizes), 2)}
+        _, *sizes = _parts(spec)
+        return {"iterates": (2 * len(sample_frequencies(tuple(sizes))), sum(_parts(spec)), 2)}
 
     def state_class(self, spec: ConvSpec) -> Hashable:
-        """Iterates at the same frequencies, as many, and as many taps: zero channels stay zero in every product."""
-        p, *sizes = _parts(spec)
-        return state_layout(p, tuple(sizes)), tuple(sizes)
+        """As many taps an axis: zero channels stay zero in every product."""
+        return _parts(spec)[1:]
 
     def with_channels(self, state: tuple[Array, ...], channels: int, wider: int, *, xp: Namespace) -> tuple[Array, ...]:
         """Zeros at the end of the right vectors, which come first."""
@@ -179,34 +174,25 @@ class TensorNorm(Stepped):
         return (xp.concat([kept, more, spatial], axis=-2),)
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
-        """Where the iterates get to from the starts of a whole maximisation."""
-        xp = ops.xp
-        del spec
-        form = Form(blocks, ops=ops)
+        """Power steps at the sample frequencies; the first free iterate is the maximiser of a whole maximisation."""
         v, modes = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
-        return (arrays.real_pair(start_state(form, xp.concat([v, *modes], axis=2), self.seed), xp=xp),)
+        return (arrays.real_pair(start_state(blocks, v, modes, self.max_iter, ops=ops), xp=ops.xp),)
 
     def advance(
         self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
     ) -> tuple[Evaluation, tuple[Array, ...]]:
-        """Move every iterate; the value is the highest one's."""
+        """Sweep on from the vectors of the step before."""
         xp = ops.xp
         form = Form(blocks, ops=ops)
-        vectors = ops.complex(state[0][..., 0], state[0][..., 1])
-        v, *modes = form.split(vectors)
-        if sweeps:
-            vectors, (v, *modes) = track(form, vectors, sweeps)
-            state = (arrays.real_pair(vectors, xp=xp),)
+        vectors = follow(form, ops.complex(state[0][..., 0], state[0][..., 1]), sweeps)
+        v, *modes = form.split(vectors[:, vectors.shape[1] // 2 :, :])
         weights = form.weights(modes)
         u, value = form.left(v, weights)
         top = xp.argmax(value, axis=1)
-        value, u, v, weights = (arrays.pick(x, top, xp=xp) for x in (value, u, v, weights))
-        group = xp.zeros_like(top)
-        if spec.groups > 1:
-            value, u, v, weights = (xp.reshape(x, (-1, spec.groups, *x.shape[1:])) for x in (value, u, v, weights))
-            group = xp.argmax(value, axis=1)
-            value, u, v, weights = (arrays.pick(x, group, xp=xp) for x in (value, u, v, weights))
+        found = [arrays.pick(x, top, xp=xp) for x in (value, u, v, weights)]
+        group, value, u, v, weights = _largest(found, spec.groups, xp=xp)
         residuals = (xp.conj(u), v, weights, xp.ones_like(value), group)
+        state = (arrays.real_pair(vectors, xp=xp),)
         return Evaluation(value * math.sqrt(form.taps), (), residuals), state
 
 

@@ -42,7 +42,6 @@ class Unfoldings(Method):
 
     def kind(self, spec: ConvSpec) -> Kind:
         """Upper at every input size (`ConvSpec.sizes`): the bound is on sigma*, the supremum over sizes."""
-        del spec
         return "upper"
 
     def _value_shape(self, spec: ConvSpec) -> tuple[int, ...]:

@@ -22,7 +22,6 @@ def chebyshev_filter(
     x: Array,
     degree: int,
     *,
-    first: Array | None = None,
     renormalise_every: int | None = None,
     ops: ArrayOps,
 ) -> Array:
@@ -36,14 +35,12 @@ def chebyshev_filter(
         Vectors in the axes that ``mapped`` takes.
     degree : int
         At least 1.
-    first : array, optional
-        ``B x``, where that is known already.
     renormalise_every : int, optional
         After so many products vectors on the last axis are divided by their norm. The filter's scale is lost; without
         it, high degrees overflow.
     """
     xp = ops.xp
-    before, x = x, mapped(x) if first is None else first
+    before, x = x, mapped(x)
     if renormalise_every is None:
         x, _ = arrays.repeated(lambda s: (2 * mapped(s[0]) - s[1], s[0]), degree - 1, (x, before), ops=ops)
         return x

@@ -156,3 +156,8 @@ def cos_sin(numerators: np.ndarray, denominator: int) -> tuple[np.ndarray, np.nd
     c, s = np.cos(angle), np.sin(angle)
     swapped = reflected.astype(np.bool_) ^ (quarter % 2 == 1)
     return np.where(swapped, s, c) * _COS_SIGN[quarter], np.where(swapped, c, s) * _SIN_SIGN[quarter]
+
+
+def tap_grid(kernel_shape: tuple[int, ...], n_iter: int) -> tuple[int, ...]:
+    """Taps an axis of a kernel's Gram matrix after so many products."""
+    return tuple(2**n_iter * (k - 1) + 1 for k in kernel_shape)

@@ -252,28 +252,12 @@ class Ascent:
 
 def uphill(gradient: np.ndarray, hessian: np.ndarray, regular: float) -> np.ndarray:
     """Newton steps towards a maximum: along directions of positive curvature uphill too; at most one radian."""
-    if gradient.shape[-1] == 2:
-        step = _uphill_2(gradient, hessian, regular)
-    else:
-        values, basis = np.linalg.eigh(hessian)
-        scale = np.abs(values)
-        scale = np.maximum(scale, regular * scale.max(axis=-1, initial=0.0, keepdims=True) + 1e-300)
-        along = (gradient[..., None, :] @ basis)[..., 0, :] / scale
-        step = (basis @ along[..., None])[..., 0]
+    values, basis = np.linalg.eigh(hessian)
+    scale = np.abs(values)
+    scale = np.maximum(scale, regular * scale.max(axis=-1, initial=0.0, keepdims=True) + 1e-300)
+    along = (gradient[..., None, :] @ basis)[..., 0, :] / scale
+    step = (basis @ along[..., None])[..., 0]
     return np.asarray(step / np.maximum(1.0, np.abs(step).max(axis=-1, initial=0.0, keepdims=True)))
-
-
-def _uphill_2(gradient: np.ndarray, hessian: np.ndarray, regular: float) -> np.ndarray:
-    """``|H|^-1 g`` for 2 x 2 matrices: ``tr |H| |H| = H**2 + |det H|`` with ``(tr |H|)**2 = tr H**2 + 2 |det H|``."""
-    a, b, c = hessian[..., 0, 0], hessian[..., 0, 1], hessian[..., 1, 1]
-    det = np.abs(a * c - b * b)
-    trace = np.sqrt(a * a + 2 * b * b + c * c + 2 * det)
-    det = np.maximum(det, regular * trace**2)
-    # tr |H| times |H|, with determinant (tr |H|)**2 det |H|.
-    p, q, r = a * a + b * b + det, (a + c) * b, b * b + c * c + det
-    scale = 1 / np.maximum(trace * det, 1e-290)
-    x, y = gradient[..., 0] * scale, gradient[..., 1] * scale
-    return np.stack([r * x - q * y, p * y - q * x], axis=-1)
 
 
 def nearby(theta: np.ndarray) -> Frequencies:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +24,6 @@ from specnorm.problem.layer_map import Convolution, shapes_of
 from specnorm.result import BoundSource
 from specnorm.search import tuning as knobs
 from specnorm.search.circulants import away_from, bound_by_circulants
-from specnorm.search.compression import most_vectors
 from specnorm.search.deflated import DeflatedCirculant
 from specnorm.search.lanczos_bound import enclose_by_matrix
 from specnorm.search.layer_bounds import LayerBounds, LayerProblem, LayerTuning
@@ -63,7 +61,6 @@ class ComponentSearch:
         kernel = problem.kernel
         self.parts = self.xp.reshape(kernel, (self.groups, kernel.shape[1] // self.groups, *kernel.shape[2:]))
         self.plan = min(plans(self.single), key=lambda plan: (plan.memory > ops.memory, plan.work))
-        self.near_top: dict[int, Array] = {}
         self._open: tuple[np.ndarray, Upper | None] | None = None
         self._deflated: list[DeflatedCirculant] | None = None
 
@@ -73,22 +70,10 @@ class ComponentSearch:
         """Whether the layer's own matrix is less work than a search."""
         return self.plan.work * self.groups <= self.tuning.at_once
 
-    @cached_property
-    def is_tiny(self) -> bool:
-        """Whether a circulant, deflated or not, is known to stay apart, and a subspace not to."""
-        moving = [x.pixels for x, k in zip(self.component.parts, self.spec.kernel_shape, strict=True) if k > 1]
-        large = self.is_plain and self.plan.work > self.tuning.deflated_from and self.groups == 1
-        return large and reads_zeros(self.spec) and self.few_vectors and min(moving, default=0) <= self.tuning.tiny
-
     @property
     def is_plain(self) -> bool:
         """Whether circulants can be deflated: no stride, and no tolerance for which too many waves would go."""
         return set(self.spec.stride) == {1} and self.rtol >= self.tuning.deflated_down_to
-
-    @property
-    def few_vectors(self) -> bool:
-        """Whether enough vectors are worth their while."""
-        return most_vectors(self.single) >= self.tuning.vectors
 
     @property
     def one_circulant(self) -> bool:
@@ -228,18 +213,6 @@ class ComponentSearch:
         bounds = replace(bounds, cells=bounds.cells + cells, levels=bounds.levels + levels)
         return bounds.with_upper(upper, BoundSource.CIRCULANT)
 
-    def by_lanczos(self, group: int, bounds: LayerBounds) -> LayerBounds:
-        """With vectors of the small side near a group's top ones, shape (1, k, size), which are kept."""
-        kernel, single = self.parts[group : group + 1, ...], self.single
-        layer = Convolution(kernel, single, ops=self.ops)
-        down, up = self._maps(layer)
-        start = down(windowed_wave(kernel, single, self.whole.frequency.angles[0], ops=self.ops))
-        steps = self.tuning.ritz if self.rtol >= 1e-3 else self.tuning.more
-        plan, gram, several = Plan(steps, 0, min(1e-6, self.rtol / 100)), composed(up, down), self.tuning.several
-        near, _ = top_vectors(gram, kernel, start.shape[2], 1, plan, several=several, start=start, ops=self.ops)
-        self.near_top[group] = near
-        return self.raised(bounds, layer, near[:, :1, :], group)
-
     def by_matrix(self, groups: np.ndarray, lower: float) -> LayerBounds:
         """Of the largest norm of the open groups, or of all; of one below ``lower`` no more is proven."""
         kernels = arrays.rows(self.parts, groups, ops=self.ops)
@@ -252,18 +225,6 @@ class ComponentSearch:
         upper = norm_of_groups(self.spec, proven, others) if len(proven) == len(groups) else None
         return self.bounds_of(
             found.lower[best], upper, layer, u, v, int(groups[best]), self.component, BoundSource.MATRIX
-        )
-
-    def raised(self, bounds: LayerBounds, layer: Convolution, vector: Array, group: int) -> LayerBounds:
-        """With the quotient of a vector (1, 1, size of the small side), where it is higher."""
-        transposed = self.single.transposed
-        (lower,), images = quotients(layer, vector, not transposed, ops=self.ops)
-        if lower <= bounds.lower:
-            return bounds
-        u, v = (images, vector) if transposed else (vector, images)
-        source = bounds.bound_source
-        return bounds.intersect(
-            self.bounds_of(lower, None, layer, u[:, 0, :], v[:, 0, :], group, self.component, source)
         )
 
     def bounds_of(

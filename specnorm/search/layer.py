@@ -1,8 +1,8 @@
 """Proven bounds of a layer's norm at one input size, any geometry: a list of attempts, from the cheapest.
 
 From below by a sum of waves, or by Lanczos on the layer. From above by the first that comes close enough: the supremum
-over all sizes, circulants (zero padding), a circulant without its highest waves, few vectors, the layer's own Gram
-matrix. Small layers have that done at once.
+over all sizes, circulants (zero padding), a circulant without its highest waves, the layer's own Gram matrix. Small
+layers have the last one done at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from specnorm.certified.layer.components import norms_of_parts, norms_of_patch, 
 from specnorm.problem.layer_map import Convolution
 from specnorm.result import BoundSource
 from specnorm.search.component import ComponentSearch, no_bounds
-from specnorm.search.compression import bound_by_subspace
 from specnorm.search.constant import SMALLEST, enclose_matrices
 from specnorm.search.layer_bounds import TUNING, LayerBounds, LayerProblem
 from specnorm.search.supremum import Supremum
@@ -74,7 +73,6 @@ class Patch:
 
     def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
         """Where that is what the layer is, and no small matrix."""
-        del bounds
         if not reads_zeros(layer.spec) or any(x.outputs > 1 for x in layer.component.parts):
             return False
         first, second = layer.parts.shape[1:3]
@@ -99,7 +97,6 @@ class SmallMatrix:
 
     def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
         """Where that is less work than a search."""
-        del bounds
         return layer.is_small
 
     def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
@@ -112,9 +109,8 @@ class NearSupremum:
     """From above the supremum over all sizes; from below a wave near its frequency."""
 
     def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
-        """Where the layer is not so small that a wave tells little."""
-        del bounds
-        return not layer.is_tiny
+        """Always."""
+        return True
 
     def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
         """In few steps, unless closer bounds are asked for."""
@@ -123,27 +119,12 @@ class NearSupremum:
 
 
 @dataclass(frozen=True)
-class TinyLayer:
-    """From above the supremum over all sizes; from below Lanczos on the layer, whose vectors are used again."""
-
-    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
-        """Where neither the supremum nor a circulant will be close enough."""
-        del bounds
-        return layer.is_tiny
-
-    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-        """Of the one group."""
-        return layer.by_lanczos(layer.whole.block, layer.by_supremum(bounds))
-
-
-@dataclass(frozen=True)
 class BestCirculant:
     """The circulant that is farthest from the maximum of the torus; the other ones too, unless something follows."""
 
     def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
         """Where the layer is a compression of circulants."""
-        del bounds
-        return layer.fewest is not None and not layer.is_tiny and not layer.problem.expired
+        return layer.fewest is not None and not layer.problem.expired
 
     def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
         """Search it."""
@@ -164,7 +145,7 @@ class Deflation:
 
     def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
         """Without stride."""
-        tried = layer.is_tiny if self.first else layer.rtol < 1e-3
+        tried = not self.first and layer.rtol < 1e-3
         return layer.is_plain and not tried and bool(layer.deflated(bounds))
 
     def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
@@ -174,83 +155,18 @@ class Deflation:
 
 
 @dataclass(frozen=True)
-class GroupVectors:
-    """From below: Lanczos on each open group, whose vectors are used again."""
-
-    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
-        """Where vectors are few enough for a subspace."""
-        return layer.few_vectors and bool(layer.deflated(bounds))
-
-    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-        """Of those that have none."""
-        for group in set(layer.open_groups(bounds).tolist()) - set(layer.near_top):
-            bounds = layer.by_lanczos(group, bounds)
-        return bounds
-
-
-@dataclass(frozen=True)
 class MoreSteps:
     """From below: more steps on the whole layer, before more waves are taken out."""
 
     def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
         """Where all of it fits: in a restriction of a larger layer they come no closer than the waves on all of it."""
         fits = layer.size * layer.tuning.closer <= layer.tuning.again * layer.tuning.applied
-        few = layer.few_vectors or layer.rtol < 1e-3
-        return fits and layer.is_plain and not few and bool(layer.deflated(bounds))
+        return fits and layer.is_plain and layer.rtol >= 1e-3 and bool(layer.deflated(bounds))
 
     def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
         """Near the wave of the supremum."""
         applied = layer.tuning.again * layer.tuning.applied
         return bounds.intersect(layer.near_supremum(layer.tuning.closer, applied))
-
-
-@dataclass(frozen=True)
-class Subspace:
-    """Few vectors: those near the top ones, the highest waves, and where the layer takes them."""
-
-    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
-        """Where the top ones were found."""
-        return layer.few_vectors and bool(layer.deflated(bounds))
-
-    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-        """Of each open group."""
-        uppers, deadline = [], layer.problem.deadline
-        for circulant, group in zip(layer.deflated(bounds), layer.open_groups(bounds).tolist(), strict=True):
-            one = Convolution(layer.parts[group : group + 1, ...], layer.single, ops=layer.ops)
-            limits = (bounds.lower.value, layer.closeness, deadline)
-            upper, vector = bound_by_subspace(circulant, one, layer.near_top[group], *limits, ops=layer.ops)
-            uppers.append(upper)
-            bounds = bounds if vector is None else layer.raised(bounds, one, vector, group)
-        return layer.lowered(bounds, uppers)
-
-
-@dataclass(frozen=True)
-class OtherCirculants:
-    """All circulants, where the best one was tried alone."""
-
-    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
-        """Where what was to come close enough instead is too much work for the groups that are left."""
-        only_one = layer.fewest is not None and layer.one_circulant and not layer.problem.expired
-        return only_one and layer.work(bounds) > layer.tuning.work and not layer.deflates(bounds)
-
-    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-        """Search them, and tell how close the best one comes."""
-        return layer.by_circulants(bounds, only_one=False)
-
-
-@dataclass(frozen=True)
-class LargerRestriction:
-    """From below: more steps on the whole layer; of a larger one as few, in a larger restriction."""
-
-    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
-        """With strides, or tables for padding, where the layer's own matrix is no matter of a second."""
-        return not layer.is_plain and layer.rtol >= 1e-3 and layer.work(bounds) > layer.tuning.soon
-
-    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-        """Near the wave of the supremum."""
-        tuning, applied = layer.tuning, layer.tuning.again * layer.tuning.applied
-        steps = tuning.more if layer.size * tuning.more <= applied else tuning.steps
-        return bounds.intersect(layer.near_supremum(steps, applied))
 
 
 @dataclass(frozen=True)
@@ -272,7 +188,6 @@ class RefinedSupremum:
 
     def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
         """Where it is known less closely, since a circulant was to follow."""
-        del bounds
         return layer.supremum.is_loose and not layer.problem.expired
 
     def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
@@ -283,17 +198,12 @@ class RefinedSupremum:
 ATTEMPTS: tuple[Attempt, ...] = (
     Patch(),
     SmallMatrix(),
-    TinyLayer(),
     NearSupremum(),
     BestCirculant(),
     Deflation(first=True),
-    GroupVectors(),
     MoreSteps(),
     Deflation(first=True),
-    Subspace(),
     Deflation(first=False),
-    OtherCirculants(),
-    LargerRestriction(),
     OwnMatrix(),
     RefinedSupremum(),
 )

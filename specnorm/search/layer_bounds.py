@@ -116,10 +116,6 @@ class LayerTuning:
         trained layers at 32 pixels an axis, after four steps within 1e-6 to 4e-4, after eight within 1e-7 to 1e-4.
     waves : int
         Pixels an axis from which a sum of waves takes the place of these steps: it is as close.
-    ritz, several : int
-        Lanczos steps for a subspace, and vectors of theirs in it.
-    vectors : int
-        A subspace is tried where so many vectors are worth their while.
     closer : int
         Steps where few waves taken out of a circulant are not enough.
     more : int
@@ -131,8 +127,6 @@ class LayerTuning:
         Times as much where the bounds are still apart.
     witness : int
         Inputs and outputs up to which the vectors are given.
-    tiny : int
-        Pixels an axis up to which no circulant is close enough, and a subspace is tried at once.
     """
 
     at_once: float = 3e6
@@ -140,9 +134,6 @@ class LayerTuning:
     work: float = 3e10
     steps: int = 4
     waves: int = 24
-    ritz: int = 8
-    several: int = 4
-    vectors: int = 48
     closer: int = 10
     more: int = 48
     applied: float = 2.0**21
@@ -151,7 +142,6 @@ class LayerTuning:
     deflated_from: float = 2e8
     deflated_groups: int = 12
     deflated_down_to: float = 1e-4
-    tiny: int = 12
 
 
 TUNING = LayerTuning()

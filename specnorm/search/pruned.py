@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specnorm import arrays
 from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.pruning import LargestBound
-from specnorm.certified.symbol.tap_powers import tall
 
 if TYPE_CHECKING:
     from specnorm.certified.symbol.pruning import Bound
@@ -55,7 +55,7 @@ def largest_bounds(
     bound: Bound, blocks: Array, frequencies: Frequencies, products: int, *, ops: ArrayOps
 ) -> list[LargestBound]:
     """The same block by block, each with its proof."""
-    blocks = tall(blocks, xp=ops.xp)
+    blocks = arrays.tall(blocks, xp=ops.xp)
     found = [LargestBound(bound, blocks[j : j + 1, ...], frequencies, ops=ops) for j in range(blocks.shape[0])]
     pays = products > 0 and _pays(blocks, len(frequencies), memory=ops.memory)
     for one in found:

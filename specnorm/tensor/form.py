@@ -5,37 +5,18 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from specnorm import arrays
-from specnorm.problem.frequencies import coarse_grid
+from specnorm.problem.frequencies import coarse_grid, full_grid
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
 
-
-class Sweep(NamedTuple):
-    """What a sweep leaves.
-
-    Parameters
-    ----------
-    v : array, shape (b, s, p)
-    modes : list of arrays, shape (b, s, k_j)
-    value : array, shape (b, s)
-        Of the form there.
-    before_sq : array, shape (b, s)
-        Value where the sweep began, with u at its best, squared.
-    image : array, shape (b, s, p)
-        The best v for the spatial vectors that the sweep began with, times the value there.
-    """
-
-    v: Array
-    modes: list[Array]
-    value: Array
-    before_sq: Array
-    image: Array
+SAMPLES = 8
+"""Frequencies at most at which a training state looks for directions that grow."""
 
 
 class Form:
@@ -50,7 +31,6 @@ class Form:
         self.b, self.m, self.p, *self.sizes = blocks.shape
         self.taps = math.prod(self.sizes)
         self.lengths = tuple(self.sizes or [1])
-        self._dtype = "float64" if blocks.dtype == xp.float64 else "float32"
         self.by_row = xp.reshape(blocks, (self.b, self.m, self.p * self.taps))
 
     def weights(self, modes: list[Array]) -> Array:
@@ -67,15 +47,15 @@ class Form:
         y = self._planes(self._pairs(xp.conj(v), xp.conj(weights)), self.by_row)
         return arrays.unit(self._complex(y), xp=xp)
 
-    def rows(self, v: Array, weights: Array) -> tuple[Array, Array]:
-        """Contract the output channels with the best u, shape (b, s, p, taps), and the form's value squared, (b, s)."""
+    def rows(self, v: Array, weights: Array) -> Array:
+        """Contract the output channels with the best u, shape (b, s, p, taps)."""
         xp, count = self.xp, v.shape[1]
         y = self._planes(self._pairs(xp.conj(v), xp.conj(weights)), self.by_row)
         squares = xp.vecdot(y, y)
         squared = squares[:, :count] + squares[:, count:]
         factor = arrays.inverse(xp.sqrt(squared))
         u = y * xp.concat([factor, factor], axis=1)[..., None]
-        return xp.reshape(self._complex(xp.matmul(u, self.by_row)), (*v.shape[:2], self.p, self.taps)), squared
+        return xp.reshape(self._complex(xp.matmul(u, self.by_row)), (*v.shape[:2], self.p, self.taps))
 
     def right(self, rows: Array, modes: list[Array]) -> Array:
         """Best v for the other vectors times the form's value there, shape (b, s, p)."""
@@ -85,24 +65,26 @@ class Form:
             rest = xp.matmul(rest, mode[..., None])[..., 0]
         return xp.conj(rest)
 
-    def sweep(self, v: Array, modes: list[Array]) -> Sweep:
-        """Update u, then the spatial vectors with v at its best, then v. Never decreases the form."""
+    def sweep(self, v: Array, modes: list[Array]) -> tuple[Array, Array, Array]:
+        """Update u, then the spatial vectors with v at its best, then v. Never decreases the form.
+
+        Returns
+        -------
+        image : array, shape (b, s, p)
+            The best v for the spatial vectors that the sweep began with, times the form's value there.
+        vectors : array, shape (b, s, p + sum of sizes)
+            Right vectors and spatial vectors.
+        value : array, shape (b, s)
+            Of the form there.
+        """
         xp = self.xp
-        weights = self.weights(modes)
-        rows, before_sq = self.rows(v, weights)
+        rows = self.rows(v, self.weights(modes))
         image = self.right(rows, modes)
         c = xp.matmul(image[:, :, None, :], rows)
         modes = self._spatial(xp.reshape(c, (*c.shape[:2], *self.lengths)), modes)
         # Of vectors of all blocks in a row, less is compiled than of a stack of a few.
         found, value = arrays.unit(xp.reshape(self.right(rows, modes), (-1, self.p)), xp=xp)
-        return Sweep(xp.reshape(found, v.shape), modes, xp.reshape(value, v.shape[:2]), before_sq, image)
-
-    def matrices(self, weights: Array) -> Array:
-        """The form at fixed spatial vectors, (b, s, m, p)."""
-        xp = self.xp
-        taps = xp.reshape(self.by_row, (self.b, self.m * self.p, self.taps))
-        found = self._complex(self._planes(weights, taps))
-        return xp.reshape(found, (*weights.shape[:2], self.m, self.p))
+        return image, xp.concat([xp.reshape(found, v.shape), *modes], axis=2), xp.reshape(value, v.shape[:2])
 
     def split(self, vectors: Array) -> list[Array]:
         """Right vectors and spatial vectors of iterates (b, s, p + sum of sizes)."""
@@ -112,24 +94,6 @@ class Form:
         """Spatial vectors (b, s, sum of sizes), axis by axis."""
         ends = list(itertools.accumulate(self.lengths))
         return [spatial[:, :, first:end] for first, end in itertools.pairwise([0, *ends])]
-
-    def duplicates(self, vectors: Array, value: Array, overlap: float) -> Array:
-        """Which iterates, vectors (b, s, p + sum of sizes), stand where one with a higher value stands, shape (b, s).
-
-        Where the inner product of their rank-one tensors, the product of that of their vectors, is above ``overlap``.
-        """
-        xp, kinds, s = self.xp, 1 + len(self.lengths), vectors.shape[1]
-        real, imag = xp.real(vectors), xp.imag(vectors)
-        # Real and imaginary parts, of all vectors of an iterate, in one real product.
-        x = xp.concat([real, imag], axis=2)
-        rows = xp.concat([x, xp.concat([imag, -real], axis=2)], axis=1)
-        entries = self.ops.from_numpy(_each_vector((self.p, *self.lengths), self._dtype), value)
-        each = xp.reshape(x[:, None, :, :] * entries, (self.b, kinds * s, -1))
-        products = xp.reshape(xp.matmul(rows, xp.matrix_transpose(each)), (self.b, 2, s, kinds, s))
-        alike = xp.prod(xp.sum(products**2, axis=1), axis=2) > overlap**2
-        earlier = self.ops.from_numpy(_earlier(s), value)
-        here, there = value[:, :, None], value[:, None, :]
-        return xp.any(alike & ((here > there) | ((here == there) & earlier)), axis=1)
 
     def _spatial(self, c: Array, modes: list[Array]) -> list[Array]:
         """Best vector of one axis after the other for the spatial form c, shape (b, s, *sizes)."""
@@ -176,8 +140,7 @@ def starts(blocks: Array, count: int, random: int, seed: int, *, ops: ArrayOps) 
     v, *modes = map(per_block, _waves(seed, p, tuple(sizes), host))
     form = Form(blocks, ops=ops)
     weights = form.weights(modes)
-    rows, _ = form.rows(v, weights)
-    v, value = arrays.unit(form.right(rows, modes), xp=xp)
+    v, value = arrays.unit(form.right(form.rows(v, weights), modes), xp=xp)
     _, v, modes = best(value, v, modes, count, xp=xp)
     if sizes and random:
         extra = map(per_block, _random(seed, random, p, tuple(sizes), host))
@@ -196,20 +159,6 @@ def best(value: Array, v: Array, modes: list[Array], count: int, *, xp: Namespac
         return xp.take_along_axis(x, index, axis=1)
 
     return xp.take_along_axis(value, order, axis=1), taken(v), [taken(x) for x in modes]
-
-
-@functools.lru_cache(maxsize=64)
-def _each_vector(lengths: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Ones where an entry, real or imaginary part, is of an iterate's first vector, of its second ..., (1, k, 1, n)."""
-    number = np.repeat(np.arange(len(lengths)), lengths)
-    found: np.ndarray = np.tile(number, 2) == np.arange(len(lengths))[:, None]
-    return found.astype(dtype)[None, :, None, :]
-
-
-@functools.lru_cache(maxsize=64)
-def _earlier(count: int) -> np.ndarray:
-    """Whether i < j, shape (1, count, count)."""
-    return np.tri(count, k=-1, dtype=bool).T[None, ...].copy()
 
 
 @functools.lru_cache(maxsize=256)
@@ -234,3 +183,20 @@ def waves(angles: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
 def units(found: list[np.ndarray], dtype: str) -> tuple[np.ndarray, ...]:
     """Rows of unit length, (1, s, n) each."""
     return tuple((x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype)[None, ...] for x in found)
+
+
+@functools.lru_cache(maxsize=256)
+def sample_iterates(p: int, sizes: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Vectors (1, f, p + sum of sizes) at the sample frequencies of a training state: right ones at random."""
+    angles = sample_frequencies(sizes)
+    return np.concatenate(units([arrays.random_vectors(0, (len(angles), p)), *waves(angles, sizes)], dtype), axis=2)
+
+
+def sample_frequencies(sizes: tuple[int, ...]) -> np.ndarray:
+    """Some frequencies (f, d) of a grid with about as many points an axis as taps, none the mirror image of another."""
+    sides = np.asarray([1 if k == 1 else min(k + (k == 2), 8) for k in sizes])
+    grid = full_grid(sides.tolist()).numerators
+    kept = sorted({min(tuple(x.tolist()), tuple((-x % sides).tolist())) for x in grid})
+    some = np.asarray(kept)[np.arange(min(len(kept), SAMPLES)) * len(kept) // min(len(kept), SAMPLES)]
+    angles: np.ndarray = 2 * np.pi * some / sides
+    return angles

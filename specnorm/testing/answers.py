@@ -9,6 +9,7 @@ import numpy as np
 
 from specnorm import api, matrices
 from specnorm.errors import GeometryError, KernelError, MethodError
+from specnorm.measuring import measure
 from specnorm.methods import METHODS, Method
 from specnorm.runtime.table import program_for
 from specnorm.testing.trial import Trial, require, short
@@ -57,8 +58,8 @@ def check_values(trial: Trial) -> None:
         x = trial.array(kernel, kernel.dtype.name)
         for name, cls in METHODS.items():
             method, geometry = cls(), _geometry(cls(), kernel)
-            reference = api.measure(kernel, method, **geometry)
-            found = api.measure(x, method, **geometry)
+            reference = measure(kernel, method, **geometry)
+            found = measure(x, method, **geometry)
             case = f"{name} of {title}"
             require(found.kind == reference.kind, f"{case} is {found.kind!r}; with NumPy {reference.kind!r}")
             _belongs(trial, found.value, x, case)
@@ -79,7 +80,7 @@ def check_gradients(trial: Trial) -> None:
                 _, gradient = api.value_and_grad(kernel, method, **geometry)
             except MethodError:
                 continue
-            reference = api.measure(kernel, method, **geometry)
+            reference = measure(kernel, method, **geometry)
             value, slope = api.value_and_grad(x, method, **geometry)
             case = f"{name} of {title}"
             rtol = _tolerance(trial, kernel, reference.kind)

@@ -14,7 +14,7 @@ FUNCTIONS = (
     "abs", "all", "any", "arange", "argmax", "argmin", "argsort", "asarray", "astype", "broadcast_to", "clip",
     "concat", "conj", "cos", "cumulative_sum", "eye", "finfo", "flip", "floor", "full", "full_like", "imag",
     "isfinite", "isnan", "log2", "matmul", "matrix_transpose", "max", "maximum", "min", "minimum",
-    "ones", "ones_like", "permute_dims", "pow", "prod", "real", "reshape", "sign", "sin", "sort", "sqrt", "stack",
+    "ones", "ones_like", "permute_dims", "pow", "real", "reshape", "sign", "sin", "sort", "sqrt", "stack",
     "sum", "take", "take_along_axis", "triu", "vecdot", "where", "zeros", "zeros_like",
     "linalg.cholesky", "linalg.diagonal", "linalg.eigh", "linalg.eigvalsh", "linalg.qr", "linalg.solve", "linalg.svd",
     "linalg.svdvals", "linalg.trace", "linalg.vector_norm",

@@ -34,12 +34,6 @@ def test_reduction_to_blocks_has_its_adjoint(layer: Layer) -> None:
     assert abs(one - two) <= 1e-12 * float(np.sum(np.abs(blocks * other)))
 
 
-def test_a_geometry_made_by_hand_is_plain() -> None:
-    spec = ConvSpec(4, 2, (3, 5))
-    assert spec == ConvSpec.of((4, 2, 3, 5))
-    assert spec.block_shape == (4, 2, 3, 5)
-
-
 def test_every_library_folds_alike(xp: Lib) -> None:
     """Everything at once, compiled where the library compiles; values and statistics of three groups."""
     kernel = Recipe((6, 2, 3, 4), dtype=xp.dtypes[-1], seed=3).kernel
@@ -100,21 +94,6 @@ def test_folding_under_torch() -> None:
     step = 1e-6 * torch.tensor(direction)
     expected = (several(torch.tensor(kernel) + step) - several(torch.tensor(kernel) - step)) / 2e-6
     np.testing.assert_allclose(np.sum(jacobian * direction, axis=(1, 2, 3, 4)), expected.numpy(), atol=1e-4)
-
-
-@pytest.mark.parametrize("layout", ["OIHW", "HWIO"])
-@pytest.mark.parametrize("transposed", [False, True])
-def test_layouts_of_folded_layers(layout: Any, transposed: bool) -> None:
-    """A layout orders the axes of torch's kernel, transposed or not."""
-    kernel = Recipe((4, 3, 3, 2), seed=4).kernel
-    options: dict[str, Any] = {"stride": (2, 1), "groups": 2, "transposed": transposed}
-    moved = kernel if layout == "OIHW" else np.transpose(kernel, (2, 3, 1, 0))
-    for call in (specnorm.grid_bound, specnorm.f4_bound):
-        assert float(call(moved, layout=layout, **options)) == float(call(kernel, **options))
-    for shrink in (specnorm.rescale, specnorm.clip):
-        shrunk = shrink(moved, 1.0, layout=layout, **options)
-        assert shrunk.shape == moved.shape
-        assert specnorm.certify(shrunk, 1.0, layout=layout, **options)
 
 
 def test_witness_of_a_folded_layer() -> None:

@@ -32,17 +32,6 @@ def verdict(kernel: Any, bound: float, size: int | None = None) -> bool | None:
         return None
 
 
-@given(recipe=recipes(), size=st.sampled_from((None, 1, 2, 5, 9)), rtol=st.sampled_from((1e-1, 1e-3, 1e-6)))
-def test_agrees_with_the_enclosure(recipe: Recipe, size: int | None, rtol: float) -> None:
-    """Just above the upper bound it is never False, just below the lower bound never True."""
-    kernel = recipe.kernel
-    found = specnorm.enclose(kernel, size, rtol=rtol)
-    lower, upper = float(found.lower), float(found.upper)
-    assert verdict(kernel, upper * (1 + 1e-9), size) is not False
-    if lower > 0:
-        assert verdict(kernel, lower * (1 - 1e-9), size) is not True
-
-
 @pytest.mark.parametrize(
     ("kernel", "norm"),
     [
@@ -103,19 +92,6 @@ def test_certificates_are_never_wrong(recipe: Recipe, ratio: float) -> None:
         assert bound < truth.hi
 
 
-@pytest.mark.parametrize("scale", [1e-310, 1e-305, 1e-300, 1e-200, 1e-30, 1.0, 1e30, 1e200, 1e300, 4e307])
-def test_every_magnitude(scale: float) -> None:
-    """Kernels and bounds at both ends of the floats; bounds hundreds of decades away from the norm."""
-    kernel = np.array([[[1.0, -1.0]]]) * scale
-    assert specnorm.certify(kernel, 2.02 * scale)
-    assert not specnorm.certify(kernel, 1.98 * scale)
-    for bound in (1e-300, 1e-150, 1.0, 1e150, 1e308):
-        if not 0.5 < bound / scale < 4:
-            assert specnorm.certify(kernel, bound) is (bound > 2 * scale)
-    if scale > 1e-300:
-        assert not specnorm.certify(kernel, 5e-324)
-
-
 def test_zero_bound_and_zero_kernel() -> None:
     assert specnorm.certify(np.zeros((2, 2, 3)), 0.0)
     assert specnorm.certify(np.zeros((2, 2, 3)), 1.0)
@@ -155,20 +131,6 @@ def test_at_a_size_below_the_supremum() -> None:
     assert not specnorm.certify(kernel, 1.7, input_shape=3)
     assert not specnorm.certify(kernel, 1.8)
     assert not specnorm.certify(kernel, 1.8, input_shape=4)
-
-
-def test_is_a_plain_bool(xp: Lib) -> None:
-    kernel = xp.asarray(Recipe((2, 2, 3), dtype=xp.dtypes[-1], seed=1).kernel)
-    assert specnorm.certify(kernel, 100.0) is True
-    assert specnorm.certify(kernel, 1e-3) is False
-
-
-def test_same_verdict_again() -> None:
-    """Near the norm, where it depends on the last bits."""
-    kernel = Recipe((3, 3, 3, 3), seed=7).kernel
-    upper = float(specnorm.enclose(kernel, rtol=1e-9).upper)
-    for offset in (1e-9, 1e-12, -1e-12, -1e-9):
-        assert verdict(kernel, upper * (1 + offset)) is verdict(kernel, upper * (1 + offset))
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate"])

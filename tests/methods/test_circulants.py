@@ -74,14 +74,6 @@ def test_the_layer_is_a_part_of_the_ring() -> None:
         assert norm(matrix) <= bound * (1 + 1e-12) + 1e-300, drawn
 
 
-def test_every_longer_ring_will_do() -> None:
-    for drawn, kernel, lengths in plain(25):
-        longer = [n + (1 + drawn.index % 3) * axis.unit for n, axis in zip(lengths, drawn.axes, strict=True)]
-        truth = norm(dense_matrix(kernel, drawn.input_shape, **drawn.geometry))
-        bound = ring_norm(kernel, drawn.axes, longer, phases_of(drawn.index, len(longer)))
-        assert truth <= bound * (1 + 1e-12) + 1e-300, drawn
-
-
 def test_where_the_ring_is_the_layer() -> None:
     """[1, 2, 1] with a pixel of padding a side: the norm is 2 + 2 cos(pi/(n+1)), the skew-circulant's too."""
     binomial = np.array([[[1.0, 2.0, 1.0]]])
@@ -227,21 +219,6 @@ def test_every_frequency_of_a_ring_is_covered(sizes: tuple[int, ...], shape: tup
         assert len(found) == len(set(found))
         mirrored = {tuple(-turn % 1 for turn in turns) for turns in found}
         assert set(found) | mirrored == frequencies_of(sizes, skew)
-
-
-@pytest.mark.parametrize(("sizes", "shape"), RINGS)
-def test_pieces_of_a_ring_are_as_small_as_was_asked(sizes: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    """A box of three points is cut into three: one of two would be as large."""
-    for ratio in (2, 3):
-        boxes = cells.dft(tuple(3 * n for n in sizes), shape)
-        pieces, parent = boxes.split(np.full(len(boxes), ratio))
-        cut = boxes.divisible[parent]
-        assert (ratio * pieces.radius[cut] <= boxes.radius[parent][cut] * (1 + 1e-9)).all()
-
-
-def test_a_ring_of_three_axes_has_few_first_cells() -> None:
-    """33 points an axis were 18,513 cells of one point each; the torus has 1,732."""
-    assert len(cells.dft((33, 33, 33), (3, 3, 3), (True, True, True))) < 1000
 
 
 def lost_near_cells_of_the_torus(sizes: tuple[int, ...], shape: tuple[int, ...]) -> list[str]:

@@ -40,6 +40,7 @@ def test_a_budget_holds(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.nightly
 def test_nothing_is_larger_than_memory_allows(shape: tuple[int, ...]) -> None:
     kernel = np.random.RandomState(0).standard_normal(shape)
     tracemalloc.start()

@@ -57,26 +57,12 @@ def test_every_geometry(n_iter: int) -> None:
         for_all(lib, layers(modes=("circular", "zeros")), check, share=2.0)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize("shape", [(8, 5, 3, 3), (5, 8, 3, 3), (6, 6, 5), (7, 3)])
-def test_certified(dtype: str, shape: tuple[int, ...]) -> None:
-    for n_iter in (1, 2, 4):
-        layer = specnorm.gram_rescaling(Recipe(shape, seed=3).kernel.astype(dtype), n_iter)
-        assert layer.dtype == dtype
-        assert specnorm.certify(layer, 1.0)
-
-
 def test_comes_close_to_one_with_the_count() -> None:
     kernel = Recipe((8, 8, 3, 3), seed=3).kernel
     norms = [float(specnorm.conv_norm(specnorm.gram_rescaling(kernel, t))) for t in (1, 2, 3, 4, 5)]
     assert norms == sorted(norms)
     assert norms[0] < 0.8
     assert norms[-1] > 0.95
-
-
-def test_orthogonal_layers_stay() -> None:
-    q = np.linalg.qr(Recipe((8, 8), seed=3).kernel)[0][:, :, None]
-    np.testing.assert_allclose(specnorm.gram_rescaling(3 * q), q, rtol=1e-12)
 
 
 def test_aol_by_its_formula() -> None:

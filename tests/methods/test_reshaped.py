@@ -60,7 +60,3 @@ def test_never_above_on_trained_kernels(model: str) -> None:
             truth = sigma_star(kernel, rtol=1e-3, max_cells=4000)
             value = float(specnorm.reshaped_norm(kernel))
             assert truth.lo / math.sqrt(math.prod(kernel.shape[2:])) * (1 - 1e-6) <= value <= truth.hi, name
-
-
-def test_docstring_says_so() -> None:
-    assert "lower" in (specnorm.reshaped_norm.__doc__ or "")

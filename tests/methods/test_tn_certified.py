@@ -188,14 +188,6 @@ def test_what_cannot_be_proven_is_an_estimate(monkeypatch: pytest.MonkeyPatch) -
         specnorm.tn_bound(PLAIN.kernel, certified=True)
 
 
-def test_no_warning_where_it_is_proven(xp: Lib) -> None:
-    kernel = xp.asarray(PLAIN.kernel.astype(xp.dtypes[-1]))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        specnorm.tn_bound(kernel)
-        specnorm.tn_bound(kernel, certified=False)
-
-
 def kinds_seen(kinds: list[str]) -> Any:
     """A function of a kernel that notes the kind of what it returns."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,6 @@ from specnorm.certified.symbol import tap_powers
 from specnorm.numerics import block_lanczos, lanczos
 from specnorm.search import (
     circulants,
-    compression,
     deflated,
     lanczos_bound,
     layer,
@@ -28,7 +26,7 @@ from specnorm.search import (
     supremum,
 )
 from specnorm.search.layer_bounds import LayerTuning
-from specnorm.tensor import alternation, proving, tracking
+from specnorm.tensor import alternation, proving
 
 Kernel = NDArray[np.float64]
 KERNELS = {
@@ -114,22 +112,16 @@ WILD: dict[str, tuple[Any, Any, Callable[..., None]]] = {
     "no Lanczos": (layer, LayerTuning(at_once=0, waves=1), enclosed),
     "a supremum that is never enough": (supremum, supremum.SupremumTuning(near=0.99), by_circulants),
     "a supremum that is hardly searched": (supremum, supremum.SupremumTuning(loose=3.0), by_circulants),
-    "every layer a small one": (layer, LayerTuning(at_once=-1, soon=-1, work=-1, deflated_from=-1, tiny=10**6),
-    enclosed), "every wave taken out": (
+    "every layer a small one": (layer, LayerTuning(at_once=-1, soon=-1, work=-1, deflated_from=-1), enclosed),
+    "every wave taken out": (
         deflated, deflated.DeflationTuning((0.9, 1e-9), (0.9, 1e-9), 0, 2, 10**6, wider=(1.0,)), split,
     ),
     "no wave taken out": (deflated, deflated.DeflationTuning((0.9,), (0.9,), 0, 1, 0, wider=(1.0,)), split),
     "one wave of a frequency": (deflated, deflated.DeflationTuning((0.5,), (0.5,), 0, 1, together=1), split),
-    "any subspace": (compression, compression.SubspaceTuning((0.9, 1e-3), 1e12, 9, 1, 10**6, -1.0, 1e-14), split),
-    "no subspace": (compression, compression.SubspaceTuning((2.0,), 1e12, 0), split),
     "one step a matrix": (lanczos_bound, lanczos_bound.MatrixTuning(1, 1, ()), enclosed),
     "circulants of any length": (circulants, circulants.CirculantTuning(7, 3.0, 2, 0.9), by_circulants),
     "no circulant": (circulants, circulants.CirculantTuning(0), by_circulants),
-    "a search at every step": (tracking, tracking.TrackingTuning(-1.0, -1.0, 5, 9, -1.0, 50, 1, 50.0, 12), tracked),
-    "no search, everything a duplicate": (
-        tracking, tracking.TrackingTuning(math.inf, math.inf, 0, 0, math.inf, 0, duplicate=0.0, start=(0, 0, 0)),
-        tracked,
-    ),
+    "a training state of random vectors": (alternation, alternation.AlternationTuning(begun=0, fresh=1e3), tracked),
 }  # fmt: skip
 
 

@@ -351,7 +351,6 @@ class SymbolGram(GramPolynomial):
 
     def planes_at(self, frequencies: Frequencies, block: np.ndarray) -> tuple[Array, Array]:
         """All of H, shape (f, p, p) each."""
-        del block
         planes = symbols.Symbol(self.blocks, frequencies, ops=self.ops).planes()
         even, odd = symbols.gram_planes(*planes, xp=self.xp)
         return even[0, ...], odd[0, ...]

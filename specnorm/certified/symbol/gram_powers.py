@@ -11,8 +11,8 @@ from specnorm import arrays
 from specnorm.certified import rounding
 from specnorm.certified.symbol import symbols, trigonometric
 from specnorm.certified.symbol.lags import correlations, taps_below
-from specnorm.certified.symbol.tap_powers import TUNING, TapGrid, largest_square, residuals, tall, tap_grid
-from specnorm.problem.frequencies import half_grid
+from specnorm.certified.symbol.tap_powers import TUNING, TapGrid, largest_square, residuals
+from specnorm.problem.frequencies import half_grid, tap_grid
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
@@ -111,7 +111,7 @@ class Powers:
     def __init__(self, blocks: Array, n_iter: int, *, narrow: bool = False, ops: ArrayOps) -> None:
         xp = ops.xp
         self.n_iter, self.xp, self.ops = n_iter, xp, ops
-        wide = arrays.in_wide_dtype(tall(blocks, xp=xp), ops=ops)
+        wide = arrays.in_wide_dtype(arrays.tall(blocks, xp=xp), ops=ops)
         shape, p = tuple(wide.shape[3:]), int(wide.shape[2])
         # Powers of matrices with a Frobenius norm of at most 1 stay so.
         symbol = symbols.Symbol(wide, half_grid(tap_grid(shape, n_iter)), ops=ops)
@@ -217,7 +217,7 @@ def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
     of channel i add up to at most gamma(m + taps) times entry i of ``A^T A 1``.
     """
     xp = ops.xp
-    wide = tall(blocks, xp=xp)
+    wide = arrays.tall(blocks, xp=xp)
     if not (ops.exact_float32 and wide.dtype == xp.float32):
         wide = arrays.in_wide_dtype(wide, ops=ops)
     b, m, p = wide.shape[:3]

@@ -15,25 +15,10 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.symbol import gradients, symbols
-from specnorm.problem.frequencies import cos_sin, half_grid, phases, tap_points
+from specnorm.problem.frequencies import cos_sin, half_grid, phases, tap_grid, tap_points
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
-
-
-def tap_grid(kernel_shape: tuple[int, ...], n_iter: int) -> tuple[int, ...]:
-    """Taps an axis after so many products."""
-    return tuple(2**n_iter * (k - 1) + 1 for k in kernel_shape)
-
-
-def tall(blocks: Array, *, xp: Namespace) -> Array:
-    """Swap the channels where there are fewer outputs: conj(G G*) instead of G* G, the same norm."""
-    return swapped(blocks, xp=xp) if blocks.shape[1] < blocks.shape[2] else blocks
-
-
-def swapped(blocks: Array, *, xp: Namespace) -> Array:
-    """Blocks with output and input channels exchanged."""
-    return xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))
 
 
 def tables(grid: tuple[int, ...]) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
@@ -204,7 +189,7 @@ def powers_vjp(residuals: tuple[Array, ...], cotangent: Array, n_iter: int, *, x
     """
     blocks, hats, selector, sums, phase = residuals
     wide = blocks.shape[1] < blocks.shape[2]
-    blocks = tall(blocks, xp=xp)
+    blocks = arrays.tall(blocks, xp=xp)
     b, m, p = blocks.shape[:3]
     kernel_shape = tuple(blocks.shape[3:])
     narrow, broad = arrays.complex_dtype(blocks.dtype, xp=xp), phase.dtype
@@ -242,7 +227,7 @@ def powers_vjp(residuals: tuple[Array, ...], cotangent: Array, n_iter: int, *, x
             gradient += part
         del part
     assert gradient is not None  # for the type checker: there are frequencies
-    return swapped(gradient, xp=xp) if wide else gradient
+    return arrays.swapped(gradient, xp=xp) if wide else gradient
 
 
 def first_vjp(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -> Array:
@@ -257,8 +242,8 @@ def first_vjp(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) 
     blocks, signs, sums = residuals
     safe = xp.where(sums > 0, sums, xp.ones_like(sums))
     slope = xp.where(sums > 0, xp.astype(cotangent, sums.dtype) / (2 * xp.sqrt(safe)), xp.zeros_like(sums))
-    gradient = absolute_sums_vjp(tall(blocks, xp=xp), signs, xp.astype(slope, signs.dtype), xp=xp)
-    return swapped(gradient, xp=xp) if blocks.shape[1] < blocks.shape[2] else gradient
+    gradient = absolute_sums_vjp(arrays.tall(blocks, xp=xp), signs, xp.astype(slope, signs.dtype), xp=xp)
+    return arrays.swapped(gradient, xp=xp) if blocks.shape[1] < blocks.shape[2] else gradient
 
 
 def sums_vjp(blocks: Array, cotangent: Array, *, xp: Namespace) -> Array:

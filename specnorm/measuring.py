@@ -1,0 +1,57 @@
+"""Any method on a kernel: the plugin that owns it runs the method, and the answer says what it promises."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+from specnorm.backends import Backend, backend_for
+from specnorm.errors import MethodError
+from specnorm.methods import METHODS, Method
+from specnorm.problem.spec import Geometry
+from specnorm.result import Result
+from specnorm.runtime.table import program_for
+from specnorm.types import ArrayObject
+
+
+def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> Result:
+    """Measure a layer by one method, and return the whole answer.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+        Real floating array of any supported library, 0 to 3 spatial axes; half precision is computed in float32.
+    method : Method
+        A value such as ``TensorNorm()`` or ``Gram(n_iter=8)``.
+    **geometry
+        See `specnorm.problem.spec.Geometry`.
+
+    Returns
+    -------
+    Result
+        ``value`` is an array of the kernel's library and device, differentiable where the library is.
+
+    Raises
+    ------
+    KernelError, GeometryError, MethodError, BackendError
+    """
+    check_method(method)
+    return measure_with(kernel, method, geometry, backend=backend_for(kernel))
+
+
+def measure_with(kernel: ArrayObject, method: Method, geometry: Geometry, *, backend: Backend) -> Result:
+    """`measure` by the plugin that owns the kernel."""
+    plan = program_for(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
+    value, stats, known = backend.apply(plan, kernel)
+    figures: dict[str, Any] = dict(zip(plan.method.stats, stats, strict=True))
+    figures.update(backend=backend.name, device=str(backend.device(kernel)), traced=not known)
+    figures["computed_in"] = plan.computed_in(kernel, backend=backend) if known else "unknown under a tracer"
+    return Result(value, plan.method.kind_after(plan.spec, figures), plan.method, plan.spec, figures)
+
+
+def check_method(method: object) -> None:
+    """Refuse what is no method."""
+    if not isinstance(method, Method):
+        raise MethodError(
+            f"method={method!r} is not a method. Give a value such as specnorm.TensorNorm() "
+            f"(names for the command line: {', '.join(METHODS)})."
+        )
