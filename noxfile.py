@@ -1,4 +1,8 @@
-"""Sessions, each named after what it checks. ``nox`` alone runs all that a CPU can do; CI and the README run that."""
+"""Sessions, each named after what it checks.
+
+``nox`` alone runs what a change can break, in ten minutes on two cores; CI and the README run that. ``nox -s quick`` is
+for the loop of whoever changes something, and ``nox && nox -t nightly`` runs everything.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,7 @@ import shutil
 import subprocess
 import tarfile
 import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import nox
@@ -19,9 +21,7 @@ import nox
 ROOT = Path(__file__).parent
 PYTHON = "3.11"
 OTHER_PYTHONS = ("3.12", "3.13")
-BACKENDS = ("jax", "numpy", "torch", "strict")
-"""In this order: the longest first."""
-
+BACKENDS = "numpy,strict,torch,jax"
 TEST_TOOLS = ("hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3", "python-flint>=0.8", "jsonschema>=4.18")
 JAX_LIBRARIES = ("equinox>=0.11", "flax>=0.10", "optax>=0.2")
 """What the training comforts for JAX serve; none is required."""
@@ -29,10 +29,8 @@ DASK = "distributed>=2024.8"
 """An engine that audits can run on; not required."""
 SECOND_OPINION = "onnxruntime>=1.20"
 """What our own evaluation of ONNX nodes is compared with."""
-DOCS_APART = "--ignore=tests/test_docs.py"
-"""The examples of the documentation are run in `together`, where all that they need is installed."""
 PYTHON_MATTERS = (
-    "tests/test_house.py", "tests/test_parts.py", "tests/test_backends.py", "tests/test_errors.py", "tests/test_cli.py",
+    "tests/test_house.py", "tests/test_backends.py", "tests/test_errors.py", "tests/test_cli.py",
     "tests/test_help.py", "tests/auditing/test_readers.py", "tests/auditing/test_checkpoints.py",
     "tests/auditing/test_isolated.py", "tests/auditing/test_output.py", "tests/auditing/test_renderers.py",
     "tests/auditing/test_executing.py::test_rows_are_those_of_an_audit_here",
@@ -41,8 +39,15 @@ PYTHON_MATTERS = (
     "tests/test_value_and_grad.py::test_value_and_kind_of_arrays",
 )  # fmt: skip
 """What another Python could break: imports, texts, pickles, child processes, a call of each method; no numbers."""
-SAMPLED_IN_CI = ("tests/test_mutations.py", "tests/test_real_weights.py", "tests/test_comparison.py")
-"""Besides soundness: what goes through all published layers nightly (`tests/nightly.py`)."""
+NIGHT = {"SPECNORM_HYPOTHESIS_PROFILE": "nightly", "SPECNORM_NIGHTLY": "1"}
+"""Tests with the mark ``nightly`` run, of what else CI takes a sample all is looked at."""
+QUICK = (
+    "tests/test_house.py", "tests/test_traps.py", "tests/test_oracle.py", "tests/test_checks.py",
+    "tests/test_errors.py", "tests/test_certificates.py", "tests/test_convolution.py", "tests/test_arithmetic.py",
+    "tests/methods/test_every_method.py", "tests/methods/test_geometry.py", "tests/methods/test_certify.py",
+    "tests/methods/test_enclosure.py", "tests/methods/test_layer.py", "tests/search/test_budget.py", "tests/proof",
+)  # fmt: skip
+"""What most mistakes in the core break first."""
 VERSIONS_MATTER = (
     "tests/test_conformance.py",
     "tests/test_value_and_grad.py::test_agrees_with_numpy", "tests/test_value_and_grad.py::test_zero_kernel",
@@ -50,10 +55,9 @@ VERSIONS_MATTER = (
     "tests/methods/test_every_method.py::test_agrees_with_numpy",
     "tests/methods/test_every_method.py::test_half_precision_is_measured_in_float32",
     "tests/methods/test_every_method.py::test_gradient_of_the_frameworks",
-    "tests/methods/test_every_method.py::test_foreign_byte_order_is_refused_or_right",
 )  # fmt: skip
 """What an old array library could break: a function that it lacks, a value, a dtype, a gradient."""
-STRANGER = "./tests/thirdparty"
+STRANGER = str(ROOT / "tests" / "thirdparty")
 """Installed after specnorm, on its own: older pips do not see that the one provides what the other requires."""
 LINTERS = ("ruff>=0.11",)
 SITE_TOOLS = ("mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2")
@@ -81,6 +85,8 @@ nox.options.error_on_missing_interpreters = False
 nox.options.parallel = 2
 nox.options.allow_parallel = True
 CORES = os.cpu_count() or 1
+SHARED = ROOT / ".nox" / "environment"
+"""Where `environment` installs."""
 
 
 def prepare(session: nox.Session, *packages: str) -> None:
@@ -92,12 +98,12 @@ def prepare(session: nox.Session, *packages: str) -> None:
     session.install("-q", "--no-compile", *packages)
 
 
-def pytest(session: nox.Session, *arguments: str, backends: str, cores: int = max(1, CORES // 2)) -> None:
-    """Run tests on the cores of one lane; a backend that is named must be usable."""
-    # One process where that is one core: two would collect, import and, with JAX, trace and compile twice.
-    environment = {"SPECNORM_TEST_BACKENDS": backends}
-    processes = str(cores if cores > 1 else 0)
-    session.run("pytest", "-n", processes, "--no-header", *arguments, *session.posargs, env=environment)
+def pytest(session: nox.Session, *arguments: str, backends: str, **environment: str) -> None:
+    """Run tests on every core; a backend that is named must be usable."""
+    environment |= {"SPECNORM_TEST_BACKENDS": backends, "PYTHONDONTWRITEBYTECODE": ""}
+    python = "python" if session.virtualenv.bin_paths else str(SHARED / "bin" / "python")
+    words = ("-m", "pytest", "-n", str(CORES), "--dist=worksteal", "--no-header", *arguments, *session.posargs)
+    session.run(python, *words, env=environment, external=True)
 
 
 def has_gpu() -> bool:
@@ -123,58 +129,45 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
 
 
-@nox.session(python=PYTHON)
-@nox.parametrize("backend", BACKENDS, ids=BACKENDS)
-def tests(session: nox.Session, backend: str) -> None:
-    """One array library alone: no other framework is installed. NumPy runs every test, the others those with a part."""
-    extras = f"cli,keras,onnx,plot,{backend}" if backend in ("torch", "jax") else "cli,keras,onnx,plot"
-    more = {"numpy": (DASK, CONES), "strict": (STRANGER,), "jax": JAX_LIBRARIES, "torch": ()}[backend]
-    prepare(session, "-e", f".[{extras}]", *TEST_TOOLS)
-    if more:
-        prepare(session, *more)
-    if backend == "numpy":
-        pytest(session, DOCS_APART, backends=backend)
-    elif backend == "jax":
-        with faster_compilation(session):
-            pytest(session, DOCS_APART, "-m", backend, "--ignore=tests/soundness", backends=backend)
-        # Soundness is checked of what users run: compiled with every optimisation.
-        pytest(session, "tests/soundness", "-m", backend, backends=backend)
-    else:
-        pytest(session, DOCS_APART, "-m", backend, backends=backend)
+@nox.session(python=PYTHON, default=False)
+def environment(session: nox.Session) -> None:
+    """What the sessions of tests share: every framework, installed once."""
+    prepare(session, "-e", ".[cli,keras,onnx,plot,torch,jax,networks,networks-jax]", DASK, CONES, SECOND_OPINION, *JAX_LIBRARIES)
+    prepare(session, STRANGER, "mypy>=1.15", "nox", *TEST_TOOLS)
 
 
-@contextmanager
-def faster_compilation(session: nox.Session) -> Iterator[None]:
+in_shared_environment = nox.session(venv_backend="none", requires=["environment"])
+nightly = nox.session(venv_backend="none", requires=["environment"], default=False, tags=["nightly"])
+"""Sessions of tests: they run in the environment that `environment` made."""
+
+
+@in_shared_environment
+def tests(session: nox.Session) -> None:
+    """What a change can break, with every array library; compiled by JAX with less optimisation, but for soundness."""
+    flags = cheap_compilation()
+    pytest(session, "--ignore=tests/soundness", backends=BACKENDS, **flags)
+    pytest(session, "tests/soundness", backends=BACKENDS)
+
+
+@in_shared_environment
+def types(session: nox.Session) -> None:
+    """Static types of everything."""
+    session.run(str(SHARED / "bin" / "mypy"), "specnorm", "plugins", "tests", "noxfile.py", external=True)
+
+
+@nox.session(python=PYTHON, default=False)
+def quick(session: nox.Session) -> None:
+    """In 90 seconds, with NumPy alone: what most mistakes in the core break first."""
+    prepare(session, "-e", ".[cli]", *TEST_TOOLS)
+    pytest(session, *QUICK, backends="numpy")
+
+
+def cheap_compilation() -> dict[str, str]:
     """Let JAX compile with its older emitters and optimise less: most of its tests' time is compilation."""
     words = ("backend_optimization_level=0", "cpu_use_fusion_emitters=false", "llvm_disable_expensive_passes=true")
     flags = " ".join(f"--xla_{word}" for word in words)
-    before = dict(session.env)
     # A JAX that knows a flag no more ends the process.
-    if output(str(Path(session.bin) / "python"), "-c", _COMPILES, XLA_FLAGS=flags):
-        session.env["XLA_FLAGS"] = flags
-    yield
-    session.env.clear()
-    session.env.update(before)
-
-
-@nox.session(python=PYTHON)
-def together(session: nox.Session) -> None:
-    """Every framework in one environment: static types, what has a part in several, every example of the documentation.
-
-    ``nox -s together -- types`` (or ``cross``, ``docs``) runs one of the three.
-    """
-    checks = ("types", "cross", "docs")
-    asked = [word for word in session.posargs if word in checks] or checks
-    session.posargs[:] = [word for word in session.posargs if word not in checks]
-    prepare(session, "-e", ".[cli,plot,torch,jax]", "mypy>=1.15", "nox", *TEST_TOOLS)
-    prepare(session, STRANGER)
-    if "types" in asked:
-        session.run("mypy", "specnorm", "plugins", "tests", "noxfile.py")
-    # The documentation's examples bear the mark too: one run collects once.
-    what = {("cross",): ["tests", DOCS_APART], ("docs",): ["tests/test_docs.py"], ("cross", "docs"): ["tests"]}
-    if chosen := what.get(tuple(word for word in ("cross", "docs") if word in asked)):
-        with faster_compilation(session):
-            pytest(session, *chosen, "-m", "several", backends="numpy,strict,torch,jax")
+    return {"XLA_FLAGS": flags} if output(str(SHARED / "bin" / "python"), "-c", _COMPILES, XLA_FLAGS=flags) else {}
 
 
 @nox.session(python=PYTHON)
@@ -183,7 +176,7 @@ def cupy(session: nox.Session) -> None:
     if not has_gpu():
         skip(session, "no NVIDIA GPU here, so nothing was tested with CuPy")
     prepare(session, "-e", ".[cli,cupy]", *TEST_TOOLS)
-    session.run("pytest", "--no-header", "-m", "cupy", "tests", env={"SPECNORM_TEST_BACKENDS": "cupy"})
+    pytest(session, "-n0", "-k", "cupy", backends="cupy")
 
 
 @nox.session(python=PYTHON)
@@ -197,33 +190,39 @@ def oldest(session: nox.Session) -> None:
     pytest(session, "tests/test_autodiff_jax.py", "-k", transforms, backends="jax")
 
 
-@nox.session(python=PYTHON, default=False)
+@nightly
+def slow(session: nox.Session) -> None:
+    """Nightly: the tests with the mark ``nightly``, with every array library."""
+    flags = cheap_compilation()
+    pytest(session, "-m", "nightly", backends=BACKENDS, SPECNORM_NIGHTLY="1", **flags)
+
+
+@nightly
 def soundness(session: nox.Session) -> None:
-    """Nightly: every proven value, on 100,000 kernels and 20,000 layers at a size; mutations; what CI samples."""
-    prepare(session, "-e", ".[cli]", *TEST_TOOLS)
-    session.env["SPECNORM_SOUNDNESS_KERNELS"], session.env["SPECNORM_SOUNDNESS_LAYERS"] = "100000", "20000"
-    session.env["SPECNORM_HYPOTHESIS_PROFILE"] = "nightly"
-    pytest(session, "tests/soundness", *SAMPLED_IN_CI, backends="numpy", cores=CORES)
+    """Nightly: every proven value, on 100,000 kernels and 20,000 layers at a size; mutations; all published layers."""
+    larger = {"SPECNORM_SOUNDNESS_KERNELS": "100000", "SPECNORM_SOUNDNESS_LAYERS": "20000"}
+    files = [f"tests/test_{name}.py" for name in ("mutations", "real_weights", "comparison")]
+    pytest(session, "tests/soundness", *files, backends="numpy", **NIGHT, **larger)
 
 
-@nox.session(python=PYTHON, default=False)
+@nightly
 def operators(session: nox.Session) -> None:
     """Nightly: operators of torch and ONNX, 140,000 calls at random; a million compositions; 26,000 damaged files."""
-    prepare(session, "-e", ".[cli,torch,onnx,keras]", SECOND_OPINION, *TEST_TOOLS)
-    session.env.update(SPECNORM_NETWORK_DRAWS="100000", SPECNORM_ONNX_DRAWS="20000", SPECNORM_FUZZ="26000")
-    files = (
-        f"tests/networks/test_{name}.py" for name in ("every_torch_operator", "every_onnx_operator", "onnxruntime")
-    )
-    pytest(session, *files, "tests/auditing/test_fuzz.py", "-rP", backends="numpy,torch", cores=CORES)
+    larger = {"SPECNORM_NETWORK_DRAWS": "100000", "SPECNORM_ONNX_DRAWS": "20000", "SPECNORM_FUZZ": "26000"}
+    names = ("every_torch_operator", "every_onnx_operator", "onnxruntime")
+    files = [f"tests/networks/test_{name}.py" for name in names]
+    pytest(session, *files, "tests/auditing/test_fuzz.py", "-rP", backends="numpy,torch", **NIGHT, **larger)
     part = 1_000_000 // CORES  # CI draws 120 in all
-    told = {"SPECNORM_TEST_BACKENDS": "numpy,torch", "SPECNORM_COMPOSITIONS": str(part)}
-    words = ("pytest", "-n", "0", "--no-header", "-rP", "tests/networks/test_compositions.py")
-    seeds = ({"SPECNORM_COMPOSITIONS_SEED": str(at * part)} for at in range(CORES))
+
+    def compositions(at: int) -> None:
+        seeds = {"SPECNORM_COMPOSITIONS": str(part), "SPECNORM_COMPOSITIONS_SEED": str(at * part)}
+        pytest(session, "-n0", "-rP", "tests/networks/test_compositions.py", backends="numpy,torch", **NIGHT, **seeds)
+
     with ThreadPoolExecutor(CORES) as pool:
-        list(pool.map(lambda seed: session.run(*words, env=told | seed), seeds))
+        list(pool.map(compositions, range(CORES)))
 
 
-@nox.session(python=PYTHON, default=False)
+@nox.session(python=PYTHON, default=False, tags=["nightly"])
 def zoo(session: nox.Session) -> None:
     """Layers of orthogonium, deel-torchlip and timm: proven, the dense matrix agrees, or refused; and a tutorial."""
     prepare(session, "-e", ".[cli,torch]", *TEST_TOOLS, *ZOO_NEEDS)
@@ -246,21 +245,9 @@ def site(session: nox.Session) -> None:
                 session.error(f"{page.relative_to(built)} loads from elsewhere: {tag}")
 
 
-@nox.session(python=PYTHON)
-def thirdparty(session: nox.Session) -> None:
-    """A stranger's plugin: built, installed and checked where nothing else is, pytest included."""
-    prepare(session, ".")
-    prepare(session, STRANGER)
-    check = "import specnorm_strict, specnorm.testing as t; t.check_backend(specnorm_strict.BACKEND)"
-    session.chdir(session.create_tmp())
-    session.run("python", "-W", "error", "-c", check)
-    alone = "import sys, specnorm.testing; assert not {'pytest', 'torch', 'jax'} & set(sys.modules)"
-    session.run("python", "-c", alone)
-
-
-@nox.session(python=PYTHON)
+@nox.session(python=PYTHON, reuse_venv=False)
 def wheel(session: nox.Session) -> None:
-    """What users get: types, no tests, NumPy at once, and advice where an extra is missing."""
+    """What users get: types, no tests, NumPy at once, advice where an extra is missing, the README's audit."""
     DIST.mkdir(parents=True, exist_ok=True)
     for old in DIST.iterdir():
         old.unlink()
@@ -273,6 +260,23 @@ def wheel(session: nox.Session) -> None:
     said = session.run("specnorm", "backends", success_codes=[2], silent=True)
     if "pip install '.[cli]'" not in str(said):
         session.error(f"without the extra, `specnorm` says: {said}")
+    strangers_plugin(session)
+    install_wheel(session, "torch")
+    session.run("python", SMOKE, "torch")
+    install_wheel(session, "cli,torch,onnx,keras")
+    model = ROOT / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
+    session.run("specnorm", "audit", str(model), "--input-shape", "32")
+    session.run("specnorm", "audit", str(model), "--format", "html", "--output", "report.html")
+    session.run("specnorm", "backends")
+
+
+def strangers_plugin(session: nox.Session) -> None:
+    """Install a backend of somebody else, and check it, where pytest and other frameworks are missing."""
+    prepare(session, STRANGER)
+    check = "import specnorm_strict, specnorm.testing as t; t.check_backend(specnorm_strict.BACKEND)"
+    session.run("python", "-W", "error", "-c", check)
+    alone = "import sys, specnorm.testing; assert not {'pytest', 'torch', 'jax'} & set(sys.modules)"
+    session.run("python", "-c", alone)
 
 
 def check_contents(session: nox.Session) -> None:
@@ -306,7 +310,7 @@ def install_wheel(session: nox.Session, extra: str = "", *more: str) -> None:
     session.chdir(session.create_tmp())
 
 
-@nox.session(python=PYTHON, requires=["wheel"])
+@nox.session(python=PYTHON, requires=["wheel"], default=False, tags=["nightly"])
 @nox.parametrize("name", EXTRAS, ids=EXTRAS)
 def extra(session: nox.Session, name: str) -> None:
     """The wheel with one extra and nothing else: what a user does first."""
@@ -316,7 +320,7 @@ def extra(session: nox.Session, name: str) -> None:
     session.run("python", SMOKE, name)
 
 
-@nox.session(python=PYTHON, requires=["wheel"])
+@nox.session(python=PYTHON, requires=["wheel"], default=False, tags=["nightly"])
 def typing(session: nox.Session) -> None:
     """The wheel's types from outside: a user's program under mypy and pyright, and how complete the types are."""
     # basedpyright is pyright as a wheel that brings its own node.
@@ -334,27 +338,6 @@ def typing(session: nox.Session) -> None:
     unknown = [x for x in found["symbols"] if not x["isTypeKnown"] or x["isTypeAmbiguous"]]
     for name in (x["name"] for x in unknown if x["name"].removeprefix("specnorm.").startswith(API)):
         session.error(f"the type of {name} is not stated")
-
-
-@nox.session(python=PYTHON, requires=["wheel"], reuse_venv=False)
-def audit(session: nox.Session) -> None:
-    """The wheel in a clean environment: with torch alone, then the README's audit and those of the published models."""
-    install_wheel(session, "torch")
-    session.run("python", SMOKE, "torch")
-    install_wheel(session, "cli,torch,onnx,keras")
-    model = ROOT / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
-    session.run("specnorm", "audit", str(model), "--input-shape", "32")
-    session.run("specnorm", "audit", str(model), "--format", "html", "--output", "report.html")
-    for weights in published():
-        given = weights.with_name("geometry.json")
-        session.run("specnorm", "audit", str(weights), *(["--geometry", str(given)] if given.exists() else []))
-    session.run("specnorm", "backends")
-
-
-def published() -> list[Path]:
-    """The published models of the test data: the folders whose `layers.json` names an original file."""
-    known = {path: json.loads(path.read_text()) for path in sorted((ROOT / "tests" / "data").glob("*/layers.json"))}
-    return [path.with_name(told["file"]) for path, told in known.items() if "file" in told]
 
 
 @nox.session(python=PYTHON, default=False)
@@ -389,18 +372,21 @@ def output(*command: str, **environment: str) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def other_python(version: str) -> None:
+def other_python(version: str, *, whole: bool) -> None:
     """Register a session for another Python; skipped, and saying so, where that is missing."""
     path = interpreter(version)
+    name = f"python-{version}" + ("-whole" if whole else "")
+    tags = ["nightly"] if whole else []
 
-    @nox.session(python=path, venv_backend=None if path else "none", name=f"python-{version}")
+    @nox.session(python=path, venv_backend=None if path else "none", name=name, default=not whole, tags=tags)
     def on_it(session: nox.Session) -> None:
-        """NumPy alone, on this Python: what can depend on it, as `PYTHON_MATTERS` says."""
+        """NumPy alone, on this Python: nightly every test, else what can depend on it, as `PYTHON_MATTERS` says."""
         if path is None:
             skip(session, f"Python {version} is not installed")
         prepare(session, "-e", ".[cli]", *TEST_TOOLS)
-        pytest(session, *PYTHON_MATTERS, backends="numpy")
+        pytest(session, *(["tests"] if whole else PYTHON_MATTERS), backends="numpy")
 
 
+other_python(OTHER_PYTHONS[-1], whole=False)
 for _version in OTHER_PYTHONS:
-    other_python(_version)
+    other_python(_version, whole=True)

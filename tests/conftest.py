@@ -1,17 +1,17 @@
-"""The `xp` fixture: one array library at a time. The marks that say which libraries a test has a part in. And the
-hypothesis profiles.
+"""The `xp` fixture: one array library at a time; the mark ``nightly``; the hypothesis profiles.
 
 ``SPECNORM_TEST_BACKENDS=numpy,torch`` restricts the libraries; one that is named there must be usable, or its tests
-fail instead of being skipped. ``SPECNORM_HYPOTHESIS_PROFILE`` is ``ci`` (default) or ``nightly``.
+fail instead of being skipped. Tests with the mark ``nightly`` run where ``SPECNORM_NIGHTLY`` is set.
+``SPECNORM_HYPOTHESIS_PROFILE`` is ``ci`` (default) or ``nightly``.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-import parts
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -30,6 +30,9 @@ if _UNKNOWN:
 _PARAMS = [name for name, family in LIBRARIES.items() if not _ASKED or name in _ASKED or family in _ASKED]
 
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
+if "SPECNORM_NIGHTLY" not in os.environ and "jax32" not in _ASKED and "jax" in _PARAMS:
+    _PARAMS.remove("jax32")  # JAX as it comes: nightly, and with the oldest versions
+
 settings.register_profile("ci", derandomize=True, max_examples=50, database=None, **_COMMON)  # type: ignore[arg-type]
 settings.register_profile("nightly", max_examples=1000, print_blob=True, **_COMMON)  # type: ignore[arg-type]
 settings.load_profile(os.environ.get("SPECNORM_HYPOTHESIS_PROFILE", "ci"))
@@ -91,30 +94,25 @@ def jax32() -> Iterator[None]:
         pytest.skip(str(reason))
 
 
-# -- which libraries a test has a part in --------------------------------------------------------------------------
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each item with its libraries, before ``-m`` chooses; ``several`` where it has a part in more than one."""
-    for item in items:
-        if not isinstance(item, pytest.Function):
-            continue
-        top = item.cls.__name__ if item.cls else item.originalname
-        callspec = getattr(item, "callspec", None)
-        found = parts.libraries(item.path, top, callspec.params.values() if callspec else ())
-        for name in found:
-            item.add_marker(name)
-        if len({mark.name for mark in item.iter_markers()} & set(parts.WORDS)) > 1:
-            item.add_marker("several")
+WHOLE = {"numpy", "strict", "torch", "jax"} <= set(_ASKED)
+"""Whether every library is there, so that no test may be skipped for want of one: no other session would run it."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is nightly, unless it is night."""
+    if "SPECNORM_NIGHTLY" not in os.environ:
+        late = [item for item in items if item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=late)
+        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Fail what is skipped for want of a library whose mark it lacks: no session would run it."""
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail what is skipped for want of a library where all are asked for."""
     report = yield
-    if report.skipped and isinstance(report.longrepr, tuple) and not hasattr(report, "wasxfail"):
-        lost = parts.missing(report.longrepr[2]) - {mark.name for mark in item.iter_markers()}
-        if lost:
-            words = ", ".join(sorted(lost))
+    if WHOLE and report.skipped and isinstance(report.longrepr, tuple) and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2]
+        if re.search(r"could not import|No module named|not installed|no plugin for", reason) and "cupy" not in reason:
             report.outcome = "failed"
-            report.longrepr = f"{report.longrepr[2]}; no session runs this: mark it with {words} (tests/parts.py)"
+            report.longrepr = f"{reason}; no session runs this: install it in `environment` (noxfile.py)"
     return report

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from specnorm.methods import METHODS, Method, Stepped
+import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
@@ -27,20 +27,7 @@ def put_after(path: Path, anchor: str, text: str) -> None:
     path.write_text(source.replace(anchor, anchor + text), encoding="utf-8")
 
 
-def test_the_page_names_every_member_there_is() -> None:
-    """What each does is in its docstring; `test_docs.py` sees to that."""
-    for cls in (Method, Stepped):
-        members = [name for name in (*vars(cls), *vars(cls).get("__annotations__", {})) if not name.startswith("_")]
-        assert [name for name in members if not re.search(rf"`{name}\b", PAGE)] == []
-
-
-def test_a_method_owes_six_members() -> None:
-    """What every method gives itself; the rest comes from the base."""
-    for cls in METHODS.values():
-        own = {name for c in cls.__mro__ if c is not Method for name in vars(c) if name in vars(Method)}
-        assert {"kind", "needs", "forward", "pullback"} <= own
-
-
+@pytest.mark.nightly
 def test_the_second_method_of_the_page_keeps_its_promises(tmp_path: Path) -> None:
     for name in ("specnorm", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "data", "outside"))

@@ -189,7 +189,6 @@ def test_ordinary_arithmetic_is_recognised() -> None:
 
 @pytest.mark.parametrize("library", ["numpy", "torch"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.torch  # whose switch it is
 @pytest.mark.usefixtures("flushing")
 def test_what_would_be_flushed_is_refused(dtype: str, library: str) -> None:
     """A kernel of subnormal numbers had the bound 0; one near them lost entries."""
@@ -210,7 +209,6 @@ def test_what_would_be_flushed_is_refused(dtype: str, library: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.torch  # whose switch it is
 @pytest.mark.usefixtures("flushing")
 def test_what_flushing_cannot_change_is_measured(dtype: str) -> None:
     """Subnormal entries beside ordinary ones: the bounds hold for the kernel with them."""

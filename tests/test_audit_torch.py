@@ -305,6 +305,7 @@ def test_what_is_no_module_that_can_be_looked_into() -> None:
         specnorm_torch.audit_module(model.state_dict(), (3, 8, 8))
 
 
+@pytest.mark.nightly
 def test_a_model_compiled_by_torch_is_the_one_that_it_was_made_of() -> None:
     model = convolutions()
     rows = specnorm_torch.audit_module(torch.compile(model), (3, 8, 8)).layers

@@ -155,27 +155,6 @@ def test_jacobian_of_several_values(name: str) -> None:
     close(pull(one)[0], jacobian.reshape(-1, *SHAPE)[-1])
 
 
-@some
-@pytest.mark.usefixtures("x64")
-def test_gradient_inside_scan(name: str) -> None:
-    """Gradient descent on a norm as JAX users write it: a scan, compiled."""
-    function = scalar(name)
-
-    def step(k: Any, _: Any) -> tuple[Any, Any]:
-        value, gradient = jax.value_and_grad(function)(k)
-        return k - 0.01 * gradient, value
-
-    start = wide(*SHAPE)
-    last, values = jax.jit(lambda k: jax.lax.scan(step, k, length=4))(start)
-    by_hand = []
-    k = start
-    for _ in range(4):
-        k, value = step(k, None)
-        by_hand.append(value)
-    close(last, k, 1e-6)
-    close(values, jnp.stack(by_hand), 1e-6)
-
-
 @pytest.mark.usefixtures("x64")
 def test_gradient_through_control_flow() -> None:
     """Differentiated from outside: through scan, cond and a remat'ed loop body."""
@@ -236,14 +215,6 @@ def test_non_finite_kernel(name: str) -> None:
         stack = name in ("matrix_norm", "power_iteration", "gram_iteration")
         assert np.isnan(value[1] if stack else value).all()
         assert np.isnan(value).all() or stack
-
-
-@plain
-def test_non_finite_kernel_in_a_batch() -> None:
-    """Only its own value is lost."""
-    batch = normal(3, *SHAPE).at[1, 0, 0, 0].set(np.nan)
-    values = np.asarray(jax.vmap(specnorm.f4_bound)(batch))
-    assert np.isnan(values).tolist() == [False, True, False]
 
 
 @plain
@@ -311,21 +282,6 @@ def test_no_retracing_for_new_values() -> None:
     assert len(traces) == 1
 
 
-@plain
-def test_kernels_of_a_flax_like_tree() -> None:
-    """A penalty over a tree of HWIO kernels, as Flax stores them."""
-    tree = {"a": {"kernel": normal(3, 2, 3)}, "b": {"kernel": normal(3, 3, 2, seed=1)}}
-
-    def penalty(tree: Any) -> Any:
-        return sum(specnorm.f4_bound(k, layout="WIO") ** 2 for k in jax.tree_util.tree_leaves(tree))
-
-    gradient = jax.grad(jax.jit(penalty))(tree)
-    assert jax.tree_util.tree_structure(gradient) == jax.tree_util.tree_structure(tree)
-    direct = specnorm.f4_bound(jnp.transpose(tree["a"]["kernel"], (2, 1, 0)))
-    close(specnorm.f4_bound(tree["a"]["kernel"], layout="WIO"), direct, 1e-5)
-    close((gradient["a"]["kernel"] * tree["a"]["kernel"]).sum(), 2 * direct**2, 1e-4)
-
-
 # -- second derivatives ------------------------------------------------------------------------------------------
 def second_derivatives(function: Function, x: Any) -> dict[str, Callable[[], Any]]:
     """Every way to ask for one, forward mode included, as calls that must raise."""
@@ -366,14 +322,6 @@ def test_second_derivatives_raise(name: str) -> None:
         else:
             # JAX's own refusal of forward mode through a reverse-mode rule.
             assert "forward-mode" in str(caught.value) or "jvp" in str(caught.value), f"{way}: {caught.value}"
-
-
-@plain
-def test_stop_gradient_is_the_way_out() -> None:
-    """As the error advises."""
-    k = normal(*SHAPE)
-    frozen = jax.grad(lambda k: (k**3).sum() * jax.lax.stop_gradient(specnorm.f4_bound(k)))
-    assert jnp.all(jnp.isfinite(jax.grad(lambda k: frozen(k).sum())(k)))
 
 
 @plain

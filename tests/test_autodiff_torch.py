@@ -31,13 +31,6 @@ pytestmark = pytest.mark.usefixtures("fresh_torch")
 
 
 # -- first derivatives -------------------------------------------------------------------------------------------
-@every
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_gradient_against_finite_differences(name: str, seed: int) -> None:
-    k, direction, function, step = kernel(), normal(*SHAPE, seed=seed), scalar(name), 1e-6
-    slope = (function(k + step * direction) - function(k - step * direction)) / (2 * step)
-    found = (expected_gradient(name, k) * direction).sum()
-    assert abs(float(found - slope)) <= 1e-6 * float(expected_gradient(name, k).norm() * direction.norm())
 
 
 @every
@@ -46,14 +39,6 @@ def test_gradcheck(name: str) -> None:
     k = normal(2, 3, 2, 2, seed=5).requires_grad_()
     batched = name != "singular_values"  # a known gap, below
     assert torch.autograd.gradcheck(FUNCTIONS[name], k, eps=1e-6, atol=1e-5, rtol=1e-4, check_batched_grad=batched)
-
-
-@every
-def test_backward_accumulates(name: str) -> None:
-    k = kernel().requires_grad_()
-    for _ in range(2):
-        scalar(name)(k).backward()
-    close(k.grad, 2 * expected_gradient(name, kernel()))
 
 
 @every
@@ -80,22 +65,6 @@ def test_jacobian_rows_of_several_values(name: str) -> None:
 @KNOWN_GAPS["batched gradients of several values"].expected
 def test_vectorised_jacobian_of_singular_values() -> None:
     torch.autograd.functional.jacobian(FUNCTIONS["singular_values"], kernel(), vectorize=True)
-
-
-def test_what_works_instead_of_vectorize() -> None:
-    jacobian = torch.autograd.functional.jacobian(FUNCTIONS["singular_values"], kernel())
-    close(torch.func.jacrev(FUNCTIONS["singular_values"])(kernel()), jacobian)
-
-
-@every
-def test_values_are_unchanged_by_differentiation(name: str) -> None:
-    plain = FUNCTIONS[name](kernel())
-    assert not plain.requires_grad
-    tracked = FUNCTIONS[name](kernel().requires_grad_())
-    assert tracked.requires_grad
-    assert torch.equal(plain, tracked.detach())
-    with torch.no_grad():
-        assert not FUNCTIONS[name](kernel().requires_grad_()).requires_grad
 
 
 # -- torch.func --------------------------------------------------------------------------------------------------
@@ -279,23 +248,6 @@ def test_inference_mode(name: str) -> None:
     assert torch.equal(inside_parameter, inside)
     assert torch.equal(FUNCTIONS[name](x), inside), "a tensor made in inference mode, used outside"
     assert torch.equal(FUNCTIONS[name](torch.nn.Parameter(kernel())).detach(), inside)
-
-
-def test_kernel_that_needs_no_gradient_beside_one_that_does() -> None:
-    first, second = kernel().requires_grad_(), normal(*SHAPE, seed=9)
-    total = scalar("f4_bound")(first) + scalar("f4_bound")(second)
-    close(torch.autograd.grad(total, first)[0], expected_gradient("f4_bound", kernel()))
-
-
-def test_zero_kernel_in_training() -> None:
-    """A layer initialised to zero: value and gradient are zero, nothing is NaN."""
-    for name in FUNCTIONS:
-        x = torch.zeros(*SHAPE, dtype=torch.float64, requires_grad=True)
-        value = scalar(name)(x)
-        (gradient,) = torch.autograd.grad(value, x)
-        assert float(value.detach()) == 0.0, name
-        # Of several singular values at a tie, any orthonormal basis makes a subgradient.
-        assert bool((gradient == 0).all() if name != "singular_values" else gradient.isfinite().all()), name
 
 
 def test_proven_bounds_of_a_parameter_are_read_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:

@@ -253,14 +253,12 @@ def test_listing_shows_the_broken_without_hiding_the_others(install: Installer) 
 
 
 # -- which objects are arrays ------------------------------------------------------------------------------------
-@pytest.mark.several
 def test_every_installed_library_is_found(xp: Lib) -> None:
     x = xp.asarray(np.ones((2, 2, 3)))
     assert backends.backend_for(x) is xp.backend
     assert backends.common_backend([x, x]) is xp.backend
 
 
-@pytest.mark.several
 def test_mixed_libraries_are_refused(xp: Lib) -> None:
     if xp.name == "numpy":
         pytest.skip("it is the other library")

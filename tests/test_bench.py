@@ -62,6 +62,7 @@ def check_rows(rows: list[Row]) -> None:
             assert 0 < low <= row["faster"] <= high
 
 
+@pytest.mark.nightly
 def test_a_run_is_complete(smoke: Path) -> None:
     rows = read(smoke)
     check_rows(rows)
@@ -162,14 +163,6 @@ def test_a_textbook_method_is_as_its_formula_says() -> None:
     scaled = torch.linalg.vector_norm(flat[:, :, 0, 0] * sums.rsqrt())
     assert float(yardsticks.aol(flat)) == pytest.approx(float(scaled))
     assert float(yardsticks.hopm_einsum(flat)) == pytest.approx(float(torch.linalg.matrix_norm(flat[:, :, 0, 0], 2)))
-
-
-def test_propack_is_as_near_as_it_is_said_to_be() -> None:
-    import torch
-
-    pytest.importorskip("scipy", reason="PROPACK is SciPy's")
-    kernel = torch.tensor(np.random.RandomState(0).standard_normal((5, 4, 3, 3)))
-    assert float(yardsticks.propack(kernel, 12)) == pytest.approx(float(yardsticks.rfft_svd(kernel, 12)), rel=1e-6)
 
 
 # -- whole networks --------------------------------------------------------------------------------------------------

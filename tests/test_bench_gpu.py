@@ -25,6 +25,7 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     return read(out)
 
 
+@pytest.mark.nightly
 def test_each_part_runs_on_the_cpu(every: list[Row]) -> None:
     assert not [row for row in every if "error" in row]
     assert {row["section"] for row in every} == {"network", "training step"}
@@ -34,6 +35,7 @@ def test_each_part_runs_on_the_cpu(every: list[Row]) -> None:
     assert {row["device"] for row in every} == {"cpu"}
 
 
+@pytest.mark.nightly
 def test_without_a_gpu_it_says_so_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if not gpu.missing():
         pytest.skip("there is a GPU")

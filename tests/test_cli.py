@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import re
@@ -89,13 +87,6 @@ def test_a_file_in_the_place_of_a_command_is_audited(
     assert "No such command 'adit'" in capsys.readouterr().err
 
 
-def test_json_and_csv_agree(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = _norms(model, capsys)
-    assert cli.run(["audit", str(model), "--format", "csv"]) == 0
-    table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert [float(line["upper"]) for line in table] == [row["upper"] for row in rows.values()]
-
-
 def test_options_reach_the_audit(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--input-shape", "6x7", "--layers", "conv1*", "--layers", "fc*", "--methods", "f4, grid, circular"]
     arguments += ["--padding-mode", "circular", "--backend", "numpy", "--device", "cpu", "--format", "json"]
@@ -106,39 +97,6 @@ def test_options_reach_the_audit(model: Path, capsys: pytest.CaptureFixture[str]
     assert (conv["input_shape"], conv["padding_mode"], "tn" in conv) == ([6, 7], "circular", False)
     assert conv["circular"] > 0
     assert conv["grid"] > 0
-
-
-@pytest.mark.parametrize(("size", "more"), [([], []), (["--input-shape", "6"], ["circular"])])
-def test_all_columns(model: Path, size: list[str], more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["audit", str(model), "--layers", "conv1*", "--all", *size]) == 0
-    head = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| layer"))
-    assert head.split()[1::2] == ["layer", "shape", "lower", "upper", "tn", "f4", "reshaped", *more, "ratio", "remark"]
-    assert cli.run(["audit", str(model), "--layers", "conv1*", "--format", "json", *size]) == 0  # without being asked
-    (row,) = json.loads(capsys.readouterr().out)["layers"]
-    assert row.keys() >= {"tn", "f4", "reshaped", *more, "ratio"}
-
-
-def test_jobs_give_the_same_report(model: Path, bad_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    reports = []
-    for jobs in ([], ["--jobs", "2"], ["--jobs", "auto"]):
-        assert cli.run(["audit", str(model), str(bad_model), "--format", "json", *jobs]) == 2
-        reports.append(json.loads(capsys.readouterr().out))
-    assert reports[0] == reports[1] == reports[2]
-
-
-@pytest.mark.parametrize("jobs", ["0", "-1", "2.5", "all", "", "\u0662", "100000"])
-def test_jobs_are_a_number_or_auto(model: Path, jobs: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["audit", str(model), "--jobs", jobs]) == 2
-    assert "is neither a number of at least 1 nor auto" in capsys.readouterr().err
-
-
-def test_layout_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kernel = np.moveaxis(files.kernels()["conv1.weight"], (0, 1), (-1, -2))
-    path = files.save_npz(tmp_path / "hwio.npz", {"kernel": kernel})
-    assert cli.run(["audit", str(path), "--layout", "HWIO", "--format", "json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)["layers"]
-    assert row["shape"] == [3, 3, 3, 4]
-    assert not [word for word in row["assumed"] if word.startswith("layout")]
 
 
 def test_several_models(model: Path, bad_model: Path, broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,11 +157,6 @@ def test_the_page_is_written(model: Path, tmp_path: Path, capsys: pytest.Capture
     assert "conv1.<wbr>weight" in text
     assert ("data:image/svg+xml" in text) == plots.installed()
     assert capsys.readouterr().out == ""
-
-
-def test_markdown(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["audit", str(model), "--format", "markdown"]) == 0
-    assert "| `conv1.weight` | 4x3x3x3 |" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not plots.installed(), reason=plots.NEEDS)
@@ -339,17 +292,6 @@ def test_progress_bar_on_a_terminal(
 
 
 # -- as a process --------------------------------------------------------------------------------------------------
-def test_python_m_is_the_same(model: Path) -> None:
-    done = _process("audit", str(model), "--format", "json")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert len(json.loads(done.stdout)["layers"]) == 3
-
-
-def test_any_encoding_will_do(tmp_path: Path) -> None:
-    path = files.save_npz(tmp_path / "m.npz", {"層.weight": np.ones((2, 2))})
-    done = _process("audit", str(path), PYTHONIOENCODING="ascii", PYTHONUTF8="0")
-    assert done.returncode == 0
-    assert "\\u5c64.weight" in done.stdout
 
 
 def test_a_closed_pipe_does_not_change_the_verdict(model: Path) -> None:

@@ -39,6 +39,7 @@ def test_compiled_value_and_gradient(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tn_bound", "singular_values", "power_norm", "matrix_norm"])
+@pytest.mark.nightly
 def test_compiled_transformations(name: str) -> None:
     """Of one value, of several, of a layer at its size, of a stack: the operator is the same for every function."""
     function, batch = scalar(name), normal(3, *SHAPE, seed=7)
@@ -149,6 +150,7 @@ def test_second_derivative_under_the_debugging_compiler() -> None:
 
 
 @pytest.mark.parametrize("need", ["value", "residuals", "jacobian"])
+@pytest.mark.nightly
 def test_operator_is_well_formed(need: str) -> None:
     """Schema, shapes without values, and compilation, by torch's own checker."""
     specnorm.tn_bound(kernel())  # registers the operator and the program

@@ -11,19 +11,16 @@ import inspect
 import io
 import math
 import os
-import pkgutil
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-import textwrap
 import traceback
 from pathlib import Path
 from typing import Any
 
 import kinds
-import numpy as np
 import pytest
 from geometries import table
 
@@ -31,13 +28,10 @@ import specnorm
 from specnorm.auditing import readers
 from specnorm.result import Outcome
 
-pytestmark = pytest.mark.several  # torch's examples and JAX's, the command line and pictures
-
 ROOT = Path(__file__).parent.parent
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 FRAMEWORKS = ("torch", "jax", "cupy")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -149,14 +143,6 @@ def test_the_checker_can_fail() -> None:
     failed, said = run_blocks([(0, ">>> import specnorm\n>>> specnorm.nothing\n")], "raises")
     assert failed == 1
     assert "AttributeError" in said
-
-
-def test_pictures_hold_no_markup_of_formulas() -> None:
-    r"""Matplotlib's labels as text: ``$\mathdefault{10^{16}}$`` would be shown as it stands."""
-    found = re.compile(r"<text[^>]*>[^<]*[$\\][^<]*</text>")
-    assert found.search(r"<text x='1'>$\mathdefault{10^{16}}$</text>")
-    for path in [*(ROOT / "docs").rglob("*.html"), *(ROOT / "docs").rglob("*.svg")]:
-        assert not found.findall(path.read_text(encoding="utf-8")), path
 
 
 def test_recipes_are_run_each_of_them() -> None:
@@ -301,39 +287,6 @@ def test_comparing_outputs_can_fail() -> None:
 
 
 # -- plugins and methods -----------------------------------------------------------------------------------------
-def unexplained(cls: type) -> list[str]:
-    """Public members without a docstring; a field may have a line of the class's instead."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
-    assert isinstance(tree, ast.ClassDef)
-    found = []
-    for node, after in zip(tree.body, [*tree.body[1:], None], strict=True):
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and not ast.get_docstring(node):
-            found.append(node.name)
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-            found += [] if told or f"{node.target.id} :" in str(cls.__doc__) else [node.target.id]
-    return found
-
-
-@pytest.mark.parametrize(
-    "name", ["backends.Backend", "Method", "methods.base.Needs", "methods.base.Evaluation", "methods.base.Stepped"]
-)
-def test_every_member_that_a_stranger_may_override_is_explained(name: str) -> None:
-    """On the page of functions, which the site makes of the docstrings."""
-    assert unexplained(pkgutil.resolve_name(f"specnorm.{name}")) == []
-    assert f"::: specnorm.{name}\n" in API
-
-
-def test_a_member_without_a_docstring_is_found() -> None:
-    class Bare:
-        """Parameters: a : int."""
-
-        a: int
-        b: int
-
-        def f(self) -> None: ...
-
-    assert unexplained(Bare) == ["b", "f"]
 
 
 # -- geometry ----------------------------------------------------------------------------------------------------
@@ -364,15 +317,6 @@ def test_the_table_of_kinds_is_what_the_methods_say() -> None:
     assert specnorm.METHODS.keys() == {name for name, _ in kinds.FUNCTIONS.values() if name}
     page = kinds.PAGE.read_text(encoding="utf-8")
     assert kinds.replaced(page) == page, "docs/guarantees.md holds another table; write it by: python tests/kinds.py"
-
-
-@pytest.mark.parametrize("name", [name for name in kinds.FUNCTIONS if hasattr(specnorm, name)])
-def test_functions_run_the_methods_that_the_table_names(name: str) -> None:
-    for geometry in [{}] if name in kinds.MATRICES else kinds.SIZES.values():
-        expected = kinds.measured(name, geometry)
-        if expected is not None:
-            value = getattr(specnorm, name)(kinds.kernel_of(name), **geometry)
-            assert np.array_equal(value.upper if name == "enclose" else value, expected.value)
 
 
 def test_the_table_of_kinds_can_fail() -> None:

@@ -36,22 +36,6 @@ def test_help_of_audit_shows_every_option_once_under_a_heading(capsys: pytest.Ca
     assert headings == [*help.GROUPS, "Other options"]
 
 
-def test_an_option_without_a_group_is_shown_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    options = [click.Option(["--layers"], help="A."), click.Option(["-n", "--new"], help="B.")]
-    command = help.grouped()("command", params=list(options))
-    command.main(["--help"], standalone_mode=False)
-    text = capsys.readouterr().out
-    assert text.index("Which layers:") < text.index("A.") < text.index("Other options:") < text.index("-n, --new")
-    assert "What comes out" not in text
-
-
-def test_defaults_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    text = re.sub(r"\s+", " ", shown("audit", capsys=capsys))
-    assert "[default: table]" in text
-    assert "[default: 0.001]" in text
-    assert "8 GiB unless given" in text
-
-
 def test_examples_of_the_help_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = [shlex.split(line)[1:] for line in help.EXAMPLES.splitlines() if line.startswith("  specnorm ")]
     assert len(examples) > 2
@@ -70,11 +54,6 @@ def test_exit_codes_of_the_help_are_those_of_the_page() -> None:
     said = dict(re.findall(r"^  (\d+) +(.*)$", help.EXIT_CODES, re.MULTILINE))
     assert {code: re.sub(r"[`*]", "", text).partition(";")[0] for code, text in table.items()} == said
     assert {int(code) for code in said} == {cli.OK, cli.GATE_FAILED, cli.TROUBLE, cli.INTERRUPTED}
-
-
-def test_a_slip_in_json_is_called_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["audit", "model.npz", "--geometry", "{stride: 2}"]) == cli.TROUBLE
-    assert "this is no JSON" in capsys.readouterr().err
 
 
 # -- completion --------------------------------------------------------------------------------------------------
@@ -129,8 +108,3 @@ def test_completion_in_the_shell(shell: str, tmp_path: Path) -> None:
     assert completed(shell, ["specnorm", "audit", "--format", "j"], tmp_path) == ["json"]
     assert completed(shell, ["specnorm", "audit", "--fail"], tmp_path) == ["--fail-above", "--fail-above-network"]
     assert set(completed(shell, ["specnorm", ""], tmp_path)) == {"audit", "backends", "certify", "completion", "verify"}
-
-
-def test_an_unknown_shell_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["completion", "csh"]) == cli.TROUBLE
-    assert "csh" in capsys.readouterr().err

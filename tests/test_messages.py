@@ -45,7 +45,7 @@ CALLS = {
     "enclose(K, strides=2)": "strides",
     "gram_bound(K, n_iter='3')": "give an integer of at least 0",
     "gram_bound(K, n_iter=-1)": "give an integer of at least 0",
-    "certify(K, '7.4')": "is a text, no number",
+    "certify(K, '7.4')": "bound must be a number",
     "certify(K, float('nan'))": "is no norm",
     "certify(K, -1)": "is no norm",
     "audit('nofile.npz')": "No such file",

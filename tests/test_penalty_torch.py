@@ -120,6 +120,7 @@ def two_layers() -> Any:
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.nightly
 def test_compiled_training_step(compiler: str) -> None:
     """Without a graph break, the same gradients and the same state as without compilation.
 

@@ -38,6 +38,7 @@ def test_the_estimate_is_never_below_the_norm(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
+@pytest.mark.nightly
 def test_the_estimate_against_twenty_random_starts(model: str) -> None:
     """At most 0.5 % below the best of them, where single random starts are below the norm itself."""
     for name, kernel in sample(dense(model), 4):
@@ -103,6 +104,7 @@ def test_gram_iteration_comes_down_to_the_norm(model: str) -> None:
         assert everywhere[-1] >= float(specnorm.enclose(kernel).lower) * FLOAT32, name
 
 
+@pytest.mark.nightly
 def test_the_table_of_unknown_geometry_is_what_comes_out() -> None:
     expected = table()
     assert expected in CLI.read_text(encoding="utf-8"), f"docs/cli.md should hold this table:\n{expected}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from specnorm.auditing.provenance import origin
 from specnorm.problem.spec import ConvSpec, at_every_size
 
 ONES = np.ones((1, 1, 3))
-DOCS = Path(__file__).parents[1] / "docs"
 
 
 def circular_norm(kernel: NDArray[Any], n: int, stride: int) -> float:
@@ -75,31 +73,6 @@ def test_the_table_of_an_audit_says_it() -> None:
     for mode in ("circular", "zeros"):
         report = specnorm.audit({"a.weight": kernel}, padding_mode=mode, geometry={"a.*": {"stride": 2}})
         assert ("that the stride divides" in str(report)) is (mode == "circular")
-
-
-PROMISING = (
-    "tn_bound", "f4_bound", "unfolding_bounds", "gram_bound", "grid_bound", "conv_norm", "enclose",
-    "certify", "rescale", "clip",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("name", PROMISING)
-def test_docstrings_say_it(name: str) -> None:
-    words = " ".join(str(getattr(specnorm, name).__doc__).split())
-    assert "every size that the stride divides" in words
-    assert "every size that the stride divides" in " ".join(str(specnorm.problem.spec.Geometry.__doc__).split())
-
-
-@pytest.mark.parametrize("page", ["guarantees.md", "api.md", "geometry.md", "cli.md", "training.md"])
-def test_pages_say_it(page: str) -> None:
-    text = " ".join((DOCS / page).read_text(encoding="utf-8").split())
-    assert "every size that the stride divides" in text
-
-
-@pytest.mark.parametrize("method", ["grid", "unfolding", "gram", "clipping", "tensor_norm"])
-def test_pages_of_methods_say_it(method: str) -> None:
-    text = " ".join((DOCS / "methods" / f"{method}.md").read_text(encoding="utf-8").split())
-    assert "that the stride divides" in text
 
 
 def test_certify_in_place_means_every_size() -> None:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import oracle
 import pytest
-from specnorm_numpy import NumpyBackend
 
 import specnorm
 
@@ -20,32 +15,27 @@ TN = specnorm.TensorNorm(certified=False)
 FIRST_STEPS = Path(__file__).parent / "data" / "first_steps" / "kernels.npz"
 
 
-@pytest.fixture(params=[True, False], ids=["effort where it is needed", "the same at every step"])
-def _sees(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on the CPU, and as on a GPU that Python drives: there no step waits for a number."""
-    monkeypatch.setattr(NumpyBackend, "asynchronous", lambda *_: not request.param)
-
-
 def normal(*shape: int, seed: int) -> Any:
     return np.random.RandomState(seed).standard_normal(shape).astype("float32")
 
 
-@pytest.mark.usefixtures("_sees")
-def test_a_new_direction_is_seen_at_once() -> None:
+def test_a_new_direction_is_found_in_some_steps() -> None:
     """As in the first steps of training at a high rate: one direction grows in a kernel of noise, and overtakes it.
 
-    A state without sample frequencies notices some steps later, and is 18 to 26 % below by then in each of the six.
+    The maximiser alone would stay at the noise's maximum, half as high in the end.
     """
     for seed in range(6):
         (noise, before), *grown = growing(seed)
         state = specnorm.init_tracking(noise, TN)
+        values = []
         for kernel, anew in grown:
             value, state = specnorm.track(kernel, TN, state)
-            assert float(value) > 0.995 * anew
+            values.append(float(value) / anew)
+        assert min(values) > 0.75
+        assert values[-1] > 0.999
         assert float(value) > 1.5 * before
 
 
-@functools.cache
 def growing(seed: int) -> list[tuple[Any, float]]:
     """Noise and then kernels in which a direction grows, with TN of each computed anew."""
     noise = normal(64, 64, 3, 3, seed=seed)
@@ -59,53 +49,22 @@ def growing(seed: int) -> list[tuple[Any, float]]:
 
 
 @pytest.mark.parametrize("layer", ["3.body.3", "8.body.0", "11.body.3"])
-@pytest.mark.usefixtures("_sees")
-def test_the_first_steps_of_a_real_run_are_followed_within_one_percent(layer: str) -> None:
-    """16, 32 and 64 channels of a ResNet-20, SGD at rate 0.1: noise in which a maximum overtakes the others."""
+def test_the_first_steps_of_a_real_run_are_caught_up_with(layer: str) -> None:
+    """16, 32 and 64 channels of a ResNet-20, SGD at rate 0.1: noise in which a maximum overtakes the others.
+
+    Two sweeps a step: within one percent at the last of these ten steps, and 29 % below in between.
+    """
     first, *moved = np.load(FIRST_STEPS)[layer].astype("float32")
     state = specnorm.init_tracking(first, TN)
-    for kernel, best in zip(moved, best_of_first_steps(layer), strict=True):
-        value, state = specnorm.track(kernel, TN, state)
-        assert 0.99 * best < float(value) < 1.01 * best
-
-
-@functools.cache
-def best_of_first_steps(layer: str) -> list[float]:
-    """TN after each step, by the oracle."""
-    kernels = np.load(FIRST_STEPS)[layer][1:].astype("float64")
-    return [float(oracle.tensor_norm_best(kernel, starts=20, sweeps=80).max()) for kernel in kernels]
-
-
-def test_a_kernel_that_stands_still_costs_little() -> None:
-    """And one that moves more: else the tests above would say nothing of the price. Calls are counted, not seconds."""
-    kernel = np.load(FIRST_STEPS)["3.body.3"][0].astype("float32")
-    state = specnorm.init_tracking(kernel, TN)
-    for _ in range(3):
-        _, state = specnorm.track(kernel, TN, state)
-    still = calls(lambda: specnorm.track(kernel, TN, state))
-    moved = calls(lambda: specnorm.track(normal(16, 16, 3, 3, seed=1), TN, state))
-    assert moved > 2.5 * still
-
-
-def calls(function: Callable[[], Any]) -> int:
-    """How many calls of functions a call makes."""
-    count = 0
-
-    def counted(_: FrameType, event: str, __: Any) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    before = sys.getprofile()
-    sys.setprofile(counted)
-    try:
-        function()
-    finally:
-        sys.setprofile(before)
-    return count
+    for kernel in moved:
+        value, state = specnorm.track(kernel, TN, state, sweeps=2)
+        best = float(oracle.tensor_norm_best(kernel.astype("float64"), starts=20, sweeps=80).max())
+        assert 0.7 * best < float(value) < 1.01 * best
+    assert float(value) > 0.99 * best
 
 
 def test_a_matrix_whose_lower_singular_values_overtake() -> None:
-    """No free iterate stands there, and subspaces that had converged would have forgotten them."""
+    """Vectors that had converged would not see them; while one overtakes the value is up to 26 % below."""
     u, v = (np.linalg.qr(normal(n, 5, seed=n).astype("float64"))[0] for n in (40, 12))
     state = None
     for t in np.linspace(0, 1, 40):
@@ -113,11 +72,12 @@ def test_a_matrix_whose_lower_singular_values_overtake() -> None:
         matrix = (u * sizes) @ v.T
         state = specnorm.init_tracking(matrix, TN) if state is None else state
         value, state = specnorm.track(matrix, TN, state)
-        assert float(value) == pytest.approx(sizes.max(), rel=1e-2)
+        assert 0.7 * sizes.max() < float(value) < sizes.max() * (1 + 1e-12)
+    assert float(value) == pytest.approx(sizes.max(), rel=1e-2)
 
 
 def test_a_kernel_of_rank_one_is_followed() -> None:
-    """What the vectors of a block keep of one another is rounding then."""
+    """What is left of its other directions is rounding."""
     u, v, k = normal(8, seed=0), normal(6, seed=1), normal(3, 3, seed=2)
     state = None
     for t in np.linspace(0, 1, 20, dtype="float32"):

@@ -134,9 +134,7 @@ def test_what_training_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     assert started == [np.ndarray] * 3
     sweeps.clear()
     _, state = penalty(tree, state)
-    # One body for the sweeps of a round, and one for those of the highest: of one shape, which XLA compiles once.
-    assert len(sweeps) == 2
-    assert len({tuple(x.shape for x in given) for given in sweeps}) == 1
+    assert len(sweeps) == 1
     gradient, _ = jax.grad(penalty, has_aux=True)(tree, state)
     norms, _ = penalty.norms(tree, state)
     assert traced == [(3, 7, 5, 3)]
@@ -158,7 +156,7 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 
 
 def test_a_step_has_few_products_to_compile() -> None:
-    """XLA compiles equal operations on equal shapes once: of the products of a step, 20 differ."""
+    """XLA compiles equal operations on equal shapes once: a step has 17 products."""
     tree = {"kernel": normal(3, 3, 8, 4, seed=1)}
     penalty = training.SpectralPenalty()
     jaxpr = jax.make_jaxpr(jax.value_and_grad(penalty, has_aux=True))(tree, penalty.init(tree)).jaxpr
@@ -167,7 +165,7 @@ def test_a_step_has_few_products_to_compile() -> None:
         for equation in equations(jaxpr)
         if equation.primitive.name == "dot_general"
     ]
-    assert len(set(products)) <= 20 < len(products)
+    assert 10 < len(products) <= 17
 
 
 def test_the_state_is_carried_by_scan() -> None:
@@ -241,7 +239,7 @@ mesh = Mesh(np.array(jax.devices()), ("part",))
 def put(x, *axes):
     return jax.device_put(x, NamedSharding(mesh, PartitionSpec(*axes)))
 normal = np.random.RandomState(0).standard_normal
-tree = {name: {"kernel": normal((3, 8, 16)).astype("float32")} for name in ("one", "two")}
+tree = {name: {"kernel": normal((3, 13, 16)).astype("float32")} for name in ("one", "two")}
 tree = jax.tree_util.tree_map(jax.numpy.asarray, tree)
 penalty = SpectralPenalty()
 state = penalty.init(tree)
@@ -249,7 +247,7 @@ moved = jax.tree_util.tree_map(lambda x: 1.1 * x + 0.1 * x**2, tree)
 step = jax.jit(jax.value_and_grad(penalty, has_aux=True))
 (value, after), gradient = step(moved, state)
 spread = jax.tree_util.tree_map(lambda x: put(x, None, None, "part"), moved)
-shards = jax.tree_util.tree_map(lambda x: put(x, None, "part"), state)
+shards = jax.tree_util.tree_map(lambda x: put(x, None, None, "part"), state)
 (other, later), slope = step(spread, shards)
 assert len(spread["one"]["kernel"].sharding.device_set) == 8
 np.testing.assert_allclose(other, value, rtol=1e-5)
@@ -265,7 +263,7 @@ print("equal")
 
 
 def test_sharded_kernels_and_states() -> None:
-    """Kernels split over output channels and states over iterates, on eight devices made of the host."""
+    """Kernels split over output channels and states over the entries of vectors, on eight devices made of the host."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     run = subprocess.run(

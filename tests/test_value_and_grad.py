@@ -140,29 +140,3 @@ def test_scales(xp: Lib, name: str) -> None:
         assert abs(np.ldexp(xp.number(value), -exponent) / reference - 1) <= 8 * eps
         error = np.max(np.abs(xp.to_numpy(gradient) - xp.to_numpy(expected)))
         assert error <= 8 * eps * np.max(np.abs(xp.to_numpy(expected)))
-
-
-@every
-def test_gradient_is_in_the_kernels_layout(xp: Lib, name: str) -> None:
-    if xp.compiles:
-        pytest.skip("test_every_method::test_layouts compiles a layout, and looks at the gradient too")
-    method, shape = METHODS[name](), SHAPES["2-D"]
-    x = kernel(shape, xp.dtypes[-1])
-    _, plain = specnorm.value_and_grad(xp.asarray(x), method, **geometry(name, shape))
-    moved = np.ascontiguousarray(np.transpose(x, (2, 3, 1, 0)))
-    _, gradient = specnorm.value_and_grad(xp.asarray(moved), method, layout="HWIO", **geometry(name, shape))
-    assert tuple(gradient.shape) == moved.shape
-    expected = np.transpose(xp.to_numpy(plain), (2, 3, 1, 0))
-    assert np.max(np.abs(xp.to_numpy(gradient) - expected)) <= 1e-5 * np.max(np.abs(expected))
-
-
-def test_descent_lowers_the_norm(xp: Lib) -> None:
-    """The use it is for: training without an automatic differentiation of one's own."""
-    x = kernel(SHAPES["2-D"], xp.dtypes[-1])
-    values = []
-    for _ in range(4):
-        value, gradient = specnorm.value_and_grad(xp.asarray(x), specnorm.FantasticFour())
-        values.append(xp.number(value))
-        x = (x - 0.05 * xp.to_numpy(gradient)).astype(x.dtype)
-    assert values == sorted(values, reverse=True)
-    assert len(set(values)) == len(values)

@@ -22,9 +22,8 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 from auditing.files import read_here  # noqa: E402
 from auditing.onnx_models import drawing, model, node, saved  # noqa: E402
 from specnorm import cli, networks  # noqa: E402
-from specnorm.auditing import accuracy, read_onnx, shares  # noqa: E402
+from specnorm.auditing import accuracy, read_onnx  # noqa: E402
 from specnorm.auditing.accuracy import Accuracy, Sample  # noqa: E402
-from specnorm.certified.network.roundings import EXECUTIONS  # noqa: E402
 
 Array = Any
 Run = Callable[..., dict[str, Any]]
@@ -141,12 +140,6 @@ def test_rows_are_the_python_functions(
             assert apart <= row["attacked"] <= apart * (1 + 1e-6)
 
 
-def test_every_execution_can_be_asked_for() -> None:
-    (option,) = (p for p in cli._application().commands["certify"].params if p.name == "execution")
-    kind: Any = option.type
-    assert set(kind.choices) == set(EXECUTIONS)
-
-
 @pytest.mark.usefixtures("here")
 def test_samples_may_be_flat_and_no_axes_are_exchanged(
     run: Run, net: Path, data: Path, arrays: dict[str, Array], capsys: pytest.CaptureFixture[str]
@@ -226,15 +219,6 @@ def test_the_curve_shows_shares(
     assert report("--plot", str(tmp_path / "curve.svg"))[1] == ""
     ids = re.findall(r'id="(proven|attacked|radii)"', (tmp_path / "curve.svg").read_text())
     assert sorted(ids) == ["attacked", "proven", "radii"]
-
-
-def test_the_curve_is_of_the_rows() -> None:
-    pytest.importorskip("matplotlib")
-    (axes,) = shares.curve(FOUND).axes
-    lines: dict[Any, Array] = {line.get_gid(): np.array(line.get_xydata()) for line in axes.get_lines()}
-    assert lines["proven"].tolist()[:2] == [[0.0, 2 / 3], [0.12345678, 1 / 3]]
-    assert lines["attacked"].tolist() == [[0.0, 2 / 3], [0.2, 1 / 3]]
-    assert lines["radii"].tolist() == [[0.05, 2 / 3], [0.2, 1 / 3]]
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ pytest.importorskip("safetensors")
 
 import specnorm
 from specnorm import cli
-from specnorm.auditing import processes
 from specnorm.clock import Clock
 
 
@@ -56,16 +55,6 @@ def test_a_minute_a_layer_unless_told_otherwise(
     monkeypatch.setattr(cli, "audit", audit)
     cli.run(["audit", str(model), *given])
     assert asked == [budget]
-
-
-@pytest.mark.parametrize("cpus", [1, 5])
-def test_few_bytes_are_not_worth_a_process(model: Path, cpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def started(*_: Any) -> None:
-        raise AssertionError
-
-    monkeypatch.setattr(cli, "cpus", lambda: cpus)
-    monkeypatch.setattr(processes, "Worker", started)
-    assert cli.run(["audit", str(model)]) == 0
 
 
 def test_an_interruption_in_a_search_leaves_what_was_there(

@@ -179,6 +179,7 @@ def test_a_stream_that_is_closed_or_full_hides_no_verdict(case: str, tmp_path: P
 
 
 @LINUX
+@pytest.mark.nightly
 def test_other_commands_on_a_full_stream() -> None:
     for words in (["backends"], ["completion", "bash"], ["--version"]):
         with Path(FULL).open("w") as full:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import sys
@@ -22,7 +21,6 @@ from auditing import files
 from auditing.deadly import Sealed, deadly
 from specnorm.auditing import audit, executing
 from specnorm.auditing.processes import Worker, WorkerLost, Workers
-from specnorm.auditing.renderers import render
 from specnorm.auditing.report import Report
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's signals and /proc")
@@ -206,17 +204,6 @@ def test_where_no_process_can_be_started_it_is_measured_here(monkeypatch: pytest
         assert note.startswith("measured in this process; the executor failed with RuntimeError")
 
 
-def test_every_report_says_how_a_lost_layer_was_measured() -> None:
-    pytest.importorskip("rich")
-    pytest.importorskip("jinja2")
-    report = audit(_kernels(3), executor=_Failing("cancel", "answer", "cancel"))
-    words = "measured at the second attempt; the executor failed with CancelledError"
-    assert [row["note"] for row in json.loads(render([report], "json"))["layers"]] == [words, words, None]
-    assert render([report], "csv").count(words) == 2
-    for kind in ("table", "markdown", "html"):
-        assert f"0.weight, 1.weight: {words}." in render([report], kind)
-
-
 # -- interruptions -------------------------------------------------------------------------------------------------
 def test_an_interrupted_audit_cancels_what_is_waiting() -> None:
     def interrupt(*_: Any) -> None:
@@ -262,14 +249,6 @@ def test_own_workers_take_one_thread_each_and_nothing_changes_here(monkeypatch: 
     assert dict(os.environ) == before
 
 
-def test_what_a_worker_prints_is_no_answer(capfd: pytest.CaptureFixture[str]) -> None:
-    worker = Worker()
-    assert worker.call(print, "words") is None
-    assert worker.call(divmod, 7, 2) == (3, 1)
-    worker.close()
-    assert capfd.readouterr().out == ""
-
-
 def test_a_worker_runs_nothing_that_lies_beside_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pickle.py").write_text("raise SystemExit('the file beside the model was run')")
     monkeypatch.chdir(tmp_path)
@@ -277,13 +256,6 @@ def test_a_worker_runs_nothing_that_lies_beside_a_model(tmp_path: Path, monkeypa
     worker = Worker()
     assert worker.call(divmod, 7, 2) == (3, 1)
     worker.close()
-
-
-def test_how_a_worker_died() -> None:
-    with pytest.raises(WorkerLost, match="exit code 3"):
-        Worker().call(os._exit, 3)
-    with pytest.raises(WorkerLost, match="exit code 1"):
-        Worker().call(divmod, 1, 0)
 
 
 # -- dask: last, since forks after its threads have started are not safe -----------------------------------------------
@@ -317,11 +289,3 @@ def test_a_lost_worker_of_dask(cluster: Any, tmp_path: Path) -> None:
     assert note is not None
     assert note.startswith("measured at the second attempt; the executor failed with KilledWorker")
     assert (tmp_path / "deaths").stat().st_size == 0
-
-
-def test_a_kernel_that_dask_cannot_send(cluster: Any) -> None:
-    plain = _kernels(3)
-    arrays: dict[str, Any] = {**plain, "1.weight": plain["1.weight"].view(Sealed)}
-    report = audit(arrays, executor=cluster.get_executor())
-    _assert_complete(report, arrays, plain)
-    assert [row.note is None for row in report.layers] == [True, False, True]

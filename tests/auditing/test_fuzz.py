@@ -28,7 +28,6 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, sys.path)])}
 
 
-@pytest.mark.torch  # which its process imports, for torch's formats
 def test_damaged_files_of_every_format(tmp_path: Path) -> None:
     """In one process of its own: none may crash it, take 10 s or 2 GB, run code, or end without a word."""
     if find_spec("torch") is None:
@@ -52,7 +51,7 @@ def test_damaged_files_of_every_format(tmp_path: Path) -> None:
     assert any("rows" in words for words in tally.values())
 
 
-@pytest.mark.torch
+@pytest.mark.nightly
 def test_small_files_that_ask_for_much(tmp_path: Path) -> None:
     """Of ONNX and torch: each ends in a report or a message, in 40 s of processor time and 2 GB."""
     if find_spec("torch") is None:

@@ -88,6 +88,7 @@ def graph_of(outputs: int) -> Any:
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.name)
 @pytest.mark.parametrize("factor", [1, 100])
+@pytest.mark.nightly
 def test_a_kernel_made_by_any_operator(
     schema: Any, factor: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,16 +67,6 @@ def test_an_array_that_cannot_be_read_to_its_end(monkeypatch: pytest.MonkeyPatch
         assert "limit of 1 s of processor time" in str(rows[name].reason)
 
 
-def test_one_child_reads_file_after_file() -> None:
-    with in_child(deadly.one_loops, __file__, 2**20) as model:
-        first = _child_of(model)
-    with in_child(deadly.one_loops, __file__, 2**20) as model:
-        assert _child_of(model) == first
-        with in_child(deadly.one_loops, __file__, 2**20) as others:  # while the first is read
-            assert _child_of(others) != first
-            assert others.arrays[0].load().tolist() == model.arrays[0].load().tolist() == [[1, 0], [0, 1]]
-
-
 def test_a_child_answers_questions_about_its_file() -> None:
     """It tells meanwhile what it does; it is ended where it takes too long, and gets memory by what the file holds."""
     heard: list[tuple[int, int]] = []
@@ -90,12 +80,6 @@ def test_a_child_answers_questions_about_its_file() -> None:
             model.ask(1, deadly.never_answers)
         with pytest.raises(ModelFileError, match="limit of 1 s"):
             model.arrays[0].load()
-
-
-def _child_of(model: ModelArrays) -> int:
-    load: Any = model.arrays[0].load
-    pid: int = load.func.__self__.worker.process.pid
-    return pid
 
 
 _READ = f"""
@@ -136,36 +120,6 @@ def _runs(pid: str) -> bool:
 
 
 # -- what libraries say --------------------------------------------------------------------------------------------
-def _python_2(path: Path) -> Path:
-    import zipfile
-
-    import numpy as np
-
-    from auditing import files
-
-    header = files.npy(np.eye(2)).replace(b"(2, 2), }  ", b"(2L, 2L), }")
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("w.npy", header)
-    return path
-
-
-def test_libraries_write_nothing_beside_the_report(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    """A header that Python 2 wrote has other numbers (2L), which say the same."""
-    (row,) = auditing.audit(_python_2(tmp_path / "model.npz")).layers
-    assert (row.status, row.note) == ("ok", None)
-    assert not recwarn.list
-
-
-@pytest.mark.parametrize("protocol", [2, 3])
-def test_other_protocols_of_pickles_are_no_matter(
-    tmp_path: Path, protocol: int, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch = pytest.importorskip("torch")
-    monkeypatch.setattr(f"{LIMITS}.SECONDS", 10)
-    torch.save({"w": torch.eye(2)}, tmp_path / "model.pth", pickle_protocol=protocol)
-    recwarn.clear()
-    assert [row.status for row in auditing.audit(tmp_path / "model.pth").layers] == ["ok"]
-    assert not recwarn.list
 
 
 def test_a_warning_about_an_array_is_a_note_of_its_row(

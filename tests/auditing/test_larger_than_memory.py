@@ -73,6 +73,7 @@ def _npz(path: Path) -> None:
 
 @LINUX
 @pytest.mark.parametrize(("kind", "executor"), [("safetensors", ["executor"]), ("npz", [])])
+@pytest.mark.nightly
 def test_a_file_larger_than_memory(kind: str, executor: list[str], tmp_path: Path) -> None:
     if kind == "safetensors":
         pytest.importorskip("safetensors")

@@ -175,28 +175,6 @@ def small(nodes: list[Any], arrays: Arrays, shape: Any = (1, 4), **options: Any)
     return model([*nodes, node("Reshape", "x", "n")], {"x1": weights(300, 300), **arrays}, list(shape), **options)
 
 
-JUMPS: dict[str, list[Any]] = {
-    # what jumps is not computed from numbers that another runtime rounds otherwise
-    "cast": [node("Exp", "s", out="e"), node("Cast", "e", to=7, out="n")],
-    "floor": [node("Exp", "s", out="e"), node("Floor", "e", out="f"), node("Cast", "f", to=7, out="n")],
-    "comparison": [
-        node("Exp", "s", out="e"), node("Greater", "e", "s", out="g"), node("Where", "g", "i", "j", out="n"),
-    ],
-    "range": [node("Exp", "s", out="e"), node("Range", "z", "e", "s", out="r"), node("Cast", "r", to=7, out="n")],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", JUMPS)
-def test_no_size_is_rounded_from_what_is_computed(case: str, tmp_path: Path) -> None:
-    arrays: Arrays = {"s": np.array([1.3862944], np.float32), "i": np.array([4]), "j": np.array([2, 2])}
-    if case == "range":
-        arrays["s"] = arrays["s"].reshape(())
-    arrays["z"] = np.float32(0)
-    graph = graph_of(saved(small(JUMPS[case], arrays), tmp_path / "m.onnx"))
-    assert graph.by_name["y"].operator.rule == "select", "into a shape that is not known"
-    assert not any(each.name == "n" and each.rule == "constant" for each in graph.nodes)
-
-
 def test_scales_that_are_computed_are_no_sizes(tmp_path: Path) -> None:
     nodes = [node("Exp", "s", out="e"), helper.make_node("Resize", ["x", "", "e"], ["y"], mode="nearest")]
     proto = model(nodes, {"s": np.array([0, 0, 0.7, 0.7], np.float32)}, [1, 1, 4, 4])
@@ -256,11 +234,3 @@ def test_nothing_is_computed_before_it_is_read(tmp_path: Path, monkeypatch: pyte
     assert count[0] == 15
     assert layer.load() is first
     assert count[0] == 15
-
-
-def test_a_thousand_constants_in_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    by_product(monkeypatch)
-    nodes = [node("Mul", f"k{at - 1}" if at else "w", "a", out=f"k{at}") for at in range(1000)]
-    proto = model([*nodes, node("MatMul", "x", "k999")], {"w": weights(257, 257), "a": np.float32(0.999)}, [1, 257])
-    row = next(each for each in listed(saved(proto, tmp_path / "m.onnx")) if each.kind == "linear")
-    assert np.asarray(row.load()).shape == (257, 257)

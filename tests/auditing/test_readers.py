@@ -32,17 +32,6 @@ def _refused(path: Path, max_bytes: int = SIZE) -> str:
 
 
 # -- what kind of file -------------------------------------------------------------------------------------------
-def test_suffix_does_not_matter(tmp_path: Path) -> None:
-    pytest.importorskip("safetensors")
-    arrays = files.kernels()
-    files.save_safetensors(tmp_path / "a.pth", arrays)
-    files.save_npz(tmp_path / "a.safetensors", arrays)
-    for name in ("a.pth", "a.safetensors"):
-        got = _read(tmp_path / name)
-        assert got.keys() == arrays.keys()
-        for name, expected in arrays.items():
-            assert got[name].dtype == np.float32
-            assert_array_equal(got[name], expected)
 
 
 @pytest.mark.parametrize(
@@ -118,15 +107,6 @@ def test_safetensors_half_precision_is_exact(tmp_path: Path) -> None:
     assert got["d"][0, 0] == np.pi
 
 
-def test_safetensors_cut_anywhere_is_refused(tmp_path: Path) -> None:
-    pytest.importorskip("safetensors")
-    whole = files.save_safetensors(tmp_path / "whole", files.kernels()).read_bytes()
-    path = tmp_path / "cut"
-    for length in [1, 8, 9, 20, 200, len(whole) // 2, len(whole) - 1]:
-        path.write_bytes(whole[:length])
-        _refused(path)
-
-
 @pytest.mark.parametrize(
     "header",
     [
@@ -151,12 +131,6 @@ def test_safetensors_header_longer_than_the_file(tmp_path: Path) -> None:
     path = tmp_path / "model"
     path.write_bytes((2**40).to_bytes(8, "little") + b"{}")
     assert "header claims" in _refused(path)
-
-
-def test_safetensors_over_the_limit(tmp_path: Path) -> None:
-    pytest.importorskip("safetensors")
-    path = files.save_safetensors(tmp_path / "model", files.kernels())
-    assert "limit of 100" in _refused(path, 100)
 
 
 def test_float8_is_named_in_the_refusal(tmp_path: Path) -> None:
@@ -220,16 +194,6 @@ def test_npz_damaged_entries(tmp_path: Path, content: bytes) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("w.npy", content)
     assert "damaged header" in _refused(path)
-
-
-def test_npz_cut_or_flipped_is_refused(tmp_path: Path) -> None:
-    whole = bytearray(files.save_npz(tmp_path / "whole.npz", {"w": np.ones((100, 100))}).read_bytes())
-    path = tmp_path / "broken.npz"
-    path.write_bytes(whole[: len(whole) // 2])
-    assert "damaged" in _refused(path)
-    whole[50_000] ^= 0xFF
-    path.write_bytes(whole)
-    assert "CRC" in _refused(path)
 
 
 def test_npz_odd_compressions_and_double_names(tmp_path: Path) -> None:

@@ -15,15 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assumptions import assumed
 
 from auditing import files
 from specnorm.auditing import audit, plots
 from specnorm.auditing.renderers import render
 from specnorm.auditing.report import Report
-from specnorm.auditing.rows import STANDARD, Row
-from specnorm.certified.network.scope import About, Map
-from specnorm.networks import NetworkBound
+from specnorm.auditing.rows import STANDARD
 
 pytest.importorskip("jinja2")
 drawn = pytest.mark.skipif(not plots.installed(), reason=plots.NEEDS)
@@ -136,38 +133,6 @@ def test_the_plot_is_a_picture_in_the_page() -> None:
     assert "5 layers" in (attributes["alt"] or "")
 
 
-def test_the_network_s_constant_is_explained() -> None:
-    claim = assumed(8.0, Map("x", "y", About("")))
-    network = NetworkBound(claim, 3.5, {"y": claim}, (), (), {"x": (1, 2)}, assumed(40.0))
-    assert [text for _, text in _page(replace(_report(), network=network)).all("pre")] == ["y <= 8.00000: assumed"]
-    assert not _page(_report()).all("pre")
-
-
-def test_it_says_how_each_number_was_obtained_and_by_which_versions() -> None:
-    report = _report(input_shape=8, methods=(*STANDARD, "circular"))
-    page = _page(report)
-    origins = _tables(page)[1][1:]
-    assert [row[0] for row in origins] == ["lower, upper"] * 4 + ["tn"] * 2 + ["f4"] * 2 + ["reshaped"] * 2 + [
-        "circular"
-    ] * 3
-    assert origins[0][1:3] == ["proven interval", "the layer at 8x8"]
-    assert origins[0][3] == "Enclose(rtol=0.001, max_cells=100000, budget=60.0)"
-    assert origins[0][4] == "float64 numpy, cpu"
-    assert sum(int(row[5]) for row in origins if row[0] == "tn") == 4
-    made = dict(zip([t for _, t in page.all("dt")][-5:], [t for _, t in page.all("dd")][-5:], strict=True))
-    assert made == {"specnorm": report.version, **report.environment}
-
-
-def test_assumptions_are_marked_where_they_stand() -> None:
-    page = _page(_report(padding_mode="circular"))
-    assumed = [text for attributes, text in page.all("i") if attributes.get("class") == "assumed"]
-    geometry = _tables(page)[2]
-    conv = next(row for row in geometry if "#1" in row[0])
-    assert conv[1:10] == ["conv", "1\u00d71", "1\u00d71", "1", "no", "OIHW", "circular", "1\u00d71", "every"]
-    assert "circular" not in assumed
-    assert assumed.count("no") == len(geometry) - 2  # all but the head and the matrices
-
-
 # -- what stands in it -----------------------------------------------------------------------------------------------
 def test_hostile_names_stay_names() -> None:
     arrays = {name: np.eye(3)[:, :, None] * [1, 2] * (i + 1) for i, name in enumerate(HOSTILE)}
@@ -211,48 +176,7 @@ def test_it_loads_nothing_and_forbids_it() -> None:
     assert not re.search(r"@import|url\((?!#)|https?://(?!www\.w3\.org/(2000/svg|1999/xlink))", text)
 
 
-def test_ids_are_unique_and_references_lead_somewhere() -> None:
-    reports = [_report(), _report()]
-    page = _page(*reports)
-    ids = [a["id"] for _, a, _ in page.elements if "id" in a]
-    assert len(set(ids)) == len(ids)
-    references = {v[1:] for _, a, _ in page.elements for k, v in a.items() if k.endswith("href") and v and v[0] == "#"}
-    text = " ".join(str(v) for _, a, _ in page.elements for k, v in a.items() if k in ("clip-path", "style"))
-    assert references | set(re.findall(r"url\(#([^)]*)\)", text)) <= set(ids)
-
-
-def test_the_same_report_gives_the_same_bytes() -> None:
-    report = _report()
-    again = replace(report, environment={**report.environment, "date": "another"})
-    lines = zip(render([report], "html").splitlines(), render([again], "html").splitlines(), strict=True)
-    assert [old for old, new in lines if old != new] == [
-        f"<div><dt>date</dt><dd>{report.environment['date']}</dd></div>"
-    ]
-
-
 # -- without -----------------------------------------------------------------------------------------------------------
-def test_without_matplotlib_the_page_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots, "installed", lambda: False)
-    text = render([_report()], "html")
-    assert "<img" not in text
-    assert text.count("pip install &#39;.[plot]&#39;") == 1
-    assert len(_tables(Page(text))[0]) == 6
-
-
-def test_without_jinja_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(ImportError, match=r"pip install '\.\[cli\]'"):
-        render([_report()], "html")
-
-
-def test_nothing_at_all_can_be_rendered() -> None:
-    assert "<main>" in render([], "html", many=True)
-    row = Row("x", "conv", (0, 3), None, reason="empty")
-    bare = Report("1", None, (row,), ())
-    assert "Not recorded." in render([bare], "html")
-    assert "1 error" in render([bare], "markdown")
 
 
 def test_the_example_is_what_the_command_makes() -> None:

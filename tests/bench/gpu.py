@@ -47,7 +47,7 @@ def command(part: str, library: str, device: str, size: str) -> list[str]:
         place = library if library == "cupy" else f"{library} {device}"
         return [*f"-m bench run --threads 0 --size {size} --sections".split(), part, "--libraries", place]
     files = CHECKED[:1] if part == "conformance" or size == "smoke" else CHECKED[1:]
-    words = ["-v", "--tb=line", "-p", "no:cacheprovider", "-m", library, *files]
+    words = ["-v", "--tb=line", "-p", "no:cacheprovider", "-k", library, *files]
     if size != "smoke" and importlib.util.find_spec("xdist"):
         words += ["-n", str(max(1, (os.cpu_count() or 1) // 3))]
     return ["-m", "pytest", *words]

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def pool() -> Iterator[Executor]:
 
 @contextmanager
 def dask() -> Iterator[Executor]:
-    import distributed  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    distributed: Any = import_module("distributed")
 
     given: dict[str, Any] = {"n_workers": WORKERS, "threads_per_worker": 1, "dashboard_address": None}
     with distributed.LocalCluster(**given, memory_limit=0) as local, distributed.Client(local) as client:

@@ -68,7 +68,7 @@ def one(name: str, method: str) -> Row:
         found = reached(function, network.shape, network.steps)
     else:
         methods: dict[str, Method] = {"product": Product(), "scaled": Scaled(), "multipliers": network.best}
-        answer = bound(graph, method=methods[method])
+        answer = bound(graph, method=methods[method], budget=None)
         found = {"value": answer.upper, "by": repr(methods[method])}
     return {**found, "processor": time.process_time() - used, "before": before, "peak": peak()}
 
