@@ -38,7 +38,7 @@ from specnorm.certified.network.operators.piecewise import (
     Threshold,
     TwoSlopes,
 )
-from specnorm.certified.network.operators.reductions import Hypot, Largest, LogSoftmax, Norm, Smallest, Softmax
+from specnorm.certified.network.operators.reductions import Largest, LogSoftmax, Norm, Smallest, Softmax
 from specnorm.certified.network.operators.resizing import Resize
 from specnorm.certified.network.operators.smooth import (
     CELU,
@@ -70,7 +70,7 @@ __all__ = [
     "CELU", "ELU", "GELU", "Abs", "AdaptiveAveragePool", "AdaptiveMaxPool", "Add", "Arctan", "AveragePool",
     "Broadcast", "Cast", "Centre", "Choose", "Compare", "Concat", "Constant", "Convolution",
     "Cos", "Entries", "Erf", "Exp", "Flatten", "Gather", "GroupSort", "HardSigmoid", "HardSwish", "HardTanh",
-    "Held", "Hypot", "Identity", "Input", "L2Pool", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log", "LogSigmoid",
+    "Held", "Identity", "Input", "L2Pool", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log", "LogSigmoid",
     "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish", "Multiple",
     "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "PReLU", "Pad", "Permute", "Place",
     "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",

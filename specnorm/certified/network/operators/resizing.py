@@ -26,7 +26,7 @@ def _known(size: Size) -> int | None:
 
 
 class Resize(Linear):
-    """Nearest interpolation by whole factors, or linear, along axes: the norm of a matrix of weights an axis, multiplied.
+    """Nearest interpolation by whole factors, or linear interpolation: the norm of one matrix an axis, multiplied.
 
     Nearest xf: sqrt(f), or sqrt(f + 1) where rounding may move a pixel; linear: at most that, but for
     align_corners=True.
