@@ -8,8 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from assumptions import interval
-
-from specnorm.certified.network.operators import (
+from specnorm_networks.certified.operators import (
     Largest,
     LogSoftmax,
     NoBoundError,
