@@ -17,6 +17,8 @@ from specnorm.backends import backend_for
 from specnorm.certified import arithmetic
 from specnorm.clock import Clock, OutOfTime
 from specnorm_networks.adam import Adam
+from specnorm_networks.certified.affine_maps import AffineMap, Subnetwork
+from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.recursion import ALMOST, forward, last_log, value_alone, value_and_gradient
 from specnorm_networks.stages import Stage, cost, frequencies, stages, stages_of
 
