@@ -29,7 +29,7 @@ LEVELS = (
     ("tensor",),
     ("methods",),
     ("runtime",),
-    ("backends", "plugin"),
+    ("backends", "keras_layers", "plugin"),
     (
         "api",
         "completing",
@@ -37,6 +37,7 @@ LEVELS = (
         "certifying",
         "explaining",
         "folding",
+        "layers",
         "matrices",
         "measuring",
         "norms",
