@@ -21,8 +21,8 @@ PLUGINS = ROOT / "plugins"
 
 LEVELS = (
     "clock errors registry text types", "arrays problem result", "numerics", "certified", "search", "tensor", "methods",
-    "runtime", "backends plugin",
-    "api completing certificates certifying explaining folding matrices measuring norms probable projections proving "
+    "runtime", "backends keras_layers plugin",
+    "api completing certificates certifying explaining folding layers matrices measuring norms probable projections proving "
     "robustness testing training",
     "__init__ __main__",
 )  # fmt: skip
