@@ -70,11 +70,12 @@ def picture() -> str:
             f'<text x="{(2 * x1 + x2) / 3 + 4:.0f}" y="{(2 * y1 + y2) / 3 - 4:.0f}" fill="#555">{len(names)}</text>'
         )
     for package, (x, y) in PLACES.items():
+        size = round(lines(package), -2)
         fill = "#e8f0fe" if package == "specnorm" else "#f3f3f3" if package in ARRAYS else "#fff7e0"
         drawn.append(
             f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="6" fill="{fill}" stroke="#333"/>'
             f'<text x="{x + WIDTH / 2:.0f}" y="{y + 23}" text-anchor="middle" font-weight="bold">{package}</text>'
-            f'<text x="{x + WIDTH / 2:.0f}" y="{y + 42}" text-anchor="middle">{round(lines(package), -2):,} lines</text>'
+            f'<text x="{x + WIDTH / 2:.0f}" y="{y + 42}" text-anchor="middle">{size:,} lines</text>'
         )
     return "\n".join([*drawn, "</svg>", ""])
 
