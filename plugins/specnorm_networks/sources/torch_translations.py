@@ -7,12 +7,14 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 
 
 @cache
 def table() -> dict[Any, Callable[..., Any]]:
     """Operators of torch, and what writes them."""
+    from onnxscript import ir
     from onnxscript import opset18 as op
 
     aten = torch.ops.aten
@@ -45,9 +47,90 @@ def table() -> dict[Any, Callable[..., Any]]:
         # The exporter drops the divisor without a word.
         return op.Mul(pool, math.prod(size) / divisor_override) if divisor_override else pool
 
+    def constant(values: Any, like: Any = None) -> Any:
+        array = np.asarray(values)
+        return op.Constant(value=ir.tensor(array if like is None else array.astype(like.dtype.numpy())))
+
+    def adaptive(*, largest: bool) -> Callable[..., Any]:
+        """Axis by axis: means are a product with a matrix, maxima those of the entries of each window."""
+
+        def write(self: Any, output_size: Any) -> Any:
+            found, ndim = self, len(self.shape)
+            for axis, m in zip(range(ndim - len(output_size), ndim), output_size, strict=True):
+                n = int(self.shape[axis])
+                windows = [range(k * n // m, -(-(k + 1) * n // m)) for k in range(m)]
+                if n == m:
+                    continue
+                if largest:
+                    # Windows of other lengths have their last entry again.
+                    length = max(map(len, windows))
+                    at = [[w[min(k, len(w) - 1)] for k in range(length)] for w in windows]
+                    found = op.ReduceMax(op.Gather(found, constant(at), axis=axis), constant([axis + 1]), keepdims=0)
+                    continue
+                means = [[1 / len(w) if k in w else 0.0 for w in windows] for k in range(n)]
+                order = [*range(ndim)]
+                order[axis], order[-1] = order[-1], order[axis]
+                turned = found if axis == ndim - 1 else op.Transpose(found, perm=order)
+                turned = op.MatMul(turned, constant(means, self))
+                found = turned if axis == ndim - 1 else op.Transpose(turned, perm=order)
+            found = op.Identity(self) if found is self else found
+            return (found, op.Constant(value_int=0)) if largest else found
+
+        return write
+
+    def resize(**how: str) -> Callable[..., Any]:
+        """By scales where they are given, as torch does; else to sizes."""
+
+        def write(self: Any, output_size: Any, *more: Any, align_corners: bool = False, **named: Any) -> Any:
+            if more and isinstance(more[0], bool):
+                align_corners, more = more[0], more[1:]
+            given = more[0] if more and isinstance(more[0], list | tuple) else more or tuple(named.values())
+            scales = [float(x) for x in given if x]
+            told = how | ({"coordinate_transformation_mode": "align_corners"} if align_corners else {})
+            axes = [*range(2, len(self.shape))]
+            if len(scales) == len(axes) and not align_corners:
+                return op.Resize(self, None, op.Constant(value_floats=scales), None, axes=axes, **told)
+            return op.Resize(self, None, None, constant(np.asarray(output_size, np.int64)), axes=axes, **told)
+
+        return write
+
+    linear = resize(mode="linear", coordinate_transformation_mode="half_pixel")
+    exact = resize(mode="nearest", coordinate_transformation_mode="half_pixel", nearest_mode="round_prefer_ceil")
+
+    def sort(self: Any, dim: int = -1, descending: bool = False) -> Any:
+        return op.TopK(self, constant([int(self.shape[dim])]), axis=dim, largest=int(descending), sorted=1)
+
+    def sort_stable(self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
+        del stable
+        return sort(self, dim, descending)
+
+    def diagonal(self: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+        ndim = len(self.shape)
+        one, two = dim1 % ndim, dim2 % ndim
+        rows, columns = int(self.shape[one]), int(self.shape[two])
+        places = [k * columns + k + offset for k in range(rows) if 0 <= k + offset < columns]
+        kept = [axis for axis in range(ndim) if axis not in (one, two)]
+        turned = op.Transpose(self, perm=[*kept, one, two])
+        flat = op.Reshape(turned, constant([0] * len(kept) + [rows * columns]))
+        return op.Gather(flat, constant(places), axis=-1)
+
+    def leaky(self: Any, negative_slope: float = 0.01) -> Any:
+        # An attribute would be of single precision.
+        return op.PRelu(self, constant(negative_slope, self))
+
+    means, maxima = adaptive(largest=False), adaptive(largest=True)
     return {
         aten.softplus.default: softplus,
         aten.log_sigmoid.default: log_sigmoid,
         aten.threshold.default: threshold,
         aten.avg_pool2d.default: average,
+        aten.leaky_relu.default: leaky,
+        **{getattr(aten, f"adaptive_avg_pool{n}d").default: means for n in (1, 2, 3)},
+        **{getattr(aten, f"_adaptive_avg_pool{n}d").default: means for n in (2, 3)},
+        **{getattr(aten, f"adaptive_max_pool{n}d").default: maxima for n in (1, 2, 3)},
+        aten.upsample_linear1d.default: linear,
+        **{getattr(aten, f"_upsample_nearest_exact{n}d").default: exact for n in (1, 2, 3)},
+        aten.diagonal.default: diagonal,
+        aten.sort.default: sort,
+        aten.sort.stable: sort_stable,
     }
