@@ -114,6 +114,20 @@ def table() -> dict[Any, Callable[..., Any]]:
         flat = op.Reshape(turned, constant([0] * len(kept) + [rows * columns]))
         return op.Gather(flat, constant(places), axis=-1)
 
+    def batch_norm(
+        self: Any, weight: Any, bias: Any, mean: Any, variance: Any, momentum: float, eps: float
+    ) -> tuple[Any, Any, Any]:
+        del momentum
+        lost = eps - float(np.float32(eps))
+        if lost and self.dtype == ir.DataType.DOUBLE:
+            # An attribute is of single precision.
+            variance = op.Add(variance, constant(lost, variance))
+        ones = np.ones(int(mean.shape[0]))
+        scale = constant(ones, mean) if weight is None else weight
+        shift = constant(0 * ones, mean) if bias is None else bias
+        found = op.BatchNormalization(self, scale, shift, mean, variance, epsilon=eps)
+        return found, op.Identity(mean), op.Identity(variance)
+
     def leaky(self: Any, negative_slope: float = 0.01) -> Any:
         # An attribute would be of single precision.
         return op.PRelu(self, constant(negative_slope, self))
@@ -124,6 +138,7 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.log_sigmoid.default: log_sigmoid,
         aten.threshold.default: threshold,
         aten.avg_pool2d.default: average,
+        aten._native_batch_norm_legit_no_training.default: batch_norm,
         aten.leaky_relu.default: leaky,
         **{getattr(aten, f"adaptive_avg_pool{n}d").default: means for n in (1, 2, 3)},
         **{getattr(aten, f"_adaptive_avg_pool{n}d").default: means for n in (2, 3)},
