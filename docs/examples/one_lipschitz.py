@@ -17,7 +17,7 @@ from orthogonium.layers.conv.adaptiveSOC import AdaptiveSOCConv2d
 from orthogonium.layers.conv.AOL import AOLConv2D
 from orthogonium.layers.conv.SLL import SDPBasedLipschitzDense
 from orthogonium.layers.custom_activations import MaxMin
-from specnorm_torch import nonexpansive
+from specnorm_networks import nonexpansive
 from torch import nn
 
 SHAPE = (3, 8, 8)

@@ -272,7 +272,7 @@ def assess(arm: Arm, options: argparse.Namespace, training: Data, test: Data) ->
     margin = margins(outputs(net, test.images), test.labels)
     start = time.process_time()
     method = Multipliers(steps=options.search)
-    found = specnorm_torch.certified_accuracy(net, test.images, test.labels, RADII, bake=True, method=method)
+    found = specnorm_networks.certified_accuracy(net, test.images, test.labels, RADII, bake=True, method=method)
     search, whole = time.process_time() - start, found.margins.whole
     run = Run(arm.name, seconds, float((margin > 0).float().mean()), constant, whole, search, norms, losses=losses)
     for radius, certified in zip(RADII, found.accuracy, strict=True):

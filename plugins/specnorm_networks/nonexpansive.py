@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from specnorm_networks.live import Source, network_graph, numbers
 
 from specnorm.certified.network.execution import apart_down, moved_up, run_with_errors
 from specnorm.certified.network.linear_reading import Network, written_out
@@ -18,6 +17,7 @@ from specnorm.methods.base import check_count
 from specnorm.networks import Graph, Measure, Method, NetworkBound, bound, forward_step
 from specnorm.networks.radii import gradient
 from specnorm.text import number
+from specnorm_networks.live import Source, network_graph, numbers
 
 _DISTANCE = 1e-2
 """Of the two inputs, as a part of the first one's norm: far enough for the difference of outputs to keep its digits."""

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from real_weights import real_file
-from specnorm_torch import network_graph, rescale_, spectral_norm
+from specnorm_networks import network_graph
+from specnorm_torch import rescale_, spectral_norm
 from torch import Tensor, nn
 
 from specnorm.auditing.readers.onnx import read

@@ -11,7 +11,6 @@ import contextlib
 import os
 import random
 import sys
-import warnings
 from collections import Counter
 from dataclasses import replace
 
@@ -46,15 +45,6 @@ def told(counts: Counts) -> None:
 
 def test_onnx_programs() -> None:
     told(hunt(range(FIRST, FIRST + max(PROGRAMS * 9 // 10, 12)), onnx_program))
-
-
-def test_torch_programs() -> None:
-    pytest.importorskip("torch")
-    from networks.compositions.torch_patterns import program
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        told(hunt(range(FIRST, FIRST + max(PROGRAMS // 10, 12)), program))
 
 
 def test_all_operators_are_drawn() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-from specnorm_torch import certified_accuracy, network_graph  # noqa: E402
+from specnorm_networks import certified_accuracy, network_graph  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 

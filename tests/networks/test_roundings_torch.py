@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from specnorm_torch import certified_accuracy, network_graph  # noqa: E402
+from specnorm_networks import certified_accuracy, network_graph  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn.utils import parametrizations  # noqa: E402
 

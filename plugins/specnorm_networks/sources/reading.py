@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-from specnorm_networks.sources.base import Exported, alike
 
 from specnorm.auditing.readers import onnx
 from specnorm.certified.network.graph import Graph
@@ -15,6 +14,7 @@ from specnorm.certified.network.model import Computed, NotExecutedError, Trial
 from specnorm.certified.network.operators import Constant, Convolution, Matrix
 from specnorm.certified.network.operators.base import FloatArray
 from specnorm.errors import TranslationError
+from specnorm_networks.sources.base import Exported, alike
 
 
 def graph_of(exported: Exported) -> Graph:

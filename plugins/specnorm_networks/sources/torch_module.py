@@ -17,9 +17,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from specnorm_networks.sources.base import Array, Exported
-from specnorm_networks.sources.torch_alone import Alone
-from specnorm_networks.sources.torch_state import check_function, computed
 from specnorm_torch.baking import baked
 from specnorm_torch.baking import computed as computed_of
 from specnorm_torch.modules import at_inference, check_module, check_values
@@ -32,6 +29,9 @@ from torch.utils._pytree import tree_leaves
 from specnorm.certified.network.model import Computed, Trial
 from specnorm.errors import MethodError
 from specnorm.text import install
+from specnorm_networks.sources.base import Array, Exported
+from specnorm_networks.sources.torch_alone import Alone
+from specnorm_networks.sources.torch_state import check_function, computed
 
 OPSET = 23
 """The first with an operator for attention."""

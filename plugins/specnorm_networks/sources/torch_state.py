@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from specnorm_networks.sources.base import alike
 from specnorm_torch.modules import at_inference
 from specnorm_torch.tracing import called, replaced, tensors, version_of
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from specnorm.certified.network.model import Computed
 from specnorm.errors import MethodError
+from specnorm_networks.sources.base import alike
 
 _OWN = ("torch", "torchvision", "torchaudio")
 """Packages that ask these questions for logging and for kernels that compute the same."""

@@ -117,11 +117,12 @@ def _put(x: Value, at: NDArray[np.int64], updates: Value, reduction: str) -> Mad
 
 def top(call: Call, x: Data, k: int, /, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> Made:
     """The first entries in order, or all; where they were is no value with a slope."""
+    del call
     if not sorted:
         raise NoBoundError("in which order its entries come is open: sorted=0")
     shape = shape_of(x)
     axis = on_axis(axis, shape)
-    if not 0 < k or (isinstance(shape[axis], int) and k > shape[axis]):
+    if not k > 0 or (isinstance(shape[axis], int) and k > shape[axis]):
         raise NoBoundError(f"{k} of {shape[axis]} entries")
     return Made(
         ops.Sort(axis, bool(largest), None if k == shape[axis] else k), (x,), (*shape[:axis], k, *shape[axis + 1 :])

@@ -20,7 +20,6 @@ from specnorm.auditing.readers.onnx.shapes import named
 from specnorm.auditing.readers.onnx.tensors import Constant, Tensors
 from specnorm.auditing.readers.onnx.unread import LAYER, Hidden, UnreadKernel, hands_out, origins, unread
 from specnorm.certified.network.graph import Graph, Node
-from specnorm.certified.network.operators import Constant as Number
 from specnorm.certified.network.operators import (
     Concat,
     Convolution,
@@ -33,6 +32,7 @@ from specnorm.certified.network.operators import (
     Unknown,
     Unsqueeze,
 )
+from specnorm.certified.network.operators import Constant as Number
 from specnorm.certified.network.operators.registry import registered
 from specnorm.certified.network.operators.sources import NO_LOOPS
 from specnorm.certified.network.shapes import Shape, Size, concrete
