@@ -269,11 +269,29 @@ def _written(model: nn.Module, program: ExportedProgram, example: tuple[Tensor, 
         from onnxscript import optimizer
     except ModuleNotFoundError as error:
         raise MethodError(f"Networks of torch need the package onnxscript: {install('onnx')}.") from error
-    from specnorm_networks.sources.torch_translations import table
+    from specnorm_networks.sources.torch_translations import as_it_is, table
 
-    written = torch.onnx.export(
-        program, dynamo=True, optimize=False, opset_version=OPSET, verbose=False, custom_translation_table=table()
-    )
+    targets = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    own: dict[Any, Callable[..., Any]] = {
+        target: as_it_is(target)
+        for target in targets
+        if isinstance(target, torch._ops.OpOverload) and target.namespace not in ("aten", "prims")
+    }
+    while True:
+        try:
+            written = torch.onnx.export(
+                program, dynamo=True, optimize=False, opset_version=OPSET, verbose=False,
+                custom_translation_table=table() | own,
+            )  # fmt: skip
+            break
+        except Exception as error:
+            # What has no translation is written by its name, so that the reader names it.
+            missing = {
+                target for target in targets - own.keys() if f"target=torch.ops.{target}]" in str(error.__cause__)
+            }
+            if not missing or any(is_complex(node) for node in program.graph.nodes):
+                raise
+            own |= {target: as_it_is(target) for target in missing}
     assert written is not None  # for the type checker: with dynamo
     # Sizes and casts alone: what else no input reaches is folded already.
     optimizer.inline(written.model)
@@ -286,6 +304,12 @@ def _written(model: nn.Module, program: ExportedProgram, example: tuple[Tensor, 
     narrow = next((str(node.target) for node in program.graph.nodes if "adaptive" in str(node.target)), "")
     called = _Called(model, example)
     return Exported(proto, called, free, inner, inner.alone, narrow, parameters, lambda: _stored(model))
+
+
+def is_complex(node: torch.fx.Node) -> bool:
+    """Whether a value, or the first of several, is complex."""
+    values = [x for x in tree_leaves(node.meta.get("val")) if isinstance(x, Tensor)]
+    return any(x.is_complex() for x in values)
 
 
 def _stored(model: nn.Module) -> list[Array]:

@@ -137,6 +137,28 @@ def _leaky(self: Any, negative_slope: float = 0.01) -> Any:
     return op.PRelu(self, _constant(negative_slope, self))
 
 
+def as_it_is(target: Any) -> Callable[..., Any]:
+    """An operator of another domain, by the name that torch has for it: what is registered for it has the rule."""
+    # No word of onnxscript's makes a node without a schema.
+    from torch.onnx._internal.exporter._torchlib.ops.symbolic import _call_symbolic_op
+
+    schema = target._schema
+
+    def write(*args: Any, **kwargs: Any) -> Any:
+        given = dict(zip((a.name for a in schema.arguments), args, strict=False)) | kwargs
+        plain = {k: v for k, v in given.items() if isinstance(v, bool | int | float | str) or _are_plain(v)}
+        tensors = [v for k, v in given.items() if k not in plain and v is not None]
+        name, dtypes = schema.name.partition("::")[2], [tensors[0].dtype] * len(schema.returns)
+        outputs = _call_symbolic_op(name, target.namespace, tensors, plain, dtypes, 1, None)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    return write
+
+
+def _are_plain(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(v, bool | int | float) for v in value)
+
+
 @cache
 def table() -> dict[Any, Callable[..., Any]]:
     """Operators of torch, and what writes them."""

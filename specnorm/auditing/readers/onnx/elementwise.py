@@ -8,7 +8,18 @@ from typing import Literal
 
 import numpy as np
 
-from specnorm.auditing.readers.onnx.nodes import MAX_KNOWN, Builder, Call, Data, Made, Value, on_axis, scalar, shape_of
+from specnorm.auditing.readers.onnx.nodes import (
+    FLOATING,
+    MAX_KNOWN,
+    Builder,
+    Call,
+    Data,
+    Made,
+    Value,
+    on_axis,
+    scalar,
+    shape_of,
+)
 from specnorm.auditing.readers.onnx.shapes import broadcast_shapes
 from specnorm.auditing.readers.onnx.tensors import Constant
 from specnorm.certified.network import operators as ops
@@ -122,6 +133,8 @@ def multiply(call: Call, a: Value, b: Value, /) -> Made:
 def divide(call: Call, a: Value, b: Value, /) -> Made:
     """Division by constants; by values that depend on the input, of one number or of values."""
     del call
+    if any(isinstance(x, Constant) and not x.dtype.startswith(FLOATING) for x in (a, b)):
+        raise NoBoundError("it divides whole numbers: steps")
     if isinstance(b, Data):
         number = scalar(a)
         return (

@@ -120,7 +120,8 @@ def matmul(call: Call, a: Value, b: Value, /) -> Made:
 
 def gemm(call: Call, a: Value, b: Value, c: Constant | None, /, *, alpha: float, beta: float, transA: int,
          transB: int) -> Made:  # fmt: skip
-    """The same with its transpositions and factor."""
+    """The same with its transpositions and factor, of matrices alone."""
+    a, b = (replace(x, shape=(fresh(), fresh())) if isinstance(x, Data) and x.shape is None else x for x in (a, b))
     return _matrix(call, a, b, alpha, bool(transA), bool(transB), c, beta)
 
 
