@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from specnorm.types import Library
 
 GROUP = "specnorm.backends"
+FUNCTIONS = "specnorm.functions"
+"""Functions that packages above the core give it: ``audit``, and ``main``, the command."""
 API_VERSION = 2
 """Version of the plugin interface. A plugin states the one it was written for."""
 
@@ -46,6 +48,28 @@ def registered() -> dict[str, tuple[EntryPoint, ...]]:
         if all((e.value, distribution(e)) != (entry.value, distribution(entry)) for e in known):
             known.append(entry)
     return {name: tuple(entries) for name, entries in found.items()}
+
+
+def function(name: str) -> Any:
+    """A function that a package above the core registers in the group ``specnorm.functions``.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        Naming the package that is missing.
+    """
+    from specnorm.text import install
+
+    entry = next((entry for entry in entry_points(group=FUNCTIONS) if entry.name == name), None)
+    package = None if entry is None else entry.module.partition(".")[0]
+    try:
+        if entry is not None:
+            return entry.load()
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+    missing = f"the package {package}, which is missing" if package else "a package that is not installed"
+    raise ModuleNotFoundError(f"specnorm.{name} needs {missing}: {install('cli')}.", name=package)
 
 
 def refresh() -> None:

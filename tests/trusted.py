@@ -23,8 +23,8 @@ BEGIN, END = "<!-- trusted: made by `python tests/trusted.py` -->\n", "<!-- end 
 
 PROPOSES = (
     "search", "numerics", "tensor",
-    *(f"networks.{name}" for name in ("attack", "barrier", "bounding", "descent", "methods")),
-    *(f"networks.{name}" for name in ("recursion", "stages", "table")),
+    *(f"specnorm_networks.{name}" for name in ("attack", "barrier", "bounding", "descent", "methods")),
+    *(f"specnorm_networks.{name}" for name in ("recursion", "stages", "table")),
 )  # fmt: skip
 """Rooms and modules that can but waste time."""
 LISTS = {"specnorm", "specnorm.methods"}
@@ -50,10 +50,10 @@ GROUPS = {
     "matrices": ("certified.matrices",),
     "symbols, cells": ("certified.symbol",),
     "a layer at its size": ("certified.layer",),
-    "rules of networks": ("certified.network", "certified.interval"),
-    "networks: statements": ("networks",),
+    "rules of networks": ("plugins.specnorm_networks.certified", "certified.interval"),
+    "networks: statements": ("plugins.specnorm_networks",),
     "the problem: layers, arrays": ("problem", "arrays", "types", "errors"),
-    "reader of model files": ("auditing",),
+    "reader of model files": ("plugins.specnorm_audit",),
     "the checker of certificates": ("plugins.specnorm_check",),
     "plugin": ("plugins",),
     "front door: the kernel in, the number out": ("",),
@@ -114,7 +114,7 @@ def closure(entries: tuple[str, ...], without: str = "") -> set[str]:
 
 
 def proposes(module: str) -> bool:
-    return any(f"{module}.".startswith(f"specnorm.{name}.") for name in PROPOSES)
+    return any(f"{module.removeprefix('specnorm.')}.".startswith(f"{name}.") for name in PROPOSES)
 
 
 def group(module: str) -> str:

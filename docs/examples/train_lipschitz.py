@@ -28,10 +28,10 @@ import numpy as np
 import specnorm_networks
 import specnorm_torch
 import torch
+from specnorm_networks import Multipliers
 from torch import Tensor, nn
 
 import specnorm
-from specnorm.networks import Multipliers
 
 RADII = (0.05, 0.1, 0.25, 0.5)
 """In the Euclidean norm, for pixels between 0 and 1."""

@@ -5,15 +5,24 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
-from specnorm.networks import CertifiedAccuracy, Graph, Measure, Method, NetworkBound, bound, within
-from specnorm.networks import certified_accuracy as of_graph
+from specnorm_networks.accuracy import certified_accuracy as of_graph
+from specnorm_networks.answer import NetworkBound
+from specnorm_networks.certified.boxes import within
+from specnorm_networks.certified.graph import Graph
+from specnorm_networks.logit_margins import CertifiedAccuracy
+from specnorm_networks.measuring import Measure
+from specnorm_networks.methods import Method
+from specnorm_networks.near import bound
 
+MAX_BYTES = 2**33
+"""Of a file, as `specnorm.audit` has it."""
 Source: TypeAlias = Any
 """Torch module, JAX function, Flax NNX, Equinox or Keras 3 model, path, `onnx.ModelProto`, or `Graph`."""
 
@@ -43,7 +52,7 @@ def network_bound(
     rtol : float, default 1e-3
         Of the enclosure of each layer.
     method : Product, Scaled or Multipliers, optional
-        Of `specnorm.networks`. Default: ``Multipliers()``, which is never above ``Product()``.
+        Of `specnorm_networks`. Default: ``Multipliers()``, which is never above ``Product()``.
     radius : float, optional
         Bound the network near ``centre``: for all inputs within that 2-norm distance of it, all entries together.
         Never more than without.
@@ -73,7 +82,7 @@ def network_bound(
 
 
 def network_graph(source: Source, input_shape: Any = None) -> Graph:
-    """Graph of a network, as `specnorm.networks` reads it.
+    """Graph of a network, as `specnorm_networks` reads it.
 
     Parameters
     ----------
@@ -98,11 +107,12 @@ def network_graph(source: Source, input_shape: Any = None) -> Graph:
         )
     sizes = tuple(input_shape) if isinstance(input_shape, list) else input_shape
     if isinstance(source, str | os.PathLike):
-        from specnorm.auditing import read_onnx
+        from specnorm_networks import onnx
 
-        return read_onnx(source, sizes)
+        with Path(source).open("rb") as file:
+            return onnx.read(file, os.fspath(source), MAX_BYTES).graph(sizes)
     if is_file(source):
-        from specnorm.auditing.readers import onnx
+        from specnorm_networks import onnx
 
         data = source.SerializeToString()
         return onnx.read(io.BytesIO(data), "model", len(data) + 1).graph(sizes)
@@ -138,7 +148,7 @@ def certified_accuracy(
     """Share of samples whose label no change within a radius can move.
 
     A sample is certified at r if ``f_y(x) - f_j(x) > r L_yj`` for all j, with L_yj the proven constant of the
-    difference of these two logits (`specnorm.networks.margins`).
+    difference of these two logits (`specnorm_networks.margins`).
 
     Parameters
     ----------

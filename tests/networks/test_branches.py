@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 from networks.branching import drawn, steepest
 from networks.written_networks import Written, root, squares
-
-from specnorm.certified.network import branches
-from specnorm.certified.network import operators as ops
-from specnorm.certified.network.operators import Windows, base
-from specnorm.certified.network.segments import constant_of_run
-from specnorm.certified.network.subnetworks import runs
-from specnorm.networks import Graph, Layer, Measure, Multipliers, Node, Product, bound
+from specnorm_networks import Graph, Layer, Measure, Multipliers, Node, Product, bound
+from specnorm_networks.certified import branches
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.operators import Windows, base
+from specnorm_networks.certified.segments import constant_of_run
+from specnorm_networks.certified.subnetworks import runs
 
 CASES = 300
 SHAPE = (1, 6, 4, 4)

@@ -24,11 +24,10 @@ from networks.written_networks import (
     root,
     squares,
 )
-
-from specnorm.certified.network import operators as ops
-from specnorm.certified.network.operators import Place
-from specnorm.certified.network.patterns import recognised
-from specnorm.networks import Graph, Node
+from specnorm_networks import Graph, Node
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.operators import Place
+from specnorm_networks.certified.patterns import recognised
 
 
 @pytest.mark.parametrize("name", PATTERNS)

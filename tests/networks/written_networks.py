@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from specnorm.certified.network import operators as ops
-from specnorm.certified.network.operators import Operator
-from specnorm.certified.network.patterns import recognised
-from specnorm.networks import Graph, Node
+from specnorm_networks import Graph, Node
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.operators import Operator
+from specnorm_networks.certified.patterns import recognised
 
 SHAPE = (2, 6, 4, 4)
 

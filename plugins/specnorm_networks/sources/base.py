@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified.network.model import Computed
+from specnorm_networks.model import Computed
 
 Array: TypeAlias = NDArray[np.generic]
 
@@ -32,7 +32,7 @@ class Exported:
         ``inner(*arrays)``: values as the original's framework computes them, by their names in the graph. None: the
         export names no inner values.
     alone : callable, optional
-        ``alone(trial, *arrays)``: shows operators one by one; see `specnorm.certified.network.model.Model`.
+        ``alone(trial, *arrays)``: shows operators one by one; see `specnorm_networks.model.Model`.
     narrow : str
         An operator that its framework sums in 16 bits where values have so many; empty: there is none.
     parameters : mapping of str to str

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from specnorm.auditing.readers import onnx
-from specnorm.certified.network.graph import Graph
-from specnorm.certified.network.model import Computed, NotExecutedError, Trial
-from specnorm.certified.network.operators import Constant, Convolution, Matrix
-from specnorm.certified.network.operators.base import FloatArray
 from specnorm.errors import TranslationError
+from specnorm_networks import onnx
+from specnorm_networks.certified.graph import Graph
+from specnorm_networks.certified.operators import Constant, Convolution, Matrix
+from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.model import Computed, NotExecutedError, Trial
 from specnorm_networks.sources.base import Exported, alike
 
 
@@ -26,7 +26,7 @@ def graph_of(exported: Exported) -> Graph:
 
 
 class Original:
-    """See `specnorm.certified.network.model.Model`."""
+    """See `specnorm_networks.model.Model`."""
 
     def __init__(self, exported: Exported, outputs: tuple[str, ...]) -> None:
         self.exported, self.outputs = exported, outputs

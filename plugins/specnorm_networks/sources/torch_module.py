@@ -26,9 +26,9 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
-from specnorm.certified.network.model import Computed, Trial
 from specnorm.errors import MethodError
 from specnorm.text import install
+from specnorm_networks.model import Computed, Trial
 from specnorm_networks.sources.base import Array, Exported
 from specnorm_networks.sources.torch_alone import Alone
 from specnorm_networks.sources.torch_state import check_function, computed

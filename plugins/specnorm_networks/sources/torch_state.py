@@ -15,8 +15,8 @@ from specnorm_torch.tracing import called, replaced, tensors, version_of
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from specnorm.certified.network.model import Computed
 from specnorm.errors import MethodError
+from specnorm_networks.model import Computed
 from specnorm_networks.sources.base import alike
 
 _OWN = ("torch", "torchvision", "torchaudio")

@@ -9,8 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from assumptions import interval
-
-from specnorm.certified.network.operators import (
+from specnorm_networks.certified.operators import (
     Hypot,
     Largest,
     LogSoftmax,

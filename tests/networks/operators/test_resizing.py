@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from assumptions import interval
 from networks.operators.dense import check_linear, matrix_of, norm, refused
-
-from specnorm.certified.network.axes import LONGEST, nearest_pixels, resize_norm_up
-from specnorm.certified.network.operators import NotRunError, Place, Resize
+from specnorm_networks.certified.axes import LONGEST, nearest_pixels, resize_norm_up
+from specnorm_networks.certified.operators import NotRunError, Place, Resize
 
 ONE = Fraction(1)
 
