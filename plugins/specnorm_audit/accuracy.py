@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from specnorm_networks import Graph, Multipliers, certified_accuracy, within
+from specnorm_networks import Graph, Multipliers, within
+from specnorm_networks.accuracy import certified_accuracy
 from specnorm_networks.certified.shapes import concrete
 from specnorm_networks.execution import moved_up
 from specnorm_networks.model_arrays import ModelArrays

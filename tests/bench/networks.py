@@ -22,8 +22,7 @@ from unittest import mock
 import numpy as np
 import torch
 from lipsdp import lipsdp
-from specnorm_networks import Method, Multipliers, Product, Scaled, bound
-from specnorm_torch import network_bound, network_graph
+from specnorm_networks import Method, Multipliers, Product, Scaled, bound, network_bound, network_graph
 from torch import nn
 
 from bench import facts

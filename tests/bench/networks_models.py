@@ -14,9 +14,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from real_weights import real_file
-from specnorm_networks import Graph, Multipliers
+from specnorm_networks import Graph, Multipliers, network_graph
 from specnorm_networks.onnx import read
-from specnorm_torch import network_graph, rescale_, spectral_norm
+from specnorm_torch import rescale_, spectral_norm
 from torch import Tensor, nn
 
 TESTS = Path(__file__).parents[1]

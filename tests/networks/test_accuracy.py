@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from networks.local_networks import Chain, dense
-from specnorm_networks import CertifiedAccuracy, Multipliers, certified_accuracy, local_radii, margins, within
+from specnorm_networks import CertifiedAccuracy, Multipliers, local_radii, margins, within
+from specnorm_networks.accuracy import certified_accuracy
 
 from specnorm.errors import MethodError
 

@@ -101,7 +101,7 @@ def test_a_product_broadcast_to_a_larger_shape() -> None:
 
 def test_a_torch_module_with_gates() -> None:
     torch = pytest.importorskip("torch", exc_type=ImportError)
-    from specnorm_torch import network_graph
+    from specnorm_networks import network_graph
 
     class Excite(torch.nn.Module):  # type: ignore[name-defined,misc]
         def forward(self, x):  # type: ignore[no-untyped-def]

@@ -11,7 +11,6 @@ import contextlib
 import os
 import random
 import sys
-import warnings
 from collections import Counter
 from dataclasses import replace
 
@@ -47,15 +46,6 @@ def test_onnx_programs() -> None:
     told(hunt(range(FIRST, FIRST + max(PROGRAMS * 9 // 10, 12)), onnx_program))
 
 
-def test_torch_programs() -> None:
-    pytest.importorskip("torch")
-    from networks.compositions.torch_patterns import program
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        told(hunt(range(FIRST, FIRST + max(PROGRAMS // 10, 12)), program))
-
-
 def test_all_operators_are_drawn() -> None:
     """But those that are for constants or sizes alone, and few besides."""
     from specnorm_networks.onnx.operators import OPERATORS
@@ -77,6 +67,13 @@ def test_all_operators_are_drawn() -> None:
         "LayerNormalization",
         "LpNormalization",
         "RMSNormalization",
+        "Einsum",  # and these: test_every_onnx_operator.py
+        "GatherElements",
+        "GatherND",
+        "ScatterElements",
+        "ScatterND",
+        "TopK",
+        "Trilu",
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-from specnorm_torch import network_bound  # noqa: E402
+from specnorm_networks import network_bound  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.compiler import is_compiling  # noqa: E402
 from torch.nn import functional as F  # noqa: E402

@@ -219,7 +219,7 @@ def test_what_is_written_out(kind: str) -> None:
 def test_blocks_of_transformers_and_convnext() -> None:
     """MLP blocks of ViT and blocks of ConvNeXt have constants, on balls small ones."""
     torch = pytest.importorskip("torch", exc_type=ImportError)
-    from specnorm_torch import network_bound
+    from specnorm_networks import network_bound
 
     nn = torch.nn
     torch.manual_seed(0)

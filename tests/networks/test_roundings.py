@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from networks.executing import FOOLED, STORE, cancelling, dense, execute, layer, mixed, shape_of
-from specnorm_networks import Measure, certified_accuracy
+from specnorm_networks import Measure
+from specnorm_networks.accuracy import certified_accuracy
 from specnorm_networks.certified import roundings
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators import (

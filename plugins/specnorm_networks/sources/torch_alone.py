@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
-from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.operators.executed import UNITS
-from specnorm_networks.model import Computed, Trial
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from specnorm_torch.calls import first_of, numbers
+from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.operators.executed import UNITS
+from specnorm_networks.model import Computed, Trial
 
 _STORED = ("zeros_like", "ones_like", "full_like", "fill", "to", "type_as", "copy", "rms_norm", "nan_to_num")
 """Operators that have constants of a dtype, or round to it."""
@@ -56,9 +56,9 @@ class Alone(torch.fx.Interpreter):
 
         def run(inputs: Mapping[str, FloatArray]) -> list[Computed]:
             found = {name: torch.tensor(inputs[name], device=given[name].device) for name in free}
-            every = [self._called(n, found)]
-            if _dtypes(n)[0] in _WIDE:
-                every.append(self._called(n, found, rounded=True))
+            # Attributes of a file are of single precision, whatever its values are.
+            kinds = dict.fromkeys((None, _dtypes(n)[0], torch.float32))
+            every = [self._called(n, found, rounded=kind) for kind in kinds if kind is None or kind in _WIDE]
             made = [Computed(numbers(_first(value)), unit) for value, unit in every]
             # Another factor may give another size.
             return [each for each in made if each.value.shape == made[0].value.shape]
@@ -66,10 +66,12 @@ class Alone(torch.fx.Interpreter):
         self.trial(n.name, {name: numbers(x) for name, x in given.items()}, free, [*self._constants(n)], run)
         return value
 
-    def _called(self, n: torch.fx.Node, given: Mapping[str, Tensor], *, rounded: bool = False) -> tuple[Any, float]:
+    def _called(
+        self, n: torch.fx.Node, given: Mapping[str, Tensor], *, rounded: torch.dtype | None = None
+    ) -> tuple[Any, float]:
         """An operator's value, and its unit roundoff: in the program's own precision where it has none in double.
 
-        ``rounded``: with numbers as the dtype has them, which torch does to some of an operator's and not to others.
+        ``rounded``: with numbers as a dtype has them, which torch does to some of an operator's and not to others.
         """
         name = str(getattr(getattr(n.target, "_schema", None), "name", "")).removeprefix("aten::")
         if name not in _STORED:
@@ -80,10 +82,8 @@ class Alone(torch.fx.Interpreter):
         return widened(self._with(n, given, stored=True)), max(torch.finfo(each).eps / 2 for each in _dtypes(n))
 
     def _with(
-        self, n: torch.fx.Node, given: Mapping[str, Tensor], *, stored: bool = False, rounded: bool = False
+        self, n: torch.fx.Node, given: Mapping[str, Tensor], *, stored: bool = False, rounded: torch.dtype | None = None
     ) -> Any:
-        dtype = _dtypes(n)[0]
-
         def leaf(a: Any) -> Any:
             if isinstance(a, torch.fx.Node):
                 value = given.get(a.name, self.env[a])
@@ -91,11 +91,11 @@ class Alone(torch.fx.Interpreter):
                     kind = getattr(first_of(a), "dtype", None)
                     return tree_map_only(Tensor, lambda x: x.to(kind) if x.is_floating_point() else x, value)
                 constant = a.name not in self.moving and isinstance(value, Tensor) and value.is_floating_point()
-                return widened(value.to(dtype) if rounded and constant else value)
+                return widened(value.to(rounded) if rounded is not None and constant else value)
             if isinstance(a, torch.dtype) and not stored:
                 return _WIDE.get(a, a)
-            if rounded and isinstance(a, float):
-                return torch.tensor(a, dtype=dtype).item()
+            if rounded is not None and isinstance(a, float):
+                return torch.tensor(a, dtype=rounded).item()
             return a
 
         target: Any = n.target
@@ -125,3 +125,13 @@ def _dtypes(n: torch.fx.Node) -> list[torch.dtype]:
     """Of an operator's value, if it is no comparison, and of what it reads."""
     kinds = [getattr(first_of(each), "dtype", torch.bool) for each in (n, *n.all_input_nodes)]
     return [each for each in kinds if each.is_floating_point or each.is_complex] or [torch.float64]
+
+
+def first_of(node: Any) -> Any:
+    """The value of an fx node, or the first of several."""
+    return _first(node.meta.get("val"))
+
+
+def numbers(x: Tensor) -> FloatArray:
+    """A tensor in float64."""
+    return np.asarray(x.detach().resolve_neg().cpu().to(torch.float64).numpy())

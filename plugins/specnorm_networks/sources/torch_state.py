@@ -8,15 +8,16 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from specnorm_torch.modules import at_inference
+from specnorm_torch.tracing import called, replaced, tensors, version_of
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 from torch.overrides import TorchFunctionMode
 
 from specnorm.errors import MethodError
-from specnorm_torch.modules import at_inference
-from specnorm_torch.reference import alike, computed
-from specnorm_torch.tracing import called, replaced, tensors, version_of
+from specnorm_networks.model import Computed
+from specnorm_networks.sources.base import alike
 
 _OWN = ("torch", "torchvision", "torchaudio")
 """Packages that ask these questions for logging and for kernels that compute the same."""
@@ -25,7 +26,7 @@ _GRADIENTS = ("is_grad_enabled", "is_inference_mode_enabled", "is_inference", "r
 """Functions and attributes that say how a module is called, and nothing of its inputs' numbers."""
 
 
-def check_function(model: nn.Module, program: ExportedProgram, example: tuple[Tensor, ...], *, random: bool) -> None:
+def check_function(model: nn.Module, example: tuple[Tensor, ...]) -> None:
     """Refuse a module that keeps a state, or asks how it is called: it is run twice on one input.
 
     What the first call alone settles is no state.
@@ -33,12 +34,8 @@ def check_function(model: nn.Module, program: ExportedProgram, example: tuple[Te
     Parameters
     ----------
     model : Module
-    program : ExportedProgram
-        Functional: changes of buffers are outputs.
     example : tuple of Tensor
         Only their shapes and dtypes are used.
-    random : bool
-        Whether it draws numbers, so that outputs of two calls differ.
 
     Raises
     ------
@@ -51,10 +48,10 @@ def check_function(model: nn.Module, program: ExportedProgram, example: tuple[Te
         with _watching(asked):
             second = list(tensors(model(*(x.clone() for x in inputs))))
         changed = [*_changed(attributes, _attributes(model), renewed=False)]
-        changed += [name for name in _changed(buffers, _buffers(model), renewed=True) if name in _read(program)]
-    same = (alike(computed(a, product=True), computed(b, product=True)) for a, b in zip(first, second, strict=True))
+        changed += _changed(buffers, _buffers(model), renewed=True)
+    same = (alike(computed(a), computed(b)) for a, b in zip(first, second, strict=True))
     name = type(model).__name__
-    if not random and not all(same):
+    if not all(same):
         raise MethodError(
             f"{name} gives another output for the same input at its next call: it draws random numbers outside of "
             "torch, or keeps a state. Make it a function of its inputs first."
@@ -71,18 +68,18 @@ def check_function(model: nn.Module, program: ExportedProgram, example: tuple[Te
         )
 
 
-def _read(program: ExportedProgram) -> set[str]:
-    """Names of the buffers that outputs are computed from."""
-    signature = program.graph_signature
-    nodes = {node.name: node for node in program.graph.nodes}
-    waiting = [nodes[name] for name in signature.user_outputs if name in nodes]
-    seen = set(waiting)
-    while waiting:
-        new = set(waiting.pop().all_input_nodes) - seen
-        seen |= new
-        waiting += new
-    named = {node.name for node in seen}
-    return {buffer for name, buffer in signature.inputs_to_buffers.items() if name in named}
+def computed(x: Tensor) -> Computed:
+    """A tensor's numbers, with the unit roundoff of its dtype, or of the products that it may be made of."""
+    x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+    unit = torch.finfo(x.dtype).eps / 2 if x.is_floating_point() else 2.0**-53
+    if x.dtype == torch.float32:
+        try:
+            precise = torch.get_float32_matmul_precision() == "highest"
+        except RuntimeError:  # other switches were used: nothing is known
+            precise = False
+        # TensorFloat-32 is on for cuDNN unless it is switched off.
+        unit = 2.0**-8 if not precise else 2.0**-11 if x.is_cuda else unit
+    return Computed(np.asarray(x.detach().cpu().to(torch.float64).numpy()), unit)
 
 
 _State: TypeAlias = Mapping[str, tuple[Any, int]]
