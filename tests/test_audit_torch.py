@@ -152,13 +152,6 @@ def test_layers_without_values() -> None:
     assert lazy[0].has_uninitialized_params(), "nothing was initialised"
 
 
-def test_a_layer_is_no_array() -> None:
-    with pytest.raises(specnorm.NoBackend, match=r"Conv2d is not an array. Its `.weight` is one"):
-        specnorm.enclose(nn.Conv2d(3, 2, 3))
-    with pytest.raises(specnorm.NoBackend, match=r"ReLU is not an array. Pass"):
-        specnorm.enclose(nn.ReLU())
-
-
 def test_geometry_of_a_subclass_is_not_believed() -> None:
     class Doubled(torch.nn.Conv2d):  # type: ignore[misc]
         def forward(self, x: Any) -> Any:
