@@ -107,15 +107,15 @@ def network_graph(source: Source, input_shape: Any = None) -> Graph:
         )
     sizes = tuple(input_shape) if isinstance(input_shape, list) else input_shape
     if isinstance(source, str | os.PathLike):
-        from specnorm_networks import onnx
+        from specnorm_networks.onnx import read
 
         with Path(source).open("rb") as file:
-            return onnx.read(file, os.fspath(source), MAX_BYTES).graph(sizes)
+            return read(file, os.fspath(source), MAX_BYTES).graph(sizes)
     if is_file(source):
-        from specnorm_networks import onnx
+        from specnorm_networks.onnx import read
 
         data = source.SerializeToString()
-        return onnx.read(io.BytesIO(data), "model", len(data) + 1).graph(sizes)
+        return read(io.BytesIO(data), "model", len(data) + 1).graph(sizes)
     from specnorm_networks.sources import export
     from specnorm_networks.sources.reading import graph_of
 

@@ -174,7 +174,7 @@ def test_certified_accuracy_by_linear_bounds() -> None:
         there = torch.as_tensor(other).reshape(1, -1)
         assert float((there - x[at]).norm()) <= least
         assert model(there).argmax() != y[at]
-    few = certified_accuracy(model, x[2:4], y[2:4], radii, method=method, local=True, batch=1)
+    few = certified_accuracy(model, x[2:4], y[2:4], radii, method=method, local=True)
     assert (few.status == near.status[:, 2:4]).all()
     assert (few.radius == near.radius[2:4]).all()
     with pytest.raises(MethodError, match="outside"):

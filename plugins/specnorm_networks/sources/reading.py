@@ -9,18 +9,18 @@ from dataclasses import replace
 import numpy as np
 
 from specnorm.errors import TranslationError
-from specnorm_networks import onnx
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators import Constant, Convolution, Matrix
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.model import Computed, NotExecutedError, Trial
+from specnorm_networks.onnx import read
 from specnorm_networks.sources.base import Exported, alike
 
 
 def graph_of(exported: Exported) -> Graph:
     """Read an exported model; what is compared with it is the original."""
     data = exported.model.SerializeToString()
-    graph = onnx.read(io.BytesIO(data), "exported", len(data) + 1).graph(None)
+    graph = read(io.BytesIO(data), "exported", len(data) + 1).graph(None)
     outputs = tuple(each.name for each in exported.model.graph.output)
     return replace(graph, model=Original(exported, outputs), note=exported.note)
 

@@ -23,7 +23,6 @@ from specnorm_torch.modules import at_inference, check_module, check_values
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
 from specnorm.errors import MethodError
@@ -31,6 +30,7 @@ from specnorm.text import install
 from specnorm_networks.model import Computed, Trial
 from specnorm_networks.sources.base import Array, Exported
 from specnorm_networks.sources.torch_alone import Alone
+from specnorm_networks.sources.torch_decisions import decisions, told
 from specnorm_networks.sources.torch_state import check_function, computed
 
 OPSET = 23
@@ -160,8 +160,11 @@ def _traced(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> Exp
 
 def _decided(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> ExportedProgram:
     """A program in which what the module asks of its own tensors is answered, as it is now."""
-    graph = make_fx(model, tracing_mode="real")(*example)
-    return _traced(graph, example, free=free)
+    answers = decisions(model, example)
+    if answers is None:
+        raise ValueError("it asks nothing of its own tensors alone")
+    with told(model, answers):
+        return _traced(model, example, free=free)
 
 
 def _is_variadic(model: nn.Module) -> bool:
