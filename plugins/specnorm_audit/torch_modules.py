@@ -8,16 +8,6 @@ from operator import index
 from typing import Any
 
 import torch
-from specnorm_audit.measuring import BUDGET, Settings, fill
-from specnorm_audit.report import Report
-from specnorm_audit.rows import Row
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
-
-import specnorm
-from specnorm.errors import GeometryError, MethodError, SpecnormError
-from specnorm.methods import METHODS
-from specnorm.problem.spec import ConvSpec
 from specnorm_torch.baking import baked, computed
 from specnorm_torch.modules import (
     Select,
@@ -33,6 +23,16 @@ from specnorm_torch.modules import (
     weight_of,
 )
 from specnorm_torch.tracing import Map, map_of, name_of
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+import specnorm
+from specnorm.errors import GeometryError, MethodError, SpecnormError
+from specnorm.methods import METHODS
+from specnorm.problem.spec import ConvSpec
+from specnorm_audit.measuring import BUDGET, Settings, fill
+from specnorm_audit.report import Report
+from specnorm_audit.rows import Row
 
 _Call = tuple[tuple[Any, ...], dict[str, Any], tuple[str, torch.dtype, bool]]
 """Arguments by place and by name, and the autocast around them."""
