@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -38,11 +36,6 @@ def check_budget(budget: object) -> None:
     """Refuse a budget that is no number of seconds."""
     if budget is not None and (not isinstance(budget, (int, float)) or isinstance(budget, bool) or not budget > 0):
         raise MethodError(f"budget={budget!r} is no time: give seconds, such as 10, or None for as long as it takes.")
-
-
-def time_left(budget: float | None) -> tuple[float, float]:
-    """When a budget that begins now ends, on the clock of `time.monotonic`, and its seconds; infinite without one."""
-    return (math.inf, math.inf) if budget is None else (time.monotonic() + budget, float(budget))
 
 
 @dataclass(frozen=True, eq=False)

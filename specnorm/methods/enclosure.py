@@ -10,12 +10,13 @@ import numpy as np
 
 from specnorm.certified.bound import as_array, known
 from specnorm.certified.layer.every_size import padded_norm
-from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, time_left
+from specnorm.clock import Clock
+from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol
 from specnorm.problem import polyphase
 from specnorm.problem.layer_map import shapes_of
 from specnorm.result import BoundSource
-from specnorm.search.enclosing import Problem, enclose_blocks
-from specnorm.search.result import SearchResult
+from specnorm.search.enclosing import enclose_blocks
+from specnorm.search.result import Problem, SearchResult
 from specnorm.search.top_triples import top_gradient, top_triples
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Enclose(Method):
             return self._at_size(blocks, spec, ops=ops)
         layers = polyphase.by_layers(blocks, spec.groups)
         limits = (spec, self.rtol, self.max_cells)
-        found = [enclose_blocks(Problem(layer, *limits, *time_left(self.budget)), ops=ops) for layer in layers]
+        found = [enclose_blocks(Problem(layer, *limits, Clock.of(self.budget)), ops=ops) for layer in layers]
         bounds = [f for f, _ in found]
         u, v, _, phase, group = top_triples(layers, [(f.block, f.frequency, f.vectors) for f in bounds], ops=ops)
         done = [done and spec.padding_gain_sq == 1 for _, done in found]
@@ -126,10 +127,9 @@ def enclose_layers(
     """Bounds of the norms of layers (b, *shape) at their size, one after another, each within a budget of its own."""
     # A fifth of what there is to import; for a size alone.
     from specnorm.search.layer import enclose_layer
-    from specnorm.search.layer_bounds import LayerProblem
 
     def enclose(kernel: Array) -> LayerBounds:
-        return enclose_layer(LayerProblem(kernel, spec, rtol, max_cells, *time_left(budget)), ops=ops)
+        return enclose_layer(Problem(kernel, spec, rtol, max_cells, Clock.of(budget)), ops=ops)
 
     return [enclose(kernels[j : j + 1, ...]) for j in range(kernels.shape[0])]
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from specnorm import arrays
 from specnorm.certified.matrices import unfolding
+from specnorm.clock import Clock
 from specnorm.errors import MethodError, Undecided
-from specnorm.methods.base import Evaluation, Needs, Stepped, check_budget, check_count, time_left
+from specnorm.methods.base import Evaluation, Needs, Stepped, check_budget, check_count
 from specnorm.problem import polyphase
 from specnorm.tensor import one_tap
 from specnorm.tensor.alternation import follow, maximise, start_state
@@ -127,9 +128,7 @@ class TensorNorm(Stepped):
         def again(block: Array, v: Array, modes: list[Array]) -> tuple[Array, list[Array], Array]:
             return maximise(block, v, modes, self.max_iter, ops=ops)
 
-        found, factor, proven = certified(
-            blocks, found, again, seed=self.seed, deadline=time_left(self.budget)[0], ops=ops
-        )
+        found, factor, proven = certified(blocks, found, again, seed=self.seed, clock=Clock.of(self.budget), ops=ops)
         if self.certified and not proven:
             limit = f"{TUNING.cells} cells" if self.budget is None else f"{TUNING.cells} cells and {self.budget:g} s"
             raise Undecided(

@@ -26,7 +26,7 @@ from specnorm.search import tuning as knobs
 from specnorm.search.circulants import away_from, bound_by_circulants
 from specnorm.search.deflated import DeflatedCirculant
 from specnorm.search.lanczos_bound import enclose_by_matrix
-from specnorm.search.layer_bounds import LayerBounds, LayerProblem, LayerTuning
+from specnorm.search.layer_bounds import LayerBounds, LayerTuning
 from specnorm.search.one_wave import WaveSum
 from specnorm.search.open_groups import open_groups
 from specnorm.search.plane_wave import windowed_wave
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from specnorm.numerics.power import LinearMap
     from specnorm.problem.spec import ConvSpec
     from specnorm.search.branch_and_bound import Search
-    from specnorm.search.result import SearchResult
+    from specnorm.search.result import Problem, SearchResult
     from specnorm.search.supremum import Supremum
     from specnorm.types import Array, ArrayOps
 
@@ -46,7 +46,7 @@ class ComponentSearch:
 
     def __init__(
         self,
-        problem: LayerProblem,
+        problem: Problem,
         component: PolyphaseComponent,
         supremum: Supremum,
         tuning: LayerTuning,
@@ -122,7 +122,7 @@ class ComponentSearch:
         if self._open is None:
             # Of padding that repeats pixels, a group's norm may be larger than that of its symbol.
             target = bounds.lower.value / math.sqrt(self.spec.padding_gain_sq)
-            limits: dict[str, Any] = {"max_cells": self.problem.max_cells, "deadline": self.problem.deadline}
+            limits: dict[str, Any] = {"max_cells": self.problem.max_cells, "clock": self.problem.clock}
             self._open = open_groups(self.search.blocks, target, **limits, ops=self.ops)
         return self._open[0]
 
@@ -138,7 +138,7 @@ class ComponentSearch:
 
     def deflated(self, bounds: LayerBounds) -> list[DeflatedCirculant]:
         """The circulant of each open group; none where blocks are not those of the layer without its dilation."""
-        if self.problem.expired or not self.deflates(bounds):
+        if self.problem.clock.expired or not self.deflates(bounds):
             return []
         if self._deflated is None:
             self._deflated = self._deflations(self.open_groups(bounds))
@@ -190,7 +190,7 @@ class ComponentSearch:
             vectors = WaveSum(kernel, single, angles, ops=self.ops).vector()
         else:
             vectors = windowed_wave(kernel, single, angles, ops=self.ops)
-        if steps > 0 and not self.problem.expired:
+        if steps > 0 and not self.problem.clock.expired:
             # What is proven is a quotient of the vector, however it was found: float32 does for most of the way.
             trial = xp.astype(kernel, xp.float32) if self.rtol >= 1e-3 and steps <= tuning.closer else kernel
             there, back = self._maps(Convolution(trial, single, budget=budget, ops=self.ops))
@@ -282,7 +282,7 @@ def fewest_points(spec: ConvSpec, search: Search) -> tuple[int, ...] | None:
     return None if all(k == 1 for k in kernel_shape) else fewest
 
 
-def no_bounds(problem: LayerProblem, spec: ConvSpec, tuning: LayerTuning, *, ops: ArrayOps) -> LayerBounds:
+def no_bounds(problem: Problem, spec: ConvSpec, tuning: LayerTuning, *, ops: ArrayOps) -> LayerBounds:
     """Of a layer, or of one of its components, of which nothing is known yet."""
     xp, kernel = ops.xp, problem.kernel
     u, v = (

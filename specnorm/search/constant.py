@@ -13,10 +13,9 @@ from specnorm.certified.bound import finite
 from specnorm.certified.matrices import norms
 from specnorm.numerics.lanczos import Lanczos, vector_tolerance
 from specnorm.problem.frequencies import Frequencies
-from specnorm.search.result import SearchResult
+from specnorm.search.result import Bounds, SearchResult
 
 if TYPE_CHECKING:
-    from specnorm.certified.bound import Lower, Upper
     from specnorm.types import Array, ArrayOps
 
 SMALLEST = 64
@@ -30,13 +29,11 @@ _FLOAT64 = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
-class MatrixBounds:
+class MatrixBounds(Bounds):
     """Two proven bounds of the largest norm of some matrices.
 
     Parameters
     ----------
-    upper : Upper or None
-        None where no proof came through.
     index : int
         Of the matrix that the lower bound is of.
     u, v : arrays, shapes (1, m) and (1, n)
@@ -45,16 +42,10 @@ class MatrixBounds:
         Of Lanczos.
     """
 
-    lower: Lower
-    upper: Upper | None
     index: int
     u: Array
     v: Array
     steps: int
-
-    def within(self, rtol: float) -> bool:
-        """Whether there are both bounds, so close."""
-        return self.upper is not None and self.upper <= self.lower.value * (1 + rtol)
 
 
 def enclose_matrices(matrix: Array, rtol: float, *, close: bool = True, ops: ArrayOps) -> MatrixBounds:

@@ -13,8 +13,8 @@ from specnorm.search.smallest_unfolding import smallest
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Upper
-    from specnorm.problem.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.search.result import Problem
+    from specnorm.types import ArrayOps
 
 PRODUCTS = 5
 """Gram products that leave frequencies out; those that are left cost an eigenvalue and a factorisation each."""
@@ -31,14 +31,15 @@ def grid_points(kernel_shape: tuple[int, ...], n: int | None = None) -> tuple[in
     return tuple(1 if k == 1 else n or 10 * (k - 1) for k in kernel_shape)
 
 
-def bound_without_search(blocks: Array, spec: ConvSpec, seconds: float, *, ops: ArrayOps) -> Upper:
+def bound_without_search(problem: Problem, *, ops: ArrayOps) -> Upper:
     """The smallest unfolding's bound or, if that takes at most about so long or some seconds, a grid's if lower."""
+    blocks, seconds = problem.kernel, problem.clock.seconds
     points = math.prod(10 * (k - 1) + 1 for k in blocks.shape[3:]) / 2
     phases = _PHASE * points * math.prod(blocks.shape[3:])
     work = points * (math.prod(blocks.shape) + 8 * math.prod(blocks.shape[:3]) * min(blocks.shape[1:3])) + phases
     brief = math.isfinite(seconds)
     too_long = work > min(_BRIEF, _SECOND * seconds) if brief else phases > _LONG
-    unfolding = largest_of_blocks(smallest(blocks, spec, ops=ops)[0], blocks)
+    unfolding = largest_of_blocks(smallest(blocks, problem.spec, ops=ops)[0], blocks)
     if too_long:
         return unfolding
     sizes = grid_points(tuple(blocks.shape[3:]))
