@@ -34,7 +34,6 @@ LEVELS = (
         "api",
         "completing",
         "certificates",
-        "certifying",
         "explaining",
         "folding",
         "matrices",

@@ -11,7 +11,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.bound import finite
-from specnorm.certified.layer.every_size import padded_norm
+from specnorm.certified.layer.circulant import padded_norm
 from specnorm.certified.matrices.norms import norm_by_frobenius
 from specnorm.certified.symbol.cells import dft, torus
 from specnorm.errors import MethodError
@@ -51,6 +51,7 @@ class Certify(Method):
     max_cells: int = 100_000
 
     name: ClassVar[str] = "certify"
+    promise: ClassVar[Kind] = "exact"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"proven": None, "refuted": None}
 
     def __post_init__(self) -> None:
@@ -60,10 +61,6 @@ class Certify(Method):
     def needs(self, spec: ConvSpec) -> Needs:
         """As for an enclosure, of the kernel as it is."""
         return Needs(precision="wide", scaled=False, blocks=Enclose().needs(spec).blocks, by_layer=True, searches=True)
-
-    def kind(self, spec: ConvSpec) -> Kind:
-        """Exact: a verdict."""
-        return "exact"
 
     def check(self, spec: ConvSpec) -> None:
         """As for an enclosure."""

@@ -16,9 +16,9 @@ from specnorm.methods import requirements
 from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies, half_grid
+from specnorm.search.constant import top_gradient, top_triples
 from specnorm.search.enclosing import enclose_blocks, grid_sizes
 from specnorm.search.result import Problem
-from specnorm.search.top_triples import top_gradient, top_triples
 
 if TYPE_CHECKING:
     from specnorm.certified.rounding import Rounds
@@ -57,6 +57,7 @@ class ExactFFT(Method):
     budget: float | None = None
 
     name: ClassVar[str] = "fft"
+    promise: ClassVar[Kind] = "exact"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"frequencies": None}
 
     def __post_init__(self) -> None:
@@ -73,10 +74,6 @@ class ExactFFT(Method):
             by_layer=True,
             searches=spec.input_shape is None,
         )
-
-    def kind(self, spec: ConvSpec) -> Kind:
-        """Exact: of the circular layer at its input size, or of the supremum over all sizes."""
-        return "exact"
 
     def check(self, spec: ConvSpec) -> None:
         """Circular at a given size, or every size at once."""

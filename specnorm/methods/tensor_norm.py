@@ -17,7 +17,7 @@ from specnorm.clock import Clock
 from specnorm.errors import MethodError, Undecided
 from specnorm.methods.base import Evaluation, Needs, Stepped, check_budget, check_count
 from specnorm.problem import polyphase
-from specnorm.tensor import one_tap
+from specnorm.search.constant import norms_of_one_tap
 from specnorm.tensor.alternation import follow, maximise, start_state
 from specnorm.tensor.form import Form, sample_frequencies, starts
 from specnorm.tensor.proving import LIFT, TUNING, certified
@@ -70,15 +70,12 @@ class TensorNorm(Stepped):
         check_budget(self.budget)
 
     name: ClassVar[str] = "tn"
+    promise: ClassVar[Kind] = "estimate"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"iterations": None, "factor": None, "proven": None}
 
     def needs(self, spec: ConvSpec) -> Needs:
         """A proof for all groups, unless the estimate is accepted."""
         return Needs(rounds="up", small_products=True, by_layer=True, searches=self.certified is not False)
-
-    def kind(self, spec: ConvSpec) -> Kind:
-        """Estimate by itself: a maximisation that stopped somewhere proves nothing. Upper once it is proven."""
-        return "estimate"
 
     def refuse_tracer(self, spec: ConvSpec) -> None:
         """An estimate, unless the proof was insisted on."""
@@ -110,7 +107,7 @@ class TensorNorm(Stepped):
     def _of_matrices(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation | None:
         """TN of kernels with one tap, their norm; None if that was to be proven and is not."""
         xp = ops.xp
-        value, vectors, steps = one_tap.norms(blocks, ops=ops)
+        value, vectors, steps = norms_of_one_tap(blocks, ops=ops)
         group, best, *residuals = _largest([value, *vectors], spec.groups, xp=xp)
         factor, proven = xp.ones_like(best), xp.zeros(best.shape, dtype=xp.bool, device=ops.device(blocks))
         if self.needs(spec).searches:

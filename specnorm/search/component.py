@@ -13,9 +13,8 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.bound import nothing
-from specnorm.certified.layer.circulant import reads_zeros, shortest
+from specnorm.certified.layer.circulant import padded_norm, reads_zeros, shortest
 from specnorm.certified.layer.components import PolyphaseComponent, norm_of_groups, norm_of_restriction
-from specnorm.certified.layer.every_size import padded_norm
 from specnorm.certified.layer.own_matrix import quotients
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
 from specnorm.numerics.block_lanczos import Plan, top_vectors
@@ -27,9 +26,8 @@ from specnorm.search.circulants import away_from, bound_by_circulants
 from specnorm.search.deflated import DeflatedCirculant
 from specnorm.search.lanczos_bound import enclose_by_matrix
 from specnorm.search.layer_bounds import LayerBounds, LayerTuning
-from specnorm.search.one_wave import WaveSum
 from specnorm.search.open_groups import open_groups
-from specnorm.search.plane_wave import windowed_wave
+from specnorm.search.plane_wave import WaveSum, windowed_wave
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper

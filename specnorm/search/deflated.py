@@ -16,7 +16,7 @@ from specnorm.certified.symbol.cells import dft
 from specnorm.certified.symbol.cover import Cover
 from specnorm.certified.symbol.symbols import Symbol
 from specnorm.clock import Clock, OutOfTime
-from specnorm.numerics.chebyshev import top_eigenvectors
+from specnorm.numerics.power import top_eigenvectors
 from specnorm.problem.layer_map import sizes_of
 from specnorm.search import tuning as knobs
 from specnorm.search.reduction import Polynomials

@@ -16,7 +16,7 @@ from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies
 from specnorm.search.branch_and_bound import Search
 from specnorm.search.constant import enclose_constant
-from specnorm.search.fixed_cost import bound_without_search
+from specnorm.search.pruned import bound_without_search
 from specnorm.search.result import Problem, SearchResult
 
 if TYPE_CHECKING:

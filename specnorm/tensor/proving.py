@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from specnorm.certified.symbol.cells import torus
 from specnorm.problem import polyphase
 from specnorm.search.branch_and_bound import Search
+from specnorm.search.constant import top_triple_at
 from specnorm.search.result import SearchResult
-from specnorm.search.top_triples import top_triple_at
 from specnorm.tensor.form import units, waves
 
 if TYPE_CHECKING:
