@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 from specnorm.registry import load
-from specnorm.types import Library
+from specnorm.types import AnyArray, Library
 
 if TYPE_CHECKING:
     import numpy as np
 
     from specnorm.runtime.program import Program
-    from specnorm.types import AnyArray
+
+
+class LayerKernel(NamedTuple):
+    """What a framework's own layer computes, bias and activation apart.
+
+    Parameters
+    ----------
+    kernel : array
+    geometry : mapping
+        Keyword arguments, see `specnorm.problem.spec.Layer`.
+    as_stored : bool
+        Whether the kernel's axes are in the layer's own order, so that another kernel could be put in its place.
+    """
+
+    kernel: AnyArray
+    geometry: Mapping[str, Any]
+    as_stored: bool = True
 
 
 class Backend(Library):
@@ -35,6 +51,22 @@ class Backend(Library):
 
     def refusal(self, x: AnyArray) -> str | None:
         """Why an array of this library cannot be used (masked, sparse, distributed...), or None."""
+        return None
+
+    def layer(self, x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel | None:
+        """Kernel and geometry of a layer of the frameworks built on this library; None: it is none.
+
+        Parameters
+        ----------
+        x : object
+        input_shape : int or sequence of int, optional
+            Spatial input sizes, where they decide the padding.
+
+        Raises
+        ------
+        GeometryError
+            If it is a layer that cannot be put in such words.
+        """
         return None
 
     # -- where and how to compute -------------------------------------------------------------------------------

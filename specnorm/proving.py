@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from specnorm.backends import backend_for
 from specnorm.errors import MethodError, Undecided
+from specnorm.layers import takes_layers
 from specnorm.measuring import measure, measure_with
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
 
 
+@takes_layers
 def enclose(
     kernel: ArrayObject,
     input_shape: int | tuple[int, ...] | None = None,
@@ -107,6 +109,7 @@ def status_of(result: Result) -> str:
     return f"{outcome.value}: {words}{every_size}"
 
 
+@takes_layers
 def certify(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> bool:
     """Decide whether the norm is at most a bound, by proof.
 
