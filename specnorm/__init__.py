@@ -13,7 +13,6 @@ from specnorm.api import (
     unfolding_bounds,
     value_and_grad,
 )
-from specnorm.certifying import certify
 from specnorm.errors import (
     BackendConflict,
     BackendError,
@@ -52,7 +51,7 @@ from specnorm.methods import (
 from specnorm.norms import conv_norm, power_norm, reshaped_norm, singular_values
 from specnorm.problem.spec import ConvSpec, Geometry
 from specnorm.projections import clip, gram_rescaling, rescale
-from specnorm.proving import enclose
+from specnorm.proving import certify, enclose
 from specnorm.result import Enclosure, Kind, Result
 from specnorm.training import init_tracking, track, track_many
 
