@@ -15,7 +15,7 @@ import pytest
 click = pytest.importorskip("click", reason="pip install '.[cli]'")
 pytest.importorskip("rich", reason="pip install '.[cli]'")
 
-from specnorm import cli, help  # noqa: E402 - after the checks above
+from specnorm_audit import cli, help  # noqa: E402 - after the checks above
 
 ROOT = Path(__file__).parent.parent
 

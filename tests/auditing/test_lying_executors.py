@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from specnorm.auditing import audit, gates
-from specnorm.auditing.rows import Row
+from specnorm_audit import audit, gates
+from specnorm_audit.rows import Row
 
 ARRAYS = {f"{i}.weight": np.random.RandomState(i).standard_normal((4, 3, 3, 3)) * (i + 1) for i in range(3)}
 SIZES: dict[str, Any] = {"input_shape": 8, "methods": ("tn", "f4", "reshaped", "circular")}

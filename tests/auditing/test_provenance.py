@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from specnorm_audit import audit, provenance
 
 from auditing import files
-from specnorm.auditing import audit, provenance
 from specnorm.errors import NoBackend
 
 
