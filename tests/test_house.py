@@ -22,8 +22,8 @@ PLUGINS = ROOT / "plugins"
 LEVELS = (
     "clock errors registry text types", "arrays problem result", "numerics", "certified", "search", "tensor", "methods",
     "runtime", "backends keras_layers plugin",
-    "api completing certificates certifying explaining folding layers matrices measuring norms probable projections proving "
-    "robustness testing training",
+    "api completing certificates certifying explaining folding layers matrices measuring norms probable projections "
+    "proving robustness testing training",
     "__init__ __main__",
 )  # fmt: skip
 """Rooms of the core from the ground up. A file may import rooms below its own, and its own neighbours."""
