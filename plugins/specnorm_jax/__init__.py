@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from specnorm.backends import Backend
 from specnorm.errors import BackendError, MethodError, SecondDerivativeError
 from specnorm.plugin import LayerKernel
-from specnorm.result import Enclosure, Result
+from specnorm.result import Comparison, Enclosure, Result
 from specnorm.runtime.values import check_values
 from specnorm.types import AnyArray as Array
 
@@ -406,4 +406,9 @@ def _unflatten(aux: Any, children: tuple[Any, ...]) -> Result:
 
 
 jax.tree_util.register_pytree_node(Result, _flatten, _unflatten)
+jax.tree_util.register_pytree_node(
+    Comparison,
+    lambda found: (tuple(found.values()), tuple(found)),
+    lambda names, found: Comparison(zip(names, found, strict=True)),
+)
 jax.tree_util.register_dataclass(Enclosure, ["lower", "upper", "witness"], ["cells", "levels", "proof_dtype", "status"])
