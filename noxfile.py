@@ -132,7 +132,15 @@ def lint(session: nox.Session) -> None:
 @nox.session(python=PYTHON, default=False)
 def environment(session: nox.Session) -> None:
     """What the sessions of tests share: every framework, installed once."""
-    prepare(session, "-e", ".[cli,keras,onnx,plot,torch,jax,networks,networks-jax]", DASK, CONES, SECOND_OPINION, *JAX_LIBRARIES)
+    prepare(
+        session,
+        "-e",
+        ".[cli,keras,onnx,plot,torch,jax,networks,networks-jax]",
+        DASK,
+        CONES,
+        SECOND_OPINION,
+        *JAX_LIBRARIES,
+    )
     prepare(session, STRANGER, "mypy>=1.15", "nox", *TEST_TOOLS)
 
 

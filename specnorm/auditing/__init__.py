@@ -232,7 +232,7 @@ def _audit(
     left_out = len(selection.names) - len(found)
     return Report(
         own_version(), path, tuple(rows), tuple(selection.skipped), network, made, unmeasured, selection.matched,
-        left_out, remainder, stated, tuple(missing),
+        left_out, remainder, stated, tuple(missing), inert=model.inert,
     )  # fmt: skip
 
 

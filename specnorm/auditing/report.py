@@ -86,6 +86,8 @@ class Report:
         What has no claim, and why.
     gates : tuple of Gate
         What the command line was asked to judge, with the answers.
+    inert : tuple of str
+        What a pickle names beside its tensors, such as ``argparse.Namespace``: nothing of it was constructed.
     """
 
     version: str
@@ -101,6 +103,7 @@ class Report:
     certificate: Certificate | None = None
     unstated: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()
+    inert: tuple[str, ...] = ()
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -117,6 +120,7 @@ class Report:
             "errors": len(self.layers) - len(measured),
             "skipped": len(self.skipped),
             **({"unmeasured": [_named(row) for row in self.unmeasured]} if self.unmeasured else {}),
+            **({"inert": list(self.inert)} if self.inert else {}),
             **({"matched": dict(self.matched), "left_out": self.left_out} if self.matched else {}),
             "max_lower": finite(max((_or_zero(row.lower) for row in measured), default=None)),
             "max_upper": None if largest is None else finite(largest.upper),
@@ -186,6 +190,9 @@ def notes(report: Report) -> list[str]:
         f"{tables.count(summary['errors'], 'error')}; {tables.count(len(report.skipped), 'other array')} skipped"
         + (f": {tables.some([visible(name) for name in report.skipped])}." if report.skipped else ".")
     ]
+    if report.inert:
+        named = tables.some([visible(name) for name in report.inert])
+        notes.append(f"The file's pickle names {named}, of which nothing was constructed.")
     for reason in dict.fromkeys(row.reason for row in report.unmeasured):
         named = ", ".join(visible(row.name) for row in report.unmeasured if row.reason == reason)
         notes.append(f"Not measured, though it could be a layer: {named}: {visible(str(reason))}")

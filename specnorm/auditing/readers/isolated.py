@@ -194,7 +194,7 @@ def _list(read: Reader, path: str, max_bytes: int) -> ModelArrays:
     global _listed  # of this process, which reads one file at a time
     _listed = read(_opened[0], path, max_bytes)
     arrays = [replace(tensor, load=_elsewhere) for tensor in _listed.arrays]
-    return ModelArrays(arrays, None if _listed.network is None else _elsewhere)
+    return ModelArrays(arrays, None if _listed.network is None else _elsewhere, inert=_listed.inert)
 
 
 def _asked(heard: bool, function: Callable[..., Any], *arguments: Any) -> Any:
