@@ -62,7 +62,7 @@ from specnorm.result import Enclosure, Kind, Result
 from specnorm.training import init_tracking, track, track_many
 
 if TYPE_CHECKING:
-    from specnorm.auditing import audit
+    from specnorm.auditing import Report, Row, audit
     from specnorm.completing import Completed, complete, completion_bound
     from specnorm.probable import operator_norm
     from specnorm.robustness import certified_radius, curvature_bound
@@ -95,8 +95,10 @@ __all__ = [
     "NoBackend",
     "Power",
     "PowerTopK",
+    "Report",
     "Reshaped",
     "Result",
+    "Row",
     "SecondDerivativeError",
     "SpecnormError",
     "TensorNorm",
@@ -139,7 +141,7 @@ __version__: str
 
 
 _LATER = {
-    "audit": "auditing", "operator_norm": "probable", "certified_radius": "robustness", "curvature_bound": "robustness",
+    "audit": "auditing", "Report": "auditing", "Row": "auditing", "operator_norm": "probable", "certified_radius": "robustness", "curvature_bound": "robustness",
     "Completed": "completing", "complete": "completing", "completion_bound": "completing",
 }  # fmt: skip
 """Names and the modules that they are loaded from when they are needed."""

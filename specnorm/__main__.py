@@ -9,7 +9,7 @@ from specnorm import signals
 from specnorm.streams import complain, complete
 from specnorm.text import install
 
-_NEEDED = ("click", "jinja2", "rich", "safetensors")
+_NEEDED = ("click", "jinja2", "safetensors")
 
 
 def main() -> None:

@@ -6,15 +6,17 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import closing
+from contextlib import ExitStack, closing
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from specnorm import streams
 from specnorm.auditing.devices import check_target
-from specnorm.auditing.executing import measured
+from specnorm.auditing.executing import check_executor, measured
 from specnorm.auditing.geometry import check_names, overrides
-from specnorm.auditing.layers import select
+from specnorm.auditing.layers import Layer, select
 from specnorm.auditing.measuring import BUDGET, NEEDS_A_SIZE, Settings
 from specnorm.auditing.model_arrays import ModelArrays, Tensor
 from specnorm.auditing.plots import draw
@@ -56,7 +58,7 @@ def audit(
     geometry: Mapping[str, Mapping[str, Any]] | None = None,
     backend: str | None = None,
     device: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     max_bytes: int = MAX_BYTES,
     residual: bool = False,
     certificate: bool = False,
@@ -67,7 +69,8 @@ def audit(
     ----------
     source : path or mapping of str to array
         A file of safetensors (also sharded: its index or folder), ``.npz``, a PyTorch state dict, ONNX or Keras
-        (``.keras``, ``.h5``), told apart by content; or arrays by name. No code in a file is ever run.
+        (``.keras``, ``.h5``), told apart by content; or arrays by name, in mappings and lists that may be nested as
+        those of Flax are: names are joined by dots. No code in a file is ever run.
     input_shape : int or sequence of int or mapping or "file", optional
         Spatial input sizes of the convolutions (an int: every axis). None: every size at once. "file": of each layer
         the size that the file states, every size where it states none. A mapping: whole shapes of the network's inputs
@@ -87,9 +90,8 @@ def audit(
         Seconds for the interval of one layer and its columns together: what has not begun by then is not tried, and
         ``Row.note`` says how wide the interval is. None: as long as it takes.
     executor : concurrent.futures.Executor, optional
-        Where to measure; None: here, one layer after the other. A layer that the executor loses (its worker dies, it
-        breaks) is given to it once more, else measured in a process of its own; ``Row.note`` says so. An answer that
-        is not of the layer, kernel and request, or no bound, is asked for once more and then an error.
+        Where to measure; None: here, one layer after the other. What it returns is believed. A layer that it loses
+        (its worker dies, it breaks) is measured in a process of its own, and ``Row.note`` says so.
     layers : str or sequence of str, optional
         Shell patterns on names; None: every layer.
     layout : str, optional
@@ -104,8 +106,8 @@ def audit(
     backend, device : str, optional
         Array library to measure with, by the name of its plugin, and one of its devices. None: NumPy for files, the
         arrays' own library for a mapping.
-    progress : callable, optional
-        Called after each layer with (done, in all, name), and after each step of the network's search with (done, at
+    progress : callable or bool, optional
+        True: a line on stderr, which terminals and notebooks show. Or called after each layer with (done, in all, name), and after each step of the network's search with (done, at
         most, between which values).
     max_bytes : int, default 8 GiB
         Refuse files whose arrays claim more than that in all.
@@ -136,17 +138,23 @@ def audit(
     settings = Settings(tuple(dict.fromkeys(methods)), size, layout, padding_mode, backend, device, given, rtol, budget)
     _check(settings)
     place = _checked(input_range, patterns, shapes, radius, centre)
-    if isinstance(source, Mapping):
-        named = ModelArrays(list(_from_mapping(source)))
-        return _audit(None, named, patterns, settings, executor, progress, place, residual, certificate)
-    if not isinstance(source, str | os.PathLike):
-        raise ModelFileError(
-            f"a {type(source).__name__} is no model file: give its path, or a mapping of names to arrays"
-            f"{_OF_MODULES if hasattr(source, 'state_dict') else ''}."
-        )
-    path = os.fspath(source)
-    with open_model(path, max_bytes) as model:
-        return _audit(path, model, patterns, settings, executor, progress, place, residual, certificate)
+    check_executor(executor)
+    with ExitStack() as stack:
+        tick = stack.enter_context(streams.progress()) if progress is True else progress or None
+        if isinstance(source, Mapping):
+            path, model = None, ModelArrays(list(_from_tree(source)))
+            names = [tensor.name for tensor in model.arrays]
+            if len({*names}) < len(names):
+                raise ModelFileError("two of the mapping's arrays have one name, joined by dots.")
+        elif isinstance(source, str | os.PathLike):
+            path = os.fspath(source)
+            model = stack.enter_context(open_model(path, max_bytes))
+        else:
+            raise ModelFileError(
+                f"a {type(source).__name__} is no model file: give its path, or a mapping of names to arrays"
+                f"{_OF_MODULES if hasattr(source, 'state_dict') else ''}."
+            )
+        return _audit(path, model, patterns, settings, executor, tick, place, residual, certificate)
 
 
 def read_onnx(
@@ -210,9 +218,10 @@ def _audit(
         wanted = "" if patterns is None else f" whose name matches {' or '.join(patterns)}"
         left = "".join(f" {row.name} could be one: {row.reason}" for row in unmeasured[:3])
         raise ModelFileError(
-            f"{label} holds no layer{wanted} ({len(selection.skipped)} arrays seen). A layer is a real floating array "
-            f"with 2 axes (linear) or 3 to 5 (convolution).{left}"
+            f"{label} holds no layer{wanted} ({len(selection.skipped)} arrays seen). "
+            + (_nearest(patterns, selection.names) or f"{_A_LAYER}{left}")
         )
+    _check_rank(settings.input_shape, found)
     check_names(settings.geometry, selection.names)
     rows: list[Row] = []
     with closing(measured(found, settings, executor)) as answers:
@@ -301,12 +310,46 @@ def _checked(
     return place
 
 
-def _from_mapping(arrays: Mapping[str, AnyArray]) -> Iterator[Tensor]:
-    for name, x in arrays.items():
+_A_LAYER = "A layer is a real floating array with 2 axes (linear) or 3 to 5 (convolution)."
+
+
+def _nearest(patterns: Sequence[str] | None, names: Sequence[str]) -> str:
+    """What may have been meant by patterns that match no layer."""
+    if not patterns or not names:
+        return ""
+    inner = [f"*{pattern}*" for pattern in patterns if any(fnmatchcase(name, f"*{pattern}*") for name in names)]
+    meant = f"Did you mean {' or '.join(map(repr, inner))}? " if inner else ""
+    return f"{meant}A pattern is of whole names. Layers are {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}."
+
+
+def _check_rank(size: Any, layers: Sequence[Layer]) -> None:
+    """Refuse sizes that fit no convolution at all: each row would say so."""
+    ranks = sorted({len(layer.tensor.shape) - 2 for layer in layers if layer.kind == "conv" and layer.refusal is None})
+    if isinstance(size, tuple) and ranks and len(size) not in ranks:
+        axes = " or ".join(map(str, ranks))
+        hint = f", such as {'x'.join(map(str, size[-ranks[-1] :]))}" if len(size) > ranks[-1] else ""
+        raise GeometryError(
+            f"input_shape={'x'.join(map(str, size))} has {len(size)} sizes, and the convolutions have {axes} spatial "
+            f"axes: give spatial sizes alone{hint}, or one number for all axes."
+        )
+
+
+def _from_tree(tree: Any, prefix: str = "") -> Iterator[Tensor]:
+    """Arrays of nested mappings and lists, by names joined with dots."""
+    for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+        name, x = f"{prefix}{key}", _held(value)
         if hasattr(x, "shape") and hasattr(x, "dtype"):
             shape = tuple(int(n) for n in x.shape)
             dtype = getattr(x.dtype, "name", None) or str(x.dtype).rpartition(".")[2]
-            yield Tensor(str(name), shape, dtype, partial(_identity, x))
+            yield Tensor(name, shape, dtype, partial(_identity, x))
+        elif isinstance(x, Mapping | list | tuple):
+            yield from _from_tree(x, f"{name}.")
+
+
+def _held(x: Any) -> Any:
+    """The array in a variable of Flax."""
+    inner = x.get_value() if hasattr(x, "get_value") else getattr(x, "value", x)
+    return inner if hasattr(inner, "shape") else x
 
 
 def _identity(x: AnyArray) -> AnyArray:

@@ -17,6 +17,8 @@ def norms(report: Report, bound: float) -> Gate:
     Undecided: nothing speaks against it but arrays that could be layers and are not measured.
     """
     option = f"--fail-above {bound!r}"
+    if report.error is not None:
+        return Gate(option, bound, "undecided", "the model could not be read.")
     found, count = violations(report.layers, bound), len(report.layers)
     if found:
         places = []
@@ -51,6 +53,8 @@ def claim(report: Report, claimed: str) -> Gate:
 def _constant(report: Report, option: str, bound: float, words: str) -> Gate:
     """Undecided: proven of a graph that could not be compared with the file's own values."""
     found = report.network if words == "f" else report.residual
+    if report.error is not None:
+        return Gate(option, bound, "undecided", "the model could not be read.")
     most = "nonexpansive" if option.startswith("--claim") else f"to have a constant of at most {bound!r}"
     if found is None:
         why = "--layers chose a part of it" if report.matched else "the file holds no graph, so give an ONNX file"

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from specnorm.auditing import tables
+from specnorm.auditing.provenance import own_version
 from specnorm.auditing.rows import Row, finite
 from specnorm.text import number, visible
 
@@ -88,6 +91,8 @@ class Report:
         What the command line was asked to judge, with the answers.
     inert : tuple of str
         What a pickle names beside its tensors, such as ``argparse.Namespace``: nothing of it was constructed.
+    error : str or None
+        Why the model could not be read: there are no rows then.
     """
 
     version: str
@@ -104,6 +109,7 @@ class Report:
     unstated: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()
     inert: tuple[str, ...] = ()
+    error: str | None = None
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -136,6 +142,7 @@ class Report:
             "version": self.version,
             "model": self.model,
             "verdict": verdict(self),
+            **({} if self.error is None else {"error": self.error}),
             "layers": [row.to_dict() for row in self.layers],
             "summary": self.summary,
             "gates": [gate.to_dict() for gate in self.gates],
@@ -144,7 +151,30 @@ class Report:
     def __str__(self) -> str:
         """The table that ``--format table`` prints."""
         title = [*([visible(self.model)] if self.model is not None else []), verdict(self), ""]
+        if not self.layers:
+            return "\n".join([*title, *notes(self)])
         return "\n".join([*title, *tables.lines(self.layers), "", *notes(self), ""])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the same table."""
+        head, *body = tables.texts(self.layers)
+        rows = [("th", head), *(("td", row) for row in body)]
+        lines = (f"<tr>{''.join(f'<{tag}>{escape(x)}</{tag}>' for x in row)}</tr>" for tag, row in rows)
+        below = "<br>".join(escape(line) for line in notes(self))
+        return f"<p>{escape(verdict(self))}</p><table>{''.join(lines)}</table><p>{below}</p>"
+
+    def to_pandas(self) -> Any:
+        """The rows as a `pandas.DataFrame`, with the columns of ``--format csv``."""
+        try:
+            pandas = import_module("pandas")
+        except ModuleNotFoundError as error:
+            raise ImportError("Report.to_pandas needs pandas: pip install pandas") from error
+        return pandas.DataFrame([row.to_dict() for row in self.layers])
+
+
+def unreadable(model: str, error: str) -> Report:
+    """The report of a model that could not be read."""
+    return Report(own_version(), model, (), (), error=error)
 
 
 def _named(row: Row) -> dict[str, Any]:
@@ -158,6 +188,8 @@ def _or_zero(value: float | None) -> float:
 def verdict(report: Report) -> str:
     """What a report proves, in one sentence: of how many layers, how large the norms are, the network's constant."""
     rows = report.layers
+    if report.error is not None:
+        return f"Error: {visible(report.error)}"
     if not rows:
         return "No layer was measured."
     measured = [row for row in rows if row.status == "ok"]
@@ -183,6 +215,8 @@ def verdict(report: Report) -> str:
 
 def notes(report: Report) -> list[str]:
     """Lines beneath a table: gates, summary, promises, assumptions, errors. Markup is for the caller to escape."""
+    if report.error is not None:
+        return []
     summary = report.summary
     notes = [f"{gate.option}: {visible(' '.join((gate.sentence, *gate.places)))}" for gate in report.gates]
     notes += [

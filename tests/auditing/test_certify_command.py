@@ -16,7 +16,6 @@ import pytest
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 pytest.importorskip("click")
-pytest.importorskip("rich")
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 from auditing.files import read_here  # noqa: E402

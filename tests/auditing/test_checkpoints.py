@@ -266,7 +266,7 @@ def test_every_bit_is_what_torch_reads(how: dict[str, Any]) -> None:
     torch.save(state, stream, **how)
     whole = stream.getvalue()
     trials = [whole] if "pickle_protocol" in how else [whole, *(_changed(whole, rng) for _ in range(150))]
-    read = 0
+    read = unnamed = 0
     for at, content in enumerate(trials):
         try:
             model = pytorch.read(io.BytesIO(content), "", LIMIT)
@@ -278,9 +278,8 @@ def test_every_bit_is_what_torch_reads(how: dict[str, Any]) -> None:
             expected = state if "pickle_protocol" in how else torch.load(io.BytesIO(content), weights_only=True)
         except UnicodeDecodeError:
             continue
-        except pickle.UnpicklingError as error:
-            assert "Unsupported global" in str(error)
-            assert inert
+        except pickle.UnpicklingError:  # it names what torch would import
+            unnamed += not inert
             continue
         assert found.keys() == expected.keys()
         for name, x in found.items():
@@ -289,6 +288,7 @@ def test_every_bit_is_what_torch_reads(how: dict[str, Any]) -> None:
             assert (x.dtype, x.shape, x.tobytes()) == (wanted.dtype, wanted.shape, wanted.tobytes())
         read += 1
     assert read >= len(trials) / 20
+    assert not unnamed
 
 
 def _changed(content: bytes, rng: np.random.Generator) -> bytes:

@@ -14,7 +14,6 @@ import pytest
 
 pytest.importorskip("click")
 pytest.importorskip("jinja2")
-pytest.importorskip("rich")
 
 from auditing import files
 from specnorm import cli

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from specnorm.auditing.model_arrays import ModelArrays, Tensor, in_float32
 from specnorm.auditing.readers.archives import Entry, stored_entries
-from specnorm.auditing.readers.pickles import SCALARS, Inert, Scan, Storage, StoredTensor
+from specnorm.auditing.readers.pickles import Inert, Scan, Storage, StoredTensor
 from specnorm.errors import ModelFileError
 
 _LEGACY = (0x1950A86A20F9469CFC6C, 1001)
@@ -214,7 +214,8 @@ def _tensors(loaded: Any) -> Iterator[tuple[str, StoredTensor | str]]:
         prefix, current = waiting.popleft()
         wrapper = next((key for key in _WRAPPERS if not prefix and isinstance(current, dict) and key in current), None)
         for place, (key, value) in enumerate(_entries(current)):
-            name = f"{prefix}{key if isinstance(key, SCALARS) else place}"
+            word = place if isinstance(key, Inert) else key
+            name = f"{prefix}{word}"
             letters += len(name)
             if letters > _NAMES:
                 raise ModelFileError(f"its names have more than {_NAMES} letters in all. Save model.state_dict().")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from specnorm.auditing.report import Report
+from specnorm.auditing.rows import Row
 from specnorm.text import spreadsheet_safe, visible
 
 
@@ -18,7 +19,7 @@ def render(reports: Sequence[Report], *, many: bool) -> str:
     rows = [
         {"model": report.model, **row.to_dict(), **_gates(report)}
         for report in reports
-        for row in (*report.layers, *report.unmeasured)
+        for row in (*report.layers, *report.unmeasured, *_errors(report))
     ]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
@@ -27,6 +28,11 @@ def render(reports: Sequence[Report], *, many: bool) -> str:
     writer.writerow(columns)
     writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
     return text.getvalue()
+
+
+def _errors(report: Report) -> list[Row]:
+    """The row of a model that could not be read."""
+    return [] if report.error is None else [Row("", "unknown", (), None, reason=report.error)]
 
 
 def _gates(report: Report) -> dict[str, Any]:

@@ -90,6 +90,7 @@ def _section(position: int, report: Report) -> dict[str, Any]:
         "id": f"m{position}",
         "model": visible(report.model) if report.model is not None else "a mapping of names to arrays",
         "verdict": verdict(report),
+        "error": report.error is not None,
         "summary": report.summary,
         "number": number,
         "notes": notes(report),
@@ -202,6 +203,6 @@ def _times(values: Iterable[Any]) -> str:
 
 def _plot(report: Report) -> str | None:
     """The plot of the intervals as an address that holds it."""
-    if not plots.installed():
+    if not plots.installed() or report.error is not None:
         return None
     return f"data:image/svg+xml;base64,{base64.b64encode(plots.draw([report], 'svg')).decode()}"

@@ -28,16 +28,12 @@ def code(text: str) -> str:
 
 
 def _report(report: Report) -> str:
-    methods = tables.columns(report.layers)
-    headings = tables.headings(methods)
-    marks = ["---", "---", *["---:"] * (len(headings) - 3), "---"]
-    rows = [
-        [code(row.name), tables.shape(row), *tables.numbers(row, methods), word]
-        for row, word in zip(report.layers, tables.remarks(report.layers), strict=True)
-    ]
     title = [f"## {code(report.model)}", ""] if report.model is not None else []
-    title += [verdict(report), ""]
-    return "\n".join([*title, _line(headings), _line(marks), *map(_line, rows), "", *_block(notes(report)), ""])
+    head, *body = tables.texts(report.layers)
+    marks = ["---", "---", *["---:"] * (len(head) - 3), "---"]
+    rows = [[code(row.name), *cells] for row, (_, *cells) in zip(report.layers, body, strict=True)]
+    table = [_line(head), _line(marks), *map(_line, rows), "", *_block(notes(report)), ""] if rows else []
+    return "\n".join([*title, verdict(report), "", *table])
 
 
 def _line(cells: Sequence[str]) -> str:
