@@ -141,7 +141,8 @@ __version__: str
 
 
 _LATER = {
-    "audit": "auditing", "Report": "auditing", "Row": "auditing", "operator_norm": "probable", "certified_radius": "robustness", "curvature_bound": "robustness",
+    "audit": "auditing", "Report": "auditing", "Row": "auditing", "operator_norm": "probable",
+    "certified_radius": "robustness", "curvature_bound": "robustness",
     "Completed": "completing", "complete": "completing", "completion_bound": "completing",
 }  # fmt: skip
 """Names and the modules that they are loaded from when they are needed."""

@@ -57,7 +57,7 @@ Examples:
 EXIT_CODES = """\b
 Exit codes:
   0    every layer was measured, and the gates passed if there were any
-  1    a gate failed (--fail-..., --claim), whatever else happened, or verify did not prove
+  1    a gate failed (--fail-...), whatever else happened, or verify did not prove
   2    wrong usage, a file that cannot be read or written, a layer without bounds, or a gate that is not decided
   130  interrupted
 """
@@ -191,11 +191,6 @@ _FORMAT = "Form of the report. Default: by the suffix of --output, or a table."
     help="Default: as the file says, or zeros as an assumption.",
 )  # fmt: skip
 @_RANGE
-@click.option("--radius", type=options.REAL, metavar="R", help="Bound an ONNX network within R of --centre.")
-@click.option(
-    "--centre", type=options.ARRAY, metavar="FILE.npy|npz",
-    help="An input, with its batch axis: an array, or one for each name of an input.",
-)  # fmt: skip
 @click.option(
     "--methods", type=options.METHODS, metavar="NAME,...", help=f"What other methods say, out of {', '.join(COLUMNS)}."
 )
@@ -234,10 +229,6 @@ _FORMAT = "Form of the report. Default: by the suffix of --output, or a table."
     "--fail-above-network", type=options.BOUND, metavar="L",
     help="Exit with 1 unless the network of each ONNX file is proven to have a Lipschitz constant of at most L.",
 )  # fmt: skip
-@click.option(
-    "--claim", type=click.Choice(["nonexpansive", "residual-nonexpansive"]),
-    help="Exit with 1 unless the network f of an ONNX file, or x - f(x), is proven to have a constant up to 1.",
-)  # fmt: skip
 def audit_command(
     models: tuple[str, ...],
     output_format: str | None,
@@ -247,7 +238,6 @@ def audit_command(
     certificate: Path | None,
     fail_above: float | None,
     fail_above_network: float | None,
-    claim: str | None,
     jobs: int | None,
     layers: tuple[str, ...],
     geometry: tuple[dict[str, Any], list[str]] | None,
@@ -268,7 +258,6 @@ def audit_command(
     given["methods"] = given["methods"] or ()
     every |= kind in ("json", "csv") and not given["methods"]
     given["methods"] += options.standard(given["input_shape"]) if every else ()
-    given["residual"] = claim == "residual-nonexpansive"
     given["certificate"] = certificate is not None
     _check({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *stated])
     if certificate is not None and (certificate.suffix.lower() != ".npz" or len(models) > 1):
@@ -278,7 +267,6 @@ def audit_command(
         asked = [
             None if fail_above is None else gates.norms(report, fail_above),
             None if fail_above_network is None else gates.network(report, fail_above_network),
-            None if claim is None else gates.claim(report, claim),
         ]
         return tuple(gate for gate in asked if gate is not None)
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from specnorm.auditing import plots
 from specnorm.auditing.geometry import overrides
@@ -65,7 +63,7 @@ SECONDS = number("a time: give seconds above 0, such as 10, 10s or inf", lambda 
 BOUND = number("a finite number of at least 0", lambda x: 0 <= x < math.inf)
 SHARE = number("a share from 0 to 1", lambda x: 0 <= x <= 1)
 RADIUS = number(f"a radius: give a number from 0 to {FURTHEST:g}", lambda x: 0 <= x <= FURTHEST)
-REAL = number("a finite number", math.isfinite)
+REAL = number("a number", lambda _: True)
 
 
 def _natural(text: str, what: str) -> int:
@@ -151,18 +149,6 @@ def ends(_: click.Context, __: click.Parameter, value: tuple[float, float] | Non
     if value is not None and not value[0] < value[1]:
         raise click.BadParameter(f"{value[0]:g} {value[1]:g} is no range: give two numbers, the smaller one first.")
     return value
-
-
-def _array(path: str) -> Any:
-    try:
-        found = np.load(path, allow_pickle=False)
-        return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no .npy or .npz file of numbers: {error}") from error
-
-
-ARRAY = Type("array", _array)
-"""An array of a file, or several by name."""
 
 
 def _plot(path: str) -> Path:

@@ -94,7 +94,6 @@ COMMANDS = {
     "audit a.npz --input-shape 3x32x32": "give spatial sizes alone, such as 32x32",
     "audit a.npz --layers zz": "whose name matches zz",
     "audit a.npz --layers eigh": "Did you mean '*eigh*'",
-    "audit a.npz --claim safe": "is not one of 'nonexpansive'",
     "audit a.npz --input-range 0 1": "no graph",
     "audit a.npz --geometry stride=2": "No such file",
     "audit a.npz --certificate": "requires an argument",

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -25,14 +25,14 @@ from specnorm.auditing.readers import MAX_BYTES, isolated, open_model
 from specnorm.auditing.renderers import render
 from specnorm.auditing.report import Report
 from specnorm.auditing.rows import COLUMNS, Row
-from specnorm.errors import GeometryError, MethodError, ModelFileError
+from specnorm.backends import backend_for
+from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError
 from specnorm.problem.padding import PaddingMode
 from specnorm.problem.spec import Layout
 from specnorm.types import AnyArray
 
 if TYPE_CHECKING:
     from specnorm.certified.network.graph import Graph
-    from specnorm.networks.answer import NetworkBound
 
 __all__ = ["Report", "Row", "audit", "draw", "read_onnx", "render"]
 
@@ -46,8 +46,6 @@ def audit(
     *,
     input_shape: int | Sequence[int] | Mapping[str, Sequence[int]] | Literal["file"] | None = None,
     input_range: tuple[float, float] | None = None,
-    radius: float | None = None,
-    centre: AnyArray | Mapping[str, AnyArray] | None = None,
     methods: Sequence[str] = (),
     rtol: float = 1e-3,
     budget: float | None = BUDGET,
@@ -60,7 +58,6 @@ def audit(
     device: str | None = None,
     progress: Progress | bool | None = None,
     max_bytes: int = MAX_BYTES,
-    residual: bool = False,
     certificate: bool = False,
 ) -> Report:
     """Measure every convolution and linear layer of a model.
@@ -78,9 +75,6 @@ def audit(
     input_range : (float, float), optional
         Between which every entry of the network's inputs lies: squares, products and the like have a constant there.
         Only for files that hold a graph.
-    radius, centre : float and array, or mapping of str to array, optional
-        Bound the network within that 2-norm distance of an input with its batch axis, or of several by name, whose
-        shapes the network then has. Only for files that hold a graph.
     methods : sequence of str, default ()
         What else to measure, by the names in ``METHODS``; "circular": the exact norm with circular padding at
         ``input_shape``.
@@ -107,13 +101,10 @@ def audit(
         Array library to measure with, by the name of its plugin, and one of its devices. None: NumPy for files, the
         arrays' own library for a mapping.
     progress : callable or bool, optional
-        True: a line on stderr, which terminals and notebooks show. Or called after each layer with (done, in all, name), and after each step of the network's search with (done, at
-        most, between which values).
+        True: a line on stderr, which terminals and notebooks show. Or called after each layer with (done, in all,
+        name), and after each step of the network's search with (done, at most, between which values).
     max_bytes : int, default 8 GiB
         Refuse files whose arrays claim more than that in all.
-    residual : bool, default False
-        Also bound what the network leaves of its input, ``x - f(x)``, as ``Report.residual``. Only for files that hold
-        a graph.
     certificate : bool, default False
         Also state what somebody else can check, `docs/check-it-yourself.md`, as ``Report.certificate``: a bound of each
         layer at every input size, whose proof is searched for, too.
@@ -137,7 +128,10 @@ def audit(
     given = overrides(geometry)
     settings = Settings(tuple(dict.fromkeys(methods)), size, layout, padding_mode, backend, device, given, rtol, budget)
     _check(settings)
-    place = _checked(input_range, patterns, shapes, radius, centre)
+    between = _range(input_range)
+    for name, value in (("input_range", between), ("input_shape by name", shapes)):
+        if value is not None and patterns is not None:
+            raise MethodError(f"{name} is about the whole network, and layers chooses a part of it: leave one out.")
     check_executor(executor)
     with ExitStack() as stack:
         tick = stack.enter_context(streams.progress()) if progress is True else progress or None
@@ -154,7 +148,7 @@ def audit(
                 f"a {type(source).__name__} is no model file: give its path, or a mapping of names to arrays"
                 f"{_OF_MODULES if hasattr(source, 'state_dict') else ''}."
             )
-        return _audit(path, model, patterns, settings, executor, tick, place, residual, certificate)
+        return _audit(path, model, patterns, settings, executor, tick, shapes, between, certificate)
 
 
 def read_onnx(
@@ -199,12 +193,12 @@ def _audit(
     settings: Settings,
     executor: Executor | None,
     progress: Progress | None,
-    place: Mapping[str, Any],
-    residual: bool,
+    shapes: Mapping[str, tuple[int, ...]] | None,
+    between: tuple[float, float] | None,
     certificate: bool,
 ) -> Report:
     label = "the mapping" if path is None else path
-    told = next((name for name, value in place.items() if value is not None), None)
+    told = "input_range" if between else "input_shape by name" if shapes else None
     if told is not None and model.network is None:
         raise ModelFileError(
             f"{label} holds weights and no graph, and {told} is about a network's inputs: give its ONNX file, or "
@@ -234,35 +228,22 @@ def _audit(
         from specnorm.auditing.certifying import claims_of  # for few
 
         stated, missing = claims_of(model, found, rows)
-    network = remainder = None
+    network = None
     if patterns is None and model.network is not None:  # of a part of the layers there is no network
-        network, remainder = _networks(model, rows, settings, place, residual, progress)
-    made = environment(rows)
+        from specnorm.auditing.network import network_of  # without a graph nothing of networks is imported
+
+        size: Any = shapes or (None if settings.input_shape == "file" else settings.input_shape)
+        limited = settings.budget is not None and settings.budget < math.inf
+        seconds = max(isolated.GRAPH_SECONDS, 10 * (settings.budget or 0)) if limited else None
+        network = network_of(model, rows, size, input_range=between, progress=progress, seconds=seconds)
+    used = [settings.backend] if settings.backend else []
+    with suppress(BackendError):  # of a row that says so
+        used += [backend_for(layer.tensor.load()).name for layer in found[: path is None]]
     left_out = len(selection.names) - len(found)
     return Report(
-        own_version(), path, tuple(rows), tuple(selection.skipped), network, made, unmeasured, selection.matched,
-        left_out, remainder, stated, tuple(missing), inert=model.inert,
+        own_version(), path, tuple(rows), tuple(selection.skipped), network, environment(used), unmeasured,
+        selection.matched, left_out, stated, tuple(missing), inert=model.inert,
     )  # fmt: skip
-
-
-def _networks(
-    model: ModelArrays,
-    rows: list[Row],
-    settings: Settings,
-    place: Mapping[str, Any],
-    residual: bool,
-    progress: Progress | None,
-) -> tuple[NetworkBound | None, NetworkBound | None]:
-    """The network's constant, and that of what it leaves of its input."""
-    from specnorm.auditing.network import network_of  # without a graph nothing of networks is imported
-
-    size = place["input_shape by name"] or (None if settings.input_shape == "file" else settings.input_shape)
-    seconds = None if settings.budget in (None, math.inf) else max(isolated.GRAPH_SECONDS, 10 * settings.budget)
-    bound = partial(
-        network_of, model, rows, size, input_range=place["input_range"], near=place["radius"],
-        progress=progress, seconds=seconds,
-    )  # fmt: skip
-    return bound(), bound(residual=True) if residual else None
 
 
 def _check(settings: Settings) -> None:
@@ -289,25 +270,11 @@ def _check(settings: Settings) -> None:
     check_target(settings.backend, settings.device)
 
 
-def _checked(
-    between: tuple[float, float] | None, patterns: Sequence[str] | None, shapes: Any, radius: Any, centre: Any
-) -> dict[str, Any]:
-    """What is said of the network's inputs, by the argument that says it."""
+def _range(between: tuple[float, float] | None) -> tuple[float, float] | None:
     ends = None if between is None else tuple(float(end) for end in between)
     if ends is not None and (len(ends) != 2 or not ends[0] < ends[1]):
         raise MethodError(f"input_range={between!r}; expected two numbers, the smaller one first.")
-    if (radius is None) != (centre is None) or (radius is not None and not 0 < radius < math.inf):
-        raise MethodError(
-            f"radius={radius!r} and {'no' if centre is None else 'a'} centre: a bound near an input needs both, and a "
-            "positive radius."
-        )
-    place = {
-        "input_range": ends, "input_shape by name": shapes, "radius": None if radius is None else (radius, centre)
-    }  # fmt: skip
-    told = next((name for name, value in place.items() if value is not None), None)
-    if told is not None and patterns is not None:
-        raise MethodError(f"{told} is about the whole network, and layers chooses a part of it: leave one of them out.")
-    return place
+    return None if ends is None else (ends[0], ends[1])
 
 
 _A_LAYER = "A layer is a real floating array with 2 axes (linear) or 3 to 5 (convolution)."

@@ -10,8 +10,7 @@ from typing import Literal
 from specnorm.auditing.devices import place
 from specnorm.auditing.geometry import Override, resolve
 from specnorm.auditing.layers import Layer
-from specnorm.auditing.provenance import origin
-from specnorm.auditing.rows import CIRCULAR, INTERVAL, Row, Value, either, least_upper
+from specnorm.auditing.rows import CIRCULAR, Row, Value, either, least_upper
 from specnorm.backends import backend_for
 from specnorm.certified.bound import Upper
 from specnorm.certified.network.kernels import speaks_of
@@ -85,13 +84,7 @@ class Settings:
 
 
 def describe(layer: Layer, settings: Settings) -> Row:
-    """Row of a layer before it is measured: its geometry and what of it is assumed.
-
-    Returns
-    -------
-    Row
-        Without values; with a reason if the geometry does not fit the shape.
-    """
+    """Row of a layer before it is measured: its geometry and what of it is assumed."""
     tensor = layer.tensor
     blank = Row(
         tensor.name, layer.kind, tensor.shape, None, values=dict.fromkeys(settings.methods), reason=layer.refusal
@@ -121,15 +114,7 @@ def describe(layer: Layer, settings: Settings) -> Row:
 
 
 def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
-    """Measure a layer. Whatever goes wrong becomes the row's reason; what was measured before it is kept.
-
-    Parameters
-    ----------
-    row : Row
-        From `describe`.
-    kernel : array or None
-        None: the row has a reason.
-    """
+    """Measure a layer. Whatever goes wrong becomes the row's reason; what was measured before it is kept."""
     if row.reason is not None or row.spec is None or kernel is None:
         return row
     if row.other is not None:
@@ -142,9 +127,7 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
         take = _Results(kernel, row.spec, settings)
         found = take("enclose")
         lower, upper = _number(found.stats["lower"]), _number(found.value)
-        row = replace(
-            row, lower=lower, upper=upper, origins={INTERVAL: origin(found)}, note=_joined(row.note, _wide(found))
-        )
+        row = replace(row, lower=lower, upper=upper, note=_joined(row.note, _wide(found)))
         for column in dict.fromkeys((*row.values, ALWAYS)):
             if column == CIRCULAR and not _has_circular(take.spec):
                 continue
@@ -157,7 +140,6 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
                 row,
                 values={**row.values, column: _value(result)},
                 promises={**row.promises, column: result.kind},
-                origins={**row.origins, column: origin(result)},
             )
     except SpecnormError as error:
         row = replace(row, reason=str(error))
@@ -176,7 +158,6 @@ def _only(row: Row, columns: tuple[str, ...]) -> Row:
         row,
         values={name: x for name, x in row.values.items() if name in columns},
         promises={name: x for name, x in row.promises.items() if name in columns},
-        origins={name: x for name, x in row.origins.items() if name in (*columns, INTERVAL)},
     )
 
 

@@ -30,11 +30,6 @@ class Worker:
 
     Unlike a `multiprocessing` child it does not import the caller's main module, so scripts need no guard; its
     environment is set before it loads NumPy; and when it dies, it is known which call it died of.
-
-    Parameters
-    ----------
-    environment : mapping of str to str, optional
-        Variables that it gets where this process has none of that name.
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
@@ -52,15 +47,7 @@ class Worker:
             raise
 
     def call(self, function: Callable[..., Any], /, *arguments: Any, told: Callable[..., object] | None = None) -> Any:
-        """Call a function there; ``told`` is called with what it has to `tell` meanwhile.
-
-        Raises
-        ------
-        WorkerLost
-            If the process dies; it cannot be used any more then.
-        Exception
-            If the arguments cannot be pickled.
-        """
+        """Call a function there; ``told`` is called with what it has to `tell` meanwhile."""
         try:
             self._send((function, arguments))
             while isinstance(answer := self._answer(), _Told):
@@ -187,15 +174,7 @@ def _cause(code: int) -> str:
 
 
 class Workers(Executor):
-    """Processes of our own as an executor; one that dies fails its own call alone and is replaced.
-
-    Parameters
-    ----------
-    count : int
-        Processes. Each takes one thread, unless the environment says otherwise: how many there are changes no answer.
-    worth : int
-        Bytes of kernels from which they are worth being started; of fewer an audit uses none.
-    """
+    """Processes of our own as an executor; one that dies fails its own call alone and is replaced."""
 
     def __init__(self, count: int, worth: int = 0) -> None:
         self.worth = worth

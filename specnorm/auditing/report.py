@@ -81,8 +81,6 @@ class Report:
         How many layers each pattern matches that chose them.
     left_out : int
         Layers that match none.
-    residual : NetworkBound or None
-        Of what the network leaves of its input, ``x - f(x)``, if that was asked for.
     certificate : Certificate or None
         Claims of layers for somebody else to check, if they were asked for.
     unstated : tuple of str
@@ -104,7 +102,6 @@ class Report:
     unmeasured: tuple[Row, ...] = ()
     matched: Mapping[str, int] = field(default_factory=dict)
     left_out: int = 0
-    residual: NetworkBound | None = None
     certificate: Certificate | None = None
     unstated: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()

@@ -6,15 +6,14 @@ before memory is allocated for it.
 
 from __future__ import annotations
 
-import importlib
 import stat
 import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import BinaryIO
 
 from specnorm.auditing.model_arrays import ModelArrays
@@ -33,15 +32,12 @@ class _Imported:
     name: str = "read"
 
     def __call__(self, file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
-        reader: Reader = getattr(self._imported(), self.name)
+        reader: Reader = getattr(import_module(f"{__name__}.{self.module}"), self.name)
         return reader(file, path, max_bytes)
 
     def prepare(self) -> None:
         """Import the module, and what it says that it needs."""
-        getattr(self._imported(), "prepare", lambda: None)()
-
-    def _imported(self) -> ModuleType:
-        return importlib.import_module(f"{__name__}.{self.module}")
+        getattr(import_module(f"{__name__}.{self.module}"), "prepare", lambda: None)()
 
 
 _READERS: dict[str, Reader] = {
@@ -68,25 +64,7 @@ _KNOWN = "Readable are safetensors (also sharded), .npz, PyTorch state dicts, ON
 
 @contextmanager
 def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[ModelArrays]:
-    """Open a model file and list its arrays.
-
-    Parameters
-    ----------
-    path : str
-        A file, or a folder with the index of a sharded one.
-    max_bytes : int
-        Most bytes that the file's arrays may take in memory.
-
-    Yields
-    ------
-    ModelArrays
-        Loadable until the context ends.
-
-    Raises
-    ------
-    ModelFileError
-        If the file cannot be read, is damaged, too large, or of a kind that is refused.
-    """
+    """Open a model file and list its arrays."""
     with ExitStack() as stack:
         try:
             place = Path(path)
@@ -132,18 +110,7 @@ def registered() -> bool:
 
 
 def sniff(file: BinaryIO) -> str:
-    """Tell a model file's format by its content.
-
-    Returns
-    -------
-    str
-        A key of ``_READERS``.
-
-    Raises
-    ------
-    ModelFileError
-        If it is none of them, naming what it is where that can be told.
-    """
+    """Tell a model file's format by its content."""
     size = file.seek(0, 2)
     file.seek(0)
     head = file.read(512)

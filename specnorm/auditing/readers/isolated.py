@@ -46,28 +46,7 @@ cannot make sense of a `Tensor.refusal`. What the file says of an array goes int
 
 @contextmanager
 def in_child(read: Reader, path: str, max_bytes: int, *, packed: bool = True) -> Iterator[ModelArrays]:
-    """List the arrays of a file in a child process, which also reads them.
-
-    Parameters
-    ----------
-    read : callable
-        A reader, importable by its name; its ``prepare``, if it has one, is called first, without limits: libraries
-        that are imported there are no part of what the file takes.
-    max_bytes : int
-        Most bytes of all arrays.
-    packed : bool, default True
-        Whether a small file may hold so many; otherwise its memory is limited by what it holds.
-
-    Yields
-    ------
-    ModelArrays
-        Loadable until the context ends. An array whose reading ends the process is lost, and so are those after it.
-
-    Raises
-    ------
-    ModelFileError
-        If the file breaks a limit, or the child dies.
-    """
+    """List the arrays of a file in a child process, which also reads them."""
     child = _Child(path, max_bytes)
     try:
         child.prepare(read)

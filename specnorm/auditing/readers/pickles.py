@@ -48,18 +48,7 @@ _ADVICE = "Only plain state dicts are opened: in the program that made the file,
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor, by where its numbers lie.
-
-    Parameters
-    ----------
-    key : str
-        Of its storage.
-    dtype : str
-        One of `ITEMSIZE`.
-    offset : int
-        Of its first number in the storage, in numbers.
-    shape, strides : tuple of int
-    """
+    """A tensor, by where its numbers lie: offset and strides count numbers of its storage."""
 
     key: str
     dtype: str
@@ -75,15 +64,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Storage:
-    """Memory the pickle would ask for: so many numbers of one type.
-
-    Parameters
-    ----------
-    key : str
-    kind : str
-        Its class in torch.
-    numel, nbytes : int
-    """
+    """Memory the pickle would ask for: so many numbers of one type."""
 
     key: str
     kind: str
@@ -107,39 +88,20 @@ class Inert:
 
 
 class Scan:
-    """Interprets the operations that torch's weights-only unpickler knows, on inert values.
-
-    Attributes
-    ----------
-    storages : dict of str to Storage
-        What each storage claims. A storage has one type and one length: torch would read a second tensor by those of
-        the first.
-    inert : list of str
-        Names that torch would import and call, and that are no part of a state dict: nothing was.
-    """
+    """Interprets the operations that torch's weights-only unpickler knows, on inert values."""
 
     def __init__(self) -> None:
         self.storages: dict[str, Storage] = {}
+        """What each claims. One has one type and one length: torch would read a second tensor by those of the first."""
         self.inert: list[str] = []
+        """Names that torch would import and call, and that are no part of a state dict: nothing was."""
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
         self._work = 0
 
     def run(self, file: BinaryIO) -> Any:
-        """Interpret one pickle, and leave the file after it.
-
-        Returns
-        -------
-        object
-            What it holds: dictionaries, lists and tuples as such, `StoredTensor` for tensors, `Inert` for what is
-            neither these nor a plain value.
-
-        Raises
-        ------
-        ModelFileError
-            If the pickle does what no ``torch.save`` writes.
-        """
+        """What a pickle holds: dictionaries, lists and tuples as such, `StoredTensor`, `Inert`."""
         self._stack, self._marks, self._memo, self._work = [], [], {}, 0
         start = file.tell()
         for opcode, argument, _ in pickletools.genops(file):

@@ -47,21 +47,7 @@ _NAMES = 2**25
 
 @dataclass
 class _Numbers:
-    """Where the numbers of storages lie in the file.
-
-    Parameters
-    ----------
-    file : binary file
-        Open until the last tensor is read.
-    starts : dict of str to int
-        Of each storage, by its key.
-    order : {"<", ">"}
-        Of the bytes of a number.
-    entries : dict of str to Entry
-        Of archives, whose checksums are compared when a storage is first read.
-    inert : list of str
-        What the pickle names and nothing was made of.
-    """
+    """Where the numbers of storages lie in the file."""
 
     file: BinaryIO
     starts: dict[str, int]
@@ -98,11 +84,6 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
 
     Tensors in other nested dictionaries are named ``"outer.inner"``, in lists ``"outer.0.inner"``, in pickled modules
     as in their state dict; the state of an optimizer is left out.
-
-    Raises
-    ------
-    ModelFileError
-        If the file is damaged or too large, or its pickle does what no ``torch.save`` writes.
     """
     del path
     size = file.seek(0, 2)
