@@ -29,7 +29,8 @@ class Sample:
 
     ``predicted`` and ``margin`` (the label's logit less the largest other one) are computed in float64; None where an
     operator cannot be executed here. ``radius`` is proven in the 2-norm: no nearer input has another label.
-    ``attacked`` is the distance of an input with another label, at most; None: none was found. ``status`` is at each radius.
+    ``attacked`` is the distance of an input with another label, at most; None: none was found. ``status`` is at each
+    radius.
     """
 
     label: int
