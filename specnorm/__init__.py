@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from specnorm import signals
-
-signals.starting()
-# ruff: noqa: E402 - signals are answered before all that takes time is imported
-
 from specnorm.api import (
     compare,
     f4_bound,
@@ -62,7 +57,8 @@ from specnorm.result import Enclosure, Kind, Result
 from specnorm.training import init_tracking, track, track_many
 
 if TYPE_CHECKING:
-    from specnorm.auditing import Report, Row, audit
+    from specnorm_audit import Report, Row, audit
+
     from specnorm.completing import Completed, complete, completion_bound
     from specnorm.probable import operator_norm
     from specnorm.robustness import certified_radius, curvature_bound
@@ -141,19 +137,22 @@ __version__: str
 
 
 _LATER = {
-    "audit": "auditing", "Report": "auditing", "Row": "auditing", "operator_norm": "probable",
-    "certified_radius": "robustness", "curvature_bound": "robustness",
+    "operator_norm": "probable", "certified_radius": "robustness", "curvature_bound": "robustness",
     "Completed": "completing", "complete": "completing", "completion_bound": "completing",
 }  # fmt: skip
 """Names and the modules that they are loaded from when they are needed."""
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is not needed at import: the version, and `_LATER`."""
+    """Load what is not needed at import: the version, `_LATER`, and what a package above registers."""
     if name == "__version__":
         from importlib.metadata import version
 
         return version("specnorm-bounds")
+    if name in ("audit", "Report", "Row"):
+        from specnorm.registry import function
+
+        return function(name)
     if name in _LATER:
         from importlib import import_module
 

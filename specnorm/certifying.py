@@ -6,12 +6,14 @@ import math
 from typing import Any, Unpack
 
 from specnorm.errors import MethodError, Undecided
+from specnorm.layers import takes_layers
 from specnorm.measuring import measure
 from specnorm.methods.certify import Certify
 from specnorm.problem.spec import ConvSpec, Geometry
 from specnorm.types import ArrayObject
 
 
+@takes_layers
 def certify(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> bool:
     """Decide whether the norm is at most a bound, by proof.
 

@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 
 from specnorm.errors import BackendError
 from specnorm.registry import load
+from specnorm.types import AnyArray
 
 if TYPE_CHECKING:
     from specnorm.runtime.program import Program
-    from specnorm.types import AnyArray, Namespace
+    from specnorm.types import Namespace
+
+
+class LayerKernel(NamedTuple):
+    """What a framework's own layer computes, bias and activation apart.
+
+    Parameters
+    ----------
+    kernel : array
+    geometry : mapping
+        Keyword arguments, see `specnorm.problem.spec.Layer`.
+    as_stored : bool
+        Whether the kernel's axes are in the layer's own order, so that another kernel could be put in its place.
+    """
+
+    kernel: AnyArray
+    geometry: Mapping[str, Any]
+    as_stored: bool = True
+
 
 _factorises: set[tuple[type[Backend], str, Any]] = set()
 """Backends, devices and dtypes whose Cholesky factorisation has been seen to fail where it must."""
@@ -48,6 +67,22 @@ class Backend:
 
     def refusal(self, x: AnyArray) -> str | None:
         """Why an array of this library cannot be used (masked, sparse, distributed...), or None."""
+        return None
+
+    def layer(self, x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel | None:
+        """Kernel and geometry of a layer of the frameworks built on this library; None: it is none.
+
+        Parameters
+        ----------
+        x : object
+        input_shape : int or sequence of int, optional
+            Spatial input sizes, where they decide the padding.
+
+        Raises
+        ------
+        GeometryError
+            If it is a layer that cannot be put in such words.
+        """
         return None
 
     # -- where and how to compute -------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Unpack
 
 from specnorm.backends import backend_for
+from specnorm.layers import takes_layers
 from specnorm.measuring import measure_with
 from specnorm.methods.enclosure import Enclose
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
 
 
+@takes_layers
 def enclose(
     kernel: ArrayObject,
     input_shape: int | tuple[int, ...] | None = None,

@@ -14,8 +14,7 @@ import specnorm
 
 torch: Any = pytest.importorskip("torch")
 import specnorm_torch.certifying  # noqa: E402 - after the skip where torch is missing
-
-from specnorm.networks import Product  # noqa: E402
+from specnorm_networks import Product  # noqa: E402
 
 nn = torch.nn
 pytestmark = [

@@ -18,8 +18,9 @@ pytest.importorskip("click")
 pytest.importorskip("jinja2")
 pytest.importorskip("safetensors")
 
-from specnorm import backends, cli
-from specnorm.auditing import plots
+from specnorm_audit import cli, plots
+
+from specnorm import backends
 from specnorm.backends import Listing
 
 

@@ -23,9 +23,9 @@ from typing import Any
 import kinds
 import pytest
 from geometries import table
+from specnorm_audit import readers
 
 import specnorm
-from specnorm.auditing import readers
 from specnorm.result import Outcome
 
 ROOT = Path(__file__).parent.parent

@@ -12,8 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from auditing.files import read_here
-
-from specnorm import cli
+from specnorm_audit import cli
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 

@@ -10,7 +10,7 @@ import pytest
 
 click = pytest.importorskip("click", reason="pip install '.[cli]'")
 
-from specnorm import cli  # noqa: E402 - after the check above
+from specnorm_audit import cli  # noqa: E402 - after the check above
 
 ROOT = Path(__file__).parent.parent
 

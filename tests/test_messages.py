@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from specnorm_audit.cli import run
 
 import specnorm
-from specnorm.cli import run
 from specnorm.errors import SpecnormError
 from specnorm.text import visible
 

@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 import specnorm_torch
 import torch
+from specnorm_networks import Multipliers
 from torch import Tensor, nn
 
 import specnorm
-from specnorm.networks import Multipliers
 
 RADII = (0.05, 0.1, 0.25, 0.5)
 """In the Euclidean norm, for pixels between 0 and 1."""

@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from specnorm.backends import Backend
 from specnorm.errors import BackendError, MethodError, SecondDerivativeError
+from specnorm.plugin import LayerKernel
 from specnorm.result import Enclosure, Result
 from specnorm.runtime.values import check_values
 from specnorm.types import AnyArray as Array
@@ -94,6 +95,12 @@ class JaxBackend(Backend):
     def is_array(self, x: object) -> bool:
         """Arrays and tracers; not ShapeDtypeStruct."""
         return isinstance(x, jax.Array)
+
+    def layer(self, x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel | None:
+        """Layers of Flax NNX and Equinox."""
+        from specnorm_jax.layers import layer_kernel  # for few
+
+        return layer_kernel(x, input_shape)
 
     def namespace(self, x: Array) -> Any:
         """jax.numpy, which follows the standard by itself."""

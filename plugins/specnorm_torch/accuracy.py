@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from specnorm_networks import CertifiedAccuracy, Graph, Measure, Method, margins, within
+from specnorm_networks import certified_accuracy as of_graph
+from specnorm_networks.certified.margins import of_executed
+from specnorm_networks.certified.operators import Constant, Convolution, Matrix
+from specnorm_networks.radii import executed
 from torch import Tensor, nn
 
 from specnorm.certified.interval import Interval
-from specnorm.certified.network.margins import of_executed
-from specnorm.certified.network.operators import Constant, Convolution, Matrix
 from specnorm.errors import MethodError
-from specnorm.networks import CertifiedAccuracy, Graph, Measure, Method, margins, within
-from specnorm.networks import certified_accuracy as of_graph
-from specnorm.networks.radii import executed
 from specnorm_torch.baking import baked, computed
 from specnorm_torch.modules import at_inference
 from specnorm_torch.networks import module_of, network_graph
@@ -43,7 +43,7 @@ def certified_accuracy(
     """Share of samples whose label no change within a radius can move.
 
     A sample is certified at r if ``f_y(x) - f_j(x) > r L_yj`` for all j, with L_yj the proven constant of the
-    difference of these two logits (`specnorm.networks.margins`).
+    difference of these two logits (`specnorm_networks.margins`).
 
     Parameters
     ----------
@@ -61,13 +61,13 @@ def certified_accuracy(
         Samples at a time.
     local : bool, default False
         Attack and bound each sample on its own ball where the constants everywhere leave it open
-        (`specnorm.networks.certified_accuracy`): a second or two a sample and radius for small convolutional networks.
+        (`specnorm_networks.certified_accuracy`): a second or two a sample and radius for small convolutional networks.
         The logits are computed anew then, with their rounding counted.
     budget : float, optional
         Seconds that a sample may take at each radius, with ``local``; None: a fixed number of steps.
     execution : {"float32", "float16", "bfloat16"}, optional
         How the model is executed, as after ``model.to(dtype)``, on inputs of that precision; None: real arithmetic.
-        See `specnorm.networks.certified_accuracy`.
+        See `specnorm_networks.certified_accuracy`.
     input_range : (float, float), optional
         Between which all entries of inputs lie: nothing is said of others.
     progress : callable, optional

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.operators.executed import UNITS
+from specnorm_networks.model import Computed, Trial
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from specnorm.certified.network.model import Computed, Trial
-from specnorm.certified.network.operators.base import FloatArray
-from specnorm.certified.network.operators.executed import UNITS
 from specnorm_torch.calls import first_of, numbers
 
 _STORED = ("zeros_like", "ones_like", "full_like", "fill", "to", "type_as", "copy", "rms_norm", "nan_to_num")

@@ -8,14 +8,14 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from specnorm_networks import builders
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.operators import Operator, Unknown
+from specnorm_networks.certified.operators.linear import PadMode, normalisation
+from specnorm_networks.certified.operators.piecewise import SINGLE
+from specnorm_networks.certified.operators.sources import NO_LOOPS
 from torch import Tensor
 
-from specnorm.certified.network import operators as ops
-from specnorm.certified.network.operators import Operator, Unknown
-from specnorm.certified.network.operators.linear import PadMode, normalisation
-from specnorm.certified.network.operators.piecewise import SINGLE
-from specnorm.certified.network.operators.sources import NO_LOOPS
-from specnorm.networks import builders
 from specnorm_torch.calls import (
     Builder,
     Call,

@@ -8,13 +8,13 @@ from operator import index
 from typing import Any
 
 import torch
+from specnorm_audit.measuring import BUDGET, Settings, fill
+from specnorm_audit.report import Report
+from specnorm_audit.rows import Row
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 import specnorm
-from specnorm.auditing.measuring import BUDGET, Settings, fill
-from specnorm.auditing.report import Report
-from specnorm.auditing.rows import Row
 from specnorm.errors import GeometryError, MethodError, SpecnormError
 from specnorm.methods import METHODS
 from specnorm.problem.spec import ConvSpec

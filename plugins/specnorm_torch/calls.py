@@ -13,13 +13,13 @@ from typing import Annotated, Any, TypeAlias, get_type_hints
 
 import numpy as np
 import torch
+from specnorm_networks.certified.graph import Layer, Node
+from specnorm_networks.certified.operators import Constant, Operator, Unknown
+from specnorm_networks.certified.operators.base import FloatArray, Offset, multiplied
 from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from specnorm.certified.network.graph import Layer, Node
-from specnorm.certified.network.operators import Constant, Operator, Unknown
-from specnorm.certified.network.operators.base import FloatArray, Offset, multiplied
 from specnorm_torch.backend import BACKEND
 
 Moving: TypeAlias = Annotated[Any, "may depend on the network's inputs"]

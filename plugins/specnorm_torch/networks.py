@@ -14,14 +14,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from specnorm_networks import Graph, Measure, Method, NetworkBound, Node, bound
+from specnorm_networks.certified.operators import Held, Identity, Input, Operator, Random, Unknown
+from specnorm_networks.certified.operators.registry import registered
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
 
-from specnorm.certified.network.operators import Held, Identity, Input, Operator, Random, Unknown
-from specnorm.certified.network.operators.registry import registered
 from specnorm.errors import MethodError
-from specnorm.networks import Graph, Measure, Method, NetworkBound, Node, bound
 from specnorm_torch.aten import REASONS, piece
 from specnorm_torch.baking import baked
 from specnorm_torch.baking import computed as computed_of
@@ -85,7 +85,7 @@ def network_bound(
         faster. The bound is then of the copy: of the model with its kernels as they are now. Where kernels move from
         call to call, or cannot be traced, a copy is taken in any case, and ``note`` says so.
     method : Product, Scaled or Multipliers, optional
-        Of `specnorm.networks`. Default: ``Multipliers()``, which is never above ``Product()``.
+        Of `specnorm_networks`. Default: ``Multipliers()``, which is never above ``Product()``.
     radius : float, optional
         Bound the network near ``input_shape``, which is an input then (or a tuple of them), with its batch axis: for
         all inputs within that 2-norm distance of it, all entries together. Never more than without.
@@ -125,7 +125,7 @@ def network_bound(
 
 
 def network_graph(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor, ...]) -> Graph:
-    """Graph of a module, as `specnorm.networks` reads it.
+    """Graph of a module, as `specnorm_networks` reads it.
 
     Parameters
     ----------

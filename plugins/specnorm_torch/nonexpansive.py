@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from specnorm_networks import Measure, Method, NetworkBound, bound, forward_step
 from torch import Tensor, nn
 
 from specnorm.errors import MethodError
 from specnorm.methods.base import check_count
-from specnorm.networks import Measure, Method, NetworkBound, bound, forward_step
 from specnorm.text import number
 from specnorm_torch.baking import baked
 from specnorm_torch.modules import at_inference

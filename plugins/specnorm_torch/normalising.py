@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.operators import Operator, Unknown
+from specnorm_networks.certified.operators.linear import normalisation
 from torch import Tensor
 
-from specnorm.certified.network import operators as ops
-from specnorm.certified.network.operators import Operator, Unknown
-from specnorm.certified.network.operators.linear import normalisation
 from specnorm_torch.calls import Call, Made, Moving, first_of, numbers, offset, rules, shape_of
 
 

@@ -6,10 +6,10 @@ import math
 from typing import Any, Literal
 
 import numpy as np
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.operators import Operator, Unknown
 from torch import Tensor
 
-from specnorm.certified.network import operators as ops
-from specnorm.certified.network.operators import Operator, Unknown
 from specnorm_torch.calls import Call, Made, Moving, is_value, numbers, offset, shape_of
 
 PRODUCT = "it is a product of two values that depend on the input, which has no constant"

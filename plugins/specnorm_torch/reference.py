@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.operators.executed import UNITS
+from specnorm_networks.model import Computed, NotExecutedError, Trial
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves
 
-from specnorm.certified.network.model import Computed, NotExecutedError, Trial
-from specnorm.certified.network.operators.base import FloatArray
-from specnorm.certified.network.operators.executed import UNITS
 from specnorm.errors import TranslationError
 from specnorm_torch.alone import Alone
 from specnorm_torch.calls import constant_of, numbers
@@ -46,7 +46,7 @@ class _Recorder(torch.fx.Interpreter):
 
 @dataclass(frozen=True, eq=False)
 class TorchModel:
-    """See `specnorm.certified.network.model.Model`."""
+    """See `specnorm_networks.model.Model`."""
 
     module: Callable[..., Any]
     """A module, whose state is as before after each call."""

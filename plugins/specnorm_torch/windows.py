@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.operators import Operator, Windows
 from torch import Tensor
 
-from specnorm.certified.network import operators as ops
-from specnorm.certified.network.operators import Operator, Windows
 from specnorm_torch.calls import Builder, Call, Made, Moving, first_of, offset, shape_of
 
 

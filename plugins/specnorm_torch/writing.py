@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.operators import Operator, Unknown
 from torch import Tensor
 
-from specnorm.certified.network import operators as ops
-from specnorm.certified.network.operators import Operator, Unknown
 from specnorm_torch.aten import OPERATORS, identity
 from specnorm_torch.calls import Call, Made, Moving, Rule, rounded, rules, shape_of
 

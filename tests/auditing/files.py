@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-
-from specnorm.auditing import readers
+from specnorm_audit import readers
 
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First pickle of the format that torch.save wrote before 1.6."""

@@ -17,13 +17,13 @@ from checks import assert_encloses
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import dense_norm, sigma_star
+from specnorm_audit import audit
+from specnorm_audit.report import Report
+from specnorm_audit.rows import COLUMNS, STANDARD, least_upper
 from strategies import Recipe, recipes
 
 import specnorm
 from auditing import files
-from specnorm.auditing import audit
-from specnorm.auditing.report import Report
-from specnorm.auditing.rows import COLUMNS, STANDARD, least_upper
 from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "resnet20" / "resnet20.safetensors"

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from specnorm_audit import audit
+from specnorm_audit.readers import open_model, pytorch
 
 from auditing import files
-from specnorm.auditing import audit
-from specnorm.auditing.readers import open_model, pytorch
 from specnorm.errors import ModelFileError
 
 LIMIT = 8 * 2**30

@@ -17,9 +17,9 @@ pytest.importorskip("click")
 pytest.importorskip("jinja2")
 pytest.importorskip("safetensors")
 
+from specnorm_audit import cli, plots
+
 from auditing import files
-from specnorm import cli
-from specnorm.auditing import plots
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /dev/full and /proc")
 

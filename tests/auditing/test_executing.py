@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from specnorm_audit import audit, executing
+from specnorm_audit.processes import Worker, WorkerLost, Workers
+from specnorm_audit.report import Report
 
 from auditing import files
 from auditing.deadly import Sealed, deadly
-from specnorm.auditing import audit, executing
-from specnorm.auditing.processes import Worker, WorkerLost, Workers
-from specnorm.auditing.report import Report
 from specnorm.errors import MethodError
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's signals and /proc")

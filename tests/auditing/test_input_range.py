@@ -13,11 +13,11 @@ import pytest
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 pytest.importorskip("click")
 from onnx.reference import ReferenceEvaluator  # noqa: E402
+from specnorm_audit import cli  # noqa: E402
 
 import specnorm  # noqa: E402
 from auditing.files import save_npz  # noqa: E402
 from auditing.onnx_models import drawing, graph_of, model, node, saved  # noqa: E402
-from specnorm import cli  # noqa: E402
 
 WEIGHTS = drawing(np.random.RandomState(3))(4, 4)
 NODES = [node("MatMul", "x", "w", out="a"), node("Mul", "a", "a", out="s"), node("Mul", "s", "x")]
@@ -91,7 +91,7 @@ def test_without_a_whole_network_there_is_no_range(
 
 
 def test_arrays_are_a_box(cubic: Path) -> None:
-    from specnorm.networks import bound, within
+    from specnorm_networks import bound, within
 
     found = bound(within(graph_of(cubic), 0, np.array([1.0, 1.0, 1.0, 2.0])))
     assert found.input_ranges == {"x": None}

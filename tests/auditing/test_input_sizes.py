@@ -12,15 +12,14 @@ onnx = pytest.importorskip("onnx", exc_type=ImportError)
 pytest.importorskip("click")
 
 from onnx.reference import ReferenceEvaluator  # noqa: E402
+from specnorm_audit import cli, read_onnx  # noqa: E402
+from specnorm_networks import bound  # noqa: E402
+from specnorm_networks.onnx.nodes import Data  # noqa: E402
+from specnorm_networks.onnx.tensors import Constant, Tensors  # noqa: E402
+from specnorm_networks.onnx.walk import Walk  # noqa: E402
 
 import specnorm  # noqa: E402
 from auditing.onnx_models import drawing, model, node, saved  # noqa: E402
-from specnorm import cli  # noqa: E402
-from specnorm.auditing import read_onnx  # noqa: E402
-from specnorm.auditing.readers.onnx.nodes import Data  # noqa: E402
-from specnorm.auditing.readers.onnx.tensors import Constant, Tensors  # noqa: E402
-from specnorm.auditing.readers.onnx.walk import Walk  # noqa: E402
-from specnorm.networks import bound  # noqa: E402
 
 weights = drawing(np.random.RandomState(5))
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
+from specnorm_audit import cli  # noqa: E402
+from specnorm_audit.readers import isolated  # noqa: E402
 
 import specnorm  # noqa: E402
 from auditing.onnx_models import Arrays, by_product, drawing, matrix_of, model, node, norm, saved  # noqa: E402
-from specnorm import cli  # noqa: E402
-from specnorm.auditing.readers import isolated  # noqa: E402
 
 DATA = Path(__file__).parent.parent / "data"
 RNG = np.random.RandomState(0)

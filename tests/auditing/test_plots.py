@@ -11,11 +11,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from specnorm_audit import audit, plots
+from specnorm_audit.report import Report
+from specnorm_audit.rows import STANDARD, Row
 
 from auditing import files
-from specnorm.auditing import audit, plots
-from specnorm.auditing.report import Report
-from specnorm.auditing.rows import STANDARD, Row
 from specnorm.problem.spec import ConvSpec
 
 matplotlib = pytest.importorskip("matplotlib")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from specnorm.auditing import audit
+from specnorm_audit import audit
 
 
 def test_versions_of_what_measured() -> None:

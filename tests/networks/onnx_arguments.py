@@ -11,8 +11,7 @@ from networks.drawing import Arguments, Dice, Slot, axis, numbers, part, pieces,
 from networks.onnx_schemas import attributes, places
 from networks.onnx_states import STATES
 from onnx import numpy_helper
-
-from specnorm.auditing.readers.onnx.operators import OPERATORS
+from specnorm_networks.onnx.operators import OPERATORS
 
 SMALL = (-3.0, -1.0, -0.5, 0.3, 1.0, 2.5)
 

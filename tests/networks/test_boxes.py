@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from specnorm_networks import Graph, Layer, Node, bound, within
+from specnorm_networks.certified.operators import Exp, Input, Matrix, Power, Product, Reciprocal, Scale, Sigmoid
 
-from specnorm.certified.network.operators import Exp, Input, Matrix, Power, Product, Reciprocal, Scale, Sigmoid
 from specnorm.errors import MethodError
-from specnorm.networks import Graph, Layer, Node, bound, within
 
 WEIGHT = np.sin(np.arange(16.0) ** 2).reshape(4, 4)
 

@@ -28,8 +28,7 @@ from networks.compositions.onnx_patterns import PATTERNS  # noqa: E402
 from networks.compositions.onnx_patterns import program as onnx_program  # noqa: E402
 from networks.compositions.onnx_programs import OnnxProgram  # noqa: E402
 from onnx import helper  # noqa: E402
-
-from specnorm.networks import Multipliers, Product  # noqa: E402
+from specnorm_networks import Multipliers, Product  # noqa: E402
 
 PROGRAMS = int(os.environ.get("SPECNORM_COMPOSITIONS", "100"))
 FIRST = int(os.environ.get("SPECNORM_COMPOSITIONS_SEED", "0"))
@@ -59,7 +58,7 @@ def test_torch_programs() -> None:
 
 def test_all_operators_are_drawn() -> None:
     """But those that are for constants or sizes alone, and few besides."""
-    from specnorm.auditing.readers.onnx.operators import OPERATORS
+    from specnorm_networks.onnx.operators import OPERATORS
 
     drawn: Counter[str] = Counter()
     for seed in range(600):

@@ -25,14 +25,13 @@ from networks.onnx_calls import Drawn, draw, opset_of  # noqa: E402
 from networks.onnx_schemas import HISTORY, attributes, places, versions  # noqa: E402
 from networks.stretch import largest_stretch, somewhere  # noqa: E402
 from onnx import helper  # noqa: E402
-
-from specnorm.auditing.readers.onnx import binding  # noqa: E402
-from specnorm.auditing.readers.onnx.binding import NEWEST, bind, parameters  # noqa: E402
-from specnorm.auditing.readers.onnx.nodes import Call, Data, Value  # noqa: E402
-from specnorm.auditing.readers.onnx.operators import OPERATORS  # noqa: E402
-from specnorm.auditing.readers.onnx.tensors import Constant  # noqa: E402
-from specnorm.certified.network.checking import check  # noqa: E402
-from specnorm.certified.network.operators import NoBoundError  # noqa: E402
+from specnorm_networks.certified.operators import NoBoundError  # noqa: E402
+from specnorm_networks.checking import check  # noqa: E402
+from specnorm_networks.onnx import binding  # noqa: E402
+from specnorm_networks.onnx.binding import NEWEST, bind, parameters  # noqa: E402
+from specnorm_networks.onnx.nodes import Call, Data, Value  # noqa: E402
+from specnorm_networks.onnx.operators import OPERATORS  # noqa: E402
+from specnorm_networks.onnx.tensors import Constant  # noqa: E402
 
 COUNT = int(os.environ.get("SPECNORM_ONNX_DRAWS", "200"))
 PAGE = Path(__file__).parents[2] / "docs" / "networks.md"

@@ -21,11 +21,10 @@ from networks.drawing import Slot  # noqa: E402
 from networks.stretch import largest_stretch, somewhere  # noqa: E402
 from networks.torch_arguments import DRAWS, target  # noqa: E402
 from networks.torch_calls import Drawn, draw  # noqa: E402
+from specnorm_networks.certified.operators import Random, Unknown  # noqa: E402
+from specnorm_networks.checking import check  # noqa: E402
 from specnorm_torch.networks import _without_rule  # noqa: E402
 from specnorm_torch.writing import RULES  # noqa: E402
-
-from specnorm.certified.network.checking import check  # noqa: E402
-from specnorm.certified.network.operators import Random, Unknown  # noqa: E402
 
 COUNT = int(os.environ.get("SPECNORM_NETWORK_DRAWS", "800"))
 STEPS = {"sign", *(f"{kind}.{end}" for kind in ("gt", "ge", "lt", "le") for end in ("Scalar", "Tensor"))}

@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
+from specnorm_networks import bound  # noqa: E402
 from specnorm_networks.sources import torch_translations  # noqa: E402
 from specnorm_networks.sources.reading import graph_of  # noqa: E402
 from specnorm_networks.sources.torch_module import export  # noqa: E402
@@ -15,7 +16,6 @@ from specnorm_torch import network_bound  # noqa: E402
 from torch import nn  # noqa: E402
 
 from specnorm.errors import MethodError, TranslationError  # noqa: E402
-from specnorm.networks import bound  # noqa: E402
 
 
 class Applied(nn.Module):

@@ -10,12 +10,12 @@ import pytest
 torch = pytest.importorskip("torch", exc_type=ImportError)
 import numpy as np  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from specnorm_networks import Multipliers  # noqa: E402
+from specnorm_networks.certified.ranges import Ball, ranges  # noqa: E402
 from specnorm_torch import certified_accuracy, network_bound, network_graph  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from specnorm.certified.network.ranges import Ball, ranges  # noqa: E402
 from specnorm.errors import MethodError  # noqa: E402
-from specnorm.networks import Multipliers  # noqa: E402
 
 
 def pair(a: Tensor, b: Tensor) -> Tensor:

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-
-from specnorm.certified.network.checking import check
-from specnorm.certified.network.patterns import prepared, recognised
-from specnorm.networks import Graph, Node, bound, operators, within
+from specnorm_networks import Graph, Node, bound, operators, within
+from specnorm_networks.certified.patterns import prepared, recognised
+from specnorm_networks.checking import check
 
 Vector = NDArray[np.float64]
 DIVISORS: dict[str, Callable[[Vector, int, float], Vector]] = {

@@ -12,10 +12,9 @@ from networks.compositions import torch_programs  # noqa: E402
 from networks.compositions.planted_torch import PLANTED  # noqa: E402
 from networks.compositions.planting import Planted, torch_graph  # noqa: E402
 from networks.torch_modules import Function  # noqa: E402
+from specnorm_networks.certified import operators as ops  # noqa: E402
+from specnorm_networks.certified.patterns import parts  # noqa: E402
 from specnorm_torch.networks import network_graph  # noqa: E402
-
-from specnorm.certified.network import operators as ops  # noqa: E402
-from specnorm.certified.network.patterns import parts  # noqa: E402
 
 assert torch_programs.Interpreted is not None  # the module defines mylib::relu
 
@@ -65,7 +64,7 @@ def in_double_precision(patch: pytest.MonkeyPatch) -> None:
 
 def no_samples(patch: pytest.MonkeyPatch) -> None:
     """Several samples are not executed together."""
-    patch.setattr("specnorm.certified.network.checking._several", lambda *_: ())
+    patch.setattr("specnorm_networks.checking._several", lambda *_: ())
 
 
 FACTORS = torch.tensor([[1.0, 1.0], [1.0, 100.0]], dtype=torch.float64)

@@ -11,10 +11,7 @@ import numpy as np
 import pytest
 from assumptions import interval
 from networks.dense_networks import draw, graph_of
-
-from specnorm.certified.network import operators
-from specnorm.errors import MethodError
-from specnorm.networks import (
+from specnorm_networks import (
     CertifiedAccuracy,
     Graph,
     Layer,
@@ -27,6 +24,9 @@ from specnorm.networks import (
     forward_step,
     margins,
 )
+from specnorm_networks.certified import operators
+
+from specnorm.errors import MethodError
 
 QUICK = Multipliers(steps=30)
 

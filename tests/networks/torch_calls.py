@@ -14,13 +14,13 @@ import torch
 from networks.drawing import Arguments, Dice, Slot
 from networks.torch_arguments import DRAWS, target
 from networks.torch_windows import numbers
+from specnorm_networks import Graph
 from specnorm_torch.networks import _Walk
 from specnorm_torch.reference import TorchModel
 from torch import Tensor
 from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 
 from specnorm.errors import MethodError
-from specnorm.networks import Graph
 
 
 @dataclass

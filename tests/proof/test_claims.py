@@ -45,7 +45,7 @@ from specnorm.search.lanczos_bound import enclose_by_matrix
 from specnorm.search.layer_bounds import TUNING
 
 OPS: Any = Execution(BACKEND, BACKEND.namespace(None))
-ROOM = ("certified", "certified.network")
+ROOM = ("certified", "specnorm_networks.certified")
 COVER = {"_open", "_norms", "_upper", "_note", "_reopen", "_what", "_same", "_of", "_origin", "_regions", "_about"}
 """What a cover, a graph and a run keep to themselves."""
 MAKERS = {"Upper", "Lower", "Interval", "_upper", "_lower", "_largest", "_interval", "_covering", "_slopes"}

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified.network.model import Computed
+from specnorm_networks.model import Computed
 
 Array: TypeAlias = NDArray[np.generic]
 

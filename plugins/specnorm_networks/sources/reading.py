@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-from specnorm_networks.sources.base import Exported
 
-from specnorm.auditing.readers import onnx
-from specnorm.certified.network.graph import Graph
-from specnorm.certified.network.model import Computed, NotExecutedError, Trial
-from specnorm.certified.network.operators.base import FloatArray
 from specnorm.errors import TranslationError
+from specnorm_networks import onnx
+from specnorm_networks.certified.graph import Graph
+from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.model import Computed, NotExecutedError, Trial
+from specnorm_networks.sources.base import Exported
 
 
 def graph_of(exported: Exported) -> Graph:
@@ -26,7 +26,7 @@ def graph_of(exported: Exported) -> Graph:
 
 
 class Original:
-    """See `specnorm.certified.network.model.Model`."""
+    """See `specnorm_networks.model.Model`."""
 
     def __init__(self, exported: Exported, outputs: tuple[str, ...]) -> None:
         self.exported, self.outputs = exported, outputs

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from specnorm_networks.sources.base import Array, Exported
 from specnorm_torch.baking import baked
 from specnorm_torch.baking import computed as computed_of
 from specnorm_torch.modules import at_inference, check_module, check_values
@@ -25,9 +24,10 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves
 
-from specnorm.certified.network.model import Computed
 from specnorm.errors import MethodError
 from specnorm.text import install
+from specnorm_networks.model import Computed
+from specnorm_networks.sources.base import Array, Exported
 
 OPSET = 23
 """The first with an operator for attention."""

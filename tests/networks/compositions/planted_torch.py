@@ -17,9 +17,8 @@ from networks.compositions.planting import (
     torch_graph,
     torch_rule,
 )
+from specnorm_networks.certified import operators as ops
 from torch.nn import functional
-
-from specnorm.certified.network import operators as ops
 
 T = torch_rule
 torch.manual_seed(3)

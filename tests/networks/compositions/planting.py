@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from specnorm_networks import Graph, NetworkBound, Product, bound, within
+from specnorm_networks.certified.operators import Operator
 
-from specnorm.certified.network.operators import Operator
 from specnorm.errors import InternalError, TranslationError
-from specnorm.networks import Graph, NetworkBound, Product, bound, within
 
 Array = NDArray[Any]
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -91,7 +91,7 @@ def remade(build: Callable[..., Any], change: Callable[[Any], Any]) -> Callable[
 
 def onnx_rule(operator: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Plant:
     def plant(patch: pytest.MonkeyPatch) -> None:
-        from specnorm.auditing.readers.onnx.operators import OPERATORS
+        from specnorm_networks.onnx.operators import OPERATORS
 
         known = OPERATORS[operator]
         assert known.build is not None

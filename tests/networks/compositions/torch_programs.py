@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from networks.compositions.claims import Function, Vector
+from specnorm_networks import Graph
 from specnorm_torch.networks import network_graph
 from torch import Tensor, nn
 from torch.nn import functional
-
-from specnorm.networks import Graph
 
 NAMESPACE = {"torch": torch, "F": functional}
 _TORCH: Any = torch
