@@ -42,7 +42,7 @@ functions for the certificates that it writes."""
 CORE_MAY_IMPORT = {"numpy", "array_api_compat", "specnorm", "specnorm_check"} | sys.stdlib_module_names
 OPTIONAL = {
     "testing": {"pytest"},
-    "specnorm_audit": {"torch", "safetensors", "h5py", "rich", "click", "matplotlib", "jinja2", "markupsafe"},
+    "specnorm_audit": {"torch", "safetensors", "h5py", "click", "matplotlib", "jinja2", "markupsafe"},
     "specnorm_networks": {"onnx", "google", "onnxscript", "torch", "jax", "jax2onnx", "flax", "equinox", "keras"},
     "specnorm_check": {"onnx", "safetensors"},
     "specnorm_cupy": {"cupy", "cupyx"},
@@ -221,7 +221,7 @@ def test_import_loads_no_framework_and_scans_nothing() -> None:
         "print(' '.join(sorted({n.partition('.')[0] for n in sys.modules})))"
     )
     loaded = set(python(code).split())
-    unwanted = {"torch", "jax", "jaxlib", "cupy", "array_api_strict", "scipy", "onnx", "h5py", "safetensors", "rich"}
+    unwanted = {"torch", "jax", "jaxlib", "cupy", "array_api_strict", "scipy", "onnx", "h5py", "safetensors"}
     assert not loaded & unwanted
     assert not {name for name in loaded if name.startswith("specnorm_")}
 

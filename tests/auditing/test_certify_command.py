@@ -16,7 +16,6 @@ import pytest
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 pytest.importorskip("click")
-pytest.importorskip("rich")
 import specnorm_networks as networks  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 from specnorm_audit import (  # noqa: E402

@@ -16,7 +16,6 @@ import pytest
 from auditing import files
 
 pytest.importorskip("click")
-pytest.importorskip("rich")
 pytest.importorskip("safetensors")
 
 from specnorm_audit import cli

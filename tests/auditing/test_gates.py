@@ -14,7 +14,6 @@ import pytest
 
 pytest.importorskip("click")
 pytest.importorskip("jinja2")
-pytest.importorskip("rich")
 pytest.importorskip("onnx", exc_type=ImportError)
 
 from specnorm_audit import cli

@@ -115,10 +115,10 @@ import sys, time
 from specnorm_audit.processes import Workers
 pool = Workers(1)
 pool.submit(time.sleep, 300)
-while not pool.processes:
+while not pool.workers:
     time.sleep(0.01)
 time.sleep(0.3)
-print(*pool.processes, flush=True)
+print(*[worker.process.pid for worker in pool.workers], flush=True)
 time.sleep(300)
 """
 
