@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import specnorm_numpy
-from known_gaps import KNOWN_GAPS
 from libraries import Lib
 
 from specnorm import backends, registry, testing
@@ -162,18 +161,3 @@ def test_suite_accepts_the_unbroken(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Broken()
     monkeypatch.setitem(registry.loaded, "numpy", whole)
     testing.check_backend(whole)
-
-
-def test_suite_says_how_to_register() -> None:
-    class Stranger(Broken):
-        pass
-
-    with pytest.raises(AssertionError, match="not to this object"):
-        testing.check_backend(Stranger())
-
-
-@pytest.mark.parametrize("title", KNOWN_GAPS)
-def test_known_gap_names_its_test(title: str) -> None:
-    path, _, name = KNOWN_GAPS[title].test.partition("::")
-    source = (ROOT / path).read_text(encoding="utf-8")
-    assert f'@KNOWN_GAPS["{title}"].expected\ndef {name}(' in source

@@ -46,16 +46,6 @@ def test_examples_of_the_help_are_accepted(tmp_path: Path, monkeypatch: pytest.M
         cli._application().commands["audit"].make_context("specnorm", ["a.npz", "--no-such-option"])
 
 
-def test_exit_codes_of_the_help_are_those_of_the_page() -> None:
-    """And both are the program's."""
-    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    section = page[page.index("### Exit codes") :]
-    table = dict(re.findall(r"^\| (\d+) \| (.*) \|$", section, re.MULTILINE))
-    said = dict(re.findall(r"^  (\d+) +(.*)$", help.EXIT_CODES, re.MULTILINE))
-    assert {code: re.sub(r"[`*]", "", text).partition(";")[0] for code, text in table.items()} == said
-    assert {int(code) for code in said} == {cli.OK, cli.GATE_FAILED, cli.TROUBLE, cli.INTERRUPTED}
-
-
 # -- completion --------------------------------------------------------------------------------------------------
 BASH = """
 source specnorm.bash

@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from auditing import files
 from specnorm import networks
 from specnorm.auditing import network
-from specnorm.auditing.model_arrays import ModelArrays, Sizes, Tensor
+from specnorm.auditing.model_arrays import Sizes, Tensor
 from specnorm.auditing.readers import open_model
 from specnorm.auditing.readers.onnx import read
 from specnorm.certified.network.graph import Graph
@@ -83,8 +83,3 @@ def graph_of(path: Path, sizes: Sizes = None) -> Graph:
     """A file's graph, read in this process."""
     with path.open("rb") as file:
         return read(file, str(path), 2**30).graph(sizes)
-
-
-def names_of_nodes(model: ModelArrays) -> list[str]:
-    """What a process that reads a file is asked for."""
-    return [node.name for node in model.graph(None).nodes]

@@ -176,16 +176,3 @@ def test_a_stream_that_is_closed_or_full_hides_no_verdict(case: str, tmp_path: P
         assert "cannot be written" in said or "No space left" in said
     if "report" in options:
         assert "a.weight" in (tmp_path / "report").read_text()
-
-
-@LINUX
-@pytest.mark.nightly
-def test_other_commands_on_a_full_stream() -> None:
-    for words in (["backends"], ["completion", "bash"], ["--version"]):
-        with Path(FULL).open("w") as full:
-            done = subprocess.run(
-                [sys.executable, "-m", "specnorm", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
-            )
-        assert done.returncode == 2
-        assert "No space left on device" in done.stderr
-        assert "Traceback" not in done.stderr

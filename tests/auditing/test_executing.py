@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from auditing import files
 from auditing.deadly import Sealed, deadly
-from specnorm.auditing import audit, executing
+from specnorm.auditing import audit
 from specnorm.auditing.processes import Worker, WorkerLost, Workers
 from specnorm.auditing.report import Report
 
@@ -61,50 +60,6 @@ def test_rows_are_those_of_an_audit_here(name: str, tmp_path: Path) -> None:
         there = audit(path, executor=pool)
     assert there.to_dict() == audit(path).to_dict()
     assert [row.note for row in there.layers] == [None] * 6
-
-
-@pytest.mark.parametrize("library", ["torch", "array_api_strict"])
-def test_workers_find_the_kernels_plugin(library: str) -> None:
-    """Also a stranger's, in a process that shares nothing with this one."""
-    module = pytest.importorskip(library)
-    make = module.from_numpy if library == "torch" else module.asarray
-    arrays = {name: make(kernel) for name, kernel in _kernels(2).items()}
-    with Workers(1) as pool:
-        there = audit(arrays, executor=pool)
-    assert [row.reason for row in there.layers] == [None] * 2
-    assert there.to_dict() == audit(arrays).to_dict()
-
-
-def test_kernels_in_flight_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    arrays = {f"{i}.weight": np.ones((4, 8)) for i in range(20)}
-    size, state = 4 * 8 * 8, threading.Lock()
-    waiting, most = 0, 0
-
-    class Pool(ThreadPoolExecutor):
-        def submit(self, function: Any, /, *arguments: Any, **_: Any) -> Future[Any]:
-            nonlocal waiting, most
-            with state:
-                waiting += 1
-                most = max(most, waiting)
-
-            def call() -> Any:
-                nonlocal waiting
-                row = function(*arguments)
-                with state:
-                    waiting -= 1
-                return row
-
-            return super().submit(call)
-
-    for limit, expected in ((5 * size + 1, 5), (size // 2, 1), (100 * size, 20)):
-        monkeypatch.setattr(executing, "IN_FLIGHT", limit)
-        waiting = most = 0
-        gate = threading.Event()
-        with Pool(1) as pool:
-            ThreadPoolExecutor.submit(pool, gate.wait, 0.3)  # so that there is time to give it too much
-            report = audit(arrays, executor=pool)
-        assert len(report.layers) == 20
-        assert most == expected
 
 
 # -- workers that die ----------------------------------------------------------------------------------------------
@@ -193,33 +148,7 @@ def test_every_way_to_lose_a_layer(plan: list[Any], words: str) -> None:
     assert report.layers[1].note is None
 
 
-def test_where_no_process_can_be_started_it_is_measured_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    arrays = _kernels(1)
-    for executable in (str(tmp_path / "nothing"), "/bin/false"):
-        monkeypatch.setattr(sys, "executable", executable)
-        report = audit(arrays, executor=_Failing("refuse"))
-        _assert_complete(report, arrays, arrays)
-        note = report.layers[0].note
-        assert note is not None
-        assert note.startswith("measured in this process; the executor failed with RuntimeError")
-
-
 # -- interruptions -------------------------------------------------------------------------------------------------
-def test_an_interrupted_audit_cancels_what_is_waiting() -> None:
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    pool = _Failing("wait", "wait", "wait", "answer the first")
-    with pytest.raises(KeyboardInterrupt):
-        audit(_kernels(4), executor=pool, progress=interrupt)
-    assert [future.cancelled() for future in pool.given] == [False, True, True, True]
-
-
-def test_an_interruption_in_a_worker_is_one_here() -> None:
-    pool = _Failing("wait", "wait", "interrupt the first")
-    with pytest.raises(KeyboardInterrupt):
-        audit(_kernels(3), executor=pool)
-    assert [future.cancelled() for future in pool.given] == [False, True, True]
 
 
 @LINUX
@@ -239,14 +168,6 @@ def test_own_workers_do_not_outlive_an_interruption() -> None:
 
 
 # -- processes of our own ------------------------------------------------------------------------------------------
-def test_own_workers_take_one_thread_each_and_nothing_changes_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    before = dict(os.environ)
-    with Workers(2) as pool:
-        assert pool.submit(os.getenv, "OPENBLAS_NUM_THREADS").result() == "1"
-        assert pool.submit(os.getenv, "OMP_NUM_THREADS").result() == "3"  # what the user says goes
-    assert dict(os.environ) == before
 
 
 def test_a_worker_runs_nothing_that_lies_beside_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from specnorm.auditing import audit, gates
-from specnorm.auditing.rows import Row
 
 ARRAYS = {f"{i}.weight": np.random.RandomState(i).standard_normal((4, 3, 3, 3)) * (i + 1) for i in range(3)}
 SIZES: dict[str, Any] = {"input_shape": 8, "methods": ("tn", "f4", "reshaped", "circular")}
@@ -84,10 +83,6 @@ LIES: dict[str, Callable[[Answer, list[Answer]], Answer]] = {
 }
 
 
-def _row_of(name: str) -> Row:
-    return next(row for row in audit(ARRAYS, **SIZES).layers if row.name == name)
-
-
 @pytest.mark.parametrize("lie", LIES)
 def test_a_lie_is_asked_again_and_then_an_error(lie: str) -> None:
     """Whoever lies always gets no number into the report."""
@@ -97,15 +92,6 @@ def test_a_lie_is_asked_again_and_then_an_error(lie: str) -> None:
         assert (row.lower, row.upper) == (None, None)
         assert "the executor failed with Disbelieved: its answer" in str(row.reason)
     assert gates.norms(report, 1e300).outcome == "failed"
-
-
-@pytest.mark.parametrize("lie", ["42", "the first layer's", "NaN", "another name"])
-def test_the_second_answer_counts(lie: str) -> None:
-    name = "0.weight"
-    (row,) = audit({name: ARRAYS[name]}, executor=_Liar(LIES[lie], honest_at=1), **SIZES).layers
-    true = _row_of(name)
-    assert (row.lower, row.upper, row.values) == (true.lower, true.upper, true.values)
-    assert str(row.note).startswith("measured at the second attempt; the executor failed with Disbelieved")
 
 
 def test_rows_that_are_exchanged_are_no_rows() -> None:
@@ -120,21 +106,3 @@ def test_rows_that_are_exchanged_are_no_rows() -> None:
     first, second = (audit(arrays, executor=_Liar(late)).layers[0] for arrays in (one, two))
     assert first.status == "ok"
     assert second.status == "error"
-
-
-def test_a_kernel_that_changes_on_its_way_is_noticed() -> None:
-    class Scaling(Executor):
-        def submit(self, function: Any, /, *arguments: Any, **_: Any) -> Future[Any]:
-            row, kernel, *rest = arguments
-            future: Future[Any] = Future()
-            future.set_result(function(row, kernel / 2, *rest))
-            return future
-
-    (row,) = audit({"a.weight": ARRAYS["0.weight"]}, executor=Scaling()).layers
-    assert row.status == "error"
-
-
-def test_an_error_row_of_a_worker_is_one() -> None:
-    arrays = {"a.weight": np.full((2, 2), np.nan), "b.weight": np.full((4, 4), 1e308)}
-    report = audit(arrays, executor=_Liar(lambda truth, _: truth))
-    assert [row.reason for row in report.layers] == [row.reason for row in audit(arrays).layers]
