@@ -48,7 +48,8 @@ def by_circulants(*, split: bool = False) -> Iterator[None]:
     A circulant that is split proves nothing but bounds near the lower one, which is a little too low then.
     """
 
-    def every_circulant(*given: Any, only_one: bool, **named: Any) -> Any:
+    def every_circulant(*given: Any, **named: Any) -> Any:
+        named.pop("only_one", None)
         return bound_by_circulants(*given, **named)
 
     def lowered(*given: Any, **named: Any) -> Any:
