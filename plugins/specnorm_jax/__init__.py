@@ -23,11 +23,12 @@ from specnorm.errors import BackendError, MethodError, SecondDerivativeError
 from specnorm.result import Enclosure, Result
 from specnorm.runtime.values import check_values
 from specnorm.types import AnyArray as Array
+from specnorm_jax.linear import linear_operator
 
 if TYPE_CHECKING:
     from specnorm.runtime.program import Program
 
-__all__ = ["BACKEND", "JaxBackend", "spread"]
+__all__ = ["BACKEND", "JaxBackend", "linear_operator", "spread"]
 
 _Tracer = jax.core.Tracer
 

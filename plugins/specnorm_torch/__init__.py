@@ -10,6 +10,7 @@ from specnorm_torch.backend import BACKEND, TorchBackend
 from specnorm_torch.baking import bake_, baked
 from specnorm_torch.certifying import rescale_
 from specnorm_torch.constraint import GramRescaling, SpectralNorm, gram_rescaling, spectral_norm
+from specnorm_torch.linear import linear_operator
 from specnorm_torch.modules import geometry_of
 from specnorm_torch.networks import network_bound, network_graph
 from specnorm_torch.nonexpansive import Nonexpansive, nonexpansive
@@ -29,6 +30,7 @@ __all__ = [
     "certified_accuracy",
     "geometry_of",
     "gram_rescaling",
+    "linear_operator",
     "network_bound",
     "network_graph",
     "nonexpansive",
