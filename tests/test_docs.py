@@ -148,7 +148,17 @@ def test_the_checker_can_fail() -> None:
 def test_recipes_are_run_each_of_them() -> None:
     """What newcomers were promised, each with a block that the tests run."""
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-    for words in ("SNGP", "Invertible", "GAN", "Plug-and-play", "training log", "Muon", "black box", "safe step", "pylops,"):
+    for words in (
+        "SNGP",
+        "Invertible",
+        "GAN",
+        "Plug-and-play",
+        "training log",
+        "Muon",
+        "black box",
+        "safe step",
+        "pylops,",
+    ):
         (recipe,) = [part for part in re.split(r"^(?=\*\*)", page, flags=re.MULTILINE) if words in part]
         assert len(blocks(recipe, "python")) == 1, words
     assert "(recipes.md)" in (ROOT / "docs" / "index.md").read_text(encoding="utf-8")

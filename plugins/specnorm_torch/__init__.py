@@ -12,6 +12,7 @@ from specnorm_torch.certifying import rescale_
 from specnorm_torch.constraint import GramRescaling, SpectralNorm, gram_rescaling, spectral_norm
 from specnorm_torch.linear import linear_operator
 from specnorm_torch.modules import geometry_of
+from specnorm_torch.monitor import NormMonitor
 from specnorm_torch.networks import network_bound, network_graph
 from specnorm_torch.nonexpansive import Nonexpansive, nonexpansive
 from specnorm_torch.penalty import SpectralPenalty
@@ -21,6 +22,7 @@ __all__ = [
     "BACKEND",
     "GramRescaling",
     "Nonexpansive",
+    "NormMonitor",
     "SpectralNorm",
     "SpectralPenalty",
     "TorchBackend",
