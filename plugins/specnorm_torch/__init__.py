@@ -10,13 +10,16 @@ from specnorm_torch.backend import BACKEND, TorchBackend
 from specnorm_torch.baking import bake_, baked
 from specnorm_torch.certifying import rescale_
 from specnorm_torch.constraint import GramRescaling, SpectralNorm, gram_rescaling, spectral_norm
+from specnorm_torch.linear import linear_operator
 from specnorm_torch.modules import geometry_of
+from specnorm_torch.monitor import NormMonitor
 from specnorm_torch.penalty import SpectralPenalty
 from specnorm_torch.together import step_together
 
 __all__ = [
     "BACKEND",
     "GramRescaling",
+    "NormMonitor",
     "SpectralNorm",
     "SpectralPenalty",
     "TorchBackend",
@@ -25,6 +28,7 @@ __all__ = [
     "baked",
     "geometry_of",
     "gram_rescaling",
+    "linear_operator",
     "rescale_",
     "spectral_norm",
     "step_together",
