@@ -94,7 +94,7 @@ def test_nested_attribute(install: Installer) -> None:
     assert backends.load("fakelib").name == "fakelib"
 
 
-@pytest.mark.parametrize("x", [[1.0, 2.0], (1.0,), 1.0, 3, "kernel", None, {"weight": 1}], ids=repr)
+@pytest.mark.parametrize("x", [[1.0, 2.0], (1.0,), 1.0, 3, None], ids=repr)
 def test_what_is_no_array(x: object) -> None:
     with pytest.raises(specnorm.NoBackend, match=f"{type(x).__name__} is not an array. Pass an array of .*numpy"):
         specnorm.f4_bound(x)  # type: ignore[type-var]
@@ -306,8 +306,8 @@ def test_torch_objects() -> None:
         nested = torch.nested.nested_tensor([dense, dense])
     with pytest.raises(specnorm.NoBackend, match="tensor is nested"):
         specnorm.enclose(nested)
-    with pytest.raises(specnorm.NoBackend, match=r"Conv2d is not an array|No backend for torch"):
-        specnorm.f4_bound(torch.nn.Conv2d(1, 1, 1))
+    with pytest.raises(specnorm.NoBackend, match=r"Conv2d is not an array.*pass that, with the layer's geometry"):
+        specnorm.matrix_norm(torch.nn.Conv2d(1, 1, 1))
     with pytest.raises(specnorm.NoBackend, match="dtype is not an array"):
         specnorm.f4_bound(torch.float32)
     parameter = torch.nn.Parameter(dense)

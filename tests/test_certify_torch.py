@@ -13,9 +13,9 @@ import pytest
 import specnorm
 
 torch: Any = pytest.importorskip("torch")
+import specnorm_networks  # noqa: E402
 import specnorm_torch.certifying  # noqa: E402 - after the skip where torch is missing
-
-from specnorm.networks import Product  # noqa: E402
+from specnorm_networks import Product  # noqa: E402
 
 nn = torch.nn
 pytestmark = [
@@ -144,7 +144,7 @@ def test_a_network_is_bounded_as_it_is_baked() -> None:
     calls = float(model[0].parametrizations.weight[0].calls)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found: Any = specnorm_torch.network_bound(model, (4,), bake=True, method=Product())
+        found: Any = specnorm_networks.network_bound(specnorm_torch.baked(model), (4,), method=Product())
     assert float(model[0].parametrizations.weight[0].calls) == calls
     product = 1.0
     for layer in specnorm_torch.baked(model)[::2]:

@@ -16,11 +16,11 @@ from auditing import files
 
 pytest.importorskip("click")
 pytest.importorskip("jinja2")
-pytest.importorskip("rich")
 pytest.importorskip("safetensors")
 
-from specnorm import backends, cli
-from specnorm.auditing import plots
+from specnorm_audit import cli, plots
+
+from specnorm import backends
 from specnorm.backends import Listing
 
 
@@ -102,10 +102,28 @@ def test_options_reach_the_audit(model: Path, capsys: pytest.CaptureFixture[str]
 def test_several_models(model: Path, bad_model: Path, broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["audit", str(model), str(broken), str(bad_model), "--format", "json"]) == 2
     out, err = capsys.readouterr()
-    assert [report["model"] for report in json.loads(out)] == [str(model), str(bad_model)]
+    assert [report["model"] for report in json.loads(out)] == [str(model), str(broken), str(bad_model)]
+    assert ["error" in report for report in json.loads(out)] == [False, True, False]
     assert str(broken) in err
     assert cli.run(["audit", str(model), str(model)]) == 0
     assert capsys.readouterr().out.count("conv1.weight |") == 2
+
+
+@pytest.mark.parametrize("kind", ["json", "csv", "html", "markdown", "table"])
+def test_a_model_that_cannot_be_read_is_in_every_report_as_an_error(
+    kind: str, model: Path, broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "report"
+    command = ["audit", str(model), str(broken), "-f", kind, "-o", str(path), "--fail-above", "1e6"]
+    assert cli.run(command) == 2
+    text = path.read_text()
+    assert "broken.safetensors: its header claims 16 bytes" in text
+    assert "conv1" in text
+    assert "gate not decided: the model could not be read" in capsys.readouterr().err
+    assert cli.run(["audit", str(broken), "-f", "json"]) == 2
+    alone = json.loads(capsys.readouterr().out)
+    assert "its header claims" in alone["error"]
+    assert alone["layers"] == []
 
 
 # -- the file ------------------------------------------------------------------------------------------------------
@@ -118,6 +136,38 @@ def test_output_is_written_and_stdout_stays_empty(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(
+    ("name", "start"), [("x.json", "{"), ("x.CSV", '"model"'), ("x.html", "<!DOCTYPE"), ("x.md", "## "), ("x.txt", "/")]
+)
+def test_the_suffix_of_the_output_says_the_format(
+    name: str, start: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["audit", str(model), "-o", str(tmp_path / name)]) == 0
+    assert (tmp_path / name).read_text().startswith(start)
+    assert cli.run(["audit", str(model), "-o", str(tmp_path / name), "-f", "json"]) == 0
+    assert (tmp_path / name).read_text().startswith("{")
+    assert cli.run(["audit", str(model), "-o", str(tmp_path / "x.pdf")]) == 2
+    assert "--output: x.pdf ends in none of .txt, .json, .csv, .md, .html" in " ".join(capsys.readouterr().err.split())
+    assert cli.run(["certify", "a.onnx", "b.npz", "--radius", "1", "-o", str(tmp_path / "x.html")]) == 2
+    assert "ends in none of .txt, .json, .csv, .md, which say the format" in " ".join(capsys.readouterr().err.split())
+
+
+def test_standard_streams_in_the_place_of_files(model: Path, broken: Path) -> None:
+    def piped(path: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
+        with path.open("rb") as given:
+            return subprocess.run(
+                [sys.executable, "-m", "specnorm", "audit", "-", *words], stdin=given, capture_output=True, check=False
+            )
+
+    done = piped(model, "-o", "-", "-f", "json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["model"], len(found["layers"])) == (0, "-", 3)
+    done = piped(broken)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"specnorm: standard input: its header claims")
+    assert b"standard input has more than twice 100 bytes" in piped(model, "--max-bytes", "100").stderr
+
+
 def test_output_is_left_alone_on_failure(
     model: Path, broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,7 +175,6 @@ def test_output_is_left_alone_on_failure(
     path.write_text("old")
     write = ["--format", "json", "--output", str(path)]
     assert cli.run(["audit", str(broken), *write]) == 2
-    assert cli.run(["audit", str(model), str(broken), *write]) == 2
     assert cli.run(["audit", str(model), "--layers", "nothing", *write]) == 2
     assert cli.run(["audit", str(model), "--backend", "nothing", *write]) == 2
 
@@ -235,7 +284,8 @@ def test_exit_codes(model: Path, bad_model: Path, broken: Path, capsys: pytest.C
         ["audit", "MODEL", "--methods", "power"], ["audit", "MODEL", "--backend", "nonsense"],
         ["audit", "MODEL", "--device", "cpu"], ["audit", "MODEL", "--backend", "numpy", "--device", "cuda:9"],
         ["audit", "MODEL", "--max-bytes", "0"], ["audit", "MODEL", "--max-bytes", "100"], ["audit", "no/such/file"],
-        ["audit", "MODEL", "--layers", "nothing*"],
+        ["audit", "MODEL", "--layers", "nothing*"], ["audit", "MODEL", "--fail-above", "1_0"],
+        ["audit", "MODEL", "--budget", "10 minutes"], ["audit", "MODEL", "--rtol", "1_0e-2"], ["help", "nonsense"],
     ],
 )  # fmt: skip
 def test_wrong_usage(arguments: list[str], model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -260,6 +310,40 @@ def test_a_crash_is_not_taken_for_a_failed_gate(
 
     monkeypatch.setattr(cli, "audit", interrupted)
     assert cli.run(["audit", str(model)]) == 130
+
+
+def test_one_refusal_of_sizes_that_fit_no_layer(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["audit", str(model), "--input-shape", "3x32x32"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "has 3 sizes, and the convolutions have 1 or 2 spatial axes: give spatial sizes alone, such as 32x32" in err
+
+
+def test_names_near_the_pattern_are_told(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["audit", str(model), "--layers", "conv1"]) == 2
+    err = capsys.readouterr().err
+    assert "whose name matches conv1" in err
+    assert (
+        "Did you mean '*conv1*'? A pattern is of whole names. Layers are conv1.weight, conv2.weight, fc.weight." in err
+    )
+
+
+def test_quiet_says_what_failed_alone(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert cli.run(["audit", str(model), "-q", "--budget", "10s", "--fail-above", "1e6"]) == 0
+    assert capsys.readouterr().err == ""
+    assert cli.run(["audit", str(model), "-q", "--fail-above", "1"]) == 1
+    assert "gate failed" in capsys.readouterr().err
+
+
+def test_help_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, option in ((["help"], ["--help"]), (["help", "audit"], ["audit", "--help"])):
+        assert cli.run(words) == 0
+        said = capsys.readouterr().out
+        assert cli.run(option) == 0
+        assert said == capsys.readouterr().out
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -305,7 +389,7 @@ def test_a_closed_pipe_does_not_change_the_verdict(model: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("missing", ["click", "jinja2", "rich", "safetensors"])
+@pytest.mark.parametrize("missing", ["click", "jinja2", "safetensors"])
 def test_without_its_dependencies_it_says_what_to_install(missing: str) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None\nfrom specnorm.__main__ import main\nmain()"
     done = _process("audit", "x", code=code)

@@ -19,9 +19,7 @@ from specnorm_numpy.namespace import NAMESPACE
 from strategies import Recipe
 
 import specnorm
-from specnorm.methods.gram_iteration import GramIteration
-from specnorm.methods.matrix_norm import MatrixNorm
-from specnorm.methods.power_iteration import PowerIteration
+from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
 from specnorm.runtime import execution
 
 CIRCULAR: dict[str, Any] = {"padding_mode": "circular"}

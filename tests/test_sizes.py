@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from specnorm_audit.provenance import origin
 
 import specnorm
 from specnorm import GeometryError
-from specnorm.auditing.provenance import origin
 from specnorm.problem.spec import ConvSpec, at_every_size
 
 ONES = np.ones((1, 1, 3))

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from specnorm import arrays
 from specnorm.certified.matrices import unfolding
+from specnorm.clock import Clock
 from specnorm.errors import MethodError, Undecided
-from specnorm.methods.base import Evaluation, Needs, Stepped, check_budget, check_count, time_left
+from specnorm.methods.base import Evaluation, Needs, Stepped, check_budget, check_count
 from specnorm.problem import polyphase
-from specnorm.tensor import one_set, one_tap
+from specnorm.search.constant import norms_of_one_tap
+from specnorm.tensor import one_set
 from specnorm.tensor.alternation import alternate, follow, maximise, start_state
 from specnorm.tensor.form import Form, best, sample_frequencies, starts
 from specnorm.tensor.proving import LIFT, TUNING, certified
@@ -76,15 +78,12 @@ class TensorNorm(Stepped):
         check_budget(self.budget)
 
     name: ClassVar[str] = "tn"
+    promise: ClassVar[Kind] = "estimate"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"iterations": None, "factor": None, "proven": None}
 
     def needs(self, spec: ConvSpec) -> Needs:
         """A proof for all groups, unless the estimate is accepted."""
         return Needs(rounds="up", small_products=True, by_layer=True, searches=self.certified is not False)
-
-    def kind(self, spec: ConvSpec) -> Kind:
-        """Estimate by itself: a maximisation that stopped somewhere proves nothing. Upper once it is proven."""
-        return "estimate"
 
     def refuse_tracer(self, spec: ConvSpec) -> None:
         """An estimate, unless the proof was insisted on."""
@@ -116,7 +115,7 @@ class TensorNorm(Stepped):
     def _of_matrices(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation | None:
         """TN of kernels with one tap, their norm; None if that was to be proven and is not."""
         xp = ops.xp
-        value, vectors, steps = one_tap.norms(blocks, ops=ops)
+        value, vectors, steps = norms_of_one_tap(blocks, ops=ops)
         group, best, *residuals = _largest([value, *vectors], spec.groups, xp=xp)
         factor, proven = xp.ones_like(best), xp.zeros(best.shape, dtype=xp.bool, device=ops.device(blocks))
         if self.needs(spec).searches:
@@ -134,9 +133,7 @@ class TensorNorm(Stepped):
         def again(block: Array, v: Array, modes: list[Array]) -> tuple[Array, list[Array], Array]:
             return maximise(block, v, modes, self.max_iter, ops=ops)
 
-        found, factor, proven = certified(
-            blocks, found, again, seed=self.seed, deadline=time_left(self.budget)[0], ops=ops
-        )
+        found, factor, proven = certified(blocks, found, again, seed=self.seed, clock=Clock.of(self.budget), ops=ops)
         if self.certified and not proven:
             limit = f"{TUNING.cells} cells" if self.budget is None else f"{TUNING.cells} cells and {self.budget:g} s"
             raise Undecided(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from specnorm import arrays
-from specnorm.numerics.extrapolation import extrapolated, geometric_tail
+from specnorm.numerics.power import extrapolated, geometric_tail
 from specnorm.tensor.form import Form, best, sample_iterates
 
 if TYPE_CHECKING:

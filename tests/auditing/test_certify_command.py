@@ -16,14 +16,17 @@ import pytest
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 pytest.importorskip("click")
-pytest.importorskip("rich")
+import specnorm_networks as networks  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
+from specnorm_audit import (  # noqa: E402
+    accuracy,
+    cli,
+    read_onnx,
+)
+from specnorm_audit.accuracy import Accuracy, Sample  # noqa: E402
 
 from auditing.files import read_here  # noqa: E402
 from auditing.onnx_models import drawing, model, node, saved  # noqa: E402
-from specnorm import cli, networks  # noqa: E402
-from specnorm.auditing import accuracy, read_onnx  # noqa: E402
-from specnorm.auditing.accuracy import Accuracy, Sample  # noqa: E402
 
 Array = Any
 Run = Callable[..., dict[str, Any]]

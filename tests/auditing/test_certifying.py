@@ -11,13 +11,12 @@ import pytest
 import specnorm_check
 from hypothesis import given, settings
 from oracle import dense_norm, sigma_star
+from specnorm_audit import audit, cli
+from specnorm_audit.certifying import verify_file
 from strategies import Layer, layers
 
 import specnorm
 from specnorm import certificates as writing
-from specnorm import cli
-from specnorm.auditing import audit
-from specnorm.auditing.certifying import verify_file
 from specnorm.certificates import certificate_of
 from specnorm.errors import CertificateError
 from specnorm.problem.spec import ConvSpec

@@ -14,14 +14,13 @@ import pytest
 
 pytest.importorskip("click")
 pytest.importorskip("jinja2")
-pytest.importorskip("rich")
+
+from specnorm_audit import audit, cli, gates
+from specnorm_audit.renderers import render
+from specnorm_audit.report import Report, verdict
+from specnorm_audit.rows import Row
 
 from auditing import files
-from specnorm import cli
-from specnorm.auditing import audit, gates
-from specnorm.auditing.renderers import render
-from specnorm.auditing.report import Report, verdict
-from specnorm.auditing.rows import Row
 from specnorm.text import visible
 
 _SMALL = np.eye(4, dtype=np.float32) / 2
@@ -142,7 +141,7 @@ def test_what_is_no_number_passes_no_gate(ends: tuple[float, float]) -> None:
 @pytest.mark.parametrize("upper", [np.nan, np.inf, 1.5])
 def test_no_claim_of_a_network_passes_on_what_is_no_bound(upper: float) -> None:
     network: Any = SimpleNamespace(upper=upper, checked=SimpleNamespace(complete=True))
-    assert gates.claim(Report("0", "m", (), (), network), "nonexpansive").outcome == "failed"
+    assert gates.network(Report("0", "m", (), (), network), 1.0).outcome == "failed"
 
 
 def test_a_bound_that_overflows_says_so_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,8 @@ import pytest
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from onnx import helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
+from specnorm_networks.onnx import computing  # noqa: E402
+from specnorm_networks.onnx.evaluator import evaluate  # noqa: E402
 
 import specnorm  # noqa: E402
 from auditing.onnx_models import (  # noqa: E402
@@ -26,8 +28,6 @@ from auditing.onnx_models import (  # noqa: E402
     norm,
     saved,
 )
-from specnorm.auditing.readers.onnx import computing  # noqa: E402
-from specnorm.auditing.readers.onnx.evaluator import evaluate  # noqa: E402
 
 RNG = np.random.RandomState(0)
 weights = drawing(RNG)

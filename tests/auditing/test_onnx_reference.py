@@ -13,13 +13,18 @@ import pytest
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
+from specnorm_networks import (  # noqa: E402
+    Graph,
+    Product,
+    attack,
+    bound,
+    execution,
+)
+from specnorm_networks.checking import check  # noqa: E402
+from specnorm_networks.model import Model, NotExecutedError  # noqa: E402
+from specnorm_networks.onnx import evaluator  # noqa: E402
 
 from auditing.onnx_models import drawing, graph_of, model, node, saved  # noqa: E402
-from specnorm.auditing.readers.onnx import evaluator  # noqa: E402
-from specnorm.certified.network import execution  # noqa: E402
-from specnorm.certified.network.checking import check  # noqa: E402
-from specnorm.certified.network.model import Model, NotExecutedError  # noqa: E402
-from specnorm.networks import Graph, Product, attack, bound  # noqa: E402
 
 weights = drawing(np.random.RandomState(0))
 RNG = np.random.default_rng(0)

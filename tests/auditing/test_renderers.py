@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from specnorm_audit import audit
+from specnorm_audit.renderers import render
 
 from auditing import files
-from specnorm.auditing import audit
-from specnorm.auditing.renderers import render
 from specnorm.text import number, visible
 
 
@@ -102,7 +102,6 @@ def test_csv_holds_the_json_rows() -> None:
     ids=str,
 )
 def test_table_begins_with_a_verdict(sizes: list[float], words: str) -> None:
-    pytest.importorskip("rich")
     arrays = {f"{j}.weight": np.full((1, 1), size) for j, size in enumerate(sizes)}
     assert render([audit(arrays, methods=[])], "table").splitlines()[0] == words
 

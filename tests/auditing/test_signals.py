@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from specnorm_audit import measuring
 
 import specnorm
 from auditing import files
-from specnorm.auditing import measuring
 
 for _name in ("click", "rich", "safetensors"):
     pytest.importorskip(_name)
@@ -87,14 +87,14 @@ sys.meta_path.insert(0, Interrupting())
 
 @LINUX
 @pytest.mark.parametrize("number", ENDING)
-@pytest.mark.parametrize("module", ["numpy", "specnorm.methods", "click", "specnorm.cli", "specnorm.auditing.report"])
+@pytest.mark.parametrize("module", ["numpy", "specnorm.methods", "click", "specnorm_audit.cli", "rich"])
 @pytest.mark.nightly
 def test_a_signal_while_modules_are_imported(tmp_path: Path, module: str, number: signal.Signals) -> None:
     """No traceback, and the exit code of an interruption."""
     (tmp_path / "sitecustomize.py").write_text(_INTERRUPTS)
     told = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)]), "AT": module}
     done = subprocess.run(
-        [sys.executable, "-m", "specnorm", "backends"], env=os.environ | told | {"NUMBER": str(int(number))},
+        [sys.executable, "-m", "specnorm_audit", "backends"], env=os.environ | told | {"NUMBER": str(int(number))},
         capture_output=True, text=True, check=False, preexec_fn=_usual, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (128 + number, "")
@@ -103,20 +103,22 @@ def test_a_signal_while_modules_are_imported(tmp_path: Path, module: str, number
 @LINUX
 def test_a_hang_up_that_is_ignored_stays_so() -> None:
     """As nohup asks for."""
-    program = "from specnorm import signals; signals.running(); import os, signal; os.kill(os.getpid(), signal.SIGHUP)"
+    program = (
+        "from specnorm_audit import signals; signals.running(); import os, signal; os.kill(os.getpid(), signal.SIGHUP)"
+    )
     ignored = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN) and None  # noqa: E731
     subprocess.run([sys.executable, "-c", program], check=True, preexec_fn=ignored)
 
 
 _PARENT = """
 import sys, time
-from specnorm.auditing.processes import Workers
+from specnorm_audit.processes import Workers
 pool = Workers(1)
 pool.submit(time.sleep, 300)
-while not pool.processes:
+while not pool.workers:
     time.sleep(0.01)
 time.sleep(0.3)
-print(*pool.processes, flush=True)
+print(*[worker.process.pid for worker in pool.workers], flush=True)
 time.sleep(300)
 """
 

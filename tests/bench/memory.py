@@ -16,9 +16,7 @@ import numpy as np
 from bench import facts, kernels, markdown
 from specnorm import Gram, Grid, backends, methods
 from specnorm.methods.channel_norms import ChannelNorms
-from specnorm.methods.gram_iteration import GramIteration
-from specnorm.methods.matrix_norm import MatrixNorm
-from specnorm.methods.power_iteration import PowerIteration
+from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
 from specnorm.runtime.table import program_for
 
 CIRCULAR = (("input_shape", 32), ("padding_mode", "circular"))

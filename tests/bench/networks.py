@@ -22,13 +22,12 @@ from unittest import mock
 import numpy as np
 import torch
 from lipsdp import lipsdp
-from specnorm_torch import network_bound, network_graph
+from specnorm_networks import Method, Multipliers, Product, Scaled, bound, network_bound, network_graph
 from torch import nn
 
 from bench import facts
 from bench.facts import Row
 from bench.networks_models import NETWORKS, reached
-from specnorm.networks import Method, Multipliers, Product, Scaled, bound
 
 METHODS = ("product", "scaled", "multipliers", "below")
 DENSE = ((10, 20, 20, 5), (20, 40, 40, 40, 10), (20, 40, 40, 40, 40, 40, 10), (30, 60, 60, 60, 60, 60, 60, 60, 60, 10))

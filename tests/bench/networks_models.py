@@ -14,11 +14,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from real_weights import real_file
-from specnorm_torch import network_graph, rescale_, spectral_norm
+from specnorm_networks import Graph, Multipliers, network_graph
+from specnorm_networks.onnx import read
+from specnorm_torch import rescale_, spectral_norm
 from torch import Tensor, nn
-
-from specnorm.auditing.readers.onnx import read
-from specnorm.networks import Graph, Multipliers
 
 TESTS = Path(__file__).parents[1]
 RESNET20 = TESTS.parent / "docs" / "examples" / "resnet20" / "resnet20.safetensors"

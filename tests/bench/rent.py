@@ -100,7 +100,7 @@ def without(*names: str) -> Callable[[ExitStack], None]:
     def act(stack: ExitStack) -> None:
         from specnorm.search import layer
 
-        left = tuple(x for x in layer.ATTEMPTS if type(x).__name__ not in names)
+        left = tuple(x for x in layer.ATTEMPTS if getattr(x, "__name__", "") not in names)
         stack.enter_context(patch.object(layer, "ATTEMPTS", left))
 
     return act
@@ -150,18 +150,18 @@ def not_promising(_: Any, now: np.ndarray, gain: np.ndarray, __: Any, round_: in
 
 SWITCHES: dict[str, Callable[[ExitStack], None]] = {
     "nothing": lambda _: None,
-    "deflation": without("Deflation"),
+    "deflation": without("few_waves", "many_waves"),
     "wave sums": both(
         setting("search.layer_bounds", "TUNING", waves=10**9, witness=2**60),
     ),
     "wave sums, 8 steps": setting("search.layer_bounds", "TUNING", waves=10**9, witness=2**60, steps=8),
     "wave sums, 16 steps": setting("search.layer_bounds", "TUNING", waves=10**9, witness=2**60, steps=16),
-    "patch": without("Patch"),
-    "small matrix": without("SmallMatrix"),
-    "circulants": without("BestCirculant", "OtherCirculants"),
-    "more steps": without("MoreSteps"),
-    "own matrix": without("OwnMatrix"),
-    "refined supremum": without("RefinedSupremum"),
+    "patch": without("patch"),
+    "small matrix": without("small_matrix"),
+    "circulants": without("best_circulant"),
+    "more steps": without("more_steps"),
+    "own matrix": without("own_matrix"),
+    "refined supremum": without("refined_supremum"),
     "open groups": replaced("search.component", "open_groups", all_groups),
     "loose supremum": replaced("search.supremum:Supremum", "_tolerance", lambda self: self._problem.rtol),
     "reduction": setting("search.tuning", "TUNING", smallest_reduced=10**9),

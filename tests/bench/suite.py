@@ -304,8 +304,9 @@ def networks(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
 
 def bounds(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
     """The constant of a network."""
+    from specnorm_networks import Method, Multipliers, Product, bound
+
     from bench.networks_models import NETWORKS
-    from specnorm.networks import Method, Multipliers, Product, bound
 
     del libraries
     every: dict[str, dict[str, Method]] = {"three": {"product": Product(), "multipliers": Multipliers(steps=20)}}

@@ -13,7 +13,7 @@ import specnorm
 from specnorm import TensorNorm
 from specnorm.certified.matrices import unfolding
 from specnorm.methods import certify
-from specnorm.methods.matrix_norm import MatrixNorm
+from specnorm.methods.matrix_stacks import MatrixNorm
 from specnorm.numerics.lanczos import Lanczos
 from specnorm.search import enclosing, supremum
 from specnorm.tensor import proving

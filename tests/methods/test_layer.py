@@ -33,14 +33,15 @@ from specnorm.runtime.execution import Execution
 from specnorm.search import lanczos_bound
 from specnorm.search import layer as layer_module
 from specnorm.search.layer import enclose_layer
-from specnorm.search.layer_bounds import LayerBounds, LayerProblem, LayerTuning
+from specnorm.search.layer_bounds import LayerBounds, LayerTuning
+from specnorm.search.result import Problem
 
 
 def bounds(lib: Lib | None, kernel: Any, sizes: Any, rtol: float = 1e-6, **geometry: Any) -> LayerBounds:
     backend = load("numpy") if lib is None else lib.backend
     given = kernel[None] if lib is None else lib.asarray(kernel[None])
     spec = ConvSpec.of(kernel.shape, input_shape=sizes, **geometry)
-    problem = LayerProblem(given, spec, rtol, 10**5)
+    problem = Problem(given, spec, rtol, 10**5)
     return enclose_layer(problem, ops=Execution.of(backend, given))
 
 

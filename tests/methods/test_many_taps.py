@@ -16,9 +16,10 @@ from specnorm.certified.symbol.cells import Cells, torus, torus_size
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 from specnorm.certified.symbol.lags import half_lags, paired_taps
 from specnorm.clock import OutOfTime
-from specnorm.runtime.execution import MEMORY, Execution
+from specnorm.runtime.execution import Execution
 from specnorm.search.ascent import Ascent
 from specnorm.search.tuning import Tuning
+from specnorm.types import MEMORY
 
 SHAPES = [(1, 1, 3000), (1, 1, 20_000), (1, 1, 100, 100), (2, 2, 12, 12, 12), (1, 1, 200, 200)]
 BUDGET = 2.0

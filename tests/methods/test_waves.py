@@ -22,7 +22,7 @@ from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
 from specnorm.search import layer as layer_search
 from specnorm.search.layer_bounds import LayerTuning
-from specnorm.search.one_wave import WaveSum
+from specnorm.search.plane_wave import WaveSum
 
 BACKEND = NumpyBackend()
 OPS: Any = Execution(BACKEND, BACKEND.namespace(None))

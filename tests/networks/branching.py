@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from specnorm.certified.network import operators as ops
-from specnorm.certified.network.operators import Operator
-from specnorm.networks import Graph, Layer, Node
+from specnorm_networks import Graph, Layer, Node
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.operators import Operator
 
 Array = NDArray[np.float64]
 Run = Callable[..., Array]

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from specnorm_networks import Graph, Layer, Node, bound, within
+from specnorm_networks.certified.operators import Exp, Input, Matrix, Power, Product, Reciprocal, Scale, Sigmoid
 
-from specnorm.certified.network.operators import Exp, Input, Matrix, Power, Product, Reciprocal, Scale, Sigmoid
 from specnorm.errors import MethodError
-from specnorm.networks import Graph, Layer, Node, bound, within
 
 WEIGHT = np.sin(np.arange(16.0) ** 2).reshape(4, 4)
 
@@ -101,7 +101,7 @@ def test_a_product_broadcast_to_a_larger_shape() -> None:
 
 def test_a_torch_module_with_gates() -> None:
     torch = pytest.importorskip("torch", exc_type=ImportError)
-    from specnorm_torch import network_graph
+    from specnorm_networks import network_graph
 
     class Excite(torch.nn.Module):  # type: ignore[name-defined,misc]
         def forward(self, x):  # type: ignore[no-untyped-def]

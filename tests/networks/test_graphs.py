@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from specnorm.certified.network.operators import Add, Identity, Input, Matrix, Operator, Scale, Unknown
-from specnorm.networks import Graph, Layer, Node, bound
+from specnorm_networks import Graph, Layer, Node, bound
+from specnorm_networks.certified.operators import Add, Identity, Input, Matrix, Operator, Scale, Unknown
 
 X = Node("x", Input(), shape=(1, 2))
 

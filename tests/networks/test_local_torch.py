@@ -10,12 +10,16 @@ import pytest
 torch = pytest.importorskip("torch", exc_type=ImportError)
 import numpy as np  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from specnorm_torch import certified_accuracy, network_bound, network_graph  # noqa: E402
+from specnorm_networks import (  # noqa: E402
+    Multipliers,
+    certified_accuracy,
+    network_bound,
+    network_graph,
+)
+from specnorm_networks.certified.ranges import Ball, ranges  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from specnorm.certified.network.ranges import Ball, ranges  # noqa: E402
 from specnorm.errors import MethodError  # noqa: E402
-from specnorm.networks import Multipliers  # noqa: E402
 
 
 def pair(a: Tensor, b: Tensor) -> Tensor:
@@ -170,7 +174,7 @@ def test_certified_accuracy_by_linear_bounds() -> None:
         there = torch.as_tensor(other).reshape(1, -1)
         assert float((there - x[at]).norm()) <= least
         assert model(there).argmax() != y[at]
-    few = certified_accuracy(model, x[2:4], y[2:4], radii, method=method, local=True, batch=1)
+    few = certified_accuracy(model, x[2:4], y[2:4], radii, method=method, local=True)
     assert (few.status == near.status[:, 2:4]).all()
     assert (few.radius == near.radius[2:4]).all()
     with pytest.raises(MethodError, match="outside"):

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 from assumptions import assumed, interval
+from specnorm_networks.certified import margins
+from specnorm_networks.certified.graph import Graph, Node
+from specnorm_networks.certified.linear_bounds import LinearBounds
+from specnorm_networks.certified.linear_reading import Network
+from specnorm_networks.certified.operators import Input, ReLU
 
 from specnorm.certified import host
 from specnorm.certified.bound import HypothesisError, Lower
 from specnorm.certified.interval import Interval
-from specnorm.certified.network import margins
-from specnorm.certified.network.graph import Graph, Node
-from specnorm.certified.network.linear_bounds import LinearBounds
-from specnorm.certified.network.linear_reading import Network
-from specnorm.certified.network.operators import Input, ReLU
 
 SIZES = (1.0, 1e-162, 1e160)
 """Squares of the second vanish, those of the third overflow."""

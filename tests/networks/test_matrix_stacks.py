@@ -9,11 +9,14 @@ import pytest
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
 import numpy as np  # noqa: E402
-from specnorm_torch import network_bound  # noqa: E402
+from specnorm_networks import (  # noqa: E402
+    Layer,
+    Measure,
+    network_bound,
+)
 from torch import Tensor, nn  # noqa: E402
 
 from specnorm.errors import KernelError  # noqa: E402
-from specnorm.networks import Layer, Measure  # noqa: E402
 
 fft = torch.fft
 EIGHT = torch.arange(8.0).double().reshape(2, 2, 2)

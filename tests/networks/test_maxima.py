@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from specnorm.certified.network import operators
-from specnorm.certified.network.linear_reading import Network, written_out
-from specnorm.certified.network.operators import windows
-from specnorm.networks import Graph, Node
+from specnorm_networks import Graph, Node
+from specnorm_networks.certified import operators
+from specnorm_networks.certified.linear_reading import Network, written_out
+from specnorm_networks.certified.operators import windows
 
 SHAPE = (1, 2, 5, 6)
 POOLING = operators.MaxPool(operators.Windows((3, 2), (2, 2), (1, 1), ((1, 1), (0, 0))))

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-
-from specnorm.certified.network.checking import check
-from specnorm.certified.network.patterns import prepared, recognised
-from specnorm.networks import Graph, Node, bound, operators, within
+from specnorm_networks import Graph, Node, bound, operators, within
+from specnorm_networks.certified.patterns import prepared, recognised
+from specnorm_networks.checking import check
 
 Vector = NDArray[np.float64]
 DIVISORS: dict[str, Callable[[Vector, int, float], Vector]] = {
@@ -220,7 +219,7 @@ def test_what_is_written_out(kind: str) -> None:
 def test_blocks_of_transformers_and_convnext() -> None:
     """MLP blocks of ViT and blocks of ConvNeXt have constants, on balls small ones."""
     torch = pytest.importorskip("torch", exc_type=ImportError)
-    from specnorm_torch import network_bound
+    from specnorm_networks import network_bound
 
     nn = torch.nn
     torch.manual_seed(0)

@@ -15,11 +15,14 @@ from auditing.onnx_models import graph_of  # noqa: E402
 from onnx import helper, numpy_helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 from onnx_in_torch import run_onnx  # noqa: E402
-from specnorm_torch import network_bound  # noqa: E402
+from specnorm_networks import (  # noqa: E402
+    Product,
+    bound,
+    network_bound,
+)
 from torch import Tensor, nn  # noqa: E402
 
 import specnorm  # noqa: E402
-from specnorm.networks import Product, bound  # noqa: E402
 
 DATA = Path(__file__).parents[1] / "data"
 MODEL = DATA / "rfb320" / "version-RFB-320_simplified.onnx"

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from networks.dense_networks import FUNCTIONS
 from networks.local_networks import VALUES, Chain, convolutional, dense
+from specnorm_networks import Graph, Layer, Node, bound, within
+from specnorm_networks.by_rule import ranges_by_lines
+from specnorm_networks.certified import operators, ranges
+from specnorm_networks.certified.operators.base import LinearMap
+from specnorm_networks.certified.ranges import Ball, Box
+from specnorm_networks.linear import read
 
 from specnorm.certified import host
-from specnorm.certified.network import operators, ranges
-from specnorm.certified.network.by_rule import ranges_by_lines
-from specnorm.certified.network.operators.base import LinearMap
-from specnorm.certified.network.ranges import Ball, Box
 from specnorm.errors import MethodError
-from specnorm.networks import Graph, Layer, Node, bound, within
-from specnorm.networks.linear import read
 
 KINDS: dict[str, dict[str, Any]] = {
     "zeros": {"plain": True},

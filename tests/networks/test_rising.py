@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from networks.dense_networks import draw, graph_of, sizes_of
 from networks.local_networks import dense
-
-from specnorm.certified.network import operators
-from specnorm.networks import Graph, Layer, Multipliers, Node, Product, bound, near
-from specnorm.networks.bounding import bounded
+from specnorm_networks import Graph, Layer, Multipliers, Node, Product, bound, near
+from specnorm_networks.bounding import bounded
+from specnorm_networks.certified import operators
 
 
 def leaky(widths: tuple[int, ...], seed: int, alpha: float) -> tuple[list[Any], Graph]:

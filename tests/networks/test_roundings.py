@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from networks.executing import FOOLED, STORE, cancelling, dense, execute, layer, mixed, shape_of
-
-from specnorm.certified.network import roundings
-from specnorm.certified.network.graph import Graph, Node
-from specnorm.certified.network.operators import (
+from specnorm_networks import Measure
+from specnorm_networks.accuracy import certified_accuracy
+from specnorm_networks.certified import roundings
+from specnorm_networks.certified.graph import Graph, Node
+from specnorm_networks.certified.operators import (
     Add,
     Cast,
     HardTanh,
@@ -28,13 +29,13 @@ from specnorm.certified.network.operators import (
     Scale,
     Tanh,
 )
-from specnorm.certified.network.operators.base import LinearMap
-from specnorm.certified.network.operators.executed import BRAIN, HALF, SINGLE, Format, Statistics
-from specnorm.certified.network.operators.linear import normalisation
-from specnorm.certified.network.roundings import AtCentre
+from specnorm_networks.certified.operators.base import LinearMap
+from specnorm_networks.certified.operators.executed import BRAIN, HALF, SINGLE, Format, Statistics
+from specnorm_networks.certified.operators.linear import normalisation
+from specnorm_networks.certified.roundings import AtCentre
+from specnorm_networks.radii import Radii, executed
+
 from specnorm.errors import MethodError
-from specnorm.networks import Measure, certified_accuracy
-from specnorm.networks.radii import Radii, executed
 
 Array = Any
 
@@ -175,7 +176,7 @@ def without_underflow(patch: pytest.MonkeyPatch) -> None:
         )
         for name, execution in roundings.EXECUTIONS.items()
     }
-    patch.setattr("specnorm.networks.radii.EXECUTIONS", formats)
+    patch.setattr("specnorm_networks.radii.EXECUTIONS", formats)
 
 
 FORGOTTEN: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
@@ -347,7 +348,7 @@ def test_what_is_asked_for_has_to_exist() -> None:
 
 def test_sorting_is_recognised_where_it_rounds_nothing() -> None:
     """The larger and the smaller of two halves: norm 1, not 2; and a slope written out is not a leaky ReLU's."""
-    from specnorm.certified.network.operators import Concat, Maximum, Minimum, Slice
+    from specnorm_networks.certified.operators import Concat, Maximum, Minimum, Slice
 
     halves = [Slice(((1, 0, 2, 1),)), Slice(((1, 2, 4, 1),))]
     nodes = [Node("x", Input(), (), (1, 4)), layer("y", np.eye(4), "x", (1, 4))]

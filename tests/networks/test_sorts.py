@@ -11,13 +11,12 @@ import pytest
 torch = pytest.importorskip("torch", exc_type=ImportError)
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from networks.torch_modules import Function  # noqa: E402
-from specnorm_torch import network_bound, network_graph  # noqa: E402
+from specnorm_networks import Measure, Multipliers, Product, network_bound, network_graph  # noqa: E402  # noqa: E402
+from specnorm_networks.certified import segments, subnetworks  # noqa: E402
+from specnorm_networks.certified.patterns import recognised  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 import specnorm  # noqa: E402
-from specnorm.certified.network import segments, subnetworks  # noqa: E402
-from specnorm.certified.network.patterns import recognised  # noqa: E402
-from specnorm.networks import Measure, Multipliers, Product  # noqa: E402
 
 SORTS: dict[str, Callable[[Tensor], Tensor]] = {
     "split": lambda x: pair_of_two_splits(x),

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from networks.dense_sums import NETWORKS, Network, from_below, residual, smallest_eigenvalue
-
-from specnorm.certified.network import affine_maps, operators, segments, subnetworks
-from specnorm.certified.network.linear_combinations import keeps_channels
-from specnorm.networks import Graph, Measure, Multipliers, Product, Scaled, bound, recursion, stages
+from specnorm_networks import Graph, Measure, Multipliers, Product, Scaled, bound, recursion, stages
+from specnorm_networks.certified import affine_maps, operators, segments, subnetworks
+from specnorm_networks.certified.linear_combinations import keeps_channels
 
 MEASURE = Measure(1e-4)
 

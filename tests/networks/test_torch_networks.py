@@ -14,13 +14,19 @@ import pytest
 torch = pytest.importorskip("torch", exc_type=ImportError)
 import torch.nn.functional as F  # noqa: E402
 from networks.torch_modules import Function, jacobian_norm, prepared, upper_of  # noqa: E402
-from specnorm_torch import network_bound, spectral_norm  # noqa: E402
+from specnorm_networks import (  # noqa: E402
+    Graph,
+    Layer,
+    Node,
+    bound,
+    network_bound,
+)
+from specnorm_networks.certified.operators import Convolution, Input, Pad  # noqa: E402
+from specnorm_torch import spectral_norm  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 import specnorm  # noqa: E402
-from specnorm.certified.network.operators import Convolution, Input, Pad  # noqa: E402
 from specnorm.errors import MethodError  # noqa: E402
-from specnorm.networks import Graph, Layer, Node, bound  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("seeded_torch")
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from specnorm.certified.network.linear_reading import transposed
-from specnorm.certified.network.operators import NoBoundError, Operator, Place
+from specnorm_networks.certified.linear_reading import transposed
+from specnorm_networks.certified.operators import NoBoundError, Operator, Place
 
 Array = NDArray[Any]
 Define = Callable[..., Array]

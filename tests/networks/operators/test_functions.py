@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from assumptions import interval
 from numpy.typing import NDArray
-
-from specnorm.certified.network.operators import (
+from specnorm_networks.certified.operators import (
     CELU,
     ELU,
     GELU,
@@ -51,8 +50,8 @@ from specnorm.certified.network.operators import (
     Threshold,
     TwoSlopes,
 )
-from specnorm.certified.network.operators import __all__ as names
-from specnorm.certified.network.operators.base import _slopes
+from specnorm_networks.certified.operators import __all__ as names
+from specnorm_networks.certified.operators.base import _slopes
 
 Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
@@ -169,7 +168,7 @@ def points(low: Array, high: Array, seed: int, count: int = 9) -> Array:
 
 
 def test_every_function_is_looked_at() -> None:
-    import specnorm.certified.network.operators as operators
+    import specnorm_networks.certified.operators as operators
 
     classes = [getattr(operators, name) for name in names]
     functions = {each for each in classes if isinstance(each, type) and issubclass(each, Pointwise)}

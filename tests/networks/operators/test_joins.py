@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 from assumptions import interval
 from numpy.typing import NDArray
-
-from specnorm.certified.interval import Interval
-from specnorm.certified.network.operators import (
+from specnorm_networks.certified.operators import (
     Choose,
     Compare,
     Maximum,
@@ -25,7 +23,9 @@ from specnorm.certified.network.operators import (
     Quotient,
     Where,
 )
-from specnorm.certified.network.operators.base import Ends
+from specnorm_networks.certified.operators.base import Ends
+
+from specnorm.certified.interval import Interval
 
 Array = NDArray[np.float64]
 MASK = np.array([True, False, False, True, False])

@@ -9,8 +9,7 @@ import numpy as np
 import oracle
 import pytest
 from networks.operators.dense import check_linear
-
-from specnorm.certified.network.operators import Convolution, Layer, Matrices, Matrix, NotRunError, Place
+from specnorm_networks.certified.operators import Convolution, Layer, Matrices, Matrix, NotRunError, Place
 
 
 def bias_of(values: Any) -> Any:

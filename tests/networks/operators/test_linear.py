@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from networks.operators.dense import check_linear, matrix_of, norm, refused
-
-from specnorm.certified.network.operators import (
+from specnorm_networks.certified.operators import (
     Add,
     Broadcast,
     Concat,
@@ -23,7 +22,7 @@ from specnorm.certified.network.operators import (
     Scale,
     Sum,
 )
-from specnorm.certified.network.operators.broadcasting import broadcasted, repeats
+from specnorm_networks.certified.operators.broadcasting import broadcasted, repeats
 
 Array = Any
 

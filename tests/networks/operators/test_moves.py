@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from networks.operators.dense import check_linear
-
-from specnorm.certified.network.operators import (
+from specnorm_networks.certified.operators import (
     Entries,
     Flatten,
     Gather,

@@ -7,8 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from assumptions import interval
-
-from specnorm.certified.network.operators import GroupSort, NotRunError, Operator, Place, Reflection, SignParts, Sort
+from specnorm_networks.certified.operators import GroupSort, NotRunError, Operator, Place, Reflection, SignParts, Sort
 
 SHAPE = (2, 12, 3)
 

@@ -12,9 +12,8 @@ import pytest
 from assumptions import interval
 from networks.operators.dense import check_linear, norm, refused
 from numpy.typing import NDArray
-
-from specnorm.certified.network.axes import Window, average_norm_up, overlap
-from specnorm.certified.network.operators import (
+from specnorm_networks.certified.axes import Window, average_norm_up, overlap
+from specnorm_networks.certified.operators import (
     AdaptiveAveragePool,
     AdaptiveMaxPool,
     AveragePool,
