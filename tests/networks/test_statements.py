@@ -205,6 +205,7 @@ def test_certified_accuracy_of_a_module() -> None:
             (way,) = torch.autograd.grad(logits[other] - logits[label], at)
             assert model(sample + 0.999 * radius * way / way.norm()).argmax() == label
     mixing = torch_modules.Function(lambda z: model(z - z.mean(0, keepdim=True) / 2))
+    mixing.inner = model
     with pytest.raises(MethodError, match="samples together"):
         specnorm_networks.certified_accuracy(mixing, x, y, [0.1])
     with pytest.raises(MethodError, match="samples along the first axis"):
