@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any, Unpack
 
-from specnorm.errors import MethodError, Undecided
+from specnorm.errors import Undecided
 from specnorm.layers import takes_layers
 from specnorm.measuring import measure
+from specnorm.methods.base import as_number
 from specnorm.methods.certify import Certify
 from specnorm.problem.spec import ConvSpec, Geometry
 from specnorm.types import ArrayObject
@@ -39,10 +40,7 @@ def certify(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> 
         repeats pixels.
     """
     given: Any = kernel
-    limit: Any = bound
-    if isinstance(limit, (str, bytes)):
-        raise MethodError(f"bound must be a number, got {type(limit).__name__} {bound!r}.")
-    found = measure(given, Certify(bound=float(limit)), **geometry).stats
+    found = measure(given, Certify(bound=as_number("bound", bound)), **geometry).stats
     if bool(found["proven"]):
         return True
     if bool(found["refuted"]):

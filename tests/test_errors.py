@@ -135,7 +135,7 @@ def test_wrong_matrices(xp: Lib, name: str) -> None:
 
 
 @everywhere
-@pytest.mark.parametrize("kernel", [[[1.0]], 1.0, None, "weight"], ids=repr)
+@pytest.mark.parametrize("kernel", [[[1.0]], 1.0, None], ids=repr)
 def test_no_array_at_all(name: str, kernel: object) -> None:
     with pytest.raises(specnorm.NoBackend, match=r"is not an array\. Pass an array of one of these libraries"):
         FUNCTIONS[name](kernel)
@@ -238,20 +238,20 @@ def test_reshaped_norm_of_a_small_input(xp: Lib) -> None:
 # -- the method --------------------------------------------------------------------------------------------------
 def test_grid_too_coarse(xp: Lib) -> None:
     kernel = xp.asarray(ones(4, 2, 1, 5))
-    refused(MethodError, "n=4 |5 taps|give n >= 5, or leave n out for 40", specnorm.grid_bound, kernel, 4)
-    assert xp.number(specnorm.grid_bound(kernel, 5)) > 0
+    refused(MethodError, "n=4 |5 taps|give n >= 5, or leave n out for 40", specnorm.grid_bound, kernel, n=4)
+    assert xp.number(specnorm.grid_bound(kernel, n=5)) > 0
 
 
 @pytest.mark.parametrize("n", [0, -3, 2.5, True, "8"], ids=repr)
 def test_grid_of_no_count(xp: Lib, n: object) -> None:
-    refused(MethodError, f"n={n!r} is not a count", specnorm.grid_bound, xp.asarray(ones(2, 2, 3)), n)
+    refused(MethodError, f"n={n!r} is not a count", specnorm.grid_bound, xp.asarray(ones(2, 2, 3)), n=n)
 
 
 @pytest.mark.parametrize("n_iter", [-1, 1.5, True, None], ids=repr)
 def test_iterations_of_no_count(xp: Lib, n_iter: object) -> None:
     kernel, words = xp.asarray(ones(2, 2)), f"n_iter={n_iter!r} is not a count: give an integer of at least 0"
     for function in (specnorm.power_iteration, specnorm.gram_iteration):
-        refused(MethodError, words, function, kernel, n_iter)
+        refused(MethodError, words, function, kernel, n_iter=n_iter)
     if n_iter is not None:  # as many as the geometry asks for
         refused(MethodError, words, specnorm.gram_bound, kernel, (), n_iter=n_iter)
 

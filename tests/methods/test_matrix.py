@@ -28,8 +28,8 @@ VERBS: tuple[Callable[..., Any], ...] = (specnorm.matrix_norm, specnorm.power_it
 def test_valid_and_tight(recipe: Recipe, n_iter: int) -> None:
     matrix, truth = recipe.kernel, sigma_star(recipe.kernel)
     assert_exact(specnorm.matrix_norm(matrix), truth, 4 * recipe.eps)
-    assert_valid(specnorm.power_iteration(matrix, n_iter), "lower", truth)
-    upper = specnorm.gram_iteration(matrix, n_iter)
+    assert_valid(specnorm.power_iteration(matrix, n_iter=n_iter), "lower", truth)
+    upper = specnorm.gram_iteration(matrix, n_iter=n_iter)
     assert_valid(upper, "upper", truth)
     rank = min(matrix.shape)
     tiny = 4 * float(np.finfo(recipe.dtype).smallest_normal)
@@ -66,7 +66,7 @@ def test_stacks(xp: Lib) -> None:
 
 def test_power_iteration_converges() -> None:
     matrix = np.diag([3.0, 1.0, 0.5]) @ np.linalg.qr(Recipe((3, 3), seed=1).kernel)[0]
-    values = [float(specnorm.power_iteration(matrix, n)) for n in (0, 1, 2, 5, 50)]
+    values = [float(specnorm.power_iteration(matrix, n_iter=n)) for n in (0, 1, 2, 5, 50)]
     assert all(b >= a * (1 - 1e-12) for a, b in itertools.pairwise(values))
     assert 3 * (1 - 1e-12) <= values[-1] <= 3 * (1 + 1e-15)
 
