@@ -27,7 +27,7 @@ def test_certify_one(xp: Lib, n_iter: int) -> None:
 
     def check(layer: Layer) -> None:
         kernel = layer.kernel
-        got = specnorm.gram_rescaling(xp.asarray(kernel), n_iter)
+        got = specnorm.gram_rescaling(xp.asarray(kernel), n_iter=n_iter)
         assert xp.dtype_name(got) == layer.recipe.dtype
         host = xp.to_numpy(got)
         assert host.shape == kernel.shape
@@ -47,7 +47,7 @@ def test_every_geometry(n_iter: int) -> None:
     """The layer at its size: strided, dilated, grouped, transposed, circular or zero-padded by any amount."""
 
     def check(layer: Layer) -> None:
-        kernel = specnorm.gram_rescaling(layer.kernel, n_iter, **layer.geometry)
+        kernel = specnorm.gram_rescaling(layer.kernel, n_iter=n_iter, **layer.geometry)
         assert dense_norm(kernel, layer.input_shape, **layer.geometry).lo <= 1
 
     from libraries import opened
@@ -58,7 +58,7 @@ def test_every_geometry(n_iter: int) -> None:
 
 def test_comes_close_to_one_with_the_count() -> None:
     kernel = Recipe((8, 8, 3, 3), seed=3).kernel
-    norms = [float(specnorm.conv_norm(specnorm.gram_rescaling(kernel, t))) for t in (1, 2, 3, 4, 5)]
+    norms = [float(specnorm.conv_norm(specnorm.gram_rescaling(kernel, n_iter=t))) for t in (1, 2, 3, 4, 5)]
     assert norms == sorted(norms)
     assert norms[0] < 0.8
     assert norms[-1] > 0.95
@@ -120,10 +120,10 @@ def test_gradients_in_torch(shape: tuple[int, ...], geometry: dict[str, Any], n_
     kernel = Recipe(shape, seed=3).kernel
     weights = Recipe(shape, seed=4).kernel
     leaf = torch.from_numpy(kernel.copy()).requires_grad_()
-    (specnorm.gram_rescaling(leaf, n_iter, **geometry) * torch.from_numpy(weights)).sum().backward()
+    (specnorm.gram_rescaling(leaf, n_iter=n_iter, **geometry) * torch.from_numpy(weights)).sum().backward()
 
     def total(k: NDArray[Any]) -> float:
-        return float(np.sum(weights * specnorm.gram_rescaling(k, n_iter, **geometry)))
+        return float(np.sum(weights * specnorm.gram_rescaling(k, n_iter=n_iter, **geometry)))
 
     direction = Recipe(shape, seed=5).kernel
     expected = finite_difference_gradient(total, kernel, direction)
