@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
 from specnorm.backends import backend_for
-from specnorm.errors import MethodError, Undecided
+from specnorm.errors import Undecided
 from specnorm.layers import takes_layers
 from specnorm.measuring import measure, measure_with
 from specnorm.methods.base import as_number
