@@ -238,25 +238,6 @@ def test_mixed_devices_are_refused(xp: Lib) -> None:
         backends.common_backend([first, second])
 
 
-@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
-@pytest.mark.parametrize("make", [np.matrix, np.ma.masked_array], ids=["matrix", "masked"])
-def test_numpy_arrays_that_mean_other_things(make: Callable[[Any], Any]) -> None:
-    with pytest.raises(specnorm.NoBackend, match=r"is not supported.*np\.asarray"):
-        specnorm.f4_bound(make(np.ones((2, 2))))
-
-
-def test_numpy_subclasses(tmp_path: Path) -> None:
-    class Mine(np.ndarray):
-        pass
-
-    mapped = np.memmap(tmp_path / "kernel", dtype=np.float32, mode="w+", shape=(2, 2, 3))
-    mapped[...] = 1.0
-    for x in (np.ones((2, 2, 3), dtype=np.float32).view(Mine), mapped):
-        value = specnorm.f4_bound(x)
-        assert value.dtype == np.float32
-        assert value == specnorm.f4_bound(np.asarray(x))
-
-
 def test_torch_objects() -> None:
     torch: Any = pytest.importorskip("torch")
     dense = torch.ones(2, 2, 3)

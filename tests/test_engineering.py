@@ -9,11 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import array_api_compat.numpy as xp
 import numpy as np
 import pytest
 from real_weights import real_kernel
-from specnorm_numpy import NumpyBackend
 from specnorm_numpy.namespace import NAMESPACE
 from strategies import Recipe
 
@@ -28,27 +26,6 @@ from specnorm.runtime.table import program_for
 CIRCULAR: dict[str, Any] = {"padding_mode": "circular"}
 CALLS = 5300
 """Most calls of a search with 16 channels; NumPy's versions differ by some."""
-
-
-class Namespace:
-    """NumPy, with the products that are asked of it noted."""
-
-    def __init__(self) -> None:
-        self.products: list[tuple[Any, Any]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(xp, name)
-
-    def matmul(self, a: Any, b: Any) -> Any:
-        self.products.append((a, b))
-        return np.matmul(a, b)
-
-
-@pytest.fixture
-def noted(monkeypatch: pytest.MonkeyPatch) -> Namespace:
-    namespace = Namespace()
-    monkeypatch.setattr(NumpyBackend, "namespace", lambda *_: namespace)
-    return namespace
 
 
 def test_few_frequencies_of_three_axes_are_looked_at() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from auditing import files
 from specnorm import networks
 from specnorm.auditing import network
-from specnorm.auditing.model_arrays import Sizes, Tensor
-from specnorm.auditing.readers import open_model
+from specnorm.auditing.model_arrays import Sizes
 from specnorm.auditing.readers.onnx import read
 from specnorm.certified.network.graph import Graph
 
@@ -72,11 +71,6 @@ def matrix_of(proto: Any, shape: tuple[int, ...], out: str = "y") -> NDArray[np.
 
 def norm(a: NDArray[Any]) -> float:
     return float(np.linalg.norm(a.astype(np.float64), 2))
-
-
-def listed(path: Path, max_bytes: int = 2**30) -> Sequence[Tensor]:
-    with open_model(str(path), max_bytes) as model:
-        return model.arrays
 
 
 def graph_of(path: Path, sizes: Sizes = None) -> Graph:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -20,12 +18,10 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 from auditing.files import read_here  # noqa: E402
 from auditing.onnx_models import drawing, model, node, saved  # noqa: E402
 from specnorm import cli, networks  # noqa: E402
-from specnorm.auditing import accuracy, read_onnx  # noqa: E402
-from specnorm.auditing.accuracy import Accuracy, Sample  # noqa: E402
+from specnorm.auditing import read_onnx  # noqa: E402
 
 Array = Any
 Run = Callable[..., dict[str, Any]]
-Report = Callable[..., tuple[str, str]]
 SIZES = (2, 2, 4)
 """Channels, height and width of a sample: all needed, to notice axes that are exchanged."""
 WRONG = 3
@@ -139,48 +135,6 @@ def test_rows_are_the_python_functions(
 
 
 # -- reports -----------------------------------------------------------------------------------------------------------
-FOUND = Accuracy(
-    "net\x1b.onnx",
-    "data.npz",
-    (0.05, 0.2),
-    (
-        Sample(1, 1, 0.1234567, 0.12345678, 0.2, ("safe", "unsafe")),
-        Sample(0, None, None, np.inf, None, ("safe", "safe")),
-        Sample(0, 1, -2.0, 0.0, 0.0, ("unsafe", "unsafe")),
-    ),
-)
-
-
-@pytest.fixture
-def report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Report:
-    """What the command makes of `FOUND`, and its messages."""
-    path = tmp_path / "out"
-    monkeypatch.setattr(accuracy, "certified", lambda *_, **__: FOUND)
-
-    def called(*more: str, code: int = 0) -> tuple[str, str]:
-        given = ["certify", "net.onnx", "data.npz", "--radius", "1", "--output", str(path), *more]
-        assert cli.run(given) == code
-        return path.read_text(), capsys.readouterr().err
-
-    return called
-
-
-def test_json_and_csv_have_every_digit_and_null_for_infinity(report: Report) -> None:
-    found = json.loads(report("--format", "json")[0])
-    assert found["radii"][1] == {"radius": 0.2, "safe": 1, "unsafe": 2, "open": 0, "certified": 1 / 3}
-    assert [row["radius"] for row in found["samples"]] == [0.12345678, None, 0.0]
-    assert found["model"] == "net\\x1b.onnx"
-    lines = list(csv.DictReader(io.StringIO(report("--format", "csv")[0])))
-    assert [line["radius"] for line in lines] == ["0.12345678", "", "0.0"]
-    for line, row in zip(lines, found["samples"], strict=True):
-        assert [line["at 0.05"], line["at 0.2"]] == row["status"]
-        assert all(line[name] == ("" if row[name] is None else str(row[name])) for name in ("label", "attacked"))
-
-
-def test_the_gate_fails_below_the_share(report: Report) -> None:
-    assert report("--fail-below", str(1 / 3))[1] == ""
-    assert "1 of 3 labels are certified at 0.2" in report("--fail-below", "0.334", code=cli.GATE_FAILED)[1]
-    assert report("--fail-below", "0.7", code=cli.GATE_FAILED)[1].count("--fail-below 0.7") == 2
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------

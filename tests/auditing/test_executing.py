@@ -17,9 +17,9 @@ import pytest
 from numpy.typing import NDArray
 
 from auditing import files
-from auditing.deadly import Sealed, deadly
+from auditing.deadly import deadly
 from specnorm.auditing import audit
-from specnorm.auditing.processes import Worker, WorkerLost, Workers
+from specnorm.auditing.processes import WorkerLost, Workers
 from specnorm.auditing.report import Report
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's signals and /proc")
@@ -85,17 +85,6 @@ def test_a_worker_that_dies_loses_no_layer(name: str, deaths: int, tmp_path: Pat
     if name == "own":  # which knows whose death it was
         assert [other.note for other in others] == [None] * 5
     assert (tmp_path / "deaths").stat().st_size == (0 if deaths == 1 else 1000 - (3 if name == "own" else 2))
-
-
-@pytest.mark.parametrize("name", ["fork", "own"])
-def test_a_kernel_that_cannot_be_sent_is_measured_here(name: str) -> None:
-    plain = _kernels(4)
-    arrays: dict[str, Any] = {**plain, "1.weight": plain["1.weight"].view(Sealed)}
-    with EXECUTORS[name]() as pool:
-        report = audit(arrays, executor=pool)
-    _assert_complete(report, arrays, plain)
-    notes = [row.note for row in report.layers]
-    assert notes == [None, "measured in this process; the executor failed with TypeError: sealed", None, None]
 
 
 class _Failing(Executor):
@@ -170,15 +159,6 @@ def test_own_workers_do_not_outlive_an_interruption() -> None:
 # -- processes of our own ------------------------------------------------------------------------------------------
 
 
-def test_a_worker_runs_nothing_that_lies_beside_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "pickle.py").write_text("raise SystemExit('the file beside the model was run')")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    worker = Worker()
-    assert worker.call(divmod, 7, 2) == (3, 1)
-    worker.close()
-
-
 # -- dask: last, since forks after its threads have started are not safe -----------------------------------------------
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
@@ -197,16 +177,3 @@ def cluster() -> Iterator[Any]:
 def test_dask(cluster: Any) -> None:
     arrays: dict[str, Any] = {**_kernels(5), "nan.weight": np.full((2, 2), np.nan)}
     assert audit(arrays, executor=cluster.get_executor()).to_dict() == audit(arrays).to_dict()
-
-
-@LINUX
-def test_a_lost_worker_of_dask(cluster: Any, tmp_path: Path) -> None:
-    plain = _kernels(4)
-    arrays: dict[str, Any] = {**plain, "1.weight": deadly(plain["1.weight"], tmp_path / "deaths", 1)}
-    report = audit(arrays, executor=cluster.get_executor())
-    _assert_complete(report, arrays, plain)
-    assert [row.status for row in report.layers] == ["ok"] * 4
-    note = report.layers[1].note
-    assert note is not None
-    assert note.startswith("measured at the second attempt; the executor failed with KilledWorker")
-    assert (tmp_path / "deaths").stat().st_size == 0

@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-onnx = pytest.importorskip("onnx", exc_type=ImportError)
+pytest.importorskip("onnx", exc_type=ImportError)
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
 
-import specnorm  # noqa: E402
-from auditing.files import save_npz  # noqa: E402
-from auditing.onnx_models import drawing, model, node, saved  # noqa: E402
-from specnorm import cli  # noqa: E402
-from specnorm.auditing import read_onnx  # noqa: E402
-from specnorm.networks import bound  # noqa: E402
+import specnorm
+from auditing.onnx_models import drawing, model, node, saved
+from specnorm import cli
+from specnorm.auditing import read_onnx
+from specnorm.networks import bound
 
 weights = drawing(np.random.RandomState(5))
 
@@ -102,69 +101,3 @@ def test_near_an_input(cubic: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     x = centre[0]
     slope = np.diag((x @ w) ** 2) + x[:, None] * 2 * (x @ w)[:, None] * w.T
     assert np.linalg.norm(slope, 2) <= found.upper <= 4 * np.linalg.norm(slope, 2)
-
-
-def test_what_is_no_place(cubic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    np.save(tmp_path / "x.npy", np.zeros((1, 4)))
-    (tmp_path / "text.npy").write_text("1 2 3")
-    near = ["--centre", str(tmp_path / "x.npy")]
-    for given, said in [
-        (near, "needs both"),
-        (["--radius", "0.1"], "needs both"),
-        ([*near, "--radius", "-1"], "positive radius"),
-        (["--radius", "1", "--centre", str(tmp_path / "text.npy")], "is no .npy or .npz file"),
-        (["--radius", "1", "--centre", str(tmp_path / "none.npy")], "is no .npy or .npz file"),
-        ([*near, "--radius", "1", "--layers", "w"], "layers chooses a part"),
-    ]:
-        assert cli.run(["audit", str(cubic), *given]) == 2
-        assert said in " ".join(capsys.readouterr().err.split())
-    weights_alone = save_npz(tmp_path / "w.npz", {"w": weights(4, 4)})
-    assert cli.run(["audit", str(weights_alone), *near, "--radius", "1"]) == 2
-    assert "holds weights and no graph" in capsys.readouterr().err
-
-
-def chain(random: np.random.RandomState) -> tuple[list[Any], dict[str, Any]]:
-    """Nodes that make "s" of the sizes of x, as exporters write them, and others."""
-    nodes, arrays, sizes = [node("Shape", "x", out="v0")], {"one": np.array([0])}, 4
-    last, scalar = "v0", False
-    for at in range(1, random.randint(2, 7)):
-        out, what = f"v{at}", random.choice(["gather", "slice", "concat", "pick", "cast", "identity", "wide"])
-        if scalar:
-            nodes.append(node("Unsqueeze", last, "one", out=out))
-            scalar, sizes = False, 1
-        elif what == "pick":
-            arrays[f"i{at}"] = np.array(random.randint(-sizes, sizes))
-            nodes.append(node("Gather", last, f"i{at}", out=out, axis=0))
-            scalar = True
-        elif what == "gather":
-            arrays[f"i{at}"] = random.randint(-sizes, sizes, random.randint(1, 4))
-            nodes.append(node("Gather", last, f"i{at}", out=out))
-            sizes = arrays[f"i{at}"].size
-        elif what == "slice" and sizes > 1:
-            step = random.choice([-1, 1])
-            ends = np.array([0]), np.array([sizes - 1])
-            for name, value in zip("abcd", (*ends[::step], np.array([0]), np.array([step])), strict=True):
-                arrays[f"{name}{at}"] = value
-            nodes.append(node("Slice", last, *(f"{name}{at}" for name in "abcd"), out=out))
-            sizes -= 1
-        elif what == "concat":
-            arrays[f"i{at}"] = np.array([7])
-            nodes.append(node("Concat", *random.permutation([last, f"i{at}", last]), out=out, axis=0))
-            sizes = 2 * sizes + 1
-        elif what == "wide":
-            nodes.append(node("Concat", last, last, out=out, axis=-1))
-            sizes *= 2
-        else:
-            nodes.append(node("Cast", last, out=out, to=7) if what == "cast" else node("Identity", last, out=out))
-        last = out
-    return [*nodes, node("Identity", last, out="s"), node("Identity", "x")], arrays
-
-
-def test_the_reader_for_python(speech: Path) -> None:
-    graph = read_onnx(speech, {"audio": (1, 1, 20), "image": (1, 2, 4, 5)})
-    assert graph.by_name["y"].shape == (1, 4)
-    assert bound(graph).checked.complete
-    with pytest.raises(specnorm.GeometryError, match="no input 'x'"):
-        read_onnx(speech, {"x": (1, 4)})
-    with pytest.raises(specnorm.SpecnormError, match="damaged"):
-        read_onnx(Path(__file__))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from auditing import files
-from specnorm.auditing import audit, provenance
-from specnorm.errors import NoBackend
+from specnorm.auditing import audit
 
 
 def test_every_number_says_how_it_was_obtained() -> None:
@@ -27,16 +25,3 @@ def test_every_number_says_how_it_was_obtained() -> None:
     assert linear.origins["interval"].about == "the matrix"
     assert set(report.environment) == {"date", "Python", "numpy", "platform"}
     assert report.environment["numpy"] == np.__version__
-
-
-def test_the_library_that_measured_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch = pytest.importorskip("torch")
-    report = audit({"k": torch.ones(2, 2, 3)}, methods=["tn"])
-    assert report.environment["torch"] == torch.__version__
-    assert report.layers[0].origins["tn"].place == "torch, cpu"
-
-    def renamed(name: str) -> None:
-        raise NoBackend(name)
-
-    monkeypatch.setattr("specnorm.backends.load", renamed)
-    assert provenance.environment(report.layers)["torch"] == "unknown"

@@ -54,7 +54,11 @@ def without(*names: str) -> Switch:
     """The list of attempts without some."""
     layer = importlib.import_module("specnorm.search.layer")
     left = tuple(attempt for attempt in layer.ATTEMPTS if type(attempt).__name__ not in names)
-    return lambda stack: stack.enter_context(patch.object(layer, "ATTEMPTS", left))
+
+    def act(stack: ExitStack) -> None:
+        stack.enter_context(patch.object(layer, "ATTEMPTS", left))
+
+    return act
 
 
 def tuned(module: str, **knobs: Any) -> Switch:
