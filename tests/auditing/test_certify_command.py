@@ -14,10 +14,7 @@ onnx = pytest.importorskip("onnx", exc_type=ImportError)
 pytest.importorskip("click")
 import specnorm_networks as networks  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
-from specnorm_audit import (
-    cli,
-    read_onnx,
-)
+from specnorm_audit import cli, read_onnx  # noqa: E402
 
 from auditing.files import read_here  # noqa: E402
 from auditing.onnx_models import drawing, model, node, saved  # noqa: E402

@@ -13,9 +13,6 @@ from networks.torch_modules import Function, jacobian_norm, prepared, upper_of  
 from specnorm_networks import (  # noqa: E402
     network_bound,
 )
-from specnorm_torch import (
-    network_bound,
-)
 from torch import Tensor, nn  # noqa: E402
 
 import specnorm  # noqa: E402
