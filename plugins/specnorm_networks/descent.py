@@ -19,8 +19,8 @@ from specnorm.clock import Clock, OutOfTime
 from specnorm_networks.adam import Adam
 from specnorm_networks.certified.affine_maps import AffineMap, Subnetwork
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.recursion import ALMOST, forward, last_log, parameters, value_alone, value_and_gradient
-from specnorm_networks.stages import Stage, cost, stages, stages_of
+from specnorm_networks.recursion import ALMOST, forward, last_log, value_alone, value_and_gradient
+from specnorm_networks.stages import Stage, cost, frequencies, stages, stages_of
 
 Progress = Callable[[int, int, str], None]
 RATE = 2**32
@@ -28,8 +28,6 @@ RATE = 2**32
 every machine."""
 ROUNDS = ((6, 20), (6, 30), (10, 50), (16, 100))
 """Rounds of gradient steps: frequencies an axis, and steps; then each with twice as many as the last."""
-EXPECTED, NEWTON = 40, 1 / 4
-"""Newton steps that are expected; they follow the first round where they take no larger share of the budget."""
 WORTH_KEEPING = 2.5e-3
 """Gain of the constant's square that makes another proposal: more than a proof adds."""
 MEMORY = 2**30
@@ -46,8 +44,6 @@ FEWEST = 3
 """Frequencies an axis below which no weights are looked for."""
 STEP = 0.07
 """Of Adam, in logarithms of multipliers; it falls to a tenth towards the end of each grid."""
-PATIENCE = 25
-"""Steps without a gain of a thousandth after which a grid is left."""
 
 
 def search(
@@ -66,7 +62,7 @@ def search(
     Parameters
     ----------
     steps : int
-        Gradient or Newton steps at most, rounded down to 1, 2 or a multiple of 5; 0: the closed form.
+        Gradient steps at most, rounded down to 1, 2 or a multiple of 5; 0: the closed form.
     seconds : float
         Of `RATE` products each, after which no step is begun.
     progress : callable, optional
@@ -185,11 +181,9 @@ class _Search:
         return np.where(rises < RESONANT, rises, 0.0)
 
     def _go_on(self) -> None:
-        """Rounds of gradient steps, and Newton steps after the first."""
         grid: tuple[int, list[Stage]] | None = None
-        ended = False
         for wanted, steps in self._rounds():
-            if ended or self.done >= self.most:
+            if self.done >= self.most:
                 break
             points = self._affordable(wanted, self.left)
             if points is None:
@@ -201,11 +195,13 @@ class _Search:
             self._descend(grid[1], steps, cost(self.network, self.parts, points).products, anew=anew)
             if wanted == ROUNDS[-1][0] and len(self.states) == known:
                 break
-            ended = self.done < self.most and self._newton(grid[1])
 
     def _rounds(self) -> Iterator[tuple[int, int]]:
-        yield from ROUNDS
         points, steps = ROUNDS[-1]
+        if all(frequencies(self.network.part(*part), 2) == 1 for part in self.parts):
+            yield ROUNDS[0][0], max(steps, self.most)  # matrices: one grid
+            return
+        yield from ROUNDS
         while True:
             steps += steps
             yield points, steps
@@ -243,12 +239,10 @@ class _Search:
     def _descend(self, grid: Sequence[Stage], steps: int, each: float, *, anew: bool) -> None:
         """Adam from where it stands to the best point that it sees; ``anew``: what is kept was worth more or less."""
         best: float | None = None
-        since = 0
         if self.left < each:
             return
         for at, value, point in gradient_steps(grid, self.links, self.point, steps):
             self.left -= each
-            since = 0 if best is None or value < best - 1e-3 else since + 1
             if best is None or value < best:
                 best, self.point = value, point
             if at:
@@ -256,27 +250,8 @@ class _Search:
                 if _is_kept(self.done):
                     self._keep(best, anew=anew)
                     anew = False
-            if since > PATIENCE or self.done >= self.most or self.left < each:
-                break
-
-    def _newton(self, grid: Sequence[Stage]) -> bool:
-        """Newton steps to the end, where they take a share of the budget; whether there were any."""
-        from specnorm_networks import barrier  # `import specnorm` needs none
-
-        each = barrier.products(self.network, self.parts)
-        if EXPECTED * each > min(self.left, NEWTON * self.whole):
-            return False
-        *logs, logits = np.split(self.point, self.ends)
-        value, multipliers = value_alone(grid, logs, logits)
-        for better, ends in barrier.improve(grid, self.links, multipliers, math.exp(value)):
-            self.left -= each
-            self._tick()
-            if ends or _is_kept(self.done):
-                self.point = np.concatenate(parameters(grid, better))
-                self._keep(self._value(grid)[0], anew=ends)
             if self.done >= self.most or self.left < each:
                 break
-        return True
 
 
 def highest(values: Callable[[FloatArray], FloatArray], grid: FloatArray, apart: float, on_grid: FloatArray) -> float:

@@ -68,7 +68,7 @@ class _Searching(Method):
             raise MethodError(f"seconds={self.seconds!r}; expected a positive number.")
 
     def search(self, run: Subnetwork, parts: Parts, share: float, clock: Clock) -> list[list[FloatArray]]:
-        """By gradient steps, and Newton steps for matrices."""
+        """By gradient steps."""
         try:
             with np.errstate(all="ignore"):
                 found = descent.search(run, parts, self.steps, share * self.seconds, self.progress, clock)

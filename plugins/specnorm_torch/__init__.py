@@ -4,18 +4,22 @@ A program runs inside one opaque custom operator, so that ``torch.compile(fullgr
 see a single node; its pullback is attached by an ``autograd.Function`` made of ordinary operations.
 """
 
-from specnorm_torch.auditing import audit_module
+from typing import Any
+
 from specnorm_torch.backend import BACKEND, TorchBackend
 from specnorm_torch.baking import bake_, baked
 from specnorm_torch.certifying import rescale_
 from specnorm_torch.constraint import GramRescaling, SpectralNorm, gram_rescaling, spectral_norm
+from specnorm_torch.linear import linear_operator
 from specnorm_torch.modules import geometry_of
+from specnorm_torch.monitor import NormMonitor
 from specnorm_torch.penalty import SpectralPenalty
 from specnorm_torch.together import step_together
 
 __all__ = [
     "BACKEND",
     "GramRescaling",
+    "NormMonitor",
     "SpectralNorm",
     "SpectralPenalty",
     "TorchBackend",
@@ -24,6 +28,7 @@ __all__ = [
     "baked",
     "geometry_of",
     "gram_rescaling",
+    "linear_operator",
     "rescale_",
     "spectral_norm",
     "step_together",
@@ -32,6 +37,10 @@ __all__ = [
 _NETWORKS = ("Nonexpansive", "certified_accuracy", "network_bound", "network_graph", "nonexpansive")
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
+    if name == "audit_module":  # the audit lies above
+        from specnorm.registry import function
+
+        return function(name)
     moved = f": it is specnorm_networks.{name} now, for every framework" if name in _NETWORKS else ""
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}{moved}")

@@ -113,17 +113,6 @@ def householder(
     return net(ops.Concat(along), *ends)
 
 
-def root(net: Written, *terms: str, weights: tuple[float, ...] = (), factor: float = 0.5, shift: float = 1e-3) -> str:
-    """sqrt(factor (w_1 t_1 + ...) + shift)."""
-    total = net(ops.Add(weights or (1.0,) * len(terms)), *terms) if len(terms) > 1 else terms[0]
-    scaled = net.scaled(factor, total, exact=factor != 0.3)
-    return net(ops.Sqrt(), net(ops.Add((1.0, 1.0)), net.constant(shift), scaled) if shift else scaled)
-
-
-def squares(net: Written, *of: str) -> list[str]:
-    return [net(ops.Power(2), each) if at % 2 else net(ops.Product(), each, each) for at, each in enumerate(of)]
-
-
 def gate(net: Written, of: str, *functions: Operator) -> str:
     for function in functions:
         of = net(function, of)
@@ -173,10 +162,6 @@ PATTERNS: dict[str, tuple[type[Operator], Write]] = {
     "Householder": (ops.Reflection, householder),
     "Householder, by products": (ops.Reflection, lambda net: householder(net, choose=False)),
     "Householder along pixels": (ops.Reflection, lambda net: householder(net, axis=3, along=3)),
-    "a smooth size": (ops.Hypot, lambda net: root(net, *squares(net, "x"))),
-    "a smooth size, a factor that is not exact": (ops.Hypot, lambda net: root(net, *squares(net, "x"), factor=0.3)),
-    "a smooth length": (ops.Hypot, lambda net: root(net, net(ops.Sum((1,), True), *squares(net, "x")), factor=1.0)),
-    "a smooth root of means": (ops.Hypot, lambda net: root(net, net(ops.Mean((1, 2)), *squares(net, "x")), shift=0.0)),
     "GELU": (ops.Multiple, gelu),
     "GELU with other factors": (ops.Multiple, lambda net: gelu(net, inner=-1.7, outer=3.0)),
     "SiLU": (ops.SiLU, swish),

@@ -47,7 +47,7 @@ from specnorm_networks.certified.operators.piecewise import (
     Threshold,
     TwoSlopes,
 )
-from specnorm_networks.certified.operators.reductions import Hypot, Largest, LogSoftmax, Norm, Smallest, Softmax
+from specnorm_networks.certified.operators.reductions import Largest, LogSoftmax, Norm, Smallest, Softmax
 from specnorm_networks.certified.operators.resizing import Resize
 from specnorm_networks.certified.operators.smooth import (
     CELU,
@@ -79,7 +79,7 @@ __all__ = [
     "CELU", "ELU", "GELU", "Abs", "AdaptiveAveragePool", "AdaptiveMaxPool", "Add", "Arctan", "AveragePool",
     "Broadcast", "Cast", "Centre", "Choose", "Compare", "Concat", "Constant", "Convolution",
     "Cos", "Entries", "Erf", "Exp", "Flatten", "Gather", "GroupSort", "HardSigmoid", "HardSwish", "HardTanh",
-    "Held", "Hypot", "Identity", "Input", "L2Pool", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log", "LogSigmoid",
+    "Held", "Identity", "Input", "L2Pool", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log", "LogSigmoid",
     "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish", "Multiple",
     "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "PReLU", "Pad", "Permute", "Place",
     "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",

@@ -11,7 +11,6 @@ from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.normalisation import Normalise
 from specnorm_networks.certified.patterns.gates import gated
 from specnorm_networks.certified.patterns.householder import chosen
-from specnorm_networks.certified.patterns.l2pool import rooted
 from specnorm_networks.certified.patterns.normalising import normalised
 from specnorm_networks.certified.patterns.sorts import sorted_pieces
 
@@ -24,14 +23,10 @@ def recognised(graph: Graph) -> Graph:
     Nodes in no pattern's place are kept, those as well that no output needs any more.
     """
     nodes: dict[str, Node] = {}
-    written: dict[str, Node] = {}  # with roots as they are written, which normalisations divide by
     for node in graph.nodes:
         one = gated(node, nodes) or chosen(node, nodes)
-        several = sorted_pieces(node, nodes, graph.fresh) or normalised(node, written, graph.fresh)
-        found = [one] if one is not None else several or [node]
-        written.update({each.name: each for each in found})
-        root = rooted(node, nodes) if found == [node] else None
-        nodes.update({each.name: each for each in ([root] if root is not None else found)})
+        several = sorted_pieces(node, nodes, graph.fresh) or normalised(node, nodes, graph.fresh)
+        nodes.update({each.name: each for each in ([one] if one is not None else several or [node])})
     return graph._same([*nodes.values()])
 
 
