@@ -86,7 +86,7 @@ def _resize(**how: str) -> Callable[..., Any]:
             align_corners, more = more[0], more[1:]
         given = more[0] if more and isinstance(more[0], list | tuple) else more or tuple(named.values())
         scales = [float(x) for x in given if x]
-        told = how | ({"coordinate_transformation_mode": "align_corners"} if align_corners else {})
+        told: dict[str, Any] = how | ({"coordinate_transformation_mode": "align_corners"} if align_corners else {})
         axes = [*range(2, len(self.shape))]
         if len(scales) == len(axes) and not align_corners:
             return op.Resize(self, None, op.Constant(value_floats=scales), None, axes=axes, **told)
