@@ -25,6 +25,8 @@ from specnorm_networks import (
 )
 from specnorm_networks.certified import operators
 
+from specnorm.errors import MethodError
+
 QUICK = Multipliers(steps=30)
 
 
