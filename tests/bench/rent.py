@@ -166,7 +166,6 @@ SWITCHES: dict[str, Callable[[ExitStack], None]] = {
     "loose supremum": replaced("search.supremum:Supremum", "_tolerance", lambda self: self._problem.rtol),
     "reduction": setting("search.tuning", "TUNING", smallest_reduced=10**9),
     "closer truncation": setting("search.tuning", "TUNING", covered=1e9),
-    "symbol gram": setting("search.tuning", "TUNING", few=0.0),
     "prefilter": setting("search.tuning", "TUNING", prefilter=10**9),
     "float32": setting("search.tuning", "TUNING", smallest_float32=10**9),
     "narrow rounds": setting("search.tuning", "TUNING", float32_rounds=0),
@@ -178,7 +177,6 @@ SWITCHES: dict[str, Callable[[ExitStack], None]] = {
     "pieces": setting("search.tuning", "TUNING", pieces=2),
     "kept": setting("search.tuning", "TUNING", kept=0),
     "lanczos for matrices": replaced("search.constant", "SMALLEST", 10**9),
-    "triples by lanczos": replaced("search.top_triples", "_LANCZOS_FROM", 10**9),
     "extrapolation": replaced("search.ascent", "contraction", lambda move, *_, **__: np.zeros(len(move))),
     "promising": replaced("search.ascent:Ascent", "_promising", not_promising),
 }  # fmt: skip
