@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from specnorm_networks import Graph, Multipliers, certified_accuracy, within
 from specnorm_networks.certified.shapes import concrete
-from specnorm_networks.execution import moved_up
+from specnorm_networks.checking import moved_up
 from specnorm_networks.model_arrays import ModelArrays
 
 from specnorm.errors import GeometryError, MethodError, ModelFileError, SpecnormError

@@ -20,7 +20,7 @@ from specnorm_networks import (
     forward_step,
     within,
 )
-from specnorm_networks.certified.operators.steep import HINT
+from specnorm_networks.certified.operators.pointwise import HINT
 from specnorm_networks.certified.shapes import concrete
 from specnorm_networks.measuring import heuristic
 from specnorm_networks.model_arrays import ModelArrays, Sizes

@@ -12,7 +12,7 @@ from specnorm_networks import builders
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import Operator, Unknown
 from specnorm_networks.certified.operators.linear import PadMode, normalisation
-from specnorm_networks.certified.operators.piecewise import SINGLE
+from specnorm_networks.certified.operators.pointwise import SINGLE
 from specnorm_networks.certified.operators.sources import NO_LOOPS
 from torch import Tensor
 

@@ -18,7 +18,7 @@ from specnorm_networks import (  # noqa: E402
     Product,
     attack,
     bound,
-    execution,
+    checking,
 )
 from specnorm_networks.checking import check  # noqa: E402
 from specnorm_networks.model import Model, NotExecutedError  # noqa: E402
@@ -245,7 +245,7 @@ def test_an_answer_says_that_nothing_was_tried_against_it(tmp_path: Path, monkey
     graph, _ = read(model(nodes, {"w": weights(2, 1, 3)}, (1, 1, 9)), tmp_path)
     said = "No two inputs could be tried against it."
     assert said not in bound(graph, method=Product()).lines()
-    monkeypatch.setattr(execution, "HELD", 0)
+    monkeypatch.setattr(checking, "HELD", 0)
     found = bound(graph, method=Product())
     assert found.checked.pairs == 0
     assert said in found.lines()

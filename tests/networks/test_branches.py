@@ -15,8 +15,8 @@ from specnorm_networks import Graph, Layer, Measure, Multipliers, Node, Product,
 from specnorm_networks.certified import branches
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import Windows, base
+from specnorm_networks.certified.reading import runs
 from specnorm_networks.certified.segments import constant_of_run
-from specnorm_networks.certified.subnetworks import runs
 
 CASES = 300
 SHAPE = (1, 6, 4, 4)

@@ -13,7 +13,8 @@ from specnorm_networks import Graph, Layer, Multipliers, Node, Product, bound, w
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators.base import Slopes
 from specnorm_networks.certified.patterns import prepared, unsorted
-from specnorm_networks.certified.ranges import Ball, Ranges, ranges
+from specnorm_networks.certified.ranges import Ranges, ranges
+from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.scope import Scope, digest_of
 from specnorm_networks.certified.zonotopes import localised
 

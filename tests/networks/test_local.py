@@ -10,7 +10,8 @@ import pytest
 from networks.local_networks import Chain, convolutional, dense
 from specnorm_networks import Measure, Multipliers, Product, bound, local_radii, margins, near
 from specnorm_networks.certified import operators, zonotopes
-from specnorm_networks.certified.ranges import Ball, ranges
+from specnorm_networks.certified.ranges import ranges
+from specnorm_networks.certified.regions import Ball
 
 from specnorm.errors import InternalError, MethodError
 

@@ -11,7 +11,8 @@ torch = pytest.importorskip("torch", exc_type=ImportError)
 import numpy as np  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from specnorm_networks import Multipliers  # noqa: E402
-from specnorm_networks.certified.ranges import Ball, ranges  # noqa: E402
+from specnorm_networks.certified.ranges import ranges  # noqa: E402
+from specnorm_networks.certified.regions import Ball  # noqa: E402
 from specnorm_torch import certified_accuracy, network_bound, network_graph  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 

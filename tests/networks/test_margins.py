@@ -12,8 +12,7 @@ import pytest
 from assumptions import assumed, interval
 from specnorm_networks.certified import margins
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.linear_bounds import LinearBounds
-from specnorm_networks.certified.linear_reading import Network
+from specnorm_networks.certified.linear_bounds import LinearBounds, Network
 from specnorm_networks.certified.operators import Input, ReLU
 
 from specnorm.certified import host

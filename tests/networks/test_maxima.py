@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from specnorm_networks import Graph, Node
 from specnorm_networks.certified import operators
-from specnorm_networks.certified.linear_reading import Network, written_out
+from specnorm_networks.certified.linear_bounds import Network, written_out
 from specnorm_networks.certified.operators import windows
 
 SHAPE = (1, 2, 5, 6)

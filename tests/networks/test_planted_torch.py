@@ -13,7 +13,7 @@ from networks.compositions.planted_torch import PLANTED  # noqa: E402
 from networks.compositions.planting import Planted, torch_graph  # noqa: E402
 from networks.torch_modules import Function  # noqa: E402
 from specnorm_networks.certified import operators as ops  # noqa: E402
-from specnorm_networks.certified.patterns import parts  # noqa: E402
+from specnorm_networks.certified import patterns  # noqa: E402
 from specnorm_torch.networks import network_graph  # noqa: E402
 
 assert torch_programs.Interpreted is not None  # the module defines mylib::relu
@@ -30,13 +30,13 @@ def test_torch(each: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
 # -- mendings taken back -------------------------------------------------------------------------------------------
 def first_factor(patch: pytest.MonkeyPatch) -> None:
     """The first of many factors is taken for all."""
-    real = parts.factor_of
+    real = patterns.factor_of
 
     def factor_of(node: Any, nodes: Any) -> Any:
         found = real(node, nodes)
         return None if found is None else type(found)(found.values.reshape(-1)[0], found.roundings)
 
-    patch.setattr(parts, "factor_of", factor_of)
+    patch.setattr(patterns, "factor_of", factor_of)
 
 
 def any_namespace(patch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,10 @@ import pytest
 from networks.dense_networks import FUNCTIONS
 from networks.local_networks import VALUES, Chain, convolutional, dense
 from specnorm_networks import Graph, Layer, Node, bound, within
-from specnorm_networks.by_rule import ranges_by_lines
 from specnorm_networks.certified import operators, ranges
 from specnorm_networks.certified.operators.base import LinearMap
-from specnorm_networks.certified.ranges import Ball, Box
-from specnorm_networks.linear import read
+from specnorm_networks.certified.regions import Ball, Box
+from specnorm_networks.linear import ranges_by_lines, read
 
 from specnorm.certified import host
 from specnorm.errors import MethodError

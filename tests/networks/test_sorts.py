@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", exc_type=ImportError)
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from networks.torch_modules import Function  # noqa: E402
 from specnorm_networks import Measure, Multipliers, Product  # noqa: E402
-from specnorm_networks.certified import segments, subnetworks  # noqa: E402
+from specnorm_networks.certified import reading, segments  # noqa: E402
 from specnorm_networks.certified.patterns import recognised  # noqa: E402
 from specnorm_torch import network_bound, network_graph  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
@@ -208,7 +208,7 @@ def test_weights_go_through_sorted_channels(seed: int, kind: str) -> None:
 def test_weights_of_their_own_prove_nothing_of_sorted_channels() -> None:
     """A pair whose channels are weighed apart may be stretched: weights that say so are refused."""
     model = nn.Sequential(nn.Linear(4, 4), Function(SORTS["chunk"]), nn.Linear(4, 2))
-    (run,) = subnetworks.runs(recognised(network_graph(model, (4,))).pruned())
+    (run,) = reading.runs(recognised(network_graph(model, (4,))).pruned())
     even, uneven = np.array([1.0, 2.0, 1.0, 2.0]), np.array([1.0, 2.0, 2.0, 1.0])
     part = run.part(0, 1)
     assert segments.constant_of_part(part, [np.ones(4), even], Measure()) > 0
@@ -219,7 +219,7 @@ def test_weights_of_their_own_prove_nothing_of_sorted_channels() -> None:
 def test_weights_of_groups() -> None:
     """Those of three neighbours are one number."""
     model = nn.Sequential(nn.Linear(4, 6), Function(lambda x: in_groups(x, 3)), nn.Linear(6, 2))
-    (run,) = subnetworks.runs(recognised(network_graph(model, (4,))).pruned())
+    (run,) = reading.runs(recognised(network_graph(model, (4,))).pruned())
     groups = run.links[0].groups
     assert groups is not None
     assert groups.tolist() == [0, 0, 0, 1, 1, 1]

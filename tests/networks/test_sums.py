@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from networks.dense_sums import NETWORKS, Network, from_below, residual, smallest_eigenvalue
-from specnorm_networks import Graph, Measure, Multipliers, Product, Scaled, bound, recursion, stages
-from specnorm_networks.certified import affine_maps, operators, segments, subnetworks
-from specnorm_networks.certified.linear_combinations import keeps_channels
+from specnorm_networks import Graph, Measure, Multipliers, Product, Scaled, bound, descent
+from specnorm_networks.certified import operators, reading, segments
+from specnorm_networks.certified.reading import keeps_channels
 
 MEASURE = Measure(1e-4)
 
@@ -21,7 +21,7 @@ def slack(net: Network, graph: Graph, steps: int = 6) -> list[float]:
     """Smallest eigenvalue of the dense inequality of each part with more than one link, at its own input size."""
     found = []
     number = {name: at for at, name in enumerate(net.names)}
-    for run in subnetworks.runs(graph):
+    for run in reading.runs(graph):
         parts = segments.segments(run)
         weights = Multipliers(steps=steps).weights(run, parts)
         assert weights is not None
@@ -76,8 +76,8 @@ def test_whole_network_is_bounded(kind: str) -> None:
 
 def test_gradient_is_that_of_differences() -> None:
     for kind in ("residual, curved", "concatenated", "downsampled"):
-        (run, *_) = subnetworks.runs(NETWORKS[kind](1)[1])
-        grid = stages.stages(run, segments.segments(run), 4)
+        (run, *_) = reading.runs(NETWORKS[kind](1)[1])
+        grid = descent.stages(run, segments.segments(run), 4)
         numbers = np.random.default_rng(0)
         ends = np.cumsum([link.width for link in run.links[:-1]])
         point, way = numbers.normal(size=(2, ends[-1] + len(ends)))
@@ -86,7 +86,7 @@ def test_gradient_is_that_of_differences() -> None:
             for stage in grid:
                 stage.vectors = None
             *logs, logits = np.split(x, ends)
-            found, _, of_logs, of_logits = recursion.value_and_gradient(grid, logs, logits)
+            found, _, of_logs, of_logits = descent.value_and_gradient(grid, logs, logits)
             return found, np.concatenate([*of_logs, of_logits])
 
         step = 1e-6
@@ -163,8 +163,8 @@ def test_what_may_be_no_sum_is_not_believed(changed: dict[str, Any]) -> None:
     """Of values whose sum may have another shape the triangle inequality is left, of their maximum its own rule."""
     net, graph = residual(0)
     nodes = tuple(replace(n, **changed) if isinstance(n.operator, operators.Add) else n for n in graph.nodes)
-    assert all(len(link.sources) == 1 for run in subnetworks.runs(Graph(nodes, graph.outputs)) for link in run.links)
-    assert any(len(link.sources) > 1 for run in subnetworks.runs(graph) for link in run.links)
+    assert all(len(link.sources) == 1 for run in reading.runs(Graph(nodes, graph.outputs)) for link in run.links)
+    assert any(len(link.sources) > 1 for run in reading.runs(graph) for link in run.links)
     assert net.names
 
 
@@ -207,9 +207,9 @@ def without_signs(original: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("kind", "place", "name", "mutation"),
     [
-        ("linear", affine_maps.Term, "dense", a_place_moved),
-        ("downsampled", affine_maps, "phased", a_tap_too_early),
-        ("bottleneck", affine_maps.Term, "dense", without_signs),
+        ("linear", reading.Term, "dense", a_place_moved),
+        ("downsampled", reading, "phased", a_tap_too_early),
+        ("bottleneck", reading.Term, "dense", without_signs),
     ],
 )
 def test_a_dropped_term_is_noticed(

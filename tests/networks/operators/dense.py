@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from specnorm_networks.certified.linear_reading import transposed
+from specnorm_networks.certified.linear_bounds import transposed
 from specnorm_networks.certified.operators import NoBoundError, Operator, Place
 
 Array = NDArray[Any]
