@@ -1,11 +1,12 @@
 """Search: weights that make a run's constant small. It proposes, and claims nothing; `segments` proves.
 
-Gradient steps (Adam), and Newton steps for matrices, in single precision where that is enough, on coarse grids first. At
-the end the last states are made feasible on a fine grid, and their constants looked at between its points.
+Gradient steps (Adam), and Newton steps for matrices, in single precision where that is enough, on coarse grids first.
+At the end the last states are made feasible on a fine grid, and their constants looked at between its points.
 
-*The gradient* of the constant of a run's weights on a grid of frequencies. At each frequency the values that later links read have a positive definite matrix F, the Schur complement of the
-quadratic form of `segments` where all earlier ones are eliminated. A link with map C from them, multipliers L and
-slopes in [a, b] (c and e as in `segments.middle`) makes of it
+*The gradient* of the constant of a run's weights on a grid of frequencies. At each frequency the values that later
+links read have a positive definite matrix F, the Schur complement of the quadratic form of `segments` where all earlier
+ones are eliminated. A link with map C from them, multipliers L and slopes in [a, b] (c and e as in `segments.middle`)
+makes of it
 
     [[F - C* e^2 L C, -C* c L], [-L c C, L]],
 
@@ -21,7 +22,7 @@ The constant's square is the largest eigenvalue of C F^-1 C* of the last link.
 .. [1] Xu, Sivaranjani, "ECLipsE: Efficient Compositional Lipschitz Constant Estimation for Deep Neural Networks",
    NeurIPS 2024.
 
-*Newton steps* of a barrier method. For matrices, which have one frequency: the quadratic form of each part of a run (`segments`) is
+*Newton steps* of a barrier method, for matrices, which have one frequency: the quadratic form of each part of a run is
 ``P = sum_k s_k x_k u_k u_k'``, with signs s_k, vectors u_k that the matrices give, and unknowns x_k: the multipliers
 and the square of the constant, which weighs the first value. The least constant with all P positive definite is
 LipSDP's program; minimised is
