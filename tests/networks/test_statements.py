@@ -25,8 +25,6 @@ from specnorm_networks import (
 )
 from specnorm_networks.certified import operators
 
-from specnorm.errors import MethodError
-
 QUICK = Multipliers(steps=30)
 
 
