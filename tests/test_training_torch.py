@@ -112,7 +112,7 @@ def test_state_moves_in_training_alone() -> None:
     assert all(torch.equal(x, before[k]) for k, x in layer.state_dict().items())
     layer.train()
     assert not torch.equal(layer.weight, first)
-    assert not torch.equal(layer.parametrizations.weight[0].iterates, before["parametrizations.weight.0.iterates"])
+    assert not torch.equal(layer.parametrizations.weight[0].vectors, before["parametrizations.weight.0.vectors"])
 
 
 def test_zero_layer() -> None:
@@ -438,10 +438,26 @@ def test_a_weight_is_renewed_from_a_fresh_start() -> None:
     layer = specnorm_torch.spectral_norm(torch.nn.Conv2d(2, 2, 1, bias=False))
     with torch.no_grad():
         layer.parametrizations.weight.original.copy_(kernel)
-        layer.parametrizations.weight[0].vectors.copy_(torch.tensor([[[1.0, 0], [0, 0], [1, 0]]]))
+        layer.parametrizations.weight[0].vectors.copy_(torch.tensor([[[1.0, 0], [0, 0], [1, 0], [1, 0]]]))
     norms = [float(torch.linalg.matrix_norm(layer.weight.detach()[..., 0, 0], 2)) for _ in range(16)]
     assert norms[:15] == pytest.approx([3.0] * 15)
     assert norms[15] == pytest.approx(1.0)
     twin = specnorm_torch.spectral_norm(torch.nn.Conv2d(2, 2, 1, bias=False))
     twin.load_state_dict(layer.state_dict())
     assert twin.parametrizations.weight[0].steps == 16
+
+
+def test_torchs_own_state_loads() -> None:
+    """Weights are taken, vectors begin anew, and it says so."""
+    torch.manual_seed(0)
+    theirs = torch.nn.Sequential(torch.nn.utils.parametrizations.spectral_norm(torch.nn.Conv2d(3, 4, 3)))
+    ours = torch.nn.Sequential(specnorm_torch.spectral_norm(torch.nn.Conv2d(3, 4, 3)))
+    with pytest.warns(UserWarning, match="begin anew"):
+        ours.load_state_dict(theirs.state_dict())
+    assert torch.equal(ours[0].parametrizations.weight.original, theirs[0].parametrizations.weight.original)
+    ours.train()
+    weight = ours[0].weight.detach()
+    assert float(specnorm.tn_bound(weight, certified=False)) == pytest.approx(1.0, rel=1e-3)
+    again = torch.nn.Sequential(specnorm_torch.spectral_norm(torch.nn.Conv2d(3, 4, 3)))
+    again.load_state_dict(ours.state_dict())
+    assert torch.equal(again[0].parametrizations.weight[0].vectors, ours[0].parametrizations.weight[0].vectors)
