@@ -338,7 +338,7 @@ class GramRescaling(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Divide each channel by its number."""
-        return specnorm.gram_rescaling(weight, self.n_iter, **self.geometry)
+        return specnorm.gram_rescaling(weight, n_iter=self.n_iter, **self.geometry)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Assigning to the parametrised kernel sets what is rescaled."""

@@ -116,18 +116,6 @@ def test_it_is_refused_before_anything_is_measured(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_reports_and_pictures_are_replaced(tmp_path: Path) -> None:
-    """Of every format, and an empty file; the names of layers in a report make no index of it."""
-    arrays = {"weight_map": np.eye(2, dtype=np.float32), "\x1b\0.weight": np.eye(2, dtype=np.float32)}
-    model, path = files.save_safetensors(tmp_path / "model.safetensors", arrays), tmp_path / "x.svg"
-    path.touch()
-    for kind in ("json", "table", "markdown", "csv", "html", "json"):
-        assert cli.run(["audit", str(model), "--format", kind, "--output", str(path)]) == 0
-    if plots.installed():
-        for name in ("x.svg", "y.png", "y.png"):
-            assert cli.run(["audit", str(model), "--plot", str(tmp_path / name), "--output", str(tmp_path / "r")]) == 0
-
-
 # -- streams -------------------------------------------------------------------------------------------------------
 FULL, CLOSED = "/dev/full", "&-"
 STREAMS = {
@@ -177,16 +165,3 @@ def test_a_stream_that_is_closed_or_full_hides_no_verdict(case: str, tmp_path: P
         assert "cannot be written" in said or "No space left" in said
     if "report" in options:
         assert "a.weight" in (tmp_path / "report").read_text()
-
-
-@LINUX
-@pytest.mark.nightly
-def test_other_commands_on_a_full_stream() -> None:
-    for words in (["backends"], ["completion", "bash"], ["--version"]):
-        with Path(FULL).open("w") as full:
-            done = subprocess.run(
-                [sys.executable, "-m", "specnorm", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
-            )
-        assert done.returncode == 2
-        assert "No space left on device" in done.stderr
-        assert "Traceback" not in done.stderr
