@@ -49,7 +49,9 @@ def test_a_small_layer_is_stated_at_its_size(layer: Layer) -> None:
     stated = certificate_of(kernel, ConvSpec.of(kernel.shape, input_shape=layer.input_shape, **layer.geometry), "k")
     assert stated.claims[0].statement["sizes"] == (list(layer.input_shape) or "every")
     assert reasons(stated, k=kernel) == [""]
-    left = 2.0**-19 * float(np.abs(kernel.astype(np.float64)).sum())  # what rounding left, of taps that meet no input too
+    left = 2.0**-19 * float(
+        np.abs(kernel.astype(np.float64)).sum()
+    )  # what rounding left, of taps that meet no input too
     assert truth.lo <= claimed(stated) <= truth.hi * (1.001 if layer.input_shape else 1.02) + left
 
 

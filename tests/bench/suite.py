@@ -150,6 +150,8 @@ SECTIONS = {
         {
             "f4_bound": of(specnorm.f4_bound),
             **TN,
+            "completion_bound 1e-2": of(specnorm.completion_bound),
+            "completion_bound 1e-3": of(specnorm.completion_bound, rtol=1e-3),
             "conv_norm, n=32": of(specnorm.conv_norm, input_shape=32),
             "gram_bound, n=32": of(specnorm.gram_bound, input_shape=32, **CIRCULAR),
             "power_norm, n=32": of(specnorm.power_norm, input_shape=32, **CIRCULAR),
@@ -348,7 +350,7 @@ def training(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
 
         plain = (library.name, "plain step")
         runs: dict[tuple[str, str], Run] = {plain: step}
-        for method in (specnorm.TensorNorm(), specnorm.FantasticFour()):
+        for method in (specnorm.TensorNorm(), specnorm.FantasticFour(), specnorm.Completion()):
             penalty = SpectralPenalty(model, method).to(library.device)
             runs[library.name, f"with the penalty, {method.name}"] = functools.partial(step, penalty)
         yield from timed(runs, plain, said, quick)
