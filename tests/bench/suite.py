@@ -102,7 +102,6 @@ DIGITS = {f"enclose {rtol:.0e}": enclosed(rtol) for rtol in (1e-1, 1e-2, 1e-3, 1
 BOTH = ("float32", "float64")
 AT_32 = {"input_shape": 32, **CIRCULAR}
 SECTIONS = {
-<<<<<<< HEAD
     "tensor norm": Section("hopm_einsum", 3e-7, TN, [
         *RESNET18, *REAL, *squares(64, 256, family="flat"), *squares(64, 256, 512, family="decaying")
     ]),
@@ -117,59 +116,10 @@ SECTIONS = {
     "power": Section("power_at_size", 8e-9, {"power_norm": POWER}, MIDDLE, (32, 64, 112)),
     "tolerance": Section("hopm_einsum", 3e-7, DIGITS, [*squares(64), *squares(64, family="flat")], dtypes=BOTH),
     "libraries": Section("hopm_einsum", 3e-7, {
-        "f4_bound": of(specnorm.f4_bound), **TN, "conv_norm, n=32": of(specnorm.conv_norm, input_shape=32),
+        "f4_bound": of(specnorm.f4_bound), **TN, "completion_bound 1e-2": of(specnorm.completion_bound),
+        "completion_bound 1e-3": of(specnorm.completion_bound, rtol=1e-3), "conv_norm, n=32": of(specnorm.conv_norm, input_shape=32),
         "gram_bound, n=32": of(specnorm.gram_bound, **AT_32), "power_norm, n=32": of(specnorm.power_norm, **AT_32),
     }, squares(64), libraries=EVERY, dtypes=BOTH),
-=======
-    "tensor norm": Section(
-        "hopm_einsum", TN,
-        [*RESNET18, *REAL, *squares(64, 256, family="flat"), *squares(64, 256, 512, family="decaying")],
-    ),
-    "uniform grid": Section(
-        "uniform_grid", {"grid_bound": of(specnorm.grid_bound)}, [*RESNET18[:5], *REAL]
-    ),
-    "unfoldings": Section(
-        "unfolding_power", {"f4_bound": of(specnorm.f4_bound)},
-        [*LARGE, *squares(16, 32, 64, 128, 256, 512, family="flat")],
-    ),
-    "circular": Section(
-        "rfft_svd", {"conv_norm": of(specnorm.conv_norm), "enclose 1e-3": enclosed(1e-3)},
-        [*LARGE, *squares(16, 32, 64, family="flat")], (32, 64, 112, 224, 1024),
-    ),
-    "gram": Section(
-        "gram_rfft", {"gram_bound, 5 steps": of(specnorm.gram_bound, n_iter=5, **CIRCULAR)},
-        MIDDLE, (32, 64, 112),
-    ),
-    "gram, zeros": Section(
-        "gram_conv", {"gram_bound, 3 steps": of(specnorm.gram_bound, n_iter=3)}, SMALL
-    ),
-    "power": Section(
-        "power_at_size", {"power_norm": POWER, "power_norm, as near": as_near},
-        MIDDLE, (32, 64, 112),
-    ),
-    "PROPACK": Section("propack", {"power_norm": POWER}, MIDDLE, (32, 64)),
-    "rescaling": Section("aol", {"gram_rescaling": rescaled}, SMALL),
-    "rescaling, backward": Section(
-        "aol_backward", {"gram_rescaling": rescaled_backward}, SMALL
-    ),
-    "tolerance": Section(
-        "hopm_einsum", {f"enclose {rtol:.0e}": enclosed(rtol) for rtol in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)},
-        [*squares(64), *squares(64, family="flat")], dtypes=("float32", "float64"),
-    ),
-    "libraries": Section(
-        "hopm_einsum",
-        {
-            "f4_bound": of(specnorm.f4_bound),
-            **TN,
-            "completion_bound 1e-2": of(specnorm.completion_bound),
-            "completion_bound 1e-3": of(specnorm.completion_bound, rtol=1e-3),
-            "conv_norm, n=32": of(specnorm.conv_norm, input_shape=32),
-            "gram_bound, n=32": of(specnorm.gram_bound, input_shape=32, **CIRCULAR),
-            "power_norm, n=32": of(specnorm.power_norm, input_shape=32, **CIRCULAR),
-        },
-        squares(64), libraries=EVERY, dtypes=("float32", "float64"),
-    ),
->>>>>>> complete
 }  # fmt: skip
 
 
@@ -277,60 +227,4 @@ def networks(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
             else:
                 arrays = [(library.asarray(np.array(kernel)), geometry) for kernel, geometry in layers]
                 runs[library.name, "enclose 1e-3"] = functools.partial(widest, arrays)
-<<<<<<< HEAD
         yield from timed(runs, product, here, quick)
-=======
-        yield from timed(runs, PRODUCT, here, quick)
-
-
-def bounds(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
-    """The constant of a network."""
-    from specnorm_networks import Method, Multipliers, Product, bound
-
-    from bench.networks_models import NETWORKS
-
-    del libraries
-    every: dict[str, dict[str, Method]] = {"three": {"product": Product(), "multipliers": Multipliers(steps=20)}}
-    if quick:
-        del every["three"]["multipliers"]
-    else:
-        every["resnet20"] = {"product": Product()}
-    for name, methods in every.items():
-        graph = NETWORKS[name].made()[1]
-        runs: dict[tuple[str, str], Run] = {PRODUCT: product()}
-        for title, method in methods.items():
-            runs["numpy", title] = functools.partial(lambda g, m: bound(g, method=m).upper, graph, method)
-        here = {**said, "name": name, "shape": list(NETWORKS[name].shape), "yardstick": PRODUCT[1]}
-        yield from timed(runs, PRODUCT, here, quick)
-
-
-def training(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
-    """A training step of a ResNet-20 without, and with, a penalty that follows every layer's norm."""
-    from specnorm_torch import SpectralPenalty
-
-    from bench.networks_models import ResNet20
-
-    batch = 4 if quick else 128
-    said |= {"name": "ResNet-20", "shape": [batch, 3, 32, 32], "yardstick": "plain step"}
-    for library in (LIBRARIES[name] for name in libraries if name.startswith("torch") and not LIBRARIES[name].missing):
-        torch.manual_seed(0)
-        model = ResNet20().to(library.device)
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-        x = torch.randn(batch, 3, 32, 32, device=library.device)
-        y = torch.randint(10, (batch,), device=library.device)
-
-        def step(penalty: Any = None, run: Any = model, optimizer: Any = optimizer, x: Any = x, y: Any = y) -> float:
-            optimizer.zero_grad()
-            loss = torch.nn.functional.cross_entropy(run(x), y)
-            loss = loss if penalty is None else loss + 1e-3 * penalty()
-            loss.backward()
-            optimizer.step()
-            return float(loss.detach())
-
-        plain = (library.name, "plain step")
-        runs: dict[tuple[str, str], Run] = {plain: step}
-        for method in (specnorm.TensorNorm(), specnorm.FantasticFour(), specnorm.Completion()):
-            penalty = SpectralPenalty(model, method).to(library.device)
-            runs[library.name, f"with the penalty, {method.name}"] = functools.partial(step, penalty)
-        yield from timed(runs, plain, said, quick)
->>>>>>> complete
