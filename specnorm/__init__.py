@@ -56,7 +56,7 @@ from specnorm.result import Enclosure, Kind, Result
 from specnorm.training import init_tracking, track, track_many
 
 if TYPE_CHECKING:
-    from specnorm_audit import audit
+    from specnorm_audit import Report, Row, audit
 
     from specnorm.completing import Completed, complete, completion_bound
     from specnorm.probable import operator_norm
@@ -90,8 +90,10 @@ __all__ = [
     "NoBackend",
     "Power",
     "PowerTopK",
+    "Report",
     "Reshaped",
     "Result",
+    "Row",
     "SecondDerivativeError",
     "SpecnormError",
     "TensorNorm",
@@ -146,7 +148,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("specnorm-bounds")
-    if name == "audit":
+    if name in ("audit", "Report", "Row"):
         from specnorm.registry import function
 
         return function(name)

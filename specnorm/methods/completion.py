@@ -115,7 +115,7 @@ class Completion(Stepped):
 
         def mended(state: tuple[Array, ...]) -> tuple[Array, ...]:
             h, lags, age = state
-            h = search.mend(scaled, h, sweeps, ops=ops)
+            h = search.mend(scaled, h, own.values, arrays.in_wide_dtype(lags, ops=ops), sweeps, ops=ops)
             return h, lags, xp.zeros_like(age) - 1
 
         def renewed(state: tuple[Array, ...]) -> tuple[Array, ...]:

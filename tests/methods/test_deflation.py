@@ -240,20 +240,6 @@ def test_what_is_left_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(deflation.rest_below(*x, ops=execution()) for x in given)
 
 
-def test_what_has_failed_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor at a lower bound; a higher one is another question."""
-    (case,) = cases(1)
-    circulant, tried = case.deflated_circulant(), list[float]()
-
-    def fails(_self: Any, _found: Any, bound: float) -> None:
-        tried.append(bound)
-
-    monkeypatch.setattr(DeflatedCirculant, "_proven", fails)
-    for norm in (1.0, 1.0, 0.99, 1.01):
-        circulant.upper(norm * case.norm, 0.0, first=True)
-    assert tried == [case.norm, 1.01 * case.norm]
-
-
 def test_few_waves_of_a_frequency_are_found_without_all_others() -> None:
     """Eigenvectors by a filter: those above the cut, as by an eigenvalue routine."""
     ops, random = execution(), np.random.RandomState(0)

@@ -153,9 +153,6 @@ def grouped() -> LayerGram:
     return LayerGram(Convolution(np.ones((1, 2, 1, 3)), spec, ops=OPS), plan, ops=OPS)  # type: ignore[arg-type]
 
 
-ONE_LINE = ConvSpec.of((1, 1, 3), **ZEROS)
-
-
 def some_frequencies(count: int) -> object:
     points = half_grid((20,))
     largest = LargestBound(grid.symbol_norms_up, KERNEL, points, ops=OPS)
