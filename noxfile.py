@@ -66,6 +66,8 @@ OLDEST = ("numpy==2.0.0", "array-api-compat==1.11", "jax==0.6.0", "jaxlib==0.6.0
 ZOO = ("orthogonium>=0.0.4,<0.1", "deel-torchlip>=1.0.5,<2", "timm>=1.0.20,<2")
 ZOO_NEEDS = ("einops", "huggingface_hub", "pillow", "pyyaml", "safetensors")
 """What those import, besides torch and torchvision."""
+KERAS = "keras>=3.5"
+"""Whose layers the front door takes; it computes with any of the libraries here."""
 CONES = "clarabel>=0.10,<0.12"
 """Solves what `tests/lipsdp.py` asks. It brings SciPy, whose LAPACK it calls."""
 EXTRAS = ("cli", "jax", "onnx", "keras", "plot", "cupy")
@@ -133,7 +135,7 @@ def lint(session: nox.Session) -> None:
 def environment(session: nox.Session) -> None:
     """What the sessions of tests share: every framework, installed once."""
     everything = ".[cli,keras,onnx,plot,torch,jax,networks,networks-jax]"
-    prepare(session, "-e", everything, DASK, CONES, SECOND_OPINION, *JAX_LIBRARIES)
+    prepare(session, "-e", everything, DASK, CONES, SECOND_OPINION, KERAS, *JAX_LIBRARIES)
     prepare(session, STRANGER, "mypy>=1.15", "nox", *TEST_TOOLS)
 
 

@@ -79,8 +79,8 @@ def refresh() -> None:
     _root_of_class.clear()
 
 
-def root_for_class(cls: type) -> str:
-    """Root package under which the owner of a class of arrays is registered; loads the plugin."""
+def owner_of(cls: type) -> str | None:
+    """Root package under which the owner of a class of arrays is registered, if one is; loads the plugin."""
     known = _root_of_class.get(cls)
     if known is not None and known in loaded:
         return known
@@ -90,6 +90,14 @@ def root_for_class(cls: type) -> str:
             load(root)
             _root_of_class[cls] = root
             return root
+    return None
+
+
+def root_for_class(cls: type) -> str:
+    """`owner_of`, or an error that says what is missing."""
+    owner = owner_of(cls)
+    if owner is not None:
+        return owner
     roots = {base.__module__.partition(".")[0] for base in cls.__mro__} - {"builtins"}
     if not roots:
         raise NoBackend(f"{describe(cls)} is not an array. {pass_an_array()}")
@@ -104,7 +112,8 @@ def root_for_class(cls: type) -> str:
     raise NoBackend(f"No backend for {describe(cls)}. Installed: {', '.join(sorted(registered())) or 'none'}. {advice}")
 
 
-# Read by PyTorch's compiler: run this function while tracing instead of tracing into it.
+# Read by PyTorch's compiler: run these functions while tracing instead of tracing into them.
+owner_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 root_for_class._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 

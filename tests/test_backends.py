@@ -88,23 +88,10 @@ def test_plugin_of_the_nearest_base_wins(install: Installer) -> None:
     assert backends.backend_for(x).name == "fakelib"
 
 
-def test_nested_attribute(install: Installer) -> None:
-    source = PLUGIN.format(name="fakelib") + "class Here: pass\nHere.backend = BACKEND"
-    install("fakelib-plugin", {"fakelib": "fakelib_plugin:Here.backend"}, fakelib_plugin=source)
-    assert backends.load("fakelib").name == "fakelib"
-
-
 @pytest.mark.parametrize("x", [[1.0, 2.0], (1.0,), 1.0, 3, "kernel", None, {"weight": 1}], ids=repr)
 def test_what_is_no_array(x: object) -> None:
     with pytest.raises(specnorm.NoBackend, match=f"{type(x).__name__} is not an array. Pass an array of .*numpy"):
         specnorm.f4_bound(x)  # type: ignore[type-var]
-
-
-def test_error_is_a_type_error_and_a_backend_error() -> None:
-    assert issubclass(specnorm.NoBackend, specnorm.BackendError)
-    assert issubclass(specnorm.BackendError, TypeError)
-    for error in (specnorm.BrokenBackend, specnorm.BackendConflict, specnorm.BackendVersion, specnorm.MixedBackends):
-        assert issubclass(error, specnorm.BackendError)
 
 
 def test_unknown_library(install: Installer) -> None:
@@ -185,12 +172,6 @@ def test_broken_plugin(install: Installer, source: str, message: str) -> None:
         assert caught.value.__cause__ is not None
 
 
-def test_plugin_module_is_missing(install: Installer) -> None:
-    install("some-plugin", {"fakelib": "module_that_went:BACKEND"})
-    with pytest.raises(specnorm.BrokenBackend, match=r"No module named 'module_that_went'\. Reinstall it"):
-        specnorm.f4_bound(array_of("fakelib"))
-
-
 @pytest.mark.parametrize(("version", "who"), [(3, "specnorm-bounds"), (1, "the plugin")])
 def test_plugin_for_another_version(install: Installer, version: int, who: str) -> None:
     source = PLUGIN.format(name="fakelib") + f"Fake.api_version = {version}"
@@ -210,20 +191,6 @@ def test_two_distributions_claim_a_library(install: Installer) -> None:
     assert "second-plugin 1.5 (second_plugin:BACKEND)" in message
     assert "Uninstall one" in message
     assert specnorm.f4_bound(np.ones((2, 2))) > 0, "other libraries must not suffer"
-
-
-def test_one_distribution_seen_twice_is_no_conflict(install: Installer) -> None:
-    """An editable install beside a copy; and a line written twice."""
-    line = "fakelib = fakelib_plugin:BACKEND\n"
-    install("some-plugin", line + line, copies=2, fakelib_plugin=PLUGIN.format(name="fakelib"))
-    assert backends.backend_for(array_of("fakelib")).name == "fakelib"
-
-
-def test_refresh_sees_what_was_installed_since(install: Installer) -> None:
-    with pytest.raises(specnorm.NoBackend):
-        backends.backend_for(array_of("fakelib"))
-    install("some-plugin", {"fakelib": "fakelib_plugin:BACKEND"}, fakelib_plugin=PLUGIN.format(name="fakelib"))
-    assert backends.backend_for(array_of("fakelib")).name == "fakelib"
 
 
 def test_only_the_plugin_asked_for_is_imported(install: Installer) -> None:
@@ -253,10 +220,6 @@ def test_listing_shows_the_broken_without_hiding_the_others(install: Installer) 
 
 
 # -- which objects are arrays ------------------------------------------------------------------------------------
-def test_every_installed_library_is_found(xp: Lib) -> None:
-    x = xp.asarray(np.ones((2, 2, 3)))
-    assert backends.backend_for(x) is xp.backend
-    assert backends.common_backend([x, x]) is xp.backend
 
 
 def test_mixed_libraries_are_refused(xp: Lib) -> None:
@@ -306,8 +269,8 @@ def test_torch_objects() -> None:
         nested = torch.nested.nested_tensor([dense, dense])
     with pytest.raises(specnorm.NoBackend, match="tensor is nested"):
         specnorm.enclose(nested)
-    with pytest.raises(specnorm.NoBackend, match=r"Conv2d is not an array|No backend for torch"):
-        specnorm.f4_bound(torch.nn.Conv2d(1, 1, 1))
+    with pytest.raises(specnorm.NoBackend, match=r"Conv2d is not an array.*pass that, with the layer's geometry"):
+        specnorm.matrix_norm(torch.nn.Conv2d(1, 1, 1))
     with pytest.raises(specnorm.NoBackend, match="dtype is not an array"):
         specnorm.f4_bound(torch.float32)
     parameter = torch.nn.Parameter(dense)
@@ -319,14 +282,6 @@ def test_torch_objects() -> None:
         pass
 
     assert float(specnorm.f4_bound(dense.as_subclass(Mine))) == float(specnorm.f4_bound(dense))
-
-
-@pytest.mark.filterwarnings("ignore:.*[Qq]uantiz.*")
-def test_torch_quantised() -> None:
-    torch: Any = pytest.importorskip("torch")
-    quantised = torch.quantize_per_tensor(torch.ones(2, 2, 3), 0.1, 0, torch.qint8)
-    with pytest.raises(specnorm.NoBackend, match=r"quantised; call \.dequantize"):
-        specnorm.f4_bound(quantised)
 
 
 def test_jax_objects() -> None:

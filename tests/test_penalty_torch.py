@@ -14,7 +14,7 @@ import specnorm
 torch: Any = pytest.importorskip("torch")
 import specnorm_torch  # noqa: E402 - after the skip where torch is missing
 from specnorm_torch.arrays import TorchArrays  # noqa: E402
-from torch_training import LAYERS, constrained, network, train  # noqa: E402
+from torch_training import LAYERS, constrained, network  # noqa: E402
 
 COMPILERS = [
     "aot_eager",
@@ -150,23 +150,6 @@ def test_compiled_training_step(compiler: str) -> None:
         torch.testing.assert_close(compiled[k], eager[k], rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("compiler", COMPILERS)
-def test_compiled_step(compiler: str) -> None:
-    """`specnorm.track` itself, and its gradient, as without compilation."""
-    kernel, method = torch.randn(4, 3, 3, 2, dtype=torch.float64), specnorm.TensorNorm(certified=False)
-    state = specnorm.init_tracking(kernel, method)
-    moved = kernel + 0.1 * torch.randn_like(kernel)
-    compiled = torch.compile(lambda k, s: specnorm.track(k, method, s), fullgraph=True, backend=compiler)
-    found = []
-    for call in (compiled, lambda k, s: specnorm.track(k, method, s)):
-        x = moved.clone().requires_grad_()
-        value, after = call(x, state)
-        value.backward()
-        found.append((value.detach(), x.grad, after["iterates"]))
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other)
-
-
 def test_func() -> None:
     """functional_call with grad, and an ensemble under vmap, with a state each."""
     layer = specnorm_torch.spectral_norm(torch.nn.Conv2d(2, 3, 3)).eval()
@@ -195,40 +178,3 @@ def test_func() -> None:
     )
     gradient = torch.func.vmap(torch.func.grad(lambda k, s: specnorm.track(k, method, s)[0]))(moved, stacked)
     torch.testing.assert_close((gradient * moved).sum((1, 2, 3, 4)), values)
-
-
-def test_step_operator_is_well_formed() -> None:
-    kernel, method = torch.randn(4, 3, 3, 2), specnorm.TensorNorm(certified=False)
-    state = list(specnorm.init_tracking(kernel, method).values())
-    key = specnorm.runtime.table.program_for(method, (4, 3, 3, 2), "torch.float32", ()).key
-    utilities = ("test_schema", "test_faketensor", "test_aot_dispatch_static")
-    results = torch.library.opcheck(torch.ops.specnorm.step.default, (kernel, state, key, 1), test_utils=utilities)
-    assert set(results.values()) == {"SUCCESS"}
-
-
-def test_penalty_lowers_norms() -> None:
-    free, held = network(), network()
-    held.load_state_dict(free.state_dict())
-    penalty = specnorm_torch.SpectralPenalty(held, batch_norms=None)
-    train(free, 80)
-    train(held, 80, penalty)
-    assert penalty.kind == "estimate"
-    assert specnorm_torch.SpectralPenalty(held, specnorm.Gram(n_iter=1)).kind == "upper"
-    after = specnorm_torch.SpectralPenalty(free, batch_norms=None).norms()
-    assert sum(penalty.norms().values()) < 0.95 * sum(after.values())
-
-
-def test_normalisations_are_merged() -> None:
-    model = network()
-    model[1].running_var.fill_(0.25)
-    model[1].weight.data.fill_(3.0)
-    alone = specnorm_torch.SpectralPenalty(model, batch_norms=None).norms()
-    together = specnorm_torch.SpectralPenalty(model).norms()
-    assert together["0"] == pytest.approx(alone["0"] * 3 / (0.25 + 1e-5) ** 0.5, rel=1e-5)
-    assert {k: v for k, v in together.items() if k != "0"} == {k: v for k, v in alone.items() if k != "0"}
-    pairs = specnorm_torch.SpectralPenalty(model, batch_norms={"0": "1"}).norms()
-    assert pairs == together
-    chosen = specnorm_torch.SpectralPenalty(model, select=lambda name, _: name == "8")
-    assert chosen.names == ("8",)
-    with pytest.raises(specnorm.MethodError, match="nothing"):
-        specnorm_torch.SpectralPenalty(model, batch_norms={"nothing": "1"})

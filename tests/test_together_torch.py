@@ -58,25 +58,6 @@ def test_weights_and_gradients_are_those_of_layers_alone() -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
-def test_one_call_a_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    net, calls = model(), []
-    plain = specnorm_torch.SpectralNorm.stepped
-
-    def counted(self: Any, kernels: Any, *rest: Any, **options: Any) -> Any:
-        calls.append(tuple(kernels.shape))
-        return plain(self, kernels, *rest, **options)
-
-    monkeypatch.setattr(specnorm_torch.SpectralNorm, "stepped", counted)
-    before = {name: x.clone() for name, x in net.state_dict().items()}
-    with specnorm_torch.step_together(net):
-        net(torch.ones(1, 4, 4, 4, dtype=torch.float64))
-        net(torch.ones(1, 4, 4, 4, dtype=torch.float64))
-    assert sorted(calls) == [(1, 4, 4, 1, 1), (1, 4, 4, 3, 3), (2, 64, 64), (3, 4, 4, 3, 3)]
-    moved = {name.partition(".")[0] for name, x in net.state_dict().items() if not torch.equal(x, before[name])}
-    assert moved == {"0", "1", "2", "3", "7", "8"}  # neither what stands still nor what has no state
-    assert all(layer.parametrizations.weight[0].known is None for layer in net if hasattr(layer, "parametrizations"))
-
-
 def test_a_weight_that_changes_inside_is_not_scaled_by_what_was_known() -> None:
     net = model()
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 from specnorm_networks.model_arrays import Stated
 
 from specnorm.errors import GeometryError
-from specnorm.problem.padding import PaddingMode
+from specnorm.problem.padding import PaddingMode, same_upper
 from specnorm.problem.spec import ConvSpec, Layout
 
 SIZED = ("same_upper", "same_lower")
@@ -121,9 +121,7 @@ def _pairs(amount: Any, spec: ConvSpec, size: int | Sequence[int] | None) -> Any
     sizes = [size] * spec.ndim if size is None or isinstance(size, int) else list(size)
     pairs = []
     for n, k, s, r in zip(sizes, spec.kernel_shape, spec.stride, spec.dilation, strict=False):
-        reach = r * (k - 1) + 1
         # Outputs are the input's size over the stride, rounded up. Transposed: times the stride, whatever the size.
-        total = reach - s if n is None or spec.transposed else (-(-n // s) - 1) * s + reach - n
-        half = max(total, 0) // 2
-        pairs.append((half, max(total, 0) - half) if amount == "same_upper" else (max(total, 0) - half, half))
+        before, after = same_upper(None if spec.transposed else n, k, s, r)
+        pairs.append((before, after) if amount == "same_upper" else (after, before))
     return pairs

@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from specnorm_audit import network
 from specnorm_audit.readers import open_model
 from specnorm_networks.certified.graph import Graph
-from specnorm_networks.model_arrays import ModelArrays, Sizes, Tensor
+from specnorm_networks.model_arrays import Sizes, Tensor
 from specnorm_networks.onnx import read
 
 from auditing import files
@@ -83,8 +83,3 @@ def graph_of(path: Path, sizes: Sizes = None) -> Graph:
     """A file's graph, read in this process."""
     with path.open("rb") as file:
         return read(file, str(path), 2**30).graph(sizes)
-
-
-def names_of_nodes(model: ModelArrays) -> list[str]:
-    """What a process that reads a file is asked for."""
-    return [node.name for node in model.graph(None).nodes]

@@ -85,20 +85,6 @@ def test_weight_normalisation_is_refused_not_measured(length: str, direction: st
     assert (len(found.skipped), found.unmeasured) == (1, [])
 
 
-@pytest.mark.parametrize("name", ["a.weight_orig", "a.parametrizations.weight.original"])
-def test_raw_parameters_say_so(name: str) -> None:
-    (layer,) = select([_tensor(name, (4, 3, 3))]).layers
-    assert layer.refusal is None
-    assert "as stored" in layer.assumed[0]
-
-
-def test_a_weight_beside_its_original_is_the_row() -> None:
-    """torch's old spectral norm keeps both."""
-    found = select([_tensor("a.weight_orig", (4, 3, 3)), _tensor("a.weight", (4, 3, 3))])
-    assert _names(found.layers) == ["a.weight"]
-    assert (len(found.skipped), found.unmeasured) == (1, [])
-
-
 def test_what_the_file_says_comes_first() -> None:
     said = [
         replace(_tensor("a.bias", (4, 3, 3, 3)), kind="conv", assumed=("x",)),
@@ -119,13 +105,3 @@ def test_what_the_file_says_comes_first() -> None:
     assert layers[0].assumed == ("x",)
     assert len(found.skipped) == 2
     assert [(layer.tensor.name, layer.refusal) for layer in found.unmeasured] == [("d.bias", "lost")]
-
-
-def test_patterns_keep_order_and_case() -> None:
-    tensors = [_tensor(name, (2, 2)) for name in ("b.w", "a.w", "B.w", "c.x")]
-    assert _names(select(tensors, ["a.*", "b.*"]).layers) == ["b.w", "a.w"]
-    found = select(tensors, ["*.w", "a*", "z*"])
-    assert _names(found.layers) == ["b.w", "a.w", "B.w"]
-    assert (found.matched, len(found.skipped)) == ({"*.w": 3, "a*": 1, "z*": 0}, 1)
-    assert found.names == ["b.w", "a.w", "B.w", "c.x"]
-    assert select(tensors, ["z*"]).layers == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,6 @@ import pytest
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from onnx import helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
-from specnorm_networks.onnx import computing  # noqa: E402
-from specnorm_networks.onnx.evaluator import evaluate  # noqa: E402
 
 import specnorm  # noqa: E402
 from auditing.onnx_models import (  # noqa: E402
@@ -175,13 +172,6 @@ def small(nodes: list[Any], arrays: Arrays, shape: Any = (1, 4), **options: Any)
     return model([*nodes, node("Reshape", "x", "n")], {"x1": weights(300, 300), **arrays}, list(shape), **options)
 
 
-def test_scales_that_are_computed_are_no_sizes(tmp_path: Path) -> None:
-    nodes = [node("Exp", "s", out="e"), helper.make_node("Resize", ["x", "", "e"], ["y"], mode="nearest")]
-    proto = model(nodes, {"s": np.array([0, 0, 0.7, 0.7], np.float32)}, [1, 1, 4, 4])
-    graph = graph_of(saved(proto, tmp_path / "m.onnx"))
-    assert "computed with rounding" in graph.by_name["y"].operator.reason  # type: ignore[attr-defined]
-
-
 REFUSED: dict[str, tuple[list[Any], str]] = {
     "chance": ([helper.make_node("RandomNormalLike", ["w"], ["k"])], ""),
     "no rule": ([node("Cumsum", "w", out="k")], "Cumsum has no rule"),
@@ -206,31 +196,3 @@ def test_what_is_not_computed(case: str, tmp_path: Path) -> None:
     graph = graph_of(path)
     assert graph.by_name["y"].rule == "unknown"
     assert [each.name for each in listed(path) if each.refusal is not None] == ["node y"]
-
-
-def test_no_more_is_computed_than_may_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = saved(written("iterations")[0], tmp_path / "m.onnx")
-    assert graph_of(path).by_name["y"].rule == "layer"
-    stored = 260 * 260 * 4
-    assert any(row.kind == "linear" for row in listed(path, 20 * stored))
-    assert not any(row.kind == "linear" for row in listed(path, 10 * stored))
-    monkeypatch.setattr(computing, "WORK", 260**3)
-    assert graph_of(path).by_name["y"].rule == "unknown"
-
-
-def test_nothing_is_computed_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, count = saved(written("iterations")[0], tmp_path / "m.onnx"), [0]
-    original: Callable[..., Any] = evaluate
-
-    def counted(*given: Any) -> Any:
-        count[0] += 1
-        return original(*given)
-
-    monkeypatch.setattr(computing, "evaluate", counted)
-    graph = graph_of(path)
-    assert count[0] == 0
-    layer = graph.by_name["y"].operator.layer  # type: ignore[attr-defined]
-    first = layer.load()
-    assert count[0] == 15
-    assert layer.load() is first
-    assert count[0] == 15

@@ -122,17 +122,6 @@ def test_the_table_rounds_outwards_and_sorts_by_the_numbers_themselves() -> None
     assert values[-7:] == [""] * 7
 
 
-@drawn
-def test_the_plot_is_a_picture_in_the_page() -> None:
-    """What `draw` makes, as data, with a description for those who do not see it."""
-    report = _report(methods=("tn", "f4", "reshaped"))
-    ((attributes, _),) = _page(report).all("img")
-    kind, _, data = (attributes["src"] or "").partition(",")
-    assert kind == "data:image/svg+xml;base64"
-    assert base64.b64decode(data) == plots.draw([report], "svg")
-    assert "5 layers" in (attributes["alt"] or "")
-
-
 # -- what stands in it -----------------------------------------------------------------------------------------------
 def test_hostile_names_stay_names() -> None:
     arrays = {name: np.eye(3)[:, :, None] * [1, 2] * (i + 1) for i, name in enumerate(HOSTILE)}

@@ -107,28 +107,3 @@ def test_a_cache_of_links_is_read(tmp_path: Path) -> None:
         (blobs / name).rename(blobs / f"blob{number}")
         (names / name).symlink_to(blobs / f"blob{number}")
     assert [row.status for row in audit(names, methods=()).layers] == ["ok"] * 3
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_shard_that_is_a_pipe_does_not_block(tmp_path: Path) -> None:
-    path = _split(tmp_path)
-    (tmp_path / SHARDS[0]).unlink()
-    os.mkfifo(tmp_path / SHARDS[0])
-    assert "not a regular file" in _refused(path)
-
-
-@pytest.mark.parametrize(
-    "text", ["{}", "{", '{"weight_map": {}}', '{"weight_map": {"a": 1}}', '{"weight_map": ["a"]}', '{"a":' * 99_999]
-)
-def test_other_text_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / INDEX).write_text(text)
-    assert "no index of sharded safetensors" in _refused(tmp_path / INDEX)
-
-
-def test_folders_without_one_index(tmp_path: Path) -> None:
-    assert "without safetensors" in _refused(tmp_path)
-    alone = files.save_safetensors(tmp_path / "model.safetensors", files.kernels())
-    assert len(audit(tmp_path).layers) == len(audit(alone).layers)
-    for name in ("a", "b"):
-        (tmp_path / f"{name}.safetensors.index.json").write_text("{}")
-    assert "a.safetensors.index.json, b.safetensors.index.json. Name one" in _refused(tmp_path)

@@ -11,11 +11,9 @@ from oracle import dense_norm
 
 import specnorm
 from specnorm import TensorNorm
-from specnorm.certified.matrices import unfolding
-from specnorm.methods import certify
-from specnorm.methods.matrix_norm import MatrixNorm
+from specnorm.methods.matrix_stacks import MatrixNorm
 from specnorm.numerics.lanczos import Lanczos
-from specnorm.search import enclosing, supremum
+from specnorm.search import supremum
 from specnorm.tensor import proving
 
 
@@ -68,21 +66,6 @@ def test_one_tap_of_a_layer() -> None:
     assert float(specnorm.enclose(padded).upper) == pytest.approx(groups[0], rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["square", "wide", "orthogonal"])
-def test_no_torus_is_searched(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(enclosing, "Search")
-    assert specnorm.enclose(MATRICES[name]).cells == 1
-
-
-@pytest.mark.parametrize("name", ["square", "wide", "orthogonal", "two nearly equal"])
-def test_verdicts_need_no_search_either(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    truth = float(np.linalg.norm(MATRICES[name], 2))
-    monkeypatch.delattr(certify, "Search")
-    for factor in (1 + 1e-2, 1 + 1e-7):
-        assert specnorm.certify(MATRICES[name], truth * factor)
-        assert not specnorm.certify(MATRICES[name], truth / factor)
-
-
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", [name for name in MATRICES if name not in ("large", "small")])
 def test_tn_is_the_norm_and_needs_no_search(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,25 +80,6 @@ def test_tn_is_the_norm_and_needs_no_search(name: str, dtype: str, monkeypatch: 
     assert float(result.value) <= truth * (1 + (3e-6 if dtype == "float32" else 1e-10))
     estimate = specnorm.measure(matrix, TensorNorm(certified=False))
     assert float(estimate.value) == pytest.approx(truth, rel=1e-5)
-
-
-def test_tn_of_groups_is_the_largest_and_its_gradient_is_that_groups() -> None:
-    kernel = RNG.standard_normal((12, 4, 1, 1))
-    norms = [float(np.linalg.norm(kernel[j : j + 4, :, 0, 0], 2)) for j in (0, 4, 8)]
-    value, gradient = specnorm.value_and_grad(kernel, TensorNorm(), groups=3)
-    assert float(value) == pytest.approx(max(norms), rel=1e-12)
-    assert float(np.sum(kernel * gradient)) == pytest.approx(max(norms), rel=1e-9)
-    zero = [j for j in range(3) if not gradient[4 * j : 4 * j + 4].any()]
-    assert sorted({0, 1, 2} - set(zero)) == [int(np.argmax(norms))]
-
-
-def test_tn_that_the_factorisation_does_not_prove_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the factor would be more than a thousandth, cells prove that."""
-    matrix = RNG.standard_normal((9, 7))
-    monkeypatch.setattr(unfolding, "proven_factor", lambda value, *_, **__: 2 * np.ones_like(value))
-    result = specnorm.measure(matrix, TensorNorm())
-    assert (result.kind, float(result.stats["factor"])) == ("upper", 1.001)
-    assert float(result.value) == pytest.approx(1.001 * float(np.linalg.norm(matrix, 2)), rel=1e-9)
 
 
 AT_A_SIZE: list[tuple[tuple[int, ...], dict[str, Any]]] = [
@@ -175,12 +139,3 @@ def test_matrix_norm_is_exact_where_lanczos_finds_it(name: str, dtype: str) -> N
     if s[1] < 0.999 * s[0]:
         gradient = specnorm.value_and_grad(matrix, MatrixNorm())[1]
         assert np.abs(gradient - np.outer(u[:, 0], vh[0])).max() < (1e-7 if dtype == "float64" else 1e-4)
-
-
-def test_matrix_norm_of_a_stack_and_of_a_wrong_vector(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each matrix its own; where Lanczos stops at a vector that is none, an eigenvalue routine takes over."""
-    stack = np.stack([MATRICES["square"], 3 * orthogonal(100), np.zeros((100, 100)), np.diag(np.arange(100.0))])
-    truth = np.linalg.norm(stack, 2, axis=(1, 2))
-    np.testing.assert_allclose(specnorm.matrix_norm(stack), truth, rtol=1e-14)
-    monkeypatch.setattr(Lanczos, "small_side", lambda run: np.ones((run.matrix.shape[0], run.size)))
-    np.testing.assert_allclose(specnorm.matrix_norm(stack), truth, rtol=1e-14)

@@ -13,8 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", exc_type=ImportError)
 import numpy as np  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from specnorm_networks import bound  # noqa: E402
-from specnorm_torch import network_bound  # noqa: E402
+from specnorm_networks import bound, network_bound  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 import specnorm  # noqa: E402

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -44,7 +43,6 @@ def claims(graph: Graph, **near: Any) -> dict[str, Upper]:
 
 
 EVERYWHERE = claims(network())
-IN_BALL = claims(network(), radius=1.0, centre=CENTRE)
 
 
 def test_the_constant_in_a_ball_is_none_everywhere() -> None:
@@ -58,24 +56,6 @@ def test_the_constant_in_a_ball_is_none_everywhere() -> None:
     with pytest.raises(HypothesisError, match="different norms: y by x, y by x, in a ball of radius 1"):
         least(whole.claim, local.claim)
     assert local.explain().startswith("y <= 0")
-
-
-@pytest.mark.parametrize("name", IN_BALL)
-def test_no_claim_of_a_ball_is_one_everywhere(name: str) -> None:
-    for claim in EVERYWHERE.values():
-        with pytest.raises(HypothesisError, match="different"):
-            least(claim, IN_BALL[name])
-
-
-def test_balls_are_told_apart() -> None:
-    """By radius and centre; the same ball is the same."""
-    balls = [(1.0, CENTRE), (1.0, CENTRE.copy()), (0.5, CENTRE), (1.0, CENTRE + 1e-9)]
-    first, *others = (bound(network(), method=Product(), radius=r, centre=x).claim for r, x in balls)
-    assert first is not None
-    assert least(first, others[0]) is first
-    for other in others[1:]:
-        with pytest.raises(HypothesisError, match="different"):
-            least(first, other)
 
 
 def test_the_constant_of_other_weights_is_not_this_network_s() -> None:
@@ -133,17 +113,6 @@ def test_ranges_are_those_of_the_network_they_were_found_for() -> None:
         replace(small, regions=frozenset())
 
 
-def test_slopes_of_a_region_go_with_it() -> None:
-    """What is bounded with them is bounded in the region, whoever asks."""
-    graph = network()
-    local = localised(prepared(graph), ranges(unsorted(graph), Ball({"x": CENTRE}, 1.0)))
-    for each in (local, replace(local, nodes=local.nodes)):
-        found = bound(each, method=Product(), check=False).claim
-        assert found is not None
-        assert found.value == 0
-        assert str(found.what) == "y by x, in a ball of radius 1.0"
-
-
 def test_slopes_set_by_hand_are_not_used() -> None:
     zeros = np.zeros((1, 2))
     wrong: Any = (zeros, zeros)
@@ -170,26 +139,3 @@ def test_a_network_is_known_by_its_bits() -> None:
     others.append(replace(graph, nodes=graph.nodes[:3], outputs=("r",)))
     others.append(replace(graph, nodes=(*graph.nodes[:2], replace(nodes["r"], shape=None), nodes["y"])))
     assert len({digest_of(each) for each in (graph, *others)}) == 1 + len(others)
-
-
-def test_what_cannot_be_read_is_only_like_itself() -> None:
-    """A kernel that does not load: the rules say so, and no claim is taken for another network's."""
-
-    def broken() -> Any:
-        raise OSError("no such file")
-
-    def unread() -> Graph:
-        layer = Node("a", ops.Matrix(Layer("a", broken, {}, 0)), ("x",), (1, 2))
-        return Graph((Node("x", ops.Input(), (), (1, 2)), layer), ("a",))
-
-    graph = unread()
-    assert digest_of(graph) == digest_of(graph) != digest_of(unread())
-    found = bound(graph, check=False)
-    assert found.claim is None
-    assert "no such file" in found.unknown[0].reason
-
-
-def test_what_a_claim_speaks_of_survives_a_process() -> None:
-    found = bound(network(), method=Product(), radius=1.0, centre=CENTRE)
-    again = pickle.loads(pickle.dumps(found))
-    assert least(found.claim, again.claim) is found.claim  # type: ignore[arg-type]

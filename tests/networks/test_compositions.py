@@ -7,11 +7,8 @@ A failure is minimised and printed as code, to be run after ``from networks.comp
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 import sys
-import warnings
 from collections import Counter
 from dataclasses import replace
 
@@ -21,14 +18,11 @@ from assumptions import assumed
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from networks.compositions.claims import Region, Search, Vector  # noqa: E402
-from networks.compositions.hunting import KINDS, Counts, Trial, hunt, minimised, trial  # noqa: E402
-from networks.compositions.onnx_draft import Draft, SkippedError  # noqa: E402
-from networks.compositions.onnx_draws import DRAWS, ON_RANGES  # noqa: E402
-from networks.compositions.onnx_patterns import PATTERNS  # noqa: E402
+from networks.compositions.hunting import Counts, Trial, hunt, minimised, trial  # noqa: E402
 from networks.compositions.onnx_patterns import program as onnx_program  # noqa: E402
 from networks.compositions.onnx_programs import OnnxProgram  # noqa: E402
 from onnx import helper  # noqa: E402
-from specnorm_networks import Multipliers, Product  # noqa: E402
+from specnorm_networks import Product  # noqa: E402
 
 PROGRAMS = int(os.environ.get("SPECNORM_COMPOSITIONS", "100"))
 FIRST = int(os.environ.get("SPECNORM_COMPOSITIONS_SEED", "0"))
@@ -45,15 +39,6 @@ def told(counts: Counts) -> None:
 
 def test_onnx_programs() -> None:
     told(hunt(range(FIRST, FIRST + max(PROGRAMS * 9 // 10, 12)), onnx_program))
-
-
-def test_torch_programs() -> None:
-    pytest.importorskip("torch")
-    from networks.compositions.torch_patterns import program
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        told(hunt(range(FIRST, FIRST + max(PROGRAMS // 10, 12)), program))
 
 
 def test_all_operators_are_drawn() -> None:
@@ -77,27 +62,14 @@ def test_all_operators_are_drawn() -> None:
         "LayerNormalization",
         "LpNormalization",
         "RMSNormalization",
+        "Einsum",  # and these: test_every_onnx_operator.py
+        "GatherElements",
+        "GatherND",
+        "ScatterElements",
+        "ScatterND",
+        "TopK",
+        "Trilu",
     }
-
-
-def test_values_without_entries() -> None:
-    """Operators of an empty slice: some are refused, none ends in a crash."""
-    rng, tried = np.random.default_rng(0), 0
-    draws = [*DRAWS, *PATTERNS, *ON_RANGES]
-    for seed in range(80):
-        dice = random.Random(seed)
-        shape = dice.choice([(1, 4), (1, 2, 4), (1, 2, 3, 3)])
-        draft = Draft(dice, shape, dice.choice([13, 18, 22]))
-        empty = draft.sliced("x", [(dice.randrange(1, len(shape)), 0, 0, 1)])
-        draft.values = {empty: draft.values[empty]}
-        with contextlib.suppress(SkippedError, IndexError, ValueError, ZeroDivisionError):
-            for _ in range(2):
-                dice.choice(draws)(draft)
-        program = draft.program(list(draft.values)[-1:]).pruned()
-        region = Region.drawn(KINDS[seed % 3], shape, rng)
-        answer = region.claim(program.graph(), Multipliers(steps=3))
-        tried += answer.upper is not None and len(program.nodes) > 1
-    assert tried > 20
 
 
 # -- the test itself -------------------------------------------------------------------------------------------------

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
-import numpy as np  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from specnorm_networks import Multipliers  # noqa: E402
+from specnorm_networks import (  # noqa: E402
+    network_bound,
+    network_graph,
+)
 from specnorm_networks.certified.ranges import ranges  # noqa: E402
 from specnorm_networks.certified.regions import Ball  # noqa: E402
-from specnorm_torch import certified_accuracy, network_bound, network_graph  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from specnorm.errors import MethodError  # noqa: E402
@@ -101,78 +101,3 @@ def test_radius_of_a_module() -> None:
     assert near.to_dict()["radius"] == 1e-4
     with pytest.raises(MethodError, match="needs the input"):
         network_bound(model, (4,), radius=0.1)
-
-
-def test_an_onnx_file_says_what_is_added(tmp_path: Path) -> None:
-    """Ranges around an input contain what the reference computes: biases, batch norm, pads, sums, pieces."""
-    onnx = pytest.importorskip("onnx", exc_type=ImportError)
-    from auditing.onnx_models import graph_of
-    from onnx import helper, numpy_helper
-    from onnx.reference import ReferenceEvaluator
-
-    numbers = np.random.default_rng(0)
-    sizes: dict[str, tuple[int, ...]] = {"w": (4, 2, 3, 3), "c": (4, 1, 1), "m": (100, 3), "d": (3,)}
-    sizes |= dict.fromkeys(("b", "scale", "shift", "mean"), (4,))
-    held = [numpy_helper.from_array(numbers.normal(size=size).astype(np.float32), name) for name, size in sizes.items()]
-    held.append(numpy_helper.from_array(np.array([0.5, 1, 2, 3], dtype=np.float32), "var"))
-    held.append(numpy_helper.from_array(np.array([2, 2]), "halves"))
-    held.append(numpy_helper.from_array(np.array([1, 100]), "flat"))
-    node = helper.make_node
-    nodes = [
-        node("Conv", ["x", "w", "b"], ["v"], pads=[1, 1, 1, 1]),
-        node("BatchNormalization", ["v", "scale", "shift", "mean", "var"], ["n"]),
-        node("Sub", ["c", "n"], ["s"]), node("Relu", ["s"], ["r"]),
-        node("Split", ["r", "halves"], ["p", "q"], axis=1), node("Max", ["p", "q"], ["larger"]),
-        node("Sub", ["larger", "q"], ["t"]), node("Concat", ["t", "r"], ["k"], axis=1),
-        node("Slice", ["k", "one", "five", "one"], ["u"]), node("Reshape", ["u", "flat"], ["f"]),
-        node("Gemm", ["f", "m", "d"], ["y"], alpha=-0.5, beta=2.0),
-    ]  # fmt: skip
-    held += [numpy_helper.from_array(np.array([n]), name) for name, n in (("one", 1), ("five", 5))]
-    value = helper.make_tensor_value_info
-    shapes = {"x": [1, 2, 5, 5], "y": [1, 3], "r": [1, 4, 5, 5], "k": [1, 6, 5, 5]}
-    ends = [value(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()]
-    whole = helper.make_graph(nodes, "ranges", ends[:1], ends[1:], held)
-    proto = helper.make_model(whole, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(proto, str(tmp_path / "ranges.onnx"))
-    graph = graph_of(tmp_path / "ranges.onnx")
-    x = numbers.normal(size=(1, 2, 5, 5)).astype(np.float32)
-    found = ranges(graph, Ball({"x": x.astype(np.float64)}, 0.2))
-    reference = ReferenceEvaluator(proto)
-    for _ in range(10):
-        d = numbers.normal(size=x.shape)
-        values = reference.run(None, {"x": (x + 0.2 * d / np.linalg.norm(d)).astype(np.float32)})
-        for name, reached in zip(("y", "r", "k"), values, strict=True):
-            assert (found[name].low - 1e-4 <= reached).all(), name
-            assert (reached <= found[name].high + 1e-4).all(), name
-            assert (found[name].high - found[name].low).max() < 20, name
-
-
-def test_certified_accuracy_by_linear_bounds() -> None:
-    """More is certified than by constants, nothing that an input found contradicts; each sample by itself."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).double()
-    x = torch.randn(6, 4).double()
-    y = model(x).argmax(1)
-    y[0] = (y[0] + 1) % 3
-    radii = [0.0, 0.1, 0.3, 3.0]
-    told: list[tuple[int, int]] = []
-    method = Multipliers(steps=3)
-    known = certified_accuracy(model, x, y, radii, method=method)
-    near = certified_accuracy(
-        model, x, y, radii, method=method, local=True, progress=lambda *now: told.append(now), budget=20.0
-    )
-    assert told == [(at + 1, 6) for at in range(6)]
-    assert (near.accuracy >= known.accuracy).all()
-    assert near.accuracy[1:].sum() > known.accuracy[1:].sum()
-    assert (near.status[:, 0] == "unsafe").all()
-    assert set(near.changed) == set(np.flatnonzero((near.status == "unsafe").any(axis=0)).tolist())
-    for at, other in near.changed.items():
-        least = radii[int((near.status[:, at] == "unsafe").argmax())]
-        there = torch.as_tensor(other).reshape(1, -1)
-        assert float((there - x[at]).norm()) <= least
-        assert model(there).argmax() != y[at]
-    few = certified_accuracy(model, x[2:4], y[2:4], radii, method=method, local=True, batch=1)
-    assert (few.status == near.status[:, 2:4]).all()
-    assert (few.radius == near.radius[2:4]).all()
-    with pytest.raises(MethodError, match="outside"):
-        certified_accuracy(model, x, y, radii, method=method, local=True, input_range=(-0.1, 0.1))

@@ -9,8 +9,11 @@ import pytest
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
 import numpy as np  # noqa: E402
-from specnorm_networks import Layer, Measure  # noqa: E402
-from specnorm_torch import network_bound  # noqa: E402
+from specnorm_networks import (  # noqa: E402
+    Layer,
+    Measure,
+    network_bound,
+)
 from torch import Tensor, nn  # noqa: E402
 
 from specnorm.errors import KernelError  # noqa: E402

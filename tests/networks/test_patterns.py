@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,9 @@ from networks.written_networks import (
     gate,
     gelu,
     householder,
-    leaky,
     max_min,
     points,
 )
-from specnorm_networks import Graph, Node
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import Place
 from specnorm_networks.certified.patterns import recognised
@@ -59,22 +56,6 @@ def test_no_pair_of_inputs_is_further_apart(name: str) -> None:
             ends = [graph.run({"x": each})[graph.outputs[0]] for each in (x, y)]
             reached = max(reached, float(np.linalg.norm(ends[0] - ends[1]) / np.linalg.norm(x - y)))
     assert 0.3 * upper < reached <= upper * (1 + 1e-9)
-
-
-def test_open_sizes_of_samples() -> None:
-    for name in ("MaxMin", "stacked", "put along another axis", "pairs", "both signs, stacked", "Householder", "GELU"):
-        net = Written()
-        end = PATTERNS[name][1](net)
-        graph = net.graph(end)
-        opened = tuple(
-            node if isinstance(node.operator, ops.Constant) else replace(node, shape=("N", *(node.shape or ())[1:]))
-            for node in graph.nodes
-        )
-        targets = [
-            replace(n, operator=ops.Reshape((-1, *n.operator.target[1:]))) if isinstance(n.operator, ops.Reshape) else n
-            for n in opened
-        ]
-        assert type(agree(Graph(tuple(targets), (end,))).by_name[end].operator) is PATTERNS[name][0]
 
 
 # -- what only looks like it ---------------------------------------------------------------------------------------
@@ -221,32 +202,6 @@ def test_what_only_looks_like_it_is_left(name: str) -> None:
     assert [(node.name, node.operator, node.inputs) for node in read.nodes] == [
         (node.name, node.operator, node.inputs) for node in graph.nodes
     ]
-
-
-def test_shapes_that_are_not_known_are_not_believed() -> None:
-    """Halves of an axis of an open size, and scales that may make a value larger."""
-    net = Written()
-    net(ops.Identity(), max_min(net))
-    net(ops.Identity(), leaky(net))
-    for lost in (lambda _: None, lambda shape: (shape[0], "C", *shape[2:])):
-        nodes = tuple(replace(node, shape=lost(node.shape)) for node in net.nodes)
-        read = recognised(Graph(nodes, (net.nodes[-1].name,)))
-        assert not any(isinstance(node.operator, ops.GroupSort) for node in read.nodes)
-    wide = Written((1, 1))
-    grown = wide.scaled(np.full((3, 1), 0.3))
-    wide(ops.Choose(), compared(wide, "gt"), "x", grown)
-    assert not any(isinstance(node.operator, ops.TwoSlopes) for node in recognised(wide.graph()).nodes)
-
-
-def test_names_that_are_taken() -> None:
-    """Nodes that are added have names of their own, and those that others read stay."""
-    net = Written()
-    end = max_min(net, along=2)
-    net.nodes.append(Node(f"{end}.placed0", ops.Abs(), (end,), SHAPE))
-    graph = net.graph(f"{end}.placed0", end, net.nodes[3].name)
-    read = agree(graph)
-    assert read.outputs == graph.outputs
-    assert len({node.name for node in read.nodes}) == len(read.nodes) == len(graph.nodes) + 3
 
 
 def test_a_pattern_within_a_pattern() -> None:

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from networks.dense_networks import draw, graph_of, sizes_of
-from networks.local_networks import dense
-from specnorm_networks import Graph, Layer, Multipliers, Node, Product, bound, near
-from specnorm_networks.bounding import bounded
+from specnorm_networks import Graph, Layer, Multipliers, Node, bound
 from specnorm_networks.certified import operators
 
 
@@ -57,19 +55,3 @@ def test_no_product_of_slopes_is_above(mode: str) -> None:
                     whole *= random.choice([1.0, 0.2], size=(len(whole), 1), p=[share, 1 - share])
             best = max(best, float(np.linalg.norm(whole, 2)))
         assert best <= found
-
-
-def test_other_networks_are_bounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[Any] = []
-
-    def counted(*given: Any) -> Any:
-        calls.append(given)
-        return bounded(*given)
-
-    monkeypatch.setattr(near, "bounded", counted)
-    for function in ("relu", "tanh"):
-        bound(dense(0, (4, 6, 3), function).graph, method=Multipliers(steps=1))
-    bound(leaky((4, 6, 3), 0, 0.2)[1], method=Product())
-    assert len(calls) == 3
-    bound(leaky((4, 6, 3), 0, 0.2)[1], method=Multipliers(steps=1))
-    assert len(calls) == 5

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from networks.torch_modules import Function  # noqa: E402
-from specnorm_networks import Measure, Multipliers, Product  # noqa: E402
-from specnorm_networks.certified import reading, segments  # noqa: E402
-from specnorm_networks.certified.patterns import recognised  # noqa: E402
-from specnorm_torch import network_bound, network_graph  # noqa: E402
+from specnorm_networks import Multipliers, Product, network_bound  # noqa: E402  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
-
-import specnorm  # noqa: E402
 
 SORTS: dict[str, Callable[[Tensor], Tensor]] = {
     "split": lambda x: pair_of_two_splits(x),
@@ -153,20 +146,6 @@ def reached(f: Callable[[Tensor], Tensor]) -> float:
     return max(float((f(a[None]) - f(b[None])).norm() / (a - b).norm()) for a, b in ends)
 
 
-def test_sorting_between_layers() -> None:
-    """A network of such layers is as long as its convolutions; before, root of two to two a layer more."""
-    layers = [nn.Linear(6, 6), nn.Linear(6, 6)]
-    model = nn.Sequential(layers[0], Function(SORTS["chunk"]), layers[1], Function(SORTS["chunk"]))
-    first, second = (float(torch.linalg.matrix_norm(layer.weight.detach(), 2)) for layer in layers)
-    product = first * second
-    rules = network_bound(model, (6,), method=Product()).upper
-    found = network_bound(model, (6,)).upper
-    assert rules is not None
-    assert found is not None
-    assert product * (1 - 1e-6) <= rules <= product * (1 + 3e-3)
-    assert largest_jacobian(model.double(), 6) * (1 - 1e-9) <= found <= rules
-
-
 def largest_jacobian(model: nn.Module, size: int) -> float:
     """Of a piecewise linear network, at points at random."""
     points = torch.randn(200, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -203,46 +182,3 @@ def test_weights_go_through_sorted_channels(seed: int, kind: str) -> None:
     assert found.upper is not None
     assert rules.upper is not None
     assert largest_jacobian(model, 4) * (1 - 1e-9) <= found.upper < 0.2 * rules.upper
-
-
-def test_weights_of_their_own_prove_nothing_of_sorted_channels() -> None:
-    """A pair whose channels are weighed apart may be stretched: weights that say so are refused."""
-    model = nn.Sequential(nn.Linear(4, 4), Function(SORTS["chunk"]), nn.Linear(4, 2))
-    (run,) = reading.runs(recognised(network_graph(model, (4,))).pruned())
-    even, uneven = np.array([1.0, 2.0, 1.0, 2.0]), np.array([1.0, 2.0, 2.0, 1.0])
-    part = run.part(0, 1)
-    assert segments.constant_of_part(part, [np.ones(4), even], Measure()) > 0
-    with pytest.raises(specnorm.MethodError, match="sorted together"):
-        segments.constant_of_part(part, [np.ones(4), uneven], Measure())
-
-
-def test_weights_of_groups() -> None:
-    """Those of three neighbours are one number."""
-    model = nn.Sequential(nn.Linear(4, 6), Function(lambda x: in_groups(x, 3)), nn.Linear(6, 2))
-    (run,) = reading.runs(recognised(network_graph(model, (4,))).pruned())
-    groups = run.links[0].groups
-    assert groups is not None
-    assert groups.tolist() == [0, 0, 0, 1, 1, 1]
-
-
-def test_onnx_sorts_too(tmp_path: Path) -> None:
-    make, tensor = onnx.helper.make_node, onnx.helper.make_tensor_value_info
-
-    def bound_of(ends: list[str]) -> float | None:
-        nodes = [
-            make("Conv", ["x", "w"], ["z"]), make("Split", ["z"], ["a", "b"], axis=1, num_outputs=2),
-            make(ends[0], ["a", "b"], ["c"]), make(ends[1], ["b", "a"], ["d"]),
-            make("Concat", ["c", "d"], ["y"], axis=1),
-        ]  # fmt: skip
-        kernel = onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32)[:, :, None], "w")
-        graph = onnx.helper.make_graph(nodes, "g", [tensor("x", 1, [1, 4, 5])], [tensor("y", 1, [1, 4, 5])], [kernel])
-        path = tmp_path / "m.onnx"
-        path.write_bytes(
-            onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)]).SerializeToString()
-        )
-        network = specnorm.audit(path).network
-        assert network is not None
-        return network.upper
-
-    assert bound_of(["Max", "Min"]) == pytest.approx(1, abs=2e-3)
-    assert bound_of(["Max", "Max"]) == pytest.approx(2**0.5, abs=4e-3)

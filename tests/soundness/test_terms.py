@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -320,19 +319,3 @@ def inside(cells: Boxes, point: NDArray[np.int64], sizes: tuple[int, ...]) -> bo
             if all(a <= x <= b for a, x, b in zip(low, lattice, high, strict=True)):
                 return True
     return False
-
-
-def violated(lemma: Callable[[float, float], float]) -> int:
-    """How often a lower bound of ||G|| at a distance from the maximiser fails, for taps at opposite corners."""
-    kernel = np.zeros((1, 1, 3, 3))
-    kernel[0, 0, 0, 0] = kernel[0, 0, 2, 2] = 1.0
-    offsets = np.random.RandomState(0).uniform(-0.7, 0.7, size=(500, 2))
-    norms = Peaks(kernel).norms(np.concatenate([np.zeros((1, 2)), offsets]))
-    pairs = zip(offsets, norms[1:], strict=True)
-    return sum(bool(norms[0] * lemma(abs(x), abs(y)) > norm + 1e-12) for (x, y), norm in pairs)
-
-
-def test_cosine_of_the_sum_not_the_product() -> None:
-    """The clean example: |G| = 2 |cos(x + y)|. The product of the axes' cosines is no bound at a point."""
-    assert violated(lambda x, y: math.cos(x + y)) == 0
-    assert violated(lambda x, y: math.cos(x) * math.cos(y)) > 100
