@@ -66,6 +66,8 @@ OLDEST = ("numpy==2.0.0", "array-api-compat==1.11", "jax==0.6.0", "jaxlib==0.6.0
 ZOO = ("orthogonium>=0.0.4,<0.1", "deel-torchlip>=1.0.5,<2", "timm>=1.0.20,<2")
 ZOO_NEEDS = ("einops", "huggingface_hub", "pillow", "pyyaml", "safetensors")
 """What those import, besides torch and torchvision."""
+KERAS = "keras>=3.5"
+"""Whose layers the front door takes; it computes with any of the libraries here."""
 CONES = "clarabel>=0.10,<0.12"
 """Solves what `tests/lipsdp.py` asks. It brings SciPy, whose LAPACK it calls."""
 EXTRAS = ("cli", "jax", "onnx", "keras", "plot", "cupy")
@@ -132,8 +134,8 @@ def lint(session: nox.Session) -> None:
 @nox.session(python=PYTHON, default=False)
 def environment(session: nox.Session) -> None:
     """What the sessions of tests share: every framework, installed once."""
-    extras = "cli,keras,onnx,plot,torch,jax,networks,networks-jax"
-    prepare(session, "-e", f".[{extras}]", DASK, CONES, SECOND_OPINION, *JAX_LIBRARIES)
+    everything = ".[cli,keras,onnx,plot,torch,jax,networks,networks-jax]"
+    prepare(session, "-e", everything, DASK, CONES, SECOND_OPINION, KERAS, *JAX_LIBRARIES)
     prepare(session, STRANGER, "mypy>=1.15", "nox", *TEST_TOOLS)
 
 
@@ -284,11 +286,12 @@ def check_contents(session: nox.Session) -> None:
     """The wheel holds the packages and their marks, the source distribution no test data."""
     (built,), (source,) = DIST.glob("*.whl"), DIST.glob("*.tar.gz")
     names = zipfile.ZipFile(built).namelist()
-    packages = ("specnorm", "specnorm_numpy", "specnorm_torch", "specnorm_jax", "specnorm_cupy")
+    arrays = ("specnorm_numpy", "specnorm_torch", "specnorm_jax", "specnorm_cupy")
+    packages = ("specnorm", *arrays, "specnorm_networks", "specnorm_audit")
     for package in packages:
         if f"{package}/py.typed" not in names:
             session.error(f"{built.name} lacks {package}/py.typed")
-    if "specnorm/auditing/renderers/page/report.html" not in names:
+    if "specnorm_audit/renderers/page/report.html" not in names:
         session.error(f"{built.name} lacks the template of the HTML report")
     if "specnorm_check.py" not in names:
         session.error(f"{built.name} lacks specnorm_check.py, which somebody else checks certificates with")

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from specnorm import signals
-
-signals.starting()
-# ruff: noqa: E402 - signals are answered before all that takes time is imported
-
 from specnorm.api import (
     compare,
     f4_bound,
@@ -18,7 +13,6 @@ from specnorm.api import (
     unfolding_bounds,
     value_and_grad,
 )
-from specnorm.certifying import certify
 from specnorm.errors import (
     BackendConflict,
     BackendError,
@@ -57,12 +51,13 @@ from specnorm.methods import (
 from specnorm.norms import conv_norm, power_norm, reshaped_norm, singular_values
 from specnorm.problem.spec import ConvSpec, Geometry
 from specnorm.projections import clip, gram_rescaling, rescale
-from specnorm.proving import enclose
+from specnorm.proving import certify, enclose
 from specnorm.result import Enclosure, Kind, Result
 from specnorm.training import init_tracking, track, track_many
 
 if TYPE_CHECKING:
-    from specnorm.auditing import audit
+    from specnorm_audit import Report, Row, audit
+
     from specnorm.completing import Completed, complete, completion_bound
     from specnorm.probable import operator_norm
     from specnorm.robustness import certified_radius, curvature_bound
@@ -95,8 +90,10 @@ __all__ = [
     "NoBackend",
     "Power",
     "PowerTopK",
+    "Report",
     "Reshaped",
     "Result",
+    "Row",
     "SecondDerivativeError",
     "SpecnormError",
     "TensorNorm",
@@ -139,18 +136,22 @@ __version__: str
 
 
 _LATER = {
-    "audit": "auditing", "operator_norm": "probable", "certified_radius": "robustness", "curvature_bound": "robustness",
+    "operator_norm": "probable", "certified_radius": "robustness", "curvature_bound": "robustness",
     "Completed": "completing", "complete": "completing", "completion_bound": "completing",
 }  # fmt: skip
 """Names and the modules that they are loaded from when they are needed."""
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is not needed at import: the version, and `_LATER`."""
+    """Load what is not needed at import: the version, `_LATER`, and what a package above registers."""
     if name == "__version__":
         from importlib.metadata import version
 
         return version("specnorm-bounds")
+    if name in ("audit", "Report", "Row"):
+        from specnorm.registry import function
+
+        return function(name)
     if name in _LATER:
         from importlib import import_module
 

@@ -1,28 +1,19 @@
-"""The command ``specnorm``: says what to install where its own dependencies are missing, else hands over to `cli`."""
+"""``python -m specnorm``: the command, which the package above the core registers."""
 
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 
-from specnorm import signals
-from specnorm.streams import complain, complete
-from specnorm.text import install
-
-_NEEDED = ("click", "jinja2", "rich", "safetensors")
+from specnorm.registry import function
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    complete()
-    missing = [name for name in _NEEDED if find_spec(name) is None]
-    if missing:
-        complain(f"the command line needs {', '.join(missing)}: {install('cli')}")
-        sys.exit(2)
-    from specnorm.cli import run
-
-    signals.running()
-    sys.exit(run())
+    try:
+        command = function("main")
+    except ModuleNotFoundError as error:
+        sys.exit(f"specnorm: {error}")
+    command()
 
 
 if __name__ == "__main__":

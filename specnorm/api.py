@@ -7,6 +7,7 @@ from typing import Any, Unpack
 
 from specnorm.backends import backend_for
 from specnorm.errors import EstimateWarning, GeometryError, MethodError, SpecnormError, Undecided
+from specnorm.layers import takes_layers
 from specnorm.measuring import check_method, measure
 from specnorm.methods import (
     METHODS,
@@ -18,7 +19,7 @@ from specnorm.methods import (
     Unfoldings,
 )
 from specnorm.problem.spec import Geometry, Layer
-from specnorm.result import Result
+from specnorm.result import Comparison
 from specnorm.runtime.table import program_for
 from specnorm.types import ArrayObject, ArrayT
 
@@ -27,7 +28,8 @@ _BOUNDS_HERE = (
 )
 
 
-def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> dict[str, Result]:
+@takes_layers
+def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> Comparison:
     """Measure a layer by every method that serves its geometry.
 
     Parameters
@@ -39,15 +41,15 @@ def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> dict[str, Resu
     Returns
     -------
     dict of str to Result
-        By method name, in the order of ``METHODS``, each with its default parameters. Methods that refuse the geometry,
-        or cannot decide within their budget, are left out.
+        By method name, in the order of ``METHODS``, each with its default parameters; it prints as a table. Methods
+        that refuse the geometry, or cannot decide within their budget, are left out.
 
     Raises
     ------
     KernelError, BackendError
         And the refusal of the last method, if every one refuses.
     """
-    results: dict[str, Result] = {}
+    results = Comparison()
     refusal: SpecnormError | None = None
     for name, cls in METHODS.items():
         try:
@@ -59,6 +61,7 @@ def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> dict[str, Resu
     return results
 
 
+@takes_layers
 def value_and_grad(kernel: ArrayT, method: Method, **geometry: Unpack[Geometry]) -> tuple[ArrayT, ArrayT]:
     """Value of a method and its gradient with respect to the kernel, on every backend (NumPy and CuPy too).
 
@@ -90,6 +93,7 @@ def value_and_grad(kernel: ArrayT, method: Method, **geometry: Unpack[Geometry])
     return value, gradient
 
 
+@takes_layers
 def tn_bound(kernel: ArrayT, *, certified: bool | None = None, **geometry: Unpack[Geometry]) -> ArrayT:
     """Tensor-norm bound of a layer's spectral norm at every input size (Grishina et al. 2024).
 
@@ -139,6 +143,7 @@ def _warn_estimate() -> None:
 _warn_estimate._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+@takes_layers
 def f4_bound(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     """Smallest unfolding bound ("Fantastic Four"): a proven upper bound at every input size.
 
@@ -158,6 +163,7 @@ def f4_bound(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     return value
 
 
+@takes_layers
 def unfolding_bounds(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     """All unfolding bounds, each a proven upper bound at every input size.
 
@@ -178,6 +184,7 @@ def unfolding_bounds(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     return value
 
 
+@takes_layers
 def gram_bound(
     kernel: ArrayT,
     input_shape: int | tuple[int, ...] | None = None,
@@ -217,6 +224,7 @@ def gram_bound(
     return value
 
 
+@takes_layers
 def grid_bound(kernel: ArrayT, n: int | None = None, **geometry: Unpack[Geometry]) -> ArrayT:
     """Frequency-grid bound: a proven upper bound at every input size, close to the supremum.
 

@@ -12,8 +12,8 @@ from specnorm.plugin import Backend
 from specnorm.registry import API_VERSION, GROUP, describe, distribution, pass_an_array, refresh, root_for_class
 
 __all__ = [
-    "API_VERSION", "GROUP", "Backend", "Listing", "backend_for", "common_backend", "listing", "load", "refresh",
-    "root_for_class",
+    "API_VERSION", "GROUP", "Backend", "Listing", "backend_for", "common_backend", "is_array", "listing", "load",
+    "refresh", "root_for_class",
 ]  # fmt: skip
 
 
@@ -47,6 +47,12 @@ def backend_for(x: object) -> Backend:
     if reason is not None:
         raise NoBackend(reason)
     return backend
+
+
+def is_array(x: object) -> bool:
+    """Whether some plugin calls an object an array of its own."""
+    root = registry.owner_of(type(x))
+    return root is not None and cast("Backend", registry.loaded[root]).is_array(x)
 
 
 def common_backend(arrays: Sequence[object]) -> Backend:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 from specnorm import arrays
 from specnorm.backends import backend_for, common_backend
 from specnorm.errors import MethodError
+from specnorm.layers import takes_layers
 from specnorm.methods import Completion
 from specnorm.methods.base import Evaluation
 from specnorm.problem.spec import Geometry
@@ -56,6 +57,7 @@ class CompletionFrom(Completion):
         return self.evaluation(found, exponent, ops=ops), (arrays.unscale(found.kernel, wide, xp=xp),)
 
 
+@takes_layers
 def complete(
     kernel: ArrayT,
     *,
@@ -106,6 +108,7 @@ def complete(
     return Completed(after[0], bound)
 
 
+@takes_layers
 def completion_bound(
     kernel: ArrayT,
     *,

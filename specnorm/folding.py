@@ -8,10 +8,12 @@ from typing import Any, Unpack
 from specnorm.backends import Backend, backend_for, common_backend
 from specnorm.certified import arithmetic
 from specnorm.errors import KernelError
+from specnorm.layers import takes_layers
 from specnorm.problem.spec import FLOATING, ConvSpec, Layer, check_dtype
 from specnorm.types import AnyArray, Array, ArrayT, Namespace
 
 
+@takes_layers
 def fold_batch_norm(
     kernel: ArrayT, gamma: ArrayT | None, running_var: ArrayT, eps: float, **layer: Unpack[Layer]
 ) -> ArrayT:

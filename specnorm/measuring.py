@@ -6,6 +6,7 @@ from typing import Any, Unpack
 
 from specnorm.backends import Backend, backend_for
 from specnorm.errors import MethodError
+from specnorm.layers import takes_layers
 from specnorm.methods import METHODS, Method
 from specnorm.problem.spec import Geometry
 from specnorm.result import Result
@@ -13,6 +14,7 @@ from specnorm.runtime.table import program_for
 from specnorm.types import ArrayObject
 
 
+@takes_layers
 def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> Result:
     """Measure a layer by one method, and return the whole answer.
 

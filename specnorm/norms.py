@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Unpack
 
+from specnorm.layers import takes_layers
 from specnorm.measuring import measure
 from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped
-from specnorm.methods.at_size import NormAtSize
 from specnorm.methods.base import Method
+from specnorm.methods.enclosure import NormAtSize
 from specnorm.methods.singular_values import SingularValues
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
 from specnorm.types import ArrayObject, ArrayT
 
 
+@takes_layers
 def conv_norm(
     kernel: ArrayT, input_shape: int | tuple[int, ...] | None = None, *, rtol: float = 1e-6, **layer: Unpack[Layer]
 ) -> ArrayT:
@@ -57,6 +59,7 @@ def _is_no_circle(kernel: ArrayObject, input_shape: int | tuple[int, ...] | None
     return not ConvSpec.of(tuple(shape), input_shape=input_shape, **layer).periodic
 
 
+@takes_layers
 def power_norm(
     kernel: ArrayT,
     input_shape: int | tuple[int, ...],
@@ -100,6 +103,7 @@ def power_norm(
     return value
 
 
+@takes_layers
 def singular_values(
     kernel: ArrayT, input_shape: int | tuple[int, ...], *, k: int | None = None, **layer: Unpack[Layer]
 ) -> ArrayT:
@@ -132,6 +136,7 @@ def singular_values(
     return value
 
 
+@takes_layers
 def reshaped_norm(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     """Norm of the kernel reshaped to (cout, cin * taps), Miyato's heuristic: a proven *lower* bound.
 

@@ -14,6 +14,7 @@ from specnorm.backends import Backend, backend_for
 from specnorm.certified import arithmetic
 from specnorm.certified.symbol import gradients, symbols
 from specnorm.errors import KernelError, Undecided
+from specnorm.layers import takes_layers
 from specnorm.measuring import measure
 from specnorm.methods import Enclose
 from specnorm.methods.channel_norms import ChannelNorms, rescaled
@@ -31,6 +32,7 @@ _NO_DERIVATIVE = (
 )
 
 
+@takes_layers
 def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) -> ArrayT:
     """Shrink a kernel by one factor so that its norm is proven to be at most ``bound``.
 
@@ -81,6 +83,7 @@ def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) ->
     raise Undecided(f"no multiple of the kernel was proven to be at most {bound!r} in {shrunk.dtype}.")
 
 
+@takes_layers
 def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Unpack[Geometry]) -> ArrayT:
     """Clip a kernel's singular values so that its norm is proven to be at most ``bound``.
 
@@ -191,6 +194,7 @@ def _check_bound(bound: object) -> None:
         raise KernelError(f"bound={bound!r} is no positive finite number.")
 
 
+@takes_layers
 def gram_rescaling(kernel: ArrayT, n_iter: int = 1, **geometry: Unpack[Geometry]) -> ArrayT:
     """Divide each channel by a number of its own, so that the layer has norm at most 1: a differentiable layer.
 

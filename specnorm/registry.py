@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from specnorm.types import Library
 
 GROUP = "specnorm.backends"
+FUNCTIONS = "specnorm.functions"
+"""Functions that packages above the core give it: ``audit``, and ``main``, the command."""
 API_VERSION = 2
 """Version of the plugin interface. A plugin states the one it was written for."""
 
@@ -48,6 +50,28 @@ def registered() -> dict[str, tuple[EntryPoint, ...]]:
     return {name: tuple(entries) for name, entries in found.items()}
 
 
+def function(name: str) -> Any:
+    """A function that a package above the core registers in the group ``specnorm.functions``.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        Naming the package that is missing.
+    """
+    from specnorm.text import install
+
+    entry = next((entry for entry in entry_points(group=FUNCTIONS) if entry.name == name), None)
+    package = None if entry is None else entry.module.partition(".")[0]
+    try:
+        if entry is not None:
+            return entry.load()
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+    missing = f"the package {package}, which is missing" if package else "a package that is not installed"
+    raise ModuleNotFoundError(f"specnorm.{name} needs {missing}: {install('cli')}.", name=package)
+
+
 def refresh() -> None:
     """Forget which plugins are installed, so that the next call looks again."""
     registered.cache_clear()
@@ -55,8 +79,8 @@ def refresh() -> None:
     _root_of_class.clear()
 
 
-def root_for_class(cls: type) -> str:
-    """Root package under which the owner of a class of arrays is registered; loads the plugin."""
+def owner_of(cls: type) -> str | None:
+    """Root package under which the owner of a class of arrays is registered, if one is; loads the plugin."""
     known = _root_of_class.get(cls)
     if known is not None and known in loaded:
         return known
@@ -66,6 +90,14 @@ def root_for_class(cls: type) -> str:
             load(root)
             _root_of_class[cls] = root
             return root
+    return None
+
+
+def root_for_class(cls: type) -> str:
+    """`owner_of`, or an error that says what is missing."""
+    owner = owner_of(cls)
+    if owner is not None:
+        return owner
     roots = {base.__module__.partition(".")[0] for base in cls.__mro__} - {"builtins"}
     if not roots:
         raise NoBackend(f"{describe(cls)} is not an array. {pass_an_array()}")
@@ -80,7 +112,8 @@ def root_for_class(cls: type) -> str:
     raise NoBackend(f"No backend for {describe(cls)}. Installed: {', '.join(sorted(registered())) or 'none'}. {advice}")
 
 
-# Read by PyTorch's compiler: run this function while tracing instead of tracing into it.
+# Read by PyTorch's compiler: run these functions while tracing instead of tracing into them.
+owner_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 root_for_class._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, Unpack
 
 from specnorm.backends import Backend, backend_for
 from specnorm.errors import MethodError
+from specnorm.layers import takes_layers
 from specnorm.measuring import measure
 from specnorm.methods import Method
 from specnorm.methods.base import check_count
@@ -25,6 +26,7 @@ State: TypeAlias = dict[str, Any]
 """Arrays by name. Which, and of what shape, the method and the geometry tell; `Gram` keeps none."""
 
 
+@takes_layers
 def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> State:
     """Find the vectors that `track` follows: the whole maximisation, once.
 
@@ -55,6 +57,7 @@ def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geomet
     return dict(zip(names, backend.init(plan, kernel), strict=True))
 
 
+@takes_layers
 def track(
     kernel: ArrayT, method: Method, state: Mapping[str, ArrayObject], *, sweeps: int = 1, **geometry: Unpack[Geometry]
 ) -> tuple[ArrayT, State]:

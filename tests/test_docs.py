@@ -189,7 +189,7 @@ def same(found: str, expected: str, rtol: float) -> bool:
 
 
 def test_readme_shows_what_the_audit_prints() -> None:
-    for name in ("click", "rich", "safetensors"):
+    for name in ("click", "safetensors"):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed: pip install '.[cli]'")
     command = setup_commands(README)[0]

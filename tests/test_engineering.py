@@ -17,9 +17,7 @@ from strategies import Recipe
 
 import specnorm
 from specnorm import backends
-from specnorm.methods.gram_iteration import GramIteration
-from specnorm.methods.matrix_norm import MatrixNorm
-from specnorm.methods.power_iteration import PowerIteration
+from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
 from specnorm.runtime import execution
 from specnorm.runtime.table import program_for
 

@@ -12,8 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from auditing.files import read_here
-
-from specnorm import cli
+from specnorm_audit import cli
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 
@@ -79,7 +78,6 @@ def test_what_is_certified_of_the_stored_networks(tmp_path: Path, monkeypatch: p
     torch = pytest.importorskip("torch")
     onnx = pytest.importorskip("onnx", exc_type=ImportError)
     pytest.importorskip("click")
-    pytest.importorskip("rich")
     program = example("train_certified", monkeypatch)
     sets = {file: dict(np.load(program.FOLDER / file)) for file in program.COUNTS}
     for file, count in program.COUNTS.items():

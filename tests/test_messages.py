@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from specnorm_audit.cli import run
 
 import specnorm
-from specnorm.cli import run
 from specnorm.errors import SpecnormError
 from specnorm.text import visible
 
@@ -58,6 +58,8 @@ CALLS = {
     "audit({'a': K}, layout='HW')": "is not one of",
     "audit({'a': K}, geometry={'b': {'stride': 2}})": "'b'",
     "audit({'a': K}, device='gpu')": "gpu",
+    "audit({'a': K}, executor=2)": "ProcessPoolExecutor(n)",
+    "audit({'a': K}, executor='dask')": "get_executor()",
 }
 """An expression -> a part of what is said."""
 
@@ -81,13 +83,17 @@ COMMANDS = {
     "audit cut.npz": "damaged or cut short",
     "audit one.npy": "Save it with numpy.savez, by name",
     "audit objects.npz": "Save the kernel as a float32 array",
-    "audit a.npz --rtol abc": "is not a valid float",
-    "audit a.npz --rtol 2": "is not between 0 and 1",
+    "audit a.npz --rtol abc": "'abc' is not a number between 0 and 1",
+    "audit a.npz --rtol 2": "'2' is not a number between 0 and 1",
+    "audit a.npz --budget soon": "is not a time: give seconds above 0, such as 10, 10s or inf",
+    "audit a.npz --fail-above 1_0": "is not a finite number of at least 0",
+    "audit a.npz --output a.pdf": "which say the format",
     "audit a.npz --methods foo": "is not one of tn, f4",
     "audit a.npz --format foo": "is not one of 'table', 'json'",
-    "audit a.npz --input-shape 0": "is not a size such as 32 or 32x48",
+    "audit a.npz --input-shape 0": "such as 32 or 32x48",
+    "audit a.npz --input-shape 3x32x32": "give spatial sizes alone, such as 32x32",
     "audit a.npz --layers zz": "whose name matches zz",
-    "audit a.npz --claim safe": "is not one of 'nonexpansive'",
+    "audit a.npz --layers eigh": "Did you mean '*eigh*'",
     "audit a.npz --input-range 0 1": "no graph",
     "audit a.npz --geometry stride=2": "No such file",
     "audit a.npz --certificate": "requires an argument",

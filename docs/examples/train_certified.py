@@ -140,9 +140,10 @@ def measured(name: str, told: Any) -> tuple[dict[Any, Array], list[int], list[fl
     A sample of each step at the last radius: constants with their search, over all samples; then logits, attack, linear
     bounds, for ten that need the last.
     """
-    from specnorm.auditing import read_onnx
-    from specnorm.networks import Measure, certified_accuracy, margins, within
-    from specnorm.networks import radii as search
+    from specnorm_audit import read_onnx
+    from specnorm_networks import Measure, margins, within
+    from specnorm_networks import radii as search
+    from specnorm_networks.accuracy import certified_accuracy
 
     data, radii = np.load(FOLDER / told["data"]), [each["radius"] for each in told["radii"]]
     status = np.array([row["status"] for row in told["samples"]]).T

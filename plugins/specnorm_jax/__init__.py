@@ -20,14 +20,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from specnorm.backends import Backend
 from specnorm.errors import BackendError, MethodError, SecondDerivativeError
-from specnorm.result import Enclosure, Result
+from specnorm.plugin import LayerKernel
+from specnorm.result import Comparison, Enclosure, Result
 from specnorm.runtime.values import check_values
 from specnorm.types import AnyArray as Array
+from specnorm_jax.linear import linear_operator
 
 if TYPE_CHECKING:
     from specnorm.runtime.program import Program
 
-__all__ = ["BACKEND", "JaxBackend", "spread"]
+__all__ = ["BACKEND", "JaxBackend", "linear_operator", "spread"]
 
 _Tracer = jax.core.Tracer
 
@@ -94,6 +96,12 @@ class JaxBackend(Backend):
     def is_array(self, x: object) -> bool:
         """Arrays and tracers; not ShapeDtypeStruct."""
         return isinstance(x, jax.Array)
+
+    def layer(self, x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel | None:
+        """Layers of Flax NNX and Equinox."""
+        from specnorm_jax.layers import layer_kernel  # for few
+
+        return layer_kernel(x, input_shape)
 
     def namespace(self, x: Array) -> Any:
         """jax.numpy, which follows the standard by itself."""
@@ -399,4 +407,9 @@ def _unflatten(aux: Any, children: tuple[Any, ...]) -> Result:
 
 
 jax.tree_util.register_pytree_node(Result, _flatten, _unflatten)
+jax.tree_util.register_pytree_node(
+    Comparison,
+    lambda found: (tuple(found.values()), tuple(found)),
+    lambda names, found: Comparison(zip(names, found, strict=True)),
+)
 jax.tree_util.register_dataclass(Enclosure, ["lower", "upper", "witness"], ["cells", "levels", "proof_dtype", "status"])

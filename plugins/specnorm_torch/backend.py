@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from specnorm.errors import KernelError
+from specnorm.plugin import LayerKernel
 from specnorm.types import AnyArray as Array
 from specnorm_torch import derivatives, operators
 from specnorm_torch.arrays import TorchArrays, transformed
@@ -18,6 +20,15 @@ if TYPE_CHECKING:
 
 class TorchBackend(TorchArrays):
     """torch.Tensor and its subclasses."""
+
+    def layer(self, x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel | None:
+        """Torch's convolutions and linear layers."""
+        from specnorm_torch import modules  # for few
+
+        if not isinstance(x, nn.Module) or not modules.is_layer(x):
+            return None
+        geometry = modules.geometry_of(x, None if input_shape is None else ())
+        return LayerKernel(modules.weight_of(x), {word: v for word, v in geometry.items() if word != "input_shape"})
 
     def without_derivative(self, value: Array, x: Array, reason: str) -> Array:
         """A node whose backward raises, where the kernel is differentiated."""

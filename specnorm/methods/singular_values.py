@@ -33,14 +33,11 @@ class SingularValues(Method):
     k: int | None = None
 
     name: ClassVar[str] = "singular_values"
+    promise: ClassVar[Kind] = "exact"
 
     def needs(self, spec: ConvSpec) -> Needs:
         """As many values as were asked for."""
         return Needs(precision="wide", value_shape=self._value_shape(spec))
-
-    def kind(self, spec: ConvSpec) -> Kind:
-        """Exact for the circular layer at its input size."""
-        return "exact"
 
     def check(self, spec: ConvSpec) -> None:
         """Circular at a given size only, and no more values than there are."""

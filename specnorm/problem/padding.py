@@ -8,6 +8,16 @@ from typing import Literal
 PaddingMode = Literal["circular", "zeros", "reflect", "replicate"]
 
 
+def same_upper(n: int | None, k: int, s: int, r: int) -> tuple[int, int]:
+    """Padding "same" as TensorFlow, XLA and ONNX know it: as little as gives n / s outputs, the odd pixel after.
+
+    None: of sizes that the stride divides.
+    """
+    reach = r * (k - 1) + 1
+    total = max(reach - s if n is None else (-(-n // s) - 1) * s + reach - n, 0)
+    return total // 2, total - total // 2
+
+
 def padding_count(before: int, after: int, n: int | None, mode: PaddingMode) -> int:
     """Largest number of copies of one pixel that padding makes of an axis of n pixels; None: of any size."""
     if mode == "circular":

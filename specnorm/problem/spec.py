@@ -247,8 +247,8 @@ class ConvSpec:
                 f"dividing {first}, or check that the kernel is not in HWIO order (layout=...)."
             )
         cout, cin = (second * groups, first) if transposed else (first, second * groups)
-        stride = _per_axis("stride", geometry.get("stride", 1), ndim, least=1)
-        dilation = _per_axis("dilation", geometry.get("dilation", 1), ndim, least=1)
+        stride = per_axis("stride", geometry.get("stride", 1), ndim, least=1)
+        dilation = per_axis("dilation", geometry.get("dilation", 1), ndim, least=1)
         mode = geometry.get("padding_mode", "circular")
         if mode not in get_args(PaddingMode):
             raise GeometryError(f"padding_mode={mode!r} is not one of {', '.join(map(repr, get_args(PaddingMode)))}.")
@@ -261,7 +261,7 @@ class ConvSpec:
             )
         input_shape = geometry.get("input_shape")
         if input_shape is not None:
-            input_shape = _per_axis("input_shape", input_shape, ndim, least=1)
+            input_shape = per_axis("input_shape", input_shape, ndim, least=1)
             circular = mode == "circular" and not transposed
             if circular and any(n % s for n, s in zip(input_shape, stride, strict=True)):
                 raise GeometryError(
@@ -353,7 +353,8 @@ def _count(name: str, value: Any, least: int = 1) -> int:
     return number
 
 
-def _per_axis(name: str, value: Any, ndim: int, least: int) -> tuple[int, ...]:
+def per_axis(name: str, value: Any, ndim: int, least: int = 1) -> tuple[int, ...]:
+    """One count for each spatial axis, given so or as one for all."""
     if isinstance(value, (tuple, list)):
         if len(value) != ndim:
             raise GeometryError(

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from specnorm_audit import audit
+from specnorm_audit.readers import isolated
 
 from auditing import files
-from specnorm.auditing import audit
-from specnorm.auditing.readers import isolated
 from specnorm.errors import SpecnormError
 
 

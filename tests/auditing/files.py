@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import io
 import json
 import struct
@@ -13,8 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-
-from specnorm.auditing import readers
+from specnorm_audit import readers
 
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First pickle of the format that torch.save wrote before 1.6."""
@@ -196,3 +196,9 @@ def _twice_wide(content: bytes) -> bytes:
 def shell(marker: Path) -> bytes:
     """A pickled call of os.system that leaves a file behind if it runs."""
     return name("os", "system") + b"(" + text(f"touch '{marker}'") + b"tR"
+
+
+class Phase(enum.Enum):
+    """What a training script may save beside its weights."""
+
+    TRAIN = "train"

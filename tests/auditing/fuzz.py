@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from specnorm_audit import audit
+from specnorm_audit.readers import isolated, sharded
 
 from auditing import files
-from specnorm.auditing import audit
-from specnorm.auditing.readers import isolated, sharded
 from specnorm.errors import SpecnormError
 
 SECONDS = 10

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import specnorm_networks as networks
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from specnorm_audit import network
+from specnorm_networks.certified.graph import Graph
+from specnorm_networks.model_arrays import Sizes
+from specnorm_networks.onnx import read
 
 from auditing import files
-from specnorm import networks
-from specnorm.auditing import network
-from specnorm.auditing.model_arrays import Sizes
-from specnorm.auditing.readers.onnx import read
-from specnorm.certified.network.graph import Graph
 
 Arrays = dict[str, Any]
 

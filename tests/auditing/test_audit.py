@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,14 +14,14 @@ from checks import assert_encloses
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import dense_norm, sigma_star
+from specnorm_audit import audit
+from specnorm_audit.report import Report
+from specnorm_audit.rows import least_upper
 from strategies import Recipe, recipes
 
 import specnorm
 from auditing import files
-from specnorm.auditing import audit
-from specnorm.auditing.report import Report
-from specnorm.auditing.rows import least_upper
-from specnorm.errors import BackendError, GeometryError, MethodError
+from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
 KEYS = "name kind shape stride dilation groups transposed padding_mode padding input_shape assumed lower upper "
@@ -169,18 +171,72 @@ def test_the_upper_end_is_the_least_that_was_proven() -> None:
         assert least_upper(other).upper == 1.0
     told = least_upper(replace(row, values={"f4": 0.5}, promises={"f4": "upper"}, upper=1.0))
     assert told.upper == 0.5
-    assert "upper of f4" in told.origins["interval"].detail
 
 
 def test_a_layer_of_a_network_counts_by_the_least_that_was_proven() -> None:
     """A layer that is proven to be at 1 multiplies by 1, not by 1 and a tolerance."""
     torch = pytest.importorskip("torch")
     plugin = pytest.importorskip("specnorm_torch")
+    networks = pytest.importorskip("specnorm_networks")
     torch.manual_seed(0)
     model = torch.nn.Sequential(*[torch.nn.Conv2d(3, 3, 3, padding=1) for _ in range(3)]).double()
     plugin.rescale_(model, 1.0)
-    assert plugin.network_bound(model, (3, 40, 40)).upper <= 1 + 4e-5
+    assert networks.network_bound(model, (3, 40, 40)).upper <= 1 + 4e-5
     plain, with_f4 = (plugin.audit_module(model, (3, 6, 6), methods=names).layers for names in ((), ["f4"]))
     for bare, row in zip(plain, with_f4, strict=True):
         assert bare.upper == row.upper == min(row.upper, row.values["f4"]), "f4 counts, whether it is shown or not"
-        assert (bare.values, bare.promises, list(bare.origins)) == ({}, {}, ["interval"])
+        assert (bare.values, bare.promises) == ({}, {})
+
+
+# -- trees and tables ----------------------------------------------------------------------------------------------
+def test_nested_trees_have_names_joined_by_dots() -> None:
+    kernel = np.ones((3, 3, 2, 4), np.float32)
+    tree = {"params": {"conv": {"kernel": kernel, "bias": np.zeros(4)}}, "heads": [np.eye(2), {"w": (np.eye(3),)}]}
+    report = audit(tree)
+    assert [row.name for row in report.layers] == ["params.conv.kernel", "heads.0", "heads.1.w.0"]
+    assert report.layers[0].upper == audit({"a": kernel}, layout="HWIO").layers[0].upper
+    with pytest.raises(ModelFileError, match="two of the mapping's arrays have one name"):
+        audit({"a.b": np.eye(2), "a": {"b": np.eye(2)}})
+
+
+def test_variables_of_flax_are_their_arrays() -> None:
+    nnx = pytest.importorskip("flax.nnx")
+    state = nnx.state(nnx.Linear(3, 5, rngs=nnx.Rngs(0)))
+    (row,) = audit(state).layers
+    assert (row.name, row.status) == ("kernel", "ok")
+
+
+def test_what_a_notebook_and_pandas_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = specnorm.audit({"<b>&": np.eye(2), "a.weight": np.full((2, 2), np.nan)}, methods=["tn"])
+    assert isinstance(report, specnorm.Report)
+    assert isinstance(report.layers[0], specnorm.Row)
+    page = report._repr_html_()
+    assert "<td>&lt;b&gt;&amp;</td><td>2x2</td>" in page
+    assert "<b>" not in page
+    assert page.count("<tr>") == 3
+    assert "a.weight: error: kernel of shape (2, 2)" in page
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=list))
+    assert report.to_pandas() == [row.to_dict() for row in report.layers]
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        report.to_pandas()
+
+
+@pytest.mark.parametrize("notebook", [True, False])
+def test_progress_is_shown_where_somebody_watches(
+    notebook: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if notebook:
+        monkeypatch.setitem(sys.modules, "ipykernel", SimpleNamespace())
+    audit({"a\x1b.weight": np.eye(2), "b": np.eye(2)}, progress=True)
+    err = capsys.readouterr().err
+    assert ("2/2 b" in err) == notebook
+    assert "\x1b" not in err
+
+
+def test_sizes_that_fit_no_convolution_are_refused() -> None:
+    arrays = {"a": np.ones((2, 2, 3, 3)), "b": np.eye(2)}
+    with pytest.raises(GeometryError, match=r"input_shape=3x32x32 has 3 sizes.* such as 32x32"):
+        audit(arrays, input_shape=(3, 32, 32))
+    mixed = audit(arrays | {"c": np.ones((2, 2, 3))}, input_shape=(8, 8))
+    assert [row.status for row in mixed.layers] == ["ok", "ok", "error"]

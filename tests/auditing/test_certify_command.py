@@ -12,16 +12,19 @@ import pytest
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 pytest.importorskip("click")
-pytest.importorskip("rich")
+import specnorm_networks as networks  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
+from specnorm_audit import (  # noqa: E402
+    cli,
+    read_onnx,
+)
 
 from auditing.files import read_here  # noqa: E402
 from auditing.onnx_models import drawing, model, node, saved  # noqa: E402
-from specnorm import cli, networks  # noqa: E402
-from specnorm.auditing import read_onnx  # noqa: E402
 
 Array = Any
 Run = Callable[..., dict[str, Any]]
+Report = Callable[..., tuple[str, str]]
 SIZES = (2, 2, 4)
 """Channels, height and width of a sample: all needed, to notice axes that are exchanged."""
 WRONG = 3

@@ -10,12 +10,11 @@ import pytest
 import specnorm_check
 from hypothesis import given, settings
 from oracle import dense_norm, sigma_star
+from specnorm_audit import audit, cli
+from specnorm_audit.certifying import verify_file
 from strategies import Layer, layers
 
 from specnorm import certificates as writing
-from specnorm import cli
-from specnorm.auditing import audit
-from specnorm.auditing.certifying import verify_file
 from specnorm.certificates import certificate_of
 from specnorm.problem.spec import ConvSpec
 from specnorm.result import Certificate

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
+import datetime
 import io
+import pickle
 import zipfile
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
+from specnorm_audit import audit
+from specnorm_audit.readers import open_model, pytorch
 
 from auditing import files
-from specnorm.auditing.readers import open_model, pytorch
 from specnorm.errors import ModelFileError
 
 LIMIT = 8 * 2**30
@@ -38,20 +44,22 @@ def _legacy(pickled: bytes, *data: bytes) -> bytes:
 # -- without torch: what the pickle would do -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("module", "attribute"),
-    [
-        ("os", "system"), ("posix", "system"), ("builtins", "eval"), ("builtins", "getattr"), ("builtins", "bytearray"),
-        ("torch", "Tensor"), ("torch", "FloatTensor"), ("torch", "load"), ("torch.nn.modules.conv", "Conv2d"),
-        ("__main__", "Net"), ("torch._utils", "_rebuild_wrapper_subclass"), ("_codecs", "encode"),
-    ],
-)  # fmt: skip
-def test_names_outside_a_state_dict_are_refused(module: str, attribute: str) -> None:
-    pickled = b"\x80\x02" + files.name(module, attribute) + b")R."
-    for content in (files.checkpoint(pickled, {}), _legacy(pickled)):
-        message = _refused(content)
-        assert f"{module}.{attribute}" in message
-        assert "state_dict()" in message
+NAMES = ["os.system", "builtins.eval", "builtins.getattr", "torch.load", "torch.nn.modules.conv.Conv2d", "__main__.Net"]
+
+
+@pytest.mark.parametrize("called", NAMES)
+def test_names_outside_a_state_dict_are_inert_and_hide_no_tensor(called: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Called with a tensor, built with one as an attribute, filled with one: nothing is imported, each is listed."""
+    monkeypatch.setattr("builtins.__import__", lambda *_: pytest.fail("something was imported"))
+    module, _, attribute = called.rpartition(".")
+    tensor = files.tensor(files.storage(4), (2, 2), (2, 1))
+    held = files.name(module, attribute) + b"(" + tensor + b"tR}" + files.text("a") + tensor + b"sb"
+    filled = files.name(module, attribute) + b")\x81(" + files.text("b") + tensor + b"u"
+    pickled = files.state_dict({"w": tensor, "x": held, "y": filled})
+    for content in (files.checkpoint(pickled, {"0": DATA}), _legacy(pickled.replace(b"tQ", b"NtQ"), DATA)):
+        found = pytorch.read(io.BytesIO(content), "", LIMIT)
+        assert [tensor.name for tensor in found.arrays] == ["w", "x.0", "x.a", "y.b"]
+        assert found.inert == (called,)
 
 
 @pytest.mark.parametrize(
@@ -75,8 +83,7 @@ def test_tensors_beyond_their_storage_are_refused(tensor: bytes) -> None:
     [
         b"\x80\x02" + files.name("collections", "OrderedDict") + b"\x81.",  # an instance without its constructor
         GOOD[:-2] + b"N" + b"bu.",  # attributes of a tensor
-        b"\x80\x02}" + b"((tt" + b"Ns.",  # a nested key
-        b"\x80\x02" + files.name("collections", "OrderedDict") + b"(](((tt" + b"N\x86eetR.",
+        b"\x80\x02" + files.name("torch", "FloatStorage") + b")\x81.",
         b"\x80\x02" + files.name("collections", "Counter") + b"(](((tteetR.",
         b"\x80\x02" + files.name("torch", "float32") + b")R.",  # a dtype is no function
         b"\x80\x02" + files.text("x") + b")R.",
@@ -141,16 +148,20 @@ def test_every_bit_is_what_torch_reads(how: dict[str, Any]) -> None:
     torch.save(state, stream, **how)
     whole = stream.getvalue()
     trials = [whole] if "pickle_protocol" in how else [whole, *(_changed(whole, rng) for _ in range(150))]
-    read = 0
+    read = unnamed = 0
     for at, content in enumerate(trials):
         try:
-            found = {x.name: x.load() for x in pytorch.read(io.BytesIO(content), "", LIMIT).arrays}
+            model = pytorch.read(io.BytesIO(content), "", LIMIT)
+            found, inert = {x.name: x.load() for x in model.arrays}, model.inert
         except ModelFileError:
             assert at > 0
             continue
         try:  # torch reads protocol 4 with code only, and an identifier that says nothing of tensors
             expected = state if "pickle_protocol" in how else torch.load(io.BytesIO(content), weights_only=True)
         except UnicodeDecodeError:
+            continue
+        except pickle.UnpicklingError:  # it names what torch would import
+            unnamed += not inert
             continue
         assert found.keys() == expected.keys()
         for name, x in found.items():
@@ -159,6 +170,7 @@ def test_every_bit_is_what_torch_reads(how: dict[str, Any]) -> None:
             assert (x.dtype, x.shape, x.tobytes()) == (wanted.dtype, wanted.shape, wanted.tobytes())
         read += 1
     assert read >= len(trials) / 20
+    assert not unnamed
 
 
 def _changed(content: bytes, rng: np.random.Generator) -> bytes:
@@ -180,20 +192,59 @@ def test_expansion_bombs_are_refused() -> None:
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, zipped: bool) -> None:
-    pytest.importorskip("torch")
     marker, path = tmp_path / "ran", tmp_path / "model.pth"
-    pickled = b"\x80\x02}" + files.text("w") + files.shell(marker) + b"s."
-    path.write_bytes(files.checkpoint(pickled, {}) if zipped else _legacy(pickled))
-    with pytest.raises(ModelFileError, match=r"os\.system"):
-        _read(path)
+    tensor = files.tensor(files.storage(4), (2, 2), (2, 1))
+    pickled = b"\x80\x02}(" + files.text("w") + tensor + files.text("x") + files.shell(marker) + b"u."
+    path.write_bytes(
+        files.checkpoint(pickled, {"0": DATA}) if zipped else _legacy(pickled.replace(b"tQ", b"NtQ"), DATA)
+    )
+    report = audit(path)
+    assert [row.name for row in report.layers] == ["w"]
+    assert "pickle names os.system, of which nothing was constructed" in str(report)
+    assert report.summary["inert"] == ["os.system"]
     assert not marker.exists()
 
 
-def test_whole_modules_and_bare_tensors_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_training_scripts_save_beside_the_weights(tmp_path: Path, zipped: bool) -> None:
     torch = pytest.importorskip("torch")
-    for zipped in (True, False):
-        torch.save(torch.nn.Conv2d(2, 2, 3), tmp_path / "module.pt", _use_new_zipfile_serialization=zipped)
-        with pytest.raises(ModelFileError, match=r"torch\.nn\.modules\.conv\.Conv2d"):
-            _read(tmp_path / "module.pt")
+    state = {name: torch.from_numpy(array) for name, array in files.kernels().items()}
+    beside = {
+        "best": np.float64(0.5), "args": argparse.Namespace(lr=0.1, where=Path("x")), "seen": {1, 2},
+        "log": defaultdict(list, {"loss": [1.0]}), "date": datetime.datetime(2026, 11, 24, 12),
+        "shape": {(3, 4): torch.float32}, "rng": np.random.RandomState(0).get_state(), "enum": files.Phase.TRAIN,
+    }  # fmt: skip
+    torch.save({"state_dict": state, **beside}, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    report = audit(tmp_path / "a.pt")
+    assert [row.name for row in report.layers] == ["conv1.weight", "conv2.weight", "fc.weight"]
+    assert report.unmeasured == ()
+    assert {"argparse.Namespace", "collections.defaultdict", "builtins.set"} <= {*report.inert}
+
+
+def test_kernels_that_are_not_read_are_rows(tmp_path: Path) -> None:
+    tensor = files.tensor(files.storage(4), (2, 2), (2, 1))
+    quantised = files.name("torch._utils", "_rebuild_qtensor") + b"(" + files.storage(4) + b"tR"
+    shape, array = files.integers((2, 2)), files.name("numpy.core.multiarray", "_reconstruct") + b"(NNNtR"
+    array += b"(" + files.integer(1) + shape + b"NNNtb"
+    vector = array.replace(shape, files.integers((4,)))
+    pickled = files.state_dict({"a.weight": tensor, "q": quantised, "n": array, "v": vector})
+    (tmp_path / "a.pt").write_bytes(files.checkpoint(pickled, {"0": DATA}))
+    report = audit(tmp_path / "a.pt")
+    assert {row.name: str(row.reason).split(", ")[0] for row in report.layers} == {
+        "a.weight": "None",
+        "n": "it is built by numpy.core.multiarray._reconstruct",
+        "q.0": "it is built by torch._utils._rebuild_qtensor",
+    }
+
+
+def test_whole_modules_are_read_as_their_state_dicts(tmp_path: Path) -> None:
+    """YOLO's checkpoints hold one under "model"."""
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 3), torch.nn.BatchNorm2d(2))
+    for content in (module, {"model": module, "epoch": 3}):
+        torch.save(content, tmp_path / "module.pt")
+        found = _read(tmp_path / "module.pt")
+        assert found.keys() == module.state_dict().keys()
+        assert_array_equal(found["0.weight"], module[0].weight.detach().numpy())
     assert "holds a Tensor" in _refused(_saved(torch, torch.ones(2, 2)))
     assert "no tensors" in _refused(_saved(torch, {"epoch": 3}))

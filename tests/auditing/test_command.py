@@ -14,11 +14,11 @@ import pytest
 from auditing import files
 
 pytest.importorskip("click")
-pytest.importorskip("rich")
 pytest.importorskip("safetensors")
 
+from specnorm_audit import cli
+
 import specnorm
-from specnorm import cli
 from specnorm.clock import Clock
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from specnorm_audit.devices import check_target, place
 
 from specnorm import backends
-from specnorm.auditing.devices import check_target, place
 from specnorm.backends import Backend
 from specnorm.errors import BackendError
 

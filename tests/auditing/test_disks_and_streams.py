@@ -15,12 +15,11 @@ import pytest
 
 pytest.importorskip("click")
 pytest.importorskip("jinja2")
-pytest.importorskip("rich")
 pytest.importorskip("safetensors")
 
+from specnorm_audit import cli, plots
+
 from auditing import files
-from specnorm import cli
-from specnorm.auditing import plots
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /dev/full and /proc")
 
@@ -79,11 +78,13 @@ REFUSED: dict[str, Case] = {
     "a part of a folder": lambda _, d: [_index(d / "x").parent, "--output", d / "x" / "x-2.safetensors"],
     "another index": lambda m, d: [m, "--output", _index(d)],
     "a model, by the plot": lambda m, d: [m, "--plot", files.save_npz(d / "b.png", files.kernels())],
-    "a model, by the certificate": lambda m, d: [m, "--certificate", _other(d)],
+    "a model, by the certificate": lambda m, d: [m, "--certificate", files.save_npz(d / "b.npz", files.kernels())],
+    "a certificate of two models": lambda m, d: [m, m, "--certificate", d / "x.npz"],
+    "a certificate that is no .npz": lambda m, d: [m, "--certificate", d / "x.json"],
+    "a report of no format": lambda m, d: [m, "--output", d / "x.pdf"],
     "the model, by the certificate": lambda m, _: [m, "--certificate", m],
     "the plot": lambda m, d: [m, "--output", d / "x.svg", "--plot", d / "x.svg"],
-    "the report": lambda m, d: [m, "--output", d / "x", "--certificate", d / "y" / ".." / "x"],
-    "the plot, by the certificate": lambda m, d: [m, "--plot", d / "x.svg", "--certificate", d / "x.svg"],
+    "the report": lambda m, d: [m, "-f", "csv", "-o", d / "x.npz", "--certificate", d / "y" / ".." / "x.npz"],
     "a name that is too long": lambda m, d: [m, "--output", d / ("x" * 300)],
     "a folder": lambda m, d: [m, "--output", d],
     "a pipe": lambda m, d: [m, "--output", _fifo(d)],

@@ -79,7 +79,7 @@ def test_a_run_killed_while_it_writes(tmp_path: Path, when: str, number: signal.
     output = tmp_path / "report.json"
     output.write_text("old")
     program = (
-        "import os, pathlib, signal\nfrom specnorm.auditing.output import replace_file\n"
+        "import os, pathlib, signal\nfrom specnorm_audit.output import replace_file\n"
         f"N = {int(number)}\n{steps[when]}\nreplace_file(pathlib.Path({str(output)!r}), 'new' * 10**6)\n"
     )
     done = subprocess.run(

@@ -14,12 +14,12 @@ import pytest
 
 pytest.importorskip("click")
 pytest.importorskip("jinja2")
-pytest.importorskip("rich")
 pytest.importorskip("onnx", exc_type=ImportError)
+
+from specnorm_audit import cli
 
 from auditing import files
 from auditing.onnx_models import model, node, saved
-from specnorm import cli
 
 THREE = 3 * np.eye(4, dtype=np.float32)
 

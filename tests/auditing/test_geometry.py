@@ -12,13 +12,13 @@ from checks import assert_encloses
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import dense_norm, output_shape
+from specnorm_audit import audit
+from specnorm_audit.geometry import resolve
+from specnorm_audit.rows import Row
+from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
 from strategies import Layer, layers
 
 from auditing import files
-from specnorm.auditing import audit
-from specnorm.auditing.geometry import resolve
-from specnorm.auditing.model_arrays import ModelArrays, Stated, Tensor
-from specnorm.auditing.rows import Row
 from specnorm.search import layer as layer_module
 from specnorm.search.layer_bounds import LayerTuning
 
@@ -81,7 +81,7 @@ def test_sizes_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         Tensor("bias", (2, 2, 3), "float32", load, kind="conv", refusal="because", assumed=("a guess",)),
         Tensor("lost", (), "float32", load, kind="unknown", refusal="its shard is missing"),
     ]
-    monkeypatch.setattr("specnorm.auditing.readers._READERS", {"npz": lambda *_: ModelArrays(tensors)})
+    monkeypatch.setattr("specnorm_audit.readers._READERS", {"npz": lambda *_: ModelArrays(tensors)})
     path = files.save_npz(tmp_path / "model.npz", {})
     files.save_npz(path, {"x": kernel})
     report = audit(path, input_shape="file", methods=["circular"])

@@ -13,14 +13,13 @@ import pytest
 
 pytest.importorskip("click")
 pytest.importorskip("jinja2")
-pytest.importorskip("rich")
+
+from specnorm_audit import audit, cli, gates
+from specnorm_audit.renderers import render
+from specnorm_audit.report import Report, verdict
+from specnorm_audit.rows import Row
 
 from auditing import files
-from specnorm import cli
-from specnorm.auditing import audit, gates
-from specnorm.auditing.renderers import render
-from specnorm.auditing.report import Report, verdict
-from specnorm.auditing.rows import Row
 from specnorm.text import visible
 
 _SMALL = np.eye(4, dtype=np.float32) / 2

@@ -13,10 +13,13 @@ pytest.importorskip("click")
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from onnx import TensorProto, defs, helper, numpy_helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
+from specnorm_audit import (  # noqa: E402
+    audit,
+    cli,
+    gates,
+)
 
 from auditing import files  # noqa: E402
-from specnorm import cli  # noqa: E402
-from specnorm.auditing import audit, gates  # noqa: E402
 
 node = helper.make_node
 SMALL, LARGE = np.eye(4, dtype=np.float32), 100 * np.eye(4, dtype=np.float32)

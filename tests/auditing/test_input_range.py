@@ -10,7 +10,6 @@ import pytest
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 pytest.importorskip("click")
-pytest.importorskip("rich")
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 import specnorm  # noqa: E402

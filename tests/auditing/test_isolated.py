@@ -10,18 +10,18 @@ import time
 from pathlib import Path
 
 import pytest
+import specnorm_audit as auditing
+from specnorm_audit import readers
+from specnorm_audit.readers.isolated import Reader, in_child
 
 from auditing import deadly
-from specnorm import auditing
-from specnorm.auditing import readers
-from specnorm.auditing.readers.isolated import Reader, in_child
 from specnorm.errors import ModelFileError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits on processes as Linux has them")
 
 TESTS = Path(__file__).parents[1]
 LOOPS = TESTS / "data" / "hostile" / "loops.h5"
-LIMITS = "specnorm.auditing.readers.isolated"
+LIMITS = "specnorm_audit.readers.isolated"
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ def test_a_child_answers_questions_about_its_file() -> None:
 _READ = f"""
 import sys
 from auditing import deadly
-from specnorm.auditing.readers.isolated import in_child
+from specnorm_audit.readers.isolated import in_child
 print("ready", flush=True)
 with in_child(deadly.loops, {__file__!r}, 2**20):
     pass

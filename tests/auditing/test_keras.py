@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from specnorm_audit import audit
+from specnorm_audit.readers import open_model
+from specnorm_audit.rows import Row
 
-from specnorm.auditing import audit
-from specnorm.auditing.readers import open_model
-from specnorm.auditing.rows import Row
 from specnorm.errors import ModelFileError
 
 h5py: Any = pytest.importorskip("h5py")

@@ -28,7 +28,7 @@ import resource, sys
 from concurrent.futures import ThreadPoolExecutor
 resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
 import specnorm
-from specnorm.auditing import executing
+from specnorm_audit import executing
 executing.IN_FLIGHT = 16 * 2**20
 try:
     bytearray(LIMIT)

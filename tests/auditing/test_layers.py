@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-
-from specnorm.auditing.layers import Layer, select
-from specnorm.auditing.model_arrays import Tensor
+from specnorm_audit.layers import Layer, select
+from specnorm_networks.model_arrays import Tensor
 
 
 def _tensor(name: str, shape: tuple[int, ...], dtype: str = "float32") -> Tensor:

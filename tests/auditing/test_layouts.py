@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from specnorm_audit import audit, gates
+from specnorm_audit.layouts import conventions
+from specnorm_networks.model_arrays import Tensor
 
 from auditing import files
-from specnorm.auditing import audit, gates
-from specnorm.auditing.layouts import conventions
-from specnorm.auditing.model_arrays import Tensor
 
 RANDOM = np.random.RandomState(0)
 SMALL = np.eye(4, dtype=np.float32)

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from specnorm.auditing.output import check_output, replace_file
+from specnorm_audit.output import check_output, replace_file
 
 
 def test_new_files_and_replaced_ones(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from specnorm_audit.readers import open_model
 
 from auditing import files
-from specnorm.auditing.readers import open_model
 from specnorm.errors import ModelFileError
 
 SIZE = 8 * 2**30

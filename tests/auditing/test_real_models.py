@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from real_weights import MODELS, real_file, real_layers
-
-from specnorm.auditing import audit
-from specnorm.auditing.rows import Row
+from specnorm_audit import audit
+from specnorm_audit.rows import Row
 
 torch: Any = pytest.importorskip("torch")
 

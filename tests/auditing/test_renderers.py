@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from specnorm_audit import audit
+from specnorm_audit.renderers import render
 
-from specnorm.auditing import audit
-from specnorm.auditing.renderers import render
 from specnorm.text import number, visible
 
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from specnorm_audit import audit, plots
+from specnorm_audit.renderers import render
+from specnorm_audit.report import Report
+from specnorm_audit.rows import STANDARD
 
 from auditing import files
-from specnorm.auditing import audit, plots
-from specnorm.auditing.renderers import render
-from specnorm.auditing.report import Report
-from specnorm.auditing.rows import STANDARD
 
 pytest.importorskip("jinja2")
 

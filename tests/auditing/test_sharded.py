@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from numpy.testing import assert_array_equal
+from specnorm_audit import audit
+from specnorm_audit.readers import open_model
 
 from auditing import files
-from specnorm.auditing import audit
-from specnorm.auditing.readers import open_model
 from specnorm.errors import ModelFileError
 
 pytest.importorskip("safetensors")

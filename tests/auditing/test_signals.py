@@ -84,14 +84,14 @@ sys.meta_path.insert(0, Interrupting())
 
 @LINUX
 @pytest.mark.parametrize("number", ENDING)
-@pytest.mark.parametrize("module", ["numpy", "specnorm.methods", "click", "specnorm.cli", "specnorm.auditing.report"])
+@pytest.mark.parametrize("module", ["numpy", "specnorm.methods", "click", "specnorm_audit.cli", "rich"])
 @pytest.mark.nightly
 def test_a_signal_while_modules_are_imported(tmp_path: Path, module: str, number: signal.Signals) -> None:
     """No traceback, and the exit code of an interruption."""
     (tmp_path / "sitecustomize.py").write_text(_INTERRUPTS)
     told = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)]), "AT": module}
     done = subprocess.run(
-        [sys.executable, "-m", "specnorm", "backends"], env=os.environ | told | {"NUMBER": str(int(number))},
+        [sys.executable, "-m", "specnorm_audit", "backends"], env=os.environ | told | {"NUMBER": str(int(number))},
         capture_output=True, text=True, check=False, preexec_fn=_usual, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (128 + number, "")
@@ -99,13 +99,13 @@ def test_a_signal_while_modules_are_imported(tmp_path: Path, module: str, number
 
 _PARENT = """
 import sys, time
-from specnorm.auditing.processes import Workers
+from specnorm_audit.processes import Workers
 pool = Workers(1)
 pool.submit(time.sleep, 300)
-while not pool.processes:
+while not pool.workers:
     time.sleep(0.01)
 time.sleep(0.3)
-print(*pool.processes, flush=True)
+print(*[worker.process.pid for worker in pool.workers], flush=True)
 time.sleep(300)
 """
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import specnorm
-from specnorm.methods.matrix_norm import MatrixNorm
+from specnorm.methods.matrix_stacks import MatrixNorm
 from specnorm.numerics.lanczos import Lanczos
 
 

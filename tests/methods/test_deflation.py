@@ -24,7 +24,7 @@ from specnorm.certified.layer.deflation import DeflatedModes, WaveGram, first_of
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cells import torus
 from specnorm.certified.symbol.cover import Cover
-from specnorm.numerics.chebyshev import top_eigenvectors
+from specnorm.numerics.power import top_eigenvectors
 from specnorm.problem.frequencies import Frequencies
 from specnorm.problem.layer_map import sizes_of
 from specnorm.problem.spec import ConvSpec

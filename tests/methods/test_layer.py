@@ -28,14 +28,15 @@ from specnorm.certified.matrices.block_tridiagonal import (
 from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
 from specnorm.search.layer import enclose_layer
-from specnorm.search.layer_bounds import LayerBounds, LayerProblem
+from specnorm.search.layer_bounds import LayerBounds
+from specnorm.search.result import Problem
 
 
 def bounds(lib: Lib | None, kernel: Any, sizes: Any, rtol: float = 1e-6, **geometry: Any) -> LayerBounds:
     backend = load("numpy") if lib is None else lib.backend
     given = kernel[None] if lib is None else lib.asarray(kernel[None])
     spec = ConvSpec.of(kernel.shape, input_shape=sizes, **geometry)
-    problem = LayerProblem(given, spec, rtol, 10**5)
+    problem = Problem(given, spec, rtol, 10**5)
     return enclose_layer(problem, ops=Execution.of(backend, given))
 
 

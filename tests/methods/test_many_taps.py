@@ -15,7 +15,8 @@ from specnorm.certified.symbol import cover
 from specnorm.certified.symbol.cells import Cells, torus
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 from specnorm.certified.symbol.lags import half_lags, paired_taps
-from specnorm.runtime.execution import MEMORY, Execution
+from specnorm.runtime.execution import Execution
+from specnorm.types import MEMORY
 
 SHAPES = [(1, 1, 3000), (1, 1, 20_000), (1, 1, 100, 100), (2, 2, 12, 12, 12), (1, 1, 200, 200)]
 BUDGET = 2.0

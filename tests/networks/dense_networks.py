@@ -1,6 +1,6 @@
 """Small networks at random, and what is true of them: dense matrices written out by loops, the quadratic form, masks.
 
-Nothing here is imported from `specnorm.networks` but the types that a network is given in.
+Nothing here is imported from `specnorm_networks` but the types that a network is given in.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from specnorm.certified.network import operators
-from specnorm.networks import Graph, Layer, Node
+from specnorm_networks import Graph, Layer, Node
+from specnorm_networks.certified import operators
 
 Matrix = NDArray[np.float64]
 FUNCTIONS: dict[str, tuple[operators.Pointwise, float, float]] = {

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from networks.dense_networks import FUNCTIONS, Conv, Matrix, largest_over_masks
-
-from specnorm.certified.network import operators
-from specnorm.certified.network.operators import Operator
-from specnorm.networks import Graph, Layer, Node
+from specnorm_networks import Graph, Layer, Node
+from specnorm_networks.certified import operators
+from specnorm_networks.certified.operators import Operator
 
 Sum = dict[int, Matrix]
 """Number of a value -> matrix from it."""

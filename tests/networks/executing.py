@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 from oracle import dense_matrix
-
-from specnorm.certified.network.graph import Graph, Layer, Node, concrete
-from specnorm.certified.network.operators import (
+from specnorm_networks.certified.graph import Graph, Layer, Node, concrete
+from specnorm_networks.certified.operators import (
     Add,
     AveragePool,
     Concat,

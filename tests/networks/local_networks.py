@@ -1,6 +1,6 @@
 """Small networks with biases and what they compute, in float64 by dense matrices and in ball arithmetic.
 
-Nothing here is imported from `specnorm.networks` but the types that a network is given in.
+Nothing here is imported from `specnorm_networks` but the types that a network is given in.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 from networks.dense_networks import FUNCTIONS, Conv, Matrix, draw, graph_of, sizes_of
-
-from specnorm.certified.network import operators
-from specnorm.networks import Graph, Layer, Node
+from specnorm_networks import Graph, Layer, Node
+from specnorm_networks.certified import operators
 
 VALUES: dict[str, Callable[[Matrix], Matrix]] = {
     "relu": lambda v: np.maximum(v, 0),

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
-
-from specnorm.auditing.readers.onnx import read
-from specnorm.auditing.readers.onnx.binding import NEWEST
-from specnorm.networks import Graph
+from specnorm_networks import Graph
+from specnorm_networks.onnx import read
+from specnorm_networks.onnx.binding import NEWEST
 
 
 class GlobalLpPool(OpRun):  # type: ignore[misc,unused-ignore]  # Any where onnx is missing

@@ -11,9 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-
-from specnorm.auditing.readers.onnx import read
-from specnorm.networks import Graph
+from specnorm_networks import Graph
+from specnorm_networks.onnx import read
 
 Values = NDArray[np.float64]
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import onnx
-
-from specnorm.auditing.readers.onnx.binding import parameters
-from specnorm.auditing.readers.onnx.operators import OPERATORS
+from specnorm_networks.onnx.binding import parameters
+from specnorm_networks.onnx.operators import OPERATORS
 
 HISTORY: dict[str, list[Any]] = {}
 for _schema in onnx.defs.get_all_schemas_with_history():

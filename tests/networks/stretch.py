@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-
-from specnorm.networks import Graph, bound, within
+from specnorm_networks import Graph, bound, within
 
 Vector = NDArray[np.float64]
 STEPS = (1e-3, 0.1, 2.0)

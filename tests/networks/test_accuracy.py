@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 from networks.local_networks import Chain, dense
-
-from specnorm.networks import CertifiedAccuracy, Multipliers, certified_accuracy, local_radii, margins, within
+from specnorm_networks import CertifiedAccuracy, Multipliers, local_radii, margins, within
+from specnorm_networks.accuracy import certified_accuracy
 
 Array = Any
 NETWORKS = int(os.environ.get("SPECNORM_ATTACKED", "10"))

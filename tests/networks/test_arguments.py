@@ -13,11 +13,10 @@ import pytest
 torch = pytest.importorskip("torch", exc_type=ImportError)
 import numpy as np  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from specnorm_torch import network_bound  # noqa: E402
+from specnorm_networks import bound, network_bound  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 import specnorm  # noqa: E402
-from specnorm.networks import bound  # noqa: E402
 
 FIVE = torch.arange(5.0)
 BIG, TWO = torch.tensor([[10.0, 0.0], [0.0, 1.0]]), torch.tensor([1.0, 10.0])
@@ -141,7 +140,7 @@ def saved(folder: Path, nodes: list[Any], constants: dict[str, Any], shape: list
 
 
 def onnx_bound(*words: Any) -> Any:
-    from specnorm.auditing.readers.onnx import read
+    from specnorm_networks.onnx import read
 
     path = saved(*words)
     with path.open("rb") as file:
@@ -190,7 +189,7 @@ def test_quotients_of_integers_are_rounded_towards_zero(tmp_path: Path) -> None:
 def test_a_file_of_two_operator_sets_is_refused(tmp_path: Path) -> None:
     """Of 17 and 11 a runtime may take either, and a log-softmax means two things."""
     onnx = pytest.importorskip("onnx", exc_type=ImportError)
-    from specnorm.auditing.readers.onnx import read
+    from specnorm_networks.onnx import read
 
     path = saved(tmp_path, [onnx_node("LogSoftmax", ["x"], ["y"], axis=1)], {}, [1, 2, 30])
     model = onnx.load(path)

@@ -17,9 +17,8 @@ from networks.balls import definite, quadratic_form
 from networks.dense_networks import Conv, graph_of, sizes_of
 from networks.dense_sums import NETWORKS, Network
 from networks.test_multipliers import chains, forgotten_half, one_phase_dropped, one_tap_moved
-
-from specnorm.certified.network import affine_maps, segments, subnetworks
-from specnorm.networks import Graph, Measure, Multipliers
+from specnorm_networks import Graph, Measure, Multipliers
+from specnorm_networks.certified import affine_maps, segments, subnetworks
 
 MEASURE = Measure(1e-4)
 Changed = Callable[[list[Any]], list[Any]]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from specnorm.certified.network.operators import Exp, Input, Matrix, Product, Sigmoid
-from specnorm.networks import Graph, Layer, Node, bound, within
+from specnorm_networks import Graph, Layer, Node, bound, within
+from specnorm_networks.certified.operators import Exp, Input, Matrix, Product, Sigmoid
 
 WEIGHT = np.sin(np.arange(16.0) ** 2).reshape(4, 4)
 

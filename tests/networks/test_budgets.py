@@ -12,10 +12,10 @@ import pytest
 from networks.dense_networks import Conv, draw, graph_of
 from networks.dense_sums import Network
 from numpy.typing import NDArray
+from specnorm_networks import Graph, Layer, Measure, Multipliers, Node, Product, bound
+from specnorm_networks.certified import operators
 
-from specnorm.certified.network import operators
 from specnorm.errors import MethodError
-from specnorm.networks import Graph, Layer, Measure, Multipliers, Node, Product, bound
 
 Matrix = NDArray[np.float64]
 

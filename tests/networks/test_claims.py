@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from assumptions import assumed
+from specnorm_networks import Graph, Layer, Multipliers, Node, Product, bound, within
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.patterns import prepared, unsorted
+from specnorm_networks.certified.ranges import Ball, Ranges, ranges
+from specnorm_networks.certified.scope import digest_of
+from specnorm_networks.certified.zonotopes import localised
 
 from specnorm.certified.bound import HypothesisError, Upper, least
-from specnorm.certified.network import operators as ops
-from specnorm.certified.network.patterns import prepared, unsorted
-from specnorm.certified.network.ranges import Ball, Ranges, ranges
-from specnorm.certified.network.scope import digest_of
-from specnorm.certified.network.zonotopes import localised
-from specnorm.networks import Graph, Layer, Multipliers, Node, Product, bound, within
 
 WEIGHTS = np.array([[2.0, 1.0], [0.5, 3.0]])
 CENTRE = np.array([[-1.0, -1.0]])

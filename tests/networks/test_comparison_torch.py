@@ -13,13 +13,16 @@ torch = pytest.importorskip("torch")
 from networks.published import NETWORKS  # noqa: E402
 from networks.torch_modules import Function  # noqa: E402
 from nightly import NIGHTLY  # noqa: E402
-from specnorm_torch import certified_accuracy, network_bound  # noqa: E402
-from specnorm_torch.networks import network_graph  # noqa: E402
+from specnorm_networks import (  # noqa: E402
+    certified_accuracy,
+    network_bound,
+    network_graph,
+)
+from specnorm_networks.certified import operators as ops  # noqa: E402
+from specnorm_networks.checking import Checked, check  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from specnorm.certified.network import operators as ops  # noqa: E402
-from specnorm.certified.network.checking import Checked, check  # noqa: E402
 from specnorm.errors import TranslationError  # noqa: E402
 
 DRAWN = 300 if NIGHTLY else 20

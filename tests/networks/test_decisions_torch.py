@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
 from networks.torch_modules import jacobian_norm  # noqa: E402
-from specnorm_torch import network_bound  # noqa: E402
+from specnorm_networks import network_bound  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from specnorm.errors import MethodError  # noqa: E402

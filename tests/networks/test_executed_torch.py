@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-from specnorm_torch import certified_accuracy, network_graph  # noqa: E402
+from specnorm_networks import (  # noqa: E402
+    Measure,
+    certified_accuracy,
+    network_graph,
+)
+from specnorm_networks.radii import executed  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from specnorm.errors import MethodError  # noqa: E402
-from specnorm.networks import Measure  # noqa: E402
-from specnorm.networks.radii import executed  # noqa: E402
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-
-from specnorm.certified.network.operators import Identity, Input, Matrix, Operator, Unknown
-from specnorm.networks import Graph, Layer, Node, bound
+from specnorm_networks import Graph, Layer, Node, bound
+from specnorm_networks.certified.operators import Identity, Input, Matrix, Operator, Unknown
 
 X = Node("x", Input(), shape=(1, 2))
 

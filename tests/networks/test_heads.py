@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 from networks.dense_networks import FUNCTIONS, Matrix, draw, graph_of, sizes_of, smallest_eigenvalue
+from specnorm_networks import Graph, Layer, Measure, Multipliers, Node, heads
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.affine_maps import Subnetwork
+from specnorm_networks.certified.heads import Head, constant_through_head, head_of
+from specnorm_networks.certified.operators import Windows
+from specnorm_networks.certified.patterns import prepared
+from specnorm_networks.certified.subnetworks import grids_of, runs
 
 from specnorm.backends import backend_for
-from specnorm.certified.network import operators as ops
-from specnorm.certified.network.affine_maps import Subnetwork
-from specnorm.certified.network.heads import Head, constant_through_head, head_of
-from specnorm.certified.network.operators import Windows
-from specnorm.certified.network.patterns import prepared
-from specnorm.certified.network.subnetworks import grids_of, runs
-from specnorm.networks import Graph, Layer, Measure, Multipliers, Node, heads
 from specnorm.runtime.execution import Execution
 
 ALL = tuple(FUNCTIONS)

@@ -20,14 +20,14 @@ import numpy as np
 import pytest
 from mutants import Function, mutated
 from networks.local_networks import Chain, convolutional, dense
+from specnorm_networks import Graph, Layer, Node, within
+from specnorm_networks.by_rule import located
+from specnorm_networks.certified import linear_bounds, operators, parabolas
+from specnorm_networks.certified.linear_reading import Network
+from specnorm_networks.certified.parabolas import Curve
+from specnorm_networks.linear import Ascent, read
 
-from specnorm.certified.network import linear_bounds, operators, parabolas
-from specnorm.certified.network.by_rule import located
-from specnorm.certified.network.linear_reading import Network
-from specnorm.certified.network.parabolas import Curve
 from specnorm.clock import Clock
-from specnorm.networks import Graph, Layer, Node, within
-from specnorm.networks.linear import Ascent, read
 
 Array = Any
 PROGRAMS = int(os.environ.get("SPECNORM_LINEAR_BOUNDS", "20"))

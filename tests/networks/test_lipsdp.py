@@ -11,9 +11,8 @@ import pytest
 pytest.importorskip("clarabel", reason="it solves LipSDP's cone program, with SciPy's LAPACK")
 from lipsdp import lipsdp
 from numpy.typing import NDArray
-
-from specnorm.certified.network import operators
-from specnorm.networks import Graph, Layer, Node, bound
+from specnorm_networks import Graph, Layer, Node, bound
+from specnorm_networks.certified import operators
 
 NETWORKS = [(5, 20, 12, 1), (8, 10, 20, 8), (4, 15, 3), (5, 8, 8, 8, 8, 3), (4, 6, 6, 6, 6, 6, 6, 6, 6, 2)]
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from networks.local_networks import Chain, convolutional, dense
+from specnorm_networks import Measure, Multipliers, bound, local_radii, margins, near
+from specnorm_networks.certified import operators
+from specnorm_networks.certified.ranges import Ball, ranges
 
-from specnorm.certified.network import operators
-from specnorm.certified.network.ranges import Ball, ranges
 from specnorm.errors import InternalError, MethodError
-from specnorm.networks import Measure, Multipliers, bound, local_radii, margins, near
 
 METHOD = Multipliers(steps=6)
 MEASURE = Measure(1e-4)

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from assumptions import assumed, interval
+from specnorm_networks.certified import margins
 
 from specnorm.certified import host
 from specnorm.certified.bound import HypothesisError, Lower
 from specnorm.certified.interval import Interval
-from specnorm.certified.network import margins
 
 SIZES = (1.0, 1e-162, 1e160)
 """Squares of the second vanish, those of the third overflow."""

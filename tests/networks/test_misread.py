@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from specnorm_networks import Graph, Layer, Measure, Node, Product, averaged, bound, forward_step, margins
+from specnorm_networks.certified import operators
+from specnorm_networks.certified.kernels import fold_error
 
 from specnorm.certified import host
-from specnorm.certified.network import operators
-from specnorm.certified.network.kernels import fold_error
 from specnorm.errors import MethodError
-from specnorm.networks import Graph, Layer, Measure, Node, Product, averaged, bound, forward_step, margins
 from specnorm.problem.spec import ConvSpec
 
 

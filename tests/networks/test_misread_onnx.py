@@ -18,11 +18,11 @@ onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from auditing.onnx_models import saved  # noqa: E402
 from networks.onnx_networks import everywhere, graph_of, holds, in_ball, model, steepest, values_of  # noqa: E402
 from onnx import TensorProto, helper  # noqa: E402
+from specnorm_networks import Graph, Multipliers, bound, within  # noqa: E402
+from specnorm_networks.certified.operators import Matrix, Maximum, Minimum  # noqa: E402
+from specnorm_networks.certified.patterns import recognised  # noqa: E402
 
 import specnorm  # noqa: E402
-from specnorm.certified.network.operators import Matrix, Maximum, Minimum  # noqa: E402
-from specnorm.certified.network.patterns import recognised  # noqa: E402
-from specnorm.networks import Graph, Multipliers, bound, within  # noqa: E402
 
 N = helper.make_node
 DOWN, OTHER = np.random.default_rng(1).standard_normal((2, 6, 4))

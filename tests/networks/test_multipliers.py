@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from networks.dense_networks import FUNCTIONS, Conv, draw, from_below, graph_of, sizes_of, smallest_eigenvalue
-
-from specnorm.certified.network import affine_maps, segments, subnetworks
-from specnorm.networks import Measure, Multipliers, Product, Scaled, bound
+from specnorm_networks import Measure, Multipliers, Product, Scaled, bound
+from specnorm_networks.certified import affine_maps, segments, subnetworks
 
 MEASURE = Measure(1e-4)
 KINDS: dict[str, dict[str, Any]] = {

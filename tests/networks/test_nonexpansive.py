@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from specnorm_torch import nonexpansive  # noqa: E402 - after the skip
+from specnorm_networks import nonexpansive  # noqa: E402 - after the skip
 from torch import nn  # noqa: E402
 
 

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-
-from specnorm.networks import Graph, Node, bound, operators, within
+from specnorm_networks import Graph, Node, bound, operators, within
 
 Vector = NDArray[np.float64]
 DIVISORS: dict[str, Callable[[Vector, int, float], Vector]] = {

@@ -11,8 +11,10 @@ onnx = pytest.importorskip("onnx", exc_type=ImportError)
 import numpy as np  # noqa: E402
 from auditing.onnx_models import graph_of  # noqa: E402
 from onnx_in_torch import run_onnx  # noqa: E402
-
-from specnorm.networks import Product, bound  # noqa: E402
+from specnorm_networks import (  # noqa: E402
+    Product,
+    bound,
+)
 
 DATA = Path(__file__).parents[1] / "data"
 MODEL = DATA / "rfb320" / "version-RFB-320_simplified.onnx"

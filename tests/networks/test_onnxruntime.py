@@ -21,11 +21,10 @@ from networks.drawing import Arguments, Dice, Slot, numbers  # noqa: E402
 from networks.onnx_arguments import DRAWS  # noqa: E402
 from networks.onnx_schemas import places, versions  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-
-from specnorm.auditing.readers.onnx import read  # noqa: E402
-from specnorm.auditing.readers.onnx.evaluator import evaluate  # noqa: E402
-from specnorm.certified.network.execution import run_with_errors  # noqa: E402
-from specnorm.certified.network.operators import Unknown  # noqa: E402
+from specnorm_networks.certified.operators import Unknown  # noqa: E402
+from specnorm_networks.execution import run_with_errors  # noqa: E402
+from specnorm_networks.onnx import read  # noqa: E402
+from specnorm_networks.onnx.evaluator import evaluate  # noqa: E402
 
 COUNT = int(os.environ.get("SPECNORM_ONNX_DRAWS", "300"))
 OPERATORS = (

@@ -31,7 +31,7 @@ claim                                     stopped by  generated
 ========================================  ==========  ======================
 
 13, 15 and 16 are seen by no execution of one network: sizes that are called alike are executed alike, and a radius or
-a refutation is arithmetic on numbers that are right. `test_misread`, `test_misread_onnx` and `test_misread_torch` say
+a refutation is arithmetic on numbers that are right. `test_misread` and `test_misread_onnx` say
 what is true of them.
 """
 
@@ -45,10 +45,10 @@ from networks.compositions import planted_onnx, planted_rules, taken_back
 from networks.compositions.planting import Planted
 from networks.onnx_networks import graph_of, model
 from onnx import TensorProto, helper
+from specnorm_networks import Graph, Layer, Node, bound, forward_step
+from specnorm_networks.certified import operators
 
-from specnorm.certified.network import operators
 from specnorm.errors import MethodError, TranslationError
-from specnorm.networks import Graph, Layer, Node, bound, forward_step
 
 
 def named(each: Planted) -> str:
@@ -93,7 +93,7 @@ def test_no_execution_sees_that_open_sizes_are_two(monkeypatch: pytest.MonkeyPat
     other = helper.make_tensor_value_info("z", TensorProto.DOUBLE, [1, f"{long}b"])
     proto = model([helper.make_node("Add", ["x", "z"], ["y"])], [1, f"{long}a"], more=[other])
     assert bound(graph_of(proto)).upper is None
-    monkeypatch.setattr("specnorm.auditing.readers.onnx.walk.named", lambda text: text[:40])
+    monkeypatch.setattr("specnorm_networks.onnx.walk.named", lambda text: text[:40])
     assert bound(graph_of(proto)).upper == pytest.approx(np.sqrt(2))
 
 

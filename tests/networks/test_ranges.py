@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from networks.local_networks import Chain, convolutional, dense
+from specnorm_networks import Graph, Node, bound
+from specnorm_networks.by_rule import ranges_by_lines
+from specnorm_networks.certified import operators, ranges
+from specnorm_networks.certified.operators.base import LinearMap
+from specnorm_networks.certified.ranges import Ball, Box
+from specnorm_networks.linear import read
 
 from specnorm.certified import host
-from specnorm.certified.network import operators, ranges
-from specnorm.certified.network.by_rule import ranges_by_lines
-from specnorm.certified.network.operators.base import LinearMap
-from specnorm.certified.network.ranges import Ball, Box
-from specnorm.networks import Graph, Node, bound
-from specnorm.networks.linear import read
 
 KINDS: dict[str, dict[str, Any]] = {
     "zeros": {"plain": True},

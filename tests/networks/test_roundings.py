@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 from networks.executing import FOOLED, STORE, dense, execute, mixed, shape_of
-
-from specnorm.certified.network import roundings
-from specnorm.certified.network.graph import Graph, Node
-from specnorm.certified.network.operators import (
+from specnorm_networks import Measure
+from specnorm_networks.accuracy import certified_accuracy
+from specnorm_networks.certified import roundings
+from specnorm_networks.certified.graph import Graph, Node
+from specnorm_networks.certified.operators import (
     Input,
 )
-from specnorm.certified.network.operators.base import LinearMap
-from specnorm.certified.network.operators.executed import Format, Statistics
-from specnorm.certified.network.operators.linear import normalisation
-from specnorm.certified.network.roundings import AtCentre
-from specnorm.networks import Measure, certified_accuracy
-from specnorm.networks.radii import Radii, executed
+from specnorm_networks.certified.operators.base import LinearMap
+from specnorm_networks.certified.operators.executed import Format, Statistics
+from specnorm_networks.certified.operators.linear import normalisation
+from specnorm_networks.certified.roundings import AtCentre
+from specnorm_networks.radii import Radii, executed
 
 Array = Any
 
@@ -142,7 +142,7 @@ def without_underflow(patch: pytest.MonkeyPatch) -> None:
         )
         for name, execution in roundings.EXECUTIONS.items()
     }
-    patch.setattr("specnorm.networks.radii.EXECUTIONS", formats)
+    patch.setattr("specnorm_networks.radii.EXECUTIONS", formats)
 
 
 FORGOTTEN: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {

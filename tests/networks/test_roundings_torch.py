@@ -10,13 +10,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from specnorm_torch import certified_accuracy, network_graph  # noqa: E402
+from specnorm_networks import (  # noqa: E402
+    Measure,
+    certified_accuracy,
+    network_graph,
+)
+from specnorm_networks.radii import executed  # noqa: E402
+from specnorm_torch import baked  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn.utils import parametrizations  # noqa: E402
 
 from specnorm.errors import MethodError  # noqa: E402
-from specnorm.networks import Measure  # noqa: E402
-from specnorm.networks.radii import executed  # noqa: E402
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -87,9 +91,9 @@ def test_what_is_not_stored_as_the_model_has_it_is_refused() -> None:
     can be folded."""
     computed = nn.Sequential(nn.Flatten(), parametrizations.weight_norm(nn.Linear(4, 3)))
     x, y = torch.randn(2, 4), torch.zeros(2, dtype=torch.int64)
-    with pytest.raises(MethodError, match="bake=True"):
+    with pytest.raises(MethodError, match="bake_"):
         certified_accuracy(computed, x, y, [0.1], execution="float16")
-    assert certified_accuracy(computed, x, y, [0.1], execution="float16", bake=True).radius.shape == (2,)
+    assert certified_accuracy(baked(computed), x, y, [0.1], execution="float16").radius.shape == (2,)
     normal = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)).eval()
     assert certified_accuracy(normal, x, y, [0.1], execution="float32").radius.shape == (2,)
     nn.init.zeros_(normal[1].weight)  # type: ignore[arg-type]

@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from assumptions import interval
-
-from specnorm.certified.network import operators
-from specnorm.networks import (
+from specnorm_networks import (
     CertifiedAccuracy,
     Graph,
     Layer,
@@ -25,6 +23,7 @@ from specnorm.networks import (
     forward_step,
     margins,
 )
+from specnorm_networks.certified import operators
 
 QUICK = Multipliers(steps=30)
 

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from networks.dense_sums import NETWORKS, Network, from_below, smallest_eigenvalue
-
-from specnorm.certified.network import affine_maps, segments, subnetworks
-from specnorm.networks import Graph, Measure, Multipliers, Product, Scaled, bound
+from specnorm_networks import Graph, Measure, Multipliers, Product, Scaled, bound
+from specnorm_networks.certified import affine_maps, segments, subnetworks
 
 MEASURE = Measure(1e-4)
 

@@ -10,7 +10,9 @@ import pytest
 torch = pytest.importorskip("torch", exc_type=ImportError)
 import torch.nn.functional as F  # noqa: E402
 from networks.torch_modules import Function, jacobian_norm, prepared, upper_of  # noqa: E402
-from specnorm_torch import network_bound  # noqa: E402
+from specnorm_networks import (  # noqa: E402
+    network_bound,
+)
 from torch import Tensor, nn  # noqa: E402
 
 import specnorm  # noqa: E402

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
-from specnorm.certified.network import operators as ops
-from specnorm.certified.network.operators import Operator
-from specnorm.networks import Graph, Node
+from specnorm_networks import Graph, Node
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.operators import Operator
 
 SHAPE = (2, 6, 4, 4)
 
@@ -44,14 +43,3 @@ class Written:
 
 
 # -- what is recognised --------------------------------------------------------------------------------------------
-
-
-def root(net: Written, *terms: str, weights: tuple[float, ...] = (), factor: float = 0.5, shift: float = 1e-3) -> str:
-    """sqrt(factor (w_1 t_1 + ...) + shift)."""
-    total = net(ops.Add(weights or (1.0,) * len(terms)), *terms) if len(terms) > 1 else terms[0]
-    scaled = net.scaled(factor, total, exact=factor != 0.3)
-    return net(ops.Sqrt(), net(ops.Add((1.0, 1.0)), net.constant(shift), scaled) if shift else scaled)
-
-
-def squares(net: Written, *of: str) -> list[str]:
-    return [net(ops.Power(2), each) if at % 2 else net(ops.Product(), each, each) for at, each in enumerate(of)]

@@ -111,7 +111,7 @@ def keras() -> None:
 
 def plot() -> None:
     """A picture of a report."""
-    plots = import_module("specnorm.auditing.plots")
+    plots = import_module("specnorm_audit.plots")
     Path("report.png").write_bytes(plots.draw([specnorm.audit({"weight": KERNEL})], "png"))
 
 

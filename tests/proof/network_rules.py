@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 from assumptions import assumed
-
-from specnorm.backends import backend_for
-from specnorm.certified.bound import Upper, least
-from specnorm.certified.network import heads, margins, rules, segments
-from specnorm.certified.network.graph import Graph, Layer, Node
-from specnorm.certified.network.kernels import Norm, norm_of_layer
-from specnorm.certified.network.operators import (
+from specnorm_networks import Measure, Multipliers, Product, bound
+from specnorm_networks.certified import heads, margins, rules, segments
+from specnorm_networks.certified.graph import Graph, Layer, Node
+from specnorm_networks.certified.kernels import Norm, norm_of_layer
+from specnorm_networks.certified.operators import (
     Add,
     Concat,
     Convolution,
@@ -29,13 +27,15 @@ from specnorm.certified.network.operators import (
     Scale,
     Slice,
 )
-from specnorm.certified.network.operators.base import Operator, Place
-from specnorm.certified.network.ranges import Ball, Ranges, ranges
-from specnorm.certified.network.regions import Region
-from specnorm.certified.network.scope import Scope
-from specnorm.certified.network.subnetworks import runs
-from specnorm.certified.network.zonotopes import localised
-from specnorm.networks import Measure, Multipliers, Product, bound
+from specnorm_networks.certified.operators.base import Operator, Place
+from specnorm_networks.certified.ranges import Ball, Ranges, ranges
+from specnorm_networks.certified.regions import Region
+from specnorm_networks.certified.scope import Scope
+from specnorm_networks.certified.subnetworks import runs
+from specnorm_networks.certified.zonotopes import localised
+
+from specnorm.backends import backend_for
+from specnorm.certified.bound import Upper, least
 from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
 

@@ -13,24 +13,23 @@ from methods.test_deflation import cases
 from proof import test_claims
 from proof.network_rules import FAR, NETWORK_REFUSED
 from proof.test_claims import KERNEL, OPS, PART
+from specnorm_networks.certified import margins
+from specnorm_networks.certified.graph import Graph, Node
+from specnorm_networks.certified.linear_bounds import LinearBounds
+from specnorm_networks.certified.linear_reading import Network
+from specnorm_networks.certified.operators import Input, ReLU
+from specnorm_networks.certified.roundings import EXECUTIONS, AtCentre, Roundings
+from specnorm_networks.certified.scope import Scope
 
 from specnorm.certified import bound
 from specnorm.certified.bound import Upper
-from specnorm.certified.layer.circulant import Embedding, shortest
+from specnorm.certified.layer.circulant import Embedding, padded_norm, shortest
 from specnorm.certified.layer.components import norm_of_groups, norms_of_patch, polyphase_components
 from specnorm.certified.layer.deflation import DeflatedModes, limit_of_rest, norm_by_deflation
-from specnorm.certified.layer.every_size import padded_norm
 from specnorm.certified.layer.own_matrix import LayerGram
 from specnorm.certified.layer.waves import Waves
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
-from specnorm.certified.network import margins
-from specnorm.certified.network.graph import Graph, Node
-from specnorm.certified.network.linear_bounds import LinearBounds
-from specnorm.certified.network.linear_reading import Network
-from specnorm.certified.network.operators import Input, ReLU
-from specnorm.certified.network.roundings import EXECUTIONS, AtCentre, Roundings
-from specnorm.certified.network.scope import Scope
 from specnorm.certified.symbol import cover, grid
 from specnorm.certified.symbol.cells import Boxes, Cells, Circulant, dft, dft_points, torus
 from specnorm.certified.symbol.cover import Cover, limits_sq, on_grid, truncated

@@ -14,23 +14,22 @@ from oracle import dense_matrix
 from proof.network_rules import NETWORK_CHECKS
 from proof.refusals import BALLS, CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
 from proof.test_claims import DILATED, KERNEL, LAYER, OPS, PART, PARTS, REFLECT, RING, by_unfolding
+from specnorm_networks import Measure
+from specnorm_networks.certified import margins
+from specnorm_networks.radii import executed
 
 from specnorm.certified import bound
 from specnorm.certified.bound import Lower, Upper
-from specnorm.certified.layer.circulant import norm_by_circulant
+from specnorm.certified.layer.circulant import norm_by_circulant, padded_norm
 from specnorm.certified.layer.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
-from specnorm.certified.layer.every_size import padded_norm
 from specnorm.certified.layer.of_kernel import of_kernel
 from specnorm.certified.layer.own_matrix import LayerGram, quotients
 from specnorm.certified.layer.waves import norm_by_waves
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
-from specnorm.certified.network import margins
 from specnorm.certified.symbol.cells import dft_points, torus
 from specnorm.certified.symbol.cover import Cover, on_grid
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
-from specnorm.networks import Measure
-from specnorm.networks.radii import executed
 from specnorm.problem.frequencies import half_grid
 from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec

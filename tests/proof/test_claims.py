@@ -23,9 +23,8 @@ from specnorm.certified import bound, host
 from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, as_array, greatest, least
 from specnorm.certified.layer import circulant as embedding
 from specnorm.certified.layer import components
-from specnorm.certified.layer.circulant import norm_by_circulant, shortest
+from specnorm.certified.layer.circulant import norm_by_circulant, padded_norm, shortest
 from specnorm.certified.layer.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
-from specnorm.certified.layer.every_size import padded_norm
 from specnorm.certified.layer.of_kernel import digest_of, of_kernel
 from specnorm.certified.layer.own_matrix import LayerGram
 from specnorm.certified.matrices import norms, unfolding
@@ -45,7 +44,7 @@ from specnorm.search.lanczos_bound import enclose_by_matrix
 from specnorm.search.layer_bounds import TUNING
 
 OPS: Any = Execution(BACKEND, BACKEND.namespace(None))
-ROOM = ("certified", "certified.network")
+ROOM = ("certified", "specnorm_networks.certified")
 COVER = {"_open", "_norms", "_upper", "_note", "_reopen", "_what", "_same", "_of", "_origin", "_regions", "_about"}
 """What a cover, a graph and a run keep to themselves."""
 MAKERS = {"Upper", "Lower", "Interval", "_upper", "_lower", "_largest", "_interval", "_covering", "_slopes"}

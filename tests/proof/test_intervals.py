@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 from assumptions import assumed, interval
+from specnorm_networks import Graph, Node
+from specnorm_networks.certified import margins, operators, ranges, zonotopes
+from specnorm_networks.certified.linear_bounds import LinearBounds
+from specnorm_networks.certified.linear_reading import Network
+from specnorm_networks.certified.ranges import Ball
+from specnorm_networks.certified.scope import Scope
 
 import specnorm
 from specnorm.certified import arithmetic, host
 from specnorm.certified.bound import HypothesisError
 from specnorm.certified.interval import Interval, anything, around, enclosing, point, within
-from specnorm.certified.network import margins, operators, ranges, zonotopes
-from specnorm.certified.network.linear_bounds import LinearBounds
-from specnorm.certified.network.linear_reading import Network
-from specnorm.certified.network.ranges import Ball
-from specnorm.certified.network.scope import Scope
 from specnorm.errors import BackendError, InternalError
-from specnorm.networks import Graph, Node
 
 Exact = Callable[[Fraction, Fraction], Fraction]
 RULES: dict[str, tuple[Callable[[Interval, Interval], Interval], Exact]] = {

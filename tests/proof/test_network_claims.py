@@ -27,16 +27,16 @@ from proof.network_rules import (
     spec,
     x,
 )
+from specnorm_networks import Measure, NetworkBound, Product, RunBound, bound
+from specnorm_networks.certified import axes, kernels, rules, segments
+from specnorm_networks.certified.graph import Graph, Node
+from specnorm_networks.certified.operators import Scale
+from specnorm_networks.certified.operators.base import NoBoundError, Operator, Place
+from specnorm_networks.certified.propagation import Step, UnknownNode
+from specnorm_networks.certified.scope import Map, Scope
 
 from specnorm.certified import host
 from specnorm.certified.bound import HypothesisError, Upper, _upper
-from specnorm.certified.network import axes, kernels, rules, segments
-from specnorm.certified.network.graph import Graph, Node
-from specnorm.certified.network.operators import Scale
-from specnorm.certified.network.operators.base import NoBoundError, Operator, Place
-from specnorm.certified.network.propagation import Step, UnknownNode
-from specnorm.certified.network.scope import Map, Scope
-from specnorm.networks import Measure, NetworkBound, Product, RunBound, bound
 
 
 def upper(graph: Graph) -> float:

@@ -22,7 +22,7 @@ from soundness.sample import as_if_large
 from specnorm.certified.layer.own_matrix import quotients
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
-from specnorm.methods.power_top_k import PowerTopK
+from specnorm.methods.power import PowerTopK
 from specnorm.search import component
 from specnorm.search import layer as layer_search
 from specnorm.search.circulants import bound_by_circulants

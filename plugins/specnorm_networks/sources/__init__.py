@@ -7,9 +7,8 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from specnorm_networks.sources.base import Exported
-
 from specnorm.errors import MethodError
+from specnorm_networks.sources.base import Exported
 
 GROUP = "specnorm.sources"
 """Entry points of other adapters: the name is a package root, the value ``export(source, input_shape) -> Exported``."""

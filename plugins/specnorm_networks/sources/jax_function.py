@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from specnorm_networks.sources.base import Exported
 
-from specnorm.certified.network.model import Computed
 from specnorm.errors import MethodError
+from specnorm_networks.model import Computed
+from specnorm_networks.sources.base import Exported
 
 _UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-from specnorm_networks.sources import jax_function
-from specnorm_networks.sources.base import Exported
 
 from specnorm.errors import MethodError
+from specnorm_networks.sources import jax_function
+from specnorm_networks.sources.base import Exported
 
 
 def export(source: Any, input_shape: Any) -> Exported:

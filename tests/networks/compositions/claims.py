@@ -9,8 +9,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-from specnorm.networks import Graph, Method, NetworkBound, bound, within
+from specnorm_networks import Graph, Method, NetworkBound, bound, within
 
 Vector = NDArray[np.float64]
 Function = Callable[[Vector], Vector]

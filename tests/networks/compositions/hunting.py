@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 from networks.compositions.claims import Function, Region, Search, Vector
+from specnorm_networks import Graph, Method, Multipliers, Product
 
 from specnorm.errors import InternalError, MethodError, TranslationError
-from specnorm.networks import Graph, Method, Multipliers, Product
 
 KINDS = ("everywhere", "ball", "box")
 

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
-
-from specnorm.auditing.readers.onnx import read
-from specnorm.auditing.readers.onnx.evaluator import _NEWER, _SPECIAL, evaluate
-from specnorm.networks import Graph
+from specnorm_networks import Graph
+from specnorm_networks.onnx import read
+from specnorm_networks.onnx.evaluator import _NEWER, _SPECIAL, evaluate
 
 TYPES = {
     "float64": TensorProto.DOUBLE, "float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16,

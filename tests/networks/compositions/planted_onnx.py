@@ -18,8 +18,7 @@ from networks.compositions.planting import (
     remade,
 )
 from onnx import helper
-
-from specnorm.certified.network import operators as ops
+from specnorm_networks.certified import operators as ops
 
 N = helper.make_node
 R = onnx_rule

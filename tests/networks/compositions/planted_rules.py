@@ -10,9 +10,8 @@ from assumptions import assumed, interval
 from networks.compositions.planted_onnx import one
 from networks.compositions.planting import Plant, Planted, method, onnx_graph
 from onnx import helper
-
-from specnorm.certified.network import operators as ops
-from specnorm.networks import Measure
+from specnorm_networks import Measure
+from specnorm_networks.certified import operators as ops
 
 N = helper.make_node
 RNG = np.random.default_rng(5)
@@ -41,7 +40,7 @@ def ends(change: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Any], Any]:
 def once(patch: Any) -> None:
     """Values are never repeated by broadcasting."""
     for name in ("broadcasting", "linear", "joins"):
-        patch.setattr(f"specnorm.certified.network.operators.{name}.repeats", lambda *_: 1, raising=False)
+        patch.setattr(f"specnorm_networks.certified.operators.{name}.repeats", lambda *_: 1, raising=False)
 
 
 def halved_norm(patch: Any) -> None:
@@ -56,7 +55,7 @@ def halved_norm(patch: Any) -> None:
 
 def of_half(patch: Any) -> None:
     """Ranges of half of the ball."""
-    from specnorm.certified.network.operators.base import Pointwise
+    from specnorm_networks.certified.operators.base import Pointwise
 
     real = Pointwise.image
 

@@ -11,10 +11,9 @@ from networks.compositions.planted_onnx import one
 from networks.compositions.planted_rules import BOX, rule
 from networks.compositions.planting import Planted, onnx_graph, onnx_rule, operator, rearranged
 from onnx import helper
-
-from specnorm.certified.network import operators as ops
-from specnorm.certified.network.patterns import parts
-from specnorm.networks import Measure
+from specnorm_networks import Measure
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.patterns import parts
 
 N = helper.make_node
 RNG = np.random.default_rng(7)
@@ -24,7 +23,7 @@ DOWN, OTHER = RNG.standard_normal((2, 6, 4))
 # -- what the mendings prevent -----------------------------------------------------------------------------------------
 def by_name(patch: pytest.MonkeyPatch) -> None:
     """Kernels of one node name are one kernel."""
-    from specnorm.auditing.readers.onnx.nodes import Call
+    from specnorm_networks.onnx.nodes import Call
 
     real: Any = Call.layer
     loads: dict[str, Any] = {}
@@ -62,7 +61,7 @@ def planted_layer(matrix: Any) -> Any:
 
 def through_permutations(patch: pytest.MonkeyPatch) -> None:
     """A transposed value has the pieces of the value."""
-    from specnorm.certified.network.patterns import sorts
+    from specnorm_networks.certified.patterns import sorts
 
     real = parts.origin
 
@@ -78,14 +77,14 @@ def through_permutations(patch: pytest.MonkeyPatch) -> None:
 
 def any_pieces(patch: pytest.MonkeyPatch) -> None:
     """Two pieces of one value are its halves."""
-    from specnorm.certified.network.patterns import sorts
+    from specnorm_networks.certified.patterns import sorts
 
     patch.setattr(sorts, "are_halves", lambda first, second: first.source == second.source and first.size > 0)
 
 
 def one_radius(patch: pytest.MonkeyPatch) -> None:
     """An input's own range on a ball is that of radius 1."""
-    from specnorm.certified.network import ranges
+    from specnorm_networks.certified import ranges
 
     real = ranges._of_input
 

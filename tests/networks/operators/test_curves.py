@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from specnorm.certified.network.operators import (
+from specnorm_networks.certified.operators import (
     CELU,
     ELU,
     GELU,
@@ -35,7 +34,7 @@ from specnorm.certified.network.operators import (
     Tanh,
     TanhShrink,
 )
-from specnorm.certified.network.operators.curvature import FAR, LOST, Curve, Curved, Turning
+from specnorm_networks.certified.operators.curvature import FAR, LOST, Curve, Curved, Turning
 
 flint: Any = pytest.importorskip("flint", exc_type=ImportError)
 arb, series = flint.arb, flint.arb_series
@@ -139,7 +138,7 @@ def curve_of(name: str) -> Curve:
 
 
 def test_every_curve_is_looked_at() -> None:
-    import specnorm.certified.network.operators as operators
+    import specnorm_networks.certified.operators as operators
 
     classes = [getattr(operators, name) for name in operators.__all__]
     curved = {each for each in classes if isinstance(each, type) and issubclass(each, Turning)}

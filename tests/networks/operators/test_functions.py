@@ -8,8 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-
-from specnorm.certified.network.operators import (
+from specnorm_networks.certified.operators import (
     CELU,
     ELU,
     GELU,
@@ -46,7 +45,7 @@ from specnorm.certified.network.operators import (
     Threshold,
     TwoSlopes,
 )
-from specnorm.certified.network.operators import __all__ as names
+from specnorm_networks.certified.operators import __all__ as names
 
 Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
@@ -163,7 +162,7 @@ def points(low: Array, high: Array, seed: int, count: int = 9) -> Array:
 
 
 def test_every_function_is_looked_at() -> None:
-    import specnorm.certified.network.operators as operators
+    import specnorm_networks.certified.operators as operators
 
     classes = [getattr(operators, name) for name in names]
     functions = {each for each in classes if isinstance(each, type) and issubclass(each, Pointwise)}

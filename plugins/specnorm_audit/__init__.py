@@ -1,0 +1,329 @@
+"""Named layers -> rows of results -> verdict. Readers know file formats, renderers know outputs; neither measures."""
+
+from __future__ import annotations
+
+from specnorm_audit import signals
+
+signals.starting()
+# ruff: noqa: E402 - signals are answered before all that takes time is imported
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack, closing, suppress
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from specnorm_networks.model_arrays import ModelArrays, Tensor
+
+from specnorm.backends import backend_for
+from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError
+from specnorm.problem.padding import PaddingMode
+from specnorm.problem.spec import Layout
+from specnorm.types import AnyArray
+from specnorm_audit import streams
+from specnorm_audit.devices import check_target
+from specnorm_audit.executing import check_executor, measured
+from specnorm_audit.geometry import check_names, overrides
+from specnorm_audit.layers import Layer, select
+from specnorm_audit.measuring import BUDGET, NEEDS_A_SIZE, Settings
+from specnorm_audit.plots import draw
+from specnorm_audit.provenance import environment, own_version
+from specnorm_audit.readers import MAX_BYTES, isolated, open_model
+from specnorm_audit.renderers import render
+from specnorm_audit.report import Report
+from specnorm_audit.rows import COLUMNS, Row
+
+if TYPE_CHECKING:
+    from specnorm_networks.certified.graph import Graph
+
+__all__ = ["Report", "Row", "audit", "draw", "read_onnx", "render"]
+
+Progress = Callable[[int, int, str], None]
+"""Called with the number of layers done, the number in all, and the name of the one just done."""
+_OF_MODULES = "; specnorm_torch.audit_module(model, input_shape) audits a module"
+
+
+def audit(
+    source: str | os.PathLike[str] | Mapping[str, AnyArray],
+    *,
+    input_shape: int | Sequence[int] | Mapping[str, Sequence[int]] | Literal["file"] | None = None,
+    input_range: tuple[float, float] | None = None,
+    methods: Sequence[str] = (),
+    rtol: float = 1e-3,
+    budget: float | None = BUDGET,
+    executor: Executor | None = None,
+    layers: str | Sequence[str] | None = None,
+    layout: Layout | None = None,
+    padding_mode: PaddingMode | None = None,
+    geometry: Mapping[str, Mapping[str, Any]] | None = None,
+    backend: str | None = None,
+    device: str | None = None,
+    progress: Progress | bool | None = None,
+    max_bytes: int = MAX_BYTES,
+    certificate: bool = False,
+) -> Report:
+    """Measure every convolution and linear layer of a model.
+
+    Parameters
+    ----------
+    source : path or mapping of str to array
+        A file of safetensors (also sharded: its index or folder), ``.npz``, a PyTorch state dict, ONNX or Keras
+        (``.keras``, ``.h5``), told apart by content; or arrays by name, in mappings and lists that may be nested as
+        those of Flax are: names are joined by dots. No code in a file is ever run.
+    input_shape : int or sequence of int or mapping or "file", optional
+        Spatial input sizes of the convolutions (an int: every axis). None: every size at once. "file": of each layer
+        the size that the file states, every size where it states none. A mapping: whole shapes of the network's inputs
+        by name; layers are measured at every size then.
+    input_range : (float, float), optional
+        Between which every entry of the network's inputs lies: squares, products and the like have a constant there.
+        Only for files that hold a graph.
+    methods : sequence of str, default ()
+        What else to measure, by the names in ``METHODS``; "circular": the exact norm with circular padding at
+        ``input_shape``.
+    rtol : float, default 1e-3
+        Relative width of the proven interval asked for.
+    budget : float or None, default 60
+        Seconds for the interval of one layer and its columns together: what has not begun by then is not tried, and
+        ``Row.note`` says how wide the interval is. None: as long as it takes.
+    executor : concurrent.futures.Executor, optional
+        Where to measure; None: here, one layer after the other. What it returns is believed. A layer that it loses
+        (its worker dies, it breaks) is measured in a process of its own, and ``Row.note`` says so.
+    layers : str or sequence of str, optional
+        Shell patterns on names; None: every layer.
+    layout : str, optional
+        Axis order of kernels where the file does not say, such as ``"HWIO"``; kernels with other numbers of axes follow
+        the same convention.
+    padding_mode : {"zeros", "circular", "reflect", "replicate"}, optional
+        None: as the file says, or else zeros, and the row says that it was assumed.
+    geometry : mapping of str to mapping, optional
+        Shell pattern on names -> what is known of those layers: ``stride``, ``dilation``, ``groups``, ``transposed``,
+        ``layout``, ``padding_mode``, ``padding`` (also "valid", or "same_upper" as in TensorFlow). It comes before what
+        the file says; of several patterns that match, the last counts.
+    backend, device : str, optional
+        Array library to measure with, by the name of its plugin, and one of its devices. None: NumPy for files, the
+        arrays' own library for a mapping.
+    progress : callable or bool, optional
+        True: a line on stderr, which terminals and notebooks show. Or called after each layer with (done, in all,
+        name), and after each step of the network's search with (done, at most, between which values).
+    max_bytes : int, default 8 GiB
+        Refuse files whose arrays claim more than that in all.
+    certificate : bool, default False
+        Also state what somebody else can check, `docs/check-it-yourself.md`, as ``Report.certificate``: a bound of each
+        layer at every input size, whose proof is searched for, too.
+
+    Returns
+    -------
+    Report
+        A layer that cannot be measured is a row with ``status`` "error"; the others are kept.
+
+    Raises
+    ------
+    ModelFileError
+        If the file cannot be read, is of a kind that is refused, or holds no layer that was asked for.
+    MethodError, GeometryError, BackendError
+        If an argument is unknown, or the library asked for is not there.
+    """
+    patterns = [layers] if isinstance(layers, str) else None if layers is None else list(layers)
+    size: Any = tuple(input_shape) if isinstance(input_shape, list | tuple) else input_shape
+    shapes = {name: tuple(n) for name, n in size.items()} if isinstance(size, Mapping) else None
+    size = None if shapes is not None else size
+    given = overrides(geometry)
+    settings = Settings(tuple(dict.fromkeys(methods)), size, layout, padding_mode, backend, device, given, rtol, budget)
+    _check(settings)
+    between = _range(input_range)
+    for name, value in (("input_range", between), ("input_shape by name", shapes)):
+        if value is not None and patterns is not None:
+            raise MethodError(f"{name} is about the whole network, and layers chooses a part of it: leave one out.")
+    check_executor(executor)
+    with ExitStack() as stack:
+        tick = stack.enter_context(streams.progress()) if progress is True else progress or None
+        if isinstance(source, Mapping):
+            path, model = None, ModelArrays(list(_from_tree(source)))
+            names = [tensor.name for tensor in model.arrays]
+            if len({*names}) < len(names):
+                raise ModelFileError("two of the mapping's arrays have one name, joined by dots.")
+        elif isinstance(source, str | os.PathLike):
+            path = os.fspath(source)
+            model = stack.enter_context(open_model(path, max_bytes))
+        else:
+            raise ModelFileError(
+                f"a {type(source).__name__} is no model file: give its path, or a mapping of names to arrays"
+                f"{_OF_MODULES if hasattr(source, 'state_dict') else ''}."
+            )
+        return _audit(path, model, patterns, settings, executor, tick, shapes, between, certificate)
+
+
+def read_onnx(
+    path: str | os.PathLike[str],
+    input_shape: int | tuple[int, ...] | Mapping[str, tuple[int, ...]] | None = None,
+    *,
+    max_bytes: int = MAX_BYTES,
+) -> Graph:
+    """Read the network of an ONNX file, for `specnorm_networks`.
+
+    Parameters
+    ----------
+    path : path
+        Read in this process: `audit` reads files in one with limits on time and memory.
+    input_shape : int, tuple of int, or mapping of str to tuple of int, optional
+        Spatial sizes of inputs where the file leaves them open, or whole shapes of inputs by name.
+    max_bytes : int, default 8 GiB
+        Refuse files whose arrays claim more than that in all.
+
+    Returns
+    -------
+    Graph
+        With what it was read from, so that `specnorm_networks.bound` compares both.
+
+    Raises
+    ------
+    ModelFileError
+        If the file cannot be read.
+    GeometryError
+        If a shape by name is not that of an input.
+    """
+    from specnorm_networks import onnx  # with networks, which few need
+
+    with Path(path).open("rb") as file:
+        return onnx.read(file, os.fspath(path), max_bytes).graph(input_shape)
+
+
+def _audit(
+    path: str | None,
+    model: ModelArrays,
+    patterns: Sequence[str] | None,
+    settings: Settings,
+    executor: Executor | None,
+    progress: Progress | None,
+    shapes: Mapping[str, tuple[int, ...]] | None,
+    between: tuple[float, float] | None,
+    certificate: bool,
+) -> Report:
+    label = "the mapping" if path is None else path
+    told = "input_range" if between else "input_shape by name" if shapes else None
+    if told is not None and model.network is None:
+        raise ModelFileError(
+            f"{label} holds weights and no graph, and {told} is about a network's inputs: give its ONNX file, or "
+            f"leave {told} out."
+        )
+    selection = select(model.arrays, patterns, of_caller=path is None)
+    found = selection.layers
+    unmeasured = tuple(Row(x.tensor.name, x.kind, x.tensor.shape, None, reason=x.refusal) for x in selection.unmeasured)
+    if not found:
+        # An empty report would pass every gate.
+        wanted = "" if patterns is None else f" whose name matches {' or '.join(patterns)}"
+        left = "".join(f" {row.name} could be one: {row.reason}" for row in unmeasured[:3])
+        raise ModelFileError(
+            f"{label} holds no layer{wanted} ({len(selection.skipped)} arrays seen). "
+            + (_nearest(patterns, selection.names) or f"{_A_LAYER}{left}")
+        )
+    _check_rank(settings.input_shape, found)
+    check_names(settings.geometry, selection.names)
+    rows: list[Row] = []
+    with closing(measured(found, settings, executor)) as answers:
+        for row in answers:
+            rows.append(row)
+            if progress is not None:
+                progress(len(rows), len(found), row.name)
+    stated, missing = None, list[str]()
+    if certificate:
+        from specnorm_audit.certifying import claims_of  # for few
+
+        stated, missing = claims_of(model, found, rows)
+    network = None
+    if patterns is None and model.network is not None:  # of a part of the layers there is no network
+        from specnorm_audit.network import network_of  # without a graph nothing of networks is imported
+
+        size: Any = shapes or (None if settings.input_shape == "file" else settings.input_shape)
+        limited = settings.budget is not None and settings.budget < math.inf
+        seconds = max(isolated.GRAPH_SECONDS, 10 * (settings.budget or 0)) if limited else None
+        network = network_of(model, rows, size, input_range=between, progress=progress, seconds=seconds)
+    used = [settings.backend] if settings.backend else []
+    with suppress(BackendError):  # of a row that says so
+        used += [backend_for(layer.tensor.load()).name for layer in found[: path is None]]
+    left_out = len(selection.names) - len(found)
+    return Report(
+        own_version(), path, tuple(rows), tuple(selection.skipped), network, environment(used), unmeasured,
+        selection.matched, left_out, stated, tuple(missing), inert=model.inert,
+    )  # fmt: skip
+
+
+def _check(settings: Settings) -> None:
+    unknown = [name for name in settings.methods if name not in COLUMNS]
+    if unknown:
+        raise MethodError(f"methods={', '.join(map(repr, unknown))} unknown; expected some of {', '.join(COLUMNS)}.")
+    settings.method("enclose")  # refuses a tolerance or a budget that is none
+    sized = [name for name in settings.methods if name in NEEDS_A_SIZE]
+    if sized and settings.input_shape is None:
+        raise MethodError(
+            f"{', '.join(sized)} needs input_shape, the size of the layer: give it, or leave the method out."
+        )
+    if settings.layout is not None and settings.layout not in get_args(Layout):
+        raise GeometryError(f"layout={settings.layout!r} is not one of {', '.join(get_args(Layout))}, or None.")
+    if settings.padding_mode is not None and settings.padding_mode not in get_args(PaddingMode):
+        raise GeometryError(
+            f"padding_mode={settings.padding_mode!r} is not one of {', '.join(get_args(PaddingMode))}, or None."
+        )
+    sizes = settings.input_shape if isinstance(settings.input_shape, tuple) else (settings.input_shape,)
+    if settings.input_shape not in (None, "file") and any(
+        isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes
+    ):
+        raise GeometryError(f"input_shape={settings.input_shape!r} is not a positive integer, or one per spatial axis.")
+    check_target(settings.backend, settings.device)
+
+
+def _range(between: tuple[float, float] | None) -> tuple[float, float] | None:
+    ends = None if between is None else tuple(float(end) for end in between)
+    if ends is not None and (len(ends) != 2 or not ends[0] < ends[1]):
+        raise MethodError(f"input_range={between!r}; expected two numbers, the smaller one first.")
+    return None if ends is None else (ends[0], ends[1])
+
+
+_A_LAYER = "A layer is a real floating array with 2 axes (linear) or 3 to 5 (convolution)."
+
+
+def _nearest(patterns: Sequence[str] | None, names: Sequence[str]) -> str:
+    """What may have been meant by patterns that match no layer."""
+    if not patterns or not names:
+        return ""
+    inner = [f"*{pattern}*" for pattern in patterns if any(fnmatchcase(name, f"*{pattern}*") for name in names)]
+    meant = f"Did you mean {' or '.join(map(repr, inner))}? " if inner else ""
+    return f"{meant}A pattern is of whole names. Layers are {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}."
+
+
+def _check_rank(size: Any, layers: Sequence[Layer]) -> None:
+    """Refuse sizes that fit no convolution at all: each row would say so."""
+    ranks = sorted({len(layer.tensor.shape) - 2 for layer in layers if layer.kind == "conv" and layer.refusal is None})
+    if isinstance(size, tuple) and ranks and len(size) not in ranks:
+        axes = " or ".join(map(str, ranks))
+        hint = f", such as {'x'.join(map(str, size[-ranks[-1] :]))}" if len(size) > ranks[-1] else ""
+        raise GeometryError(
+            f"input_shape={'x'.join(map(str, size))} has {len(size)} sizes, and the convolutions have {axes} spatial "
+            f"axes: give spatial sizes alone{hint}, or one number for all axes."
+        )
+
+
+def _from_tree(tree: Any, prefix: str = "") -> Iterator[Tensor]:
+    """Arrays of nested mappings and lists, by names joined with dots."""
+    for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+        name, x = f"{prefix}{key}", _held(value)
+        if hasattr(x, "shape") and hasattr(x, "dtype"):
+            shape = tuple(int(n) for n in x.shape)
+            dtype = getattr(x.dtype, "name", None) or str(x.dtype).rpartition(".")[2]
+            yield Tensor(name, shape, dtype, partial(_identity, x))
+        elif isinstance(x, Mapping | list | tuple):
+            yield from _from_tree(x, f"{name}.")
+
+
+def _held(x: Any) -> Any:
+    """The array in a variable of Flax."""
+    inner = x.get_value() if hasattr(x, "get_value") else getattr(x, "value", x)
+    return inner if hasattr(inner, "shape") else x
+
+
+def _identity(x: AnyArray) -> AnyArray:
+    return x

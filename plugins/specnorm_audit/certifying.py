@@ -1,0 +1,101 @@
+"""Claims of an audit that somebody else checks, of each layer that was measured; and the check of such a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from specnorm_check import Claim, Refused, Verdict, check, digest, read_certificate
+from specnorm_networks.model_arrays import ModelArrays
+
+from specnorm.backends import backend_for
+from specnorm.certificates import certificate_of
+from specnorm.errors import CertificateError, SpecnormError
+from specnorm.result import Certificate
+from specnorm_audit.layers import Layer
+from specnorm_audit.readers import MAX_BYTES, open_model
+from specnorm_audit.readers.isolated import GRAPH_SECONDS
+from specnorm_audit.rows import Row
+
+Key = tuple[str, tuple[int, ...], str]
+"""Precision, shape and digest of an array."""
+
+
+def claims_of(model: ModelArrays, layers: Sequence[Layer], rows: Sequence[Row]) -> tuple[Certificate, list[str]]:
+    """A claim for each row that has a bound, and why others have none, one line each."""
+    names: dict[Key, list[str]] | None = model.ask(None, stored_names)
+    found, missing = Certificate(()), []
+    for layer, row in zip(layers, rows, strict=True):
+        if row.status != "ok" or row.spec is None:
+            continue
+        try:
+            kernel = backend_for(layer.tensor.load()).to_numpy(layer.tensor.load())
+            found += certificate_of(kernel, row.spec, row.name, _stored(kernel, row.name, names))
+        except SpecnormError as error:
+            missing.append(f"{row.name}: {error}")
+    return found, missing
+
+
+def verify_file(
+    certificate: str | os.PathLike[str],
+    model: str | os.PathLike[str],
+    max_bytes: int = MAX_BYTES,
+    seconds: float | None = GRAPH_SECONDS,
+) -> Iterator[Verdict]:
+    """Prove the claims of a certificate about a model's file, by ``specnorm_check.check``, one after the other."""
+    try:
+        claims = read_certificate(os.fspath(certificate))
+    except Refused as error:
+        raise CertificateError(
+            f"{Path(certificate).name} is no certificate ({error}): expected what 'specnorm audit --certificate' "
+            "writes."
+        ) from error
+    with open_model(os.fspath(model), max_bytes) as found:
+        for claim in claims:
+            yield found.ask(seconds, _checked, claim)
+
+
+def _checked(model: ModelArrays, claim: Claim) -> Verdict:
+    (verdict,) = check([claim], _Stored(model))
+    return verdict
+
+
+class _Stored(Mapping[str, np.ndarray]):
+    """Arrays of a model as its file stores them, each read when it is asked for."""
+
+    def __init__(self, model: ModelArrays) -> None:
+        self.model = model
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.asarray(self.model.array(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tensor.name for tensor in self.model.arrays)
+
+    def __len__(self) -> int:
+        return len(self.model.arrays)
+
+
+def stored_names(model: ModelArrays) -> dict[Key, list[str]] | None:
+    """Names of arrays in the file, by what they are; None: those of the rows."""
+    if model.stored is None:
+        return None
+    found: dict[Key, list[str]] = {}
+    for name, load in model.stored().items():
+        found.setdefault(_key(np.asarray(load())), []).append(name)
+    return found
+
+
+def _key(array: np.ndarray) -> Key:
+    return array.dtype.name, tuple(array.shape), digest(array)
+
+
+def _stored(kernel: np.ndarray, name: str, names: dict[Key, list[str]] | None) -> str:
+    if names is None:
+        return name
+    found = names.get(_key(kernel), [])
+    if not found:
+        raise CertificateError("its kernel is computed from others, and none that the file holds.")
+    return name if name in found else found[0]

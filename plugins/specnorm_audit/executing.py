@@ -1,0 +1,156 @@
+"""Where layers are measured: here, by an executor, or in a process of our own where that loses one."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from dataclasses import dataclass, replace
+from typing import Any
+
+from specnorm.errors import MethodError, SpecnormError
+from specnorm.types import ArrayObject
+from specnorm_audit.layers import Layer
+from specnorm_audit.measuring import Settings, describe, fill
+from specnorm_audit.processes import Worker, WorkerLost, Workers
+from specnorm_audit.rows import Row
+
+IN_FLIGHT = 512 * 2**20
+"""Bytes of kernels that an executor is given before its answers are waited for; one kernel may be larger."""
+_EXECUTORS = {
+    "int": "concurrent.futures.ProcessPoolExecutor(n), or specnorm audit --jobs n",
+    "str": "for dask, distributed.Client(...).get_executor()",
+    "multiprocessing": "concurrent.futures.ProcessPoolExecutor(n)",
+    "joblib": "joblib.externals.loky.get_reusable_executor(max_workers=n)",
+    "ray": "an Executor of five lines around ray.remote(f).remote(x).future(), as docs/scale.md has it",
+    "dask": "distributed.Client(...).get_executor()",
+    "distributed": "Client.get_executor()",
+}
+"""Class, or root of its module, of what users give for an executor -> what works."""
+
+
+def check_executor(executor: object) -> None:
+    """Refuse what is no `concurrent.futures.Executor`, and say what is one."""
+    if executor is None or isinstance(executor, Executor):
+        return
+    kind = type(executor)
+    works = _EXECUTORS.get(kind.__name__) or _EXECUTORS.get(kind.__module__.partition(".")[0]) or _EXECUTORS["int"]
+    name = repr(executor) if isinstance(executor, int | str) else f"a {kind.__module__}.{kind.__name__}"
+    raise MethodError(f"executor={name} is no concurrent.futures.Executor. Give {works}.")
+
+
+def measured(found: Sequence[Layer], settings: Settings, executor: Executor | None) -> Generator[Row, None, None]:
+    """Measure layers and give their rows in order; `IN_FLIGHT` bytes of kernels are in memory at once.
+
+    Without an executor, or with `Workers` that are not worth it: here, one layer after the other. A row's note says how
+    a layer was measured that the executor lost.
+    """
+    worth = executor.worth if isinstance(executor, Workers) else 0
+    if executor is None or (worth and (len(found) < 2 or sum(map(_bytes, found)) < worth)):
+        for layer in found:
+            yield fill(*_loaded(layer, settings), settings)
+        return
+    waiting: deque[_Given] = deque()
+    busy: list[_Given] = []
+    try:
+        for layer in found:
+            while busy and sum(_bytes(given.layer) for given in (*busy, _Given(layer))) > IN_FLIGHT:
+                wait([given.future for given in busy if given.future is not None], return_when=FIRST_COMPLETED)
+                busy = [given for given in busy if not given.is_done]
+            while waiting and waiting[0].is_done:
+                yield _row(waiting.popleft(), settings)
+            waiting.append(_submitted(layer, settings, executor))
+            busy.append(waiting[-1])
+        while waiting:
+            yield _row(waiting.popleft(), settings)
+    finally:
+        for given in waiting:
+            if given.future is not None:
+                given.future.cancel()
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A layer that was given to the executor; or a row that needs it no more, or a reason why it did not take it."""
+
+    layer: Layer
+    future: Future[Any] | None = None
+    row: Row | None = None
+    refusal: BaseException | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self.future is None or self.future.done()
+
+
+def _bytes(layer: Layer) -> int:
+    """Memory of a layer's kernel; half precision counts as the float32 that it becomes."""
+    return math.prod(layer.tensor.shape) * (8 if "64" in layer.tensor.dtype else 4)
+
+
+def _submitted(layer: Layer, settings: Settings, executor: Executor) -> _Given:
+    row, kernel = _loaded(layer, settings)
+    if row.reason is not None:
+        return _Given(layer, row=row)
+    try:
+        return _Given(layer, executor.submit(fill, row, kernel, settings))
+    except Exception as error:  # broken, shut down, or the kernel cannot be sent: every executor has its own errors
+        return _Given(layer, refusal=error)
+
+
+def _row(given: _Given, settings: Settings) -> Row:
+    """Wait for a layer's row; measuring itself raises nothing, so what is raised is the executor's."""
+    if given.row is not None:
+        return given.row
+    lost = given.refusal
+    if given.future is not None:
+        try:
+            lost = given.future.exception()
+        except Exception as error:  # it was cancelled
+            lost = error
+        if lost is None:
+            row: Row = given.future.result()
+            return row
+        if isinstance(lost, KeyboardInterrupt):
+            raise lost
+    first = str(lost).strip().partition("\n")[0].rstrip(".")
+    said = f"the executor failed with {type(lost).__name__}{first and ': '}{first}"
+    # The layer may be what killed the others: a process of its own, and never this one.
+    row, kernel = _loaded(given.layer, settings)
+    if row.reason is not None or isinstance(lost, WorkerLost):
+        return row if row.reason is not None else replace(row, reason=f"the process that measures it dies: {lost}.")
+    try:
+        own = Worker()
+        try:
+            row = own.call(fill, row, kernel, settings)
+        finally:
+            own.close()
+    except WorkerLost as error:
+        return replace(row, reason=f"the process that measures it dies: {error}. Before, {said}.")
+    except Exception as error:  # no process can be started here, or the kernel cannot be sent to one
+        return replace(row, reason=f"{said}; nor can a process of its own measure it: {type(error).__name__}: {error}")
+    note = f"measured in a process of its own; {said}"
+    return replace(row, note=note if row.note is None else f"{row.note}; {note}")
+
+
+def _loaded(layer: Layer, settings: Settings) -> tuple[Row, ArrayObject | None]:
+    row = describe(layer, settings)
+    if row.reason is not None:
+        return row, None
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            kernel = layer.tensor.load()
+        return replace(row, note=_warned(said)), kernel
+    except SpecnormError as error:
+        return replace(row, reason=str(error)), None
+    except Exception as error:  # a damaged array must not lose the others
+        return replace(row, reason=f"cannot be read: {type(error).__name__}: {error}"), None
+
+
+def _warned(said: Sequence[warnings.WarningMessage]) -> str | None:
+    """What libraries warned of while a kernel was read."""
+    words = dict.fromkeys(f"{w.category.__name__}: {str(w.message).partition(chr(10))[0]}" for w in said)
+    return f"while it was read, a library warned: {'; '.join(words)}" if words else None

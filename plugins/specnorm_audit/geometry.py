@@ -1,0 +1,127 @@
+"""What is known of a layer's geometry -> a `ConvSpec`, and what of it had to be assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, cast
+
+from specnorm_networks.model_arrays import Stated
+
+from specnorm.errors import GeometryError
+from specnorm.problem.padding import PaddingMode, same_upper
+from specnorm.problem.spec import ConvSpec, Layout
+
+SIZED = ("same_upper", "same_lower")
+"""Padding that depends on the input size: as many outputs as strides fit, the odd pixel after (upper) or before."""
+
+
+DEFAULTS: Stated = {"stride": 1, "dilation": 1, "groups": 1, "transposed": False, "padding_mode": "zeros"}
+_KEYS = (*DEFAULTS, "layout", "padding")
+
+
+@dataclass(frozen=True)
+class Override:
+    """What a person says of the layers whose name matches."""
+
+    pattern: str
+    stated: Stated
+
+
+def overrides(geometry: Mapping[str, Mapping[str, Any]] | None) -> tuple[Override, ...]:
+    """Check what a person says of layers: shell pattern on names -> some of the keys of `Stated`."""
+    if geometry is None:
+        return ()
+    if not isinstance(geometry, Mapping):
+        raise GeometryError(f"geometry={geometry!r} does not map patterns on names to geometries.")
+    found = []
+    for pattern, stated in geometry.items():
+        if not isinstance(stated, Mapping):
+            raise GeometryError(f"geometry of {pattern!r} is {stated!r}; expected a mapping such as {{'stride': 2}}.")
+        unknown = [key for key in stated if key not in _KEYS]
+        if unknown:
+            raise GeometryError(
+                f"geometry of {pattern!r} has {', '.join(map(repr, unknown))}; expected some of {', '.join(_KEYS)}."
+            )
+        found.append(Override(str(pattern), Stated(**stated)))  # type: ignore[typeddict-item]
+    return tuple(found)
+
+
+def check_names(given: Sequence[Override], names: Sequence[str]) -> None:
+    """Refuse a pattern that matches none of the model's layers: its geometry would be lost silently."""
+    for override in given:
+        if not any(fnmatchcase(name, override.pattern) for name in names):
+            known = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+            raise GeometryError(f"geometry: {override.pattern!r} matches no layer. Layers are {known or 'none'}.")
+
+
+def resolve(
+    name: str,
+    shape: Sequence[int],
+    stated: Stated,
+    given: Sequence[Override],
+    layout: str | None,
+    padding_mode: PaddingMode | None,
+    input_shape: int | tuple[int, ...] | None,
+    convention: str = "OIHW",
+) -> tuple[ConvSpec, tuple[str, ...]]:
+    """Geometry of one layer, and what of it is assumed.
+
+    The last matching override counts, key by key; then ``padding_mode``; then what the file states; then ``layout``;
+    the rest is assumed: stride 1, dilation 1, one group, not transposed, the order of ``convention``, zeros, "same". It
+    is told as ``name=value``; nothing of a matrix, which has no geometry and whose norm is that of its transpose.
+    ``layout`` and ``convention`` name a convention: "HWIO" reads a 3-axis kernel as "WIO". A geometry that does not fit
+    the shape raises.
+    """
+    known: dict[str, Any] = dict(stated)
+    if layout is not None and "layout" not in known:
+        known["layout"] = at_rank(layout, len(shape))
+    if padding_mode is not None:
+        known["padding_mode"] = padding_mode
+    for override in given:
+        if fnmatchcase(name, override.pattern):
+            known.update(override.stated)
+    assumed = [f"{key}={value}" for key, value in DEFAULTS.items() if key not in known and key != "padding_mode"]
+    if "layout" not in known:
+        known["layout"] = None if convention == "OIHW" else at_rank(convention, len(shape))
+        assumed.append(f"layout={at_rank(convention, len(shape))}")
+    elif layout is not None and "layout" not in stated and known["layout"] != layout:
+        assumed.append(f"layout={known['layout']}")
+    if "padding_mode" not in known:
+        assumed.append("padding_mode=zeros")
+    amount = known.pop("padding", None)
+    if amount is None:
+        assumed.append("padding=same")
+    matrix = len(shape) == 2
+    size = () if matrix and input_shape is not None else input_shape
+    bare = ConvSpec.of(shape, **DEFAULTS | known)
+    if amount in SIZED and size is None and _depends_on_size(bare):
+        assumed.append(f"padding={amount} of sizes that the stride divides")
+    padding = _pairs("same" if amount is None else amount, bare, size)
+    spec = ConvSpec.of(shape, **DEFAULTS | known | {"padding": padding, "input_shape": size})
+    return spec, () if matrix else tuple(assumed)
+
+
+def at_rank(layout: str, axes: int) -> Layout:
+    """Layout for a kernel with so many axes, in the convention that ``layout`` names."""
+    spatial = "DHW"[5 - axes :]
+    return cast(Layout, f"{spatial}IO" if layout.endswith("IO") else f"OI{spatial}")
+
+
+def _depends_on_size(spec: ConvSpec) -> bool:
+    """Whether "same" padding with the fewest zeros differs from size to size."""
+    return not spec.transposed and any(s > 1 and k > 1 for s, k in zip(spec.stride, spec.kernel_shape, strict=True))
+
+
+def _pairs(amount: Any, spec: ConvSpec, size: int | Sequence[int] | None) -> Any:
+    """Amounts that `ConvSpec` takes."""
+    if amount not in SIZED:
+        return amount
+    sizes = [size] * spec.ndim if size is None or isinstance(size, int) else list(size)
+    pairs = []
+    for n, k, s, r in zip(sizes, spec.kernel_shape, spec.stride, spec.dilation, strict=False):
+        # Outputs are the input's size over the stride, rounded up. Transposed: times the stride, whatever the size.
+        before, after = same_upper(None if spec.transposed else n, k, s, r)
+        pairs.append((before, after) if amount == "same_upper" else (after, before))
+    return pairs

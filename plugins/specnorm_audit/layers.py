@@ -1,0 +1,155 @@
+"""Named arrays -> which of them are layers, as what they are read, and which are refused. Nothing is loaded here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from specnorm_networks.model_arrays import Kind, Tensor
+
+from specnorm_audit.layouts import BOTH, conventions, parts_of
+
+MIN_AXES, MAX_AXES = 2, 5
+_FLOATING = ("float", "bfloat")
+_NO_NUMBERS = ("bool", "datetime", "timedelta")
+"""How the dtypes of arrays start that are no kernels, whatever else they are."""
+_WIDE = ("int32", "int64", "uint32", "uint64")
+"""Whole numbers that are mostly positions; those of fewer bits are mostly quantised weights."""
+_ATTENTION = ("query", "key", "value", "out")
+"""What Flax calls parts of attention, whose kernels of 3 axes are matrices."""
+_ONE_NUMBER = re.compile(r"void(8|16|32|64)")
+_UNREADABLE = {
+    "object": "it holds Python objects, which are never unpickled. Save the kernel as a float32 array.",
+    "structured": "it holds records. Save each field as an array of its own.",
+    "void": "it holds raw bytes without a type (numpy.savez does that to bfloat16). Save the kernel as float32.",
+}
+
+# Exact last parts of names that kernels do not have. A name proves nothing: such arrays are named in the report.
+_NO_KERNEL = frozenset({
+    "bias", "weight_u", "weight_v", "weight_g", "_u", "_v", "running_mean", "running_var", "moving_mean",
+    "moving_variance", "num_batches_tracked", "cls_token", "class_token", "mask_token", "pos_embed", "pos_embedding",
+    "position_embedding", "vector_u", "sn_u", "relative_position_bias_table", "weight_mask", "attn_mask",
+    "anchors", "anchor_grid", "max_exp_avg_sq", "momentum_buffer", "exp_inf", "square_avg", "grad_avg", "acc_delta",
+})  # fmt: skip
+# Any part of a name: what lies below should belong to the training run, not to the model.
+_TRAINING_STATE = re.compile(r"optim(izer)?(s|_states?|_state_dict)?|(lr_)?schedulers?|exp_avg(_sq)?")
+
+_WEIGHT_NORM = (
+    "weight normalisation stores a direction and a length, not the weight. Fold them first: "
+    "torch.nn.utils.remove_weight_norm, or torch.nn.utils.parametrize.remove_parametrizations."
+)
+_LENGTH_OF = {"weight_v": "weight_g", ".original1": ".original0"}
+"""How names end of directions, and of the lengths beside them."""
+_RAW_PARAMETER = "weight as stored (a parametrisation computes the layer's weight from it)"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An array that is read as a layer's kernel, or (kind "none") that could be one and is not measured."""
+
+    tensor: Tensor
+    kind: Kind
+    refusal: str | None = None
+    assumed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of a model's arrays is to be measured, in the model's order."""
+
+    layers: list[Layer]
+    unmeasured: list[Layer]
+    """What could be a layer and is not measured, each with the reason."""
+    skipped: list[str]
+    """Names of arrays that are not among ``layers``."""
+    names: list[str]
+    """Of all layers, asked for or not."""
+    matched: Mapping[str, int]
+    """How many layers each pattern matches."""
+
+
+def select(tensors: Iterable[Tensor], patterns: Sequence[str] | None = None, *, of_caller: bool = False) -> Selection:
+    """Pick the layers among a model's arrays.
+
+    What the file says for certain (`Tensor.kind`) comes first. Else real floating arrays with two axes are linear
+    layers, with three to five convolutions; vectors, integers and what the array beside it explains are none. What is
+    left could be one: more axes, other numbers, names that no kernel has. ``patterns`` are the shell's, on names,
+    case-sensitive; None: every layer. ``of_caller``: arrays of this program, in torch's order unless a name says Flax.
+    """
+    everything = list(tensors)
+    orders = conventions(everything, silent=("OIHW",) if of_caller else BOTH)
+    everything = [replace(t, conventions=orders[t.name]) if t.name in orders else t for t in everything]
+    shapes = {t.name: t.shape for t in everything if t.kind is None and t.dtype.startswith(_FLOATING)}
+    found = [layer for tensor in everything if (layer := _as_layer(tensor, shapes)) is not None]
+    names = [layer.tensor.name for layer in found if layer.kind != "none"]
+    matched = {pattern: sum(fnmatchcase(name, pattern) for name in names) for pattern in patterns or ()}
+    if patterns is not None:
+        found = [layer for layer in found if any(fnmatchcase(layer.tensor.name, p) for p in patterns)]
+    layers = [layer for layer in found if layer.kind != "none"]
+    unmeasured = [layer for layer in found if layer.kind == "none"]
+    kept = {layer.tensor.name for layer in layers}
+    return Selection(layers, unmeasured, [x.name for x in everything if x.name not in kept], names, matched)
+
+
+def _as_layer(tensor: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> Layer | None:
+    """What an array is, None: no layer. ``shapes`` are those of the floating arrays, by name."""
+    name, axes = tensor.name, len(tensor.shape)
+    parts = parts_of(name)
+    if tensor.kind in ("conv", "linear"):
+        return Layer(tensor, tensor.kind, tensor.refusal, tensor.assumed)
+    if tensor.kind == "unknown":
+        return Layer(tensor, "none" if _doubt(parts) else "unknown", tensor.refusal, tensor.assumed)
+    if tensor.kind == "none":
+        return Layer(tensor, "none", tensor.refusal) if tensor.refusal else None
+    unreadable = next((why for start, why in _UNREADABLE.items() if tensor.dtype.startswith(start)), None)
+    single = unreadable is None or _ONE_NUMBER.fullmatch(tensor.dtype)
+    if (axes < MIN_AXES and single) or _is_explained(name, shapes) or _is_position(tensor, parts[-1]):
+        return None
+    kind: Kind = "linear" if axes == MIN_AXES else "conv"
+    if not MIN_AXES <= axes <= MAX_AXES:
+        return Layer(tensor, "none", unreadable or f"it has {axes} axes, and a layer {MIN_AXES} to {MAX_AXES}.")
+    if unreadable is None and not tensor.dtype.startswith(_FLOATING):
+        return Layer(tensor, "none", f"its numbers are {tensor.dtype}, and a layer's are real and floating.")
+    if any(name.endswith(end) and name.removesuffix(end) + its in shapes for end, its in _LENGTH_OF.items()):
+        return Layer(tensor, kind, _WEIGHT_NORM)
+    doubt = None if unreadable else _doubt(parts)
+    if doubt is not None:
+        return Layer(tensor, "none", doubt)
+    if axes == 3 and parts[-1] == "kernel" and parts[-2:-1] and parts[-2] in _ATTENTION:
+        return Layer(tensor, kind, f"it is the {parts[-2]} of an attention by its name, which is not measured.")
+    stored = parts[-1] == "weight_orig" or (parts[-1].startswith("original") and "parametrizations" in parts)
+    raw = (_RAW_PARAMETER,) if stored and unreadable is None else ()
+    return Layer(tensor, kind, tensor.refusal or unreadable, (*tensor.assumed, *raw))
+
+
+def _is_position(tensor: Tensor, leaf: str) -> bool:
+    """Whether an array's type says that it is no kernel: truths, times, indices."""
+    named = "weight" in leaf or "kernel" in leaf
+    index = tensor.dtype in _WIDE and len(tensor.shape) <= MIN_AXES and not named
+    return index or tensor.dtype.startswith(_NO_NUMBERS)
+
+
+def _is_explained(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether an array is no kernel by its shape beside another's, which is one."""
+    shape = shapes.get(name, ())
+    if name.endswith("weight_orig"):
+        return shapes.get(name.removesuffix("_orig")) == shape  # of which the layer uses the other
+    # Lengths of a weight normalisation: one for all rows or one each. Their directions are refused as layers.
+    of = next((shapes.get(name.removesuffix(its) + end) for end, its in _LENGTH_OF.items() if name.endswith(its)), None)
+    if of is None or not len(of) == len(shape) <= MAX_AXES:
+        return False
+    return all(n in (1, m) for n, m in zip(shape, of, strict=True)) and sum(n > 1 for n in shape) < MIN_AXES
+
+
+def _doubt(parts: Sequence[str]) -> str | None:
+    """Why a name, in its parts, is one that no kernel has."""
+    last = parts[-1]
+    if (part := next((part for part in parts if _TRAINING_STATE.fullmatch(part)), None)) is not None:
+        return f"it lies under {part!r}, as what belongs to a training run."
+    # Buffers of the parametrisation: vectors of a power iteration, the base of an orthogonal one.
+    inside = "parametrizations" in parts and not last.startswith("original")
+    if inside or last in _NO_KERNEL or last.startswith("bias_") or last.endswith("_bias"):
+        return f"it is called {last!r}, as what is no kernel."
+    return None

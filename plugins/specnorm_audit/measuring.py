@@ -1,0 +1,224 @@
+"""One layer -> one row: the geometry that is assumed, the proven interval, the methods' columns."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import Literal
+
+from specnorm_networks.certified.kernels import speaks_of
+
+from specnorm.backends import backend_for
+from specnorm.certified.bound import Upper
+from specnorm.errors import SpecnormError, Undecided
+from specnorm.measuring import measure
+from specnorm.methods import METHODS, Enclose, ExactFFT, FantasticFour, Method, TensorNorm
+from specnorm.problem.padding import PaddingMode
+from specnorm.problem.spec import ConvSpec
+from specnorm.proving import status_of
+from specnorm.result import Result
+from specnorm.runtime.telling import Listening
+from specnorm.types import ArrayObject
+from specnorm_audit.devices import place
+from specnorm_audit.geometry import Override, resolve
+from specnorm_audit.layers import Layer
+from specnorm_audit.rows import CIRCULAR, Row, Value, either, least_upper
+
+NEEDS_A_SIZE = frozenset({"power", CIRCULAR})
+"""Columns of one input size only."""
+AT_A_SIZE = frozenset({"power", "fft", "gram", "enclose"})
+"""Methods that answer at the input size where one is given; the others for every size at once."""
+CIRCULAR_AT_A_SIZE = frozenset({"fft"})
+"""Methods that answer at one input size for a circular layer only."""
+
+ALWAYS = FantasticFour.name
+"""Is measured of every layer: it costs little, and is exact for layers that keep norms, where a search is to `rtol`."""
+
+BUDGET = 60.0
+"""Seconds of a layer's search, unless others are given."""
+_LEAST = 1e-3
+"""Seconds for a column where nothing is left: none is no budget."""
+_OVERFLOW = "no bound of its norm is below the largest number of float64, 1.8e308. Scale the kernel down."
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure, the same for every layer of an audit. Plain values, so that it crosses process borders.
+
+    Parameters
+    ----------
+    methods : tuple of str
+        Columns, out of `rows.COLUMNS`.
+    input_shape : int, tuple of int, "file" or None
+        "file": of each layer as the file says, and every size where it does not.
+    layout : str or None
+        Axis order of the kernels; names the convention, so that ``"HWIO"`` reads a 3-axis kernel as ``"WIO"``.
+    padding_mode : str or None
+        None: as the file says, or else zeros, and the row says that it was assumed.
+    backend, device : str or None
+        Library and device to measure with; None: the array's own.
+    geometry : tuple of Override
+        What a person says of layers.
+    rtol : float
+        Relative width of the proven interval asked for.
+    budget : float or None
+        Seconds for the interval of one layer and its columns together.
+    """
+
+    methods: tuple[str, ...] = ()
+    input_shape: int | tuple[int, ...] | Literal["file"] | None = None
+    layout: str | None = None
+    padding_mode: PaddingMode | None = None
+    backend: str | None = None
+    device: str | None = None
+    geometry: tuple[Override, ...] = ()
+    rtol: float = 1e-3
+    budget: float | None = None
+
+    def method(self, name: str) -> Method:
+        """A method by its name, as these settings want it."""
+        if name == Enclose.name:
+            return Enclose(rtol=self.rtol, budget=self.budget)
+        found = METHODS[name]()
+        return replace(found, budget=self.budget) if isinstance(found, TensorNorm | ExactFFT) else found
+
+
+def describe(layer: Layer, settings: Settings) -> Row:
+    """Row of a layer before it is measured: its geometry and what of it is assumed."""
+    tensor = layer.tensor
+    blank = Row(
+        tensor.name, layer.kind, tensor.shape, None, values=dict.fromkeys(settings.methods), reason=layer.refusal
+    )
+    if layer.kind == "unknown":
+        return replace(blank, reason=layer.refusal or "it is not known what this array is.")
+    size = tensor.input_shape if settings.input_shape == "file" else settings.input_shape
+    given = (tensor.geometry, settings.geometry, settings.layout, settings.padding_mode, size)
+    readings: dict[ConvSpec, tuple[str, ...]] = {}
+    reason = None
+    for convention in tensor.conventions:
+        try:
+            spec, assumed = resolve(tensor.name, tensor.shape, *given, convention)
+            readings.setdefault(spec, assumed)
+        except SpecnormError as error:
+            reason = str(error)
+    if not readings:
+        return replace(blank, reason=layer.refusal or reason)
+    spec, *others = readings
+    if others:
+        orders = [word for each in readings.values() for word in each if word.startswith("layout=")]
+        told = f"{orders[0]} or {orders[1].removeprefix('layout=')}"
+        return replace(blank, spec=spec, other=others[0], assumed=(
+            *(told if word == orders[0] else word for word in readings[spec]), *layer.assumed
+        ))  # fmt: skip
+    return replace(blank, spec=spec, assumed=(*readings[spec], *layer.assumed))
+
+
+def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
+    """Measure a layer. Whatever goes wrong becomes the row's reason; what was measured before it is kept."""
+    if row.reason is not None or row.spec is None or kernel is None:
+        return row
+    if row.other is not None:
+        first, second = (fill(replace(row, spec=spec, other=None), kernel, settings) for spec in (row.spec, row.other))
+        return replace(either(first, second), other=row.other)
+    take: _Results | None = None
+    try:
+        if settings.backend is not None:
+            kernel = place(kernel, settings.backend, settings.device)
+        take = _Results(kernel, row.spec, settings)
+        found = take("enclose")
+        lower, upper = _number(found.stats["lower"]), _number(found.value)
+        row = replace(row, lower=lower, upper=upper, note=_joined(row.note, _wide(found)))
+        for column in dict.fromkeys((*row.values, ALWAYS)):
+            if column == CIRCULAR and not _has_circular(take.spec):
+                continue
+            try:
+                result = take("fft" if column == CIRCULAR else column)
+            except Undecided as error:
+                row = replace(row, note=_joined(row.note, f"{column}: {error}"))
+                continue
+            row = replace(
+                row,
+                values={**row.values, column: _value(result)},
+                promises={**row.promises, column: result.kind},
+            )
+    except SpecnormError as error:
+        row = replace(row, reason=str(error))
+    except Exception as error:  # one bad layer must not lose the others
+        row = replace(row, reason=f"{type(error).__name__}: {error}")
+    row = _only(least_upper(row), settings.methods)
+    if row.reason is None and row.status == "error":
+        row = replace(row, reason=_OVERFLOW)
+    finite = row.upper if row.upper is not None and math.isfinite(row.upper) else None
+    return replace(row, upper=finite, claim=None if take is None else take.claim)
+
+
+def _only(row: Row, columns: tuple[str, ...]) -> Row:
+    """A row with no other columns."""
+    return replace(
+        row,
+        values={name: x for name, x in row.values.items() if name in columns},
+        promises={name: x for name, x in row.promises.items() if name in columns},
+    )
+
+
+def _wide(found: Result) -> str | None:
+    """What an interval at a size, or one that a budget ended, says where it is wider than was asked for."""
+    explained = found.spec.input_shape is None and found.spec.padding_gain_sq > 1
+    status = status_of(replace(found, value=backend_for(found.value).as_proven(found.value)))
+    return None if explained or status.startswith("converged") else status
+
+
+def _joined(*notes: str | None) -> str | None:
+    return "; ".join(note for note in notes if note) or None
+
+
+def _has_circular(spec: ConvSpec) -> bool:
+    """Whether there is a circular layer at this size."""
+    if spec.input_shape is None:
+        return False
+    return spec.transposed or not any(n % s for n, s in zip(spec.input_shape, spec.stride, strict=True))
+
+
+class _Results:
+    """Results of one layer by method name, each computed once."""
+
+    def __init__(self, kernel: ArrayObject, spec: ConvSpec, settings: Settings) -> None:
+        self.kernel = kernel
+        self.spec = spec
+        self.settings = settings
+        self.known: dict[str, Result] = {}
+        self.claims: list[Upper] = []
+        self.deadline = monotonic() + (math.inf if settings.budget is None else settings.budget)
+
+    def __call__(self, name: str) -> Result:
+        if name not in self.known:
+            geometry = self.spec.geometry
+            if name in AT_A_SIZE:
+                geometry["input_shape"] = self.spec.input_shape
+            if name in CIRCULAR_AT_A_SIZE and self.spec.input_shape is not None:
+                geometry |= {"padding_mode": "circular", "padding": "same"}
+            asked, least = self.settings.method(name), min(_LEAST, self.settings.budget or _LEAST)
+            left = max(self.deadline - monotonic(), least)
+            limited = replace(self.settings, budget=None if self.settings.budget is None else left).method(name)
+            # A report says what was asked for: what is left of it differs from run to run.
+            with Listening() as heard:
+                self.known[name] = replace(measure(self.kernel, limited, **geometry), method=asked)
+            self.claims += [upper for _, upper in heard]
+        return self.known[name]
+
+    @property
+    def claim(self) -> Upper | None:
+        """The least bound of the layer that is a claim."""
+        return min((claim for claim in self.claims if speaks_of(claim, self.spec)), key=float, default=None)
+
+
+def _value(result: Result) -> Value:
+    if len(result.value.shape) == 0:
+        return _number(result.value)
+    return tuple(float(x) for x in backend_for(result.value).to_numpy(result.value).reshape(-1))
+
+
+def _number(x: ArrayObject) -> float:
+    """The number in a 0-d array, exactly; through the plugin, which knows how to detach it."""
+    return float(backend_for(x).to_numpy(x))

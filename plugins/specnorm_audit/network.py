@@ -1,0 +1,101 @@
+"""The network of a model file -> its bound, from the rows that were measured already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from specnorm_networks import (
+    Layer,
+    Measure,
+    Multipliers,
+    NetworkBound,
+    UnknownNode,
+    bound,
+    within,
+)
+from specnorm_networks.measuring import heuristic
+from specnorm_networks.model_arrays import ModelArrays, Sizes
+
+from specnorm.certified.bound import Upper
+from specnorm.errors import GeometryError, MethodError, ModelFileError
+from specnorm.problem.spec import ConvSpec
+from specnorm_audit.readers.isolated import GRAPH_SECONDS
+from specnorm_audit.rows import Row
+
+QUICK = Multipliers(steps=50, seconds=3.0, widest=64)
+"""The network's method in an audit, whose layers take about as long."""
+
+
+def network_of(
+    model: ModelArrays,
+    rows: Sequence[Row],
+    input_shape: Sizes,
+    *,
+    input_range: tuple[float, float] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    seconds: float | None = GRAPH_SECONDS,
+) -> NetworkBound | None:
+    """Bound the network of a model where its file is open.
+
+    The upper bounds of measured ``rows`` are used where the geometry is the same. ``input_shape`` are sizes for axes
+    that the file leaves open; ``input_range`` between which all entries of the inputs lie; ``seconds`` of processor
+    time, at most, in a process that reads the file. None: the file holds no graph. Whatever goes wrong with the graph
+    leaves the rows as they are, but for shapes that are not its inputs'.
+    """
+    if model.network is None:
+        return None
+    try:
+        found: NetworkBound = model.ask(seconds, _bounded, tuple(rows), input_shape, input_range, progress=progress)
+    except ModelFileError as error:
+        return _without(f"bounding the network: {error}")
+    return found
+
+
+def _bounded(
+    model: ModelArrays,
+    rows: Sequence[Row],
+    input_shape: Sizes,
+    input_range: tuple[float, float] | None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> NetworkBound:
+    """`network_of` in the process that has the file open."""
+    measured = {(row.name, _key(row.spec)): row for row in rows if row.status == "ok" and row.spec is not None}
+    stored = {tensor.name: tensor for tensor in model.arrays}
+
+    def known(layer: Layer, spec: ConvSpec) -> tuple[Upper, float] | None:
+        row, tensor = measured.get((layer.name, _key(spec))), stored.get(layer.name)
+        if row is None or row.upper is None or row.claim is None or row.spec is None:
+            return None
+        # Names are for people: the kernel itself is the one that was measured.
+        if tensor is None or not np.array_equal(kernel := np.asarray(tensor.load()), np.asarray(layer.load())):
+            return None
+        # Where a column that makes no claim has proven less, the layer is measured once more.
+        return (row.claim, heuristic(kernel, row.spec)) if row.claim <= row.upper else None
+
+    try:
+        graph = model.graph(input_shape)
+        graph = graph if input_range is None else within(graph, *input_range)
+        if graph.inputs and graph.outputs:
+            return bound(graph, Measure(known=known), method=replace(QUICK, progress=progress))
+        reason = "no output of the graph depends on a floating input"
+    except GeometryError:
+        raise
+    except MethodError as error:
+        reason = str(error)
+    except MemoryError as error:
+        reason = f"bounding the network takes more memory than its limit: {error}"
+    except Exception as error:  # a damaged graph must not lose the rows
+        reason = f"the graph cannot be followed: {type(error).__name__}: {error}"
+    return _without(reason)
+
+
+def _without(reason: str) -> NetworkBound:
+    """What is said where there is no bound."""
+    return NetworkBound(None, None, {}, (), (UnknownNode("graph", "Graph", reason),), {})
+
+
+def _key(spec: ConvSpec) -> ConvSpec | None:
+    """What a norm depends on: of a matrix nothing, since its transpose has the same."""
+    return replace(spec, layout=None) if spec.ndim else None

@@ -1,0 +1,168 @@
+"""Model files -> named arrays, not loaded yet. A file's kind is decided by its content, never by its name.
+
+Model files are hostile: nothing in them is executed, and every size they claim is checked against the file and a limit
+before memory is allocated for it.
+"""
+
+from __future__ import annotations
+
+import stat
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import BinaryIO
+
+from specnorm_networks.model_arrays import ModelArrays
+
+from specnorm.errors import ModelFileError
+from specnorm_audit.readers.isolated import Reader, in_child
+
+MAX_BYTES = 8 * 2**30
+"""Default limit on what a file's arrays may take in memory."""
+
+
+@dataclass(frozen=True)
+class _Imported:
+    """A reader in a module that is imported when a file is of its kind; of this package, or by its whole name."""
+
+    module: str
+    name: str = "read"
+
+    def __call__(self, file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
+        reader: Reader = getattr(self._imported(), self.name)
+        return reader(file, path, max_bytes)
+
+    def prepare(self) -> None:
+        """Import the module, and what it says that it needs."""
+        getattr(self._imported(), "prepare", lambda: None)()
+
+    def _imported(self) -> ModuleType:
+        return import_module(self.module if "." in self.module else f"{__name__}.{self.module}")
+
+
+_READERS: dict[str, Reader] = {
+    "safetensors": _Imported("safetensors"),
+    "safetensors-index": _Imported("sharded"),
+    "npz": _Imported("npz"),
+    "pytorch": _Imported("pytorch"),
+    "onnx": _Imported("specnorm_networks.onnx"),
+    "hdf5": _Imported("keras_files", "read_hdf5"),
+    "keras": _Imported("keras_files", "read_archive"),
+}
+_ISOLATED = frozenset({"hdf5", "keras", "onnx", "pytorch"})
+"""Formats whose library can be made to loop for ever, or that say in few bytes what takes long."""
+_PACKED = frozenset({"hdf5", "keras"})
+"""Of these, formats of which a small file may hold many bytes: its memory is not limited by its size."""
+_DAMAGE = (OSError, ValueError, EOFError, ArithmeticError, RecursionError, MemoryError)
+"""What a reader or its library raises on damage; anything else is a fault of ours, and passes through as it is."""
+_ONNX_TAGS = bytes([0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42, 0x72])
+"""How the second field of a serialised ModelProto may start; the first is its version of the format."""
+_LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""First bytes of what torch.save wrote before 1.6: a pickle of its magic number."""
+_KNOWN = "Readable are safetensors (also sharded), .npz, PyTorch state dicts, ONNX and Keras (.h5, .keras)"
+
+
+@contextmanager
+def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[ModelArrays]:
+    """Open a model file and list its arrays."""
+    with ExitStack() as stack:
+        try:
+            place = Path(path)
+            if place.is_dir():
+                from specnorm_audit.readers import sharded
+
+                place = sharded.index_of(place)
+            # A named pipe would block, a device never end.
+            if not stat.S_ISREG(place.stat().st_mode):
+                raise ModelFileError("it is not a regular file.")
+            file = stack.enter_context(place.open("rb"))
+            model = _listed(stack, file, str(place), max_bytes)
+        except ModelFileError as error:
+            raise ModelFileError(f"{path}: {error}") from error
+        except _DAMAGE as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise ModelFileError(f"{path} cannot be read: {reason}.") from error
+        yield model
+
+
+def _listed(stack: ExitStack, file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
+    """Let the file's reader list its arrays, in a child process where that is safer."""
+    kind = sniff(file)
+    if kind in _ISOLATED and not (kind == "onnx" and registered()) and not (kind == "pytorch" and _is_short(file)):
+        return stack.enter_context(in_child(_READERS[kind], path, max_bytes, packed=kind in _PACKED))
+    with warnings.catch_warnings():  # what libraries warn of here changes no number: how an old file was written
+        warnings.simplefilter("ignore")
+        return _READERS[kind](file, path, max_bytes)
+
+
+def _is_short(file: BinaryIO) -> bool:
+    """Whether a PyTorch file says too little to take long: then a child process would be most of its time."""
+    from specnorm_audit.readers import pytorch
+
+    return pytorch.is_short(file)
+
+
+def registered() -> bool:
+    """Whether somebody registered operators: classes of this process, which no other one knows."""
+    from specnorm_networks.certified.operators import registry
+
+    return bool(registry.names())
+
+
+def sniff(file: BinaryIO) -> str:
+    """Tell a model file's format by its content."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    head = file.read(512)
+    file.seek(0)
+    if len(head) > 8 and head[8:9] == b"{" and (head[4:8] == bytes(4) or head[:1] not in b"{\x08"):
+        return "safetensors"  # a header's length, then JSON; text and ONNX have no four zeros there
+    if head[:1] == b"{":
+        return "safetensors-index"
+    if head[:1] == b"\x08" and 0 < head[1] < 64 and head[2:3] in _ONNX_TAGS:
+        return "onnx"
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _sniff_zip(file)
+    if head.startswith(_LEGACY_TORCH):
+        return "pytorch"
+    if head[:1] == b"\x80" and head[1:2] <= b"\x05":
+        raise ModelFileError(
+            "it is a pickle, but not one that torch.save wrote; pickles can run code, so it is not opened. "
+            f"{_KNOWN}: save the weights as one of those."
+        )
+    if head.startswith(b"\x93NUMPY"):
+        raise ModelFileError("it is a single .npy array without a name. Save it with numpy.savez, by name.")
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "hdf5"
+    if head[257:262] == b"ustar":
+        raise ModelFileError(
+            "it is a tar archive (as PyTorch wrote before 0.1.10), which is not opened. Save it again with torch.save."
+        )
+    if size == 0:
+        raise ModelFileError("it is empty.")
+    raise ModelFileError(f"its content is of no known kind. {_KNOWN}, whatever the file is called.")
+
+
+def _sniff_zip(file: BinaryIO) -> str:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = [name for name in archive.namelist() if not name.endswith("/")]
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError) as error:
+        raise ModelFileError(f"it starts as a zip archive, but is damaged or cut short: {error}.") from error
+    finally:
+        file.seek(0)
+    inner = {name.partition("/")[2] for name in names}
+    if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
+        raise ModelFileError("it is a TorchScript archive, which holds code: not opened. Save model.state_dict().")
+    if "data.pkl" in inner:
+        return "pytorch"
+    if "config.json" in names and "metadata.json" in names:
+        return "keras"
+    if names and all(name.endswith(".npy") for name in names):
+        return "npz"
+    raise ModelFileError(f"it is a zip archive of no known kind. {_KNOWN}.")

@@ -1,0 +1,270 @@
+"""Keras: a configuration, read as data, says which array is which kernel. Nothing in it is imported or called."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from specnorm_networks.model_arrays import Stated, Tensor
+
+from specnorm.errors import ModelFileError
+from specnorm_audit.geometry import at_rank
+
+if TYPE_CHECKING:
+    from specnorm_audit.readers.hdf5 import Dataset
+
+_KERNEL, _DEPTHWISE, _POINTWISE = "kernel", "depthwise_kernel", "pointwise_kernel"
+_CONV = {f"Conv{d}D": {"0": _KERNEL, _KERNEL: _KERNEL} for d in (1, 2, 3)}
+_TRANSPOSED = {f"Conv{d}DTranspose": {"0": _KERNEL, _KERNEL: _KERNEL} for d in (1, 2, 3)}
+_DEPTH = {f"DepthwiseConv{d}D": {"0": _DEPTHWISE, _KERNEL: _DEPTHWISE, _DEPTHWISE: _DEPTHWISE} for d in (1, 2)}
+_SEPARABLE = {
+    f"SeparableConv{d}D": {"0": _DEPTHWISE, "1": _POINTWISE, _DEPTHWISE: _DEPTHWISE, _POINTWISE: _POINTWISE}
+    for d in (1, 2)
+}
+_DENSE = {"Dense": {"0": _KERNEL, _KERNEL: _KERNEL}}
+ROLES = {**_CONV, **_TRANSPOSED, **_DEPTH, **_SEPARABLE, **_DENSE}
+"""Class -> name of a variable, or its place -> what kernel it is. Other variables of these classes are no kernels."""
+_ALIASES = {"Convolution2D": "Conv2D", "Convolution1D": "Conv1D", "Convolution3D": "Conv3D",
+            "Convolution2DTranspose": "Conv2DTranspose", "SeparableConvolution2D": "SeparableConv2D"}  # fmt: skip
+
+_NO_KERNELS = frozenset({
+    "Embedding", "BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization",
+    "UnitNormalization", "Normalization", "PReLU", "SpectralNormalization", "Discretization", "Rescaling",
+})  # fmt: skip
+"""Classes whose own variables are never kernels."""
+_REFUSED = frozenset({
+    "EinsumDense", "MultiHeadAttention", "GroupedQueryAttention", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D",
+    "LocallyConnected1D", "LocallyConnected2D",
+})  # fmt: skip
+"""Classes whose kernels with three axes and more are no convolution's."""
+_OPTIMIZER = frozenset({"optimizer", "optimizer_weights"})
+_CONTAINERS = frozenset({"layers", "_layer_checkpoint_dependencies"})
+_WRAPPERS = frozenset({"TimeDistributed", "SpectralNormalization"})
+"""Classes that apply the layer they hold as it is."""
+_PLAIN: Stated = {"stride": 1, "dilation": 1, "groups": 1, "padding": "valid"}
+_MOST_PIXELS = 2**24
+"""Larger input sizes in a configuration are not believed."""
+
+
+def snake(name: str) -> str:
+    """Turn a class into the name of a group in a Keras 3 file, by Keras's own rule."""
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+_BY_SNAKE = {snake(name): name for name in (*ROLES, *_NO_KERNELS, *_REFUSED)}
+
+
+@dataclass(frozen=True)
+class Node:
+    """A layer or model in a configuration."""
+
+    kind: str
+    name: str
+    config: Mapping[str, Any]
+    built: Mapping[str, Any]
+    children: list[Node] = field(default_factory=list)
+
+    def child(self, part: str, name: str | None) -> Node | None:
+        """Find the layer that a group belongs to: by the name given, by its own, or by its class and count."""
+        for node in self.children:
+            if node.name == (part if name is None else name):
+                return node
+        counts: dict[str, int] = {}
+        for node in self.children:
+            key = snake(node.kind)
+            counts[key] = counts.get(key, -1) + 1
+            if part == (f"{key}_{counts[key]}" if counts[key] else key):
+                return node if name is None else None
+        return None
+
+
+def parse(text: str) -> Node:
+    """Read a model's configuration."""
+    try:
+        return _node(json.loads(text), 0)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ModelFileError(f"its configuration is damaged: {type(error).__name__}: {error}.") from error
+
+
+def _node(entry: Mapping[str, Any], depth: int) -> Node:
+    if depth > 50:
+        raise ModelFileError("its configuration nests models more than 50 deep.")
+    inner = entry.get("config", {})
+    config = inner if isinstance(inner, dict) else {"layers": inner}  # Sequential, before Keras 2.2
+    name = entry.get("name") or config.get("name") or ""
+    children = [*config.get("layers", ()), *([config["layer"]] if isinstance(config.get("layer"), dict) else ())]
+    built = entry.get("build_config")
+    return Node(
+        _class_of(entry),
+        str(name),
+        config,
+        built if isinstance(built, dict) else {},
+        [_node(child, depth + 1) for child in children if isinstance(child, dict) and "class_name" in child],
+    )
+
+
+def _class_of(entry: Mapping[str, Any]) -> str:
+    """Class, with a mark if it is not Keras's own: a stranger's Conv2D need not be a convolution."""
+    kind = str(entry["class_name"])
+    module = entry.get("module")
+    own = module is None or str(module).partition(".")[0] in ("keras", "tf_keras", "tensorflow")
+    return _ALIASES.get(kind, kind) if own and not entry.get("registered_name") else f"custom {kind}"
+
+
+def describe(found: Sequence[Dataset], names: Mapping[tuple[str, ...], str], config: Node | None) -> list[Tensor]:
+    """Say of each array what it is."""
+    tensors = [_tensor(dataset, names, config) for dataset in found]
+    known = Counter(tensor.name for tensor in tensors)
+    # Names of layers read better than places in the file; but two arrays must not share one.
+    return [
+        tensor if known[tensor.name] == 1 else replace(tensor, name="/".join(dataset.path))
+        for tensor, dataset in zip(tensors, found, strict=True)
+    ]
+
+
+def _tensor(dataset: Dataset, names: Mapping[tuple[str, ...], str], config: Node | None) -> Tensor:
+    groups, leaf = dataset.path[:-1], re.sub(r":\d+$", "", dataset.path[-1])
+    whole = "/".join(dataset.path)
+    # Without a configuration, only a name says so.
+    sure = config is not None or len(dataset.shape) < 2
+    unsure = None if sure else "it is no kernel by its name in the file, which has no configuration."
+    if groups and groups[0] in _OPTIMIZER:
+        return Tensor(whole, dataset.shape, dataset.dtype, dataset.load, kind="none", refusal=unsure)
+    if groups[:1] == ("model_weights",):
+        groups = groups[1:]
+    modern = groups[-1:] == ("vars",)
+    owner = _in_vars(groups[:-1], names, config) if modern else _in_groups(groups, config)
+    role = ROLES[owner.kind].get(leaf) if owner.kind in ROLES else leaf if leaf in (_DEPTHWISE, _POINTWISE) else None
+    name = "/".join((*owner.shown, role or leaf)) if modern else "/".join((*groups, dataset.path[-1]))
+    if dataset.dtype == "unknown":
+        return Tensor(name, (), "void", dataset.load, kind="unknown", refusal=dataset.refusal)
+    kernel = Tensor(name, dataset.shape, dataset.dtype, dataset.load, refusal=dataset.refusal, assumed=owner.assumed)
+    if owner.kind in _NO_KERNELS or (owner.kind in ROLES and role is None):
+        return replace(kernel, kind="none", refusal=unsure)
+    if role is not None:
+        return _kernel(kernel, owner, role)
+    if owner.kind in _REFUSED:
+        if leaf == "bias" or (len(dataset.shape) == 2 and leaf not in ("0", _KERNEL)):
+            return replace(kernel, kind="none", refusal=unsure)
+        if len(dataset.shape) > 2:
+            reason = f"it belongs to a layer of class {owner.kind}, which is not measured."
+            return replace(kernel, refusal=dataset.refusal or reason)
+    if not 2 <= len(dataset.shape) <= 5:
+        return kernel
+    layout = at_rank("HWIO", len(dataset.shape))
+    kind = "linear" if len(layout) == 2 else "conv"
+    guess = (f"kind={kind} (class {owner.kind or 'unknown'})", *([f"layout={layout}"] if kind == "conv" else ()))
+    return replace(kernel, geometry={"layout": layout}, assumed=guess)
+
+
+@dataclass(frozen=True)
+class _Owner:
+    """The layer that a variable belongs to: its class ("" if not known), configuration, and names on the way to it."""
+
+    kind: str = ""
+    node: Node | None = None
+    shown: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
+
+
+def _in_groups(groups: Sequence[str], config: Node | None) -> _Owner:
+    """Owner in a file of Keras 2 (and 3, as ``.h5``): groups are names of layers, and more that says nothing."""
+    node = config
+    for part in groups:
+        child = None if node is None else next((n for n in node.children if n.name == part), None)
+        node = node if child is None else child
+    while node is not None and node.kind == "TimeDistributed" and node.children:
+        node = node.children[0]
+    return _Owner() if node is None or node is config else _Owner(node.kind, node)
+
+
+def _in_vars(groups: Sequence[str], names: Mapping[tuple[str, ...], str], config: Node | None) -> _Owner:
+    """Owner in a file of Keras 3: groups are attributes and containers, in which classes are counted."""
+    node, kind, certain = config, "", True
+    shown = []
+    for depth, part in enumerate(groups, 1):
+        if part in _CONTAINERS:
+            continue
+        name = names.get(tuple(groups[:depth]))
+        counted = depth > 1 and groups[depth - 2] in _CONTAINERS
+        held = node is not None and part == "layer" and node.kind in _WRAPPERS and node.children
+        node = None if node is None else node.children[0] if held else node.child(part, name)
+        guessed = _BY_SNAKE.get(re.sub(r"_\d+$", "", part))
+        if node is not None:
+            kind, certain = node.kind, True
+        elif guessed is not None:
+            kind, certain = guessed, counted
+        elif kind not in _REFUSED:
+            kind, certain = "", True
+        shown.append(name if name is not None and (counted or node is not None) else part)
+    return _Owner(kind, node, tuple(shown), () if certain else (f"class={kind}",))
+
+
+def _kernel(tensor: Tensor, owner: _Owner, role: str) -> Tensor:
+    """What is known of a kernel whose role is known."""
+    if owner.kind == "Dense":
+        return replace(tensor, kind="linear", geometry={"layout": "IO"})
+    shape, load = tensor.shape, tensor.load
+    if not 3 <= len(shape) <= 5:
+        return replace(tensor, kind="conv", refusal=tensor.refusal or f"a kernel of {owner.kind} has no {shape} axes.")
+    geometry: Stated = {"layout": at_rank("HWIO", len(shape)), "transposed": False, "padding_mode": "zeros"}
+    if role == _POINTWISE:
+        return replace(tensor, kind="conv", geometry=geometry | _PLAIN)
+    if owner.kind in _TRANSPOSED:
+        geometry["transposed"] = True
+    if role == _DEPTHWISE:
+        *spatial, cin, times = shape
+        geometry |= {"layout": None, "groups": cin}
+        shape, load = (cin * times, 1, *spatial), partial(_in_torch_order, load)
+    size = None
+    if owner.node is not None:
+        geometry = _configured(owner.node, tensor.shape[:-2]) | geometry
+        size = _size(owner.node, len(shape) - 2)
+    return replace(tensor, kind="conv", shape=shape, load=load, geometry=geometry, input_shape=size)
+
+
+def _in_torch_order(load: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    """Read a depthwise kernel, stored (*spatial, cin, times), as that of a layer with cin groups."""
+    kernel = np.moveaxis(load(), (-2, -1), (0, 1))
+    return kernel.reshape(-1, 1, *kernel.shape[2:])
+
+
+def _configured(node: Node, kernel_shape: Sequence[int]) -> Stated:
+    """Geometry by a configuration. Its values are checked where they are used."""
+    config = node.config
+    found: Stated = {"groups": config.get("groups", 1)}
+    if "strides" in config:
+        found["stride"] = config["strides"]
+    if "dilation_rate" in config:
+        found["dilation"] = config["dilation_rate"]
+    amount = config.get("padding")
+    if config.get("output_padding") is not None:
+        return found  # Keras then crops by a rule of its own, and differently on each library
+    if amount == "causal" and len(kernel_shape) == 1:
+        rate = found.get("dilation", 1)
+        rate = rate[0] if isinstance(rate, list) and len(rate) == 1 else rate
+        if isinstance(rate, int):
+            found["padding"] = [(rate * (kernel_shape[0] - 1), 0)]
+    elif amount is not None:
+        found["padding"] = "same_upper" if amount == "same" else amount
+    return found
+
+
+def _size(node: Node, axes: int) -> tuple[int, ...] | None:
+    """Input sizes that a layer was built with."""
+    shape = node.built.get("input_shape")
+    if not isinstance(shape, list) or len(shape) != axes + 2:
+        return None
+    sizes = shape[2:] if node.config.get("data_format") == "channels_first" else shape[1:-1]
+    if any(type(n) is not int or n < 1 for n in sizes) or math.prod(sizes) > _MOST_PIXELS:
+        return None
+    return tuple(sizes)

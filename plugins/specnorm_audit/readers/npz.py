@@ -1,0 +1,94 @@
+"""NumPy's ``.npz``: one array at a time, never unpickling, every claimed size checked before it is believed."""
+
+from __future__ import annotations
+
+import math
+import tokenize
+import warnings
+import zipfile
+import zlib
+from functools import partial
+from typing import IO, BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+from specnorm_networks.model_arrays import ModelArrays, Tensor
+
+from specnorm.errors import ModelFileError
+
+MAX_HEADER = 10_000
+_DAMAGE = (
+    ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, SyntaxError, tokenize.TokenError,
+    OverflowError, MemoryError, TypeError,
+)  # fmt: skip
+
+
+def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
+    """List the arrays of an ``.npz`` file; ``max_bytes`` is of all of them, uncompressed."""
+    del path
+    try:
+        archive = zipfile.ZipFile(file)
+    except _DAMAGE as error:
+        raise ModelFileError(f"it is a damaged .npz file: {error}.") from error
+    entries = archive.infolist()
+    # Other compressions can claim gigabytes of working memory for a few bytes; NumPy writes these two.
+    if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
+        raise ModelFileError("it uses a compression that numpy.savez never does. Save it again.")
+    if len({entry.filename for entry in entries}) != len(entries):
+        raise ModelFileError("two of its arrays have one name.")
+    claimed = sum(entry.file_size for entry in entries)
+    if claimed > max_bytes:
+        raise ModelFileError(
+            f"its arrays unpack to {claimed} bytes, more than the limit of {max_bytes}. Raise max_bytes if you "
+            "trust it."
+        )
+    return ModelArrays([_describe(archive, entry) for entry in entries])
+
+
+def _describe(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:
+    name = entry.filename.removesuffix(".npy")
+    try:
+        with archive.open(entry) as stream, _unwarned():
+            shape, dtype = _header(stream)
+            header = stream.tell()
+    except _DAMAGE as error:
+        raise ModelFileError(f"array {name!r} has a damaged header: {error}.") from error
+    needed, stored = math.prod(shape) * dtype.itemsize, entry.file_size - header
+    # Python objects have no size of their own in the file; such arrays are never read.
+    if needed != stored and not dtype.hasobject:
+        raise ModelFileError(
+            f"array {name!r} claims shape {shape} of {dtype}, {needed} bytes, but {stored} are stored."
+        )
+    kind = dtype.name if dtype.fields is None and dtype.subdtype is None else "structured"
+    return Tensor(name, shape, kind, partial(_load, archive, entry))
+
+
+def _unwarned() -> warnings.catch_warnings[None]:
+    """NumPy warns of headers that Python 2 wrote, which changes no number."""
+    return warnings.catch_warnings(action="ignore")
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+    version = npy.read_magic(stream)
+    if version == (1, 0):
+        shape, _, dtype = npy.read_array_header_1_0(stream, max_header_size=MAX_HEADER)
+    elif version == (2, 0):
+        shape, _, dtype = npy.read_array_header_2_0(stream, max_header_size=MAX_HEADER)
+    else:
+        raise ValueError(f"format version {version}; expected (1, 0) or (2, 0)")
+    if any(n < 0 for n in shape):
+        raise ValueError(f"shape {shape}")
+    return shape, dtype
+
+
+def _load(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[np.generic]:
+    try:
+        with archive.open(entry) as stream, _unwarned():
+            array = npy.read_array(stream, allow_pickle=False, max_header_size=MAX_HEADER)
+            if stream.read(1):  # reaching the end makes zipfile compare the checksum
+                raise ValueError("data after the end")
+    except _DAMAGE as error:
+        raise ModelFileError(f"it cannot be read: {error}.") from error
+    native: NDArray[np.generic] = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return native

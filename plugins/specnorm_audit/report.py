@@ -1,0 +1,247 @@
+"""What an audit answers of a model: its rows, their summary, what they prove in words, and the table of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from html import escape
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from specnorm.text import number, visible
+from specnorm_audit import tables
+from specnorm_audit.provenance import own_version
+from specnorm_audit.rows import Row, finite
+
+if TYPE_CHECKING:
+    from specnorm_networks import NetworkBound
+
+    from specnorm.result import Certificate
+
+
+Outcome: TypeAlias = Literal["passed", "failed", "undecided"]
+_ANSWERS = {"passed": "gate passed", "failed": "gate failed", "undecided": "gate not decided"}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A gate and its answer.
+
+    Parameters
+    ----------
+    option : str
+        What asked for it, as on the command line.
+    bound : float
+        What is to be proven.
+    outcome : {"passed", "failed", "undecided"}
+    reason : str
+        One sentence.
+    places : tuple of str
+        What it is about, one line each.
+    """
+
+    option: str
+    bound: float
+    outcome: Outcome
+    reason: str
+    places: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """The answer in words, without the places."""
+        return f"{_ANSWERS[self.outcome]}: {self.reason}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "option": self.option, "bound": self.bound, "outcome": self.outcome, "reason": self.sentence,
+            "places": list(self.places),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Report:
+    """The answer of `specnorm.audit` for one model.
+
+    Parameters
+    ----------
+    version : str
+        Of specnorm.
+    model : str or None
+        Path of the file; None for a mapping.
+    skipped : tuple of str
+        Names of the model's arrays that are no layers, or were not asked for.
+    network : NetworkBound or None
+        Of the whole model, where the file holds its graph and every layer was asked for.
+    environment : mapping of str to str
+        Date, versions and platform of the run.
+    unmeasured : tuple of Row
+        Of the skipped arrays, those that could be layers, each with the reason why it is not measured.
+    matched : mapping of str to int
+        How many layers each pattern matches that chose them.
+    left_out : int
+        Layers that match none.
+    certificate : Certificate or None
+        Claims of layers for somebody else to check, if they were asked for.
+    unstated : tuple of str
+        What has no claim, and why.
+    gates : tuple of Gate
+        What the command line was asked to judge, with the answers.
+    inert : tuple of str
+        What a pickle names beside its tensors, such as ``argparse.Namespace``: nothing of it was constructed.
+    error : str or None
+        Why the model could not be read: there are no rows then.
+    """
+
+    version: str
+    model: str | None
+    layers: tuple[Row, ...]
+    skipped: tuple[str, ...]
+    network: NetworkBound | None = None
+    environment: Mapping[str, str] = field(default_factory=dict, compare=False)
+    unmeasured: tuple[Row, ...] = ()
+    matched: Mapping[str, int] = field(default_factory=dict)
+    left_out: int = 0
+    certificate: Certificate | None = None
+    unstated: tuple[str, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    inert: tuple[str, ...] = ()
+    error: str | None = None
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Counts and extremes over the layers that were measured."""
+        measured = [row for row in self.layers if row.status == "ok"]
+        ratios = sorted(row.ratio for row in measured if row.ratio is not None and math.isfinite(row.ratio))
+        # One or two of them; `statistics` takes longer to import than a layer to measure.
+        middle = ratios[(len(ratios) - 1) // 2 : len(ratios) // 2 + 1]
+        largest = max(measured, key=lambda row: _or_zero(row.upper), default=None)
+        return {
+            "layers": len(self.layers),
+            "conv": sum(row.kind == "conv" for row in self.layers),
+            "linear": sum(row.kind == "linear" for row in self.layers),
+            "errors": len(self.layers) - len(measured),
+            "skipped": len(self.skipped),
+            **({"unmeasured": [_named(row) for row in self.unmeasured]} if self.unmeasured else {}),
+            **({"inert": list(self.inert)} if self.inert else {}),
+            **({"matched": dict(self.matched), "left_out": self.left_out} if self.matched else {}),
+            "max_lower": finite(max((_or_zero(row.lower) for row in measured), default=None)),
+            "max_upper": None if largest is None else finite(largest.upper),
+            "max_upper_layer": None if largest is None else largest.name,
+            "median_ratio": sum(middle) / len(middle) if ratios else None,
+            "max_ratio": max(ratios, default=None),
+            "network": None if self.network is None else self.network.to_dict(),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: what ``--format json`` writes."""
+        return {
+            "version": self.version,
+            "model": self.model,
+            "verdict": verdict(self),
+            **({} if self.error is None else {"error": self.error}),
+            "layers": [row.to_dict() for row in self.layers],
+            "summary": self.summary,
+            "gates": [gate.to_dict() for gate in self.gates],
+        }
+
+    def __str__(self) -> str:
+        """The table that ``--format table`` prints."""
+        title = [*([visible(self.model)] if self.model is not None else []), verdict(self), ""]
+        if not self.layers:
+            return "\n".join([*title, *notes(self)])
+        return "\n".join([*title, *tables.lines(self.layers), "", *notes(self), ""])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the same table."""
+        head, *body = tables.texts(self.layers)
+        rows = [("th", head), *(("td", row) for row in body)]
+        lines = (f"<tr>{''.join(f'<{tag}>{escape(x)}</{tag}>' for x in row)}</tr>" for tag, row in rows)
+        below = "<br>".join(escape(line) for line in notes(self))
+        return f"<p>{escape(verdict(self))}</p><table>{''.join(lines)}</table><p>{below}</p>"
+
+    def to_pandas(self) -> Any:
+        """The rows as a `pandas.DataFrame`, with the columns of ``--format csv``."""
+        try:
+            pandas = import_module("pandas")
+        except ModuleNotFoundError as error:
+            raise ImportError("Report.to_pandas needs pandas: pip install pandas") from error
+        return pandas.DataFrame([row.to_dict() for row in self.layers])
+
+
+def unreadable(model: str, error: str) -> Report:
+    """The report of a model that could not be read."""
+    return Report(own_version(), model, (), (), error=error)
+
+
+def _named(row: Row) -> dict[str, Any]:
+    return {"name": row.name, "shape": list(row.shape), "reason": row.reason}
+
+
+def _or_zero(value: float | None) -> float:
+    return 0.0 if value is None else value
+
+
+def verdict(report: Report) -> str:
+    """What a report proves, in one sentence: of how many layers, how large the norms are, the network's constant."""
+    rows = report.layers
+    if report.error is not None:
+        return f"Error: {visible(report.error)}"
+    if not rows:
+        return "No layer was measured."
+    measured = [row for row in rows if row.status == "ok"]
+    chosen = f" ({report.left_out} more left out)" if report.left_out else ""
+    parts = [f"{len(measured)} of {len(rows)} layers proven{chosen}"]
+    if measured:
+        above = [row for row in measured if row.lower is not None and row.lower > 1]
+        open_ = sum(row.upper is not None and row.upper > 1 for row in measured) - len(above)
+        largest = f"the largest norm is at most {number(report.summary['max_upper'], 'upper')}"
+        if not above and not open_:
+            whole = len(measured) == len(rows) and not report.unmeasured and not report.left_out
+            parts.append("each nonexpansive" if whole else "each of these nonexpansive")
+        elif 2 * len(above) <= len(measured):
+            counts = ((len(above), "above 1"), (open_, "not decided to be at most 1"))
+            parts.append(", ".join(f"{n} {what}" for n, what in counts if n))
+        parts.append(largest)
+    if report.network is not None:
+        upper = report.network.upper
+        words = "no constant of the network" if upper is None else "the network's constant is at most "
+        parts.append(words + ("" if upper is None else number(upper, "upper")))
+    return f"{parts[0]}: {', '.join(parts[1:])}." if parts[1:] else f"{parts[0]}."
+
+
+def notes(report: Report) -> list[str]:
+    """Lines beneath a table: gates, summary, promises, assumptions, errors. Markup is for the caller to escape."""
+    if report.error is not None:
+        return []
+    summary = report.summary
+    notes = [f"{gate.option}: {visible(' '.join((gate.sentence, *gate.places)))}" for gate in report.gates]
+    notes += [
+        f"{tables.count(summary['layers'], 'layer')} ({summary['conv']} conv, {summary['linear']} linear), "
+        f"{tables.count(summary['errors'], 'error')}; {tables.count(len(report.skipped), 'other array')} skipped"
+        + (f": {tables.some([visible(name) for name in report.skipped])}." if report.skipped else ".")
+    ]
+    if report.inert:
+        named = tables.some([visible(name) for name in report.inert])
+        notes.append(f"The file's pickle names {named}, of which nothing was constructed.")
+    for reason in dict.fromkeys(row.reason for row in report.unmeasured):
+        named = ", ".join(visible(row.name) for row in report.unmeasured if row.reason == reason)
+        notes.append(f"Not measured, though it could be a layer: {named}: {visible(str(reason))}")
+    if summary["max_upper_layer"] is not None:
+        ratios = f" tn/lower: median {number(summary['median_ratio'])}, largest {number(summary['max_ratio'])}."
+        notes.append(
+            f"Largest norm: at most {number(summary['max_upper'], 'upper')} ({visible(summary['max_upper_layer'])}), "
+            f"at least {number(summary['max_lower'], 'lower')}.{'' if summary['max_ratio'] is None else ratios}"
+        )
+    notes.append(
+        f"lower and upper are proven, {tables.where(report.layers)}. {tables.promised(report.layers)}".rstrip()
+    )
+    notes += tables.assumed(report.layers)
+    if report.network is not None:
+        notes += report.network.lines()
+    notes += [f"{visible(row.name)}: error: {visible(row.reason)}" for row in report.layers if row.reason is not None]
+    for note in dict.fromkeys(row.note for row in report.layers if row.note is not None):
+        names = [visible(row.name) for row in report.layers if row.note == note]
+        notes.append(f"{tables.some(names)}: {visible(note).rstrip('.')}.")
+    return notes

@@ -1,0 +1,158 @@
+"""One layer of a model as an audit answers it: bounds, columns, how they were obtained. No measuring, no printing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from specnorm_networks.model_arrays import Kind
+
+from specnorm.methods import METHODS
+from specnorm.problem.spec import ConvSpec
+from specnorm.result import Kind as Promise
+
+if TYPE_CHECKING:
+    from specnorm.certified.bound import Upper
+
+Value = float | tuple[float, ...] | None
+"""What a method said about a layer: several numbers for methods with several values, None if it did not run."""
+
+CIRCULAR = "circular"
+"""The exact norm with circular padding, at a size."""
+COLUMNS = (*METHODS, CIRCULAR)
+"""What may be measured besides the interval."""
+STANDARD = ("tn", "f4", "reshaped")
+"""What ``--all`` measures, besides "circular" where there is a size."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer of a model.
+
+    Parameters
+    ----------
+    name : str
+        The array's key in the model.
+    kind : {"conv", "linear", "unknown", "none"}
+        "none": not measured, since it is probably no layer.
+    shape : tuple of int
+        As stored.
+    spec : ConvSpec or None
+        The geometry it was measured with; None if the shape admits none.
+    assumed : tuple of str
+        What of the geometry was taken for granted, as ``name=value``.
+    lower, upper : float or None
+        Proven bounds of the layer's norm: at ``spec.input_shape``, or for None the supremum over all input sizes
+        (`ConvSpec.sizes`). ``upper`` is the least of all that was proven.
+    values : mapping of str to Value
+        Of the columns that were asked for, out of `COLUMNS`.
+    promises : mapping of str to str
+        Per method, what its value promises (`specnorm.Kind`).
+    reason : str or None
+        Why the layer could not be measured; None: it was.
+    note : str or None
+        How the layer was measured, where an executor lost it; None: as asked for.
+    other : ConvSpec or None
+        The geometry by which the axes may have to be read instead: numbers are of both readings, `either`.
+    """
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+    spec: ConvSpec | None
+    assumed: tuple[str, ...] = ()
+    lower: float | None = None
+    upper: float | None = None
+    values: Mapping[str, Value] = field(default_factory=dict)
+    promises: Mapping[str, Promise] = field(default_factory=dict)
+    reason: str | None = None
+    note: str | None = None
+    other: ConvSpec | None = None
+    claim: Upper | None = field(default=None, repr=False, compare=False)
+    """The least bound of the layer that knows its proof: what the bound of a network is made of."""
+
+    @property
+    def status(self) -> Literal["ok", "error", "skipped"]:
+        """Whether the layer was measured: there is no reason against it, and both bounds are numbers."""
+        if self.kind == "none":
+            return "skipped"
+        ends = (self.lower, self.upper)
+        return "ok" if self.reason is None and all(x is not None and math.isfinite(x) for x in ends) else "error"
+
+    @property
+    def ratio(self) -> float | None:
+        """``tn / lower``: how far the tensor-norm value is from the truth, at most."""
+        tn = self.values.get("tn")
+        if not isinstance(tn, float) or not self.lower:
+            return None
+        return tn / self.lower
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, in the order of the documentation; numbers that are not finite become None."""
+        spec = self.spec
+        spatial = spec is not None and spec.ndim > 0
+        row: dict[str, Any] = {
+            "name": self.name,
+            "kind": self.kind,
+            "shape": list(self.shape),
+            "stride": None if spec is None else list(spec.stride),
+            "dilation": None if spec is None else list(spec.dilation),
+            "groups": None if spec is None else spec.groups,
+            "transposed": None if spec is None else spec.transposed,
+            "padding_mode": spec.padding_mode if spec is not None and spatial else None,
+            "padding": None if spec is None else [list(pair) for pair in spec.padding],
+            "input_shape": None if spec is None or spec.input_shape is None else list(spec.input_shape),
+            "assumed": list(self.assumed),
+            "lower": finite(self.lower),
+            "upper": finite(self.upper),
+        }
+        row |= {name: finite(value) for name, value in self.values.items()}
+        row |= {"ratio": finite(self.ratio)} if "tn" in self.values else {}
+        return row | {"status": self.status, "reason": self.reason, "note": self.note}
+
+
+def least_upper(row: Row) -> Row:
+    """A row whose ``upper`` is the least that any of its columns has proven of the layer.
+
+    A bound of every size holds at one; "upper" is promised by nothing else. A row that was not measured stays as it is.
+    """
+    proven = [
+        x
+        for column, value in row.values.items()
+        if row.promises.get(column) == "upper" and column != CIRCULAR
+        for x in (value if isinstance(value, tuple) else (value,))
+        if x is not None
+    ]
+    return row if row.upper is None else replace(row, upper=min([row.upper, *proven]))
+
+
+def either(a: Row, b: Row) -> Row:
+    """A row that is true whichever reading is the layer's: with the larger upper bound and the lesser lower one."""
+    reason = a.reason or b.reason
+    if reason is not None or a.lower is None or b.lower is None or a.upper is None or b.upper is None:
+        return replace(a, lower=None, upper=None, reason=reason, claim=None)
+    values: dict[str, Value] = {}
+    for name, value in a.values.items():
+        pair = (value, b.values.get(name))
+        numbers = [x for x in pair if isinstance(x, float)]
+        both = len(numbers) == len(pair)
+        values[name] = None if not both else min(numbers) if a.promises.get(name) == "lower" else max(numbers)
+    promises: dict[str, Promise] = {
+        name: "upper"
+        if {kind, b.promises.get(name)} <= {"exact", "upper"}
+        else kind
+        if kind == b.promises.get(name)
+        else "estimate"
+        for name, kind in a.promises.items()
+    }
+    upper, lower = max(a.upper, b.upper), min(a.lower, b.lower)
+    return replace(a, lower=lower, upper=upper, values=values, promises=promises, note=a.note or b.note, claim=None)
+
+
+def finite(value: Value) -> Any:
+    """A value as JSON has it: what is no finite number is None."""
+    if isinstance(value, tuple):
+        return [finite(v) for v in value]
+    return value if value is not None and math.isfinite(value) else None

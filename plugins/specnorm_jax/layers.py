@@ -1,0 +1,130 @@
+"""Kernel and geometry of the convolutions and linear layers of Flax NNX and Equinox, read off their attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from specnorm.errors import GeometryError
+from specnorm.plugin import LayerKernel
+from specnorm.problem.padding import same_upper
+from specnorm.problem.spec import per_axis
+
+_LAYOUTS = ("IO", "WIO", "HWIO", "DHWIO")
+_FLAX = ("Conv", "ConvTranspose", "Linear")
+_EQUINOX = ("Conv", "ConvTranspose", "Linear")
+
+
+def layer_kernel(x: Any, input_shape: int | Sequence[int] | None) -> LayerKernel | None:
+    """`specnorm.plugin.Backend.layer` of these; None for anything else."""
+    for module, known, read in (("flax.nnx", _FLAX, _flax), ("equinox.nn", _EQUINOX, _equinox)):
+        bases = [cls for cls in type(x).__mro__ if cls.__module__.startswith(module) and cls.__name__ in known]
+        if bases:
+            if type(x).__call__ is not bases[0].__call__:
+                raise GeometryError(
+                    f"{type(x).__name__} has a __call__ of its own: its attributes do not say what it computes. Give "
+                    "the kernel that it amounts to, with its geometry."
+                )
+            return read(bases[0].__name__, x, input_shape)
+    return None
+
+
+def _flax(kind: str, x: Any, input_shape: int | Sequence[int] | None) -> LayerKernel:
+    kernel = x.kernel[...]
+    if kind == "Linear":
+        return LayerKernel(kernel, {"layout": "IO"})
+    if x.mask is not None:
+        kernel = kernel * x.mask
+    ndim = len(x.kernel_size)
+    stride, dilation = (per_axis("strides", 1 if n is None else n, ndim) for n in (x.strides, x.kernel_dilation))
+    geometry: dict[str, Any] = {"stride": stride, "dilation": dilation, "layout": _LAYOUTS[ndim]}
+    if kind == "ConvTranspose":
+        pads = _of_dilated_input(x, stride, dilation)
+        # Flax slides the kernel as it is: mirrored, it is the transposed layer, of the same norm with sides exchanged.
+        crops = [(max(r * (k - 1) - after, 0), max(r * (k - 1) - before, 0))
+                 for (before, after), k, r in zip(pads, x.kernel_size, dilation, strict=True)]  # fmt: skip
+        stored = bool(x.transpose_kernel)
+        geometry |= {"transposed": True, "padding_mode": "zeros", "padding": crops}
+        return LayerKernel(kernel if stored else jnp.swapaxes(kernel, -1, -2), geometry, as_stored=stored)
+    if per_axis("input_dilation", 1 if x.input_dilation is None else x.input_dilation, ndim) != (1,) * ndim:
+        raise GeometryError(
+            f"Conv has input_dilation={x.input_dilation}, for which there is no word here. Give its kernel as that of "
+            "a transposed layer."
+        )
+    geometry["groups"] = x.feature_group_count
+    amount = x.padding.upper() if isinstance(x.padding, str) else x.padding
+    geometry["padding_mode"] = amount.lower() if amount in ("CIRCULAR", "REFLECT") else "zeros"
+    if amount == "CAUSAL":
+        geometry["padding"] = [(dilation[0] * (x.kernel_size[0] - 1), 0)]
+    elif amount not in ("CIRCULAR", "REFLECT"):
+        geometry["padding"] = _pairs(amount, x.kernel_size, stride, dilation, input_shape)
+    return LayerKernel(kernel, geometry)
+
+
+def _of_dilated_input(x: Any, stride: tuple[int, ...], dilation: tuple[int, ...]) -> list[tuple[int, int]]:
+    """What a transposed layer of Flax adds around its input, between whose pixels zeros lie."""
+    if isinstance(x.padding, str) and x.padding.upper() not in ("SAME", "VALID"):
+        raise GeometryError(f"ConvTranspose with padding={x.padding!r} has no words here: give kernel and geometry.")
+    if not isinstance(x.padding, str):
+        return list(_pairs(x.padding, x.kernel_size, stride, dilation, None))
+    pads = []
+    for k, s, r in zip(x.kernel_size, stride, dilation, strict=True):  # as in jax.lax.conv_transpose
+        reach = r * (k - 1) + 1
+        if x.padding.upper() == "SAME":
+            total = reach + s - 2
+            before = reach - 1 if s > reach - 1 else -(-total // 2)
+        else:
+            total, before = reach + s - 2 + max(reach - s, 0), reach - 1
+        pads.append((before, total - before))
+    return pads
+
+
+def _pairs(
+    amount: Any, kernel_shape: Sequence[int], stride: Sequence[int], dilation: Sequence[int], input_shape: Any
+) -> Any:
+    """Padding as specnorm takes it."""
+    if amount == "VALID":
+        return "valid"
+    if amount == "SAME" or amount == "SAME_LOWER":
+        sizes = (None,) * len(stride) if input_shape is None else per_axis("input_shape", input_shape, len(stride))
+        pairs = [same_upper(*axis) for axis in zip(sizes, kernel_shape, stride, dilation, strict=True)]
+        return pairs if amount == "SAME" else [(after, before) for before, after in pairs]
+    if isinstance(amount, int):
+        return [(amount, amount)] * len(stride)
+    return [(p, p) if isinstance(p, int) else tuple(p) for p in amount]
+
+
+def _equinox(kind: str, x: Any, input_shape: int | Sequence[int] | None) -> LayerKernel:
+    kernel = x.weight
+    axes = 2 if kind == "Linear" else x.num_spatial_dims + 2
+    if kernel.ndim != axes:
+        raise GeometryError(
+            f"{type(x).__name__} holds a weight with {kernel.ndim} axes, not {axes}: several layers in one, by vmap? "
+            "Give them one by one."
+        )
+    if kind == "Linear":
+        return LayerKernel(kernel, {})
+    geometry: dict[str, Any] = {
+        "stride": tuple(x.stride), "dilation": tuple(x.dilation), "groups": x.groups,
+        "padding_mode": x.padding_mode.lower(),
+    }  # fmt: skip
+    amount = _pairs(x.padding, kernel.shape[2:], x.stride, x.dilation, input_shape)
+    if kind == "Conv":
+        return LayerKernel(kernel, {**geometry, "padding": amount})
+    if x.padding_mode != "ZEROS" or (isinstance(x.padding, str) and input_shape is not None):
+        raise GeometryError(
+            f"{type(x).__name__} with padding={x.padding!r} and padding_mode={x.padding_mode!r} has no words here at a "
+            "size: leave input_shape out, or give its kernel and geometry."
+        )
+    # Stored (cout, cin // groups, ...) and slid as it is: channels exchanged and mirrored, it is the transposed layer.
+    cout, each = kernel.shape[:2]
+    grouped = jnp.reshape(kernel, (x.groups, cout // x.groups, each, *kernel.shape[2:]))
+    moved = jnp.reshape(jnp.swapaxes(grouped, 1, 2), (x.groups * each, cout // x.groups, *kernel.shape[2:]))
+    if isinstance(x.padding, str):
+        crops: Any = "valid"
+    else:
+        sides = zip(amount, x.output_padding, strict=True)
+        crops = [(max(after - more, 0), before) for (before, after), more in sides]
+    return LayerKernel(moved, {**geometry, "transposed": True, "padding": crops}, as_stored=False)

@@ -1,0 +1,247 @@
+"""A network's bound: each node's step, where layers were bounded together, and what proves it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from specnorm.certified.bound import Upper
+from specnorm.text import number, visible
+from specnorm_networks.certified.propagation import Step, UnknownNode
+from specnorm_networks.certified.rules import must_be_claims, premises_first
+from specnorm_networks.checking import Checked
+
+COMPLETE = "complete"
+"""Status of a bound that no clock cut."""
+
+
+@dataclass(frozen=True)
+class RunBound:
+    """Layers and functions in a row, bounded together.
+
+    Parameters
+    ----------
+    start, end : str
+        The values between which they lie.
+    layers : tuple of tuple of str
+        Names of the kernels, those of one proof together.
+    product : float
+        What the rules give for them.
+    claim : Upper
+        Less than ``product``.
+    """
+
+    start: str
+    end: str
+    layers: tuple[tuple[str, ...], ...]
+    product: float
+    claim: Upper
+
+    def __post_init__(self) -> None:
+        must_be_claims(self.claim)
+
+    @property
+    def upper(self) -> float:
+        """Proven Lipschitz constant."""
+        return self.claim.value
+
+
+@dataclass(frozen=True)
+class NetworkBound:
+    """Lipschitz constant of a network in 2-norms, from its layers' certified norms.
+
+    Parameters
+    ----------
+    claim : Upper or None
+        ``|f(x) - f(y)| <= claim |x - y|`` for all x and y, all inputs and all outputs together, in real arithmetic.
+        None if an output is unknown.
+    heuristic : float or None
+        What the same rules say with Miyato's heuristic (`reshaped_norm`) for each layer: *not* a bound, shown for
+        comparison. A product of lower bounds bounds a network from neither side.
+    ends : mapping of str to Upper or None
+        The same of each output.
+    nodes : tuple of Step
+        In the order of computation.
+    unknown : tuple of UnknownNode
+        Nodes without a rule; what follows them is unknown, too.
+    input_shapes : mapping of str to tuple, or None
+        Shapes for which the bound holds; sizes that are symbols may be anything.
+    product_claim : Upper or None
+        What the rules give without `runs`.
+    runs : tuple of RunBound
+        Where layers together have a smaller constant than the product of their norms.
+    radius : float or None
+        Of the ball around the given centre in which all constants hold; None: everywhere.
+    input_ranges : mapping of str to (float, float), or None
+        Of inputs whose entries all lie between two numbers: all constants hold there. None: in a box of arrays. Other
+        inputs may be anything.
+    checked : Checked
+        How the graph was compared with the model that it was read from, and the answer attacked.
+    note : str
+        What else has to be said, such as that the bound is of a copy of the model.
+    status : str
+        "complete", or "budget: ..." where the seconds ended before all searches and proofs did. Proven in each case.
+    """
+
+    claim: Upper | None
+    heuristic: float | None
+    ends: Mapping[str, Upper | None]
+    nodes: tuple[Step, ...]
+    unknown: tuple[UnknownNode, ...]
+    input_shapes: Mapping[str, tuple[int | str, ...] | None]
+    product_claim: Upper | None = None
+    runs: tuple[RunBound, ...] = ()
+    radius: float | None = None
+    input_ranges: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
+    checked: Checked = field(default_factory=Checked)
+    note: str = ""
+    status: str = COMPLETE
+
+    def __post_init__(self) -> None:
+        must_be_claims(self.claim, *self.ends.values(), self.product_claim)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Premises before what rests on them: a chain of thousands of claims is not gone down one inside the other."""
+        held = [self.claim, self.product_claim, *self.ends.values(), *(run.claim for run in self.runs)]
+        held += [claim for step in self.nodes for claim in (step.alone, step.claim)]
+        held += [node.claim for node in self.unknown]
+        known = [claim for claim in held if claim is not None]
+        order = premises_first(known, lambda claim: claim.of)  # type: ignore[arg-type,return-value]
+        return {"_order": order, **self.__dict__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({name: value for name, value in state.items() if name != "_order"})
+
+    @property
+    def upper(self) -> float | None:
+        """Proven Lipschitz constant of all outputs together; None if one is unknown."""
+        return None if self.claim is None else self.claim.value
+
+    @property
+    def outputs(self) -> dict[str, float | None]:
+        """``upper`` of each output."""
+        return {name: None if claim is None else claim.value for name, claim in self.ends.items()}
+
+    @property
+    def product(self) -> float | None:
+        """What the rules give without `runs`; proven, too."""
+        return None if self.product_claim is None else self.product_claim.value
+
+    def explain(self) -> str:
+        """The rules that prove ``upper``, one line a value, from the outputs back, and the norms in them."""
+        if self.claim is None:
+            return str(self)
+        from specnorm_networks.chain import explained_constant  # for few
+
+        return explained_constant(self.claim)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: the field ``network`` of an audit's JSON. What is not finite becomes None."""
+        ranges = {name: _ends(between) for name, between in self.input_ranges.items()}
+        return {
+            "upper": _finite(self.upper),
+            "heuristic": _finite(self.heuristic),
+            "product": _finite(self.product),
+            **({} if self.radius is None else {"radius": self.radius}),
+            **({"input_ranges": ranges} if ranges else {}),
+            **({"note": self.note} if self.note else {}),
+            **({} if self.status == COMPLETE else {"status": self.status}),
+            "runs": [
+                {
+                    "start": r.start, "end": r.end, "layers": [list(names) for names in r.layers],
+                    "product": _finite(r.product), "upper": _finite(r.upper),
+                }
+                for r in self.runs
+            ],
+            "checked": self.checked.to_dict(),
+            "input_shapes": {name: None if s is None else list(s) for name, s in self.input_shapes.items()},
+            "outputs": {name: _finite(value) for name, value in self.outputs.items()},
+            "unknown": [
+                {"name": u.name, "operator": u.operator, "reason": u.reason, "before": _finite(u.before)}
+                for u in self.unknown
+            ],
+            "nodes": [
+                {
+                    "name": s.name, "operator": s.operator, "rule": s.rule, "layer": s.layer,
+                    "factor": _finite(s.factor), "upper": _finite(s.upper), "heuristic": _finite(s.heuristic),
+                }
+                for s in self.nodes
+            ],
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        """Table of the nodes, and what follows from them."""
+        return "\n".join(self.lines(nodes=True))
+
+    def lines(self, *, nodes: bool = False) -> list[str]:
+        """The same line by line, numbers rounded up and the network's own words escaped; ``nodes``: with the table."""
+        text = [*_table(self.nodes), ""] if nodes else []
+        box = {
+            name: " in a given box" if ends is None else f" in [{_short(ends[0])}, {_short(ends[1])}]"
+            for name, ends in self.input_ranges.items()
+        }
+        shapes = ", ".join(
+            f"{visible(name)}: "
+            + ("any shape" if shape is None else "x".join(visible(str(n)) for n in shape))
+            + box.get(name, "")
+            for name, shape in self.input_shapes.items()
+        )
+        for run in self.runs:
+            count = sum(map(len, run.layers))
+            together, product = number(run.upper, "upper"), number(run.product, "upper")
+            if count < 2 or together == product:
+                continue
+            text.append(
+                f"{count} layers from {visible(run.start)} to {visible(run.end)} together: at most "
+                f"{together}, proven; their product is {product}."
+            )
+        if self.upper is not None:
+            text.append(
+                f"Network ({shapes}): Lipschitz constant at most {number(self.upper, 'upper')}, proven"
+                f"{'' if self.radius is None else f' within {self.radius!r} of the input given'}. "
+                f"Miyato's heuristic would have claimed {number(self.heuristic)}."
+            )
+            if self.checked.reason or self.checked.missed:
+                text.append(str(self.checked))
+            if self.checked.inputs and not self.checked.pairs:
+                text.append("No two inputs could be tried against it.")
+        else:
+            text.append(f"Network ({shapes}): no bound, since it is unknown from {len(self.unknown)} of its nodes on:")
+            text += [
+                f"  {visible(u.name)} ({visible(u.operator)}): {visible(u.reason)}; at most "
+                f"{number(u.before, 'upper')} up to there."
+                for u in self.unknown
+            ]
+            known = [(name, value) for name, value in self.outputs.items() if value is not None]
+            text += [f"  Output {visible(name)}: at most {number(value, 'upper')}, proven." for name, value in known]
+        if self.status != COMPLETE:
+            text.append(f"Cut short: {self.status}.")
+        return [*text, self.note] if self.note else text
+
+
+def _ends(between: tuple[float, float] | None) -> list[float | None] | None:
+    return None if between is None else [_finite(end) for end in between]
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _table(nodes: Sequence[Step]) -> list[str]:
+    rows = [("node", "operator", "rule", "factor", "upper", "heuristic", "layer")]
+    rows += [
+        (
+            visible(s.name), visible(s.operator), visible(s.rule), number(s.factor, "upper"),
+            number(s.upper, "upper"), number(s.heuristic), visible(s.layer or ""),
+        )
+        for s in nodes
+    ]  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _short(end: float) -> str:
+    """The very number."""
+    return repr(float(end)).removesuffix(".0")

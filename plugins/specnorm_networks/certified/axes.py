@@ -1,0 +1,323 @@
+"""Pooling and resizing along one axis: which input pixels an output reads, with which weight.
+
+Average pooling and linear resizing act on each axis separately, so their norm is the product of the norms of one matrix
+an axis (a Kronecker product). Weights are exact fractions, rounded up to floats where they are not dyadic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.certified import host
+
+Row: TypeAlias = tuple[tuple[int, Fraction], ...]
+"""Pixels and weights of one output."""
+DENSE = 512
+"""Largest axis whose matrix is tested with weights; longer ones are bounded by their row and column sums."""
+LONGEST = 2**14
+"""Largest axis or window whose weights are written out."""
+WEIGHTS = 2**18
+"""Most weights that are written out for one axis."""
+CLOSE = 1e-9
+"""Of a norm's square, by how much the t of a Schur test is above what is computed of it."""
+HALF = Fraction(1, 2)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Pooling along one axis.
+
+    Parameters
+    ----------
+    before, after : int
+        Padding.
+    size, outputs : int or None
+        Of the axis before and after; None: not known.
+    ceil : bool
+        Whether the last window may leave the padded input.
+    count_padding : bool
+        Whether padding counts in an average.
+    """
+
+    kernel: int
+    stride: int
+    dilation: int = 1
+    before: int = 0
+    after: int = 0
+    size: int | None = None
+    outputs: int | None = None
+    ceil: bool = False
+    count_padding: bool = True
+
+    def count(self, size: int) -> int:
+        """Number of outputs of an axis of a size; with ``ceil`` no window starts behind the input."""
+        room = size + self.before + self.after - self.dilation * (self.kernel - 1) - 1
+        found = (-(-room // self.stride) if self.ceil else room // self.stride) + 1
+        return max(found - (self.ceil and (found - 1) * self.stride >= size + self.before), 0)
+
+    def taps(self, output: int) -> range:
+        """Places that an output reads, in the padded input."""
+        first = output * self.stride
+        return range(first, first + self.dilation * (self.kernel - 1) + 1, self.dilation)
+
+    def pixels(self) -> list[list[int]]:
+        """Pixels that each output reads, padding left out, at a known size."""
+        size = self.size or 0
+        each = (self.taps(m) for m in range(self.outputs or 0))
+        return [[t - self.before for t in taps if 0 <= t - self.before < size] for taps in each]
+
+
+def overlap(window: Window) -> int:
+    """Largest number of windows that one pixel is in.
+
+    ``ceil(k / s')`` with ``s' = s / gcd(s, dilation)``: pixel p is in the window at m if ``p = s m + dilation j`` for
+    some ``0 <= j < k``, and consecutive solutions j differ by s'. Never more than there are windows.
+    """
+    found = -(-window.kernel // (window.stride // math.gcd(window.stride, window.dilation)))
+    return found if window.outputs is None else min(found, window.outputs)
+
+
+def average_norm_up(window: Window) -> float | None:
+    """Norm of averaging along one axis, rounded up; None where it depends on a size that is not known.
+
+    At a known size: the norm of the matrix with a row of weights an output. At every size, padding counted:
+    ``sqrt(sum_r c_r^2) / k`` with ``c_r`` the number of taps in residue class r modulo the stride (the rows of one
+    output phase are translates; attained as the size grows).
+    """
+    if window.kernel > LONGEST:
+        return None
+    known = window.size is not None and window.outputs is not None and max(window.size, window.outputs) <= LONGEST
+    if known and (window.outputs or 0) * window.kernel <= WEIGHTS:
+        return weights_norm_up(average_rows(window))
+    if window.ceil or window.dilation != 1 or not (window.count_padding or window.before == window.after == 0):
+        return None
+    classes = [len(range(r, window.kernel, window.stride)) for r in range(min(window.stride, window.kernel))]
+    return host.root_up(Fraction(sum(c * c for c in classes), window.kernel**2))
+
+
+@lru_cache(maxsize=64)
+def average_rows(window: Window) -> tuple[Row, ...]:
+    """Pixels and weights of each output, at a known size."""
+    padded, rows = (window.size or 0) + window.before + window.after, []
+    for m, inside in enumerate(window.pixels()):
+        # A window beyond the padded input (ceil) counts its taps up to there.
+        count = sum(t < padded for t in window.taps(m)) if window.count_padding else len(inside)
+        rows.append(tuple((p, Fraction(1, max(count, 1))) for p in inside))
+    return tuple(rows)
+
+
+def adaptive_windows(size: int, outputs: int) -> list[range]:
+    """Pixels of each output of torch's adaptive pooling: from floor(i n / m) to ceil((i + 1) n / m)."""
+    return [range(i * size // outputs, -(-(i + 1) * size // outputs)) for i in range(outputs)]
+
+
+def adaptive_overlap(size: int, outputs: int) -> int:
+    """Largest number of those windows that one pixel is in."""
+    reads = [p for window in adaptive_windows(size, outputs) for p in window]
+    return max(Counter(reads).values(), default=0)
+
+
+@lru_cache(maxsize=64)
+def adaptive_rows(size: int, outputs: int) -> tuple[Row, ...]:
+    """Pixels and weights of each output of averaging over those windows."""
+    return tuple(tuple((p, Fraction(1, len(w))) for p in w) for w in adaptive_windows(size, outputs))
+
+
+# -- resizing ----------------------------------------------------------------------------------------------------------
+def resize_norm_up(
+    mode: str, size: int, outputs: int, scale: Fraction, coordinates: str, nearest: str, *, single: bool = False
+) -> float | None:
+    """Norm of resizing along one axis, rounded up; None for modes that are not known.
+
+    Parameters
+    ----------
+    mode : {"nearest", "linear"}
+    scale : Fraction
+        Outputs per input pixel, as the framework uses it for coordinates.
+    coordinates : {"half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"}
+        Where an output's centre lies in the input.
+    nearest : {"floor", "ceil", "round_prefer_floor", "round_prefer_ceil"}
+        For "nearest", whose scale is a whole number.
+    single : bool
+        Whether coordinates are rounded, to single precision or better: a bound of the norm of what can come of it.
+    """
+    if max(size, outputs) > LONGEST:
+        return None
+    if mode == "nearest":
+        found = nearest_pixels(size, outputs, scale, coordinates, nearest, single=single)
+        if found is None:
+            return None
+        # Each output is one pixel: columns are orthogonal. What may be one of two counts for both.
+        exact, other = found
+        counts = np.bincount(exact, minlength=size) + np.bincount(other[other != exact], minlength=size)
+        return host.root_up(int(counts.max(initial=0)))
+    rows = linear_rows(size, outputs, scale, coordinates) if mode == "linear" else None
+    if rows is None:
+        return None
+    norm = weights_norm_up(rows)
+    return host.add_up(norm, _moved_up(rows, away(size, outputs, scale, coordinates, 2.0**-24))) if single else norm
+
+
+@lru_cache(maxsize=64)
+def linear_rows(size: int, outputs: int, scale: Fraction, coordinates: str) -> tuple[Row, ...] | None:
+    """Pixels and weights of each output of linear interpolation; None for coordinates that are not known."""
+    rows: list[Row] = []
+    for i in range(outputs):
+        x = _coordinate(i, size, outputs, scale, coordinates)
+        if x is None:
+            return None
+        weights: dict[int, Fraction] = {}
+        for p, weight in ((math.floor(x), 1 - x % 1), (math.floor(x) + 1, x % 1)):
+            if weight:
+                inside = min(max(p, 0), size - 1)
+                weights[inside] = weights.get(inside, Fraction(0)) + weight
+        rows.append(tuple(weights.items()))
+    return tuple(rows)
+
+
+def away(size: int, outputs: int, scale: Fraction, coordinates: str, unit: float) -> float:
+    """By how much rounding to a precision can move a coordinate, rounded up.
+
+    ``i s``, ``(i + 1/2) s - 1/2``, the same divided by a scale, and ``i (n - 1) / (m - 1)`` have at most a rounding of
+    the factor, one of the product or quotient, and one of the difference: 4 u (|x| + 1), their products included.
+    """
+    ends = [_coordinate(i, size, outputs, scale, coordinates) or Fraction(0) for i in (0, max(outputs - 1, 0))]
+    return host.inflate(4 * unit * float(max(map(abs, ends)) + 1), 4)
+
+
+def _moved_up(rows: Sequence[Row], far: float) -> float:
+    """Norm, rounded up, of what coordinates that move so far change in the matrix of linear interpolation.
+
+    Weights are hats around the pixels: a coordinate that moves by d <= 1 changes a row by at most 2 d in sum, each
+    weight by d, in pixels next to those that it reads at most; 1 - t is rounded once more, to single precision. By the
+    Schur test the norm is at most the root of the largest sum of a row times that of a column.
+    """
+    readers = Counter(q for row in rows for q in {q for p, _ in row for q in (p - 1, p, p + 1)})
+    entry = host.add_up(far, 2.0**-24)
+    return host.mul_up(entry, host.root_up(2 * max(readers.values(), default=0))) if far <= 1 else math.inf
+
+
+@lru_cache(maxsize=64)
+def nearest_pixels(
+    size: int, outputs: int, scale: Fraction, coordinates: str, nearest: str, *, single: bool
+) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
+    """Which pixel each output is, and which other one where ``single`` precision may have it; for whole scales.
+
+    Coordinates are exact where they are quotients by powers of two.
+    """
+    whole = scale.denominator == 1 and outputs == size * scale and coordinates != "align_corners"
+    places = [_coordinate(i, size, outputs, scale, coordinates) for i in range(outputs)]
+    known: dict[str, Callable[[Fraction], int]] = {
+        "floor": math.floor, "ceil": math.ceil, "round_prefer_floor": lambda x: math.ceil(x - HALF),
+        "round_prefer_ceil": lambda x: math.floor(x + HALF),
+    }  # fmt: skip
+    if nearest not in known or not whole or any(x is None for x in places):
+        return None
+    exact = [known[nearest](x) for x in places if x is not None]
+    far = 0.0 if not single or scale.numerator.bit_count() == 1 else away(size, outputs, scale, coordinates, 2.0**-24)
+    near = [[known[nearest](x + move) for move in (Fraction(-far), Fraction(far))] for x in places if x is not None]
+    other = [high if low == here else low for here, (low, high) in zip(exact, near, strict=True)]
+    one, two = (np.clip(np.array(pixels, dtype=np.intp), 0, size - 1) for pixels in (exact, other))
+    return one, two
+
+
+def _coordinate(i: int, size: int, outputs: int, scale: Fraction, coordinates: str) -> Fraction | None:
+    if coordinates == "asymmetric":
+        return i / scale
+    if coordinates == "align_corners":
+        return Fraction(i * (size - 1), outputs - 1) if outputs > 1 else Fraction(0)
+    if coordinates == "pytorch_half_pixel" and outputs == 1:
+        return Fraction(0)
+    if coordinates in ("half_pixel", "pytorch_half_pixel"):
+        return (i + HALF) / scale - HALF
+    return None
+
+
+# -- norms -------------------------------------------------------------------------------------------------------------
+@lru_cache(maxsize=256)
+def weights_norm_up(rows: tuple[Row, ...]) -> float:
+    """Norm of a matrix of non-negative weights, rounded up.
+
+    Parameters
+    ----------
+    rows : tuple of tuple of (int, Fraction)
+        Columns and weights of each output.
+
+    Returns
+    -------
+    float
+        The smaller of two Schur tests: ``sqrt(largest row sum * largest column sum)`` in fractions, exact where every
+        column has one entry or every row one, and the one with weights, `_schur_up`.
+    """
+    columns: dict[int, Fraction] = {}
+    for row in rows:
+        for p, weight in row:
+            columns[p] = columns.get(p, Fraction(0)) + weight
+    if not columns:
+        return 0.0
+    schur = host.root_up(max(sum(w for _, w in row) for row in rows) * max(columns.values()))
+    used = sorted(columns)
+    if max(len(rows), len(used)) > DENSE:
+        return schur
+    position = {p: at for at, p in enumerate(used)}
+    matrix = np.zeros((len(rows), len(used)))
+    for at, row in enumerate(rows):
+        for p, weight in row:
+            # Larger entries of a non-negative matrix make its norm no smaller.
+            matrix[at, position[p]] += host.float_up(weight)
+    return min(schur, _schur_up(matrix))
+
+
+def _schur_up(matrix: NDArray[np.float64]) -> float:
+    """Schur test of a non-negative matrix A with weights: if ``A^T A v <= s v`` for any v > 0, then ``|A|^2 <= s``.
+
+    ``v = (t I - A^T A)^-1 1`` is positive for t above ``|A|^2``, and ``A^T A v = t v - 1``: it gives s <= t. Whatever v
+    comes out, s is computed from it, in sums of non-negative numbers.
+    """
+    gram = matrix.T @ matrix
+    near = (1 + CLOSE) * float(np.linalg.eigvalsh(gram)[-1])
+    v = np.linalg.solve(near * np.eye(len(gram)) - gram, np.ones(len(gram)))
+    if not (np.isfinite(v).all() and v.min() > 0):
+        return math.inf
+    image = host.inflate(matrix.T @ host.inflate(matrix @ v, matrix.shape[1]), matrix.shape[0])
+    return host.sqrt_up(float(host.next_up(image / v).max()))
+
+
+def transposed_rows(rows: Sequence[Row], size: int) -> list[Row]:
+    """Outputs and weights of each pixel of an axis."""
+    found: list[list[tuple[int, Fraction]]] = [[] for _ in range(size)]
+    for at, row in enumerate(rows):
+        for p, weight in row:
+            found[p].append((at, weight))
+    return [tuple(each) for each in found]
+
+
+def weighted(x: NDArray[Any], axis: int, rows: Sequence[Row]) -> NDArray[Any]:
+    """Weighted sums of pixels along an axis: roundings are two more than there are weights in a row."""
+    pixels = table([[p for p, _ in row] for row in rows])
+    weights = np.zeros(pixels.shape)
+    for at, row in enumerate(rows):
+        weights[at, : len(row)] = [float(weight) for _, weight in row]
+    taken = np.take(x, pixels, axis=axis)
+    return np.asarray((taken * weights.reshape(*pixels.shape, *(1,) * (x.ndim - 1 - axis))).sum(axis=axis + 1))
+
+
+def largest(x: NDArray[Any], axis: int, windows: Sequence[Sequence[int]]) -> NDArray[Any]:
+    """Largest of some pixels each along an axis; each window has one at least."""
+    return np.asarray(np.take(x, table(windows), axis=axis).max(axis=axis + 1))
+
+
+def table(windows: Sequence[Sequence[int]]) -> NDArray[np.intp]:
+    """Pixels of windows, their last ones repeated to one length."""
+    width = max([len(window) for window in windows], default=1)
+    wide = [[*window, *[window[-1] if window else 0] * (width - len(window))] for window in windows]
+    return np.array(wide, dtype=np.intp).reshape(len(wide), width)

@@ -1,0 +1,195 @@
+"""Rules of margins: how fast the difference of two logits can change, and in which radius none reaches 0.
+
+``f_i - f_j = (w_i - w_j) h + const`` for the last layer's rows w and the features h, so that with weights q of the
+features its constant is that of ``q h`` times ``|(w_i - w_j) / q|``: never above root of two times the network's own,
+and less where rows are alike (Tsuzuku, Sato, Sugiyama, "Lipschitz-Margin Training", NeurIPS 2018, bound it by the root
+of two). Constants are intervals from 0 on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.certified import arithmetic, host
+from specnorm.certified.bound import HypothesisError, Lower, Upper, _lower, _upper
+from specnorm.certified.interval import Interval, _interval, around, point
+from specnorm_networks.certified.kernels import ROUNDINGS
+from specnorm_networks.certified.linear_bounds import Cut, LinearBounds
+from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.operators.layers import Matrix
+from specnorm_networks.certified.roundings import AtCentre
+from specnorm_networks.certified.rules import must_be_claims
+
+RADIUS = "the radius in which a label stays"
+NO_RADIUS = _lower(0.0, RADIUS, "no radius is negative")
+
+
+@arithmetic.on_host()
+def of_rows(rows: FloatArray, weights: FloatArray, *factors: Upper) -> tuple[Interval, Interval]:
+    """Constants (classes, classes) of differences, ``c |(w_i - w_j) / q|``, and (classes,) of logits, ``c |w_i / q|``.
+
+    Parameters
+    ----------
+    rows : array, shape (classes, features)
+        Each entry good to `ROUNDINGS`.
+    weights : array, shape (features,)
+        Positive.
+    *factors : Upper
+        Their product c bounds the constant of ``q h``.
+    """
+    must_be_claims(*factors)
+    if not (weights > 0).all():
+        raise HypothesisError("weights of features that are not positive")
+    constant = host.mul_up(*map(float, factors))
+    # Divided by a power of two, no entry that matters vanishes, whatever it is divided by or multiplied with.
+    exponent = math.frexp(float(np.max(np.abs(rows), initial=0.0)))[1]
+    wide = np.ldexp(rows, -exponent) / weights
+    vanished = wide.shape[1] * host.next_up(2.0**-1000 / float(np.min(weights, initial=1.0)))
+    alone = host.inflate(host.norm_up(wide), ROUNDINGS) + vanished
+    apart = np.stack([host.norm_up(wide - row) for row in wide])
+    # Entries of both rows are off by a few roundings each, their difference by one.
+    apart += ROUNDINGS * math.ulp(1.0) * (alone[:, None] + alone)
+    scaled = (host.inflate(host.next_up(constant * x), 4) for x in (apart, alone))
+    apart, alone = (host.next_up(np.ldexp(x, exponent)) for x in scaled)
+    return _constants(apart), _constants(alone)
+
+
+def before_rows(head: Matrix) -> Upper:
+    """The number that a matrix's product is multiplied by."""
+    return _upper(abs(head.alpha), "a number", "before the matrix")
+
+
+def of_network(whole: Upper, classes: int) -> tuple[Interval, Interval]:
+    """As `of_rows`, by the constant of all logits together: a difference has at most root of two times it."""
+    must_be_claims(whole)
+    pairs = np.full((classes, classes), host.mul_up(host.root_up(2), whole.value))
+    return _constants(pairs), _constants(np.full(classes, whole.value))
+
+
+def _constants(bounds: FloatArray) -> Interval:
+    """From 0 on; a product of infinity and 0 is not known, and nothing differs from itself."""
+    known = np.where(np.isnan(bounds), math.inf, bounds)
+    if known.ndim == 2:
+        np.fill_diagonal(known, 0.0)
+    return _interval(np.zeros(known.shape), known)
+
+
+@arithmetic.on_host()
+def radii(logits: NDArray[np.float64] | Interval, labels: NDArray[np.integer], differences: Interval) -> list[Lower]:
+    """Of the ball around each sample in which no logit reaches the label's: the least margin over its constant.
+
+    Parameters
+    ----------
+    logits : array or Interval, shape (samples, classes)
+        Numbers are taken as exact.
+    labels : array, shape (samples,)
+    differences : Interval
+        Constants (classes, classes) of the differences of two logits.
+    """
+    all_of = logits if isinstance(logits, Interval) else point(logits)
+    own = _interval(*(np.take_along_axis(end, labels[:, None], axis=1) for end in all_of.ends))
+    margin = (own - all_of).low
+    radius = np.where(margin > 0, host.next_down(margin / differences.high[labels]), 0.0)
+    radius[np.arange(len(labels)), labels] = np.inf
+    found = np.min(radius, axis=1, initial=np.inf).tolist()
+    return [_lower(each, RADIUS, "least margin over its constant") for each in found]
+
+
+@arithmetic.on_host()
+def radius_as_executed(at: AtCentre, label: int, differences: Interval, radius: float) -> Lower | None:
+    """A ball's radius, if the executed logits of no input in it reach the label's; None if one's may.
+
+    Each of two logits is off by an entry of the error, their difference by at most root of two times its norm.
+
+    Parameters
+    ----------
+    at : AtCentre
+        Of the ball's centre.
+    differences : Interval
+        Constants (classes, classes) of the differences of two logits.
+    """
+    error, logits = at.error(radius), at.output
+    if error is None or logits.shape != (1, len(differences.low)):
+        return None
+    (low,), (high,) = logits.ends
+    others = np.arange(len(low)) != label
+    margin = host.next_down(low[label] - high[others])
+    moved = host.next_up(differences.high[label][others] * radius)
+    if not bool((margin > host.next_up(moved + _of_difference(error))).all()):
+        return None
+    return _lower(radius, RADIUS, "margins less what constants and roundings move", error)
+
+
+@arithmetic.on_host()
+def of_executed(logits: NDArray[np.float64], inputs: NDArray[np.float64], at: AtCentre) -> Interval:
+    """Exact logits (samples, classes) from those that were executed, for inputs anywhere around a centre.
+
+    Parameters
+    ----------
+    logits : array, shape (samples, classes)
+        Computed as ``at``'s execution says, in any order of sums.
+    inputs : array, shape (samples, ...)
+    """
+    (centre,) = at.exact[at.roundings.input].low.reshape(1, -1)
+    away = host.next_up(np.abs(inputs.reshape(len(inputs), -1) - centre))
+    error = at.error(float(np.max(host.norm_up(away), initial=0.0)))
+    return around(logits, np.full(logits.shape, math.inf if error is None else error.value))
+
+
+def _of_difference(error: Upper) -> float:
+    return host.mul_up(host.root_up(2), error.value)
+
+
+def rows_of(label: int, classes: int) -> FloatArray:
+    """Of the label's logit less each of the others, shape (classes - 1, 1, classes)."""
+    rows = np.zeros((classes - 1, 1, classes))
+    rows[:, 0, label] = 1.0
+    rows[np.arange(classes - 1), 0, np.delete(np.arange(classes), label)] = -1.0
+    return rows
+
+
+def radius_of(found: Sequence[tuple[LinearBounds, Interval]], at: AtCentre | None = None) -> Lower | None:
+    """A ball's radius, if no difference of logits reaches 0 in it; None if one may.
+
+    Parameters
+    ----------
+    found : sequence of (LinearBounds, Interval)
+        Parts of the ball and the rows' bounds on each. Together they are the ball.
+    at : AtCentre, optional
+        Of its centre: the logits are those that are executed. None: of real arithmetic.
+    """
+    balls = {(id(each.network), id(each.whole)) for each, _ in found}
+    if len(balls) != 1 or not _together([each.cuts for each, _ in found]):
+        raise HypothesisError("parts that are not all of one ball")
+    lost, bounds = needed(at, found[0][0].radius), found[0][0]
+    if at is not None and not _same_centre(at, bounds):
+        raise HypothesisError("roundings around another input")
+    if not all(bool((differences.low > lost).all()) for _, differences in found):
+        return None
+    said = "linear bounds of the differences on ball and box"
+    said = said if at is None else f"{said}, less what roundings move"
+    return _lower(bounds.radius, RADIUS, said if len(found) == 1 else f"{said}, in {len(found)} parts")
+
+
+def needed(at: AtCentre | None, radius: float) -> float:
+    """What a difference of logits has to be above on a ball, so that the executed one is above 0."""
+    error = None if at is None else at.error(radius)
+    return 0.0 if at is None else math.inf if error is None else _of_difference(error)
+
+
+def _same_centre(at: AtCentre, bounds: LinearBounds) -> bool:
+    one, other = at.exact[at.roundings.input].low, bounds.exact[bounds.network.input].low
+    return one.size == other.size and bool((one.reshape(-1) == other.reshape(-1)).all())
+
+
+def _together(cuts: Sequence[Sequence[Cut]]) -> bool:
+    """Whether parts are a whole: one without a cut, or both sides of one first cut, each of them a whole."""
+    if any(not each for each in cuts):
+        return True
+    places = {(name, at) for (name, at, _), *_ in cuts}
+    sides = [[each[1:] for each in cuts if each[0][2] == side] for side in (False, True)]
+    return len(places) == 1 and all(side and _together(side) for side in sides)

@@ -1,0 +1,89 @@
+"""The operators of networks: one class each, with what it computes and what is known of it."""
+
+from __future__ import annotations
+
+from specnorm_networks.certified.operators.base import LinearMap, NoBoundError, NotRunError, Operator, Place, Pointwise
+from specnorm_networks.certified.operators.gates import GELU, Mish, SiLU
+from specnorm_networks.certified.operators.joins import (
+    Choose,
+    Compare,
+    Maximum,
+    Minimum,
+    Product,
+    Quotient,
+    Sign,
+    Where,
+)
+from specnorm_networks.certified.operators.layers import Convolution, Layer, Matrices, Matrix
+from specnorm_networks.certified.operators.linear import Add, Broadcast, Concat, Mean, Merge, Pad, Scale, Sum
+from specnorm_networks.certified.operators.moves import (
+    Cast,
+    Entries,
+    Flatten,
+    Gather,
+    Identity,
+    Permute,
+    Reshape,
+    SameOrder,
+    Selection,
+    Slice,
+    Squeeze,
+    Tile,
+    TwoAxes,
+    Unsqueeze,
+)
+from specnorm_networks.certified.operators.multiples import Multiple
+from specnorm_networks.certified.operators.normalisation import Centre, Normalise
+from specnorm_networks.certified.operators.piecewise import (
+    Abs,
+    HardSigmoid,
+    HardSwish,
+    HardTanh,
+    LeakyReLU,
+    Negative,
+    PReLU,
+    ReLU,
+    SoftShrink,
+    Threshold,
+    TwoSlopes,
+)
+from specnorm_networks.certified.operators.reductions import Largest, LogSoftmax, Norm, Smallest, Softmax
+from specnorm_networks.certified.operators.resizing import Resize
+from specnorm_networks.certified.operators.smooth import (
+    CELU,
+    ELU,
+    Arctan,
+    Cos,
+    Erf,
+    LogSigmoid,
+    Sigmoid,
+    Sin,
+    Softplus,
+    Softsign,
+    Tanh,
+    TanhShrink,
+)
+from specnorm_networks.certified.operators.sorting import GroupSort, Reflection, SignParts, Sort
+from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random, Unknown
+from specnorm_networks.certified.operators.steep import Exp, Log, Power, Reciprocal, Rsqrt, Sqrt, Steep
+from specnorm_networks.certified.operators.windows import (
+    AdaptiveAveragePool,
+    AdaptiveMaxPool,
+    AveragePool,
+    L2Pool,
+    MaxPool,
+    Windows,
+)
+
+__all__ = [
+    "CELU", "ELU", "GELU", "Abs", "AdaptiveAveragePool", "AdaptiveMaxPool", "Add", "Arctan", "AveragePool",
+    "Broadcast", "Cast", "Centre", "Choose", "Compare", "Concat", "Constant", "Convolution",
+    "Cos", "Entries", "Erf", "Exp", "Flatten", "Gather", "GroupSort", "HardSigmoid", "HardSwish", "HardTanh",
+    "Held", "Identity", "Input", "L2Pool", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log", "LogSigmoid",
+    "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish", "Multiple",
+    "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "PReLU", "Pad", "Permute", "Place",
+    "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",
+    "Resize", "Rsqrt", "SameOrder", "Scale", "Selection", "SiLU", "Sigmoid", "Sign", "SignParts", "Sin", "Slice",
+    "Smallest", "SoftShrink", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Squeeze", "Steep", "Sum", "Tanh",
+    "TanhShrink", "Threshold", "Tile", "TwoAxes", "TwoSlopes", "Unknown", "Unsqueeze", "Where", "Windows",
+]  # fmt: skip

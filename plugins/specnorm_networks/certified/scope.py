@@ -1,0 +1,144 @@
+"""What a claim about a network speaks of: the bits of the network, and the region in which it holds.
+
+Two claims that name values alike may be of different networks, of one network with other weights, or of one ball.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Number
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from specnorm.certified.bound import HypothesisError, Upper
+from specnorm_networks.certified.graph import Graph, Node
+from specnorm_networks.certified.operators.base import Operator
+from specnorm_networks.certified.operators.layers import Layer
+from specnorm_networks.certified.operators.sources import Input
+from specnorm_networks.certified.regions import Region
+
+_unread: WeakKeyDictionary[Operator, str] = WeakKeyDictionary()
+"""Operators with fields whose bits nobody can read: each is another one than all others."""
+
+
+@dataclass(frozen=True)
+class About:
+    """A network and a region.
+
+    Parameters
+    ----------
+    digest : str
+        Of the network as it was given: of its nodes, in order, and all numbers in them.
+    regions : frozenset of Region
+        All of which the inputs lie in; empty: everywhere.
+    """
+
+    digest: str
+    regions: frozenset[Region] = frozenset()
+
+    def includes(self, other: About) -> bool:
+        """Whether a claim about the other holds here: of the same network, on no less than this region."""
+        return self.digest == other.digest and other.regions <= self.regions
+
+    def __str__(self) -> str:
+        return "".join(f", in {region}" for region in sorted(self.regions, key=str))
+
+
+@dataclass(frozen=True)
+class Map:
+    """The map from some values of a network to others, by their names; everything else is held."""
+
+    start: str
+    end: str
+    about: About
+
+    def __str__(self) -> str:
+        return f"{self.end} by {self.start}{self.about}"
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """A graph that rules are applied to, and what the claims that they make speak of.
+
+    Parameters
+    ----------
+    regions : frozenset of Region
+        Of what else is used of its values, besides the slopes that the graph itself has.
+    """
+
+    graph: Graph
+    regions: frozenset[Region] = frozenset()
+    about: About = field(init=False)
+
+    def __post_init__(self) -> None:
+        about = About(digest_of(self.graph), self.graph.regions | self.regions)
+        object.__setattr__(self, "about", about)
+
+    def map(self, start: str, end: str) -> Map:
+        """Between two values, or several of them."""
+        return Map(start, end, self.about)
+
+    def holds(self, claim: Upper, start: str, end: str) -> bool:
+        """Whether a claim is of the map between two values of this network, on no less than these regions."""
+        what = claim.what
+        return isinstance(what, Map) and (what.start, what.end) == (start, end) and self.about.includes(what.about)
+
+    def check(self, *nodes: Node) -> None:
+        """Refuse nodes of other graphs, whatever they are called."""
+        for node in nodes:
+            if self.graph.by_name.get(node.name) is not node:
+                raise HypothesisError(f"{node.name} is no node of this graph")
+
+
+def digest_of(graph: Graph) -> str:
+    """SHA-256 of a network as it was given, before it was read or written otherwise; taken anew at each call.
+
+    A box in which its inputs are said to lie is a region, and no part of the network.
+    """
+    whole = hashlib.sha256()
+    for node in graph.origin.nodes:
+        whole.update(repr((node.name, type(node.operator), node.inputs, node.shape)).encode())
+        try:
+            for name, value in node.operator.named():
+                if name != "near" and not (isinstance(node.operator, Input) and name in ("low", "high")):
+                    whole.update(name.encode())
+                    _add(value, whole)
+        except Exception:
+            # Kernels that cannot be loaded, arrays without bits: the rules say so where they meet them.
+            whole.update(_unread.setdefault(node.operator, uuid.uuid4().hex).encode())
+    whole.update(repr(graph.origin.outputs).encode())
+    return whole.hexdigest()
+
+
+def _add(value: Any, whole: Any) -> None:
+    """The bits of one field of an operator."""
+    if isinstance(value, Layer):
+        _add(value.to_host(value.stored()), whole)
+        _add((value.geometry, value.spatial, value.error), whole)
+    elif hasattr(value, "dtype"):
+        array = np.asarray(value)
+        if array.dtype.hasobject:
+            raise TypeError(f"an array of {array.dtype}")
+        whole.update(f"{array.dtype.str} {array.shape}".encode())
+        whole.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    elif value is None or isinstance(value, (Number, str, bytes, type)):
+        whole.update(repr(value).encode())
+    elif isinstance(value, Mapping):
+        _add([*value.items()], whole)
+    elif isinstance(value, Sequence):
+        whole.update(f"{len(value)}:".encode())
+        for each in value:
+            _add(each, whole)
+    elif dataclasses.is_dataclass(value):
+        whole.update(repr(type(value)).encode())
+        _add([getattr(value, each.name) for each in dataclasses.fields(value) if each.name != "near"], whole)
+    elif callable(value):
+        _add(value(), whole)
+    else:
+        raise TypeError(f"a {type(value).__name__}")

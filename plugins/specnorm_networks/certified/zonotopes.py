@@ -1,0 +1,257 @@
+"""A network near one input: functions with the slopes that they have there, and every unit by itself where it is small.
+
+Where the ranges of a function's inputs are known, its slopes lie between the smallest and the largest derivative there:
+a ReLU that cannot switch has slope 0 or 1. `localised` says so in the graph, and the channels' rules and runs see the
+smallest and largest slope of each channel.
+
+A small network is also read unit by unit: with slopes in [a, b], ``z = a v + w`` and w a function of v with slopes in
+[0, b - a]. So the value before each function is a sum of linear maps of the input and of the w before it, whose
+matrices are multiplied out: what cannot switch is a part of them. LipSDP's form is the same for z and for w.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.certified import arithmetic, host
+from specnorm.certified.interval import Interval, anything, enclosing
+from specnorm.problem.spec import ConvSpec
+from specnorm_networks.certified.affine_maps import AffineMap, Filter, Subnetwork, Term
+from specnorm_networks.certified.graph import Graph, Layer, Node, concrete
+from specnorm_networks.certified.operators.base import FloatArray, LinearMap, NoBoundError, Place, Pointwise, _slopes
+from specnorm_networks.certified.operators.joins import Maximum, Minimum
+from specnorm_networks.certified.operators.linear import Add
+from specnorm_networks.certified.operators.piecewise import ReLU
+from specnorm_networks.certified.operators.sources import Constant, Input
+from specnorm_networks.certified.ranges import _MAKER, Ranges, consistent
+from specnorm_networks.certified.regions import Region
+from specnorm_networks.certified.scope import Scope
+from specnorm_networks.certified.subnetworks import blocks_of
+
+UNITS, INPUTS = 4096, 4096
+"""Most units that may switch, and most entries of the input."""
+ENTRIES = 2**24
+"""Most entries of a value's matrices."""
+
+
+def localised(graph: Graph, found: Ranges) -> Graph:
+    """The same network with the slopes of each function on the range of its input: on the region of the ranges alone.
+
+    Parameters
+    ----------
+    found : Ranges
+        Of its values.
+    """
+    found.check(graph)
+    nodes = [_sloped(node, [found.get(n) for n in node.inputs], found.regions) for node in graph.nodes]
+    return graph._same(nodes, found.regions)
+
+
+def anywhere(graph: Graph) -> Ranges:
+    """Ranges of values that may be anything."""
+    shapes = {node.name: concrete(node.shape) for node in graph.nodes}
+    known = {name: anything(shape) for name, shape in shapes.items() if shape is not None}
+    return Ranges(known, graph.origin, frozenset(), _MAKER)
+
+
+def rises(graph: Graph) -> bool:
+    """Whether a function of the network has a smallest slope above 0."""
+    curved = [node.operator for node in graph.nodes if isinstance(node.operator, Pointwise)]
+    ends = [operator.extent() for operator in curved if operator.near is None]
+    return any(each is not None and each[0] > 0 for each in ends)
+
+
+def _sloped(node: Node, before: Sequence[Interval | None], regions: frozenset[Region]) -> Node:
+    operator, known = node.operator, [each for each in before if each is not None]
+    if len(known) < len(before):
+        return node
+    if isinstance(operator, Pointwise):
+        slopes = operator.slopes(*known[0].ends)
+    elif isinstance(operator, (Maximum, Minimum)) and len(known) == 2:
+        # Of ReLU at the difference of two values, of which the node is the larger or the smaller one.
+        slopes = ReLU().slopes(*(known[0] - known[1]).ends)
+    else:
+        return node
+    if slopes is None or slopes[0].shape != concrete(node.shape) or not all(np.isfinite(end).all() for end in slopes):
+        return node
+    with consistent(node):
+        return replace(node, operator=replace(operator, near=_slopes(enclosing(slopes), regions)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Sum:
+    """A value as a linear map of the input and the w so far; what is added is left out.
+
+    Parameters
+    ----------
+    matrix : array, shape (numbers, *shape)
+    error : array, shape (numbers, *shape)
+        By how much each entry may be off.
+    """
+
+    matrix: FloatArray
+    error: FloatArray
+
+
+class _Units:
+    """Reads a localised graph unit by unit."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.nodes = graph.by_name
+        self.sums: dict[str, _Sum] = {}
+        self.groups: list[range] = []
+        """Numbers of the input's entries, and of the w of each function."""
+        self.links: list[AffineMap] = []
+
+    def read(self, node: Node) -> bool:
+        """Whether a value is a linear map of the input and functions with known slopes."""
+        shape, operator = concrete(node.shape), node.operator
+        if shape is None or any(name not in self.sums for name in node.inputs):
+            return False
+        if self.count * math.prod(shape) > ENTRIES:
+            return False
+        before = [self.sums[name] for name in node.inputs]
+        found: _Sum | None = None
+        if isinstance(operator, Constant):
+            found = _Sum(np.zeros((0, *shape)), np.zeros((0, *shape)))
+        elif isinstance(operator, (Maximum, Minimum)) and operator.near is not None:
+            found = self._extreme(node.name, operator, before, shape)
+        elif isinstance(operator, Pointwise):
+            found = None if operator.near is None else self._split(node.name, before[0], *operator.near.ends)
+        else:
+            try:
+                linear = operator.linear_map(Place(tuple(each.matrix.shape[1:] for each in before), shape))
+            except NoBoundError:
+                return False
+            found = None if linear is None else self._linear(linear, before)
+        if found is None or found.matrix.size > ENTRIES or found.matrix.shape[1:] != shape:
+            return False
+        self.sums[node.name] = found
+        return True
+
+    def start(self, node: Node) -> None:
+        """The input's entries."""
+        shape = concrete(node.shape) or ()
+        count = math.prod(shape)
+        self.groups.append(range(count))
+        eye = np.eye(count).reshape(count, *shape)
+        self.sums[node.name] = _Sum(eye, np.zeros_like(eye))
+
+    @property
+    def count(self) -> int:
+        return self.groups[-1].stop
+
+    def _wide(self, each: _Sum) -> _Sum:
+        """With zeros for the numbers that it does not know."""
+        missing = self.count - len(each.matrix)
+        pad = np.zeros((missing, *each.matrix.shape[1:]))
+        return _Sum(np.concatenate([each.matrix, pad]), np.concatenate([each.error, pad]))
+
+    def _linear(self, linear: LinearMap, before: Sequence[_Sum]) -> _Sum:
+        """What is added makes no difference."""
+        wide = [self._wide(each) for each in before]
+        error = linear.absolute([each.error for each in wide]) + linear.lost([abs(each.matrix) for each in wide])
+        return _Sum(linear.apply([each.matrix for each in wide]), host.inflate(error, 2 * linear.roundings + 8))
+
+    def _split(self, name: str, before: _Sum, low: FloatArray, high: FloatArray) -> _Sum | None:
+        """``low v + w``; a new link makes w of v."""
+        if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high))):
+            return None
+        plain = (low == 0) | (low == 1)
+        matrix = low * before.matrix
+        error = abs(low) * before.error + np.where(plain, 0.0, abs(matrix) * 2.0**-52 + 2.0**-1000)
+        found = _Sum(matrix, np.where(plain, error, host.inflate(error, 4)))
+        places = np.flatnonzero((high > low).reshape(-1))
+        if not len(places):
+            return found
+        steep = host.next_up((high - low).reshape(-1)[places])
+        steep = np.where(low.reshape(-1)[places] == 0, high.reshape(-1)[places], steep)
+        self._link(name, before, places, np.zeros(len(places)), steep)
+        first = self.count
+        self.groups.append(range(first, first + len(places)))
+        found = self._wide(found)
+        found.matrix.reshape(self.count, -1)[first + np.arange(len(places)), places] = 1.0
+        return found
+
+    def _extreme(
+        self, name: str, operator: Maximum | Minimum, before: Sequence[_Sum], shape: tuple[int, ...]
+    ) -> _Sum | None:
+        """``max(u, v) = v + p (u - v)``, ``min(u, v) = u - p (u - v)``, p the slope of ReLU."""
+        larger = isinstance(operator, Maximum)
+        less, base = Add((1.0, -1.0)), before[1 if larger else 0]
+        minus = less.linear_map(Place(tuple(each.matrix.shape[1:] for each in before), shape))
+        joined = (Add((1.0, 1.0)) if larger else less).linear_map(Place((base.matrix.shape[1:], shape), shape))
+        if minus is None or joined is None or operator.near is None:
+            return None
+        positive = self._split(name, self._linear(minus, before), *operator.near.ends)
+        return None if positive is None else self._linear(joined, [base, positive])
+
+    def _link(self, name: str, value: _Sum, places: NDArray[np.intp], low: FloatArray, high: FloatArray) -> None:
+        flat = [each.reshape(len(each), -1)[:, places] for each in (value.matrix, value.error)]
+        terms = []
+        for number, group in enumerate(self.groups):
+            matrix, error = (each[group.start : group.stop].T for each in flat)
+            if not (matrix.any() or error.any()):
+                continue
+            # One for each source, of one name: names are for the answer alone.
+            layer = Layer(name, partial(np.array, matrix), {}, 0, error=partial(np.array, error))
+            spec, columns = ConvSpec.of(matrix.shape), range(len(group))
+            terms.append(Term(number, columns, range(len(places)), (), Filter(layer, {}, spec, None), columns))
+        self.links.append(AffineMap(tuple(terms), len(places), (low, high), name))
+
+    def all(self, nodes: Sequence[Node], read: Callable[[Node], bool]) -> bool:
+        """Whether all can be read, in order; what none of those that follow reads is forgotten."""
+        last = {name: at for at, node in enumerate(nodes) for name in node.inputs}
+        for at, node in enumerate(nodes):
+            if not isinstance(node.operator, Input) and not read(node):
+                return False
+            for name in node.inputs:
+                if last[name] == at:
+                    self.sums.pop(name, None)
+        return True
+
+    def end(self, name: str) -> None:
+        """The output as the last link."""
+        value = self.sums[name]
+        count = value.matrix[0].size
+        self._link(name, value, np.arange(count), np.ones(count), np.ones(count))
+
+
+@arithmetic.on_host()
+def unit_run(graph: Graph) -> Subnetwork | None:
+    """A whole network as one run in which every unit that may switch is a channel.
+
+    Parameters
+    ----------
+    graph : Graph
+        From `localised`, with one input and one output.
+
+    Returns
+    -------
+    Subnetwork or None
+        None where the network is too large, or something in it has no slopes.
+    """
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        return None
+    (start,), (end,) = graph.inputs, graph.outputs
+    units = _Units(graph)
+    first = units.nodes[start]
+    whole = concrete(first.shape)
+    if whole is None or math.prod(whole) > INPUTS:
+        return None
+    units.start(first)
+    few = math.prod(whole) + UNITS
+    if not units.all(graph.pruned().nodes, lambda node: units.read(node) and units.count <= few):
+        return None
+    units.end(end)
+    links = tuple(units.links)
+    if any(not link.terms for link in links):
+        return None  # nothing moves: the rules say so
+    run = Subnetwork(start, math.prod(whole), links, tuple(blocks_of([link.sources for link in links])))
+    return run._of(Scope(graph).about)

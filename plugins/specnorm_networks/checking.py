@@ -1,0 +1,394 @@
+"""Whether a graph computes what its model computes: both are executed, value by value, before anything is claimed.
+
+Each node is executed on the model's own values of its inputs, so that rounding errors do not add up from node to node:
+what an operator makes of them may differ from the model's value by `Operator.rounding`, and by no more.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from specnorm.errors import TranslationError
+from specnorm.text import visible
+from specnorm_networks.certified.graph import Graph, Node
+from specnorm_networks.certified.operators.base import FloatArray, Linear, NotRunError
+from specnorm_networks.certified.operators.executed import smallest
+from specnorm_networks.certified.operators.sources import Constant, Input, Random, Unknown
+from specnorm_networks.certified.regions import Ball, Box
+from specnorm_networks.certified.shapes import Shape
+from specnorm_networks.execution import Inputs, Value, beside, executed, last_readers, probes, samples, sizes
+from specnorm_networks.model import Computed, Model, NotExecutedError
+
+SMALLEST = 2.0**-126
+"""Single precision's smallest normal number: what is smaller may be flushed to zero."""
+PRECISE = 2.0**-40
+"""Unit roundoff that is allowed to functions in double precision."""
+SMALL = 16
+"""Entries of constants beside which operators are compared."""
+SAMPLES = (2, 3, 16)
+"""Numbers of samples that are executed together."""
+DIFFERENT = 3
+"""Of them are different."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was compared.
+
+    Parameters
+    ----------
+    inputs : int
+        Inputs on which graph and model were executed; 0: nothing was compared.
+    values : int
+        Values of the graph that were compared.
+    missed : tuple of str
+        Values that were not: the model does not name them, or they cannot be computed here.
+    difference : float
+        Largest difference, as a part of what rounding may make.
+    samples : tuple of int
+        Numbers of samples together for which the outputs are those of each sample by itself.
+    reason : str
+        Why nothing was compared; empty for graphs made by hand.
+    pairs : int
+        Pairs of inputs by which the answer was attacked; see `attack`.
+    reached : float
+        Largest ratio of the outputs' distance to the inputs' that they reached, in float64.
+    alone : int
+        Values of the graph that were compared one by one in double precision besides.
+    """
+
+    inputs: int = 0
+    values: int = 0
+    missed: tuple[str, ...] = ()
+    difference: float = 0.0
+    samples: tuple[int, ...] = ()
+    reason: str = ""
+    pairs: int = 0
+    reached: float = 0.0
+    alone: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every value that the outputs are computed from was compared."""
+        return self.inputs > 0 and not self.missed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+
+    def __str__(self) -> str:
+        """One sentence."""
+        if not self.inputs:
+            return f"Not compared with the model: {self.reason or 'the graph was made by hand'}."
+        missed = f", {len(self.missed)} not" if self.missed else ""
+        several = " and ".join(filter(None, (", ".join(map(str, self.samples[:-1])), *map(str, self.samples[-1:]))))
+        together = f"; {several} samples together give what each gives by itself" if self.samples else ""
+        return f"Compared with the model on {self.inputs} inputs: {self.values} values agree{missed}{together}."
+
+
+def check(graph: Graph, read: Graph, region: Ball | Box | None = None) -> Checked:
+    """Execute a graph beside its model.
+
+    Parameters
+    ----------
+    graph : Graph
+        As it was translated.
+    read : Graph
+        The same with patterns recognised, of which the bound will speak.
+    region : Ball or Box, optional
+        Where the inputs stay.
+
+    Raises
+    ------
+    TranslationError
+        If a value differs by more than rounding. The message names the first such node, both numbers and the operator.
+    """
+    model = graph.model
+    if model is None:
+        return Checked()
+    reason = "the shapes of its inputs are not known"
+    for shapes in sizes(graph):
+        try:
+            return _compared(graph, read, model, shapes, region)
+        except NotExecutedError as error:
+            reason = str(error)
+    return Checked(reason=reason)
+
+
+def _compared(
+    graph: Graph, read: Graph, model: Model, shapes: Mapping[str, tuple[int, ...]], region: Ball | Box | None
+) -> Checked:
+    compared: set[str] = set()
+    ran: set[str] = set()
+    largest, count = 0.0, 0
+    for inputs in probes(graph, shapes, region):
+        theirs = model.values(inputs)
+        for each, done in ((graph, None), (read, graph)):
+            found = _Walk(each, inputs, theirs, done)
+            compared |= found.compared
+            ran |= found.ran
+            largest = max(largest, found.largest)
+        count += 1
+    alone = _Alone(graph)
+    with suppress(NotExecutedError):
+        model.alone(next(samples(shapes, region)), alone)
+    several = _several(graph, model, shapes, region)
+    return Checked(count, len(compared), _missed(read, compared, ran), largest, several, alone=len(alone.compared))
+
+
+def _missed(graph: Graph, compared: set[str], ran: set[str]) -> tuple[str, ...]:
+    """Values that the outputs need, and that were compared neither themselves nor through all that is made of them."""
+    covered = set(compared)
+    readers: dict[str, list[str]] = {}
+    found = []
+    for node in reversed(graph.pruned().nodes):
+        made = readers.get(node.name, [])
+        inner = bool(made) and node.name not in graph.outputs
+        through = node.name in ran and covered.issuperset(made) and (inner or node.derived)
+        if node.name in covered or through or isinstance(node.operator, Input | Constant):
+            covered.add(node.name)
+        else:
+            found.append(node.name)
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node.name)
+    return tuple(reversed(found))
+
+
+class _Walk:
+    """Compares every value of a graph, for one input, but for those that are computed in the same way in another one.
+
+    ``done``: that graph, all of whose values were compared.
+    """
+
+    def __init__(self, graph: Graph, inputs: Inputs, theirs: Mapping[str, Computed], done: Graph | None = None) -> None:
+        known_before = {} if done is None else done.by_name
+        self.compared: set[str] = set()
+        self.ran: set[str] = set()
+        self.largest = 0.0
+        self.symbols: dict[str, int] = {}
+        known: dict[str, Value] = {}
+        units: dict[str, float] = {}
+        last = last_readers(graph)
+        for at, node in enumerate(graph.nodes):
+            given = theirs.get(node.name)
+            if isinstance(node.operator, Input):
+                if given is not None or node.name in inputs:
+                    known[node.name] = Value(inputs[node.name] if given is None else given.value)
+                    units[node.name] = 2.0**-53 if given is None else given.unit
+            elif given is not None and _alike_in(node, known_before.get(node.name)) and theirs.keys() >= {*node.inputs}:
+                known[node.name], units[node.name] = Value(given.value), given.unit
+            else:
+                self._node(node, given, known, units)
+            for name in last.get(at, ()):
+                known.pop(name, None)
+
+    def _node(self, node: Node, given: Computed | None, known: dict[str, Value], units: dict[str, float]) -> None:
+        """Compute one value from the model's, and compare it with the model's own."""
+        if all(name in known for name in node.inputs):
+            units[node.name] = max([*(units[name] for name in node.inputs), given.unit if given else 2.0**-53])
+            try:
+                ours = executed(node, [known[name] for name in node.inputs], units[node.name])
+            except NotRunError:
+                pass
+            else:
+                known[node.name] = ours
+                self.ran.add(node.name)
+                if given is not None:
+                    overflown = any(not np.isfinite(known[name].value).all() for name in node.inputs)
+                    self._compare(node, ours, given, units[node.name], overflown)
+        if given is not None:
+            known[node.name], units[node.name] = Value(given.value), given.unit
+
+    def _compare(self, node: Node, ours: Value, theirs: Computed, unit: float, overflown: bool) -> None:
+        """``overflown``: whether an input holds infinities, of which a map with zeros makes what is no number."""
+        self._fit(node, node.shape, theirs.value.shape)
+        self.largest = max(self.largest, _agree(node, ours, [theirs], unit, overflown))
+        self.compared.add(node.name)
+
+    def _fit(self, node: Node, stated: Shape | None, shape: tuple[int, ...]) -> None:
+        """A value's shape is the one that the graph states, its symbols the same sizes everywhere."""
+        if stated is None:
+            return
+        fits = len(stated) == len(shape)
+        for n, m in zip(stated, shape, strict=False):
+            fits = fits and (self.symbols.setdefault(n, m) == m if isinstance(n, str) else n == m)
+        if not fits:
+            raise _refusal(node, f"has shape {stated} in the graph, {shape} in the model")
+
+
+def _alike_in(node: Node, other: Node | None) -> bool:
+    """Whether a node of another graph computes the same."""
+    return other is not None and node.operator is other.operator and node.inputs == other.inputs
+
+
+def _agree(node: Node, ours: Value, theirs: Sequence[Computed], unit: float, overflown: bool) -> float:
+    """By how much a value differs from the nearest of the model's, as a part of what rounding may make.
+
+    Raises
+    ------
+    TranslationError
+        If it is more.
+    """
+    if any(ours.value.shape != each.value.shape for each in theirs):
+        raise _refusal(node, f"has shape {ours.value.shape} in the graph, {theirs[0].value.shape} in the model")
+    with np.errstate(all="ignore"):
+        # Functions of subnormal numbers have no relative errors.
+        allowed = 2 * np.asarray(ours.error) + max(SMALLEST, 16 * smallest(unit))
+        share = np.min([_share(ours.value, each.value, allowed, overflown) for each in theirs], axis=0)
+    worst = float(np.max(share, initial=0.0))
+    if worst > 1:
+        at = np.unravel_index(int(np.argmax(share)), share.shape)
+        place = ", ".join(str(int(n)) for n in at)
+        mine, other = complex(ours.value[at]), complex(theirs[0].value[at])
+        told = [x.real if not x.imag else x for x in (mine, other)]
+        raise _refusal(
+            node, f"is {told[0]!r} at [{place}] in the graph and {told[1]!r} in the model, {worst:.3g} times what "
+            "rounding can make",
+        )  # fmt: skip
+    return worst
+
+
+def _share(ours: FloatArray, theirs: FloatArray, allowed: FloatArray, overflown: bool) -> FloatArray:
+    share = np.asarray(abs(ours - theirs) / allowed)
+    # What overflows in the model's precision is no value; what is none in both is the same.
+    counts = np.isfinite(theirs) & (np.isfinite(ours) | (np.isnan(ours) & (not overflown)))
+    share[~counts] = 0.0
+    share[np.isnan(share)] = math.inf
+    return share
+
+
+class _Alone:
+    """Compares operators one by one, on inputs that are made for each: see `model.Trial`."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.nodes = graph.by_name
+        self.order = {node.name: at for at, node in enumerate(graph.nodes)}
+        self.rng = np.random.default_rng(0)
+        self.compared: set[str] = set()
+
+    def __call__(
+        self,
+        name: str,
+        values: Mapping[str, FloatArray],
+        free: set[str],
+        numbers: Sequence[float],
+        run: Callable[[Mapping[str, FloatArray]], Sequence[Computed]],
+    ) -> None:
+        """Compare one operator with the nodes that it was translated to."""
+        nodes = self._nodes(name, values)
+        linear = all(isinstance(node.operator, Linear | Constant) for node in nodes)
+        made = itertools.chain.from_iterable(map(_numbers, nodes))
+        # What the graph does not name is a constant there.
+        shapes = {each: values[each].shape for each in free if each in self.nodes}
+        for found in beside(shapes, [*numbers, *made], self.rng, linear=linear) if nodes and shapes else ():
+            inputs = {**values, **found}
+            try:
+                theirs = run(inputs)
+            except Exception:  # no input of this operator
+                continue
+            self._compare(nodes, inputs, theirs)
+
+    def _nodes(self, name: str, values: Mapping[str, FloatArray]) -> list[Node]:
+        """What is between some values and another one, in order; nothing if other values of the model are."""
+        found: dict[str, Node] = {}
+        waiting = [name]
+        while waiting:
+            node = self.nodes.get(waiting.pop())
+            inner = node is not None and (isinstance(node.operator, Constant) or node.name.startswith(name))
+            if node is None or not inner or isinstance(node.operator, Input | Unknown | Random):
+                return []
+            found[node.name] = node
+            waiting += [each for each in node.inputs if each not in values and each not in found]
+        return sorted(found.values(), key=lambda node: self.order[node.name])
+
+    def _compare(self, nodes: list[Node], inputs: Mapping[str, FloatArray], theirs: Sequence[Computed]) -> None:
+        known = {name: Value(np.asarray(value)) for name, value in inputs.items()}
+        unit = max(PRECISE, *(each.unit for each in theirs))
+        try:
+            for node in nodes:
+                known[node.name] = executed(node, [known[name] for name in node.inputs], unit)
+        except NotRunError:
+            return
+        _agree(nodes[-1], known[nodes[-1].name], theirs, unit, overflown=False)
+        self.compared.add(nodes[-1].name)
+
+
+def _numbers(node: Node) -> Iterator[float]:
+    """Constants of an operator."""
+    for _, value in node.operator.named():
+        with suppress(TypeError, ValueError):  # no number
+            found = np.asarray(value, dtype=np.float64)
+            yield from found.reshape(-1).tolist() if found.size <= SMALL else ()
+
+
+def _refusal(node: Node, what: str) -> TranslationError:
+    label = node.label or type(node.operator).__name__
+    return TranslationError(
+        f"The network is not read as it computes: value {visible(node.name)} ({visible(label)}, read as "
+        f"{type(node.operator).__name__}) {what}. No bound is given. Please report the operator and its arguments."
+    )
+
+
+def _several(
+    graph: Graph, model: Model, shapes: Mapping[str, tuple[int, ...]], region: Ball | Box | None
+) -> tuple[int, ...]:
+    """Numbers of samples together for which outputs are those of each sample by itself.
+
+    Outputs of deep networks for several samples are summed in other orders: the root of the unit roundoff is allowed.
+    """
+    if any(not shape or shape[0] != 1 for shape in shapes.values()):
+        return ()
+    agreed = []
+    nodes, unknown = graph.by_name, _unknown(graph)
+    given = list(itertools.islice(samples(shapes, region), DIFFERENT))
+    alone: list[dict[str, Computed]] = []
+    for count in SAMPLES:
+        places = [at % DIFFERENT for at in range(count)]
+        found = model.several({name: np.concatenate([given[at][name] for at in places]) for name in shapes})
+        if found is None:
+            continue
+        if not alone:
+            values = (model.values(inputs) for inputs in given)
+            alone = [{name: each[name] for name in graph.outputs if name in each} for each in values]
+        outputs = [name for name in graph.outputs if name in found and name not in unknown]
+        alike = [_alike(nodes[n], found[n], [alone[at][n] for at in places], count) for n in outputs]
+        if alike and all(alike):
+            agreed.append(count)
+    return tuple(agreed)
+
+
+def _unknown(graph: Graph) -> set[str]:
+    """Values that have no bound whatever the inputs are, of one sample or of several."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        if isinstance(node.operator, Unknown | Random) or not found.isdisjoint(node.inputs):
+            found.add(node.name)
+    return found
+
+
+def _alike(node: Node, together: Computed, alone: list[Computed], count: int) -> bool:
+    """Whether an output is, for several samples, what it is for each, along any axis.
+
+    Raises
+    ------
+    TranslationError
+        If it is not.
+    """
+    near = math.sqrt(2 * together.unit)
+    for axis in range(alone[0].value.ndim):
+        apart: FloatArray = np.concatenate([each.value for each in alone], axis)
+        if together.value.shape == apart.shape:
+            size = float(np.max(np.where(np.isfinite(apart), abs(apart), 0.0), initial=0.0))
+            if np.allclose(together.value, apart, rtol=near, atol=near * size, equal_nan=True):
+                return True
+    raise TranslationError(
+        f"The model gives another output for {count} samples together than for each by itself ({visible(node.name)}): "
+        "a bound for one sample says nothing of several. Give an input with the number of samples that is meant."
+    )

@@ -1,0 +1,198 @@
+"""The norm of one layer of a network, proven, and what Miyato's heuristic says of it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.backends import backend_for
+from specnorm.certified import arithmetic
+from specnorm.clock import Clock
+from specnorm.measuring import measure
+from specnorm.methods.enclosure import Enclose
+from specnorm.methods.unfolding import FantasticFour
+from specnorm.norms import reshaped_norm
+from specnorm.problem.spec import ConvSpec
+from specnorm.runtime.execution import Execution
+from specnorm.runtime.telling import Listening
+from specnorm.runtime.values import check_values
+from specnorm_networks.certified.kernels import Norm, Sizes, norm_of_layer, norm_of_matrices
+
+if TYPE_CHECKING:
+    from specnorm.certified.bound import Upper
+    from specnorm.methods.base import Method
+    from specnorm.problem.spec import Geometry
+    from specnorm.result import Result
+    from specnorm.types import AnyArray
+    from specnorm_networks.certified.operators.layers import Layer
+
+WORK = 2**25
+"""Groups times the cube of a group's smaller side up to which a layer is enclosed at its own size: a second at most.
+Others get the bound for every size."""
+CHEAP = 1000
+"""Cells of a search up to which one to a hundredth of the tolerance costs little more."""
+MOST_CELLS, CELLS = 500_000, 2**34
+"""Cells of a search for the norm of many layers together, and times the cube of the smaller side: good multipliers make
+it nearly the same at many frequencies."""
+LEAST = 0.05
+"""Seconds that are left to a layer's proof when the clock has ended."""
+LARGEST = 2**20
+"""Most entries on either side of a layer that is looked at as it is, however small the other side."""
+
+
+@dataclass
+class Measure:
+    """Measures layers, each kernel once for each geometry, size and scale: the `Norms` of the rules.
+
+    Kernels are known by their numbers, whatever their layers are called, so that one may serve several networks, or one
+    whose kernels change.
+
+    Parameters
+    ----------
+    rtol : float
+        Of the enclosures.
+    known : callable, optional
+        ``known(layer, spec)``: what was proven of a layer before, and its heuristic; or None.
+    clock : Clock, optional
+        Proofs end with it; a norm that it cut short is proven, and measured again when it is asked for again.
+    """
+
+    rtol: float = 1e-3
+    known: Callable[[Layer, ConvSpec], tuple[Upper, float] | None] | None = None
+    clock: Clock = field(default_factory=Clock)
+    _found: dict[Any, Norm] = field(default_factory=dict)
+    _stacks: dict[str, Upper] = field(default_factory=dict)
+    """By the digest of their bits."""
+
+    def __call__(
+        self,
+        layer: Layer,
+        geometry: dict[str, Any],
+        sizes: Sizes | None,
+        scale: NDArray[np.float64] | None,
+        shrink: NDArray[np.float64] | None = None,
+    ) -> Norm:
+        """Norm of a layer; see `kernels.norm_of_layer`.
+
+        Parameters
+        ----------
+        geometry : dict
+            Instead of the layer's own, if padding was merged.
+        sizes : pair of tuple of int, optional
+            Spatial sizes before and after; None: every size.
+
+        Raises
+        ------
+        SpecnormError
+            If the kernel cannot be measured.
+        """
+        kernel = layer.load()
+        key = (
+            _digest(kernel),
+            layer.transposed,
+            repr(sorted(geometry.items())),
+            sizes,
+            None if scale is None else scale.tobytes(),
+            None if shrink is None else shrink.tobytes(),
+        )
+        if key not in self._found:
+            stored = layer.stored()
+            size = _own_size(ConvSpec.of(tuple(stored.shape), **geometry), sizes)
+            spec = ConvSpec.of(tuple(stored.shape), **geometry, input_shape=size)
+            known = self.known(layer, spec) if self.known and scale is None and shrink is None else None
+            prove = self._prove if known is None else (lambda *_: ((known[0],), known[1]))
+            found = norm_of_layer(layer, geometry, size, scale, shrink, prove)
+            if self.clock.expired:
+                return found
+            self._found[key] = found
+        return self._found[key]
+
+    def matrices(self, layer: Layer) -> Upper:
+        """Largest norm of a stack of matrices; see `kernels.norm_of_matrices`."""
+        stack = layer.load()
+        key = _digest(stack)
+        if key not in self._stacks:
+            numbers: Any = layer.kernel()
+            backend = backend_for(numbers)
+            check_values(numbers, numbers.shape, backend=backend)
+            with arithmetic.exact(numbers, backend=backend):
+                self._stacks[key] = norm_of_matrices(numbers, ops=Execution.of(backend, numbers))
+        return self._stacks[key]
+
+    def of_kernel(self, kernel: NDArray[np.float64], rtol: float) -> Upper:
+        """Norm of a plain kernel at every size."""
+        cells = max(Enclose.max_cells, min(MOST_CELLS, CELLS // min(kernel.shape[:2]) ** 3))
+        return proven(kernel, Enclose(rtol=rtol, max_cells=cells, budget=self._seconds))[1]
+
+    @property
+    def _seconds(self) -> float | None:
+        """What is left for a proof; None: as long as it takes."""
+        return None if math.isinf(self.clock.deadline) else max(self.clock.left, LEAST)
+
+    def _prove(self, kernel: AnyArray, spec: ConvSpec) -> tuple[list[Upper], float]:
+        """What is proven of a kernel's norm, and the heuristic."""
+        geometry, size = spec.geometry, spec.input_shape
+        found, upper = proven(kernel, Enclose(rtol=self.rtol, budget=self._seconds), **geometry, input_shape=size)
+        claims = [upper, proven(kernel, FantasticFour(), **geometry)[1]]
+        least = min(map(float, claims))
+        cheap = int(found.stats["cells"]) <= CHEAP and not self.clock.expired
+        if cheap and least > float(found.stats["lower"]) * (1 + self.rtol / 100):
+            # Layers at a bound are proven to be there; a tolerance on each would be a factor on their product.
+            close = Enclose(rtol=self.rtol / 100, budget=self._seconds)
+            claims.append(proven(kernel, close, **geometry, input_shape=size)[1])
+        return claims, heuristic(kernel, spec)
+
+
+def heuristic(kernel: AnyArray, spec: ConvSpec) -> float:
+    """Miyato's number for a layer's norm, which no padding matters to."""
+    plain: Any = {name: value for name, value in spec.geometry.items() if not name.startswith("padding")}
+    return float(reshaped_norm(kernel, **plain))
+
+
+def proven(kernel: AnyArray, method: Method, **geometry: Unpack[Geometry]) -> tuple[Result, Upper]:
+    """Measure a layer by a method that proves a bound: the answer, and the claim that it is made of.
+
+    Where a library runs the method out of hearing, it runs once more in NumPy.
+    """
+    with Listening() as heard:
+        result = measure(kernel, method, **geometry)
+    if len(heard) != 1:
+        with Listening() as heard:
+            measure(backend_for(kernel).to_numpy(kernel), method, **geometry)
+    ((_, upper),) = heard
+    return result, upper
+
+
+def _own_size(spec: ConvSpec, sizes: Sizes | None) -> tuple[int, ...] | None:
+    """Size to enclose the layer at; None where that would not be sharper, or take long."""
+    if not spec.ndim:
+        return ()
+    if sizes is None:
+        return None
+    before, after = sizes
+    if max(map(math.prod, sizes)) > LARGEST:
+        return None
+    if spec.padding_mode == "circular":
+        if not spec.transposed and any(n % s for n, s in zip(before, spec.stride, strict=True)):
+            return None
+        if replace(spec, input_shape=before).periodic:
+            return before
+    sides = (spec.cin // spec.groups * math.prod(before), spec.cout // spec.groups * math.prod(after))
+    return before if spec.groups * min(sides) ** 3 <= WORK and max(sides) <= LARGEST else None
+
+
+def _digest(kernel: Any) -> str:
+    """Of a kernel's numbers, precision and shape: a twentieth of a second for 100 MB.
+
+    It is taken at each call: an array may be written to between two.
+    """
+    numbers = np.ascontiguousarray(backend_for(kernel).to_numpy(kernel))
+    whole = hashlib.sha256(f"{kernel.dtype} {numbers.shape}:".encode())
+    whole.update(numbers.reshape(-1).view(np.uint8).data)
+    return whole.hexdigest()

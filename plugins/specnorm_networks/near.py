@@ -1,0 +1,189 @@
+"""A network's bound: everywhere, or on a ball around one input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+
+from specnorm.certified.bound import Upper
+from specnorm.clock import Clock
+from specnorm.errors import MethodError
+from specnorm.methods.base import check_budget
+from specnorm.types import AnyArray
+from specnorm_networks.answer import COMPLETE, NetworkBound
+from specnorm_networks.attack import attack
+from specnorm_networks.bounding import bounded
+from specnorm_networks.by_rule import ranges_by_lines
+from specnorm_networks.certified.affine_maps import Subnetwork
+from specnorm_networks.certified.boxes import region_of
+from specnorm_networks.certified.graph import Graph, concrete
+from specnorm_networks.certified.operators.base import Pointwise
+from specnorm_networks.certified.operators.joins import Extreme
+from specnorm_networks.certified.patterns import prepared, unsorted
+from specnorm_networks.certified.ranges import Ball, Ranges, ranges
+from specnorm_networks.certified.subnetworks import runs
+from specnorm_networks.certified.zonotopes import anywhere, localised, rises, unit_run
+from specnorm_networks.checking import Checked
+from specnorm_networks.checking import check as compared
+from specnorm_networks.linear import read
+from specnorm_networks.measuring import Measure
+from specnorm_networks.methods import Method, Multipliers, Product
+
+Centre: TypeAlias = AnyArray | Mapping[str, AnyArray]
+ROUNDS = 3
+"""How often ranges are computed, each time with the constants that the ones before give."""
+ENTRIES = 8192
+"""Of values of curved functions, up to which their ranges come from linear bounds."""
+
+
+def bound(
+    graph: Graph,
+    measure: Measure | None = None,
+    *,
+    method: Method | None = None,
+    radius: float | None = None,
+    centre: Centre | None = None,
+    check: bool = True,
+    budget: float | None = 60.0,
+) -> NetworkBound:
+    """Bound the Lipschitz constant of a network.
+
+    Each node's bound is for the map from one input of the network to that value: a factor times its input's bound, or a
+    combination of its inputs' bounds (`operators`). Several inputs of the network: each alone, the others held, and the
+    root of the sum of squares (Cauchy-Schwarz). Layers in a row are bounded together where ``method`` does so and that
+    is less.
+
+    Parameters
+    ----------
+    method : Product, Scaled or Multipliers, optional
+        Default: ``Multipliers()``. None gives more than ``Product()``.
+    radius : float, optional
+        Bound the network on a ball instead: for all x and y within that 2-norm distance of ``centre``, all inputs
+        together. Never more than without; there are up to three searches then, one of them without.
+    centre : array, or mapping of str to array, optional
+        The network's input, or each of them by name, in the graph's shapes.
+    check : bool, default True
+        Execute the graph beside the model that it was read from before anything is claimed, and attack the answer
+        before it is given; ``found.checked`` says what was compared.
+    budget : float, optional
+        Seconds for searches and proofs, without the comparison; None: as long as they take. When they end, the best
+        that was proven by then is given, ``found.status`` says so, and another run may give another number.
+
+    Raises
+    ------
+    TranslationError
+        If the graph does not compute what the model computes.
+    InternalError
+        If an execution contradicts what was proven.
+    MethodError
+        If radius and centre are not given together, or do not fit the network.
+    """
+    check_budget(budget)
+    method = Multipliers() if method is None else method
+    ball = None if radius is None and centre is None else _ball(graph, radius, centre)
+    region = ball or region_of(graph)
+    checked = compared(graph, prepared(graph), region) if check else Checked(reason="check=False")
+    ranges_of: Ranges | None = None
+    measure = replace(measure or Measure(), clock=Clock.of(budget))
+    if ball is None:
+        found = _smallest(_everywhere(graph, measure, method))
+    else:
+        ranges_of = ranges_near(graph, ball, measure)
+        found = _smallest([*_everywhere(graph, measure, method), *near(graph, ball, measure, method, ranges_of)])
+    status = COMPLETE if not measure.clock.expired else f"budget: {budget:g} s ended; the best proven by then"
+    if check:
+        pairs, reached = attack(prepared(graph), found, region, ranges_of or {})
+        checked = replace(checked, pairs=pairs, reached=reached)
+    return replace(found, checked=checked, note=graph.note, status=status)
+
+
+def near(graph: Graph, ball: Ball, measure: Measure, method: Method, found: Ranges | None = None) -> list[NetworkBound]:
+    """Bounds on a ball: with the slopes of each channel there, and of each unit where the network is small.
+
+    Parameters
+    ----------
+    found : Ranges, optional
+        From `ranges_near`, where it is known already.
+    """
+    found, answers = ranges_near(graph, ball, measure) if found is None else found, []
+    for units in (False, True):
+        # Sorting is norm-preserving for channels; for units it is ReLU of a difference.
+        local = localised(unsorted(graph) if units else prepared(graph), found)
+        run = None if not units or isinstance(method, Product) else unit_run(local)
+        if units and (run is None or measure.clock.expired or not method.affordable(run)):
+            continue
+        answer = bounded(local, measure, method, runs if run is None else partial(_alone, run), found)
+        answers.append(replace(answer, radius=ball.radius))
+    return answers
+
+
+def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkBound]:
+    """By channels; and by units where these say more: channels are flattened, or slopes are above 0 (leaky ReLU)."""
+    by_channels = bounded(graph, measure, method)
+    if isinstance(method, Product) or not (rises(graph) or _flattens(graph)):
+        return [by_channels]
+    local = localised(unsorted(graph), anywhere(graph))
+    run = None if measure.clock.expired else unit_run(local)
+    if run is None or not method.affordable(run):
+        return [by_channels]
+    by_units = bounded(local, measure, method, partial(_alone, run))
+    return [by_channels, by_units]
+
+
+def _flattens(graph: Graph) -> bool:
+    """Whether a run has channels whose pixels are read one by one."""
+    return any(link.repeat > 1 for run in runs(prepared(graph)) for link in run.links)
+
+
+def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> Ranges:
+    """Ranges of all values on a ball; the constants up to each value make them smaller, and they the constants."""
+    whole, plain = prepared(graph), unsorted(graph)
+    constants = _finite(bounded(whole, measure, Product()))
+    found = ranges(plain, ball, constants)
+    lines = _by_lines(graph, ball, measure)
+    found = found if lines is None else ranges(plain, ball, constants, lines)
+    for _ in range(ROUNDS - 1):
+        found = ranges(plain, ball, _finite(bounded(localised(whole, found), measure, Product(), known=found)), found)
+    return found
+
+
+def _by_lines(graph: Graph, ball: Ball, measure: Measure) -> Ranges | None:
+    """By linear bounds; None for several inputs, or more than `ENTRIES` entries of curved functions."""
+    curved = [concrete(node.shape) for node in graph.nodes if isinstance(node.operator, (Pointwise, Extreme))]
+    if len(graph.inputs) != 1 or sum(math.prod(shape or (ENTRIES,)) for shape in curved) > ENTRIES:
+        return None
+    try:
+        return ranges_by_lines(read(graph, measure), ball)
+    except MethodError:  # sizes that are not known, or a centre outside of the stated box
+        return None
+
+
+def _finite(bound: NetworkBound) -> dict[str, Upper]:
+    """Constants of the values, where there are any."""
+    return {step.name: step.claim for step in bound.nodes if step.claim is not None and math.isfinite(step.claim.value)}
+
+
+def _alone(run: Subnetwork, graph: Graph) -> list[Subnetwork]:
+    del graph
+    return [run]
+
+
+def _smallest(answers: list[NetworkBound]) -> NetworkBound:
+    return min(answers, key=lambda answer: math.inf if answer.upper is None else answer.upper)
+
+
+def _ball(graph: Graph, radius: float | None, centre: Centre | None) -> Ball:
+    if radius is None or centre is None:
+        raise MethodError(
+            f"radius={radius!r} and {'no' if centre is None else 'a'} centre: a bound near an input needs both."
+        )
+    if not isinstance(centre, Mapping):
+        if len(graph.inputs) != 1:
+            raise MethodError(f"The network has {len(graph.inputs)} inputs: give the centre of each by name.")
+        centre = {graph.inputs[0]: centre}
+    return Ball({name: np.asarray(x, dtype=np.float64) for name, x in centre.items()}, float(radius))

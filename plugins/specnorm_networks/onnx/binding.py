@@ -1,0 +1,191 @@
+"""Arguments of ONNX operators by name, as the standard's own schemas have them, for the functions that build operators.
+
+A builder's parameters are what it knows: after its `Call`, positional ones are inputs in the standard's order, others
+are inputs or attributes by name. What a node gives beyond them is refused by name, unless it is the default. A
+parameter's annotation says what it takes:
+
+- `Data`: a value that may move; `Value`: or a constant.
+- `Constant`: a constant, of any size.
+- numbers (`int`, `Wholes`, ...): from an attribute or a small constant; with ``| Data``: or sizes that are not known.
+- `Array`: a small constant, as it is.
+
+A parameter that an operator set does not have takes its own default, or None where it may be None.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm_networks.certified.operators import NoBoundError
+from specnorm_networks.onnx.nodes import MAX_FOLDED, Call, Data, Known, Value
+from specnorm_networks.onnx.tensors import Constant
+
+NEWEST = 28
+"""The newest operator set that is known here."""
+Wholes: TypeAlias = tuple[int, ...]
+Numbers: TypeAlias = tuple[float, ...]
+Array: TypeAlias = NDArray[Any]
+_LISTS = (Wholes, Numbers)
+_SINGLE = (int, float)
+
+
+@cache
+def _schema(operator: str, opset: int) -> Any:
+    from onnx import defs
+
+    return defs.get_schema(operator, opset)
+
+
+@cache
+def _newest() -> int:
+    from onnx import defs
+
+    known: int = defs.onnx_opset_version()
+    return min(NEWEST, known)
+
+
+@cache
+def parameters(builder: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """What a builder takes, after its `Call`."""
+    found = inspect.signature(builder, eval_str=True).parameters
+    return {name: found[name] for name in list(found)[1:]}
+
+
+def bind(call: Call, known: Known, builder: Callable[..., Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Positional and named arguments for a builder.
+
+    Raises
+    ------
+    NoBoundError
+        If an argument is not known, or of another kind; the message names it.
+    """
+    if not known.since <= call.opset <= _newest():
+        raise NoBoundError(
+            f"{call.operator} of operator set {call.opset} is not known here, only of {known.since} to {_newest()}"
+        )
+    schema = _schema(call.operator, call.opset)
+    inputs, attributes = _inputs(call, schema), _attributes(call, schema)
+    taken = parameters(builder)
+    ordered = [name for name, each in taken.items() if each.kind is each.POSITIONAL_ONLY]
+    renamed = dict(zip([each.name for each in schema.inputs], ordered, strict=False))
+    positional: list[Any] = []
+    named: dict[str, Any] = {}
+    for name, value in inputs:
+        name_here = renamed.get(name, name)
+        rest = next((each for each in taken.values() if each.kind is each.VAR_POSITIONAL), None)
+        if name_here in taken:
+            named[name_here] = _taken(call, name, value, taken[name_here])
+        elif rest is not None:
+            positional.append(_taken(call, name, value, rest))
+        elif isinstance(value, Data):
+            _refuse(call, name, value)
+        elif name not in known.ignored:
+            raise NoBoundError(f"the input {name} of {call.operator} is not known here")
+    for name, (value, default) in attributes.items():
+        if name in taken and name not in named:
+            named[name] = _converted(call, value)
+        elif name in taken or (name not in known.ignored and _differ(value, default)):
+            raise NoBoundError(f"the attribute {name[:40]} of {call.operator} is not known here")
+    for name, each in taken.items():
+        if name not in named and each.kind is not each.VAR_POSITIONAL:
+            if each.default is each.empty and type(None) not in _kinds(each):
+                raise NoBoundError(f"the argument {name} of {call.operator} is missing")
+            named[name] = None if each.default is each.empty else each.default
+    return [*(named.pop(name) for name in ordered), *positional], named
+
+
+def _inputs(call: Call, schema: Any) -> list[tuple[str, Value]]:
+    """Those that are given, with their names."""
+    places = [each.name for each in schema.inputs]
+    if schema.inputs and schema.inputs[-1].option == schema.inputs[-1].option.Variadic:
+        places += places[-1:] * (len(call.inputs) - len(places))
+    if len(call.inputs) > len(places):
+        raise NoBoundError(f"{call.operator} has {len(call.inputs)} inputs; {len(places)} are known here")
+    return [(name, value) for name, value in zip(places, call.inputs, strict=False) if value is not None]
+
+
+def _attributes(call: Call, schema: Any) -> dict[str, tuple[Any, Any]]:
+    """Attributes that have a value, as messages, with their defaults."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for name, each in schema.attributes.items():
+        if each.default_value.type:
+            found[name] = (each.default_value, each.default_value)
+    for name, given in call.attributes.items():
+        if name not in schema.attributes:
+            raise NoBoundError(f"the attribute {name[:40]} of {call.operator} is not known here")
+        if given.type != schema.attributes[name].type.value or given.ref_attr_name:
+            raise NoBoundError(f"the attribute {name[:40]} of {call.operator} is of another type than the standard's")
+        found[name] = (given, found[name][1] if name in found else None)
+    return found
+
+
+def _converted(call: Call, attribute: Any) -> Any:
+    """Number, text, tuple of either, or constant."""
+    kind = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints", 8: "strings"}.get(attribute.type)
+    if kind is None:
+        raise NoBoundError(f"the attribute {attribute.name[:40]} of {call.operator} is of a kind that is not read")
+    value = getattr(attribute, kind)
+    if kind in ("floats", "ints"):
+        return tuple(value)
+    if kind == "strings":
+        return tuple(each.decode("utf-8", "replace") for each in value)
+    if kind == "t":
+        return call.describe(value)
+    return value.decode("utf-8", "replace") if kind == "s" else value
+
+
+def _differ(value: Any, default: Any) -> bool:
+    kinds = ("f", "i", "s", "floats", "ints", "strings")
+    return default is None or any(getattr(value, kind) != getattr(default, kind) for kind in kinds)
+
+
+def _kinds(parameter: inspect.Parameter) -> tuple[Any, ...]:
+    """The alternatives of an annotation."""
+    annotation = parameter.annotation
+    if annotation in (*_LISTS, Array):
+        return (annotation,)
+    return get_args(annotation) or (annotation,)
+
+
+def _taken(call: Call, name: str, value: Value, parameter: inspect.Parameter) -> Any:
+    """An input as a builder takes it."""
+    kinds = _kinds(parameter)
+    small = [kind for kind in kinds if kind in (*_LISTS, *_SINGLE, Array)]
+    if isinstance(value, Data):
+        if Data not in kinds or (small and not value.held):
+            _refuse(call, name, value)
+        return value
+    if Constant in kinds:
+        return value
+    if not small:
+        raise NoBoundError(f"{call.operator} of constants is not evaluated")
+    if value.steps:
+        raise NoBoundError(
+            f"the input {name} of {call.operator} is computed with rounding, and would be rounded to whole"
+        )
+    if value.size > MAX_FOLDED or value.refusal is not None:
+        raise NoBoundError(f"the input {name} of {call.operator} cannot be read")
+    array = value.load()
+    if small[0] is Array:
+        return array
+    numbers = tuple(np.ravel(array).tolist())
+    if small[0] in (Wholes, int) and any(n != int(n) for n in numbers):
+        raise NoBoundError(f"the input {name} of {call.operator} holds no whole numbers")
+    if small[0] in _SINGLE and len(numbers) != 1:
+        raise NoBoundError(f"the input {name} of {call.operator} is not one number")
+    return numbers[0] if small[0] in _SINGLE else numbers
+
+
+def _refuse(call: Call, name: str, value: Data) -> None:
+    if value.held:
+        raise NoBoundError(
+            f"the input {name} of {call.operator} is computed from sizes or constants that are not known: give the "
+            "input shape"
+        )
+    raise NoBoundError(f"the input {name} of {call.operator} depends on the network's input")

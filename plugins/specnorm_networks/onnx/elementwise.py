@@ -1,0 +1,205 @@
+"""Functions of each entry, and what joins several values entry by entry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from specnorm_networks import builders
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.operators import NoBoundError, Operator
+from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.shapes import Shape, concrete
+from specnorm_networks.onnx.nodes import (
+    FLOATING,
+    MAX_KNOWN,
+    Builder,
+    Call,
+    Data,
+    Made,
+    Value,
+    on_axis,
+    scalar,
+    shape_of,
+)
+from specnorm_networks.onnx.shapes import broadcast_shapes
+from specnorm_networks.onnx.tensors import Constant
+
+QUOTIENT = "it divides by a value that depends on the input, which has no constant"
+
+
+def function(make: Callable[[], Operator]) -> Builder:
+    """A function of each entry."""
+
+    def build(call: Call, x: Data, /) -> Made:
+        del call
+        return Made(make(), (x,), x.shape)
+
+    return build
+
+
+def with_alpha(make: Callable[[float], Operator]) -> Builder:
+    """The same with a parameter."""
+
+    def build(call: Call, x: Data, /, *, alpha: float) -> Made:
+        del call
+        return Made(make(alpha), (x,), x.shape)
+
+    return build
+
+
+def hard_sigmoid(call: Call, x: Data, /, *, alpha: float, beta: float) -> Made:
+    """Two parameters."""
+    del call
+    return Made(ops.HardSigmoid(alpha, beta), (x,), x.shape)
+
+
+def selu(call: Call, x: Data, /, *, alpha: float, gamma: float) -> Made:
+    """``gamma x`` above 0, ``gamma alpha (exp(x) - 1)`` below."""
+    del call
+    return Made(ops.ELU(alpha, gamma), (x,), x.shape)
+
+
+def gelu(call: Call, x: Data, /, *, approximate: str) -> Made:
+    """Exact, or by tanh."""
+    del call
+    forms: dict[str, Literal["erf", "tanh"]] = {"none": "erf", "tanh": "tanh"}
+    if approximate not in forms:
+        raise NoBoundError(f"approximate={approximate[:20]!r} of Gelu is not known here")
+    return Made(ops.GELU(forms[approximate]), (x,), x.shape)
+
+
+def clip(call: Call, x: Data, /, *, min: Constant | float | None, max: Constant | float | None) -> Made:
+    """Between constants, which may be larger than the value."""
+    del call
+    ends = [end if end is None or isinstance(end, float) else scalar(end) for end in (min, max)]
+    wide = broadcast_shapes([x.shape, *(end.shape for end in (min, max) if isinstance(end, Constant))])
+    if wide == x.shape and all(e is not None for e, given in zip(ends, (min, max), strict=True) if given is not None):
+        low, high = (-math.inf if ends[0] is None else ends[0]), (math.inf if ends[1] is None else ends[1])
+        if not low <= high:
+            raise NoBoundError(f"its limits are {low:.6g} and {high:.6g}")
+        return Made(ops.HardTanh(low, high), (x,), x.shape)
+    made: Made | Data = x
+    for end, operator in ((min, ops.Maximum()), (max, ops.Minimum())):
+        if isinstance(end, Constant):
+            made = Made(operator, (made, end), broadcast_shapes([made.shape, end.shape]))
+    assert isinstance(made, Made)  # for the type checker: one end is an array
+    return made
+
+
+def prelu(call: Call, x: Data, /, *, slope: Constant) -> Made:
+    """Constant slopes below 0."""
+    del call
+    if x.shape is not None and broadcast_shapes([x.shape, slope.shape]) != x.shape:
+        raise NoBoundError(f"its slopes of shape {slope.shape} do not fit {x.shape}")
+    return Made(ops.PReLU(_numbers(slope)), (x,), x.shape)
+
+
+def _numbers(constant: Constant) -> FloatArray:
+    if constant.size > MAX_KNOWN or constant.refusal is not None:
+        raise NoBoundError("one of its constants cannot be read")
+    return constant.load().astype(np.float64)
+
+
+def _joined(operator: Operator, *values: Value | Made) -> Made:
+    return Made(operator, values, broadcast_shapes([value.shape for value in values]))
+
+
+def total(call: Call, *values: Value) -> Made:
+    """Sum, difference or mean of values."""
+    signs = (1.0, *(-1.0 if call.operator == "Sub" else 1.0 for _ in values[1:]))
+    return _joined(ops.Add(signs, len(values) if call.operator == "Mean" else 1), *values)
+
+
+def extreme(call: Call, *values: Value) -> Made:
+    """Largest or smallest of values."""
+    operator: Operator = ops.Maximum() if call.operator == "Max" else ops.Minimum()
+    return _joined(operator if len(values) > 1 else ops.Identity(), *values)
+
+
+def multiply(call: Call, a: Value, b: Value, /) -> Made:
+    """Product of two values, or with constants."""
+    del call
+    if isinstance(a, Data) and isinstance(b, Data):
+        return _joined(ops.Product(), a, b)
+    x, c = (a, b) if isinstance(b, Constant) else (b, a)
+    assert isinstance(c, Constant)  # for the type checker: one moves
+    return Made(ops.Scale(_numbers(c), exact=True), (x,), broadcast_shapes([x.shape, c.shape]))
+
+
+def divide(call: Call, a: Value, b: Value, /) -> Made:
+    """Division by constants; by values that depend on the input, of one number or of values."""
+    del call
+    if any(isinstance(x, Constant) and not x.dtype.startswith(FLOATING) for x in (a, b)):
+        raise NoBoundError("it divides whole numbers: steps")
+    if isinstance(b, Data):
+        number = scalar(a)
+        return (
+            _joined(ops.Quotient(), a, b) if number is None else Made(ops.Reciprocal(scale=number), (b,), _wide(a, b))
+        )
+    with np.errstate(all="ignore"):
+        values = 1 / _numbers(b)
+    return Made(ops.Scale(values), (a,), broadcast_shapes([a.shape, b.shape]))
+
+
+def _wide(number: Value, x: Data) -> Shape | None:
+    """The shape of a value that one number is joined with."""
+    shape = broadcast_shapes([number.shape, x.shape])
+    if shape != x.shape:
+        raise NoBoundError("a number of more axes than the value that it is divided by")
+    return shape
+
+
+def power(call: Call, x: Data, exponent: Constant, /) -> Made:
+    """Whole exponents, roots and inverses."""
+    del call
+    number = scalar(exponent)
+    if number is None:
+        raise NoBoundError("its exponent is not one number that is known")
+    operator = builders.power(number)
+    if operator is None:
+        raise NoBoundError(f"a power of {number:.6g} has no rule")
+    return Made(operator, (x,), _wide(exponent, x))
+
+
+def where(call: Call, condition: Value, a: Value, b: Value, /) -> Made:
+    """Choice by a constant condition; by one that moves it is a step, unless it is part of something known."""
+    del call
+    shape = broadcast_shapes([condition.shape, a.shape, b.shape])
+    if isinstance(condition, Data):
+        return Made(ops.Choose(), (condition, a, b), shape)
+    if condition.refusal is not None:
+        raise NoBoundError("its condition cannot be read")
+    return Made(ops.Where(condition.load), (a, b), shape)
+
+
+def compare(kind: Literal["gt", "ge", "lt", "le"]) -> Builder:
+    """A step: 1 or 0."""
+    turned: dict[str, Literal["gt", "ge", "lt", "le"]] = {"gt": "lt", "ge": "le", "lt": "gt", "le": "ge"}
+
+    def build(call: Call, a: Value, b: Value, /) -> Made:
+        del call
+        shape = broadcast_shapes([a.shape, b.shape])
+        for x, c, how in ((a, b, kind), (b, a, turned[kind])):
+            number = scalar(c)
+            if number is not None and isinstance(x, Data) and shape == x.shape:
+                return Made(ops.Compare(how, number), (x,), shape)
+        # The difference has the sign of a > b: it underflows to no zero that it is not.
+        return Made(ops.Compare(kind), (_joined(ops.Add((1.0, -1.0)), a, b),), shape)
+
+    return build
+
+
+def softmax(call: Call, x: Data, /, *, axis: int) -> Made:
+    """Over one axis, or (before operator set 13) all from it on; its logarithm."""
+    shape = shape_of(x)
+    first = on_axis(axis, shape)
+    axes = (first,) if call.opset >= 13 else tuple(range(first, len(shape)))
+    if call.operator == "Softmax":
+        return Made(ops.Softmax(axes), (x,), x.shape)
+    if concrete(tuple(shape[at] for at in axes)) is None:
+        raise NoBoundError("the number of classes is not known: give the input shape")
+    return Made(ops.LogSoftmax(axes), (x,), x.shape)

@@ -1,0 +1,246 @@
+"""Layers: operators with a kernel, and batch normalisation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.operators import Layer, NoBoundError
+from specnorm_networks.certified.operators.linear import normalisation
+from specnorm_networks.certified.shapes import Shape, Size, concrete
+from specnorm_networks.onnx.binding import Wholes
+from specnorm_networks.onnx.nodes import MAX_AMOUNT, Call, Data, Made, Value, offset_of, shape_of
+from specnorm_networks.onnx.shapes import fresh, pooled, same_pads, times
+from specnorm_networks.onnx.tensors import Constant
+
+PRODUCT = "it is a product of two values that depend on the input, which has no constant"
+Pads = tuple[tuple[int, int], ...]
+
+
+def amounts(name: str, given: Wholes | None, count: int, default: int) -> tuple[int, ...]:
+    """One number an axis, all of a believable size."""
+    found = given or (default,) * count
+    if len(found) != count or any(not min(default, 0) <= n <= MAX_AMOUNT for n in found):
+        raise NoBoundError(f"{name}={list(found[:8])} make no sense here")
+    return found
+
+
+def pads_of(
+    how: str, pads: Wholes | None, kernel: Wholes, stride: Wholes, dilation: Wholes, sizes: Shape | None
+) -> Pads | None:
+    """Padding per axis; None for "same" at sizes that are not known."""
+    if how in ("SAME_UPPER", "SAME_LOWER"):
+        known = concrete(sizes)
+        if known is None and max(stride) > 1:
+            return None
+        # Without strides it does not depend on the sizes.
+        return same_pads(known or (1,) * len(kernel), kernel, stride, dilation, lower=how == "SAME_LOWER")
+    if how not in ("NOTSET", "VALID"):
+        raise NoBoundError(f"auto_pad={how[:20]} is not known here")
+    flat = amounts("pads", pads, 2 * len(kernel), 0) if how == "NOTSET" else (0,) * (2 * len(kernel))
+    return tuple(zip(flat[: len(kernel)], flat[len(kernel) :], strict=True))
+
+
+def convolution(
+    call: Call, x: Data, kernel: Constant, bias: Constant | None, /, *, auto_pad: str, dilations: Wholes | None,
+    group: int, kernel_shape: Wholes | None, pads: Wholes | None, strides: Wholes | None,
+    output_padding: Wholes | None = None, output_shape: Wholes | None = None,
+) -> Made:  # fmt: skip
+    """Convolution or transposed convolution with a constant kernel."""
+    ndim, taps, transposed = len(kernel.shape) - 2, kernel.shape[2:], call.operator == "ConvTranspose"
+    if not 1 <= ndim <= 3:
+        raise NoBoundError(f"its kernel has {len(kernel.shape)} axes")
+    stride, dilation = amounts("strides", strides, ndim, 1), amounts("dilations", dilations, ndim, 1)
+    if 0 in stride or 0 in dilation or (kernel_shape or taps) != taps:
+        raise NoBoundError("its strides, dilations or kernel_shape do not fit its kernel")
+    if not 1 <= group <= MAX_AMOUNT:
+        raise NoBoundError(f"group={group}")
+    sizes, window = None if x.shape is None else x.shape[2:], (taps, stride, dilation)
+    if sizes is not None and len(sizes) != ndim:
+        raise NoBoundError(f"its input has shape {x.shape}, its kernel {kernel.shape}")
+    unknown, extra = ((0, 0),) * ndim, amounts("output_padding", output_padding, ndim, 0)
+    outputs: Sequence[Size]
+    stated: Any
+    padding: Any
+    if transposed:
+        found, outputs = _cropped(window, extra, sizes, output_shape, auto_pad, pads)
+        stated = padding = tuple((before, max(after, 0)) for before, after in found or unknown)
+        # Rows beyond what is cropped hold the bias alone, and change no norm.
+        extra = tuple(max(-after, 0) for _, after in found or ())
+    else:
+        found = pads_of(auto_pad, pads, *window, sizes)
+        stated = {"SAME_UPPER": "same_upper", "SAME_LOWER": "same_lower"}.get(auto_pad, found)
+        padding, extra = "same" if found is None else found, ()
+        axes = zip(sizes or (), *window, found or ((None, None),) * ndim, strict=False)
+        outputs = [pooled(n, k, s, r, *pair) for n, k, s, r, pair in axes]
+    geometry = {"stride": stride, "dilation": dilation, "groups": group, "transposed": transposed}
+    told = [{**geometry, "padding_mode": "zeros", "padding": each} for each in (padding, stated)]
+    layer = call.layer(kernel, told[0], stated=told[1], sizes=sizes)
+    channels = kernel.shape[1] * group if transposed else kernel.shape[0]
+    operator = ops.Convolution(layer, offset_of(bias, spatial=ndim), extra=extra, sized=found is not None)
+    return Made(operator, (x,), None if x.shape is None else (x.shape[0], channels, *outputs))
+
+
+def _cropped(
+    window: tuple[Wholes, Wholes, Wholes], extra: Wholes, sizes: Shape | None, wanted: Wholes | None, how: str,
+    pads: Wholes | None,
+) -> tuple[Pads | None, Sequence[Size]]:  # fmt: skip
+    """What a transposed convolution crops, and its output sizes; None where that depends on the input's."""
+    known = concrete(sizes)
+    if wanted is None and not how.startswith("SAME"):
+        given = pads_of(how, pads, *window, None) or ()
+        cropped = tuple((before, after - more) for (before, after), more in zip(given, extra, strict=True))
+        axes = zip(sizes or (), *window, cropped, strict=False)
+        return cropped, [times(n, s, r * (k - 1) + 1 - s - before - after) for n, k, s, r, (before, after) in axes]
+    if wanted is None and any(r * (k - 1) + 1 < s for k, s, r in zip(*window, strict=True)):
+        raise NoBoundError(f"auto_pad={how[:20]} with a kernel shorter than its stride: runtimes disagree on its size")
+    wanted = None if wanted is None else wanted[-len(extra) :]
+    if known is None:
+        # Zero padding, so the bound at every size does not depend on the crop.
+        return None, wanted if wanted is not None else [fresh() for _ in extra]
+    outputs = wanted if wanted is not None else tuple(n * s for n, s in zip(known, window[1], strict=True))
+    pairs = []
+    for n, k, s, r, more, goal in zip(known, *window, extra, outputs, strict=True):
+        total = s * (n - 1) + more + r * (k - 1) + 1 - goal
+        half = max(total // 2 if how == "SAME_UPPER" else total - total // 2, 0)
+        pairs.append((half, total - half - more))
+    return tuple(pairs), outputs
+
+
+def matmul(call: Call, a: Value, b: Value, /) -> Made:
+    """Product with a constant matrix, from either side."""
+    return _matrix(call, a, b, 1.0)
+
+
+def gemm(call: Call, a: Value, b: Value, c: Constant | None, /, *, alpha: float, beta: float, transA: int,
+         transB: int) -> Made:  # fmt: skip
+    """The same with its transpositions and factor, of matrices alone."""
+    a, b = (replace(x, shape=(fresh(), fresh())) if isinstance(x, Data) and x.shape is None else x for x in (a, b))
+    return _matrix(call, a, b, alpha, bool(transA), bool(transB), c, beta)
+
+
+def _matrix(
+    call: Call, a: Value, b: Value, alpha: float, flip_a: bool = False, flip_b: bool = False,
+    added: Constant | None = None, beta: float = 1.0,
+) -> Made:  # fmt: skip
+    """``alpha a b + beta c``; the matrix's row is as it is stored, since it has the norm of its transpose."""
+    if isinstance(a, Data) and isinstance(b, Data):
+        raise NoBoundError(PRODUCT)
+    if isinstance(a, Constant) and isinstance(b, Constant):
+        raise NoBoundError("a product of constants is not evaluated")
+    right = isinstance(b, Constant)
+    x, weight, flip_x, flip = (a, b, flip_a, flip_b) if right else (b, a, flip_b, flip_a)
+    assert isinstance(weight, Constant)  # for the type checker: one moves
+    if len(weight.shape) > 2:
+        return _stack(call, x, weight, right=right)
+    if len(weight.shape) != 2:
+        raise NoBoundError(f"its constant matrix has shape {weight.shape}")
+    before = shape_of(x)
+    source: Value | Made = x
+    if flip_x:
+        before = before[::-1]
+        source = Made(ops.Permute((1, 0)), (x,), before)
+    # From the left, of a vector too, which is no column.
+    last = right or len(before) == 1
+    turned = right != flip
+    outputs = weight.shape[1] if turned else weight.shape[0]
+    layer = call.layer(weight, {}, row=_scaled(weight, alpha), transposed=turned)
+    shape = (*before[:-1], outputs) if last else (*before[:-2], outputs, before[-1])
+    operator = ops.Matrix(layer, offset_of(added, beta), alpha, "right" if last else "left")
+    return Made(operator, (source,), shape)
+
+
+def _stack(call: Call, x: Value, weight: Constant, *, right: bool) -> Made:
+    """One matrix for each choice of the leading axes, which the value has, too."""
+    before = concrete(shape_of(x))
+    rows, columns = weight.shape[-2:] if right else weight.shape[:-3:-1]
+    fits = before is not None and len(before) > 1 and before[-1 if right else -2] == rows
+    if not fits or before is None or np.broadcast_shapes(before[:-2], weight.shape[:-2]) != before[:-2]:
+        raise NoBoundError(f"it multiplies a value of shape {before} by constants of shape {weight.shape}")
+    shape = (*before[:-1], columns) if right else (*before[:-2], columns, before[-1])
+
+    def stacked(a: NDArray[Any]) -> NDArray[Any]:
+        return (a.swapaxes(-1, -2) if right else a).reshape(-1, columns, rows)
+
+    equation = "...ij,...jk->...ik" if right else "...jk,...ij->...ik"
+    return _matrices(call, x, weight, stacked, equation, shape)
+
+
+def einsum(call: Call, *values: Value, equation: str) -> Made:
+    """A value and constants: one matrix for each choice of the indices that both have and keep."""
+    moving = [value for value in values if isinstance(value, Data)]
+    if len(moving) > 1:
+        raise NoBoundError(PRODUCT)
+    equation = equation.replace(" ", "")
+    terms, arrow, out = equation.partition("->")
+    names = terms.split(",")
+    plain = all(x.isalpha() and len(set(x)) == len(x) for x in (*names, out) if x)
+    if not arrow or len(values) != 2 or not plain:
+        raise NoBoundError(f"its equation {equation[:40]} has no rule")
+    at = values.index(moving[0])
+    constant, before = values[1 - at], concrete(shape_of(moving[0]))
+    assert isinstance(constant, Constant)  # for the type checker: one moves
+    ours, theirs = names[at], names[1 - at]
+    if before is None or len(ours) != len(before) or len(theirs) != len(constant.shape):
+        raise NoBoundError(f"its equation {equation[:40]} does not fit {before} and {constant.shape}")
+    summed, new = [x for x in theirs if x in ours and x not in out], [x for x in theirs if x not in ours]
+    shared = [x for x in theirs if x in ours and x in out]
+    sizes, known = dict(zip(ours, before, strict=True)), dict(zip(theirs, constant.shape, strict=True))
+    # Nothing else is summed, and nothing repeated.
+    if set(ours + theirs) - set(out) != set(summed) or any(sizes[x] != known[x] for x in ours if x in known):
+        raise NoBoundError(f"its equation {equation[:40]} has no rule")
+    rows, columns = (math.prod(known[x] for x in group) for group in (new, summed))
+    order = [theirs.index(x) for x in (*shared, *new, *summed)]
+
+    def stacked(a: NDArray[Any]) -> NDArray[Any]:
+        return a.transpose(order).reshape(-1, rows, columns)
+
+    return _matrices(
+        call, moving[0], constant, stacked, f"{ours},{theirs}->{out}", tuple((known | sizes)[x] for x in out)
+    )
+
+
+def _matrices(
+    call: Call, x: Value, weight: Constant, stacked: Callable[[NDArray[Any]], NDArray[Any]], equation: str, shape: Shape
+) -> Made:
+    """A block-diagonal map. Its kernel is measured with the network alone, and a row that says so."""
+    if weight.refusal is not None:
+        raise NoBoundError(weight.refusal)
+    call.missed()
+    layer = Layer(weight.name, lambda: stacked(weight.load()), {}, 0)
+    return Made(ops.Matrices(layer, equation, lambda: weight.load().astype(np.float64)), (x,), shape)
+
+
+def _scaled(weight: Constant, alpha: float) -> Constant:
+    """The product's matrix, exactly: numbers of float32 times one of float32 are numbers of float64."""
+    if alpha == 1:
+        return weight
+    if weight.dtype == "float64":
+        return weight.refused(f"it is multiplied by alpha={alpha!r}, which rounds in float64: store the product.")
+    scaled = weight.mapped(weight.shape, lambda a: a.astype(np.float64) * alpha)
+    return replace(scaled, dtype="float64")
+
+
+def batch_norm(
+    call: Call, x: Data, scale: Constant, bias: Constant, mean: Constant, variance: Constant, /, *, epsilon: float,
+    training_mode: int = 0, spatial: int = 1,
+) -> Made:  # fmt: skip
+    """Batch normalisation at inference: a product with constants."""
+    # Before operator set 14, further outputs asked for training.
+    if (call.opset < 14 and call.outputs > 1) or training_mode or not spatial:
+        raise NoBoundError("it normalises by the statistics of the batch")
+    constants = (mean, variance, scale, bias)
+    if any(each.size > 2**20 or each.refusal is not None for each in constants):
+        raise NoBoundError("its statistics cannot be read")
+    arrays = tuple(each.load().astype(np.float64) for each in constants)
+    with np.errstate(all="ignore"):
+        operator = normalisation(arrays[0], arrays[1], arrays[2], arrays[3], epsilon, len(shape_of(x)))
+    if not np.all(np.isfinite(operator.values)):
+        raise NoBoundError("its variances are negative or not finite")
+    return Made(operator, (x,), x.shape)

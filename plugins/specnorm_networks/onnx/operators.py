@@ -1,0 +1,130 @@
+"""The table of ONNX's operators: the oldest operator set that is known of each, and what makes its class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.onnx import elementwise, folding, layers, moves, normalising, pooling, tables
+from specnorm_networks.onnx.elementwise import compare, function, with_alpha
+from specnorm_networks.onnx.folding import each
+from specnorm_networks.onnx.nodes import Builder, Known
+
+
+def _known(since: int, build: Builder | None, fold: Callable[..., Any] | None = None, ignored: str = "") -> Known:
+    return Known(since, build, fold, frozenset(ignored.split()))
+
+
+_FUNCTIONS: dict[int, dict[str, type[ops.Operator]]] = {
+    1: {"Softplus": ops.Softplus, "Softsign": ops.Softsign},
+    6: {
+        "Relu": ops.ReLU, "Sigmoid": ops.Sigmoid, "Tanh": ops.Tanh, "Exp": ops.Exp, "Log": ops.Log,
+        "Reciprocal": ops.Reciprocal,
+    },
+    7: {"Sin": ops.Sin, "Cos": ops.Cos, "Atan": ops.Arctan},
+    9: {"Sign": ops.Sign, "Erf": ops.Erf},
+    14: {"HardSwish": ops.HardSwish, "Mish": ops.Mish},
+}  # fmt: skip
+"""Functions of each entry without arguments, by the first operator set that is known."""
+
+OPERATORS: dict[str, Known] = {
+    "Conv": _known(1, layers.convolution),
+    "ConvTranspose": _known(1, layers.convolution),
+    "MatMul": _known(1, layers.matmul),
+    "Gemm": _known(7, layers.gemm),
+    "Einsum": _known(12, layers.einsum),
+    "BatchNormalization": _known(7, layers.batch_norm, ignored="momentum"),
+    "MaxPool": _known(1, pooling.pool, ignored="storage_order"),
+    "AveragePool": _known(1, pooling.pool),
+    "LpPool": _known(2, pooling.pool),
+    "GlobalAveragePool": _known(1, pooling.over_everything(ops.Mean)),
+    "GlobalLpPool": _known(2, pooling.global_length),
+    "GlobalMaxPool": _known(1, pooling.over_everything(ops.Largest)),
+    "ReduceMean": _known(1, pooling.reduce(ops.Mean)),
+    "ReduceSum": _known(1, pooling.reduce(ops.Sum)),
+    "ReduceMax": _known(1, pooling.reduce(ops.Largest)),
+    "ReduceMin": _known(1, pooling.reduce(ops.Smallest)),
+    "ReduceL2": _known(1, pooling.reduce(ops.Norm)),
+    "Resize": _known(10, pooling.resize, ignored="roi extrapolation_value cubic_coeff_a"),
+    "Upsample": _known(7, pooling.resize),
+    "Pad": _known(2, pooling.pad),
+    **{name: _known(at, function(make)) for at, some in _FUNCTIONS.items() for name, make in some.items()},
+    "Abs": _known(6, function(ops.Abs), each(np.abs)),
+    "Neg": _known(6, function(ops.Negative), each(np.negative)),
+    "LeakyRelu": _known(6, with_alpha(ops.LeakyReLU)),
+    "Elu": _known(6, with_alpha(ops.ELU)),
+    "Celu": _known(12, with_alpha(ops.CELU)),
+    "Swish": _known(24, with_alpha(ops.SiLU)),
+    "HardSigmoid": _known(6, elementwise.hard_sigmoid),
+    "Clip": _known(6, elementwise.clip),
+    "Selu": _known(6, elementwise.selu),
+    "Gelu": _known(20, elementwise.gelu),
+    "PRelu": _known(7, elementwise.prelu),
+    "Sqrt": _known(6, function(ops.Sqrt), each(np.sqrt)),
+    "Pow": _known(7, elementwise.power),
+    "Add": _known(7, elementwise.total, each(np.add)),
+    "Sub": _known(7, elementwise.total, each(np.subtract)),
+    "Mul": _known(7, elementwise.multiply, each(np.multiply)),
+    "Div": _known(7, elementwise.divide, folding.divide),
+    "Sum": _known(6, elementwise.total),
+    "Mean": _known(6, elementwise.total),
+    "Max": _known(6, elementwise.extreme, folding.largest),
+    "Min": _known(6, elementwise.extreme, folding.smallest),
+    "Where": _known(9, elementwise.where, each(np.where)),
+    "Greater": _known(7, compare("gt"), each(np.greater)),
+    "GreaterOrEqual": _known(12, compare("ge"), each(np.greater_equal)),
+    "Less": _known(7, compare("lt"), each(np.less)),
+    "LessOrEqual": _known(12, compare("le"), each(np.less_equal)),
+    "LayerNormalization": _known(17, normalising.layer_norm, ignored="stash_type"),
+    "RMSNormalization": _known(23, normalising.layer_norm, ignored="stash_type"),
+    "InstanceNormalization": _known(6, normalising.instance_norm),
+    "GroupNormalization": _known(18, normalising.group_norm, ignored="stash_type"),
+    "LpNormalization": _known(1, normalising.length_norm),
+    "Softmax": _known(1, elementwise.softmax),
+    "LogSoftmax": _known(1, elementwise.softmax),
+    "Reshape": _known(5, moves.reshape),
+    "Transpose": _known(1, moves.transpose),
+    "Flatten": _known(1, moves.flatten),
+    "Squeeze": _known(1, moves.squeeze),
+    "Unsqueeze": _known(1, moves.unsqueeze),
+    "Identity": _known(1, moves.identity),
+    "Dropout": _known(7, moves.dropout, ignored="ratio seed"),
+    "Cast": _known(6, moves.cast, folding.cast, ignored="saturate round_mode"),
+    "DequantizeLinear": _known(10, moves.dequantize),
+    "Slice": _known(1, moves.slice_of, folding.slice_of),
+    "Split": _known(2, moves.split),
+    "Concat": _known(4, moves.concat, folding.concat),
+    "Gather": _known(1, moves.gather, folding.gather),
+    "GatherElements": _known(11, tables.gather_elements),
+    "GatherND": _known(11, tables.gather_nd),
+    "ScatterElements": _known(11, tables.scatter_elements),
+    "ScatterND": _known(11, tables.scatter_nd),
+    "Trilu": _known(14, tables.triangle, folding.triangle),
+    "TopK": _known(10, tables.top),
+    "Expand": _known(8, moves.expand, folding.expand),
+    "Tile": _known(6, moves.tile, folding.tile),
+    "DepthToSpace": _known(1, moves.blocks),
+    "SpaceToDepth": _known(1, moves.blocks),
+    "Constant": _known(1, folding.constant),
+    "ConstantOfShape": _known(9, folding.filled),
+    "Shape": _known(1, folding.shape_of),
+    "Size": _known(1, folding.size_of),
+    # Of constants alone.
+    "Range": _known(11, None, folding.numbers, ignored="stash_type"),
+    "Equal": _known(7, None, each(np.equal)),
+    "And": _known(7, None, each(np.logical_and)),
+    "Or": _known(7, None, each(np.logical_or)),
+    "Xor": _known(7, None, each(np.logical_xor)),
+    "Not": _known(1, None, each(np.logical_not)),
+    "Floor": _known(6, None, each(np.floor)),
+    "Ceil": _known(6, None, each(np.ceil)),
+    "Mod": _known(10, None, folding.modulo),
+    "ReduceProd": _known(1, None, folding.product),
+}
+"""Operator -> what is known of it. Everything else is unknown."""
+RANDOM = frozenset(
+    ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+)

@@ -1,0 +1,201 @@
+"""Pooling, resizing, padding, and reductions along axes."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Protocol
+
+from specnorm_networks import builders
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.operators import NoBoundError, Operator
+from specnorm_networks.certified.operators.linear import PadMode
+from specnorm_networks.onnx.binding import Numbers, Wholes
+from specnorm_networks.onnx.layers import amounts, pads_of
+from specnorm_networks.onnx.nodes import (
+    MAX_AMOUNT,
+    UNSIZED,
+    Builder,
+    Call,
+    Data,
+    Made,
+    on_axis,
+    scalar,
+    shape_of,
+)
+from specnorm_networks.onnx.shapes import fresh, pooled, reduced, times
+from specnorm_networks.onnx.tensors import Constant
+
+
+def pool(
+    call: Call, x: Data, /, *, kernel_shape: Wholes, auto_pad: str, pads: Wholes | None, strides: Wholes | None,
+    dilations: Wholes | None = None, ceil_mode: int = 0, count_include_pad: int = 0, p: int = 2,
+) -> Made:  # fmt: skip
+    """Maximum, average or Euclidean norm over windows."""
+    kernel, ndim, ceil = kernel_shape, len(kernel_shape), bool(ceil_mode)
+    if not 1 <= ndim <= 3 or min(kernel) < 1 or max(kernel) > MAX_AMOUNT:
+        raise NoBoundError(f"kernel_shape={list(kernel[:8])}")
+    stride, dilation = amounts("strides", strides, ndim, 1), amounts("dilations", dilations, ndim, 1)
+    if 0 in stride or 0 in dilation:
+        raise NoBoundError("a stride or dilation of 0")
+    sizes = None if x.shape is None else x.shape[2:]
+    if sizes is not None and len(sizes) != ndim:
+        raise NoBoundError(f"its input has shape {x.shape}, its windows {ndim} axes")
+    if auto_pad.startswith("SAME"):
+        _same(kernel, stride, dilation, ceil=ceil, counted=bool(count_include_pad))
+    found = pads_of(auto_pad, pads, kernel, stride, dilation, sizes)
+    axes = list(zip(sizes or (), kernel, stride, dilation, found or ((None, None),) * ndim, strict=False))
+    outputs, whole = ([pooled(n, k, s, r, *pair, ceil=c) for n, k, s, r, pair in axes] for c in (ceil, False))
+    if 0 in outputs:
+        raise NoBoundError("its windows are larger than its input")
+    if outputs != whole and auto_pad != "NOTSET":
+        raise NoBoundError(f"auto_pad={auto_pad} with ceil_mode=1: runtimes disagree on the last window")
+    windows = ops.Windows(kernel, stride, dilation, found, ceil and auto_pad == "NOTSET")
+    operator: Operator = ops.MaxPool(windows)
+    if call.operator == "AveragePool":
+        if found is None:
+            raise NoBoundError("its padding depends on the input's size: give the input shape")
+        operator = ops.AveragePool(windows, bool(count_include_pad))
+    elif call.operator == "LpPool":
+        _euclidean(p)
+        # onnxruntime sums what is there, onnx's reference and torch weigh it as a whole window.
+        if ceil and (outputs != whole or not whole or any(isinstance(n, str) for n in whole)):
+            raise NoBoundError("ceil_mode=1 adds a window that ends outside, or may: runtimes disagree on its weights")
+        # The root of the sum of squares, where `L2Pool` takes an average.
+        operator = ops.L2Pool(windows, math.prod(kernel))
+    return Made(operator, (x,), None if x.shape is None else (*x.shape[:2], *outputs))
+
+
+def _same(kernel: Wholes, stride: Wholes, dilation: Wholes, *, ceil: bool, counted: bool) -> None:
+    """Refuse windows of auto_pad=SAME_* that runtimes place, or weigh, differently."""
+    odd = {
+        "ceil_mode=1": ceil,
+        "count_include_pad=1": counted,
+        f"dilations={list(dilation)}": max(dilation) > 1,
+        f"strides={list(stride)} beyond kernel_shape={list(kernel)}": any(
+            s > k for k, s in zip(kernel, stride, strict=True)
+        ),
+    }
+    given = [words for words, present in odd.items() if present]
+    if given:
+        raise NoBoundError(f"auto_pad=SAME with {', '.join(given)}: runtimes disagree; give the padding by pads")
+
+
+def _euclidean(p: int) -> None:
+    """Refuse other norms than the Euclidean one."""
+    if p != 2:
+        raise NoBoundError(f"p={p}: of the p-norms only the Euclidean one, p=2, has a rule")
+
+
+class _Reduction(Protocol):
+    def __call__(self, axes: tuple[int, ...], keep: bool) -> Operator: ...
+
+
+def _over(make: _Reduction, x: Data, axes: tuple[int, ...], keep: bool) -> Made:
+    return Made(make(axes, keep), (x,), reduced(shape_of(x), axes, keep=keep))
+
+
+def over_everything(make: _Reduction) -> Builder:
+    """Over all spatial axes."""
+
+    def build(call: Call, x: Data, /) -> Made:
+        del call
+        return _over(make, x, tuple(range(2, len(shape_of(x)))), keep=True)
+
+    return build
+
+
+def global_length(call: Call, x: Data, /, *, p: int = 2) -> Made:
+    """Euclidean norm over all spatial axes."""
+    del call
+    _euclidean(p)
+    return _over(ops.Norm, x, tuple(range(2, len(shape_of(x)))), keep=True)
+
+
+def reduce(make: _Reduction) -> Builder:
+    """Along some axes."""
+
+    def build(call: Call, x: Data, /, *, axes: Wholes | None, keepdims: int, noop_with_empty_axes: int = 0) -> Made:
+        del call
+        if not axes and noop_with_empty_axes:
+            if make is ops.Norm:
+                raise NoBoundError("noop_with_empty_axes: operator sets disagree on what the norm of no axes is")
+            return Made(ops.Identity(), (x,), x.shape)
+        shape = shape_of(x)
+        wanted = sorted({on_axis(a, shape) for a in axes}) if axes else range(len(shape))
+        return _over(make, x, tuple(wanted), keep=bool(keepdims))
+
+    return build
+
+
+def resize(
+    call: Call, x: Data, /, *, scales: Numbers | None, mode: str, sizes: Wholes | None = None,
+    coordinate_transformation_mode: str = "asymmetric", nearest_mode: str = "floor", axes: Wholes | None = None,
+    antialias: int = 0, exclude_outside: int = 0, keep_aspect_ratio_policy: str = "stretch",
+) -> Made:  # fmt: skip
+    """Resize, and Upsample before it."""
+    coordinates, shape = coordinate_transformation_mode, list(shape_of(x))
+    if antialias or exclude_outside or keep_aspect_ratio_policy != "stretch":
+        raise NoBoundError("antialias, exclude_outside and keep_aspect_ratio_policy have no rule")
+    if coordinates == "tf_crop_and_resize":
+        raise NoBoundError("tf_crop_and_resize reads the region that roi states, which has no rule")
+    if mode not in ("nearest", "linear") or coordinates not in (
+        "half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"
+    ):  # fmt: skip
+        raise NoBoundError(f"resizing by {mode[:20]} with {coordinates[:40]} coordinates has no rule")
+    if nearest_mode not in ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil"):
+        raise NoBoundError(f"nearest_mode={nearest_mode[:20]} of {call.operator} is not known here")
+    given: Numbers = scales or sizes or ()
+    places = [on_axis(a, shape_of(x)) for a in axes] if axes is not None else range(len(shape))
+    if len(places) != len(given) or len(set(places)) < len(places):
+        raise NoBoundError("its scales, or sizes, do not fit its axes")
+    factors = [Fraction(1)] * len(shape)
+    for axis, amount in zip(places, given, strict=True):
+        n = shape[axis]
+        if not 0 < amount < math.inf:
+            raise NoBoundError("a scale or size that is not positive")
+        if scales:
+            factors[axis] = Fraction(amount)
+            shape[axis] = math.floor(n * factors[axis]) if isinstance(n, int) else n if amount == 1 else fresh()
+        elif isinstance(n, int) and n:
+            factors[axis], shape[axis] = Fraction(int(amount), n), int(amount)
+        else:
+            raise NoBoundError(UNSIZED)
+    whole = all(not isinstance(n, int) or (n * f).denominator == 1 for n, f in zip(shape_of(x), factors, strict=True))
+    if coordinates == "align_corners" and not whole:
+        raise NoBoundError("align_corners where size times scale is no whole number: runtimes take other corners")
+    wanted = None if scales else tuple(int(n) for n in shape)
+    return Made(ops.Resize(mode, wanted, tuple(factors), coordinates, nearest_mode, single=True), (x,), tuple(shape))
+
+
+_MODES: dict[str, PadMode] = {"constant": "zeros", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+
+
+def pad(
+    call: Call, x: Data, /, *, mode: str, pads: Wholes, constant_value: Constant | None = None, value: float = 0.0,
+    axes: Wholes | None = None,
+) -> Made:  # fmt: skip
+    """Padding by constants or by pixels."""
+    del call
+    shape = shape_of(x)
+    where = [on_axis(a, shape) for a in axes] if axes is not None else range(len(shape))
+    if mode not in _MODES or len(pads) != 2 * len(where) or any(abs(p) > MAX_AMOUNT for p in pads):
+        raise NoBoundError("its mode or pads make no sense here")
+    pairs = [(0, 0)] * len(shape)
+    for at, axis in enumerate(where):
+        pairs[axis] = (pads[at], pads[at + len(where)])
+    if mode != "constant" and min(pads, default=0) < 0:
+        raise NoBoundError("negative padding by repeated pixels")
+    filled = value if constant_value is None else scalar(constant_value)
+    # Without samples and channels, as convolutions are padded.
+    last = tuple(pairs[2:] if not any(map(any, pairs[:2])) else pairs)
+    steps = builders.padding(_MODES[mode], last, len(shape), math.nan if filled is None else filled) or (
+        ops.Identity(),
+    )
+    source: Data | Made = x
+    for operator in steps:
+        before, counted = shape_of(source), min if isinstance(operator, ops.Slice) else max
+        after = [times(n, 1, sum(counted(a, 0) for a in pair)) for n, pair in zip(before, pairs, strict=True)]
+        source = Made(operator, (source,), tuple(after))
+    assert isinstance(source, Made)  # for the type checker: there is a step
+    return source

@@ -1,0 +1,217 @@
+"""An ONNX model executed by onnx's own reference evaluator, apart from how it is read here.
+
+Node by node, so that what the evaluator does not know leaves the other values. A file is not trusted: nothing is
+executed whose size is not known beforehand, no loop, and external data come from the model's folder alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm_networks.certified.operators.executed import UNITS
+from specnorm_networks.certified.shapes import Shape, concrete
+from specnorm_networks.model import Computed, NotExecutedError, Trial
+from specnorm_networks.onnx.evaluator import evaluate
+from specnorm_networks.onnx.operators import OPERATORS
+from specnorm_networks.onnx.tensors import Tensors
+
+ENTRIES = 2**27
+"""Entries of all values together; half as many in double precision."""
+WORK = 2**35
+"""Multiplications of all nodes together."""
+PATCHES = 2**24
+"""Numbers that the windows of one of a convolution's channels hold together."""
+_SLOW = frozenset(("MaxPool", "AveragePool", "LpPool", "ConvTranspose", "Resize", "Upsample"))
+"""Operators that the evaluator loops over in Python, which takes as long as `_LOOP` multiplications a step."""
+_LOOP = 2**10
+_SINGLE = ("Erf", "Gelu")
+"""Operators that the evaluator computes in single precision, whatever it is given."""
+_DOMAINS = ("", "ai.onnx")
+
+
+class OnnxModel:
+    """The original of a graph; see `specnorm_networks.model.Model`.
+
+    Parameters
+    ----------
+    reader : Tensors
+        Gives external data.
+    shapes : callable
+        Gives the shapes of all values from those of the inputs.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        reader: Tensors,
+        opset: int,
+        shapes: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, Shape | None]],
+    ) -> None:
+        self._model = model
+        self._graph = model.graph
+        self._functions = len(model.functions)
+        self._reader = reader
+        self.opset = opset
+        self._shapes = shapes
+
+    def calls(self) -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...], dict[str, Any]]]:
+        """Operators of the graph: name, inputs, outputs, attributes that are numbers or words."""
+        word: Callable[[Any], Any] = lambda a: a.s.decode("utf-8", "replace")  # noqa: E731
+        kinds: dict[int, Callable[[Any], Any]] = {1: lambda a: a.f, 2: lambda a: a.i, 3: word, 7: lambda a: [*a.ints]}
+        for node in self._graph.node:
+            given = {a.name: kinds[a.type](a) if a.type in kinds else None for a in node.attribute}
+            name = node.op_type if node.domain in _DOMAINS else f"{node.domain}::{node.op_type}"
+            yield name, tuple(filter(None, node.input)), tuple(filter(None, node.output)), given
+
+    def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:
+        """Values by name, in the file's precision; see `specnorm_networks.model.Model`.
+
+        Raises
+        ------
+        NotExecutedError
+            If the model has control flow or functions, or is too large.
+        """
+        if self._functions or any(_has_graphs(node) for node in self._graph.node):
+            raise NotExecutedError("it has control flow or functions, which are not executed")
+        given = {name: array for name, array in self._inputs(inputs) if array is not None}
+        shapes = self._shapes({name: array.shape for name, array in given.items()})
+        wide = any(array.dtype == np.float64 for array in given.values())
+        self._limit(shapes, ENTRIES // (1 + wide))
+        found = self._constants | given
+        made = dict(given)
+        single: set[str] = set()
+        for node in self._graph.node:
+            if any(name and name not in found for name in node.input) or not self._is_sized(node, shapes):
+                continue
+            # What is computed of such a value may be compared with what is computed without it (a gate, say).
+            if node.op_type in _SINGLE or not single.isdisjoint(node.input):
+                single.update(node.output)
+            for name, array in self._node(node, found):
+                found[name] = made[name] = array
+        return _Values({name: a for name, a in made.items() if a.dtype.name in UNITS or a.dtype.kind in "iub"}, single)
+
+    def alone(self, inputs: Mapping[str, NDArray[np.float64]], trial: Trial) -> None:
+        """Nothing: values are in the file's precision."""
+
+    def several(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed] | None:
+        """Outputs for several samples, where the first axis of every input is open."""
+        for each in self._graph.input:
+            dims = each.type.tensor_type.shape.dim
+            if each.name in inputs and (len(dims) < 2 or dims[0].dim_value > 0):
+                return None
+        try:
+            found = self.values(inputs)
+        except NotExecutedError:
+            return None
+        return {each.name: found[each.name] for each in self._graph.output if each.name in found}
+
+    def _inputs(self, inputs: Mapping[str, NDArray[np.float64]]) -> Iterator[tuple[str, NDArray[Any] | None]]:
+        """Inputs in the file's types; those that are held are 0."""
+        from onnx import helper
+
+        stored = {each.name for each in self._graph.initializer}
+        for each in self._graph.input:
+            tensor = each.type.tensor_type
+            try:
+                dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+            except (KeyError, TypeError, ValueError) as error:
+                raise NotExecutedError(f"the type of its input {each.name[:40]!r} is not known") from error
+            if each.name in inputs:
+                with np.errstate(all="ignore"):
+                    yield each.name, np.asarray(inputs[each.name]).astype(dtype)
+            elif each.name not in stored and np.dtype(dtype).kind in "iub":
+                shape = tuple(int(dim.dim_value) or 1 for dim in tensor.shape.dim)
+                yield each.name, np.zeros(shape, dtype) if 0 <= math.prod(shape) <= ENTRIES else None
+
+    @cached_property
+    def _constants(self) -> dict[str, NDArray[Any]]:
+        from onnx import numpy_helper
+
+        found = {}
+        for proto in self._graph.initializer:
+            try:
+                found[proto.name] = numpy_helper.to_array(self._reader.inlined(proto))
+            except Exception as error:  # whatever a damaged tensor raises
+                raise NotExecutedError(f"its tensor {proto.name[:40]!r} cannot be read: {error}") from error
+        return found
+
+    def _limit(self, shapes: Mapping[str, Shape | None], most: int) -> None:
+        entries = work = patches = 0
+        for node in self._graph.node:
+            known = [concrete(shapes.get(name)) for name in node.output]
+            size = sum(math.prod(shape) for shape in known if shape is not None)
+            entries += size
+            work += size * _fan(node, shapes) * (_LOOP if node.op_type in _SLOW else 1)
+            if node.op_type == "Conv" and len(node.input) > 1:
+                window = math.prod((concrete(shapes.get(node.input[1])) or ())[2:])
+                patches = max([patches, *(window * math.prod(shape[2:]) for shape in known if shape is not None)])
+        if entries > most or work > WORK or patches > PATCHES:
+            raise NotExecutedError(f"its {entries} values take {work} multiplications: too many")
+
+    def _is_sized(self, node: Any, shapes: Mapping[str, Shape | None]) -> bool:
+        """Whether the first value of a node that has a name cannot be larger than expected."""
+        known = node.op_type in OPERATORS and node.domain in _DOMAINS
+        return known and concrete(shapes.get(next(filter(None, node.output), ""))) is not None
+
+    def _node(self, node: Any, values: Mapping[str, NDArray[Any]]) -> list[tuple[str, NDArray[Any]]]:
+        """Values of a node that the evaluator knows."""
+        try:
+            copy = type(node)()
+            copy.CopyFrom(node)
+            for attribute in copy.attribute:
+                if attribute.HasField("t"):
+                    attribute.t.CopyFrom(self._reader.inlined(attribute.t))
+            with np.errstate(all="ignore"):
+                found = evaluate(copy, self.opset, [values[name] if name else None for name in node.input])
+        except Exception:  # whatever the evaluator raises for what it does not support
+            return []
+        named = zip([name for name in node.output if name], found, strict=False)
+        return [(name, np.asarray(each)) for name, each in named if isinstance(each, np.ndarray | np.generic)]
+
+
+def _has_graphs(node: Any) -> bool:
+    return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
+
+
+def _fan(node: Any, shapes: Mapping[str, Shape | None]) -> int:
+    """From how many numbers, roughly, each entry of a node's value is computed."""
+    windows = [
+        math.prod(a.ints) for a in node.attribute if a.name == "kernel_shape" and not node.op_type.startswith("C")
+    ]
+    inputs = [concrete(shapes.get(name)) or () for name in node.input]
+    if node.op_type in ("Conv", "ConvTranspose") and len(inputs) > 1:
+        windows.append(math.prod(inputs[1][1:]))
+    elif node.op_type in ("MatMul", "Gemm") and inputs:
+        windows.append(max(inputs[0], default=1))
+    return int(max([1, *windows]))
+
+
+class _Values(Mapping[str, Computed]):
+    """Values in double precision as they are asked for, each with the unit roundoff of its own.
+
+    Parameters
+    ----------
+    arrays : dict of str to array
+    single : set of str
+        Those that were computed in single precision, whatever their type.
+    """
+
+    def __init__(self, arrays: dict[str, NDArray[Any]], single: set[str]) -> None:
+        self.arrays, self.single = arrays, single
+
+    def __getitem__(self, name: str) -> Computed:
+        array = self.arrays[name]
+        unit = UNITS.get(array.dtype.name, UNITS["float64"])
+        return Computed(array.astype(np.float64), max(unit, UNITS["float32"]) if name in self.single else unit)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays)

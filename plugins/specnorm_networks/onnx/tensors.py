@@ -1,0 +1,236 @@
+"""ONNX's TensorProto -> arrays that are read when they are needed, every claimed size checked before it is believed."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.errors import ModelFileError
+from specnorm_networks.model_arrays import in_float32
+
+# data_type -> (name, how it is stored, field of the message that holds it if raw_data does not)
+_TYPES: dict[int, tuple[str, str, str]] = {
+    1: ("float32", "<f4", "float_data"),
+    2: ("uint8", "u1", "int32_data"),
+    3: ("int8", "i1", "int32_data"),
+    4: ("uint16", "<u2", "int32_data"),
+    5: ("int16", "<i2", "int32_data"),
+    6: ("int32", "<i4", "int32_data"),
+    7: ("int64", "<i8", "int64_data"),
+    9: ("bool", "?", "int32_data"),
+    10: ("float16", "<f2", "int32_data"),
+    11: ("float64", "<f8", "double_data"),
+    12: ("uint32", "<u4", "uint64_data"),
+    13: ("uint64", "<u8", "uint64_data"),
+    16: ("bfloat16", "<u2", "int32_data"),
+}
+_OTHERS = {8: "string", 14: "complex64", 15: "complex128", 17: "float8e4m3fn", 18: "float8e4m3fnuz", 19: "float8e5m2"}
+_EXTERNAL = 1
+MAX_AXES = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A value that does not depend on the network's inputs.
+
+    Parameters
+    ----------
+    name : str
+        Of the initialiser or node that it comes from, for people: others may have it.
+    dtype : str
+        Of what ``load`` returns.
+    refusal : str or None
+        Why it cannot be read.
+    key : object
+        What it is told from others by.
+    value : str
+        What the graph calls it; empty for what no value of the graph is.
+    steps : int
+        Computations, each of which rounds, between it and what the file stores.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    load: Callable[[], NDArray[Any]]
+    refusal: str | None = None
+    key: object = field(default_factory=object)
+    value: str = ""
+    steps: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return math.prod(self.shape)
+
+    def refused(self, reason: str) -> Constant:
+        """The same, which cannot be read."""
+        return replace(self, refusal=self.refusal or reason)
+
+    def mapped(self, shape: tuple[int, ...], change: Callable[[NDArray[Any]], NDArray[Any]]) -> Constant:
+        """Another one: its array changed when it is read."""
+        load = self.load
+        return replace(self, shape=shape, load=lambda: change(load()), key=object())
+
+
+class Tensors:
+    """Reads the tensors of one model.
+
+    Parameters
+    ----------
+    model : Path
+        Of the file: external data may not leave its folder, or that of the file that it is a link to.
+    max_bytes : int
+        Most bytes of all tensors.
+    """
+
+    def __init__(self, model: Path, max_bytes: int) -> None:
+        self.model = model
+        self.left = self.limit = self.spare = max_bytes
+        self.largest = self.work = 0
+        """Entries of the largest tensor; multiplications of what is computed from them."""
+
+    def again(self) -> Tensors:
+        """The same, with nothing read yet."""
+        return Tensors(self.model, self.limit)
+
+    def describe(self, proto: Any, name: str) -> Constant:
+        """Shape and type of a TensorProto; a refusal where it is damaged.
+
+        Raises
+        ------
+        ModelFileError
+            If the tensors take more than the limit.
+        """
+        shape = tuple(int(n) for n in proto.dims)
+        blank = Constant(name, shape, _OTHERS.get(proto.data_type, "unknown"), lambda: np.zeros(0))
+        if proto.data_type not in _TYPES:
+            return blank.refused(
+                f"it is stored as {blank.dtype}, which is not measured; expected float32, float64, float16 or bfloat16."
+            )
+        dtype, stored, place = _TYPES[proto.data_type]
+        blank = replace(blank, dtype=dtype)
+        if len(shape) > MAX_AXES or any(n < 0 for n in shape):
+            return replace(blank, shape=()).refused(f"it claims the shape {shape[:MAX_AXES]}: the file is damaged.")
+        count = math.prod(shape)
+        needed = count * np.dtype(stored).itemsize
+        if proto.HasField("segment"):
+            return blank.refused("it is stored in segments, which are not read.")
+        if proto.data_location == _EXTERNAL:
+            return self._external(proto, blank, needed, stored)
+        raw = proto.raw_data if proto.HasField("raw_data") else None
+        have = len(raw) if raw is not None else len(getattr(proto, place))
+        if have != (needed if raw is not None else count):
+            return blank.refused(
+                f"shape {shape} of {dtype} does not fit its {have} stored values: the file is damaged."
+            )
+        self._claim(needed)
+        self.largest = max(self.largest, count)
+        return replace(blank, load=lambda: _array(proto, raw, shape, dtype, stored, place))
+
+    def computes(self, count: int, work: int, most: int) -> bool:
+        """Whether so many bytes, by so many multiplications, are computed besides: no more than may be read."""
+        fits = count <= self.spare and self.work + work <= most
+        self.spare, self.work = self.spare - count * fits, self.work + work * fits
+        return fits
+
+    def _claim(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise ModelFileError(
+                f"its tensors claim more than the limit of {self.limit} bytes. Raise max_bytes if you trust it."
+            )
+
+    def inlined(self, proto: Any) -> Any:
+        """A TensorProto that holds its data itself.
+
+        Raises
+        ------
+        ModelFileError
+            If they cannot be read.
+        """
+        if proto.data_location != _EXTERNAL:
+            return proto
+        shape, dtype = tuple(int(n) for n in proto.dims), _TYPES.get(proto.data_type)
+        refusal = self.describe(proto, proto.name).refusal
+        if refusal is not None or dtype is None:
+            raise ModelFileError(str(refusal))
+        read, _ = self._outside(proto, math.prod(shape) * np.dtype(dtype[1]).itemsize)
+        return type(proto)(dims=shape, data_type=proto.data_type, name=proto.name, raw_data=read())
+
+    def _outside(self, proto: Any, needed: int) -> tuple[Callable[[], bytes], str]:
+        """What reads external data, and why it cannot be done."""
+        entries = {entry.key: entry.value for entry in proto.external_data}
+        location = entries.get("location", "")
+        try:
+            offset, length = _whole(entries.get("offset") or "0"), _whole(entries.get("length") or str(needed))
+            path = _inside(self.model, location)
+            size = path.stat().st_size
+        except (OSError, ValueError) as error:
+            return bytes, f"its data lie in {location!r}, which cannot be read: {error}"
+        if length != needed or offset < 0 or offset + needed > size:
+            return bytes, (
+                f"it takes {needed} bytes; {length} are claimed at {offset} of {location!r}, which has {size}."
+            )
+
+        def read() -> bytes:
+            with path.open("rb") as file:
+                file.seek(offset)
+                raw = file.read(needed)
+            if len(raw) != needed:
+                raise ModelFileError(f"{location!r} ends in the middle of it.")
+            return raw
+
+        return read, ""
+
+    def _external(self, proto: Any, blank: Constant, needed: int, stored: str) -> Constant:
+        read, refusal = self._outside(proto, needed)
+        if refusal:
+            return blank.refused(refusal)
+        self._claim(needed)
+        self.largest = max(self.largest, blank.size)
+        return replace(blank, load=lambda: _array(proto, read(), blank.shape, blank.dtype, stored, ""))
+
+
+def initialisers(model: Any, reader: Tensors) -> dict[str, Constant]:
+    """Arrays that a model's file holds, by name."""
+    return {proto.name: reader.describe(proto, proto.name) for proto in model.graph.initializer}
+
+
+def _whole(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise ValueError(f"{text[:20]!r} is no whole number.")
+    return int(text)
+
+
+def _inside(model: Path, location: str) -> Path:
+    """A regular file below the model's folder, links followed; a cache of links keeps both in one other folder."""
+    if not location or "\0" in location or Path(location).is_absolute():
+        raise ValueError("external data are named relative to the model.")
+    path = Path(os.path.realpath(model.parent / location))
+    if not any(path.is_relative_to(home) for home in (model.parent.resolve(), model.resolve().parent)):
+        raise ValueError("it leaves the model's folder.")
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is not a regular file.")
+    return path
+
+
+def _array(proto: Any, raw: bytes | None, shape: tuple[int, ...], dtype: str, stored: str, place: str) -> NDArray[Any]:
+    if raw is not None:
+        array = np.frombuffer(raw, dtype=stored)
+    else:
+        values = np.asarray(getattr(proto, place))
+        # Half precision is stored as its bits.
+        array = values.astype("<u2").view(stored) if dtype == "float16" else values.astype(stored)
+    if dtype == "bfloat16":
+        array = in_float32(array)
+    return np.asarray(array.reshape(shape).astype(array.dtype.newbyteorder("="), copy=False))

@@ -1,0 +1,474 @@
+"""An ONNX graph, gone through once: a node of the network for each value, a row for each kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from specnorm.errors import GeometryError, MethodError, ModelFileError
+from specnorm_networks.certified.graph import Graph, Node
+from specnorm_networks.certified.operators import (
+    Concat,
+    Convolution,
+    Held,
+    Input,
+    Matrix,
+    NoBoundError,
+    Pointwise,
+    Random,
+    Unknown,
+    Unsqueeze,
+)
+from specnorm_networks.certified.operators import Constant as Number
+from specnorm_networks.certified.operators.registry import registered
+from specnorm_networks.certified.operators.sources import NO_LOOPS
+from specnorm_networks.certified.shapes import Shape, Size, concrete
+from specnorm_networks.model_arrays import Sizes, Stated, Tensor
+from specnorm_networks.onnx.binding import bind
+from specnorm_networks.onnx.computing import computed
+from specnorm_networks.onnx.folding import folded, sized
+from specnorm_networks.onnx.nodes import Call, Data, Made, Result, Value
+from specnorm_networks.onnx.operators import OPERATORS, RANDOM
+from specnorm_networks.onnx.recurrent import GATES, PEEPHOLES, WEIGHTS, gates
+from specnorm_networks.onnx.reference import OnnxModel
+from specnorm_networks.onnx.shapes import named
+from specnorm_networks.onnx.tensors import Constant, Tensors
+from specnorm_networks.onnx.unread import LAYER, Hidden, UnreadKernel, hands_out, origins, unread
+
+_DEPTH = 16
+"""Sub-graphs in sub-graphs that are looked into."""
+_DOMAINS = ("", "ai.onnx")
+_FLOATS = (1, 10, 11, 16)
+_INTEGERS = (2, 3, 4, 5, 6, 7, 8, 9, 12, 13)
+"""Element types of inputs: those that move, and those that are held (text, too)."""
+COMPUTED = "kernel as onnx's reference evaluator computes it from the file's constants"
+"""What is assumed of a kernel that the file does not store."""
+
+
+@dataclass(frozen=True)
+class _Use:
+    """A kernel in one operator."""
+
+    constant: Constant
+    geometry: Mapping[str, Any]
+    sizes: tuple[int, ...] | None
+
+
+class Walk:
+    """Goes through a model once.
+
+    Parameters
+    ----------
+    sizes : int, tuple of int, or mapping of str to tuple of int, optional
+        Spatial sizes of inputs where the file leaves them open; or the shapes of inputs.
+    """
+
+    def __init__(self, model: Any, reader: Tensors, sizes: Sizes) -> None:
+        self.model = model
+        self.reader = reader
+        self.sizes = sizes
+        opsets = {o.version for o in model.opset_import if o.domain in _DOMAINS}
+        self.opset = max(opsets, default=1)
+        self.nodes: list[Node] = []
+        self.names = {name for proto in model.graph.node for name in proto.output}
+        """Of all values of the graph, and of the nodes that are made besides."""
+        self.names |= {each.name for each in (*model.graph.input, *model.graph.initializer)}
+        self.uses: dict[str, _Use] = {}
+        """Kernels by the name of their row."""
+        self.constants: dict[str, Constant] = {}
+        """Every initialiser."""
+        self.called: set[str] = set()
+        """Names of constants."""
+        self.operands: dict[str, str] = {}
+        """Nodes of constants, by the names of their values."""
+        self.inner: dict[int, tuple[Made, str]] = {}
+        """Values that operators made of several are computed from, with the names of their nodes."""
+        self.unsqueezed: dict[str, tuple[int, str]] = {}
+        """Nodes that put one axis of size 1 in: which, and of what."""
+        self.unread: dict[object, UnreadKernel] = {}
+        """Constants in operators that are not read, by their keys."""
+        self.hidden: list[Hidden] = []
+        """Nodes that may hold a kernel which no constant stands for."""
+        self.recurrent: dict[tuple[object, str], Constant] = {}
+        """Kernels of recurrent operators, by their keys and operators."""
+        self.functions = {(f.domain.replace("ai.onnx", ""), f.name) for f in model.functions}
+        """Operators that the model defines itself."""
+        self.broken: str | None = None
+        """Why the graph makes no sense; its kernels are rows all the same."""
+        self.values = self._scope(model.graph, {}, top=True)
+        self._walk(model.graph, self.values, 0)
+        if any(function.domain in _DOMAINS for function in model.functions):
+            self.broken = "it defines operators of ONNX anew"
+        if len(opsets) > 1:
+            self.broken = f"it imports the operator sets {', '.join(map(str, sorted(opsets)[:4]))} of ONNX at once"
+        if any(output.name not in self.values for output in model.graph.output):
+            self.broken = self.broken or "nothing makes one of its outputs"
+
+    def tensors(self) -> list[Tensor]:
+        """Rows and skipped tensors, kernels first in the graph's order."""
+        found, used = [], set()
+        for name, use in self.uses.items():
+            c = use.constant
+            used.add(c.name)
+            kind: Any = "linear" if len(c.shape) == 2 else "conv"
+            stated = Stated(**use.geometry, layout=None)  # type: ignore[typeddict-item]
+            told = (COMPUTED,) if c.steps else ()
+            found.append(Tensor(name, c.shape, c.dtype, c.load, kind, stated, use.sizes, c.refusal, told))
+        for (_, operator), constant in self.recurrent.items():
+            used.add(constant.name)
+            found += gates(constant, operator, constant.name, self.called | {tensor.name for tensor in found})
+        own = {c.key for c in self.constants.values()}
+        rows = {use.constant.key for use in self.uses.values()}
+        for each in self.unread.values():
+            c = each.constant
+            # A table that is also a layer's kernel has its row; a kernel that is computed from it has another norm.
+            if c.key not in rows and (c.name not in used or each.multiplied or c.steps):
+                used.add(c.name)
+                name = c.name if c.key in own and c.name not in self.uses else self._called(c.name)
+                found.append(Tensor(name, c.shape, c.dtype, c.load, each.kind, refusal=c.refusal or each.reason))
+        found += [Tensor(n, c.shape, c.dtype, c.load, "none") for n, c in self.constants.items() if n not in used]
+        hidden = list(dict.fromkeys(self.hidden))
+        if self.broken is not None:
+            hidden.append(Hidden("graph", "unknown", f"{self.broken}: the graph is damaged."))
+        return found + [Tensor(self._called(h.name), (), "unknown", list, h.kind, refusal=h.reason) for h in hidden]
+
+    def graph(self) -> Graph:
+        """The network; values that no output needs are left out."""
+        if self.broken is not None:
+            raise ModelFileError(f"{self.broken}: the graph is damaged.")
+        outputs = [self.values.get(o.name) for o in self.model.graph.output]
+        names = tuple(value.name for value in outputs if isinstance(value, Data))
+        return Graph(tuple(self.nodes), names, OnnxModel(self.model, self.reader.again(), self.opset, self._shapes))
+
+    def check_sizes(self) -> None:
+        """Refuse shapes by name that are not those of the file's inputs.
+
+        Raises
+        ------
+        GeometryError
+        """
+        asked = self.sizes if isinstance(self.sizes, Mapping) else {}
+        inputs = {each.name: each.type.tensor_type for each in self.model.graph.input}
+        for name, shape in asked.items():
+            if name not in inputs:
+                has = ", ".join(repr(each) for each in list(inputs)[:8])
+                raise GeometryError(f"The network has no input {name!r}; it has {has}.")
+            if not inputs[name].HasField("shape"):
+                continue
+            dims = [dim.dim_value or dim.dim_param or "?" for dim in inputs[name].shape.dim]
+            fits = len(dims) == len(shape) and all(
+                m in (n, 0) or isinstance(m, str) for m, n in zip(dims, shape, strict=True)
+            )
+            if not fits:
+                raise GeometryError(
+                    f"The network's input {name!r} is given the shape {'x'.join(map(str, shape))}; the file states "
+                    f"{'x'.join(map(str, dims))}. Give the whole shape, with its batch axis."
+                )
+
+    def _shapes(self, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, Shape | None]:
+        """Of all values, for inputs of other shapes."""
+        return {name: value.shape for name, value in Walk(self.model, self.reader.again(), inputs).values.items()}
+
+    def _scope(self, graph: Any, outer: dict[str, Value], *, top: bool) -> dict[str, Value]:
+        scope = dict(outer)
+        for proto in graph.initializer:
+            scope[proto.name] = replace(self._constant(proto, proto.name), value=proto.name)
+        for sparse in graph.sparse_initializer:
+            name = sparse.values.name
+            blank = Constant(self._called(name), tuple(sparse.dims), "float32", lambda: np.zeros(0), value=name)
+            scope[name] = blank.refused("it is stored as a sparse tensor.")
+        for given in graph.input:
+            if given.name in scope and given.name not in outer:
+                continue  # before version 4 of the format, initialisers are inputs with a default
+            tensor = given.type.tensor_type
+            held = tensor.elem_type in _INTEGERS
+            shape = self._input_shape(given.name, tensor) if top else None
+            origin = frozenset[str]() if held else frozenset((given.name,))
+            scope[given.name] = Data(given.name, shape, held, origins=origin, depends=True)
+            if top:
+                known = held or tensor.elem_type in _FLOATS
+                operator = Input(moves=not held) if known else Unknown("its type is not known here")
+                self.nodes.append(Node(given.name, operator, (), shape, "input"))
+        return scope
+
+    def _called(self, name: str) -> str:
+        """A name that no constant has."""
+        while name in self.called:
+            name = f"{name}'"
+        self.called.add(name)
+        return name
+
+    def _constant(self, proto: Any, name: str) -> Constant:
+        name = self._called(name)
+        self.constants[name] = self.reader.describe(proto, name)
+        return self.constants[name]
+
+    def _input_shape(self, name: str, tensor: Any) -> Shape | None:
+        """Sizes of an input: the file's, one sample, the spatial sizes asked for, else symbols."""
+        if isinstance(self.sizes, Mapping) and name in self.sizes:
+            return tuple(self.sizes[name])
+        if not tensor.HasField("shape"):
+            return None
+        dims = tensor.shape.dim
+        ndim = max(len(dims) - 2, 0)
+        given = None if isinstance(self.sizes, Mapping) else self.sizes
+        asked = given if isinstance(given, tuple) else (given,) * ndim
+        spatial = asked if len(asked) == ndim else (None,) * ndim
+        sizes: list[Size] = []
+        for axis, dim in enumerate(dims):
+            wanted = spatial[axis - 2] if axis >= 2 else None
+            if dim.HasField("dim_value") and dim.dim_value > 0:
+                sizes.append(int(dim.dim_value))
+            elif axis == 0 and len(dims) > 1:
+                sizes.append(1)
+            elif wanted is not None:
+                sizes.append(wanted)
+            else:
+                sizes.append(named(dim.dim_param) if dim.dim_param else f"{name}.{axis}")
+        return tuple(sizes)
+
+    def _walk(self, graph: Any, scope: dict[str, Value], depth: int) -> None:
+        made = set() if depth else {each.name for each in (*graph.input, *graph.initializer)}
+        for position, proto in enumerate(graph.node):
+            label = proto.name or f"{proto.op_type}_{position}"
+            missing = next((name for name in proto.input if name and name not in scope), None)
+            if missing is not None:
+                self.broken = self.broken or f"{label[:80]} uses {missing[:80]!r}, which nothing before it makes"
+            inputs = [scope.get(name) if name else None for name in proto.input]
+            for inner in _graphs(proto):
+                # For the kernels; its values are unknown here.
+                self._branch(inner, scope, label, depth + 1)
+                # It may use any value that is in sight.
+                inputs += [scope[name] for name in sorted(_mentioned(inner, _DEPTH)) if name in scope]
+            found = self._translate(proto, inputs, label)
+            for at, name in enumerate(proto.output):
+                if not name:
+                    continue
+                if name in made and not depth:
+                    self.broken = self.broken or f"two of its values are called {name[:80]!r}"
+                made.add(name)
+                each = found[at] if at < len(found) else self._unknown(proto, inputs, "it is a further output")
+                if isinstance(each, Constant):
+                    scope[name] = replace(each, value=name)
+                    continue
+                data = [value for value in inputs if isinstance(value, Data)]
+                held = bool(each.inputs) and all(value.held for value in data) and not isinstance(each.operator, Random)
+                sources = origins(proto, self.opset, at, inputs)
+                depends = any(value.depends for value in data)
+                layer = isinstance(each.operator, Convolution | Matrix) or proto.op_type in GATES
+                if layer and depends:
+                    sources |= {LAYER}
+                held |= isinstance(each.operator, Held)
+                scope[name] = Data(name, each.shape, held, each.sizes, sources, depends)
+                if not depth:
+                    self._node(name, each, proto.op_type)
+
+    def _branch(self, graph: Any, outer: dict[str, Value], label: str, depth: int) -> None:
+        """Read the kernels of a sub-graph; its values are not followed further, so it must not hand one out."""
+        if depth > _DEPTH:
+            self.hidden.append(Hidden(label, "none", f"its sub-graphs are nested more than {_DEPTH} deep."))
+            return
+        scope = self._scope(graph, outer, top=False)
+        self._walk(graph, scope, depth)
+        for output in graph.output:
+            value = scope.get(output.name)
+            whole = output.type.tensor_type.elem_type in _INTEGERS
+            if hands_out(value) and not whole:
+                self.hidden.append(Hidden(label, "none", "its sub-graph hands out a constant, which may be a kernel."))
+
+    def _node(self, name: str, made: Made, label: str) -> str:
+        """Put a value into the graph, after what it is made of."""
+        inputs = []
+        for value in made.inputs:
+            if isinstance(value, Made):
+                # One that is used twice is one node; it is kept, so that no other has its number.
+                if id(value) not in self.inner:
+                    self.inner[id(value)] = value, self._node(self._fresh(f"{name}.in"), value, label)
+                inputs.append(self.inner[id(value)][1])
+            else:
+                inputs.append(value.name if isinstance(value, Data) else self._operand(value))
+        self.nodes.append(self._stacked(Node(name, made.operator, tuple(inputs), made.shape, label)))
+        return name
+
+    def _stacked(self, node: Node) -> Node:
+        """Values that get an axis each and are joined along it are joined along an axis of their own."""
+        if isinstance(node.operator, Concat):
+            axis = node.operator.axis
+            inputs = [self.unsqueezed[name] for name in node.inputs if name in self.unsqueezed]
+            if len(inputs) == len(node.inputs) and all(at == axis for at, _ in inputs):
+                return replace(node, operator=Concat(axis, new=True), inputs=tuple(name for _, name in inputs))
+        elif isinstance(node.operator, Unsqueeze) and len(node.operator.axes) == 1:
+            self.unsqueezed[node.name] = (node.operator.axes[0], node.inputs[0])
+        return node
+
+    def _fresh(self, name: str) -> str:
+        found, number = name, 1
+        while found in self.names:
+            number += 1
+            found = f"{name}.{number}"
+        self.names.add(found)
+        return found
+
+    def _operand(self, constant: Constant) -> str:
+        """The node of a constant, which has the name of its value."""
+        name = self.operands.get(constant.value)
+        if name is None or not constant.value:
+            name = self.operands[constant.value] = constant.value or self._fresh("constant")
+            load, readable = constant.load, constant.refusal is None
+            operator = Number(lambda: load().astype(np.float64)) if readable else Held(constant.refusal or "")
+            self.nodes.append(Node(name, operator, (), constant.shape, "Constant"))
+        return name
+
+    def _use(self, kernel: Constant, stated: Mapping[str, Any], shape: Shape | None, label: str) -> str:
+        """Name of the row of a kernel with this geometry; rows are told apart by their kernels, not by names."""
+        sizes = concrete(shape)
+        name, number = kernel.name, 1
+        while True:
+            old = self.uses.get(name)
+            if old is None and (number == 1 or name not in self.called):
+                break
+            if old is not None and old.constant.key is kernel.key and old.geometry == stated:
+                if old.sizes != sizes:
+                    self.uses[name] = replace(old, sizes=None)
+                return name
+            name = f"{kernel.name} ({label}{f' {number}' if number > 1 else ''})"
+            number += 1
+        self.uses[name] = _Use(kernel, stated, sizes)
+        return name
+
+    def _translate(self, proto: Any, inputs: list[Value | None], label: str) -> tuple[Constant | Made, ...]:
+        """What becomes of a node's outputs; of those beyond, nothing is known."""
+        ours = proto.domain in _DOMAINS
+        data = [value for value in inputs if isinstance(value, Data)]
+        gated = ours and proto.op_type in GATES
+        if gated:
+            self._gates(proto.op_type, inputs, label)
+        try:
+            found = self._built(proto, inputs, label) if ours else self._registered(proto, inputs)
+            if isinstance(found, Made) and not data and ours:
+                # Made of constants; a broken graph gives no bound.
+                found = found if isinstance(found.operator, Held) else Made(Held("a constant"), (), found.shape)
+            return found if isinstance(found, tuple) else (found,)
+        except NoBoundError as error:
+            reason = str(error)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, MemoryError) as error:
+            reason = f"its attributes are not understood ({type(error).__name__})"
+        if not gated:
+            self._missed(proto, inputs, label)
+        return (self._unknown(proto, inputs, reason),) * len(proto.output)
+
+    def _gates(self, operator: str, inputs: list[Value | None], label: str) -> None:
+        """Kernels of a recurrent operator."""
+        for at in (at for at in (*WEIGHTS, PEEPHOLES) if at < len(inputs) and inputs[at] is not None):
+            value = inputs[at]
+            if at == PEEPHOLES:
+                self.hidden.append(Hidden(label, "none", "it has peepholes, which are not read."))
+            elif isinstance(value, Constant) and any(gates(value, operator, "", ())):
+                self.recurrent.setdefault((value.key, operator), value)
+            elif not isinstance(value, Constant):
+                self.hidden.append(Hidden(label, "unknown", f"its input {at} is a kernel that is not read."))
+            else:
+                reason = f"it is a weight of {operator} of shape {value.shape}, which the operator does not have."
+                self.unread.setdefault(value.key, UnreadKernel(value, reason, multiplied=True))
+
+    def _missed(self, proto: Any, inputs: list[Value | None], label: str) -> None:
+        """What a node without a rule may hide."""
+        name = (proto.domain.replace("ai.onnx", ""), proto.op_type)
+        if name in self.functions:
+            reason = "it is a function of the model, which is not followed: inline it (onnx.inliner)."
+            self.hidden.append(Hidden(proto.op_type[:80], "none", reason))
+        elif name[0]:
+            reason = f"it is an operator of {proto.domain[:40]}, which is not known: register it, or export without it."
+            self.hidden.append(Hidden(proto.op_type[:80], "none", reason))
+        for missed in unread(proto, inputs, label):
+            if isinstance(missed, Hidden):
+                self.hidden.append(missed)
+            else:
+                self.unread.setdefault(missed.constant.key, missed)
+
+    def _built(self, proto: Any, inputs: list[Value | None], label: str) -> Result:
+        """What one of ONNX's own operators becomes."""
+        known = OPERATORS.get(proto.op_type)
+        moving = any(isinstance(value, Data) for value in inputs)
+        if known is None or (known.build is None and moving):
+            loop = proto.op_type in GATES
+            raise NoBoundError(NO_LOOPS if loop else f"{proto.op_type[:40]} has no rule here")
+        call = Call(
+            proto.op_type, self.opset, inputs, {a.name: a for a in proto.attribute}, len(proto.output), label,
+            describe=lambda tensor: self._constant(tensor, label),
+            fold=lambda array: Constant(self._called(label), array.shape, array.dtype.name, lambda: array),
+            use=lambda kernel, stated, sizes: self._use(kernel, stated, sizes, label),
+            missed=lambda: self._missed(proto, inputs, label),
+        )  # fmt: skip
+        found: Result | None = sized(call)
+        if found is not None:
+            return found
+        try:
+            if known.build is None or (known.fold is not None and not moving):
+                found = folded(call, known)
+            else:
+                positional, named = bind(call, known, known.build)
+                found = known.build(call, *positional, **named)
+        except NoBoundError:
+            if moving:
+                raise
+            return computed(proto, call, known, self.reader)
+        if moving or isinstance(found, Constant) or not any(isinstance(value, Constant) for value in inputs):
+            return found
+        return computed(proto, call, known, self.reader)
+
+    def _registered(self, proto: Any, inputs: list[Value | None]) -> Made:
+        """What an operator of another domain becomes, if its user told."""
+        name = f"{proto.domain}::{proto.op_type}"
+        try:
+            operator = registered(name, {a.name: _plain(a) for a in proto.attribute})
+        except MethodError as error:
+            raise NoBoundError(str(error)) from error
+        if operator is None:
+            raise NoBoundError(f"{proto.op_type[:40]} of {proto.domain[:40]} has no rule here")
+        values = tuple(value for value in inputs if value is not None)
+        same = isinstance(operator, Pointwise) and len(values) == 1
+        return Made(operator, values, values[0].shape if same else None)
+
+    def _unknown(self, proto: Any, inputs: list[Value | None], reason: str) -> Made:
+        """What has no rule: random numbers, a constant, or a function that is not known."""
+        data = tuple(dict.fromkeys(value for value in inputs if isinstance(value, Data)))
+        if _is_random(proto, _DEPTH):
+            return Made(Random(), data, None)
+        return Made(Unknown(reason) if data or proto.domain not in _DOMAINS else Held(reason), data, None)
+
+
+def _plain(attribute: Any) -> Any:
+    """Number, text, or tuple of numbers; None for others."""
+    kinds = {1: "f", 2: "i", 3: "s", 6: "floats", 7: "ints"}
+    value: Any = getattr(attribute, kinds[attribute.type]) if attribute.type in kinds else None
+    return tuple(value) if attribute.type in (6, 7) else value
+
+
+def _graphs(proto: Any) -> list[Any]:
+    """Sub-graphs of a node."""
+    found = []
+    for attribute in proto.attribute:
+        found += [attribute.g] if attribute.HasField("g") else []
+        found += list(attribute.graphs)
+    return found
+
+
+def _is_random(proto: Any, depth: int) -> bool:
+    """Whether an operator that is not read draws random numbers, as dropout in training does."""
+    if proto.op_type in RANDOM or proto.op_type == "Dropout":
+        return True
+    return depth > 0 and any(_is_random(node, depth - 1) for inner in _graphs(proto) for node in inner.node)
+
+
+def _mentioned(graph: Any, depth: int) -> set[str]:
+    """Names that a sub-graph reads, its own included."""
+    names = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    if depth:
+        for node in graph.node:
+            for inner in _graphs(node):
+                names |= _mentioned(inner, depth - 1)
+    return names

@@ -1,0 +1,303 @@
+"""Whether a sample's label can change within a radius: by constants, by linear bounds, in parts; and by an attack.
+
+Each is proven, or shown by an input, at the radius that is tried, so that a search may try any.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.certified.bound import Lower, Upper, greatest, least
+from specnorm.certified.interval import Interval
+from specnorm.clock import Clock
+from specnorm.errors import MethodError
+from specnorm_networks.bounding import bounded
+from specnorm_networks.by_rule import located
+from specnorm_networks.certified import margins as rules
+from specnorm_networks.certified.graph import Graph, concrete
+from specnorm_networks.certified.linear_bounds import LinearBounds
+from specnorm_networks.certified.linear_reading import Network
+from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Pointwise
+from specnorm_networks.certified.patterns import prepared
+from specnorm_networks.certified.roundings import EXECUTIONS, AtCentre, Roundings
+from specnorm_networks.execution import inside, moved_up, run_with_errors
+from specnorm_networks.linear import STEPS, Ascent, read
+from specnorm_networks.logit_margins import Margins
+from specnorm_networks.measuring import Measure
+from specnorm_networks.methods import Product
+
+TRIES = 8
+"""Radii that are tried for each input."""
+FURTHEST = 64.0
+"""How much larger than the radius by constants everywhere one is tried at most."""
+PARTS = 16
+"""Parts of a ball at most, without a budget; with one, as many as there is time for."""
+MOST_PARTS = 4096
+HALVES, FARTHEST, SHY = 20, 1e6, 0.999
+"""Of a radius by constants less roundings that is tried, how large it is at most, and what is left of a guess."""
+AGAIN = 12
+"""Steps of an ascent on a part."""
+ATTACKS, PUSHES = 3, 12
+"""Classes that a sample is pushed to, and steps to each."""
+
+
+@dataclass
+class Radii:
+    """Radii of the samples of one classifier.
+
+    Parameters
+    ----------
+    graph : Graph
+        One input and one output of shape (1, classes), of known sizes, that a matrix ends with.
+    known : Margins
+        Of the network, everywhere.
+    budget : float, optional
+        Seconds a sample and radius; None: a fixed number of steps.
+    execution : {"float32", "float16", "bfloat16"}, optional
+        The label is that of the network as it is executed (`certified.roundings`). Attacks are in real
+        arithmetic always.
+
+    Raises
+    ------
+    MethodError
+        If the network has other inputs or outputs, or what an operator of it rounds is not known.
+    """
+
+    graph: Graph
+    known: Margins
+    measure: Measure = field(default_factory=Measure)
+    budget: float | None = None
+    execution: str | None = None
+
+    def __post_init__(self) -> None:
+        ends = [concrete(self.graph.by_name[name].shape) for name in (*self.graph.inputs, *self.graph.outputs)]
+        if len(ends) != 2 or ends[0] is None or ends[1] is None or len(ends[1]) != 2 or ends[1][0] != 1:
+            raise MethodError(
+                "Radii need a network with one input and one output of shape (1, classes), of known sizes."
+            )
+        self.shape, self.classes = ends[0], ends[1][1]
+        self.output = self.graph.outputs[0]
+        self.network: Network = read(self.graph, self.measure)
+        self.roundings = None if self.execution is None else executed(self.graph, self.execution, self.measure)
+        self._around: tuple[bytes, AtCentre] | None = None
+
+    def around(self, x: FloatArray) -> AtCentre | None:
+        """Roundings around a sample; None: of real arithmetic."""
+        if self.roundings is None:
+            return None
+        key = x.tobytes()
+        if self._around is None or self._around[0] != key:
+            self._around = key, self.roundings.at(x)
+        return self._around[1]
+
+    def logits(self, x: FloatArray) -> Interval:
+        """Of one sample, their rounding counted."""
+        return LinearBounds(self.network, x, 0.0).exact[self.output]
+
+    def by_constants(self, x: FloatArray, label: int) -> Lower:
+        """By the constants everywhere; 0 where the label is not proven to be the sample's."""
+        at = self.around(x)
+        found = rules.radii(self.logits(x) if at is None else at.output, np.array([label]), self.known.differences)[0]
+        return found if at is None or not found.value else self._less_roundings(at, label, found.value)
+
+    def _less_roundings(self, at: AtCentre, label: int, most: float) -> Lower:
+        """Where the error, as if it were linear, leaves a margin; else by halves."""
+        low, high = 0.0, min(most, FARTHEST)
+        start, end = at.error(low), at.error(high)
+        tries = [high / 2**k for k in range(HALVES)]
+        if start is not None and end is not None:
+            first, last = math.sqrt(2) * start.value, math.sqrt(2) * end.value
+            margin = np.delete(at.output.low[0, label] - at.output.high[0], label) - first
+            slopes = np.delete(self.known.differences.high[label], label) + (last - first) / high
+            if not (margin > 0).all():
+                return rules.NO_RADIUS
+            tries.insert(0, float(np.min(margin / slopes, initial=high)) * SHY)
+        found = (rules.radius_as_executed(at, label, self.known.differences, radius) for radius in tries)
+        return next((radius for radius in found if radius is not None), rules.NO_RADIUS)
+
+    def proven(self, x: FloatArray, label: int, radius: float) -> Lower | None:
+        """A ball's radius, if no difference of logits reaches 0 in it."""
+        at = self.around(x)
+        found = self.parts(x, label, radius, rules.needed(at, radius))
+        return None if found is None else rules.radius_of([(each.bounds, each.best) for each in found], at)
+
+    def parts(self, x: FloatArray, label: int, radius: float, needed: float) -> list[Ascent] | None:
+        """Parts of a ball in which all differences of the label's logit to others are above a number."""
+        clock, rows = Clock.of(self.budget), rules.rows_of(label, self.classes)
+        if needed == math.inf:
+            return None
+        for anew in (False, True):
+            bounds = located(self.network, x, radius, anew=anew, clock=clock)
+            ascent = Ascent(bounds, self.output, rows, needed=needed).improved(STEPS if anew else 0, clock)
+            if ascent.positive:
+                return [ascent]
+        return self._cut(ascent, clock)
+
+    def _cut(self, whole: Ascent, clock: Clock) -> list[Ascent] | None:
+        """Cut where a sign alone costs the most, and again where that is not enough."""
+        open_parts, done = [whole], list[Ascent]()
+        most = PARTS if self.budget is None else MOST_PARTS
+        while open_parts:
+            part = open_parts.pop()
+            if part.positive:
+                done.append(part)
+                continue
+            place = part.switching()
+            if place is None or clock.expired or len(open_parts) + len(done) + 2 > most:
+                return None
+            for above in (False, True):
+                bounds = part.bounds.cut(*place, above)
+                open_parts.append(Ascent(bounds, part.name, part.rows, part).improved(AGAIN, clock))
+        return done
+
+    def attacked(self, x: FloatArray, label: int, radius: float) -> FloatArray | None:
+        """An input of the ball, and of its box, whose label is not proven to be that one; None: none is found."""
+        x = x.reshape(self.shape)
+        low, high = self.network.box.ends
+        values = self.graph.run({self.network.input: x})
+        if self.output not in values:
+            return None
+        if self._changes(x, x, label, 0.0):
+            return x
+        others = [int(j) for j in np.argsort(-values[self.output][0]) if j != label][:ATTACKS]
+        for other in others:
+            at = x
+            for step in range(PUSHES):
+                row = np.zeros((1, 1, self.classes))
+                row[0, 0, other], row[0, 0, label] = 1.0, -1.0
+                way = gradient(self.network, at, self.output, row)
+                length = float(np.linalg.norm(way))
+                if not length:
+                    break
+                reach = inside(radius) * (2.0 if step == 0 else 0.5)
+                away = at + reach / length * way - x
+                for _ in range(2):
+                    away = away * min(1.0, inside(radius) / max(float(np.linalg.norm(away)), 1e-300))
+                    away = np.clip(x + away, low, high) - x
+                at = x + away
+                if self._changes(x, at, label, radius):
+                    return at
+        return None
+
+    def _changes(self, x: FloatArray, at: FloatArray, label: int, radius: float) -> bool:
+        """Whether an input lies in the ball and has another label for sure."""
+        name = self.network.input
+        if not moved_up({name: x}, {name: at}) <= radius:
+            return False
+        found = dict(run_with_errors(self.graph, {name: at})).get(self.output)
+        if found is None:
+            return False
+        error = np.broadcast_to(np.asarray(found.error), found.value.shape)[0]
+        own = found.value[0, label] + error[label]
+        others = np.delete(found.value[0] - error, label)
+        return bool((others >= own).any())
+
+
+def gradient(network: Network, x: FloatArray, name: str, row: FloatArray) -> FloatArray:
+    """Of a row of a value at an input; 0 where an operator in between has no slope here."""
+    values = network.graph.run({network.input: x})
+    waiting = {name: row}
+    for node in reversed(network.graph.nodes):
+        c = waiting.pop(node.name, None)
+        if c is None or node.name not in network.moving:
+            continue
+        if node.name == network.input:
+            return np.asarray(c[0])
+        linear = network.linear.get(node.name)
+        parts: list[FloatArray] = []
+        if linear is not None:
+            parts = linear.adjoint(c)
+        elif isinstance(node.operator, Pointwise):
+            slopes = node.operator.slopes(*(values[node.inputs[0]],) * 2)
+            parts = [] if slopes is None else [c * np.nan_to_num((slopes[0] + slopes[1]) / 2)]
+        for each, part in zip(node.inputs if parts else (), parts, strict=True):
+            waiting[each] = waiting[each] + part if each in waiting else part
+    return np.zeros(network.shape)
+
+
+def executed(graph: Graph, execution: str, measure: Measure) -> Roundings:
+    """What a network rounds where it is executed.
+
+    Raises
+    ------
+    MethodError
+        If there is no such execution, or what an operator rounds is not known.
+    """
+    if execution not in EXECUTIONS:
+        raise MethodError(f"execution={execution!r}; expected None, {', '.join(map(repr, EXECUTIONS))}.")
+    steps = [step for of in (graph, prepared(graph)) for step in bounded(of, measure, Product()).nodes]
+    constants: dict[str, Upper] = {}
+    for step in steps:
+        if step.claim is not None and math.isfinite(step.claim.value):
+            constants[step.name] = least(step.claim, constants.get(step.name))
+    try:
+        return Roundings(graph, EXECUTIONS[execution], measure, constants)
+    except NoBoundError as error:
+        raise MethodError(f"execution={execution!r}: what the network rounds is not known. {error}") from error
+
+
+def local_radii(
+    graph: Graph,
+    inputs: NDArray[np.floating],
+    logits: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    known: Margins,
+    measure: Measure | None = None,
+    *,
+    tries: int = TRIES,
+    budget: float | None = None,
+) -> FloatArray:
+    """Radius of the ball around each sample in which the label cannot change, by linear bounds on that ball.
+
+    Parameters
+    ----------
+    graph : Graph
+        Of a classifier: one input and one output, of one sample.
+    inputs : array, shape (samples, ...)
+    logits : array, shape (samples, classes)
+        Taken as exact for the radii by constants, as for `Margins.radii`.
+    labels : array, shape (samples,)
+    known : Margins
+        Of the network, everywhere: no radius is smaller than theirs.
+    tries : int, default 8
+        Radii that are tried for each sample, by bisection.
+    budget : float, optional
+        Seconds that each of them may take; None: a fixed number of steps.
+
+    Returns
+    -------
+    array, shape (samples,)
+        Rounded down; 0 where the label is wrong.
+
+    Raises
+    ------
+    MethodError
+        If shapes do not fit.
+    """
+    of = Radii(graph, known, measure or Measure(), budget)
+    inputs = np.asarray(inputs, dtype=np.float64)
+    if len(inputs) != len(logits) or math.prod(inputs.shape[1:]) != math.prod(of.shape):
+        raise MethodError(f"inputs of shape {inputs.shape}; expected {len(logits)} samples of shape {of.shape[1:]}.")
+    found = known.proven(logits, labels)
+    for at, radius in enumerate(found):
+        if 0 < radius < math.inf:
+            found[at] = _largest(of, inputs[at].reshape(of.shape), int(labels[at]), radius, tries)
+    return np.array([float(radius) for radius in found])
+
+
+def _largest(of: Radii, x: FloatArray, label: int, least: Lower, tries: int) -> Lower:
+    """Bisection of logarithms, from the radius by constants to one that an attack reaches."""
+    low, high = math.log(least.value), math.log(least.value) + math.log(FURTHEST)
+    best = least
+    for _ in range(tries):
+        radius = math.exp((low + high) / 2)
+        proven = None if of.attacked(x, label, radius) is not None else of.proven(x, label, radius)
+        if proven is None:
+            high = math.log(radius)
+        else:
+            best, low = greatest(best, proven), math.log(radius)
+    return best

@@ -1,0 +1,143 @@
+"""A framework's own layer in place of a kernel: the plugin of its arrays says kernel and geometry."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from specnorm import backends, registry
+from specnorm.errors import GeometryError, NoBackend
+from specnorm.methods import Method
+from specnorm.plugin import LayerKernel
+from specnorm.problem.spec import ConvSpec, Layer
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_HOLD = ("kernel", "weight")
+"""Attributes in which layers hold a kernel."""
+_RETURN_A_KERNEL = ("rescale", "clip", "gram_rescaling", "fold_batch_norm")
+
+
+def takes_layers(function: Function) -> Function:
+    """Let a function of a kernel, and of geometry by keyword, take a framework's layer in the kernel's place.
+
+    A keyword that is given and contradicts the layer is refused; one that is not given is the layer's.
+    """
+    code: Any = function.__code__
+    by_place: tuple[str, ...] = code.co_varnames[: code.co_argcount]
+
+    def front_door(*args: Any, **keywords: Any) -> Any:
+        if len(args) > len(by_place):
+            _refuse_positions(function.__name__, by_place, args)
+        if args and not backends.is_array(args[0]):
+            given = {**dict(zip(by_place, args, strict=False)), **keywords}
+            return function(**_opened(function.__name__, by_place, given))
+        return function(*args, **keywords)
+
+    # As functools.wraps, which makes as many calls at import as a module of its own.
+    front_door.__wrapped__ = function  # type: ignore[attr-defined]
+    front_door.__name__, front_door.__qualname__ = function.__name__, function.__qualname__
+    front_door.__module__, front_door.__doc__ = function.__module__, function.__doc__
+    front_door.__annotations__ = function.__annotations__
+    return front_door  # type: ignore[return-value]
+
+
+def _refuse_positions(name: str, by_place: tuple[str, ...], args: tuple[Any, ...]) -> None:
+    if any(isinstance(x, Method) for x in args):
+        raise TypeError(f"{name} takes no method. specnorm.measure(kernel, method) runs one.")
+    raise TypeError(
+        f"{name} takes {' and '.join(by_place)} by position alone: give everything else by keyword, such as "
+        "input_shape=32."
+    )
+
+
+def _opened(name: str, by_place: tuple[str, ...], given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments with a layer's kernel in its place, and its geometry."""
+    x = given.pop(by_place[0])
+    kernel, told, as_stored = layer_kernel(x, given.get("input_shape"), name)
+    kind = type(x).__name__
+    if name in _RETURN_A_KERNEL and not as_stored:
+        raise GeometryError(
+            f"{name} returns a kernel, and {kind} stores its own in an order of axes that specnorm has no name for. "
+            "Give the kernel in torch's order, with its geometry."
+        )
+    spec = ConvSpec.of(kernel.shape, **told)
+    for word in Layer.__annotations__.keys() & given.keys():
+        other = ConvSpec.of(kernel.shape, **{**told, word: given[word]})
+        if other != spec and (spec.ndim or word != "padding_mode"):
+            raise GeometryError(
+                f"{word}={given[word]!r} contradicts the layer: this {kind} has {word}="
+                f"{told.get(word, getattr(spec, word))!r}. Leave it out; or give the kernel with the geometry you mean."
+            )
+    return {by_place[0]: kernel, **told, **given}
+
+
+def layer_kernel(x: Any, input_shape: Any = None, name: str = "specnorm") -> LayerKernel:
+    """Kernel and geometry of a framework's own layer, by the plugin of its arrays; Keras's hold those of any library.
+
+    Parameters
+    ----------
+    x : object
+    input_shape : int or sequence of int, optional
+        Spatial input sizes, where they decide the padding.
+    name : str
+        What was called, for the message.
+
+    Raises
+    ------
+    NoBackend
+        If it is no layer that a plugin knows.
+    GeometryError
+        If its geometry has no words here.
+    """
+    from specnorm.keras_layers import keras_layer  # for few
+
+    found = keras_layer(x, input_shape)
+    if found is not None:
+        return found
+    for cls in dict.fromkeys((type(x), *map(type, _held(x)))):
+        root = registry.owner_of(cls)
+        found = None if root is None else backends.load(root).layer(x, input_shape)
+        if found is not None:
+            return found
+    raise _refusal(x, name)
+
+
+def _held(x: Any) -> Iterator[Any]:
+    """Arrays that an object may have as its kernel, and what frameworks wrap them in."""
+    for word in _HOLD:
+        held = getattr(x, word, None)
+        inside = getattr(held, "get_value", None)  # Flax's; its `value` warns
+        yield inside() if callable(inside) else getattr(held, "value", held)
+
+
+def _refusal(x: Any, name: str) -> NoBackend:
+    """What to call for what is neither an array nor a layer."""
+    kind = type(x).__name__
+    if isinstance(x, Method):
+        return NoBackend(f"{name} takes the kernel first, got the method {kind}(): specnorm.measure(kernel, {kind}()).")
+    if isinstance(x, (str, bytes, os.PathLike)):
+        return NoBackend(
+            f"{name} takes one layer's kernel, got the {kind} {x!r}. specnorm.audit reads a model's file and measures "
+            "each of its layers."
+        )
+    if isinstance(x, Mapping) or (isinstance(x, (list, tuple)) and any(map(_is_a_part, x))):
+        return NoBackend(
+            f"{name} takes one layer's kernel, got a {kind} of {len(x)}. specnorm.audit measures each layer of a state "
+            "dict, or of a tree of arrays."
+        )
+    if callable(x) and not isinstance(x, type):
+        return NoBackend(
+            f"{kind} is no array, and no convolution or linear layer whose kernel and geometry are read. Give its "
+            "kernel with the geometry by keyword. For a whole model there is specnorm.audit, of its arrays or its "
+            "file, and what its plugin has, such as specnorm_torch.audit_module."
+        )
+    try:
+        backends.backend_for(x)
+    except NoBackend as error:
+        return error
+    return NoBackend(f"{kind} is no array.")
+
+
+def _is_a_part(x: Any) -> bool:
+    return isinstance(x, Mapping) or backends.is_array(x)

@@ -1,0 +1,246 @@
+"""A framework's own layer in place of a kernel: measured is what the layer computes, as its outputs say."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import specnorm
+
+SIZE = 5
+Layer = Callable[..., Any]
+
+
+def matrix_norm_of(run: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...]) -> float:
+    """Norm of the affine map ``run`` of a batch of inputs of one shape, from its values on a basis."""
+    count = int(np.prod(shape))
+    basis = np.concatenate([np.zeros((1, count)), np.eye(count)]).reshape(-1, *shape).astype(np.float32)
+    out = np.asarray(run(basis), dtype=np.float64).reshape(count + 1, -1)
+    return float(np.linalg.norm(out[1:] - out[0], 2))
+
+
+def check(layer: Any, truth: float, **size: Any) -> None:
+    """The layer is enclosed at its size, with nothing said but the size."""
+    found = specnorm.enclose(layer, rtol=1e-3, **size)
+    lower, upper = (float(np.asarray(specnorm.backends.backend_for(x).to_numpy(x))) for x in (found.lower, found.upper))
+    assert lower * (1 - 1e-5) <= truth <= upper * (1 + 1e-5), (lower, truth, upper)
+    assert upper < 1.02 * lower
+
+
+TORCH: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
+    "plain": ("Conv2d", (2, 3, 3), {}),
+    "strided": ("Conv2d", (2, 4, 3), {"stride": 2, "padding": (1, 0), "groups": 2}),
+    "dilated same": ("Conv1d", (2, 3, 3), {"dilation": 2, "padding": "same"}),
+    "circular": ("Conv2d", (2, 3, 3), {"padding": 1, "padding_mode": "circular"}),
+    "reflect": ("Conv1d", (2, 3, 3), {"padding": 1, "padding_mode": "reflect"}),
+    "transposed": ("ConvTranspose2d", (2, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1}),
+    "linear": ("Linear", (6, 4), {}),
+}
+
+
+@pytest.mark.usefixtures("seeded_torch")
+@pytest.mark.parametrize("name", TORCH)
+def test_torch_layers(name: str) -> None:
+    torch: Any = pytest.importorskip("torch")
+    kind, args, options = TORCH[name]
+    layer = getattr(torch.nn, kind)(*args, **options)
+    spatial = 0 if kind == "Linear" else int(kind[-2])
+    shape = (args[0], *(SIZE,) * spatial)
+    truth = matrix_norm_of(lambda x: layer(torch.from_numpy(x)).detach().numpy(), shape)
+    check(layer, truth, **({"input_shape": SIZE} if spatial else {}))
+
+
+@pytest.mark.usefixtures("seeded_torch")
+def test_torch_parametrised_layers_have_their_gradient() -> None:
+    torch: Any = pytest.importorskip("torch")
+    layer = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv1d(2, 3, 3, stride=2))
+    value = specnorm.grid_bound(layer)
+    value.backward()
+    assert layer.parametrizations.weight.original0.grad is not None
+    assert float(value.detach()) == float(
+        specnorm.grid_bound(layer.weight.detach(), stride=2, padding=0, padding_mode="zeros")
+    )
+
+
+EVERY: dict[str, Layer] = {
+    "tn_bound": specnorm.tn_bound,
+    "f4_bound": specnorm.f4_bound,
+    "unfolding_bounds": specnorm.unfolding_bounds,
+    "gram_bound": specnorm.gram_bound,
+    "grid_bound": specnorm.grid_bound,
+    "completion_bound": specnorm.completion_bound,
+    "complete": lambda x, **geometry: specnorm.complete(x, **geometry).bound,
+    "conv_norm": specnorm.conv_norm,
+    "power_norm": lambda x, **geometry: specnorm.power_norm(x, 6, **geometry),
+    "singular_values": lambda x, **geometry: specnorm.singular_values(x, 6, k=2, **geometry),
+    "reshaped_norm": specnorm.reshaped_norm,
+    "enclose": lambda x, **geometry: specnorm.enclose(x, **geometry).upper,
+    "certify": lambda x, **geometry: specnorm.certify(x, 1.0, **geometry),
+    "measure": lambda x, **geometry: specnorm.measure(x, specnorm.Gram(), **geometry).value,
+    "compare": lambda x, **geometry: specnorm.compare(x, **geometry)["f4"].value,
+    "value_and_grad": lambda x, **geometry: specnorm.value_and_grad(x, specnorm.FantasticFour(), **geometry)[0],
+    "rescale": specnorm.rescale,
+    "clip": specnorm.clip,
+    "gram_rescaling": specnorm.gram_rescaling,
+    "track": lambda x, **geometry: specnorm.track(
+        x, specnorm.Gram(), specnorm.init_tracking(x, specnorm.Gram(), **geometry), **geometry
+    )[0],
+}
+
+
+@pytest.mark.usefixtures("seeded_torch")
+@pytest.mark.parametrize("name", EVERY)
+def test_every_function_takes_a_layer(name: str) -> None:
+    torch: Any = pytest.importorskip("torch")
+    layer = torch.nn.Conv2d(2, 4, 3, stride=2, groups=2, bias=False)
+    geometry = {"stride": 2, "groups": 2, "padding": 0, "padding_mode": "zeros"}
+    assert bool(np.all(np.asarray(EVERY[name](layer) == EVERY[name](layer.weight, **geometry))))
+
+
+@pytest.mark.parametrize(
+    ("said", "has"),
+    [
+        ({"stride": 1}, r"stride=1 contradicts the layer: this Conv2d has stride=\(2, 2\)"),
+        ({"groups": 1}, "groups=1 contradicts"),
+        ({"padding": "same"}, "padding='same' contradicts"),
+        ({"padding_mode": "circular"}, "padding_mode='circular' contradicts .*'zeros'"),
+        ({"transposed": True}, "transposed=True contradicts"),
+    ],
+)
+def test_a_keyword_that_contradicts_the_layer_is_refused(said: dict[str, Any], has: str) -> None:
+    torch: Any = pytest.importorskip("torch")
+    layer = torch.nn.Conv2d(4, 4, 3, stride=2, groups=2)
+    with pytest.raises(specnorm.GeometryError, match=has):
+        specnorm.enclose(layer, **said)
+    assert specnorm.certify(
+        layer, 100.0, stride=2, groups=2, padding=[(0, 0), (0, 0)], layout="OIHW"
+    )  # the same, in words
+
+
+def test_what_is_no_layer_names_what_to_call() -> None:
+    torch: Any = pytest.importorskip("torch")
+    layer = torch.nn.Conv1d(2, 2, 3)
+    many: Any
+    for many in (layer.state_dict(), [layer.weight], {"block": {"kernel": layer.weight}}, "model.pt", Path("m.onnx")):
+        with pytest.raises(specnorm.NoBackend, match=r"enclose takes one layer's kernel, got .*specnorm\.audit"):
+            specnorm.enclose(many)
+    with pytest.raises(specnorm.NoBackend, match=r"Sequential is no array.*audit_module"):
+        specnorm.tn_bound(torch.nn.Sequential(layer))
+
+    class Mine(torch.nn.Conv1d):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            return 2 * super().forward(x)
+
+    with pytest.raises(specnorm.GeometryError, match="Mine has a forward of its own"):
+        specnorm.enclose(Mine(2, 2, 3))
+
+
+# -- Flax and Equinox ----------------------------------------------------------------------------------------------
+FLAX: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
+    "same": ("Conv", (2, 3, (3, 3)), {}),
+    "strided same": ("Conv", (2, 3, (3, 3)), {"strides": 2}),
+    "valid, groups": ("Conv", (2, 4, (3,)), {"padding": "VALID", "feature_group_count": 2, "kernel_dilation": 2}),
+    "pairs": ("Conv", (2, 3, (3, 2)), {"padding": ((1, 0), (2, 1))}),
+    "circular": ("Conv", (2, 3, (4, 3)), {"padding": "CIRCULAR"}),
+    "reflect": ("Conv", (2, 3, (3,)), {"padding": "REFLECT"}),
+    "causal": ("Conv", (2, 3, (3,)), {"padding": "CAUSAL"}),
+    "transposed": ("ConvTranspose", (2, 3, (3, 4)), {"strides": 2}),
+    "transposed valid": ("ConvTranspose", (2, 3, (2,)), {"strides": 3, "padding": "VALID"}),
+    "transposed pairs": ("ConvTranspose", (2, 3, (4,)), {"strides": 2, "padding": ((1, 2),)}),
+    "transposed kernel": ("ConvTranspose", (2, 3, (4,)), {"strides": 2, "transpose_kernel": True}),
+    "linear": ("Linear", (6, 4), {}),
+}
+
+
+@pytest.mark.parametrize("name", FLAX)
+def test_flax_layers(name: str) -> None:
+    nnx: Any = pytest.importorskip("flax.nnx")
+    kind, args, options = FLAX[name]
+    layer = getattr(nnx, kind)(*args, **options, rngs=nnx.Rngs(0))
+    spatial = 0 if kind == "Linear" else len(args[2])
+    truth = matrix_norm_of(lambda x: np.asarray(layer(x)), (*(SIZE,) * spatial, args[0]))
+    check(layer, truth, **({"input_shape": SIZE} if spatial else {}))
+
+
+EQUINOX: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
+    "plain": ("Conv2d", (2, 3, 3), {}),
+    "strided same": ("Conv1d", (2, 3, 3), {"stride": 2, "padding": "SAME"}),
+    "same, lower": ("Conv1d", (2, 3, 4), {"padding": "SAME_LOWER"}),
+    "groups": ("Conv2d", (2, 4, 3), {"groups": 2, "padding": ((1, 0), (2, 2)), "dilation": (1, 2)}),
+    "circular": ("Conv1d", (2, 3, 3), {"padding": 1, "padding_mode": "CIRCULAR"}),
+    "replicate": ("Conv1d", (2, 3, 3), {"padding": 1, "padding_mode": "REPLICATE"}),
+    "transposed": ("ConvTranspose2d", (2, 4, 3), {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2}),
+    "linear": ("Linear", (6, 4), {}),
+}
+
+
+@pytest.mark.parametrize("name", EQUINOX)
+def test_equinox_layers(name: str) -> None:
+    eqx: Any = pytest.importorskip("equinox")
+    jax: Any = pytest.importorskip("jax")
+    kind, args, options = EQUINOX[name]
+    layer = getattr(eqx.nn, kind)(*args, **options, key=jax.random.key(0), dtype=np.float32)
+    spatial = 0 if kind == "Linear" else int(kind[-2])
+    truth = matrix_norm_of(lambda x: np.asarray(jax.vmap(layer)(x)), (args[0], *(SIZE,) * spatial))
+    check(layer, truth, **({"input_shape": SIZE} if spatial else {}))
+
+
+def test_a_kernel_in_another_order_is_not_returned() -> None:
+    nnx: Any = pytest.importorskip("flax.nnx")
+    with pytest.raises(specnorm.GeometryError, match="rescale returns a kernel, and ConvTranspose"):
+        specnorm.rescale(nnx.ConvTranspose(2, 3, (3,), rngs=nnx.Rngs(0)))
+    rescaled = specnorm.rescale(nnx.Conv(2, 3, (3,), rngs=nnx.Rngs(0)), 0.1)
+    assert rescaled.shape == (3, 2, 3)
+    assert specnorm.certify(rescaled, 0.1, layout="WIO", padding_mode="zeros")
+
+
+# -- Keras, which has one library a process ---------------------------------------------------------------------------
+KERAS = """
+import numpy as np, keras, specnorm
+from test_layers import check, matrix_norm_of
+keras.utils.set_random_seed(0)
+to_numpy = keras.ops.convert_to_numpy
+LAYERS = [
+    ("Conv2D", (3, 3), {"padding": "same", "strides": 2}, (5, 5, 2)),
+    ("Conv2D", (4, (2, 3)), {"groups": 2, "dilation_rate": (1, 2)}, (5, 5, 2)),
+    ("Conv1D", (3, 3), {"padding": "causal"}, (5, 2)),
+    ("Conv1DTranspose", (3, 3), {"strides": 2}, (5, 2)),
+    ("DepthwiseConv2D", (3,), {"depth_multiplier": 2, "padding": "same"}, (5, 5, 2)),
+    ("Dense", (4,), {}, (6,)),
+]
+# Of the libraries that compile or copy, one of each kind.
+for kind, args, options, shape in LAYERS if keras.backend.backend() == "numpy" else LAYERS[2::2]:
+    layer = getattr(keras.layers, kind)(*args, **options)
+    layer.build((None, *shape))
+    check(layer, matrix_norm_of(lambda x: to_numpy(layer(x)), shape), **({"input_shape": 5} if len(shape) > 1 else {}))
+    print(specnorm.measure(layer, specnorm.FantasticFour()).stats["backend"])
+for bad in (keras.layers.Dense(3), keras.layers.SeparableConv2D(3, 3)):
+    try:
+        specnorm.enclose(bad)
+    except (specnorm.GeometryError, specnorm.NoBackend) as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax"])
+def test_keras_layers_belong_to_the_plugin_of_their_arrays(library: str) -> None:
+    if not all(map(importlib.util.find_spec, ("keras", library))):
+        pytest.skip(f"keras or {library} is not installed")
+    done = subprocess.run(
+        [sys.executable, "-c", KERAS],
+        env={**os.environ, "KERAS_BACKEND": library, "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    *backends, unbuilt, separable = done.stdout.strip().splitlines()
+    assert backends == [library] * (6 if library == "numpy" else 2)
+    assert "Dense has no kernel yet" in unbuilt
+    assert "SeparableConv2D is no array, and no convolution" in separable
