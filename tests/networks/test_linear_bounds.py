@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assumptions import interval
 from mutants import Function, mutated
 from networks.local_networks import Chain, convolutional, dense
 from specnorm_networks import Graph, Layer, Node, within
@@ -308,10 +307,3 @@ def test_rounding_that_is_not_counted_is_noticed() -> None:
         pytest.raises(AssertionError),
     ):
         test_rounding_is_counted()
-
-
-def test_a_box_that_is_forgotten_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    wide = interval(np.full((1, 3), -9.0), np.full((1, 3), 9.0))
-    monkeypatch.setattr(Network, "box", property(lambda _: wide))
-    with pytest.raises(AssertionError):
-        test_a_linear_map_on_ball_and_box_is_exact()

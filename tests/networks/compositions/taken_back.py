@@ -82,11 +82,12 @@ def any_pieces(patch: pytest.MonkeyPatch) -> None:
 def one_radius(patch: pytest.MonkeyPatch) -> None:
     """An input's own range on a ball is that of radius 1."""
     from specnorm_networks.certified import ranges
+    from specnorm_networks.certified.regions import Ball
 
     real = ranges._of_input
 
     def of_input(name: str, region: Any) -> Any:
-        return real(name, replace(region, radius=1.0) if isinstance(region, ranges.Ball) else region)
+        return real(name, replace(region, radius=1.0) if isinstance(region, Ball) else region)
 
     patch.setattr(ranges, "_of_input", of_input)
 
