@@ -11,7 +11,6 @@ import pytest
 import specnorm
 
 torch: Any = pytest.importorskip("torch")
-import specnorm_networks  # noqa: E402 - after the skip where torch is missing
 import specnorm_torch  # noqa: E402 - after the skip where torch is missing
 
 nn = torch.nn
@@ -60,20 +59,6 @@ def test_state_that_moves_in_eval_is_put_back() -> None:
     assert float(model.calls) == 0
 
 
-def test_a_layer_that_is_called_by_keyword() -> None:
-    class Net(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 2, 3, stride=2)
-
-        def forward(self, x: Any) -> Any:
-            return self.conv(input=x)
-
-    row: Any = specnorm_torch.audit_module(Net(), (3, 9, 7)).layers[0]
-    assert row.reason is None
-    assert row.spec.input_shape == (9, 7)
-
-
 def test_what_is_skipped_is_counted_and_named() -> None:
     class Net(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -112,35 +97,6 @@ def test_layers_of_other_classes_are_rows_too() -> None:
     assert "quantised" in str(rows["1.weight"].reason)
     with pytest.raises(specnorm.MethodError, match="1 is quantised"):
         specnorm_torch.rescale_(quantised, 1.0)
-
-
-def test_inputs_that_do_not_fit() -> None:
-    with pytest.raises(specnorm.MethodError, match=r"does not run on an input of shape \(1, 4, 8, 8\)"):
-        specnorm_torch.audit_module(convolutions(), (4, 8, 8))
-    wrongs: tuple[Any, ...] = ("32", (3, 8.5, 8), None, True)
-    for wrong in wrongs:
-        with pytest.raises(specnorm.MethodError, match="input_shape="):
-            specnorm_torch.audit_module(convolutions(), wrong)
-    with pytest.raises(specnorm.MethodError, match="no convolution or linear layer"):
-        specnorm_torch.audit_module(nn.ReLU(), (3,))
-
-
-def test_layers_without_values() -> None:
-    meta = nn.Sequential(nn.Conv2d(3, 2, 3, device="meta"))
-    for call in (
-        lambda: specnorm_torch.audit_module(meta, (3, 8, 8)),
-        lambda: specnorm_torch.rescale_(meta, 1.0),
-        lambda: specnorm_torch.spectral_norm(meta[0]),
-        lambda: specnorm_networks.network_bound(meta, (3, 8, 8)),
-        lambda: specnorm.enclose(meta[0].weight),
-    ):
-        with pytest.raises(specnorm.SpecnormError, match="device 'meta'"):
-            call()
-    lazy = nn.Sequential(nn.LazyConv2d(2, 3))
-    for call in (lambda: specnorm_torch.audit_module(lazy, (3, 8, 8)), lambda: specnorm_torch.rescale_(lazy, 1.0)):
-        with pytest.raises(specnorm.GeometryError, match=r"0\.weight has no shape yet"):
-            call()
-    assert lazy[0].has_uninitialized_params(), "nothing was initialised"
 
 
 def test_geometry_of_a_subclass_is_not_believed() -> None:

@@ -126,32 +126,3 @@ def dual(function: Function, x: Any, direction: Any) -> Any:
 
 
 # -- kinds of tensors --------------------------------------------------------------------------------------------
-
-
-@every
-def test_inference_mode(name: str) -> None:
-    """Values are as ever; a gradient through a tensor that was made there raises, as torch does it."""
-    with torch.inference_mode():
-        x = kernel()
-        inside = FUNCTIONS[name](x)
-        inside_parameter = FUNCTIONS[name](kernel().requires_grad_())
-    assert x.is_inference()
-    assert torch.equal(inside, FUNCTIONS[name](kernel()))
-    assert torch.equal(inside_parameter, inside)
-    assert torch.equal(FUNCTIONS[name](x), inside), "a tensor made in inference mode, used outside"
-    assert torch.equal(FUNCTIONS[name](torch.nn.Parameter(kernel())).detach(), inside)
-
-
-def test_proven_bounds_of_a_parameter_are_read_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
-    """Of a value with a gradient torch warns, once a process unless told otherwise; `measure` keeps the gradient."""
-    kernel = torch.nn.Parameter(torch.ones(2, 2, 3))
-    always = torch.is_warn_always_enabled()
-    torch.set_warn_always(True)
-    try:
-        found = specnorm.enclose(kernel)
-        assert 0 < float(found.lower) <= float(found.upper)
-        assert specnorm.certify(specnorm.rescale(kernel, 1.0), 1.0)
-    finally:
-        torch.set_warn_always(always)
-    assert [str(warning.message) for warning in recwarn] == []
-    assert specnorm.measure(kernel, specnorm.Enclose()).value.requires_grad

@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from typing import Any
 
-import numpy as np
 import pytest
 
 import specnorm
 
 torch: Any = pytest.importorskip("torch")
-import specnorm_networks  # noqa: E402
 import specnorm_torch.certifying  # noqa: E402 - after the skip where torch is missing
-from specnorm_networks import Product  # noqa: E402
 
 nn = torch.nn
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
     pytest.mark.usefixtures("seeded_torch"),
 ]
-
-
-class Counting(torch.nn.Module):  # type: ignore[misc]
-    """A parametrisation that updates a buffer in ``eval()`` too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("calls", torch.zeros(()))
-
-    def forward(self, weight: Any) -> Any:
-        self.calls.add_(1)
-        return weight * 2
 
 
 def hooked() -> Any:
@@ -125,44 +109,6 @@ def test_baking_a_copy_leaves_the_model_alone() -> None:
     assert specnorm_torch.rescale_(twin, 0.5, bake=True) == ["0"]
     assert torch.linalg.matrix_norm(model[0].weight.detach(), 2) > 0.99
     assert model(x).shape == (2, 4)
-
-
-def test_a_network_is_bounded_as_it_is_baked() -> None:
-    """A parametrisation that moves in ``eval()`` cannot be exported; its copy can, and the model stays as it is."""
-    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
-    torch.nn.utils.parametrize.register_parametrization(model[0], "weight", Counting())
-    calls = float(model[0].parametrizations.weight[0].calls)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found: Any = specnorm_networks.network_bound(specnorm_torch.baked(model), (4,), method=Product())
-    assert float(model[0].parametrizations.weight[0].calls) == calls
-    product = 1.0
-    for layer in specnorm_torch.baked(model)[::2]:
-        product *= float(np.linalg.norm(layer.weight.detach().double().numpy(), 2))
-    assert product * (1 - 1e-6) <= found.upper <= product * (1 + 2e-3) ** 2
-
-
-MATRICES: dict[str, tuple[Any, str, dict[str, Any], str]] = {
-    "Embedding": (lambda: nn.Embedding(9, 5), "weight", {}, "weight"),
-    "LSTM": (lambda: nn.LSTM(4, 5), "weight_hh_l0", {}, "weight_hh_l0"),
-    "Bilinear": (lambda: nn.Bilinear(3, 4, 5), "weight", {}, "weight"),
-    "Bilinear, other rows": (lambda: nn.Bilinear(3, 4, 5), "weight", {"dim": 1}, "weight"),
-    "attention": (lambda: nn.MultiheadAttention(8, 2), "in_proj_weight", {}, "in_proj_weight"),
-}
-
-
-def test_kernels_of_other_modules_are_refused() -> None:
-    """A flattened kernel has another norm than the convolution that it may be of."""
-
-    class Own(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.randn(2, 2, 3, 3))
-
-    with pytest.raises(specnorm.GeometryError, match="Own is no layer that is read"):
-        specnorm_torch.spectral_norm(Own())
-    with pytest.raises(specnorm.GeometryError, match="bias is not the layer's kernel"):
-        specnorm_torch.spectral_norm(nn.Linear(2, 2), "bias")
 
 
 def test_a_hook_that_writes_the_weight_is_undone() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +39,6 @@ def broken(tmp_path: Path) -> Path:
     path = tmp_path / "broken.safetensors"
     path.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
     return path
-
-
-def _process(*arguments: str, code: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    start = ["-m", "specnorm"] if code is None else ["-c", code]
-    return subprocess.run(
-        [sys.executable, *start, *arguments],
-        capture_output=True, text=True, check=False, timeout=120, env={**os.environ, **environment},
-    )  # fmt: skip
 
 
 def _norms(model: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
@@ -87,58 +77,6 @@ def test_a_file_in_the_place_of_a_command_is_audited(
 
 
 # -- the file ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "start"), [("x.json", "{"), ("x.CSV", '"model"'), ("x.html", "<!DOCTYPE"), ("x.md", "## "), ("x.txt", "/")]
-)
-def test_the_suffix_of_the_output_says_the_format(
-    name: str, start: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.run(["audit", str(model), "-o", str(tmp_path / name)]) == 0
-    assert (tmp_path / name).read_text().startswith(start)
-    assert cli.run(["audit", str(model), "-o", str(tmp_path / name), "-f", "json"]) == 0
-    assert (tmp_path / name).read_text().startswith("{")
-    assert cli.run(["audit", str(model), "-o", str(tmp_path / "x.pdf")]) == 2
-    assert "--output: x.pdf ends in none of .txt, .json, .csv, .md, .html" in " ".join(capsys.readouterr().err.split())
-    assert cli.run(["certify", "a.onnx", "b.npz", "--radius", "1", "-o", str(tmp_path / "x.html")]) == 2
-    assert "ends in none of .txt, .json, .csv, .md, which say the format" in " ".join(capsys.readouterr().err.split())
-
-
-def test_standard_streams_in_the_place_of_files(model: Path, broken: Path) -> None:
-    def piped(path: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
-        with path.open("rb") as given:
-            return subprocess.run(
-                [sys.executable, "-m", "specnorm", "audit", "-", *words], stdin=given, capture_output=True, check=False
-            )
-
-    done = piped(model, "-o", "-", "-f", "json")
-    found = json.loads(done.stdout)
-    assert (done.returncode, found["model"], len(found["layers"])) == (0, "-", 3)
-    done = piped(broken)
-    assert done.returncode == 2
-    assert done.stderr.startswith(b"specnorm: standard input: its header claims")
-    assert b"standard input has more than twice 100 bytes" in piped(model, "--max-bytes", "100").stderr
-
-
-def test_output_is_left_alone_on_failure(
-    model: Path, broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "report.json"
-    path.write_text("old")
-    write = ["--format", "json", "--output", str(path)]
-    assert cli.run(["audit", str(broken), *write]) == 2
-    assert cli.run(["audit", str(model), "--layers", "nothing", *write]) == 2
-    assert cli.run(["audit", str(model), "--backend", "nothing", *write]) == 2
-
-    def fails(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fails)
-    assert cli.run(["audit", str(model), *write]) == 2
-    assert "No space left" in capsys.readouterr().err
-    assert path.read_text() == "old"
-    assert {p.name for p in tmp_path.iterdir()} == {"report.json", "model.npz", "broken.safetensors"}
 
 
 # -- pages and plots -----------------------------------------------------------------------------------------------
@@ -214,16 +152,6 @@ def test_a_crash_is_not_taken_for_a_failed_gate(
 
 
 # -- as a process --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("missing", ["click", "jinja2", "rich", "safetensors"])
-def test_without_its_dependencies_it_says_what_to_install(missing: str) -> None:
-    code = f"import sys; sys.modules[{missing!r}] = None\nfrom specnorm.__main__ import main\nmain()"
-    done = _process("audit", "x", code=code)
-    assert done.returncode == 2
-    assert (
-        done.stderr == f"specnorm: the command line needs {missing}: pip install '.[cli]' in a checkout of specnorm\n"
-    )
 
 
 # -- backends ------------------------------------------------------------------------------------------------------

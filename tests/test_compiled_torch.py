@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ import specnorm
 
 torch: Any = pytest.importorskip("torch")
 from torch_functions import (  # noqa: E402 - after the skip where torch is missing
-    BATCHED,
     FUNCTIONS,
     SHAPE,
     close,
@@ -21,7 +19,6 @@ from torch_functions import (  # noqa: E402 - after the skip where torch is miss
     kernel,
     normal,
     scalar,
-    wanted_at,
 )  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("fresh_torch")
@@ -35,16 +32,6 @@ def test_compiled_value_and_gradient(name: str) -> None:
     close(value.detach(), FUNCTIONS[name](kernel()), 1e-12)
     weighted = compiled(scalar(name))(k)
     close(torch.autograd.grad(weighted, k)[0], expected_gradient(name, k))
-
-
-@pytest.mark.parametrize("name", ["tn_bound", "singular_values", "power_norm", "matrix_norm"])
-@pytest.mark.nightly
-def test_compiled_transformations(name: str) -> None:
-    """Of one value, of several, of a layer at its size, of a stack: the operator is the same for every function."""
-    function, batch = scalar(name), normal(3, *SHAPE, seed=7)
-    wanted = wanted_at(name, batch)
-    close(compiled(torch.func.grad(function))(batch[0]), wanted[0])
-    close(compiled(torch.func.vmap(torch.func.grad(function)))(batch), wanted, BATCHED)
 
 
 def test_compiled_training_step() -> None:
@@ -74,28 +61,6 @@ def test_default_compiler_smoke() -> None:
     value = compiled(lambda x: scalar("f4_bound")(x) ** 2, "inductor")(k)
     (found,) = torch.autograd.grad(value, k)
     close(found, 2 * scalar("f4_bound")(kernel()) * expected_gradient("f4_bound", kernel()))
-
-
-@pytest.mark.parametrize("name", ["f4_bound", "tn_bound", "singular_values"])
-def test_compiled_second_derivatives_raise(name: str) -> None:
-    function, x = scalar(name), kernel()
-    func = torch.func
-
-    def twice() -> Any:
-        k = x.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(compiled(function)(k) ** 2, k, create_graph=True)
-        return torch.autograd.grad(gradient.square().sum() + k.pow(3).sum(), k)
-
-    ways: dict[str, Callable[[], Any]] = {
-        "grad of grad": lambda: compiled(func.grad(lambda k: func.grad(function)(k).square().sum()))(x),
-        "hessian": lambda: compiled(func.hessian(function))(x),
-        "jacrev of jacrev": lambda: compiled(func.jacrev(func.jacrev(function)))(x),
-        "double backward of a compiled function": twice,
-    }
-    for way, ask in ways.items():
-        torch._dynamo.reset()
-        with pytest.raises((RuntimeError, NotImplementedError)):
-            pytest.fail(f"{way} of {name} gives {ask()}")
 
 
 @pytest.mark.parametrize("need", ["value", "residuals", "jacobian"])

@@ -46,7 +46,6 @@ MATRIX_FUNCTIONS: dict[str, Call] = {
 """Every public function of a stack of matrices."""
 
 everywhere = pytest.mark.parametrize("name", FUNCTIONS)
-every_matrix = pytest.mark.parametrize("name", MATRIX_FUNCTIONS)
 
 
 def ones(*shape: int, dtype: str = "float32") -> np.ndarray:
@@ -97,18 +96,8 @@ def test_non_finite(xp: Lib, name: str, value: str) -> None:
     refused(KernelError, words, FUNCTIONS[name], xp.asarray(kernel))
 
 
-@every_matrix
-def test_wrong_matrices(xp: Lib, name: str) -> None:
-    function = MATRIX_FUNCTIONS[name]
-    for shape in ((), (3,)):
-        refused(MethodError, f"array of shape {shape} is no matrix|(..., m, n)", function, xp.asarray(ones(*shape)))
-    refused(KernelError, "empty axis", function, xp.asarray(ones(4, 0, 2)))
-    refused(KernelError, "has dtype complex64", function, xp.asarray(ones(2, 2, dtype="complex64")))
-    refused(KernelError, "has dtype int32", function, xp.asarray(ones(2, 2, dtype="int32")))
-
-
 @everywhere
-@pytest.mark.parametrize("kernel", [[[1.0]], 1.0, None, "weight"], ids=repr)
+@pytest.mark.parametrize("kernel", [[[1.0]], 1.0, None], ids=repr)
 def test_no_array_at_all(name: str, kernel: object) -> None:
     with pytest.raises(specnorm.NoBackend, match=r"is not an array\. Pass an array of one of these libraries"):
         FUNCTIONS[name](kernel)
@@ -189,13 +178,6 @@ def test_padding_that_a_function_does_not_serve(xp: Lib, name: str, mode: str) -
 # -- the method --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rtol", [0.0, 1.0, -1e-3, 2.0, float("nan")], ids=repr)
-def test_tolerance_out_of_range(xp: Lib, rtol: float) -> None:
-    words = f"rtol={rtol!r} is not between 0 and 1"
-    for function in (specnorm.conv_norm, specnorm.enclose):
-        refused(MethodError, words, function, xp.asarray(ones(2, 2, 3)), 6, rtol=rtol)
-
-
 @pytest.mark.parametrize("method", ["tn", specnorm.TensorNorm, None, 3], ids=["name", "class", "None", "number"])
 def test_what_is_no_method(xp: Lib, method: Any) -> None:
     """The name and the class are the likely slips: both are told what to write."""
@@ -206,22 +188,7 @@ def test_what_is_no_method(xp: Lib, method: Any) -> None:
         assert "is not a method. Give a value such as specnorm.TensorNorm()" in str(caught.value)
 
 
-def test_several_values_have_no_gradient(xp: Lib) -> None:
-    words = "Unfoldings() has several values; value_and_grad needs one|FantasticFour()"
-    refused(MethodError, words, specnorm.value_and_grad, xp.asarray(ones(2, 2, 3)), specnorm.Unfoldings())
-
-
 # -- half precision ----------------------------------------------------------------------------------------------
-HALVES = ("float16", "bfloat16")
-
-
-def halved(lib: Lib, kernel: np.ndarray, dtype: str) -> Any:
-    """The kernel rounded to half precision, in a library that has it; None where it has not."""
-    if lib.name == "torch":
-        return lib.asarray(kernel).to(getattr(lib.xp, dtype))
-    if not hasattr(lib.xp, dtype):
-        return None
-    return lib.xp.astype(lib.asarray(kernel), getattr(lib.xp, dtype))
 
 
 # -- names -------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -69,25 +68,3 @@ def test_gradients_by_finite_differences() -> None:
 
         expected = finite_difference_gradient(along, arguments[j], direction)
         assert abs(float(np.sum(leaf.grad.numpy() * direction)) - expected) < 1e-5
-
-
-def test_under_jit() -> None:
-    """Values are not known there: nothing is refused, nothing breaks."""
-    jax = pytest.importorskip("jax")
-    kernel, variance = Recipe((4, 3, 3), dtype="float32", seed=1).kernel, np.ones(4, dtype="float32")
-    fold = jax.jit(lambda k, v: specnorm.fold_batch_norm(k, None, v, 0.0))
-    folded = fold(jax.numpy.asarray(kernel), jax.numpy.asarray(variance))
-    np.testing.assert_allclose(np.asarray(folded), kernel, rtol=1e-6)
-    assert math.isnan(float(fold(jax.numpy.asarray(kernel), -jax.numpy.asarray(variance))[0, 0, 0]))
-
-
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "as many as inputs": ({"gamma": np.ones(3)}, r"gamma has shape \(3,\); expected \(4,\).*output channel"),
-    "a matrix": ({"running_var": np.ones((4, 1))}, r"running_var has shape \(4, 1\)"),
-    "negative": ({"running_var": np.asarray([1.0, 1.0, -1e-9, 1.0])}, "below 0.*variances"),
-    "zero": ({"running_var": np.zeros(4), "eps": 0.0}, "0 with eps=0"),
-    "not finite": ({"gamma": np.asarray([1.0, np.nan, 1.0, 1.0])}, "gamma holds non-finite"),
-    "integers": ({"gamma": np.ones(4, dtype=int)}, "gamma has dtype int"),
-    "negative eps": ({"eps": -1e-5}, "eps=-1e-05 is no finite number"),
-    "text": ({"eps": "1e-5"}, "eps='1e-5' is no finite number"),
-}

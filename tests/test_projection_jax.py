@@ -19,7 +19,6 @@ from jax_training import (  # noqa: E402 - after the skip where JAX is missing
     normal,
     optional,
     parameters,
-    stack,
     training,
     uppers,
 )  # fmt: skip
@@ -72,26 +71,6 @@ def test_the_projection_keeps_the_norms_at_the_bound(method: Any, bound: float) 
     # A constraint that is active: what a layer is below it, the method's value is above the norm.
     assert min(norms[-1][name] for name in NAMES[:2]) > 0.6 * bound
     assert certified(training.rescale(tree, bound), bound)
-
-
-def test_the_projection_under_vmap_and_scan() -> None:
-    """An ensemble of two, trained in one compiled loop."""
-    optax = optional("optax")
-    chain = optax.chain(optax.sgd(0.1), training.project_spectral_norm(1.0, method=F4))
-    trees = stack([parameters(0), parameters(10)])
-
-    def run(tree: Any) -> Any:
-        def body(carry: Any, _: Any) -> Any:
-            tree, state = carry
-            updates, state = chain.update(jax.tree_util.tree_map(lambda x: -x, tree), state, tree)
-            return (optax.apply_updates(tree, updates), state), None
-
-        return jax.lax.scan(body, (tree, chain.init(tree)), length=10)[0][0]
-
-    found = jax.jit(jax.vmap(run))(trees)
-    for j in range(2):
-        member = jax.tree_util.tree_map(lambda x, j=j: x[j], found)
-        assert 0.6 < max(uppers(member).values()) < 1.1
 
 
 # -- Flax and Equinox --------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from unknown_geometry import table
 import specnorm
 
 CLI = Path(__file__).parent.parent / "docs" / "cli.md"
-RESNET20 = Path(__file__).parent.parent / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
 
 
 def dense(model: str) -> list[tuple[str, NDArray[np.float32]]]:

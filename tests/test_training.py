@@ -86,20 +86,6 @@ def test_steps_rise_to_the_norm_from_anywhere(name: str) -> None:
     assert values[-1] == pytest.approx(expected, rel=1e-3)
 
 
-@every
-def test_zero_kernel_and_life_after_it(name: str) -> None:
-    """A layer initialised to zero has the value 0, and is followed once it moves."""
-    method, geometry = METHODS[name]
-    zero, kernel = np.zeros((4, 3, 3, 2)), normal(4, 3, 3, 2)
-    state = specnorm.init_tracking(zero, method, **geometry)
-    for _ in range(3):
-        value, state = specnorm.track(zero, method, state, **geometry)
-        assert float(value) == 0
-    for _ in range(400):
-        value, state = specnorm.track(kernel, method, state, **geometry)
-    assert float(value) == pytest.approx(float(specnorm.measure(kernel, method, **geometry).value), rel=1e-3)
-
-
 @pytest.mark.parametrize("name", ["tn", "f4", "power"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -156,25 +142,3 @@ def test_a_step_needs_the_memory_of_three_kernels() -> None:
     tracemalloc.stop()
     assert peak < 3 * kernel.nbytes
     assert sum(x.nbytes for x in state.values()) < 0.1 * kernel.nbytes
-
-
-def test_refusals() -> None:
-    kernel = normal(4, 3, 3, 2)
-    state = specnorm.init_tracking(kernel, TN)
-    for method in (specnorm.Grid(), specnorm.Reshaped(), TensorNorm(certified=True)):
-        with pytest.raises(specnorm.MethodError):
-            specnorm.init_tracking(kernel, method)
-    with pytest.raises(specnorm.MethodError, match="the state holds"):
-        specnorm.track(kernel, specnorm.FantasticFour(), state)
-    with pytest.raises(specnorm.MethodError, match="the state holds"):
-        specnorm.track(normal(4, 5, 3, 2), TN, state)
-    with pytest.raises(specnorm.MethodError, match=r"holds \{'vectors'.* keeps \{'iterates'"):
-        specnorm.track(kernel, TN, {"vectors": state["iterates"]})
-    with pytest.raises(specnorm.MethodError, match="sweeps"):
-        specnorm.track(kernel, TN, state, sweeps=-1)
-    with pytest.raises(specnorm.MethodError, match="2 kernels"):
-        specnorm.track_many([kernel, kernel], TN, [state])
-    with pytest.raises(specnorm.GeometryError, match="input_shape"):
-        specnorm.init_tracking(kernel, specnorm.Power())
-    with pytest.raises(specnorm.MethodError, match="not a method"):
-        specnorm.init_tracking(kernel, "tn")  # type: ignore[arg-type]

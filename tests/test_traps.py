@@ -9,13 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from checks import assert_exact, assert_valid
-from libraries import Lib
 from numpy.typing import NDArray
 from oracle import (
-    all_singular_values,
     dense_matrix,
     dense_norm,
-    finite_difference_gradient,
     sigma_star,
     tensor_norm_best,
 )
@@ -23,7 +20,7 @@ from real_weights import real_kernel
 from strategies import Recipe
 
 import specnorm
-from specnorm import ExactFFT, FantasticFour, Gram, Grid, SpecnormError, TensorNorm
+from specnorm import SpecnormError, TensorNorm
 
 UPPER: dict[str, Callable[[NDArray[Any]], Any]] = {
     "f4": specnorm.f4_bound,
@@ -31,10 +28,6 @@ UPPER: dict[str, Callable[[NDArray[Any]], Any]] = {
     "unfoldings": lambda k: np.min(specnorm.unfolding_bounds(k)),
 }
 """Proven upper bounds of the supremum."""
-
-DIFFERENCE = np.array([[[1.0, -1.0]]])
-LAPLACIAN = np.array([[[[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]]])
-SOBEL = np.array([[[[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]]]])
 
 
 @pytest.mark.parametrize(
@@ -54,7 +47,7 @@ def test_unconverged_power_iteration_sold_as_an_upper_bound() -> None:
     for seed in range(10):
         matrix = Recipe((24, 30), seed=seed).kernel
         truth = sigma_star(matrix)
-        few = float(specnorm.power_iteration(matrix, 3))
+        few = float(specnorm.power_iteration(matrix, n_iter=3))
         assert few < truth.lo
         for bound in UPPER.values():
             assert_valid(bound(matrix[:, :, None, None]), "upper", truth)
@@ -72,25 +65,6 @@ def test_a_torus_norm_is_not_the_layers_norm() -> None:
         specnorm.measure(kernel, specnorm.ExactFFT(), input_shape=3, padding_mode="zeros")
     own = dense_norm(kernel, 3, padding_mode="zeros")
     assert own.lo * (1 - 1e-6) <= float(specnorm.conv_norm(kernel, 3, padding_mode="zeros")) <= own.hi
-
-
-@pytest.mark.parametrize("stencil", [DIFFERENCE, LAPLACIAN, SOBEL], ids=["difference", "Laplacian", "Sobel"])
-@pytest.mark.widths
-def test_symbol_zero_at_a_frequency(xp: Lib, stencil: NDArray[np.float64]) -> None:
-    """Rescaled Gram iteration divides zero by zero there; value and gradient must stay finite."""
-    if xp.compiles and stencil is not DIFFERENCE:
-        pytest.skip("compiled for one axis alone; it is the same code for two")
-    kernel = stencil.astype(xp.dtypes[-1])
-    size = (4,) * (kernel.ndim - 2)
-    truth = dense_norm(kernel, size)
-    for method in (Gram(n_iter=12), ExactFFT(), Gram())[: 2 if xp.compiles else 3]:
-        value, gradient = specnorm.value_and_grad(xp.asarray(kernel), method, input_shape=size)
-        assert truth.lo * (1 - 1e-5) <= xp.number(value) <= truth.hi * 1.001
-        assert np.isfinite(xp.to_numpy(gradient)).all()
-    for other in (FantasticFour(), Grid(), TensorNorm())[: 1 if xp.compiles else 3]:
-        value, gradient = specnorm.value_and_grad(xp.asarray(kernel), other)
-        assert xp.number(value) >= truth.lo * (1 - 1e-5)
-        assert np.isfinite(xp.to_numpy(gradient)).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -141,9 +115,9 @@ def test_frequency_grid_that_counts_a_point_twice() -> None:
     for seed in range(5):
         kernel = Recipe((2, 2, 4), seed=seed).kernel
         for n in (4, 5, 6):
-            assert_valid(specnorm.grid_bound(kernel, n), "upper", sigma_star(kernel))
+            assert_valid(specnorm.grid_bound(kernel, n=n), "upper", sigma_star(kernel))
         with pytest.raises(specnorm.MethodError):
-            specnorm.grid_bound(kernel, 3)
+            specnorm.grid_bound(kernel, n=3)
 
 
 def test_stride_pads_each_axis_on_its_own() -> None:
@@ -211,21 +185,6 @@ def test_the_adjoint_of_a_transposed_layer(stride: int) -> None:
     assert_valid(specnorm.f4_bound(kernel, **options), "upper", dense_norm(kernel, 9, padding_mode="zeros", **options))
 
 
-def test_large_kernels_and_the_adjoint() -> None:
-    """Padding by 1 whatever the kernel (0.6 of the truth at 7x7), or an unflipped adjoint: the gradient would show."""
-    kernel = Recipe((2, 3, 7, 5), seed=5).kernel
-    assert_exact(specnorm.conv_norm(kernel, (8, 7)), dense_norm(kernel, (8, 7)), 1e-12)
-    for method in (ExactFFT(), Gram()):
-        _, gradient = specnorm.value_and_grad(kernel, method, input_shape=(8, 7))
-        direction = Recipe(kernel.shape, seed=6).kernel
-
-        def norm(k: NDArray[Any], method: specnorm.Method = method) -> float:
-            return float(specnorm.measure(k, method, input_shape=(8, 7)).value)
-
-        expected = finite_difference_gradient(norm, kernel, direction)
-        assert abs(float(np.sum(gradient * direction)) - expected) <= 1e-6 * abs(expected) + 1e-6
-
-
 def test_iterating_the_identity_plus_the_gram_matrix() -> None:
     """I + A*A hardly moves where A is small: half of the truth at a norm of 0.1."""
     kernel = 0.02 * Recipe((4, 4, 3), seed=5).kernel
@@ -237,21 +196,6 @@ def test_iterating_the_identity_plus_the_gram_matrix() -> None:
         v /= np.linalg.norm(v)
     assert np.linalg.norm(matrix @ v) < 0.7 * truth.lo
     assert float(specnorm.power_norm(kernel, 16, padding_mode="zeros", n_iter=30)) >= 0.999 * truth.lo
-
-
-def test_unfixed_sign_of_the_qr_factor() -> None:
-    """Read off as V* (I + A*A) V - I after a QR that turned a sign, a value becomes the root of sigma**2 + 2."""
-    sigma = 0.1
-    turned = np.sqrt(abs(-(1 + sigma**2) - 1))  # the diagonal of R with its sign, less the identity
-    assert abs(turned - np.sqrt(sigma**2 + 2)) < 1e-12
-    values = specnorm.measure(np.diag([sigma, -sigma / 2, 0.01]), specnorm.PowerTopK(k=3), input_shape=()).value
-    np.testing.assert_allclose(values, [sigma, sigma / 2, 0.01], rtol=1e-12)
-    for seed in range(5):
-        kernel = Recipe((3, 3, 3), seed=seed).kernel
-        exact = all_singular_values(kernel, 10, padding_mode="zeros")
-        method = specnorm.PowerTopK(k=3, seed=seed)
-        found = specnorm.measure(kernel, method, input_shape=10, padding_mode="zeros").value
-        np.testing.assert_allclose(found, exact[:3], rtol=1e-4)
 
 
 @pytest.mark.parametrize("size", [3, 8, 16, 32])

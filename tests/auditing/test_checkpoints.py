@@ -7,7 +7,7 @@ import datetime
 import io
 import pickle
 import zipfile
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -128,49 +128,10 @@ def test_archives_that_can_be_read_in_two_ways_are_refused(game: str, tmp_path: 
         assert not marker.exists()
 
 
-@pytest.mark.parametrize("shared", [("FloatStorage", 4), ("LongStorage", 2), ("FloatStorage", 3), ("DoubleStorage", 4)])
-@pytest.mark.parametrize("zipped", [True, False])
-def test_one_storage_has_one_type_and_one_length(shared: tuple[str, int], zipped: bool) -> None:
-    """Torch keeps the storage that it meets first: the second tensor would be read by the type of the first."""
-    kind, numel = shared
-    second = files.tensor(files.storage(numel, kind=kind), (2,), (1,))
-    first = files.tensor(files.storage(4), (2, 2), (2, 1))
-    pickled = files.state_dict({"w": first, "v": second})
-    if not zipped:
-        pickled = pickled.replace(b"tQ", b"NtQ")
-    content = files.checkpoint(pickled, {"0": bytes(64)}) if zipped else _legacy(pickled, bytes(16))
-    if shared == ("FloatStorage", 4):
-        _check(content)
-    else:
-        assert f"is used as 4 elements of FloatStorage and as {numel} of {kind}" in _refused(content)
-
-
 # -- files that torch wrote ------------------------------------------------------------------------------------------
 def _read(path: Path) -> dict[str, Any]:
     with open_model(str(path)) as model:
         return {tensor.name: tensor.load() for tensor in model.arrays}
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_every_wrapping_gives_the_same_tensors(tmp_path: Path, zipped: bool) -> None:
-    torch = pytest.importorskip("torch")
-    path = tmp_path / "model.safetensors"  # torch.load would look at the suffix
-    arrays = files.kernels()
-    state = OrderedDict((name, torch.from_numpy(array)) for name, array in arrays.items())
-    moments = {"state": {0: {"exp_avg": torch.ones(3, 3), "step": 5}}, "param_groups": [{"lr": 0.1, "params": [0, 1]}]}
-    for content in (
-        state,
-        dict(state),
-        {"state_dict": state, "epoch": 7, "best": 0.5, "args": None},
-        {"model": {"state_dict": state}, "optimizer": moments, "optimizer_G": moments},
-        {"model_state_dict": state, "lr_scheduler": {"last_epoch": 3}},
-    ):
-        torch.save(content, path, _use_new_zipfile_serialization=zipped)
-        got = _read(path)
-        assert got.keys() == arrays.keys()
-        for name, expected in arrays.items():
-            assert isinstance(got[name], np.ndarray)
-            assert_array_equal(got[name], expected)
 
 
 @pytest.mark.parametrize("how", [{}, {"_use_new_zipfile_serialization": False}, {"pickle_protocol": 4}])
@@ -216,18 +177,6 @@ def _changed(content: bytes, rng: np.random.Generator) -> bytes:
     """One byte of the pickles or of the numbers is another, or some are gone."""
     at, length = int(rng.integers(len(content))), int(rng.integers(0, 3))
     return content[:at] + (b"" if length else bytes([int(rng.integers(256))])) + content[at + max(length, 1) :]
-
-
-def test_numbers_that_are_damaged_are_refused() -> None:
-    """Or marked as a folder in the archive's directory, whose numbers torch does not read."""
-    marked = bytearray(files.checkpoint(GOOD, {"0": DATA}))
-    marked[marked.rindex(b"PK\1\2", 0, marked.rindex(b"archive/data/0")) + 38] |= 0x10
-    assert "marked as a folder" in _refused(bytes(marked))
-    (tensor,) = pytorch.read(
-        io.BytesIO(files.checkpoint(GOOD, {"0": DATA}).replace(DATA, DATA[::-1], 1)), "", LIMIT
-    ).arrays
-    with pytest.raises(ModelFileError, match="checksum"):
-        tensor.load()
 
 
 def _saved(torch: Any, content: object) -> bytes:

@@ -116,18 +116,6 @@ def test_it_is_refused_before_anything_is_measured(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_reports_and_pictures_are_replaced(tmp_path: Path) -> None:
-    """Of every format, and an empty file; the names of layers in a report make no index of it."""
-    arrays = {"weight_map": np.eye(2, dtype=np.float32), "\x1b\0.weight": np.eye(2, dtype=np.float32)}
-    model, path = files.save_safetensors(tmp_path / "model.safetensors", arrays), tmp_path / "x.svg"
-    path.touch()
-    for kind in ("json", "table", "markdown", "csv", "html", "json"):
-        assert cli.run(["audit", str(model), "--format", kind, "--output", str(path)]) == 0
-    if plots.installed():
-        for name in ("x.svg", "y.png", "y.png"):
-            assert cli.run(["audit", str(model), "--plot", str(tmp_path / name), "--output", str(tmp_path / "r")]) == 0
-
-
 # -- streams -------------------------------------------------------------------------------------------------------
 FULL, CLOSED = "/dev/full", "&-"
 STREAMS = {

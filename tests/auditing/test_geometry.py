@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import dense_norm, output_shape
 from specnorm_audit import audit
-from specnorm_audit.geometry import overrides, resolve
+from specnorm_audit.geometry import resolve
 from specnorm_audit.rows import Row
 from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
 from strategies import Layer, layers
 
 from auditing import files
-from specnorm.errors import GeometryError
-from specnorm.problem.spec import ConvSpec
 from specnorm.search import layer as layer_module
 from specnorm.search.layer_bounds import LayerTuning
 
@@ -70,33 +67,6 @@ def test_same_padding_gives_one_output_a_stride(k: int, s: int, r: int, n: int, 
 
 
 # -- who says what -------------------------------------------------------------------------------------------------
-def _resolved(stated: Mapping[str, Any], given: Any = None, **options: Any) -> tuple[ConvSpec, tuple[str, ...]]:
-    everything: dict[str, Any] = {"layout": None, "padding_mode": None, "input_shape": None} | options
-    return resolve("a.weight", (4, 4, 3, 3), stated, overrides(given), **everything)  # type: ignore[arg-type]
-
-
-def test_a_person_comes_before_the_file_and_the_last_word_counts() -> None:
-    given = {"*": {"stride": 3, "dilation": 2}, "a.*": {"stride": 2}, "b.*": {"groups": 2}}
-    spec, assumed = _resolved({"stride": 1, "padding": 0}, given)
-    assert (spec.stride, spec.dilation, spec.groups) == ((2, 2), (2, 2), 1)
-    assert spec.padding == ((0, 0), (0, 0))
-    assert [word.partition("=")[0] for word in assumed] == ["groups", "transposed", "layout", "padding_mode"]
-
-
-@pytest.mark.parametrize(
-    ("geometry", "words"),
-    [
-        ({"nothing.*": {"stride": 2}}, ["'nothing.*' matches no layer", "conv1.weight"]),
-        ({"conv1.weight": {"strides": 2}}, ["'strides'", "expected some of stride"]),
-        ({"conv1.weight": 2}, ["expected a mapping"]),
-        ([1], ["does not map"]),
-    ],
-)
-def test_a_geometry_that_makes_no_sense_is_refused(geometry: Any, words: list[str]) -> None:
-    with pytest.raises(GeometryError) as caught:
-        audit(files.kernels(), geometry=geometry)
-    for word in words:
-        assert word in str(caught.value)
 
 
 # -- what a file says ----------------------------------------------------------------------------------------------
@@ -128,28 +98,3 @@ def test_sizes_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
 
 # -- the command line ----------------------------------------------------------------------------------------------
-def _command_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    pytest.importorskip("click")
-    from specnorm_audit.cli import run
-
-    code = run(["audit", *arguments])
-    output = capsys.readouterr()
-    return code, output.out, output.err
-
-
-@pytest.mark.parametrize(
-    ("value", "word"),
-    [
-        ("{", "Expecting property name"),
-        ("nowhere.json", "cannot be read"),
-        ('{"*": {"strides": 2}}', "expected some of stride"),
-        ('{"*": {}, "*": {}}', "twice"),
-        ('{"nothing": {}}', "matches no layer"),
-        ('{"a":' * 100_000, "recursion"),
-    ],
-)
-def test_bad_geometry_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str], value: str, word: str) -> None:
-    model = str(files.save_npz(tmp_path / "model.npz", files.kernels()))
-    code, out, err = _command_line(capsys, model, "--geometry", value)
-    assert (code, out) == (2, "")
-    assert word in " ".join(err.replace("│", " ").split())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 pytest.importorskip("click")
 from onnx.reference import ReferenceEvaluator  # noqa: E402
-from specnorm_audit import cli  # noqa: E402
 
 import specnorm  # noqa: E402
 from auditing.onnx_models import drawing, model, node, saved  # noqa: E402
@@ -51,22 +49,3 @@ def test_a_bound_on_the_range_and_no_further(cubic: Path, ends: tuple[float, flo
     assert steepest(*ends) < found.upper * (1 + 1e-5)
     assert steepest(10 * min(ends[0], -1.0), 10 * max(ends[1], 1.0)) > found.upper
     assert found.input_ranges == {"x": ends}
-
-
-def test_the_command_says_the_range(cubic: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["audit", str(cubic)]) == 0
-    assert "--input-range" in capsys.readouterr().out  # what to do
-    assert cli.run(["audit", str(cubic), "--input-range", "-0.5", "1"]) == 0
-    assert "(x: 1x4 in [-0.5, 1]): Lipschitz constant at most" in capsys.readouterr().out
-    assert cli.run(["audit", str(cubic), "--input-range", "0", "inf", "--format", "json"]) == 0
-    network = json.loads(capsys.readouterr().out)["summary"]["network"]
-    assert network["upper"] is None
-    assert network["input_ranges"] == {"x": [0.0, None]}
-
-
-@pytest.mark.parametrize("ends", [("1", "0"), ("1", "1"), ("nan", "1"), ("0", "nan")])
-def test_ends_that_are_no_range(cubic: Path, ends: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["audit", str(cubic), "--input-range", *ends]) == 2
-    assert "the smaller one first" in capsys.readouterr().err
-    with pytest.raises(specnorm.SpecnormError, match="the smaller one first"):
-        specnorm.audit(cubic, input_range=(float(ends[0]), float(ends[1])))

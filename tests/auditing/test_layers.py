@@ -66,13 +66,6 @@ def test_what_is_no_layer(name: str, shape: tuple[int, ...], dtype: str) -> None
     assert all(layer.refusal for layer in found.unmeasured)
 
 
-@pytest.mark.parametrize("dtype", ["object", "void16"])
-def test_unreadable_kernels_are_refused_not_left_out(dtype: str) -> None:
-    (layer,) = select([_tensor("conv.weight", (2, 2, 3), dtype)]).layers
-    assert layer.refusal is not None
-    assert "float32" in layer.refusal
-
-
 @pytest.mark.parametrize(
     ("length", "direction"),
     [("a.weight_g", "a.weight_v"), ("a.parametrizations.weight.original0", "a.parametrizations.weight.original1")],

@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-onnx = pytest.importorskip("onnx", exc_type=ImportError)
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-from onnx.reference import ReferenceEvaluator  # noqa: E402
-from specnorm_networks import (  # noqa: E402
-    Graph,
-)
-from specnorm_networks.checking import check  # noqa: E402
-from specnorm_networks.model import Model, NotExecutedError  # noqa: E402
+pytest.importorskip("onnx", exc_type=ImportError)
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+from specnorm_networks import Graph
+from specnorm_networks.checking import check
+from specnorm_networks.model import Model, NotExecutedError
 
-from auditing.onnx_models import drawing, graph_of, model, node, saved  # noqa: E402
+from auditing.onnx_models import drawing, graph_of, model, node, saved
 
 weights = drawing(np.random.RandomState(0))
 RNG = np.random.default_rng(0)
@@ -115,58 +113,3 @@ def test_nothing_is_executed_that_may_not_end(name: str, tmp_path: Path) -> None
     else:
         assert "y" not in original.values({"x": np.ones((1, 3))})
     assert time.monotonic() - began < 20
-
-
-TURNED = {"kernel_shape": [2, 3], "strides": [2, 1], "pads": [0, 1, 1, 0]}
-POOLS: list[tuple[str, dict[str, Any]]] = [
-    ("MaxPool", TURNED | {"dilations": [1, 2]}), ("MaxPool", {"kernel_shape": [2, 3], "pads": [0, 1, 1, 0]}),
-    ("MaxPool", {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_LOWER"}),
-    ("AveragePool", TURNED), ("AveragePool", TURNED | {"count_include_pad": 1}),
-    ("LpPool", TURNED), ("AveragePool", {"kernel_shape": [2, 2], "auto_pad": "VALID"}),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("operator", "given"), POOLS)
-def test_pools_are_what_the_standard_says(operator: str, given: dict[str, Any], tmp_path: Path) -> None:
-    """Of stride 1, too, where the evaluator forgets padding: by loops."""
-    shape = (1, 2, 5, 6)
-    _, original = read(_sized(node(operator, "a", **given), shape), tmp_path)
-    x = RNG.standard_normal(shape).astype(np.float32).astype(np.float64)
-    found = original.values({"x": x})["y"].value
-    kernel, strides = given["kernel_shape"], given.get("strides", [1, 1])
-    dilations, sizes = given.get("dilations", [1, 1]), shape[2:]
-    pads = given.get("pads", [0, 0, 0, 0])
-    if "SAME" in given.get("auto_pad", ""):
-        totals = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(sizes, kernel, strides, strict=True)]
-        first = [t - t // 2 if given["auto_pad"] == "SAME_LOWER" else t // 2 for t in totals]
-        pads = [*first, *(t - f for t, f in zip(totals, first, strict=True))]
-    for at in np.ndindex(*found.shape):
-        corner = [at[j + 2] * strides[j] - pads[j] for j in range(2)]
-        taps = [[corner[j] + i * dilations[j] for i in range(kernel[j])] for j in range(2)]
-        inside = [x[(*at[:2], p, q)] for p in taps[0] for q in taps[1] if 0 <= p < sizes[0] and 0 <= q < sizes[1]]
-        count = len(taps[0]) * len(taps[1]) if given.get("count_include_pad") else len(inside)
-        value = {"MaxPool": max(inside), "AveragePool": sum(inside) / count,
-                 "LpPool": float(np.linalg.norm(inside))}[operator]  # fmt: skip
-        assert found[at] == pytest.approx(value, rel=1e-5, abs=1e-6)
-
-
-def _sized(last: Any, shape: tuple[int, ...]) -> Any:
-    """Behind an identity, so that the file has a layer."""
-    eye = np.eye(shape[1], dtype=np.float32).reshape(shape[1], shape[1], *(1 for _ in shape[2:]))
-    proto = model([node("Conv", "x", "w", out="a"), last], {"w": eye}, shape)
-    assert numpy_helper.to_array(proto.graph.initializer[0]).shape == eye.shape
-    return proto
-
-
-@pytest.mark.parametrize("groups", [1, 2, 4])
-def test_transposed_convolutions_in_groups(groups: int, tmp_path: Path) -> None:
-    """The evaluator gives a group the weights of another one."""
-    w, b = weights(4, 3, 2), weights(3 * groups)
-    proto = model([node("ConvTranspose", "x", "w", "b", strides=[2], group=groups)], {"w": w, "b": b}, (2, 4, 5))
-    graph, original = read(proto, tmp_path)
-    x = RNG.standard_normal((2, 4, 5)).astype(np.float32).astype(np.float64)
-    expected = np.zeros((2, 3 * groups, 10)) + b.reshape(-1, 1)
-    for n, i, p, o, k in np.ndindex(2, 4, 5, 3, 2):
-        expected[n, i // (4 // groups) * 3 + o, 2 * p + k] += x[n, i, p] * w[i, o, k]
-    assert np.allclose(original.values({"x": x})["y"].value, expected, atol=1e-4)
-    assert check(graph, graph).complete

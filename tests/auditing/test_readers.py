@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
 from specnorm_audit.readers import open_model
 
 from auditing import files
@@ -59,36 +58,7 @@ def test_a_pipe_does_not_block(tmp_path: Path) -> None:
     assert "not a regular file" in _refused(tmp_path / "pipe")
 
 
-def test_a_plain_pickle_does_not_run(tmp_path: Path) -> None:
-    marker, path = tmp_path / "ran", tmp_path / "model.npz"
-    path.write_bytes(b"\x80\x02" + files.shell(marker) + b".")
-    assert "pickles can run code" in _refused(path)
-    assert not marker.exists()
-
-
 # -- safetensors ---------------------------------------------------------------------------------------------------
-def test_safetensors_half_precision_is_exact(tmp_path: Path) -> None:
-    pytest.importorskip("safetensors")
-    bits = np.arange(0, 2**16, 7, dtype=np.uint16)
-    bits = bits[((bits >> 7) & 0xFF) != 0xFF]  # finite ones
-    values = (bits.astype(np.uint32) << 16).view(np.float32)
-    halves = np.linspace(-3, 3, 12, dtype=np.float16)
-    path = tmp_path / "half.safetensors"
-    path.write_bytes(
-        files.safetensors_bytes(
-            {
-                "b": ("BF16", (1, bits.size), bits.astype("<u2").tobytes()),
-                "h": ("F16", (3, 4), halves.astype("<f2").tobytes()),
-                "d": ("F64", (1, 1), np.array([np.pi], dtype="<f8").tobytes()),
-            }
-        )
-    )
-    got = _read(path)
-    assert got["b"].dtype == np.float32
-    assert_array_equal(got["b"][0], values)
-    assert got["h"].dtype == np.float16
-    assert_array_equal(got["h"].ravel(), halves)
-    assert got["d"][0, 0] == np.pi
 
 
 @pytest.mark.parametrize(
@@ -129,12 +99,3 @@ def test_npz_bombs_are_refused_before_unpacking(tmp_path: Path) -> None:
     assert path.stat().st_size < 100_000
     assert "more than the limit" in _refused(path, 1_000_000)
     _read(path, 9_000_000)
-
-
-@pytest.mark.parametrize("shape", ["(1000000, 1000000)", "(2, 3)", "(-1, 4)", "(2**40,)", "(True, 4)", "'ab'"])
-def test_npz_shapes_are_not_believed(tmp_path: Path, shape: str) -> None:
-    path = tmp_path / "model.npz"
-    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("w.npy", b"\x93NUMPY\x01\x00v\x00" + header + bytes(16))
-    _refused(path)

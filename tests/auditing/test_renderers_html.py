@@ -23,7 +23,6 @@ from specnorm_audit.rows import STANDARD
 from auditing import files
 
 pytest.importorskip("jinja2")
-drawn = pytest.mark.skipif(not plots.installed(), reason=plots.NEEDS)
 
 HOSTILE = [
     "<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "</title><h1>", "a|b`c*d_e", "{{ 7 * 7 }}{% raw %}",

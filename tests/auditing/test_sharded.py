@@ -95,15 +95,3 @@ def test_shards_may_not_be_linked_elsewhere(tmp_path: Path) -> None:
     (path.parent / SHARDS[0]).symlink_to(secret)
     assert "leaves the model's folder" in _refused(path)
     assert "leaves the model's folder" in _refused(path.parent)
-
-
-@pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links here")
-def test_a_cache_of_links_is_read(tmp_path: Path) -> None:
-    """As the Hugging Face hub keeps them: names in one folder, files in another, the index too."""
-    blobs, names = tmp_path / "blobs", tmp_path / "snapshot"
-    _split(blobs)
-    names.mkdir()
-    for number, name in enumerate((INDEX, *SHARDS)):
-        (blobs / name).rename(blobs / f"blob{number}")
-        (names / name).symlink_to(blobs / f"blob{number}")
-    assert [row.status for row in audit(names, methods=()).layers] == ["ok"] * 3

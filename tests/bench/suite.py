@@ -70,6 +70,10 @@ def enclosed(rtol: float) -> Callable[[Any, Any], Any]:
     return lambda k, n: specnorm.enclose(k, n, rtol=rtol).upper
 
 
+def at(call: Callable[[Any, Any], Any], n: int | None, kernel: Any) -> Any:
+    return call(kernel, n)
+
+
 def of(function: Callable[..., Any], **options: Any) -> Callable[[Any, Any], Any]:
     """Without a size, or circular at one."""
     return lambda k, n: function(k, **({} if n is None else {"input_shape": n}), **options)
@@ -112,7 +116,9 @@ SECTIONS = {
     "power": Section("power_at_size", 8e-9, {"power_norm": POWER}, MIDDLE, (32, 64, 112)),
     "tolerance": Section("hopm_einsum", 3e-7, DIGITS, [*squares(64), *squares(64, family="flat")], dtypes=BOTH),
     "libraries": Section("hopm_einsum", 3e-7, {
-        "f4_bound": of(specnorm.f4_bound), **TN, "conv_norm, n=32": of(specnorm.conv_norm, input_shape=32),
+        "f4_bound": of(specnorm.f4_bound), **TN, "completion_bound 1e-2": of(specnorm.completion_bound),
+        "completion_bound 1e-3": of(specnorm.completion_bound, rtol=1e-3),
+        "conv_norm, n=32": of(specnorm.conv_norm, input_shape=32),
         "gram_bound, n=32": of(specnorm.gram_bound, **AT_32), "power_norm, n=32": of(specnorm.power_norm, **AT_32),
     }, squares(64), libraries=EVERY, dtypes=BOTH),
 }  # fmt: skip
@@ -170,7 +176,7 @@ def measure(section: Section, kernel: np.ndarray, said: Row, quick: bool, librar
             continue
         every = list(section.contestants.items())
         for name, call in every[:: len(every) - 1] if quick and len(every) > 3 else every:
-            runs[library.name, name] = library.prepare(lambda k, call=call: call(k, n), kernel)
+            runs[library.name, name] = library.prepare(functools.partial(at, call, n), kernel)
     hard = said["family"] in ("flat", "decaying") and kernel.shape[0] >= 128
     norm = float(specnorm.enclose(kernel.astype(np.float64), n, rtol=1e-2 if hard else 1e-4).lower)
     for row in timed(runs, base, said, quick):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from checks import assert_encloses, assert_exact
+from checks import assert_exact
 from hypothesis import given
 from libraries import Lib
 from oracle import all_singular_values, dense_norm, sigma_star
@@ -50,18 +50,3 @@ def test_every_library_folds_alike(xp: Lib) -> None:
 
 
 TRACED: dict[str, Any] = {"stride": (2, 3), "dilation": (2, 1), "groups": 3, "transposed": True}
-
-
-def test_witness_of_a_folded_layer() -> None:
-    """It belongs to one of the groups' blocks, and attains the lower bound there."""
-    kernel: Any = Recipe((6, 2, 3, 4), seed=3).kernel
-    options: dict[str, Any] = {"stride": (2, 3), "groups": 3}
-    found = specnorm.enclose(kernel, **options)
-    assert_encloses(found.lower, found.upper, sigma_star(kernel, **options))
-    numpy: Any = np
-    blocks: Any = to_blocks(kernel[None], ConvSpec.of(kernel.shape, **options), xp=numpy)
-    frequency, u, v = found.witness
-    taps = np.stack(np.meshgrid(*map(np.arange, blocks.shape[3:]), indexing="ij"), axis=-1)
-    symbols = np.tensordot(blocks, np.exp(1j * taps @ frequency), axes=2)
-    attained = np.abs(np.conj(u) @ (symbols @ v).T)
-    assert float(np.max(attained)) >= float(found.lower) * (1 - 1e-12)

@@ -10,12 +10,11 @@ from libraries import Lib
 from numpy.typing import NDArray
 from oracle import dense_norm, sigma_star
 from promises import for_all, layers_for
-from strategies import Layer, Recipe
+from strategies import Layer
 
 import specnorm
 from specnorm import Undecided
 from specnorm.certified.layer.own_matrix import ritz_down
-from specnorm.methods.certify import Certify
 from specnorm.runtime.execution import Execution
 
 BINOMIAL = np.array([[[1.0, 2.0, 1.0]]])
@@ -71,41 +70,6 @@ def test_never_wrong(xp: Lib) -> None:
                 assert truth.lo <= bound if said else bound <= truth.hi
 
     for_all(xp, layers_for(xp), check, share=0.3)
-
-
-def test_budget() -> None:
-    """A budget that is too small decides nothing wrongly."""
-    kernel = Recipe((4, 4, 3, 3), seed=3).kernel
-    truth = sigma_star(kernel)
-    decided = 0
-    for cells in (1, 10, 100, 1000, 10_000):
-        for ratio in (0.999, 1.001):
-            stats = specnorm.measure(kernel, Certify(bound=ratio * truth.hi, max_cells=cells)).stats
-            decided += bool(stats["proven"]) + bool(stats["refuted"])
-            assert not (bool(stats["proven"]) and ratio < 1)
-            assert not (bool(stats["refuted"]) and ratio > 1)
-    assert decided >= 4
-
-
-def test_at_a_size_below_the_supremum() -> None:
-    """[1, -1] at n = 3 has norm sqrt(3), the supremum 2: a bound in between holds for the one, not for the other."""
-    kernel = np.array([[[1.0, -1.0]]])
-    assert specnorm.certify(kernel, 1.8, input_shape=3)
-    assert not specnorm.certify(kernel, 1.7, input_shape=3)
-    assert not specnorm.certify(kernel, 1.8)
-    assert not specnorm.certify(kernel, 1.8, input_shape=4)
-
-
-@pytest.mark.parametrize("mode", ["reflect", "replicate"])
-def test_undecided_names_the_factor_of_the_padding(mode: Any) -> None:
-    """Between the convolution's norm and its multiple nothing is too close: it is the factor that is missing."""
-    kernel = Recipe((2, 2, 3), seed=3).kernel
-    alone = float(specnorm.enclose(kernel).upper)
-    with pytest.raises(
-        Undecided, match=f"padding_mode='{mode}' repeats pixels and may lift the norm by the factor 1.7"
-    ):
-        specnorm.certify(kernel, 1.2 * alone, padding_mode=mode)
-    assert specnorm.certify(kernel, 1.8 * alone, padding_mode=mode)
 
 
 GEOMETRIES: tuple[dict[str, Any], ...] = (

@@ -6,15 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import assert_encloses
-from oracle import dense_norm
 
 import specnorm
-from specnorm import TensorNorm
 from specnorm.methods.matrix_stacks import MatrixNorm
 from specnorm.numerics.lanczos import Lanczos
-from specnorm.search import supremum
-from specnorm.tensor import proving
 
 
 def orthogonal(n: int, seed: int = 0) -> Any:
@@ -64,55 +59,6 @@ def test_one_tap_of_a_layer() -> None:
     padded = np.zeros((80, 80, 3, 3))
     padded[:, :, 1, 2] = kernel[:80, :, 0, 0]
     assert float(specnorm.enclose(padded).upper) == pytest.approx(groups[0], rel=1e-3)
-
-
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("name", [name for name in MATRICES if name not in ("large", "small")])
-def test_tn_is_the_norm_and_needs_no_search(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A matrix's TN is its norm: proven as it stands, where a search would need a thousandth more."""
-    matrix = MATRICES[name].astype(dtype)
-    truth = float(np.linalg.norm(matrix.astype(np.float64), 2))
-    monkeypatch.delattr(proving, "Search")
-    for certified in (None, True):
-        assert truth <= float(specnorm.tn_bound(matrix, certified=certified)) * (1 + 1e-13)
-    result = specnorm.measure(matrix, TensorNorm())
-    assert result.kind == "upper"
-    assert float(result.value) <= truth * (1 + (3e-6 if dtype == "float32" else 1e-10))
-    estimate = specnorm.measure(matrix, TensorNorm(certified=False))
-    assert float(estimate.value) == pytest.approx(truth, rel=1e-5)
-
-
-AT_A_SIZE: list[tuple[tuple[int, ...], dict[str, Any]]] = [
-    ((76, 65, 1, 1), {"input_shape": (1, 3)}),
-    ((80, 96, 1, 1), {"input_shape": (4, 6), "stride": 3, "padding": 1}),
-    ((66, 70, 1, 1), {"input_shape": 2, "stride": 2, "transposed": True}),
-    ((132, 70, 1, 1), {"input_shape": 2, "groups": 2}),
-    ((70, 9, 3, 3), {"input_shape": 7, "stride": 3, "padding": 0}),
-    ((70, 9, 3, 3), {"input_shape": (5, 4), "stride": 4, "padding": 2}),
-    ((70, 80, 3), {"input_shape": 2, "padding": 1}),
-    ((70, 80, 3), {"input_shape": 7, "stride": 3, "padding": 0, "transposed": True}),
-]
-
-
-@pytest.mark.parametrize(("shape", "at"), AT_A_SIZE)
-def test_a_layer_of_one_patch_needs_no_search(
-    shape: tuple[int, ...], at: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where each output reads pixels of its own, a zero-padded layer is a sum of matrices, at whatever size."""
-    kernel = RNG.standard_normal(shape)
-    at = {"padding_mode": "zeros", "padding": 0, **at}
-    truth = dense_norm(kernel, **at)
-    if shape != (70, 80, 3) or "transposed" in at:
-        monkeypatch.delattr(supremum, "search_torus")
-    for rtol in (1e-3, 1e-8):
-        found = specnorm.enclose(kernel, rtol=rtol, **at)
-        assert_encloses(float(found.lower), float(found.upper), truth)
-        assert float(found.upper) <= float(found.lower) * (1 + rtol)
-    u, v = (np.asarray(x).reshape(-1) for x in found.witness[1:])
-    assert np.linalg.norm(u) == pytest.approx(1)
-    assert np.linalg.norm(v) == pytest.approx(1)
-    value, gradient = specnorm.value_and_grad(kernel, specnorm.Enclose(rtol=1e-8), **at)
-    assert float(np.sum(kernel * gradient)) == pytest.approx(float(value), rel=1e-6)
 
 
 def test_a_vector_that_is_none_proves_nothing_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,6 @@ from oracle import dense_matrix, dense_norm, sigma_star
 from promises import for_all
 from strategies import Layer, Recipe, layers
 
-import specnorm
 from specnorm import GeometryError
 from specnorm.backends import load
 from specnorm.certified.bound import finite
@@ -27,11 +26,9 @@ from specnorm.certified.matrices.block_tridiagonal import (
     to_layer,
 )
 from specnorm.problem.spec import ConvSpec
-from specnorm.result import BoundSource
 from specnorm.runtime.execution import Execution
-from specnorm.search import layer as layer_module
 from specnorm.search.layer import enclose_layer
-from specnorm.search.layer_bounds import LayerBounds, LayerTuning
+from specnorm.search.layer_bounds import LayerBounds
 from specnorm.search.result import Problem
 
 
@@ -73,19 +70,6 @@ def test_both_bounds_of_every_geometry(xp: Lib) -> None:
         assert max(np.linalg.norm(u), np.linalg.norm(v)) <= 1 + 1e-12
 
     for_all(xp, layers(ndims=(1, 2, 3)), check, share=2.0)
-
-
-def test_without_a_matrix_the_supremum_is_the_upper_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layer_module, "TUNING", LayerTuning(at_once=0, soon=0, work=0))
-    kernel = Recipe((3, 3, 3, 3), seed=2).kernel
-    supremum = float(specnorm.enclose(kernel, rtol=1e-6).upper)
-    for mode, factor in (("zeros", 1), ("reflect", 2), ("replicate", 2)):
-        found = bounds(None, kernel, 12, padding_mode=mode)
-        truth = dense_norm(kernel, 12, padding_mode=mode)
-        assert found.lower <= truth.hi
-        assert truth.lo <= finite(found.upper) <= factor * supremum * (1 + 1e-5)
-        assert found.bound_source is (BoundSource.CIRCULANT if mode == "zeros" else BoundSource.SUPREMUM)
-        assert not found.within(1e-6)
 
 
 # -- the layer's own matrix ------------------------------------------------------------------------------------------

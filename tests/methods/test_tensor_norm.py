@@ -6,12 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from checks import assert_valid
 from libraries import Lib
 from numpy.typing import NDArray
-from oracle import sigma_star
 from promises import for_all, layers_for
-from strategies import Layer, Recipe
+from strategies import Layer
 
 import specnorm
 from specnorm import TensorNorm
@@ -55,17 +53,3 @@ def test_below_every_unfolding(xp: Lib) -> None:
         assert xp.number(specnorm.tn_bound(kernel)) <= least * (1 + rounding) * 1.001
 
     for_all(xp, layers_for(xp), check)
-
-
-def test_kind_says_what_is_proven() -> None:
-    """Proven by default where values are known; an estimate where that was asked for."""
-    kernel = Recipe((4, 4, 3, 3), seed=3).kernel
-    truth = sigma_star(kernel)
-    for certified in (None, True):
-        result = specnorm.measure(kernel, TensorNorm(certified=certified))
-        assert_valid(result, "upper", truth)
-        assert float(specnorm.tn_bound(kernel, certified=certified)) == float(result.value)
-    estimate = specnorm.measure(kernel, TensorNorm(certified=False))
-    assert estimate.kind == "estimate"
-    ratio = float(specnorm.tn_bound(kernel)) / float(estimate.value)
-    assert 1 <= ratio <= 1.0011

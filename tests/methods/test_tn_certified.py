@@ -152,13 +152,3 @@ def test_refuted_every_time_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> No
         specnorm.tn_bound(PLAIN.kernel)
     with pytest.raises(Undecided, match="grid_bound"):
         specnorm.tn_bound(PLAIN.kernel, certified=True)
-
-
-def test_what_cannot_be_proven_is_an_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A budget of nothing: the value stays, its kind does not, and a certificate that is insisted on is refused."""
-    monkeypatch.setattr(proving, "TUNING", proving.ProvingTuning(cells=1, plain_cells=1))
-    assert specnorm.measure(PLAIN.kernel, TensorNorm()).kind == "estimate"
-    with pytest.warns(EstimateWarning, match=r"certified=False.*grid_bound"):
-        specnorm.tn_bound(PLAIN.kernel)
-    with pytest.raises(Undecided, match="grid_bound and f4_bound"):
-        specnorm.tn_bound(PLAIN.kernel, certified=True)

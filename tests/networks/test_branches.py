@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,6 @@ from specnorm_networks.certified import branches
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import Windows, base
 
-CASES = 300
 SHAPE = (1, 6, 4, 4)
 
 
@@ -156,18 +153,6 @@ def test_constant_is_nearly_the_true_one(name: str) -> None:
     assert truth * (1 - 1e-12) <= upper(net.graph()) <= truth * allowed
 
 
-def dense(net: Written, matrix: Any) -> str:
-    return net(ops.Matrix(Layer(f"m{len(net.nodes)}", partial(np.copy, matrix), {}, 0)), net.nodes[-1].name)
-
-
-def sandwich(seed: int, width: int) -> tuple[Any, Any]:
-    """Matrices of a 1-Lipschitz layer ``sqrt(2) A^T Psi relu(Psi^-1 sqrt(2) B x)``, ``A A^T + B B^T = I``."""
-    numbers = np.random.default_rng(seed)
-    q = np.linalg.qr(numbers.normal(size=(2 * width, width)))[0].T
-    psi = np.exp(0.3 * numbers.normal(size=width))
-    return 2**0.5 * q[:, width:] / psi[:, None], 2**0.5 * q[:, :width].T * psi
-
-
 def test_overlaps_left_out_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The largest weight in place of the sum."""
 
@@ -190,13 +175,3 @@ def test_what_may_move_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # -- strides that differ ----------------------------------------------------------------------------------------------
-def written_out(kernel: Any, n: int, stride: int) -> Any:
-    """A zero-padded convolution of squares of n pixels as a matrix, by loops."""
-    cout, cin, k, _ = kernel.shape
-    m = -(-n // stride)
-    whole = np.zeros((cout, m, m, cin, n, n))
-    for a, b, i, j in itertools.product(range(m), range(m), range(k), range(k)):
-        p, q = (stride * at + tap - k // 2 for at, tap in ((a, i), (b, j)))
-        if 0 <= p < n and 0 <= q < n:
-            whole[:, a, b, :, p, q] += kernel[:, :, i, j]
-    return whole.reshape(cout * m * m, cin * n * n)

@@ -10,14 +10,13 @@ import pytest
 from assumptions import assumed
 from specnorm_networks import Graph, Layer, Multipliers, Node, Product, bound, within
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.operators.base import Slopes
 from specnorm_networks.certified.patterns import prepared, unsorted
-from specnorm_networks.certified.ranges import Ball, Ranges, ranges
-from specnorm_networks.certified.scope import Scope, digest_of
+from specnorm_networks.certified.ranges import Ranges, ranges
+from specnorm_networks.certified.regions import Ball
+from specnorm_networks.certified.scope import digest_of
 from specnorm_networks.certified.zonotopes import localised
 
 from specnorm.certified.bound import HypothesisError, Upper, least
-from specnorm.errors import MethodError
 
 WEIGHTS = np.array([[2.0, 1.0], [0.5, 3.0]])
 CENTRE = np.array([[-1.0, -1.0]])
@@ -39,9 +38,6 @@ def claims(graph: Graph, **near: Any) -> dict[str, Upper]:
     each = [found.claim, found.product_claim, *found.ends.values(), *(run.claim for run in found.runs)]
     each += [claim for step in found.nodes for claim in (step.alone, step.claim)]
     return {f"{at}: {claim.what}": claim for at, claim in enumerate(each) if claim is not None}
-
-
-EVERYWHERE = claims(network())
 
 
 def test_the_constant_in_a_ball_is_none_everywhere() -> None:
@@ -69,17 +65,6 @@ def test_the_constant_of_other_weights_is_not_this_network_s() -> None:
         assert after.claim is not None
         with pytest.raises(HypothesisError, match="different"):
             least(before, after.claim)
-
-
-def test_the_constant_in_a_box_is_none_everywhere() -> None:
-    boxed = within(network(), -2.0, -1.0)
-    found, whole = bound(boxed, method=Product()).claim, bound(network(), method=Product()).claim
-    assert found is not None
-    with pytest.raises(HypothesisError, match="different"):
-        least(found, whole)
-    # It holds in the box, all the same.
-    assert Scope(boxed).holds(whole, "x", "y")  # type: ignore[arg-type]
-    assert not Scope(network()).holds(found, "x", "y")
 
 
 def test_ranges_take_claims_about_this_network_alone() -> None:
@@ -110,21 +95,6 @@ def test_ranges_are_those_of_the_network_they_were_found_for() -> None:
         Ranges(dict(small), network(), frozenset())
     with pytest.raises(TypeError, match="found by"):
         replace(small, regions=frozenset())
-
-
-def test_slopes_set_by_hand_are_not_used() -> None:
-    zeros = np.zeros((1, 2))
-    wrong: Any = (zeros, zeros)
-    with pytest.raises(MethodError, match="'r' states its slopes"):
-        network(function=ops.ReLU(near=wrong))
-    for maker in (None, object()):
-        with pytest.raises(TypeError, match="found by the rules"):
-            Slopes(zeros, zeros, frozenset(), maker)
-    graph = network()
-    local = localised(graph, ranges(graph, Ball({"x": CENTRE}, 1.0)))
-    near: Any = local.by_name["r"].operator
-    with pytest.raises(TypeError, match="found by the rules"):
-        replace(near.near, regions=frozenset())
 
 
 def test_a_network_is_known_by_its_bits() -> None:

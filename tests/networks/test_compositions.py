@@ -17,7 +17,7 @@ import pytest
 from assumptions import assumed
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
-from networks.compositions.claims import Region, Search, Vector  # noqa: E402
+from networks.compositions.claims import Region  # noqa: E402
 from networks.compositions.hunting import Counts, Trial, hunt, minimised, trial  # noqa: E402
 from networks.compositions.onnx_patterns import program as onnx_program  # noqa: E402
 from networks.compositions.onnx_programs import OnnxProgram  # noqa: E402
@@ -103,30 +103,3 @@ def test_a_false_claim_is_found_and_shortened(monkeypatch: pytest.MonkeyPatch) -
     assert isinstance(small.program, OnnxProgram)
     assert len(small.program.nodes) <= 2
     assert "OnnxProgram(" in small.code()
-
-
-@pytest.mark.parametrize("kind", ["everywhere", "ball", "box"])
-def test_pairs_lie_in_the_region(kind: str) -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(5):
-        region = Region.drawn(kind, (1, 3), rng)
-
-        def f(x: Vector) -> Vector:
-            return np.array([np.sum(np.abs(x)), np.sum(x)])
-
-        search = Search(f, region, rng)
-        reached = search.run(6)
-        assert reached.pair is not None
-        for x in reached.pair:
-            assert np.allclose(region.inside(x), x, rtol=0, atol=1e-12)
-        assert not search.exceeds(np.sqrt(6.0))
-
-
-def test_rounding_is_no_false_alarm() -> None:
-    """Values of 1e12 that cancel: noise of a tenth of the distances."""
-    region = Region("ball", (1, 3), np.zeros((1, 3)), np.asarray(1e-3))
-    search = Search(lambda x: (np.ravel(x) + 1e12) - 1e12, region, np.random.default_rng(0))
-    search.run(6)
-    assert search.best.ratio > 1
-    assert search.exceeds(1.0)
-    assert not search.exceeds(1.0, lambda _: 1e12)

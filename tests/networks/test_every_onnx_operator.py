@@ -28,7 +28,7 @@ from specnorm_networks.certified.operators import NoBoundError  # noqa: E402
 from specnorm_networks.checking import check  # noqa: E402
 from specnorm_networks.onnx import binding  # noqa: E402
 from specnorm_networks.onnx.binding import NEWEST, bind, parameters  # noqa: E402
-from specnorm_networks.onnx.nodes import Call, Data, Value  # noqa: E402
+from specnorm_networks.onnx.nodes import Call, Value  # noqa: E402
 from specnorm_networks.onnx.operators import OPERATORS  # noqa: E402
 from specnorm_networks.onnx.tensors import Constant  # noqa: E402
 
@@ -115,15 +115,6 @@ TENSOR = helper.make_tensor("t", 1, (1,), [7.0])
 SPARSE = helper.make_sparse_tensor(TENSOR, helper.make_tensor("i", 7, (1,), [0]), [1])
 STRANGE: dict[int, Any] = {1: 3.25, 2: 17, 3: "strange", 4: TENSOR, 6: [3.25], 7: [17], 8: ["strange"], 11: SPARSE}
 """A value of each type of attribute that is no default."""
-MOVING = {
-    **dict.fromkeys(("MatMul", "Gemm", "Add", "Sub", "Mul", "Div"), ("A", "B")),
-    **dict.fromkeys(("Greater", "GreaterOrEqual", "Less", "LessOrEqual"), ("A", "B")),
-    "Where": ("condition", "X", "Y"),
-    **dict.fromkeys(("ScatterElements", "ScatterND"), ("data", "updates")),
-    **dict.fromkeys(("Constant", "ConstantOfShape"), ()),
-    **dict.fromkeys(("Range", "Equal", "And", "Or", "Xor", "Not", "Floor", "Ceil", "Mod", "ReduceProd"), ()),
-}
-"""Inputs that may depend on the network's; of the other operators the first."""
 
 
 def call(operator: str, opset: int, inputs: Sequence[Value | None] = (), **given: Any) -> Call:
@@ -196,27 +187,3 @@ def test_a_builder_that_forgets_an_argument_refuses_it(monkeypatch: pytest.Monke
                     monkeypatch.undo()
                     forgotten += 1
     assert forgotten > 150
-
-
-def test_every_parameter_is_an_argument_of_the_standard() -> None:
-    for operator, known in OPERATORS.items():
-        schemas = versions(operator).values()
-        defined = {name for schema in schemas for name in (*schema.attributes, *(each.name for each in schema.inputs))}
-        named = {
-            name for make in (known.build, known.fold) if make is not None
-            for name, each in parameters(make).items() if each.kind is each.KEYWORD_ONLY
-        }  # fmt: skip
-        assert known.ignored <= defined, operator
-        shared = known.build is not None and sum(each.build is known.build for each in OPERATORS.values()) > 1
-        assert shared or named <= defined, (operator, named - defined)
-
-
-@pytest.mark.parametrize("operator", sorted(OPERATORS))
-def test_inputs_that_may_not_depend_on_the_networks_input(operator: str) -> None:
-    for opset, schema in versions(operator).items():
-        names = [each.name for each in schema.inputs]
-        for at, name in enumerate(names):
-            moves = name in MOVING.get(operator, names[:1])
-            said = refusal(operator, opset, [None] * at + [Data("x", (1,))])
-            told = f"the input {name} of {operator} depends on the network's input"
-            assert said == ("" if moves else told), (opset, name, said)

@@ -105,18 +105,3 @@ def test_what_is_a_function_all_the_same(words: str) -> None:
     assert found.upper == pytest.approx(2.0)
     assert found.checked is not None
     assert found.checked.samples == (2, 3, 16)
-
-
-def resampled(_: Any, x: Any) -> Any:
-    return F.grid_sample(x, torch.zeros(len(x), 4, 4, 2), align_corners=False)
-
-
-def resampled_by_itself(_: Any, x: Any) -> Any:
-    return F.grid_sample(x, torch.cat([x, x], 1).permute(0, 2, 3, 1), align_corners=False)
-
-
-@pytest.mark.parametrize("function", [resampled, resampled_by_itself])
-def test_resampling_is_refused_by_name(function: Callable[[Any, Any], Any]) -> None:
-    found = network_bound(Applied(function), (1, 4, 4))
-    assert found.upper is None
-    assert [node.operator for node in found.unknown] == ["GridSample"]

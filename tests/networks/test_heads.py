@@ -11,17 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks.dense_networks import FUNCTIONS, Matrix, draw, from_below, graph_of, sizes_of, smallest_eigenvalue
-from specnorm_networks import Graph, Layer, Measure, Multipliers, Node, Product, bound, heads
+from networks.dense_networks import FUNCTIONS, Matrix, draw, graph_of, sizes_of, smallest_eigenvalue
+from specnorm_networks import Graph, Layer, Measure, Multipliers, Node, heads
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.affine_maps import Subnetwork
 from specnorm_networks.certified.heads import Head, constant_through_head, head_of
 from specnorm_networks.certified.operators import Windows
 from specnorm_networks.certified.patterns import prepared
-from specnorm_networks.certified.subnetworks import grids_of, runs
+from specnorm_networks.certified.reading import Subnetwork, grids_of, runs
 
 from specnorm.backends import backend_for
-from specnorm.certified.bound import HypothesisError
 from specnorm.runtime.execution import Execution
 
 ALL = tuple(FUNCTIONS)
@@ -166,29 +164,3 @@ def test_a_ring_that_is_too_short_is_noticed(kind: str) -> None:
         *_, weights = heads.weights_of(short, Multipliers(steps=25), 1e12)
         least.append(dense(net, head, weights, proven(short, weights)))
     assert min(least) < -1e-3
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("further", [0, 2])
-@pytest.mark.nightly
-def test_whole_network_is_bounded(kind: str, further: int) -> None:
-    """Products with masks stay below; what is found is no more than by channels."""
-    for seed, (net, head) in enumerate(drawn(kind, 2, further=further)):
-        reached = from_below(net.matrices, net.slopes, seed)
-        method = Multipliers(steps=30)
-        through = heads.bound_through_head(head, MEASURE, method, 1.0)
-        whole, rules = (bound(net.graph, MEASURE, method=m) for m in (method, Product()))
-        assert through is not None
-        assert whole.upper is not None
-        assert rules.upper is not None
-        assert reached * (1 - 1e-12) <= min(through.value, whole.upper)
-        assert whole.upper <= min(rules.upper, through.value * (1 + 1e-12))
-
-
-def test_what_proves_nothing_is_refused() -> None:
-    _, head = drawn("zeros", 1)[0]
-    *_, weights = heads.weights_of(head, Multipliers(steps=0), 1e12)
-    with pytest.raises(HypothesisError, match="no weights"):
-        proven(head, [*weights[:-1], -weights[-1]])
-    with pytest.raises(HypothesisError, match="positive definite"):
-        proven(head, [weights[0], *(1e3 * q for q in weights[1:])])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
@@ -45,24 +44,3 @@ def test_a_pair_refutes() -> None:
     assert found.proven is False
     assert ratio(model.double(), found.pair) == pytest.approx(2.0, rel=1e-9)
     assert found.reached == pytest.approx(2.0, rel=1e-9)
-
-
-def test_the_search_finds_what_only_some_inputs_do() -> None:
-    """At the first input the unit is off: the search has to move to where it is on."""
-    model = nn.Sequential(nn.Linear(2, 1), nn.ReLU())
-    model[0].weight.data = torch.tensor([[1.2, 0.9]])
-    model[0].bias.data = torch.tensor([-0.02])
-    found = nonexpansive(model, torch.tensor([[1.0, -1.3]]))
-    assert found.proven is False
-    assert ratio(model.double(), found.pair) == pytest.approx(found.reached, rel=1e-9)
-
-
-def test_the_sentence_keeps_what_it_promises() -> None:
-    """A bound just above 1 is not told as 1, nor what is reached as more than it was."""
-    model = nn.Conv2d(1, 1, 1, bias=False).double()
-    model.weight.data.fill_(1 + 4e-6)
-    found = nonexpansive(model, (1, 4, 4))
-    assert found.proven is not True
-    upper, reached = (float(x) for x in re.findall(r"(?:at most|reaches) ([\d.]+\d)", str(found)))
-    assert upper >= 1 + 4e-6
-    assert reached <= found.reached

@@ -126,47 +126,6 @@ def test_the_length_is_that_of_what_is_divided() -> None:
 
 
 # -- written out -------------------------------------------------------------------------------------------------------
-def constant(name: str, value: float) -> Node:
-    return Node(name, operators.Constant(lambda: np.array(value)), (), ())
-
-
-def written(kind: str, shape: tuple[int, ...] = (2, 5)) -> Graph:
-    """x over a function of its length, in one way of writing it, or in a way that means something else."""
-    one = (shape[0], 1)
-    nodes = {"x": Node("x", operators.Input(), (), shape), "e": constant("e", 0.1)}
-
-    def add(name: str, operator: Any, *inputs: str, size: tuple[int, ...] = one) -> str:
-        nodes[name] = Node(name, operator, inputs, size)
-        return name
-
-    total = operators.Add((1.0, 1.0))
-    length = add("l", operators.Norm((1,), keep=True), "x")
-    add("sq", operators.Power(2), "x", size=shape)
-    add("pq", operators.Product(), "x", "x", size=shape)
-    add("other", operators.Scale(np.array(2.0)), "x", size=shape)
-    mean = add("m", operators.Mean((1,), keep=True), "pq" if "product" in kind else "sq")
-    root = add("r", operators.Sqrt(), add("me", total, mean, "e"))
-    divisor = {
-        "largest": lambda: add("d", operators.HardTanh(0.1, math.inf), length),
-        "between": lambda: add("d", operators.HardTanh(0.1, 5.0), length),
-        "sum": lambda: add("d", total, length, "e"),
-        "less": lambda: add("d", operators.Add((1.0, -1.0)), length, "e"),
-        "plain": lambda: length,
-        "wide": lambda: add("d", operators.Broadcast(shape), add("c", operators.HardTanh(0.1, math.inf), length),
-                            size=shape),
-        "largest entry": lambda: add("d", total, add("la", operators.Largest((1,), keep=True), "x"), "e"),
-        "total": lambda: add("d", operators.Sqrt(), add("t", total, add("su", operators.Sum((1,), keep=True), "sq"),
-                             "e")),
-        "cube": lambda: add("d", operators.Sqrt(), add("t", total, add("cm", operators.Mean((1,), keep=True),
-                            add("cu", operators.Power(4), "x", size=shape)), "e")),
-    }  # fmt: skip
-    if kind.startswith("inverse"):
-        inverse = add("i", operators.Rsqrt(), "me") if "root" in kind else add("i", operators.Reciprocal(), root)
-        add("y", operators.Product(), *(("x", inverse) if "first" in kind else (inverse, "x")), size=shape)
-    else:
-        below = root if kind.startswith("mean") else divisor[kind.removesuffix(" of another")]()
-        add("y", operators.Quotient(), "other" if "another" in kind else "x", below, size=shape)
-    return Graph(tuple(nodes.values()), ("y",)).pruned()
 
 
 # -- architectures -----------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial, reduce
 from typing import Any
@@ -12,11 +11,10 @@ import numpy as np
 import pytest
 from networks.local_networks import Chain, convolutional, dense
 from specnorm_networks import Graph, Node, bound
-from specnorm_networks.by_rule import ranges_by_lines
 from specnorm_networks.certified import operators, ranges
 from specnorm_networks.certified.operators.base import LinearMap
-from specnorm_networks.certified.ranges import Ball, Box
-from specnorm_networks.linear import read
+from specnorm_networks.certified.regions import Ball, Box
+from specnorm_networks.linear import ranges_by_lines, read
 
 from specnorm.certified import host
 
@@ -144,26 +142,7 @@ def test_each_term_of_a_range_is_needed(of: Any, name: str, mutated: Any, monkey
         _ = test_values_are_in_their_ranges("ball"), test_rounding_is_counted("relu")
 
 
-def fixed(name: str, *numbers: float) -> Node:
-    return Node(name, operators.Constant(partial(np.array, [numbers])), (), (1, len(numbers)))
-
-
 LARGER, SMALLER = (partial(reduce, choice) for choice in (np.maximum, np.minimum))
-JOINS: dict[str, tuple[operators.Operator, str, Callable[[Any], Any]]] = {
-    "sum": (operators.Add((1.0, 1.0, 1.0)), "uvc", sum),
-    "weighted": (operators.Add((2.0, -1.0, 3.0), 4), "ucv", lambda z: (2 * z[0] - z[1] + 3 * z[2]) / 4),
-    "max": (operators.Maximum(), "uvc", LARGER),
-    "min": (operators.Minimum(), "cuv", SMALLER),
-    "max of one": (operators.Maximum(), "uc", LARGER),
-    "min of one": (operators.Minimum(), "cu", SMALLER),
-    "max of two": (operators.Maximum(), "uv", LARGER),
-    "max of one number": (operators.Maximum(), "ud", LARGER),
-    "min of one number": (operators.Minimum(), "du", SMALLER),
-    "concatenation": (operators.Concat(1), "ucv", partial(np.concatenate, axis=1)),
-    "shift": (operators.Add((1.0, -1.0)), "cu", lambda z: z[0] - z[1]),
-    "shift by one number": (operators.Add((1.0, 1.0)), "ud", sum),
-}
-"""u and v depend on the input; c is a vector, d a number."""
 
 
 @pytest.mark.parametrize("radius", [0.2, 5.0])

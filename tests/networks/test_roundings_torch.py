@@ -116,36 +116,3 @@ def test_rounding_of_logits_is_counted() -> None:
     assert certified_accuracy(model, x, y, [0.0]).accuracy[0] == 0.0
     smooth = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
     assert not certified_accuracy(smooth, x, y, [0.0]).counted
-
-
-class Computing(nn.Module):
-    """A kernel that is computed when the model is called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(3, 4))
-
-    def forward(self, x: Any) -> Any:
-        return nn.functional.linear(x, self.weight / self.weight.norm())
-
-
-def test_kernels_that_the_model_does_not_hold() -> None:
-    """They are others in another precision: the logits in double precision are of another network."""
-    torch.manual_seed(0)
-    model, x = Computing().eval(), torch.randn(3, 4)
-    y = model(x).argmax(1)
-    with pytest.raises(MethodError, match="no array that the model stores"):
-        certified_accuracy(model, x, y, [0.1], execution="float16")
-
-
-def test_casts_within_a_model_are_refused() -> None:
-    class Casting(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.end = nn.Linear(4, 3)
-
-        def forward(self, x: Any) -> Any:
-            return self.end(x.to(torch.bfloat16).to(torch.float32))
-
-    with pytest.raises(MethodError, match="not known here"):
-        executed(network_graph(Casting().eval(), torch.zeros(1, 4)), "float32", Measure())

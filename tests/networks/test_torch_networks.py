@@ -13,7 +13,6 @@ from networks.torch_modules import Function, jacobian_norm, prepared, upper_of  
 from specnorm_networks import (  # noqa: E402
     network_bound,
 )
-from specnorm_torch import spectral_norm  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 import specnorm  # noqa: E402
@@ -139,43 +138,6 @@ def test_padding_and_its_convolution_are_one_layer(mode: Any) -> None:
     assert exact <= upper_of(model, (2, 6, 6)) <= exact * 1.01
 
 
-def test_parametrised_weight_is_the_one_that_is_used() -> None:
-    layer = spectral_norm(nn.Conv2d(3, 5, 3, padding=1), bound=0.5)
-    layer.train()
-    for _ in range(30):
-        layer(torch.randn(1, 3, 8, 8))
-    layer.eval()
-    weight = layer.weight.detach()
-    found = network_bound(nn.Sequential(layer, nn.ReLU()), (3, 8, 8))
-    bounds = specnorm.enclose(weight, (8, 8), padding_mode="zeros")
-    # At least as close as an enclosure to the usual tolerance.
-    assert found.upper is not None
-    assert float(bounds.lower) <= found.upper <= float(bounds.upper) * (1 + 1e-6)
-    assert {step.layer for step in found.nodes if step.layer} == {"0.weight"}
-
-
-def test_two_inputs_and_two_outputs() -> None:
-    class Two(nn.Module):
-        def forward(self, x: Tensor, y: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-            return 3 * x + 4 * y, 12 * x[:, :1] + at
-
-    found = network_bound(Two(), (torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1, 1, dtype=torch.int64)))
-    assert list(found.input_shapes) == ["x", "y"]
-    assert sorted(value or 0.0 for value in found.outputs.values()) == pytest.approx([5, 12])
-    assert found.upper == pytest.approx(13)
-
-
-def test_mode_and_state_are_as_before() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
-    before = {name: x.clone() for name, x in model.state_dict().items()}
-    model[1].eval()
-    network_bound(model, (1, 5, 5))
-    assert model.training
-    assert model[0].training
-    assert not model[1].training
-    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
-
-
 class MadeAtFirst(nn.Module):
     """Twice its input, by a parameter and a tensor that it makes at its first call, as published Cayley layers do."""
 
@@ -208,26 +170,3 @@ def test_control_flow_on_values_is_refused_with_advice() -> None:
 
     with pytest.raises(MethodError, match="cannot export Function"):
         network_bound(Function(f), (2, 3))
-
-
-def test_half_precision_weights() -> None:
-    model: Any = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).to(torch.bfloat16)
-    exact = float(torch.linalg.matrix_norm(model[0].weight.detach().double(), 2))
-    assert exact <= upper_of(model, (4,)) <= 1.01 * exact
-
-
-class Scaled(nn.Module):
-    """A product with a constant matrix, then batch normalisation of axis 1 or a product with a vector."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.kind = kind
-        self.matrix, self.norm, self.linear = nn.Parameter(torch.randn(5, 5)), nn.BatchNorm1d(5), nn.Linear(5, 5)
-        self.scale = nn.Parameter(torch.tensor([5.0, 0.1, 1.0, 0.2, 3.0]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.matrix @ x if "left" in self.kind else x @ self.matrix if "right" in self.kind else self.linear(x)
-        if "rows" in self.kind:
-            return y * self.scale[:, None]
-        z: Tensor = y * self.scale if "columns" in self.kind else self.norm(y)
-        return z

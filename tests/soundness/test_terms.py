@@ -276,38 +276,6 @@ def test_grid_is_covered(sizes: tuple[int, ...], shape: tuple[int, ...]) -> None
     assert (boxes.radius == 0).all()
 
 
-@pytest.mark.parametrize(
-    ("sizes", "shape"),
-    [
-        ((9,), (3,)),
-        ((64,), (2,)),
-        ((8, 5), (3, 2)),
-        ((32, 32), (3, 3)),
-        ((1, 12), (1, 4)),
-        ((7, 5, 6), (2, 2, 3)),
-        ((6, 4, 1), (3, 2, 1)),
-    ],
-)
-def test_points_of_a_grid_in_some_cells_of_the_torus_are_kept(sizes: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    """Every grid point in one of the cells lies in a box around them, or its mirror image does; exact rationals."""
-    random, cells = np.random.RandomState(0), torus(shape)
-    every = np.stack([g.ravel() for g in np.meshgrid(*map(np.arange, sizes), indexing="ij")], axis=-1)
-    for _ in range(6):
-        some = cells[np.sort(random.permutation(len(cells))[: 1 + random.randint(4)])]
-        boxes = dft(sizes, shape).around(some)
-        for point in every[random.permutation(len(every))[:150]]:
-            if inside(some, point, sizes):
-                for image in (point, -point % np.asarray(sizes)):
-                    if ((boxes.low <= image) & (image <= boxes.high)).all(axis=1).any():
-                        break
-                else:
-                    pytest.fail(f"{point} of {sizes} is in a cell, and in no box")
-        cells, _ = halved(cells)
-        cells = cells[np.sort(random.permutation(len(cells))[:2000])]
-    around = dft(sizes, shape).around(cells[:1])
-    assert (around.high - around.low + 1).prod(axis=1).sum() <= 3 ** len(sizes), "more than what is near one small cell"
-
-
 def inside(cells: Boxes, point: NDArray[np.int64], sizes: tuple[int, ...]) -> bool:
     """Whether a grid point, or what is the same a number of turns away, is in one of the closed cells."""
     numerators = [Fraction(int(n), size) for n, size in zip(point, sizes, strict=True)]
