@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,10 +24,11 @@ _SWEEPS = 4
 class NormMonitor:
     """Norms of a model's layers, their product, and upper bounds, every so many steps.
 
-    ``monitor(step)`` returns a dictionary for any logger: ``norm/NAME``, an estimate of each layer's norm at every
-    input size (`TensorNorm`); ``upper/NAME``, a proven upper bound of it (`Completion`, followed from the time before);
-    and ``norm/product`` and ``upper/product``, the products over all layers. Weights are those that the model uses in
-    ``eval()``; the model is as before. `lightning`, `transformers` and `keras` make callbacks.
+    ``monitor(step)`` returns a dictionary for any logger: ``norm/NAME``, an estimate at every input size that is the
+    layer's norm or somewhat above it (`TensorNorm`); ``upper/NAME``, a proven upper bound of the norm (`Completion`,
+    followed from the time before); and ``norm/product`` and ``upper/product``, the products over all layers, up to
+    their rounding. Weights are those that the model uses in ``eval()``; the model is as before. `lightning`,
+    `transformers` and `keras` make callbacks.
 
     Parameters
     ----------
@@ -53,7 +55,7 @@ class NormMonitor:
         self.model, self.every, self.upper = model, every, upper
         layers = _keras_layers(model) if hasattr(model, "layers") and hasattr(model, "fit") else None
         if layers is None:
-            layers = {name: (lambda m=m: weight_of(m), geometry_of(m)) for name, m in layers_of(model)}
+            layers = {name: (partial(weight_of, m), geometry_of(m)) for name, m in layers_of(model)}
         by_name = {**dict(model.named_modules()), **{layer.name: layer for layer in getattr(model, "layers", ())}}
         self._layers = {name: x for name, x in layers.items() if select is None or select(name, by_name[name])}
         if not self._layers:
@@ -133,6 +135,10 @@ def _first(*names: str) -> Any:
     raise MethodError(f"{' or '.join(names)} is not installed here.")
 
 
+def _keras_kernel(layer: Any) -> Tensor:
+    return torch.as_tensor(layer.kernel.value)
+
+
 def _keras_layers(model: Any) -> dict[str, tuple[Callable[[], Tensor], dict[str, Any]]]:
     """Kernels of Keras's dense and plain convolution layers; those that are neither do not count, as in torch."""
     found: dict[str, tuple[Callable[[], Tensor], dict[str, Any]]] = {}
@@ -142,5 +148,5 @@ def _keras_layers(model: Any) -> dict[str, tuple[Callable[[], Tensor], dict[str,
             if hasattr(layer, "strides"):
                 geometry |= {"stride": layer.strides, "dilation": layer.dilation_rate, "groups": layer.groups}
                 geometry |= {"padding_mode": "zeros"}
-            found[layer.name] = (lambda layer=layer: torch.as_tensor(layer.kernel.value)), geometry
+            found[layer.name] = partial(_keras_kernel, layer), geometry
     return found
