@@ -218,7 +218,7 @@ def test_a_weight_is_renewed_from_a_fresh_start() -> None:
     layer = specnorm_torch.spectral_norm(torch.nn.Conv2d(2, 2, 1, bias=False))
     with torch.no_grad():
         layer.parametrizations.weight.original.copy_(kernel)
-        layer.parametrizations.weight[0].vectors.copy_(torch.tensor([[[1.0, 0], [0, 0], [1, 0]]]))
+        layer.parametrizations.weight[0].vectors.copy_(torch.tensor([[[1.0, 0], [0, 0], [1, 0], [1, 0]]]))
     norms = [float(torch.linalg.matrix_norm(layer.weight.detach()[..., 0, 0], 2)) for _ in range(16)]
     assert norms[:15] == pytest.approx([3.0] * 15)
     assert norms[15] == pytest.approx(1.0)
