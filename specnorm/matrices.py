@@ -7,9 +7,7 @@ from typing import Any
 from specnorm.backends import backend_for
 from specnorm.errors import MethodError
 from specnorm.methods import Method
-from specnorm.methods.gram_iteration import GramIteration
-from specnorm.methods.matrix_norm import MatrixNorm
-from specnorm.methods.power_iteration import PowerIteration
+from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
 from specnorm.runtime.table import program_for
 from specnorm.types import ArrayT
 

@@ -8,8 +8,8 @@ from specnorm.errors import MethodError
 from specnorm.layers import takes_layers
 from specnorm.measuring import measure
 from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped
-from specnorm.methods.at_size import NormAtSize
 from specnorm.methods.base import Method
+from specnorm.methods.enclosure import NormAtSize
 from specnorm.methods.singular_values import SingularValues
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
 from specnorm.types import ArrayObject, ArrayT

@@ -17,8 +17,10 @@ from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
-from test_house import CORE, ROOT
+from test_house import CORE, PLUGINS, ROOT
 
+ROOMS = (CORE / "certified", PLUGINS / "specnorm_networks" / "certified")
+"""Where claims are made."""
 Change = Callable[[ast.AST], None]
 """Of a function's own tree, in place."""
 
@@ -31,7 +33,12 @@ class Function:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.path.relative_to(CORE / 'certified').with_suffix('').as_posix()}: {self.name}"
+        return f"{self.module.partition('certified.')[2]}: {self.name}"
+
+    @property
+    def module(self) -> str:
+        top = ROOT if self.path.is_relative_to(CORE) else PLUGINS
+        return ".".join(self.path.relative_to(top).with_suffix("").parts)
 
     def tree(self) -> ast.FunctionDef:
         return dict(functions_of(_parsed(self.path)))[self.name]
@@ -52,13 +59,13 @@ def functions_of(tree: ast.AST, inside: str = "") -> Iterator[tuple[str, ast.Fun
 
 
 def certified() -> Iterator[Function]:
-    """All functions of the trusted room."""
-    for path in sorted((CORE / "certified").rglob("*.py")):
+    """All functions of the trusted rooms."""
+    for path in sorted(path for room in ROOMS for path in room.rglob("*.py")):
         yield from (Function(path, name) for name, _ in functions_of(_parsed(path)))
 
 
 def _object(function: Function) -> FunctionType:
-    found: Any = importlib.import_module(".".join(function.path.relative_to(ROOT).with_suffix("").parts))
+    found: Any = importlib.import_module(function.module)
     for part in function.name.split("."):
         found = inspect.getattr_static(found, part)
         for inner in ("fget", "func", "__func__", "__wrapped__"):

@@ -30,8 +30,6 @@ FUNCTIONS: dict[str, Function] = {
 }
 """Every differentiable function, on a 2-D kernel; for the last three it is a stack of matrices."""
 
-SEVERAL = ("unfolding_bounds", "singular_values", "matrix_norm", "power_iteration", "gram_iteration")
-"""Functions with more than one value."""
 
 SHAPE = (4, 3, 3, 2)
 COMPILER = "aot_eager"

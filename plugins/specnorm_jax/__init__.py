@@ -24,11 +24,12 @@ from specnorm.plugin import LayerKernel
 from specnorm.result import Comparison, Enclosure, Result
 from specnorm.runtime.values import check_values
 from specnorm.types import AnyArray as Array
+from specnorm_jax.linear import linear_operator
 
 if TYPE_CHECKING:
     from specnorm.runtime.program import Program
 
-__all__ = ["BACKEND", "JaxBackend", "spread"]
+__all__ = ["BACKEND", "JaxBackend", "linear_operator", "spread"]
 
 _Tracer = jax.core.Tracer
 

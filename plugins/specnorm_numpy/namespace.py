@@ -39,9 +39,9 @@ class _Linalg:
         return x.diagonal(0, -2, -1)
 
     @staticmethod
-    def trace(x: Any, /) -> Any:
+    def trace(x: Any, /, *, offset: int = 0) -> Any:
         """Of the last two axes."""
-        return x.trace(0, -2, -1)
+        return x.trace(offset, -2, -1)
 
 
 class Namespace:

@@ -58,15 +58,12 @@ def lags(x: Array, *, ops: ArrayOps) -> Lags:
         return Lags(*(xp.concat([getattr(p, name) for p in parts], axis=0) for name in ("values", "error")))
     d, by_tap = len(taps), _by_tap(x, xp=xp)
     gram = _gram(by_tap, _chunk(by_tap, xp=xp), xp=xp)
-    # From (b, *y, c, *z, c) to (b, y_1, z_1, ..., c, c), and then on each axis the sum of all entries with z - y = t.
-    gram = xp.reshape(gram, (b, *taps, c, *taps, c))
-    pairs = [axis for j in range(d) for axis in (1 + j, 2 + d + j)]
-    gram = xp.permute_dims(gram, (0, *pairs, 1 + d, 2 + 2 * d))
-    lead = b
-    for k in taps:
-        gram = _diagonals(xp.reshape(gram, (lead, k, k, -1)), xp=xp)
-        lead *= 2 * k - 1
-    values = xp.reshape(gram, (b, *(2 * k - 1 for k in taps), c, c))
+    values = xp.reshape(gram, (b, *taps, c, *taps, c))
+    for j, k in enumerate(taps):
+        # The axes y of one factor and z of the other become t, the sum of all entries with z - y = t.
+        others = (axis for axis in range(values.ndim) if axis not in (1 + j, d + 2))
+        pairs = xp.permute_dims(values, (*others, 1 + j, d + 2))
+        values = xp.stack([xp.linalg.trace(pairs, offset=t) for t in range(1 - k, k)], axis=1 + j)
     return Lags(values, _error(by_tap, tuple(taps), xp=xp))
 
 
@@ -98,15 +95,6 @@ def _additions(rows: int, at_most: int) -> int:
     """Roundings of an entry of `_gram`."""
     first = _first_rows(rows, at_most)
     return rows if first == rows else max(_additions(first, at_most), _additions(rows - first, at_most)) + 1
-
-
-def _diagonals(x: Array, *, xp: Namespace) -> Array:
-    """Sums of the entries (y, z) with one z - y: (n, k, k, m) to (n, 2 k - 1, m), z - y = 1 - k first."""
-    n, k, _, m = x.shape
-    x = xp.flip(x, axis=1)
-    # Rows of length 2 k, read as rows of length 2 k - 1: row y moves y places to the right.
-    wide = xp.reshape(xp.concat([x, xp.zeros_like(x)], axis=2), (n, 2 * k * k, m))
-    return xp.sum(xp.reshape(wide[:, : k * (2 * k - 1), :], (n, k, 2 * k - 1, m)), axis=1)
 
 
 def _error(by_tap: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:

@@ -9,15 +9,12 @@ from specnorm.errors import BackendConflict, BrokenBackend
 from specnorm.methods.base import Evaluation, Method, Needs, Stepped
 from specnorm.methods.completion import Completion
 from specnorm.methods.enclosure import Enclose
-from specnorm.methods.fantastic_four import FantasticFour
 from specnorm.methods.fft import ExactFFT
 from specnorm.methods.gram import Gram
 from specnorm.methods.grid import Grid
-from specnorm.methods.power import Power
-from specnorm.methods.power_top_k import PowerTopK
-from specnorm.methods.reshaped import Reshaped
+from specnorm.methods.power import Power, PowerTopK
 from specnorm.methods.tensor_norm import TensorNorm
-from specnorm.methods.unfolding import Unfoldings
+from specnorm.methods.unfolding import FantasticFour, Reshaped, Unfoldings
 
 GROUP = "specnorm.methods"
 """Entry points of methods that other distributions bring: the method's name, and its class."""

@@ -33,14 +33,10 @@ class SingularValues(Method):
     k: int | None = None
 
     name: ClassVar[str] = "singular_values"
+    promise: ClassVar[Kind] = "exact"
 
     def needs(self, spec: ConvSpec) -> Needs:
-        """As many values as were asked for."""
         return Needs(precision="wide", value_shape=self._value_shape(spec))
-
-    def kind(self, spec: ConvSpec) -> Kind:
-        """Exact for the circular layer at its input size."""
-        return "exact"
 
     def check(self, spec: ConvSpec) -> None:
         """Circular at a given size only, and no more values than there are."""
@@ -53,7 +49,6 @@ class SingularValues(Method):
             raise MethodError(f"k={self.k!r} is not a number of singular values: this layer has {total}.")
 
     def _value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
-        """Return k, or all."""
         return (self.k or self._total(spec),)
 
     @staticmethod
@@ -76,7 +71,6 @@ class SingularValues(Method):
         return 24 * frequencies * (rows + columns) * min(rows, columns)
 
     def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:
-        """Merge the groups' values."""
         flat = xp.reshape(values, (values.shape[0], -1))
         order = xp.argsort(flat, axis=1, descending=True)
         count = self.k or flat.shape[1]

@@ -1,8 +1,8 @@
 """Completions: kernels H with K*K + H*H close to a multiple of the identity, whose lags then prove a bound of K.
 
-On the grid of 2 k - 1 points an axis the identity of the symbols is that of the lags. So H is the solution of a
-least-squares problem, solved by Gauss-Newton with conjugate gradients inside. Products with tables of cosines and sines
-take taps to half of the grid, where everything else is products of real matrices of one shape.
+The lags are to be those of a multiple of the identity: a least-squares problem, solved by Gauss-Newton with conjugate
+gradients inside. They are found as products of polynomials are: small tables take the taps to points, where everything
+else is one batch of products of real matrices. Nothing here is proven: `certified.completion` has the lags that prove.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ if TYPE_CHECKING:
 
 PRODUCTS = 700
 """Products at most, unless the caller says how many."""
-_INNER = 25
-"""Of them in a Gauss-Newton step."""
-_FORCING = 1e-4
+_INNER = 40
+"""Of them in a Gauss-Newton step, at most."""
+_FORCING = 0.03
 """Part of the squared residual at which conjugate gradients stop."""
-_MENDING = 6
+_MENDING = 3
 """Products in a step that follows a kernel in training."""
 _MARGIN = 0.01
 """What is aimed at then: so much above the norm."""
-_AIM = 0.6
+_AIM = 0.4
 """Part of the tolerance that lies between the norm and the number aimed at; the residual takes the rest."""
 _POWERS, _CENTRES, _ZOOMS = 12, 3, 7
 """Of `largest_symbol`: power steps on the grid, its highest points that are followed, and halvings of the distance."""
+_LOST = 4000.0
+"""Condition of the tables at points of half-circles up to which float32 keeps the digits that a step needs."""
 _TINY = 1e-30
 
 
@@ -84,93 +86,94 @@ def small_random(block_shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=64)
-def _grid(taps: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Half of the grid of 2 k - 1 points: tables of symbols (2 f, taps), of symbols times -i, and weights (f, 1, 1)."""
+def _tables(taps: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tables F, D (points, taps) and W (lags, points): lag t of ``K*H`` is ``sum_j W_tj (F K)_j^T (D H)_j``.
+
+    Few taps: K and H read as homogeneous polynomials at as many points of a half-circle as there are lags. More, where
+    that would lose digits: at half of the grid of 2 k - 1 points, a product of complex numbers as three of real ones.
+    """
+    axes = [_polynomials(k) for k in taps]
+    if math.prod(float(np.linalg.cond(axis[2])) for axis in axes) <= _LOST:
+        first, second, combined = (functools.reduce(np.kron, [axis[j] for axis in axes], np.eye(1)) for j in range(3))
+        return first, second, combined
     sizes = tuple(2 * k - 1 for k in taps)
     points = full_grid(sizes).numerators
-    n = len(points)
-    mirrored = (-points % np.asarray(sizes, dtype=np.int64)) @ np.asarray(
-        [math.prod(sizes[j + 1 :]) for j in range(len(sizes))], dtype=np.int64
+    mirrored = np.ravel_multi_index(tuple((-points % np.asarray(sizes)).T), sizes)
+    points = points[np.arange(len(points)) <= mirrored]  # 0 first, and one of each other pair
+    cos, sin = phases(Frequencies(points, sizes), taps)
+    reached = (np.indices(sizes).reshape(len(taps), -1).T - (np.asarray(taps) - 1)) @ (
+        2 * np.pi * points / np.asarray(sizes)
+    ).T
+    weights = np.where(points.any(axis=1), 2.0, 1.0) / math.prod(sizes)
+    cosines, sines = np.cos(reached) * weights, np.sin(reached) * weights
+    # (A - iB)(C + iD), as symbols of K and H, from A C, B D and (A + B)(C - D).
+    return (
+        np.concatenate([cos, sin, cos + sin]),
+        np.concatenate([cos, sin, cos - sin]),
+        np.concatenate([cosines + sines, cosines - sines, -sines], axis=1),
     )
-    cos, sin = phases(Frequencies(points[np.arange(n) <= mirrored], sizes), taps)
-    weights = np.full((len(cos), 1, 1), 2.0 / n)
-    weights[0] = 1.0 / n
-    return _interleaved(cos, sin), _interleaved(sin, -cos), weights
 
 
-def _interleaved(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return np.stack([first, second], axis=1).reshape(2 * len(first), -1)
+def _polynomials(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tables of `_tables` on one axis."""
+    n = 2 * k - 1
+    angle = math.pi * (np.arange(n)[:, None] / n + 0.25)
+
+    def monomials(degree: int) -> np.ndarray:
+        power = np.arange(degree + 1)
+        return np.cos(angle) ** (degree - power) * np.sin(angle) ** power
+
+    return monomials(k - 1)[:, ::-1], monomials(k - 1), np.linalg.inv(monomials(2 * k - 2))
 
 
-class _Identity(NamedTuple):
-    """The least-squares problem of some kernels K: H by tap, (b, taps, rows, c).
+class _Products(NamedTuple):
+    """Products of kernels K and H by tap, (b, taps, rows, c), by the `_tables` of their taps."""
 
-    Parameters
-    ----------
-    symbol_table, turned_table, weights : arrays
-        Of `_grid`.
-    gram : array, shape (b, f, c, 2 c)
-        G*G on the grid, the imaginary part beside the real one.
-    """
-
-    symbol_table: Array
-    turned_table: Array
-    weights: Array
-    gram: Array
+    first: Array
+    second: Array
+    combined: Array
     xp: Namespace
 
     @classmethod
-    def of(cls, blocks: Array, *, ops: ArrayOps) -> _Identity:
-        """Of narrow blocks (b, rows, c, *taps)."""
-        xp = ops.xp
-        symbol_table, turned_table, weights = (
-            ops.from_numpy(x.astype(ops.own_dtype), blocks) for x in _grid(tuple(blocks.shape[3:]))
-        )
-        without = cls(symbol_table, turned_table, weights, blocks, xp)
-        taps = by_tap(blocks, xp=xp)
-        return without._replace(gram=without.product(without.symbol(taps), taps))
+    def of(cls, blocks: Array, *, ops: ArrayOps) -> _Products:
+        """For blocks (b, rows, c, *taps)."""
+        tables = (ops.from_numpy(x.astype(ops.own_dtype), blocks) for x in _tables(tuple(blocks.shape[3:])))
+        return cls(*tables, ops.xp)
 
-    def symbol(self, h: Array, *, turned: bool = False) -> Array:
-        """Real part of the symbol above the imaginary one, (b, f, 2 rows, c); of -i times the symbol if turned."""
-        xp, (b, taps, rows, c) = self.xp, h.shape
-        table = self.turned_table if turned else self.symbol_table
-        return xp.reshape(xp.matmul(table, xp.reshape(h, (b, taps, rows * c))), (b, -1, 2 * rows, c))
+    def _apply(self, table: Array, x: Array) -> Array:
+        b, n, *matrix = x.shape
+        flat = self.xp.reshape(x, (b, n, matrix[0] * matrix[1]))
+        return self.xp.reshape(self.xp.matmul(table, flat), (b, table.shape[0], *matrix))
 
-    def product(self, symbol: Array, h: Array) -> Array:
-        """``F* D`` for a symbol F and that of other taps: (b, f, c, 2 c)."""
-        both = self.xp.concat([self.symbol(h), self.symbol(h, turned=True)], axis=3)
-        return self.xp.matmul(self.xp.matrix_transpose(symbol), both)
+    def at_points(self, k: Array) -> Array:
+        """``(F K)^T``, (b, points, c, rows)."""
+        return self._apply(self.first, self.xp.matrix_transpose(k))
 
-    def hermitian(self, a: Array) -> Array:
-        """``A + A*``."""
-        xp, c = self.xp, a.shape[2]
-        real, imag = a[..., :c], a[..., c:]
-        return xp.concat([real + xp.matrix_transpose(real), imag - xp.matrix_transpose(imag)], axis=3)
+    def lags(self, at_points: Array, h: Array) -> Array:
+        """Lags (b, lags, c, c) of ``K*H + H*K``."""
+        xp = self.xp
+        products = xp.matmul(at_points, self._apply(self.second, h))
+        found = self._apply(self.combined, products)
+        return found + xp.matrix_transpose(xp.flip(found, axis=1))
 
-    def taps(self, both: Array, residual: Array, shape: tuple[int, ...]) -> Array:
-        """Taps of ``F R`` for Hermitian R, from F beside -i F: the adjoint of `hermitian` of `product`."""
-        xp, (b, _, rows, c) = self.xp, shape
-        real, imag = residual[..., :c], residual[..., c:]
-        image = xp.matmul(both, xp.concat([real, -imag], axis=2) * (2 * self.weights))
-        image = xp.reshape(image, (b, self.symbol_table.shape[0], rows * c))
-        return xp.reshape(xp.matmul(xp.matrix_transpose(self.symbol_table), image), shape)
+    def taps(self, at_points: Array, symmetric: Array) -> Array:
+        """``sum_y K_y M_{z-y}`` at tap z: half of the adjoint of `lags`, for lags with ``M_{-t} = M_t^T``."""
+        xp = self.xp
+        products = xp.matmul(xp.matrix_transpose(at_points), self._apply(xp.matrix_transpose(self.combined), symmetric))
+        return self._apply(xp.matrix_transpose(self.second), products)
 
-    def step(self, h: Array, target: Array, inner: Any, *, ops: ArrayOps) -> tuple[Array, Array]:
-        """A Gauss-Newton step towards ``G*G + F*F = target I`` from taps h, and how many products it took."""
-        xp, c = self.xp, h.shape[3]
-        symbol = self.symbol(h)
-        both = xp.concat([symbol, self.symbol(h, turned=True)], axis=3)
-        eye = ops.from_numpy(np.eye(c, 2 * c).astype(ops.own_dtype), h)
-        residual = target[:, None, None, None] * eye - self.gram - xp.matmul(xp.matrix_transpose(symbol), both)
-        down = self.taps(both, residual, h.shape)
+    def step(self, h: Array, residual: Array, inner: Any, *, ops: ArrayOps) -> tuple[Array, Array]:
+        """A Gauss-Newton step from taps h that lessens the residual's lags, and how many products it took."""
+        xp, at_points = self.xp, self.at_points(h)
+        down = self.taps(at_points, residual)
         first = _dot(down, down, xp=xp)
 
         def going(state: tuple[Array, ...]) -> Any:
-            return (state[0] < inner) & xp.any(state[4] > _FORCING * first)
+            return (state[0] < inner) & (state[0] < _INNER) & xp.any(state[4] > _FORCING * first)
 
         def further(state: tuple[Array, ...]) -> tuple[Array, ...]:
             count, x, rest, p, rho = state
-            image = self.taps(both, self.hermitian(self.product(symbol, p)), h.shape)
+            image = self.taps(at_points, self.lags(at_points, p))
             length = _wide(rho / (_dot(p, image, xp=xp) + _TINY), xp=xp)
             rest = rest - length * image
             after = _dot(rest, rest, xp=xp)
@@ -179,6 +182,21 @@ class _Identity(NamedTuple):
         begin = (arrays.counter(h, ops=ops), xp.zeros_like(h), down, down, first)
         count, step, *_ = ops.loop(going, further, begin)
         return step, count
+
+
+def _residual(target: Array, own: Array, beside: Array, *, dtype: Any, ops: ArrayOps) -> Array:
+    """Lags (b, lags, c, c) of ``target I - K*K - H*H``, from those of K and of H."""
+    xp = ops.xp
+    b, c = own.shape[0], own.shape[-1]
+    both = xp.reshape(own + beside, (b, -1, c, c))
+    return xp.astype(xp.astype(target, both.dtype)[:, None, None, None] * _unit(both, ops=ops) - both, dtype)
+
+
+def _unit(lags: Array, *, ops: ArrayOps) -> Array:
+    """Lags (1, lags, c, c) of the kernel 1."""
+    unit = np.zeros((1, *lags.shape[1:]), dtype=ops.wide_dtype)
+    unit[:, lags.shape[1] // 2, ...] = np.eye(lags.shape[-1])
+    return ops.from_numpy(unit, lags)
 
 
 def _dot(x: Array, y: Array, *, xp: Namespace) -> Array:
@@ -242,49 +260,56 @@ def complete(
         square = _dot(begin, begin, xp=xp)
         h = xp.where(_wide(xp.isfinite(square) & (square > 0), xp=xp), by_tap(begin, xp=xp), h)
 
-    def bound_of(x: Array) -> Array:
-        return completion.norms_up(own, lags_of(by_row(x, taps, xp=xp), ops=ops), ops=ops)[0]
+    def lags_of_taps(x: Array) -> completion.Lags:
+        return lags_of(by_row(x, taps, xp=xp), ops=ops)
 
     limit = PRODUCTS if products is None else products
-    count = arrays.counter(h, ops=ops)
-    best = h
+    count, beside = arrays.counter(h, ops=ops), lags_of_taps(h)
+    best, bound = h, completion.norms_up(own, beside, ops=ops)[0]
     if limit:
-        identity = _Identity.of(narrow_blocks, ops=ops)
+        searched = _Products.of(narrow_blocks, ops=ops)
         target = (norm * (1 + _AIM * rtol)) ** 2
-        enough = xp.astype(norm * (1 + rtol), own.values.dtype)
+        enough = xp.astype(norm * (1 + rtol), bound.dtype)
 
         def going(state: tuple[Array, ...]) -> Any:
-            return (state[0] < limit) & xp.any(state[3] > enough)
+            return (state[0] < limit) & xp.any(state[4] > enough)
 
         def further(state: tuple[Array, ...]) -> tuple[Array, ...]:
-            count, x, best, bound = state
-            step, used = identity.step(x, target, _INNER, ops=ops)
+            count, x, values, best, bound = state
+            residual = _residual(target, own.values, values, dtype=x.dtype, ops=ops)
+            step, used = searched.step(x, residual, limit - count, ops=ops)
             x = x + step
-            now = bound_of(x)
+            beside = lags_of_taps(x)
+            now = completion.norms_up(own, beside, ops=ops)[0]
             better = now < bound
-            return count + used, x, xp.where(_wide(better, xp=xp), x, best), xp.where(better, now, bound)
+            best = xp.where(_wide(better, xp=xp), x, best)
+            return count + used, x, beside.values, best, xp.where(better, now, bound)
 
-        count, _, best, _ = ops.loop(going, further, (count, h, h, bound_of(h)))
-    found = by_row(best, taps, xp=xp)
-    bound, _ = completion.norms_up(own, lags_of(found, ops=ops), ops=ops)
+        count, _, _, best, bound = ops.loop(going, further, (count, h, beside.values, h, bound))
     slope = _in_rows(norm_gradient(narrow_blocks, peak, xp=xp), blocks, xp=xp)
     slope = slope * xp.reshape(xp.astype(bound, norm.dtype) / size, (-1,) + (1,) * (blocks.ndim - 1))
     count = xp.broadcast_to(xp.asarray(count, dtype=xp.int32, device=ops.device(bound)), bound.shape)
-    return Found(found, bound, count, slope)
+    return Found(by_row(best, taps, xp=xp), bound, count, slope)
 
 
-def mend(blocks: Array, h: Array, steps: int, *, ops: ArrayOps) -> Array:
+def mend(blocks: Array, h: Array, own: Array, beside: Array, steps: int, *, ops: ArrayOps) -> Array:
     """Completions h (b, rows, c, *taps) after some short Gauss-Newton steps, for blocks that have moved.
 
     Where a step would lead to no numbers, h stays.
+
+    Parameters
+    ----------
+    own, beside : arrays
+        Lags of the narrow blocks, and about those of h.
     """
     xp = ops.xp
     narrow_blocks, taps = narrow(blocks, xp=xp), tuple(blocks.shape[3:])
-    identity = _Identity.of(narrow_blocks, ops=ops)
+    searched = _Products.of(narrow_blocks, ops=ops)
     target = (largest_symbol(narrow_blocks, ops=ops).norm * (1 + _MARGIN)) ** 2
     x = by_tap(h, xp=xp)
-    for _ in range(steps):
-        x = x + identity.step(x, target, _MENDING, ops=ops)[0]
+    for at in range(steps):
+        beside = lags_of(by_row(x, taps, xp=xp), ops=ops).values if at else beside
+        x = x + searched.step(x, _residual(target, own, beside, dtype=x.dtype, ops=ops), _MENDING, ops=ops)[0]
     moved = by_row(x, taps, xp=xp)
     finite = xp.isfinite(xp.sum(moved * 0.0, axis=tuple(range(1, moved.ndim)), keepdims=True))
     return xp.where(finite, moved, h)
@@ -302,26 +327,18 @@ def bound_and_gradient(
     bound, helps = completion.norms_up(own, beside, ops=ops)
     used = xp.reshape(helps, (-1,) + (1,) * (own.values.ndim - 1))
     values = own.values + xp.where(used, beside.values, xp.zeros_like(beside.values))
-    taps = tuple(blocks.shape[3:])
-    k = by_tap(narrow(blocks, xp=xp), xp=xp)
-    b, n, rows, c = k.shape
+    b, c = values.shape[0], values.shape[-1]
     values = xp.reshape(values, (b, -1, c, c))
-    middle = values.shape[1] // 2
-    shift = completion.best_shift(values[:, middle, ...], ops=ops)
-    identity = np.zeros((1, values.shape[1], c, c), dtype=ops.wide_dtype)
-    identity[:, middle, ...] = np.eye(c)
-    eye = ops.from_numpy(identity, values)
-    centred = values - shift[:, None, None, None] * eye
+    shift = xp.reshape(completion.best_shift(values[:, values.shape[1] // 2, ...], ops=ops), (b, 1, 1, 1))
+    eye = _unit(values, ops=ops)
+    centred = values - shift * eye
     norms = xp.sqrt(xp.sum(centred * centred, axis=(2, 3), keepdims=True))
     # At a multiple of the identity v takes all of M_0, whose derivative then is that of its mean.
-    none = norms <= 8 * c * float(xp.finfo(values.dtype).eps) * xp.reshape(shift, (b, 1, 1, 1))
-    slopes = xp.where(none, eye / c, centred / (norms + _TINY))
-    slopes = xp.astype(slopes, k.dtype)
-    slopes = xp.take(slopes, ops.from_numpy(_differences(taps), k), axis=1)  # (b, y * z, c, c)
-    slopes = xp.reshape(xp.permute_dims(xp.reshape(slopes, (b, n, n, c, c)), (0, 1, 3, 2, 4)), (b, n * c, n * c))
-    flat = xp.reshape(xp.permute_dims(k, (0, 2, 1, 3)), (b, rows, n * c))
-    gradient = xp.reshape(xp.matmul(flat, slopes), (b, rows, n, c))
-    gradient = by_row(xp.permute_dims(gradient, (0, 2, 1, 3)), taps, xp=xp)
+    none = norms <= 8 * c * float(xp.finfo(values.dtype).eps) * shift
+    slopes = xp.astype(xp.where(none, eye / c, centred / (norms + _TINY)), blocks.dtype)
+    k = by_tap(narrow(blocks, xp=xp), xp=xp)
+    products = _Products.of(blocks, ops=ops)
+    gradient = by_row(products.taps(products.at_points(k), slopes), tuple(blocks.shape[3:]), xp=xp)
     gradient = gradient / xp.reshape(xp.astype(bound, k.dtype) + _TINY, (-1,) + (1,) * (blocks.ndim - 1))
     return bound, _in_rows(gradient, blocks, xp=xp)
 
@@ -331,18 +348,6 @@ def _in_rows(gradient: Array, blocks: Array, *, xp: Namespace) -> Array:
     if blocks.shape[2] <= blocks.shape[1]:
         return gradient
     return xp.permute_dims(gradient, (0, 2, 1, *range(3, blocks.ndim)))
-
-
-@functools.lru_cache(maxsize=64)
-def _differences(taps: tuple[int, ...]) -> np.ndarray:
-    """Place of lag z - y among all lags, for every pair (y, z) of taps."""
-    position = np.indices(taps).reshape(len(taps), math.prod(taps))
-    lag_shape = tuple(2 * k - 1 for k in taps)
-    lag = position[:, None, :] - position[:, :, None] + (np.asarray(taps, dtype=np.int64) - 1)[:, None, None]
-    index = np.zeros(lag.shape[1:], dtype=np.int32)
-    for each, size in zip(lag, lag_shape, strict=True):
-        index = index * size + each.astype(np.int32)
-    return index.reshape(-1)
 
 
 def norm_gradient(blocks: Array, peak: Peak, *, xp: Namespace) -> Array:

@@ -1,4 +1,7 @@
-"""Blocks with one tap, matrices: Lanczos finds the norm, one factorisation each proves it. No torus is searched."""
+"""One matrix, or a few: Lanczos finds the norm, and one factorisation each proves it where that is asked for.
+
+Blocks with one tap are matrices, for which no torus is searched; so is the symbol at one frequency.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,15 @@ import numpy as np
 from specnorm import arrays
 from specnorm.certified.bound import finite
 from specnorm.certified.matrices import norms
+from specnorm.certified.symbol import gradients, symbols
 from specnorm.numerics.lanczos import Lanczos, vector_tolerance
 from specnorm.problem.frequencies import Frequencies
-from specnorm.search.result import SearchResult
+from specnorm.search.result import Bounds, SearchResult
 
 if TYPE_CHECKING:
-    from specnorm.certified.bound import Lower, Upper
-    from specnorm.types import Array, ArrayOps
+    from specnorm.problem.spec import ConvSpec
+    from specnorm.types import Array, ArrayOps, Namespace
+
 
 SMALLEST = 64
 """Smaller side below which a search takes no longer."""
@@ -30,13 +35,11 @@ _FLOAT64 = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
-class MatrixBounds:
+class MatrixBounds(Bounds):
     """Two proven bounds of the largest norm of some matrices.
 
     Parameters
     ----------
-    upper : Upper or None
-        None where no proof came through.
     index : int
         Of the matrix that the lower bound is of.
     u, v : arrays, shapes (1, m) and (1, n)
@@ -45,16 +48,10 @@ class MatrixBounds:
         Of Lanczos.
     """
 
-    lower: Lower
-    upper: Upper | None
     index: int
     u: Array
     v: Array
     steps: int
-
-    def within(self, rtol: float) -> bool:
-        """Whether there are both bounds, so close."""
-        return self.upper is not None and self.upper <= self.lower.value * (1 + rtol)
 
 
 def enclose_matrices(matrix: Array, rtol: float, *, close: bool = True, ops: ArrayOps) -> MatrixBounds:
@@ -149,3 +146,68 @@ def enclose_constant(blocks: Array, rtol: float, *, close: bool = True, ops: Arr
     upper = norms.norm_of_one_tap(blocks, found.upper)
     nowhere = Frequencies(np.zeros((1, len(taps)), dtype=np.int64), (1,) * len(taps))
     return SearchResult(found.lower, upper, nowhere, found.index, count, 1, (found.u, found.v))
+
+
+def top_triple_at(
+    block: Array, frequency: Frequencies, vectors: tuple[Array, Array] | None = None, *, ops: ArrayOps
+) -> tuple[Array, Array, Array, Array]:
+    """Top singular triple of one block at one frequency, and the taps' phases there; real vectors may be known."""
+    xp = ops.xp
+    symbol = symbols.Symbol(block, frequency, ops=ops)
+    phase = symbol.phase
+    if vectors is not None:
+        u, v = (x + 0j for x in vectors)
+        return u, v, xp.linalg.vector_norm(symbol.apply(v[:, None, :])[:, 0, :], axis=-1), phase
+    matrix = symbols.matrix_at(block, phase, xp=xp)
+    return *symbols.top_triple(matrix, xp=xp), phase
+
+
+def top_triples(
+    layers: list[Array], at: list[tuple[int, Frequencies, tuple[Array, Array] | None]], *, ops: ArrayOps
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Top singular triple of one block of each layer at one frequency: u, v, sigma, phases and the block's index.
+
+    Parameters
+    ----------
+    layers : list of arrays, shape (g, m, p, *kernel_shape)
+    """
+    xp = ops.xp
+    found = [
+        top_triple_at(blocks[index : index + 1, ...], frequency, vectors, ops=ops)
+        for blocks, (index, frequency, vectors) in zip(layers, at, strict=True)
+    ]
+    u, v, value, phase = (xp.concat(list(x), axis=0) for x in zip(*found, strict=True))
+    index = ops.from_numpy(np.asarray([index for index, _, _ in at], dtype=np.int64), layers[0])
+    return u, v, value, phase, index
+
+
+def top_gradient(residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    """Gradient of a singular value with respect to all blocks of its layer, from u, v, phases and group."""
+    u, v, phase, group = residuals
+    gradient = gradients.triple_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
+    gradient = arrays.one_hot(gradient, group, spec.groups, xp=xp)
+    return xp.reshape(gradient, (-1, *gradient.shape[2:]))
+
+
+def norms_of_one_tap(blocks: Array, *, ops: ArrayOps) -> tuple[Array, list[Array], int]:
+    """Norms of blocks with one tap, as `alternation.maximise` gives TN.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, m, p, *kernel_shape)
+
+    Returns
+    -------
+    value : array, shape (b,)
+        Lifted by its rounding.
+    vectors : list of arrays
+        u, v and the ones that are the spatial vectors, (b, n) each.
+    steps : int
+    """
+    xp = ops.xp
+    matrix = xp.reshape(blocks, blocks.shape[:3])
+    run = Lanczos(matrix, tolerance=vector_tolerance(matrix.dtype, xp=xp), ops=ops).finish()
+    u, v = run.vectors()
+    image = xp.matmul(matrix, v[:, :, None])[:, :, 0]
+    value = xp.linalg.vector_norm(image, axis=1) * (1 + 8 * float(xp.finfo(matrix.dtype).eps))
+    return value, [u + 0j, v + 0j, xp.ones_like(v[:, :1]) + 0j], run.steps

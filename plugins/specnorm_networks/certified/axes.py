@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -146,16 +146,20 @@ def resize_norm_up(
     coordinates : {"half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"}
         Where an output's centre lies in the input.
     nearest : {"floor", "ceil", "round_prefer_floor", "round_prefer_ceil"}
-        For "nearest".
+        For "nearest", whose scale is a whole number.
     single : bool
-        Whether coordinates are rounded, to single precision or better: the largest norm of what can come of it.
+        Whether coordinates are rounded, to single precision or better: a bound of the norm of what can come of it.
     """
     if max(size, outputs) > LONGEST:
         return None
     if mode == "nearest":
         found = nearest_pixels(size, outputs, scale, coordinates, nearest, single=single)
-        # Each output is one pixel: columns are orthogonal.
-        return None if found is None else host.root_up(max(int(np.bincount(p).max(initial=0)) for p in found))
+        if found is None:
+            return None
+        # Each output is one pixel: columns are orthogonal. What may be one of two counts for both.
+        exact, other = found
+        counts = np.bincount(exact, minlength=size) + np.bincount(other[other != exact], minlength=size)
+        return host.root_up(int(counts.max(initial=0)))
     rows = linear_rows(size, outputs, scale, coordinates) if mode == "linear" else None
     if rows is None:
         return None
@@ -205,77 +209,25 @@ def _moved_up(rows: Sequence[Row], far: float) -> float:
 @lru_cache(maxsize=64)
 def nearest_pixels(
     size: int, outputs: int, scale: Fraction, coordinates: str, nearest: str, *, single: bool
-) -> list[NDArray[np.intp]] | None:
-    """Which pixel each output is, as exact arithmetic has it; then, for ``single``, what else rounding can give.
+) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
+    """Which pixel each output is, and which other one where ``single`` precision may have it; for whole scales.
 
-    That is where coordinates are computed in single or double precision, by a product or by a quotient. None for modes
-    that are not known.
+    Coordinates are exact where they are quotients by powers of two.
     """
-    known = {
+    whole = scale.denominator == 1 and outputs == size * scale and coordinates != "align_corners"
+    places = [_coordinate(i, size, outputs, scale, coordinates) for i in range(outputs)]
+    known: dict[str, Callable[[Fraction], int]] = {
         "floor": math.floor, "ceil": math.ceil, "round_prefer_floor": lambda x: math.ceil(x - HALF),
         "round_prefer_ceil": lambda x: math.floor(x + HALF),
     }  # fmt: skip
-    exact = [_coordinate(i, size, outputs, scale, coordinates) for i in range(outputs)]
-    if nearest not in known or any(x is None for x in exact):
+    if nearest not in known or not whole or any(x is None for x in places):
         return None
-    found = [np.array([known[nearest](x) for x in exact], dtype=np.intp)]
-    if single:
-        found += _rounded_pixels(size, outputs, scale, coordinates, nearest)
-    inside = [np.clip(pixels, 0, size - 1) for pixels in found]
-    return list({pixels.tobytes(): pixels for pixels in inside}.values())
-
-
-def _rounded_pixels(
-    size: int, outputs: int, scale: Fraction, coordinates: str, nearest: str
-) -> Iterator[NDArray[np.intp]]:
-    if (coordinates, nearest) == ("asymmetric", "floor") and outputs in (size, 2 * size):
-        # For values whose channels are stored last, torch takes these as scales of 1 and 2, whatever scale was given.
-        yield np.arange(outputs) * size // outputs
-    for kind in (np.float32, np.float64):
-        centres: NDArray[Any] = np.arange(outputs).astype(kind)
-        half: Any = kind(0.5)
-        for x in _computed(size, outputs, scale, coordinates, kind):
-            # Half an unit is subtracted exactly wherever that decides.
-            wide = x.astype(np.float64)
-            chosen = {
-                "floor": [np.floor(wide)], "ceil": [np.ceil(wide)], "round_prefer_floor": [np.ceil(wide - 0.5)],
-                "round_prefer_ceil": [np.floor(wide + 0.5), np.floor(x + half)],
-            }[nearest]  # fmt: skip
-            yield from (pixels.astype(np.intp) for pixels in chosen)
-        if nearest == "round_prefer_ceil" and coordinates.endswith("half_pixel"):
-            # (i + 1/2) s rounded down: torch's "nearest-exact".
-            yield from (np.floor(x).astype(np.intp) for x in _scaled(centres + half, size, outputs, scale))
-
-
-def _computed(size: int, outputs: int, scale: Fraction, coordinates: str, kind: Any) -> Iterator[NDArray[Any]]:
-    """Coordinates as rounded arithmetic may have them."""
-    i, half = np.arange(outputs).astype(kind), kind(0.5)
-    if outputs == 1 and coordinates in ("align_corners", "pytorch_half_pixel"):
-        yield i
-    elif coordinates == "align_corners":
-        yield i * (kind(size - 1) / kind(outputs - 1))
-        yield i * kind(size - 1) / kind(outputs - 1)
-        yield i * kind(size - 1) / (kind(float(scale)) * kind(size) - 1)
-    elif coordinates == "asymmetric":
-        yield from _scaled(i, size, outputs, scale)
-    else:
-        for x in _scaled(i + half, size, outputs, scale):
-            yield x - half
-        for step in _steps(size, outputs, scale, kind):
-            # Product and difference rounded together.
-            yield ((i + half).astype(np.float64) * np.float64(step) - 0.5).astype(kind)
-
-
-def _scaled(centres: NDArray[Any], size: int, outputs: int, scale: Fraction) -> Iterator[NDArray[Any]]:
-    kind: Any = centres.dtype.type
-    yield centres / kind(float(scale))
-    yield from (centres * step for step in _steps(size, outputs, scale, kind))
-
-
-def _steps(size: int, outputs: int, scale: Fraction, kind: Any) -> set[Any]:
-    """One over the scale, as rounded arithmetic may have it."""
-    whole = {kind(size) / kind(outputs)} if outputs and scale == Fraction(outputs, size) else set()
-    return whole | {kind(1 / float(scale)), kind(1) / kind(float(scale))}
+    exact = [known[nearest](x) for x in places if x is not None]
+    far = 0.0 if not single or scale.numerator.bit_count() == 1 else away(size, outputs, scale, coordinates, 2.0**-24)
+    near = [[known[nearest](x + move) for move in (Fraction(-far), Fraction(far))] for x in places if x is not None]
+    other = [high if low == here else low for here, (low, high) in zip(exact, near, strict=True)]
+    one, two = (np.clip(np.array(pixels, dtype=np.intp), 0, size - 1) for pixels in (exact, other))
+    return one, two
 
 
 def _coordinate(i: int, size: int, outputs: int, scale: Fraction, coordinates: str) -> Fraction | None:

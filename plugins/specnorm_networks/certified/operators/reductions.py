@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import ClassVar
 
 import numpy as np
@@ -20,9 +18,7 @@ from specnorm_networks.certified.operators.base import (
     Place,
     Program,
     Sizes,
-    times_up,
 )
-from specnorm_networks.certified.operators.broadcasting import gathered, spread
 from specnorm_networks.certified.operators.executed import smallest
 from specnorm_networks.certified.operators.moves import Identity, Squeeze
 from specnorm_networks.certified.operators.windows import Along
@@ -104,60 +100,6 @@ class Norm(Length):
         # A sum of n squares, in any order, which may underflow, and its root.
         n = _count(values[0].shape, self.axes)
         return np.asarray((n + 4) * unit * abs(result) + math.sqrt(n * smallest(unit)))
-
-
-class Hypot(Operator):
-    """``sqrt(w_1 x_1^2 + ... + w_n x_n^2 + shift)``, entry by entry or summed over axes.
-
-    Each is the 2-norm of a vector of the numbers sqrt(w_i) x_i and of a constant, and moves no further than they do.
-    """
-
-    rule = "length"
-    weights: tuple[Fraction, ...]
-    """One an input, not negative."""
-    shift: float = 0.0
-    """Not negative; correct to a few roundings."""
-    axes: tuple[int, ...] = ()
-    """Of one input; none: of several."""
-    keep: bool = False
-    roundings: int = 0
-    """Made in computing the numbers."""
-
-    def run(self, *values: FloatArray) -> FloatArray:
-        parts = (float(w) * np.square(x) for w, x in zip(self.weights, values, strict=True))
-        total = functools.reduce(np.add, parts)
-        total = total.sum(axis=self.axes, keepdims=self.keep) if self.axes else total
-        return np.asarray(np.sqrt(total + self.shift))
-
-    def lipschitz(self, place: Place) -> float:
-        return self.combine([1.0] * len(place.before), place)
-
-    def combine(self, bounds: Sequence[float], place: Place) -> float:
-        each = bounds if len(bounds) == 1 else spread(bounds, place)
-        found = host.hypot_up(*(host.mul_up(host.root_up(w), b) for w, b in zip(self.weights, each, strict=True)))
-        return host.inflate(found, self.roundings) if self.roundings else found
-
-    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
-        if self.axes:
-            return None
-        more = host.inflate(1.0, self.roundings) if self.roundings else 1.0
-        each = (times_up(weights, np.asarray(host.float_up(w)), np.asarray(more)) for w in self.weights)
-        return [gathered(one, before, place.after) for one, before in zip(each, place.before, strict=True)]
-
-    def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
-        low, high = self.run(*(x.mignitude() for x in ranges)), self.run(*(x.magnitude() for x in ranges))
-        if not place.fits(low.shape):
-            return None
-        n = 2 * (sum(_count(x.low.shape, self.axes) for x in ranges) + self.roundings + 8)
-        # Squares that vanish are less than 2^-1022 each.
-        lost = host.inflate(low, n) * ((n + 4) * 2.0**-52) + math.sqrt(n) * 2.0**-500
-        down = np.where(np.isfinite(low), np.maximum(low - lost, 0.0), 0.0)
-        return enclosing((down, host.next_up(host.inflate(high, n) + math.sqrt(n) * 2.0**-500)))
-
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        n = sum(_count(x.shape, self.axes) for x in values) + self.roundings
-        most = float(max(self.weights, default=Fraction(0)))
-        return np.asarray(2 * (n + 8) * unit * abs(result) + math.sqrt(n * (1 + most) * smallest(unit) / unit))
 
 
 class _Probabilities(Operator):

@@ -26,9 +26,10 @@ def _known(size: Size) -> int | None:
 
 
 class Resize(Linear):
-    """Nearest or linear interpolation along axes: the norm of one matrix of weights an axis, multiplied.
+    """Nearest interpolation by whole factors, or linear interpolation: the norm of one matrix an axis, multiplied.
 
-    Nearest xf: sqrt(f); linear: at most that, but for align_corners=True.
+    Nearest xf: sqrt(f), or sqrt(f + 1) where rounding may move a pixel; linear: at most that, but for
+    align_corners=True.
     """
 
     rule = "resize"
@@ -97,7 +98,10 @@ class Resize(Linear):
             rows = axes.linear_rows(*told)
             return None if rows is None else [rows]
         found = axes.nearest_pixels(*told, self.nearest, single=self.single) if self.mode == "nearest" else None
-        return None if found is None else [[((int(p), Fraction(1)),) for p in pixels] for pixels in found]
+        if found is None:
+            return None
+        exact, other = ([((int(p), Fraction(1)),) for p in pixels] for pixels in found)
+        return [exact] if exact == other else [exact, other]
 
     def _axes(self, before: Sizes) -> list[list[Sequence[Row]] | None] | None:
         """The choices of each axis (None: stays as it is); None where one is not known."""
