@@ -13,7 +13,6 @@ from specnorm.api import (
     unfolding_bounds,
     value_and_grad,
 )
-from specnorm.certifying import certify
 from specnorm.errors import (
     BackendConflict,
     BackendError,
@@ -52,12 +51,12 @@ from specnorm.methods import (
 from specnorm.norms import conv_norm, power_norm, reshaped_norm, singular_values
 from specnorm.problem.spec import ConvSpec, Geometry
 from specnorm.projections import clip, gram_rescaling, rescale
-from specnorm.proving import enclose
+from specnorm.proving import certify, enclose
 from specnorm.result import Enclosure, Kind, Result
 from specnorm.training import init_tracking, track, track_many
 
 if TYPE_CHECKING:
-    from specnorm_audit import audit
+    from specnorm_audit import Report, Row, audit
 
     from specnorm.completing import Completed, complete, completion_bound
     from specnorm.probable import operator_norm
@@ -91,8 +90,10 @@ __all__ = [
     "NoBackend",
     "Power",
     "PowerTopK",
+    "Report",
     "Reshaped",
     "Result",
+    "Row",
     "SecondDerivativeError",
     "SpecnormError",
     "TensorNorm",
@@ -147,7 +148,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("specnorm-bounds")
-    if name == "audit":
+    if name in ("audit", "Report", "Row"):
         from specnorm.registry import function
 
         return function(name)

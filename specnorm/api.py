@@ -19,7 +19,7 @@ from specnorm.methods import (
     Unfoldings,
 )
 from specnorm.problem.spec import Geometry, Layer
-from specnorm.result import Result
+from specnorm.result import Comparison
 from specnorm.runtime.table import program_for
 from specnorm.types import ArrayObject, ArrayT
 
@@ -29,7 +29,7 @@ _BOUNDS_HERE = (
 
 
 @takes_layers
-def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> dict[str, Result]:
+def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> Comparison:
     """Measure a layer by every method that serves its geometry.
 
     Parameters
@@ -41,15 +41,15 @@ def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> dict[str, Resu
     Returns
     -------
     dict of str to Result
-        By method name, in the order of ``METHODS``, each with its default parameters. Methods that refuse the geometry,
-        or cannot decide within their budget, are left out.
+        By method name, in the order of ``METHODS``, each with its default parameters; it prints as a table. Methods
+        that refuse the geometry, or cannot decide within their budget, are left out.
 
     Raises
     ------
     KernelError, BackendError
         And the refusal of the last method, if every one refuses.
     """
-    results: dict[str, Result] = {}
+    results = Comparison()
     refusal: SpecnormError | None = None
     for name, cls in METHODS.items():
         try:
@@ -225,7 +225,7 @@ def gram_bound(
 
 
 @takes_layers
-def grid_bound(kernel: ArrayT, n: int | None = None, **geometry: Unpack[Geometry]) -> ArrayT:
+def grid_bound(kernel: ArrayT, *, n: int | None = None, **geometry: Unpack[Geometry]) -> ArrayT:
     """Frequency-grid bound: a proven upper bound at every input size, close to the supremum.
 
     Circular with a stride: every size that the stride divides.

@@ -13,20 +13,23 @@ class OutOfTime(Exception):
 
 @dataclass
 class Clock:
-    """A deadline, which may be moved.
+    """A deadline.
 
     Parameters
     ----------
     deadline : float
         On the clock of `time.monotonic`.
+    seconds : float
+        What there was until then at first.
     """
 
     deadline: float = math.inf
+    seconds: float = math.inf
 
     @classmethod
     def of(cls, seconds: float | None) -> Clock:
         """One that expires so many seconds from now; None: never."""
-        return cls() if seconds is None else cls(time.monotonic() + seconds)
+        return cls() if seconds is None else cls(time.monotonic() + seconds, float(seconds))
 
     @property
     def left(self) -> float:

@@ -7,9 +7,7 @@ from typing import Any
 from specnorm.backends import backend_for
 from specnorm.errors import MethodError
 from specnorm.methods import Method
-from specnorm.methods.gram_iteration import GramIteration
-from specnorm.methods.matrix_norm import MatrixNorm
-from specnorm.methods.power_iteration import PowerIteration
+from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
 from specnorm.runtime.table import program_for
 from specnorm.types import ArrayT
 
@@ -30,7 +28,7 @@ def matrix_norm(a: ArrayT) -> ArrayT:
     return _stack(a, MatrixNorm())
 
 
-def power_iteration(a: ArrayT, n_iter: int = 100, *, seed: int = 0) -> ArrayT:
+def power_iteration(a: ArrayT, *, n_iter: int = 100, seed: int = 0) -> ArrayT:
     """Power iteration: a proven lower bound of the spectral norm of each matrix of a stack, at every count.
 
     Parameters
@@ -49,7 +47,7 @@ def power_iteration(a: ArrayT, n_iter: int = 100, *, seed: int = 0) -> ArrayT:
     return _stack(a, PowerIteration(n_iter=n_iter, seed=seed))
 
 
-def gram_iteration(a: ArrayT, n_iter: int = 6) -> ArrayT:
+def gram_iteration(a: ArrayT, *, n_iter: int = 6) -> ArrayT:
     """Gram iteration: a proven upper bound of the spectral norm of each matrix of a stack, at every count.
 
     Parameters

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
-import numpy as np
-
-from specnorm.errors import BackendError
 from specnorm.registry import load
-from specnorm.types import AnyArray
+from specnorm.types import AnyArray, Library
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from specnorm.runtime.program import Program
-    from specnorm.types import Namespace
 
 
 class LayerKernel(NamedTuple):
@@ -35,11 +31,7 @@ class LayerKernel(NamedTuple):
     as_stored: bool = True
 
 
-_factorises: set[tuple[type[Backend], str, Any]] = set()
-"""Backends, devices and dtypes whose Cholesky factorisation has been seen to fail where it must."""
-
-
-class Backend:
+class Backend(Library):
     """What one array library does differently. Plugins derive from it and override what applies.
 
     Only `name`, `framework`, `is_array`, `namespace`, `version`, `asarray`, `to_numpy` and `cholesky_ok` must be given:
@@ -47,18 +39,10 @@ class Backend:
     tells whether a plugin keeps what this interface promises.
     """
 
-    name: ClassVar[str]
-    """Short name, as in ``specnorm backends``."""
     framework: ClassVar[str]
     """Root module the plugin needs, to tell a missing framework from a broken plugin."""
     api_version: ClassVar[int]
     """The `API_VERSION` the plugin was written for: state the number."""
-    proofs: ClassVar[Literal["device", "host"]] = "device"
-    """Where rounding-rigorous work runs; recorded in every result."""
-    has_factors: ClassVar[bool] = False
-    """Whether `cholesky_factors` gives factors, by which proofs in single precision are sharper."""
-    static_shapes: ClassVar[bool] = False
-    """True where each new array shape costs a compilation, so that searches over frequencies do not pay."""
 
     # -- which arrays are ours ----------------------------------------------------------------------------------
     def is_array(self, x: object) -> bool:
@@ -86,14 +70,6 @@ class Backend:
         return None
 
     # -- where and how to compute -------------------------------------------------------------------------------
-    def namespace(self, x: AnyArray) -> Namespace:
-        """Return the array API namespace (array-api-compat's)."""
-        raise NotImplementedError
-
-    def device(self, x: AnyArray) -> Any:
-        """Device of ``x``, as the namespace's creation functions take it."""
-        return x.device
-
     def devices(self) -> Sequence[str]:
         """Names of the devices present, for ``specnorm backends``."""
         return ("cpu",)
@@ -102,130 +78,14 @@ class Backend:
         """Version of the framework."""
         raise NotImplementedError
 
-    def is_traced(self, x: AnyArray) -> bool:
-        """Whether ``x`` stands for values not known yet (jit, compile, vmap)."""
-        return False
-
-    def wide_dtype(self, x: AnyArray) -> Literal["float32", "float64"]:
-        """Widest real dtype that works on the device of ``x``: the one proofs are computed in."""
-        return "float64"
-
-    def asynchronous(self, x: AnyArray) -> bool:
-        """Whether work is queued on a device, so that reading a value waits for all of it: a GPU driven from Python."""
-        return False
-
-    def numpy_view(self, x: AnyArray) -> bool:
-        """Whether NumPy reads the array where it is: proofs by search then run in NumPy, which is no copy to a host."""
-        return False
-
-    def working_dtype(self, x: AnyArray, dtype: Literal["float32", "float64"]) -> Literal["float32", "float64"]:
-        """Dtype to compute in when ``dtype`` was asked for; wider where the library would lower precision."""
-        return dtype
-
-    def precise(self, x: AnyArray) -> contextlib.AbstractContextManager[object]:
-        """Context in which the library's arithmetic has full precision for arrays like ``x``."""
-        return contextlib.nullcontext()
-
-    # -- what the algorithms need beyond the array API ------------------------------------------------------------
-    def loop(
-        self, cond: Callable[[Any], AnyArray], body: Callable[[Any], Any], state: tuple[AnyArray, ...]
-    ) -> tuple[AnyArray, ...]:
-        """``while cond(state): state = body(state)``; shapes and dtypes of the state never change."""
-        while bool(cond(state)):
-            state = body(state)
-        return state
-
-    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        """``map``: of parts of one large layer, which a library may compute at once."""
-        return map(function, items)
-
-    def cholesky_ok(self, a: AnyArray) -> AnyArray:
-        """Whether the lower Cholesky factorisation of each matrix (..., n, n) of a Hermitian stack ran to completion.
-
-        False wherever an entry is not finite. Never raises; reads the lower triangle only.
-        """
-        raise NotImplementedError
-
-    def cholesky_factors(self, a: AnyArray) -> AnyArray:
-        """The lower factors that `cholesky_ok` tells of; NaN or infinities on the diagonal where there is none.
-
-        Needed where `has_factors`, as infinities may reach the factor: what is no finite number proves nothing.
-        """
-        raise NotImplementedError
-
-    def check_cholesky(self, like: AnyArray) -> None:
-        """Refuse a library whose `cholesky_ok` lets pass what has no factor; tried once a device and dtype.
-
-        A compiler that takes NaN for impossible (XLA's fast-math flags) makes every proof succeed.
-
-        Parameters
-        ----------
-        like : array
-            For dtype and device; its values do not matter.
-
-        Raises
-        ------
-        BackendError
-        """
-        key = (type(self), str(self.device(like)), like.dtype)
-        if key in _factorises:
-            return
-        dtype = str(like.dtype).rpartition(".")[2]
-        bad = np.zeros((5, 4, 4), dtype=dtype) + np.eye(4, dtype=dtype)
-        bad[0, 3, 2] = bad[0, 2, 3] = 2
-        bad[1] *= -1
-        bad[2, 3, 0] = bad[3, 3, 3] = math.nan
-        bad[4, 2, 2] = math.inf
-        passed = self.to_numpy(self.cholesky_ok(self.from_numpy(bad, like)))
-        if self.has_factors:
-            factors = np.abs(self.to_numpy(self.cholesky_factors(self.from_numpy(bad, like))))
-            passed = passed | np.isfinite(factors.sum(axis=(-2, -1)))
-        if passed.any():
-            raise BackendError(
-                f"{self.name}'s Cholesky factorisation ({dtype}) succeeds for matrices that have none, so every proof "
-                "by it would succeed. Arithmetic without NaN does that: remove fast-math flags (XLA_FLAGS, compilers' "
-                "-ffast-math), or convert the kernel to NumPy."
-            )
-        _factorises.add(key)
-
-    def complex(self, real: AnyArray, imag: AnyArray) -> AnyArray:
-        """Complex array from its parts; a library's own constructor saves two passes over memory."""
-        return real + 1j * imag
-
-    @property
-    def shards(self) -> int:
-        """Devices that `shard` lays frequencies out over."""
-        return 1
-
-    def shard(self, x: AnyArray) -> AnyArray:
-        """Lay rows (f, ...), one a frequency, out over several devices; filled up with copies of the last one."""
-        return x
-
     # -- host ----------------------------------------------------------------------------------------------------
     def asarray(self, x: np.ndarray, device: str | None = None) -> AnyArray:
         """Copy a host array to one of `devices`, or to the default one; dtype kept where the library has it."""
         raise NotImplementedError
 
-    def to_numpy(self, x: AnyArray) -> np.ndarray:
-        """Copy to the host."""
-        raise NotImplementedError
-
-    def from_numpy(self, x: np.ndarray, like: AnyArray) -> AnyArray:
-        """Copy a host array to the device of ``like``, dtype kept."""
-        xp = self.namespace(like)
-        return xp.asarray(x, dtype=getattr(xp, x.dtype.name), device=self.device(like))
-
-    def share_numpy(self, x: np.ndarray, like: AnyArray) -> AnyArray:
-        """`from_numpy` for an array that nothing else refers to: its memory may be shared instead of copied."""
-        return self.from_numpy(x, like)
-
     def host(self) -> Backend:
         """Backend that computes on the host: NumPy's."""
         return cast("Backend", load("numpy"))
-
-    def detach(self, x: AnyArray) -> AnyArray:
-        """Same values, cut off from differentiation."""
-        return x
 
     def as_proven(self, x: AnyArray) -> AnyArray:
         """A bound as a proof returns it; without a gradient where the library warns of reading a value that has one."""

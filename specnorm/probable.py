@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ Vector = NDArray[np.float64]
 Product = Callable[[Vector], Vector]
 _ADJOINT = 1e-5
 """Relative distance of <A v, u> from <v, A* u>; products in single precision are closer."""
+_AXES = 2
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,27 @@ class ProbableBound:
         )
 
 
+@dataclass(frozen=True)
+class LinearOperator:
+    """A linear map by its products, in NumPy's float64 vectors.
+
+    Parameters
+    ----------
+    matvec : callable
+        ``v -> A v``, from arrays of shape (n,) to (m,).
+    rmatvec : callable
+        ``u -> A* u``, its adjoint.
+    shape : (m, n)
+    """
+
+    matvec: Product
+    rmatvec: Product
+    shape: tuple[int, int]
+
+
 def operator_norm(
-    matvec: Product, rmatvec: Product, shape: tuple[int, int], *, delta: float = 1e-9, rtol: float = 1e-2,
-    seed: int | None = None,
+    operator: Any, rmatvec: Product | None = None, shape: tuple[int, int] | None = None, *, rtol: float = 1e-2,
+    delta: float = 1e-9, seed: int | None = 0,
 ) -> ProbableBound:  # fmt: skip
     """Bound the norm of a linear operator that only its products are known of, with a stated probability.
 
@@ -58,16 +78,19 @@ def operator_norm(
 
     Parameters
     ----------
-    matvec : callable
-        ``v -> A v``, from arrays of shape (n,) to (m,), float64.
-    rmatvec : callable
-        ``u -> A* u``, its adjoint. One random pair is compared.
-    shape : (m, n)
-    delta : float, default 1e-9
-        Probability that ``upper`` is below the norm.
+    operator : callable, or object with ``shape`` and either ``matvec`` and ``rmatvec`` or ``@``
+        A function ``v -> A v`` from arrays of shape (n,) to (m,), float64, with the two arguments below; or what
+        SciPy's ``aslinearoperator`` takes: its own and pylops' operators, sparse and dense matrices, real or complex.
+        Functions of tensors: `specnorm_torch.linear_operator(function, x)` and `specnorm_jax.linear_operator`.
+    rmatvec : callable, optional
+        ``u -> A* u``, the adjoint of a function. One random pair is compared.
+    shape : (m, n), optional
+        Of a function.
     rtol : float, default 1e-2
         ``upper`` is ``(1 + rtol) lower``. The number of products grows as ``log(n / delta**2) / sqrt(2 rtol)``.
-    seed : int, optional
+    delta : float, default 1e-9
+        Probability that ``upper`` is below the norm.
+    seed : int or None, default 0
         Of the start; None: another one each time. Of an operator that knows the seed nothing is known.
 
     Returns
@@ -77,30 +100,30 @@ def operator_norm(
     Raises
     ------
     MethodError
-        If ``rmatvec`` is not the adjoint, a product is not finite or of another shape, or an argument is none.
+        If the adjoint is missing or is not the adjoint, a product is not finite or of another shape, or an argument is
+        none.
 
     Notes
     -----
     Kuczyński, Woźniakowski, "Estimating the largest eigenvalue by the power and Lanczos algorithms with a random start"
     (SIAM J. Matrix Anal. Appl. 13, 1992), theorem 4.1: after k steps with ``A* A``, of order n, the largest Ritz value
     is below ``(1 - eps) |A|**2`` with a probability of at most ``1.648 sqrt(n) exp(-sqrt(eps) (2 k - 1))``. Ten power
-    steps times 1.05, which is common, has no such number. Rounding is not counted.
+    steps times 1.05, which is common, has no such number. A complex operator is taken as the real one of twice the
+    order. Rounding is not counted.
     """
-    m, n = shape
-    if not (type(m) is int and type(n) is int and min(m, n) > 0 and 0 < delta < 1 and 0 < rtol < 1):
-        raise MethodError(
-            f"shape={shape!r}, delta={delta!r}, rtol={rtol!r}: expected two positive whole numbers, and two numbers "
-            "between 0 and 1."
-        )
+    if not (0 < delta < 1 and 0 < rtol < 1):
+        raise MethodError(f"delta={delta!r} and rtol={rtol!r} must be numbers between 0 and 1.")
+    known = _operator(operator, rmatvec, shape)
+    m, n = known.shape
     random = np.random.default_rng(seed)
-    forth, back = (_checked(matvec, "matvec", m), _checked(rmatvec, "rmatvec", n))
+    forth, back = (_checked(known.matvec, "matvec", m), _checked(known.rmatvec, "rmatvec", n))
     v, u = random.standard_normal(n), random.standard_normal(m)
     ahead, behind = forth(v), back(u)
     size = float(np.linalg.norm(ahead) * np.linalg.norm(u) + np.linalg.norm(v) * np.linalg.norm(behind))
     if abs(float(ahead @ u) - float(v @ behind)) > _ADJOINT * size:
         raise MethodError(
             f"rmatvec is not the adjoint of matvec: <A v, u> is {float(ahead @ u):.6g} and <v, A* u> is "
-            f"{float(v @ behind):.6g} for a random pair."
+            f"{float(v @ behind):.6g} for a random pair. A map with an offset or a nonlinearity has no adjoint."
         )
     if m < n:
         forth, back, n = back, forth, m
@@ -113,12 +136,55 @@ def operator_norm(
     return ProbableBound(lower, lower * (1 + rtol), delta, 2 + 2 * taken)
 
 
+def _operator(operator: Any, rmatvec: Product | None, shape: tuple[int, int] | None) -> LinearOperator:
+    """What was given, as a real operator; SciPy's own reading of it without SciPy."""
+    if shape is not None and rmatvec is not None:
+        known = LinearOperator(operator, rmatvec, shape)
+    elif rmatvec is not None or shape is not None or not hasattr(operator, "shape"):
+        raise MethodError(
+            f"a function needs its adjoint and its shape, operator_norm(matvec, rmatvec, (m, n)); got "
+            f"rmatvec={rmatvec} and shape={shape}. For a function of tensors, specnorm_torch.linear_operator(function, "
+            "x) or specnorm_jax.linear_operator(function, x) finds them."
+        )
+    elif hasattr(operator, "matvec"):
+        if not hasattr(operator, "rmatvec"):
+            raise MethodError(f"{type(operator).__name__} has no rmatvec: its adjoint is needed beside matvec.")
+        known = LinearOperator(operator.matvec, operator.rmatvec, operator.shape)
+    else:
+        adjoint = operator.conj().T
+        known = LinearOperator(lambda v: operator @ v, lambda u: adjoint @ u, operator.shape)
+    sizes = tuple(known.shape)
+    if len(sizes) != _AXES or not all(isinstance(k, (int, np.integer)) and k > 0 for k in sizes):
+        raise MethodError(f"shape={known.shape!r} must be two positive whole numbers, (m, n).")
+    known = LinearOperator(known.matvec, known.rmatvec, (int(sizes[0]), int(sizes[1])))
+    return _real(known) if getattr(getattr(operator, "dtype", None), "kind", "") == "c" else known
+
+
+def _real(known: LinearOperator) -> LinearOperator:
+    """The operator on real and imaginary parts, one after the other, whose norm is the same."""
+
+    def parts(product: Any) -> Product:
+        def applied(x: Vector) -> Vector:
+            found = np.asarray(product(x[: x.size // 2] + 1j * x[x.size // 2 :])).reshape(-1)
+            return np.concatenate([found.real, found.imag])
+
+        return applied
+
+    m, n = known.shape
+    return LinearOperator(parts(known.matvec), parts(known.rmatvec), (2 * m, 2 * n))
+
+
 def _checked(product: Product, name: str, size: int) -> Product:
     def applied(x: Vector) -> Vector:
-        found = np.asarray(product(x), dtype=np.float64)
-        if found.shape != (size,) or not np.isfinite(found).all():
+        try:
+            found = np.asarray(product(x))
+        except NotImplementedError as error:
+            raise MethodError(f"the operator does not implement {name}: the norm needs A and its adjoint.") from error
+        if found.dtype.kind == "c":
+            raise MethodError(f"{name} returned complex numbers for real ones: give an operator of a complex dtype.")
+        if found.size != size or not np.isfinite(found).all():
             raise MethodError(f"{name} returned an array of shape {found.shape}; expected ({size},), finite numbers.")
-        return found
+        return found.reshape(size).astype(np.float64)
 
     return applied
 

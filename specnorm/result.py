@@ -127,6 +127,10 @@ class Enclosure:
         """
         return self._claims
 
+    def __repr__(self) -> str:
+        """Both bounds and how the search ended, in one line."""
+        return f"{_number(self.lower, 'lower')} <= norm <= {_number(self.upper, 'upper')} ({self.status})"
+
     @property
     def outcome(self) -> Outcome:
         """How the search ended; ``outcome.advice`` says what to do for closer bounds."""
@@ -166,9 +170,7 @@ class Enclosure:
 
     def explain(self) -> str:
         """The rules that prove both bounds, one a line, each with its number and above those that it rests on."""
-        from specnorm.text import number  # takes a while to import
-
-        ends = f"{number(float(self.lower), 'lower')} <= norm <= {number(float(self.upper), 'upper')}"
+        ends = f"{_number(self.lower, 'lower')} <= norm <= {_number(self.upper, 'upper')}"
         if self._claims is None:
             return f"{ends}: made from another enclosure, whose proof it is not"
         return f"{ends}\n{self._explained(*self._claims)}"
@@ -197,3 +199,43 @@ class Result:
     method: Any
     spec: ConvSpec
     stats: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """What the value promises, its number and the method, in one line."""
+        sizes = self.spec.sizes if self.spec.input_shape is None else f"input size {self.spec.input_shape}"
+        return f"{self.kind} {_number(self.value, self.kind)} ({self.method.name}, {sizes})"
+
+
+class Comparison(dict[str, Result]):
+    """Results by the names of their methods; it prints as a table."""
+
+    def __repr__(self) -> str:
+        """One row a method, in aligned columns."""
+        widths = [max(map(len, column)) for column in zip(*self._rows(), strict=True)]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in self._rows())
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook."""
+        from html import escape
+
+        head, *rows = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self._rows()]
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        each = [(name, x.kind, _number(x.value, x.kind)) for name, x in self.items()]
+        return [("method", "promise", "value"), *each]
+
+
+def _number(x: Any, promise: str) -> str:
+    """A value for people: of an array with several, the first and the last; of none that is known, a word."""
+    from specnorm.text import number  # takes a while to import
+
+    still = x.detach() if hasattr(x, "detach") else x
+    try:
+        if getattr(still, "ndim", 0) == 0:
+            return number(float(still), promise)
+        first, last = (number(float(still[i]), promise) for i in (0, -1))
+        return f"{first} ... {last} ({still.shape[0]} values)"
+    except Exception:  # a tracer, and whatever else compilers put in an array's place
+        return "unknown under a tracer"

@@ -15,13 +15,7 @@ _FORMULA_STARTS = ("=", "+", "-", "@")
 
 
 def number(value: float | None, promise: str = "exact") -> str:
-    """Six significant digits, rounded so that the text keeps what the number promises.
-
-    Parameters
-    ----------
-    promise : str
-        ``"lower"`` rounds down, ``"upper"`` up, everything else to nearest.
-    """
+    """Six significant digits, rounded so that the text keeps what the number promises."""
     if value is None:
         return "-"
     if not math.isfinite(value):
@@ -36,13 +30,7 @@ def number(value: float | None, promise: str = "exact") -> str:
 
 
 def visible(text: str) -> str:
-    """Replace every character that does not print (controls, bidi overrides, lone surrogates) by its escape.
-
-    Returns
-    -------
-    str
-        One line, safe to write to a terminal.
-    """
+    """Replace every character that does not print (controls, bidi overrides, lone surrogates) by its escape."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

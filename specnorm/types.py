@@ -1,16 +1,18 @@
-"""Static types of what the algorithms work with. They list what is used, and promise nothing else."""
+"""What the algorithms work with: arrays and their namespace as static types, an array library, and its operations."""
 
-# ruff: noqa: D102 - the array API standard says what its functions do, and `plugin.Backend` what its do.
+# ruff: noqa: D102 - the array API standard says what its functions do, and `Library` what those of `ArrayOps` do.
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
-if TYPE_CHECKING:
-    import contextlib
+import numpy as np
 
-    import numpy as np
+from specnorm.errors import BackendError
 
 AnyArray: TypeAlias = Any
 """An array as its library annotates it, in plugins and where they are called: it matches no protocol with operators."""
@@ -18,6 +20,10 @@ Scalar: TypeAlias = complex
 """A Python number: int, float and bool are among the complex ones for a type checker."""
 Axis: TypeAlias = int | tuple[int, ...] | None
 Shape: TypeAlias = int | tuple[int, ...]
+Dtype: TypeAlias = Literal["float32", "float64"]
+
+MEMORY = 256 * 2**20
+"""Bytes that the intermediate arrays of one step may take (symbols, patches, cells): 256 MiB."""
 
 
 class ArrayObject(Protocol):
@@ -204,126 +210,240 @@ class Namespace(Dtypes, Protocol):
     def sort(self, x: Array, /, *, axis: int = -1, descending: bool = False) -> Array: ...
 
 
-class ArrayOps(Protocol):
-    """What the algorithms need of one array library: its array API namespace, and what the standard leaves out.
+_factorises: set[tuple[type[Library], str, Any]] = set()
+"""Libraries, devices and dtypes whose Cholesky factorisation has been seen to fail where it must."""
 
-    `runtime.execution.Execution` is the one implementation.
+
+class Library:
+    """What the algorithms, and what runs them, ask of one array library; `plugin.Backend` is derived from it.
+
+    The defaults suit an eager library without automatic differentiation.
     """
 
-    @property
-    def xp(self) -> Namespace:
-        """The array API namespace."""
+    name: ClassVar[str]
+    """Short name, as in ``specnorm backends``."""
+    proofs: ClassVar[Literal["device", "host"]] = "device"
+    """Where rounding-rigorous work runs; recorded in every result."""
+    has_factors: ClassVar[bool] = False
+    """Whether `cholesky_factors` gives factors, by which proofs in single precision are sharper."""
+    static_shapes: ClassVar[bool] = False
+    """True where each new array shape costs a compilation, so that searches over frequencies do not pay."""
 
-    @property
-    def traced(self) -> bool:
-        """Whether the arrays stand for values not known yet."""
+    def namespace(self, x: AnyArray) -> Namespace:
+        """Return the array API namespace (array-api-compat's)."""
+        raise NotImplementedError
 
-    @property
-    def concrete(self) -> bool:
-        """Whether values may decide what is done next: they are known, and a new shape costs no compilation."""
+    def device(self, x: AnyArray) -> Any:
+        """Device of ``x``, as the namespace's creation functions take it."""
+        return x.device
 
-    @property
-    def on_host(self) -> bool:
-        """Whether the arrays lie in the host's memory, where NumPy or the like computes with them."""
+    def is_traced(self, x: AnyArray) -> bool:
+        """Whether ``x`` stands for values not known yet (jit, compile, vmap)."""
+        return False
 
-    @property
-    def asynchronous(self) -> bool:
-        """Whether work is queued on a device, so that reading a value waits for all of it."""
+    def wide_dtype(self, x: AnyArray) -> Dtype:
+        """Widest real dtype that works on the device of ``x``: the one proofs are computed in."""
+        return "float64"
 
-    @property
-    def has_factors(self) -> bool:
-        """Whether the library gives `cholesky_factors`."""
+    def asynchronous(self, x: AnyArray) -> bool:
+        """Whether work is queued on a device, so that reading a value waits for all of it: a GPU driven from Python."""
+        return False
 
-    @property
-    def wide_dtype(self) -> Literal["float32", "float64"]:
-        """Widest real dtype of the device: what proofs are computed in."""
+    def numpy_view(self, x: AnyArray) -> bool:
+        """Whether NumPy reads the array where it is: proofs by search then run in NumPy, which is no copy to a host."""
+        return False
 
-    @property
-    def own_dtype(self) -> Literal["float32", "float64"]:
-        """The kernel's own precision: of gradients, and of the vectors that make them up."""
+    def working_dtype(self, x: AnyArray, dtype: Dtype) -> Dtype:
+        """Dtype to compute in when ``dtype`` was asked for; wider where the library would lower precision."""
+        return dtype
 
-    @property
-    def exact_float32(self) -> bool:
-        """Whether products of float32 numbers have float32's precision."""
+    def precise(self, x: AnyArray) -> contextlib.AbstractContextManager[object]:
+        """Context in which the library's arithmetic has full precision for arrays like ``x``."""
+        return contextlib.nullcontext()
 
-    @property
-    def memory(self) -> int:
-        """Bytes that the intermediate arrays of one step may take."""
+    # -- what the algorithms need beyond the array API ------------------------------------------------------------
+    def loop(
+        self, cond: Callable[[Any], AnyArray], body: Callable[[Any], Any], state: tuple[AnyArray, ...]
+    ) -> tuple[AnyArray, ...]:
+        """``while cond(state): state = body(state)``; shapes and dtypes of the state never change."""
+        while bool(cond(state)):
+            state = body(state)
+        return state
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """``map``: of parts of one large layer, which a library may compute at once."""
+        return map(function, items)
+
+    def cholesky_ok(self, a: AnyArray) -> AnyArray:
+        """Whether the lower Cholesky factorisation of each matrix (..., n, n) of a Hermitian stack ran to completion.
+
+        False wherever an entry is not finite. Never raises; reads the lower triangle only.
+        """
+        raise NotImplementedError
+
+    def cholesky_factors(self, a: AnyArray) -> AnyArray:
+        """The lower factors that `cholesky_ok` tells of; NaN or infinities on the diagonal where there is none.
+
+        Needed where `has_factors`, as infinities may reach the factor: what is no finite number proves nothing.
+        """
+        raise NotImplementedError
+
+    def check_cholesky(self, like: AnyArray) -> None:
+        """Refuse a library whose `cholesky_ok` lets pass what has no factor; tried once a device and dtype.
+
+        A compiler that takes NaN for impossible (XLA's fast-math flags) makes every proof succeed.
+
+        Parameters
+        ----------
+        like : array
+            For dtype and device; its values do not matter.
+
+        Raises
+        ------
+        BackendError
+        """
+        key = (type(self), str(self.device(like)), like.dtype)
+        if key in _factorises:
+            return
+        dtype = str(like.dtype).rpartition(".")[2]
+        bad = np.zeros((5, 4, 4), dtype=dtype) + np.eye(4, dtype=dtype)
+        bad[0, 3, 2] = bad[0, 2, 3] = 2
+        bad[1] *= -1
+        bad[2, 3, 0] = bad[3, 3, 3] = math.nan
+        bad[4, 2, 2] = math.inf
+        passed = self.to_numpy(self.cholesky_ok(self.from_numpy(bad, like)))
+        if self.has_factors:
+            factors = np.abs(self.to_numpy(self.cholesky_factors(self.from_numpy(bad, like))))
+            passed = passed | np.isfinite(factors.sum(axis=(-2, -1)))
+        if passed.any():
+            raise BackendError(
+                f"{self.name}'s Cholesky factorisation ({dtype}) succeeds for matrices that have none, so every proof "
+                "by it would succeed. Arithmetic without NaN does that: remove fast-math flags (XLA_FLAGS, compilers' "
+                "-ffast-math), or convert the kernel to NumPy."
+            )
+        _factorises.add(key)
+
+    def complex(self, real: AnyArray, imag: AnyArray) -> AnyArray:
+        """Complex array from its parts; a library's own constructor saves two passes over memory."""
+        return real + 1j * imag
 
     @property
     def shards(self) -> int:
         """Devices that `shard` lays frequencies out over."""
+        return 1
+
+    def shard(self, x: AnyArray) -> AnyArray:
+        """Lay rows (f, ...), one a frequency, out over several devices; filled up with copies of the last one."""
+        return x
+
+    # -- host ----------------------------------------------------------------------------------------------------
+    def host(self) -> Library:
+        """Library that computes on the host: NumPy's."""
+        raise NotImplementedError
+
+    def to_numpy(self, x: AnyArray) -> np.ndarray:
+        """Copy to the host."""
+        raise NotImplementedError
+
+    def from_numpy(self, x: np.ndarray, like: AnyArray) -> AnyArray:
+        """Copy a host array to the device of ``like``, dtype kept."""
+        xp = self.namespace(like)
+        return xp.asarray(x, dtype=getattr(xp, x.dtype.name), device=self.device(like))
+
+    def share_numpy(self, x: np.ndarray, like: AnyArray) -> AnyArray:
+        """`from_numpy` for an array that nothing else refers to: its memory may be shared instead of copied."""
+        return self.from_numpy(x, like)
+
+    def detach(self, x: AnyArray) -> AnyArray:
+        """Same values, cut off from differentiation."""
+        return x
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayOps:
+    """A library's operations, and every decision about where and how an algorithm runs.
+
+    The defaults are true of arrays on the host, of an eager library with float64; `runtime.execution` finds out.
+
+    Parameters
+    ----------
+    xp : namespace
+        The array API namespace of the arrays at hand.
+    traced : bool
+        Whether the arrays stand for values not known yet.
+    on_host : bool
+        Whether they lie in the host's memory, where NumPy or the like computes with them.
+    asynchronous : bool
+        Whether work is queued on a device, so that reading a value waits for all of it.
+    dtype : {"float64", "float32"}
+        What the method's blocks come in.
+    own_dtype : {"float64", "float32"}
+        The kernel's own precision, or a wider one where the library would lower it: of gradients and training steps.
+    wide_dtype : {"float64", "float32"}
+        Widest real dtype of the device: what proofs are computed in.
+    exact_float32 : bool
+        Whether products of float32 numbers have float32's precision.
+    memory : int
+        Bytes that the intermediate arrays of one step may take.
+    """
+
+    backend: Library
+    xp: Namespace
+    traced: bool = False
+    on_host: bool = True
+    asynchronous: bool = False
+    dtype: Dtype = "float64"
+    own_dtype: Dtype = "float64"
+    wide_dtype: Dtype = "float64"
+    exact_float32: bool = True
+    memory: int = MEMORY
+
+    @property
+    def concrete(self) -> bool:
+        """Whether values may decide what is done next: they are known, and a new shape costs no compilation."""
+        return not (self.traced or self.backend.static_shapes)
+
+    @property
+    def has_factors(self) -> bool:
+        return self.backend.has_factors
+
+    @property
+    def shards(self) -> int:
+        return self.backend.shards
 
     def device(self, x: Array) -> Any:
-        """Device of ``x``."""
+        return self.backend.device(x)
 
     def loop(
         self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: tuple[Array, ...]
     ) -> tuple[Array, ...]:
-        """``while cond(state): state = body(state)``."""
+        return self.backend.loop(cond, body, state)
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        """Function of each item, in order, perhaps computed at once."""
-        ...
+        return self.backend.map(function, items)
 
     def cholesky_ok(self, a: Array) -> Array:
-        """Whether the Cholesky factorisation of each matrix of a stack ran to completion."""
+        found: Array = self.backend.cholesky_ok(a)
+        return found
 
     def cholesky_factors(self, a: Array) -> Array:
-        """Lower Cholesky factors of a stack; no number on the diagonal where there is none."""
+        found: Array = self.backend.cholesky_factors(a)
+        return found
 
     def check_cholesky(self, a: Array) -> None:
-        """Refuse a library whose Cholesky factorisation does not fail where it must."""
+        self.backend.check_cholesky(a)
 
     def complex(self, real: Array, imag: Array) -> Array:
-        """Complex array from its parts."""
+        found: Array = self.backend.complex(real, imag)
+        return found
 
     def shard(self, x: Array) -> Array:
-        """Lay rows, one a frequency, out over several devices."""
+        found: Array = self.backend.shard(x)
+        return found
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:
-        """Copy a host array to the device of ``like``."""
+        found: Array = self.backend.from_numpy(x, like)
+        return found
 
     def to_numpy(self, x: Array) -> np.ndarray:
-        """Copy to the host."""
-
-
-if TYPE_CHECKING:  # nobody needs it at run time, and a protocol of so many members takes a while to make
-
-    class Library(Protocol):
-        """What runs a method asks of an array library's plugin; `plugin.Backend` says what each member promises."""
-
-        @property
-        def name(self) -> str: ...
-        @property
-        def proofs(self) -> Literal["device", "host"]: ...
-        @property
-        def static_shapes(self) -> bool: ...
-        @property
-        def has_factors(self) -> bool: ...
-        @property
-        def shards(self) -> int: ...
-
-        def host(self) -> Library: ...
-        def namespace(self, x: AnyArray) -> Namespace: ...
-        def device(self, x: AnyArray) -> Any: ...
-        def is_traced(self, x: AnyArray) -> bool: ...
-        def asynchronous(self, x: AnyArray) -> bool: ...
-        def numpy_view(self, x: AnyArray) -> bool: ...
-        def wide_dtype(self, x: AnyArray) -> Literal["float32", "float64"]: ...
-        def working_dtype(self, x: AnyArray, dtype: Literal["float32", "float64"]) -> Literal["float32", "float64"]: ...
-        def precise(self, x: AnyArray) -> contextlib.AbstractContextManager[object]: ...
-
-        def loop(
-            self, cond: Callable[[Any], AnyArray], body: Callable[[Any], Any], state: tuple[AnyArray, ...]
-        ) -> tuple[AnyArray, ...]: ...
-        def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]: ...
-        def cholesky_ok(self, a: AnyArray) -> AnyArray: ...
-        def cholesky_factors(self, a: AnyArray) -> AnyArray: ...
-        def check_cholesky(self, like: AnyArray) -> None: ...
-        def complex(self, real: AnyArray, imag: AnyArray) -> AnyArray: ...
-        def shard(self, x: AnyArray) -> AnyArray: ...
-        def detach(self, x: AnyArray) -> AnyArray: ...
-        def to_numpy(self, x: AnyArray) -> np.ndarray: ...
-        def from_numpy(self, x: np.ndarray, like: AnyArray) -> AnyArray: ...
-        def share_numpy(self, x: np.ndarray, like: AnyArray) -> AnyArray: ...
+        return self.backend.to_numpy(x)

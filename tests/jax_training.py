@@ -49,14 +49,3 @@ def certified(tree: Any, bound: float, rule: Any = training.flax_layout) -> bool
 
 def close(found: Any, expected: Any, rtol: float = 1e-5) -> None:
     jax.tree_util.tree_map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-6), found, expected)
-
-
-def stack(trees: list[Any]) -> Any:
-    return jax.tree_util.tree_map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
-def followed(penalty: Any, tree: Any, state: Any, steps: int = 40) -> Any:
-    """The state after a number of steps in which the kernels stand still."""
-    for _ in range(steps):
-        _, state = penalty(tree, state)
-    return state

@@ -13,10 +13,8 @@ from marks import put
 
 import specnorm
 from specnorm import METHODS, GeometryError, Method, MethodError, PowerTopK, TensorNorm
-from specnorm.methods.at_size import NormAtSize
-from specnorm.methods.gram_iteration import GramIteration
-from specnorm.methods.matrix_norm import MatrixNorm
-from specnorm.methods.power_iteration import PowerIteration
+from specnorm.methods.enclosure import NormAtSize
+from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
 from specnorm.methods.singular_values import SingularValues
 from specnorm.problem.spec import ConvSpec
 

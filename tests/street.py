@@ -1,15 +1,15 @@
 """Draw who imports whom, from the imports themselves: ``python tests/street.py`` writes docs/street.svg.
 
-A box is a package and its lines; an arrow carries how many names one takes from the other, imports for types counted.
+A box is a package; an arrow goes from one to another whose names it takes at run time.
 """
 
 from __future__ import annotations
 
-import ast
 from collections import defaultdict
 from pathlib import Path
 
 from test_house import ARRAYS, CORE, PLUGINS, ROOT, STREET, parsed
+from trusted import imported
 
 PICTURE = ROOT / "docs" / "street.svg"
 WIDTH, HEIGHT = 190, 54
@@ -27,27 +27,15 @@ def files(package: str) -> list[Path]:
 
 
 def arrows() -> dict[tuple[str, str], set[str]]:
-    """Names that one package of ours takes from another."""
+    """Pairs of packages, and the names that the first takes from the second."""
     found = defaultdict(set)
     for package in ("specnorm", *STREET):
         for path in files(package):
-            for node in ast.walk(parsed(path)):
-                if isinstance(node, ast.ImportFrom):
-                    taken = [(node.module or "", alias.name) for alias in node.names]
-                elif isinstance(node, ast.Import):
-                    taken = [(alias.name, "") for alias in node.names]
-                else:
-                    continue
-                for module, name in taken:
-                    other = module.split(".")[0]
-                    if other in PLACES and other != package:
-                        found[package, other].add(f"{module}.{name}")
+            for name in imported(parsed(path)):
+                other = name.split(".")[0]
+                if other in PLACES and other != package:
+                    found[package, other].add(name)
     return dict(found)
-
-
-def lines(package: str) -> int:
-    """Lines of code, docstrings and blanks."""
-    return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files(package))
 
 
 def picture() -> str:
@@ -57,7 +45,7 @@ def picture() -> str:
         '<defs><marker id="end" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
         '<path d="M0 0 8 4 0 8z" fill="#555"/></marker></defs>',
     ]
-    for (package, other), names in sorted(arrows().items()):
+    for package, other in sorted(arrows()):
         (x, y), (to_x, to_y) = (
             (PLACES[name][0] + WIDTH / 2, PLACES[name][1] + HEIGHT / 2) for name in (package, other)
         )
@@ -67,15 +55,12 @@ def picture() -> str:
         x1, y1, x2, y2 = x + rim * dx, y + rim * dy, to_x - rim * dx, to_y - rim * dy
         drawn.append(
             f'<line x1="{x1:.0f}" y1="{y1:.0f}" x2="{x2:.0f}" y2="{y2:.0f}" stroke="#555" marker-end="url(#end)"/>'
-            f'<text x="{(2 * x1 + x2) / 3 + 4:.0f}" y="{(2 * y1 + y2) / 3 - 4:.0f}" fill="#555">{len(names)}</text>'
         )
     for package, (x, y) in PLACES.items():
-        size = round(lines(package), -2)
         fill = "#e8f0fe" if package == "specnorm" else "#f3f3f3" if package in ARRAYS else "#fff7e0"
         drawn.append(
             f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="6" fill="{fill}" stroke="#333"/>'
-            f'<text x="{x + WIDTH / 2:.0f}" y="{y + 23}" text-anchor="middle" font-weight="bold">{package}</text>'
-            f'<text x="{x + WIDTH / 2:.0f}" y="{y + 42}" text-anchor="middle">{size:,} lines</text>'
+            f'<text x="{x + WIDTH / 2:.0f}" y="{y + 32}" text-anchor="middle" font-weight="bold">{package}</text>'
         )
     return "\n".join([*drawn, "</svg>", ""])
 

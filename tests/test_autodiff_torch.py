@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from known_gaps import KNOWN_GAPS
 
 import specnorm
 
@@ -14,11 +13,9 @@ torch: Any = pytest.importorskip("torch")
 from torch_functions import (  # noqa: E402 - after the skip where torch is missing
     BATCHED,
     FUNCTIONS,
-    SEVERAL,
     SHAPE,
     Function,
     close,
-    compiled,
     every,
     expected_gradient,
     kernel,
@@ -41,32 +38,6 @@ def test_gradcheck(name: str) -> None:
     assert torch.autograd.gradcheck(FUNCTIONS[name], k, eps=1e-6, atol=1e-5, rtol=1e-4, check_batched_grad=batched)
 
 
-@every
-def test_chain_through_other_operations(name: str) -> None:
-    """Upstream and downstream: a non-leaf kernel, a function of the value, used twice."""
-    k = kernel().requires_grad_()
-    value = scalar(name)((2 * k).permute(1, 0, 2, 3).contiguous().permute(1, 0, 2, 3))
-    (found,) = torch.autograd.grad(value**2 + value, k)
-    close(found, 2 * (2 * value.detach() + 1) * expected_gradient(name, 2 * kernel()))
-
-
-@every
-def test_jacobian_rows_of_several_values(name: str) -> None:
-    k = kernel().requires_grad_()
-    value = FUNCTIONS[name](k)
-    jacobian = torch.autograd.functional.jacobian(lambda x: FUNCTIONS[name](x), k.detach())
-    assert jacobian.shape == (*value.shape, *SHAPE)
-    one = torch.zeros_like(value)
-    one.view(-1)[-1] = 1.0
-    (row,) = torch.autograd.grad(value, k, one)
-    close(row, jacobian.reshape(-1, *SHAPE)[-1])
-
-
-@KNOWN_GAPS["batched gradients of several values"].expected
-def test_vectorised_jacobian_of_singular_values() -> None:
-    torch.autograd.functional.jacobian(FUNCTIONS["singular_values"], kernel(), vectorize=True)
-
-
 # -- torch.func --------------------------------------------------------------------------------------------------
 @every
 def test_func_transformations(name: str) -> None:
@@ -86,23 +57,6 @@ def test_func_transformations(name: str) -> None:
     close(torch.func.vmap(torch.func.grad(lambda k: function(2 * k)))(batch), 2 * wanted_at(name, 2 * batch), BATCHED)
     jacobian = torch.func.jacrev(FUNCTIONS[name])(batch[0])
     assert jacobian.shape == (*FUNCTIONS[name](batch[0]).shape, *SHAPE)
-
-
-def test_functional_call_of_a_module() -> None:
-    """As a penalty is written with torch.func: a module's parameters in a dictionary."""
-    module = torch.nn.Conv2d(3, 4, 3).double()
-    parameters = dict(module.named_parameters())
-
-    def penalty(values: dict[str, Any]) -> Any:
-        return (
-            specnorm.f4_bound(values["weight"]) ** 2
-            + torch.func.functional_call(module, values, (torch.ones(1, 3, 5, 5, dtype=torch.float64),)).sum()
-        )
-
-    found = torch.func.grad(penalty)(parameters)
-    weight = module.weight
-    reference = torch.autograd.grad(penalty({"weight": weight, "bias": module.bias}), weight)[0]
-    close(found["weight"], reference)
 
 
 # -- second derivatives ------------------------------------------------------------------------------------------
@@ -172,94 +126,3 @@ def dual(function: Function, x: Any, direction: Any) -> Any:
 
 
 # -- kinds of tensors --------------------------------------------------------------------------------------------
-def layouts() -> dict[str, Any]:
-    """The same float32 numbers in other memory."""
-    plain = kernel().float()
-    padded = torch.zeros(8, 3, 3, 4)
-    padded[::2, :, :, ::2] = plain
-    return {
-        "channels_last": plain.to(memory_format=torch.channels_last),
-        "strided": padded[::2, :, :, ::2],
-        "transposed": plain.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0),
-        "parameter": torch.nn.Parameter(plain),
-        "view of a leaf": torch.nn.Parameter(plain.reshape(-1)).view(*SHAPE),
-        "buffer": torch.nn.Buffer(plain) if hasattr(torch.nn, "Buffer") else plain.clone(),
-        "lazily conjugated": torch.complex(plain, plain).conj().real,
-        "lazily negated": torch.complex(plain, -plain).conj().imag,
-    }
-
-
-@pytest.mark.parametrize("layout", list(layouts()))
-@pytest.mark.parametrize("name", ["tn_bound", "f4_bound", "singular_values"])
-def test_memory_layouts(layout: str, name: str) -> None:
-    x, plain = layouts()[layout], kernel().float()
-    value = FUNCTIONS[name](x)
-    close(value.detach(), FUNCTIONS[name](plain), 1e-6)
-    x = x.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(scalar(name)(x), x)
-    close(gradient, expected_gradient(name, plain), 1e-4)
-
-
-def test_broadcast_kernel() -> None:
-    """Memory that several entries share: each still has its own gradient."""
-    x = normal(1, 3, 3, 2).expand(*SHAPE)
-    y = x.clone().requires_grad_()
-    z = x.detach().requires_grad_()
-    close(torch.autograd.grad(specnorm.f4_bound(z), z)[0], torch.autograd.grad(specnorm.f4_bound(y), y)[0])
-
-
-@every
-def test_result_is_as_the_kernel(name: str) -> None:
-    for dtype in (torch.float32, torch.float64):
-        for track in (False, True):
-            x = kernel().to(dtype).requires_grad_(track)
-            value = FUNCTIONS[name](x)
-            assert value.dtype == dtype
-            assert value.device == x.device
-            assert value.requires_grad == track
-            assert (value.ndim == 0) == (name not in SEVERAL)
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("name", ["tn_bound", "f4_bound", "singular_values"])
-def test_half_precision(name: str, dtype: str) -> None:
-    """Values in float32, gradients in the kernel's dtype, also under vmap; one of the two dtypes compiled."""
-    x = kernel().to(getattr(torch, dtype))
-    same = x.float()
-    function = scalar(name)
-    close(FUNCTIONS[name](x), FUNCTIONS[name](same), 1e-6)
-    wanted = expected_gradient(name, same).to(x.dtype)
-    close(expected_gradient(name, x), wanted, 2e-2)
-    close(torch.func.vmap(torch.func.grad(function))(x[None])[0], wanted, 2e-2)
-    if dtype == "bfloat16":
-        k = x.clone().requires_grad_()
-        close(torch.autograd.grad(compiled(function)(k), k)[0], wanted, 2e-2)
-
-
-@every
-def test_inference_mode(name: str) -> None:
-    """Values are as ever; a gradient through a tensor that was made there raises, as torch does it."""
-    with torch.inference_mode():
-        x = kernel()
-        inside = FUNCTIONS[name](x)
-        inside_parameter = FUNCTIONS[name](kernel().requires_grad_())
-    assert x.is_inference()
-    assert torch.equal(inside, FUNCTIONS[name](kernel()))
-    assert torch.equal(inside_parameter, inside)
-    assert torch.equal(FUNCTIONS[name](x), inside), "a tensor made in inference mode, used outside"
-    assert torch.equal(FUNCTIONS[name](torch.nn.Parameter(kernel())).detach(), inside)
-
-
-def test_proven_bounds_of_a_parameter_are_read_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
-    """Of a value with a gradient torch warns, once a process unless told otherwise; `measure` keeps the gradient."""
-    kernel = torch.nn.Parameter(torch.ones(2, 2, 3))
-    always = torch.is_warn_always_enabled()
-    torch.set_warn_always(True)
-    try:
-        found = specnorm.enclose(kernel)
-        assert 0 < float(found.lower) <= float(found.upper)
-        assert specnorm.certify(specnorm.rescale(kernel, 1.0), 1.0)
-    finally:
-        torch.set_warn_always(always)
-    assert [str(warning.message) for warning in recwarn] == []
-    assert specnorm.measure(kernel, specnorm.Enclose()).value.requires_grad

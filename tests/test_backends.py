@@ -83,28 +83,16 @@ def test_plugin_is_found_by_the_package_of_the_class(install: Installer) -> None
 
 def test_plugin_of_the_nearest_base_wins(install: Installer) -> None:
     x = array_of("fakelib", np.ndarray)
-    assert backends.backend_for(x).name == "numpy"
+    with pytest.raises(specnorm.NoBackend, match=r"fakelib\._core\.Array is no plain NumPy array.*np\.asarray"):
+        backends.backend_for(x)
     install("fakelib-plugin", {"fakelib": "fakelib_plugin:BACKEND"}, fakelib_plugin=PLUGIN.format(name="fakelib"))
     assert backends.backend_for(x).name == "fakelib"
 
 
-def test_nested_attribute(install: Installer) -> None:
-    source = PLUGIN.format(name="fakelib") + "class Here: pass\nHere.backend = BACKEND"
-    install("fakelib-plugin", {"fakelib": "fakelib_plugin:Here.backend"}, fakelib_plugin=source)
-    assert backends.load("fakelib").name == "fakelib"
-
-
-@pytest.mark.parametrize("x", [[1.0, 2.0], (1.0,), 1.0, 3, None], ids=repr)
+@pytest.mark.parametrize("x", [[1.0, 2.0], (1.0,), 1.0, 3, "kernel", None, {"weight": 1}], ids=repr)
 def test_what_is_no_array(x: object) -> None:
     with pytest.raises(specnorm.NoBackend, match=f"{type(x).__name__} is not an array. Pass an array of .*numpy"):
         specnorm.f4_bound(x)  # type: ignore[type-var]
-
-
-def test_error_is_a_type_error_and_a_backend_error() -> None:
-    assert issubclass(specnorm.NoBackend, specnorm.BackendError)
-    assert issubclass(specnorm.BackendError, TypeError)
-    for error in (specnorm.BrokenBackend, specnorm.BackendConflict, specnorm.BackendVersion, specnorm.MixedBackends):
-        assert issubclass(error, specnorm.BackendError)
 
 
 def test_unknown_library(install: Installer) -> None:
@@ -185,12 +173,6 @@ def test_broken_plugin(install: Installer, source: str, message: str) -> None:
         assert caught.value.__cause__ is not None
 
 
-def test_plugin_module_is_missing(install: Installer) -> None:
-    install("some-plugin", {"fakelib": "module_that_went:BACKEND"})
-    with pytest.raises(specnorm.BrokenBackend, match=r"No module named 'module_that_went'\. Reinstall it"):
-        specnorm.f4_bound(array_of("fakelib"))
-
-
 @pytest.mark.parametrize(("version", "who"), [(3, "specnorm-bounds"), (1, "the plugin")])
 def test_plugin_for_another_version(install: Installer, version: int, who: str) -> None:
     source = PLUGIN.format(name="fakelib") + f"Fake.api_version = {version}"
@@ -210,20 +192,6 @@ def test_two_distributions_claim_a_library(install: Installer) -> None:
     assert "second-plugin 1.5 (second_plugin:BACKEND)" in message
     assert "Uninstall one" in message
     assert specnorm.f4_bound(np.ones((2, 2))) > 0, "other libraries must not suffer"
-
-
-def test_one_distribution_seen_twice_is_no_conflict(install: Installer) -> None:
-    """An editable install beside a copy; and a line written twice."""
-    line = "fakelib = fakelib_plugin:BACKEND\n"
-    install("some-plugin", line + line, copies=2, fakelib_plugin=PLUGIN.format(name="fakelib"))
-    assert backends.backend_for(array_of("fakelib")).name == "fakelib"
-
-
-def test_refresh_sees_what_was_installed_since(install: Installer) -> None:
-    with pytest.raises(specnorm.NoBackend):
-        backends.backend_for(array_of("fakelib"))
-    install("some-plugin", {"fakelib": "fakelib_plugin:BACKEND"}, fakelib_plugin=PLUGIN.format(name="fakelib"))
-    assert backends.backend_for(array_of("fakelib")).name == "fakelib"
 
 
 def test_only_the_plugin_asked_for_is_imported(install: Installer) -> None:
@@ -253,10 +221,6 @@ def test_listing_shows_the_broken_without_hiding_the_others(install: Installer) 
 
 
 # -- which objects are arrays ------------------------------------------------------------------------------------
-def test_every_installed_library_is_found(xp: Lib) -> None:
-    x = xp.asarray(np.ones((2, 2, 3)))
-    assert backends.backend_for(x) is xp.backend
-    assert backends.common_backend([x, x]) is xp.backend
 
 
 def test_mixed_libraries_are_refused(xp: Lib) -> None:
@@ -273,25 +237,6 @@ def test_mixed_devices_are_refused(xp: Lib) -> None:
     first, second = (xp.backend.asarray(np.ones(2, dtype=np.float32), d) for d in names[:2])
     with pytest.raises(specnorm.MixedBackends, match=r"different devices: .*Move them"):
         backends.common_backend([first, second])
-
-
-@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
-@pytest.mark.parametrize("make", [np.matrix, np.ma.masked_array], ids=["matrix", "masked"])
-def test_numpy_arrays_that_mean_other_things(make: Callable[[Any], Any]) -> None:
-    with pytest.raises(specnorm.NoBackend, match=r"is not supported.*np\.asarray"):
-        specnorm.f4_bound(make(np.ones((2, 2))))
-
-
-def test_numpy_subclasses(tmp_path: Path) -> None:
-    class Mine(np.ndarray):
-        pass
-
-    mapped = np.memmap(tmp_path / "kernel", dtype=np.float32, mode="w+", shape=(2, 2, 3))
-    mapped[...] = 1.0
-    for x in (np.ones((2, 2, 3), dtype=np.float32).view(Mine), mapped):
-        value = specnorm.f4_bound(x)
-        assert value.dtype == np.float32
-        assert value == specnorm.f4_bound(np.asarray(x))
 
 
 def test_torch_objects() -> None:
@@ -319,14 +264,6 @@ def test_torch_objects() -> None:
         pass
 
     assert float(specnorm.f4_bound(dense.as_subclass(Mine))) == float(specnorm.f4_bound(dense))
-
-
-@pytest.mark.filterwarnings("ignore:.*[Qq]uantiz.*")
-def test_torch_quantised() -> None:
-    torch: Any = pytest.importorskip("torch")
-    quantised = torch.quantize_per_tensor(torch.ones(2, 2, 3), 0.1, 0, torch.qint8)
-    with pytest.raises(specnorm.NoBackend, match=r"quantised; call \.dequantize"):
-        specnorm.f4_bound(quantised)
 
 
 def test_jax_objects() -> None:

@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import copy
-import itertools
-import warnings
 from typing import Any
 
-import numpy as np
 import pytest
 
 import specnorm
 
 torch: Any = pytest.importorskip("torch")
 import specnorm_torch.certifying  # noqa: E402 - after the skip where torch is missing
-from specnorm_networks import Product  # noqa: E402
 
 nn = torch.nn
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
     pytest.mark.usefixtures("seeded_torch"),
 ]
-
-
-class Counting(torch.nn.Module):  # type: ignore[misc]
-    """A parametrisation that updates a buffer in ``eval()`` too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("calls", torch.zeros(()))
-
-    def forward(self, weight: Any) -> Any:
-        self.calls.add_(1)
-        return weight * 2
 
 
 def hooked() -> Any:
@@ -117,15 +101,6 @@ def test_baking_changes_no_output() -> None:
     assert specnorm_torch.bake_(model) == []
 
 
-def test_baking_in_train_uses_what_eval_uses() -> None:
-    model = nn.Sequential(specnorm_torch.spectral_norm(nn.Conv2d(3, 4, 3))).train()
-    x = torch.randn(1, 3, 6, 6)
-    wanted = copy.deepcopy(model).eval()(x)
-    specnorm_torch.bake_(model)
-    assert model.training
-    assert torch.equal(model(x), wanted)
-
-
 def test_baking_a_copy_leaves_the_model_alone() -> None:
     """Torch's own removal deletes the property from a class that both share."""
     model = nn.Sequential(torch.nn.utils.parametrizations.orthogonal(nn.Linear(4, 4)))
@@ -134,121 +109,6 @@ def test_baking_a_copy_leaves_the_model_alone() -> None:
     assert specnorm_torch.rescale_(twin, 0.5, bake=True) == ["0"]
     assert torch.linalg.matrix_norm(model[0].weight.detach(), 2) > 0.99
     assert model(x).shape == (2, 4)
-
-
-def test_a_network_is_bounded_as_it_is_baked() -> None:
-    """A parametrisation that moves in ``eval()`` cannot be exported; its copy can, and the model stays as it is."""
-    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
-    torch.nn.utils.parametrize.register_parametrization(model[0], "weight", Counting())
-    calls = float(model[0].parametrizations.weight[0].calls)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found: Any = specnorm_torch.network_bound(model, (4,), bake=True, method=Product())
-    assert float(model[0].parametrizations.weight[0].calls) == calls
-    product = 1.0
-    for layer in specnorm_torch.baked(model)[::2]:
-        product *= float(np.linalg.norm(layer.weight.detach().double().numpy(), 2))
-    assert product * (1 - 1e-6) <= found.upper <= product * (1 + 2e-3) ** 2
-
-
-def test_old_hooks_are_baked_on_request() -> None:
-    model = hooked()
-    assert specnorm_torch.rescale_(model, 0.5, bake=True) == ["0", "2", "4"]
-    model.train()(torch.randn(2, 3, 6, 6))
-    for j in (0, 2, 4):
-        assert specnorm.certify(model[j].weight, 0.5, **specnorm_torch.geometry_of(model[j]))
-
-
-MATRICES: dict[str, tuple[Any, str, dict[str, Any], str]] = {
-    "Embedding": (lambda: nn.Embedding(9, 5), "weight", {}, "weight"),
-    "LSTM": (lambda: nn.LSTM(4, 5), "weight_hh_l0", {}, "weight_hh_l0"),
-    "Bilinear": (lambda: nn.Bilinear(3, 4, 5), "weight", {}, "weight"),
-    "Bilinear, other rows": (lambda: nn.Bilinear(3, 4, 5), "weight", {"dim": 1}, "weight"),
-    "attention": (lambda: nn.MultiheadAttention(8, 2), "in_proj_weight", {}, "in_proj_weight"),
-}
-
-
-@pytest.mark.parametrize("case", MATRICES)
-def test_other_modules_matrices_have_their_matrix_norm(case: str) -> None:
-    """As torch's own: after many sweeps the matrix that it flattens has the norm 1."""
-    make, name, options, label = MATRICES[case]
-    module = specnorm_torch.spectral_norm(make(), name, n_power_iterations=50, **options)
-    getattr(module, name)
-
-    def norm() -> float:
-        x = getattr(module.eval(), name).detach().double()
-        return float(torch.linalg.matrix_norm(x.movedim(options.get("dim", 0), 0).flatten(1), 2))
-
-    assert norm() == pytest.approx(1.0, rel=1e-4)
-    assert specnorm_torch.rescale_(nn.Sequential(module)) == [f"0.{label}"]
-    assert 0.999 < norm() <= 1.0
-    assert not torch.nn.utils.parametrize.is_parametrized(module)
-
-
-def test_kernels_of_other_modules_are_refused() -> None:
-    """A flattened kernel has another norm than the convolution that it may be of."""
-
-    class Own(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.randn(2, 2, 3, 3))
-
-    with pytest.raises(specnorm.GeometryError, match="Own is no layer that is read"):
-        specnorm_torch.spectral_norm(Own())
-    with pytest.raises(specnorm.GeometryError, match="bias is not the layer's kernel"):
-        specnorm_torch.spectral_norm(nn.Linear(2, 2), "bias")
-
-
-def test_a_long_thin_matrix_overflows_nowhere() -> None:
-    kernel = np.random.default_rng(0).normal(size=(4, 2048)).astype(np.float32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        state = specnorm.init_tracking(kernel, specnorm.TensorNorm(certified=False))
-        value, _ = specnorm.track(kernel, specnorm.TensorNorm(certified=False), state)
-    assert float(value) == pytest.approx(float(np.linalg.norm(kernel.astype(float), 2)), rel=1e-3)
-
-
-def test_what_cannot_be_written_to_is_refused_by_name() -> None:
-    model = nn.Sequential(specnorm_torch.spectral_norm(nn.Linear(3, 3)), nn.Linear(3, 3))
-    model[1].weight = nn.Parameter(torch.randn(1, 3).expand(3, 3))
-    before = {name: x.clone() for name, x in model.state_dict().items()}
-    with pytest.raises(specnorm.MethodError, match=r"1: weight of Linear .* single memory location"):
-        specnorm_torch.rescale_(model, 0.5)
-    assert before.keys() == model.state_dict().keys()
-    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
-
-
-@pytest.mark.parametrize("inside", [False, True])
-def test_tensors_of_the_inference_mode(inside: bool) -> None:
-    with torch.inference_mode():
-        model = nn.Sequential(nn.Linear(3, 3))
-    with torch.inference_mode(inside):
-        assert specnorm_torch.rescale_(model, 0.5) == ["0"]
-    assert 0.4 < torch.linalg.matrix_norm(model[0].weight, 2) <= 0.5
-
-
-@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate", "zeros"])
-def test_padding_larger_than_the_kernel(mode: str) -> None:
-    """The input that is tried has as many pixels as the padding needs."""
-    layer = nn.Conv1d(1, 1, 3, padding=5, padding_mode=mode)
-    assert specnorm_torch.rescale_(layer, 0.5) == [""]
-    assert specnorm.certify(layer.weight, 0.5, **specnorm_torch.geometry_of(layer))
-
-
-@pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
-def test_circular_layers_of_every_stride(k: int) -> None:
-    """The size that is tried is one that the stride divides; a kernel that is shorter than its stride, too."""
-    for stride, padding in itertools.product(range(1, 8), (0, k)):
-        layer = nn.Conv1d(1, 2, k, stride=stride, padding=padding, padding_mode="circular")
-        assert specnorm_torch.rescale_(layer, 0.5) == [""]
-        assert specnorm.certify(layer.weight, 0.5, **specnorm_torch.geometry_of(layer))
-
-
-def test_a_weight_that_is_not_finite() -> None:
-    layer = nn.Linear(3, 3)
-    layer.weight.data[0, 0] = torch.nan
-    with pytest.raises(specnorm.MethodError, match="weight: its weight holds NaN or infinity"):
-        specnorm_torch.rescale_(layer, 0.5)
 
 
 def test_a_hook_that_writes_the_weight_is_undone() -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from known_gaps import KNOWN_GAPS
 
 import specnorm
 
 torch: Any = pytest.importorskip("torch")
 from torch_functions import (  # noqa: E402 - after the skip where torch is missing
-    BATCHED,
     FUNCTIONS,
     SHAPE,
     close,
@@ -22,7 +19,6 @@ from torch_functions import (  # noqa: E402 - after the skip where torch is miss
     kernel,
     normal,
     scalar,
-    wanted_at,
 )  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("fresh_torch")
@@ -36,16 +32,6 @@ def test_compiled_value_and_gradient(name: str) -> None:
     close(value.detach(), FUNCTIONS[name](kernel()), 1e-12)
     weighted = compiled(scalar(name))(k)
     close(torch.autograd.grad(weighted, k)[0], expected_gradient(name, k))
-
-
-@pytest.mark.parametrize("name", ["tn_bound", "singular_values", "power_norm", "matrix_norm"])
-@pytest.mark.nightly
-def test_compiled_transformations(name: str) -> None:
-    """Of one value, of several, of a layer at its size, of a stack: the operator is the same for every function."""
-    function, batch = scalar(name), normal(3, *SHAPE, seed=7)
-    wanted = wanted_at(name, batch)
-    close(compiled(torch.func.grad(function))(batch[0]), wanted[0])
-    close(compiled(torch.func.vmap(torch.func.grad(function)))(batch), wanted, BATCHED)
 
 
 def test_compiled_training_step() -> None:
@@ -77,78 +63,6 @@ def test_default_compiler_smoke() -> None:
     close(found, 2 * scalar("f4_bound")(kernel()) * expected_gradient("f4_bound", kernel()))
 
 
-def test_compiled_code_is_reused_for_new_values() -> None:
-    run = compiled(specnorm.f4_bound)
-    for seed in range(3):
-        k = normal(*SHAPE, seed=seed)
-        close(run(k), specnorm.f4_bound(k), 1e-12)
-
-
-@KNOWN_GAPS["compiled vmap of a gradient through an intermediate"].expected
-def test_compiled_vmap_of_grad_through_an_intermediate() -> None:
-    batch = normal(3, *SHAPE, seed=7)
-    function = compiled(torch.func.vmap(torch.func.grad(lambda k: specnorm.f4_bound(2 * k))))
-    close(function(batch), 2 * wanted_at("f4_bound", 2 * batch))
-
-
-def test_what_works_instead_of_that_gap() -> None:
-    """The gap is loud, and narrow."""
-    batch = normal(3, *SHAPE, seed=7)
-    single, wanted = scalar("f4_bound"), 2 * wanted_at("f4_bound", 2 * batch)
-    close(compiled(torch.func.grad(lambda k: single(2 * k)))(batch[0]), wanted[0])
-    close(torch.func.vmap(torch.func.grad(lambda k: single(2 * k)))(batch), wanted)
-    close(2 * compiled(torch.func.vmap(torch.func.grad(single)))(2 * batch), wanted)
-
-
-@pytest.mark.parametrize("name", ["f4_bound", "tn_bound", "singular_values"])
-def test_compiled_second_derivatives_raise(name: str) -> None:
-    function, x = scalar(name), kernel()
-    func = torch.func
-
-    def twice() -> Any:
-        k = x.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(compiled(function)(k) ** 2, k, create_graph=True)
-        return torch.autograd.grad(gradient.square().sum() + k.pow(3).sum(), k)
-
-    ways: dict[str, Callable[[], Any]] = {
-        "grad of grad": lambda: compiled(func.grad(lambda k: func.grad(function)(k).square().sum()))(x),
-        "hessian": lambda: compiled(func.hessian(function))(x),
-        "jacrev of jacrev": lambda: compiled(func.jacrev(func.jacrev(function)))(x),
-        "double backward of a compiled function": twice,
-    }
-    for way, ask in ways.items():
-        torch._dynamo.reset()
-        with pytest.raises((RuntimeError, NotImplementedError)):
-            pytest.fail(f"{way} of {name} gives {ask()}")
-
-
-@pytest.mark.parametrize("name", ["f4_bound", "tn_bound", "singular_values"])
-def test_compiled_forward_mode(name: str) -> None:
-    """Once compiled, one forward derivative comes out, and rightly; a derivative of it raises."""
-    function, x, direction = scalar(name), kernel(), normal(*SHAPE, seed=1)
-
-    def forward(k: Any) -> Any:
-        return torch.func.jvp(function, (k,), (direction,))[1]
-
-    close(compiled(forward)(x), (expected_gradient(name, x) * direction).sum())
-    for again in (torch.func.grad(forward), lambda k: torch.func.jvp(forward, (k,), (direction,))[1]):
-        torch._dynamo.reset()
-        with pytest.raises((RuntimeError, NotImplementedError)):
-            pytest.fail(f"second derivative of {name}: {compiled(again)(x)}")
-
-
-@KNOWN_GAPS["second derivative under the debugging compiler"].expected
-def test_second_derivative_under_the_debugging_compiler() -> None:
-    k = kernel().requires_grad_()
-    value = compiled(lambda x: specnorm.f4_bound(x) ** 2 + x.pow(3).sum(), "eager")(k)
-    try:
-        (gradient,) = torch.autograd.grad(value, k, create_graph=True)
-        found = torch.autograd.grad(gradient.square().sum(), k)
-    except specnorm.SecondDerivativeError:
-        return
-    pytest.fail(f"a second derivative came out: {found}")
-
-
 @pytest.mark.parametrize("need", ["value", "residuals", "jacobian"])
 @pytest.mark.nightly
 def test_operator_is_well_formed(need: str) -> None:
@@ -162,15 +76,6 @@ def test_operator_is_well_formed(need: str) -> None:
             test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_static"),
         )
         assert set(results.values()) == {"SUCCESS"}
-
-
-def test_guard_operator_is_well_formed() -> None:
-    specnorm.f4_bound(kernel())
-    utilities = ("test_schema", "test_faketensor", "test_aot_dispatch_static")
-    results = torch.library.opcheck(
-        torch.ops.specnorm.first_order_only.default, (kernel(), kernel()), test_utils=utilities
-    )
-    assert set(results.values()) == {"SUCCESS"}
 
 
 def test_fake_tensors_and_meta() -> None:

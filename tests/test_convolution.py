@@ -134,43 +134,6 @@ def test_agrees_with_torchs_convolution(ndim: int, mode: str) -> None:
     np.testing.assert_allclose(got.reshape(-1), expected.numpy().reshape(-1), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("ndim", [1, 2, 3])
-def test_agrees_with_torchs_transposed_convolution(ndim: int) -> None:
-    torch = pytest.importorskip("torch")
-    sizes, padding, stride = (4, 3, 3)[:ndim], (1, 2, 0)[:ndim], (2, 3, 1)[:ndim]
-    module = getattr(torch.nn, f"ConvTranspose{ndim}d")(
-        4, 6, (3, 5, 2)[:ndim], stride=stride, groups=2, padding=padding, bias=False, dtype=torch.float64
-    )
-    x = torch.from_numpy(Recipe((1, 4, *sizes), seed=1).kernel)
-    expected = module(x).detach()
-    kernel = module.weight.detach().numpy()
-    spec = ConvSpec.of(
-        kernel.shape, groups=2, padding_mode="zeros", input_shape=sizes, stride=stride, transposed=True,
-        padding=[(p, p) for p in padding],
-    )  # fmt: skip
-    found = Convolution(kernel[None], spec, ops=_ops())
-    assert found.shapes == (tuple(x.shape[1:]), tuple(expected.shape[1:]))
-    got: Any = found.apply(x.numpy().reshape(1, 1, -1))
-    np.testing.assert_allclose(got.reshape(-1), expected.numpy().reshape(-1), rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("geometry", "words"),
-    [
-        ({}, "input_shape"),
-        ({"input_shape": 2, "padding_mode": "zeros", "padding": 0}, "no output"),
-        ({"input_shape": 3, "padding_mode": "reflect", "padding": 3}, "reflect padding runs out"),
-        ({"input_shape": 3, "padding_mode": "reflect", "transposed": True}, "transposed"),
-        ({"input_shape": 3, "padding": 0, "transposed": True}, "same"),
-        ({"input_shape": 1, "padding_mode": "zeros", "padding": 2, "transposed": True}, "no output"),
-    ],
-)
-def test_layers_that_do_not_exist_are_refused(geometry: dict[str, Any], words: str) -> None:
-    kernel: Any = np.ones((2, 2, 3))
-    with pytest.raises(GeometryError, match=words):
-        Convolution(kernel[None], ConvSpec.of(kernel.shape, **geometry), ops=_ops())
-
-
 def test_patches_stay_within_the_budget() -> None:
     """961 taps of 32 depthwise channels on 32x32 would be 252 MB of patches at once."""
     kernel: Any = np.ones((1, 32, 1, 31, 31))

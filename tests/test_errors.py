@@ -46,7 +46,6 @@ MATRIX_FUNCTIONS: dict[str, Call] = {
 """Every public function of a stack of matrices."""
 
 everywhere = pytest.mark.parametrize("name", FUNCTIONS)
-every_matrix = pytest.mark.parametrize("name", MATRIX_FUNCTIONS)
 
 
 def ones(*shape: int, dtype: str = "float32") -> np.ndarray:
@@ -89,20 +88,6 @@ def test_wrong_rank(xp: Lib, name: str, shape: tuple[int, ...]) -> None:
 
 
 @everywhere
-@pytest.mark.parametrize("shape", [(0, 2, 3), (2, 0, 3), (2, 2, 0)], ids=str)
-def test_empty_axis(xp: Lib, name: str, shape: tuple[int, ...]) -> None:
-    words = f"kernel of shape {shape} has an empty axis|each at least 1"
-    refused(KernelError, words, FUNCTIONS[name], xp.asarray(ones(*shape)))
-
-
-@everywhere
-@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool", "complex64"])
-def test_wrong_dtype(xp: Lib, name: str, dtype: str) -> None:
-    words = f"has dtype {dtype}|float16, bfloat16, float32, float64|Convert it first"
-    refused(KernelError, words, FUNCTIONS[name], xp.asarray(ones(2, 2, 3, dtype=dtype)))
-
-
-@everywhere
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_non_finite(xp: Lib, name: str, value: str) -> None:
     kernel = ones(2, 2, 3)
@@ -111,40 +96,11 @@ def test_non_finite(xp: Lib, name: str, value: str) -> None:
     refused(KernelError, words, FUNCTIONS[name], xp.asarray(kernel))
 
 
-def test_non_finite_values_are_counted(xp: Lib) -> None:
-    kernel = ones(2, 2, 3)
-    kernel[:, 1, :] = np.nan
-    refused(KernelError, "holds 6 non-finite values", specnorm.f4_bound, xp.asarray(kernel))
-
-
-@every_matrix
-def test_non_finite_matrix(xp: Lib, name: str) -> None:
-    stack = ones(3, 2, 2)
-    stack[1, 0, 0] = np.inf
-    refused(KernelError, "1 non-finite value", MATRIX_FUNCTIONS[name], xp.asarray(stack))
-
-
-@every_matrix
-def test_wrong_matrices(xp: Lib, name: str) -> None:
-    function = MATRIX_FUNCTIONS[name]
-    for shape in ((), (3,)):
-        refused(MethodError, f"array of shape {shape} is no matrix|(..., m, n)", function, xp.asarray(ones(*shape)))
-    refused(KernelError, "empty axis", function, xp.asarray(ones(4, 0, 2)))
-    refused(KernelError, "has dtype complex64", function, xp.asarray(ones(2, 2, dtype="complex64")))
-    refused(KernelError, "has dtype int32", function, xp.asarray(ones(2, 2, dtype="int32")))
-
-
 @everywhere
-@pytest.mark.parametrize("kernel", [[[1.0]], 1.0, None, "weight"], ids=repr)
+@pytest.mark.parametrize("kernel", [[[1.0]], 1.0, None], ids=repr)
 def test_no_array_at_all(name: str, kernel: object) -> None:
     with pytest.raises(specnorm.NoBackend, match=r"is not an array\. Pass an array of one of these libraries"):
         FUNCTIONS[name](kernel)
-
-
-@every_matrix
-def test_no_matrix_at_all(name: str) -> None:
-    with pytest.raises(TypeError, match="list is not an array"):
-        MATRIX_FUNCTIONS[name]([[1.0]])
 
 
 # -- the geometry ------------------------------------------------------------------------------------------------
@@ -189,12 +145,6 @@ def test_bad_geometry(name: str, case: str) -> None:
     refused(GeometryError, words, FUNCTIONS[name], ones(4, 2, 3, 3), **geometry)
 
 
-@pytest.mark.parametrize("case", BAD_GEOMETRY)
-def test_bad_geometry_in_every_library(xp: Lib, case: str) -> None:
-    geometry, words = BAD_GEOMETRY[case]
-    refused(GeometryError, words, specnorm.f4_bound, xp.asarray(ones(4, 2, 3, 3)), **geometry)
-
-
 @everywhere
 def test_unknown_keyword(xp: Lib, name: str) -> None:
     """A misspelt keyword must never be taken for the default."""
@@ -225,59 +175,7 @@ def test_padding_that_a_function_does_not_serve(xp: Lib, name: str, mode: str) -
         assert re.search("[Uu]se |[Ll]eave |see docs", refusal), refusal
 
 
-def test_singular_values_want_a_size(xp: Lib) -> None:
-    refused(GeometryError, "needs input_shape", specnorm.singular_values, xp.asarray(ones(4, 2, 3, 3)), None)
-
-
-def test_reshaped_norm_of_a_small_input(xp: Lib) -> None:
-    kernel = xp.asarray(ones(4, 2, 3, 3))
-    words = "input_shape=(2, 4) is smaller than the kernel (3, 3)|Use conv_norm(kernel, input_shape)"
-    refused(GeometryError, words, specnorm.reshaped_norm, kernel, input_shape=(2, 4))
-
-
 # -- the method --------------------------------------------------------------------------------------------------
-def test_grid_too_coarse(xp: Lib) -> None:
-    kernel = xp.asarray(ones(4, 2, 1, 5))
-    refused(MethodError, "n=4 |5 taps|give n >= 5, or leave n out for 40", specnorm.grid_bound, kernel, 4)
-    assert xp.number(specnorm.grid_bound(kernel, 5)) > 0
-
-
-@pytest.mark.parametrize("n", [0, -3, 2.5, True, "8"], ids=repr)
-def test_grid_of_no_count(xp: Lib, n: object) -> None:
-    refused(MethodError, f"n={n!r} is not a count", specnorm.grid_bound, xp.asarray(ones(2, 2, 3)), n)
-
-
-@pytest.mark.parametrize("n_iter", [-1, 1.5, True, None], ids=repr)
-def test_iterations_of_no_count(xp: Lib, n_iter: object) -> None:
-    kernel, words = xp.asarray(ones(2, 2)), f"n_iter={n_iter!r} is not a count: give an integer of at least 0"
-    for function in (specnorm.power_iteration, specnorm.gram_iteration):
-        refused(MethodError, words, function, kernel, n_iter)
-    if n_iter is not None:  # as many as the geometry asks for
-        refused(MethodError, words, specnorm.gram_bound, kernel, (), n_iter=n_iter)
-
-
-def test_parameters_of_the_tensor_norm() -> None:
-    wrong: dict[str, Any] = {"starts": 0, "random_starts": -1, "max_iter": 0, "seed": -1}
-    for keyword, value in wrong.items():
-        with pytest.raises(MethodError, match=f"{keyword}={value} is not a count"):
-            specnorm.TensorNorm(**{keyword: value})
-
-
-@pytest.mark.parametrize("rtol", [0.0, 1.0, -1e-3, 2.0, float("nan")], ids=repr)
-def test_tolerance_out_of_range(xp: Lib, rtol: float) -> None:
-    words = f"rtol={rtol!r} is not between 0 and 1"
-    for function in (specnorm.conv_norm, specnorm.enclose):
-        refused(MethodError, words, function, xp.asarray(ones(2, 2, 3)), 6, rtol=rtol)
-
-
-@pytest.mark.parametrize("bound", [-1.0, float("inf"), float("nan")], ids=repr)
-def test_bound_that_is_no_norm(xp: Lib, bound: float) -> None:
-    refused(MethodError, f"bound={bound!r} is no norm", specnorm.certify, xp.asarray(ones(2, 2, 3)), bound)
-
-
-@pytest.mark.parametrize("k", [0, -1, 13, 2.0], ids=repr)
-def test_wrong_number_of_singular_values(xp: Lib, k: Any) -> None:
-    refused(MethodError, f"k={k!r}", specnorm.singular_values, xp.asarray(ones(2, 3, 3)), 6, k=k)
 
 
 @pytest.mark.parametrize("method", ["tn", specnorm.TensorNorm, None, 3], ids=["name", "class", "None", "number"])
@@ -290,45 +188,7 @@ def test_what_is_no_method(xp: Lib, method: Any) -> None:
         assert "is not a method. Give a value such as specnorm.TensorNorm()" in str(caught.value)
 
 
-def test_several_values_have_no_gradient(xp: Lib) -> None:
-    words = "Unfoldings() has several values; value_and_grad needs one|FantasticFour()"
-    refused(MethodError, words, specnorm.value_and_grad, xp.asarray(ones(2, 2, 3)), specnorm.Unfoldings())
-
-
 # -- half precision ----------------------------------------------------------------------------------------------
-HALVES = ("float16", "bfloat16")
-
-
-def halved(lib: Lib, kernel: np.ndarray, dtype: str) -> Any:
-    """The kernel rounded to half precision, in a library that has it; None where it has not."""
-    if lib.name == "torch":
-        return lib.asarray(kernel).to(getattr(lib.xp, dtype))
-    if not hasattr(lib.xp, dtype):
-        return None
-    return lib.xp.astype(lib.asarray(kernel), getattr(lib.xp, dtype))
-
-
-@pytest.mark.parametrize("dtype", HALVES)
-def test_half_precision_is_measured_in_float32(xp: Lib, dtype: str) -> None:
-    """float16 and bfloat16 kernels: the value of the same numbers in float32; gradients in the kernel's own dtype."""
-    kernel = np.random.RandomState(0).standard_normal((3, 2, 3)).astype(np.float32)
-    x = halved(xp, kernel, dtype)
-    if x is None:
-        pytest.skip(f"{xp.name} has no {dtype}")
-    assert xp.dtype_name(x) == dtype
-    same = xp.asarray(np.array(xp.to_numpy(x.float() if xp.name == "torch" else x)).astype(np.float32))
-    value = specnorm.f4_bound(x)
-    assert xp.dtype_name(value) == "float32"
-    assert xp.number(value) == xp.number(specnorm.f4_bound(same))
-    found, gradient = specnorm.value_and_grad(x, specnorm.FantasticFour())
-    assert xp.dtype_name(found) == "float32"
-    assert xp.number(found) == xp.number(value)
-    assert xp.dtype_name(gradient) == dtype
-    assert tuple(gradient.shape) == kernel.shape
 
 
 # -- names -------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["nothing_like_it", "step"])
-def test_a_name_that_is_not_there_is_said(name: str) -> None:
-    with pytest.raises(AttributeError, match=f"module 'specnorm' has no attribute '{name}'"):
-        getattr(specnorm, name)

@@ -14,7 +14,7 @@ import specnorm
 torch: Any = pytest.importorskip("torch")
 import specnorm_torch  # noqa: E402 - after the skip where torch is missing
 from specnorm_torch.arrays import TorchArrays  # noqa: E402
-from torch_training import LAYERS, constrained, network, train  # noqa: E402
+from torch_training import constrained, network  # noqa: E402
 
 COMPILERS = [
     "aot_eager",
@@ -28,25 +28,6 @@ COMPILERS = [
 
 
 pytestmark = pytest.mark.usefixtures("fresh_torch")
-
-
-@pytest.mark.parametrize("form", ["sum", "log", "hinge"])
-def test_gradients_of_the_penalty(form: Any) -> None:
-    """Against finite differences, through the normalisation too; batches of equal shapes lose none."""
-    model = network(torch.float64)
-    model[1].running_var.uniform_(0.5, 2)
-    penalty = specnorm_torch.SpectralPenalty(model, form=form, target=0.3).eval()
-    penalty().backward()
-    for parameter in [*(model[j].weight for j in LAYERS), model[1].weight]:
-        direction = torch.randn_like(parameter)
-        values = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                parameter.add_(direction, alpha=sign * 1e-6)
-                values.append(float(penalty()))
-                parameter.sub_(direction, alpha=sign * 1e-6)
-        slope = (values[0] - values[1]) / 2e-6
-        assert float((parameter.grad * direction).sum()) == pytest.approx(slope, rel=1e-5, abs=1e-7)
 
 
 def test_layers_of_about_one_size_are_one_batch() -> None:
@@ -148,87 +129,3 @@ def test_compiled_training_step(compiler: str) -> None:
     assert eager.keys() == compiled.keys()
     for k in eager:
         torch.testing.assert_close(compiled[k], eager[k], rtol=1e-6, atol=1e-8)
-
-
-@pytest.mark.parametrize("compiler", COMPILERS)
-def test_compiled_step(compiler: str) -> None:
-    """`specnorm.track` itself, and its gradient, as without compilation."""
-    kernel, method = torch.randn(4, 3, 3, 2, dtype=torch.float64), specnorm.TensorNorm(certified=False)
-    state = specnorm.init_tracking(kernel, method)
-    moved = kernel + 0.1 * torch.randn_like(kernel)
-    compiled = torch.compile(lambda k, s: specnorm.track(k, method, s), fullgraph=True, backend=compiler)
-    found = []
-    for call in (compiled, lambda k, s: specnorm.track(k, method, s)):
-        x = moved.clone().requires_grad_()
-        value, after = call(x, state)
-        value.backward()
-        found.append((value.detach(), x.grad, after["iterates"]))
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other)
-
-
-def test_func() -> None:
-    """functional_call with grad, and an ensemble under vmap, with a state each."""
-    layer = specnorm_torch.spectral_norm(torch.nn.Conv2d(2, 3, 3)).eval()
-    parameters = dict(layer.named_parameters())
-    x = torch.randn(1, 2, 5, 5)
-
-    def loss(values: Any) -> Any:
-        return torch.func.functional_call(layer, values, (x,)).square().sum()
-
-    found = torch.func.grad(loss)(parameters)
-    loss(parameters).backward()
-    for k, p in parameters.items():
-        torch.testing.assert_close(found[k], p.grad)
-    kernels = torch.randn(4, 3, 2, 3, 3, dtype=torch.float64)
-    method = specnorm.TensorNorm(certified=False)
-    states = [specnorm.init_tracking(k, method) for k in kernels]
-    stacked = {k: torch.stack([s[k] for s in states]) for k in states[0]}
-    # Little, so that none needs a search: kernels of a batch share it.
-    moved = kernels + 1e-3 * torch.randn_like(kernels)
-    values, after = torch.func.vmap(lambda k, s: specnorm.track(k, method, s))(moved, stacked)
-    single = [specnorm.track(k, method, s) for k, s in zip(moved, states, strict=True)]
-    torch.testing.assert_close(values, torch.stack([v for v, _ in single]))
-    held = torch.func.vmap(lambda k, s: specnorm.track(k, method, s, sweeps=0)[0])(moved, after)
-    torch.testing.assert_close(
-        held, torch.stack([specnorm.track(k, method, s, sweeps=0)[0] for k, (_, s) in zip(moved, single, strict=True)])
-    )
-    gradient = torch.func.vmap(torch.func.grad(lambda k, s: specnorm.track(k, method, s)[0]))(moved, stacked)
-    torch.testing.assert_close((gradient * moved).sum((1, 2, 3, 4)), values)
-
-
-def test_step_operator_is_well_formed() -> None:
-    kernel, method = torch.randn(4, 3, 3, 2), specnorm.TensorNorm(certified=False)
-    state = list(specnorm.init_tracking(kernel, method).values())
-    key = specnorm.runtime.table.program_for(method, (4, 3, 3, 2), "torch.float32", ()).key
-    utilities = ("test_schema", "test_faketensor", "test_aot_dispatch_static")
-    results = torch.library.opcheck(torch.ops.specnorm.step.default, (kernel, state, key, 1), test_utils=utilities)
-    assert set(results.values()) == {"SUCCESS"}
-
-
-def test_penalty_lowers_norms() -> None:
-    free, held = network(), network()
-    held.load_state_dict(free.state_dict())
-    penalty = specnorm_torch.SpectralPenalty(held, batch_norms=None)
-    train(free, 80)
-    train(held, 80, penalty)
-    assert penalty.kind == "estimate"
-    assert specnorm_torch.SpectralPenalty(held, specnorm.Gram(n_iter=1)).kind == "upper"
-    after = specnorm_torch.SpectralPenalty(free, batch_norms=None).norms()
-    assert sum(penalty.norms().values()) < 0.95 * sum(after.values())
-
-
-def test_normalisations_are_merged() -> None:
-    model = network()
-    model[1].running_var.fill_(0.25)
-    model[1].weight.data.fill_(3.0)
-    alone = specnorm_torch.SpectralPenalty(model, batch_norms=None).norms()
-    together = specnorm_torch.SpectralPenalty(model).norms()
-    assert together["0"] == pytest.approx(alone["0"] * 3 / (0.25 + 1e-5) ** 0.5, rel=1e-5)
-    assert {k: v for k, v in together.items() if k != "0"} == {k: v for k, v in alone.items() if k != "0"}
-    pairs = specnorm_torch.SpectralPenalty(model, batch_norms={"0": "1"}).norms()
-    assert pairs == together
-    chosen = specnorm_torch.SpectralPenalty(model, select=lambda name, _: name == "8")
-    assert chosen.names == ("8",)
-    with pytest.raises(specnorm.MethodError, match="nothing"):
-        specnorm_torch.SpectralPenalty(model, batch_norms={"nothing": "1"})

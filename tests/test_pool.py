@@ -49,10 +49,3 @@ def test_what_fails_in_a_thread_is_raised_where_it_was_asked_for(monkeypatch: py
     assert [next(found), next(found)] == [1.0, 0.5]
     with pytest.raises(ZeroDivisionError):
         next(found)
-
-
-def test_threads_treat_overflow_as_the_caller_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "workers", lambda: 2)
-    with np.errstate(over="ignore", invalid="raise"):
-        here = np.geterr()
-        assert list(threads.in_order(lambda _: np.geterr(), range(3))) == [here] * 3

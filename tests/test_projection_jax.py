@@ -15,12 +15,10 @@ from jax_training import (  # noqa: E402 - after the skip where JAX is missing
     METHODS,
     NAMES,
     certified,
-    close,
     jnp,
     normal,
     optional,
     parameters,
-    stack,
     training,
     uppers,
 )  # fmt: skip
@@ -75,54 +73,6 @@ def test_the_projection_keeps_the_norms_at_the_bound(method: Any, bound: float) 
     assert certified(training.rescale(tree, bound), bound)
 
 
-def test_what_is_below_the_bound_is_left_alone() -> None:
-    optax = optional("optax")
-    free, _ = fit(parameters(), optax.adam(0.05), steps=5)
-    held, _ = fit(parameters(), optax.chain(optax.adam(0.05), training.project_spectral_norm(1e3, method=F4)), steps=5)
-    close(held, free, rtol=0.0)
-    assert max(uppers(free).values()) > 5
-
-
-def test_the_projection_takes_some_layers_alone() -> None:
-    optax = optional("optax")
-    chain = optax.chain(optax.sgd(0.01), training.project_spectral_norm(1.0, method=F4, layers="Conv_*"))
-    tree, norms = fit(parameters(), chain, steps=5)
-    assert all(norms[-1][name] < 1.1 for name in NAMES[:2])
-    assert norms[-1]["Dense_0/kernel"] > 2
-    assert float(jnp.abs(tree["Conv_0"]["bias"]).max()) == 0
-
-
-def test_the_projection_says_what_it_needs() -> None:
-    optional("optax")
-    tree = parameters()
-    projection = training.project_spectral_norm(1.0)
-    with pytest.raises(ValueError, match="needs the parameters"):
-        projection.update(tree, projection.init(tree))
-    for wrong in (0, -1.0, float("inf"), float("nan"), True, "1"):
-        with pytest.raises(specnorm.KernelError, match="bound="):
-            training.project_spectral_norm(wrong)
-
-
-def test_the_projection_under_vmap_and_scan() -> None:
-    """An ensemble of two, trained in one compiled loop."""
-    optax = optional("optax")
-    chain = optax.chain(optax.sgd(0.1), training.project_spectral_norm(1.0, method=F4))
-    trees = stack([parameters(0), parameters(10)])
-
-    def run(tree: Any) -> Any:
-        def body(carry: Any, _: Any) -> Any:
-            tree, state = carry
-            updates, state = chain.update(jax.tree_util.tree_map(lambda x: -x, tree), state, tree)
-            return (optax.apply_updates(tree, updates), state), None
-
-        return jax.lax.scan(body, (tree, chain.init(tree)), length=10)[0][0]
-
-    found = jax.jit(jax.vmap(run))(trees)
-    for j in range(2):
-        member = jax.tree_util.tree_map(lambda x, j=j: x[j], found)
-        assert 0.6 < max(uppers(member).values()) < 1.1
-
-
 # -- Flax and Equinox --------------------------------------------------------------------------------------------
 def test_flax_nnx() -> None:
     optax, nnx = optional("optax"), optional("flax.nnx")
@@ -162,21 +112,6 @@ def test_flax_nnx() -> None:
     assert certified(nnx.state(net, nnx.Param), 0.5)
 
 
-def test_flax_linen() -> None:
-    linen = optional("flax.linen")
-
-    net = linen.Sequential([linen.Conv(6, (3, 3), feature_group_count=2), linen.Dense(2)])
-    tree = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 4)))["params"]
-    found = training.kernels(tree)
-    assert {name: k.array.shape for name, k in found.items()} == {
-        "layers_0/kernel": (3, 3, 2, 6),
-        "layers_1/kernel": (6, 2),
-    }
-    # Read without its groups the bound still holds.
-    kernel, geometry = found["layers_0/kernel"]
-    assert float(specnorm.conv_norm(kernel, groups=2, **geometry)) <= uppers(tree)["layers_0/kernel"]
-
-
 def test_equinox() -> None:
     eqx, optax = optional("equinox"), optional("optax")
     keys = jax.random.split(jax.random.key(0), 2)
@@ -210,46 +145,6 @@ def test_equinox() -> None:
         model, optimum, state = compiled(model, optimum, state)
     assert all(0.2 < x < 0.55 for x in uppers(model, rule).values())
     assert certified(training.rescale(model, 0.5, rule), 0.5, rule)
-
-
-def test_equinox_modules_tell_their_geometry() -> None:
-    eqx = optional("equinox")
-    keys = jax.random.split(jax.random.key(0), 4)
-    model = {
-        "down": eqx.nn.Conv1d(4, 4, 3, stride=2, groups=2, padding=1, key=keys[0]),
-        "words": eqx.nn.Embedding(5, 3, key=keys[1]),
-        "norm": eqx.nn.LayerNorm((4, 5)),
-        "each": eqx.filter_vmap(lambda key: eqx.nn.Conv1d(2, 2, 3, key=key))(keys[2:]),
-        "head": eqx.nn.Linear(3, 2, key=keys[3]),
-    }
-    rule = training.equinox_layout
-    found = training.kernels(eqx.filter(model, eqx.is_array), rule)
-    assert list(found) == ["down/weight", "head/weight"]
-    stated = {"stride": (2,), "dilation": (1,), "groups": 2, "padding_mode": "zeros", "padding": ((1, 1),)}
-    assert found["down/weight"].geometry == stated
-    # The layer itself is at the bound, not half of it.
-    kernel, geometry = training.kernels(training.rescale(model, 0.1, rule), rule)["down/weight"]
-    assert float(specnorm.enclose(kernel, **geometry).lower) > 0.099
-
-
-def test_geometry_is_told_by_name() -> None:
-    tree = {"down": {"kernel": normal(3, 2, 4)}, "up": {"kernel": normal(3, 2, 4)}}
-    rule = training.with_geometry({"*": {"groups": 2}, "d*/kernel": {"stride": 2, "groups": 1}})
-    found = training.kernels(tree, rule)
-    assert {name: dict(k.geometry) for name, k in found.items()} == {
-        "down/kernel": {"layout": "WIO", "stride": 2, "groups": 1},
-        "up/kernel": {"layout": "WIO", "groups": 2},
-    }
-    with pytest.raises(specnorm.GeometryError, match="'side/' matches no layer"):
-        training.kernels(tree, training.with_geometry({"side/": {"stride": 2}}))
-    with pytest.raises(specnorm.GeometryError, match="'strides'"):
-        training.with_geometry({"*": {"strides": 2}})
-
-
-def test_flax_attention_is_left_out() -> None:
-    heads = {name: {"kernel": normal(4, 2, 2)} for name in ("query", "key", "value", "out")}
-    tree = {"attention": heads, "out": {"kernel": normal(3, 2, 4)}}
-    assert list(training.kernels(tree)) == ["out/kernel"]
 
 
 def test_the_documentation_runs_with_optax() -> None:

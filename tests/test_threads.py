@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,25 +52,6 @@ def test_one_thread_inside_and_as_before_afterwards() -> None:
 def test_an_error_gives_the_threads_back() -> None:
     with pytest.raises(KeyError), one_thread():
         raise KeyError
-    assert now() == {2}
-
-
-def test_a_call_beside_another_one_leaves_the_number_alone() -> None:
-    inside, leave = threading.Event(), threading.Event()
-
-    def other() -> None:
-        with one_thread():
-            inside.set()
-            assert leave.wait(10)
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    assert inside.wait(10)
-    with one_thread():
-        pass
-    assert now() == {1}
-    leave.set()
-    thread.join()
     assert now() == {2}
 
 

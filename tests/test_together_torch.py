@@ -56,37 +56,3 @@ def test_weights_and_gradients_are_those_of_layers_alone() -> None:
             assert float((a - b).abs().max()) <= 1e-4 * float(a.abs().max())
     for a, b in zip(alone.parameters(), one.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
-
-
-def test_one_call_a_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    net, calls = model(), []
-    plain = specnorm_torch.SpectralNorm.stepped
-
-    def counted(self: Any, kernels: Any, *rest: Any, **options: Any) -> Any:
-        calls.append(tuple(kernels.shape))
-        return plain(self, kernels, *rest, **options)
-
-    monkeypatch.setattr(specnorm_torch.SpectralNorm, "stepped", counted)
-    before = {name: x.clone() for name, x in net.state_dict().items()}
-    with specnorm_torch.step_together(net):
-        net(torch.ones(1, 4, 4, 4, dtype=torch.float64))
-        net(torch.ones(1, 4, 4, 4, dtype=torch.float64))
-    assert sorted(calls) == [(1, 4, 4, 1, 1), (1, 4, 4, 3, 3), (2, 64, 64), (3, 4, 4, 3, 3)]
-    moved = {name.partition(".")[0] for name, x in net.state_dict().items() if not torch.equal(x, before[name])}
-    assert moved == {"0", "1", "2", "3", "7", "8"}  # neither what stands still nor what has no state
-    assert all(layer.parametrizations.weight[0].known is None for layer in net if hasattr(layer, "parametrizations"))
-
-
-def test_a_weight_that_changes_inside_is_not_scaled_by_what_was_known() -> None:
-    net = model()
-
-    def failing() -> None:
-        with specnorm_torch.step_together(net):
-            with torch.no_grad():
-                net[0].parametrizations.weight.original.mul_(3.0)
-            assert float(specnorm.conv_norm(net[0].weight.detach())) < 1.001
-            raise RuntimeError("out")
-
-    with pytest.raises(RuntimeError, match="out"):
-        failing()
-    assert net[0].parametrizations.weight[0].known is None

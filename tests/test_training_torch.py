@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import itertools
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -42,137 +40,6 @@ def test_certified_where_torchs_own_is_refuted() -> None:
         torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")
         refuted += [j] * (not specnorm.certify(layer.weight, 1.01, **specnorm_torch.geometry_of(layer)))
     assert set(refuted) >= {0, 7, 8}
-
-
-@pytest.mark.parametrize("use_buffers", [False, True])
-@pytest.mark.parametrize("method", [specnorm.TensorNorm(), specnorm.FantasticFour(), specnorm.Gram()], ids=str)
-@pytest.mark.nightly
-def test_the_average_of_a_gan_is_within_the_bound(method: Any, use_buffers: bool) -> None:
-    """An averaged generator: neither weights nor iterates are those of any step."""
-
-    def layers(*widths: int) -> Any:
-        made = [torch.nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(widths)]
-        return torch.nn.Sequential(*(specnorm_torch.spectral_norm(x, method=method) for x in made))
-
-    torch.manual_seed(0)
-    generator, critic = layers(4, 8, 8, 2), layers(2, 8, 8, 1)
-    average = torch.optim.swa_utils.AveragedModel(generator, use_buffers=use_buffers)
-    steps = [torch.optim.Adam(model.parameters(), lr=3e-2) for model in (generator, critic)]
-    for _ in range(30):
-        noise, real = torch.randn(4, 4, 6, 6), torch.randn(4, 2, 6, 6).cumsum(-1)
-        for turn, optimiser in enumerate(steps):
-            optimiser.zero_grad()
-            fake = critic(generator(noise)).mean()
-            (fake - critic(real).mean() if turn else -fake).backward()
-            optimiser.step()
-        average.update_parameters(generator)
-    average.eval()
-    for model in (average, copy.deepcopy(average)):
-        before = {name: x.clone() for name, x in model.state_dict().items()}
-        norms = [float(specnorm.enclose(layer.weight.detach()).upper) for layer in model.module]
-        assert 0.5 < max(norms) <= 1.01
-        assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
-
-
-def test_the_call_is_torchs() -> None:
-    """Positional arguments, what is returned, and removal."""
-    layer = torch.nn.Conv2d(3, 4, 3)
-    weight = layer.weight.detach().clone()
-    assert specnorm_torch.spectral_norm(layer, "weight", 2, 1e-12, 0) is layer
-    assert layer.parametrizations.weight[0].n_power_iterations == 2
-    scaled = layer.weight.detach().clone()
-    assert torch.nn.utils.parametrize.is_parametrized(layer, "weight")
-    assert float(specnorm.tn_bound(scaled, certified=False)) == pytest.approx(1, rel=1e-5)
-    torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")
-    torch.testing.assert_close(layer.weight.detach(), scaled)
-    again = specnorm_torch.spectral_norm(torch.nn.Conv2d(3, 4, 3))
-    again.weight = weight
-    torch.testing.assert_close(again.parametrizations.weight.original.detach(), weight)
-
-
-def test_bound_and_only_shrink() -> None:
-    small = torch.nn.Conv2d(3, 4, 3)
-    small.weight.data.mul_(0.1)
-    before = small.weight.detach().clone()
-    specnorm_torch.spectral_norm(small, bound=2.0, only_shrink=True)
-    assert torch.equal(small.weight, before)
-    torch.nn.utils.parametrize.remove_parametrizations(small, "weight")
-    specnorm_torch.spectral_norm(small, bound=2.0, method=specnorm.FantasticFour())
-    assert float(specnorm.f4_bound(small.weight)) == pytest.approx(2, rel=1e-4)
-
-
-def test_state_moves_in_training_alone() -> None:
-    layer = specnorm_torch.spectral_norm(torch.nn.Conv2d(3, 4, 3))
-    with torch.no_grad():
-        layer.parametrizations.weight.original.normal_()
-    before = copy.deepcopy(layer.state_dict())
-    layer.eval()
-    first, second = layer.weight, layer.weight
-    assert torch.equal(first, second)
-    assert all(torch.equal(x, before[k]) for k, x in layer.state_dict().items())
-    layer.train()
-    assert not torch.equal(layer.weight, first)
-    assert not torch.equal(layer.parametrizations.weight[0].iterates, before["parametrizations.weight.0.iterates"])
-
-
-def test_zero_layer() -> None:
-    layer = torch.nn.Conv2d(3, 4, 3)
-    torch.nn.init.zeros_(layer.weight)
-    specnorm_torch.spectral_norm(layer)
-    weight = layer.weight
-    assert float(weight.abs().max()) == 0
-    weight.sum().backward()
-    assert bool(layer.parametrizations.weight.original.grad.isfinite().all())
-    penalty = specnorm_torch.SpectralPenalty(torch.nn.Sequential(layer), form="log")
-    assert float(penalty()) == 0
-
-
-def test_gram_as_the_method_is_a_bound_at_every_step() -> None:
-    layer = specnorm_torch.spectral_norm(torch.nn.Conv2d(3, 4, 3), method=specnorm.Gram(n_iter=2))
-    assert not list(layer.parametrizations.weight[0].buffers())
-    with torch.no_grad():
-        layer.parametrizations.weight.original.normal_()
-        # The bound is rounded up; the scaled kernel is rounded once more.
-        assert float(specnorm.enclose(layer.weight).lower) <= 1 + 1e-6
-    layer.weight.sum().backward()
-
-
-def test_rescaled_layers_are_1_lipschitz_at_every_step() -> None:
-    model = network()
-    for j in LAYERS:
-        specnorm_torch.gram_rescaling(model[j], n_iter=1 + j % 2)
-    train(model, 5)
-    for j in LAYERS:
-        assert specnorm.enclose(model[j].weight.detach(), **specnorm_torch.geometry_of(model[j])).upper <= 1.001
-    assert len(specnorm_torch.rescale_(model)) == len(LAYERS)
-
-
-def test_refusals() -> None:
-    nn = torch.nn
-    with pytest.raises(specnorm.GeometryError, match="no layer that is read"):
-        specnorm_torch.spectral_norm(nn.PReLU(), "weight")
-    with pytest.raises(specnorm.KernelError, match="no tensor 'nothing'"):
-        specnorm_torch.spectral_norm(nn.Linear(2, 2), "nothing")
-    with pytest.raises(specnorm.MethodError, match="n_power_iterations"):
-        specnorm_torch.spectral_norm(nn.Linear(2, 2), n_power_iterations=0)
-    with pytest.raises(specnorm.KernelError, match="bound"):
-        specnorm_torch.spectral_norm(nn.Linear(2, 2), bound=0.0)
-    with pytest.raises(specnorm.GeometryError, match="input_shape"):
-        specnorm_torch.spectral_norm(nn.Conv2d(2, 2, 3), method=specnorm.Power())
-    with pytest.raises(specnorm.MethodError, match="no layer has a constraint"):
-        specnorm_torch.rescale_(nn.Linear(2, 2))
-    with pytest.raises(specnorm.MethodError, match="no convolution"):
-        specnorm_torch.SpectralPenalty(nn.ReLU())
-    with pytest.raises(specnorm.MethodError, match="form"):
-        specnorm_torch.SpectralPenalty(nn.Linear(2, 2), form="max")  # type: ignore[arg-type]
-    with pytest.raises(specnorm.GeometryError, match="lazy"):
-        specnorm_torch.SpectralPenalty(nn.LazyConv2d(2, 3))
-    with pytest.raises(specnorm.GeometryError, match="output_padding"):
-        specnorm_torch.geometry_of(nn.ConvTranspose2d(2, 2, 3, stride=2, output_padding=1), (4, 4))
-
-
-def flat_output(layer: Any, x: Any) -> Any:
-    return layer(x).reshape(-1)
 
 
 def test_geometry_is_the_modules_own() -> None:
@@ -249,33 +116,6 @@ def test_constraint_at_every_rank(case: str) -> None:
 
 
 # -- gradients ---------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("method", [specnorm.TensorNorm(), specnorm.FantasticFour(), specnorm.Gram(n_iter=2)], ids=str)
-def test_gradients_of_the_constrained_kernel(method: Any) -> None:
-    layer = torch.nn.Conv2d(3, 4, 3, stride=2).double()
-    specnorm_torch.spectral_norm(layer, method=method).eval()
-    constraint = layer.parametrizations.weight[0]
-    x = torch.randn(4, 3, 3, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(constraint, x, eps=1e-6, atol=1e-6, rtol=1e-4)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("only_shrink", [False, True])
-def test_the_backward_of_a_plain_call_is_the_product_rule(dtype: str, only_shrink: bool) -> None:
-    """As of the other path, which torch.func takes; of a matrix with its rows along another axis too."""
-    for layer, dim in ((torch.nn.Conv2d(3, 4, 3), None), (torch.nn.Bilinear(3, 4, 5), 1)):
-        specnorm_torch.spectral_norm(layer, dim=dim, bound=1.5, only_shrink=only_shrink).eval()
-        constraint = layer.parametrizations.weight[0]
-        for factor in (0.1, 3.0):
-            x = (factor * layer.parametrizations.weight.original.detach()).to(getattr(torch, dtype))
-            slope = torch.randn_like(x)
-            expected = torch.func.grad(lambda k, to=slope, by=constraint: (by(k) * to).sum())(x)
-            k = x.clone().requires_grad_()
-            (constraint(k) * slope).sum().backward()
-            tolerance = 1e-5 if dtype == "float32" else 1e-2
-            torch.testing.assert_close(k.grad, expected, rtol=tolerance, atol=tolerance)
-    (again,) = torch.autograd.grad(constraint(k).square().sum(), k, create_graph=True)
-    with pytest.raises(specnorm.errors.SecondDerivativeError):
-        again.sum().backward()
 
 
 # -- following ---------------------------------------------------------------------------------------------------
@@ -341,66 +181,6 @@ def train_on(model: Any, steps: int, seed: int, optimizer: Any = None) -> Any:
     return train(forward, steps, model.penalty, seed, optimizer)
 
 
-def test_copies_go_on_alike_and_apart() -> None:
-    model = constrained()
-    pair = (model, specnorm_torch.SpectralPenalty(model))
-    train(model, 2, pair[1])
-    twin = copy.deepcopy(pair)
-    assert twin[1]._layers[0] is twin[0][0]
-    for m, p in (pair, twin):
-        train(m, 2, p, seed=4)
-    assert same_state(model, twin[0])
-    assert same_state(pair[1], twin[1])
-    train(*[twin[0], 1, twin[1]])
-    assert not same_state(model, twin[0])
-
-
-def test_pickled_penalty() -> None:
-    """A module that is parametrised refuses to be pickled, as torch has it; a penalty on plain layers does not."""
-    model = network()
-    model.penalty = specnorm_torch.SpectralPenalty(model)
-    other = pickle.loads(pickle.dumps(model))
-    assert other.penalty._layers[0] is other[0]
-    assert float(other.penalty()) == float(model.penalty())
-    assert same_state(model, other)
-    held = constrained()
-    with pytest.raises(RuntimeError, match="state_dict"):
-        pickle.dumps(held)
-    twin = constrained()
-    twin.load_state_dict(pickle.loads(pickle.dumps(held.state_dict())))
-    assert same_state(held, twin)
-    constraint = held[0].parametrizations.weight[0]
-    assert same_state(constraint, pickle.loads(pickle.dumps(constraint)))
-    assert pickle.loads(pickle.dumps(constraint.method)) == constraint.method
-
-
-@pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
-def test_other_dtypes(dtype: str) -> None:
-    model = constrained()
-    model.penalty = specnorm_torch.SpectralPenalty(model)
-    model.to(getattr(torch, dtype))
-    states = [x for name, x in model.named_buffers() if "penalty" in name or "parametrizations" in name]
-    assert {x.dtype for x in states} == {getattr(torch, dtype)}
-    assert not any(x.is_complex() for x in states)
-    for j in LAYERS:
-        weight = model[j].weight
-        assert weight.dtype == getattr(torch, dtype)
-        norm = float(
-            specnorm.tn_bound(weight.detach().double(), certified=False, **specnorm_torch.geometry_of(model[j]))
-        )
-        assert norm == pytest.approx(1, rel=1e-5 if dtype == "float64" else 0.02)
-    model.penalty().backward()
-
-
-def test_autocast_changes_nothing() -> None:
-    model = network()
-    penalty = specnorm_torch.SpectralPenalty(model).eval()
-    plain = penalty()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = penalty()
-    assert float(plain) == float(mixed)
-
-
 @pytest.mark.nightly
 def test_two_processes_keep_one_state(tmp_path: Path) -> None:
     """Data parallel on two processes: buffers of the constraint and of the penalty are broadcast like any other."""
@@ -414,3 +194,34 @@ def test_two_processes_keep_one_state(tmp_path: Path) -> None:
     assert all(run.returncode == 0 for run in runs)
     assert len(digests[0]) == 64
     assert digests[0] == digests[1]
+
+
+def test_a_step_at_once_is_that_of_the_program() -> None:
+    """The weight's own way on the host, and the way of all backends: same value, gradient and state."""
+    layer = specnorm_torch.spectral_norm(torch.nn.Conv2d(3, 4, (3, 2), bias=False).double(), bound=2.0)
+    constraint, weight = layer.parametrizations.weight[0], layer.parametrizations.weight.original
+    assert constraint.at_once
+    weight.data += 0.3 * torch.randn_like(weight)
+    state = {name: x.clone() for name, x in constraint.state.items()}
+    value, after = specnorm.track(weight, constraint.method, state, **constraint.geometry)
+    cotangent = torch.randn_like(weight)
+    (expected,) = torch.autograd.grad((weight * (2.0 / value)), weight, cotangent)
+    (found,) = torch.autograd.grad(layer.weight, weight, cotangent)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(constraint.vectors, after["vectors"])
+
+
+def test_a_weight_is_renewed_from_a_fresh_start() -> None:
+    """Vectors at a lower maximum stay there; at the 16th step a fresh start finds the higher one."""
+    kernel = torch.zeros(2, 2, 1, 1)
+    kernel[0, 0], kernel[1, 1] = 1.0, 3.0
+    layer = specnorm_torch.spectral_norm(torch.nn.Conv2d(2, 2, 1, bias=False))
+    with torch.no_grad():
+        layer.parametrizations.weight.original.copy_(kernel)
+        layer.parametrizations.weight[0].vectors.copy_(torch.tensor([[[1.0, 0], [0, 0], [1, 0]]]))
+    norms = [float(torch.linalg.matrix_norm(layer.weight.detach()[..., 0, 0], 2)) for _ in range(16)]
+    assert norms[:15] == pytest.approx([3.0] * 15)
+    assert norms[15] == pytest.approx(1.0)
+    twin = specnorm_torch.spectral_norm(torch.nn.Conv2d(2, 2, 1, bias=False))
+    twin.load_state_dict(layer.state_dict())
+    assert twin.parametrizations.weight[0].steps == 16

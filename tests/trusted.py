@@ -37,7 +37,10 @@ AT_A_SIZE = "specnorm.search.layer"
 ENTRIES: dict[str, tuple[tuple[str, ...], str]] = {
     "`enclose`": (("specnorm.proving", "specnorm_numpy"), AT_A_SIZE),
     "`enclose` at a size": (("specnorm.proving", "specnorm_numpy"), ""),
-    "`network_bound` (torch)": (("specnorm_torch.networks", "specnorm_torch.backend", "specnorm_numpy"), ""),
+    "`network_bound` (torch)": (
+        ("specnorm_networks.live", "specnorm_networks.sources.torch_module", "specnorm_numpy"),
+        "",
+    ),
     "a certificate": (("specnorm_check",), ""),
 }
 """Claim -> the modules that give it, and what it does not run."""

@@ -17,7 +17,8 @@ from orthogonium.layers.conv.adaptiveSOC import AdaptiveSOCConv2d
 from orthogonium.layers.conv.AOL import AOLConv2D
 from orthogonium.layers.conv.SLL import SDPBasedLipschitzDense
 from orthogonium.layers.custom_activations import MaxMin
-from specnorm_torch import nonexpansive
+from specnorm_networks import nonexpansive
+from specnorm_torch import baked
 from torch import nn
 
 SHAPE = (3, 8, 8)
@@ -95,7 +96,7 @@ def verdict(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> tuple[str,
         for _ in range(20):
             model(torch.randn(8, *shape))
     model.eval()
-    found = nonexpansive(model, shape, bake=True, rtol=1e-6, steps=300)
+    found = nonexpansive(baked(model), shape, rtol=1e-6, steps=300)
     upper = found.bound.upper
     words = {True: "proven", False: "refuted", None: "open"}[found.proven]
     if upper is None:

@@ -141,8 +141,9 @@ def measured(name: str, told: Any) -> tuple[dict[Any, Array], list[int], list[fl
     bounds, for ten that need the last.
     """
     from specnorm_audit import read_onnx
-    from specnorm_networks import Measure, certified_accuracy, margins, within
+    from specnorm_networks import Measure, margins, within
     from specnorm_networks import radii as search
+    from specnorm_networks.accuracy import certified_accuracy
 
     data, radii = np.load(FOLDER / told["data"]), [each["radius"] for each in told["radii"]]
     status = np.array([row["status"] for row in told["samples"]]).T

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import specnorm_networks
 import specnorm_torch
 import torch
 from specnorm_networks import Multipliers
@@ -272,7 +273,9 @@ def assess(arm: Arm, options: argparse.Namespace, training: Data, test: Data) ->
     margin = margins(outputs(net, test.images), test.labels)
     start = time.process_time()
     method = Multipliers(steps=options.search)
-    found = specnorm_torch.certified_accuracy(net, test.images, test.labels, RADII, bake=True, method=method)
+    found = specnorm_networks.certified_accuracy(
+        specnorm_torch.baked(net), test.images, test.labels, RADII, method=method
+    )
     search, whole = time.process_time() - start, found.margins.whole
     run = Run(arm.name, seconds, float((margin > 0).float().mean()), constant, whole, search, norms, losses=losses)
     for radius, certified in zip(RADII, found.accuracy, strict=True):

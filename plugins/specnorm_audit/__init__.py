@@ -11,21 +11,24 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from specnorm_networks.model_arrays import ModelArrays, Tensor
 
-from specnorm.errors import GeometryError, MethodError, ModelFileError
+from specnorm.backends import backend_for
+from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError
 from specnorm.problem.padding import PaddingMode
 from specnorm.problem.spec import Layout
 from specnorm.types import AnyArray
+from specnorm_audit import streams
 from specnorm_audit.devices import check_target
-from specnorm_audit.executing import measured
+from specnorm_audit.executing import check_executor, measured
 from specnorm_audit.geometry import check_names, overrides
-from specnorm_audit.layers import select
+from specnorm_audit.layers import Layer, select
 from specnorm_audit.measuring import BUDGET, NEEDS_A_SIZE, Settings
 from specnorm_audit.plots import draw
 from specnorm_audit.provenance import environment, own_version
@@ -35,7 +38,6 @@ from specnorm_audit.report import Report
 from specnorm_audit.rows import COLUMNS, Row
 
 if TYPE_CHECKING:
-    from specnorm_networks.answer import NetworkBound
     from specnorm_networks.certified.graph import Graph
 
 __all__ = ["Report", "Row", "audit", "draw", "read_onnx", "render"]
@@ -50,8 +52,6 @@ def audit(
     *,
     input_shape: int | Sequence[int] | Mapping[str, Sequence[int]] | Literal["file"] | None = None,
     input_range: tuple[float, float] | None = None,
-    radius: float | None = None,
-    centre: AnyArray | Mapping[str, AnyArray] | None = None,
     methods: Sequence[str] = (),
     rtol: float = 1e-3,
     budget: float | None = BUDGET,
@@ -62,9 +62,8 @@ def audit(
     geometry: Mapping[str, Mapping[str, Any]] | None = None,
     backend: str | None = None,
     device: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     max_bytes: int = MAX_BYTES,
-    residual: bool = False,
     certificate: bool = False,
 ) -> Report:
     """Measure every convolution and linear layer of a model.
@@ -73,7 +72,8 @@ def audit(
     ----------
     source : path or mapping of str to array
         A file of safetensors (also sharded: its index or folder), ``.npz``, a PyTorch state dict, ONNX or Keras
-        (``.keras``, ``.h5``), told apart by content; or arrays by name. No code in a file is ever run.
+        (``.keras``, ``.h5``), told apart by content; or arrays by name, in mappings and lists that may be nested as
+        those of Flax are: names are joined by dots. No code in a file is ever run.
     input_shape : int or sequence of int or mapping or "file", optional
         Spatial input sizes of the convolutions (an int: every axis). None: every size at once. "file": of each layer
         the size that the file states, every size where it states none. A mapping: whole shapes of the network's inputs
@@ -81,9 +81,6 @@ def audit(
     input_range : (float, float), optional
         Between which every entry of the network's inputs lies: squares, products and the like have a constant there.
         Only for files that hold a graph.
-    radius, centre : float and array, or mapping of str to array, optional
-        Bound the network within that 2-norm distance of an input with its batch axis, or of several by name, whose
-        shapes the network then has. Only for files that hold a graph.
     methods : sequence of str, default ()
         What else to measure, by the names in ``METHODS``; "circular": the exact norm with circular padding at
         ``input_shape``.
@@ -93,9 +90,8 @@ def audit(
         Seconds for the interval of one layer and its columns together: what has not begun by then is not tried, and
         ``Row.note`` says how wide the interval is. None: as long as it takes.
     executor : concurrent.futures.Executor, optional
-        Where to measure; None: here, one layer after the other. A layer that the executor loses (its worker dies, it
-        breaks) is given to it once more, else measured in a process of its own; ``Row.note`` says so. An answer that
-        is not of the layer, kernel and request, or no bound, is asked for once more and then an error.
+        Where to measure; None: here, one layer after the other. What it returns is believed. A layer that it loses
+        (its worker dies, it breaks) is measured in a process of its own, and ``Row.note`` says so.
     layers : str or sequence of str, optional
         Shell patterns on names; None: every layer.
     layout : str, optional
@@ -110,14 +106,11 @@ def audit(
     backend, device : str, optional
         Array library to measure with, by the name of its plugin, and one of its devices. None: NumPy for files, the
         arrays' own library for a mapping.
-    progress : callable, optional
-        Called after each layer with (done, in all, name), and after each step of the network's search with (done, at
-        most, between which values).
+    progress : callable or bool, optional
+        True: a line on stderr, which terminals and notebooks show. Or called after each layer with (done, in all,
+        name), and after each step of the network's search with (done, at most, between which values).
     max_bytes : int, default 8 GiB
         Refuse files whose arrays claim more than that in all.
-    residual : bool, default False
-        Also bound what the network leaves of its input, ``x - f(x)``, as ``Report.residual``. Only for files that hold
-        a graph.
     certificate : bool, default False
         Also state what somebody else can check, `docs/check-it-yourself.md`, as ``Report.certificate``: a bound of each
         layer at every input size, whose proof is searched for, too.
@@ -139,20 +132,31 @@ def audit(
     shapes = {name: tuple(n) for name, n in size.items()} if isinstance(size, Mapping) else None
     size = None if shapes is not None else size
     given = overrides(geometry)
+    if isinstance(methods, str):
+        raise MethodError(f"methods={methods!r} is one name; expected a sequence of them: methods=[{methods!r}].")
     settings = Settings(tuple(dict.fromkeys(methods)), size, layout, padding_mode, backend, device, given, rtol, budget)
     _check(settings)
-    place = _checked(input_range, patterns, shapes, radius, centre)
-    if isinstance(source, Mapping):
-        named = ModelArrays(list(_from_mapping(source)))
-        return _audit(None, named, patterns, settings, executor, progress, place, residual, certificate)
-    if not isinstance(source, str | os.PathLike):
-        raise ModelFileError(
-            f"a {type(source).__name__} is no model file: give its path, or a mapping of names to arrays"
-            f"{_OF_MODULES if hasattr(source, 'state_dict') else ''}."
-        )
-    path = os.fspath(source)
-    with open_model(path, max_bytes) as model:
-        return _audit(path, model, patterns, settings, executor, progress, place, residual, certificate)
+    between = _range(input_range)
+    for name, value in (("input_range", between), ("input_shape by name", shapes)):
+        if value is not None and patterns is not None:
+            raise MethodError(f"{name} is about the whole network, and layers chooses a part of it: leave one out.")
+    check_executor(executor)
+    with ExitStack() as stack:
+        tick = stack.enter_context(streams.progress()) if progress is True else progress or None
+        if isinstance(source, Mapping):
+            path, model = None, ModelArrays(list(_from_tree(source)))
+            names = [tensor.name for tensor in model.arrays]
+            if len({*names}) < len(names):
+                raise ModelFileError("two of the mapping's arrays have one name, joined by dots.")
+        elif isinstance(source, str | os.PathLike):
+            path = os.fspath(source)
+            model = stack.enter_context(open_model(path, max_bytes))
+        else:
+            raise ModelFileError(
+                f"a {type(source).__name__} is no model file: give its path, or a mapping of names to arrays"
+                f"{_OF_MODULES if hasattr(source, 'state_dict') else ''}."
+            )
+        return _audit(path, model, patterns, settings, executor, tick, shapes, between, certificate)
 
 
 def read_onnx(
@@ -197,12 +201,12 @@ def _audit(
     settings: Settings,
     executor: Executor | None,
     progress: Progress | None,
-    place: Mapping[str, Any],
-    residual: bool,
+    shapes: Mapping[str, tuple[int, ...]] | None,
+    between: tuple[float, float] | None,
     certificate: bool,
 ) -> Report:
     label = "the mapping" if path is None else path
-    told = next((name for name, value in place.items() if value is not None), None)
+    told = "input_range" if between else "input_shape by name" if shapes else None
     if told is not None and model.network is None:
         raise ModelFileError(
             f"{label} holds weights and no graph, and {told} is about a network's inputs: give its ONNX file, or "
@@ -216,9 +220,10 @@ def _audit(
         wanted = "" if patterns is None else f" whose name matches {' or '.join(patterns)}"
         left = "".join(f" {row.name} could be one: {row.reason}" for row in unmeasured[:3])
         raise ModelFileError(
-            f"{label} holds no layer{wanted} ({len(selection.skipped)} arrays seen). A layer is a real floating array "
-            f"with 2 axes (linear) or 3 to 5 (convolution).{left}"
+            f"{label} holds no layer{wanted} ({len(selection.skipped)} arrays seen). "
+            + (_nearest(patterns, selection.names) or f"{_A_LAYER}{left}")
         )
+    _check_rank(settings.input_shape, found)
     check_names(settings.geometry, selection.names)
     rows: list[Row] = []
     with closing(measured(found, settings, executor)) as answers:
@@ -231,35 +236,22 @@ def _audit(
         from specnorm_audit.certifying import claims_of  # for few
 
         stated, missing = claims_of(model, found, rows)
-    network = remainder = None
+    network = None
     if patterns is None and model.network is not None:  # of a part of the layers there is no network
-        network, remainder = _networks(model, rows, settings, place, residual, progress)
-    made = environment(rows)
+        from specnorm_audit.network import network_of  # without a graph nothing of networks is imported
+
+        size: Any = shapes or (None if settings.input_shape == "file" else settings.input_shape)
+        limited = settings.budget is not None and settings.budget < math.inf
+        seconds = max(isolated.GRAPH_SECONDS, 10 * (settings.budget or 0)) if limited else None
+        network = network_of(model, rows, size, input_range=between, progress=progress, seconds=seconds)
+    used = [settings.backend] if settings.backend else []
+    with suppress(BackendError):  # of a row that says so
+        used += [backend_for(layer.tensor.load()).name for layer in found[: path is None]]
     left_out = len(selection.names) - len(found)
     return Report(
-        own_version(), path, tuple(rows), tuple(selection.skipped), network, made, unmeasured, selection.matched,
-        left_out, remainder, stated, tuple(missing),
+        own_version(), path, tuple(rows), tuple(selection.skipped), network, environment(used), unmeasured,
+        selection.matched, left_out, stated, tuple(missing), inert=model.inert,
     )  # fmt: skip
-
-
-def _networks(
-    model: ModelArrays,
-    rows: list[Row],
-    settings: Settings,
-    place: Mapping[str, Any],
-    residual: bool,
-    progress: Progress | None,
-) -> tuple[NetworkBound | None, NetworkBound | None]:
-    """The network's constant, and that of what it leaves of its input."""
-    from specnorm_audit.network import network_of  # without a graph nothing of networks is imported
-
-    size = place["input_shape by name"] or (None if settings.input_shape == "file" else settings.input_shape)
-    seconds = None if settings.budget in (None, math.inf) else max(isolated.GRAPH_SECONDS, 10 * settings.budget)
-    bound = partial(
-        network_of, model, rows, size, input_range=place["input_range"], near=place["radius"],
-        progress=progress, seconds=seconds,
-    )  # fmt: skip
-    return bound(), bound(residual=True) if residual else None
 
 
 def _check(settings: Settings) -> None:
@@ -286,33 +278,53 @@ def _check(settings: Settings) -> None:
     check_target(settings.backend, settings.device)
 
 
-def _checked(
-    between: tuple[float, float] | None, patterns: Sequence[str] | None, shapes: Any, radius: Any, centre: Any
-) -> dict[str, Any]:
-    """What is said of the network's inputs, by the argument that says it."""
+def _range(between: tuple[float, float] | None) -> tuple[float, float] | None:
     ends = None if between is None else tuple(float(end) for end in between)
     if ends is not None and (len(ends) != 2 or not ends[0] < ends[1]):
         raise MethodError(f"input_range={between!r}; expected two numbers, the smaller one first.")
-    if (radius is None) != (centre is None) or (radius is not None and not 0 < radius < math.inf):
-        raise MethodError(
-            f"radius={radius!r} and {'no' if centre is None else 'a'} centre: a bound near an input needs both, and a "
-            "positive radius."
+    return None if ends is None else (ends[0], ends[1])
+
+
+_A_LAYER = "A layer is a real floating array with 2 axes (linear) or 3 to 5 (convolution)."
+
+
+def _nearest(patterns: Sequence[str] | None, names: Sequence[str]) -> str:
+    """What may have been meant by patterns that match no layer."""
+    if not patterns or not names:
+        return ""
+    inner = [f"*{pattern}*" for pattern in patterns if any(fnmatchcase(name, f"*{pattern}*") for name in names)]
+    meant = f"Did you mean {' or '.join(map(repr, inner))}? " if inner else ""
+    return f"{meant}A pattern is of whole names. Layers are {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}."
+
+
+def _check_rank(size: Any, layers: Sequence[Layer]) -> None:
+    """Refuse sizes that fit no convolution at all: each row would say so."""
+    ranks = sorted({len(layer.tensor.shape) - 2 for layer in layers if layer.kind == "conv" and layer.refusal is None})
+    if isinstance(size, tuple) and ranks and len(size) not in ranks:
+        axes = " or ".join(map(str, ranks))
+        hint = f", such as {'x'.join(map(str, size[-ranks[-1] :]))}" if len(size) > ranks[-1] else ""
+        raise GeometryError(
+            f"input_shape={'x'.join(map(str, size))} has {len(size)} sizes, and the convolutions have {axes} spatial "
+            f"axes: give spatial sizes alone{hint}, or one number for all axes."
         )
-    place = {
-        "input_range": ends, "input_shape by name": shapes, "radius": None if radius is None else (radius, centre)
-    }  # fmt: skip
-    told = next((name for name, value in place.items() if value is not None), None)
-    if told is not None and patterns is not None:
-        raise MethodError(f"{told} is about the whole network, and layers chooses a part of it: leave one of them out.")
-    return place
 
 
-def _from_mapping(arrays: Mapping[str, AnyArray]) -> Iterator[Tensor]:
-    for name, x in arrays.items():
+def _from_tree(tree: Any, prefix: str = "") -> Iterator[Tensor]:
+    """Arrays of nested mappings and lists, by names joined with dots."""
+    for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+        name, x = f"{prefix}{key}", _held(value)
         if hasattr(x, "shape") and hasattr(x, "dtype"):
             shape = tuple(int(n) for n in x.shape)
             dtype = getattr(x.dtype, "name", None) or str(x.dtype).rpartition(".")[2]
-            yield Tensor(str(name), shape, dtype, partial(_identity, x))
+            yield Tensor(name, shape, dtype, partial(_identity, x))
+        elif isinstance(x, Mapping | list | tuple):
+            yield from _from_tree(x, f"{name}.")
+
+
+def _held(x: Any) -> Any:
+    """The array in a variable of Flax."""
+    inner = x.get_value() if hasattr(x, "get_value") else getattr(x, "value", x)
+    return inner if hasattr(inner, "shape") else x
 
 
 def _identity(x: AnyArray) -> AnyArray:

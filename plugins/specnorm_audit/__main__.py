@@ -9,7 +9,7 @@ from specnorm.text import install
 from specnorm_audit import signals
 from specnorm_audit.streams import complain, complete
 
-_NEEDED = ("click", "jinja2", "rich", "safetensors")
+_NEEDED = ("click", "jinja2", "safetensors")
 
 
 def main() -> None:

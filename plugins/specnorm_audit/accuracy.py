@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from specnorm_networks import Graph, Multipliers, certified_accuracy, within
+from specnorm_networks import Graph, Multipliers, within
+from specnorm_networks.accuracy import certified_accuracy
 from specnorm_networks.certified.shapes import concrete
 from specnorm_networks.execution import moved_up
 from specnorm_networks.model_arrays import ModelArrays
@@ -17,8 +18,9 @@ from specnorm.errors import GeometryError, MethodError, ModelFileError, Specnorm
 from specnorm.types import AnyArray
 from specnorm_audit.readers import MAX_BYTES, open_model
 from specnorm_audit.readers.isolated import GRAPH_SECONDS
-from specnorm_audit.samples import SAMPLE_SECONDS, samples_of
 
+SAMPLE_SECONDS = 60.0
+"""Processor time that a sample may take at each radius, unless a budget is given; in a process that reads the file."""
 Status = Literal["safe", "unsafe", "open"]
 
 
@@ -26,21 +28,10 @@ Status = Literal["safe", "unsafe", "open"]
 class Sample:
     """What is known of one sample.
 
-    Parameters
-    ----------
-    label : int
-        As the data has it.
-    predicted : int or None
-        Class of the largest logit, and ``margin`` the label's logit less the largest other one: computed in float64.
-        None where an operator cannot be executed here.
-    radius : float
-        In the 2-norm, proven: no input that is nearer has another label. 0 where the label is wrong, or where
-        none is proven.
-    attacked : float or None
-        Distance of an input that has another label in real arithmetic, at most; 0 where the label is wrong. None: none
-        was found.
-    status : tuple of {"safe", "unsafe", "open"}
-        At each radius.
+    ``predicted`` and ``margin`` (the label's logit less the largest other one) are computed in float64; None where an
+    operator cannot be executed here. ``radius`` is proven in the 2-norm: no nearer input has another label.
+    ``attacked`` is the distance of an input with another label, at most; None: none was found. ``status`` is at each
+    radius.
     """
 
     label: int
@@ -79,34 +70,7 @@ def certified(
     max_bytes: int = MAX_BYTES,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Accuracy:
-    """`specnorm_networks.certified_accuracy` with ``local=True``, of files.
-
-    Parameters
-    ----------
-    model : str
-        Path of the ONNX file of a classifier with one input.
-    data : str
-        Path of a file with the arrays ``x``, shape (samples, ...), and ``y``, the labels, shape (samples,).
-    radii : sequence of float
-        In the 2-norm of the network's input.
-    input_range : (float, float), optional
-        Between which every entry of an input lies.
-    budget : float, optional
-        Seconds that a sample may take at each radius; None: a fixed number of steps.
-    execution : {"float64", "float32", "float16", "bfloat16"}, optional
-        The precision that the network is executed in; None: real arithmetic.
-    max_bytes : int, default 8 GiB
-        Refuse files whose arrays claim more than that in all.
-    progress : callable, optional
-        Called with (done, in all, name): after each step of the search for constants, and after each sample.
-
-    Raises
-    ------
-    ModelFileError
-        If a file cannot be read or holds something else.
-    MethodError, GeometryError
-        If the samples do not fit the network, or it has no bound.
-    """
+    """`specnorm_networks.certified_accuracy` with ``local=True``, of files."""
     x, y = samples_of(data, max_bytes, input_range)
     asked = tuple(sorted(set(map(float, radii))))
     seconds = GRAPH_SECONDS + len(x) * len(asked) * (SAMPLE_SECONDS if budget is None else 10 * budget)
@@ -120,6 +84,39 @@ def certified(
         except (ModelFileError, MethodError, GeometryError) as error:
             raise type(error)(f"{model}: {error}") from error
     return Accuracy(model, data, asked, tuple(samples), input_range, budget, execution)
+
+
+def samples_of(
+    path: str, max_bytes: int = MAX_BYTES, input_range: tuple[float, float] | None = None
+) -> tuple[AnyArray, AnyArray]:
+    """The arrays x (samples, ...) and y (labels)."""
+    with open_model(path, max_bytes) as found:
+        try:
+            x, y = (np.asarray(found.array(name)) for name in ("x", "y"))
+        except LookupError as error:
+            names = ", ".join(tensor.name for tensor in found.arrays[:8]) or "no array"
+            raise ModelFileError(f"{path} holds {names}; expected the arrays x (samples) and y (labels).") from error
+        except ModelFileError as error:
+            raise ModelFileError(f"{path}: {error}") from error
+    if y.dtype.kind not in "iu" or y.ndim != 1:
+        raise ModelFileError(f"{path}: y has shape {y.shape} of {y.dtype}; expected one whole number a sample.")
+    if x.ndim < 2 or len(x) != len(y):
+        raise ModelFileError(f"{path}: x has shape {x.shape} and y {y.shape}; expected (samples, ...) and (samples,).")
+    if not x.size:
+        raise ModelFileError(f"{path}: x of shape {x.shape} has no entries.")
+    if x.dtype.kind not in "fiu" or (x.dtype.kind == "f" and x.dtype.itemsize > np.dtype(np.float64).itemsize):
+        raise ModelFileError(f"{path}: x is of {x.dtype}; expected float16, float32, float64 or integers.")
+    if not (np.isfinite(x).all() and (x.dtype.kind == "f" or -(2**53) <= x.min() <= x.max() <= 2**53)):
+        raise ModelFileError(f"{path}: x holds NaN, infinity, or integers beyond 2**53; expected numbers of float64.")
+    low, high = (-math.inf, math.inf) if input_range is None else input_range
+    flat = x.reshape(len(x), -1)
+    outside = np.flatnonzero((flat.min(axis=1) < low) | (flat.max(axis=1) > high))
+    if len(outside):
+        raise MethodError(
+            f"{path}: sample {outside[0]} has entries from {flat[outside[0]].min():g} to {flat[outside[0]].max():g}, "
+            f"outside of the input range {low:g} to {high:g}: give the range of the data as the network takes it."
+        )
+    return x, y
 
 
 # -- where the model's file is open ------------------------------------------------------------------------------------

@@ -44,26 +44,7 @@ def verify_file(
     max_bytes: int = MAX_BYTES,
     seconds: float | None = GRAPH_SECONDS,
 ) -> Iterator[Verdict]:
-    """Prove the claims of a certificate about a model's file, by ``specnorm_check.check``, one after the other.
-
-    Parameters
-    ----------
-    certificate : path
-        As ``specnorm audit --certificate`` or `Enclosure.certificate` wrote it.
-    model : path
-        Of the file whose arrays it names, of any kind that audits read.
-    max_bytes : int, default 8 GiB
-        Refuse files whose arrays claim more than that in all.
-    seconds : float or None, default 600
-        Of processor time for each claim, in a process that reads a graph; None: as long as they take.
-
-    Raises
-    ------
-    CertificateError
-        If the certificate cannot be read.
-    ModelFileError
-        If the model cannot be read.
-    """
+    """Prove the claims of a certificate about a model's file, by ``specnorm_check.check``, one after the other."""
     try:
         claims = read_certificate(os.fspath(certificate))
     except Refused as error:

@@ -1,38 +1,67 @@
-"""The command line: arguments, progress, exit codes. The only printing in the package; measuring is `audit`'s."""
+"""The command line: arguments, messages, exit codes. The only printing in the package; measuring is `audit`'s."""
 
 from __future__ import annotations
 
 import io
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
+import click
 import numpy as np
 
 from specnorm import backends
 from specnorm.errors import ModelFileError, SpecnormError
+from specnorm.problem.padding import PaddingMode
 from specnorm.problem.spec import Layout
 from specnorm.text import visible
-from specnorm_audit import audit, gates, help, options, plots
+from specnorm_audit import audit, gates, options, plots
 from specnorm_audit.measuring import BUDGET
 from specnorm_audit.output import check_outputs, replace_file
 from specnorm_audit.processes import Workers, cpus
 from specnorm_audit.readers import MAX_BYTES
 from specnorm_audit.renderers import FORMATS, render
-from specnorm_audit.report import Gate, Outcome, Report
+from specnorm_audit.report import Gate, Report, unreadable
 from specnorm_audit.rows import COLUMNS
 from specnorm_audit.streams import complain, progress, write
 
-if TYPE_CHECKING:
-    import click
-
-
 OK, GATE_FAILED, TROUBLE, INTERRUPTED = 0, 1, 2, 130
+STREAM = "-"
+"""Standard input in the place of a model's path, standard output in that of a report's."""
+WORTH = 4 * 2**20
+"""Bytes of kernels from which processes of their own save more than the half second that they take to start."""
+
+ABOUT = """Spectral norms of convolution layers: bounded, computed and proved.
+
+The spectral norm of a layer is the largest factor by which it can stretch an input: its Lipschitz constant. 'audit'
+encloses the norm of every layer of a model file between two proven numbers; 'certify' proves how far a classifier's
+labels stay.
+"""
+EXAMPLES = """\b
+Examples:
+  specnorm audit resnet20.safetensors
+      a table, one row a layer; lower and upper are proven
+  specnorm audit resnet20.safetensors --input-shape 32
+      of the layers at 32 x 32 pixels
+  specnorm audit resnet20.safetensors --layers '*conv1*' --output report.html
+      some layers, as a page
+  specnorm audit resnet20.safetensors --fail-above 12 --output report.txt
+      a check for continuous integration: exit code 1 unless proven
+"""
+EXIT_CODES = """\b
+Exit codes:
+  0    every layer was measured, and the gates passed if there were any
+  1    a gate failed (--fail-...), whatever else happened, or verify did not prove
+  2    wrong usage, a file that cannot be read or written, a layer without bounds, or a gate that is not decided
+  130  interrupted
+"""
+EPILOG = f"{EXAMPLES}\n\n{EXIT_CODES}"
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -49,12 +78,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0; 1 if a gate failed, whatever else happened; 2 for wrong usage, an unreadable file or a layer that
         could not be measured.
     """
-    import click
-
     text = io.StringIO()
     code: Any = TROUBLE
     try:
-        code = _application().main(args=arguments, prog_name="specnorm", standalone_mode=False)
+        code = application.main(args=arguments, prog_name="specnorm", standalone_mode=False)
     except click.ClickException as error:
         error.show(text)
     except (click.Abort, KeyboardInterrupt):
@@ -74,26 +101,49 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) and code else OK if printed else TROUBLE
 
 
-@dataclass(frozen=True)
-class Request:
-    """What ``specnorm audit`` was asked for."""
+class _Auditing(click.Group):
+    """Commands, of which ``audit`` need not be said: a file in the place of a command is audited."""
 
-    models: tuple[str, ...]
-    output_format: str
-    output: Path | None
-    plot: Path | None
-    certificate: Path | None
-    fail_above: float | None
-    fail_above_network: float | None
-    claim: str | None
-    jobs: int | None
-    """Processes; None: as many as pay."""
-    options: dict[str, Any]
-    """Keyword arguments of `audit`."""
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As `click.Group`, with ``audit`` put before what is a file and no command."""
+        name = args[0] if args else ""
+        if name and name not in self.commands:
+            if name == STREAM or Path(name).exists():
+                args = ["audit", *args]
+            elif "." in name or "/" in name:
+                raise click.UsageError(f"{name!r} is no file, and no command.", ctx)
+        return super().resolve_command(ctx, args)
 
 
-def list_backends() -> int:
-    """Print the registered array libraries, their devices, and what is missing."""
+@click.group(
+    cls=_Auditing, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}, help=ABOUT,
+    epilog=EPILOG,
+)  # fmt: skip
+@click.version_option(package_name="specnorm-bounds", prog_name="specnorm")
+def application() -> None:
+    """What is common to all commands: nothing."""
+
+
+@application.command("help")
+@click.argument("command", required=False)
+@click.pass_context
+def help_command(ctx: click.Context, command: str | None) -> int:
+    """Show what a command takes."""
+    above = ctx.find_root()
+    if command is None:
+        return OK if _print(f"{application.get_help(above)}\n") else TROUBLE
+    found = application.commands.get(command)
+    if found is None:
+        raise click.UsageError(f"No such command {command!r}.", above)
+    within = click.Context(found, info_name=command, parent=above)
+    return OK if _print(f"{found.get_help(within)}\n") else TROUBLE
+
+
+@application.command("backends")
+def backends_command() -> int:
+    """List the array libraries that can be used here, their devices, and what is missing."""
     listing = backends.listing()
     width = max((len(row.name) for row in listing), default=0)
     lines = []
@@ -105,36 +155,149 @@ def list_backends() -> int:
     return OK if _print("".join(lines)) and listing else TROUBLE
 
 
-def audit_models(request: Request) -> int:
-    """Audit every model, report, and judge.
+# -- audit ------------------------------------------------------------------------------------------------------------
+_RANGE = click.option(
+    "--input-range", type=(options.REAL, options.REAL), callback=options.ends, metavar="LOW HIGH",
+    help="Range of every entry of an ONNX network's inputs, such as 0 1: squares and products need one.",
+)  # fmt: skip
+_MOST = click.option(
+    "--max-bytes", type=click.IntRange(min=1), default=MAX_BYTES, show_default=False, metavar="N",
+    help=f"Refuse files whose arrays claim more in all; {MAX_BYTES >> 30} GiB unless given.",
+)  # fmt: skip
+_OUTPUT = click.option(
+    "-o", "--output", type=options.FILE, metavar="FILE|-", help="Write to this file, whose suffix says the format."
+)
+_QUIET = click.option("-q", "--quiet", is_flag=True, help="No progress, and no word about gates that passed.")
 
-    Returns
-    -------
-    int
-        Exit code.
+
+_FORMAT = "Form of the report. Default: by the suffix of --output, or a table."
+
+
+@application.command("audit", epilog=EPILOG)
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.option("--layers", multiple=True, metavar="GLOB", help="Only layers whose name matches; repeatable.")
+@click.option(
+    "--input-shape", multiple=True, type=options.SIZE, callback=options.sizes, metavar="N|NxM|file|NAME=NxM",
+    help="Spatial input sizes, such as 32 or 32x48, or those that the file states. Or the whole shape of a network's "
+    "input by its name, such as audio=1x16000; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--geometry", type=options.GEOMETRY, metavar="JSON|FILE",
+    help="What is known of layers, in JSON or a file of it: '{\"*.conv1\": {\"stride\": 2, \"padding\": 1}}'.",
+)  # fmt: skip
+@click.option("--layout", type=click.Choice(get_args(Layout)), help="Order of the kernels' axes. Default: torch's.")
+@click.option(
+    "--padding-mode", type=click.Choice(get_args(PaddingMode)),
+    help="Default: as the file says, or zeros as an assumption.",
+)  # fmt: skip
+@_RANGE
+@click.option(
+    "--methods", type=options.METHODS, metavar="NAME,...", help=f"What other methods say, out of {', '.join(COLUMNS)}."
+)
+@click.option("--all", "every", is_flag=True, help="What JSON and CSV have: tn, f4, reshaped; circular at a size.")
+@click.option(
+    "--rtol", type=options.TOLERANCE, default=1e-3, metavar="R",
+    help="Relative width of the proven interval asked for.",
+)  # fmt: skip
+@click.option(
+    "--budget", type=options.SECONDS, default=BUDGET, metavar="SECONDS",
+    help="Time for the interval of one layer; a row that it ends says how wide its interval is. inf: all it takes.",
+)  # fmt: skip
+@click.option("--backend", metavar="NAME", help="Array library to measure with; see 'specnorm backends'.")
+@click.option("--device", metavar="NAME", help="Device of that library.")
+@click.option(
+    "--jobs", type=options.JOBS, default="auto", metavar="N|auto",
+    help="Processes to measure in, a thread each; auto: as many as processors.",
+)  # fmt: skip
+@_MOST
+@click.option("-f", "--format", "output_format", type=click.Choice(FORMATS), help=_FORMAT)
+@_OUTPUT
+@_QUIET
+@click.option(
+    "--plot", type=options.PLOT, metavar="FILE.png|svg",
+    help="Also draw every layer's interval; needs the extra 'plot'.",
+)  # fmt: skip
+@click.option(
+    "--certificate", type=options.FILE, metavar="FILE.npz",
+    help="Also write claims of the layers with their proofs, for 'specnorm verify' and specnorm_check.py.",
+)  # fmt: skip
+@click.option(
+    "--fail-above", type=options.BOUND, metavar="L",
+    help="Exit with 1 unless every layer is proven to have a norm of at most L.",
+)  # fmt: skip
+@click.option(
+    "--fail-above-network", type=options.BOUND, metavar="L",
+    help="Exit with 1 unless the network of each ONNX file is proven to have a Lipschitz constant of at most L.",
+)  # fmt: skip
+def audit_command(
+    models: tuple[str, ...],
+    output_format: str | None,
+    output: Path | None,
+    quiet: bool,
+    plot: Path | None,
+    certificate: Path | None,
+    fail_above: float | None,
+    fail_above_network: float | None,
+    jobs: int | None,
+    layers: tuple[str, ...],
+    geometry: tuple[dict[str, Any], list[str]] | None,
+    every: bool,
+    **given: Any,
+) -> int:
+    """Bound the norm of every convolution and linear layer of MODEL.
+
+    MODEL is a safetensors file (also the index of a sharded one), .npz, PyTorch state dict, ONNX or Keras file; or -,
+    which is standard input.
+
+    A file of weights does not tell strides and groups; the last line of the table says what was assumed.
     """
+    output = None if output is not None and str(output) == STREAM else output
+    given["layers"] = layers or None
+    given["geometry"], stated = geometry or (None, [])
+    _check({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *stated])
+    kind = options.format_of(output_format, output, FORMATS)
+    given["methods"] = given["methods"] or ()
+    every |= kind in ("json", "csv") and not given["methods"]
+    given["methods"] += options.standard(given["input_shape"]) if every else ()
+    given["certificate"] = certificate is not None
+    if certificate is not None and (certificate.suffix.lower() != ".npz" or len(models) > 1):
+        raise click.UsageError(visible(f"--certificate: {certificate.name} is to be a .npz file, of one model."))
+
+    def judged(report: Report) -> tuple[Gate, ...]:
+        asked = [
+            None if fail_above is None else gates.norms(report, fail_above),
+            None if fail_above_network is None else gates.network(report, fail_above_network),
+        ]
+        return tuple(gate for gate in asked if gate is not None)
+
     reports: list[Report] = []
-    # On a device one process is enough.
-    here = request.options.get("backend") in (None, "numpy")
-    with _executor(request.jobs or (cpus() if here else 1), WORTH if request.jobs is None else 0) as executor:
-        for model in request.models:
+    here = given["backend"] in (None, "numpy")  # on a device one process is enough
+    with _executor(jobs or (cpus() if here else 1), WORTH if jobs is None else 0) as executor:
+        for model in models:
             try:
-                with progress(model) as tick:
-                    report = audit(model, progress=tick, executor=executor, **request.options)
-                reports.append(replace(report, gates=_gates(report, request)))
+                with _path(model, given["max_bytes"]) as path, progress(model, shown=not quiet) as tick:
+                    report = audit(path, progress=tick, executor=executor, **given)
+                report = replace(report, model=model)
             except ModelFileError as error:
-                complain(str(error))
-    complete = len(reports) == len(request.models)
-    written = _emit(reports, request, complete=complete)
-    outcome = _judged(reports)
+                report = unreadable(model, str(error))
+                complain(report.error or "")
+            reports.append(replace(report, gates=judged(report)))
+    many, whole = len(models) > 1, all(report.error is None for report in reports)
+    text = partial(render, reports, kind, many=many)
+    some = any(report.error is None for report in reports)
+    if output is not None:
+        written = _write(output, text, some)
+    else:  # of models that could not be read stderr has said enough for people
+        written = _print(text()) if some or kind not in ("table", "markdown") else True
+    if plot is not None:
+        written = _write(plot, partial(plots.draw, reports, plot.suffix[1:].lower()), whole) and written
+    if certificate is not None:
+        written = _certify(reports[0], certificate) and written
+    outcome = _say(reports, quiet)
     if outcome == "failed":
         return GATE_FAILED
     bad_rows = any(row.status == "error" for report in reports for row in report.layers)
-    return OK if complete and written and not bad_rows and outcome == "passed" else TROUBLE
-
-
-WORTH = 4 * 2**20
-"""Bytes of kernels from which processes of their own save more than the half second that they take to start."""
+    return OK if whole and written and not bad_rows and outcome == "passed" else TROUBLE
 
 
 @contextmanager
@@ -148,39 +311,123 @@ def _executor(count: int, worth: int) -> Iterator[Workers | None]:
             yield workers
 
 
-def _emit(reports: list[Report], request: Request, *, complete: bool) -> bool:
-    """Print or write the reports, and draw them; False if a file was to be written and could not be."""
-    many = len(request.models) > 1
-    written = True
-    if request.output is None and reports:
-        written = _print(render(reports, request.output_format, many=many))
-    if request.output is not None:
-        text = partial(render, reports, request.output_format, many=many)
-        written = _write(request.output, text, complete=complete)
-    if request.plot is not None:
-        picture = partial(plots.draw, reports, request.plot.suffix[1:].lower())
-        written = _write(request.plot, picture, complete=complete) and written
-    if request.certificate is not None:
-        written = _certify(reports, request.certificate) and written
-    return written
+@contextmanager
+def _path(model: str, most: int) -> Iterator[str]:
+    """Where a model lies; a copy of standard input if that is meant."""
+    if model != STREAM:
+        yield model
+        return
+    with tempfile.TemporaryDirectory(prefix="specnorm-") as folder:
+        path, left = Path(folder, "stdin"), 2 * most
+        with path.open("wb") as file:
+            while chunk := sys.stdin.buffer.read(2**20):
+                left -= len(chunk)
+                if left < 0:
+                    raise ModelFileError(f"standard input has more than twice {most} bytes. Raise --max-bytes.")
+                file.write(chunk)
+        try:
+            yield str(path)
+        except ModelFileError as error:
+            raise ModelFileError(str(error).replace(str(path), "standard input")) from error
 
 
-def _certify(reports: Sequence[Report], path: Path) -> bool:
+def _certify(report: Report, path: Path) -> bool:
     """Write what somebody else can check, and say what it does not hold."""
-    if len(reports) != 1:
-        complain(f"{path} is not written: a certificate is of one model.")
-        return False
-    for line in reports[0].unstated:
+    for line in report.unstated:
         complain(f"not in {path}: {line}")
-    found = reports[0].certificate
+    found = report.certificate
     if found is None or not found.claims:
         complain(f"{path} is not written: there is no claim to write.")
         return False
-    return _write(path, found.dumps, complete=True)
+    return _write(path, found.dumps)
 
 
-def verify_model(certificate: Path, model: str) -> int:
-    """Prove each claim of a certificate and say which are proven; exit code 1 if one is not."""
+def _say(reports: Sequence[Report], quiet: bool) -> str:
+    """Say on stderr what ``--layers`` matched and what the gates found; the worst of their answers."""
+    for report in reports:
+        name = f"{report.model}: " if len(reports) > 1 else ""
+        for line in [] if quiet else gates.matches(report):
+            complain(f"{name}{line}")
+        for gate in report.gates:
+            if not (quiet and gate.outcome == "passed"):
+                complain(f"{name}{gate.sentence}")
+                for place in gate.places:
+                    complain(f"  {place}", prefix="")
+    return gates.worst(gate.outcome for report in reports for gate in report.gates)
+
+
+# -- certify, verify --------------------------------------------------------------------------------------------------
+_SAMPLE_FORMATS = ("table", "json", "csv", "markdown")
+
+
+@application.command("certify", epilog=EXIT_CODES)
+@click.argument("model", metavar="MODEL.onnx")
+@click.argument("data", metavar="DATA.npz")
+@click.option(
+    "--radius", "radii", type=options.RADIUS, multiple=True, required=True, metavar="R",
+    help="Largest change of a sample, in the 2-norm; repeatable.",
+)  # fmt: skip
+@_RANGE
+@click.option(
+    "--execution", type=click.Choice(("float64", "float32", "float16", "bfloat16")),
+    help="Precision that the network is executed in. Default: real arithmetic.",
+)  # fmt: skip
+@click.option(
+    "--budget", type=options.SECONDS, metavar="SECONDS",
+    help="Time for each sample and radius. Default: a fixed number of steps, whatever the machine.",
+)  # fmt: skip
+@_MOST
+@click.option("-f", "--format", "output_format", type=click.Choice(_SAMPLE_FORMATS), help=_FORMAT)
+@_OUTPUT
+@_QUIET
+@click.option(
+    "--plot", type=options.PLOT, metavar="FILE.png|svg",
+    help="Also draw the share that is certified over the radius; needs the extra 'plot'.",
+)  # fmt: skip
+@click.option(
+    "--fail-below", type=options.SHARE, metavar="SHARE",
+    help="Exit with 1 unless at least this share of the labels is certified, from 0 to 1, at every radius.",
+)  # fmt: skip
+def certify_command(
+    model: str,
+    data: str,
+    output_format: str | None,
+    output: Path | None,
+    quiet: bool,
+    plot: Path | None,
+    fail_below: float | None,
+    **given: Any,
+) -> int:
+    """Prove how far the label of each sample of DATA stays what it is.
+
+    MODEL is the ONNX file of a classifier; DATA a file with the arrays x (samples, ...) and y (labels), as numpy.savez
+    writes them.
+    """
+    from specnorm_audit import accuracy, shares  # with networks, which few need
+
+    output = None if output is not None and str(output) == STREAM else output
+    _check({"--output": output, "--plot": plot}, [model, data])
+    kind = options.format_of(output_format, output, _SAMPLE_FORMATS)
+    with progress(model, shown=not quiet) as tick:
+        found = accuracy.certified(model, data, progress=tick, **given)
+    text = partial(shares.render, found, kind)
+    written = _print(text()) if output is None else _write(output, text)
+    if plot is not None:
+        written = _write(plot, partial(shares.draw, found, plot.suffix[1:].lower())) and written
+    failed = shares.below(found, fail_below)
+    for line in failed:
+        complain(line)
+    return GATE_FAILED if failed else OK if written else TROUBLE
+
+
+@application.command("verify", epilog=EXIT_CODES)
+@click.argument("certificate", type=options.FILE)
+@click.argument("model")
+def verify_command(certificate: Path, model: str) -> int:
+    """Prove the claims of the CERTIFICATE about MODEL's layers, as 'python -m specnorm_check' does.
+
+    Nothing is searched for: the certificate's numbers are put into the proofs.
+    """
     from specnorm_audit.certifying import verify_file
 
     failed = False
@@ -191,39 +438,19 @@ def verify_model(certificate: Path, model: str) -> int:
     return GATE_FAILED if failed else OK
 
 
-def certify_samples(
-    model: str,
-    data: str,
-    output_format: str,
-    output: Path | None,
-    plot: Path | None,
-    fail_below: float | None,
-    **given: Any,
-) -> int:
-    """Certify the label of each sample, report, and judge.
-
-    Returns
-    -------
-    int
-        Exit code: 1 if fewer than a share ``fail_below`` are certified at a radius.
-    """
-    from specnorm_audit import accuracy, shares
-
-    with progress(model) as tick:
-        found = accuracy.certified(model, data, progress=tick, **given)
-    text = shares.render(found, output_format)
-    written = _print(text) if output is None else _write(output, lambda: text, complete=True)
-    if plot is not None:
-        written = _write(plot, partial(shares.draw, found, plot.suffix[1:].lower()), complete=True) and written
-    failed = shares.below(found, fail_below)
-    for line in failed:
-        complain(line)
-    return GATE_FAILED if failed else OK if written else TROUBLE
+# -- what is written --------------------------------------------------------------------------------------------------
+def _check(outputs: Mapping[str, Path | None], inputs: Iterable[str]) -> None:
+    """Refuse what could not be written, or would be lost."""
+    try:
+        check_outputs(outputs, [path for path in inputs if path != STREAM])
+    except OSError as error:
+        raise click.UsageError(visible(f"{error}.")) from error
 
 
-def _write(path: Path, content: Callable[[], str | bytes], *, complete: bool) -> bool:
-    if not complete:
-        complain(f"{path} is left as it was, since not every model could be read.")
+def _write(path: Path, content: Callable[[], str | bytes], wanted: bool = True) -> bool:
+    """Replace a file, with a message if it cannot be; not at all where nothing was ``wanted``."""
+    if not wanted:
+        complain(f"{path} is left as it was, since what it is to hold could not be read.")
         return False
     try:
         replace_file(path, content())
@@ -233,180 +460,9 @@ def _write(path: Path, content: Callable[[], str | bytes], *, complete: bool) ->
     return True
 
 
-def _gates(report: Report, request: Request) -> tuple[Gate, ...]:
-    """What the command was asked to judge."""
-    found = []
-    if request.fail_above is not None:
-        found.append(gates.norms(report, request.fail_above))
-    if request.fail_above_network is not None:
-        found.append(gates.network(report, request.fail_above_network))
-    if request.claim:
-        found.append(gates.claim(report, request.claim))
-    return tuple(found)
-
-
-def _judged(reports: Sequence[Report]) -> Outcome:
-    """Say on stderr what ``--layers`` matched and what the gates found."""
-    for report in reports:
-        name = f"{report.model}: " if len(reports) > 1 else ""
-        for line in gates.matches(report):
-            complain(f"{name}{line}")
-        for gate in report.gates:
-            complain(f"{name}{gate.sentence}")
-            for place in gate.places:
-                complain(f"  {place}", prefix="")
-    return gates.worst(gate.outcome for report in reports for gate in report.gates)
-
-
-def _check(outputs: Mapping[str, Path | None], inputs: Iterable[str]) -> None:
-    """Refuse what could not be written, or would be lost."""
-    import click
-
-    try:
-        check_outputs(outputs, inputs)
-    except OSError as error:
-        raise click.UsageError(visible(f"{error}.")) from error
-
-
 def _print(text: str) -> bool:
     """Write to stdout; False, with a message, if it cannot be."""
     lost = write(sys.stdout, text)
     if lost is not None:
         complain(f"standard output cannot be written: {lost}.")
     return lost is None
-
-
-# -- arguments: click is imported where it is used, so that this module loads without it -----------------------------
-def _application() -> click.Group:
-    # Long, since every option is declared here: a table, without a branch.
-    import click
-
-    settings = {"help_option_names": ["-h", "--help"], "show_default": True}
-
-    @click.group(cls=help.auditing(), context_settings=settings, help=help.ABOUT, epilog=help.EPILOG)
-    @click.version_option(package_name="specnorm-bounds", prog_name="specnorm")
-    def application() -> None:
-        """What is common to all commands: nothing."""
-
-    help.add_completion(application)
-
-    @application.command("backends")
-    def backends_command() -> int:
-        """List the array libraries that can be used here, their devices, and what is missing."""
-        return list_backends()
-
-    @application.command("audit", cls=help.grouped(), epilog=help.EPILOG)
-    @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=str))
-    @click.option("--format", "output_format", type=click.Choice(FORMATS), default="table", help="Form of the report.")
-    @click.option("--output", type=click.Path(path_type=Path), help="Write to this file instead.")
-    @click.option(
-        "--plot", type=click.Path(path_type=Path), callback=options.plot, metavar="FILE.png|svg",
-        help="Also draw every layer's interval; needs the extra 'plot'.",
-    )  # fmt: skip
-    @click.option(
-        "--certificate", type=click.Path(path_type=Path), metavar="FILE.npz",
-        help="Also write claims of the layers with their proofs, for 'specnorm verify' and specnorm_check.py.",
-    )  # fmt: skip
-    @options.of_inputs
-    @click.option("--layers", multiple=True, metavar="GLOB", help="Only layers whose name matches; repeatable.")
-    @click.option("--layout", type=click.Choice(get_args(Layout)), help="Order of the kernels' axes. Default: torch's.")
-    @click.option(
-        "--padding-mode",
-        type=click.Choice(["zeros", "circular", "reflect", "replicate"]),
-        help="Default: as the file says, or zeros as an assumption.",
-    )
-    @click.option(
-        "--geometry", callback=options.geometry, metavar="JSON|FILE",
-        help="What is known of layers, in JSON or a file of it: '{\"*.conv1\": {\"stride\": 2, \"padding\": 1}}'.",
-    )  # fmt: skip
-    @click.option(
-        "--methods", callback=options.methods, metavar="NAME,...",
-        help=f"What other methods say, out of {', '.join(COLUMNS)}.",
-    )  # fmt: skip
-    @click.option("--all", "every", is_flag=True, help="What JSON and CSV have: tn, f4, reshaped; circular at a size.")
-    @click.option(
-        "--rtol", type=float, default=1e-3, show_default=True, callback=options.tolerance, metavar="R",
-        help="Relative width of the proven interval asked for.",
-    )  # fmt: skip
-    @click.option(
-        "--budget", type=float, callback=options.seconds, default=BUDGET, metavar="SECONDS",
-        help="Time for the interval of one layer; a row that it ends says how wide its interval is. inf: all it takes.",
-    )  # fmt: skip
-    @click.option(
-        "--fail-above", type=float, callback=options.bound, metavar="L",
-        help="Exit with 1 unless every layer is proven to have a norm of at most L.",
-    )  # fmt: skip
-    @click.option(
-        "--fail-above-network", type=float, callback=options.bound, metavar="L",
-        help="Exit with 1 unless the network of each ONNX file is proven to have a Lipschitz constant of at most L.",
-    )  # fmt: skip
-    @click.option(
-        "--claim", type=click.Choice(["nonexpansive", "residual-nonexpansive"]),
-        help="Exit with 1 unless the network f of an ONNX file, or x - f(x), is proven to have a constant up to 1.",
-    )  # fmt: skip
-    @click.option("--backend", metavar="NAME", help="Array library to measure with; see 'specnorm backends'.")
-    @click.option("--device", metavar="NAME", help="Device of that library.")
-    @click.option(
-        "--jobs", callback=options.jobs, default="auto", metavar="N|auto",
-        help="Processes to measure in, a thread each; auto: as many as processors.",
-    )  # fmt: skip
-    @click.option(
-        "--max-bytes", type=click.IntRange(min=1), default=MAX_BYTES, show_default=False, metavar="N",
-        help=f"Refuse files whose arrays claim more in all; {MAX_BYTES >> 30} GiB unless given.",
-    )  # fmt: skip
-    def audit_command(
-        models: tuple[str, ...],
-        output_format: str,
-        output: Path | None,
-        plot: Path | None,
-        certificate: Path | None,
-        fail_above: float | None,
-        fail_above_network: float | None,
-        claim: str | None,
-        jobs: int | None,
-        layers: tuple[str, ...],
-        geometry: tuple[dict[str, Any] | None, list[str]],
-        every: bool,
-        **given: Any,
-    ) -> int:
-        """Bound the norm of every convolution and linear layer of MODEL.
-
-        MODEL is a safetensors file (also the index of a sharded one), .npz, PyTorch state dict, ONNX or Keras file.
-
-        A file of weights does not tell strides and groups; the last line of the table says what was assumed.
-        """
-        given["layers"] = layers or None
-        given["geometry"], stated = geometry
-        every |= output_format in ("json", "csv") and not given["methods"]
-        given["methods"] += options.standard(given["input_shape"]) if every else ()
-        given["residual"] = claim == "residual-nonexpansive"
-        given["certificate"] = certificate is not None
-        _check({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *stated])
-        return audit_models(
-            Request(
-                models, output_format, output, plot, certificate, fail_above, fail_above_network, claim, jobs, given
-            )
-        )  # fmt: skip
-
-    @application.command("certify", cls=help.grouped(), epilog=help.EXIT_CODES)
-    @options.of_samples
-    def certify_command(model: str, data: str, output: Path | None, plot: Path | None, **given: Any) -> int:
-        """Prove how far the label of each sample of DATA stays what it is.
-
-        MODEL is the ONNX file of a classifier; DATA a file with the arrays x (samples, ...) and y (labels), as
-        numpy.savez writes them.
-        """
-        _check({"--output": output, "--plot": plot}, [model, data])
-        return certify_samples(model, data, output=output, plot=plot, **given)
-
-    @application.command("verify", epilog=help.EXIT_CODES)
-    @click.argument("certificate", type=click.Path(path_type=Path))
-    @click.argument("model", type=click.Path(path_type=str))
-    def verify_command(certificate: Path, model: str) -> int:
-        """Prove the claims of the CERTIFICATE about MODEL's layers, as 'python -m specnorm_check' does.
-
-        Nothing is searched for: the certificate's numbers are put into the proofs.
-        """
-        return verify_model(certificate, model)
-
-    return application

@@ -1,9 +1,8 @@
-"""Where layers are measured: here, by an executor, or in processes of our own. None is lost, none comes twice."""
+"""Where layers are measured: here, by an executor, or in a process of our own where that loses one."""
 
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections import deque
 from collections.abc import Generator, Sequence
@@ -11,10 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from specnorm.backends import backend_for
-from specnorm.errors import BackendError, SpecnormError
+from specnorm.errors import MethodError, SpecnormError
 from specnorm.types import ArrayObject
 from specnorm_audit.layers import Layer
 from specnorm_audit.measuring import Settings, describe, fill
@@ -23,6 +19,26 @@ from specnorm_audit.rows import Row
 
 IN_FLIGHT = 512 * 2**20
 """Bytes of kernels that an executor is given before its answers are waited for; one kernel may be larger."""
+_EXECUTORS = {
+    "int": "concurrent.futures.ProcessPoolExecutor(n), or specnorm audit --jobs n",
+    "str": "for dask, distributed.Client(...).get_executor()",
+    "multiprocessing": "concurrent.futures.ProcessPoolExecutor(n)",
+    "joblib": "joblib.externals.loky.get_reusable_executor(max_workers=n)",
+    "ray": "an Executor of five lines around ray.remote(f).remote(x).future(), as docs/scale.md has it",
+    "dask": "distributed.Client(...).get_executor()",
+    "distributed": "Client.get_executor()",
+}
+"""Class, or root of its module, of what users give for an executor -> what works."""
+
+
+def check_executor(executor: object) -> None:
+    """Refuse what is no `concurrent.futures.Executor`, and say what is one."""
+    if executor is None or isinstance(executor, Executor):
+        return
+    kind = type(executor)
+    works = _EXECUTORS.get(kind.__name__) or _EXECUTORS.get(kind.__module__.partition(".")[0]) or _EXECUTORS["int"]
+    name = repr(executor) if isinstance(executor, int | str) else f"a {kind.__module__}.{kind.__name__}"
+    raise MethodError(f"executor={name} is no concurrent.futures.Executor. Give {works}.")
 
 
 def measured(found: Sequence[Layer], settings: Settings, executor: Executor | None) -> Generator[Row, None, None]:
@@ -36,38 +52,32 @@ def measured(found: Sequence[Layer], settings: Settings, executor: Executor | No
         for layer in found:
             yield fill(*_loaded(layer, settings), settings)
         return
-    run = _Run(executor, settings)
     waiting: deque[_Given] = deque()
     busy: list[_Given] = []
-    size = 0
     try:
         for layer in found:
-            while busy and size + _bytes(layer) > IN_FLIGHT:
+            while busy and sum(_bytes(given.layer) for given in (*busy, _Given(layer))) > IN_FLIGHT:
                 wait([given.future for given in busy if given.future is not None], return_when=FIRST_COMPLETED)
                 busy = [given for given in busy if not given.is_done]
-                size = sum(_bytes(given.layer) for given in busy)
             while waiting and waiting[0].is_done:
-                yield run.row(waiting.popleft())
-            waiting.append(run.give(layer))
+                yield _row(waiting.popleft(), settings)
+            waiting.append(_submitted(layer, settings, executor))
             busy.append(waiting[-1])
-            size += _bytes(layer)
         while waiting:
-            yield run.row(waiting.popleft())
+            yield _row(waiting.popleft(), settings)
     finally:
         for given in waiting:
             if given.future is not None:
                 given.future.cancel()
-        run.close()
 
 
 @dataclass(frozen=True)
 class _Given:
-    """A layer that was given to the executor, or that it did not take."""
+    """A layer that was given to the executor; or a row that needs it no more, or a reason why it did not take it."""
 
     layer: Layer
-    row: Row
-    mark: str = ""
     future: Future[Any] | None = None
+    row: Row | None = None
     refusal: BaseException | None = None
 
     @property
@@ -80,131 +90,49 @@ def _bytes(layer: Layer) -> int:
     return math.prod(layer.tensor.shape) * (8 if "64" in layer.tensor.dtype else 4)
 
 
-class _Run:
-    """One audit with an executor, and what takes over where that fails."""
+def _submitted(layer: Layer, settings: Settings, executor: Executor) -> _Given:
+    row, kernel = _loaded(layer, settings)
+    if row.reason is not None:
+        return _Given(layer, row=row)
+    try:
+        return _Given(layer, executor.submit(fill, row, kernel, settings))
+    except Exception as error:  # broken, shut down, or the kernel cannot be sent: every executor has its own errors
+        return _Given(layer, refusal=error)
 
-    def __init__(self, executor: Executor, settings: Settings) -> None:
-        self.executor = executor
-        self.settings = settings
-        self.own: Worker | None = None
 
-    def give(self, layer: Layer) -> _Given:
-        """Load a layer and give it to the executor."""
-        row, kernel = _loaded(layer, self.settings)
-        if row.reason is not None:
-            return _Given(layer, row)
+def _row(given: _Given, settings: Settings) -> Row:
+    """Wait for a layer's row; measuring itself raises nothing, so what is raised is the executor's."""
+    if given.row is not None:
+        return given.row
+    lost = given.refusal
+    if given.future is not None:
         try:
-            task = os.urandom(16).hex()
-            mark = _mark(row, kernel, self.settings, task)
-            return _Given(layer, row, mark, self.executor.submit(_fill, row, kernel, self.settings, task))
-        except Exception as error:  # broken, shut down, or the kernel cannot be sent: every executor has its own errors
-            return _Given(layer, row, refusal=error)
-
-    def row(self, given: _Given) -> Row:
-        """Wait for a layer's row; give the layer to somebody else as often as it is lost."""
-        lost = given.refusal
-        for resubmit in (True, False):
-            if given.future is None:
-                break
-            answer = _answer(given, given.future)
-            if isinstance(answer, Row):
-                return answer if lost is None else _noted(answer, "measured at the second attempt", lost)
-            lost = answer
-            if resubmit:
-                given = self.give(given.layer)
-        if given.row.reason is not None:
-            return given.row
-        if isinstance(lost, Disbelieved):
-            return replace(given.row, reason=f"{_said(lost)}. Measure with another executor, or with none.")
-        return self._without(given.layer, lost)
-
-    def _without(self, layer: Layer, lost: BaseException | None) -> Row:
-        """Measure a layer without the executor: in a process of its own, since it may be what killed the others."""
-        row, kernel = _loaded(layer, self.settings)
-        if row.reason is not None:
+            lost = given.future.exception()
+        except Exception as error:  # it was cancelled
+            lost = error
+        if lost is None:
+            row: Row = given.future.result()
             return row
-        try:
-            self.own = self.own or Worker()
-            row = self.own.call(fill, row, kernel, self.settings)
-            return _noted(row, "measured in a process of its own", lost)
-        except WorkerLost as error:
-            self.own = None
-            return replace(row, reason=f"the process that measures it dies: {error}. Before, {_said(lost)}.")
-        except Exception:  # no process can be started here, or the kernel cannot be sent to one
-            self.close()
-            return _noted(fill(row, kernel, self.settings), "measured in this process", lost)
-
-    def close(self) -> None:
-        """End the process of its own, if there is one."""
-        if self.own is not None:
-            self.own.close()
-            self.own = None
-
-
-class Disbelieved(RuntimeError):
-    """An executor's answer is not the row that was asked for; says why."""
-
-
-def _fill(row: Row, kernel: ArrayObject | None, settings: Settings, task: str) -> tuple[str, Row]:
-    """Measure a layer in a worker, and say of what. Dask takes calls with equal arguments for one: ``task`` differs."""
-    return _mark(row, kernel, settings, task), fill(row, kernel, settings)
-
-
-def _mark(row: Row, kernel: ArrayObject | None, settings: Settings, task: str) -> str:
-    """Digest of a request: the layer's name and geometry, its kernel, how it is measured, which attempt this is."""
-    import hashlib  # for other processes alone
-
-    found = hashlib.sha256(repr((task, row, settings)).encode("utf-8", "backslashreplace"))
-    try:
-        host = np.ascontiguousarray(backend_for(kernel).to_numpy(kernel))
-    except BackendError:  # it cannot be measured
-        return found.hexdigest()
-    found.update(repr((host.shape, host.dtype)).encode())
-    found.update(host.reshape(-1).view(np.uint8).data)
-    return found.hexdigest()
-
-
-def _answer(given: _Given, future: Future[Any]) -> Row | BaseException:
-    """The row that an executor answered, or what became of it; measuring itself raises nothing."""
-    try:
-        error = future.exception()
-        if error is None:
-            return _believed(future.result(), given)
-    except Exception as other:  # it was cancelled, or is not believed
-        return other
-    if isinstance(error, KeyboardInterrupt):
-        raise error
-    return error
-
-
-def _believed(answer: Any, given: _Given) -> Row:
-    """The row in an executor's answer: of the layer, kernel and request that were given, with numbers that can be."""
-    if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Row)):
-        raise Disbelieved(f"its answer is a {type(answer).__name__} and no row")
-    mark, row = str(answer[0]), answer[1]
-    measured = ("lower", "upper", "values", "promises", "reason", "note", "origins")
-    if mark != given.mark or replace(given.row, **{name: getattr(row, name) for name in measured}) != row:
-        raise Disbelieved("its answer is about another layer, kernel or request")
-    columns: list[Any] = [x for value in row.values.values() for x in (value if isinstance(value, tuple) else (value,))]
-    ends: list[Any] = [x for x in (row.lower, row.upper) if x is not None]
-    if not (
-        row.values.keys() == given.row.values.keys() >= row.promises.keys()
-        and all(isinstance(x, float) and not math.isnan(x) for x in (*ends, *(x for x in columns if x is not None)))
-        and all(math.isfinite(x) and x >= 0 for x in ends)
-        and (row.reason if len(ends) < 2 else ends[0] <= ends[1])
-    ):
-        raise Disbelieved(f"its answer holds what is no bound: {row.lower!r} to {row.upper!r}")
-    return row
-
-
-def _noted(row: Row, how: str, lost: BaseException | None) -> Row:
-    note = f"{how}; {_said(lost)}"
-    return replace(row, note=note if row.note is None else f"{row.note}; {note}")
-
-
-def _said(lost: BaseException | None) -> str:
+        if isinstance(lost, KeyboardInterrupt):
+            raise lost
     first = str(lost).strip().partition("\n")[0].rstrip(".")
-    return f"the executor failed with {type(lost).__name__}{first and ': '}{first}"
+    said = f"the executor failed with {type(lost).__name__}{first and ': '}{first}"
+    # The layer may be what killed the others: a process of its own, and never this one.
+    row, kernel = _loaded(given.layer, settings)
+    if row.reason is not None or isinstance(lost, WorkerLost):
+        return row if row.reason is not None else replace(row, reason=f"the process that measures it dies: {lost}.")
+    try:
+        own = Worker()
+        try:
+            row = own.call(fill, row, kernel, settings)
+        finally:
+            own.close()
+    except WorkerLost as error:
+        return replace(row, reason=f"the process that measures it dies: {error}. Before, {said}.")
+    except Exception as error:  # no process can be started here, or the kernel cannot be sent to one
+        return replace(row, reason=f"{said}; nor can a process of its own measure it: {type(error).__name__}: {error}")
+    note = f"measured in a process of its own; {said}"
+    return replace(row, note=note if row.note is None else f"{row.note}; {note}")
 
 
 def _loaded(layer: Layer, settings: Settings) -> tuple[Row, ArrayObject | None]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from specnorm.text import number
 from specnorm_audit.report import Gate, Outcome, Report
-from specnorm_audit.rows import violations
+from specnorm_audit.rows import Row
 
 _UNMEASURED = "could be layers and are not measured; --layers with the names of the others leaves out what is none:"
 
@@ -17,52 +17,51 @@ def norms(report: Report, bound: float) -> Gate:
     Undecided: nothing speaks against it but arrays that could be layers and are not measured.
     """
     option = f"--fail-above {bound!r}"
-    found, count = violations(report.layers, bound), len(report.layers)
-    if found:
-        places = []
-        for violation in found:
-            row = violation.row
-            why = {
-                "refuted": f"lower = {row.lower!r} > {bound!r}: the norm is above it",
-                "unproven": f"upper = {row.upper!r} > {bound!r}, lower = {row.lower!r}: not proven",
-                "error": f"error: {row.reason or 'its bounds are no numbers'}",
-            }[violation.kind]
-            places.append(f"{row.name}: {why}")
-        reason = f"{len(found)} of {count} layers are not proven to have a norm of at most {bound!r}:"
+    if report.error is not None:
+        return Gate(option, bound, "undecided", "the model could not be read.")
+    places = [place for row in report.layers if (place := _against(row, bound))]
+    if places:
+        reason = f"{len(places)} of {len(report.layers)} layers are not proven to have a norm of at most {bound!r}:"
         return Gate(option, bound, "failed", reason, tuple(places))
     if report.unmeasured:
         unmeasured = tuple(f"{row.name}: {row.reason}" for row in report.unmeasured)
         return Gate(option, bound, "undecided", f"{len(unmeasured)} arrays {_UNMEASURED}", unmeasured)
     chosen = f", {report.left_out} more left out," if report.left_out else ""
-    reason = f"each of {count} layers{chosen} is proven to have a norm of at most {bound!r}, as assumed."
+    reason = f"each of {len(report.layers)} layers{chosen} is proven to have a norm of at most {bound!r}, as assumed."
     return Gate(option, bound, "passed", reason)
 
 
+def _against(row: Row, bound: float) -> str | None:
+    """Why a layer's norm is not proven to be at most ``bound``, if it is not."""
+    if row.status != "ok" or row.lower is None or row.upper is None:
+        return f"{row.name}: error: {row.reason or 'its bounds are no numbers'}"
+    if row.lower > bound:
+        return f"{row.name}: lower = {row.lower!r} > {bound!r}: the norm is above it"
+    if not row.upper <= bound:
+        return f"{row.name}: upper = {row.upper!r} > {bound!r}, lower = {row.lower!r}: not proven"
+    return None
+
+
 def network(report: Report, bound: float) -> Gate:
-    """Whether the network's constant is proven to be at most ``bound``."""
-    return _constant(report, f"--fail-above-network {bound!r}", bound, "f")
+    """Whether the network's constant is proven to be at most ``bound``.
 
-
-def claim(report: Report, claimed: str) -> Gate:
-    """Whether f ("nonexpansive") or x - f(x) ("residual-nonexpansive") is proven to have a constant of at most 1."""
-    return _constant(report, f"--claim {claimed}", 1.0, "x - f(x)" if claimed == "residual-nonexpansive" else "f")
-
-
-def _constant(report: Report, option: str, bound: float, words: str) -> Gate:
-    """Undecided: proven of a graph that could not be compared with the file's own values."""
-    found = report.network if words == "f" else report.residual
-    most = "nonexpansive" if option.startswith("--claim") else f"to have a constant of at most {bound!r}"
+    Undecided: proven of a graph that could not be compared with the file's own values.
+    """
+    option, found = f"--fail-above-network {bound!r}", report.network
+    if report.error is not None:
+        return Gate(option, bound, "undecided", "the model could not be read.")
+    claim = f"f is not proven to have a constant of at most {bound!r}"
     if found is None:
         why = "--layers chose a part of it" if report.matched else "the file holds no graph, so give an ONNX file"
-        return Gate(option, bound, "failed", f"{words} is not proven {most}: {why}.")
+        return Gate(option, bound, "failed", f"{claim}: {why}.")
     if found.upper is None:
-        return Gate(option, bound, "failed", f"{words} is not proven {most}: {found.unknown[0].reason}.")
+        return Gate(option, bound, "failed", f"{claim}: {found.unknown[0].reason}.")
     constant = f"its constant is at most {number(found.upper, 'upper')}"
     if not found.upper <= bound:
-        return Gate(option, bound, "failed", f"{words} is not proven {most}: {constant}.")
+        return Gate(option, bound, "failed", f"{claim}: {constant}.")
     if not found.checked.complete:
-        return Gate(option, bound, "undecided", f"{words} is not decided: {constant} as it was read. {found.checked}")
-    return Gate(option, bound, "passed", f"{words} is proven {most}: {constant}.")
+        return Gate(option, bound, "undecided", f"f is not decided: {constant} as it was read. {found.checked}")
+    return Gate(option, bound, "passed", f"{claim.replace('not proven', 'proven')}: {constant}.")
 
 
 def worst(outcomes: Iterable[Outcome]) -> Outcome:

@@ -47,16 +47,7 @@ _RAW_PARAMETER = "weight as stored (a parametrisation computes the layer's weigh
 
 @dataclass(frozen=True)
 class Layer:
-    """An array that is read as a layer's kernel, or (kind "none") that could be one and is not measured.
-
-    Parameters
-    ----------
-    kind : {"conv", "linear", "unknown", "none"}
-    refusal : str or None
-        Why it cannot be measured.
-    assumed : tuple of str
-        What was taken for granted about this array beyond its geometry.
-    """
+    """An array that is read as a layer's kernel, or (kind "none") that could be one and is not measured."""
 
     tensor: Tensor
     kind: Kind

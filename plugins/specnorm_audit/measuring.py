@@ -23,8 +23,7 @@ from specnorm.types import ArrayObject
 from specnorm_audit.devices import place
 from specnorm_audit.geometry import Override, resolve
 from specnorm_audit.layers import Layer
-from specnorm_audit.provenance import origin
-from specnorm_audit.rows import CIRCULAR, INTERVAL, Row, Value, either, least_upper
+from specnorm_audit.rows import CIRCULAR, Row, Value, either, least_upper
 
 NEEDS_A_SIZE = frozenset({"power", CIRCULAR})
 """Columns of one input size only."""
@@ -86,13 +85,7 @@ class Settings:
 
 
 def describe(layer: Layer, settings: Settings) -> Row:
-    """Row of a layer before it is measured: its geometry and what of it is assumed.
-
-    Returns
-    -------
-    Row
-        Without values; with a reason if the geometry does not fit the shape.
-    """
+    """Row of a layer before it is measured: its geometry and what of it is assumed."""
     tensor = layer.tensor
     blank = Row(
         tensor.name, layer.kind, tensor.shape, None, values=dict.fromkeys(settings.methods), reason=layer.refusal
@@ -122,15 +115,7 @@ def describe(layer: Layer, settings: Settings) -> Row:
 
 
 def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
-    """Measure a layer. Whatever goes wrong becomes the row's reason; what was measured before it is kept.
-
-    Parameters
-    ----------
-    row : Row
-        From `describe`.
-    kernel : array or None
-        None: the row has a reason.
-    """
+    """Measure a layer. Whatever goes wrong becomes the row's reason; what was measured before it is kept."""
     if row.reason is not None or row.spec is None or kernel is None:
         return row
     if row.other is not None:
@@ -143,9 +128,7 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
         take = _Results(kernel, row.spec, settings)
         found = take("enclose")
         lower, upper = _number(found.stats["lower"]), _number(found.value)
-        row = replace(
-            row, lower=lower, upper=upper, origins={INTERVAL: origin(found)}, note=_joined(row.note, _wide(found))
-        )
+        row = replace(row, lower=lower, upper=upper, note=_joined(row.note, _wide(found)))
         for column in dict.fromkeys((*row.values, ALWAYS)):
             if column == CIRCULAR and not _has_circular(take.spec):
                 continue
@@ -158,7 +141,6 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
                 row,
                 values={**row.values, column: _value(result)},
                 promises={**row.promises, column: result.kind},
-                origins={**row.origins, column: origin(result)},
             )
     except SpecnormError as error:
         row = replace(row, reason=str(error))
@@ -177,7 +159,6 @@ def _only(row: Row, columns: tuple[str, ...]) -> Row:
         row,
         values={name: x for name, x in row.values.items() if name in columns},
         promises={name: x for name, x in row.promises.items() if name in columns},
-        origins={name: x for name, x in row.origins.items() if name in (*columns, INTERVAL)},
     )
 
 

@@ -18,11 +18,6 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[str]) -> 
     """Refuse what a command could not write, or would lose by writing it, before hours of measuring.
 
     ``outputs`` is what each option writes; ``inputs`` what the command reads, to which a model's parts belong.
-
-    Raises
-    ------
-    OSError
-        In words that name the option.
     """
     written = {option: path for option, path in outputs.items() if path is not None}
     taken = [(part, "this command reads it") for path in inputs if written for part in files_of(Path(path))]
@@ -74,15 +69,7 @@ def _beside(target: Path) -> Path:
 
 
 def replace_file(path: Path, content: str | bytes) -> None:
-    """Write a file so that it holds either its old content or all of the new one, whatever happens.
-
-    Parameters
-    ----------
-    path : Path
-        A link is followed.
-    content : str or bytes
-        Text is written in UTF-8, with escapes for lone surrogates.
-    """
+    """Write a file so that it holds either its old content or all of the new one, whatever happens."""
     import shutil  # here, since most reports are printed
 
     check_output(path)

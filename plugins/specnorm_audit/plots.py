@@ -7,7 +7,6 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from specnorm.text import install, visible
 from specnorm_audit.report import Report
 from specnorm_audit.rows import CIRCULAR, Row
+from specnorm_audit.tables import columns, promises
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +30,6 @@ COLOURS = {
 """By role."""
 
 _MARKERS = {"tn": "o", "f4": "D", "reshaped": "<", CIRCULAR: "x"}
-_OTHERS = "s^v>ph*d+"
 _PROVEN = "lower to upper (proven)"
 _WIDTH = 7.6
 _TOP, _PITCH, _TALLEST = 1.0, 0.2, 90.0
@@ -90,82 +89,36 @@ def style() -> Iterator[None]:
         yield
 
 
-# -- the intervals -------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Marks:
-    """The values of one column that are drawn (from 1e-200 to 1e200), and the rows that they belong to."""
-
-    column: str
-    promise: str
-    rows: tuple[int, ...]
-    values: tuple[float, ...]
-
-
-def marks(report: Report) -> list[Marks]:
-    """What `intervals` marks besides the intervals: each method's values that a logarithmic axis can show.
-
-    Returns
-    -------
-    list of Marks
-        In the order of the columns; one for every column, empty ones too.
-    """
-    found = []
-    for column in dict.fromkeys(name for row in report.layers for name in row.values):
-        pairs = [(i, x) for i, row in enumerate(report.layers) for x in _each(row.values.get(column)) if is_drawn(x)]
-        kinds = {row.promises[column] for row in report.layers if column in row.promises}
-        promise = "estimate" if "estimate" in kinds else next(iter(sorted(kinds)), "")
-        found.append(Marks(column, promise, tuple(i for i, _ in pairs), tuple(x for _, x in pairs)))
-    return found
-
-
-def bars(report: Report) -> list[tuple[int, float, float]]:
-    """What `intervals` draws as bars: (row, lower, upper) of the layers whose two bounds are from 1e-200 to 1e200."""
-    return [
-        (i, row.lower, row.upper)
-        for i, row in enumerate(report.layers)
-        if row.lower is not None and row.upper is not None and is_drawn(row.lower) and is_drawn(row.upper)
-    ]
-
-
 def intervals(reports: Sequence[Report]) -> Figure:
     """Proven interval of every layer and what the methods say, on a logarithmic axis; one panel a model.
 
     Returns
     -------
     Figure
-        Groups in SVG carry ids: ``m0-interval``, ``m0-tn`` and so on, with one element a mark in the order of `bars`
-        and `marks`.
+        Groups in SVG carry ids: ``m0-interval``, ``m0-tn`` and so on, with one element a mark in the rows' order.
     """
     from matplotlib.figure import Figure
 
     counts = [max(len(report.layers), 1) for report in reports]
     pitch = min(_PITCH, _TALLEST / max(sum(counts), 1))
     with style():
-        height = sum(_TOP + pitch * n for n in counts)
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, sum(_TOP + pitch * n for n in counts)), layout="constrained")
         ratios = [0.4 + pitch * n for n in counts]
         panels = figure.subplots(max(len(reports), 1), 1, squeeze=False, sharex=True, height_ratios=ratios or None)
         for position, (axes, report) in enumerate(zip(panels[:, 0], reports, strict=False)):
             _panel(axes, report, position, pitch, titled=len(reports) > 1)
-        log_axis(list(panels[:, 0]), [x for r in reports for row in r.layers for x in _numbers(row) if is_drawn(x)])
-        handles: dict[str, Any] = {_PROVEN: None}
-        for axes in panels[:, 0]:
-            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-                handles[label] = handles.get(label) or handle
-        if all(handles.values()):
-            figure.legend(
-                handles.values(), handles.keys(), loc="outside upper left", ncols=5, frameon=False, fontsize=8,
-                handletextpad=0.5, columnspacing=1.4,
-            )  # fmt: skip
+        drawn = [x for report in reports for row in report.layers for x in _numbers(row) if is_drawn(x)]
+        log_axis(list(panels[:, 0]), drawn)
+        handles = {label: handle for axes in panels[:, 0] for handle, label in zip(
+            *axes.get_legend_handles_labels(), strict=True)}  # fmt: skip
+        figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=5, frameon=False, fontsize=8)
     return figure
 
 
 def _panel(axes: Axes, report: Report, position: int, pitch: float, *, titled: bool) -> None:
     rows = report.layers
-    every = max(1, math.ceil(0.16 / pitch))
-    labelled = range(0, len(rows), every)
-    names = distinct([row.name for row in rows], _NAME)
-    axes.set_yticks(list(labelled), [f"{names[i]}  #{i + 1}" for i in labelled], fontsize=8)
+    labelled = range(0, len(rows), max(1, math.ceil(0.16 / pitch)))
+    axes.set_yticks(list(labelled), [f"{shortened(rows[i].name, _NAME)}  #{i + 1}" for i in labelled], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelbottom=True)
@@ -175,34 +128,32 @@ def _panel(axes: Axes, report: Report, position: int, pitch: float, *, titled: b
     axes.set_xlabel("spectral norm, logarithmic")
     if titled:
         axes.set_title(shortened(report.model or "a mapping of arrays", 80), loc="left")
-    spans = [[x for x in _numbers(row) if is_drawn(x)] for row in rows]
-    present = [i for i, span in enumerate(spans) if span]
-    axes.hlines(
-        present, [min(spans[i]) for i in present], [max(spans[i]) for i in present],
-        color=COLOURS["line"], linewidth=1.2, zorder=1,
-    )  # fmt: skip
-    for series, marker in zip(marks(report), _markers(report), strict=True):
-        (line,) = axes.plot(
-            series.values, series.rows, linestyle="none", marker=marker, markersize=5.2,
-            markerfacecolor=COLOURS["paper"], markeredgewidth=1.2, color=COLOURS.get(series.column, COLOURS["other"]),
-            label=f"{series.column} ({series.promise or 'not measured'})", zorder=2,
-        )  # fmt: skip
-        line.set_gid(f"m{position}-{series.column}")
-    drawn = bars(report)
+    bars = [
+        (i, row.lower, row.upper)
+        for i, row in enumerate(rows)
+        if row.lower is not None and row.upper is not None and is_drawn(row.lower) and is_drawn(row.upper)
+    ]
     lines = axes.hlines(
-        [i for i, _, _ in drawn], [lower for _, lower, _ in drawn], [upper for _, _, upper in drawn],
+        [i for i, _, _ in bars], [low for _, low, _ in bars], [high for _, _, high in bars],
         color=COLOURS["proven"], linewidth=4.5, zorder=3, label=_PROVEN,
     )  # fmt: skip
     lines.set_gid(f"m{position}-interval")
     # Most intervals are narrower than a pixel: their ends are drawn, too.
     axes.plot(
-        [x for _, *ends in drawn for x in ends], [i for i, _, _ in drawn for _ in range(2)],
-        linestyle="none", marker="|", markersize=9, markeredgewidth=1.4, color=COLOURS["proven"], zorder=4,
-        gid=f"m{position}-ends",
+        [x for _, *ends in bars for x in ends], [i for i, *_ in bars for _ in range(2)], linestyle="none", marker="|",
+        markersize=9, markeredgewidth=1.4, color=COLOURS["proven"], zorder=4, gid=f"m{position}-ends",
     )  # fmt: skip
+    kinds = promises(rows)
+    for column in columns(rows):
+        marks = [(x, i) for i, row in enumerate(rows) for x in _each(row.values.get(column)) if is_drawn(x)]
+        axes.plot(
+            [x for x, _ in marks], [i for _, i in marks], linestyle="none", marker=_MARKERS.get(column, "s"),
+            markersize=5.2, markerfacecolor=COLOURS["paper"], markeredgewidth=1.2,
+            color=COLOURS.get(column, COLOURS["other"]), zorder=2, gid=f"m{position}-{column}",
+            label=f"{column} ({kinds.get(column, 'not measured')})",
+        )  # fmt: skip
     for i, row in enumerate(rows):
-        word = _instead(row)
-        if word:
+        if word := _instead(row):
             axes.annotate(
                 word, (0, i), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points",
                 va="center", fontsize=8, color=COLOURS["reshaped"] if row.reason else COLOURS["muted"], zorder=5,
@@ -218,28 +169,16 @@ def _instead(row: Row) -> str:
     return "0" if row.upper == 0 else f"{row.lower:g} to {row.upper:g}"
 
 
-def _markers(report: Report) -> list[str]:
-    others = iter(_OTHERS * 3)
-    return [_MARKERS[m.column] if m.column in _MARKERS else next(others) for m in marks(report)]
-
-
-def log_axis(panels: Sequence[Axes], values: Sequence[float], margin: float = 0.04) -> None:
+def log_axis(panels: Sequence[Axes], values: Sequence[float]) -> None:
     """Limits and ticks for whatever there is to show: nothing, one value, 600 decades; labels are plain text."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     low, high = (min(values), max(values)) if values else (0.1, 10.0)
-    pad = max(margin * (math.log10(high) - math.log10(low)), 0.02)
+    pad = max(0.04 * (math.log10(high) - math.log10(low)), 0.02)
     low, high = low / 10**pad, high * 10**pad
     decades = math.log10(high) - math.log10(low)
-    locator: Any
-    if decades < 0.6:
-        locator = MaxNLocator(6)
-    elif decades < 1.2:
-        locator = LogLocator(subs=(1, 2, 3, 4, 5, 6, 8))
-    elif decades < 2.5:
-        locator = LogLocator(subs=(1, 2, 5))
-    else:
-        locator = LogLocator(numticks=9)
+    subs = (1, 2, 3, 4, 5, 6, 8) if decades < 1.2 else (1, 2, 5) if decades < 2.5 else (1,)
+    locator: Any = MaxNLocator(6) if decades < 0.6 else LogLocator(subs=subs, numticks=9 if decades >= 2.5 else None)
     for axes in panels:
         axes.set_xscale("log")
         axes.set_xlim(low, high)
@@ -248,7 +187,6 @@ def log_axis(panels: Sequence[Axes], values: Sequence[float], margin: float = 0.
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
 
 
-# -- helpers -------------------------------------------------------------------------------------------------------
 def shortened(name: str, length: int) -> str:
     """A name for an axis, of ``length`` characters at most: what does not print as escapes, the middle left out."""
     shown = visible(name)
@@ -256,19 +194,6 @@ def shortened(name: str, length: int) -> str:
         return shown
     end = (length - 1) * 2 // 3  # names differ in their last parts
     return f"{shown[: length - 1 - end]}…{shown[-end:]}"
-
-
-def distinct(names: Sequence[str], length: int) -> list[str]:
-    """Names for an axis; where one is longer than ``length``, without what all of them begin and end with."""
-    whole = [visible(name) for name in names]
-    if len(whole) < 2 or max(map(len, whole)) <= length:
-        return [shortened(name, length) for name in names]
-    parts = [name.split(".") for name in whole]
-    least = min(map(len, parts)) - 1  # leave something of every name
-    first = next((i for i in range(least) if len({p[i] for p in parts}) > 1), least)
-    last = next((i for i in range(least - first) if len({p[-1 - i] for p in parts}) > 1), least - first)
-    kept = [".".join(p[first : len(p) - last]) for p in parts]
-    return [shortened(f"{'…' * (first > 0)}{name}{'…' * (last > 0)}", length) for name in kept]
 
 
 def is_drawn(x: float) -> bool:

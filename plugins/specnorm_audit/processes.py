@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -29,11 +30,6 @@ class Worker:
 
     Unlike a `multiprocessing` child it does not import the caller's main module, so scripts need no guard; its
     environment is set before it loads NumPy; and when it dies, it is known which call it died of.
-
-    Parameters
-    ----------
-    environment : mapping of str to str, optional
-        Variables that it gets where this process has none of that name.
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
@@ -51,15 +47,7 @@ class Worker:
             raise
 
     def call(self, function: Callable[..., Any], /, *arguments: Any, told: Callable[..., object] | None = None) -> Any:
-        """Call a function there; ``told`` is called with what it has to `tell` meanwhile.
-
-        Raises
-        ------
-        WorkerLost
-            If the process dies; it cannot be used any more then.
-        Exception
-            If the arguments cannot be pickled.
-        """
+        """Call a function there; ``told`` is called with what it has to `tell` meanwhile."""
         try:
             self._send((function, arguments))
             while isinstance(answer := self._answer(), _Told):
@@ -92,11 +80,9 @@ class Worker:
         self.process.kill()
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
-            try:
+            with suppress(OSError):  # what was not sent yet
                 if stream is not None:
                     stream.close()
-            except OSError:  # what was not sent yet
-                pass
 
     def _send(self, message: Any) -> None:
         assert self.process.stdin is not None
@@ -183,39 +169,20 @@ def _ending(function: Callable[..., None], *arguments: Any) -> None:
 def _cause(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
+    name = signal.Signals(-code).name
     return f"{name}, often for lack of memory" if name == "SIGKILL" else name
 
 
 class Workers(Executor):
-    """Processes of our own as an executor; one that dies fails its own call alone and is replaced.
-
-    Parameters
-    ----------
-    count : int
-        Processes. Each takes one thread, unless the environment says otherwise: how many there are changes no answer.
-    worth : int
-        Bytes of kernels from which they are worth being started; of fewer an audit uses none.
-    """
+    """Processes of our own as an executor; one that dies fails its own call alone and is replaced."""
 
     def __init__(self, count: int, worth: int = 0) -> None:
         self.worth = worth
+        self.workers: list[Worker] = []
         self._threads = ThreadPoolExecutor(count)
-        self._idle: queue.SimpleQueue[Worker | None] = queue.SimpleQueue()
-        for _ in range(count):
-            self._idle.put(None)
-        self._alive: set[Worker] = set()
+        self._mine = threading.local()
         self._lock = threading.Lock()
         self._closed = False
-
-    @property
-    def processes(self) -> list[int]:
-        """Process ids of those that have been started."""
-        with self._lock:
-            return [worker.process.pid for worker in self._alive]
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call a function in one of the processes; arguments by position only."""
@@ -224,43 +191,25 @@ class Workers(Executor):
         return self._threads.submit(self._call, fn, args)
 
     def _call(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        worker = self._idle.get()
-        try:
-            if worker is None:
-                worker = self._start()
-            return worker.call(function, *arguments)
-        except BaseException:
+        worker: Worker | None = getattr(self._mine, "worker", None)
+        if worker is None or not worker.is_alive:
+            worker = self._mine.worker = Worker(ONE_THREAD)
             with self._lock:
-                self._alive -= {worker}
-            worker = None
-            raise
-        finally:
-            self._idle.put(worker)
-
-    def _start(self) -> Worker:
-        worker = Worker(ONE_THREAD)
-        with self._lock:
-            if not self._closed:
-                self._alive.add(worker)
-                return worker
-        worker.close()
-        raise WorkerLost("shut down")
+                self.workers.append(worker)
+                if self._closed:
+                    worker.kill()
+        return worker.call(function, *arguments)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the processes: after the calls that are under way, or (``cancel_futures``) at once."""
-        if not cancel_futures:
-            self._threads.shutdown(wait=wait)
-            if not wait:
-                return
-        with self._lock:
-            self._closed, alive = True, list(self._alive)
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        for worker in alive:
-            worker.kill()
-        if wait:
-            self._threads.shutdown()
-            for worker in alive:
-                worker.close()
+        if cancel_futures:
+            with self._lock:
+                self._closed = True
+                for worker in self.workers:
+                    worker.kill()
+        self._threads.shutdown(wait, cancel_futures=cancel_futures)
+        for worker in self.workers if wait else ():
+            worker.close()
 
     def __exit__(self, *error: object) -> None:
         """After an error or an interruption nobody waits for the rest."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from specnorm.text import number, visible
 from specnorm_audit import tables
+from specnorm_audit.provenance import own_version
 from specnorm_audit.rows import Row, finite
 
 if TYPE_CHECKING:
@@ -79,14 +82,16 @@ class Report:
         How many layers each pattern matches that chose them.
     left_out : int
         Layers that match none.
-    residual : NetworkBound or None
-        Of what the network leaves of its input, ``x - f(x)``, if that was asked for.
     certificate : Certificate or None
         Claims of layers for somebody else to check, if they were asked for.
     unstated : tuple of str
         What has no claim, and why.
     gates : tuple of Gate
         What the command line was asked to judge, with the answers.
+    inert : tuple of str
+        What a pickle names beside its tensors, such as ``argparse.Namespace``: nothing of it was constructed.
+    error : str or None
+        Why the model could not be read: there are no rows then.
     """
 
     version: str
@@ -98,10 +103,11 @@ class Report:
     unmeasured: tuple[Row, ...] = ()
     matched: Mapping[str, int] = field(default_factory=dict)
     left_out: int = 0
-    residual: NetworkBound | None = None
     certificate: Certificate | None = None
     unstated: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()
+    inert: tuple[str, ...] = ()
+    error: str | None = None
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -118,6 +124,7 @@ class Report:
             "errors": len(self.layers) - len(measured),
             "skipped": len(self.skipped),
             **({"unmeasured": [_named(row) for row in self.unmeasured]} if self.unmeasured else {}),
+            **({"inert": list(self.inert)} if self.inert else {}),
             **({"matched": dict(self.matched), "left_out": self.left_out} if self.matched else {}),
             "max_lower": finite(max((_or_zero(row.lower) for row in measured), default=None)),
             "max_upper": None if largest is None else finite(largest.upper),
@@ -133,6 +140,7 @@ class Report:
             "version": self.version,
             "model": self.model,
             "verdict": verdict(self),
+            **({} if self.error is None else {"error": self.error}),
             "layers": [row.to_dict() for row in self.layers],
             "summary": self.summary,
             "gates": [gate.to_dict() for gate in self.gates],
@@ -141,7 +149,30 @@ class Report:
     def __str__(self) -> str:
         """The table that ``--format table`` prints."""
         title = [*([visible(self.model)] if self.model is not None else []), verdict(self), ""]
+        if not self.layers:
+            return "\n".join([*title, *notes(self)])
         return "\n".join([*title, *tables.lines(self.layers), "", *notes(self), ""])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the same table."""
+        head, *body = tables.texts(self.layers)
+        rows = [("th", head), *(("td", row) for row in body)]
+        lines = (f"<tr>{''.join(f'<{tag}>{escape(x)}</{tag}>' for x in row)}</tr>" for tag, row in rows)
+        below = "<br>".join(escape(line) for line in notes(self))
+        return f"<p>{escape(verdict(self))}</p><table>{''.join(lines)}</table><p>{below}</p>"
+
+    def to_pandas(self) -> Any:
+        """The rows as a `pandas.DataFrame`, with the columns of ``--format csv``."""
+        try:
+            pandas = import_module("pandas")
+        except ModuleNotFoundError as error:
+            raise ImportError("Report.to_pandas needs pandas: pip install pandas") from error
+        return pandas.DataFrame([row.to_dict() for row in self.layers])
+
+
+def unreadable(model: str, error: str) -> Report:
+    """The report of a model that could not be read."""
+    return Report(own_version(), model, (), (), error=error)
 
 
 def _named(row: Row) -> dict[str, Any]:
@@ -155,6 +186,8 @@ def _or_zero(value: float | None) -> float:
 def verdict(report: Report) -> str:
     """What a report proves, in one sentence: of how many layers, how large the norms are, the network's constant."""
     rows = report.layers
+    if report.error is not None:
+        return f"Error: {visible(report.error)}"
     if not rows:
         return "No layer was measured."
     measured = [row for row in rows if row.status == "ok"]
@@ -180,6 +213,8 @@ def verdict(report: Report) -> str:
 
 def notes(report: Report) -> list[str]:
     """Lines beneath a table: gates, summary, promises, assumptions, errors. Markup is for the caller to escape."""
+    if report.error is not None:
+        return []
     summary = report.summary
     notes = [f"{gate.option}: {visible(' '.join((gate.sentence, *gate.places)))}" for gate in report.gates]
     notes += [
@@ -187,6 +222,9 @@ def notes(report: Report) -> list[str]:
         f"{tables.count(summary['errors'], 'error')}; {tables.count(len(report.skipped), 'other array')} skipped"
         + (f": {tables.some([visible(name) for name in report.skipped])}." if report.skipped else ".")
     ]
+    if report.inert:
+        named = tables.some([visible(name) for name in report.inert])
+        notes.append(f"The file's pickle names {named}, of which nothing was constructed.")
     for reason in dict.fromkeys(row.reason for row in report.unmeasured):
         named = ", ".join(visible(row.name) for row in report.unmeasured if row.reason == reason)
         notes.append(f"Not measured, though it could be a layer: {named}: {visible(str(reason))}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,35 +25,6 @@ COLUMNS = (*METHODS, CIRCULAR)
 """What may be measured besides the interval."""
 STANDARD = ("tn", "f4", "reshaped")
 """What ``--all`` measures, besides "circular" where there is a size."""
-INTERVAL = "interval"
-"""Key in `Row.origins` of ``lower`` and ``upper``."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """How a number was obtained, in words.
-
-    Parameters
-    ----------
-    method : str
-        The method with its parameters.
-    promise : {"exact", "upper", "lower", "estimate"}
-    about : str
-        Which layer the promise is about: the one at an input size, or every size.
-    computed_in : str
-        Dtype, and "on the host" where that is not the kernel's device.
-    place : str
-        Array library and device.
-    detail : str
-        What else there is to say, or nothing.
-    """
-
-    method: str
-    promise: Promise
-    about: str
-    computed_in: str
-    place: str
-    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,8 +54,6 @@ class Row:
         Why the layer could not be measured; None: it was.
     note : str or None
         How the layer was measured, where an executor lost it; None: as asked for.
-    origins : mapping of str to Origin
-        How the numbers were obtained, per column; ``"interval"``: of ``lower`` and ``upper``.
     other : ConvSpec or None
         The geometry by which the axes may have to be read instead: numbers are of both readings, `either`.
     """
@@ -100,7 +69,6 @@ class Row:
     promises: Mapping[str, Promise] = field(default_factory=dict)
     reason: str | None = None
     note: str | None = None
-    origins: Mapping[str, Origin] = field(default_factory=dict)
     other: ConvSpec | None = None
     claim: Upper | None = field(default=None, repr=False, compare=False)
     """The least bound of the layer that knows its proof: what the bound of a network is made of."""
@@ -146,24 +114,18 @@ class Row:
 
 
 def least_upper(row: Row) -> Row:
-    """A row whose ``upper`` is the least that any of its columns has proven of the layer, and says which.
+    """A row whose ``upper`` is the least that any of its columns has proven of the layer.
 
     A bound of every size holds at one; "upper" is promised by nothing else. A row that was not measured stays as it is.
     """
-    best, name = math.inf if row.upper is None else row.upper, ""
-    for column, value in row.values.items():
-        proven = row.promises.get(column) == "upper" and column != CIRCULAR and value is not None
-        numbers = (value if isinstance(value, tuple) else (value,)) if proven else ()
-        for x in numbers:
-            if x is not None and x < best:
-                best, name = x, column
-    if not name or row.upper is None:
-        return row
-    origins = dict(row.origins)
-    if INTERVAL in origins:
-        words = [origins[INTERVAL].detail, f"upper of {name}"]
-        origins[INTERVAL] = replace(origins[INTERVAL], detail="; ".join(filter(None, words)))
-    return replace(row, upper=best, origins=origins)
+    proven = [
+        x
+        for column, value in row.values.items()
+        if row.promises.get(column) == "upper" and column != CIRCULAR
+        for x in (value if isinstance(value, tuple) else (value,))
+        if x is not None
+    ]
+    return row if row.upper is None else replace(row, upper=min([row.upper, *proven]))
 
 
 def either(a: Row, b: Row) -> Row:
@@ -187,33 +149,6 @@ def either(a: Row, b: Row) -> Row:
     }
     upper, lower = max(a.upper, b.upper), min(a.lower, b.lower)
     return replace(a, lower=lower, upper=upper, values=values, promises=promises, note=a.note or b.note, claim=None)
-
-
-@dataclass(frozen=True)
-class Violation:
-    """A layer that is not proven to stay within a bound.
-
-    Parameters
-    ----------
-    kind : {"refuted", "unproven", "error"}
-        Whether the norm is proven to exceed the bound, is not proven to respect it, or could not be measured.
-    """
-
-    row: Row
-    kind: Literal["refuted", "unproven", "error"]
-
-
-def violations(rows: Sequence[Row], bound: float) -> list[Violation]:
-    """Layers whose norm is not proven to be at most ``bound``."""
-    found = []
-    for row in rows:
-        if row.status != "ok" or row.lower is None or row.upper is None:
-            found.append(Violation(row, "error"))
-        elif row.lower > bound:
-            found.append(Violation(row, "refuted"))
-        elif not row.upper <= bound:
-            found.append(Violation(row, "unproven"))
-    return found
 
 
 def finite(value: Value) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,15 +12,13 @@ from specnorm.text import number, visible
 from specnorm_audit import plots, tables
 from specnorm_audit.accuracy import Accuracy, Sample
 from specnorm_audit.provenance import own_version
-from specnorm_audit.renderers.markdown import code
+from specnorm_audit.renderers import code, to_csv
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("table", "json", "csv", "markdown")
 _FIELDS = ("sample", "label", "predicted", "margin", "radius", "attacked")
-_DRAWN = 1e-200
-"""Radii from here to its inverse are drawn."""
 
 
 def render(found: Accuracy, output_format: str) -> str:
@@ -30,7 +26,11 @@ def render(found: Accuracy, output_format: str) -> str:
     if output_format == "json":
         return json.dumps(to_dict(found), indent=2, allow_nan=False) + "\n"
     if output_format == "csv":
-        return _csv(found)
+        return to_csv([
+            {**dict(zip(_FIELDS, (at, *map(_finite, vars(each).values())), strict=False)),
+             **{f"at {radius!r}": status for radius, status in zip(found.radii, each.status, strict=True)}}
+            for at, each in enumerate(found.samples)
+        ])  # fmt: skip
     markdown = output_format == "markdown"
     title = [f"## {code(found.model)}, {code(found.data)}", ""] if markdown else []
     at = [f"at {radius:g}" for radius in found.radii]
@@ -99,7 +99,7 @@ def curve(found: Accuracy) -> Figure:
     proven = np.array([each.radius for each in found.samples])
     attacked = np.array([np.inf if each.attacked is None else each.attacked for each in found.samples])
     known = [*found.radii, *proven[np.isfinite(proven)]]
-    most = float(np.clip(1.05 * max(known) or 1.0, _DRAWN, 1 / _DRAWN))
+    most = float(np.clip(1.05 * max(known) or 1.0, 1e-200, 1e200))  # what can be drawn
     with plots.style():
         figure = Figure(figsize=(7.6, 4.2), layout="constrained")
         axes = figure.subplots()
@@ -148,16 +148,6 @@ def _cells(position: int, sample: Sample) -> list[str]:
 def _lines(texts: Sequence[Sequence[str]], markdown: bool) -> list[str]:
     head, rule, *body = tables.aligned(texts, range(len(texts[0])))
     return [head, f"|{' ---: |' * len(texts[0])}" if markdown else rule, *body]
-
-
-def _csv(found: Accuracy) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_FIELDS, *(f"at {radius!r}" for radius in found.radii)])
-    for at, each in enumerate(found.samples):
-        numbers = (each.label, each.predicted, each.margin, each.radius, each.attacked)
-        writer.writerow([at, *map(_finite, numbers), *each.status])
-    return text.getvalue()
 
 
 def _finite(value: Any) -> Any:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
 from specnorm.text import visible
 
+_BAR = 24
+"""Characters of a bar."""
 Tick = Callable[[int, int, str], None]
 """Is called with what is done, how much there is, and the name of what was done last."""
 
@@ -27,14 +30,14 @@ def complete() -> None:
             setattr(sys, name, os.fdopen(file, "r" if name == "stdin" else "w", encoding="utf-8"))
 
 
-def write(stream: TextIO, text: str) -> str | None:
-    """Write at once; as escapes what the stream's encoding lacks and, on a terminal, what would control it.
+def write(stream: TextIO, text: str, raw: bool = False) -> str | None:
+    """Write at once; as escapes what the stream's encoding lacks and, on a terminal, what would control it (not raw).
 
     Why the text is lost, or None. A reader that has gone (head, less) has read what it wanted.
     """
     encoding = stream.encoding or "utf-8"
     try:
-        if stream.isatty():
+        if stream.isatty() and not raw:
             text = "\n".join(map(visible, text.split("\n")))
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
@@ -50,22 +53,26 @@ def complain(message: str, prefix: str = "specnorm: ") -> None:
     write(sys.stderr, f"{prefix}{visible(message)}\n")
 
 
-def progress(model: str) -> AbstractContextManager[Tick | None]:
-    """Progress bar on stderr under a file's name, if that is a terminal."""
-    return _bar(model) if sys.stderr.isatty() else nullcontext()
-
-
 @contextmanager
-def _bar(model: str) -> Iterator[Tick]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+def progress(model: str = "", shown: bool = True) -> Iterator[Tick | None]:
+    """A line on stderr that says what is done, if that is a terminal or a notebook, and gone at the end."""
+    if not shown or not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+        yield None
+        return
+    longest = 0
 
-    # No time left: the layers to come may take a thousand times as long as those that are done.
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(visible(Path(model).name), total=None)
+    def line(text: str) -> None:
+        nonlocal longest
+        shortened = visible(text)[: shutil.get_terminal_size().columns - 1]
+        write(sys.stderr, f"\r{shortened:<{longest}}\r{shortened}", raw=True)
+        longest = len(shortened)
 
-        def tick(done: int, total: int, name: str) -> None:
-            bar.update(task, completed=done, total=total, description=visible(name))
+    def tick(done: int, total: int, name: str) -> None:
+        full = _BAR * done // max(total, 1)
+        line(f"{'#' * full}{'.' * (_BAR - full)} {done}/{total} {name}")
 
+    try:
+        line(Path(model).name)
         yield tick
+    finally:
+        line("")

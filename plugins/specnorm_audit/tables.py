@@ -41,11 +41,6 @@ def _remark(row: Row) -> str:
     return "at most 1" if row.upper <= 1 else "above 1" if row.lower > 1 else "1 is not decided"
 
 
-def headings(methods: Sequence[str]) -> list[str]:
-    """Of a layer's name and its `cells`."""
-    return ["layer", "shape", "lower", "upper", *methods, *ratio(methods), "remark"]
-
-
 def ratio(methods: Sequence[str]) -> list[str]:
     """The column of ``tn / lower``, where there is one."""
     return ["ratio"] if "tn" in methods else []
@@ -66,15 +61,20 @@ def numbers(row: Row, methods: Sequence[str]) -> list[str]:
     ]
 
 
-def lines(rows: Sequence[Row]) -> list[str]:
-    """The table: layer, shape, numbers, remark."""
+def texts(rows: Sequence[Row]) -> list[list[str]]:
+    """The table's cells, its head first: layer, shape, numbers, remark."""
     methods = columns(rows)
-    head = headings(methods)
     body = [
         [visible(row.name), shape(row), *numbers(row, methods), word]
         for row, word in zip(rows, remarks(rows), strict=True)
     ]
-    return aligned([head, *body], range(2, len(head) - 1))
+    return [["layer", "shape", "lower", "upper", *methods, *ratio(methods), "remark"], *body]
+
+
+def lines(rows: Sequence[Row]) -> list[str]:
+    """The table as text."""
+    found = texts(rows)
+    return aligned(found, range(2, len(found[0]) - 1))
 
 
 def aligned(texts: Sequence[Sequence[str]], numbers: range) -> list[str]:

@@ -21,14 +21,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from specnorm.backends import Backend
 from specnorm.errors import BackendError, MethodError, SecondDerivativeError
 from specnorm.plugin import LayerKernel
-from specnorm.result import Enclosure, Result
+from specnorm.result import Comparison, Enclosure, Result
 from specnorm.runtime.values import check_values
 from specnorm.types import AnyArray as Array
+from specnorm_jax.linear import linear_operator
 
 if TYPE_CHECKING:
     from specnorm.runtime.program import Program
 
-__all__ = ["BACKEND", "JaxBackend", "spread"]
+__all__ = ["BACKEND", "JaxBackend", "linear_operator", "spread"]
 
 _Tracer = jax.core.Tracer
 
@@ -406,4 +407,9 @@ def _unflatten(aux: Any, children: tuple[Any, ...]) -> Result:
 
 
 jax.tree_util.register_pytree_node(Result, _flatten, _unflatten)
+jax.tree_util.register_pytree_node(
+    Comparison,
+    lambda found: (tuple(found.values()), tuple(found)),
+    lambda names, found: Comparison(zip(names, found, strict=True)),
+)
 jax.tree_util.register_dataclass(Enclosure, ["lower", "upper", "witness"], ["cells", "levels", "proof_dtype", "status"])

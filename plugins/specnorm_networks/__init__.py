@@ -5,7 +5,8 @@ them together with the norms of the layers from `measuring`; `runs` finds layers
 for them, and `segments` proves what they are worth. `methods` are the ways to do so.
 `near` bounds a network on a ball around one input, where `ranges` says what each value can be and `local` which slopes
 are left; `radii` and `accuracy` say in which ball a label stays, by `linear` bounds.
-Front ends (the torch plugin, the ONNX reader) build graphs.
+`live` and `nonexpansiveness` take any source: a torch module, a JAX function, a Flax NNX or Equinox module, a Keras 3
+model on the JAX backend, an ONNX file or `onnx.ModelProto`, or a graph. Live models enter as ONNX (`sources`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from specnorm_networks.accuracy import certified_accuracy
     from specnorm_networks.answer import NetworkBound, RunBound
     from specnorm_networks.certified import operators
     from specnorm_networks.certified.boxes import within
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from specnorm_networks.certified.shapes import concrete
     from specnorm_networks.certified.statements import averaged, forward_step
     from specnorm_networks.execution import moved_up
+    from specnorm_networks.live import certified_accuracy, network_bound, network_graph
     from specnorm_networks.logit_margins import CertifiedAccuracy, Margins, margins
     from specnorm_networks.measuring import Measure, heuristic
     from specnorm_networks.methods import Method, Multipliers, Product, Scaled
     from specnorm_networks.model_arrays import Kind, ModelArrays, Sizes, Stated, Tensor, in_float32
     from specnorm_networks.near import bound
+    from specnorm_networks.nonexpansiveness import Nonexpansive, nonexpansive
     from specnorm_networks.radii import local_radii
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "Multipliers",
     "NetworkBound",
     "Node",
+    "Nonexpansive",
     "Product",
     "RunBound",
     "Scaled",
@@ -63,6 +66,9 @@ __all__ = [
     "local_radii",
     "margins",
     "moved_up",
+    "network_bound",
+    "network_graph",
+    "nonexpansive",
     "onnx",
     "operators",
     "register_operator",
@@ -71,7 +77,6 @@ __all__ = [
 ]
 
 _WHERE = {
-    "accuracy": "certified_accuracy",
     "answer": "NetworkBound RunBound",
     "certified.boxes": "within",
     "certified.graph": "Graph Layer Node",
@@ -81,7 +86,9 @@ _WHERE = {
     "logit_margins": "CertifiedAccuracy Margins margins",
     "measuring": "Measure heuristic",
     "methods": "Method Multipliers Product Scaled",
+    "live": "certified_accuracy network_bound network_graph",
     "near": "bound",
+    "nonexpansiveness": "Nonexpansive nonexpansive",
     "radii": "local_radii",
     "certified.kernels": "speaks_of",
     "certified.operators.steep": "HINT",

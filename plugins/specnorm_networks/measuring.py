@@ -16,7 +16,7 @@ from specnorm.certified import arithmetic
 from specnorm.clock import Clock
 from specnorm.measuring import measure
 from specnorm.methods.enclosure import Enclose
-from specnorm.methods.fantastic_four import FantasticFour
+from specnorm.methods.unfolding import FantasticFour
 from specnorm.norms import reshaped_norm
 from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution

@@ -95,12 +95,15 @@ class ModelArrays:
         `ask`, where another process has the file open.
     stored : callable or None
         Gives what reads each array of the file, by the name that it has there; None: as ``arrays`` have it.
+    inert : tuple of str
+        What the file would import beside its arrays: nothing of it was constructed.
     """
 
     arrays: Sequence[Tensor]
     network: Callable[[Sizes], Graph] | None = None
     elsewhere: Callable[..., Any] | None = None
     stored: Callable[[], Mapping[str, Callable[[], AnyArray]]] | None = None
+    inert: tuple[str, ...] = ()
 
     def array(self, name: str) -> AnyArray:
         """An array as it is stored; `LookupError` if there is none."""

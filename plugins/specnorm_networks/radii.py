@@ -169,7 +169,7 @@ class Radii:
             for step in range(PUSHES):
                 row = np.zeros((1, 1, self.classes))
                 row[0, 0, other], row[0, 0, label] = 1.0, -1.0
-                way = self._gradient(at, row)
+                way = gradient(self.network, at, self.output, row)
                 length = float(np.linalg.norm(way))
                 if not length:
                     break
@@ -196,26 +196,27 @@ class Radii:
         others = np.delete(found.value[0] - error, label)
         return bool((others >= own).any())
 
-    def _gradient(self, x: FloatArray, row: FloatArray) -> FloatArray:
-        """Of a row of the logits at an input; 0 where an operator in between has no slope here."""
-        values = self.network.graph.run({self.network.input: x})
-        waiting = {self.output: row}
-        for node in reversed(self.network.graph.nodes):
-            c = waiting.pop(node.name, None)
-            if c is None or node.name not in self.network.moving:
-                continue
-            if node.name == self.network.input:
-                return np.asarray(c[0])
-            linear = self.network.linear.get(node.name)
-            parts: list[FloatArray] = []
-            if linear is not None:
-                parts = linear.adjoint(c)
-            elif isinstance(node.operator, Pointwise):
-                slopes = node.operator.slopes(*(values[node.inputs[0]],) * 2)
-                parts = [] if slopes is None else [c * np.nan_to_num((slopes[0] + slopes[1]) / 2)]
-            for name, part in zip(node.inputs if parts else (), parts, strict=True):
-                waiting[name] = waiting[name] + part if name in waiting else part
-        return np.zeros(self.shape)
+
+def gradient(network: Network, x: FloatArray, name: str, row: FloatArray) -> FloatArray:
+    """Of a row of a value at an input; 0 where an operator in between has no slope here."""
+    values = network.graph.run({network.input: x})
+    waiting = {name: row}
+    for node in reversed(network.graph.nodes):
+        c = waiting.pop(node.name, None)
+        if c is None or node.name not in network.moving:
+            continue
+        if node.name == network.input:
+            return np.asarray(c[0])
+        linear = network.linear.get(node.name)
+        parts: list[FloatArray] = []
+        if linear is not None:
+            parts = linear.adjoint(c)
+        elif isinstance(node.operator, Pointwise):
+            slopes = node.operator.slopes(*(values[node.inputs[0]],) * 2)
+            parts = [] if slopes is None else [c * np.nan_to_num((slopes[0] + slopes[1]) / 2)]
+        for each, part in zip(node.inputs if parts else (), parts, strict=True):
+            waiting[each] = waiting[each] + part if each in waiting else part
+    return np.zeros(network.shape)
 
 
 def executed(graph: Graph, execution: str, measure: Measure) -> Roundings:

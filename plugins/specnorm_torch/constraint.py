@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -14,13 +17,20 @@ from specnorm.errors import GeometryError, KernelError
 from specnorm.methods import Method, TensorNorm
 from specnorm.methods.base import check_count
 from specnorm.runtime.table import program_for
+from specnorm.tensor import one_set
 from specnorm_torch import derivatives
 from specnorm_torch.backend import BACKEND
 from specnorm_torch.modules import geometry_of, is_layer, is_lazy
 from specnorm_torch.tracing import name_of, version_of
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-_TN = TensorNorm()
+_TN = TensorNorm(tracked="one")
+_RENEWED = 1024
+"""Steps between fresh starts; the first ones come at 16, 32, 64 ... steps, while a kernel moves most."""
+_FIRST = 16
+_COMPLEX = {"f": "complex64", "d": "complex128"}
+_SCALES = 2.0**-16, 2.0**16
+"""Values of a form whose squares neither overflow nor vanish."""
 _MATRIX = 2
 _NOTABLE = 1.001
 """By how much a fresh start finds more where a state does not fit; where it fits, they differ by rounding."""
@@ -62,6 +72,12 @@ class SpectralNorm(nn.Module):
         self.n_power_iterations, self.eps, self.bound, self.only_shrink = n_power_iterations, eps, bound, only_shrink
         state = specnorm.init_tracking(self.kernel(weight.detach()), method, **geometry)
         self.state_names = tuple(state)
+        self.steps = 0
+        plain = dim is None and not geometry.get("transposed") and geometry.get("groups", 1) == 1
+        plain = plain and all(k == 1 for k in geometry.get("stride", ()))
+        plain = plain and geometry.get("padding_mode", "zeros") in ("zeros", "circular")
+        sizes = tuple(weight.shape[2:]) or (1,)
+        self.at_once, self.taps, self.ends = plain and method == _TN, math.prod(sizes), list(accumulate(sizes))[:-1]
         for name, x in state.items():
             self.register_buffer(name, x)
 
@@ -90,6 +106,9 @@ class SpectralNorm(nn.Module):
         if self.known is not None and self.known[0] is weight and self.known[1] == weight._version:
             factor, slope, gradient = self.known[2:]
         else:
+            self.renew(weight)
+            if self.training and self.at_once and (found := self._at_once(weight)) is not None:
+                return found
             state = tuple(self.state.values()) if self.training else self._state_in_eval(weight)
             factor, slope, gradient, after = self.stepped(self.kernel(weight.detach()), state)
             if self.training:
@@ -97,6 +116,46 @@ class SpectralNorm(nn.Module):
         if self.dim is not None:
             gradient = gradient.reshape(weight.movedim(self.dim, 0).shape).movedim(0, self.dim)
         return derivatives.scaled(weight, factor, slope, gradient)
+
+    def _at_once(self, weight: Tensor) -> Tensor | None:
+        """One step of one set of vectors on the host, in few calls; None: as other methods do."""
+        if weight.device.type != "cpu":
+            return None
+        # In NumPy, in place, whose calls take a third less time than torch's.
+        state, m = self.vectors.detach().numpy()[0], weight.shape[0]
+        modes = [x[:, 0] for x in np.split(state[m:].view(_COMPLEX[state.dtype.char]), self.ends)]
+        kernel = weight.detach().to(self.vectors.dtype).reshape(m, -1).numpy()
+        found = one_set.step(kernel, state[:m], modes, self.n_power_iterations, join=BACKEND.host().complex, xp=np)
+        norm = float(found.value)
+        if not _SCALES[0] < norm < _SCALES[1]:
+            return None
+        state[:m] = found.rows
+        for old, new in zip(modes, found.modes, strict=True):
+            old[:] = new
+        taps = math.sqrt(self.taps)
+        value = norm * taps
+        factor = self.bound / value
+        slope = -factor / value * taps
+        if value <= self.eps or (self.only_shrink and value <= self.bound):
+            factor, slope = 1.0, 0.0
+        vectors = torch.from_numpy(found.rows), torch.from_numpy(found.columns)
+        return derivatives.scaled_by_vectors(weight, factor, slope, *vectors)
+
+    def renew(self, weight: Tensor) -> None:
+        """Count a step in training; now and then try a fresh start, since one set of vectors may be overtaken."""
+        self.steps += self.training
+        early = self.steps >= _FIRST and self.steps & (self.steps - 1) == 0
+        if self.training and self.method == _TN and (early or self.steps % _RENEWED == 0):
+            with torch.no_grad():
+                self._move_to(self._fitting(weight))
+
+    def get_extra_state(self) -> Tensor:
+        """Steps so far."""
+        return torch.tensor(self.steps)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Go on counting."""
+        self.steps = int(state)
 
     def stepped(
         self, kernels: Tensor, state: tuple[Tensor, ...], *, stacked: bool = False
@@ -115,15 +174,20 @@ class SpectralNorm(nn.Module):
         Weights that were averaged or loaded do not fit the state beside them: the average of unit vectors of other
         weights finds a norm that is too small. Asked once for each weight; the buffers stay as they are.
         """
-        own = tuple(self.state.values())
-        versions = [version_of(x) for x in (weight, *own)]
+        versions = [version_of(x) for x in (weight, *self.state.values())]
         if self.in_eval is None or self.in_eval[0] is not weight or self.in_eval[1] != versions:
-            kernel = self.kernel(weight)
-            fresh = specnorm.init_tracking(kernel, self.method, **self.geometry)
-            states = own, tuple(x.to(y) for x, y in zip(fresh.values(), own, strict=True))
-            values = [specnorm.track(kernel, self.method, self._named(x), sweeps=0, **self.geometry)[0] for x in states]
-            self.in_eval = weight, versions, states[bool(values[1] > _NOTABLE * values[0])]
+            self.in_eval = weight, versions, self._fitting(weight)
         return self.in_eval[2]
+
+    def _fitting(self, weight: Tensor) -> tuple[Tensor, ...]:
+        """The buffers, or a fresh start if that finds a larger norm."""
+        kernel, own = self.kernel(weight.detach()), tuple(self.state.values())
+        if not kernel.isfinite().all():
+            return own
+        fresh = specnorm.init_tracking(kernel, self.method, **self.geometry)
+        states = own, tuple(x.to(y) for x, y in zip(fresh.values(), own, strict=True))
+        values = [specnorm.track(kernel, self.method, self._named(x), sweeps=0, **self.geometry)[0] for x in states]
+        return states[bool(values[1] > _NOTABLE * values[0])]
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is found anew."""
@@ -261,7 +325,7 @@ class GramRescaling(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Divide each channel by its number."""
-        return specnorm.gram_rescaling(weight, self.n_iter, **self.geometry)
+        return specnorm.gram_rescaling(weight, n_iter=self.n_iter, **self.geometry)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Assigning to the parametrised kernel sets what is rescaled."""

@@ -36,6 +36,11 @@ def scaled(kernels: Tensor, factor: Tensor, slope: Tensor, gradient: Tensor) -> 
     return _Scaled.apply(kernels, factor, slope, gradient)  # type: ignore[no-any-return, no-untyped-call]
 
 
+def scaled_by_vectors(kernels: Tensor, factor: float, slope: float, rows: Tensor, columns: Tensor) -> Tensor:
+    """`scaled` on the host, where the value's gradient is ``rows @ columns``, which is never formed."""
+    return _ScaledByVectors.apply(kernels, factor, slope, rows, columns)  # type: ignore[no-any-return, no-untyped-call]
+
+
 def first_order(x: Tensor) -> Tensor:
     """Return ``x``, differentiable once."""
     return _FirstOrder.apply(x)  # type: ignore[no-any-return, no-untyped-call]
@@ -136,6 +141,25 @@ class _Scaled(Function):
         found = (cotangent * factor).addcmul_(gradient, slope * inner).to(kernels.dtype)
         guarded = _Guard.apply(found, kernels) if torch.is_grad_enabled() else found  # type: ignore[no-untyped-call]
         return guarded, None, None, None
+
+
+class _ScaledByVectors(Function):
+    """The same, whose gradient is added to the cotangent by one product."""
+
+    @staticmethod
+    def forward(ctx: Any, kernels: Tensor, factor: float, slope: float, rows: Tensor, columns: Tensor) -> Tensor:
+        ctx.save_for_backward(kernels, rows, columns)
+        ctx.factor, ctx.slope = factor, slope
+        return kernels * factor
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        kernels, rows, columns = ctx.saved_tensors
+        flat = cotangent.reshape(rows.shape[0], -1).to(rows.dtype)
+        inner = ctx.slope * float(torch.dot(flat.view(-1), kernels.reshape(-1).to(rows.dtype)))
+        found = torch.addmm(flat, rows, columns, beta=ctx.factor, alpha=inner).view(kernels.shape).to(kernels.dtype)
+        guarded = _Guard.apply(found, kernels) if torch.is_grad_enabled() else found  # type: ignore[no-untyped-call]
+        return guarded, None, None, None, None
 
 
 class _FirstOrder(Function):

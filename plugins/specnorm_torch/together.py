@@ -54,6 +54,8 @@ def _step(members: list[tuple[Tensor, SpectralNorm]]) -> None:
     """Move the states of some constraints that are alike, and leave them what their weights are made of."""
     weights, constraints = zip(*members, strict=True)
     first: SpectralNorm = constraints[0]
+    for weight, constraint in members:
+        constraint.renew(weight)
     kernels = torch.stack([first.kernel(weight) for weight in weights])
     before = [list(each.state.values()) for each in constraints]
     factor, slope, gradient, after = first.stepped(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from specnorm import arrays
 from specnorm.errors import MethodError
 from specnorm.methods import requirements
+from specnorm.problem.spec import TRACED
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
@@ -26,6 +25,20 @@ def check_count(name: str, value: object, least: int = 0) -> None:
         raise MethodError(f"{name}={value!r} is not a count: give an integer of at least {least}.")
 
 
+def as_number(name: str, value: object) -> float:
+    """A parameter that is one number, as float: of Python, or an array of this one number."""
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        said = type(value).__name__ if getattr(value, "ndim", None) is not None else f"{type(value).__name__} {value!r}"
+        raise MethodError(f"{name} must be a number, got {said}.")
+    if getattr(value, "ndim", 0):
+        shape = tuple(getattr(value, "shape", ()))
+        raise MethodError(f"{name} is an array of shape {shape}; expected one number: call once for each.")
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except Exception:
+        raise MethodError(f"{name} is a {type(value).__name__}, whose value is not known.{TRACED}") from None
+
+
 def check_rtol(rtol: object) -> None:
     """Refuse a relative tolerance outside (0, 1)."""
     if not isinstance(rtol, (int, float)):
@@ -38,11 +51,6 @@ def check_budget(budget: object) -> None:
     """Refuse a budget that is no number of seconds."""
     if budget is not None and (not isinstance(budget, (int, float)) or isinstance(budget, bool) or not budget > 0):
         raise MethodError(f"budget={budget!r} is no time: give seconds, such as 10, or None for as long as it takes.")
-
-
-def time_left(budget: float | None) -> tuple[float, float]:
-    """When a budget that begins now ends, on the clock of `time.monotonic`, and its seconds; infinite without one."""
-    return (math.inf, math.inf) if budget is None else (time.monotonic() + budget, float(budget))
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,23 +122,28 @@ class Needs:
 class Method:
     """Base of the methods. A subclass is a frozen dataclass of plain numbers.
 
-    It owes `name`, `kind`, `needs`, `forward` and `pullback`, and `stats` if it tells more than a value. The rest has
-    defaults. A method that is stepped in training derives from `Stepped` too.
+    It owes `name`, `promise` and `asks` (or `kind` and `needs`, where they depend on the geometry), `forward` and
+    `pullback`, and `stats` if it tells more than a value. The rest has defaults. A method that is stepped in training
+    derives from `Stepped` too.
     """
 
     name: ClassVar[str]
     """Key in ``METHODS``, JSON field and ``--methods`` word."""
+    promise: ClassVar[Kind]
+    """What `kind` says of every geometry."""
+    asks: ClassVar[Needs] = Needs()
+    """What `needs` says of every geometry."""
     stats: ClassVar[Mapping[str, Rounds | None]] = {}
     """Figures in ``Evaluation.stats``, in order: how each is rounded if it is a norm (it scales with the kernel), or
     None if it is a plain number."""
 
     def kind(self, spec: ConvSpec) -> Kind:
         """What the value promises for this geometry."""
-        raise NotImplementedError
+        return self.promise
 
     def needs(self, spec: ConvSpec) -> Needs:
         """What the method asks of the room that runs it on this geometry."""
-        return Needs()
+        return self.asks
 
     def kind_after(self, spec: ConvSpec, stats: Mapping[str, Any]) -> Kind:
         """What the value promises after the run: upper, if the method proved an estimate and says so in ``stats``."""
@@ -228,3 +241,9 @@ class Stepped(Method):
     def with_channels(self, state: tuple[Array, ...], channels: int, wider: int, *, xp: Namespace) -> tuple[Array, ...]:
         """State (..., *shape) of blocks with other input channels: more, by zeros, or fewer, by cutting zeros off."""
         raise NotImplementedError
+
+
+def weighted(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -> Array:
+    """The `pullback` of a method whose residual is the gradient itself, (b, ...), for a cotangent (b,)."""
+    (gradient,) = residuals
+    return gradient * xp.reshape(xp.astype(cotangent, gradient.dtype), (-1,) + (1,) * (gradient.ndim - 1))

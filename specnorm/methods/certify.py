@@ -11,7 +11,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.bound import finite
-from specnorm.certified.layer.every_size import padded_norm
+from specnorm.certified.layer.circulant import padded_norm
 from specnorm.certified.matrices.norms import norm_by_frobenius
 from specnorm.certified.symbol.cells import dft, torus
 from specnorm.errors import MethodError
@@ -21,7 +21,7 @@ from specnorm.problem import polyphase
 from specnorm.search.branch_and_bound import Search
 from specnorm.search.constant import enclose_constant
 from specnorm.search.enclosing import enclose_zero, grid_sizes
-from specnorm.search.result import SearchResult
+from specnorm.search.result import Problem, SearchResult
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Upper
@@ -51,6 +51,7 @@ class Certify(Method):
     max_cells: int = 100_000
 
     name: ClassVar[str] = "certify"
+    promise: ClassVar[Kind] = "exact"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"proven": None, "refuted": None}
 
     def __post_init__(self) -> None:
@@ -60,10 +61,6 @@ class Certify(Method):
     def needs(self, spec: ConvSpec) -> Needs:
         """As for an enclosure, of the kernel as it is."""
         return Needs(precision="wide", scaled=False, blocks=Enclose().needs(spec).blocks, by_layer=True, searches=True)
-
-    def kind(self, spec: ConvSpec) -> Kind:
-        """Exact: a verdict."""
-        return "exact"
 
     def check(self, spec: ConvSpec) -> None:
         """As for an enclosure."""
@@ -92,7 +89,6 @@ class Certify(Method):
         """By sigma* if that is below the bound already, else by ever closer enclosures of the layer itself."""
         # A fifth of what there is to import; for a size alone.
         from specnorm.search.layer import enclose_layer
-        from specnorm.search.layer_bounds import LayerProblem
 
         xp = ops.xp
         blocks = polyphase.to_blocks(kernel, replace(spec, layout=None), xp=xp)
@@ -101,7 +97,7 @@ class Certify(Method):
         if _proves(found.upper, bound, spec):
             return True, False
         for rtol in (1e-3, 1e-6, 1e-9):
-            bounds = enclose_layer(LayerProblem(kernel, spec, rtol, self.max_cells), ops=ops)
+            bounds = enclose_layer(Problem(kernel, spec, rtol, self.max_cells), ops=ops)
             proven, refuted = bounds.upper is not None and bounds.upper <= bound, bounds.lower > bound
             if proven or refuted or not bounds.within(rtol):
                 break

@@ -41,6 +41,7 @@ class ChannelNorms(Method):
     n_iter: int = 1
 
     name: ClassVar[str] = "channel_norms"
+    promise: ClassVar[Kind] = "upper"
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter, least=1)
@@ -50,10 +51,6 @@ class ChannelNorms(Method):
         return Needs(
             rounds="up", precision="mixed", small_products=True, blocks=False, value_shape=self._value_shape(spec)
         )
-
-    def kind(self, spec: ConvSpec) -> Kind:
-        """Upper: the largest of them bounds the norm."""
-        return "upper"
 
     def check(self, spec: ConvSpec) -> None:
         """Every size at once, but for paddings that repeat pixels."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm import arrays
-from specnorm.methods.base import Evaluation, Needs, Stepped, check_count, check_rtol
+from specnorm.methods.base import Evaluation, Needs, Stepped, check_count, check_rtol, weighted
 
 if TYPE_CHECKING:
     from specnorm.certified.rounding import Rounds
@@ -44,6 +44,8 @@ class Completion(Stepped):
     seed: int = 0
 
     name: ClassVar[str] = "completion"
+    promise: ClassVar[Kind] = "upper"
+    asks: ClassVar[Needs] = Needs(rounds="up", precision="mixed", small_products=True, scaled=False)
     stats: ClassVar[Mapping[str, Rounds | None]] = {"iterations": None}
     bounds_at_every_step: ClassVar[bool] = True
 
@@ -54,14 +56,6 @@ class Completion(Stepped):
         check_count("every", self.every, least=1)
         check_count("seed", self.seed)
 
-    def needs(self, spec: ConvSpec) -> Needs:
-        """An upper bound, computed in the widest precision here; blocks as they are, which a state is compared with."""
-        return Needs(rounds="up", precision="mixed", small_products=True, scaled=False)
-
-    def kind(self, spec: ConvSpec) -> Kind:
-        """Upper at every input size (`ConvSpec.sizes`)."""
-        return "upper"
-
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Search from small random numbers."""
         scaled, exponent = arrays.scale(blocks, xp=ops.xp)
@@ -69,8 +63,7 @@ class Completion(Stepped):
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """The derivative that the search or the step found."""
-        (gradient,) = residuals
-        return gradient * xp.reshape(xp.astype(cotangent, gradient.dtype), (-1,) + (1,) * (gradient.ndim - 1))
+        return weighted(residuals, cotangent, xp=xp)
 
     def found(self, scaled: Array, begin: Array | None, *, ops: ArrayOps) -> search.Found:
         """What the search finds for scaled blocks."""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from specnorm.certified.bound import as_array, known
-from specnorm.certified.layer.every_size import padded_norm
-from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, time_left
+from specnorm.certified.bound import as_array, finite, known
+from specnorm.certified.layer.circulant import padded_norm
+from specnorm.clock import Clock
+from specnorm.errors import GeometryError, Undecided
+from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, weighted
 from specnorm.problem import polyphase
 from specnorm.problem.layer_map import shapes_of
 from specnorm.result import BoundSource
-from specnorm.search.enclosing import Problem, enclose_blocks
-from specnorm.search.result import SearchResult
-from specnorm.search.top_triples import top_gradient, top_triples
+from specnorm.search.constant import top_gradient, top_triples
+from specnorm.search.enclosing import enclose_blocks
+from specnorm.search.result import Problem, SearchResult
 
 if TYPE_CHECKING:
     from specnorm.certified.rounding import Rounds
@@ -48,6 +51,7 @@ class Enclose(Method):
     budget: float | None = None
 
     name: ClassVar[str] = "enclose"
+    promise: ClassVar[Kind] = "upper"
     stats: ClassVar[Mapping[str, Rounds | None]] = {
         "lower": "down",
         "converged": None,
@@ -75,10 +79,6 @@ class Enclose(Method):
             searches=True,
         )
 
-    def kind(self, spec: ConvSpec) -> Kind:
-        """Upper."""
-        return "upper"
-
     def check(self, spec: ConvSpec) -> None:
         """Every geometry."""
         if not self.needs(spec).blocks:
@@ -90,7 +90,7 @@ class Enclose(Method):
             return self._at_size(blocks, spec, ops=ops)
         layers = polyphase.by_layers(blocks, spec.groups)
         limits = (spec, self.rtol, self.max_cells)
-        found = [enclose_blocks(Problem(layer, *limits, *time_left(self.budget)), ops=ops) for layer in layers]
+        found = [enclose_blocks(Problem(layer, *limits, Clock.of(self.budget)), ops=ops) for layer in layers]
         bounds = [f for f, _ in found]
         u, v, _, phase, group = top_triples(layers, [(f.block, f.frequency, f.vectors) for f in bounds], ops=ops)
         done = [done and spec.padding_gain_sq == 1 for _, done in found]
@@ -126,18 +126,11 @@ def enclose_layers(
     """Bounds of the norms of layers (b, *shape) at their size, one after another, each within a budget of its own."""
     # A fifth of what there is to import; for a size alone.
     from specnorm.search.layer import enclose_layer
-    from specnorm.search.layer_bounds import LayerProblem
 
     def enclose(kernel: Array) -> LayerBounds:
-        return enclose_layer(LayerProblem(kernel, spec, rtol, max_cells, *time_left(budget)), ops=ops)
+        return enclose_layer(Problem(kernel, spec, rtol, max_cells, Clock.of(budget)), ops=ops)
 
     return [enclose(kernels[j : j + 1, ...]) for j in range(kernels.shape[0])]
-
-
-def weighted(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -> Array:
-    """Gradients (b, *shape) times their cotangents (b,)."""
-    (gradient,) = residuals
-    return gradient * xp.reshape(cotangent, (-1,) + (1,) * (gradient.ndim - 1))
 
 
 def _columns(
@@ -160,3 +153,53 @@ def _columns(
     lower = as_array([f.lower for f in found], like, ops=ops)
     upper = as_array([known(f.upper) for f in found], like, ops=ops)
     return lower, *(ops.from_numpy(column, like) for column in columns), upper
+
+
+@dataclass(frozen=True)
+class NormAtSize(Method):
+    """Norm of the layer itself at ``input_shape``, to a relative tolerance.
+
+    It is not in ``METHODS``: an audit has both bounds.
+
+    Parameters
+    ----------
+    rtol : float
+        The value is proven to be at most this far, relatively, below the norm, and not above it.
+    max_cells : int
+        Budget of a search.
+    """
+
+    rtol: float = 1e-6
+    max_cells: int = 100_000
+
+    name: ClassVar[str] = "at_size"
+    promise: ClassVar[Kind] = "exact"
+    asks: ClassVar[Needs] = Needs(precision="wide", narrow_gradient=True, blocks=False, searches=True)
+    stats: ClassVar[Mapping[str, Rounds | None]] = {"upper": "up"}
+
+    def __post_init__(self) -> None:
+        check_rtol(self.rtol)
+        check_count("max_cells", self.max_cells, least=1)
+
+    def check(self, spec: ConvSpec) -> None:
+        """Every geometry, at a size."""
+        if spec.input_shape is None:
+            raise GeometryError("the layer itself has a norm at one size only: give input_shape.")
+        shapes_of(spec)
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """The lower bound of an enclosure that is close enough."""
+        found = enclose_layers(blocks, spec, self.rtol, self.max_cells, None, ops=ops)
+        if not all(x.within(self.rtol) for x in found):
+            apart = max(finite(x.upper) / x.lower.value - 1 if x.lower > 0 else math.inf for x in found)
+            raise Undecided(
+                f"the norm at input_shape={spec.input_shape} is known to {apart:.1e} only, not to rtol={self.rtol:g}: "
+                "give a larger rtol, or use enclose(kernel, input_shape), which returns what is proven."
+            )
+        lower = as_array([x.lower for x in found], blocks, ops=ops)
+        upper = as_array([known(x.upper) for x in found], blocks, ops=ops)
+        return Evaluation(lower, (upper,), (ops.xp.concat([x.gradient for x in found], axis=0),))
+
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+        """Gradient of the norm at the witness."""
+        return weighted(residuals, cotangent, xp=xp)

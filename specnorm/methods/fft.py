@@ -13,11 +13,12 @@ from specnorm.certified.symbol import symbols
 from specnorm.clock import Clock
 from specnorm.errors import Undecided
 from specnorm.methods import requirements
-from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, time_left
+from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies, half_grid
-from specnorm.search.enclosing import Problem, enclose_blocks, grid_sizes
-from specnorm.search.top_triples import top_gradient, top_triples
+from specnorm.search.constant import top_gradient, top_triples
+from specnorm.search.enclosing import enclose_blocks, grid_sizes
+from specnorm.search.result import Problem
 
 if TYPE_CHECKING:
     from specnorm.certified.rounding import Rounds
@@ -56,6 +57,7 @@ class ExactFFT(Method):
     budget: float | None = None
 
     name: ClassVar[str] = "fft"
+    promise: ClassVar[Kind] = "exact"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"frequencies": None}
 
     def __post_init__(self) -> None:
@@ -73,10 +75,6 @@ class ExactFFT(Method):
             searches=spec.input_shape is None,
         )
 
-    def kind(self, spec: ConvSpec) -> Kind:
-        """Exact: of the circular layer at its input size, or of the supremum over all sizes."""
-        return "exact"
-
     def check(self, spec: ConvSpec) -> None:
         """Circular at a given size, or every size at once."""
         requirements.require_exact(spec, "conv_norm")
@@ -92,10 +90,10 @@ class ExactFFT(Method):
             if not ops.concrete or 1 < len(every) <= _FEW:
                 return self._visit_all(blocks, spec.groups, every, ops=ops)
         layers = polyphase.by_layers(blocks, spec.groups)
-        limits = (spec, self.rtol, budget, *time_left(self.budget))
+        limits = (spec, self.rtol, budget, clock := Clock.of(self.budget))
         found = [enclose_blocks(Problem(layer, *limits), ops=ops) for layer in layers]
         if not all(converged for _, converged in found):
-            late = Clock(limits[3]).expired
+            late = clock.expired
             if spec.input_shape is not None and len(every) <= self.max_cells and not late:
                 return self._visit_all(blocks, spec.groups, every, ops=ops)
             limit = f"{self.budget:g} s" if late else f"{self.max_cells} cells"

@@ -10,8 +10,7 @@ from specnorm.certified.symbol import gradients, grid, symbols
 from specnorm.errors import MethodError
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
 from specnorm.problem.frequencies import half_grid
-from specnorm.search.fixed_cost import PRODUCTS, grid_points
-from specnorm.search.pruned import largest_bound
+from specnorm.search.pruned import PRODUCTS, grid_points, largest_bound
 
 if TYPE_CHECKING:
     from specnorm.certified.rounding import Rounds
@@ -41,19 +40,13 @@ class Grid(Method):
     n: int | None = None
 
     name: ClassVar[str] = "grid"
+    promise: ClassVar[Kind] = "upper"
+    asks: ClassVar[Needs] = Needs(rounds="up", precision="wide", narrow_gradient=True, small_products=True)
     stats: ClassVar[Mapping[str, Rounds | None]] = {"lower": "down"}
 
     def __post_init__(self) -> None:
         if self.n is not None:
             check_count("n", self.n, least=1)
-
-    def needs(self, spec: ConvSpec) -> Needs:
-        """An upper bound."""
-        return Needs(rounds="up", precision="wide", narrow_gradient=True, small_products=True)
-
-    def kind(self, spec: ConvSpec) -> Kind:
-        """Upper at every input size (`ConvSpec.sizes`)."""
-        return "upper"
 
     def sizes(self, kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Grid points along each axis."""

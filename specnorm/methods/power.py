@@ -1,4 +1,4 @@
-"""The layer's largest singular values at one input size, any padding: block Lanczos, and quotients rounded down."""
+"""A layer's largest singular values at one input size, any padding: block Lanczos, and quotients rounded down."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified.layer.own_matrix import ritz_values_down
+from specnorm.certified.layer.own_matrix import residuals_up, ritz_values_down
 from specnorm.errors import GeometryError
-from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count, check_rtol
+from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count, check_rtol, weighted
 from specnorm.numerics.block_lanczos import Plan, top_vectors
 from specnorm.numerics.power import follow
 from specnorm.problem.layer_map import Convolution, shapes_of
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
     from specnorm.types import Array, ArrayOps, Namespace
+
 
 POLISHED = 4
 """Ritz vectors found in float32 that are told apart in float64: products in float32 blur values closer than 1e-5."""
@@ -61,20 +62,14 @@ class LayerRitz(Method):
     seed: int = 0
     rtol: float = 1e-6
 
+    promise: ClassVar[Kind] = "lower"
+    asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True, blocks=False)
     stats: ClassVar[Mapping[str, Rounds | None]] = {"products": None}
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter, least=1)
         check_count("seed", self.seed)
         check_rtol(self.rtol)
-
-    def needs(self, spec: ConvSpec) -> Needs:
-        """A lower bound, from the kernel as it is."""
-        return Needs(rounds="down", precision="wide", narrow_gradient=True, blocks=False)
-
-    def kind(self, spec: ConvSpec) -> Kind:
-        """Lower."""
-        return "lower"
 
     def check(self, spec: ConvSpec) -> None:
         """Every geometry, at a size."""
@@ -149,10 +144,7 @@ class Power(Stepped, LayerRitz):
     """
 
     name: ClassVar[str] = "power"
-
-    def needs(self, spec: ConvSpec) -> Needs:
-        """Many small products; the quotient is taken in the widest precision here."""
-        return replace(super().needs(spec), precision="mixed", small_products=True)
+    asks: ClassVar[Needs] = replace(LayerRitz.asks, precision="mixed", small_products=True)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Quotient ||A v|| / ||v|| at the best vector found, rounded down."""
@@ -162,8 +154,7 @@ class Power(Stepped, LayerRitz):
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient of Re<u, A v> with the vectors held fixed."""
-        (gradient,) = residuals
-        return gradient * xp.reshape(cotangent, (-1,) + (1,) * (gradient.ndim - 1))
+        return weighted(residuals, cotangent, xp=xp)
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
@@ -192,3 +183,55 @@ class Power(Stepped, LayerRitz):
         v = state[0][:, None, :]
         u, v, norm = follow(layer.apply, layer.adjoint, v, sweeps, normalise=arrays.normalise, xp=xp)
         return Evaluation(norm[:, 0, 0], (), (layer.kernel_gradient(u, v)[:, 0, ...],)), (v[:, 0, :],)
+
+
+@dataclass(frozen=True)
+class PowerTopK(LayerRitz):
+    """The k largest singular values of the layer itself, each from below: block Lanczos with QR.
+
+    Parameters
+    ----------
+    n_iter, seed, rtol
+        As in `Power`.
+    k : int
+        How many; at most as many as the layer has.
+
+    References
+    ----------
+    .. [1] Boroojeny, Telgarsky, Sundaram, "Spectrum Extraction and Clipping for Implicitly Linear Layers", 2024
+       (PowerQR: subspace iteration with automatic differentiation). Ours: a block Krylov basis, the layer's own
+       adjoint, and each Ritz value a proven lower bound of the singular value of its rank.
+    """
+
+    k: int = 4
+
+    name: ClassVar[str] = "power_top_k"
+    stats: ClassVar[Mapping[str, Rounds | None]] = {"products": None, "residuals": "up"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("k", self.k, least=1)
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """As many values as were asked for."""
+        return replace(super().needs(spec), value_shape=self._value_shape(spec))
+
+    def _value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
+        """(k,), or all there are."""
+        inputs, outputs = shapes_of(spec)
+        return (min(self.k, int(np.prod(inputs)), int(np.prod(outputs))),)
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """Ritz values of the block, rounded down."""
+        (k,) = self._value_shape(spec)
+        found = self.triples(blocks, spec, k, ops=ops)
+        u, v = (arrays.in_wide_dtype(x, ops=ops) for x in (found.u, found.v))
+        residuals = residuals_up(found.exact, u, v, found.values, ops=ops)
+        gradients = found.layer.kernel_gradient(found.u, found.v)
+        return Evaluation(found.values, (found.products, residuals), (gradients,))
+
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+        """Gradients of Re<u_j, A v_j>, weighted."""
+        (gradients,) = residuals
+        weights = xp.reshape(cotangent, (*cotangent.shape, *(1,) * (gradients.ndim - 2)))
+        return xp.sum(gradients * weights, axis=1)

@@ -33,14 +33,11 @@ class SingularValues(Method):
     k: int | None = None
 
     name: ClassVar[str] = "singular_values"
+    promise: ClassVar[Kind] = "exact"
 
     def needs(self, spec: ConvSpec) -> Needs:
         """As many values as were asked for."""
         return Needs(precision="wide", value_shape=self._value_shape(spec))
-
-    def kind(self, spec: ConvSpec) -> Kind:
-        """Exact for the circular layer at its input size."""
-        return "exact"
 
     def check(self, spec: ConvSpec) -> None:
         """Circular at a given size only, and no more values than there are."""
@@ -64,6 +61,16 @@ class SingularValues(Method):
 
     def _total(self, spec: ConvSpec) -> int:
         return spec.groups * self._per_group(spec)
+
+    def cost(self, spec: ConvSpec) -> str:
+        """What is computed, in words: its memory decides whether it can be."""
+        return f"{self._total(spec)} singular values, with their vectors some {self.bytes(spec) / 2**30:.3g} GiB"
+
+    def bytes(self, spec: ConvSpec) -> int:
+        """Memory of the singular vectors at every frequency, and once more at half of them; the same for every k."""
+        rows, columns = spec.block_shape[:2]
+        frequencies = spec.groups * math.prod(spec.periods)
+        return 24 * frequencies * (rows + columns) * min(rows, columns)
 
     def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:
         """Merge the groups' values."""

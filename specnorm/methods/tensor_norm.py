@@ -6,19 +6,22 @@ is approached from below by alternating maximisation, so the computed value is a
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from specnorm import arrays
 from specnorm.certified.matrices import unfolding
+from specnorm.clock import Clock
 from specnorm.errors import MethodError, Undecided
-from specnorm.methods.base import Evaluation, Needs, Stepped, check_budget, check_count, time_left
+from specnorm.methods.base import Evaluation, Needs, Stepped, check_budget, check_count
 from specnorm.problem import polyphase
-from specnorm.tensor import one_tap
-from specnorm.tensor.alternation import follow, maximise, start_state
-from specnorm.tensor.form import Form, sample_frequencies, starts
+from specnorm.search.constant import norms_of_one_tap
+from specnorm.tensor import one_set
+from specnorm.tensor.alternation import alternate, follow, maximise, start_state
+from specnorm.tensor.form import Form, best, sample_frequencies, starts
 from specnorm.tensor.proving import LIFT, TUNING, certified
 
 if TYPE_CHECKING:
@@ -47,6 +50,9 @@ class TensorNorm(Stepped):
         estimate.
     budget : float, optional
         Seconds for the proof; what has not begun by then is not tried.
+    tracked : {"many", "one"}
+        In training: vectors at up to eight sample frequencies, and as many that are free; or one set of vectors, whose
+        step costs some twenty calls, and which does not notice that another maximum overtakes.
 
     References
     ----------
@@ -60,8 +66,11 @@ class TensorNorm(Stepped):
     seed: int = 0
     certified: bool | None = None
     budget: float | None = None
+    tracked: Literal["many", "one"] = "many"
 
     def __post_init__(self) -> None:
+        if self.tracked not in ("many", "one"):
+            raise MethodError(f"tracked={self.tracked!r} must be 'many' or 'one'.")
         check_count("starts", self.starts, least=1)
         check_count("random_starts", self.random_starts)
         check_count("max_iter", self.max_iter, least=1)
@@ -69,15 +78,12 @@ class TensorNorm(Stepped):
         check_budget(self.budget)
 
     name: ClassVar[str] = "tn"
+    promise: ClassVar[Kind] = "estimate"
     stats: ClassVar[Mapping[str, Rounds | None]] = {"iterations": None, "factor": None, "proven": None}
 
     def needs(self, spec: ConvSpec) -> Needs:
         """A proof for all groups, unless the estimate is accepted."""
         return Needs(rounds="up", small_products=True, by_layer=True, searches=self.certified is not False)
-
-    def kind(self, spec: ConvSpec) -> Kind:
-        """Estimate by itself: a maximisation that stopped somewhere proves nothing. Upper once it is proven."""
-        return "estimate"
 
     def refuse_tracer(self, spec: ConvSpec) -> None:
         """An estimate, unless the proof was insisted on."""
@@ -109,7 +115,7 @@ class TensorNorm(Stepped):
     def _of_matrices(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation | None:
         """TN of kernels with one tap, their norm; None if that was to be proven and is not."""
         xp = ops.xp
-        value, vectors, steps = one_tap.norms(blocks, ops=ops)
+        value, vectors, steps = norms_of_one_tap(blocks, ops=ops)
         group, best, *residuals = _largest([value, *vectors], spec.groups, xp=xp)
         factor, proven = xp.ones_like(best), xp.zeros(best.shape, dtype=xp.bool, device=ops.device(blocks))
         if self.needs(spec).searches:
@@ -127,9 +133,7 @@ class TensorNorm(Stepped):
         def again(block: Array, v: Array, modes: list[Array]) -> tuple[Array, list[Array], Array]:
             return maximise(block, v, modes, self.max_iter, ops=ops)
 
-        found, factor, proven = certified(
-            blocks, found, again, seed=self.seed, deadline=time_left(self.budget)[0], ops=ops
-        )
+        found, factor, proven = certified(blocks, found, again, seed=self.seed, clock=Clock.of(self.budget), ops=ops)
         if self.certified and not proven:
             limit = f"{TUNING.cells} cells" if self.budget is None else f"{TUNING.cells} cells and {self.budget:g} s"
             raise Undecided(
@@ -159,11 +163,13 @@ class TensorNorm(Stepped):
         if self.certified:
             raise MethodError("TensorNorm(certified=True) insists on a proof, which a step is not: leave it out.")
         _, *sizes = _parts(spec)
+        if self.tracked == "one":
+            return {"vectors": (spec.block_shape[0] + sum(sizes), 2)}
         return {"iterates": (2 * len(sample_frequencies(tuple(sizes))), sum(_parts(spec)), 2)}
 
     def state_class(self, spec: ConvSpec) -> Hashable:
         """As many taps an axis: zero channels stay zero in every product."""
-        return _parts(spec)[1:]
+        return None if self.tracked == "one" else _parts(spec)[1:]
 
     def with_channels(self, state: tuple[Array, ...], channels: int, wider: int, *, xp: Namespace) -> tuple[Array, ...]:
         """Zeros at the end of the right vectors, which come first."""
@@ -176,13 +182,26 @@ class TensorNorm(Stepped):
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         """Power steps at the sample frequencies; the first free iterate is the maximiser of a whole maximisation."""
         v, modes = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
+        if self.tracked == "one":
+            return (self._first_set(blocks, v, modes, ops=ops),)
         return (arrays.real_pair(start_state(blocks, v, modes, self.max_iter, ops=ops), xp=ops.xp),)
+
+    def _first_set(self, blocks: Array, v: Array, modes: list[Array], *, ops: ArrayOps) -> Array:
+        """Left and spatial vectors of the maximiser; where the kernel is zero, those of a start."""
+        xp, form = ops.xp, Form(blocks, ops=ops)
+        _, value, v, modes, _ = alternate(blocks, v, modes, self.max_iter, ops=ops)
+        value, v, modes = best(value, v, modes, 1, xp=xp)
+        u, _ = form.left(v, form.weights(modes))
+        u = xp.where((value > 0)[..., None], u, xp.ones_like(u) / math.sqrt(form.m))
+        return arrays.real_pair(xp.concat([u, *modes], axis=2)[:, 0, :], xp=xp)
 
     def advance(
         self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Sweep on from the vectors of the step before."""
         xp = ops.xp
+        if self.tracked == "one":
+            return self._advance_one(blocks, state[0], spec, sweeps=sweeps, ops=ops)
         form = Form(blocks, ops=ops)
         vectors = follow(form, ops.complex(state[0][..., 0], state[0][..., 1]), sweeps)
         v, *modes = form.split(vectors[:, vectors.shape[1] // 2 :, :])
@@ -194,6 +213,25 @@ class TensorNorm(Stepped):
         residuals = (xp.conj(u), v, weights, xp.ones_like(value), group)
         state = (arrays.real_pair(vectors, xp=xp),)
         return Evaluation(value * math.sqrt(form.taps), (), residuals), state
+
+    def _advance_one(
+        self, blocks: Array, state: Array, spec: ConvSpec, *, sweeps: int, ops: ArrayOps
+    ) -> tuple[Evaluation, tuple[Array, ...]]:
+        """The one set of each block, moved."""
+        xp, m, sizes = ops.xp, spec.block_shape[0], _parts(spec)[1:]
+        ends = list(itertools.accumulate([m, *sizes]))
+        x = ops.complex(state[..., 0], state[..., 1])
+        modes = [x[:, first:end] for first, end in itertools.pairwise(ends)]
+        flat = xp.reshape(blocks, (*blocks.shape[:2], -1))
+        found = one_set.step(flat, state[:, :m, :], modes, sweeps, join=ops.complex, xp=xp)
+        moved = xp.concat([found.rows, arrays.real_pair(xp.concat(found.modes, axis=-1), xp=xp)], axis=1)
+        usable = (found.value > 0) & xp.isfinite(found.value)
+        moved = xp.where(usable[:, None, None], moved, state)
+        group, value, rows, columns = _largest([found.value, found.rows, found.columns], spec.groups, xp=xp)
+        u = ops.complex(rows[..., 0], -rows[..., 1])
+        x = ops.complex(columns[:, 0, :], -columns[:, 1, :])
+        residuals = (u, x, xp.ones_like(x[:, :1]), xp.ones_like(value), group)
+        return Evaluation(value * math.sqrt(math.prod(sizes)), (), residuals), (moved,)
 
 
 def _largest(found: list[Array], groups: int, *, xp: Namespace) -> list[Array]:

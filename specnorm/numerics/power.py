@@ -1,14 +1,19 @@
-"""Power iteration: on a map and its adjoint, and on a symmetric positive semidefinite map."""
+"""Power iteration, Chebyshev filters, and extrapolation of iterates that converge geometrically."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+import numpy as np
 
 from specnorm import arrays
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, Namespace
+    from numpy.typing import NDArray
+
+    from specnorm.types import Array, ArrayOps, Namespace
+
 
 LinearMap: TypeAlias = Callable[["Array"], "Array"]
 """Vectors on the last axis to vectors on the last axis."""
@@ -88,3 +93,122 @@ def gram_power(gram: LinearMap, v: Array, steps: int, *, xp: Namespace) -> tuple
         v, norm = arrays.normalise(gram(v), xp=xp)
     assert norm is not None  # for the type checker: there are steps
     return v, norm
+
+
+_DEGREE = 4
+"""Of a filter of vectors: eigenvalues above twice the cut grow 577 times as much as those below it."""
+
+
+def chebyshev_filter(
+    mapped: LinearMap,
+    x: Array,
+    degree: int,
+    *,
+    renormalise_every: int | None = None,
+    ops: ArrayOps,
+) -> Array:
+    """``T_degree(B) x`` by the three-term recurrence ``T_j = 2 B T_(j-1) - T_(j-2)``.
+
+    Parameters
+    ----------
+    mapped : callable
+        ``B = (2 / cut) H - 1``, which takes eigenvalues of H in [0, cut] to [-1, 1]: there the filter is at most 1.
+    x : array
+        Vectors in the axes that ``mapped`` takes.
+    degree : int
+        At least 1.
+    renormalise_every : int, optional
+        After so many products vectors on the last axis are divided by their norm. The filter's scale is lost; without
+        it, high degrees overflow.
+    """
+    xp = ops.xp
+    before, x = x, mapped(x)
+    if renormalise_every is None:
+        x, _ = arrays.repeated(lambda s: (2 * mapped(s[0]) - s[1], s[0]), degree - 1, (x, before), ops=ops)
+        return x
+    for step in range(1, degree + 1):
+        if step == degree:
+            break
+        if step % renormalise_every == 0:
+            x, norm = arrays.normalise(x, xp=xp)
+            before = before / xp.astype(xp.where(norm > 0, norm, xp.ones_like(norm)), before.dtype)
+        x, before = 2 * mapped(x) - before, x
+    return x
+
+
+def top_eigenvectors(gram: Array, count: int, cut: np.ndarray, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """Largest eigenvalues of some Hermitian matrices from below, ascending, and orthonormal vectors.
+
+    Parameters
+    ----------
+    gram : complex array, shape (f, p, p)
+    count : int
+        How many of each.
+    cut : float array, shape (f,)
+        Above the others: eigenvalues above twice this converge.
+
+    Returns
+    -------
+    values : array, shape (f, count)
+    vectors : array, shape (f, p, count)
+    """
+    xp, real = ops.xp, np.float64 if gram.dtype == ops.xp.complex128 else np.float32
+    scale = xp.astype(ops.from_numpy((2 / cut).astype(real), xp.real(gram)), gram.dtype)[:, None, None]
+    drawn = np.real(arrays.random_vectors(0, (gram.shape[1], count))).astype(real)
+    x = xp.astype(xp.broadcast_to(ops.from_numpy(drawn, xp.real(gram)), (*gram.shape[:2], count)), gram.dtype)
+    # Twice half the degree: vectors do not become dependent in between.
+    for _ in range(2):
+        x = chebyshev_filter(lambda y: xp.matmul(gram, y) * scale - y, x, _DEGREE, ops=ops)
+        x, _ = xp.linalg.qr(x)
+    values, turned = xp.linalg.eigh(xp.matmul(arrays.adjoint(x, xp=xp), xp.matmul(gram, x)))
+    return values, xp.matmul(x, turned)
+
+
+def largest_eigenvalues(
+    gram: Array, vectors: Array, cut: np.ndarray, degree: int, like: Array, *, ops: ArrayOps
+) -> tuple[np.ndarray, Array]:
+    """Largest eigenvalues from below by a Chebyshev filter and a power step, and the vectors for the next round.
+
+    Parameters
+    ----------
+    gram : array, shape (c, r, r)
+    vectors : array, shape (c, r)
+    cut : float array, shape (c,)
+        Eigenvalues up to here are not told apart.
+    like : array
+        Real, on the device of the others.
+    """
+    xp = ops.xp
+    # The polynomial is at most 1 on [0, cut] and grows fast above: too fast for single precision, were cut tiny.
+    # The largest eigenvalue is at least the mean of all; far below other cells' it is rounding.
+    trace = ops.to_numpy(xp.real(xp.linalg.trace(gram)))
+    cut = np.maximum(np.maximum(cut, 0.5 * trace / gram.shape[-1]), max(1e-5 * trace.max(), 1e-30))
+    scale = xp.astype(ops.from_numpy(2 / cut, like), vectors.dtype)[:, None]
+
+    def mapped(x: Array) -> Array:
+        return xp.matmul(gram, x[..., None])[..., 0] * scale - x
+
+    vectors = chebyshev_filter(mapped, vectors, degree, renormalise_every=3, ops=ops)
+    vectors, _ = arrays.unit(vectors, xp=xp)
+    vectors, norm = gram_power(lambda x: xp.matmul(gram, x[..., None])[..., 0], vectors, 1, xp=xp)
+    # ||H v|| for the unit v before is at most lambda_max.
+    return ops.to_numpy(norm[:, 0]).astype(float), vectors
+
+
+_ArrayT = TypeVar("_ArrayT", "Array", "NDArray[np.float64]")
+
+
+def extrapolated(x: _ArrayT, before: _ArrayT, ahead: _ArrayT | float) -> _ArrayT:
+    """``x + ahead (x - before)``: on along the last change, ``ahead`` times as far."""
+    return x + ahead * (x - before)
+
+
+def geometric_tail(ratio: _ArrayT) -> _ArrayT:
+    """``ratio + ratio**2 + ...``: how many times the last change is still to come where changes shrink by a ratio."""
+    return ratio / (1 - ratio)
+
+
+def contraction(change: np.ndarray, before: np.ndarray, *, largest: float) -> np.ndarray:
+    """Ratios by which the last two changes (s, d) shrink, as least squares has it, between 0 and ``largest`` (host)."""
+    ratio = (change * before).sum(axis=1) / np.maximum((before * before).sum(axis=1), 1e-300)
+    return np.asarray(np.minimum(np.maximum(ratio, 0.0), largest))

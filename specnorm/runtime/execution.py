@@ -2,70 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from specnorm.methods.base import Needs
+from specnorm.types import MEMORY, ArrayOps, Dtype
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from specnorm.types import AnyArray, Array, Library, Namespace
-
-Dtype = Literal["float32", "float64"]
-
-MEMORY = 256 * 2**20
-"""Bytes that the intermediate arrays of one step may take (symbols, patches, cells): 256 MiB."""
+    from specnorm.types import AnyArray, Library
 
 
 @dataclass(frozen=True, eq=False)
-class Execution:
-    """A library's operations, and every decision about where and how one call runs: the `types.ArrayOps` of the rest.
-
-    The defaults are true of arrays on the host, of an eager library with float64. `of` finds out.
+class Execution(ArrayOps):
+    """Every decision about where and how one call runs: the `types.ArrayOps` of the algorithms. `of` decides.
 
     Parameters
     ----------
-    xp : namespace
-        The array API namespace of the arrays at hand.
-    traced : bool
-        Whether the arrays stand for values not known yet.
-    on_host : bool
-        Whether they lie in the host's memory, where NumPy or the like computes with them.
-    asynchronous : bool
-        Whether work is queued on a device, so that reading a value waits for all of it.
-    dtype : {"float64", "float32"}
-        What the method's blocks come in.
-    own_dtype : {"float64", "float32"}
-        The kernel's own precision, or a wider one where the library would lower it: of gradients and training steps.
-    wide_dtype : {"float64", "float32"}
-        Widest real dtype of the device: what proofs are computed in.
-    exact_float32 : bool
-        Whether products of float32 numbers have float32's precision.
     in_numpy : bool
         Whether this call runs in NumPy on the host instead, by another Execution.
     too_wide : bool
         Whether the kernels are float64 and the library computes in float32.
     computed_in : str
         What a result is told to be computed in, and where.
-    memory : int
-        Bytes that the intermediate arrays of one step may take.
     """
 
-    backend: Library
-    xp: Namespace
-    traced: bool = False
-    on_host: bool = True
-    asynchronous: bool = False
-    dtype: Dtype = "float64"
-    own_dtype: Dtype = "float64"
-    wide_dtype: Dtype = "float64"
-    exact_float32: bool = True
     in_numpy: bool = False
     too_wide: bool = False
     computed_in: str = "float64"
-    memory: int = MEMORY
 
     @classmethod
     def of(
@@ -123,65 +86,3 @@ class Execution:
             computed_in=computed_in,
             memory=MEMORY if memory is None else memory,
         )
-
-    @property
-    def concrete(self) -> bool:
-        """Whether values may decide what is done next: they are known, and a new shape costs no compilation."""
-        return not (self.traced or self.backend.static_shapes)
-
-    @property
-    def has_factors(self) -> bool:
-        """Whether the library gives `cholesky_factors`."""
-        return self.backend.has_factors
-
-    @property
-    def shards(self) -> int:
-        """Devices that `shard` lays frequencies out over."""
-        return self.backend.shards
-
-    def device(self, x: Array) -> Any:
-        """Device of ``x``."""
-        return self.backend.device(x)
-
-    def loop(
-        self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: tuple[Array, ...]
-    ) -> tuple[Array, ...]:
-        """``while cond(state): state = body(state)``."""
-        return self.backend.loop(cond, body, state)
-
-    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        """Function of each item, in order."""
-        return self.backend.map(function, items)
-
-    def cholesky_ok(self, a: Array) -> Array:
-        """Whether the Cholesky factorisation of each matrix of a stack ran to completion."""
-        found: Array = self.backend.cholesky_ok(a)
-        return found
-
-    def cholesky_factors(self, a: Array) -> Array:
-        """Lower Cholesky factors of a stack; no number on the diagonal where there is none."""
-        found: Array = self.backend.cholesky_factors(a)
-        return found
-
-    def check_cholesky(self, a: Array) -> None:
-        """Refuse a library whose Cholesky factorisation does not fail where it must."""
-        self.backend.check_cholesky(a)
-
-    def complex(self, real: Array, imag: Array) -> Array:
-        """Complex array from its parts."""
-        found: Array = self.backend.complex(real, imag)
-        return found
-
-    def shard(self, x: Array) -> Array:
-        """Lay rows out over several devices."""
-        found: Array = self.backend.shard(x)
-        return found
-
-    def from_numpy(self, x: np.ndarray, like: Array) -> Array:
-        """Copy a host array to the device of ``like``."""
-        found: Array = self.backend.from_numpy(x, like)
-        return found
-
-    def to_numpy(self, x: Array) -> np.ndarray:
-        """Copy to the host."""
-        return self.backend.to_numpy(x)

@@ -9,8 +9,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.symbol import symbols
-from specnorm.numerics.extrapolation import contraction, extrapolated, geometric_tail
-from specnorm.numerics.power import matrix_maps, power_step
+from specnorm.numerics.power import contraction, extrapolated, geometric_tail, matrix_maps, power_step
 from specnorm.problem.frequencies import Frequencies, phases, tap_points
 
 if TYPE_CHECKING:

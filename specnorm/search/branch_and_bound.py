@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from specnorm.certified.bound import Upper
     from specnorm.certified.symbol.cells import Boxes, Cells
     from specnorm.certified.symbol.gram_polynomial import GramPolynomial
-    from specnorm.search.budget import Budget
     from specnorm.types import Array, ArrayOps
 
 
@@ -40,27 +39,22 @@ class Search:
         In the wide dtype, scaled to about 1, not all zero.
     seed : int
         Of the start vectors.
-    deadline : float
-        On the clock of `time.monotonic`; what is not begun by then is not tried.
-
-    Attributes
-    ----------
-    pace : float
-        Seconds that a cell took with its proof in the last search that had a deadline and went so far; 0 before.
+    clock : Clock, optional
+        What is not begun by its end is not tried.
     """
 
-    def __init__(self, blocks: Array, *, seed: int = 0, deadline: float = math.inf, ops: ArrayOps) -> None:
+    def __init__(self, blocks: Array, *, seed: int = 0, clock: Clock | None = None, ops: ArrayOps) -> None:
         xp = ops.xp
         if blocks.shape[1] < blocks.shape[2]:
             # G^T has the norms of G: from here on, the columns are the smaller side.
             blocks = xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))
         self.blocks, self.xp, self.ops, self.tuning = blocks, ops.xp, ops, knobs.TUNING
-        self.clock = Clock(deadline)
+        self.clock = clock or Clock()
         self.incumbent = Incumbent(blocks, self.tuning, seed=seed, clock=self.clock, ops=ops)
         self.polynomials = Polynomials(blocks, self.tuning, clock=self.clock, ops=ops)
         self._torus: Cover | None = None
-        self._cells = self._levels = self._tried = 0
-        self.pace, self._crowded = 0.0, False
+        self._cells = self._levels = 0
+        self._crowded = False
 
     def run(
         self,
@@ -96,8 +90,6 @@ class Search:
         relaxes : bool
             Whether to ask for less where ``rtol`` does not fit into what is left of cells and time (torus alone).
         """
-        from specnorm.search.budget import Budget  # `import specnorm` needs none
-
         self._begin(boxes, rtol, bound, start, grid_follows)
         if supremum is not None and supremum <= self.threshold:
             return self._result(on_grid(supremum, boxes))
@@ -105,12 +97,9 @@ class Search:
             self.blocks, boxes, supremum, torus=self._torus, threshold=self.threshold, keeps=grid_follows, ops=self.ops
         )
         try:
-            given = (max_cells * self.blocks.shape[0], self.pace, self.tuning)
-            budget = Budget(*given, clock=self.clock, relaxes=relaxes)
-            found = self._refine(cover, budget, max_levels)
+            found = self._refine(cover, max_cells * self.blocks.shape[0], max_levels, relaxes=relaxes)
         except OutOfTime:
             found = self._result(None)
-        self.pace = budget.pace
         if found.upper is None and self._free and not self.incumbent.best.claim.value > 0:
             self.incumbent.multistart()
             return self._result(None)
@@ -118,20 +107,19 @@ class Search:
             self._torus = cover
         return found
 
-    def _refine(self, cover: Cover, budget: Budget, max_levels: int | None) -> SearchResult:
+    def _refine(self, cover: Cover, max_cells: int, max_levels: int | None, *, relaxes: bool) -> SearchResult:
         """Estimate, ascend, prove and cut, until no cell is open."""
         self.clock.check()
         polynomial: GramPolynomial | None = None
         vectors: Array | None = None
         while len(cover):
-            if self._refuted() or self._cells + len(cover) > budget.max_cells or self._levels == max_levels:
+            if self._refuted() or self._cells + len(cover) > max_cells or self._levels == max_levels:
                 return self._result(None)
             self.clock.check()
-            self._cells, self._levels, self._tried = self._cells + len(cover), self._levels + 1, 0
-            before = self.incumbent.best.claim.value
+            self._cells, self._levels = self._cells + len(cover), self._levels + 1
+            before, time_left, count = self.incumbent.best.claim.value, self.clock.left, len(cover)
             narrow, previous = self.incumbent.far and self._levels <= self.tuning.float32_rounds, polynomial
             polynomial = self.polynomials.near(self.threshold, self.incumbent.trial_vectors, narrow=narrow)
-            budget.begin()
             if vectors is None or polynomial is not previous:
                 vectors = self.incumbent.start_vectors(len(cover), polynomial.rank)
             vectors = self._prefilter(cover, polynomial, vectors)
@@ -143,15 +131,18 @@ class Search:
                 self._fathom(cover, polynomial, nodes)
             if self._refuted():
                 return self._result(None)
-            budget.end(len(cover), self._tried)
-            self._fathom_closer(cover, polynomial, nodes, budget)
-            self._relax(cover, polynomial, nodes, budget)
+            self._fathom_closer(cover, polynomial, nodes, max_cells - self._cells)
+            if relaxes:
+                # The next round's cells take as long as these.
+                took = time_left - self.clock.left
+                in_time = self.clock.left * count / took if took > 0 else math.inf
+                self._relax(cover, polynomial, nodes, self.tuning.ahead * min(max_cells - self._cells, in_time))
             rest = cover.prune()
             if not self._may_end(cover, before):
                 return self._result(None)
             # The open cells are cut, more finely where their norms are high.
             ratio = np.sqrt(nodes.norms_sq[rest]) / max(self.threshold, 1e-300)
-            parent = cover.split(budget.pieces(ratio, cover.open.boxes.radius, self._rtol))
+            parent = cover.split(self._pieces(ratio, cover.open.boxes.radius))
             vectors = arrays.rows(nodes.vectors, rest[parent], ops=self.ops)
         return self._result(cover.proven())
 
@@ -162,7 +153,6 @@ class Search:
         """Set the threshold; take over an earlier lower bound, or find a first one."""
         self._free, self._rtol, self._bound = not boxes.on_grid, rtol, bound
         self._cells = self._levels = 0
-        self._widest = math.inf if start is None else start.width
         self._excess_angle = math.acos(1 / (1 + self.tuning.excess * rtol)) if grid_follows else 0.0
         if self._free:
             self._torus = None
@@ -269,9 +259,9 @@ class Search:
         if len(stuck):
             self._try(cover, self.polynomials.whole_for(len(stuck)), stuck, np.zeros(len(cover)))
 
-    def _fathom_closer(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, budget: Budget) -> None:
+    def _fathom_closer(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, cells: int) -> None:
         """Where many cells are open, bound what is left out more closely, and try those again that may pass then."""
-        affordable = polynomial.truncation > 0 and budget.cells(self._cells) > self.tuning.repaid * len(cover)
+        affordable = polynomial.truncation > 0 and cells > self.tuning.repaid * len(cover)
         if affordable and (closer := self.polynomials.closer(polynomial, cover)) is not polynomial:
             trial = self.polynomials.for_trial(closer, self.threshold, cover.open.boxes.radius)
             limit_sq = cover.limits_sq(trial, self.threshold)
@@ -302,7 +292,6 @@ class Search:
             tried = (allowed & (cover.norms[index] == math.inf) & (wanted_sq < math.inf)).nonzero()[0]
             if not len(tried):
                 continue
-            self._tried += len(tried)
             passed = cover.fathom(formed.take(tried, ops=self.ops), threshold, wanted_sq=wanted_sq[tried])
             failed = tried[~passed]
             failed = failed[np.argsort(-nodes.eigenvalues[index[failed]], kind="stable")[: nodes.exact]]
@@ -337,23 +326,28 @@ class Search:
             norms_sq = self.ops.to_numpy(values)
             self.incumbent.raise_from(whole, here, norms_sq, norms_sq, vectors)
 
-    def _relax(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, budget: Budget) -> None:
-        """Ask for less where the next round does not fit into the budget: the cells that are done with stay so."""
-        norms_sq, best = nodes.norms_sq, self.incumbent.best.claim.value
-        for _ in range(self.tuning.relaxations):
-            if budget.holds(cover, nodes.norms_sq, self._rtol, best, self._cells):
+    def _relax(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, most: float) -> None:
+        """Ask for less where the next round would be too many cells: the cells that are done with stay so."""
+        axes = int(np.count_nonzero(cover.open.boxes.half_degree))
+        while self._rtol < 1:
+            rest = (cover.norms == math.inf).nonzero()[0]
+            ratio = np.sqrt(nodes.norms_sq[rest]) / max(self.threshold, 1e-300)
+            if (self._pieces(ratio, cover.open.boxes.radius[rest]) ** axes).sum() <= most:
                 break
-            # Estimates are from below: what did not pass is higher than thought.
-            passable_sq = (self.threshold * np.cos(cover.open.boxes.radius)) ** 2
-            low = (cover.norms == math.inf) & (norms_sq <= passable_sq)
-            norms_sq = np.where(low, self.tuning.raised * passable_sq, norms_sq)
-            rtol = budget.tolerance(cover, norms_sq, self._rtol, best, self._cells)
-            if rtol >= self._widest:
-                raise OutOfTime
-            if rtol <= self._rtol:
-                break
-            self._rtol = rtol
+            self._rtol = min(1.0, self.tuning.wider * self._rtol)
             self._fathom(cover, polynomial, nodes)
+
+    def _pieces(self, ratio: np.ndarray, radius: np.ndarray) -> np.ndarray:
+        """How many times smaller cells have to be to pass, at least twice; more are not cut at once, shape (c,).
+
+        Parameters
+        ----------
+        ratio, radius : float arrays, shape (c,)
+            Norms at the centres over the threshold, and the cells' radii.
+        """
+        angle = np.arccos(np.clip(ratio, 0.0, 1 / (1 + (0.5 * self._rtol + self.tuning.angle))))
+        found = np.clip(np.ceil(self.tuning.overlap * radius / angle), 2, self.tuning.pieces)
+        return np.asarray(found.astype(np.int64))
 
     # -- helpers -----------------------------------------------------------------------------------------------------
     def _wanted_sq(

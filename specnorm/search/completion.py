@@ -94,7 +94,9 @@ def _tables(taps: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     axes = [_polynomials(k) for k in taps]
     if math.prod(float(np.linalg.cond(axis[2])) for axis in axes) <= _LOST:
-        first, second, combined = (functools.reduce(np.kron, [axis[j] for axis in axes], np.eye(1)) for j in range(3))
+        first, second, combined = axes[0] if axes else (np.eye(1),) * 3
+        for axis in axes[1:]:
+            first, second, combined = np.kron(first, axis[0]), np.kron(second, axis[1]), np.kron(combined, axis[2])
         return first, second, combined
     sizes = tuple(2 * k - 1 for k in taps)
     points = full_grid(sizes).numerators
@@ -137,8 +139,9 @@ class _Products(NamedTuple):
     @classmethod
     def of(cls, blocks: Array, *, ops: ArrayOps) -> _Products:
         """For blocks (b, rows, c, *taps)."""
-        tables = (ops.from_numpy(x.astype(ops.own_dtype), blocks) for x in _tables(tuple(blocks.shape[3:])))
-        return cls(*tables, ops.xp)
+        tables = _tables(tuple(blocks.shape[3:]))
+        first, second, combined = (ops.from_numpy(x.astype(ops.own_dtype), blocks) for x in tables)
+        return cls(first, second, combined, ops.xp)
 
     def _apply(self, table: Array, x: Array) -> Array:
         b, n, *matrix = x.shape

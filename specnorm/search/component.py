@@ -13,9 +13,8 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.bound import nothing
-from specnorm.certified.layer.circulant import reads_zeros, shortest
+from specnorm.certified.layer.circulant import padded_norm, reads_zeros, shortest
 from specnorm.certified.layer.components import PolyphaseComponent, norm_of_groups, norm_of_restriction
-from specnorm.certified.layer.every_size import padded_norm
 from specnorm.certified.layer.own_matrix import quotients
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
 from specnorm.numerics.block_lanczos import Plan, top_vectors
@@ -26,17 +25,16 @@ from specnorm.search import tuning as knobs
 from specnorm.search.circulants import away_from, bound_by_circulants
 from specnorm.search.deflated import DeflatedCirculant
 from specnorm.search.lanczos_bound import enclose_by_matrix
-from specnorm.search.layer_bounds import LayerBounds, LayerProblem, LayerTuning
-from specnorm.search.one_wave import WaveSum
+from specnorm.search.layer_bounds import LayerBounds, LayerTuning
 from specnorm.search.open_groups import open_groups
-from specnorm.search.plane_wave import windowed_wave
+from specnorm.search.plane_wave import WaveSum, windowed_wave
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
     from specnorm.numerics.power import LinearMap
     from specnorm.problem.spec import ConvSpec
     from specnorm.search.branch_and_bound import Search
-    from specnorm.search.result import SearchResult
+    from specnorm.search.result import Problem, SearchResult
     from specnorm.search.supremum import Supremum
     from specnorm.types import Array, ArrayOps
 
@@ -46,7 +44,7 @@ class ComponentSearch:
 
     def __init__(
         self,
-        problem: LayerProblem,
+        problem: Problem,
         component: PolyphaseComponent,
         supremum: Supremum,
         tuning: LayerTuning,
@@ -122,7 +120,7 @@ class ComponentSearch:
         if self._open is None:
             # Of padding that repeats pixels, a group's norm may be larger than that of its symbol.
             target = bounds.lower.value / math.sqrt(self.spec.padding_gain_sq)
-            limits: dict[str, Any] = {"max_cells": self.problem.max_cells, "deadline": self.problem.deadline}
+            limits: dict[str, Any] = {"max_cells": self.problem.max_cells, "clock": self.problem.clock}
             self._open = open_groups(self.search.blocks, target, **limits, ops=self.ops)
         return self._open[0]
 
@@ -138,7 +136,7 @@ class ComponentSearch:
 
     def deflated(self, bounds: LayerBounds) -> list[DeflatedCirculant]:
         """The circulant of each open group; none where blocks are not those of the layer without its dilation."""
-        if self.problem.expired or not self.deflates(bounds):
+        if self.problem.clock.expired or not self.deflates(bounds):
             return []
         if self._deflated is None:
             self._deflated = self._deflations(self.open_groups(bounds))
@@ -190,7 +188,7 @@ class ComponentSearch:
             vectors = WaveSum(kernel, single, angles, ops=self.ops).vector()
         else:
             vectors = windowed_wave(kernel, single, angles, ops=self.ops)
-        if steps > 0 and not self.problem.expired:
+        if steps > 0 and not self.problem.clock.expired:
             # What is proven is a quotient of the vector, however it was found: float32 does for most of the way.
             trial = xp.astype(kernel, xp.float32) if self.rtol >= 1e-3 and steps <= tuning.closer else kernel
             there, back = self._maps(Convolution(trial, single, budget=budget, ops=self.ops))
@@ -282,7 +280,7 @@ def fewest_points(spec: ConvSpec, search: Search) -> tuple[int, ...] | None:
     return None if all(k == 1 for k in kernel_shape) else fewest
 
 
-def no_bounds(problem: LayerProblem, spec: ConvSpec, tuning: LayerTuning, *, ops: ArrayOps) -> LayerBounds:
+def no_bounds(problem: Problem, spec: ConvSpec, tuning: LayerTuning, *, ops: ArrayOps) -> LayerBounds:
     """Of a layer, or of one of its components, of which nothing is known yet."""
     xp, kernel = ops.xp, problem.kernel
     u, v = (

@@ -5,7 +5,6 @@ The fewer waves stay in, the closer is the bound; what is taken out makes a matr
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from specnorm.certified.symbol.cells import dft
 from specnorm.certified.symbol.cover import Cover
 from specnorm.certified.symbol.symbols import Symbol
 from specnorm.clock import Clock, OutOfTime
-from specnorm.numerics.chebyshev import top_eigenvectors
+from specnorm.numerics.power import top_eigenvectors
 from specnorm.problem.layer_map import sizes_of
 from specnorm.search import tuning as knobs
 from specnorm.search.reduction import Polynomials
@@ -111,14 +110,13 @@ class DeflatedCirculant:
         if search is not None and alike and bool(ops.xp.all(search.blocks == self.blocks)):
             self.blocks, self._polynomials = search.blocks, search.polynomials
 
-    def upper(self, lower: float, rtol: float, deadline: float = math.inf, *, first: bool = False) -> Upper | None:
+    def upper(self, lower: float, rtol: float, clock: Clock | None = None, *, first: bool = False) -> Upper | None:
         """A bound of the norm, ``lower * (1 + rtol)`` if enough waves taken out allow it; None if there is no proof.
 
-        Nothing is begun after the deadline, on the clock of `time.monotonic`. At first few are taken out, and nothing
-        wider is tried.
+        Nothing is begun after the clock's end. At first few are taken out, and nothing wider is tried.
         """
         for part in self.parts[: TUNING.first] if first else self.parts:
-            if Clock(deadline).expired:
+            if clock is not None and clock.expired:
                 return None
             try:
                 found = self.split(part, lower)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,52 +16,17 @@ from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies
 from specnorm.search.branch_and_bound import Search
 from specnorm.search.constant import enclose_constant
-from specnorm.search.fixed_cost import bound_without_search
-from specnorm.search.result import SearchResult
+from specnorm.search.pruned import bound_without_search
+from specnorm.search.result import Problem, SearchResult
 
 if TYPE_CHECKING:
     from specnorm.problem.spec import ConvSpec
     from specnorm.types import Array, ArrayOps
 
-_SHARE = 0.9
-"""Of the time, for a search; the rest is for another one where a round of it took longer than it seemed to."""
 _WIDE = 0.15
 """Relative width from which a bound of fixed cost may be closer than what a search ended with."""
 _SUPREMUM = 2e-3
 """Tolerance of the supremum that a search of a grid with 1000 points starts from; less for larger ones."""
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """One layer's blocks, and how closely their largest norm is to be enclosed.
-
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
-        In the wide dtype, scaled to about 1.
-    spec : ConvSpec
-        With ``input_shape``: at the DFT frequencies of the circular layer; else over all frequencies.
-    rtol : float
-        Relative width asked for.
-    max_cells : int
-        Budget of one search.
-    deadline : float
-        On the clock of `time.monotonic`; a search that has not ended by then is given up.
-    seconds : float
-        What the deadline left when the layer's time began.
-    """
-
-    blocks: Array
-    spec: ConvSpec
-    rtol: float
-    max_cells: int
-    deadline: float = math.inf
-    seconds: float = math.inf
-
-    def search(self, support: Array, *, ops: ArrayOps) -> Search:
-        """A search that leaves some of the time."""
-        now = time.monotonic()
-        return Search(support, deadline=now + _SHARE * (self.deadline - now), ops=ops)
 
 
 def enclose_zero(support: Array, *, ops: ArrayOps) -> SearchResult | None:
@@ -83,17 +47,15 @@ def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bo
         Both bounds finite.
     converged : bool
     """
-    rtol, support = problem.rtol, polyphase.support(problem.blocks, ops=ops)
+    rtol, support = problem.rtol, polyphase.support(problem.kernel, ops=ops)
     constant = enclose_zero(support, ops=ops) or enclose_constant(support, rtol, ops=ops)
     if constant is not None:
         return constant, True
-    search = problem.search(support, ops=ops)
-    cover = _cover(support, problem)
+    search, cover = Search(support, clock=problem.clock, ops=ops), _cover(support, problem)
     if problem.spec.input_shape is not None:
         found = _at_points(search, cover, problem)
     else:
-        found = _torus_searched(search, cover, rtol=rtol, max_cells=problem.max_cells, relaxes=True)
-        found = found if found.within(rtol) else _widened(search, cover, found, problem)
+        found = _enclose_torus(search, cover, problem)
     return found, found.within(rtol)
 
 
@@ -103,22 +65,16 @@ def search_torus(problem: Problem, *, grid_follows: bool, ops: ArrayOps) -> tupl
     Parameters
     ----------
     problem : Problem
-        Without ``input_shape``.
+        Of blocks, without ``input_shape``.
     grid_follows : bool
         As in `Search.run`.
     """
-    support = polyphase.support(problem.blocks, ops=ops)
-    search, cover = problem.search(support, ops=ops), _cover(support, problem)
+    support = polyphase.support(problem.kernel, ops=ops)
+    search = Search(support, clock=problem.clock, ops=ops)
     constant = enclose_zero(support, ops=ops) or enclose_constant(support, problem.rtol, close=False, ops=ops)
     if constant is not None:
         return search, constant
-    found = _torus_searched(
-        search, cover, rtol=problem.rtol, max_cells=problem.max_cells, grid_follows=grid_follows, relaxes=True
-    )
-    if not found.within(problem.rtol):
-        found = _widened(search, cover, found, problem)
-    search.clock.deadline = problem.deadline
-    return search, found
+    return search, _enclose_torus(search, _cover(support, problem), problem, grid_follows=grid_follows)
 
 
 def _cover(support: Array, problem: Problem) -> Boxes | None:
@@ -127,19 +83,21 @@ def _cover(support: Array, problem: Problem) -> Boxes | None:
     return torus(shape) if torus_size(shape) <= problem.max_cells * support.shape[0] else None
 
 
-def _torus_searched(
-    search: Search,
-    cover: Boxes | None,
-    *,
-    rtol: float,
-    max_cells: int,
-    grid_follows: bool = False,
-    relaxes: bool = False,
+def _enclose_torus(
+    search: Search, cover: Boxes | None, problem: Problem, *, grid_follows: bool = False
 ) -> SearchResult:
+    found = _search_torus(search, cover, problem, grid_follows=grid_follows, relaxes=True)
+    return found if found.within(problem.rtol) else _widened(search, cover, found, problem)
+
+
+def _search_torus(
+    search: Search, cover: Boxes | None, problem: Problem, *, grid_follows: bool, relaxes: bool
+) -> SearchResult:
+    most = problem.max_cells
     if cover is None:
         # One cell is too many for a search that may visit none: what is known from below, and nothing from above.
-        cover, max_cells = one_box(tuple(search.blocks.shape[3:])), 0
-    return search.run(cover, rtol=rtol, grid_follows=grid_follows, max_cells=max_cells, relaxes=relaxes)
+        cover, most = one_box(tuple(search.blocks.shape[3:])), 0
+    return search.run(cover, rtol=problem.rtol, grid_follows=grid_follows, max_cells=most, relaxes=relaxes)
 
 
 def _at_points(search: Search, cover: Boxes | None, problem: Problem) -> SearchResult:
@@ -158,7 +116,9 @@ def _at_points(search: Search, cover: Boxes | None, problem: Problem) -> SearchR
     # The best point of a fine grid is so close to the torus' maximum that the supremum alone prunes all others.
     apart = sum((k - 1) / 2 * math.pi / n for k, n in zip(kernel_shape, sizes, strict=True))
     fine = rtol >= 1e-3 and 1 - math.cos(min(apart, math.pi / 2)) < 0.02 * rtol
-    whole = _torus_searched(search, cover, rtol=loose, grid_follows=not fine, max_cells=most)
+    whole = _search_torus(
+        search, cover, replace(problem, rtol=loose, max_cells=most), grid_follows=not fine, relaxes=False
+    )
     start = search.at_nearest(whole, sizes)
     found, grid = replace(start, cells=0), dft(sizes, kernel_shape)
     if whole.upper is None and count <= most_cells:
@@ -179,32 +139,12 @@ def grid_sizes(spec: ConvSpec, kernel_shape: tuple[int, ...]) -> tuple[int, ...]
     return tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, kernel_shape, strict=True))
 
 
-def _searched_again(search: Search, cover: Boxes, found: SearchResult, problem: Problem) -> SearchResult:
-    """From wide to narrow: search again as long as that gives closer bounds; by now it is known what a cell takes.
-
-    It begins anew: where time is short the norm is nearly constant, and hardly a cell that passes for a wide tolerance
-    does for a narrow one.
-    """
-    groups = search.blocks.shape[0]
-    while found.upper is not None and not found.within(problem.rtol) and search.pace * len(cover) < search.clock.left:
-        left = problem.max_cells - found.cells // groups
-        again = search.run(cover, rtol=problem.rtol, start=found, max_cells=left, relaxes=True)
-        cells, closer = found.cells + again.cells, again.upper is not None and again.upper < found.upper
-        found = replace(again, upper=again.upper if closer else found.upper, cells=cells)
-        if not closer:
-            break
-    return found
-
-
 def _widened(search: Search, cover: Boxes | None, found: SearchResult, problem: Problem) -> SearchResult:
-    """Prove what the budget allows: by another search where one had no end, and by a bound of fixed cost if wide."""
-    search.clock.deadline = problem.deadline
+    """Prove what the budget allows where a search had no end: wider bounds, or one of fixed cost."""
     if found.upper is None and cover is not None:
         again = search.run(cover, rtol=problem.rtol, start=found, max_cells=problem.max_cells, relaxes=True)
         found = replace(again, cells=found.cells + again.cells)
-    if cover is not None:
-        found = _searched_again(search, cover, found, problem)
     if found.within(_WIDE):
         return found
-    other = bound_without_search(problem.blocks, problem.spec, problem.seconds, ops=search.ops)
+    other = bound_without_search(problem, ops=search.ops)
     return replace(found, upper=other if found.upper is None else least(found.upper, other))

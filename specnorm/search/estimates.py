@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.certified.symbol import symbols
-from specnorm.numerics.chebyshev import largest_eigenvalues
+from specnorm.numerics.power import largest_eigenvalues
 
 if TYPE_CHECKING:
     from specnorm.certified.symbol.cover import CentreMatrices

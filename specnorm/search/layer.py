@@ -7,8 +7,9 @@ layers have the last one done at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,25 +20,16 @@ from specnorm.problem.layer_map import Convolution
 from specnorm.result import BoundSource
 from specnorm.search.component import ComponentSearch, no_bounds
 from specnorm.search.constant import SMALLEST, enclose_matrices
-from specnorm.search.layer_bounds import TUNING, LayerBounds, LayerProblem
+from specnorm.search.layer_bounds import TUNING, LayerBounds
 from specnorm.search.supremum import Supremum
 
 if TYPE_CHECKING:
     from specnorm.problem.spec import ConvSpec
+    from specnorm.search.result import Problem
     from specnorm.types import ArrayOps
 
 
-class Attempt(Protocol):
-    """One way to bounds that are closer: asked whether it is affordable, and only then run."""
-
-    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
-        """Whether it can be run, and is worth its time with what is known."""
-
-    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-        """The better of what was known and what it proves."""
-
-
-def enclose_layer(problem: LayerProblem, *, ops: ArrayOps) -> LayerBounds:
+def enclose_layer(problem: Problem, *, ops: ArrayOps) -> LayerBounds:
     """Enclose the norm of a layer with at least one axis, at ``spec.input_shape``, whatever its geometry."""
     whole = Supremum(problem, ops=ops)
     components = polyphase_components(problem.spec)
@@ -49,13 +41,12 @@ def enclose_layer(problem: LayerProblem, *, ops: ArrayOps) -> LayerBounds:
 
 
 def _enclose(layer: ComponentSearch) -> LayerBounds:
-    """Each attempt that is affordable, in their order, until the bounds are close enough."""
+    """Each attempt in its order until the bounds are close enough; one that is not affordable changes nothing."""
     bounds = no_bounds(layer.problem, layer.spec, layer.tuning, ops=layer.ops)
     for attempt in ATTEMPTS:
         if bounds.within(layer.rtol):
             break
-        if attempt.affordable(layer, bounds):
-            bounds = attempt.run(layer, bounds)
+        bounds = attempt(layer, bounds)
     return bounds
 
 
@@ -67,144 +58,99 @@ def _direct_sum(spec: ConvSpec, parts: list[LayerBounds]) -> LayerBounds:
     return LayerBounds(lower, upper, low.u, low.v, low.gradient, high.bound_source, cells, levels)
 
 
-@dataclass(frozen=True)
-class Patch:
-    """Of a layer with one output (transposed: input) an axis: the matrix of the taps that it reads."""
-
-    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
-        """Where that is what the layer is, and no small matrix."""
-        if not reads_zeros(layer.spec) or any(x.outputs > 1 for x in layer.component.parts):
-            return False
-        first, second = layer.parts.shape[1:3]
-        return min(first, second * int(np.prod([x.pixels for x in layer.component.parts]))) >= SMALLEST
-
-    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-        """By the matrices of all groups."""
-        taps = layer.parts[(..., *(slice(x.before, x.before + x.pixels) for x in layer.component.parts))]
-        matrix = layer.xp.reshape(taps, (*taps.shape[:2], -1))
-        found = enclose_matrices(matrix, layer.rtol, ops=layer.ops)
-        if found.upper is None or not found.within(layer.rtol):
-            return bounds
-        one = Convolution(layer.parts[found.index : found.index + 1, ...], layer.single, ops=layer.ops)
-        u, v = (found.v, found.u) if layer.spec.transposed else (found.u, found.v)
-        lower, upper = norms_of_patch(layer.component, found.lower, found.upper)
-        return layer.bounds_of(lower, upper, one, u, v, found.index, layer.component, BoundSource.MATRIX)
+def patch(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+    """A layer with one output (transposed: input) an axis is the matrix of the taps that it reads, if none is small."""
+    parts = layer.component.parts
+    if not reads_zeros(layer.spec) or any(x.outputs > 1 for x in parts):
+        return bounds
+    first, second = layer.parts.shape[1:3]
+    if min(first, second * int(np.prod([x.pixels for x in parts]))) < SMALLEST:
+        return bounds
+    taps = layer.parts[(..., *(slice(x.before, x.before + x.pixels) for x in parts))]
+    matrix = layer.xp.reshape(taps, (*taps.shape[:2], -1))
+    found = enclose_matrices(matrix, layer.rtol, ops=layer.ops)
+    if found.upper is None or not found.within(layer.rtol):
+        return bounds
+    one = Convolution(layer.parts[found.index : found.index + 1, ...], layer.single, ops=layer.ops)
+    u, v = (found.v, found.u) if layer.spec.transposed else (found.u, found.v)
+    lower, upper = norms_of_patch(layer.component, found.lower, found.upper)
+    return layer.bounds_of(lower, upper, one, u, v, found.index, layer.component, BoundSource.MATRIX)
 
 
-@dataclass(frozen=True)
-class SmallMatrix:
-    """The layer's own matrix, at once."""
-
-    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
-        """Where that is less work than a search."""
-        return layer.is_small
-
-    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-        """Of all groups."""
-        return bounds.intersect(layer.by_matrix(np.arange(layer.groups), bounds.lower.value))
+def small_matrix(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+    """The layer's own matrix at once, where that is less work than a search."""
+    if not layer.is_small:
+        return bounds
+    return bounds.intersect(layer.by_matrix(np.arange(layer.groups), bounds.lower.value))
 
 
-@dataclass(frozen=True)
-class NearSupremum:
-    """From above the supremum over all sizes; from below a wave near its frequency."""
-
-    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
-        """Always."""
-        return True
-
-    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-        """In few steps, unless closer bounds are asked for."""
-        steps = layer.tuning.steps if layer.rtol >= 1e-3 else layer.tuning.more
-        return layer.by_supremum(bounds.intersect(layer.near_supremum(steps, layer.tuning.applied)))
+def near_supremum(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+    """From above the supremum over all sizes; from below a wave near its frequency, in few steps if rtol is loose."""
+    steps = layer.tuning.steps if layer.rtol >= 1e-3 else layer.tuning.more
+    return layer.by_supremum(bounds.intersect(layer.near_supremum(steps, layer.tuning.applied)))
 
 
-@dataclass(frozen=True)
-class BestCirculant:
+def best_circulant(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
     """The circulant that is farthest from the maximum of the torus; the other ones too, unless something follows."""
-
-    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
-        """Where the layer is a compression of circulants."""
-        return layer.fewest is not None and not layer.problem.expired
-
-    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-        """Search it."""
-        return layer.by_circulants(bounds, only_one=layer.one_circulant)
+    if layer.fewest is None or layer.problem.clock.expired:
+        return bounds
+    return layer.by_circulants(bounds, only_one=layer.one_circulant)
 
 
-@dataclass(frozen=True)
-class Deflation:
-    """A circulant without its highest waves, which are met with the pixels.
+def few_waves(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+    """A circulant of each open group without its few highest waves, which are met with the pixels."""
+    return _deflation(layer, bounds, first=True)
 
-    Parameters
-    ----------
-    first : bool
-        Take out few waves, and prove nothing wider.
+
+def more_steps(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+    """From below: more steps on the whole layer, if all of it fits, before more waves are taken out.
+
+    In a restriction of a larger layer they come no closer than the waves on all of it.
     """
-
-    first: bool
-
-    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
-        """Without stride."""
-        tried = not self.first and layer.rtol < 1e-3
-        return layer.is_plain and not tried and bool(layer.deflated(bounds))
-
-    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-        """Of each open group."""
-        limits = (bounds.lower.value, layer.closeness, layer.problem.deadline)
-        return layer.lowered(bounds, [x.upper(*limits, first=self.first) for x in layer.deflated(bounds)])
+    tuning = layer.tuning
+    fits = layer.size * tuning.closer <= tuning.again * tuning.applied
+    if not (fits and layer.is_plain and layer.rtol >= 1e-3 and layer.deflated(bounds)):
+        return bounds
+    return bounds.intersect(layer.near_supremum(tuning.closer, tuning.again * tuning.applied))
 
 
-@dataclass(frozen=True)
-class MoreSteps:
-    """From below: more steps on the whole layer, before more waves are taken out."""
-
-    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
-        """Where all of it fits: in a restriction of a larger layer they come no closer than the waves on all of it."""
-        fits = layer.size * layer.tuning.closer <= layer.tuning.again * layer.tuning.applied
-        return fits and layer.is_plain and layer.rtol >= 1e-3 and bool(layer.deflated(bounds))
-
-    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-        """Near the wave of the supremum."""
-        applied = layer.tuning.again * layer.tuning.applied
-        return bounds.intersect(layer.near_supremum(layer.tuning.closer, applied))
+def many_waves(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+    """As `few_waves`, with as many as it takes, and wider bounds."""
+    return bounds if layer.rtol < 1e-3 else _deflation(layer, bounds, first=False)
 
 
-@dataclass(frozen=True)
-class OwnMatrix:
-    """The layer's own matrix, where nothing else came close enough."""
-
-    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
-        """In some seconds, if it was not tried at once."""
-        return not layer.is_small and not layer.problem.expired and layer.work(bounds) <= layer.tuning.work
-
-    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-        """Of the open groups."""
-        return bounds.intersect(layer.by_matrix(layer.open_groups(bounds), bounds.lower.value))
+def _deflation(layer: ComponentSearch, bounds: LayerBounds, *, first: bool) -> LayerBounds:
+    if not layer.is_plain:
+        return bounds
+    limits = (bounds.lower.value, layer.closeness, layer.problem.clock)
+    uppers = [x.upper(*limits, first=first) for x in layer.deflated(bounds)]
+    return layer.lowered(bounds, uppers) if uppers else bounds
 
 
-@dataclass(frozen=True)
-class RefinedSupremum:
-    """The supremum as closely as was asked for."""
-
-    def affordable(self, layer: ComponentSearch, bounds: LayerBounds) -> bool:
-        """Where it is known less closely, since a circulant was to follow."""
-        return layer.supremum.is_loose and not layer.problem.expired
-
-    def run(self, layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-        """Search it again."""
-        return bounds.with_upper(layer.padded(layer.supremum.refine()), BoundSource.SUPREMUM)
+def own_matrix(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+    """The open groups' own matrices, in some seconds, if they were not tried at once."""
+    if layer.is_small or layer.problem.clock.expired or layer.work(bounds) > layer.tuning.work:
+        return bounds
+    return bounds.intersect(layer.by_matrix(layer.open_groups(bounds), bounds.lower.value))
 
 
-ATTEMPTS: tuple[Attempt, ...] = (
-    Patch(),
-    SmallMatrix(),
-    NearSupremum(),
-    BestCirculant(),
-    Deflation(first=True),
-    MoreSteps(),
-    Deflation(first=True),
-    Deflation(first=False),
-    OwnMatrix(),
-    RefinedSupremum(),
+def refined_supremum(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
+    """The supremum as closely as was asked for, where it is known less closely since a circulant was to follow."""
+    if not layer.supremum.is_loose or layer.problem.clock.expired:
+        return bounds
+    return bounds.with_upper(layer.padded(layer.supremum.refine()), BoundSource.SUPREMUM)
+
+
+ATTEMPTS: tuple[Callable[[ComponentSearch, LayerBounds], LayerBounds], ...] = (
+    patch,
+    small_matrix,
+    near_supremum,
+    best_circulant,
+    few_waves,
+    more_steps,
+    few_waves,
+    many_waves,
+    own_matrix,
+    refined_supremum,
 )
-"""In this order, each if it is affordable, until the bounds are close enough."""
+"""In this order, until the bounds are close enough."""

@@ -1,56 +1,21 @@
-"""A layer at its size as a problem, two proven bounds of its norm, and what the search for them is tuned by."""
+"""Two proven bounds of a layer at its size, and what the search for them is tuned by."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from specnorm.certified.bound import greatest, least
-from specnorm.clock import Clock
-from specnorm.result import BoundSource
+from specnorm.search.result import Bounds
 
 if TYPE_CHECKING:
-    from specnorm.certified.bound import Lower, Upper
-    from specnorm.problem.spec import ConvSpec
+    from specnorm.certified.bound import Upper
+    from specnorm.result import BoundSource
     from specnorm.types import Array
 
 
 @dataclass(frozen=True, eq=False)
-class LayerProblem:
-    """One layer at its size, and how closely its norm is to be enclosed.
-
-    Parameters
-    ----------
-    kernel : array, shape (1, *shape)
-        In torch's order, scaled to about 1, with known values.
-    spec : ConvSpec
-        With ``input_shape``.
-    rtol : float
-        Relative width asked for.
-    max_cells : int
-        Budget of one search.
-    deadline : float
-        On the clock of `time.monotonic`; what is not begun by then is not tried.
-    seconds : float
-        What the deadline left when the layer's time began.
-    """
-
-    kernel: Array
-    spec: ConvSpec
-    rtol: float
-    max_cells: int
-    deadline: float = math.inf
-    seconds: float = math.inf
-
-    @property
-    def expired(self) -> bool:
-        """Whether the deadline has passed."""
-        return Clock(self.deadline).expired
-
-
-@dataclass(frozen=True, eq=False)
-class LayerBounds:
+class LayerBounds(Bounds):
     """Two proven bounds of ``||A||``.
 
     Parameters
@@ -65,18 +30,12 @@ class LayerBounds:
         Of all searches.
     """
 
-    lower: Lower
-    upper: Upper | None
     u: Array
     v: Array
     gradient: Array
     bound_source: BoundSource
     cells: int = 0
     levels: int = 0
-
-    def within(self, rtol: float) -> bool:
-        """Whether the bounds are so close."""
-        return self.upper is not None and self.upper <= self.lower.value * (1 + rtol)
 
     def intersect(self, other: LayerBounds) -> LayerBounds:
         """The better of both bounds of one layer."""

@@ -16,6 +16,7 @@ from specnorm.search.branch_and_bound import Search
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Upper
+    from specnorm.clock import Clock
     from specnorm.types import Array, ArrayOps
 
 
@@ -42,7 +43,7 @@ TUNING = GroupTuning()
 
 
 def open_groups(
-    blocks: Array, bound: float, *, max_cells: int, deadline: float, ops: ArrayOps
+    blocks: Array, bound: float, *, max_cells: int, clock: Clock, ops: ArrayOps
 ) -> tuple[np.ndarray, Upper | None]:
     """Groups whose supremum over all frequencies is not proven to be at most a bound, and what bounds the others'.
 
@@ -52,8 +53,8 @@ def open_groups(
         Scaled to about 1.
     max_cells : int
         Budget of each search.
-    deadline : float
-        On the clock of `time.monotonic`.
+    clock : Clock
+        Ends the searches.
 
     Returns
     -------
@@ -74,7 +75,7 @@ def open_groups(
     for _ in range(TUNING.tries):
         if not len(lower):
             break
-        search = Search(arrays.rows(blocks, lower, ops=ops), deadline=deadline, ops=ops)
+        search = Search(arrays.rows(blocks, lower, ops=ops), clock=clock, ops=ops)
         proven = search.run(torus(kernel_shape), bound=bound, max_cells=max_cells)
         if proven.upper is not None and proven.upper <= bound:
             return np.setdiff1d(every, lower), proven.upper

@@ -15,7 +15,7 @@ from specnorm.certified.symbol.cover import Cover, truncated
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, Rotation, SymbolGram, rotate
 from specnorm.certified.symbol.lags import taps_below
 from specnorm.clock import Clock
-from specnorm.numerics.chebyshev import largest_eigenvalues
+from specnorm.numerics.power import largest_eigenvalues
 
 if TYPE_CHECKING:
     from specnorm.search.tuning import Tuning

@@ -1,19 +1,59 @@
-"""What a search proved."""
+"""What is searched for, and what a search proved."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from specnorm.clock import Clock
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
     from specnorm.problem.frequencies import Frequencies
+    from specnorm.problem.spec import ConvSpec
     from specnorm.types import Array
 
 
 @dataclass(frozen=True, eq=False)
-class SearchResult:
+class Problem:
+    """One layer, and how closely its norm is to be enclosed.
+
+    Parameters
+    ----------
+    kernel : array
+        In the wide dtype, scaled to about 1, with known values: the layer's blocks (g, m, p, *kernel_shape) or, where
+        it is enclosed itself at its size, its kernel (1, *shape) in torch's order.
+    spec : ConvSpec
+        Of blocks with ``input_shape``: at the DFT frequencies of the circular layer; without: over all frequencies.
+    rtol : float
+        Relative width asked for.
+    max_cells : int
+        Budget of one search.
+    clock : Clock
+        What is not begun by its end is not tried.
+    """
+
+    kernel: Array
+    spec: ConvSpec
+    rtol: float
+    max_cells: int
+    clock: Clock = field(default_factory=Clock)
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """Two proven bounds of one norm; ``upper`` is None where no proof came through."""
+
+    lower: Lower
+    upper: Upper | None
+
+    def within(self, rtol: float) -> bool:
+        """Whether there are both bounds, so close."""
+        return self.upper is not None and self.upper <= self.lower.value * (1 + rtol)
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResult(Bounds):
     """What a search proved about the largest norm of some blocks, in their scale.
 
     Parameters
@@ -32,19 +72,8 @@ class SearchResult:
         Singular vectors there, where the search has them.
     """
 
-    lower: Lower
-    upper: Upper | None
     frequency: Frequencies
     block: int
     cells: int
     levels: int
     vectors: tuple[Array, Array] | None = None
-
-    @property
-    def width(self) -> float:
-        """Relative distance of the bounds, rounded; infinite without both."""
-        return math.inf if self.upper is None else self.upper.value / max(self.lower.value, 1e-300) - 1
-
-    def within(self, rtol: float) -> bool:
-        """Whether there are both bounds, so close."""
-        return self.upper is not None and self.upper <= self.lower.value * (1 + rtol)

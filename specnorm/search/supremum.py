@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from specnorm.certified.layer.circulant import reads_zeros
 from specnorm.certified.layer.components import polyphase_components
 from specnorm.problem import polyphase
-from specnorm.search.enclosing import Problem, search_torus
+from specnorm.search.enclosing import search_torus
+from specnorm.search.result import Problem
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Upper
     from specnorm.search.branch_and_bound import Search
-    from specnorm.search.layer_bounds import LayerProblem
     from specnorm.search.result import SearchResult
     from specnorm.types import Array, ArrayOps
 
@@ -48,7 +48,7 @@ class Supremum:
         circulant that is searched anyway needs no more than a bound.
     """
 
-    def __init__(self, problem: LayerProblem, *, ops: ArrayOps) -> None:
+    def __init__(self, problem: Problem, *, ops: ArrayOps) -> None:
         self._problem, self._ops = problem, ops
         # The kernel is in torch's order already.
         self._everywhere = replace(problem.spec, input_shape=None, layout=None)
@@ -71,7 +71,7 @@ class Supremum:
 
     def _search(self, rtol: float, *, grid_follows: bool) -> tuple[Search, SearchResult]:
         problem, blocks = self._problem, self.blocks()
-        given = Problem(blocks, self._everywhere, rtol, problem.max_cells, problem.deadline, problem.seconds)
+        given = Problem(blocks, self._everywhere, rtol, problem.max_cells, problem.clock)
         return search_torus(given, grid_follows=grid_follows, ops=self._ops)
 
     def blocks(self) -> Array:

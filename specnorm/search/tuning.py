@@ -41,15 +41,11 @@ class Tuning(NamedTuple):
     overlap: float = 1.2
     """Part of the needed shrinkage that is cut for. The norm at a child's centre is often lower than its parent's, so
     that below 1 there are the fewest cells; a fifth fewer rounds cost 2 % more of them."""
-    ahead: float = 0.85
-    """Part of the cells that are left to a search which the next round may take; a tolerance that asks for more is
-    widened. Pieces of pieces are about as many again."""
-    hurry: float = 0.8
-    """The same of the time that is left: cells of the next round may take longer than those before."""
-    proof: float = 3.0
-    """How many times as long as an estimate a cell with its proof takes at most, before any was tried."""
-    relaxations: int = 12
-    """How often a round's tolerance is widened at most: each time the cells that did not pass count as higher."""
+    ahead: float = 0.8
+    """Part of the cells, and of the time, that are left to a search which the next round may take; a tolerance that
+    asks for more is widened."""
+    wider: float = 1.25
+    """By how much at once."""
     share: float = 0.999
     """Part of the tolerance that is asked of the proof, so that the answer is within it after rounding."""
     excess: float = 1.5

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from specnorm import arrays
-from specnorm.numerics.extrapolation import extrapolated, geometric_tail
+from specnorm.numerics.power import extrapolated, geometric_tail
 from specnorm.tensor.form import Form, best, sample_iterates
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def maximise(
     sweeps : integer array, shape ()
     """
     xp = ops.xp
-    form, value, v, modes, count = _alternate(blocks, v, modes, max_iter, ops=ops)
+    form, value, v, modes, count = alternate(blocks, v, modes, max_iter, ops=ops)
     value, v, modes = best(value, v, modes, 1, xp=xp)
     u, norm = form.left(v, form.weights(modes))
     # Lifted by the rounding of the last contraction: where TN equals sigma*, rounding alone would fall below it.
@@ -80,7 +80,7 @@ def maximise(
 def start_state(blocks: Array, v: Array, modes: list[Array], max_iter: int, *, ops: ArrayOps) -> Array:
     """Vectors (b, s, p + sum of sizes) that `follow` moves: those at sample frequencies, and as many that are free."""
     xp = ops.xp
-    form, value, v, modes, _ = _alternate(blocks, v, modes, max_iter, ops=ops)
+    form, value, v, modes, _ = alternate(blocks, v, modes, max_iter, ops=ops)
     value, v, modes = best(value, v, modes, 1, xp=xp)
     samples = xp.broadcast_to(_samples(form), (form.b, *_samples(form).shape[1:]))
     top = xp.where((value > 0)[..., None], xp.concat([v, *modes], axis=2), samples[:, :1, :])
@@ -117,7 +117,7 @@ def _samples(form: Form) -> Array:
     return form.ops.from_numpy(sample_iterates(form.p, form.lengths, host), form.by_row)
 
 
-def _alternate(
+def alternate(
     blocks: Array, v: Array, modes: list[Array], max_iter: int, *, ops: ArrayOps
 ) -> tuple[Form, Array, Array, list[Array], Array]:
     """Sweep to convergence: the form, values and vectors of the iterates left, and the number of sweeps.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -10,11 +9,12 @@ from typing import TYPE_CHECKING, TypeAlias
 from specnorm.certified.symbol.cells import torus
 from specnorm.problem import polyphase
 from specnorm.search.branch_and_bound import Search
+from specnorm.search.constant import top_triple_at
 from specnorm.search.result import SearchResult
-from specnorm.search.top_triples import top_triple_at
 from specnorm.tensor.form import units, waves
 
 if TYPE_CHECKING:
+    from specnorm.clock import Clock
     from specnorm.problem.frequencies import Frequencies
     from specnorm.types import Array, ArrayOps
 
@@ -73,7 +73,7 @@ def prove(search: Search, value: float, *, plain: bool = True) -> Proof:
 
 
 def certified(
-    blocks: Array, found: list[Array], maximise: Maximise, *, seed: int, deadline: float = math.inf, ops: ArrayOps
+    blocks: Array, found: list[Array], maximise: Maximise, *, seed: int, clock: Clock, ops: ArrayOps
 ) -> tuple[list[Array], float, bool]:
     """Prove ``sigma* <= value`` for the blocks of one layer, restarting the maximisation from whatever refutes it.
 
@@ -86,8 +86,8 @@ def certified(
         Value, u, v, weights and block index; leading axis 1.
     seed : int
         Of the search.
-    deadline : float
-        Of the search, on the clock of `time.monotonic`.
+    clock : Clock
+        Ends the search.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def certified(
     if not float(found[0][0]) > 0:
         return found, 1.0, True
     wide = xp.astype(polyphase.support(blocks, ops=ops), xp.float64)
-    search = Search(wide, seed=seed, deadline=deadline, ops=ops)
+    search = Search(wide, seed=seed, clock=clock, ops=ops)
     for _ in range(TUNING.restarts):
         proof = prove(search, float(found[0][0]))
         if proof.refuted is None:

@@ -52,13 +52,6 @@ def deadly(array: NDArray[Any], path: Path, deaths: int) -> Deadly:
     return revived(array, os.getpid(), str(path))
 
 
-class Sealed(np.ndarray[Any, np.dtype[np.float64]]):
-    """A kernel that cannot be sent anywhere."""
-
-    def __reduce__(self) -> Any:
-        raise TypeError("sealed")
-
-
 # -- readers -------------------------------------------------------------------------------------------------------
 def loops(*_: Any) -> ModelArrays:
     """A reader that never ends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import io
 import json
 import struct
@@ -195,3 +196,9 @@ def _twice_wide(content: bytes) -> bytes:
 def shell(marker: Path) -> bytes:
     """A pickled call of os.system that leaves a file behind if it runs."""
     return name("os", "system") + b"(" + text(f"touch '{marker}'") + b"tR"
+
+
+class Phase(enum.Enum):
+    """What a training script may save beside its weights."""
+
+    TRAIN = "train"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from specnorm_audit import network
-from specnorm_audit.readers import open_model
 from specnorm_networks.certified.graph import Graph
-from specnorm_networks.model_arrays import ModelArrays, Sizes, Tensor
+from specnorm_networks.model_arrays import Sizes
 from specnorm_networks.onnx import read
 
 from auditing import files
@@ -74,17 +73,7 @@ def norm(a: NDArray[Any]) -> float:
     return float(np.linalg.norm(a.astype(np.float64), 2))
 
 
-def listed(path: Path, max_bytes: int = 2**30) -> Sequence[Tensor]:
-    with open_model(str(path), max_bytes) as model:
-        return model.arrays
-
-
 def graph_of(path: Path, sizes: Sizes = None) -> Graph:
     """A file's graph, read in this process."""
     with path.open("rb") as file:
         return read(file, str(path), 2**30).graph(sizes)
-
-
-def names_of_nodes(model: ModelArrays) -> list[str]:
-    """What a process that reads a file is asked for."""
-    return [node.name for node in model.graph(None).nodes]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,12 +16,12 @@ from hypothesis import strategies as st
 from oracle import dense_norm, sigma_star
 from specnorm_audit import audit
 from specnorm_audit.report import Report
-from specnorm_audit.rows import COLUMNS, STANDARD, least_upper
+from specnorm_audit.rows import least_upper
 from strategies import Recipe, recipes
 
 import specnorm
 from auditing import files
-from specnorm.errors import BackendError, GeometryError, MethodError
+from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
 KEYS = "name kind shape stride dilation groups transposed padding_mode padding input_shape assumed lower upper "
@@ -35,12 +33,6 @@ def _rows(report: Report) -> dict[str, dict[str, Any]]:
 
 
 # -- the numbers ---------------------------------------------------------------------------------------------------
-@given(recipe=recipes(families=("normal", "zero_mean", "rank_one")))
-def test_interval_holds_the_supremum(recipe: Recipe) -> None:
-    kernel = recipe.kernel
-    (row,) = audit({"k": kernel}).layers
-    assert row.status == "ok", row.reason
-    assert_encloses(row.lower, row.upper, sigma_star(kernel))
 
 
 @given(recipe=recipes(scaled=False), mode=st.sampled_from(["zeros", "circular"]), data=st.data())
@@ -53,19 +45,6 @@ def test_interval_holds_the_layer_at_a_size(recipe: Recipe, mode: Any, data: st.
     assert_encloses(row.lower, row.upper, truth)
     if mode == "circular":
         assert row.values["circular"] == pytest.approx((truth.lo + truth.hi) / 2, rel=2e-6, abs=1e-30)
-
-
-def test_columns_are_the_methods_values() -> None:
-    kernel = np.random.RandomState(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
-    row = _rows(audit({"k": kernel}, input_shape=(5, 6), methods=COLUMNS))["k"]
-    for name in ("tn", "f4", "reshaped", "grid"):
-        assert row[name] == float(specnorm.measure(kernel, specnorm.METHODS[name]()).value)
-    assert row["fft"] == float(specnorm.conv_norm(kernel, (5, 6)))
-    assert row["power"] == float(specnorm.power_norm(kernel, (5, 6), padding_mode="zeros"))
-    assert row["gram"] == float(specnorm.gram_bound(kernel, (5, 6), padding_mode="zeros"))
-    assert row["circular"] == row["fft"]
-    assert row["unfoldings"] == [float(x) for x in specnorm.unfolding_bounds(kernel)]
-    assert row["ratio"] == row["tn"] / row["lower"]
 
 
 @pytest.mark.parametrize("mode", ["zeros", "circular"])
@@ -83,33 +62,6 @@ def test_every_method_has_a_column(mode: Any, size: int | None) -> None:
             assert row[method] is not None, (name, method)
             if method in everything:
                 assert np.ravel(row[method]).tolist() == np.ravel(everything[method].value).tolist(), (name, method)
-
-
-@pytest.mark.parametrize("size", [None, 6])
-def test_every_method_is_a_word_of_the_command_line(size: int | None, tmp_path: Path) -> None:
-    pytest.importorskip("click")
-    arrays: dict[str, Any] = files.kernels()
-    np.savez(tmp_path / "model.npz", **arrays)
-    methods = [name for name in specnorm.METHODS if size is not None or name != "power"]
-    words = ["audit", str(tmp_path / "model.npz"), "--format", "json", "--methods", ",".join(methods)]
-    words += [] if size is None else ["--input-shape", str(size)]
-    done = subprocess.run([sys.executable, "-m", "specnorm", *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    for row in json.loads(done.stdout)["layers"]:
-        assert row["status"] == "ok", row["reason"]
-        assert [name for name in methods if row[name] is None] == []
-
-
-def test_layout_follows_its_convention_at_every_rank() -> None:
-    arrays = files.kernels()
-    last = {name: np.moveaxis(a, (0, 1), (-1, -2)) for name, a in arrays.items() if a.ndim > 1}
-    first, moved = _rows(audit(arrays)), _rows(audit(last, layout="HWIO"))
-    assert first.keys() == moved.keys()
-    for name, row in moved.items():
-        for bound in ("lower", "upper"):
-            assert row[bound] == pytest.approx(first[name][bound], rel=1e-5)
-    assert not [word for word in moved["conv1.weight"]["assumed"] if word.startswith("layout")]
-    assert "layout=WIO" in moved["conv2.weight"]["assumed"]
 
 
 @pytest.mark.skipif(not EXAMPLE.exists(), reason="the example model is not in this distribution")
@@ -145,28 +97,6 @@ def test_rows_of_every_kind() -> None:
     assert summary["max_upper"] == max(row["upper"] for row in rows.values())
 
 
-def test_circular_needs_an_input_shape() -> None:
-    arrays = files.kernels()
-    with pytest.raises(MethodError, match="circular needs input_shape"):
-        audit(arrays, methods=["circular"])
-    with_shape = _rows(audit(arrays, input_shape=8, padding_mode="zeros", methods=["circular"]))
-    for name, row in with_shape.items():
-        assert list(row) == KEYS.replace("upper", "upper circular").split()
-        assert row["input_shape"] == [8] * (len(arrays[name].shape) - 2)
-        assert "padding_mode=zeros" not in row["assumed"]
-    matrix = np.linalg.norm(arrays["fc.weight"].astype(np.float64), 2)
-    assert with_shape["fc.weight"]["circular"] == pytest.approx(matrix, rel=1e-5)
-
-
-def test_json_holds_numbers_that_round_trip_and_no_nan() -> None:
-    arrays = {**files.kernels(), "zero.weight": np.zeros((2, 2, 3)), "nan.weight": np.full((2, 2), np.nan)}
-    report = audit(arrays, input_shape=6, methods=STANDARD)
-    text = json.dumps(report.to_dict(), allow_nan=False)
-    assert json.loads(text) == report.to_dict()
-    zero = _rows(report)["zero.weight"]
-    assert (zero["lower"], zero["upper"], zero["ratio"]) == (0.0, 0.0, None)
-
-
 # -- what goes wrong -----------------------------------------------------------------------------------------------
 def test_a_bad_layer_is_a_row_and_the_others_are_kept(tmp_path: Path) -> None:
     arrays: dict[str, Any] = files.kernels()
@@ -181,35 +111,6 @@ def test_a_bad_layer_is_a_row_and_the_others_are_kept(tmp_path: Path) -> None:
         assert all(rows[name]["reason"] and rows[name]["lower"] is None for name in bad)
         assert "non-finite" in rows["nan.weight"]["reason"]
         assert all(rows[name]["upper"] > 0 for name in ("conv1.weight", "conv2.weight", "fc.weight"))
-
-
-def test_a_damaged_array_is_a_row(tmp_path: Path) -> None:
-    path = files.save_npz(tmp_path / "model.npz", {"a.weight": np.ones((100, 100)), "b.weight": np.ones((2, 2))})
-    content = bytearray(path.read_bytes())
-    content[50_000] ^= 0xFF
-    path.write_bytes(content)
-    rows = _rows(audit(path))
-    assert "CRC" in rows["a.weight"]["reason"]
-    assert rows["b.weight"]["status"] == "ok"
-
-
-def test_a_failing_method_keeps_what_was_found_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: Any, **__: Any) -> None:
-        raise np.linalg.LinAlgError("did not converge")
-
-    monkeypatch.setattr(specnorm.TensorNorm, "forward", fails)
-    row = _rows(audit(files.kernels(), layers="fc.*", methods=["tn"]))["fc.weight"]
-    assert (row["status"], row["tn"]) == ("error", None)
-    assert "did not converge" in row["reason"]
-    assert row["upper"] > 0
-
-
-def test_an_input_shape_for_other_ranks_is_an_error_row() -> None:
-    rows = _rows(audit(files.kernels(), input_shape=(8, 8)))
-    assert {name: row["status"] for name, row in rows.items()} == {
-        "conv1.weight": "ok", "conv2.weight": "error", "fc.weight": "ok",
-    }  # fmt: skip
-    assert rows["conv2.weight"]["stride"] is None
 
 
 @pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
@@ -251,37 +152,6 @@ def test_wrong_arguments_are_refused_before_the_file_is_read(
 # -- where it runs -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("library", "device"), [("torch", "cpu"), ("jax", None), ("numpy", "cpu")])
-def test_files_are_measured_with_the_library_asked_for(tmp_path: Path, library: str, device: str | None) -> None:
-    pytest.importorskip(library)
-    arrays = {"fc.weight": files.kernels()["fc.weight"]}
-    path = files.save_npz(tmp_path / "model.npz", arrays)
-    row = _rows(audit(path, backend=library, device=device))["fc.weight"]
-    truth = float(np.linalg.norm(arrays["fc.weight"].astype(np.float64), 2))
-    assert row["status"] == "ok", row["reason"]
-    assert row["lower"] <= truth <= row["upper"] <= truth * 1.001
-
-
-def test_a_library_that_narrows_is_refused(tmp_path: Path) -> None:
-    jax = pytest.importorskip("jax")
-    enable = jax.enable_x64 if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental").enable_x64
-    path = files.save_npz(tmp_path / "model.npz", {"w": np.ones((2, 2)), "h": np.ones((2, 2), dtype=np.float32)})
-    with enable(False):
-        rows = _rows(audit(path, backend="jax"))
-    assert "float64" in rows["w"]["reason"]
-    assert rows["h"]["status"] == "ok"
-
-
-def test_mappings_stay_in_their_library() -> None:
-    torch = pytest.importorskip("torch")
-    half = torch.nn.Linear(4, 2).to(torch.bfloat16)
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), half)
-    for source in (model.state_dict(), dict(model.named_parameters())):
-        rows = _rows(audit(source, methods=["f4"]))
-        assert list(rows) == ["0.weight", "2.weight"]
-        assert [row["reason"] for row in rows.values()] == [None, None]
-
-
 # -- the least of what was proven ----------------------------------------------------------------------------------
 def test_the_upper_end_is_the_least_that_was_proven() -> None:
     """Where a bound is attained its column is exact, and the interval's tolerance only widens it."""
@@ -301,18 +171,72 @@ def test_the_upper_end_is_the_least_that_was_proven() -> None:
         assert least_upper(other).upper == 1.0
     told = least_upper(replace(row, values={"f4": 0.5}, promises={"f4": "upper"}, upper=1.0))
     assert told.upper == 0.5
-    assert "upper of f4" in told.origins["interval"].detail
 
 
 def test_a_layer_of_a_network_counts_by_the_least_that_was_proven() -> None:
     """A layer that is proven to be at 1 multiplies by 1, not by 1 and a tolerance."""
     torch = pytest.importorskip("torch")
     plugin = pytest.importorskip("specnorm_torch")
+    networks = pytest.importorskip("specnorm_networks")
     torch.manual_seed(0)
     model = torch.nn.Sequential(*[torch.nn.Conv2d(3, 3, 3, padding=1) for _ in range(3)]).double()
     plugin.rescale_(model, 1.0)
-    assert plugin.network_bound(model, (3, 40, 40)).upper <= 1 + 4e-5
+    assert networks.network_bound(model, (3, 40, 40)).upper <= 1 + 4e-5
     plain, with_f4 = (plugin.audit_module(model, (3, 6, 6), methods=names).layers for names in ((), ["f4"]))
     for bare, row in zip(plain, with_f4, strict=True):
         assert bare.upper == row.upper == min(row.upper, row.values["f4"]), "f4 counts, whether it is shown or not"
-        assert (bare.values, bare.promises, list(bare.origins)) == ({}, {}, ["interval"])
+        assert (bare.values, bare.promises) == ({}, {})
+
+
+# -- trees and tables ----------------------------------------------------------------------------------------------
+def test_nested_trees_have_names_joined_by_dots() -> None:
+    kernel = np.ones((3, 3, 2, 4), np.float32)
+    tree = {"params": {"conv": {"kernel": kernel, "bias": np.zeros(4)}}, "heads": [np.eye(2), {"w": (np.eye(3),)}]}
+    report = audit(tree)
+    assert [row.name for row in report.layers] == ["params.conv.kernel", "heads.0", "heads.1.w.0"]
+    assert report.layers[0].upper == audit({"a": kernel}, layout="HWIO").layers[0].upper
+    with pytest.raises(ModelFileError, match="two of the mapping's arrays have one name"):
+        audit({"a.b": np.eye(2), "a": {"b": np.eye(2)}})
+
+
+def test_variables_of_flax_are_their_arrays() -> None:
+    nnx = pytest.importorskip("flax.nnx")
+    state = nnx.state(nnx.Linear(3, 5, rngs=nnx.Rngs(0)))
+    (row,) = audit(state).layers
+    assert (row.name, row.status) == ("kernel", "ok")
+
+
+def test_what_a_notebook_and_pandas_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = specnorm.audit({"<b>&": np.eye(2), "a.weight": np.full((2, 2), np.nan)}, methods=["tn"])
+    assert isinstance(report, specnorm.Report)
+    assert isinstance(report.layers[0], specnorm.Row)
+    page = report._repr_html_()
+    assert "<td>&lt;b&gt;&amp;</td><td>2x2</td>" in page
+    assert "<b>" not in page
+    assert page.count("<tr>") == 3
+    assert "a.weight: error: kernel of shape (2, 2)" in page
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=list))
+    assert report.to_pandas() == [row.to_dict() for row in report.layers]
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        report.to_pandas()
+
+
+@pytest.mark.parametrize("notebook", [True, False])
+def test_progress_is_shown_where_somebody_watches(
+    notebook: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if notebook:
+        monkeypatch.setitem(sys.modules, "ipykernel", SimpleNamespace())
+    audit({"a\x1b.weight": np.eye(2), "b": np.eye(2)}, progress=True)
+    err = capsys.readouterr().err
+    assert ("2/2 b" in err) == notebook
+    assert "\x1b" not in err
+
+
+def test_sizes_that_fit_no_convolution_are_refused() -> None:
+    arrays = {"a": np.ones((2, 2, 3, 3)), "b": np.eye(2)}
+    with pytest.raises(GeometryError, match=r"input_shape=3x32x32 has 3 sizes.* such as 32x32"):
+        audit(arrays, input_shape=(3, 32, 32))
+    mixed = audit(arrays | {"c": np.ones((2, 2, 3))}, input_shape=(8, 8))
+    assert [row.status for row in mixed.layers] == ["ok", "ok", "error"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,17 +11,14 @@ import pytest
 from checks import assert_encloses
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import dense_norm, output_shape, sigma_star
+from oracle import dense_norm, output_shape
 from specnorm_audit import audit
-from specnorm_audit.geometry import overrides, resolve
+from specnorm_audit.geometry import resolve
 from specnorm_audit.rows import Row
 from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
 from strategies import Layer, layers
 
-import specnorm
 from auditing import files
-from specnorm.errors import GeometryError
-from specnorm.problem.spec import ConvSpec
 from specnorm.search import layer as layer_module
 from specnorm.search.layer_bounds import LayerTuning
 
@@ -35,11 +30,6 @@ def _row(layer: Layer, **options: Any) -> Row:
 
 
 # -- the numbers ---------------------------------------------------------------------------------------------------
-@given(layer=layers(ndims=(1, 2, 3), modes=("circular", "zeros")))
-def test_rows_of_every_geometry_hold_the_supremum(layer: Layer) -> None:
-    folded = {key: layer.geometry[key] for key in ("stride", "dilation", "groups", "transposed")}
-    row = _row(layer)
-    assert_encloses(row.lower, row.upper, sigma_star(layer.kernel, **folded))
 
 
 @given(layer=layers(ndims=(1, 2), modes=("circular", "zeros", "reflect", "replicate")))
@@ -59,16 +49,6 @@ def test_a_plane_wave_in_a_large_layer_is_a_lower_bound(layer: Layer, more: int)
     assert_encloses(row.lower, row.upper, dense_norm(layer.kernel, sizes, **layer.geometry))
 
 
-def test_the_audit_and_enclose_prove_the_same_of_a_large_layer() -> None:
-    kernel = np.random.RandomState(4).standard_normal((16, 16, 3, 3))
-    row = audit({"k": kernel}, input_shape=96, padding_mode="zeros", methods=()).layers[0]
-    found = specnorm.enclose(kernel, 96, padding_mode="zeros")
-    assert (row.lower, row.upper) == (float(found.lower), float(found.upper))
-    # The outputs that see no padding alone carry less than this.
-    assert found.lower > 94 / 96 * specnorm.enclose(kernel).upper
-    assert float(found.witness[1].shape[0]) == 16 * 96 * 96
-
-
 # -- padding that depends on the size ------------------------------------------------------------------------------
 @given(
     k=st.integers(1, 7), s=st.integers(1, 4), r=st.integers(1, 3), n=st.integers(1, 20),
@@ -86,73 +66,7 @@ def test_same_padding_gives_one_output_a_stride(k: int, s: int, r: int, n: int, 
         assert output_shape((k,), (n,), (s,), (r,), [(0, before + after - 1)])[0] < -(-n // s)
 
 
-@pytest.mark.parametrize(("k", "s", "pads"), [(3, 2, (0, 1)), (5, 2, (1, 2)), (2, 2, (0, 0)), (2, 3, (0, 0))])
-def test_same_padding_of_a_transposed_layer(k: int, s: int, pads: tuple[int, int]) -> None:
-    stated: Stated = {"stride": s, "transposed": True, "padding": "same_upper"}
-    for size in (None, 5):
-        spec, assumed = resolve("k", (1, 1, k), stated, (), None, None, size)
-        assert spec.padding == (pads,)
-        assert not [name for name in assumed if name.startswith("padding=")]
-
-
-def test_same_padding_without_a_size_says_for_which() -> None:
-    spec, assumed = resolve("k", (1, 1, 3), {"stride": 2, "padding": "same_upper"}, (), None, None, None)
-    assert spec.padding == ((0, 1),)
-    assert "padding=same_upper of sizes that the stride divides" in assumed
-
-
 # -- who says what -------------------------------------------------------------------------------------------------
-def _resolved(stated: Mapping[str, Any], given: Any = None, **options: Any) -> tuple[ConvSpec, tuple[str, ...]]:
-    everything: dict[str, Any] = {"layout": None, "padding_mode": None, "input_shape": None} | options
-    return resolve("a.weight", (4, 4, 3, 3), stated, overrides(given), **everything)  # type: ignore[arg-type]
-
-
-def test_what_is_known_is_not_assumed() -> None:
-    everything = {"stride": 1, "dilation": 1, "groups": 1, "transposed": False, "layout": None}
-    assert _resolved(everything | {"padding_mode": "zeros", "padding": "valid"})[1] == ()
-    assert _resolved({"stride": 2})[1] == (
-        "dilation=1", "groups=1", "transposed=False", "layout=OIHW", "padding_mode=zeros", "padding=same",
-    )  # fmt: skip
-
-
-def test_a_person_comes_before_the_file_and_the_last_word_counts() -> None:
-    given = {"*": {"stride": 3, "dilation": 2}, "a.*": {"stride": 2}, "b.*": {"groups": 2}}
-    spec, assumed = _resolved({"stride": 1, "padding": 0}, given)
-    assert (spec.stride, spec.dilation, spec.groups) == ((2, 2), (2, 2), 1)
-    assert spec.padding == ((0, 0), (0, 0))
-    assert [word.partition("=")[0] for word in assumed] == ["groups", "transposed", "layout", "padding_mode"]
-
-
-def test_layout_holds_where_the_file_does_not_say_padding_mode_everywhere() -> None:
-    assert _resolved({}, layout="HWIO")[0].layout == "HWIO"
-    assert _resolved({"layout": "OIHW"}, layout="HWIO")[0].layout is None  # torch's own
-    assert _resolved({"padding_mode": "zeros"}, padding_mode="reflect")[0].padding_mode == "reflect"
-
-
-@pytest.mark.parametrize(
-    ("geometry", "words"),
-    [
-        ({"nothing.*": {"stride": 2}}, ["'nothing.*' matches no layer", "conv1.weight"]),
-        ({"conv1.weight": {"strides": 2}}, ["'strides'", "expected some of stride"]),
-        ({"conv1.weight": 2}, ["expected a mapping"]),
-        ([1], ["does not map"]),
-    ],
-)
-def test_a_geometry_that_makes_no_sense_is_refused(geometry: Any, words: list[str]) -> None:
-    with pytest.raises(GeometryError) as caught:
-        audit(files.kernels(), geometry=geometry)
-    for word in words:
-        assert word in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "stated", [{"stride": 0}, {"groups": 3}, {"padding": "some"}, {"padding": [1]}, {"stride": "2"}]
-)
-def test_a_geometry_that_does_not_fit_is_the_rows_error(stated: Any) -> None:
-    rows = {row.name: row for row in audit(files.kernels(), geometry={"conv1.weight": stated}).layers}
-    assert rows["conv1.weight"].status == "error"
-    assert next(iter(stated)) in str(rows["conv1.weight"].reason)
-    assert rows["conv2.weight"].status == rows["fc.weight"].status == "ok"
 
 
 # -- what a file says ----------------------------------------------------------------------------------------------
@@ -184,42 +98,3 @@ def test_sizes_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
 
 # -- the command line ----------------------------------------------------------------------------------------------
-def _command_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    pytest.importorskip("click")
-    from specnorm_audit.cli import run
-
-    code = run(["audit", *arguments])
-    output = capsys.readouterr()
-    return code, output.out, output.err
-
-
-def test_geometry_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = str(files.save_npz(tmp_path / "model.npz", files.kernels()))
-    text = json.dumps({"conv1.*": {"stride": 2, "padding": "valid"}, "conv2.*": {"dilation": [3]}})
-    (tmp_path / "geometry.json").write_text(text)
-    for value in (text, str(tmp_path / "geometry.json")):
-        code, out, _ = _command_line(capsys, model, "--format", "json", "--geometry", value)
-        rows = {row["name"]: row for row in json.loads(out)["layers"]}
-        assert code == 0
-        assert (rows["conv1.weight"]["stride"], rows["conv1.weight"]["padding"]) == ([2, 2], [[0, 0], [0, 0]])
-        assert rows["conv2.weight"]["dilation"] == [3]
-        assert "stride=1" not in rows["conv1.weight"]["assumed"]
-        assert "stride=1" in rows["conv2.weight"]["assumed"]
-
-
-@pytest.mark.parametrize(
-    ("value", "word"),
-    [
-        ("{", "Expecting property name"),
-        ("nowhere.json", "cannot be read"),
-        ('{"*": {"strides": 2}}', "expected some of stride"),
-        ('{"*": {}, "*": {}}', "twice"),
-        ('{"nothing": {}}', "matches no layer"),
-        ('{"a":' * 100_000, "recursion"),
-    ],
-)
-def test_bad_geometry_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str], value: str, word: str) -> None:
-    model = str(files.save_npz(tmp_path / "model.npz", files.kernels()))
-    code, out, err = _command_line(capsys, model, "--geometry", value)
-    assert (code, out) == (2, "")
-    assert word in " ".join(err.replace("│", " ").split())

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ import pytest
 
 pytest.importorskip("click")
 pytest.importorskip("jinja2")
-pytest.importorskip("rich")
 
 from specnorm_audit import audit, cli, gates
 from specnorm_audit.renderers import render
@@ -78,10 +76,6 @@ def hidden(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
     return files.save_npz(tmp_path / "model.npz", {"ok.weight": _SMALL, **beside, name: kernel}), name
 
 
-def test_there_are_forty() -> None:
-    assert len(HIDDEN) >= 40
-
-
 def test_none_passes_a_gate(hidden: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
     """It fails, or is not decided; the gate names the array, unless ``--layers`` left it out."""
     path, name = hidden
@@ -117,18 +111,6 @@ def test_every_format_names_it_with_the_reason(hidden: tuple[Path, str]) -> None
     assert name in page.replace("<wbr>", "")
 
 
-def test_a_part_of_the_layers_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = files.save_npz(tmp_path / "m.npz", {f"{name}.weight": _SMALL for name in ("a", "b1", "b2")})
-    options = ["--layers", "b*", "--layers", "c*"]
-    assert cli.run(["audit", str(path), *options]) == 0
-    out, err = capsys.readouterr()
-    assert "2 of 2 layers proven (1 more left out): each of these nonexpansive" in out
-    assert err == "specnorm: of 3 layers b* matches 2, c* matches 0.\n"
-    assert cli.run(["audit", str(path), "--format", "json", *options]) == 0
-    summary = json.loads(capsys.readouterr().out)["summary"]
-    assert (summary["matched"], summary["left_out"]) == ({"b*": 2, "c*": 0}, 1)
-
-
 @pytest.mark.parametrize("ends", [(np.nan, 0.5), (0.5, np.nan), (np.nan, np.nan), (0.5, np.inf), (-np.inf, 0.5)])
 def test_what_is_no_number_passes_no_gate(ends: tuple[float, float]) -> None:
     row = Row("a", "linear", (2, 2), None, lower=ends[0], upper=ends[1])
@@ -137,12 +119,6 @@ def test_what_is_no_number_passes_no_gate(ends: tuple[float, float]) -> None:
     assert gate.outcome == "failed"
     assert "its bounds are no numbers" in gate.places[0]
     assert verdict(report) == "0 of 1 layers proven."
-
-
-@pytest.mark.parametrize("upper", [np.nan, np.inf, 1.5])
-def test_no_claim_of_a_network_passes_on_what_is_no_bound(upper: float) -> None:
-    network: Any = SimpleNamespace(upper=upper, checked=SimpleNamespace(complete=True))
-    assert gates.claim(Report("0", "m", (), (), network), "nonexpansive").outcome == "failed"
 
 
 def test_a_bound_that_overflows_says_so_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

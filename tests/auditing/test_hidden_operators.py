@@ -144,10 +144,6 @@ CONSTANTS: dict[str, list[Any]] = {
 }  # fmt: skip
 
 
-def test_every_attribute_of_constant_is_tried() -> None:
-    assert CONSTANTS.keys() == defs.get_schema("Constant").attributes.keys()
-
-
 @pytest.mark.parametrize("attribute", CONSTANTS)
 def test_a_kernel_in_any_attribute_of_constant(attribute: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "m.onnx", CONSTANTS[attribute], {"shape": np.array([4, 4])})
@@ -316,14 +312,3 @@ def test_alpha_is_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert report.network is not None
     assert report.network.upper is not None
     assert 100 <= report.network.upper <= 100.1
-
-
-def test_what_holds_no_kernel_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attention written out, its products of two values that depend on the input; masks, tables of positions."""
-    nodes = [
-        node("MatMul", ["u", "wk"], ["keys"]), node("Transpose", ["keys"], ["turned"]),
-        node("MatMul", ["u", "turned"], ["scores"]), node("Add", ["scores", "mask"], ["masked"]),
-        node("Softmax", ["masked"], ["p"]), node("MatMul", ["p", "u"], ["z"]), node("Add", ["z", "table"], ["y"]),
-    ]  # fmt: skip
-    arrays = {"wk": SMALL, "mask": np.zeros((2, 2), np.float32), "table": 100 * np.ones((2, 4), np.float32)}
-    assert judged(save(tmp_path / "m.onnx", nodes, arrays), monkeypatch)[0] == "passed"

@@ -10,7 +10,6 @@ import pytest
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 pytest.importorskip("click")
-pytest.importorskip("rich")
 
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 from specnorm_audit import cli, read_onnx  # noqa: E402
@@ -20,9 +19,7 @@ from specnorm_networks.onnx.tensors import Constant, Tensors  # noqa: E402
 from specnorm_networks.onnx.walk import Walk  # noqa: E402
 
 import specnorm  # noqa: E402
-from auditing.files import save_npz  # noqa: E402
 from auditing.onnx_models import drawing, model, node, saved  # noqa: E402
-from specnorm.text import number  # noqa: E402
 
 weights = drawing(np.random.RandomState(5))
 
@@ -86,45 +83,6 @@ def cubic(tmp_path: Path) -> Path:
     """``x (x W)^2``: no constant, but near an input."""
     nodes = [node("MatMul", "x", "w", out="a"), node("Mul", "a", "a", out="s"), node("Mul", "s", "x")]
     return saved(model(nodes, {"w": weights(4, 4)}, ("N", 4)), tmp_path / "cubic.onnx")
-
-
-def test_near_an_input(cubic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    centre = np.array([[0.1, -0.2, 0.3, 0.4]])
-    np.save(tmp_path / "x.npy", centre)
-    np.savez(tmp_path / "x.npz", x=centre)
-    known = bound(read_onnx(cubic, {"x": (1, 4)}), radius=0.1, centre=centre)
-    for name in ("x.npy", "x.npz"):
-        arguments = ["audit", str(cubic), "--radius", "0.1", "--centre", str(tmp_path / name)]
-        assert cli.run(arguments) == 0
-        assert "within 0.1 of the input given" in capsys.readouterr().out
-    found = specnorm.audit(cubic, radius=0.1, centre=centre).network
-    assert found is not None
-    assert found.upper is not None
-    assert known.upper is not None
-    assert found.upper == pytest.approx(known.upper, rel=1e-6)
-    w = np.asarray(read_onnx(cubic).by_name["a"].operator.layer.load(), dtype=np.float64)  # type: ignore[attr-defined]
-    x = centre[0]
-    slope = np.diag((x @ w) ** 2) + x[:, None] * 2 * (x @ w)[:, None] * w.T
-    assert np.linalg.norm(slope, 2) <= found.upper <= 4 * np.linalg.norm(slope, 2)
-
-
-def test_what_is_no_place(cubic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    np.save(tmp_path / "x.npy", np.zeros((1, 4)))
-    (tmp_path / "text.npy").write_text("1 2 3")
-    near = ["--centre", str(tmp_path / "x.npy")]
-    for given, said in [
-        (near, "needs both"),
-        (["--radius", "0.1"], "needs both"),
-        ([*near, "--radius", "-1"], "positive radius"),
-        (["--radius", "1", "--centre", str(tmp_path / "text.npy")], "is no .npy or .npz file"),
-        (["--radius", "1", "--centre", str(tmp_path / "none.npy")], "is no .npy or .npz file"),
-        ([*near, "--radius", "1", "--layers", "w"], "layers chooses a part"),
-    ]:
-        assert cli.run(["audit", str(cubic), *given]) == 2
-        assert said in " ".join(capsys.readouterr().err.split())
-    weights_alone = save_npz(tmp_path / "w.npz", {"w": weights(4, 4)})
-    assert cli.run(["audit", str(weights_alone), *near, "--radius", "1"]) == 2
-    assert "holds weights and no graph" in capsys.readouterr().err
 
 
 def chain(random: np.random.RandomState) -> tuple[list[Any], dict[str, Any]]:
@@ -201,24 +159,6 @@ def test_a_view_by_the_batch_size(tmp_path: Path) -> None:
     found = bound(read_onnx(path))
     assert found.upper is not None
     assert found.upper == pytest.approx(float(np.linalg.norm(arrays["w"], 2)), rel=2e-3), "a mean over pixels: 1 at one"
-
-
-def test_what_the_range_of_an_image_opens(cubic: Path, tmp_path: Path) -> None:
-    found = specnorm.audit(cubic, input_shape={"x": (1, 4)}).network
-    there = specnorm.audit(cubic, input_shape={"x": (1, 4)}, input_range=(0, 1)).network
-    assert found is not None
-    assert there is not None
-    assert "--input-range 0 1" in found.note
-    assert "opens s (Mul)" in found.note
-    assert found.note in "\n".join(found.lines())
-    assert not there.note
-    assert there.upper is not None
-    assert f"at most {number(there.upper, 'upper')}." in found.note
-    nodes = [node("MatMul", "x", "w", out="a"), node("Log", "a")]
-    gated = saved(model(nodes, {"w": weights(4, 4)}, (1, 4)), tmp_path / "log.onnx")
-    log = specnorm.audit(gated).network
-    assert log is not None
-    assert not log.note, "at 0 it has no slope on [0, 1] either"
 
 
 def test_the_reader_for_python(speech: Path) -> None:

@@ -8,14 +8,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import specnorm_audit as auditing
 from specnorm_audit import readers
-from specnorm_audit.readers import open_model
 from specnorm_audit.readers.isolated import Reader, in_child
-from specnorm_networks.model_arrays import ModelArrays, Tensor
 
 from auditing import deadly
 from specnorm.errors import ModelFileError
@@ -120,28 +117,3 @@ def _runs(pid: str) -> bool:
 
 
 # -- what libraries say --------------------------------------------------------------------------------------------
-
-
-def test_a_warning_about_an_array_is_a_note_of_its_row(
-    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
-) -> None:
-    import warnings
-
-    import numpy as np
-
-    def load() -> Any:
-        warnings.warn("half of it\nis missing", RuntimeWarning, stacklevel=1)
-        return np.eye(2)
-
-    monkeypatch.setitem(readers._READERS, "npz", lambda *_: ModelArrays([Tensor("w", (2, 2), "float64", load)]))
-    monkeypatch.setattr(readers, "sniff", lambda _: "npz")
-    (row,) = auditing.audit(__file__).layers
-    assert row.note == "while it was read, a library warned: RuntimeWarning: half of it"
-    assert not recwarn.list
-
-
-def test_a_fault_of_ours_is_not_called_damage(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(readers._READERS, "npz", deadly.stumbles)
-    monkeypatch.setattr(readers, "sniff", lambda _: "npz")
-    with pytest.raises(AttributeError, match="a fault"), open_model(__file__):
-        pass

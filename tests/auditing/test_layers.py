@@ -66,13 +66,6 @@ def test_what_is_no_layer(name: str, shape: tuple[int, ...], dtype: str) -> None
     assert all(layer.refusal for layer in found.unmeasured)
 
 
-@pytest.mark.parametrize("dtype", ["object", "void16"])
-def test_unreadable_kernels_are_refused_not_left_out(dtype: str) -> None:
-    (layer,) = select([_tensor("conv.weight", (2, 2, 3), dtype)]).layers
-    assert layer.refusal is not None
-    assert "float32" in layer.refusal
-
-
 @pytest.mark.parametrize(
     ("length", "direction"),
     [("a.weight_g", "a.weight_v"), ("a.parametrizations.weight.original0", "a.parametrizations.weight.original1")],
@@ -82,20 +75,6 @@ def test_weight_normalisation_is_refused_not_measured(length: str, direction: st
     (layer,) = found.layers
     assert layer.tensor.name == direction
     assert "weight normalisation" in str(layer.refusal)
-    assert (len(found.skipped), found.unmeasured) == (1, [])
-
-
-@pytest.mark.parametrize("name", ["a.weight_orig", "a.parametrizations.weight.original"])
-def test_raw_parameters_say_so(name: str) -> None:
-    (layer,) = select([_tensor(name, (4, 3, 3))]).layers
-    assert layer.refusal is None
-    assert "as stored" in layer.assumed[0]
-
-
-def test_a_weight_beside_its_original_is_the_row() -> None:
-    """torch's old spectral norm keeps both."""
-    found = select([_tensor("a.weight_orig", (4, 3, 3)), _tensor("a.weight", (4, 3, 3))])
-    assert _names(found.layers) == ["a.weight"]
     assert (len(found.skipped), found.unmeasured) == (1, [])
 
 
@@ -119,13 +98,3 @@ def test_what_the_file_says_comes_first() -> None:
     assert layers[0].assumed == ("x",)
     assert len(found.skipped) == 2
     assert [(layer.tensor.name, layer.refusal) for layer in found.unmeasured] == [("d.bias", "lost")]
-
-
-def test_patterns_keep_order_and_case() -> None:
-    tensors = [_tensor(name, (2, 2)) for name in ("b.w", "a.w", "B.w", "c.x")]
-    assert _names(select(tensors, ["a.*", "b.*"]).layers) == ["b.w", "a.w"]
-    found = select(tensors, ["*.w", "a*", "z*"])
-    assert _names(found.layers) == ["b.w", "a.w", "B.w"]
-    assert (found.matched, len(found.skipped)) == ({"*.w": 3, "a*": 1, "z*": 0}, 1)
-    assert found.names == ["b.w", "a.w", "B.w", "c.x"]
-    assert select(tensors, ["z*"]).layers == []

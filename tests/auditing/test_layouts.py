@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -78,17 +77,6 @@ def test_what_is_not_decided_is_read_both_ways(save: Any, arrays: dict[str, Any]
     assert gates.norms(report, 0.99 * max(readings)).outcome == "failed"
 
 
-@pytest.mark.parametrize("layout", ["OIHW", "HWIO"])
-def test_a_person_decides(layout: Any, tmp_path: Path) -> None:
-    kernel = drawn(3, 3, 1, 8)
-    path = files.save_npz(tmp_path / "m.npz", {"conv.kernel": kernel})
-    for report in (audit(path, layout=layout), audit(path, geometry={"conv*": {"layout": layout}})):
-        (row,) = report.layers
-        assert not any("layout" in word for word in row.assumed)
-        assert row.upper is not None
-        assert norm(kernel, layout) * (1 - 1e-5) <= row.upper <= 1.01 * norm(kernel, layout)
-
-
 @pytest.mark.parametrize(
     ("shapes", "expected"),
     [
@@ -161,10 +149,3 @@ def test_hdf5(kind: str, tmp_path: Path) -> None:
     with h5py.File(path, "w") as file:
         file["ok.weight"], file["q.weight"] = SMALL, HIDDEN[kind]
     undecided(path)
-
-
-def test_indices_and_masks_leave_a_gate_decided(tmp_path: Path) -> None:
-    beside = {"index": np.zeros((4, 4), int), "mask": np.ones((4, 4), bool), "names": np.array(["cat", "dog"])}
-    report = audit(files.save_npz(tmp_path / "m.npz", {"ok.weight": SMALL, **beside}))
-    assert gates.norms(report, 2.0).outcome == "passed"
-    assert json.dumps(report.to_dict())

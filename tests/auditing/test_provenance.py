@@ -1,47 +1,16 @@
-"""Every number of a report says how it was obtained, and by which versions."""
+"""Every report says by which versions its numbers were obtained."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from specnorm_audit import audit, provenance
-
-from auditing import files
-from specnorm.errors import NoBackend
+from specnorm_audit import audit
 
 
-def test_every_number_says_how_it_was_obtained() -> None:
-    report = audit(files.kernels(), input_shape=8, methods=["tn", "grid", "circular"])
-    conv, _, linear = report.layers
-    assert list(conv.origins) == ["interval", "tn", "grid", "circular"]
-    for name, start in {"interval": "Enclose(", "tn": "TensorNorm(", "grid": "Grid(", "circular": "ExactFFT("}.items():
-        assert conv.origins[name].method.startswith(start)
-        assert conv.origins[name].computed_in == "float64"
-        assert conv.origins[name].place == "numpy, cpu"
-    about = {name: origin.about for name, origin in conv.origins.items()}
-    assert about == {
-        "interval": "the layer at 8x8", "tn": "every input size", "grid": "every input size",
-        "circular": "the circular layer at 8x8",
-    }  # fmt: skip
-    assert (conv.origins["tn"].promise, conv.origins["tn"].detail) == ("upper", "proven")
-    assert linear.origins["interval"].about == "the matrix"
-    assert set(report.environment) == {"date", "Python", "numpy", "platform"}
-    assert report.environment["numpy"] == np.__version__
-
-
-def test_the_library_that_measured_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_of_what_measured() -> None:
+    made = audit({"k": np.ones((2, 2, 3))}).environment
+    assert set(made) == {"date", "Python", "numpy", "platform"}
+    assert made["numpy"] == np.__version__
     torch = pytest.importorskip("torch")
-    report = audit({"k": torch.ones(2, 2, 3)}, methods=["tn"])
-    assert report.environment["torch"] == torch.__version__
-    assert report.layers[0].origins["tn"].place == "torch, cpu"
-
-    def renamed(name: str) -> None:
-        raise NoBackend(name)
-
-    monkeypatch.setattr("specnorm.backends.load", renamed)
-    assert provenance.environment(report.layers)["torch"] == "unknown"
-
-
-def test_large_layers_say_that_their_interval_is_wide() -> None:
-    row = audit({"k": np.ones((1, 1, 2, 2))}, input_shape=400, padding_mode="replicate").layers[0]
-    assert "wider than rtol asks" in row.origins["interval"].detail
+    assert audit({"k": torch.ones(2, 2, 3)}).environment["torch"] == torch.__version__
+    assert "torch" in audit({"k": np.ones((2, 2, 3))}, backend="torch").environment

@@ -23,7 +23,6 @@ from specnorm_audit.rows import STANDARD
 from auditing import files
 
 pytest.importorskip("jinja2")
-drawn = pytest.mark.skipif(not plots.installed(), reason=plots.NEEDS)
 
 HOSTILE = [
     "<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "</title><h1>", "a|b`c*d_e", "{{ 7 * 7 }}{% raw %}",
@@ -120,17 +119,6 @@ def test_the_table_rounds_outwards_and_sorts_by_the_numbers_themselves() -> None
     assert float(values[1]) == report.layers[0].lower
     assert float(values[6]) == min(report.layers[0].values["unfoldings"])  # type: ignore[arg-type]
     assert values[-7:] == [""] * 7
-
-
-@drawn
-def test_the_plot_is_a_picture_in_the_page() -> None:
-    """What `draw` makes, as data, with a description for those who do not see it."""
-    report = _report(methods=("tn", "f4", "reshaped"))
-    ((attributes, _),) = _page(report).all("img")
-    kind, _, data = (attributes["src"] or "").partition(",")
-    assert kind == "data:image/svg+xml;base64"
-    assert base64.b64decode(data) == plots.draw([report], "svg")
-    assert "5 layers" in (attributes["alt"] or "")
 
 
 # -- what stands in it -----------------------------------------------------------------------------------------------

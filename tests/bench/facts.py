@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import json
 import os
@@ -12,7 +11,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,41 +24,27 @@ FOLDER = TESTS.parent / "docs" / "benchmarks"
 
 def git(*words: str) -> str:
     """What a git command prints; nothing where there is none."""
-    try:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:
-        return ""
-
-
-def processor() -> str:
-    """Name of the processor, as Linux tells it."""
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def instructions() -> str:
-    """Widest vector instructions that the libraries use here; ATEN_CPU_CAPABILITY holds them to fewer."""
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    held = os.environ.get("ATEN_CPU_CAPABILITY", "").lower() == "avx2"
-    return "AVX-512" if "avx512f" in flags and not held else "AVX2" if "avx2" in flags else platform.machine()
+    return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def about(*packages: str) -> Row:
     """Date, commit, machine, and versions of Python and of those packages that are installed.
 
     Where the tree was copied without its history, SPECNORM_COMMIT names the commit. A + says that files differ from it.
+    ATEN_CPU_CAPABILITY holds the libraries to fewer vector instructions.
     """
     commit = git("rev-parse", "--short", "HEAD") or os.environ.get("SPECNORM_COMMIT", "unknown")
     changed = "+" if git("status", "--porcelain", "--", ":/specnorm", ":/plugins") else ""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = re.findall(r"model name\s*: (.*)", info) or [platform.processor() or platform.machine()]
+    held = os.environ.get("ATEN_CPU_CAPABILITY", "").lower() == "avx2"
+    width = "AVX-512" if "avx512f" in info and not held else "AVX2" if "avx2" in info else platform.machine()
     installed = {it.metadata["Name"]: it.version for it in importlib.metadata.distributions()}
-    versions = {
-        "python": platform.python_version(),
-        **{name: installed[name] for name in packages if name in installed},
-    }
+    versions = {name: installed[name] for name in packages if name in installed}
     return {
         "date": time.strftime("%Y-%m-%d"), "commit": commit + changed,
-        "machine": f"{processor()}, {os.cpu_count()} cores, {instructions()}", "versions": versions,
+        "machine": f"{names[0]}, {os.cpu_count()} cores, {width}",
+        "versions": {"python": platform.python_version(), **versions},
     }  # fmt: skip
 
 
@@ -93,28 +77,6 @@ def timing(times: list[float], base: list[float] | None) -> Row:
     return row
 
 
-def peak_bytes(run: Callable[[], object]) -> int | None:
-    """What the process grows by at most during a call; None where Linux does not tell."""
-    try:
-        give_back: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
-        give_back(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _memory("VmRSS")
-        run()
-        return _memory("VmHWM") - before
-    except (OSError, AttributeError):
-        return None
-
-
-def _memory(field: str) -> int:
-    """One line of the process's status, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return 1024 * int(line.split()[1])
-    raise OSError(field)
-
-
-# -- processes of their own ------------------------------------------------------------------------------------------
 def apart(command: Sequence[str], limit: float, environment: dict[str, str]) -> Iterator[str]:
     """Lines that a Python process prints, as they come; the last begins with "error: " where it does not end well.
 
@@ -123,27 +85,19 @@ def apart(command: Sequence[str], limit: float, environment: dict[str, str]) -> 
     if limit <= 0:
         yield "error: not begun: the time was up"
         return
-    late = threading.Event()
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            [sys.executable, *command], stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True,
-            env=environment, cwd=TESTS,
-        )  # fmt: skip
-
-        def stop() -> None:
-            late.set()
-            os.killpg(process.pid, signal.SIGKILL)
-
-        timer = threading.Timer(limit, stop)
-        timer.start()
-        try:
-            yield from process.stdout or ()
-            code = process.wait()
-        finally:
-            timer.cancel()
-        errors.seek(0)
-        last = next((line.strip() for line in reversed(errors.readlines()) if line.strip()), "it said nothing")
-    if late.is_set():
+    process = subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True, env=environment, cwd=TESTS,
+    )  # fmt: skip
+    timer = threading.Timer(limit, lambda: os.killpg(process.pid, signal.SIGKILL))
+    timer.start()
+    last = "it said nothing"
+    for line in process.stdout or ():
+        last = line.strip() or last
+        yield line
+    code = process.wait()
+    timer.cancel()
+    if code == -signal.SIGKILL:
         yield f"error: not done within {limit:.0f} s"
     elif code:
         yield f"error: ended with code {code}: {last[-300:]}"

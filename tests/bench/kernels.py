@@ -5,6 +5,14 @@ from __future__ import annotations
 import numpy as np
 from real_weights import real_layers
 
+RESNET18 = {
+    "conv1": (64, 3, 7, 7), "layer1": (64, 64, 3, 3), "layer2.0.conv1": (128, 64, 3, 3), "layer2": (128, 128, 3, 3),
+    "layer2.0.downsample": (128, 64, 1, 1), "layer3.0.conv1": (256, 128, 3, 3), "layer3": (256, 256, 3, 3),
+    "layer3.0.downsample": (256, 128, 1, 1), "layer4.0.conv1": (512, 256, 3, 3), "layer4": (512, 512, 3, 3),
+    "layer4.0.downsample": (512, 256, 1, 1),
+}  # fmt: skip
+"""Every shape of its convolutions."""
+
 
 def flat(channels: int, seed: int = 0) -> np.ndarray:
     """Gaussian entries: a flat spectrum with many near maxima, the worst case of a search."""
@@ -15,35 +23,6 @@ def decaying(channels: int, seed: int = 0) -> np.ndarray:
     """Gaussian entries times a geometric decay of the inputs, 1 to 1/16: a wide spectrum, and no few directions."""
     scale = np.geomspace(1, 1 / 16, channels)[:, None, None]
     return np.ascontiguousarray(flat(channels, seed) * scale, dtype=np.float32)
-
-
-RESNET18 = {
-    "conv1": (64, 3, 7, 7), "layer1": (64, 64, 3, 3), "layer2.0.conv1": (128, 64, 3, 3), "layer2": (128, 128, 3, 3),
-    "layer2.0.downsample": (128, 64, 1, 1), "layer3.0.conv1": (256, 128, 3, 3), "layer3": (256, 256, 3, 3),
-    "layer3.0.downsample": (256, 128, 1, 1), "layer4.0.conv1": (512, 256, 3, 3), "layer4": (512, 512, 3, 3),
-    "layer4.0.downsample": (512, 256, 1, 1),
-}  # fmt: skip
-"""Every shape of its 20 convolutions."""
-RESNET18_COUNTS = {"layer1": 4, "layer2": 3, "layer3": 3, "layer4": 3}
-"""How often a shape occurs, where more than once."""
-RESNET50 = {
-    (64, 3, 7, 7): 1,
-    (64, 64, 1, 1): 1, (64, 256, 1, 1): 2, (64, 64, 3, 3): 3, (256, 64, 1, 1): 4,
-    (128, 256, 1, 1): 1, (128, 512, 1, 1): 3, (128, 128, 3, 3): 4, (512, 128, 1, 1): 4, (512, 256, 1, 1): 1,
-    (256, 512, 1, 1): 1, (256, 1024, 1, 1): 5, (256, 256, 3, 3): 6, (1024, 256, 1, 1): 6, (1024, 512, 1, 1): 1,
-    (512, 1024, 1, 1): 1, (512, 2048, 1, 1): 2, (512, 512, 3, 3): 3, (2048, 512, 1, 1): 3, (2048, 1024, 1, 1): 1,
-}  # fmt: skip
-"""Every shape of its 53 convolutions, and how often it occurs."""
-
-
-def resnet50() -> list[np.ndarray]:
-    """Kernels of ResNet-50's shapes: one like a trained one for each, and it with its channels permuted."""
-    state = np.random.RandomState(0)
-    found = []
-    for shape, count in RESNET50.items():
-        found.append(first := like_trained(shape))
-        found += [np.ascontiguousarray(first[state.permutation(len(first))]) for _ in range(count - 1)]
-    return found
 
 
 def like_trained(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:

@@ -15,16 +15,14 @@ import specnorm
 
 @dataclass(frozen=True)
 class Library:
-    """One library on one device: an array of it from the host's, what waits for a result, what compiles a function.
-
-    ``missing`` says why it cannot be used here; empty if it can.
-    """
+    """One library on one device: an array of it from the host's, what waits for a result, what compiles a function."""
 
     name: str
     asarray: Callable[[np.ndarray], Any] = np.asarray
     ready: Callable[[Any], Any] = lambda x: x
     compiled: Callable[[Callable[[Any], Any]], Callable[[Any], Any]] = lambda f: f
     missing: str = ""
+    """Why it cannot be used here; empty if it can."""
 
     @property
     def device(self) -> str:
@@ -39,9 +37,8 @@ class Library:
 def _torch(device: str) -> Library:
     missing = "" if device == "cpu" or torch.cuda.is_available() else "no NVIDIA GPU here"
     wait: Callable[[], Any] = torch.cuda.synchronize if device == "cuda" else lambda: None
-    return Library(
-        f"torch {device}", lambda k: torch.from_numpy(k).to(device), lambda x: (wait(), x)[1], missing=missing
-    )
+    name = f"torch {device}"
+    return Library(name, lambda k: torch.from_numpy(k).to(device), lambda x: (wait(), x)[1], missing=missing)
 
 
 def _jax(device: str) -> Library:
@@ -49,10 +46,9 @@ def _jax(device: str) -> Library:
     try:
         jax = importlib.import_module("jax")
         place = jax.devices(device)[0]
-    except ImportError:
-        return Library(f"jax {device}", missing="JAX is not installed")
-    except RuntimeError:
-        return Library(f"jax {device}", missing="no NVIDIA GPU that JAX sees")
+    except (ImportError, RuntimeError) as error:
+        reason = "JAX is not installed" if isinstance(error, ImportError) else "no NVIDIA GPU that JAX sees"
+        return Library(f"jax {device}", missing=reason)
     jax.config.update("jax_enable_x64", True)
 
     def compiled(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -61,7 +57,7 @@ def _jax(device: str) -> Library:
         def run(x: Any) -> Any:
             try:
                 return found[0](x)
-            except specnorm.MethodError:  # a search, which runs outside of compiled code
+            except specnorm.MethodError:
                 found[0] = call
                 return call(x)
 
@@ -75,11 +71,8 @@ def _cupy() -> Library:
         cupy = importlib.import_module("cupy")
         if not cupy.cuda.runtime.getDeviceCount():
             return Library("cupy", missing="no NVIDIA GPU that CuPy sees")
-    except ImportError:
-        return Library("cupy", missing="CuPy is not installed")
     except Exception as error:  # the class of the error is CuPy's own
-        return Library("cupy", missing=f"no NVIDIA GPU that CuPy sees: {error}")
-
+        return Library("cupy", missing="CuPy is not installed" if isinstance(error, ImportError) else str(error))
     return Library("cupy", cupy.asarray, lambda x: (cupy.cuda.Device().synchronize(), x)[1])
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
-from checks import assert_encloses, assert_exact
+from checks import assert_exact
 from hypothesis import given
 from libraries import Lib
 from oracle import all_singular_values, dense_norm, sigma_star
-from promises import PROMISES
 from strategies import Layer, Recipe, layers
 
 import specnorm
@@ -52,60 +50,3 @@ def test_every_library_folds_alike(xp: Lib) -> None:
 
 
 TRACED: dict[str, Any] = {"stride": (2, 3), "dilation": (2, 1), "groups": 3, "transposed": True}
-
-
-@pytest.mark.parametrize("name", ["grid", "gram", "reshaped"])
-def test_folding_under_jax(name: str) -> None:
-    """jit(vmap(value_and_grad)): shapes are static, and no value decides anything."""
-    jax = pytest.importorskip("jax")
-    kernel = Recipe((6, 2, 3, 4), dtype="float32", seed=3).kernel
-    options = {**TRACED, **({"input_shape": (4, 2)} if name == "gram" else {})}
-    method = PROMISES[name].method
-    value, gradient = specnorm.value_and_grad(kernel, method, **options)
-    both = jax.jit(jax.vmap(jax.value_and_grad(lambda k: specnorm.measure(k, method, **options).value)))
-    values, gradients = both(jax.numpy.asarray(np.stack([kernel, 2 * kernel])))
-    np.testing.assert_allclose(np.asarray(values), [float(value), 2 * float(value)], rtol=1e-4)
-    np.testing.assert_allclose(np.asarray(gradients), np.stack([gradient, gradient]), atol=1e-4)
-
-
-def test_folding_under_torch() -> None:
-    """compile(fullgraph=True), vmap(grad), and the gradients of several values over groups."""
-    torch = pytest.importorskip("torch")
-    kernel = Recipe((6, 2, 3, 4), seed=3).kernel
-    value, gradient = specnorm.value_and_grad(kernel, specnorm.Grid(), **TRACED)
-
-    def bound(k: Any) -> Any:
-        return specnorm.grid_bound(k, **TRACED)
-
-    leaf = torch.tensor(kernel, requires_grad=True)
-    compiled = torch.compile(bound, fullgraph=True, backend="aot_eager")(leaf)
-    compiled.backward()
-    assert abs(float(compiled.detach()) / float(value) - 1) < 1e-12
-    np.testing.assert_allclose(leaf.grad.numpy(), gradient, atol=1e-12)
-    batched = torch.func.vmap(torch.func.grad(bound))(torch.tensor(np.stack([kernel, kernel])))
-    np.testing.assert_allclose(batched.numpy(), np.stack([gradient, gradient]), atol=1e-12)
-
-    def several(k: Any) -> Any:
-        spectrum = specnorm.singular_values(k, (4, 2), k=7, **TRACED)
-        return torch.cat([spectrum, specnorm.unfolding_bounds(k, **TRACED)])
-
-    jacobian = torch.func.jacrev(several)(torch.tensor(kernel)).numpy()
-    direction = Recipe(kernel.shape, seed=4).kernel
-    step = 1e-6 * torch.tensor(direction)
-    expected = (several(torch.tensor(kernel) + step) - several(torch.tensor(kernel) - step)) / 2e-6
-    np.testing.assert_allclose(np.sum(jacobian * direction, axis=(1, 2, 3, 4)), expected.numpy(), atol=1e-4)
-
-
-def test_witness_of_a_folded_layer() -> None:
-    """It belongs to one of the groups' blocks, and attains the lower bound there."""
-    kernel: Any = Recipe((6, 2, 3, 4), seed=3).kernel
-    options: dict[str, Any] = {"stride": (2, 3), "groups": 3}
-    found = specnorm.enclose(kernel, **options)
-    assert_encloses(found.lower, found.upper, sigma_star(kernel, **options))
-    numpy: Any = np
-    blocks: Any = to_blocks(kernel[None], ConvSpec.of(kernel.shape, **options), xp=numpy)
-    frequency, u, v = found.witness
-    taps = np.stack(np.meshgrid(*map(np.arange, blocks.shape[3:]), indexing="ij"), axis=-1)
-    symbols = np.tensordot(blocks, np.exp(1j * taps @ frequency), axes=2)
-    attained = np.abs(np.conj(u) @ (symbols @ v).T)
-    assert float(np.max(attained)) >= float(found.lower) * (1 - 1e-12)

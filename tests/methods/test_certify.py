@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from libraries import Lib
 from numpy.typing import NDArray
 from oracle import dense_norm, sigma_star
 from promises import for_all, layers_for
-from strategies import Layer, Recipe, recipes
+from strategies import Layer
 
 import specnorm
 from specnorm import Undecided
 from specnorm.certified.layer.own_matrix import ritz_down
-from specnorm.methods.certify import Certify
 from specnorm.runtime.execution import Execution
 
 BINOMIAL = np.array([[[1.0, 2.0, 1.0]]])
@@ -74,75 +70,6 @@ def test_never_wrong(xp: Lib) -> None:
                 assert truth.lo <= bound if said else bound <= truth.hi
 
     for_all(xp, layers_for(xp), check, share=0.3)
-
-
-@given(recipe=recipes(scaled=False), ratio=st.sampled_from((0.5, 0.99, 0.9999, 1.0, 1.0001, 1.01, 2.0)))
-def test_certificates_are_never_wrong(recipe: Recipe, ratio: float) -> None:
-    """True only if the norm is at most the bound, False only if it is above; undecided only close by."""
-    truth = sigma_star(recipe.kernel, max_cells=4000)
-    bound = ratio * truth.hi
-    try:
-        verdict = specnorm.certify(recipe.kernel, bound)
-    except Undecided:
-        assert 0.999 < ratio < 1.001
-        return
-    if verdict:
-        assert bound >= truth.lo
-    else:
-        assert bound < truth.hi
-
-
-def test_zero_bound_and_zero_kernel() -> None:
-    assert specnorm.certify(np.zeros((2, 2, 3)), 0.0)
-    assert specnorm.certify(np.zeros((2, 2, 3)), 1.0)
-    assert not specnorm.certify(BINOMIAL, 0.0)
-    assert not specnorm.certify(BINOMIAL, 0.0, input_shape=4)
-
-
-@pytest.mark.parametrize("bound", [-1.0, math.nan, math.inf, -math.inf])
-def test_what_is_no_norm_is_refused(bound: float) -> None:
-    with pytest.raises(specnorm.MethodError, match="bound="):
-        specnorm.certify(BINOMIAL, bound)
-
-
-def test_undecided_says_what_helps() -> None:
-    with pytest.raises(Undecided, match="enclose"):
-        specnorm.certify(BINOMIAL, 4.0)
-
-
-def test_budget() -> None:
-    """A budget that is too small decides nothing wrongly."""
-    kernel = Recipe((4, 4, 3, 3), seed=3).kernel
-    truth = sigma_star(kernel)
-    decided = 0
-    for cells in (1, 10, 100, 1000, 10_000):
-        for ratio in (0.999, 1.001):
-            stats = specnorm.measure(kernel, Certify(bound=ratio * truth.hi, max_cells=cells)).stats
-            decided += bool(stats["proven"]) + bool(stats["refuted"])
-            assert not (bool(stats["proven"]) and ratio < 1)
-            assert not (bool(stats["refuted"]) and ratio > 1)
-    assert decided >= 4
-
-
-def test_at_a_size_below_the_supremum() -> None:
-    """[1, -1] at n = 3 has norm sqrt(3), the supremum 2: a bound in between holds for the one, not for the other."""
-    kernel = np.array([[[1.0, -1.0]]])
-    assert specnorm.certify(kernel, 1.8, input_shape=3)
-    assert not specnorm.certify(kernel, 1.7, input_shape=3)
-    assert not specnorm.certify(kernel, 1.8)
-    assert not specnorm.certify(kernel, 1.8, input_shape=4)
-
-
-@pytest.mark.parametrize("mode", ["reflect", "replicate"])
-def test_undecided_names_the_factor_of_the_padding(mode: Any) -> None:
-    """Between the convolution's norm and its multiple nothing is too close: it is the factor that is missing."""
-    kernel = Recipe((2, 2, 3), seed=3).kernel
-    alone = float(specnorm.enclose(kernel).upper)
-    with pytest.raises(
-        Undecided, match=f"padding_mode='{mode}' repeats pixels and may lift the norm by the factor 1.7"
-    ):
-        specnorm.certify(kernel, 1.2 * alone, padding_mode=mode)
-    assert specnorm.certify(kernel, 1.8 * alone, padding_mode=mode)
 
 
 GEOMETRIES: tuple[dict[str, Any], ...] = (

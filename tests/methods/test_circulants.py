@@ -158,14 +158,6 @@ def test_a_phase_forgotten_in_one_tap_is_no_bound(axis: Axis) -> None:
     assert below([axis], [axis.shortest], tap_phases=forgotten)
 
 
-@pytest.mark.parametrize("axis", [Axis(4, 2, 2, 2, 3, 1), Axis(5, 2, 3, 3, 2, 2), Axis(6, 3, 3, 2, 3, 3)], ids=str)
-def test_a_ring_that_closes_on_the_dilation_alone_is_no_ring(axis: Axis) -> None:
-    """Outputs must come back to themselves: with lcm(s, r) replaced by r, the folded symbol is of another layer."""
-    least = max(axis.n + axis.before, axis.s * (axis.outputs - 1) + axis.r * (axis.k - 1) - axis.before + 1)
-    shorter = [m for m in range(axis.r, 4 * least, axis.r) if m % axis.s]
-    assert any(below([axis], [m]) for m in shorter)
-
-
 # -- the library's circulants ----------------------------------------------------------------------------------------
 def spec_of(drawn: Layer) -> ConvSpec:
     return ConvSpec.of(drawn.kernel.shape, input_shape=drawn.input_shape, **drawn.geometry)
@@ -234,11 +226,6 @@ def lost_near_cells_of_the_torus(sizes: tuple[int, ...], shape: tuple[int, ...])
                     lost.append(f"{turns} of {sizes}, {skew}")
             torus, _ = torus.split(np.full(len(torus), 2))
     return lost
-
-
-@pytest.mark.parametrize(("sizes", "shape"), RINGS)
-def test_frequencies_in_some_cells_of_the_torus_are_kept(sizes: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    assert lost_near_cells_of_the_torus(sizes, shape) == []
 
 
 def is_in(boxes: Boxes, turns: tuple[Fraction, ...]) -> bool:

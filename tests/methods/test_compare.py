@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from oracle import dense_norm, sigma_star
 from strategies import Recipe
 
 import specnorm
-from specnorm import METHODS, GeometryError, KernelError, Method, MethodError, Result, Undecided
+from specnorm import METHODS, GeometryError, MethodError, Result
 
 LAYERS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "matrix": ((3, 4), {}),
@@ -76,31 +76,3 @@ def test_bounds_hold_for_the_layer(case: str) -> None:
 def test_some_geometry_has_every_method() -> None:
     results = specnorm.compare(Recipe((4, 3, 3, 2), seed=4).kernel, input_shape=(4, 5))
     assert set(results) == set(METHODS)
-
-
-class _Raises(Method):
-    name: ClassVar[str] = "raises"
-    error: ClassVar[type[Exception]] = MethodError
-
-    def check(self, spec: Any) -> None:
-        del spec
-        raise self.error("a reason.")
-
-
-@pytest.mark.parametrize("error", [MethodError, GeometryError, Undecided])
-def test_refusals_are_left_out(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
-    kernel = Recipe((2, 2, 3)).kernel
-    monkeypatch.setattr(_Raises, "error", error)
-    # Another dict: taking entries out of this one and putting them back would change its order for other tests.
-    monkeypatch.setattr("specnorm.api.METHODS", {"raises": _Raises, **METHODS})
-    assert list(specnorm.compare(kernel)) == [name for name in METHODS if name != "power"]
-    monkeypatch.setattr("specnorm.api.METHODS", {"raises": _Raises})
-    with pytest.raises(error, match="a reason"):
-        specnorm.compare(kernel)
-
-
-def test_what_no_method_can_measure_is_an_error() -> None:
-    with pytest.raises(KernelError, match="non-finite"):
-        specnorm.compare(np.full((2, 2, 3), np.nan))
-    with pytest.raises(GeometryError, match="groups=3"):
-        specnorm.compare(np.ones((2, 2, 3)), groups=3)

@@ -90,19 +90,6 @@ def test_parts_are_parts() -> None:
             used |= here
 
 
-def test_a_window_is_a_part() -> None:
-    """A bound from below for the whole layer: never above, and closer the larger it is."""
-    for index in range(60):
-        drawn = layer(index, largest=200)
-        kernel = scaled(drawn)
-        for sub in parts_of(drawn):
-            truth, values = norm(matrix_of(kernel, sub)), []
-            for pixels in (2, 8, 40, 10**6):
-                values.append(norm(matrix_of(kernel, sub.restricted(pixels))))
-            assert max(values) <= truth * (1 + 1e-12) + 1e-300, drawn
-            assert abs(values[-1] - truth) <= 1e-12 * truth
-
-
 # -- without one of the conditions -----------------------------------------------------------------------------------
 def first_alone(*axis: Any) -> list[AxisComponent]:
     """The first residue taken for all of them."""

@@ -6,17 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import assert_encloses
-from oracle import dense_norm
 
 import specnorm
-from specnorm import TensorNorm
-from specnorm.certified.matrices import unfolding
-from specnorm.methods import certify
-from specnorm.methods.matrix_norm import MatrixNorm
+from specnorm.methods.matrix_stacks import MatrixNorm
 from specnorm.numerics.lanczos import Lanczos
-from specnorm.search import enclosing, supremum
-from specnorm.tensor import proving
 
 
 def orthogonal(n: int, seed: int = 0) -> Any:
@@ -68,89 +61,6 @@ def test_one_tap_of_a_layer() -> None:
     assert float(specnorm.enclose(padded).upper) == pytest.approx(groups[0], rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["square", "wide", "orthogonal"])
-def test_no_torus_is_searched(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(enclosing, "Search")
-    assert specnorm.enclose(MATRICES[name]).cells == 1
-
-
-@pytest.mark.parametrize("name", ["square", "wide", "orthogonal", "two nearly equal"])
-def test_verdicts_need_no_search_either(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    truth = float(np.linalg.norm(MATRICES[name], 2))
-    monkeypatch.delattr(certify, "Search")
-    for factor in (1 + 1e-2, 1 + 1e-7):
-        assert specnorm.certify(MATRICES[name], truth * factor)
-        assert not specnorm.certify(MATRICES[name], truth / factor)
-
-
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("name", [name for name in MATRICES if name not in ("large", "small")])
-def test_tn_is_the_norm_and_needs_no_search(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A matrix's TN is its norm: proven as it stands, where a search would need a thousandth more."""
-    matrix = MATRICES[name].astype(dtype)
-    truth = float(np.linalg.norm(matrix.astype(np.float64), 2))
-    monkeypatch.delattr(proving, "Search")
-    for certified in (None, True):
-        assert truth <= float(specnorm.tn_bound(matrix, certified=certified)) * (1 + 1e-13)
-    result = specnorm.measure(matrix, TensorNorm())
-    assert result.kind == "upper"
-    assert float(result.value) <= truth * (1 + (3e-6 if dtype == "float32" else 1e-10))
-    estimate = specnorm.measure(matrix, TensorNorm(certified=False))
-    assert float(estimate.value) == pytest.approx(truth, rel=1e-5)
-
-
-def test_tn_of_groups_is_the_largest_and_its_gradient_is_that_groups() -> None:
-    kernel = RNG.standard_normal((12, 4, 1, 1))
-    norms = [float(np.linalg.norm(kernel[j : j + 4, :, 0, 0], 2)) for j in (0, 4, 8)]
-    value, gradient = specnorm.value_and_grad(kernel, TensorNorm(), groups=3)
-    assert float(value) == pytest.approx(max(norms), rel=1e-12)
-    assert float(np.sum(kernel * gradient)) == pytest.approx(max(norms), rel=1e-9)
-    zero = [j for j in range(3) if not gradient[4 * j : 4 * j + 4].any()]
-    assert sorted({0, 1, 2} - set(zero)) == [int(np.argmax(norms))]
-
-
-def test_tn_that_the_factorisation_does_not_prove_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the factor would be more than a thousandth, cells prove that."""
-    matrix = RNG.standard_normal((9, 7))
-    monkeypatch.setattr(unfolding, "proven_factor", lambda value, *_, **__: 2 * np.ones_like(value))
-    result = specnorm.measure(matrix, TensorNorm())
-    assert (result.kind, float(result.stats["factor"])) == ("upper", 1.001)
-    assert float(result.value) == pytest.approx(1.001 * float(np.linalg.norm(matrix, 2)), rel=1e-9)
-
-
-AT_A_SIZE: list[tuple[tuple[int, ...], dict[str, Any]]] = [
-    ((76, 65, 1, 1), {"input_shape": (1, 3)}),
-    ((80, 96, 1, 1), {"input_shape": (4, 6), "stride": 3, "padding": 1}),
-    ((66, 70, 1, 1), {"input_shape": 2, "stride": 2, "transposed": True}),
-    ((132, 70, 1, 1), {"input_shape": 2, "groups": 2}),
-    ((70, 9, 3, 3), {"input_shape": 7, "stride": 3, "padding": 0}),
-    ((70, 9, 3, 3), {"input_shape": (5, 4), "stride": 4, "padding": 2}),
-    ((70, 80, 3), {"input_shape": 2, "padding": 1}),
-    ((70, 80, 3), {"input_shape": 7, "stride": 3, "padding": 0, "transposed": True}),
-]
-
-
-@pytest.mark.parametrize(("shape", "at"), AT_A_SIZE)
-def test_a_layer_of_one_patch_needs_no_search(
-    shape: tuple[int, ...], at: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where each output reads pixels of its own, a zero-padded layer is a sum of matrices, at whatever size."""
-    kernel = RNG.standard_normal(shape)
-    at = {"padding_mode": "zeros", "padding": 0, **at}
-    truth = dense_norm(kernel, **at)
-    if shape != (70, 80, 3) or "transposed" in at:
-        monkeypatch.delattr(supremum, "search_torus")
-    for rtol in (1e-3, 1e-8):
-        found = specnorm.enclose(kernel, rtol=rtol, **at)
-        assert_encloses(float(found.lower), float(found.upper), truth)
-        assert float(found.upper) <= float(found.lower) * (1 + rtol)
-    u, v = (np.asarray(x).reshape(-1) for x in found.witness[1:])
-    assert np.linalg.norm(u) == pytest.approx(1)
-    assert np.linalg.norm(v) == pytest.approx(1)
-    value, gradient = specnorm.value_and_grad(kernel, specnorm.Enclose(rtol=1e-8), **at)
-    assert float(np.sum(kernel * gradient)) == pytest.approx(float(value), rel=1e-6)
-
-
 def test_a_vector_that_is_none_proves_nothing_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lanczos is trusted for nothing: with any vector the bounds hold, or the search takes over."""
 
@@ -175,12 +85,3 @@ def test_matrix_norm_is_exact_where_lanczos_finds_it(name: str, dtype: str) -> N
     if s[1] < 0.999 * s[0]:
         gradient = specnorm.value_and_grad(matrix, MatrixNorm())[1]
         assert np.abs(gradient - np.outer(u[:, 0], vh[0])).max() < (1e-7 if dtype == "float64" else 1e-4)
-
-
-def test_matrix_norm_of_a_stack_and_of_a_wrong_vector(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each matrix its own; where Lanczos stops at a vector that is none, an eigenvalue routine takes over."""
-    stack = np.stack([MATRICES["square"], 3 * orthogonal(100), np.zeros((100, 100)), np.diag(np.arange(100.0))])
-    truth = np.linalg.norm(stack, 2, axis=(1, 2))
-    np.testing.assert_allclose(specnorm.matrix_norm(stack), truth, rtol=1e-14)
-    monkeypatch.setattr(Lanczos, "small_side", lambda run: np.ones((run.matrix.shape[0], run.size)))
-    np.testing.assert_allclose(specnorm.matrix_norm(stack), truth, rtol=1e-14)

@@ -24,7 +24,7 @@ from specnorm.certified.layer.deflation import DeflatedModes, WaveGram, first_of
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cells import torus
 from specnorm.certified.symbol.cover import Cover
-from specnorm.numerics.chebyshev import top_eigenvectors
+from specnorm.numerics.power import top_eigenvectors
 from specnorm.problem.frequencies import Frequencies
 from specnorm.problem.layer_map import sizes_of
 from specnorm.problem.spec import ConvSpec
@@ -238,20 +238,6 @@ def test_what_is_left_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(proven)
     monkeypatch.setattr(norms, "gram_below", lambda gram, *_, **__: np.ones(gram.shape[:-2], dtype=bool))
     assert all(deflation.rest_below(*x, ops=execution()) for x in given)
-
-
-def test_what_has_failed_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor at a lower bound; a higher one is another question."""
-    (case,) = cases(1)
-    circulant, tried = case.deflated_circulant(), list[float]()
-
-    def fails(_self: Any, _found: Any, bound: float) -> None:
-        tried.append(bound)
-
-    monkeypatch.setattr(DeflatedCirculant, "_proven", fails)
-    for norm in (1.0, 1.0, 0.99, 1.01):
-        circulant.upper(norm * case.norm, 0.0, first=True)
-    assert tried == [case.norm, 1.01 * case.norm]
 
 
 def test_few_waves_of_a_frequency_are_found_without_all_others() -> None:

@@ -152,22 +152,6 @@ def test_memory_layout_does_not_matter(name: str, variant: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_torch_memory_formats(name: str) -> None:
-    torch = pytest.importorskip("torch")
-    promise, geometry = PROMISES[name], PROMISES[name].geometry(SMALL)
-    kernel = torch.from_numpy(SMALL.kernel)
-    plain = float(specnorm.measure(kernel, promise.method, **geometry).value)
-    for other in (
-        kernel.to(memory_format=torch.channels_last),
-        kernel.permute(1, 0, 3, 2).contiguous().permute(1, 0, 3, 2),
-        torch.nn.Parameter(kernel.clone()),
-        torch.nn.functional.pad(kernel, (1, 1))[..., 1:-1],
-    ):
-        value = specnorm.measure(other, promise.method, **geometry).value
-        assert abs(float(value.detach()) / plain - 1) <= 1e-14
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_layouts(xp: Lib, name: str) -> None:
     """The frameworks' axis orders name the same layer, and gradients come back in the kernel's own order."""
     few(xp, name)

@@ -12,13 +12,11 @@ from specnorm_numpy import BACKEND
 
 import specnorm
 from specnorm.certified.symbol import cover
-from specnorm.certified.symbol.cells import Cells, torus, torus_size
+from specnorm.certified.symbol.cells import Cells, torus
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 from specnorm.certified.symbol.lags import half_lags, paired_taps
-from specnorm.clock import OutOfTime
-from specnorm.runtime.execution import MEMORY, Execution
-from specnorm.search.ascent import Ascent
-from specnorm.search.tuning import Tuning
+from specnorm.runtime.execution import Execution
+from specnorm.types import MEMORY
 
 SHAPES = [(1, 1, 3000), (1, 1, 20_000), (1, 1, 100, 100), (2, 2, 12, 12, 12), (1, 1, 200, 200)]
 BUDGET = 2.0
@@ -83,30 +81,3 @@ def test_every_pair_of_taps_is_found_once(shape: tuple[int, ...]) -> None:
         seen += list(zip(some.here.tolist(), some.there.tolist(), strict=True))
     assert len(seen) == len(set(seen))
     assert set(seen) == wanted
-
-
-def test_pairs_end_by_the_clock() -> None:
-    def late() -> None:
-        raise OutOfTime
-
-    with pytest.raises(OutOfTime):
-        list(paired_taps(np.ones(1000, dtype=bool), 100, tick=late))
-
-
-@pytest.mark.parametrize("shape", [(1,), (7,), (3, 3), (5, 1, 4), (4, 3, 2), (1, 1)])
-def test_cells_are_counted_before_they_are_made(shape: tuple[int, ...]) -> None:
-    assert torus_size(shape) <= len(torus(shape)) <= 2 * torus_size(shape) + 2
-
-
-def test_starts_by_some_at_once_ascend_alike() -> None:
-    """24 symbols of 161 x 25760 numbers, with their parts and adjoints, took 4.7 GB."""
-    random = np.random.RandomState(0)
-    block: Any = random.standard_normal((1, 5, 4, 3))
-    right: Any = random.standard_normal((7, 4)) + 0j
-    phases, found = np.exp(1j * random.standard_normal((7, 3))), []
-    for memory in (MEMORY, 2 * 8 * 6 * 20):
-        ops: Any = Execution(BACKEND, BACKEND.namespace(None), memory=memory)
-        given: Any = {"free": True, "rtol": 1e-3, "best": 0.0, "clock": None, "ops": ops}
-        found.append(Ascent(block, block, Tuning(), **given)._power(phases, right, 3))
-    for whole, parts in zip(*found, strict=True):
-        assert np.allclose(whole, parts, rtol=1e-12)

@@ -22,7 +22,6 @@ from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
 from specnorm.search import layer as layer_search
 from specnorm.search.layer_bounds import LayerTuning
-from specnorm.search.one_wave import WaveSum
 
 BACKEND = NumpyBackend()
 OPS: Any = Execution(BACKEND, BACKEND.namespace(None))
@@ -83,28 +82,6 @@ def test_inner_products_are_those_of_the_vectors() -> None:
             assert exact * (1 - 1e-9) <= found <= exact * (1 + 1e-14)
 
 
-def test_the_gradient_is_that_of_the_quotient() -> None:
-    for kernel, spec, _ in drawn(5):
-        found = WaveSum(kernel[None], spec, np.full(spec.ndim, 0.7), ops=OPS)
-        lower, gradient = found.bound()
-        for at in range(0, kernel.size, 5):
-            moved = kernel.reshape(-1).copy()
-            moved[at] += 1e-6
-            other = Waves(moved.reshape(1, *kernel.shape), spec, found._factors, ops=OPS)
-            slope = (quotient_of_waves_down(other, found.channels, ops=OPS) - lower.value) / 1e-6
-            assert abs(slope - float(np.asarray(gradient).reshape(-1)[at])) < 1e-4 * max(1.0, lower.value)
-
-
-def test_the_vector_is_the_sum() -> None:
-    for kernel, spec, matrix in drawn(6):
-        found = WaveSum(kernel[None], spec, np.full(spec.ndim, 0.7), ops=OPS)
-        whole = written_out(np.asarray(found.channels)[0], found._factors)
-        vector = np.asarray(found.vector())[0, 0]
-        parts = [x / np.linalg.norm(x) for x in (whole.real, whole.imag) if np.linalg.norm(x) > 0]
-        assert min(np.abs(vector - part).max() for part in parts) < 1e-12
-        assert np.linalg.norm(matrix @ vector) <= np.linalg.norm(matrix, 2) * (1 + 1e-12)
-
-
 # -- rounding: rational numbers ---------------------------------------------------------------------------------------
 def cancelling(seed: int) -> tuple[Waves, Any, Fraction]:
     """Channels that cancel but for 2**-40, on constant waves; and the square of the quotient, exactly."""
@@ -137,22 +114,6 @@ def test_no_quotient_is_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert above_the_quotient() == []
     monkeypatch.setattr(rounding, "gamma", lambda *_: 0.0)
     assert above_the_quotient()
-
-
-def test_magnitudes_are_those_of_what_is_given() -> None:
-    """Errors of a table are measured by the magnitudes of its terms: where waves cancel, their sum is far smaller."""
-    for kernel, spec, matrix in drawn(7):
-        n = sizes_of(spec)[0]
-        # Whole waves: any two of them are orthogonal.
-        factors = [np.exp(2j * math.pi * np.outer([0, 1], np.arange(m)) / m) for m in n]
-        waves = Waves(kernel[None], spec, factors, ops=OPS)
-        a: Any = np.random.RandomState(7).standard_normal((1, waves.count, kernel.shape[1])) + 0j
-        x = written_out(np.abs(a[0]), [np.abs(factor) for factor in factors])
-        magnitude = waves.magnitude()
-        lengths = [float(np.asarray(f(np.abs(a)))[0, 0].real) for f in (magnitude.image_inner, magnitude.inner)]
-        truths = [float(np.linalg.norm(y) ** 2) for y in (np.abs(matrix) @ x, x)]
-        for length, truth in zip(lengths, truths, strict=True):
-            assert length >= truth * (1 - 1e-12)
 
 
 # -- large layers -----------------------------------------------------------------------------------------------------

@@ -244,6 +244,56 @@ def gathered(d: Dice) -> Arguments:
     return {"data": Slot(shape), "axis": at, "indices": index}
 
 
+def placed(d: Dice, *, put: bool = False) -> Arguments:
+    """Entries along an axis, taken or put; some twice."""
+    shape = sizes(d)
+    at = d.randrange(len(shape))
+    n = shape[at]
+    many = tuple(d.randint(1, n if put or j != at else n + 1) for j, n in enumerate(shape))
+    columns = math.prod(many) // many[at]
+    rows = [d.sample(range(n), many[at]) if put else [d.randrange(-n, n) for _ in range(many[at])]
+            for _ in range(columns)]  # fmt: skip
+    moved = (*(m for j, m in enumerate(many) if j != at), many[at])
+    index = np.moveaxis(np.asarray(rows, np.int64).reshape(moved), -1, at)
+    found: Arguments = {"data": Slot(shape), "indices": index, "axis": d.choice([at, at - len(shape)])}
+    return found | ({"updates": Slot(many), "reduction": d.choice([None, "none", "add"])} if put else {})
+
+
+def placed_by_tuples(d: Dice, *, put: bool = False) -> Arguments:
+    """Slices at tuples of positions."""
+    shape = sizes(d)
+    batch = 0 if put or len(shape) < 2 else d.choice([0, 0, 1])
+    depth, many = d.randint(1, len(shape) - batch), d.randint(1, 2)
+    lead = (*shape[:batch], many)
+    ends = shape[batch : batch + depth]
+    index = np.asarray([[d.randrange(-n, n) for n in ends] for _ in range(math.prod(lead))], np.int64)
+    found: Arguments = {"data": Slot(shape), "indices": index.reshape(*lead, depth)}
+    if put:
+        return found | {"updates": Slot((many, *shape[depth:])), "reduction": d.choice([None, "none", "mul"])}
+    return found | {"batch_dims": d.choice([None, 0]) if batch == 0 else batch}
+
+
+def triangle(d: Dice) -> Arguments:
+    shape = (d.randint(1, 3), d.randint(1, 3), *sizes(d, 0, 1))
+    return {"input": Slot(shape), "k": d.choice([None, -1, 0, 1]), "upper": d.choice([None, 0, 1])}
+
+
+def ordered(d: Dice) -> Arguments:
+    shape = sizes(d)
+    at = axis(d, shape)
+    return {
+        "X": Slot(shape), "K": [d.randint(1, shape[at])], "axis": at, "largest": d.choice([None, 0, 1]),
+        "sorted": d.choice([None, 1, 1, 0]),
+    }  # fmt: skip
+
+
+def contracted(d: Dice) -> Arguments:
+    words = {letter: d.randint(1, 3) for letter in "abcd"}
+    equation = d.choice(["ab,bc->ac", "abc,acd->abd", "abc,dc->abd", "cb,abc->ac", "ab,ab->ab", "ab,b->a", "abc,b->c"])
+    terms = equation.partition("->")[0].split(",")
+    return {"Inputs": [Slot(tuple(words[x] for x in term)) for term in terms], "equation": equation}
+
+
 def softened(d: Dice) -> Arguments:
     shape = sizes(d)
     return {"input": Slot(shape), "axis": d.choice([None, axis(d, shape)])}
@@ -374,6 +424,13 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
     "Split": split,
     "Concat": joined_along,
     "Gather": gathered,
+    "GatherElements": placed,
+    "GatherND": placed_by_tuples,
+    "ScatterElements": lambda d: placed(d, put=True),
+    "ScatterND": lambda d: placed_by_tuples(d, put=True),
+    "Trilu": triangle,
+    "TopK": ordered,
+    "Einsum": contracted,
     "Expand": expanded,
     "Tile": tiled,
     "DepthToSpace": blocked("DepthToSpace"),

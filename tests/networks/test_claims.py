@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -11,14 +10,12 @@ import pytest
 from assumptions import assumed
 from specnorm_networks import Graph, Layer, Multipliers, Node, Product, bound, within
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.operators.base import Slopes
 from specnorm_networks.certified.patterns import prepared, unsorted
 from specnorm_networks.certified.ranges import Ball, Ranges, ranges
-from specnorm_networks.certified.scope import Scope, digest_of
+from specnorm_networks.certified.scope import digest_of
 from specnorm_networks.certified.zonotopes import localised
 
 from specnorm.certified.bound import HypothesisError, Upper, least
-from specnorm.errors import MethodError
 
 WEIGHTS = np.array([[2.0, 1.0], [0.5, 3.0]])
 CENTRE = np.array([[-1.0, -1.0]])
@@ -42,10 +39,6 @@ def claims(graph: Graph, **near: Any) -> dict[str, Upper]:
     return {f"{at}: {claim.what}": claim for at, claim in enumerate(each) if claim is not None}
 
 
-EVERYWHERE = claims(network())
-IN_BALL = claims(network(), radius=1.0, centre=CENTRE)
-
-
 def test_the_constant_in_a_ball_is_none_everywhere() -> None:
     """0 for a network that stretches some pair by 10.8."""
     whole, local = bound(network(), method=Product()), bound(network(), method=Product(), radius=1.0, centre=CENTRE)
@@ -57,24 +50,6 @@ def test_the_constant_in_a_ball_is_none_everywhere() -> None:
     with pytest.raises(HypothesisError, match="different norms: y by x, y by x, in a ball of radius 1"):
         least(whole.claim, local.claim)
     assert local.explain().startswith("y <= 0")
-
-
-@pytest.mark.parametrize("name", IN_BALL)
-def test_no_claim_of_a_ball_is_one_everywhere(name: str) -> None:
-    for claim in EVERYWHERE.values():
-        with pytest.raises(HypothesisError, match="different"):
-            least(claim, IN_BALL[name])
-
-
-def test_balls_are_told_apart() -> None:
-    """By radius and centre; the same ball is the same."""
-    balls = [(1.0, CENTRE), (1.0, CENTRE.copy()), (0.5, CENTRE), (1.0, CENTRE + 1e-9)]
-    first, *others = (bound(network(), method=Product(), radius=r, centre=x).claim for r, x in balls)
-    assert first is not None
-    assert least(first, others[0]) is first
-    for other in others[1:]:
-        with pytest.raises(HypothesisError, match="different"):
-            least(first, other)
 
 
 def test_the_constant_of_other_weights_is_not_this_network_s() -> None:
@@ -89,17 +64,6 @@ def test_the_constant_of_other_weights_is_not_this_network_s() -> None:
         assert after.claim is not None
         with pytest.raises(HypothesisError, match="different"):
             least(before, after.claim)
-
-
-def test_the_constant_in_a_box_is_none_everywhere() -> None:
-    boxed = within(network(), -2.0, -1.0)
-    found, whole = bound(boxed, method=Product()).claim, bound(network(), method=Product()).claim
-    assert found is not None
-    with pytest.raises(HypothesisError, match="different"):
-        least(found, whole)
-    # It holds in the box, all the same.
-    assert Scope(boxed).holds(whole, "x", "y")  # type: ignore[arg-type]
-    assert not Scope(network()).holds(found, "x", "y")
 
 
 def test_ranges_take_claims_about_this_network_alone() -> None:
@@ -132,32 +96,6 @@ def test_ranges_are_those_of_the_network_they_were_found_for() -> None:
         replace(small, regions=frozenset())
 
 
-def test_slopes_of_a_region_go_with_it() -> None:
-    """What is bounded with them is bounded in the region, whoever asks."""
-    graph = network()
-    local = localised(prepared(graph), ranges(unsorted(graph), Ball({"x": CENTRE}, 1.0)))
-    for each in (local, replace(local, nodes=local.nodes)):
-        found = bound(each, method=Product(), check=False).claim
-        assert found is not None
-        assert found.value == 0
-        assert str(found.what) == "y by x, in a ball of radius 1.0"
-
-
-def test_slopes_set_by_hand_are_not_used() -> None:
-    zeros = np.zeros((1, 2))
-    wrong: Any = (zeros, zeros)
-    with pytest.raises(MethodError, match="'r' states its slopes"):
-        network(function=ops.ReLU(near=wrong))
-    for maker in (None, object()):
-        with pytest.raises(TypeError, match="found by the rules"):
-            Slopes(zeros, zeros, frozenset(), maker)
-    graph = network()
-    local = localised(graph, ranges(graph, Ball({"x": CENTRE}, 1.0)))
-    near: Any = local.by_name["r"].operator
-    with pytest.raises(TypeError, match="found by the rules"):
-        replace(near.near, regions=frozenset())
-
-
 def test_a_network_is_known_by_its_bits() -> None:
     """Prepared, pruned or localised it is itself; with other nodes, or another number, it is not."""
     graph = network()
@@ -169,26 +107,3 @@ def test_a_network_is_known_by_its_bits() -> None:
     others.append(replace(graph, nodes=graph.nodes[:3], outputs=("r",)))
     others.append(replace(graph, nodes=(*graph.nodes[:2], replace(nodes["r"], shape=None), nodes["y"])))
     assert len({digest_of(each) for each in (graph, *others)}) == 1 + len(others)
-
-
-def test_what_cannot_be_read_is_only_like_itself() -> None:
-    """A kernel that does not load: the rules say so, and no claim is taken for another network's."""
-
-    def broken() -> Any:
-        raise OSError("no such file")
-
-    def unread() -> Graph:
-        layer = Node("a", ops.Matrix(Layer("a", broken, {}, 0)), ("x",), (1, 2))
-        return Graph((Node("x", ops.Input(), (), (1, 2)), layer), ("a",))
-
-    graph = unread()
-    assert digest_of(graph) == digest_of(graph) != digest_of(unread())
-    found = bound(graph, check=False)
-    assert found.claim is None
-    assert "no such file" in found.unknown[0].reason
-
-
-def test_what_a_claim_speaks_of_survives_a_process() -> None:
-    found = bound(network(), method=Product(), radius=1.0, centre=CENTRE)
-    again = pickle.loads(pickle.dumps(found))
-    assert least(found.claim, again.claim) is found.claim  # type: ignore[arg-type]

@@ -7,11 +7,8 @@ A failure is minimised and printed as code, to be run after ``from networks.comp
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 import sys
-import warnings
 from collections import Counter
 from dataclasses import replace
 
@@ -20,15 +17,12 @@ import pytest
 from assumptions import assumed
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
-from networks.compositions.claims import Region, Search, Vector  # noqa: E402
-from networks.compositions.hunting import KINDS, Counts, Trial, hunt, minimised, trial  # noqa: E402
-from networks.compositions.onnx_draft import Draft, SkippedError  # noqa: E402
-from networks.compositions.onnx_draws import DRAWS, ON_RANGES  # noqa: E402
-from networks.compositions.onnx_patterns import PATTERNS  # noqa: E402
+from networks.compositions.claims import Region  # noqa: E402
+from networks.compositions.hunting import Counts, Trial, hunt, minimised, trial  # noqa: E402
 from networks.compositions.onnx_patterns import program as onnx_program  # noqa: E402
 from networks.compositions.onnx_programs import OnnxProgram  # noqa: E402
 from onnx import helper  # noqa: E402
-from specnorm_networks import Multipliers, Product  # noqa: E402
+from specnorm_networks import Product  # noqa: E402
 
 PROGRAMS = int(os.environ.get("SPECNORM_COMPOSITIONS", "100"))
 FIRST = int(os.environ.get("SPECNORM_COMPOSITIONS_SEED", "0"))
@@ -45,15 +39,6 @@ def told(counts: Counts) -> None:
 
 def test_onnx_programs() -> None:
     told(hunt(range(FIRST, FIRST + max(PROGRAMS * 9 // 10, 12)), onnx_program))
-
-
-def test_torch_programs() -> None:
-    pytest.importorskip("torch")
-    from networks.compositions.torch_patterns import program
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        told(hunt(range(FIRST, FIRST + max(PROGRAMS // 10, 12)), program))
 
 
 def test_all_operators_are_drawn() -> None:
@@ -77,27 +62,14 @@ def test_all_operators_are_drawn() -> None:
         "LayerNormalization",
         "LpNormalization",
         "RMSNormalization",
+        "Einsum",  # and these: test_every_onnx_operator.py
+        "GatherElements",
+        "GatherND",
+        "ScatterElements",
+        "ScatterND",
+        "TopK",
+        "Trilu",
     }
-
-
-def test_values_without_entries() -> None:
-    """Operators of an empty slice: some are refused, none ends in a crash."""
-    rng, tried = np.random.default_rng(0), 0
-    draws = [*DRAWS, *PATTERNS, *ON_RANGES]
-    for seed in range(80):
-        dice = random.Random(seed)
-        shape = dice.choice([(1, 4), (1, 2, 4), (1, 2, 3, 3)])
-        draft = Draft(dice, shape, dice.choice([13, 18, 22]))
-        empty = draft.sliced("x", [(dice.randrange(1, len(shape)), 0, 0, 1)])
-        draft.values = {empty: draft.values[empty]}
-        with contextlib.suppress(SkippedError, IndexError, ValueError, ZeroDivisionError):
-            for _ in range(2):
-                dice.choice(draws)(draft)
-        program = draft.program(list(draft.values)[-1:]).pruned()
-        region = Region.drawn(KINDS[seed % 3], shape, rng)
-        answer = region.claim(program.graph(), Multipliers(steps=3))
-        tried += answer.upper is not None and len(program.nodes) > 1
-    assert tried > 20
 
 
 # -- the test itself -------------------------------------------------------------------------------------------------
@@ -131,30 +103,3 @@ def test_a_false_claim_is_found_and_shortened(monkeypatch: pytest.MonkeyPatch) -
     assert isinstance(small.program, OnnxProgram)
     assert len(small.program.nodes) <= 2
     assert "OnnxProgram(" in small.code()
-
-
-@pytest.mark.parametrize("kind", ["everywhere", "ball", "box"])
-def test_pairs_lie_in_the_region(kind: str) -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(5):
-        region = Region.drawn(kind, (1, 3), rng)
-
-        def f(x: Vector) -> Vector:
-            return np.array([np.sum(np.abs(x)), np.sum(x)])
-
-        search = Search(f, region, rng)
-        reached = search.run(6)
-        assert reached.pair is not None
-        for x in reached.pair:
-            assert np.allclose(region.inside(x), x, rtol=0, atol=1e-12)
-        assert not search.exceeds(np.sqrt(6.0))
-
-
-def test_rounding_is_no_false_alarm() -> None:
-    """Values of 1e12 that cancel: noise of a tenth of the distances."""
-    region = Region("ball", (1, 3), np.zeros((1, 3)), np.asarray(1e-3))
-    search = Search(lambda x: (np.ravel(x) + 1e12) - 1e12, region, np.random.default_rng(0))
-    search.run(6)
-    assert search.best.ratio > 1
-    assert search.exceeds(1.0)
-    assert not search.exceeds(1.0, lambda _: 1e12)

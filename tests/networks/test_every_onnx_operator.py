@@ -12,7 +12,6 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,12 +28,11 @@ from specnorm_networks.certified.operators import NoBoundError  # noqa: E402
 from specnorm_networks.checking import check  # noqa: E402
 from specnorm_networks.onnx import binding  # noqa: E402
 from specnorm_networks.onnx.binding import NEWEST, bind, parameters  # noqa: E402
-from specnorm_networks.onnx.nodes import Call, Data, Value  # noqa: E402
+from specnorm_networks.onnx.nodes import Call, Value  # noqa: E402
 from specnorm_networks.onnx.operators import OPERATORS  # noqa: E402
 from specnorm_networks.onnx.tensors import Constant  # noqa: E402
 
 COUNT = int(os.environ.get("SPECNORM_ONNX_DRAWS", "200"))
-PAGE = Path(__file__).parents[2] / "docs" / "networks.md"
 
 
 def claim(drawn: Drawn, rng: np.random.Generator) -> tuple[float, float] | None:
@@ -105,9 +103,7 @@ def test_every_input_attribute_and_version_is_varied() -> None:
         drawn = {onnx.defs.get_schema(operator, opset).since_version for opset in opsets}
         assert drawn == defined, operator
         arguments, count = arguments + len(known), count + len(defined)
-    told = f"{len(OPERATORS)} operators, {count} versions, {arguments} inputs and attributes"
-    print(f"{told}, all varied")  # noqa: T201 - shown by `pytest -rP`
-    assert told in PAGE.read_text(encoding="utf-8").replace("\n", " ")
+    print(f"{len(OPERATORS)} operators, {count} versions, {arguments} inputs and attributes")  # noqa: T201 - `-rP`
 
 
 def test_the_newest_operator_set_is_the_one_of_the_package() -> None:
@@ -119,14 +115,6 @@ TENSOR = helper.make_tensor("t", 1, (1,), [7.0])
 SPARSE = helper.make_sparse_tensor(TENSOR, helper.make_tensor("i", 7, (1,), [0]), [1])
 STRANGE: dict[int, Any] = {1: 3.25, 2: 17, 3: "strange", 4: TENSOR, 6: [3.25], 7: [17], 8: ["strange"], 11: SPARSE}
 """A value of each type of attribute that is no default."""
-MOVING = {
-    **dict.fromkeys(("MatMul", "Gemm", "Add", "Sub", "Mul", "Div"), ("A", "B")),
-    **dict.fromkeys(("Greater", "GreaterOrEqual", "Less", "LessOrEqual"), ("A", "B")),
-    "Where": ("condition", "X", "Y"),
-    **dict.fromkeys(("Constant", "ConstantOfShape"), ()),
-    **dict.fromkeys(("Range", "Equal", "And", "Or", "Xor", "Not", "Floor", "Ceil", "Mod", "ReduceProd"), ()),
-}
-"""Inputs that may depend on the network's; of the other operators the first."""
 
 
 def call(operator: str, opset: int, inputs: Sequence[Value | None] = (), **given: Any) -> Call:
@@ -199,27 +187,3 @@ def test_a_builder_that_forgets_an_argument_refuses_it(monkeypatch: pytest.Monke
                     monkeypatch.undo()
                     forgotten += 1
     assert forgotten > 150
-
-
-def test_every_parameter_is_an_argument_of_the_standard() -> None:
-    for operator, known in OPERATORS.items():
-        schemas = versions(operator).values()
-        defined = {name for schema in schemas for name in (*schema.attributes, *(each.name for each in schema.inputs))}
-        named = {
-            name for make in (known.build, known.fold) if make is not None
-            for name, each in parameters(make).items() if each.kind is each.KEYWORD_ONLY
-        }  # fmt: skip
-        assert known.ignored <= defined, operator
-        shared = known.build is not None and sum(each.build is known.build for each in OPERATORS.values()) > 1
-        assert shared or named <= defined, (operator, named - defined)
-
-
-@pytest.mark.parametrize("operator", sorted(OPERATORS))
-def test_inputs_that_may_not_depend_on_the_networks_input(operator: str) -> None:
-    for opset, schema in versions(operator).items():
-        names = [each.name for each in schema.inputs]
-        for at, name in enumerate(names):
-            moves = name in MOVING.get(operator, names[:1])
-            said = refusal(operator, opset, [None] * at + [Data("x", (1,))])
-            told = f"the input {name} of {operator} depends on the network's input"
-            assert said == ("" if moves else told), (opset, name, said)

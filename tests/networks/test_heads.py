@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks.dense_networks import FUNCTIONS, Conv, Matrix, draw, from_below, graph_of, sizes_of, smallest_eigenvalue
-from specnorm_networks import Graph, Layer, Measure, Multipliers, Node, Product, bound, heads
+from networks.dense_networks import FUNCTIONS, Matrix, draw, graph_of, sizes_of, smallest_eigenvalue
+from specnorm_networks import Graph, Layer, Measure, Multipliers, Node, heads
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.affine_maps import Subnetwork
 from specnorm_networks.certified.heads import Head, constant_through_head, head_of
@@ -21,7 +21,6 @@ from specnorm_networks.certified.patterns import prepared
 from specnorm_networks.certified.subnetworks import grids_of, runs
 
 from specnorm.backends import backend_for
-from specnorm.certified.bound import HypothesisError
 from specnorm.runtime.execution import Execution
 
 ALL = tuple(FUNCTIONS)
@@ -166,108 +165,3 @@ def test_a_ring_that_is_too_short_is_noticed(kind: str) -> None:
         *_, weights = heads.weights_of(short, Multipliers(steps=25), 1e12)
         least.append(dense(net, head, weights, proven(short, weights)))
     assert min(least) < -1e-3
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("further", [0, 2])
-@pytest.mark.nightly
-def test_whole_network_is_bounded(kind: str, further: int) -> None:
-    """Products with masks stay below; what is found is no more than by channels."""
-    for seed, (net, head) in enumerate(drawn(kind, 2, further=further)):
-        reached = from_below(net.matrices, net.slopes, seed)
-        method = Multipliers(steps=30)
-        through = heads.bound_through_head(head, MEASURE, method, 1.0)
-        whole, rules = (bound(net.graph, MEASURE, method=m) for m in (method, Product()))
-        assert through is not None
-        assert whole.upper is not None
-        assert rules.upper is not None
-        assert reached * (1 - 1e-12) <= min(through.value, whole.upper)
-        assert whole.upper <= min(rules.upper, through.value * (1 + 1e-12))
-
-
-def test_what_is_before_a_head_is_counted() -> None:
-    """Averages of windows cut a run: before them weights of the run's own, behind them the head's."""
-    random = np.random.default_rng(3)
-    kernels: list[Matrix] = [random.normal(size=shape) / 3 for shape in ((6, 1, 3), (4, 6, 3))]
-    first, second = (Conv(k, 1, 1, 1, False, "zeros", ((1, 1),), None, "relu") for k in kernels)
-    matrix = random.normal(size=(3, 16)) / 4
-    nodes = [
-        *graph_of([first], (8,)).nodes,
-        Node("p", ops.AveragePool(Windows((2,), (2,), (1,), ((0, 0),))), ("f0",), (1, 6, 4)),
-        Node("c", ops.Convolution(Layer("w", lambda: kernels[1], {"padding": ((1, 1),), "padding_mode": "zeros"}, 1)),
-             ("p",), (1, 4, 4)),
-        Node("z", ops.ReLU(), ("c",), (1, 4, 4)),
-        Node("flat", ops.Reshape((1, 16)), ("z",), (1, 16)),
-        Node("y", ops.Matrix(Layer("d", lambda: matrix, {}, 0)), ("flat",), (1, 3)),
-    ]  # fmt: skip
-    graph = Graph(tuple(nodes), ("y",))
-    (run,) = runs(prepared(graph))
-    ones = np.ones(6)
-    weights = random.uniform(0.5, 2, 6)
-    pooled: Matrix = np.kron(np.eye(6), averaging(2, (8,))).astype(np.float64)
-    matrices = [first.matrix((8,)), pooled, second.matrix((4,)), matrix]
-    reached = from_below(matrices, [(0.0, 1.0), (1.0, 1.0), (0.0, 1.0), (1.0, 1.0)], 0)
-    found = []
-    for before in (ones, weights, 1e-3 * weights):
-        head = head_of(run, [0], [before])
-        assert head is not None
-        claim = heads.bound_through_head(head, MEASURE, Multipliers(), 1.0)
-        assert claim is not None
-        assert reached <= claim.value
-        found.append(claim.value)
-    assert found[2] == pytest.approx(found[1], rel=1e-6)
-    product = bound(graph, MEASURE, method=Product()).upper
-    whole = bound(graph, MEASURE).upper
-    assert whole is not None
-    assert product is not None
-    assert reached <= whole <= min(found) * 1.1
-    assert whole < 0.8 * product
-
-
-def test_heads_gain_what_channels_lose() -> None:
-    """Too large for a multiplier a unit: 0.90 by channels alone."""
-    random = np.random.default_rng(0)
-    shapes = ((8, 1, 3, 3), (8, 8, 3, 3))
-    kernels = [random.uniform(-1, 1, s) / math.prod(s[1:]) ** 0.5 for s in shapes]
-    convs = [Conv(k, 1, 1, 1, False, "zeros", ((1, 1), (1, 1)), None, "relu") for k in kernels]
-    body = graph_of(convs, (12, 12))
-    matrix = random.uniform(-1, 1, (10, 1152)) / 1152**0.5
-    layer = Layer("head", lambda: matrix, {}, 0)
-    flat = Node("flat", ops.Reshape((1, 1152)), (body.outputs[0],), (1, 1152))
-    graph = Graph((*body.nodes, flat, Node("y", ops.Matrix(layer), ("flat",), (1, 10))), ("y",))
-    cut = bound(graph, method=Multipliers(widest=2**20), check=False).upper
-    head = head_of(runs(prepared(graph))[0])
-    assert head is not None
-    found = heads.bound_through_head(head, Measure(), Multipliers(), 1.0)
-    assert found is not None
-    assert cut is not None
-    assert found.value < 0.75 * cut
-
-
-def test_what_is_between_is_no_head() -> None:
-    """Pooling whose factor is 1, other borders, and parts of what is flattened: the rules, and runs, go on."""
-    net, _ = drawn("zeros", 1)[0]
-    at = [node.name for node in net.graph.nodes].index("flat")
-    windows = Windows((1,), (1,), (1,), ((0, 0),))
-    last = net.graph.nodes[at - 1]
-    between = (
-        Node("one", ops.MaxPool(windows), (last.name,), last.shape),
-        replace(net.graph.nodes[at], inputs=("one",)),
-    )
-    pooled = (*net.graph.nodes[:at], *between, *net.graph.nodes[at + 1 :])
-    assert all(head_of(run) is None for run in runs(prepared(Graph(pooled, net.graph.outputs))))
-    for mode in ("reflect", "replicate"):
-        convs = [replace(conv, mode=mode) for conv in net.convs]
-        nodes_of = graph_of(convs, net.sizes[0]).nodes
-        kept = [node for node in net.graph.nodes if node.name in ("flat", "d0")]
-        other = Graph((*nodes_of, *kept), net.graph.outputs)
-        assert all(head_of(run) is None for run in runs(prepared(other)))
-
-
-def test_what_proves_nothing_is_refused() -> None:
-    _, head = drawn("zeros", 1)[0]
-    *_, weights = heads.weights_of(head, Multipliers(steps=0), 1e12)
-    with pytest.raises(HypothesisError, match="no weights"):
-        proven(head, [*weights[:-1], -weights[-1]])
-    with pytest.raises(HypothesisError, match="positive definite"):
-        proven(head, [weights[0], *(1e3 * q for q in weights[1:])])

@@ -11,10 +11,6 @@ import numpy as np
 import pytest
 from assumptions import assumed, interval
 from specnorm_networks.certified import margins
-from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.linear_bounds import LinearBounds
-from specnorm_networks.certified.linear_reading import Network
-from specnorm_networks.certified.operators import Input, ReLU
 
 from specnorm.certified import host
 from specnorm.certified.bound import HypothesisError, Lower
@@ -112,23 +108,3 @@ def test_squares_that_vanish_are_noticed(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(np, "ldexp", lambda x, _: x)
     with pytest.raises(AssertionError), np.errstate(all="ignore"):
         list(too_large())
-
-
-def test_what_a_ball_needs() -> None:
-    """Differences above 0 on each of its parts: at 0 two logits may be equal."""
-    graph = Graph((Node("x", Input(), (), (1, 2)), Node("y", ReLU(), ("x",), (1, 2))), ("y",))
-    bounds = LinearBounds(Network(graph), np.zeros(2), 0.5)
-    bounds.visit("x")
-    at_zero, above = interval(np.zeros(2), np.ones(2)), interval(np.array([1e-300, 1.0]), np.ones(2))
-    assert margins.radius_of([(bounds, at_zero)]) is None
-    found = margins.radius_of([(bounds, above)])
-    assert found is not None
-    assert found.value == 0.5
-    parts = [bounds.cut("x", 0, above) for above in (False, True)]
-    assert margins.radius_of([(part, above) for part in parts]) is not None
-    assert margins.radius_of([(parts[0], above), (parts[1], at_zero)]) is None
-
-
-def test_hypotheses_are_looked_at() -> None:
-    with pytest.raises(HypothesisError, match="weights"):
-        margins.of_rows(np.eye(2), np.array([1.0, 0.0]), assumed(1.0))

@@ -31,7 +31,7 @@ claim                                     stopped by  generated
 ========================================  ==========  ======================
 
 13, 15 and 16 are seen by no execution of one network: sizes that are called alike are executed alike, and a radius or
-a refutation is arithmetic on numbers that are right. `test_misread`, `test_misread_onnx` and `test_misread_torch` say
+a refutation is arithmetic on numbers that are right. `test_misread` and `test_misread_onnx` say
 what is true of them.
 """
 

@@ -10,9 +10,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from specnorm_networks import Measure  # noqa: E402
+from specnorm_networks import (  # noqa: E402
+    Measure,
+    certified_accuracy,
+    network_graph,
+)
 from specnorm_networks.radii import executed  # noqa: E402
-from specnorm_torch import certified_accuracy, network_graph  # noqa: E402
+from specnorm_torch import baked  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn.utils import parametrizations  # noqa: E402
 
@@ -87,9 +91,9 @@ def test_what_is_not_stored_as_the_model_has_it_is_refused() -> None:
     can be folded."""
     computed = nn.Sequential(nn.Flatten(), parametrizations.weight_norm(nn.Linear(4, 3)))
     x, y = torch.randn(2, 4), torch.zeros(2, dtype=torch.int64)
-    with pytest.raises(MethodError, match="bake=True"):
+    with pytest.raises(MethodError, match="bake_"):
         certified_accuracy(computed, x, y, [0.1], execution="float16")
-    assert certified_accuracy(computed, x, y, [0.1], execution="float16", bake=True).radius.shape == (2,)
+    assert certified_accuracy(baked(computed), x, y, [0.1], execution="float16").radius.shape == (2,)
     normal = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)).eval()
     assert certified_accuracy(normal, x, y, [0.1], execution="float32").radius.shape == (2,)
     nn.init.zeros_(normal[1].weight)  # type: ignore[arg-type]
@@ -112,37 +116,3 @@ def test_rounding_of_logits_is_counted() -> None:
     assert certified_accuracy(model, x, y, [0.0]).accuracy[0] == 0.0
     smooth = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
     assert not certified_accuracy(smooth, x, y, [0.0]).counted
-
-
-class Computing(nn.Module):
-    """A kernel that is computed when the model is called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(3, 4))
-
-    def forward(self, x: Any) -> Any:
-        return nn.functional.linear(x, self.weight / self.weight.norm())
-
-
-def test_kernels_that_the_model_does_not_hold() -> None:
-    """They are others in another precision: the logits in double precision are of another network."""
-    torch.manual_seed(0)
-    model, x = Computing().eval(), torch.randn(3, 4)
-    y = model(x).argmax(1)
-    with pytest.raises(MethodError, match="no parameter or buffer"):
-        certified_accuracy(model, x, y, [0.1], execution="float16")
-    assert not certified_accuracy(model, x, y, [0.1]).counted
-
-
-def test_casts_within_a_model_are_refused() -> None:
-    class Casting(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.end = nn.Linear(4, 3)
-
-        def forward(self, x: Any) -> Any:
-            return self.end(x.to(torch.bfloat16).to(torch.float32))
-
-    with pytest.raises(MethodError, match="not known here"):
-        executed(network_graph(Casting().eval(), torch.zeros(1, 4)), "float32", Measure())

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", exc_type=ImportError)
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 import numpy as np  # noqa: E402
 from onnx import helper, numpy_helper  # noqa: E402
-from specnorm_torch import network_bound  # noqa: E402
+from specnorm_networks import network_bound  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 import specnorm  # noqa: E402

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from assumptions import interval
-from networks.dense_networks import draw, graph_of
 from specnorm_networks import (
     CertifiedAccuracy,
     Graph,
@@ -25,8 +24,6 @@ from specnorm_networks import (
     margins,
 )
 from specnorm_networks.certified import operators
-
-from specnorm.errors import MethodError
 
 QUICK = Multipliers(steps=30)
 
@@ -55,16 +52,6 @@ def upper(graph: Graph) -> float:
     return found
 
 
-@pytest.mark.parametrize("size", [1.0, 0.5])
-def test_step_of_a_linear_map_is_exact(size: float) -> None:
-    """The largest |1 - t lambda|, where the triangle inequality has 1 + t max |lambda|."""
-    found = bound(forward_step(dense(symmetric(0.2, 0.7, 1.9)), size), method=QUICK)
-    truth = max(abs(1 - size * value) for value in (0.2, 0.7, 1.9))
-    assert found.upper is not None
-    assert truth <= found.upper == pytest.approx(truth, rel=5e-3)
-    assert truth <= (found.product or 0.0) == pytest.approx(truth, rel=1e-5)
-
-
 def test_averaged_maps() -> None:
     """(1 - a) I + a T is a-averaged where T is nonexpansive, and no better."""
     t = symmetric(1.0, -1.0, 0.3)
@@ -83,41 +70,6 @@ def test_a_gradient_step_is_nonexpansive() -> None:
     assert found.product == pytest.approx(2.9, rel=1e-3)
 
 
-def test_statements_of_statements_compute_what_they_say() -> None:
-    """With a node of their own each: the graph executed, and its constant."""
-    t = symmetric(0.2, 0.7, 1.9)
-
-    def averaged_map(f: Any, alpha: float) -> Any:
-        return (f - (1 - alpha) * np.eye(3)) / alpha
-
-    mixed = averaged(forward_step(averaged(dense(t), 0.3), 2.0), 0.25)
-    matrix = averaged_map(np.eye(3) - 2 * averaged_map(t, 0.3), 0.25)
-    x = np.random.default_rng(0).normal(size=(1, 3))
-    assert mixed.run({"x": x})[mixed.outputs[0]] == pytest.approx(x @ matrix.T)
-    truth = np.linalg.norm(matrix, 2)
-    assert truth * (1 - 1e-12) <= upper(mixed) == pytest.approx(truth, rel=1e-2)
-    assert len({node.name for node in mixed.nodes}) == len(mixed.nodes) == 5
-
-
-def test_statements_need_fitting_shapes() -> None:
-    with pytest.raises(MethodError, match="same shape"):
-        forward_step(dense(np.ones((2, 3))))
-    with pytest.raises(MethodError, match="positive"):
-        forward_step(dense(np.eye(2)), 0.0)
-    with pytest.raises(MethodError, match="between 0 and 1"):
-        averaged(dense(np.eye(2)), 1.0)
-
-
-def test_margins_of_a_matrix_are_distances_of_its_rows() -> None:
-    w = np.random.default_rng(2).normal(size=(4, 7))
-    found = margins(dense(w))
-    for i, j in itertools.product(range(4), repeat=2):
-        truth = np.linalg.norm(w[i] - w[j])
-        assert truth <= found.upper[i, j] <= min(truth * (1 + 1e-9), math.sqrt(2) * found.whole * (1 + 1e-9)) or i == j
-    assert np.all(np.diag(found.upper) == 0)
-    assert np.allclose(found.outputs, np.linalg.norm(w, axis=1), rtol=1e-9)
-
-
 @pytest.mark.parametrize("method", [Product(), QUICK])
 def test_margins_hold_and_are_below_root_two(method: Any) -> None:
     """Against all masks of a small network; rows that are alike differ slowly."""
@@ -133,22 +85,6 @@ def test_margins_hold_and_are_below_root_two(method: Any) -> None:
     assert np.all(found.outputs >= [max(np.linalg.norm(m[i]) for m in jacobians) * (1 - 1e-12) for i in range(3)])
 
 
-def test_convolutional_margins_use_the_weights_of_the_features() -> None:
-    chain = draw(5, layers=3, plain=True)
-    graph = graph_of(chain, (6,))
-    end = next(node for node in graph.nodes if node.name == graph.outputs[0])
-    count = chain[-1].cout
-    head = np.random.default_rng(0).normal(size=(3, count))
-    nodes = (
-        *graph.nodes,
-        Node("mean", operators.Mean((2,)), (end.name,), (1, count)),
-        Node("logits", operators.Matrix(Layer("head", lambda: head, {}, 0)), ("mean",), (1, 3)),
-    )
-    found, plain = (margins(Graph(nodes, ("logits",)), method=method) for method in (QUICK, Product()))
-    assert np.all(found.upper <= plain.upper)
-    assert found.upper[0, 1] < 0.9 * plain.upper[0, 1]
-
-
 def test_radii_are_margins_over_constants() -> None:
     constants = np.array([[0.0, 2.0, 4.0], [2.0, 0.0, 1.0], [4.0, 1.0, 0.0]])
     known = Margins(interval(np.zeros((3, 3)), constants), interval(np.zeros(3), np.ones(3)), 1.0)
@@ -160,52 +96,3 @@ def test_radii_are_margins_over_constants() -> None:
     told = CertifiedAccuracy.of(known, logits, np.array([0, 2, 0]), [0, 0.5, 1.0])
     assert told.accuracy == pytest.approx([1 / 3, 1 / 3, 0])
     assert str(told).splitlines()[1].split() == ["0", "33.33%"]
-
-
-@pytest.mark.parametrize(
-    ("logits", "labels", "message"),
-    [
-        (np.ones((2, 4)), np.array([0, 1]), "expected"),
-        (np.ones((2, 3)), np.array([0, 3]), "expected whole numbers 0..2"),
-        (np.ones((2, 3)), np.array([0.0, 1.0]), "expected whole numbers"),
-        (np.full((2, 3), np.nan), np.array([0, 1]), "not finite"),
-    ],
-)
-def test_what_is_no_label_or_logit_is_refused(logits: Any, labels: Any, message: str) -> None:
-    with pytest.raises(MethodError, match=message):
-        margins(dense(np.eye(3))).radii(logits, labels)
-
-
-def test_margins_need_a_matrix_at_the_end() -> None:
-    with pytest.raises(MethodError, match="ends with"):
-        margins(graph_of(draw(3, layers=2, plain=True), (6,)))
-
-
-def test_certified_accuracy_of_a_module() -> None:
-    torch = pytest.importorskip("torch", exc_type=ImportError)
-    specnorm_torch = pytest.importorskip("specnorm_torch")
-    from networks import torch_modules
-
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).double().train()
-    x = torch.randn(40, 5, dtype=torch.float64)
-    y = model(x).argmax(1)
-    found = specnorm_torch.certified_accuracy(model, x, y, [0.0, 0.05, 1e9], batch=7)
-    assert model.training
-    assert found.accuracy[0] == 1
-    assert found.accuracy[2] == 0
-    assert found.to_csv().splitlines()[:2] == ["radius,certified", "0.0,1.0"]
-    for radius, share in zip(*found.curve(), strict=True):
-        assert share == pytest.approx(np.mean(found.radius > radius))
-    # No label moves within its radius: towards each other class along the gradient.
-    for sample, label, radius in zip(x, y, found.radius, strict=True):
-        for other in set(range(3)) - {int(label)}:
-            at = sample.clone().requires_grad_()
-            logits = model(at)
-            (way,) = torch.autograd.grad(logits[other] - logits[label], at)
-            assert model(sample + 0.999 * radius * way / way.norm()).argmax() == label
-    mixing = torch_modules.Function(lambda z: model(z - z.mean(0, keepdim=True) / 2))
-    with pytest.raises(MethodError, match="others of its batch"):
-        specnorm_torch.certified_accuracy(mixing, x, y, [0.1])
-    with pytest.raises(MethodError, match="samples along the first axis"):
-        specnorm_torch.certified_accuracy(model, x, y[:3], [0.1])

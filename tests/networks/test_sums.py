@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
-from networks.dense_sums import NETWORKS, Network, from_below, residual, smallest_eigenvalue
-from specnorm_networks import Graph, Measure, Multipliers, Product, Scaled, bound, recursion, stages
-from specnorm_networks.certified import affine_maps, operators, segments, subnetworks
-from specnorm_networks.certified.linear_combinations import keeps_channels
+from networks.dense_sums import NETWORKS, Network, from_below, smallest_eigenvalue
+from specnorm_networks import Graph, Measure, Multipliers, Product, Scaled, bound
+from specnorm_networks.certified import affine_maps, segments, subnetworks
 
 MEASURE = Measure(1e-4)
 
@@ -74,77 +71,6 @@ def test_whole_network_is_bounded(kind: str) -> None:
     assert max(gained) > 1.2 or kind == "linear"
 
 
-def test_gradient_is_that_of_differences() -> None:
-    for kind in ("residual, curved", "concatenated", "downsampled"):
-        (run, *_) = subnetworks.runs(NETWORKS[kind](1)[1])
-        grid = stages.stages(run, segments.segments(run), 4)
-        numbers = np.random.default_rng(0)
-        ends = np.cumsum([link.width for link in run.links[:-1]])
-        point, way = numbers.normal(size=(2, ends[-1] + len(ends)))
-
-        def value(x: Any, grid: Any = grid, ends: Any = ends) -> tuple[float, Any]:
-            for stage in grid:
-                stage.vectors = None
-            *logs, logits = np.split(x, ends)
-            found, _, of_logs, of_logits = recursion.value_and_gradient(grid, logs, logits)
-            return found, np.concatenate([*of_logs, of_logits])
-
-        step = 1e-6
-        difference = (value(point + step * way)[0] - value(point - step * way)[0]) / (2 * step)
-        assert value(point)[1] @ way == pytest.approx(difference, rel=1e-5, abs=1e-7)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_two_sides_of_a_kernel(seed: int) -> None:
-    """K between two sets of rows, mixed: its eigenvalues are the singular values of T; a triangle has no sides."""
-    numbers = np.random.default_rng(seed)
-    t, mixed = numbers.normal(size=(4, 3, 3)), numbers.permutation(8)
-    k = np.zeros((8, 8, 3))  # one row is joined to none
-    k[:4, 4:7], k[4:7, :4] = t, np.flip(t.swapaxes(0, 1), axis=2)
-    k = k[np.ix_(mixed, mixed)]
-    sides = segments.two_sides(k)
-    assert sides is not None
-    assert sorted([*sides[0], *sides[1]]) == list(range(8))
-    turns = np.exp(1j * np.outer(np.linspace(0, 3, 7), np.arange(-1, 2)))
-    for turn in turns:
-        largest = np.linalg.eigvalsh(k @ turn)[-1]
-        assert np.linalg.norm(k[np.ix_(*sides)] @ turn, 2) == pytest.approx(largest, rel=1e-12)
-    for triangle in ([(0, 1), (1, 2), (2, 0)], [(3, 3)]):
-        other = np.zeros((5, 5, 1))
-        for a, b in triangle:
-            other[a, b] = other[b, a] = 1e-300
-        assert segments.two_sides(other) is None
-
-
-def test_sums_of_two_sides_are_proven_by_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A skip past three layers; past two it is a triangle."""
-    proven: list[int] = []
-    given = Measure.of_kernel
-
-    def of_kernel(self: Measure, kernel: Any, rtol: float) -> Any:
-        proven.append(len(kernel))
-        return given(self, kernel, rtol)
-
-    monkeypatch.setattr(Measure, "of_kernel", of_kernel)
-    for inner in (1, 2):
-        net = Network(3, 2, (6,))
-        here = "x"
-        for _ in range(inner):
-            here = net.function(net.conv(here, 3, 3, scale=0.6), "relu")
-        graph = net.graph(net.add("x", net.conv(here, 2, 3, scale=0.6)))
-        proven.clear()
-        found = bound(graph, method=Multipliers(steps=20)).upper
-        used = set(proven)
-        with monkeypatch.context() as patch:
-            patch.setattr(segments, "two_sides", lambda _: None)
-            other = bound(graph, method=Multipliers(steps=20)).upper
-        assert found is not None
-        assert other is not None
-        assert from_below(net, 0) <= found == pytest.approx(other, rel=2e-3)
-        whole = 2 + 3 * inner + 2
-        assert used == ({whole} if inner == 1 else {whole // 2 + whole % 2})
-
-
 @pytest.mark.parametrize("scales", [(0.0, 0.5), (0.5, 0.0)])
 def test_a_block_of_zeros_is_no_obstacle(scales: tuple[float, float]) -> None:
     """Blocks begin at zero in many trainings; the layers around them are still bounded together."""
@@ -156,31 +82,6 @@ def test_a_block_of_zeros_is_no_obstacle(scales: tuple[float, float]) -> None:
     assert found.upper is not None
     assert found.product is not None
     assert from_below(net, 0) <= found.upper < 0.99 * found.product
-
-
-@pytest.mark.parametrize("changed", [{"operator": operators.Maximum()}, {"shape": None}], ids=["maximum", "any shape"])
-def test_what_may_be_no_sum_is_not_believed(changed: dict[str, Any]) -> None:
-    """Of values whose sum may have another shape the triangle inequality is left, of their maximum its own rule."""
-    net, graph = residual(0)
-    nodes = tuple(replace(n, **changed) if isinstance(n.operator, operators.Add) else n for n in graph.nodes)
-    assert all(len(link.sources) == 1 for run in subnetworks.runs(Graph(nodes, graph.outputs)) for link in run.links)
-    assert any(len(link.sources) > 1 for run in subnetworks.runs(graph) for link in run.links)
-    assert net.names
-
-
-def test_what_mixes_channels_is_not_taken_up() -> None:
-    """Windows over all axes but the samples', means over channels, resizing of the channels' axis to its own size."""
-    windows = operators.Windows((3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)))
-    scales = Fraction(1), Fraction(5, 4), Fraction(1), Fraction(1)
-    resize = operators.Resize("nearest", None, scales, "asymmetric")
-    for shape, operator in [
-        ((1, 4, 4), operators.MaxPool(windows)), ((1, 4, 4), operators.AveragePool(windows)),
-        ((1, 4, 4), operators.AdaptiveMaxPool((4, 4))), ((1, 4, 4), operators.Mean((1,), True)),
-        ((1, 3, 4, 4), resize), ((1, 4, 4), operators.Softmax((1,))), ((4, 4), operators.MaxPool(windows)),
-    ]:  # fmt: skip
-        assert not keeps_channels(operator, shape, shape)
-    assert keeps_channels(operators.MaxPool(windows), (1, 4, 4, 4), (1, 4, 4, 4))
-    assert keeps_channels(operators.Mean((2, 3)), (1, 4, 4, 4), (1, 4))
 
 
 # -- dropped terms -------------------------------------------------------------------------------------------------

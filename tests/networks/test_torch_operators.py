@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", exc_type=ImportError)
 import torch.nn.functional as F  # noqa: E402
 from networks.torch_modules import Function, jacobian_norm, upper_of  # noqa: E402
-from specnorm_torch import network_bound  # noqa: E402
+from specnorm_networks import network_bound  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("seeded_torch")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
-from specnorm_torch import network_bound  # noqa: E402
+from specnorm_networks import network_bound  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 

@@ -23,10 +23,9 @@ from specnorm_networks.certified.scope import Scope
 
 from specnorm.certified import bound
 from specnorm.certified.bound import Upper
-from specnorm.certified.layer.circulant import Embedding, shortest
+from specnorm.certified.layer.circulant import Embedding, padded_norm, shortest
 from specnorm.certified.layer.components import norm_of_groups, norms_of_patch, polyphase_components
 from specnorm.certified.layer.deflation import DeflatedModes, limit_of_rest, norm_by_deflation
-from specnorm.certified.layer.every_size import padded_norm
 from specnorm.certified.layer.own_matrix import LayerGram
 from specnorm.certified.layer.waves import Waves
 from specnorm.certified.matrices import norms
@@ -152,9 +151,6 @@ def grouped() -> LayerGram:
     spec = ConvSpec.of((2, 1, 3), groups=2, **ZEROS)
     plan = next(p for p in plans(spec) if p.blocks == 1)
     return LayerGram(Convolution(np.ones((1, 2, 1, 3)), spec, ops=OPS), plan, ops=OPS)  # type: ignore[arg-type]
-
-
-ONE_LINE = ConvSpec.of((1, 1, 3), **ZEROS)
 
 
 def some_frequencies(count: int) -> object:

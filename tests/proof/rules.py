@@ -20,9 +20,8 @@ from specnorm_networks.radii import executed
 
 from specnorm.certified import bound
 from specnorm.certified.bound import Lower, Upper
-from specnorm.certified.layer.circulant import norm_by_circulant
+from specnorm.certified.layer.circulant import norm_by_circulant, padded_norm
 from specnorm.certified.layer.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
-from specnorm.certified.layer.every_size import padded_norm
 from specnorm.certified.layer.of_kernel import of_kernel
 from specnorm.certified.layer.own_matrix import LayerGram, quotients
 from specnorm.certified.layer.waves import norm_by_waves

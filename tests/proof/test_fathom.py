@@ -14,7 +14,7 @@ from specnorm_numpy import BACKEND
 
 from specnorm.certified.bound import HypothesisError
 from specnorm.certified.symbol import cover
-from specnorm.certified.symbol.cells import dft, torus
+from specnorm.certified.symbol.cells import torus
 from specnorm.certified.symbol.cover import Cover
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, SymbolGram, rotate
 from specnorm.problem.frequencies import half_grid
@@ -86,27 +86,6 @@ def test_what_is_fathomed_holds_no_norm_above_the_threshold(seed: int) -> None:
     assert fathomed > 50
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_no_grid_point_above_the_threshold_is_fathomed(seed: int) -> None:
-    """One by one, by a dense SVD; with a supremum as near as it can be, and by it alone."""
-    blocks = blocks_of(seed, 3, 3, 4)
-    supremum = sigma_star(blocks[0], max_cells=3000).hi * (1 + 1e-9)
-    polynomial = GramPolynomial(blocks, ops=OPS)
-    for n in (5, 9, 16):
-        largest = max(norm_at(blocks[0], theta) for theta in half_grid((n,)).angles)
-        for offset in (-1e-2, -1e-6, -1e-9, 1e-9, 1e-2):
-            threshold = largest * (1 + offset)
-            cover = Cover(blocks, dft((n,), (4,)), assumed(supremum), ops=OPS)
-            for _ in range(8):
-                formed, _ = cover.form(polynomial, np.arange(len(cover)), np.zeros(len(cover)))
-                cover.fathom(formed, threshold)
-                cover.prune()
-                if not len(cover):
-                    break
-                cover.split(np.full(len(cover), 2))
-            assert len(cover) == 0 if offset > 1e-8 else len(cover) > 0 or offset > 0
-
-
 @pytest.mark.parametrize("rank", [4, 2])
 @pytest.mark.parametrize("used", [{(0, 0), (4, 0), (2, 2), (0, 4), (4, 4)}, {(1, 3)}, set(np.ndindex(5, 5)), set()])
 def test_taps_that_are_0_are_passed_over(used: set[tuple[int, int]], rank: int) -> None:
@@ -148,24 +127,6 @@ def test_a_rotation_in_float32_is_paid_for() -> None:
     assert np.all(found.norm_up(computed) <= truth * (1 + 1e-4))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_gram_matrices_of_symbols(dtype: str) -> None:
-    """G* G within the error that is told, of which float32 shows something; Hermitian; no bound of a variation."""
-    blocks = blocks_of(2, 40, 30, 3, 3).astype(dtype)
-    found, points = SymbolGram(blocks, ops=OPS), half_grid((6, 5))
-    taps = np.stack(np.meshgrid(np.arange(3), np.arange(3), indexing="ij"), axis=-1)
-    wide, furthest = blocks[0].astype(np.float64), 0.0
-    formed: Any = found.columns_at(points, np.zeros(len(points), dtype=int))
-    assert formed.dtype == ("complex64" if dtype == "float32" else "complex128")
-    for theta, computed in zip(points.angles, formed, strict=True):
-        symbol = (wide * np.exp(1j * (taps @ theta))).sum(axis=(2, 3))
-        furthest = max(furthest, float(np.linalg.norm(computed - symbol.conj().T @ symbol, 2)))
-        np.testing.assert_array_equal(computed.imag, -computed.imag.T)
-    assert furthest <= found.error
-    assert dtype == "float64" or furthest > found.error * 1e-5
-    assert np.all(found.variation_sq(np.zeros((2, 0))) == np.inf)
-
-
 def test_the_variation_is_the_formula_s() -> None:
     """V of docs/methods/enclosure.md, from Frobenius norms of the coefficients that are made here by plain sums."""
     blocks = blocks_of(1, 5, 4, 3, 3)
@@ -179,17 +140,6 @@ def test_the_variation_is_the_formula_s() -> None:
     found = polynomial.variation_sq(spread)
     assert np.all(found >= expected * (1 - 1e-13))
     assert np.all(found <= expected * (1 + 1e-12))
-
-
-def test_a_cover_is_no_proof_before_it_is_done() -> None:
-    blocks = blocks_of(0, 2, 2, 3)
-    cover = Cover(blocks, torus((3,)), keeps=True, ops=OPS)
-    assert not cover.is_kept
-    formed, _ = cover.form(GramPolynomial(blocks, ops=OPS), np.arange(2), np.zeros(2))
-    cover.fathom(formed, 100.0)
-    cover.prune()
-    assert len(cover) > 0
-    assert not cover.is_kept
 
 
 def started() -> tuple[Any, Cover, GramPolynomial]:
@@ -209,26 +159,6 @@ def test_matrices_of_other_blocks_are_refused() -> None:
     _, cover, _ = started()
     with pytest.raises(ValueError, match="not one of this cover's blocks"):
         cover.form(GramPolynomial(blocks_of(2, 4, 3, 3), ops=OPS), np.arange(1), np.zeros(1))
-
-
-def test_cells_that_are_done_with_are_not_cut() -> None:
-    _, cover, polynomial = started()
-    formed, _ = cover.form(polynomial, np.arange(1), np.zeros(1))
-    assert cover.fathom(formed, 100.0).all()
-    with pytest.raises(ValueError, match="pruned before"):
-        cover.split(np.full(len(cover), 2))
-
-
-def test_matrices_are_not_reduced_for_less_than_the_truncation() -> None:
-    blocks, cover, _ = started()
-    reduced = GramPolynomial(blocks, rotate(blocks, OPS.xp.eye(3)[None, ...], 1, ops=OPS), ops=OPS)
-    with pytest.raises(ValueError, match="truncation"):
-        cover.form(reduced, np.arange(1), np.asarray([reduced.truncation]))
-
-
-def test_grid_points_need_a_supremum() -> None:
-    with pytest.raises(ValueError, match="supremum"):
-        Cover(blocks_of(0, 2, 2, 3), dft((1,), (3,)), ops=OPS)
 
 
 @pytest.mark.parametrize("radius", [math.pi / 2, 2.0, 6.0, 7.0])

@@ -133,23 +133,3 @@ def test_values_and_gradients_are_those_of_a_visit_to_all(
         (value, gradient), (whole, expected) = found
         np.testing.assert_allclose(value, whole, rtol=1e-12)
         np.testing.assert_allclose(gradient, expected, atol=1e-6 * np.abs(expected).max())
-
-
-def test_few_frequencies_are_visited(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bound is computed at a handful of a decaying kernel's 545 frequencies, and at all where they are equal."""
-    visited = 0
-    plain = Symbol.matrices
-
-    def counted(self: Symbol) -> Any:
-        nonlocal visited
-        visited += self.cos.shape[0]
-        return plain(self)
-
-    monkeypatch.setattr(Symbol, "matrices", counted)
-    shift = np.zeros((16, 16, 3, 3))
-    shift[np.arange(16), np.arange(16), 1, np.arange(16) % 3] = 1
-    for kernel, least, most in ((decaying(1, 16, 16, 3, 3), 1, 40), (shift, 545, 560)):
-        for method, n in ((Gram(), 32), (Grid(n=32), None)):
-            visited = 0
-            specnorm.measure(kernel, method, input_shape=n)
-            assert least <= visited <= most

@@ -14,11 +14,7 @@ import specnorm
 from specnorm import Enclose, ExactFFT, TensorNorm, clock
 from specnorm.certified.symbol import lags
 from specnorm.certified.symbol.cover import Cover
-from specnorm.clock import Clock
 from specnorm.errors import Undecided
-from specnorm.methods import base
-from specnorm.search import enclosing
-from specnorm.search.branch_and_bound import Search
 
 KERNEL = np.random.default_rng(0).standard_normal((8, 8, 5, 5))
 TRUTH = float(specnorm.enclose(KERNEL, rtol=1e-4).lower)
@@ -66,23 +62,6 @@ def test_a_deadline_ends_the_making_of_coefficients(monkeypatch: pytest.MonkeyPa
     assert found.status == "budget: wider than rtol=0.001, and proven"
 
 
-def test_what_is_left_of_the_time_is_for_another_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a round took longer than the one before let expect, and ended the first one."""
-    given: list[Clock] = []
-    run = Search.run
-
-    def watched(self: Any, *some: Any, **how: Any) -> Any:
-        given.append(self.clock)
-        if len(given) == 1:
-            self.clock.deadline = 0.0
-        return run(self, *some, **how)
-
-    monkeypatch.setattr(Search, "run", watched)
-    found = specnorm.enclose(KERNEL, rtol=1e-2, budget=1e3)
-    assert len(given) == 2
-    assert TRUTH <= float(found.upper) <= 1.01 * float(found.lower)
-
-
 FLAT = np.random.default_rng(0).standard_normal((12, 12, 3, 3))
 TOLERANCES = (1e-1, 1e-2, 1e-3)
 
@@ -112,8 +91,7 @@ def second_a_matrix(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         return form(self, polynomial, index, reduced_for_sq)
 
     monkeypatch.setattr(Cover, "form", formed)
-    for module in (base, clock, enclosing):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
@@ -138,24 +116,6 @@ def test_what_fits_is_not_widened(second_a_matrix: list[float]) -> None:
     for budget in ({"max_cells": int(1.25 * int(whole["cells"]))}, {"budget": 2 * seconds}):
         found = specnorm.measure(WIDE, Enclose(rtol=1e-3, **budget))
         assert float(found.value) <= 1.001 * float(found.stats["lower"])
-
-
-def test_from_wide_to_narrow(second_a_matrix: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A first search takes cells for dearer than they are; others follow, with the time that it left."""
-    ends: list[tuple[float, float]] = []
-    run = Search.run
-
-    def watched(self: Any, *some: Any, **how: Any) -> Any:
-        found = run(self, *some, **how)
-        ends.append((found.width, second_a_matrix[0]))
-        return found
-
-    monkeypatch.setattr(Search, "run", watched)
-    found = specnorm.measure(WIDE, Enclose(rtol=1e-3, budget=400))
-    widths = [width for width, _ in ends]
-    assert ends[0][1] < 200 < second_a_matrix[0] < 500, "matrices are formed by the hundred"
-    assert min(widths) < widths[0] / 2 < 1
-    assert float(found.value) / float(found.stats["lower"]) - 1 == pytest.approx(min(widths))
 
 
 def test_proofs_of_tn_end_too() -> None:

@@ -24,9 +24,7 @@ from specnorm import FantasticFour, Gram, Grid, Power, Reshaped, TensorNorm, Unf
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.methods.fft import ExactFFT
-from specnorm.methods.gram_iteration import GramIteration
-from specnorm.methods.matrix_norm import MatrixNorm
-from specnorm.methods.power_iteration import PowerIteration
+from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
 
 Shape = tuple[int, ...] | None
 

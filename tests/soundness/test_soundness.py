@@ -21,7 +21,6 @@ from flint import arb
 from hypothesis import given
 from hypothesis import strategies as st
 from libraries import Lib
-from real_weights import MODELS, real_layers
 from specnorm_numpy import NumpyBackend
 
 import specnorm
@@ -87,36 +86,6 @@ def test_projections(project: Callable[..., NDArray[Any]]) -> None:
         assert not arb(bound) < Truth(Case(index, "projected", got, None)).low(), drawn
         done += 1
     assert done > 30
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_trained_kernels(model: str) -> None:
-    """Every sixteenth layer of published networks; every fourth nightly."""
-    found: list[str] = []
-    for _, kernel, _ in real_layers(model)[:: 4 if MORE else 16]:
-        if kernel.size > 40_000:
-            continue
-        claims = Claims(Case(0, model, kernel, None))
-        claims.enclosure(1e-6)
-        claims.enclosure(1e-3, (16,) * (kernel.ndim - 2))
-        claims.verdicts((-1e-9, 1e-9))
-        claims.grid()
-        claims.unfoldings()
-        claims.tensor()
-        found += claims.tally.violations
-    assert found == []
-
-
-@pytest.mark.parametrize("shape", [(2, 2, 3, 3), (3, 1, 2, 4), (1, 2, 5), (2, 2, 2, 2, 2)])
-def test_large_grids(shape: tuple[int, ...]) -> None:
-    """Circular norms where few of the frequencies are looked at."""
-    sizes = {1: (257,), 2: (257, 64), 3: (17, 16, 19)}[len(shape) - 2]
-    for seed in range(3):
-        claims = Claims(Case(seed, "normal", np.random.RandomState(seed).standard_normal(shape), None))
-        claims.enclosure(1e-6, sizes)
-        claims.verdicts((-1e-6, 1e-6, -1e-12, 1e-12), sizes)
-        claims.exact(1e-6, sizes)
-        assert claims.tally.violations == []
 
 
 def kernels_for(lib: Lib) -> list[Case]:
@@ -193,17 +162,6 @@ def test_half_precision(xp: Lib) -> None:
         claims.tensor()
         assert claims.tally.violations == []
         assert xp.dtype_name(specnorm.grid_bound(half)) == "float32"
-
-
-@pytest.mark.parametrize("max_cells", [1, 2, 5, 20, 100])
-def test_budget(max_cells: int) -> None:
-    """Whatever the budget, the bounds are true, and the status says when they are wider than asked."""
-    for index in range(FIRST_OPEN, FIRST_OPEN + len(FAMILIES)):
-        claims = Claims(case(index))
-        claims.enclosure(1e-6, max_cells=max_cells)
-        claims.enclosure(1e-3, (9,) * len(claims.truth.kernel_shape), max_cells=max_cells)
-        claims.verdicts((-1e-6, 1e-6), max_cells=max_cells)
-        assert claims.tally.violations == []
 
 
 def test_budget_is_kept() -> None:

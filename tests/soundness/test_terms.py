@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -277,38 +276,6 @@ def test_grid_is_covered(sizes: tuple[int, ...], shape: tuple[int, ...]) -> None
     assert (boxes.radius == 0).all()
 
 
-@pytest.mark.parametrize(
-    ("sizes", "shape"),
-    [
-        ((9,), (3,)),
-        ((64,), (2,)),
-        ((8, 5), (3, 2)),
-        ((32, 32), (3, 3)),
-        ((1, 12), (1, 4)),
-        ((7, 5, 6), (2, 2, 3)),
-        ((6, 4, 1), (3, 2, 1)),
-    ],
-)
-def test_points_of_a_grid_in_some_cells_of_the_torus_are_kept(sizes: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    """Every grid point in one of the cells lies in a box around them, or its mirror image does; exact rationals."""
-    random, cells = np.random.RandomState(0), torus(shape)
-    every = np.stack([g.ravel() for g in np.meshgrid(*map(np.arange, sizes), indexing="ij")], axis=-1)
-    for _ in range(6):
-        some = cells[np.sort(random.permutation(len(cells))[: 1 + random.randint(4)])]
-        boxes = dft(sizes, shape).around(some)
-        for point in every[random.permutation(len(every))[:150]]:
-            if inside(some, point, sizes):
-                for image in (point, -point % np.asarray(sizes)):
-                    if ((boxes.low <= image) & (image <= boxes.high)).all(axis=1).any():
-                        break
-                else:
-                    pytest.fail(f"{point} of {sizes} is in a cell, and in no box")
-        cells, _ = halved(cells)
-        cells = cells[np.sort(random.permutation(len(cells))[:2000])]
-    around = dft(sizes, shape).around(cells[:1])
-    assert (around.high - around.low + 1).prod(axis=1).sum() <= 3 ** len(sizes), "more than what is near one small cell"
-
-
 def inside(cells: Boxes, point: NDArray[np.int64], sizes: tuple[int, ...]) -> bool:
     """Whether a grid point, or what is the same a number of turns away, is in one of the closed cells."""
     numerators = [Fraction(int(n), size) for n, size in zip(point, sizes, strict=True)]
@@ -320,19 +287,3 @@ def inside(cells: Boxes, point: NDArray[np.int64], sizes: tuple[int, ...]) -> bo
             if all(a <= x <= b for a, x, b in zip(low, lattice, high, strict=True)):
                 return True
     return False
-
-
-def violated(lemma: Callable[[float, float], float]) -> int:
-    """How often a lower bound of ||G|| at a distance from the maximiser fails, for taps at opposite corners."""
-    kernel = np.zeros((1, 1, 3, 3))
-    kernel[0, 0, 0, 0] = kernel[0, 0, 2, 2] = 1.0
-    offsets = np.random.RandomState(0).uniform(-0.7, 0.7, size=(500, 2))
-    norms = Peaks(kernel).norms(np.concatenate([np.zeros((1, 2)), offsets]))
-    pairs = zip(offsets, norms[1:], strict=True)
-    return sum(bool(norms[0] * lemma(abs(x), abs(y)) > norm + 1e-12) for (x, y), norm in pairs)
-
-
-def test_cosine_of_the_sum_not_the_product() -> None:
-    """The clean example: |G| = 2 |cos(x + y)|. The product of the axes' cosines is no bound at a point."""
-    assert violated(lambda x, y: math.cos(x + y)) == 0
-    assert violated(lambda x, y: math.cos(x) * math.cos(y)) > 100

@@ -163,10 +163,3 @@ def test_certified_is_what_is_used_then(case: str, bake: bool) -> None:
     assert state.keys() == after.keys()
     assert all(torch.equal(state[name], after[name]) for name in state)
     assert before is None or torch.equal(before, model(x.clone()))
-
-
-def test_every_case_has_a_verdict() -> None:
-    """So that the table cannot lose one kind."""
-    verdicts = [CASES[case][2] == PROVEN for case in CASES]
-    assert verdicts.count(True) >= 15
-    assert verdicts.count(False) >= 10

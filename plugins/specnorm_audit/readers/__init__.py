@@ -6,13 +6,13 @@ before memory is allocated for it.
 
 from __future__ import annotations
 
-import importlib
 import stat
 import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
@@ -42,7 +42,7 @@ class _Imported:
         getattr(self._imported(), "prepare", lambda: None)()
 
     def _imported(self) -> ModuleType:
-        return importlib.import_module(self.module if "." in self.module else f"{__name__}.{self.module}")
+        return import_module(self.module if "." in self.module else f"{__name__}.{self.module}")
 
 
 _READERS: dict[str, Reader] = {
@@ -69,25 +69,7 @@ _KNOWN = "Readable are safetensors (also sharded), .npz, PyTorch state dicts, ON
 
 @contextmanager
 def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[ModelArrays]:
-    """Open a model file and list its arrays.
-
-    Parameters
-    ----------
-    path : str
-        A file, or a folder with the index of a sharded one.
-    max_bytes : int
-        Most bytes that the file's arrays may take in memory.
-
-    Yields
-    ------
-    ModelArrays
-        Loadable until the context ends.
-
-    Raises
-    ------
-    ModelFileError
-        If the file cannot be read, is damaged, too large, or of a kind that is refused.
-    """
+    """Open a model file and list its arrays."""
     with ExitStack() as stack:
         try:
             place = Path(path)
@@ -133,18 +115,7 @@ def registered() -> bool:
 
 
 def sniff(file: BinaryIO) -> str:
-    """Tell a model file's format by its content.
-
-    Returns
-    -------
-    str
-        A key of ``_READERS``.
-
-    Raises
-    ------
-    ModelFileError
-        If it is none of them, naming what it is where that can be told.
-    """
+    """Tell a model file's format by its content."""
     size = file.seek(0, 2)
     file.seek(0)
     head = file.read(512)

@@ -33,13 +33,7 @@ _MOST_DIRECTORY = 100_000_000
 
 @dataclass(frozen=True)
 class Entry:
-    """A stored entry: where its bytes lie in the file.
-
-    Parameters
-    ----------
-    crc : int
-        Checksum that the archive states.
-    """
+    """A stored entry: where its bytes lie in the file."""
 
     name: str
     start: int
@@ -47,13 +41,7 @@ class Entry:
     crc: int
 
     def check(self, file: BinaryIO) -> None:
-        """Compare the checksum, without holding the bytes.
-
-        Raises
-        ------
-        ModelFileError
-            If they are not those that were written.
-        """
+        """Compare the checksum, without holding the bytes."""
         file.seek(self.start)
         found = 0
         for left in range(self.size, 0, -_CHUNK):
@@ -62,31 +50,14 @@ class Entry:
             raise ModelFileError(f"its entry {self.name!r} is damaged: the checksum is another.")
 
     def read(self, file: BinaryIO) -> bytes:
-        """Read the bytes.
-
-        Raises
-        ------
-        ModelFileError
-            If they are not those that were written.
-        """
+        """Read the bytes."""
         self.check(file)
         file.seek(self.start)
         return file.read(self.size)
 
 
 def stored_entries(file: BinaryIO) -> dict[str, Entry]:
-    """List the entries of an archive without compression.
-
-    Returns
-    -------
-    dict of str to Entry
-        In the order of the directory; their bytes do not overlap.
-
-    Raises
-    ------
-    ModelFileError
-        If the archive is damaged, compressed, or can be read in two ways.
-    """
+    """List the entries of an archive without compression."""
     size = file.seek(0, 2)
     try:
         start, end, count = _directory_place(file, size)

@@ -28,15 +28,7 @@ _MORE = "Raise max_bytes if you trust it."
 
 @dataclass(frozen=True)
 class Dataset:
-    """One array of an HDF5 file.
-
-    Parameters
-    ----------
-    path : tuple of str
-        Groups that lead to it, then its name.
-    refusal : str or None
-        Why it is not read.
-    """
+    """One array of an HDF5 file."""
 
     path: tuple[str, ...]
     shape: tuple[int, ...]

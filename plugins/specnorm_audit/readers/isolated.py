@@ -47,28 +47,7 @@ cannot make sense of a `Tensor.refusal`. What the file says of an array goes int
 
 @contextmanager
 def in_child(read: Reader, path: str, max_bytes: int, *, packed: bool = True) -> Iterator[ModelArrays]:
-    """List the arrays of a file in a child process, which also reads them.
-
-    Parameters
-    ----------
-    read : callable
-        A reader, importable by its name; its ``prepare``, if it has one, is called first, without limits: libraries
-        that are imported there are no part of what the file takes.
-    max_bytes : int
-        Most bytes of all arrays.
-    packed : bool, default True
-        Whether a small file may hold so many; otherwise its memory is limited by what it holds.
-
-    Yields
-    ------
-    ModelArrays
-        Loadable until the context ends. An array whose reading ends the process is lost, and so are those after it.
-
-    Raises
-    ------
-    ModelFileError
-        If the file breaks a limit, or the child dies.
-    """
+    """List the arrays of a file in a child process, which also reads them."""
     child = _Child(path, max_bytes)
     try:
         child.prepare(read)
@@ -195,7 +174,7 @@ def _list(read: Reader, path: str, max_bytes: int) -> ModelArrays:
     global _listed  # of this process, which reads one file at a time
     _listed = read(_opened[0], path, max_bytes)
     arrays = [replace(tensor, load=_elsewhere) for tensor in _listed.arrays]
-    return ModelArrays(arrays, None if _listed.network is None else _elsewhere)
+    return ModelArrays(arrays, None if _listed.network is None else _elsewhere, inert=_listed.inert)
 
 
 def _asked(heard: bool, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -65,17 +65,7 @@ _BY_SNAKE = {snake(name): name for name in (*ROLES, *_NO_KERNELS, *_REFUSED)}
 
 @dataclass(frozen=True)
 class Node:
-    """A layer or model in a configuration.
-
-    Parameters
-    ----------
-    kind : str
-        Class; of a class that is not Keras's own, with a "custom " in front.
-    built : mapping
-        What it was built with, in Keras 3.
-    children : list of Node
-        Layers of a model; the layer that a wrapper holds.
-    """
+    """A layer or model in a configuration."""
 
     kind: str
     name: str
@@ -84,15 +74,7 @@ class Node:
     children: list[Node] = field(default_factory=list)
 
     def child(self, part: str, name: str | None) -> Node | None:
-        """Find the layer that a group belongs to: by the name given, by its own, or by its class and count.
-
-        Parameters
-        ----------
-        part : str
-            Of the group.
-        name : str or None
-            Of the layer, if the file says.
-        """
+        """Find the layer that a group belongs to: by the name given, by its own, or by its class and count."""
         for node in self.children:
             if node.name == (part if name is None else name):
                 return node
@@ -106,18 +88,7 @@ class Node:
 
 
 def parse(text: str) -> Node:
-    """Read a model's configuration.
-
-    Parameters
-    ----------
-    text : str
-        JSON.
-
-    Raises
-    ------
-    ModelFileError
-        If it is no configuration.
-    """
+    """Read a model's configuration."""
     try:
         return _node(json.loads(text), 0)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -150,13 +121,7 @@ def _class_of(entry: Mapping[str, Any]) -> str:
 
 
 def describe(found: Sequence[Dataset], names: Mapping[tuple[str, ...], str], config: Node | None) -> list[Tensor]:
-    """Say of each array what it is.
-
-    Parameters
-    ----------
-    names : mapping of path to str
-        Names of layers, where the file has them.
-    """
+    """Say of each array what it is."""
     tensors = [_tensor(dataset, names, config) for dataset in found]
     known = Counter(tensor.name for tensor in tensors)
     # Names of layers read better than places in the file; but two arrays must not share one.

@@ -1,7 +1,9 @@
 """What unpickling a PyTorch checkpoint would give, without doing it.
 
 The pickle is interpreted with inert values: nothing in it is imported, called or allocated. Its tensors are told by
-where they lie: the storage, the type, the place in it, the shape and the strides.
+where they lie: the storage, the type, the place in it, the shape and the strides. What else it would build (arguments
+of a training run, dates, whole modules) becomes an `Inert` that holds what it was given, so that no tensor in it is
+lost.
 """
 
 from __future__ import annotations
@@ -9,8 +11,8 @@ from __future__ import annotations
 import math
 import pickletools
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from specnorm.errors import ModelFileError
@@ -33,10 +35,10 @@ _LEAST = {_TENSOR: 4, f"{_TENSOR}_v2": 6, _TENSOR_OF: 7}
 _PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
 _CALLS = frozenset({
     *_LEAST, *_PARAMETERS, "torch.Size", "torch.device", "collections.OrderedDict",
-    "collections.Counter",
+    "collections.Counter", "_codecs.encode",
 })  # fmt: skip
 _DTYPES = frozenset(f"torch.{name}" for name in ITEMSIZE)
-_SCALARS = (str, int, float, bytes, type(None))
+SCALARS = (str, int, float, bytes, type(None))
 _MOST_AXES = 64
 """Of a tensor; torch computes with no more."""
 _WORK = 16
@@ -46,18 +48,7 @@ _ADVICE = "Only plain state dicts are opened: in the program that made the file,
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor, by where its numbers lie.
-
-    Parameters
-    ----------
-    key : str
-        Of its storage.
-    dtype : str
-        One of `ITEMSIZE`.
-    offset : int
-        Of its first number in the storage, in numbers.
-    shape, strides : tuple of int
-    """
+    """A tensor, by where its numbers lie: offset and strides count numbers of its storage."""
 
     key: str
     dtype: str
@@ -73,15 +64,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Storage:
-    """Memory the pickle would ask for: so many numbers of one type.
-
-    Parameters
-    ----------
-    key : str
-    kind : str
-        Its class in torch.
-    numel, nbytes : int
-    """
+    """Memory the pickle would ask for: so many numbers of one type."""
 
     key: str
     kind: str
@@ -96,37 +79,29 @@ class _Global:
     name: str
 
 
-class Scan:
-    """Interprets the operations that torch's weights-only unpickler knows, on inert values.
+@dataclass(eq=False)
+class Inert:
+    """Stands for what a call of ``name`` would give: holds arguments by their place, entries and attributes by name."""
 
-    Attributes
-    ----------
-    storages : dict of str to Storage
-        What each storage claims. A storage has one type and one length: torch would read a second tensor by those of
-        the first.
-    """
+    name: str
+    items: list[tuple[Any, Any]] = field(default_factory=list)
+
+
+class Scan:
+    """Interprets the operations that torch's weights-only unpickler knows, on inert values."""
 
     def __init__(self) -> None:
         self.storages: dict[str, Storage] = {}
+        """What each claims. One has one type and one length: torch would read a second tensor by those of the first."""
+        self.inert: list[str] = []
+        """Names that torch would import and call, and that are no part of a state dict: nothing was."""
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
         self._work = 0
 
     def run(self, file: BinaryIO) -> Any:
-        """Interpret one pickle, and leave the file after it.
-
-        Returns
-        -------
-        object
-            What it holds: dictionaries, lists and tuples as such, `StoredTensor` for tensors, None for what is neither
-            these nor a plain value.
-
-        Raises
-        ------
-        ModelFileError
-            If the pickle names something outside a plain state dict.
-        """
+        """What a pickle holds: dictionaries, lists and tuples as such, `StoredTensor`, `Inert`."""
         self._stack, self._marks, self._memo, self._work = [], [], {}, 0
         start = file.tell()
         for opcode, argument, _ in pickletools.genops(file):
@@ -163,18 +138,32 @@ class Scan:
         self._push(tuple(reversed(items)))
 
     def _append_items(self, items: list[Any]) -> None:
-        self._stack[-1].extend(items)
+        if isinstance(top := self._stack[-1], Inert):
+            self._hold(top, items)
+        else:
+            top.extend(items)
 
     def _set_items(self, items: list[Any]) -> None:
         self._set(list(zip(items[::2], items[1::2], strict=True)))
 
     def _set(self, items: list[Any]) -> None:
         """Entries of the dictionary on the stack."""
+        top = self._stack[-1]
+        if not isinstance(top, dict | Inert):
+            raise ModelFileError(f"its pickle sets entries of what is no dictionary. {_ADVICE}")
         for key, value in items:
-            # Keys are hashed: a nested one can be made to take for ever.
-            if not isinstance(key, _SCALARS) or not isinstance(self._stack[-1], dict):
-                raise ModelFileError(f"one of its dictionaries has a key that is no plain name. {_ADVICE}")
-            self._stack[-1][key] = value
+            # Keys are hashed, and a nested one can be made to take for ever: another one stands for it.
+            plain = isinstance(key, SCALARS)
+            entry = (key, value) if plain else (Inert("key"), Inert("entry", [("key", key), ("value", value)]))
+            if isinstance(top, Inert):
+                top.items.append(entry)
+            else:
+                top[entry[0]] = entry[1]
+
+    def _hold(self, inert: Inert, values: Sequence[Any]) -> None:
+        """Keep what a stand-in is given without names."""
+        self._work += sum(map(_size, values))
+        inert.items += enumerate(values)
 
     def _name_on_stack(self, _: Any) -> None:
         name, module = self._pop(), self._pop()
@@ -183,18 +172,33 @@ class Scan:
     def _name_global(self, argument: str) -> None:
         module, _, name = argument.partition(" ")
         full = f"{'builtins' if module == '__builtin__' else module}.{name}"
-        if full not in _CALLS and full not in _DTYPES and _itemsize(full) is None:
-            raise ModelFileError(
-                f"it holds more than tensors: opening it would import {full!r}, which could run code. {_ADVICE}"
-            )
         self._push(_Global(full))
+
+    def _make(self, _: Any) -> None:
+        """What would be built without a call of its class."""
+        arguments, function = self._pop(), self._pop()
+        if not isinstance(function, _Global) or function.name in _CALLS or not isinstance(arguments, tuple):
+            raise ModelFileError(f"its pickle builds something that is no part of a state dict. {_ADVICE}")
+        self._stand_in(function, arguments)
+
+    def _stand_in(self, function: _Global, arguments: Sequence[Any]) -> None:
+        if function.name in _DTYPES or _itemsize(function.name) is not None:
+            raise ModelFileError(f"its pickle calls {function.name}, which is a type. {_ADVICE}")
+        if function.name not in self.inert:
+            self.inert.append(function.name)
+        found = Inert(function.name)
+        self._hold(found, arguments)
+        self._push(found)
 
     def _call(self, _: Any) -> None:
         arguments, function = self._pop(), self._pop()
-        if not isinstance(function, _Global) or function.name not in _CALLS or not isinstance(arguments, tuple):
+        if not isinstance(function, _Global) or not isinstance(arguments, tuple):
             raise ModelFileError(f"its pickle calls something that is no part of a state dict. {_ADVICE}")
-        self._work += sum(map(_size, arguments))
         name = function.name
+        if name not in _CALLS:
+            self._stand_in(function, arguments)
+            return
+        self._work += sum(map(_size, arguments))
         if name.startswith(_TENSOR):
             if len(arguments) < _LEAST[name]:
                 raise ModelFileError("one of its tensors is built from too little.")
@@ -207,8 +211,10 @@ class Scan:
             if not _counts(*arguments[0]):
                 raise ModelFileError("one of its shapes holds what is no number.")
             self._push(tuple(arguments[0]))
-        elif name == "torch.device":
-            self._push(None)
+        elif name == "torch.device" or (name == "_codecs.encode" and all(isinstance(x, str) for x in arguments)):
+            self._push(None)  # of the second, bytes
+        elif name == "_codecs.encode":
+            raise ModelFileError(f"its pickle encodes what is no text. {_ADVICE}")
         else:
             given = arguments[0] if arguments else ()
             if name == "collections.Counter" and not isinstance(given, dict | tuple):
@@ -219,7 +225,13 @@ class Scan:
     def _build(self, _: Any) -> None:
         state = self._pop()
         self._work += _size(state)
-        if not isinstance(state, dict) or not isinstance(self._stack[-1], OrderedDict):
+        top = self._stack[-1]
+        if isinstance(top, Inert):
+            if isinstance(state, dict):
+                self._set(list(state.items()))
+            else:
+                self._hold(top, state if isinstance(state, tuple) else (state,))
+        elif not isinstance(state, dict) or not isinstance(top, OrderedDict):
             raise ModelFileError(f"its pickle changes an object after building it. {_ADVICE}")
 
     def _persistent(self, _: Any) -> None:
@@ -288,6 +300,10 @@ _OPERATIONS: dict[str, Callable[[Scan, Any], None]] = {
     "GLOBAL": Scan._name_global,
     "STACK_GLOBAL": Scan._name_on_stack,
     "REDUCE": Scan._call,
+    "NEWOBJ": Scan._make,
+    "EMPTY_SET": lambda scan, _: scan._push([]),
+    "ADDITEMS": lambda scan, _: scan._append_items(scan._pop_mark()),
+    "FROZENSET": lambda scan, _: scan._push(tuple(scan._pop_mark())),
     "BUILD": Scan._build,
     "BINPERSID": Scan._persistent,
     "MARK": Scan._mark,
@@ -308,5 +324,5 @@ _OPERATIONS: dict[str, Callable[[Scan, Any], None]] = {
     **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), Scan._put),
     **dict.fromkeys(("BINGET", "LONG_BINGET"), Scan._get),
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), Scan._push),
-    **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINSTRING"), Scan._push),
+    **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES"), Scan._push),
 }

@@ -12,10 +12,10 @@ from __future__ import annotations
 import io
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -24,7 +24,7 @@ from specnorm_networks.model_arrays import ModelArrays, Tensor, in_float32
 
 from specnorm.errors import ModelFileError
 from specnorm_audit.readers.archives import Entry, stored_entries
-from specnorm_audit.readers.pickles import Scan, StoredTensor
+from specnorm_audit.readers.pickles import Inert, Scan, Storage, StoredTensor
 
 _LEGACY = (0x1950A86A20F9469CFC6C, 1001)
 """Its first two pickles."""
@@ -37,32 +37,23 @@ _WRAPPERS = (
 """Keys under which training scripts put the model; their content is read as if it were the whole file."""
 _SHORT = 2**16
 """Bytes of a pickle that can take at most some two seconds, whatever it says; a thousand layers have fewer."""
-_NESTED = (dict, list, tuple)
+_NESTED = (dict, list, tuple, Inert)
 """What tensors may lie in."""
+_OF_MODULES = ("_parameters", "_buffers", "_modules")
+"""Attributes of a pickled module that are no part of the names in its state dict."""
 _NAMES = 2**25
 """Characters of all names: one long key at every level of a nested dictionary makes them grow with its square."""
 
 
 @dataclass
 class _Numbers:
-    """Where the numbers of storages lie in the file.
-
-    Parameters
-    ----------
-    file : binary file
-        Open until the last tensor is read.
-    starts : dict of str to int
-        Of each storage, by its key.
-    order : {"<", ">"}
-        Of the bytes of a number.
-    entries : dict of str to Entry
-        Of archives, whose checksums are compared when a storage is first read.
-    """
+    """Where the numbers of storages lie in the file."""
 
     file: BinaryIO
     starts: dict[str, int]
     order: str = "<"
     entries: dict[str, Entry] = field(default_factory=dict)
+    inert: list[str] = field(default_factory=list)
 
     def read(self, tensor: StoredTensor) -> NDArray[Any]:
         """A tensor's numbers; bfloat16 in float32, which is exact."""
@@ -91,13 +82,8 @@ class _Numbers:
 def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     """List the tensors of a state dict, or of a dictionary that holds one under ``"state_dict"``, ``"model"``, ….
 
-    Tensors in other nested dictionaries are named ``"outer.inner"``, in lists ``"outer.0.inner"``; the state of an
-    optimizer is left out.
-
-    Raises
-    ------
-    ModelFileError
-        If the file is damaged, too large, names code, or holds more than a state dict: pickled modules are refused.
+    Tensors in other nested dictionaries are named ``"outer.inner"``, in lists ``"outer.0.inner"``, in pickled modules
+    as in their state dict; the state of an optimizer is left out.
     """
     del path
     size = file.seek(0, 2)
@@ -115,14 +101,22 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     if not isinstance(loaded, _NESTED):
         kind = "Tensor" if isinstance(loaded, StoredTensor) else type(loaded).__name__
         raise ModelFileError(f"it holds a {kind}, not a dictionary of tensors by name. Save model.state_dict().")
-    found: dict[str, StoredTensor] = {}
-    for name, tensor in _tensors(loaded):
+    found: dict[str, Tensor] = {}
+    for name, value in _tensors(loaded):
         if name in found:
             raise ModelFileError(f"two of its tensors are called {name!r}. Save one model's state dict alone.")
-        found[name] = tensor
+        found[name] = (
+            Tensor(name, value.shape, value.dtype, partial(numbers.read, value))
+            if isinstance(value, StoredTensor)
+            else Tensor(name, (), "void", _nothing, kind="unknown", refusal=value)
+        )
     if not found:
         raise ModelFileError("it holds no tensors by name. Save model.state_dict().")
-    return ModelArrays([Tensor(name, x.shape, x.dtype, partial(numbers.read, x)) for name, x in found.items()])
+    return ModelArrays(list(found.values()), inert=tuple(numbers.inert))
+
+
+def _nothing() -> NoReturn:
+    raise ModelFileError("it is not read.")
 
 
 def is_short(file: BinaryIO) -> bool:
@@ -157,7 +151,8 @@ def _archive(file: BinaryIO, size: int) -> tuple[Any, _Numbers]:
             raise ModelFileError(f"storage {key!r} claims {claimed.nbytes} bytes; {stored} are stored.")
     said = entries.get(f"{folder}byteorder")
     order = _ORDERS[sys.byteorder.encode() if said is None else said.read(file)]
-    return loaded, _Numbers(file, {key: entry.start for key, entry in found.items()}, order, found)
+    starts = {key: entry.start for key, entry in found.items()}
+    return loaded, _Numbers(file, starts, order, found, scan.inert)
 
 
 def _pickles(file: BinaryIO) -> tuple[Scan, Any, Any]:
@@ -185,35 +180,54 @@ def _legacy(file: BinaryIO, size: int) -> tuple[Any, _Numbers]:
             raise ModelFileError(f"storage {key!r} claims {claimed.numel} elements; {length} are stored.")
         starts[key] = file.tell()
         file.seek(claimed.nbytes, 1)
-    return loaded, _Numbers(file, starts)
+    return loaded, _Numbers(file, starts, inert=scan.inert)
 
 
-def _tensors(loaded: Any) -> Iterator[tuple[str, StoredTensor]]:
-    """Tensors by dotted name, outer ones first, items of lists by number; what stands twice, by its own alone."""
+def _tensors(loaded: Any) -> Iterator[tuple[str, StoredTensor | str]]:
+    """Tensors by dotted name, outer ones first, items of lists by number; what stands twice, by its own alone.
+
+    A text in the place of a tensor says why it is not read.
+    """
     waiting: deque[tuple[str, Any]] = deque([("", loaded)])
     seen = {id(loaded)}
     letters = 0
     while waiting:
         prefix, current = waiting.popleft()
-        named = isinstance(current, dict)
-        wrapper = next((key for key in _WRAPPERS if named and not prefix and key in current), None)
-        for key, value in current.items() if named else enumerate(current):
-            name = f"{prefix}{key}"
+        wrapper = next((key for key in _WRAPPERS if not prefix and isinstance(current, dict) and key in current), None)
+        for place, (key, value) in enumerate(_entries(current)):
+            word = place if isinstance(key, Inert) else key
+            name = f"{prefix}{word}"
             letters += len(name)
             if letters > _NAMES:
                 raise ModelFileError(f"its names have more than {_NAMES} letters in all. Save model.state_dict().")
             if isinstance(value, StoredTensor):
                 yield name, value
+            elif isinstance(value, Storage) or _is_numpy(value):
+                maker = getattr(current if isinstance(value, Storage) else value, "name", "nothing")
+                yield name, f"it is built by {maker}, which is not read. Save it as a tensor of floating numbers."
             elif isinstance(value, _NESTED) and not _is_optimizer(value):
                 # What stands in a list is told by its number, below the list's own name.
-                below = "" if key == wrapper and isinstance(value, dict) else f"{name}."
+                inside = key == wrapper and isinstance(value, dict | Inert)
+                inside |= isinstance(current, Inert) and key in _OF_MODULES
+                below = prefix if inside else f"{name}."
                 again = id(value) in seen
                 seen.add(id(value))
                 if not again:
                     waiting.append((below, value))
                 elif value is not loaded and value is not current:
-                    items = value.items() if isinstance(value, dict) else enumerate(value)
-                    waiting.append((below, {key: x for key, x in items if isinstance(x, StoredTensor)}))
+                    waiting.append((below, Inert("", [e for e in _entries(value) if isinstance(e[1], StoredTensor)])))
+
+
+def _entries(value: Any) -> Iterable[tuple[Any, Any]]:
+    return value.items if isinstance(value, Inert) else value.items() if isinstance(value, dict) else enumerate(value)
+
+
+def _is_numpy(value: Any) -> bool:
+    """Whether this is an array of NumPy's with two axes or more, or of an unknown number."""
+    if not isinstance(value, Inert) or not value.name.endswith("multiarray._reconstruct"):
+        return False
+    shapes = [item for key, item in value.items[3:] if key == 1 and isinstance(item, tuple)]
+    return len(shapes) != 1 or len(shapes[0]) > 1
 
 
 def _is_optimizer(value: Any) -> bool:

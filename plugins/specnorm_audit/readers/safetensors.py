@@ -33,17 +33,7 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
 
 
 def listing(file: BinaryIO, path: str, max_bytes: int, reopen: Opener) -> list[Tensor]:
-    """List the arrays of one file, to be read from it later.
-
-    Parameters
-    ----------
-    path : str
-        The same file, for the library.
-    max_bytes : int
-        Most bytes of all arrays.
-    reopen : callable
-        Gives the file again, as a context.
-    """
+    """List the arrays of one file, to be read from it later."""
     try:
         from safetensors import SafetensorError, safe_open
     except ModuleNotFoundError as error:

@@ -19,13 +19,7 @@ MAX_INDEX = 100_000_000
 
 
 def index_of(folder: Path) -> Path:
-    """Find the index in a folder, or the one file that needs none.
-
-    Raises
-    ------
-    ModelFileError
-        If there is none, or more than one.
-    """
+    """Find the index in a folder, or the one file that needs none."""
     inside = sorted(folder.iterdir())
     found = [path for path in inside if path.name.endswith(SUFFIX)]
     found = found or [path for path in inside if path.name.endswith(".safetensors")]

@@ -13,7 +13,18 @@ from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError, Operator
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.shapes import Shape, concrete
-from specnorm_networks.onnx.nodes import MAX_KNOWN, Builder, Call, Data, Made, Value, on_axis, scalar, shape_of
+from specnorm_networks.onnx.nodes import (
+    FLOATING,
+    MAX_KNOWN,
+    Builder,
+    Call,
+    Data,
+    Made,
+    Value,
+    on_axis,
+    scalar,
+    shape_of,
+)
 from specnorm_networks.onnx.shapes import broadcast_shapes
 from specnorm_networks.onnx.tensors import Constant
 
@@ -122,6 +133,8 @@ def multiply(call: Call, a: Value, b: Value, /) -> Made:
 def divide(call: Call, a: Value, b: Value, /) -> Made:
     """Division by constants; by values that depend on the input, of one number or of values."""
     del call
+    if any(isinstance(x, Constant) and not x.dtype.startswith(FLOATING) for x in (a, b)):
+        raise NoBoundError("it divides whole numbers: steps")
     if isinstance(b, Data):
         number = scalar(a)
         return (

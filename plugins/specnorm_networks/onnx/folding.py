@@ -232,6 +232,11 @@ def expand(_: Call, x: Array, shape: Wholes, /) -> Array | None:
     return np.broadcast_to(x, wide).copy() if math.prod(wide) <= MAX_FOLDED else None
 
 
+def triangle(_: Call, x: Array, k: int | None = None, /, *, upper: int = 1) -> Array:
+    """The part above a diagonal, or below."""
+    return np.asarray((np.triu if upper else np.tril)(x, k or 0))
+
+
 def tile(_: Call, x: Array, repeats: Wholes, /) -> Array | None:
     """Repeat whole axes."""
     fits = min(repeats, default=1) >= 0 and math.prod(repeats) * x.size <= MAX_FOLDED

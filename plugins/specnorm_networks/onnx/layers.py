@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.operators import NoBoundError
+from specnorm_networks.certified.operators import Layer, NoBoundError
 from specnorm_networks.certified.operators.linear import normalisation
 from specnorm_networks.certified.shapes import Shape, Size, concrete
 from specnorm_networks.onnx.binding import Wholes
@@ -118,7 +120,8 @@ def matmul(call: Call, a: Value, b: Value, /) -> Made:
 
 def gemm(call: Call, a: Value, b: Value, c: Constant | None, /, *, alpha: float, beta: float, transA: int,
          transB: int) -> Made:  # fmt: skip
-    """The same with its transpositions and factor."""
+    """The same with its transpositions and factor, of matrices alone."""
+    a, b = (replace(x, shape=(fresh(), fresh())) if isinstance(x, Data) and x.shape is None else x for x in (a, b))
     return _matrix(call, a, b, alpha, bool(transA), bool(transB), c, beta)
 
 
@@ -134,6 +137,8 @@ def _matrix(
     right = isinstance(b, Constant)
     x, weight, flip_x, flip = (a, b, flip_a, flip_b) if right else (b, a, flip_b, flip_a)
     assert isinstance(weight, Constant)  # for the type checker: one moves
+    if len(weight.shape) > 2:
+        return _stack(call, x, weight, right=right)
     if len(weight.shape) != 2:
         raise NoBoundError(f"its constant matrix has shape {weight.shape}")
     before = shape_of(x)
@@ -149,6 +154,67 @@ def _matrix(
     shape = (*before[:-1], outputs) if last else (*before[:-2], outputs, before[-1])
     operator = ops.Matrix(layer, offset_of(added, beta), alpha, "right" if last else "left")
     return Made(operator, (source,), shape)
+
+
+def _stack(call: Call, x: Value, weight: Constant, *, right: bool) -> Made:
+    """One matrix for each choice of the leading axes, which the value has, too."""
+    before = concrete(shape_of(x))
+    rows, columns = weight.shape[-2:] if right else weight.shape[:-3:-1]
+    fits = before is not None and len(before) > 1 and before[-1 if right else -2] == rows
+    if not fits or before is None or np.broadcast_shapes(before[:-2], weight.shape[:-2]) != before[:-2]:
+        raise NoBoundError(f"it multiplies a value of shape {before} by constants of shape {weight.shape}")
+    shape = (*before[:-1], columns) if right else (*before[:-2], columns, before[-1])
+
+    def stacked(a: NDArray[Any]) -> NDArray[Any]:
+        return (a.swapaxes(-1, -2) if right else a).reshape(-1, columns, rows)
+
+    equation = "...ij,...jk->...ik" if right else "...jk,...ij->...ik"
+    return _matrices(call, x, weight, stacked, equation, shape)
+
+
+def einsum(call: Call, *values: Value, equation: str) -> Made:
+    """A value and constants: one matrix for each choice of the indices that both have and keep."""
+    moving = [value for value in values if isinstance(value, Data)]
+    if len(moving) > 1:
+        raise NoBoundError(PRODUCT)
+    equation = equation.replace(" ", "")
+    terms, arrow, out = equation.partition("->")
+    names = terms.split(",")
+    plain = all(x.isalpha() and len(set(x)) == len(x) for x in (*names, out) if x)
+    if not arrow or len(values) != 2 or not plain:
+        raise NoBoundError(f"its equation {equation[:40]} has no rule")
+    at = values.index(moving[0])
+    constant, before = values[1 - at], concrete(shape_of(moving[0]))
+    assert isinstance(constant, Constant)  # for the type checker: one moves
+    ours, theirs = names[at], names[1 - at]
+    if before is None or len(ours) != len(before) or len(theirs) != len(constant.shape):
+        raise NoBoundError(f"its equation {equation[:40]} does not fit {before} and {constant.shape}")
+    summed, new = [x for x in theirs if x in ours and x not in out], [x for x in theirs if x not in ours]
+    shared = [x for x in theirs if x in ours and x in out]
+    sizes, known = dict(zip(ours, before, strict=True)), dict(zip(theirs, constant.shape, strict=True))
+    # Nothing else is summed, and nothing repeated.
+    if set(ours + theirs) - set(out) != set(summed) or any(sizes[x] != known[x] for x in ours if x in known):
+        raise NoBoundError(f"its equation {equation[:40]} has no rule")
+    rows, columns = (math.prod(known[x] for x in group) for group in (new, summed))
+    order = [theirs.index(x) for x in (*shared, *new, *summed)]
+
+    def stacked(a: NDArray[Any]) -> NDArray[Any]:
+        return a.transpose(order).reshape(-1, rows, columns)
+
+    return _matrices(
+        call, moving[0], constant, stacked, f"{ours},{theirs}->{out}", tuple((known | sizes)[x] for x in out)
+    )
+
+
+def _matrices(
+    call: Call, x: Value, weight: Constant, stacked: Callable[[NDArray[Any]], NDArray[Any]], equation: str, shape: Shape
+) -> Made:
+    """A block-diagonal map. Its kernel is measured with the network alone, and a row that says so."""
+    if weight.refusal is not None:
+        raise NoBoundError(weight.refusal)
+    call.missed()
+    layer = Layer(weight.name, lambda: stacked(weight.load()), {}, 0)
+    return Made(ops.Matrices(layer, equation, lambda: weight.load().astype(np.float64)), (x,), shape)
 
 
 def _scaled(weight: Constant, alpha: float) -> Constant:

@@ -93,6 +93,8 @@ class Call:
         Gives the constant that an array is.
     use : callable
         ``use(kernel, geometry, stated, sizes)``: the name of the row of a kernel.
+    missed : callable
+        Makes rows of the constants that it multiplies by, which say that they are not read as layers.
     """
 
     operator: str
@@ -104,6 +106,7 @@ class Call:
     describe: Callable[[Any], Constant]
     fold: Callable[[NDArray[Any]], Constant]
     use: Callable[[Constant, Mapping[str, Any], Shape | None], str]
+    missed: Callable[[], None] = lambda: None
 
     def layer(
         self,

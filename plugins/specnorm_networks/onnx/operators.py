@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.onnx import elementwise, folding, layers, moves, normalising, pooling
+from specnorm_networks.onnx import elementwise, folding, layers, moves, normalising, pooling, tables
 from specnorm_networks.onnx.elementwise import compare, function, with_alpha
 from specnorm_networks.onnx.folding import each
 from specnorm_networks.onnx.nodes import Builder, Known
@@ -35,6 +35,7 @@ OPERATORS: dict[str, Known] = {
     "ConvTranspose": _known(1, layers.convolution),
     "MatMul": _known(1, layers.matmul),
     "Gemm": _known(7, layers.gemm),
+    "Einsum": _known(12, layers.einsum),
     "BatchNormalization": _known(7, layers.batch_norm, ignored="momentum"),
     "MaxPool": _known(1, pooling.pool, ignored="storage_order"),
     "AveragePool": _known(1, pooling.pool),
@@ -97,6 +98,12 @@ OPERATORS: dict[str, Known] = {
     "Split": _known(2, moves.split),
     "Concat": _known(4, moves.concat, folding.concat),
     "Gather": _known(1, moves.gather, folding.gather),
+    "GatherElements": _known(11, tables.gather_elements),
+    "GatherND": _known(11, tables.gather_nd),
+    "ScatterElements": _known(11, tables.scatter_elements),
+    "ScatterND": _known(11, tables.scatter_nd),
+    "Trilu": _known(14, tables.triangle, folding.triangle),
+    "TopK": _known(10, tables.top),
     "Expand": _known(8, moves.expand, folding.expand),
     "Tile": _known(6, moves.tile, folding.tile),
     "DepthToSpace": _known(1, moves.blocks),

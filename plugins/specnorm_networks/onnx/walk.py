@@ -10,8 +10,8 @@ import numpy as np
 
 from specnorm.errors import GeometryError, MethodError, ModelFileError
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.operators import Constant as Number
 from specnorm_networks.certified.operators import (
+    Concat,
     Convolution,
     Held,
     Input,
@@ -20,7 +20,9 @@ from specnorm_networks.certified.operators import (
     Pointwise,
     Random,
     Unknown,
+    Unsqueeze,
 )
+from specnorm_networks.certified.operators import Constant as Number
 from specnorm_networks.certified.operators.registry import registered
 from specnorm_networks.certified.operators.sources import NO_LOOPS
 from specnorm_networks.certified.shapes import Shape, Size, concrete
@@ -84,6 +86,8 @@ class Walk:
         """Nodes of constants, by the names of their values."""
         self.inner: dict[int, tuple[Made, str]] = {}
         """Values that operators made of several are computed from, with the names of their nodes."""
+        self.unsqueezed: dict[str, tuple[int, str]] = {}
+        """Nodes that put one axis of size 1 in: which, and of what."""
         self.unread: dict[object, UnreadKernel] = {}
         """Constants in operators that are not read, by their keys."""
         self.hidden: list[Hidden] = []
@@ -286,8 +290,19 @@ class Walk:
                 inputs.append(self.inner[id(value)][1])
             else:
                 inputs.append(value.name if isinstance(value, Data) else self._operand(value))
-        self.nodes.append(Node(name, made.operator, tuple(inputs), made.shape, label))
+        self.nodes.append(self._stacked(Node(name, made.operator, tuple(inputs), made.shape, label)))
         return name
+
+    def _stacked(self, node: Node) -> Node:
+        """Values that get an axis each and are joined along it are joined along an axis of their own."""
+        if isinstance(node.operator, Concat):
+            axis = node.operator.axis
+            inputs = [self.unsqueezed[name] for name in node.inputs if name in self.unsqueezed]
+            if len(inputs) == len(node.inputs) and all(at == axis for at, _ in inputs):
+                return replace(node, operator=Concat(axis, new=True), inputs=tuple(name for _, name in inputs))
+        elif isinstance(node.operator, Unsqueeze) and len(node.operator.axes) == 1:
+            self.unsqueezed[node.name] = (node.operator.axes[0], node.inputs[0])
+        return node
 
     def _fresh(self, name: str) -> str:
         found, number = name, 1
@@ -386,6 +401,7 @@ class Walk:
             describe=lambda tensor: self._constant(tensor, label),
             fold=lambda array: Constant(self._called(label), array.shape, array.dtype.name, lambda: array),
             use=lambda kernel, stated, sizes: self._use(kernel, stated, sizes, label),
+            missed=lambda: self._missed(proto, inputs, label),
         )  # fmt: skip
         found: Result | None = sized(call)
         if found is not None:

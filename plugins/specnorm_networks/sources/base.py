@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -30,8 +31,14 @@ class Exported:
     inner : callable, optional
         ``inner(*arrays)``: values as the original's framework computes them, by their names in the graph. None: the
         export names no inner values.
+    alone : callable, optional
+        ``alone(trial, *arrays)``: shows operators one by one; see `specnorm_networks.model.Model`.
+    narrow : str
+        An operator that its framework sums in 16 bits where values have so many; empty: there is none.
     parameters : mapping of str to str
         Paths of parameters in the original, by the names of the graph's initialisers.
+    stored : callable
+        Gives the arrays that the original stores; nothing: it is not known.
     note : str
         What an answer has to say of the original, in a sentence.
     """
@@ -40,5 +47,18 @@ class Exported:
     run: Callable[..., Sequence[Computed]]
     free: bool = False
     inner: Callable[..., Mapping[str, Computed]] | None = None
+    alone: Callable[..., None] | None = None
+    narrow: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict)
+    stored: Callable[[], Sequence[Array]] = tuple
     note: str = ""
+
+
+def alike(one: Computed, other: Computed) -> bool:
+    """Whether two results of a whole network differ by no more than rounding may make: by the root of its unit."""
+    if one.value.shape != other.value.shape:
+        return False
+    near = math.sqrt(2 * max(one.unit, other.unit))
+    with np.errstate(all="ignore"):
+        size = float(np.max(np.where(np.isfinite(one.value), abs(one.value), 0.0), initial=0.0))
+    return np.allclose(one.value, other.value, rtol=near, atol=near * size, equal_nan=True)

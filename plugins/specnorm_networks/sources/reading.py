@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from specnorm.errors import TranslationError
-from specnorm_networks import onnx
 from specnorm_networks.certified.graph import Graph
+from specnorm_networks.certified.operators import Constant, Convolution, Matrix
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.model import Computed, NotExecutedError, Trial
-from specnorm_networks.sources.base import Exported
+from specnorm_networks.onnx import read
+from specnorm_networks.sources.base import Exported, alike
 
 
 def graph_of(exported: Exported) -> Graph:
     """Read an exported model; what is compared with it is the original."""
     data = exported.model.SerializeToString()
-    graph = onnx.read(io.BytesIO(data), "exported", len(data) + 1).graph(None)
+    graph = read(io.BytesIO(data), "exported", len(data) + 1).graph(None)
     outputs = tuple(each.name for each in exported.model.graph.output)
     return replace(graph, model=Original(exported, outputs), note=exported.note)
 
@@ -30,11 +30,18 @@ class Original:
 
     def __init__(self, exported: Exported, outputs: tuple[str, ...]) -> None:
         self.exported, self.outputs = exported, outputs
-        self.inputs = tuple(each.name for each in exported.model.graph.input)
+
+    def _arrays(self, inputs: Mapping[str, FloatArray]) -> list[FloatArray]:
+        """One for each input; those that are held are 0."""
+        found = []
+        for each in self.exported.model.graph.input:
+            shape = [dim.dim_value or 1 for dim in each.type.tensor_type.shape.dim]
+            found.append(inputs[each.name] if each.name in inputs else np.zeros(shape))
+        return found
 
     def values(self, inputs: Mapping[str, FloatArray]) -> Mapping[str, Computed]:
         """Inner values that the export names, and what the original returns."""
-        arrays = [inputs[name] for name in self.inputs]
+        arrays = self._arrays(inputs)
         try:
             found = dict(self.exported.inner(*arrays)) if self.exported.inner is not None else {}
             returned = dict(zip(self.outputs, self.exported.run(*arrays), strict=True))
@@ -49,23 +56,38 @@ class Original:
         return returned | found
 
     def alone(self, inputs: Mapping[str, FloatArray], trial: Trial) -> None:
-        """Nothing yet."""
+        """Show every operator to a trial, where the export names them."""
+        if self.exported.alone is None:
+            return
+        try:
+            self.exported.alone(trial, *self._arrays(inputs))
+        except TranslationError:
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise NotExecutedError(f"no operator runs alone ({type(error).__name__}: {error})") from error
 
     def several(self, inputs: Mapping[str, FloatArray]) -> Mapping[str, Computed] | None:
         """What the original returns for other numbers of samples; None if it fails, or they are not spoken of."""
         if not self.exported.free:
             return None
         try:
-            return dict(zip(self.outputs, self.exported.run(*(inputs[name] for name in self.inputs)), strict=True))
+            return dict(zip(self.outputs, self.exported.run(*self._arrays(inputs)), strict=True))
         except Exception:  # whatever the model's own code raises
             return None
 
+    def computed_constant(self, graph: Graph) -> str | None:
+        """A node with numbers that the original does not store; None: there is none."""
+        held = {_sorted(x) for x in self.exported.stored()}
+        for node in graph.nodes:
+            operator, found = node.operator, list[FloatArray]()
+            if isinstance(operator, Convolution | Matrix):
+                found = [operator.layer.kernel(), *([] if operator.bias is None else [operator.bias()[0]])]
+            elif isinstance(operator, Constant):
+                found = [operator.run()]
+            if any(x.size > 1 and _sorted(x) not in held for x in found):
+                return node.name
+        return None
 
-def alike(one: Computed, other: Computed) -> bool:
-    """Whether two results of a whole network differ by no more than rounding may make: by the root of its unit."""
-    if one.value.shape != other.value.shape:
-        return False
-    near = math.sqrt(2 * max(one.unit, other.unit))
-    with np.errstate(all="ignore"):
-        size = float(np.max(np.where(np.isfinite(one.value), abs(one.value), 0.0), initial=0.0))
-    return np.allclose(one.value, other.value, rtol=near, atol=near * size, equal_nan=True)
+
+def _sorted(x: FloatArray) -> bytes:
+    return np.sort(np.asarray(x, np.float64), axis=None).tobytes()

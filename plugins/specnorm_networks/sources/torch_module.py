@@ -8,11 +8,12 @@ which folds batch normalisation in the precision of the file.
 from __future__ import annotations
 
 import io
+import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -26,8 +27,11 @@ from torch.utils._pytree import tree_leaves
 
 from specnorm.errors import MethodError
 from specnorm.text import install
-from specnorm_networks.model import Computed
+from specnorm_networks.model import Computed, Trial
 from specnorm_networks.sources.base import Array, Exported
+from specnorm_networks.sources.torch_alone import Alone
+from specnorm_networks.sources.torch_decisions import decisions, told
+from specnorm_networks.sources.torch_state import check_function, computed
 
 OPSET = 23
 """The first with an operator for attention."""
@@ -79,20 +83,50 @@ def export(model: nn.Module, given: Sequence[int] | Tensor | tuple[Tensor, ...])
 
 def _exported(model: nn.Module, given: Any) -> Exported:
     errors: list[Exception] = []
-    for example, free in _examples(model, given):
+    for example, free, trace in _attempts(model, given):
+        known = _tensor_names(model)
         try:
             with _silent(), at_inference(model):
-                program = _program(model, example, free=free)
-                return _written(model, program, example, free=free)
+                program = _program(trace(model, example, free=free), type(model).__name__, example, free=free)
+                made = sorted(_tensor_names(model) - known)
+            if made:
+                raise MethodError(
+                    f"{type(model).__name__} makes {', '.join(made)} at its first call. Call it once on an input, "
+                    "then ask again."
+                )
+            check_function(model, example)
+            with _silent(), at_inference(model):
+                return _written(model, program, example, free=not isinstance(given, Tensor) and given is not example)
         except MethodError:
             raise
         except Exception as error:  # whatever the model's own code raises while it is traced
             errors.append(error)
-    first = str(errors[-1]).strip().partition("\n")[0]
+    first = str(errors[0]).strip().partition("\n")[0]
     raise MethodError(
-        f"torch cannot export {type(model).__name__}: {type(errors[-1]).__name__}: {first}. Its control flow may "
+        f"torch cannot export {type(model).__name__}: {type(errors[0]).__name__}: {first}. Its control flow may "
         "depend on values, or the shape not be one input's without the batch axis: give an input that it runs on."
-    ) from errors[-1]
+    ) from errors[0]
+
+
+def _tensor_names(model: nn.Module) -> set[str]:
+    """Names of all tensors that its modules hold, in attributes too."""
+    return {
+        f"{path}.{name}".removeprefix(".")
+        for path, module in model.named_modules()
+        for name, x in (vars(module) | module._parameters | module._buffers).items()
+        if isinstance(x, Tensor)
+    }
+
+
+_Attempt: TypeAlias = tuple[tuple[Tensor, ...], bool, Callable[..., ExportedProgram]]
+
+
+def _attempts(model: nn.Module, given: Any) -> Iterator[_Attempt]:
+    """Inputs to trace with, whether their first axis is free, and how to trace."""
+    for example, free in _examples(model, given):
+        yield example, free, _traced
+    # The last: code that asks for values of the module's own tensors.
+    yield example, False, _decided
 
 
 def _examples(model: nn.Module, given: Any) -> Iterator[tuple[tuple[Tensor, ...], bool]]:
@@ -107,13 +141,12 @@ def _examples(model: nn.Module, given: Any) -> Iterator[tuple[tuple[Tensor, ...]
             yield (torch.zeros(count, *given, dtype=like.dtype, device=like.device),), count == SAMPLES
 
 
-def _program(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> ExportedProgram:
+def _program(program: ExportedProgram, name: str, example: tuple[Tensor, ...], *, free: bool) -> ExportedProgram:
     """The program of a module, functional, in which no value is computed from constants alone."""
-    program = _traced(model, example, free=free)
     if any(getattr(getattr(node.target, "_schema", None), "is_mutable", False) for node in program.graph.nodes):
         # An empty table decomposes nothing; it makes in-place operators functional.
         program = program.run_decompositions({})
-    _look_at(program, type(model).__name__)
+    _look_at(program, name)
     folded = _folded(program)
     return program if folded is None else _traced(folded, example, free=free)
 
@@ -123,6 +156,15 @@ def _traced(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> Exp
     variadic = each is not None and not isinstance(model, torch.fx.GraphModule) and _is_variadic(model)
     shapes: Any = {"args": each} if variadic else each
     return torch.export.export(model, example, dynamic_shapes=shapes, strict=False)
+
+
+def _decided(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> ExportedProgram:
+    """A program in which what the module asks of its own tensors is answered, as it is now."""
+    answers = decisions(model, example)
+    if answers is None:
+        raise ValueError("it asks nothing of its own tensors alone")
+    with told(model, answers):
+        return _traced(model, example, free=free)
 
 
 def _is_variadic(model: nn.Module) -> bool:
@@ -230,11 +272,29 @@ def _written(model: nn.Module, program: ExportedProgram, example: tuple[Tensor, 
         from onnxscript import optimizer
     except ModuleNotFoundError as error:
         raise MethodError(f"Networks of torch need the package onnxscript: {install('onnx')}.") from error
-    from specnorm_networks.sources.torch_translations import table
+    from specnorm_networks.sources.torch_translations import as_it_is, table
 
-    written = torch.onnx.export(
-        program, dynamo=True, optimize=False, opset_version=OPSET, verbose=False, custom_translation_table=table()
-    )
+    targets = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    own: dict[Any, Callable[..., Any]] = {
+        target: as_it_is(target)
+        for target in targets
+        if isinstance(target, torch._ops.OpOverload) and target.namespace not in ("aten", "prims")
+    }
+    while True:
+        try:
+            written = torch.onnx.export(
+                program, dynamo=True, optimize=False, opset_version=OPSET, verbose=False,
+                custom_translation_table=table() | own,
+            )  # fmt: skip
+            break
+        except Exception as error:
+            # What has no translation is written by its name, so that the reader names it.
+            missing = {
+                target for target in targets - own.keys() if f"target=torch.ops.{target}]" in str(error.__cause__)
+            }
+            if not missing or any(is_complex(node) for node in program.graph.nodes):
+                raise
+            own |= {target: as_it_is(target) for target in missing}
     assert written is not None  # for the type checker: with dynamo
     # Sizes and casts alone: what else no input reaches is folded already.
     optimizer.inline(written.model)
@@ -243,7 +303,20 @@ def _written(model: nn.Module, program: ExportedProgram, example: tuple[Tensor, 
     proto = written.model_proto
     names = {each.name for each in proto.graph.initializer}
     inner = _Inner(written.exported_program or program, example)
-    return Exported(proto, _Called(model, example), free, inner, {name: name for name in names})
+    parameters = {name: name for name in names}
+    narrow = next((str(node.target) for node in program.graph.nodes if "adaptive" in str(node.target)), "")
+    called = _Called(model, example)
+    return Exported(proto, called, free, inner, inner.alone, narrow, parameters, lambda: _stored(model))
+
+
+def is_complex(node: torch.fx.Node) -> bool:
+    """Whether a value, or the first of several, is complex."""
+    values = [x for x in tree_leaves(node.meta.get("val")) if isinstance(x, Tensor)]
+    return any(x.is_complex() for x in values)
+
+
+def _stored(model: nn.Module) -> list[Array]:
+    return [computed(x).value for x in (*model.parameters(), *model.buffers())]
 
 
 class _Called:
@@ -268,13 +341,24 @@ class _Inner:
 
     def __call__(self, *arrays: Array) -> dict[str, Computed]:
         """Every value by name."""
-        given = iter([_like(x, like) for x, like in zip(arrays, self.example, strict=True)])
-        specs = self.program.graph_signature.input_specs
-        values = [next(given) if s.kind == InputKind.USER_INPUT else _constant(self.program, s) for s in specs]
         recorder = _Recorder(self.program.graph_module)
         with torch.no_grad():
-            recorder.run(*values)
+            recorder.run(*self._values([_like(x, like) for x, like in zip(arrays, self.example, strict=True)]))
         return recorder.seen
+
+    def alone(self, trial: Trial, *arrays: Array) -> None:
+        """Every operator in double precision."""
+        pairs = zip(arrays, self.example, strict=True)
+        given = [_like(x, like.double() if like.is_floating_point() else like) for x, like in pairs]
+        names = {str(s.arg.name) for s in self.program.graph_signature.input_specs if s.kind == InputKind.USER_INPUT}
+        with torch.no_grad():
+            Alone(self.program.graph_module, names, trial).run(*self._values(given))
+
+    def _values(self, given: list[Tensor]) -> list[Any]:
+        """Of all placeholders."""
+        inputs = iter(given)
+        specs = self.program.graph_signature.input_specs
+        return [next(inputs) if s.kind == InputKind.USER_INPUT else _constant(self.program, s) for s in specs]
 
 
 class _Recorder(torch.fx.Interpreter):
@@ -296,23 +380,15 @@ def _like(values: Array, x: Tensor) -> Tensor:
     return torch.tensor(np.asarray(values), dtype=x.dtype, device=x.device)
 
 
-def computed(x: Tensor) -> Computed:
-    """A tensor's numbers, with the unit roundoff of its dtype, or of the products that it may be made of."""
-    x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
-    unit = torch.finfo(x.dtype).eps / 2 if x.is_floating_point() else 2.0**-53
-    if x.dtype == torch.float32:
-        try:
-            precise = torch.get_float32_matmul_precision() == "highest"
-        except RuntimeError:  # other switches were used: nothing is known
-            precise = False
-        # TensorFloat-32 is on for cuDNN unless it is switched off.
-        unit = 2.0**-8 if not precise else 2.0**-11 if x.is_cuda else unit
-    return Computed(x.detach().cpu().to(torch.float64).numpy(), unit)
-
-
 @contextmanager
 def _silent() -> Iterator[None]:
     """Leave out what torch writes of an export, and warnings that are not the user's."""
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -7,47 +7,178 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
+from onnxscript import ir
+from onnxscript import opset18 as op
+
+
+def _softplus(self: Any, beta: float = 1.0, _threshold: float = 20.0) -> Any:
+    # Beyond the _threshold torch returns its input, which is nearer than float32's rounding.
+    del _threshold
+    return op.Softplus(self) if beta == 1.0 else op.Div(op.Softplus(op.Mul(self, float(beta))), float(beta))
+
+
+def _log_sigmoid(self: Any) -> Any:
+    return op.Neg(op.Softplus(op.Neg(self)))
+
+
+def _threshold(self: Any, _threshold: float, value: float) -> Any:
+    if _threshold != value:
+        raise NotImplementedError("a _threshold that is not its value is a step")
+    return op.Max(self, op.Constant(value_float=float(value))) if value else op.Relu(self)
+
+
+def _average(
+    self: Any, kernel_size: Any = (), stride: Any = (), padding: Any = (0, 0), ceil_mode: bool = False,
+    count_include_pad: bool = True, divisor_override: int | None = None,
+) -> Any:  # fmt: skip
+    size, pads = tuple(kernel_size) * (2 // len(kernel_size)), tuple(padding) * (2 // len(padding))
+    given = divisor_override is not None
+    pool = op.AveragePool(
+        self, kernel_shape=size, strides=tuple(stride) * (2 // len(stride)) if stride else size,
+        pads=(*pads, *pads), ceil_mode=int(ceil_mode), count_include_pad=int(count_include_pad or given),
+    )  # fmt: skip
+    if given and ceil_mode:
+        raise NotImplementedError("a divisor of its own with ceil_mode")
+    # The exporter drops the divisor without a word.
+    return op.Mul(pool, math.prod(size) / divisor_override) if divisor_override else pool
+
+
+def _constant(values: Any, like: Any = None) -> Any:
+    array = np.asarray(values)
+    return op.Constant(value=ir.tensor(array if like is None else array.astype(like.dtype.numpy())))
+
+
+def _adaptive(*, largest: bool) -> Callable[..., Any]:
+    """Axis by axis: means are a product with a matrix, maxima those of the entries of each window."""
+
+    def write(self: Any, output_size: Any) -> Any:
+        found, ndim = self, len(self.shape)
+        for axis, m in zip(range(ndim - len(output_size), ndim), output_size, strict=True):
+            n = int(self.shape[axis])
+            windows = [range(k * n // m, -(-(k + 1) * n // m)) for k in range(m)]
+            if n == m:
+                continue
+            if largest:
+                # Windows of other lengths have their last entry again.
+                length = max(map(len, windows))
+                at = [[w[min(k, len(w) - 1)] for k in range(length)] for w in windows]
+                found = op.ReduceMax(op.Gather(found, _constant(at), axis=axis), _constant([axis + 1]), keepdims=0)
+                continue
+            means = [[1 / len(w) if k in w else 0.0 for w in windows] for k in range(n)]
+            order = [*range(ndim)]
+            order[axis], order[-1] = order[-1], order[axis]
+            turned = found if axis == ndim - 1 else op.Transpose(found, perm=order)
+            turned = op.MatMul(turned, _constant(means, self))
+            found = turned if axis == ndim - 1 else op.Transpose(turned, perm=order)
+        found = op.Identity(self) if found is self else found
+        return (found, op.Constant(value_int=0)) if largest else found
+
+    return write
+
+
+def _resize(**how: str) -> Callable[..., Any]:
+    """By scales where they are given, as torch does; else to sizes."""
+
+    def write(self: Any, output_size: Any, *more: Any, align_corners: bool = False, **named: Any) -> Any:
+        if more and isinstance(more[0], bool):
+            align_corners, more = more[0], more[1:]
+        given = more[0] if more and isinstance(more[0], list | tuple) else more or tuple(named.values())
+        scales = [float(x) for x in given if x]
+        told = how | ({"coordinate_transformation_mode": "align_corners"} if align_corners else {})
+        axes = [*range(2, len(self.shape))]
+        if len(scales) == len(axes) and not align_corners:
+            return op.Resize(self, None, op.Constant(value_floats=scales), None, axes=axes, **told)
+        return op.Resize(self, None, None, _constant(np.asarray(output_size, np.int64)), axes=axes, **told)
+
+    return write
+
+
+def _sort(self: Any, dim: int = -1, descending: bool = False) -> Any:
+    return op.TopK(self, _constant([int(self.shape[dim])]), axis=dim, largest=int(descending), sorted=1)
+
+
+def _sort_stable(self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
+    del stable
+    return _sort(self, dim, descending)
+
+
+def _diagonal(self: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+    ndim = len(self.shape)
+    one, two = dim1 % ndim, dim2 % ndim
+    rows, columns = int(self.shape[one]), int(self.shape[two])
+    places = [k * columns + k + offset for k in range(rows) if 0 <= k + offset < columns]
+    kept = [axis for axis in range(ndim) if axis not in (one, two)]
+    turned = op.Transpose(self, perm=[*kept, one, two])
+    flat = op.Reshape(turned, _constant([0] * len(kept) + [rows * columns]))
+    return op.Gather(flat, _constant(places), axis=-1)
+
+
+def _batch_norm(
+    self: Any, weight: Any, bias: Any, mean: Any, variance: Any, momentum: float, eps: float
+) -> tuple[Any, Any, Any]:
+    del momentum
+    lost = eps - float(np.float32(eps))
+    if lost and self.dtype == ir.DataType.DOUBLE:
+        # An attribute is of single precision.
+        variance = op.Add(variance, _constant(lost, variance))
+    ones = np.ones(int(mean.shape[0]))
+    scale = _constant(ones, mean) if weight is None else weight
+    shift = _constant(0 * ones, mean) if bias is None else bias
+    found = op.BatchNormalization(self, scale, shift, mean, variance, epsilon=eps)
+    return found, op.Identity(mean), op.Identity(variance)
+
+
+def _leaky(self: Any, negative_slope: float = 0.01) -> Any:
+    if self.dtype != ir.DataType.DOUBLE:
+        return op.LeakyRelu(self, alpha=negative_slope)
+    # An attribute would be of single precision.
+    return op.PRelu(self, _constant(negative_slope, self))
+
+
+def as_it_is(target: Any) -> Callable[..., Any]:
+    """An operator of another domain, by the name that torch has for it: what is registered for it has the rule."""
+    # No word of onnxscript's makes a node without a schema.
+    from torch.onnx._internal.exporter._torchlib.ops.symbolic import _call_symbolic_op
+
+    schema = target._schema
+
+    def write(*args: Any, **kwargs: Any) -> Any:
+        given = dict(zip((a.name for a in schema.arguments), args, strict=False)) | kwargs
+        plain = {k: v for k, v in given.items() if isinstance(v, bool | int | float | str) or _are_plain(v)}
+        tensors = [v for k, v in given.items() if k not in plain and v is not None]
+        name, dtypes = schema.name.partition("::")[2], [tensors[0].dtype] * len(schema.returns)
+        outputs = _call_symbolic_op(name, target.namespace, tensors, plain, dtypes, 1, None)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    return write
+
+
+def _are_plain(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(v, bool | int | float) for v in value)
 
 
 @cache
 def table() -> dict[Any, Callable[..., Any]]:
     """Operators of torch, and what writes them."""
-    from onnxscript import opset18 as op
-
     aten = torch.ops.aten
-
-    def softplus(self: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
-        # Beyond the threshold torch returns its input, which is nearer than float32's rounding.
-        del threshold
-        return op.Softplus(self) if beta == 1.0 else op.Div(op.Softplus(op.Mul(self, float(beta))), float(beta))
-
-    def log_sigmoid(self: Any) -> Any:
-        return op.Neg(op.Softplus(op.Neg(self)))
-
-    def threshold(self: Any, threshold: float, value: float) -> Any:
-        if threshold != value:
-            raise NotImplementedError("a threshold that is not its value is a step")
-        return op.Max(self, op.Constant(value_float=float(value))) if value else op.Relu(self)
-
-    def average(
-        self: Any, kernel_size: Any = (), stride: Any = (), padding: Any = (0, 0), ceil_mode: bool = False,
-        count_include_pad: bool = True, divisor_override: int | None = None,
-    ) -> Any:  # fmt: skip
-        size, pads = tuple(kernel_size) * (2 // len(kernel_size)), tuple(padding) * (2 // len(padding))
-        given = divisor_override is not None
-        pool = op.AveragePool(
-            self, kernel_shape=size, strides=tuple(stride) * (2 // len(stride)) if stride else size,
-            pads=(*pads, *pads), ceil_mode=int(ceil_mode), count_include_pad=int(count_include_pad or given),
-        )  # fmt: skip
-        if given and ceil_mode:
-            raise NotImplementedError("a divisor of its own with ceil_mode")
-        # The exporter drops the divisor without a word.
-        return op.Mul(pool, math.prod(size) / divisor_override) if divisor_override else pool
-
+    linear = _resize(mode="linear", coordinate_transformation_mode="half_pixel")
+    exact = _resize(mode="nearest", coordinate_transformation_mode="half_pixel", nearest_mode="round_prefer_ceil")
+    means, maxima = _adaptive(largest=False), _adaptive(largest=True)
     return {
-        aten.softplus.default: softplus,
-        aten.log_sigmoid.default: log_sigmoid,
-        aten.threshold.default: threshold,
-        aten.avg_pool2d.default: average,
+        aten.softplus.default: _softplus,
+        aten.log_sigmoid.default: _log_sigmoid,
+        aten.threshold.default: _threshold,
+        aten.avg_pool2d.default: _average,
+        aten._native_batch_norm_legit_no_training.default: _batch_norm,
+        aten.leaky_relu.default: _leaky,
+        **{getattr(aten, f"adaptive_avg_pool{n}d").default: means for n in (1, 2, 3)},
+        **{getattr(aten, f"_adaptive_avg_pool{n}d").default: means for n in (2, 3)},
+        **{getattr(aten, f"adaptive_max_pool{n}d").default: maxima for n in (1, 2, 3)},
+        aten.upsample_linear1d.default: linear,
+        **{getattr(aten, f"_upsample_nearest_exact{n}d").default: exact for n in (1, 2, 3)},
+        aten.diagonal.default: _diagonal,
+        aten.sort.default: _sort,
+        aten.sort.stable: _sort_stable,
     }

@@ -18,8 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, _largest, _lower, _upper, nothing
-from specnorm.certified.layer.circulant import reads_zeros
-from specnorm.certified.layer.every_size import padded_norm
+from specnorm.certified.layer.circulant import padded_norm, reads_zeros
 from specnorm.certified.matrices.block_tridiagonal import of_one_group
 from specnorm.certified.matrices.norms import stack_of
 from specnorm.problem.layer_map import sizes_of

@@ -37,10 +37,6 @@ def one(
     return onnx_graph([N(op, ["x", *constants], ["y"], **given)], shape, constants, opset)
 
 
-def slow(name: str, alpha: Any = None, **more: Any) -> Any:
-    return one(name, **({} if alpha is None else {"alpha": alpha}), **more)
-
-
 W, IMAGE = numbers(4, 4), (1, 2, 5, 5)
 KERNEL = numbers(2, 2, 3, 2)
 CONV = {"w": KERNEL, "b": numbers(2)}

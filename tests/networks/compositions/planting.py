@@ -9,13 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from specnorm_networks import Graph, NetworkBound, Product, bound, within
 from specnorm_networks.certified.operators import Operator
 
 from specnorm.errors import InternalError, TranslationError
 
-Array = NDArray[Any]
 Plant = Callable[[pytest.MonkeyPatch], None]
 Outcome = Literal["refused", "not compared", "execution", "attack", "claimed"]
 
@@ -100,15 +98,6 @@ def onnx_rule(operator: str, wrap: Callable[[Callable[..., Any]], Callable[..., 
     return plant
 
 
-def torch_rule(key: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Plant:
-    def plant(patch: pytest.MonkeyPatch) -> None:
-        from specnorm_torch.writing import RULES
-
-        patch.setitem(RULES, key, replace(RULES[key], build=wrap(RULES[key].build)))
-
-    return plant
-
-
 def argument(rule: Callable[..., Plant], key: str, **arguments: Any) -> Plant:
     """An argument that is dropped, or another one."""
     return rule(key, lambda build: changed(build, **arguments))
@@ -166,12 +155,3 @@ def onnx_graph(
     from networks.onnx_networks import graph_of, model
 
     return lambda: graph_of(model(nodes, shape, constants, opset=opset))
-
-
-def torch_graph(forward: Callable[[Any], Any], *shape: int) -> Callable[[], Graph]:
-    """Of a function of one float64 input, whose constants are in it."""
-    import torch
-    from networks.torch_modules import Function
-    from specnorm_torch.networks import network_graph
-
-    return lambda: network_graph(Function(forward), torch.zeros(shape, dtype=torch.float64))

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
-from assumptions import interval
 from numpy.typing import NDArray
 from specnorm_networks.certified.operators import (
     CELU,
@@ -29,8 +26,6 @@ from specnorm_networks.certified.operators import (
     Mish,
     Multiple,
     Negative,
-    NoBoundError,
-    Place,
     Pointwise,
     Power,
     PReLU,
@@ -51,7 +46,6 @@ from specnorm_networks.certified.operators import (
     TwoSlopes,
 )
 from specnorm_networks.certified.operators import __all__ as names
-from specnorm_networks.certified.operators.base import _slopes
 
 Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
@@ -219,122 +213,6 @@ def test_values_slopes_and_lines_on_intervals(operator: Pointwise, definition: F
     assert (abs(y - slope * x - middle) <= half + here).all()
 
 
-@pytest.mark.parametrize(("operator", "definition", "least"), ALL, ids=SHOWN)
-def test_intervals_are_not_much_too_large(operator: Pointwise, definition: Function, least: float) -> None:
-    """Ends of values, and halves of lines below half of what the interval of values says."""
-    if isinstance(operator, (Multiple, TwoSlopes)):
-        operator = replace(operator, roundings=0)
-    low, high = intervals(3, least)
-    keep = (high - low).min(axis=1) > 1e-2
-    low, high = low[keep], high[keep]
-    x = low + np.linspace(0, 1, 400)[:, None, None] * (high - low)
-    y = definition(x)
-    down, up = operator.between(low, high)
-    size = 1e-3 * (y.max(axis=0) - y.min(axis=0) + high - low) + 1e-9 * abs(y).max(axis=0)
-    loose = isinstance(operator, SiLU) and abs(operator.alpha) < 1e-100
-    if not loose:
-        assert (y.min(axis=0) - down <= size).all()
-        assert (up - y.max(axis=0) <= size).all()
-    line = operator.affine(low, high)
-    assert line is not None
-    assert (line[2] <= (up - down) / 2 * (1 + 1e-9) + 1e-12 * (1 + abs(high))).all()
-
-
-@pytest.mark.parametrize(("operator", "definition"), EVERYWHERE, ids=SHOWN[: len(EVERYWHERE)])
-def test_intervals_without_ends(operator: Pointwise, definition: Function) -> None:
-    wide = np.array([[-np.inf] * 4, [-np.inf] * 4, [0.7] * 4, [1e200] * 4, [-1e200] * 4])
-    ends = np.array([[np.inf] * 4, [0.7] * 4, [np.inf] * 4, [1e200] * 4, [1e200] * 4])
-    found, extent = operator.slopes(wide, ends), operator.extent()
-    assert found is not None
-    assert extent is not None
-    assert max(map(abs, extent)) == operator.lipschitz(Place(((4,),)))
-    assert np.isfinite(found).all()
-    x = np.clip(np.random.default_rng(0).normal(0, 30, (500, 1, 4)), np.maximum(wide, -300), np.minimum(ends, 300))
-    x = np.clip(x, wide, ends)
-    with np.errstate(all="ignore"):
-        y = definition(x)
-    down, up = operator.between(wide, ends)
-    assert not np.isnan(down).any()
-    assert not np.isnan(up).any()
-    known = np.isfinite(y)
-    assert (((down <= y + 1e-13) & (y - 1e-13 <= up)) | ~known).all()
-    line = operator.affine(wide, ends)
-    assert line is not None
-    for each in line:
-        assert not np.isnan(each).any()
-    infinite = ~(np.isfinite(wide) & np.isfinite(ends))
-    assert (line[2][infinite] == np.inf).all()
-    assert (line[0][infinite] == 0).all()
-    assert (line[1][infinite] == 0).all()
-
-
-@pytest.mark.parametrize(("operator", "definition"), EVERYWHERE, ids=SHOWN[: len(EVERYWHERE)])
-def test_largest_and_smallest_slopes_are_attained(operator: Pointwise, definition: Function) -> None:
-    """Up to 0.02, since some are so far out; silu (alpha x) / alpha has those of silu where alpha x is."""
-    operator = SiLU() if isinstance(operator, SiLU) else operator
-    definition = (lambda x: x * logistic(x)) if isinstance(operator, SiLU) else definition
-    extent = operator.extent()
-    assert extent is not None
-    grid = np.linspace(-40, 40, 400_004).reshape(-1, 4)
-    quotients = np.diff(definition(grid), axis=0) / np.diff(grid, axis=0)
-    assert extent[0] - 1e-7 <= quotients.min() <= extent[0] + 0.02
-    assert extent[1] - 0.02 <= quotients.max() <= extent[1] + 1e-7
-
-
-def test_slopes_of_ranges_that_a_function_is_linear_on_are_exact() -> None:
-    low, high = np.array([-5.0, 1.0, 4.0, -7.0]), np.array([-4.0, 2.0, 5.0, -6.0])
-    for operator, slope, shift in (
-        (ReLU(), (0, 1, 1, 0), (0, 0, 0, 0)),
-        (LeakyReLU(0.3), (0.3, 1, 1, 0.3), (0, 0, 0, 0)),
-        (HardTanh(0, 3), (0, 1, 0, 0), (0, 0, 3, 0)),
-        (SoftShrink(), (1, 1, 1, 1), (0.5, -0.5, -0.5, 0.5)),
-        (HardSigmoid(), (0, 0.2, 0, 0), (0, 0.5, 1, 0)),
-        (Threshold(3.0, 3.0), (0, 0, 1, 0), (3, 3, 0, 3)),
-    ):
-        found = operator.slopes(low, high)
-        assert found is not None
-        assert found[0].tolist() == found[1].tolist() == list(slope)
-        line = operator.affine(low, high)
-        assert line is not None
-        assert [each.tolist() for each in line] == [list(slope), list(shift), [0.0] * 4]
-
-
-@pytest.mark.parametrize(
-    "operator",
-    [
-        CELU(-0.7), CELU(0.0), CELU(math.nan), ELU(input_scale=-1.0), ELU(1e200, 1e200), ELU(math.inf),
-        HardTanh(1.0, -1.0), HardTanh(math.nan, 1.0), SoftShrink(-0.1), SoftShrink(math.inf), Softplus(threshold=19.0),
-        Softplus(0.0), Threshold(0.5, 0.0), LeakyReLU(math.nan), LeakyReLU(math.inf), PReLU(np.array([1.0, math.nan])),
-        SiLU(math.inf), HardSigmoid(math.nan), HardSigmoid(beta=math.inf), Multiple(ReLU(), math.inf),
-        Multiple(Threshold(0.5, 0.0), 2.0), Multiple(Sigmoid(), 1.0, math.nan), Power(2),
-    ],
-    ids=repr,
-)  # fmt: skip
-def test_parameters_that_no_slope_was_derived_for(operator: Pointwise) -> None:
-    assert operator.extent() is None
-    with pytest.raises(NoBoundError, match="slope"):
-        operator.lipschitz(Place(((4,),)))
-    low, high = np.full(4, -1.0), np.full(4, 2.0)
-    if not isinstance(operator, Steep):
-        assert operator.slopes(low, high) is None
-        down, up = operator.between(low, high)
-        with np.errstate(all="ignore"):
-            y = operator.run(np.linspace(-1, 2, 31)[:, None] * np.ones(4)) if not isinstance(operator, PReLU) else low
-        assert ((down <= y) & (y <= up) | np.isnan(y)).all()
-
-
-def test_slopes_near_an_input_replace_those_all_over() -> None:
-    ends = interval(np.array([[0.0, -0.5], [0.1, 0.0]]), np.array([[0.2, 0.4], [0.3, 0.0]]))
-    near = _slopes(ends, frozenset())
-    operator = Tanh(near=near)
-    assert operator.lipschitz(Place(((2, 2),))) == 0.5
-    channels = operator.by_channel(1, 2)
-    assert channels is not None
-    assert [each.tolist() for each in channels] == [[0.0, -0.5], [0.3, 0.4]]
-    assert operator.by_channel(1, 3) is None
-    assert Exp(near=near).lipschitz(Place(((2, 2),))) == 0.5
-
-
 # -- what other libraries round --------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("operator", "definition", "least"), ALL, ids=SHOWN)
 def test_single_precision_is_within_the_rounding(operator: Pointwise, definition: Function, least: float) -> None:
@@ -350,48 +228,6 @@ def test_single_precision_is_within_the_rounding(operator: Pointwise, definition
     wrong = np.asarray(definition(1.01 * x))
     if np.ptp(found):
         assert (abs(wrong - found) > allowed).any()
-
-
-TORCH: dict[str, tuple[Pointwise, Callable[..., Any]]] = {
-    "gelu": (GELU(), lambda x, f: f.gelu(x)),
-    "gelu_tanh": (GELU("tanh"), lambda x, f: f.gelu(x, approximate="tanh")),
-    "silu": (SiLU(), lambda x, f: f.silu(x)),
-    "mish": (Mish(), lambda x, f: f.mish(x)),
-    "elu": (ELU(0.7), lambda x, f: f.elu(x, 0.7)),
-    "celu": (CELU(0.7), lambda x, f: f.celu(x, 0.7)),
-    "selu": (ELU(*SELU), lambda x, f: f.selu(x)),
-    "softplus": (Softplus(1.0, 20.0), lambda x, f: f.softplus(x)),
-    "hardswish": (HardSwish(), lambda x, f: f.hardswish(x)),
-    "hardsigmoid": (HardSigmoid(1 / 6, 0.5, 2.0**-24), lambda x, f: f.hardsigmoid(x)),
-    "logsigmoid": (LogSigmoid(), lambda x, f: f.logsigmoid(x)),
-    "softsign": (Softsign(), lambda x, f: f.softsign(x)),
-    "tanhshrink": (TanhShrink(), lambda x, f: f.tanhshrink(x)),
-    "softshrink": (SoftShrink(0.3), lambda x, f: f.softshrink(x, 0.3)),
-    "leaky_relu": (LeakyReLU(0.3), lambda x, f: f.leaky_relu(x, 0.3)),
-}
-
-
-@pytest.mark.parametrize("name", TORCH)
-@pytest.mark.parametrize("width", ["float32", "float16", "bfloat16"])
-def test_torch_is_within_the_rounding(name: str, width: str) -> None:
-    torch = pytest.importorskip("torch", exc_type=ImportError)
-    operator, function = TORCH[name]
-    generator = torch.Generator().manual_seed(0)
-    x = (torch.randn(4000, generator=generator) * 5).to(getattr(torch, width))
-    there = function(x, torch.nn.functional).double().numpy()
-    unit = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}[width]
-    values = x.double().numpy()
-    found = operator.run(values)
-    assert (abs(there - found) <= operator.rounding([values], found, unit)).all()
-
-
-def test_a_box_is_what_steep_functions_ask_for() -> None:
-    ends = interval(np.array([0.5, 1.0]), np.array([2.0, 3.0]))
-    for operator, wanted in ((Exp(), math.exp(3)), (Log(), 2.0), (Power(3), 27.0), (Reciprocal(-3.0), 12.0)):
-        assert operator.lipschitz(Place(((2,),), (2,), lambda: (ends,))) == pytest.approx(wanted, rel=1e-9)
-        for known in (tuple, lambda: (None,), lambda: (interval(np.full(2, -np.inf), np.full(2, np.inf)),)):
-            with pytest.raises(NoBoundError, match=r"within\(graph, low, high\)"):
-                operator.lipschitz(Place(((2,),), (2,), known))
 
 
 def test_a_slope_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

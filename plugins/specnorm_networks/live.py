@@ -1,0 +1,242 @@
+"""A network of any framework, file or graph: its bound, and its certified accuracy."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.errors import MethodError
+from specnorm_networks.accuracy import certified_accuracy as of_graph
+from specnorm_networks.answer import NetworkBound
+from specnorm_networks.certified.boxes import within
+from specnorm_networks.certified.graph import Graph
+from specnorm_networks.logit_margins import CertifiedAccuracy
+from specnorm_networks.measuring import Measure
+from specnorm_networks.methods import Method
+from specnorm_networks.near import bound
+
+MAX_BYTES = 2**33
+"""Of a file, as `specnorm.audit` has it."""
+Source: TypeAlias = Any
+"""Torch module, JAX function, Flax NNX, Equinox or Keras 3 model, path, `onnx.ModelProto`, or `Graph`."""
+
+
+def network_bound(
+    source: Source,
+    input_shape: Any = None,
+    *,
+    rtol: float = 1e-3,
+    method: Method | None = None,
+    radius: float | None = None,
+    centre: Any = None,
+    budget: float | None = 60.0,
+) -> NetworkBound:
+    """Bound the Lipschitz constant of a whole network: certified norms of layers, and of layers together.
+
+    Parameters
+    ----------
+    source : torch module, JAX function, Flax NNX, Equinox or Keras 3 model, path, ModelProto, or Graph
+        A live model is taken as it is at inference; its state and mode are as before. An Equinox module and a JAX
+        function of one example are given as such: an Equinox module is mapped over the batch.
+    input_shape : sequence of int, array, or tuple of arrays, optional
+        One input without the batch axis, such as ``(3, 32, 32)``; or an input, with it; or several. The bound holds
+        for inputs of these shapes: of a shape without batch axis in any number, as two and three samples are seen to
+        give what each of them gives, or for one alone where the model does not run on several; of inputs for as many
+        samples as they have. For a file: as for `specnorm.audit`, where it leaves sizes open.
+    rtol : float, default 1e-3
+        Of the enclosure of each layer.
+    method : Product, Scaled or Multipliers, optional
+        Of `specnorm_networks`. Default: ``Multipliers()``, which is never above ``Product()``.
+    radius : float, optional
+        Bound the network near ``centre``: for all inputs within that 2-norm distance of it, all entries together.
+        Never more than without.
+    centre : array, tuple of arrays, or mapping of str to array, optional
+        With its batch axis; it stands for ``input_shape``, too.
+    budget : float, default 60
+        Seconds for searches and proofs, without export and comparison; None: as long as they take. Where they end, the
+        best proven by then is given, and ``status`` says so.
+
+    Returns
+    -------
+    NetworkBound
+        ``upper`` is proven, in real arithmetic, with respect to all floating inputs together; integer inputs are held.
+        It is None where an operator has no rule, and ``unknown`` names it. ``str()`` shows each node.
+
+    Raises
+    ------
+    MethodError
+        If the model cannot be exported, has no floating input, or its output for one input changes from call to call.
+    TranslationError
+        If the exported file computes something else than the model.
+    """
+    example = centre if input_shape is None and not isinstance(centre, Mapping) else input_shape
+    graph = network_graph(source, None if is_file(source) and input_shape is None else example)
+    given = None if radius is None and centre is None else _centre(graph, input_shape if centre is None else centre)
+    return bound(graph, Measure(rtol), method=method, radius=radius, centre=given, budget=budget)
+
+
+def network_graph(source: Source, input_shape: Any = None) -> Graph:
+    """Graph of a network, as `specnorm_networks` reads it.
+
+    Parameters
+    ----------
+    source, input_shape
+        As for `network_bound`.
+
+    Returns
+    -------
+    Graph
+        With its original, so that both are compared before anything is claimed.
+
+    Raises
+    ------
+    MethodError
+    """
+    if isinstance(source, Graph):
+        return source
+    if isinstance(input_shape, int) and not isinstance(source, str | os.PathLike):
+        raise MethodError(
+            f"input_shape={input_shape} is one number; give one input's shape without the batch axis, such as "
+            "(3, 32, 32), or an input."
+        )
+    sizes = tuple(input_shape) if isinstance(input_shape, list) else input_shape
+    if isinstance(source, str | os.PathLike):
+        from specnorm_networks.onnx import read
+
+        with Path(source).open("rb") as file:
+            return read(file, os.fspath(source), MAX_BYTES).graph(sizes)
+    if is_file(source):
+        from specnorm_networks.onnx import read
+
+        data = source.SerializeToString()
+        return read(io.BytesIO(data), "model", len(data) + 1).graph(sizes)
+    from specnorm_networks.sources import export
+    from specnorm_networks.sources.reading import graph_of
+
+    graph = graph_of(export(source, sizes))
+    if not graph.inputs:
+        raise MethodError("the model has no floating input: a Lipschitz constant is about such.")
+    return graph
+
+
+def is_file(source: Source) -> bool:
+    """Whether a source is an ONNX model, in a file or in memory, or a graph."""
+    root = type(source).__module__.partition(".")[0]
+    return isinstance(source, str | os.PathLike | Graph) or (root == "onnx" and hasattr(source, "opset_import"))
+
+
+def certified_accuracy(
+    source: Source,
+    x: Any,
+    y: Any,
+    radii: Sequence[float],
+    *,
+    rtol: float = 1e-3,
+    method: Method | None = None,
+    local: bool = False,
+    budget: float | None = None,
+    execution: str | None = None,
+    input_range: tuple[float, float] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> CertifiedAccuracy:
+    """Share of samples whose label no change within a radius can move.
+
+    A sample is certified at r if ``f_y(x) - f_j(x) > r L_yj`` for all j, with L_yj the proven constant of the
+    difference of these two logits (`specnorm_networks.margins`).
+
+    Parameters
+    ----------
+    source : torch module, JAX function, Flax NNX, Equinox or Keras 3 model, path, ModelProto, or Graph
+        Of a classifier that ends with a linear layer.
+    x : array, shape (samples, ...)
+        Inputs, as the model takes them: radii are distances between such.
+    y : array, shape (samples,)
+        Labels, whole numbers.
+    radii : sequence of float
+        In the 2-norm.
+    rtol, method
+        As for `network_bound`.
+    local : bool, default False
+        Attack and bound each sample on its own ball where the constants everywhere leave it open: a second or two a
+        sample and radius for small convolutional networks.
+    budget : float, optional
+        Seconds that a sample may take at each radius, with ``local``; None: a fixed number of steps.
+    execution : {"float32", "float16", "bfloat16"}, optional
+        How the network is executed, on inputs of that precision; None: real arithmetic. Of torch modules, files and
+        graphs: constants have to be those that are stored.
+    input_range : (float, float), optional
+        Between which all entries of inputs lie: nothing is said of others.
+    progress : callable, optional
+        ``progress(samples that are done, all)``.
+
+    Returns
+    -------
+    CertifiedAccuracy
+        Proven in real arithmetic, or as executed. The rounding of the logits is counted.
+
+    Raises
+    ------
+    MethodError
+        If the model does not end with a linear layer, has no bound, mixes the samples of a batch, or samples and
+        labels do not fit.
+    """
+    inputs, labels = numbers(x).astype(np.float64), numbers(y)
+    if inputs.ndim < 2 or labels.shape != inputs.shape[:1] or not len(inputs):
+        raise MethodError(
+            f"x of shape {inputs.shape} and y of shape {labels.shape}; expected samples along the first axis of both, "
+            "at least one."
+        )
+    graph = network_graph(source, None if isinstance(source, Graph) else _sizes(source, inputs))
+    if execution is not None and not is_file(source):
+        _check_stored(graph, execution)
+    graph = graph if input_range is None else within(graph, *input_range)
+    return of_graph(
+        graph, inputs, labels, radii, local=local, budget=budget, execution=execution, method=method,
+        measure=Measure(rtol), progress=progress,
+    )  # fmt: skip
+
+
+def _sizes(source: Source, x: NDArray[np.float64]) -> Any:
+    """Shape of one sample; of a file its spatial sizes."""
+    return (x.shape[3:] and x.shape[2:]) or None if is_file(source) else x.shape[1:]
+
+
+def _check_stored(graph: Graph, execution: str) -> None:
+    """Refuse constants that a model computes when it is called: they are rounded otherwise where it is executed."""
+    from specnorm_networks.sources.reading import Original
+
+    assert isinstance(graph.model, Original)  # for the type checker: of a live model
+    narrow = graph.model.exported.narrow
+    if narrow and execution != "float32":
+        raise MethodError(f"execution={execution!r}: {narrow} is summed in 16 bits there, which has no rule.")
+    name = graph.model.computed_constant(graph)
+    if name is not None:
+        raise MethodError(
+            f"execution={execution!r}: a constant of {name} is no array that the model stores, but computed when it is "
+            "called, and rounded otherwise there. Bake it (specnorm_torch.bake_), or give the exported ONNX file."
+        )
+
+
+def numbers(x: Any) -> NDArray[Any]:
+    """An array of any framework in the host's memory."""
+    if hasattr(x, "detach"):
+        x = x.detach().cpu()
+        x = x.double() if x.is_floating_point() else x
+    return np.asarray(x)
+
+
+def _centre(graph: Graph, given: Any) -> Any:
+    """Arrays by the names of the inputs that move."""
+    if isinstance(given, Mapping):
+        return {name: numbers(x) for name, x in given.items()}
+    each = list(given) if isinstance(given, tuple) else [given]
+    if any(not hasattr(x, "shape") for x in each):
+        raise MethodError(f"the input shape {given}: a bound near an input needs the input. Give centre=, an array.")
+    arrays = [x for x in map(numbers, each) if x.dtype.kind == "f"]
+    return dict(zip(graph.inputs, arrays, strict=True))

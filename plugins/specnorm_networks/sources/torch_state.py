@@ -1,0 +1,154 @@
+"""Refuses modules whose output does not depend on their inputs alone, which a trace does not show."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from specnorm_torch.modules import at_inference
+from specnorm_torch.tracing import called, replaced, tensors, version_of
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from specnorm.errors import MethodError
+from specnorm_networks.model import Computed
+from specnorm_networks.sources.base import alike
+
+_OWN = ("torch", "torchvision", "torchaudio")
+"""Packages that ask these questions for logging and for kernels that compute the same."""
+_TRACING = ("is_exporting", "is_compiling", "is_dynamo_compiling", "is_tracing", "is_in_onnx_export")
+_GRADIENTS = ("is_grad_enabled", "is_inference_mode_enabled", "is_inference", "requires_grad", "grad_fn", "is_leaf")
+"""Functions and attributes that say how a module is called, and nothing of its inputs' numbers."""
+
+
+def check_function(model: nn.Module, example: tuple[Tensor, ...]) -> None:
+    """Refuse a module that keeps a state, or asks how it is called: it is run twice on one input.
+
+    What the first call alone settles is no state.
+
+    Parameters
+    ----------
+    model : Module
+    example : tuple of Tensor
+        Only their shapes and dtypes are used.
+
+    Raises
+    ------
+    MethodError
+    """
+    inputs, asked = replaced(example, torch.Generator().manual_seed(0)), dict[str, None]()
+    with at_inference(model), torch.compiler.set_stance("force_eager"):
+        first = list(tensors(model(*(x.clone() for x in inputs))))
+        attributes, buffers = _attributes(model), _buffers(model)
+        with _watching(asked):
+            second = list(tensors(model(*(x.clone() for x in inputs))))
+        changed = [*_changed(attributes, _attributes(model), renewed=False)]
+        changed += _changed(buffers, _buffers(model), renewed=True)
+    same = (alike(computed(a), computed(b)) for a, b in zip(first, second, strict=True))
+    name = type(model).__name__
+    if not all(same):
+        raise MethodError(
+            f"{name} gives another output for the same input at its next call: it draws random numbers outside of "
+            "torch, or keeps a state. Make it a function of its inputs first."
+        )
+    if changed:
+        raise MethodError(
+            f"{name} changes {changed[0]} at each call, so that a later call may compute something else. Make it a "
+            "function of its inputs first."
+        )
+    if asked:
+        raise MethodError(
+            f"{name} asks {' and '.join(asked)}: it may compute something else where it is traced, or where gradients "
+            "are computed. Make it a function of its inputs first."
+        )
+
+
+def computed(x: Tensor) -> Computed:
+    """A tensor's numbers, with the unit roundoff of its dtype, or of the products that it may be made of."""
+    x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+    unit = torch.finfo(x.dtype).eps / 2 if x.is_floating_point() else 2.0**-53
+    if x.dtype == torch.float32:
+        try:
+            precise = torch.get_float32_matmul_precision() == "highest"
+        except RuntimeError:  # other switches were used: nothing is known
+            precise = False
+        # TensorFloat-32 is on for cuDNN unless it is switched off.
+        unit = 2.0**-8 if not precise else 2.0**-11 if x.is_cuda else unit
+    return Computed(np.asarray(x.detach().cpu().to(torch.float64).numpy()), unit)
+
+
+_State: TypeAlias = Mapping[str, tuple[Any, int]]
+"""What is held by name, and how often it was written to."""
+
+
+def _attributes(model: nn.Module) -> _State:
+    """Tensors and numbers that modules hold as attributes."""
+    return {
+        f"{prefix}.{name}".removeprefix("."): (value, version_of(value) if isinstance(value, Tensor) else 0)
+        for prefix, module in model.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, Tensor | bool | int | float | str)
+    }
+
+
+def _buffers(model: nn.Module) -> _State:
+    return {name: (value, version_of(value)) for name, value in model.named_buffers(remove_duplicate=False)}
+
+
+def _changed(before: _State, after: _State, *, renewed: bool) -> Iterator[str]:
+    """Names of numbers that are others, and of tensors that were written to, or that another one has replaced."""
+    for name in before.keys() & after.keys():
+        (one, version), (other, later) = before[name], after[name]
+        if isinstance(one, Tensor) or isinstance(other, Tensor):
+            if renewed if one is not other else version != later:
+                yield name
+        elif one != other:
+            yield name
+
+
+@contextmanager
+def _watching(asked: dict[str, None]) -> Iterator[None]:
+    """Note which of the questions code that is not torch's asks."""
+
+    def profile(frame: FrameType, event: str, arg: Any) -> None:
+        if event == "call" and frame.f_code.co_name in _TRACING and _is_own(frame):
+            name, caller = frame.f_code.co_name, frame.f_back
+        elif event == "c_call" and getattr(arg, "__name__", "") in _GRADIENTS:
+            name, caller = arg.__name__, frame
+        else:
+            return
+        if caller is not None and not _is_own(caller):
+            asked[name] = None
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        with _Asking(asked):
+            yield
+    finally:
+        sys.setprofile(before)
+
+
+class _Asking(TorchFunctionMode):
+    """Notes which attributes of tensors code that is not torch's asks for."""
+
+    def __init__(self, asked: dict[str, None]) -> None:
+        super().__init__()
+        self.asked = asked
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Compute as without it."""
+        del types
+        name, caller = called(func), sys._getframe(1)
+        if name in _GRADIENTS and func.__name__ != "__set__" and not _is_own(caller):
+            self.asked[name] = None
+        return func(*args, **(kwargs or {}))
+
+
+def _is_own(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] in _OWN

@@ -1,0 +1,58 @@
+"""Linear functions of tensors as operators, with their adjoints by autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from specnorm.errors import MethodError
+from specnorm.probable import LinearOperator, Vector
+
+
+def linear_operator(function: Callable[[Tensor], Tensor], x: Tensor) -> LinearOperator:
+    """Take a linear function of a tensor as an operator, for `specnorm.operator_norm`.
+
+    Parameters
+    ----------
+    function : callable
+        From tensors like ``x`` to a tensor; linear. `operator_norm` compares it with its adjoint for a random pair.
+    x : Tensor
+        Of the shape, dtype (real) and device that the function takes; its values do not count.
+
+    Returns
+    -------
+    LinearOperator
+
+    Raises
+    ------
+    MethodError
+        If a dtype is not real, or autograd does not follow the function.
+    """
+    start = torch.zeros_like(x, requires_grad=x.is_floating_point())
+    with torch.enable_grad():
+        image = function(start)
+    if not (x.is_floating_point() and image.is_floating_point()):
+        raise MethodError(f"the function takes {x.dtype} to {image.dtype}; both must be real floating point.")
+    if not image.requires_grad:
+        raise MethodError("autograd does not follow the function (detach, no_grad or NumPy in it?): give rmatvec.")
+
+    def matvec(v: Vector) -> Vector:
+        with torch.no_grad():
+            return _vector(function(_tensor(v, x)))
+
+    def rmatvec(u: Vector) -> Vector:
+        (found,) = torch.autograd.grad(image, start, _tensor(u, image), retain_graph=True)
+        return _vector(found)
+
+    return LinearOperator(matvec, rmatvec, (image.numel(), x.numel()))
+
+
+def _tensor(v: Vector, like: Tensor) -> Tensor:
+    return torch.from_numpy(v).to(like.device, like.dtype).reshape(like.shape)
+
+
+def _vector(x: Tensor) -> Vector:
+    found: Vector = x.reshape(-1).to("cpu", torch.float64).numpy()
+    return found

@@ -1,0 +1,146 @@
+"""Norms of a model's layers while it is trained, as numbers for any logger."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import specnorm
+from specnorm.errors import MethodError
+from specnorm_torch.modules import Select, at_inference, geometry_of, layers_of, weight_of
+
+_LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
+_BOUND = specnorm.Completion(every=1)
+_SWEEPS = 4
+"""A kernel has moved by many steps between two measurements."""
+
+
+class NormMonitor:
+    """Norms of a model's layers, their product, and upper bounds, every so many steps.
+
+    ``monitor(step)`` returns a dictionary for any logger: ``norm/NAME``, an estimate of each layer's norm at every
+    input size (`TensorNorm`); ``upper/NAME``, a proven upper bound of it (`Completion`, followed from the time before);
+    and ``norm/product`` and ``upper/product``, the products over all layers. Weights are those that the model uses in
+    ``eval()``; the model is as before. `lightning`, `transformers` and `keras` make callbacks.
+
+    Parameters
+    ----------
+    model : Module
+        Of torch, or of Keras 3 on torch.
+    every : int, default 100
+        Steps between measurements.
+    select : callable, optional
+        ``select(name, layer)``: whether a layer counts; None: every convolution and linear layer.
+    upper : bool, default True
+        Whether to bound from above too, for some ten times the time of the estimates.
+
+    Raises
+    ------
+    MethodError
+        If no layer is selected.
+    GeometryError
+        If a layer has a ``forward`` of its own.
+    """
+
+    def __init__(self, model: nn.Module, every: int = 100, *, select: Select | None = None, upper: bool = True) -> None:
+        if every < 1:
+            raise MethodError(f"every={every!r} must be a positive number of steps.")
+        self.model, self.every, self.upper = model, every, upper
+        layers = _keras_layers(model) if hasattr(model, "layers") and hasattr(model, "fit") else None
+        if layers is None:
+            layers = {name: (lambda m=m: weight_of(m), geometry_of(m)) for name, m in layers_of(model)}
+        by_name = {**dict(model.named_modules()), **{layer.name: layer for layer in getattr(model, "layers", ())}}
+        self._layers = {name: x for name, x in layers.items() if select is None or select(name, by_name[name])}
+        if not self._layers:
+            raise MethodError("the model has no convolution or linear layer that is selected.")
+        self._states: dict[str, dict[str, Tensor]] = {}
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Return the norms at steps that ``every`` divides, else an empty dictionary."""
+        return {} if step % self.every else self.norms()
+
+    def norms(self) -> dict[str, float]:
+        """Return the norms now."""
+        found: dict[str, dict[str, float]] = {"norm": {}, "upper": {}}
+        with at_inference(self.model):
+            for name, (read, geometry) in self._layers.items():
+                kernel = read().detach()
+                found["norm"][name] = float(specnorm.tn_bound(kernel, certified=False, **geometry))
+                if self.upper:
+                    if name not in self._states:
+                        self._states[name] = specnorm.init_tracking(kernel, _BOUND, **geometry)
+                    value, self._states[name] = specnorm.track(
+                        kernel, _BOUND, self._states[name], sweeps=_SWEEPS, **geometry
+                    )
+                    found["upper"][name] = float(value)
+        for values in found.values():
+            if values:
+                values["product"] = math.prod(values.values())
+        return {f"{kind}/{name}": x for kind, values in found.items() for name, x in values.items()}
+
+    def lightning(self) -> Any:
+        """Make a Lightning callback, which calls ``log_dict`` of the module."""
+        base = _first("lightning.pytorch", "pytorch_lightning").Callback
+
+        def on_train_batch_end(_: Any, trainer: Any, module: Any, *arguments: Any, **keywords: Any) -> None:
+            del arguments, keywords
+            if values := self(trainer.global_step):
+                module.log_dict(values)
+
+        return type("NormMonitorCallback", (base,), {"on_train_batch_end": on_train_batch_end})()
+
+    def transformers(self, log: Callable[[dict[str, float]], object]) -> Any:
+        """Make a callback of Transformers: ``trainer.add_callback(monitor.transformers(trainer.log))``."""
+        base = _first("transformers").TrainerCallback
+
+        def on_step_end(_: Any, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+            del args, control, keywords
+            if values := self(state.global_step):
+                log(values)
+
+        return type("NormMonitorCallback", (base,), {"on_step_end": on_step_end})()
+
+    def keras(self) -> Any:
+        """Make a callback of Keras 3: the last norms join the logs of each epoch."""
+        base = _first("keras").callbacks.Callback
+        seen: dict[str, Any] = {"step": 0, "values": {}}
+
+        def on_train_batch_end(_: Any, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+            del batch, logs
+            seen["step"] += 1
+            seen["values"] = self(seen["step"]) or seen["values"]
+
+        def on_epoch_end(_: Any, epoch: int, logs: dict[str, Any] | None = None) -> None:
+            del epoch
+            if logs is not None:
+                logs.update(seen["values"])
+
+        members = {"on_train_batch_end": on_train_batch_end, "on_epoch_end": on_epoch_end}
+        return type("NormMonitorCallback", (base,), members)()
+
+
+def _first(*names: str) -> Any:
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise MethodError(f"{' or '.join(names)} is not installed here.")
+
+
+def _keras_layers(model: Any) -> dict[str, tuple[Callable[[], Tensor], dict[str, Any]]]:
+    """Kernels of Keras's dense and plain convolution layers; those that are neither do not count, as in torch."""
+    found: dict[str, tuple[Callable[[], Tensor], dict[str, Any]]] = {}
+    for layer in model._flatten_layers(include_self=False):
+        if type(layer).__name__ in ("Dense", "Conv1D", "Conv2D", "Conv3D"):
+            geometry: dict[str, Any] = {"layout": _LAYOUTS[len(layer.kernel.shape)]}
+            if hasattr(layer, "strides"):
+                geometry |= {"stride": layer.strides, "dilation": layer.dilation_rate, "groups": layer.groups}
+                geometry |= {"padding_mode": "zeros"}
+            found[layer.name] = (lambda layer=layer: torch.as_tensor(layer.kernel.value)), geometry
+    return found

@@ -1,0 +1,130 @@
+"""Stacks of plain matrices: norms, and bounds from both sides. A matrix is a kernel without spatial axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from specnorm import arrays
+from specnorm.certified.matrices import norms, stacks
+from specnorm.certified.symbol import symbols
+from specnorm.certified.symbol.gradients import schatten_gradient
+from specnorm.methods.base import Evaluation, Method, Needs, check_count
+from specnorm.numerics.power import matrix_maps, power_step
+from specnorm.search.constant import enclose_each
+
+if TYPE_CHECKING:
+    from specnorm.certified.rounding import Rounds
+    from specnorm.problem.spec import ConvSpec
+    from specnorm.result import Kind
+    from specnorm.types import Array, ArrayOps, Namespace
+
+
+class _OfTriples(Method):
+    """What methods share whose residuals are singular vectors (b, m) and (b, n)."""
+
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+        """Gradient u v^T of a simple singular value, weighted."""
+        u, v = residuals
+        return (u * cotangent[:, None])[:, :, None] * v[:, None, :]
+
+
+@dataclass(frozen=True)
+class MatrixNorm(_OfTriples):
+    """Largest singular value from the smaller Gram matrix; at most the rounding recorded below the truth."""
+
+    name: ClassVar[str] = "matrix_norm"
+    promise: ClassVar[Kind] = "exact"
+    asks: ClassVar[Needs] = Needs(precision="wide", narrow_gradient=True, small_products=True)
+    stats: ClassVar[Mapping[str, Rounds | None]] = {"lower": "down", "upper": "up"}
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """Norm of A v at the top right singular vector."""
+        xp = ops.xp
+        found = enclose_each(blocks, ops=ops)
+        if found is None:
+            u, v, value = symbols.top_triple(blocks, xp=xp)
+            return Evaluation(
+                value, (norms.quotient_down(blocks, v, xp=xp), stacks.matrix_norm_up(blocks, ops=ops)), (u, v)
+            )
+        (u, v), lower, upper = found
+        return Evaluation(
+            xp.linalg.vector_norm(xp.matmul(blocks, v[..., None])[..., 0], axis=-1), (lower, upper), (u, v)
+        )
+
+
+@dataclass(frozen=True)
+class PowerIteration(_OfTriples):
+    """Power iteration on A*A from a seeded start: a lower bound at every step, rounding included.
+
+    Parameters
+    ----------
+    n_iter : int
+        Products with A*A.
+    seed : int
+        Of the start vectors.
+    """
+
+    n_iter: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count("n_iter", self.n_iter)
+
+    name: ClassVar[str] = "power_iteration"
+    promise: ClassVar[Kind] = "lower"
+    asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True)
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """Iterate, then take the quotient rounded down."""
+        xp = ops.xp
+        start = np.real(arrays.random_vectors(self.seed, (1, blocks.shape[2])))
+        v = ops.from_numpy(start.astype(np.float64 if blocks.dtype == xp.float64 else np.float32), blocks)
+        v = xp.broadcast_to(v, (blocks.shape[0], blocks.shape[2]))
+
+        apply, adjoint = matrix_maps(blocks, xp=xp)
+
+        def body(state: tuple[Array, ...]) -> tuple[Array, ...]:
+            count, v = state
+            return count + 1, power_step(apply, adjoint, v, normalise=arrays.normalise, xp=xp)[1]
+
+        count = arrays.counter(blocks, ops=ops)
+        _, v = ops.loop(lambda state: state[0] < self.n_iter, body, (count, v))
+        u, _ = arrays.normalise(apply(v), xp=xp)
+        return Evaluation(norms.quotient_down(blocks, v, xp=xp), (), (u, v))
+
+
+@dataclass(frozen=True)
+class GramIteration(Method):
+    """Gram iteration of matrices: an upper bound at every count, rounding included (Delattre et al., ICML 2023).
+
+    Parameters
+    ----------
+    n_iter : int
+        Gram products; each halves the exponent of the excess: at most min(m, n)**(1 / 2**(n_iter + 1)).
+    """
+
+    n_iter: int = 6
+
+    def __post_init__(self) -> None:
+        check_count("n_iter", self.n_iter)
+
+    name: ClassVar[str] = "gram_iteration"
+    promise: ClassVar[Kind] = "upper"
+    asks: ClassVar[Needs] = Needs(rounds="up", precision="mixed")
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """Iterate with rounding counted."""
+        xp = ops.xp
+        value = stacks.gram_iteration_up(arrays.in_wide_dtype(blocks, ops=ops), self.n_iter, xp=xp)
+        return Evaluation(value, (), (blocks, xp.astype(value, blocks.dtype)))
+
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+        """Gradient of the Schatten norm of order 2**(n_iter + 1)."""
+        blocks, value = residuals
+        gradient = schatten_gradient(blocks, value, self.n_iter, xp=xp)
+        gradient *= cotangent[:, None, None]
+        return gradient
