@@ -225,7 +225,7 @@ def gram_bound(
 
 
 @takes_layers
-def grid_bound(kernel: ArrayT, n: int | None = None, **geometry: Unpack[Geometry]) -> ArrayT:
+def grid_bound(kernel: ArrayT, *, n: int | None = None, **geometry: Unpack[Geometry]) -> ArrayT:
     """Frequency-grid bound: a proven upper bound at every input size, close to the supremum.
 
     Circular with a stride: every size that the stride divides.

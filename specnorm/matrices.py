@@ -28,7 +28,7 @@ def matrix_norm(a: ArrayT) -> ArrayT:
     return _stack(a, MatrixNorm())
 
 
-def power_iteration(a: ArrayT, n_iter: int = 100, *, seed: int = 0) -> ArrayT:
+def power_iteration(a: ArrayT, *, n_iter: int = 100, seed: int = 0) -> ArrayT:
     """Power iteration: a proven lower bound of the spectral norm of each matrix of a stack, at every count.
 
     Parameters
@@ -47,7 +47,7 @@ def power_iteration(a: ArrayT, n_iter: int = 100, *, seed: int = 0) -> ArrayT:
     return _stack(a, PowerIteration(n_iter=n_iter, seed=seed))
 
 
-def gram_iteration(a: ArrayT, n_iter: int = 6) -> ArrayT:
+def gram_iteration(a: ArrayT, *, n_iter: int = 6) -> ArrayT:
     """Gram iteration: a proven upper bound of the spectral norm of each matrix of a stack, at every count.
 
     Parameters

@@ -52,8 +52,12 @@ def measure_with(kernel: ArrayObject, method: Method, geometry: Geometry, *, bac
 
 def check_method(method: object) -> None:
     """Refuse what is no method."""
-    if not isinstance(method, Method):
-        raise MethodError(
-            f"method={method!r} is not a method. Give a value such as specnorm.TensorNorm() "
-            f"(names for the command line: {', '.join(METHODS)})."
-        )
+    if isinstance(method, Method):
+        return
+    said = f"={method!r}" if isinstance(method, (str, int, float, type(None))) else f" of type {type(method).__name__}"
+    if isinstance(method, type):
+        said = f", the class {method.__name__},"
+    raise MethodError(
+        f"method{said} is not a method. Give a value such as specnorm.TensorNorm() (names for the command line: "
+        f"{', '.join(METHODS)}); the kernel comes first."
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
+from specnorm.errors import MethodError
 from specnorm.layers import takes_layers
 from specnorm.measuring import measure
 from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped
@@ -105,7 +106,12 @@ def power_norm(
 
 @takes_layers
 def singular_values(
-    kernel: ArrayT, input_shape: int | tuple[int, ...], *, k: int | None = None, **layer: Unpack[Layer]
+    kernel: ArrayT,
+    input_shape: int | tuple[int, ...],
+    *,
+    k: int | None = None,
+    max_bytes: int = 2**32,
+    **layer: Unpack[Layer],
 ) -> ArrayT:
     """Singular values of a layer at one input size, descending; all of them for circular padding.
 
@@ -117,6 +123,8 @@ def singular_values(
     k : int, optional
         Only the k largest; None: all ``prod(input_shape) * min(cin, cout)``. Needed for other padding than circular:
         these come from block Lanczos (`PowerTopK`), each a proven lower bound of the singular value of its rank.
+    max_bytes : int, default 4 GiB
+        Refuse what takes more memory.
     **layer
         See `specnorm.problem.spec.Layer`.
 
@@ -128,10 +136,21 @@ def singular_values(
     ------
     GeometryError
         For another padding than circular, without ``k``.
+    MethodError
+        If it takes more than ``max_bytes``.
     """
-    method: Method = SingularValues(k=k)
-    if k is not None and _is_no_circle(kernel, input_shape, layer):
-        method = PowerTopK(k=k, n_iter=1000, rtol=1e-9)
+    every = SingularValues(k=k)
+    method: Method = every
+    if _is_no_circle(kernel, input_shape, layer):
+        method = every if k is None else PowerTopK(k=k, n_iter=1000, rtol=1e-9)
+    elif hasattr(kernel, "shape") and input_shape is not None:
+        spec = ConvSpec.of(tuple(kernel.shape), input_shape=input_shape, **layer)
+        if every.bytes(spec) > max_bytes:
+            raise MethodError(
+                f"{every.cost(spec)} of memory. The largest of them take little: "
+                "specnorm.measure(kernel, specnorm.PowerTopK(k=10), input_shape=...), and conv_norm the first. "
+                f"max_bytes={every.bytes(spec)} computes them all the same."
+            )
     value: ArrayT = measure(kernel, method, input_shape=input_shape, **layer).value
     return value
 

@@ -143,8 +143,8 @@ def _operator(operator: Any, rmatvec: Product | None, shape: tuple[int, int] | N
     elif rmatvec is not None or shape is not None or not hasattr(operator, "shape"):
         raise MethodError(
             f"a function needs its adjoint and its shape, operator_norm(matvec, rmatvec, (m, n)); got "
-            f"rmatvec={rmatvec} and shape={shape}. For a function of tensors, specnorm_torch.linear_operator(function, x) or "
-            "specnorm_jax.linear_operator(function, x) finds them."
+            f"rmatvec={rmatvec} and shape={shape}. For a function of tensors, specnorm_torch.linear_operator(function, "
+            "x) or specnorm_jax.linear_operator(function, x) finds them."
         )
     elif hasattr(operator, "matvec"):
         if not hasattr(operator, "rmatvec"):

@@ -17,6 +17,7 @@ from specnorm.errors import KernelError, Undecided
 from specnorm.layers import takes_layers
 from specnorm.measuring import measure
 from specnorm.methods import Enclose
+from specnorm.methods.base import as_number
 from specnorm.methods.channel_norms import ChannelNorms, rescaled
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import half_grid, mirror_index
@@ -61,8 +62,7 @@ def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) ->
     Undecided
         If the norm could not be proven within the budget.
     """
-    _check_bound(bound)
-    backend = backend_for(kernel)
+    bound, backend = _positive(bound), backend_for(kernel)
     given: Any = backend.detach(kernel)
     shrunk, factor = given, 1.0
     for attempt in range(20):
@@ -115,7 +115,7 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
         If the norm could not be proven within the budget.
     """
     backend = backend_for(kernel)
-    nearest: Any = _clipped(backend.detach(kernel), backend, bound, n_iter, geometry)
+    nearest: Any = _clipped(backend.detach(kernel), backend, _positive(bound), n_iter, geometry)
     result: ArrayT = backend.without_derivative(nearest, kernel, _NO_DERIVATIVE)
     return result
 
@@ -189,13 +189,15 @@ def _upper(x: Array, backend: Backend, geometry: Geometry) -> float:
     return float(backend.to_numpy(measure(x, Enclose(rtol=1e-5), **geometry).value))
 
 
-def _check_bound(bound: object) -> None:
-    if isinstance(bound, bool) or not isinstance(bound, (int, float)) or not 0 < bound < math.inf:
-        raise KernelError(f"bound={bound!r} is no positive finite number.")
+def _positive(bound: object) -> float:
+    number = as_number("bound", bound)
+    if not 0 < number < math.inf:
+        raise KernelError(f"bound={number!r} is no positive finite number.")
+    return number
 
 
 @takes_layers
-def gram_rescaling(kernel: ArrayT, n_iter: int = 1, **geometry: Unpack[Geometry]) -> ArrayT:
+def gram_rescaling(kernel: ArrayT, *, n_iter: int = 1, **geometry: Unpack[Geometry]) -> ArrayT:
     """Divide each channel by a number of its own, so that the layer has norm at most 1: a differentiable layer.
 
     ``n_iter=1`` is the almost-orthogonal layer (AOL) of Prach and Lampert, ECCV 2022; more Gram products are the

@@ -8,9 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
 from specnorm.backends import backend_for
-from specnorm.errors import MethodError, Undecided
+from specnorm.errors import Undecided
 from specnorm.layers import takes_layers
 from specnorm.measuring import measure, measure_with
+from specnorm.methods.base import as_number
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
@@ -135,10 +136,7 @@ def certify(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> 
         repeats pixels.
     """
     given: Any = kernel
-    limit: Any = bound
-    if isinstance(limit, (str, bytes)):
-        raise MethodError(f"bound must be a number, got {type(limit).__name__} {bound!r}.")
-    found = measure(given, Certify(bound=float(limit)), **geometry).stats
+    found = measure(given, Certify(bound=as_number("bound", bound)), **geometry).stats
     if bool(found["proven"]):
         return True
     if bool(found["refuted"]):

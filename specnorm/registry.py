@@ -40,10 +40,10 @@ def entry_points(*, group: str) -> Iterable[EntryPoint]:
 
 
 @functools.cache
-def registered() -> dict[str, tuple[EntryPoint, ...]]:
-    """Entry points by root package; those of one distribution once."""
+def registered(group: str = GROUP) -> dict[str, tuple[EntryPoint, ...]]:
+    """Entry points by name, of plugins the root package; those of one distribution once."""
     found: dict[str, list[EntryPoint]] = {}
-    for entry in entry_points(group=GROUP):
+    for entry in entry_points(group=group):
         known = found.setdefault(entry.name, [])
         if all((e.value, distribution(e)) != (entry.value, distribution(entry)) for e in known):
             known.append(entry)

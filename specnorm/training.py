@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, Unpack
 from specnorm.backends import Backend, backend_for
 from specnorm.errors import MethodError
 from specnorm.layers import takes_layers
-from specnorm.measuring import measure
+from specnorm.measuring import check_method, measure
 from specnorm.methods import Method
 from specnorm.methods.base import check_count
 from specnorm.problem.spec import Geometry
@@ -187,8 +187,7 @@ def _step_stack(
 def _plan(
     kernel: Any, method: Method, geometry: Mapping[str, Any], *, stacked: bool = False
 ) -> tuple[Backend, Program]:
-    if not isinstance(method, Method):
-        raise MethodError(f"method={method!r} is not a method. Give a value such as specnorm.TensorNorm().")
+    check_method(method)
     backend = backend_for(kernel)
     return backend, program_for(method, tuple(kernel.shape)[stacked:], str(kernel.dtype), tuple(geometry.items()))
 

@@ -20,7 +20,7 @@ import specnorm
 Function = Callable[[Any], Any]
 
 FUNCTIONS: dict[str, Function] = {
-    "grid": lambda kernel: specnorm.grid_bound(kernel, 9),
+    "grid": lambda kernel: specnorm.grid_bound(kernel, n=9),
     "gram": lambda kernel: specnorm.gram_bound(kernel, (13, 13)),
     "fft": lambda kernel: specnorm.conv_norm(kernel, (13, 13)),
 }

@@ -28,7 +28,7 @@ FUNCTIONS: dict[str, Function] = {
     "power_norm": lambda k: specnorm.power_norm(k, 5, padding_mode="zeros"),
     "reshaped_norm": specnorm.reshaped_norm,
     "matrix_norm": specnorm.matrix_norm,
-    "power_iteration": lambda k: specnorm.power_iteration(k, 400),
+    "power_iteration": lambda k: specnorm.power_iteration(k, n_iter=400),
     "gram_iteration": specnorm.gram_iteration,
 }
 """Every differentiable function, on a 1-D kernel; for the last three it is a stack of matrices."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,38 +77,6 @@ def test_a_file_in_the_place_of_a_command_is_audited(
 
 
 # -- the file ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "start"), [("x.json", "{"), ("x.CSV", '"model"'), ("x.html", "<!DOCTYPE"), ("x.md", "## "), ("x.txt", "/")]
-)
-def test_the_suffix_of_the_output_says_the_format(
-    name: str, start: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.run(["audit", str(model), "-o", str(tmp_path / name)]) == 0
-    assert (tmp_path / name).read_text().startswith(start)
-    assert cli.run(["audit", str(model), "-o", str(tmp_path / name), "-f", "json"]) == 0
-    assert (tmp_path / name).read_text().startswith("{")
-    assert cli.run(["audit", str(model), "-o", str(tmp_path / "x.pdf")]) == 2
-    assert "--output: x.pdf ends in none of .txt, .json, .csv, .md, .html" in " ".join(capsys.readouterr().err.split())
-    assert cli.run(["certify", "a.onnx", "b.npz", "--radius", "1", "-o", str(tmp_path / "x.html")]) == 2
-    assert "ends in none of .txt, .json, .csv, .md, which say the format" in " ".join(capsys.readouterr().err.split())
-
-
-def test_standard_streams_in_the_place_of_files(model: Path, broken: Path) -> None:
-    def piped(path: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
-        with path.open("rb") as given:
-            return subprocess.run(
-                [sys.executable, "-m", "specnorm", "audit", "-", *words], stdin=given, capture_output=True, check=False
-            )
-
-    done = piped(model, "-o", "-", "-f", "json")
-    found = json.loads(done.stdout)
-    assert (done.returncode, found["model"], len(found["layers"])) == (0, "-", 3)
-    done = piped(broken)
-    assert done.returncode == 2
-    assert done.stderr.startswith(b"specnorm: standard input: its header claims")
-    assert b"standard input has more than twice 100 bytes" in piped(model, "--max-bytes", "100").stderr
 
 
 # -- pages and plots -----------------------------------------------------------------------------------------------

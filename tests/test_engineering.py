@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import sys
+import tomllib
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -175,3 +177,15 @@ def test_a_shape_is_traced_once_by_jax(monkeypatch: pytest.MonkeyPatch) -> None:
     assert traced == first
     run((2, 3, 3, 2), 12)
     assert all(traced[name] > count for name, count in first.items())
+
+
+def test_one_version_and_the_recipes_dependencies() -> None:
+    """pyproject.toml, the citation and the conda recipe agree."""
+    root = Path(__file__).parent.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    recipe = (root / "conda" / "meta.yaml").read_text(encoding="utf-8")
+    assert f'version = "{project["version"]}"' in recipe
+    assert f"version: {project['version']}\n" in (root / "CITATION.cff").read_text(encoding="utf-8")
+    for needed in (f"python{project['requires-python']}", *project["dependencies"]):
+        assert f"- {needed.replace('>=', ' >=')}\n" in recipe
+    assert f"specnorm = {project['scripts']['specnorm']}\n" in recipe

@@ -97,7 +97,7 @@ def test_non_finite(xp: Lib, name: str, value: str) -> None:
 
 
 @everywhere
-@pytest.mark.parametrize("kernel", [[[1.0]], 1.0, None, "weight"], ids=repr)
+@pytest.mark.parametrize("kernel", [[[1.0]], 1.0, None], ids=repr)
 def test_no_array_at_all(name: str, kernel: object) -> None:
     with pytest.raises(specnorm.NoBackend, match=r"is not an array\. Pass an array of one of these libraries"):
         FUNCTIONS[name](kernel)

@@ -225,3 +225,19 @@ def test_a_weight_is_renewed_from_a_fresh_start() -> None:
     twin = specnorm_torch.spectral_norm(torch.nn.Conv2d(2, 2, 1, bias=False))
     twin.load_state_dict(layer.state_dict())
     assert twin.parametrizations.weight[0].steps == 16
+
+
+def test_torchs_own_state_loads() -> None:
+    """Weights are taken, vectors begin anew, and it says so."""
+    torch.manual_seed(0)
+    theirs = torch.nn.Sequential(torch.nn.utils.parametrizations.spectral_norm(torch.nn.Conv2d(3, 4, 3)))
+    ours = torch.nn.Sequential(specnorm_torch.spectral_norm(torch.nn.Conv2d(3, 4, 3)))
+    with pytest.warns(UserWarning, match="begin anew"):
+        ours.load_state_dict(theirs.state_dict())
+    assert torch.equal(ours[0].parametrizations.weight.original, theirs[0].parametrizations.weight.original)
+    ours.train()
+    weight = ours[0].weight.detach()
+    assert float(specnorm.tn_bound(weight, certified=False)) == pytest.approx(1.0, rel=1e-3)
+    again = torch.nn.Sequential(specnorm_torch.spectral_norm(torch.nn.Conv2d(3, 4, 3)))
+    again.load_state_dict(ours.state_dict())
+    assert torch.equal(again[0].parametrizations.weight[0].vectors, ours[0].parametrizations.weight[0].vectors)

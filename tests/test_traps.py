@@ -47,7 +47,7 @@ def test_unconverged_power_iteration_sold_as_an_upper_bound() -> None:
     for seed in range(10):
         matrix = Recipe((24, 30), seed=seed).kernel
         truth = sigma_star(matrix)
-        few = float(specnorm.power_iteration(matrix, 3))
+        few = float(specnorm.power_iteration(matrix, n_iter=3))
         assert few < truth.lo
         for bound in UPPER.values():
             assert_valid(bound(matrix[:, :, None, None]), "upper", truth)
@@ -115,9 +115,9 @@ def test_frequency_grid_that_counts_a_point_twice() -> None:
     for seed in range(5):
         kernel = Recipe((2, 2, 4), seed=seed).kernel
         for n in (4, 5, 6):
-            assert_valid(specnorm.grid_bound(kernel, n), "upper", sigma_star(kernel))
+            assert_valid(specnorm.grid_bound(kernel, n=n), "upper", sigma_star(kernel))
         with pytest.raises(specnorm.MethodError):
-            specnorm.grid_bound(kernel, 3)
+            specnorm.grid_bound(kernel, n=3)
 
 
 def test_stride_pads_each_axis_on_its_own() -> None:

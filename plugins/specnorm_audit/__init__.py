@@ -132,6 +132,8 @@ def audit(
     shapes = {name: tuple(n) for name, n in size.items()} if isinstance(size, Mapping) else None
     size = None if shapes is not None else size
     given = overrides(geometry)
+    if isinstance(methods, str):
+        raise MethodError(f"methods={methods!r} is one name; expected a sequence of them: methods=[{methods!r}].")
     settings = Settings(tuple(dict.fromkeys(methods)), size, layout, padding_mode, backend, device, given, rtol, budget)
     _check(settings)
     between = _range(input_range)

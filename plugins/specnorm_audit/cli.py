@@ -252,14 +252,14 @@ def audit_command(
     A file of weights does not tell strides and groups; the last line of the table says what was assumed.
     """
     output = None if output is not None and str(output) == STREAM else output
-    kind = options.format_of(output_format, output, FORMATS)
     given["layers"] = layers or None
     given["geometry"], stated = geometry or (None, [])
+    _check({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *stated])
+    kind = options.format_of(output_format, output, FORMATS)
     given["methods"] = given["methods"] or ()
     every |= kind in ("json", "csv") and not given["methods"]
     given["methods"] += options.standard(given["input_shape"]) if every else ()
     given["certificate"] = certificate is not None
-    _check({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *stated])
     if certificate is not None and (certificate.suffix.lower() != ".npz" or len(models) > 1):
         raise click.UsageError(visible(f"--certificate: {certificate.name} is to be a .npz file, of one model."))
 
@@ -406,8 +406,8 @@ def certify_command(
     from specnorm_audit import accuracy, shares  # with networks, which few need
 
     output = None if output is not None and str(output) == STREAM else output
-    kind = options.format_of(output_format, output, _SAMPLE_FORMATS)
     _check({"--output": output, "--plot": plot}, [model, data])
+    kind = options.format_of(output_format, output, _SAMPLE_FORMATS)
     with progress(model, shown=not quiet) as tick:
         found = accuracy.certified(model, data, progress=tick, **given)
     text = partial(shares.render, found, kind)

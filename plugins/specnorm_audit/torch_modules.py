@@ -88,6 +88,8 @@ def audit_module(
     GeometryError
         If a layer has no values yet: a lazy one, or one on the device "meta".
     """
+    if isinstance(methods, str):
+        raise MethodError(f"methods={methods!r} is one name; expected a sequence of them: methods=[{methods!r}].")
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
         raise MethodError(f"methods={', '.join(map(repr, unknown))} unknown; expected some of {', '.join(METHODS)}.")

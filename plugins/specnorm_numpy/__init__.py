@@ -75,7 +75,10 @@ class NumpyBackend(Backend):
         return isinstance(x, (np.ndarray, np.generic))
 
     def refusal(self, x: Any) -> str | None:
-        """np.matrix and masked arrays change what the operators mean."""
+        """np.matrix and masked arrays change what the operators mean, and so may what others derive: units, names."""
+        if type(x).__module__.partition(".")[0] != "numpy" and isinstance(x, np.ndarray):
+            kind = f"{type(x).__module__}.{type(x).__qualname__}"
+            return f"{kind} is no plain NumPy array, and its operators may mean other things. Pass np.asarray(x)."
         # Only a subclass makes it worth to import masked arrays.
         if type(x) is not np.ndarray and isinstance(x, (np.matrix, np.ma.MaskedArray)):
             return f"{type(x).__name__} is not supported: its operators mean other things. Pass np.asarray(x)."

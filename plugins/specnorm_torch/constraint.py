@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from itertools import accumulate
 from typing import Any, TypeVar
@@ -28,7 +29,7 @@ _TN = TensorNorm(tracked="one")
 _RENEWED = 1024
 """Steps between fresh starts; the first ones come at 16, 32, 64 ... steps, while a kernel moves most."""
 _FIRST = 16
-_COMPLEX = {"f": "complex64", "d": "complex128"}
+_COMPLEX = {torch.float32: "complex64", torch.float64: "complex128"}
 _SCALES = 2.0**-16, 2.0**16
 """Values of a form whose squares neither overflow nor vanish."""
 _MATRIX = 2
@@ -119,11 +120,11 @@ class SpectralNorm(nn.Module):
 
     def _at_once(self, weight: Tensor) -> Tensor | None:
         """One step of one set of vectors on the host, in few calls; None: as other methods do."""
-        if weight.device.type != "cpu":
+        if weight.device.type != "cpu" or self.vectors.dtype not in _COMPLEX:
             return None
         # In NumPy, in place, whose calls take a third less time than torch's.
         state, m = self.vectors.detach().numpy()[0], weight.shape[0]
-        modes = [x[:, 0] for x in np.split(state[m:].view(_COMPLEX[state.dtype.char]), self.ends)]
+        modes = [x[:, 0] for x in np.split(state[m:].view(_COMPLEX[self.vectors.dtype]), self.ends)]
         kernel = weight.detach().to(self.vectors.dtype).reshape(m, -1).numpy()
         found = one_set.step(kernel, state[:m], modes, self.n_power_iterations, join=BACKEND.host().complex, xp=np)
         norm = float(found.value)
@@ -156,6 +157,18 @@ class SpectralNorm(nn.Module):
     def set_extra_state(self, state: Any) -> None:
         """Go on counting."""
         self.steps = int(state)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Read the vectors that torch's own parametrisation keeps as none: they are of another norm."""
+        if state_dict.pop(f"{prefix}_u", None) is not None:
+            state_dict.pop(f"{prefix}_v", None)
+            warnings.warn(
+                "the state is that of torch's spectral_norm: weights are loaded, the vectors of specnorm's begin anew.",
+                stacklevel=2,
+            )
+            state_dict |= {f"{prefix}{name}": x for name, x in self.state.items()}
+            state_dict[f"{prefix}_extra_state"] = torch.tensor(_FIRST - 1)  # the next step tries a fresh start
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def stepped(
         self, kernels: Tensor, state: tuple[Tensor, ...], *, stacked: bool = False
@@ -325,7 +338,7 @@ class GramRescaling(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Divide each channel by its number."""
-        return specnorm.gram_rescaling(weight, self.n_iter, **self.geometry)
+        return specnorm.gram_rescaling(weight, n_iter=self.n_iter, **self.geometry)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Assigning to the parametrised kernel sets what is rescaled."""

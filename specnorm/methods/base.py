@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from specnorm import arrays
 from specnorm.errors import MethodError
 from specnorm.methods import requirements
+from specnorm.problem.spec import TRACED
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
@@ -22,6 +23,20 @@ def check_count(name: str, value: object, least: int = 0) -> None:
     """Refuse a method's parameter that is no integer of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise MethodError(f"{name}={value!r} is not a count: give an integer of at least {least}.")
+
+
+def as_number(name: str, value: object) -> float:
+    """A parameter that is one number, as float: of Python, or an array of this one number."""
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        said = type(value).__name__ if getattr(value, "ndim", None) is not None else f"{type(value).__name__} {value!r}"
+        raise MethodError(f"{name} must be a number, got {said}.")
+    if getattr(value, "ndim", 0):
+        shape = tuple(getattr(value, "shape", ()))
+        raise MethodError(f"{name} is an array of shape {shape}; expected one number: call once for each.")
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except Exception:
+        raise MethodError(f"{name} is a {type(value).__name__}, whose value is not known.{TRACED}") from None
 
 
 def check_rtol(rtol: object) -> None:

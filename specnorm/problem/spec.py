@@ -17,6 +17,13 @@ Layout = Literal["OI", "OIW", "OIHW", "OIDHW", "IO", "WIO", "HWIO", "DHWIO"]
 MAX_SPATIAL_AXES = 3
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 
+_MOST = 2**31 - 1
+TRACED = (
+    " It decides what is computed, so under jit, compile and vmap it must be a Python number: leave it out of the "
+    "traced arguments (static_argnums)."
+)
+"""What to do with an argument that may not be a tracer."""
+
 _SHAPE_HELP = "A kernel is (cout, cin // groups, *kernel_shape) with 0 to 3 spatial axes"
 
 
@@ -262,6 +269,8 @@ class ConvSpec:
         input_shape = geometry.get("input_shape")
         if input_shape is not None:
             input_shape = per_axis("input_shape", input_shape, ndim, least=1)
+            if math.prod(input_shape) > 2**40:
+                raise GeometryError(f"input_shape={input_shape}: no layer has so many pixels.")
             circular = mode == "circular" and not transposed
             if circular and any(n % s for n, s in zip(input_shape, stride, strict=True)):
                 raise GeometryError(
@@ -344,12 +353,20 @@ def _flag(name: str, value: Any) -> bool:
 def _count(name: str, value: Any, least: int = 1) -> int:
     if isinstance(value, bool):
         raise GeometryError(f"{name}={value!r} is a truth value; expected an integer.")
+    if getattr(value, "ndim", 0):
+        raise GeometryError(
+            f"{name} is an array of shape {tuple(value.shape)}; expected an integer, or a tuple of them."
+        )
     try:
         number = operator.index(value)
-    except TypeError:
-        raise GeometryError(f"{name}={value!r} is not an integer.") from None
+    except Exception as error:
+        advice = TRACED if type(error) is not TypeError else ""  # compilers have an error of their own for tracers
+        said = f"={value!r}" if isinstance(value, (float, str, list, type(None))) else f" is a {type(value).__name__}:"
+        raise GeometryError(f"{name}{said} is not an integer.{advice}".replace(": is not", ", not")) from None
     if number < least:
         raise GeometryError(f"{name}={number} is below {least}.")
+    if number > _MOST:
+        raise GeometryError(f"{name}={number} is above {_MOST}: no layer is so large.")
     return number
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from specnorm.auditing.model_arrays import ModelArrays, Tensor
 
 
@@ -51,13 +50,6 @@ def deadly(array: NDArray[Any], path: Path, deaths: int) -> Deadly:
     """A kernel of which ``deaths`` processes die."""
     path.write_bytes(b"x" * deaths)
     return revived(array, os.getpid(), str(path))
-
-
-class Sealed(np.ndarray[Any, np.dtype[np.float64]]):
-    """A kernel that cannot be sent anywhere."""
-
-    def __reduce__(self) -> Any:
-        raise TypeError("sealed")
 
 
 # -- readers -------------------------------------------------------------------------------------------------------

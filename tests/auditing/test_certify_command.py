@@ -14,17 +14,13 @@ onnx = pytest.importorskip("onnx", exc_type=ImportError)
 pytest.importorskip("click")
 import specnorm_networks as networks  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
-from specnorm_audit import (  # noqa: E402
-    cli,
-    read_onnx,
-)
+from specnorm_audit import cli, read_onnx  # noqa: E402
 
 from auditing.files import read_here  # noqa: E402
 from auditing.onnx_models import drawing, model, node, saved  # noqa: E402
 
 Array = Any
 Run = Callable[..., dict[str, Any]]
-Report = Callable[..., tuple[str, str]]
 SIZES = (2, 2, 4)
 """Channels, height and width of a sample: all needed, to notice axes that are exchanged."""
 WRONG = 3
@@ -178,11 +174,11 @@ def test_wrong_samples_are_refused(
     ("options", "message"),
     [
         ([], "Missing option '--radius'"),
-        (["--radius", "nan"], "nan is no radius"),
-        (["--radius", "1e300"], "1e+300 is no radius"),
-        (["--radius", "-1"], "-1 is no radius: give a number from 0 to 1e+100"),
-        (["--radius", "1", "--fail-below", "nan"], "give a number"),
-        (["--radius", "1", "--fail-below", "60"], "60.0 is not in the range"),
+        (["--radius", "nan"], "'nan' is not a radius"),
+        (["--radius", "1e300"], "'1e300' is not a radius"),
+        (["--radius", "-1"], "'-1' is not a radius: give a number from 0 to 1e+100"),
+        (["--radius", "1", "--fail-below", "nan"], "'nan' is not a share from 0 to 1"),
+        (["--radius", "1", "--fail-below", "60"], "'60' is not a share from 0 to 1"),
         (["--radius", "1", "--input-range", "1", "0"], "the smaller one first"),
         (["--radius", "1", "--budget", "0"], "give seconds above 0"),
         (["--radius", "1", "--plot", "curve.pdf"], "which says what to draw"),

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,7 @@ from specnorm_audit.processes import WorkerLost, Workers
 from specnorm_audit.report import Report
 
 from auditing import files
-from auditing.deadly import Sealed, deadly
-from specnorm.errors import MethodError
+from auditing.deadly import deadly
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's signals and /proc")
 
@@ -81,39 +78,6 @@ def test_a_worker_that_dies_loses_no_layer(name: str, deaths: int, tmp_path: Pat
         assert row.reason == "the process that measures it dies: SIGKILL, often for lack of memory."
         assert [other.note for other in report.layers] == [None] * 6
     assert [other.reason for other in report.layers if other is not row] == [None] * 5
-
-
-def test_a_layer_that_kills_its_own_process_too(tmp_path: Path) -> None:
-    arrays: dict[str, Any] = {"a.weight": deadly(np.eye(3), tmp_path / "deaths", 1000)}
-    (row,) = audit(arrays, executor=_Failing("refuse")).layers
-    assert str(row.reason).startswith("the process that measures it dies: SIGKILL, often for lack of memory. Before, ")
-
-
-@pytest.mark.parametrize("name", ["spawn", "own"])
-def test_a_kernel_that_cannot_be_sent_is_an_error(name: str) -> None:
-    plain = _kernels(4)
-    arrays: dict[str, Any] = {**plain, "1.weight": plain["1.weight"].view(Sealed)}
-    with EXECUTORS[name]() as pool:
-        report = audit(arrays, executor=pool)
-    _assert_complete(report, arrays, plain)
-    assert [row.status for row in report.layers] == ["ok", "error", "ok", "ok"]
-    assert str(report.layers[1].reason).startswith("the executor failed with TypeError: sealed; nor can a process")
-
-
-@pytest.mark.parametrize(
-    ("given", "works"),
-    [
-        (2, "executor=2 is no concurrent.futures.Executor. Give concurrent.futures.ProcessPoolExecutor"),
-        ("dask", "distributed.Client(...).get_executor()"),
-        (ThreadPool(1), "a multiprocessing.pool.ThreadPool is no concurrent.futures.Executor"),
-        (type("Parallel", (), {"__module__": "joblib.parallel"})(), "get_reusable_executor(max_workers=n)"),
-        (type("Pool", (), {"__module__": "ray.util.multiprocessing.pool"})(), "ray.remote(f).remote(x).future()"),
-        (type("Client", (), {"__module__": "distributed.client"})(), "Client.get_executor()"),
-    ],
-)
-def test_what_is_no_executor_is_refused_at_the_door(given: Any, works: str) -> None:
-    with pytest.raises(MethodError, match=re.escape(works)):
-        audit(_kernels(1), executor=given)
 
 
 class _Failing(Executor):

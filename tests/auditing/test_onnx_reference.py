@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-onnx = pytest.importorskip("onnx", exc_type=ImportError)
-from onnx import TensorProto, helper  # noqa: E402
-from onnx.reference import ReferenceEvaluator  # noqa: E402
-from specnorm_networks import (  # noqa: E402
-    Graph,
-)
-from specnorm_networks.checking import check  # noqa: E402
-from specnorm_networks.model import Model, NotExecutedError  # noqa: E402
+pytest.importorskip("onnx", exc_type=ImportError)
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+from specnorm_networks import Graph
+from specnorm_networks.checking import check
+from specnorm_networks.model import Model, NotExecutedError
 
-from auditing.onnx_models import drawing, graph_of, model, node, saved  # noqa: E402
+from auditing.onnx_models import drawing, graph_of, model, node, saved
 
 weights = drawing(np.random.RandomState(0))
 RNG = np.random.default_rng(0)
@@ -115,6 +113,3 @@ def test_nothing_is_executed_that_may_not_end(name: str, tmp_path: Path) -> None
     else:
         assert "y" not in original.values({"x": np.ones((1, 3))})
     assert time.monotonic() - began < 20
-
-
-TURNED = {"kernel_shape": [2, 3], "strides": [2, 1], "pads": [0, 1, 1, 0]}

@@ -8,12 +8,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+
+pytest.importorskip("matplotlib")
+
 from specnorm_audit import audit, plots
 from specnorm_audit.rows import STANDARD
 
 from auditing import files
-
-matplotlib = pytest.importorskip("matplotlib")
 
 SVG = "{http://www.w3.org/2000/svg}"
 

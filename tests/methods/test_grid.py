@@ -44,7 +44,7 @@ def plain_factor(n: int, k: int) -> float:
 def test_attained(n: int, dtype: str) -> None:
     """|1 - e^{i theta}| on an odd grid misses its maximum by exactly the factor: a constant rounded down would show."""
     kernel = np.array([[[1.0, -1.0]]], dtype=dtype)
-    value = float(specnorm.grid_bound(kernel, n))
+    value = float(specnorm.grid_bound(kernel, n=n))
     assert 2.0 <= value <= 2.0 * (1 + 4 * np.finfo(dtype).eps + 1e-12)
 
 

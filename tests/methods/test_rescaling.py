@@ -26,7 +26,7 @@ def test_certify_one(xp: Lib, n_iter: int) -> None:
 
     def check(layer: Layer) -> None:
         kernel = layer.kernel
-        got = specnorm.gram_rescaling(xp.asarray(kernel), n_iter)
+        got = specnorm.gram_rescaling(xp.asarray(kernel), n_iter=n_iter)
         assert xp.dtype_name(got) == layer.recipe.dtype
         host = xp.to_numpy(got)
         assert host.shape == kernel.shape
@@ -46,7 +46,7 @@ def test_every_geometry(n_iter: int) -> None:
     """The layer at its size: strided, dilated, grouped, transposed, circular or zero-padded by any amount."""
 
     def check(layer: Layer) -> None:
-        kernel = specnorm.gram_rescaling(layer.kernel, n_iter, **layer.geometry)
+        kernel = specnorm.gram_rescaling(layer.kernel, n_iter=n_iter, **layer.geometry)
         assert dense_norm(kernel, layer.input_shape, **layer.geometry).lo <= 1
 
     from libraries import opened

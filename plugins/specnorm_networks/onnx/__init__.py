@@ -49,7 +49,7 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
         raise ModelFileError(f"it is damaged, or no ONNX model: {error}.") from error
     if not _is_text(model):
         raise ModelFileError("it is damaged: one of its names is no text.")
-    if not model.HasField("graph") or not (model.graph.node or model.graph.initializer):
+    if not model.HasField("graph") or not (model.graph.node or model.graph.initializer or model.graph.output):
         raise ModelFileError("it holds no graph: it is damaged, or no ONNX model.")
     walk = Walk(model, Tensors(Path(path), max_bytes), None)
 

@@ -61,6 +61,8 @@ class Original:
             return
         try:
             self.exported.alone(trial, *self._arrays(inputs))
+        except TranslationError:
+            raise
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise NotExecutedError(f"no operator runs alone ({type(error).__name__}: {error})") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -36,7 +37,7 @@ class Alone(torch.fx.Interpreter):
     """
 
     def __init__(self, program: torch.fx.GraphModule, inputs: set[str], trial: Trial) -> None:
-        super().__init__(program)
+        super().__init__(program, garbage_collect_values=False)
         self.extra_traceback = False
         self.moving = set(inputs)
         self.trial = trial
@@ -47,7 +48,11 @@ class Alone(torch.fx.Interpreter):
         if n.op != "call_function" or not sources:
             return super().run_node(n)
         self.moving.add(n.name)
-        value, _ = self._called(n, {})
+        name, value = n.name, self._called(n, {})[0]
+        if n.target is operator.getitem and n.args[1] == 0 and sources[0].op == "call_function":
+            # The first of several: the graph has it in one node.
+            n = sources[0]
+            sources = [source for source in n.all_input_nodes if source.name in self.moving]
         given = {source.name: self.env[source] for source in sources}
         every = [_first(value), *given.values()]
         if any(not isinstance(x, Tensor) or x.is_complex() for x in every):
@@ -63,7 +68,7 @@ class Alone(torch.fx.Interpreter):
             # Another factor may give another size.
             return [each for each in made if each.value.shape == made[0].value.shape]
 
-        self.trial(n.name, {name: numbers(x) for name, x in given.items()}, free, [*self._constants(n)], run)
+        self.trial(name, {each: numbers(x) for each, x in given.items()}, free, [*self._constants(n)], run)
         return value
 
     def _called(

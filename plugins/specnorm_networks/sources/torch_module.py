@@ -271,7 +271,7 @@ def _written(model: nn.Module, program: ExportedProgram, example: tuple[Tensor, 
     try:
         from onnxscript import optimizer
     except ModuleNotFoundError as error:
-        raise MethodError(f"Networks of torch need the package onnxscript: {install('onnx')}.") from error
+        raise MethodError(f"Networks of torch need the package onnxscript: {install('networks')}.") from error
     from specnorm_networks.sources.torch_translations import as_it_is, table
 
     targets = {node.target for node in program.graph.nodes if node.op == "call_function"}

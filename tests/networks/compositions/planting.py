@@ -9,13 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from specnorm_networks import Graph, NetworkBound, Product, bound, within
 from specnorm_networks.certified.operators import Operator
 
 from specnorm.errors import InternalError, TranslationError
 
-Array = NDArray[Any]
 Plant = Callable[[pytest.MonkeyPatch], None]
 Outcome = Literal["refused", "not compared", "execution", "attack", "claimed"]
 

@@ -1,0 +1,125 @@
+"""Arguments that mean something else than what was meant: an error in the caller's words, before any work."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from libraries import Lib
+
+from specnorm import registry
+from specnorm.methods import GROUP, METHODS, Grid
+
+specnorm: Any = importlib.import_module("specnorm")  # called with what its types refuse
+KERNEL = np.cos(np.arange(54.0)).reshape(3, 2, 3, 3).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda k: specnorm.grid_bound(k, 32), TypeError, r"grid_bound takes kernel by position alone.*input_shape=32"),
+        (lambda k: specnorm.tn_bound(k, 32), TypeError, "tn_bound takes kernel by position alone"),
+        (lambda k: specnorm.gram_rescaling(k, 3), TypeError, "gram_rescaling takes kernel by position alone"),
+        (lambda k: specnorm.certify(k, True), specnorm.MethodError, "bound must be a number, got bool True"),
+        (lambda k: specnorm.certify(k, None), specnorm.MethodError, "bound must be a number, got NoneType None"),
+        (lambda k: specnorm.certify(k, k[0]), specnorm.MethodError, r"bound is an array of shape \(2, 3, 3\)"),
+        (lambda k: specnorm.rescale(k, True), specnorm.MethodError, "bound must be a number, got bool True"),
+        (lambda k: specnorm.clip(k, None), specnorm.MethodError, "bound must be a number, got NoneType"),
+        (lambda k: specnorm.enclose(k, 10**20), specnorm.GeometryError, r"input_shape=10{20} is above"),
+        (lambda k: specnorm.gram_bound(k, 10**9), specnorm.GeometryError, "no layer has so many pixels"),
+        (lambda k: specnorm.enclose(k, k[0]), specnorm.GeometryError, r"input_shape is an array of shape \(2, 3, 3\)"),
+        (lambda k: specnorm.enclose(k, (8.0, 8)), specnorm.GeometryError, r"input_shape=8.0 is not an integer\.$"),
+        (lambda k: specnorm.enclose(k, specnorm.Grid()), specnorm.GeometryError, "input_shape is a Grid, not an int"),
+        (lambda k: specnorm.compare(k, specnorm.Grid()), TypeError, r"compare takes no method.*\(kernel, method"),
+        (lambda k: specnorm.measure(specnorm.Grid(), k), specnorm.NoBackend, r"the kernel first.*\(kernel, Grid"),
+        (lambda k: specnorm.init_tracking(k, k), specnorm.MethodError, r"not a method.*the kernel comes first"),
+        (lambda k: specnorm.measure(k, specnorm.Grid), specnorm.MethodError, r"the class Grid, is not a method"),
+        (lambda k: specnorm.audit({"a": k}, methods="tn"), specnorm.MethodError, r"methods=\['tn'\]"),
+    ],
+)  # fmt: skip
+def test_arguments_are_refused_by_name(xp: Lib, call: Callable[[Any], Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        call(xp.asarray(KERNEL))
+
+
+def test_a_number_in_an_array_is_a_number(xp: Lib) -> None:
+    kernel = xp.asarray(KERNEL)
+    upper = specnorm.enclose(kernel).upper
+    assert specnorm.certify(kernel, upper)
+    assert specnorm.enclose(kernel, np.int64(4)).upper > 0
+
+
+def test_tracers_name_static_argnums() -> None:
+    jax: Any = pytest.importorskip("jax")
+    kernel = jax.numpy.asarray(KERNEL)
+    calls: tuple[Callable[[Any], Any], ...] = (
+        lambda n: specnorm.gram_bound(kernel, n),
+        lambda n: specnorm.gram_bound(kernel, (n, 8)),
+        lambda bound: specnorm.certify(kernel, bound),
+        lambda bound: specnorm.rescale(kernel, bound),
+    )
+    for call in calls:
+        with pytest.raises(specnorm.SpecnormError, match="static_argnums"):
+            jax.jit(call)(8)
+
+
+def test_singular_values_say_their_cost_first() -> None:
+    kernel = np.zeros((64, 64, 3, 3), dtype=np.float32)
+    with pytest.raises(
+        specnorm.MethodError, match=r"576000000 singular values, .* 1\.65e\+03 GiB of memory.*PowerTopK"
+    ):
+        specnorm.singular_values(kernel, 3000)
+    with pytest.raises(specnorm.MethodError, match="max_bytes="):
+        specnorm.singular_values(KERNEL, 8, max_bytes=1000)
+    assert specnorm.singular_values(KERNEL, 8).shape == (128,)
+
+
+# -- methods of other distributions ------------------------------------------------------------------------------------
+class Stranger(Grid):
+    name = "stranger"
+
+
+def entry(name: str, value: str) -> importlib.metadata.EntryPoint:
+    return importlib.metadata.EntryPoint(name, value, GROUP)
+
+
+@pytest.fixture
+def entries(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A list of entry points that other distributions register."""
+    found: list[importlib.metadata.EntryPoint] = []
+    real = registry.entry_points
+    monkeypatch.setattr(registry, "entry_points", lambda *, group: found if group == GROUP else real(group=group))
+    module: Any = types.ModuleType("stranger_methods")
+    module.Stranger = Stranger
+    monkeypatch.setitem(sys.modules, "stranger_methods", module)
+    registry.refresh()
+    yield found
+    registry.refresh()
+
+
+def test_a_method_is_found_by_its_entry_point(entries: Any) -> None:
+    entries.append(entry("stranger", "stranger_methods:Stranger"))
+    assert list(METHODS)[-1] == "stranger"
+    found = specnorm.compare(KERNEL)
+    assert found["stranger"].value == found["grid"].value
+    assert METHODS["grid"] is specnorm.Grid
+
+
+def test_a_broken_method_is_named(entries: Any) -> None:
+    entries += [entry("gone", "module_that_went:Gone"), entry("other", "stranger_methods:Stranger")]
+    with pytest.raises(specnorm.BrokenBackend, match=r"method 'gone' of an unnamed .*cannot be imported"):
+        METHODS["gone"]
+    with pytest.raises(specnorm.BrokenBackend, match=r"method 'other' .*whose `name` is 'other'"):
+        METHODS["other"]
+    entries.append(entry("gone", "elsewhere:Gone"))
+    registry.refresh()
+    with pytest.raises(specnorm.BackendConflict, match="two distributions register a method 'gone'"):
+        METHODS["gone"]
+    with pytest.raises(KeyError):
+        METHODS["nobody's"]
