@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from specnorm.auditing.model_arrays import ModelArrays, Tensor
+from specnorm_networks.model_arrays import ModelArrays, Tensor
 
 
 class Deadly(np.ndarray[Any, np.dtype[np.float64]]):
