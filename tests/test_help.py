@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -22,6 +23,16 @@ def test_examples_of_the_help_are_accepted(tmp_path: Path, monkeypatch: pytest.M
         cli.application.commands[command].make_context("specnorm", arguments)
     with pytest.raises(click.UsageError):
         cli.application.commands["audit"].make_context("specnorm", ["a.npz", "--no-such-option"])
+
+
+def test_exit_codes_of_the_help_are_those_of_the_page() -> None:
+    """And both are the program's."""
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    section = page[page.index("### Exit codes") :]
+    table = dict(re.findall(r"^\| (\d+) \| (.*) \|$", section, re.MULTILINE))
+    said = dict(re.findall(r"^  (\d+) +(.*)$", cli.EXIT_CODES, re.MULTILINE))
+    assert {code: re.sub(r"[`*]", "", text).partition(";")[0] for code, text in table.items()} == said
+    assert {int(code) for code in said} == {cli.OK, cli.GATE_FAILED, cli.TROUBLE, cli.INTERRUPTED}
 
 
 def test_shells_complete_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,10 +123,12 @@ class SpectralNorm(nn.Module):
         if weight.device.type != "cpu" or self.vectors.dtype not in _COMPLEX:
             return None
         # In NumPy, in place, whose calls take a third less time than torch's.
-        state, m = self.vectors.detach().numpy()[0], weight.shape[0]
-        modes = [x[:, 0] for x in np.split(state[m:].view(_COMPLEX[self.vectors.dtype]), self.ends)]
-        kernel = weight.detach().to(self.vectors.dtype).reshape(m, -1).numpy()
-        found = one_set.step(kernel, state[:m], modes, self.n_power_iterations, join=BACKEND.host().complex, xp=np)
+        numpy: Any = np
+        vectors: Any = self.vectors
+        state, m = vectors.detach().numpy()[0], weight.shape[0]
+        modes: Any = [x[:, 0] for x in np.split(state[m:].view(_COMPLEX[vectors.dtype]), self.ends)]
+        kernel: Any = weight.detach().to(vectors.dtype).reshape(m, -1).numpy()
+        found = one_set.step(kernel, state[:m], modes, self.n_power_iterations, join=BACKEND.host().complex, xp=numpy)
         norm = float(found.value)
         if not _SCALES[0] < norm < _SCALES[1]:
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ class NormMonitor:
         self.model, self.every, self.upper = model, every, upper
         layers = _keras_layers(model) if hasattr(model, "layers") and hasattr(model, "fit") else None
         if layers is None:
-            layers = {name: (lambda m=m: weight_of(m), geometry_of(m)) for name, m in layers_of(model)}
+            layers = {name: (partial(weight_of, m), geometry_of(m)) for name, m in layers_of(model)}
         by_name = {**dict(model.named_modules()), **{layer.name: layer for layer in getattr(model, "layers", ())}}
         self._layers = {name: x for name, x in layers.items() if select is None or select(name, by_name[name])}
         if not self._layers:
@@ -142,5 +143,10 @@ def _keras_layers(model: Any) -> dict[str, tuple[Callable[[], Tensor], dict[str,
             if hasattr(layer, "strides"):
                 geometry |= {"stride": layer.strides, "dilation": layer.dilation_rate, "groups": layer.groups}
                 geometry |= {"padding_mode": "zeros"}
-            found[layer.name] = (lambda layer=layer: torch.as_tensor(layer.kernel.value)), geometry
+            found[layer.name] = partial(_kernel_of, layer), geometry
     return found
+
+
+def _kernel_of(layer: Any) -> Tensor:
+    """A Keras layer's kernel."""
+    return torch.as_tensor(layer.kernel.value)

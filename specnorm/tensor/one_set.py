@@ -56,16 +56,16 @@ def step(
     taps = math.prod(sizes)
     weights = outer(modes, xp=xp)
     for _ in range(sweeps or 1):
-        planes = xp.matmul(rows.mT, kernels)
+        planes = xp.matmul(xp.matrix_transpose(rows), kernels)
         parts = xp.reshape(join(planes[..., 0, :], planes[..., 1, :]), (*lead, -1, taps))
         image, value = _unit(xp.matmul(parts, weights[..., None]), 2, xp=xp)
         if sweeps and taps > 1:
-            spatial = xp.reshape(xp.matmul(xp.conj(image).mT, parts), (*lead, *sizes))
+            spatial = xp.reshape(xp.matmul(xp.matrix_transpose(xp.conj(image)), parts), (*lead, *sizes))
             modes = _spatial(spatial, modes, len(lead), xp=xp)
             weights = outer(modes, xp=xp)
         columns = _columns(image, weights, xp=xp)
         if sweeps:
-            rows, value = _unit(xp.matmul(kernels, columns.mT), 2, xp=xp)
+            rows, value = _unit(xp.matmul(kernels, xp.matrix_transpose(columns)), 2, xp=xp)
     return Step(xp.reshape(value, lead), rows, modes, columns)
 
 

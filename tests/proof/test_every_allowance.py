@@ -129,8 +129,8 @@ def waves() -> bool:
 
 
 def powers() -> bool:
-    narrow: Any = Instead(off(-1), wide_dtype="float32")
-    return above(Powers(ONES[..., None], 1, ops=narrow).channel_norms()[0])
+    ops: Any = Instead(off(-1), wide_dtype="float32")
+    return above(Powers(ONES[..., None], 1, ops=ops).channel_norms()[0])
 
 
 def passes(test: Callable[[], object]) -> Callable[[], bool]:
