@@ -7,6 +7,7 @@ else is one batch of products of real matrices. Nothing here is proven: `certifi
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
