@@ -21,6 +21,10 @@ LEMMA 3. Padding other than with zeros is a map of its own before the layer, who
 pixel is copied: reflected once at most on each side, replicated as often as the padding says. Circular padding that
 gives e outputs more than there are pixels (over the stride) repeats an output at most 1 + e times.
 
+LEMMA 4. At one input size a layer is a matrix: output i reads at tap t the pixel s i + r t - p of each axis, or what
+the padding puts there. So it is a kernel without taps, for Lemma 1. Where at most m outputs read one pixel by the same
+tap, the layer of that tap alone has at most sqrt(m) times the tap's norm.
+
 ARITHMETIC. H is whole numbers of at most 20 bits over 2^e. K is rounded to such numbers, and the sum of the Frobenius
 norms of what that leaves is added to the bound. Sums of products of whole numbers are exact in float64 as long as they
 stay below 2^53, in any order; longer sums are added as 64-bit integers. The rest are sums of non-negative floats, each
@@ -152,6 +156,8 @@ def _in_words(statement: Mapping[str, Any], shape: Sequence[int], completion: Nu
     """What was read and is proven."""
     upper, digits = statement["upper"], int(np.abs(completion.astype(np.int64)).max(initial=0)).bit_length()
     sizes = "every input size" + (" that the stride divides" if statement["sizes"] == "divided" else "")
+    if type(statement["sizes"]) is list:
+        sizes = f"the input size {'x'.join(map(str, statement['sizes']))}"
     kernel = f"{statement['dtype']} {'x'.join(map(str, shape))} {statement['layout']}"
     said = [f"norm <= {float.fromhex(upper)!r} ({upper}) at {sizes}", f"kernel {kernel} {statement['sha256'][:16]}"]
     said += ["transposed"] if statement["transposed"] else []
@@ -214,6 +220,54 @@ def blocks_of(kernel: Numbers, statement: Mapping[str, Any]) -> Numbers:
     return blocks.swapaxes(1, 2) if blocks.shape[2] > blocks.shape[1] else blocks
 
 
+def matrices_of(kernel: Numbers, statement: Mapping[str, Any]) -> tuple[Numbers, int]:
+    """Lemma 4: matrices (groups, rows, columns) at the claim's size, no more columns than rows; m of the lemma."""
+    if statement["layout"] == "IO":
+        kernel = np.moveaxis(kernel, (-1, -2), (0, 1))
+    (first, second, *taps), d = kernel.shape, kernel.ndim - 2
+    groups, mode, transposed = statement["groups"], statement["padding_mode"], statement["transposed"]
+    require(mode in MODES and type(transposed) is bool, "its padding mode or direction is not known")
+    require(type(statement["padding"]) is list and len(statement["padding"]) == d, "it has no padding for each axis")
+    pads = [_wholes(pair, 2, 0) for pair in statement["padding"]]
+    strides, dilations = (_wholes(statement[key], d, 1) for key in ("stride", "dilation"))
+    sizes, reach = _wholes(statement["sizes"], d, 1), [r * (k - 1) for r, k in zip(dilations, taps, strict=True)]
+    if transposed:  # the adjoint of a layer whose input is as large as its output
+        same = mode == "circular" and [sum(pair) for pair in pads] == reach
+        require(same or mode == "zeros", "a transposed layer is zero-padded, or circular and 'same'")
+        sizes = [
+            n * s if mode == "circular" else (n - 1) * s - sum(pair) + e + 1
+            for n, s, pair, e in zip(sizes, strides, pads, reach, strict=True)
+        ]
+    outputs = [(n + sum(pair) - e - 1) // s + 1 for n, pair, e, s in zip(sizes, pads, reach, strides, strict=True)]
+    require(min([*sizes, *outputs], default=1) > 0, "at its size it has no input or no output")
+    require(first * second * math.prod(outputs) * math.prod(sizes) < 2**26, "at its size it is too large a matrix")
+    matrix, most = np.zeros((math.prod(outputs), math.prod(sizes), groups, first // groups, second)), 1
+    for tap in itertools.product(*map(range, taps)):
+        pixel, seen = np.zeros(1, np.int64), np.ones(1, bool)
+        for t, n, many, s, r, (before, _) in zip(tap, sizes, outputs, strides, dilations, pads, strict=True):
+            read = _pixels(s * np.arange(many) + r * t - before, n, mode)
+            pixel, seen = (pixel[:, None] * n + read).ravel(), (seen[:, None] & (read >= 0)).ravel()
+        at_tap: Any = (..., *tap)
+        matrix[np.flatnonzero(seen), pixel[seen]] += kernel[at_tap].reshape(groups, first // groups, second)
+        most = max(most, int(np.bincount(pixel[seen], minlength=1).max()))
+    blocks = matrix.transpose(2, 3, 0, 4, 1).reshape(groups, first // groups * len(matrix), -1)
+    return (blocks.swapaxes(1, 2) if blocks.shape[2] > blocks.shape[1] else blocks), most
+
+
+def _pixels(position: Numbers, n: int, mode: str) -> Numbers:
+    """Which of n pixels is read at positions of the padded input; -1: a zero."""
+    if mode == "circular":
+        return position % n
+    if mode == "replicate":
+        return np.clip(position, 0, n - 1)
+    inside = (position >= 0) & (position < n)
+    if mode == "zeros":
+        return np.where(inside, position, -1)
+    mirrored = np.where(inside, position, np.where(position < 0, -position, 2 * (n - 1) - position))
+    require(np.all((mirrored >= 0) & (mirrored < n)), "its padding reflects more pixels than there are")
+    return mirrored
+
+
 def copies_of(taps: Sequence[int], statement: Mapping[str, Any]) -> int:
     """The square of what padding lifts the norm by: Lemma 3; refused where the claim's sizes are too many."""
     mode, transposed, d = statement["padding_mode"], statement["transposed"], len(taps)
@@ -258,27 +312,31 @@ def bound(stored: Numbers, statement: Mapping[str, Any], completion: Numbers) ->
     kernel = stored.astype(np.float64)
     require(np.isfinite(kernel).all(), "the kernel holds nan or infinity")
     blocks = blocks_of(kernel, statement)
-    io_order = statement["layout"] == "IO"
-    copies = copies_of(stored.shape[:-2] if io_order else stored.shape[2:], statement)
-    groups, _, channels, *taps = blocks.shape
-    h_shape = completion.shape
-    require(completion.dtype.name in ("int16", "int32"), f"H is {completion.dtype}, not int16 or int32")
-    fits = len(h_shape) == blocks.ndim and (h_shape[0], *h_shape[2:]) == (groups, channels, *taps)
-    require(fits, f"H is {h_shape}; expected ({groups}, rows, {', '.join(map(str, (channels, *taps)))})")
-    exponent = statement["exponent"]
+    exponent, at_size = statement["exponent"], type(statement["sizes"]) is list
     require(type(exponent) is int and abs(exponent) < 1100, "its exponent is no whole number below 1100")
-    if not blocks.any():
-        return Fraction(0)
     with np.errstate(over="ignore", under="ignore"):
         scaled = np.ldexp(blocks, exponent)
-    whole = np.rint(scaled)
-    most = max(np.abs(whole).max(), np.abs(completion.astype(np.float64)).max(initial=0))
+        layer = np.rint(scaled)
+        if at_size:
+            layer, copies = matrices_of(np.rint(np.ldexp(kernel, exponent)), statement)
+        else:
+            copies = copies_of(stored.shape[:-2] if statement["layout"] == "IO" else stored.shape[2:], statement)
+    groups, _, channels, *taps = layer.shape
+    h_shape = completion.shape
+    require(completion.dtype.name in ("int16", "int32"), f"H is {completion.dtype}, not int16 or int32")
+    fits = len(h_shape) == layer.ndim and (h_shape[0], *h_shape[2:]) == (groups, channels, *taps)
+    require(fits, f"H is {h_shape}; expected ({groups}, rows, {', '.join(map(str, (channels, *taps)))})")
+    if not blocks.any():
+        return Fraction(0)
+    whole, h = np.rint(scaled), completion.astype(np.float64)
+    most = max(np.abs(whole).max(), np.abs(h).max(initial=0))
     require(most <= 2 ** (BITS - 1), f"K or H has more than {BITS} bits")
-    left = _left_over(scaled - whole)
-    squares = _squared(np.concatenate([whole, completion.astype(np.float64)], axis=1), int(most))
-    largest = max(root_up(square) + rest for square, rest in zip(squares, left, strict=True))
-    lifted = largest if copies == 1 else largest * root_up(Fraction(copies))
-    return lifted / (Fraction(2**exponent) if exponent >= 0 else Fraction(1, 2**-exponent))
+    lift = Fraction(1) if copies == 1 else root_up(Fraction(copies))
+    left = [lift * rest for rest in _left_over(scaled - whole)]
+    squares = _squared(np.concatenate([layer, h], axis=1), int(max(most, np.abs(layer).max())))
+    roots = [root_up(square) * (1 if at_size else lift) for square in squares]
+    largest = max(root + rest for root, rest in zip(roots, left, strict=True))
+    return largest / (Fraction(2**exponent) if exponent >= 0 else Fraction(1, 2**-exponent))
 
 
 def root_up(x: Fraction) -> Fraction:

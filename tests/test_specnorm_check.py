@@ -63,11 +63,15 @@ HOSTILE: dict[str, Callable[[Random, Any], Any]] = {
 }
 
 
-def proven(check: Any, layer: Layer, h: Any, bits: int) -> Fraction:
-    """What a checker says that an H proves."""
+def proven(check: Any, layer: Layer, h: Any, bits: int, at_size: bool = False) -> Fraction:
+    """What a checker says that an H proves, at every size or at the layer's."""
     kernel = layer.kernel
     told = statement_of(kernel, layer.geometry, exponent=exponent_for(kernel, bits))
-    shape = check.blocks_of(kernel.astype(np.float64), told).shape
+    if at_size:
+        told["sizes"] = list(layer.input_shape)
+        shape = check.matrices_of(kernel.astype(np.float64), told)[0].shape
+    else:
+        shape = check.blocks_of(kernel.astype(np.float64), told).shape
     rows = 1 + layer.recipe.seed % 4
     found: Fraction = check.bound(kernel, told, h(Random(layer.recipe.seed), (shape[0], rows, *shape[2:])))
     return found
@@ -79,6 +83,13 @@ def test_no_completion_proves_less_than_the_norm(name: str, layer: Layer, bits: 
     """Of the dense matrix of the layer at one of its sizes, written by loops."""
     truth = dense_norm(layer.kernel, layer.input_shape, **layer.geometry)
     assert proven(specnorm_check, layer, HOSTILE[name], bits) >= Fraction(truth.lo)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@given(layer=layers(around=True), bits=st.integers(2, 20))
+def test_nor_at_its_size(name: str, layer: Layer, bits: int) -> None:
+    truth = dense_norm(layer.kernel, layer.input_shape, **layer.geometry)
+    assert proven(specnorm_check, layer, HOSTILE[name], bits, at_size=True) >= Fraction(truth.lo)
 
 
 @given(layer=layers(modes=("zeros",)))
@@ -119,13 +130,19 @@ def test_long_sums_are_exact() -> None:
 MISTAKES = {
     "a lag left out": ("if lag < zero:", "if lag < zero or sum(lag) == 2:"),
     "the other half of the lags left out": ("norms if lag == zero else 2 * norms", "norms"),
-    "what rounding left is not paid": ("root_up(square) + rest for", "root_up(square) for"),
+    "what rounding left is not paid": ("max(root + rest for", "max(root for"),
     "the centre is not paid": ("norms if lag == zero else", "0 * norms if lag == zero else"),
     "the least of the groups": ("largest = max(", "largest = min("),
-    "copies of pixels are not paid": ("largest if copies == 1 else", "largest if copies else"),
+    "copies of pixels are not paid": ("(1 if at_size else lift)", "1"),
     "a root of the copies that is too small": ("math.ceil(x * 4**60)) + 1, 2**60", "math.floor(x)), 1"),
     "squares of copies": ("1 + sum(min(n, 1)", "0 + sum(min(n, 1)"),
     "phases of a stride mixed": ("*range(4, 3 + 2 * d, 2), *range(3, 3 + 2 * d, 2)", "*range(3, 3 + 2 * d)"),
+    "a pixel that two taps read": ("pixel[seen]] += kernel", "pixel[seen]] = kernel"),
+    "padding before the input forgotten": ("r * t - before, n", "r * t, n"),
+    "the last pixel is not repeated": ("np.clip(position, 0, n - 1)", "np.clip(position, -1, n - 1)"),
+    "mirrored with the border": ("2 * (n - 1) - position", "2 * n - 1 - position"),
+    "outputs too few": ("- e - 1) // s + 1 for", "- e - 1) // s for"),
+    "a tap is taken to read a pixel once": ("np.bincount(pixel[seen], minlength=1).max()", "1"),
     "the exponent has another sign": ("Fraction(2**exponent) if", "Fraction(4**exponent) if"),
 }
 
@@ -152,19 +169,28 @@ TIGHT: list[tuple[Any, dict[str, Any], int, Any]] = [
     ([[[1.0]]], {"padding": 2}, 0, 3),
     ([[1.0, 2.0], [3.0, 4.0]], {}, 2, ()),
     ([[1.0, 1.0], [1.0, 1.0]], {}, 2, ()),
+    ([[[1.0, 1.0]]], {}, 0, 1),
+    ([[[0.3]]], {"padding_mode": "replicate", "padding": 3}, 0, 1),
+    ([[[1.0, 1.0, 1.0]]], {"dilation": 2, "stride": 2, "padding_mode": "zeros", "padding": 1}, 0, 4),
+    ([[[1.0, 1.0, 1.0]]], {"padding_mode": "reflect", "padding": 1}, 0, 2),
 ]
 """Kernel, geometry, exponent and size of layers whose norm is what no H at all proves, or close to it."""
 
 
 def false_of(check: Any) -> list[int]:
-    """Of which layers of `TIGHT` a checker proves less than the norm."""
+    """Of which layers of `TIGHT` a checker proves less than the norm, or refuses to read them."""
     found = []
     for at, (values, geometry, exponent, size) in enumerate(TIGHT):
         kernel = np.array(values)
         told = statement_of(kernel, geometry, exponent=exponent)
-        shape = check.blocks_of(kernel, told).shape
-        got = check.bound(kernel, told, np.zeros((shape[0], 0, *shape[2:]), np.int16))
-        if got < Fraction(dense_norm(kernel, size, **geometry).lo):
+        at_size = {**told, "sizes": list(per_axis(size, kernel.ndim - 2))}
+        truth = Fraction(dense_norm(kernel, size, **geometry).lo)
+        try:
+            shapes = check.blocks_of(kernel, told).shape, check.matrices_of(kernel, at_size)[0].shape
+            nothing = [np.zeros((shape[0], 0, *shape[2:]), np.int16) for shape in shapes]
+            if min(check.bound(kernel, *claim) for claim in zip((told, at_size), nothing, strict=True)) < truth:
+                found.append(at)
+        except check.Refused:
             found.append(at)
     return found
 
@@ -247,7 +273,13 @@ REFUSALS: dict[str, tuple[Callable[[], str], str]] = {
     "a stride of 0": (lambda: reason(stride=[0]), "whole numbers"),
     "strides for two axes": (lambda: reason(stride=[1, 1]), "whole numbers"),
     "a stride at every size, circular": (lambda: reason(stride=[2]), "that the stride divides"),
-    "sizes of its own": (lambda: reason(sizes=[8]), "that the stride divides"),
+    "sizes in words": (lambda: reason(sizes="8"), "that the stride divides"),
+    "a size for two axes": (lambda: reason(sizes=[8, 8]), "whole numbers"),
+    "a size of 0": (lambda: reason(sizes=[0]), "whole numbers"),
+    "H of the kernel at a size": (lambda: reason(sizes=[8]), "rows, 8"),
+    "a matrix beyond memory": (lambda: reason(sizes=[2**14]), "too large a matrix"),
+    "a size without output": (lambda: reason(sizes=[1], padding=[[0, 0]]), "no output"),
+    "more reflected than there is": (lambda: reason(sizes=[2], padding_mode="reflect", padding=[[2, 0]]), "reflects"),
     "a mode": (lambda: reason(padding_mode="mirror"), "padding mode"),
     "a layout": (lambda: reason(layout="IO1"), "layout"),
     "transposed and reflected": (lambda: reason(transposed=True, padding_mode="reflect"), "transposed"),

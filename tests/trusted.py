@@ -24,7 +24,7 @@ BEGIN, END = "<!-- trusted: made by `python tests/trusted.py` -->\n", "<!-- end 
 PROPOSES = (
     "search", "numerics", "tensor",
     *(f"specnorm_networks.{name}" for name in ("attack", "bounding", "descent", "methods")),
-    *(f"specnorm_networks.{name}" for name in ("recursion", "stages", "table")),
+    *(f"specnorm_networks.{name}" for name in ("table",)),
 )  # fmt: skip
 """Rooms and modules that can but waste time."""
 LISTS = {"specnorm", "specnorm.methods"}

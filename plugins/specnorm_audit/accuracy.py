@@ -11,7 +11,7 @@ import numpy as np
 from specnorm_networks import Graph, Multipliers, within
 from specnorm_networks.accuracy import certified_accuracy
 from specnorm_networks.certified.shapes import concrete
-from specnorm_networks.execution import moved_up
+from specnorm_networks.checking import moved_up
 from specnorm_networks.model_arrays import ModelArrays
 
 from specnorm.errors import GeometryError, MethodError, ModelFileError, SpecnormError

@@ -407,9 +407,15 @@ def _unflatten(aux: Any, children: tuple[Any, ...]) -> Result:
 
 
 jax.tree_util.register_pytree_node(Result, _flatten, _unflatten)
-jax.tree_util.register_pytree_node(
-    Comparison,
-    lambda found: (tuple(found.values()), tuple(found)),
-    lambda names, found: Comparison(zip(names, found, strict=True)),
-)
+
+
+def _flatten_comparison(found: Comparison) -> tuple[tuple[Any, ...], Any]:
+    return tuple(found.values()), tuple(found)
+
+
+def _unflatten_comparison(names: Any, found: tuple[Any, ...]) -> Comparison:
+    return Comparison(zip(names, found, strict=True))
+
+
+jax.tree_util.register_pytree_node(Comparison, _flatten_comparison, _unflatten_comparison)
 jax.tree_util.register_dataclass(Enclosure, ["lower", "upper", "witness"], ["cells", "levels", "proof_dtype", "status"])

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from specnorm_networks.answer import NetworkBound, RunBound
     from specnorm_networks.certified import operators
-    from specnorm_networks.certified.boxes import within
     from specnorm_networks.certified.graph import Graph, Layer, Node
     from specnorm_networks.certified.kernels import speaks_of
+    from specnorm_networks.certified.operators.pointwise import HINT
     from specnorm_networks.certified.operators.registry import register_operator
-    from specnorm_networks.certified.operators.steep import HINT
     from specnorm_networks.certified.propagation import Step, UnknownNode
+    from specnorm_networks.certified.ranges import within
     from specnorm_networks.certified.shapes import concrete
     from specnorm_networks.certified.statements import averaged, forward_step
-    from specnorm_networks.execution import moved_up
+    from specnorm_networks.checking import moved_up
     from specnorm_networks.live import certified_accuracy, network_bound, network_graph
     from specnorm_networks.logit_margins import CertifiedAccuracy, Margins, margins
     from specnorm_networks.measuring import Measure, heuristic
@@ -78,7 +78,7 @@ __all__ = [
 
 _WHERE = {
     "answer": "NetworkBound RunBound",
-    "certified.boxes": "within",
+    "certified.ranges": "within",
     "certified.graph": "Graph Layer Node",
     "certified.operators.registry": "register_operator",
     "certified.propagation": "Step UnknownNode",
@@ -91,9 +91,9 @@ _WHERE = {
     "nonexpansiveness": "Nonexpansive nonexpansive",
     "radii": "local_radii",
     "certified.kernels": "speaks_of",
-    "certified.operators.steep": "HINT",
+    "certified.operators.pointwise": "HINT",
     "certified.shapes": "concrete",
-    "execution": "moved_up",
+    "checking": "moved_up",
     "model_arrays": "Kind ModelArrays Sizes Stated Tensor in_float32",
 }
 """Modules and the names that are loaded from them when they are asked for: a file of weights needs none."""

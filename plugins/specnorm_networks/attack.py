@@ -18,7 +18,7 @@ from specnorm.text import visible
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.regions import Ball, Box, Range
-from specnorm_networks.execution import (
+from specnorm_networks.checking import (
     HELD,
     Inputs,
     Value,

@@ -11,18 +11,16 @@ import numpy as np
 from specnorm.certified.bound import Upper
 from specnorm.errors import MethodError, SpecnormError
 from specnorm_networks.answer import NetworkBound, RunBound
-from specnorm_networks.certified.affine_maps import Subnetwork
-from specnorm_networks.certified.boxes import Values, stated
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.patterns import prepared
 from specnorm_networks.certified.propagation import Constants, propagate
-from specnorm_networks.certified.ranges import Ranges
+from specnorm_networks.certified.ranges import Ranges, Values, stated
+from specnorm_networks.certified.reading import Subnetwork, runs
 from specnorm_networks.certified.segments import constant_of_run
-from specnorm_networks.certified.subnetworks import runs
+from specnorm_networks.descent import proof_products
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method, Multipliers, Product, Proposal, Scaled
-from specnorm_networks.stages import proof_products
 
 MOST_WORK = 2**20
 """Uses of values that are followed for all inputs together: a graph of a few kilobytes has thousands of both."""

@@ -1,7 +1,37 @@
 """Search: weights that make a run's constant small. It proposes, and claims nothing; `segments` proves.
 
-Gradient steps (Adam) on what `recursion` computes, in single precision where that is enough, on coarse grids first. At
-the end the last states are made feasible on a fine grid, and their constants looked at between its points.
+Gradient steps (Adam), and Newton steps for matrices, in single precision where that is enough, on coarse grids first.
+At the end the last states are made feasible on a fine grid, and their constants looked at between its points.
+
+*The gradient* of the constant of a run's weights on a grid of frequencies. At each frequency the values that later
+links read have a positive definite matrix F, the Schur complement of the quadratic form of `segments` where all earlier
+ones are eliminated. A link with map C from them, multipliers L and slopes in [a, b] (c and e as in `segments.middle`)
+makes of it
+
+    [[F - C* e^2 L C, -C* c L], [-L c C, L]],
+
+from which what is read no more is eliminated. It is positive definite for
+
+    L = share D / max_theta ||(h D^1/2) C F^-1 C* (D^1/2 h)||,    h^2 = c^2 + e^2,    0 < share < 1,
+
+whatever the positive diagonal D is; ``share = 1/2``, ``D = 1`` is ECLipsE's closed form [1]_, frequency by frequency.
+The search goes on by gradient steps on log D and the logit of the share: the largest eigenvalues are simple in general,
+so that the gradient comes from one frequency for each. Where a run is cut, F begins anew as L, with c = 0 and share 1.
+The constant's square is the largest eigenvalue of C F^-1 C* of the last link.
+
+.. [1] Xu, Sivaranjani, "ECLipsE: Efficient Compositional Lipschitz Constant Estimation for Deep Neural Networks",
+   NeurIPS 2024.
+
+*Newton steps* of a barrier method, for matrices, which have one frequency: the quadratic form of each part of a run is
+``P = sum_k s_k x_k u_k u_k'``, with signs s_k, vectors u_k that the matrices give, and unknowns x_k: the multipliers
+and the square of the constant, which weighs the first value. The least constant with all P positive definite is
+LipSDP's program; minimised is
+
+    t const^2 - sum over parts of log det P,
+
+for t that grows. With X the inverse of P the gradient has ``-s_k u_k' X u_k``, the Hessian ``s_k s_l (u_k' X u_l)^2``:
+nothing is larger than P and the matrix of all unknowns. u_k is z - c w or h w, w a row of a matrix, as
+``z^2 - 2 c z v - e^2 v^2 = (z - c v)^2 - h^2 v^2``, ``h^2 = c^2 + e^2``, for the slopes in [a, b] of `segments.middle`.
 """
 
 from __future__ import annotations
@@ -9,18 +39,682 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from specnorm.arrays import random_vectors
 from specnorm.backends import backend_for
 from specnorm.certified import arithmetic
 from specnorm.clock import Clock, OutOfTime
-from specnorm_networks.adam import Adam
-from specnorm_networks.certified.affine_maps import AffineMap, Subnetwork
+from specnorm.numerics.power import gram_power
+from specnorm.problem.frequencies import half_grid
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.recursion import ALMOST, forward, last_log, value_alone, value_and_gradient
-from specnorm_networks.stages import Stage, cost, frequencies, stages, stages_of
+from specnorm_networks.certified.reading import AffineMap, Segment, Subnetwork
+from specnorm_networks.certified.segments import middle
+
+
+@dataclass
+class Adam:
+    """Steps along a gradient, each entry by its size so far (Kingma, Ba, "Adam", ICLR 2015).
+
+    Parameters
+    ----------
+    rate : float
+        Length of a step of an entry, about.
+    decay : float, default 0.999
+        Of the means of squares.
+    """
+
+    rate: float
+    decay: float = 0.999
+    count: int = 0
+    mean: FloatArray = field(default_factory=lambda: np.zeros(()))
+    square: FloatArray = field(default_factory=lambda: np.zeros(()))
+
+    def step(self, gradient: FloatArray, share: float = 1.0) -> FloatArray:
+        """The next step uphill, or a share of it."""
+        self.count += 1
+        self.mean = 0.9 * self.mean + 0.1 * gradient
+        self.square = self.decay * self.square + (1 - self.decay) * gradient * gradient
+        mean, square = self.mean / (1 - 0.9**self.count), self.square / (1 - self.decay**self.count)
+        return np.asarray(share * self.rate * mean / (np.sqrt(square) + 1e-12))
+
+
+VISITED = 30
+"""Frequencies an axis that the proof of a kernel visits, about."""
+POWERS = 4
+"""Power steps on the eigenvectors of the step before; ten times as many at the first."""
+Vectors = NDArray[Any]
+
+
+@dataclass(eq=False)
+class Stage:
+    """One link at the frequencies of a grid.
+
+    Parameters
+    ----------
+    symbols : array, shape (f, m, p)
+        Complex; real where the only frequency is 0. From all values that are kept before it.
+    starts : bool
+        Whether it is the first of its part.
+    cut : bool
+        Whether its part ends behind it.
+    centre, leaf : array, shape (m,)
+        c and e; behind a cut 0 and the largest slope.
+    alive, kept : integer array
+        Numbers of the p inputs among the entries of all values of the part; which of them are read after it.
+    copies : int
+        Inputs of the next part for each channel.
+    """
+
+    symbols: Vectors
+    starts: bool
+    cut: bool
+    centre: FloatArray
+    leaf: FloatArray
+    alive: NDArray[np.intp]
+    kept: NDArray[np.intp]
+    copies: int
+    vectors: Vectors | None = field(default=None)
+    values: FloatArray = field(default_factory=lambda: np.zeros(0))
+    """Largest eigenvalues of the last step, nearly: the two largest of them exactly."""
+    angles: FloatArray = field(default_factory=lambda: np.zeros((1, 0)))
+    summed: bool = False
+    """Whether what counts is the sum over the frequencies: a head behind a ring (`heads`)."""
+
+    @property
+    def spread(self) -> FloatArray:
+        """H."""
+        return np.asarray(np.sqrt(self.centre**2 + self.leaf**2))
+
+    def largest(self, gram: Vectors) -> tuple[float, int, Vectors]:
+        """Largest eigenvalue of a stack, where it is, and its vector; all vectors are kept for the next step."""
+        start = self.vectors
+        if start is None:
+            start = random_vectors(0, gram.shape[:2])
+            start = start.astype(gram.dtype) if np.iscomplexobj(gram) else start.real
+        numpy: Any = np  # an array of NumPy's as one of the algorithms'
+        steps = POWERS if self.vectors is not None else 10 * POWERS
+        given: Any = start
+        found: Any = gram_power(lambda v: numpy.matmul(gram, v[..., None])[..., 0], given, steps, xp=numpy)
+        kept, values = found[0], np.reshape(found[1], (-1,))
+        near = np.argsort(values)[-2:]
+        exact, vectors = np.linalg.eigh(gram[near])
+        values[near], kept[near] = exact[:, -1], vectors[:, :, -1]
+        at, self.vectors, self.values = int(np.argmax(values)), kept, values
+        return float(values[at]), at, kept[at]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step on a grid takes.
+
+    Parameters
+    ----------
+    products : float
+        Of real numbers.
+    memory : float
+        Bytes.
+    """
+
+    products: float
+    memory: float
+
+
+def cost(run: Subnetwork, parts: Sequence[tuple[int, int]], points: int) -> Cost:
+    """What a step takes, from the widths alone: no kernel is read.
+
+    Parameters
+    ----------
+    run, parts, points
+        As for `stages`.
+    """
+    products = memory = 0.0
+    for first, last in parts:
+        part = run.part(first, last)
+        f = frequencies(part, points)
+        widths = dict(enumerate(widths_of(part), first))
+        for at, link, alive, staying in _frontiers(part):
+            p, n, m = sum(widths[s] for s in alive), sum(widths[s] for s in staying), link.width
+            solved = 0.0 if at == first + 1 and not n else p**3 / 1.5 + 2.0 * p * p * m
+            products += (4.0 if f > 1 else 1.0) * f * (solved + 2.0 * m * m * p + (n + m) ** 3 * bool(n))
+            memory += 16.0 * f * (2 * m * p + (n + m) ** 2 + p * (n + m) * bool(n))
+    return Cost(products, memory)
+
+
+def widths_of(part: Segment) -> list[int]:
+    """Entries of each value; of a network's input that one link alone reads, no more than that makes of them."""
+    first, *others = part.widths
+    alone = part.first == 0 and not any(0 in link.sources for link in part.links[1:])
+    return [min(first, part.links[0].width) if alone else first, *others]
+
+
+def proof_products(run: Subnetwork, parts: Sequence[tuple[int, int]]) -> float:
+    """About what the proof of all parts takes, of real numbers: a factorisation at each of `VISITED` frequencies."""
+    found = 0.0
+    for first, last in parts:
+        part = run.part(first, last)
+        side = sum(part.widths) if not part.chain else min(sum(part.widths[::2]), sum(part.widths[1::2]))
+        wide = frequencies(part, 2).bit_length() - 1
+        found += VISITED ** min(wide, 2) * float(side) ** 3 * (last - first > 1)
+    return found
+
+
+def frequencies(part: Segment, points: int) -> int:
+    """How many there are on the grid of a part."""
+    specs = [term.filter.spec for link in part.links for term in link.terms if term.filter is not None]
+    wide = [any(spec.kernel_shape[j] > 1 for spec in specs) for j in range(part.axes)]
+    return len(half_grid([points if each else 1 for each in wide]))
+
+
+def stages(run: Subnetwork, parts: Sequence[tuple[int, int]], points: int, dtype: Any = np.complex128) -> list[Stage]:
+    """A run at the frequencies of a grid.
+
+    Parameters
+    ----------
+    parts : sequence of (int, int)
+        From `segments.segments`.
+    points : int
+        Frequencies an axis, where there are taps.
+    dtype : dtype
+        Of symbols at more than one frequency.
+    """
+    return [stage for part in parts for stage in stages_of(run, parts, part, points, dtype)]
+
+
+def stages_of(
+    run: Subnetwork,
+    parts: Sequence[tuple[int, int]],
+    part: tuple[int, int],
+    at: int | FloatArray,
+    dtype: Any,
+    entry: FloatArray | None = None,
+) -> list[Stage]:
+    """One part of a run at the frequencies of a grid, or at given angles (f, d); ``entry``: q_0, if it is not 1."""
+    (first, last), found = part, []
+    segment = run.part(first, last)
+    shrink = None if entry is None else np.repeat(entry, segment.widths[0] // segment.width)
+    kernels = segment.kernels()
+    extents = [kernel.shape[2:] for each in kernels for kernel, _ in each.values()]
+    sizes = [1 if max(axis) == 1 or not isinstance(at, int) else at for axis in zip(*extents, strict=True)]
+    angles = half_grid(sizes).angles if isinstance(at, int) else at
+    widths = dict(enumerate(widths_of(segment), first))
+    begins = dict(enumerate(np.cumsum([0, *widths.values()]).tolist(), first))
+    for (behind, link, alive, staying), of in zip(_frontiers(segment), kernels, strict=True):
+        symbols: Vectors = np.zeros((len(angles), link.width, sum(widths[s] for s in alive)), dtype=np.complex128)
+        few = behind == 1 and widths[0] < segment.widths[0]
+        ends = np.cumsum([0, *(widths[s] for s in alive)]).tolist()
+        columns = {s: slice(a, b) for s, a, b in zip(alive, ends, ends[1:], strict=False)}
+        for source, (kernel, place) in of.items():
+            whole: Vectors = symbols_at(kernel, place, angles)
+            whole = whole / shrink if shrink is not None and source == first else whole
+            if few:  # W W* is what counts
+                right: Any = np.linalg.qr(adjoint(whole), mode="r")
+                whole = adjoint(right)
+            symbols[:, :, columns[source]] = whole
+        kept = np.concatenate([np.arange(columns[s].start, columns[s].stop) for s in staying] or [np.arange(0)])
+        cut = behind == last
+        centre, leaf = (np.zeros(link.width), link.steepest) if cut else middle(*link.slopes)
+        copies = math.prod(_next(run, parts, last).stride) if cut and last < len(run.links) else 1
+        numbers = np.concatenate([np.arange(begins[s], begins[s] + widths[s]) for s in alive])
+        symbols = symbols.astype(dtype) if angles.any() else symbols.real
+        of_link = (symbols, behind == first + 1, cut, centre, leaf, numbers, kept, link.repeat * copies)
+        found.append(Stage(*of_link, angles=angles))
+    return found
+
+
+def adjoint(a: Vectors) -> Vectors:
+    """Of each matrix of a stack."""
+    return a.conj().swapaxes(-1, -2)
+
+
+def _frontiers(part: Segment) -> Iterator[tuple[int, AffineMap, list[int], list[int]]]:
+    """For each link: its value's number, itself, the values that are kept before it, and which of them after it."""
+    needed = {source: at for at, link in enumerate(part.links, part.first + 1) for source in link.sources}
+    alive = [part.first]
+    for at, link in enumerate(part.links, part.first + 1):
+        staying = [s for s in alive if needed.get(s, at) > at]  # of no entries, a value is read by none
+        yield at, link, alive, staying
+        alive = [*staying, at]
+
+
+def _next(run: Subnetwork, parts: Sequence[tuple[int, int]], first: int) -> Segment:
+    return run.part(first, next(end for begin, end in parts if begin == first))
+
+
+def symbols_at(kernel: FloatArray, place: Sequence[int], angles: FloatArray) -> NDArray[np.complex128]:
+    """Of a kernel whose first tap stands at a place, at angles (f, d)."""
+    taps = kernel.reshape(math.prod(kernel.shape[:2]), -1).T
+    shape = kernel.shape[2:]
+    turns = angles @ (np.indices(shape).reshape(len(shape), len(taps)) + np.reshape(place, (-1, 1)))
+    found = np.cos(turns) @ taps + 1j * (np.sin(turns) @ taps)
+    return np.asarray(found.reshape(-1, *kernel.shape[:2]))
+
+
+ALMOST = 1 / (1 + math.exp(-16))
+"""The largest share."""
+
+
+@dataclass(eq=False)
+class _Kept:
+    """What the way back needs of one stage."""
+
+    multipliers: FloatArray
+    largest: tuple[float, int, Vectors]
+    solved: Vectors | None
+    eliminated: Vectors | None
+
+
+def value_and_gradient(
+    run: Sequence[Stage], logs: Sequence[FloatArray], logits: FloatArray
+) -> tuple[float, list[FloatArray], list[FloatArray], FloatArray]:
+    """Logarithm of the constant's square on the grid, the multipliers, and its gradient.
+
+    Parameters
+    ----------
+    run : sequence of Stage
+        l of them.
+    logs : sequence of array
+        log D of the first l - 1.
+    logits : array, shape (l - 1,)
+        Of the shares.
+
+    Returns
+    -------
+    value : float
+    multipliers : list of array
+    gradient : list of array, array
+        With respect to logs and logits.
+    """
+    shares = _shares(run, logits)
+    kept = forward(run, [*logs, last_log(run)], shares)
+    return math.log(kept[-1].largest[0]), [each.multipliers for each in kept[:-1]], *_back(run, kept, shares)
+
+
+def value_alone(run: Sequence[Stage], logs: Sequence[FloatArray], logits: FloatArray) -> tuple[float, list[FloatArray]]:
+    """The first two results of `value_and_gradient`."""
+    kept = forward(run, [*logs, last_log(run)], _shares(run, logits), tape=False)
+    return math.log(kept[-1].largest[0]), [each.multipliers for each in kept[:-1]]
+
+
+def last_log(run: Sequence[Stage]) -> FloatArray:
+    """Logarithm of D of the last: it has no multipliers."""
+    return np.zeros(run[-1].symbols.shape[1])
+
+
+def _shares(run: Sequence[Stage], logits: FloatArray) -> FloatArray:
+    """Of each stage; all of it at a cut."""
+    return np.where([stage.cut for stage in run], 1.0, 1 / (1 + np.exp(-np.append(logits, 0.0))))
+
+
+def forward(
+    run: Sequence[Stage],
+    logs: Sequence[FloatArray],
+    shares: FloatArray | None,
+    *,
+    tape: bool = True,
+    diagonal: FloatArray | None = None,
+) -> list[_Kept]:
+    """``shares``: None where D are the multipliers themselves; ``diagonal``: what the first value begins with."""
+    kept: list[_Kept] = []
+    form: Vectors | None = None  # a diagonal
+    dense = 0
+    real = run[0].symbols.real.dtype
+    diagonal = np.ones(run[0].symbols.shape[2]) if diagonal is None else diagonal
+    for i, (stage, log) in enumerate(zip(run, logs, strict=True)):
+        right = adjoint(stage.symbols)
+        solved = right / diagonal[:, None].astype(real) if form is None else _solved(form, right, dense)
+        weight = np.exp(log / 2) * stage.spread
+        gram, narrow = stage.symbols @ solved, weight.astype(real)
+        if stage.summed:
+            gram = gram.real.sum(axis=0, keepdims=True)
+        norm, at, vector = stage.largest(narrow[:, None] * gram * narrow)
+        if norm <= 0:  # a layer of zeros: any multipliers will do
+            norm = 1.0
+        share = 1.0 if stage.cut else min(norm, ALMOST) if shares is None else shares[i]
+        lam = share * np.exp(log) / norm
+        eliminated = None
+        if stage.cut:
+            form, diagonal = None, np.repeat(lam, stage.copies)
+        elif not len(stage.kept) and not stage.leaf.any():
+            steep = (stage.centre * lam).astype(real)
+            gram *= -steep[:, None]
+            gram *= steep
+            own = np.arange(len(lam))
+            gram[:, own, own] += lam.astype(real)
+            form, dense = gram, 0
+        else:
+            before = form if form is not None else diagonal.astype(real) * np.eye(len(diagonal), dtype=real)
+            form, eliminated = _eliminated(stage, before, lam.astype(real))
+            dense = len(stage.kept) if len(stage.kept) == stage.symbols.shape[2] else 0
+        kept.append(_Kept(lam, (norm, at, vector * weight), *((solved, eliminated) if tape else (None, None))))
+    return kept
+
+
+def _solved(form: Vectors, right: Vectors, dense: int) -> Vectors:
+    """``form^-1 right``; ``dense``: entries but for which the form is diagonal, 0: all."""
+    if not dense:
+        return np.asarray(np.linalg.solve(form, right))
+    between, diagonal = form[:, :dense, dense:], np.einsum("kii->ki", form[:, dense:, dense:]).real
+    scaled = between / diagonal[:, None]
+    inner = form[:, :dense, :dense] - scaled @ adjoint(between)
+    first = np.linalg.solve(inner, right[:, :dense] - scaled @ right[:, dense:])
+    second = (right[:, dense:] - adjoint(between) @ first) / diagonal[..., None]
+    return np.concatenate([first, second], axis=1)
+
+
+def _eliminated(stage: Stage, form: Vectors, lam: FloatArray) -> tuple[Vectors, Vectors]:
+    """F after a link, and ``F_rr^-1 F_rk`` (r: what is read no more; k: kept, the link last)."""
+    if stage.leaf.any():
+        form = form - adjoint(stage.symbols) @ ((stage.leaf.astype(lam.dtype) ** 2 * lam)[:, None] * stage.symbols)
+    joint: Vectors = -(stage.centre.astype(lam.dtype) * lam)[:, None] * stage.symbols
+    gone, stay = _split(stage)
+    m, n = len(lam), len(stay)
+    new = np.zeros((joint.shape[0], n + m, n + m), dtype=joint.dtype)
+    new[:, n:, n:] = np.diag(lam)
+    between = adjoint(joint)[:, gone]
+    if n:
+        wide = np.broadcast_to(form, (joint.shape[0], *form.shape[-2:]))
+        new[:, :n, :n] = wide[:, stay[:, None], stay]
+        new[:, n:, :n], new[:, :n, n:] = joint[:, :, stay], adjoint(joint)[:, stay]
+        between = np.concatenate([wide[:, gone[:, None], stay], between], axis=2)
+    if not len(gone):
+        return new, between
+    inner = form if not n else form[..., gone[:, None], gone]
+    solved = np.linalg.solve(np.broadcast_to(inner, (joint.shape[0], *inner.shape[-2:])), between)
+    return new - adjoint(between) @ solved, solved
+
+
+def _split(stage: Stage) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Which of the values before a link go, and which stay."""
+    return np.setdiff1d(np.arange(stage.symbols.shape[2]), stage.kept), stage.kept
+
+
+def _back(run: Sequence[Stage], kept: Sequence[_Kept], shares: FloatArray) -> tuple[list[FloatArray], FloatArray]:
+    """The gradient: F's cotangents, at the few frequencies where a largest eigenvalue is."""
+    logs: list[FloatArray] = []
+    logits = np.zeros(len(kept))
+    at_all: list[int] = []
+    cotangents: Vectors = np.zeros((0, 0, 0))
+    after: FloatArray | None = None  # of the diagonal that the next part begins with
+    for i in range(len(kept) - 1, -1, -1):
+        stage, each = run[i], kept[i]
+        lam, (norm, at, vector) = each.multipliers, each.largest
+        of_lam = np.zeros(len(lam))
+        before: Vectors = np.zeros((0, stage.symbols.shape[2], stage.symbols.shape[2]), dtype=stage.symbols.dtype)
+        if stage.cut:
+            at_all = []
+            if after is not None:
+                of_lam = after.reshape(len(lam), -1).sum(axis=1)
+        elif at_all:
+            at_all = list(range(len(stage.symbols))) if stage.summed else at_all
+            before, of_lam = _through(stage, each, lam, np.asarray(at_all), cotangents)
+        total = float(np.sum(of_lam * lam))
+        pull = 1.0 if i == len(kept) - 1 else -total  # d value / d log norm
+        assert each.solved is not None  # for the type checker: there is a tape
+        here = list(range(len(stage.symbols))) if stage.summed else [at]
+        reached = each.solved[here] @ vector
+        at_all, cotangents = _with(at_all, before, here, -(pull / norm) * reached[:, :, None] * reached[:, None].conj())
+        if i < len(kept) - 1:
+            images = np.einsum("kmp,kp->m", stage.symbols[here], reached)
+            shape = (vector.conj() * images).real / norm
+            logs.append(of_lam * lam - total * shape)
+            logits[i] = 0.0 if stage.cut else total * (1 - shares[i])
+        if stage.starts:
+            after = np.einsum("kii->i", cotangents).real
+    return logs[::-1], logits[:-1]
+
+
+def _with(at_all: list[int], cotangents: Vectors, at: list[int], new: Vectors) -> tuple[list[int], Vectors]:
+    """Those of some frequencies, and of some more."""
+    for one, more in zip(at, new, strict=True):
+        if one in at_all:
+            cotangents[at_all.index(one)] += more
+    fresh = [j for j, one in enumerate(at) if one not in at_all]
+    return [*at_all, *(at[j] for j in fresh)], np.concatenate([cotangents, new[fresh]])
+
+
+def _through(
+    stage: Stage, each: _Kept, lam: FloatArray, rows: NDArray[np.intp], cotangents: Vectors
+) -> tuple[Vectors, FloatArray]:
+    """Cotangents of F before a link, and of the link's multipliers, from those of F after it."""
+    gone, stay = _split(stage)
+    p, m = stage.symbols.shape[2], len(lam)
+    if each.eliminated is not None:
+        t = each.eliminated[rows]
+    else:
+        assert each.solved is not None  # for the type checker: there is a tape
+        t = -each.solved[rows] * (stage.centre * lam)
+    symbols = stage.symbols[rows]
+    # Of the matrix before elimination, values first: [[F, F_b], [F_b*, L]].
+    whole = np.zeros((len(rows), p + m, p + m), dtype=stage.symbols.dtype)
+    behind = np.concatenate([stay, np.arange(p, p + m)])
+    whole[:, behind[:, None], behind] = cotangents
+    if len(gone):
+        up = t @ cotangents
+        whole[:, gone[:, None], behind] = -up
+        whole[:, behind[:, None], gone] = -adjoint(up)
+        whole[:, gone[:, None], gone] = up @ adjoint(t)
+    inner, between = whole[:, :p, :p], whole[:, :p, p:]
+    # Diagonals of C F_b and C F C*, F here the cotangents.
+    of_lam = np.einsum("kii->i", cotangents[:, len(stay) :, len(stay) :]).real
+    of_lam = of_lam - 2 * stage.centre * np.einsum("kmp,kpm->m", symbols, between).real
+    if stage.leaf.any():
+        of_lam = of_lam - stage.leaf**2 * np.einsum("kmp,kmp->m", symbols @ inner, symbols.conj()).real
+    return inner.copy(), of_lam
+
+
+def parameters(run: Sequence[Stage], multipliers: Sequence[FloatArray]) -> list[FloatArray]:
+    """Logarithms of D and logits of the shares with which multipliers are these ones, as far as they are feasible."""
+    logs = [np.log(each) for each in multipliers]
+    norms = np.array([each.largest[0] for each in forward(run, [*logs, last_log(run)], None, tape=False)[:-1]])
+    norms = np.minimum(norms, ALMOST)
+    return [*logs, np.log(norms / (1 - norms))]
+
+
+FACTOR = 4.0
+"""By which t grows."""
+GAP, GAIN = 1e-4, 5e-5
+"""Ends: the relative distance of the constant's square from its least value, or the gain by a larger t, or
+of ten steps, for which it would not go on."""
+CENTRED = 0.9
+"""Newton decrement below which t grows."""
+INWARD = 1.05
+"""The square of the constant that it begins with, over that of the multipliers that it is given."""
+SHARE, SHORTEST = 0.3, 24
+"""What is left of an eigenvalue at least; how often a step is shortened at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Form:
+    """P of one part: of values one after the other.
+
+    Parameters
+    ----------
+    maps : list of (array, integer array)
+        Of each link: its matrix (m, p), and the numbers of the p entries that it reads.
+    centre : array, shape (n,)
+        c of each entry; 0 for the first value's.
+    owner, behind : integer array, shapes (n,), (m,)
+        Number of the unknown of each entry, and of each row of the maps.
+    spread : array, shape (m,)
+        h of each row.
+    """
+
+    maps: list[tuple[FloatArray, NDArray[np.intp]]]
+    centre: FloatArray
+    owner: NDArray[np.intp]
+    behind: NDArray[np.intp]
+    spread: FloatArray
+
+    def at(self, x: FloatArray) -> FloatArray:
+        """P."""
+        found = np.diag(x[self.owner])
+        row = 0
+        first = len(found) - sum(len(matrix) for matrix, _ in self.maps[:-1])
+        for i, (matrix, reads) in enumerate(self.maps):
+            rows = slice(row, row + len(matrix))
+            weight, leaf_sq = x[self.behind[rows]], self.spread[rows] ** 2
+            if i < len(self.maps) - 1:
+                own = np.arange(first + row, first + row + len(matrix))
+                between = -(self.centre[own] * weight)[:, None] * matrix
+                found[np.ix_(own, reads)] += between
+                found[np.ix_(reads, own)] += between.T
+                leaf_sq = np.maximum(leaf_sq - self.centre[own] ** 2, 0.0)
+            if leaf_sq.any():
+                found[np.ix_(reads, reads)] -= matrix.T @ ((leaf_sq * weight)[:, None] * matrix)
+            row += len(matrix)
+        return found
+
+    def derivatives(self, x: FloatArray, gradient: FloatArray, hessian: FloatArray) -> None:
+        """Add those of ``-log det P``."""
+        inverse = np.linalg.inv(self.at(x))
+        right = np.concatenate([inverse[:, reads] @ matrix.T for matrix, reads in self.maps], axis=1)
+        both = np.concatenate([matrix @ right[reads] for matrix, reads in self.maps])
+        # Of z - c w, c = 0 for the first value's entries, and of h w.
+        n, m = right.shape
+        first = n - m + len(self.maps[-1][0])
+        c = self.centre[first:]
+        less = right[:, : n - first] * c
+        own = inverse
+        own[:, first:] -= less
+        own[first:, :] -= less.T
+        own[first:, first:] += c[:, None] * both[: n - first, : n - first] * c
+        mixed = right * self.spread
+        mixed[first:] -= c[:, None] * both[: n - first] * self.spread
+        outer = self.spread[:, None] * both * self.spread
+        owners = np.concatenate([self.owner, self.behind])
+        np.add.at(gradient, owners, np.concatenate([-np.diag(own), np.diag(outer)]))
+        squares = np.block([[own**2, -(mixed**2)], [-(mixed**2).T, outer**2]])
+        rows = np.zeros((len(gradient), n + m))
+        np.add.at(rows, owners, squares)
+        np.add.at(hessian.T, owners, rows.T)
+
+
+def newton_products(run: Subnetwork, parts: Sequence[tuple[int, int]]) -> float:
+    """Of real numbers, that a Newton step takes; infinite where a layer has more than one frequency."""
+    found, unknowns = 0.0, 0
+    for first, last in parts:
+        part = run.part(first, last)
+        widths = widths_of(part)
+        if frequencies(part, 2) > 1:
+            return math.inf
+        n, m = sum(widths[:-1]), sum(widths[1:])
+        read = sum(link.width * sum(widths[s - first] for s in link.sources) for link in part.links)
+        found += 2.0 * n**3 + 2.0 * n * read + 4.0 * (n + m) ** 2
+        unknowns += m
+    return found + unknowns**3 / 3 + 4.0 * unknowns**2
+
+
+def _parts(run: Sequence[Stage]) -> list[tuple[int, int]]:
+    starts = [at for at, stage in enumerate(run) if stage.starts]
+    return list(zip(starts, [*starts[1:], len(run)], strict=True))
+
+
+def _forms(run: Sequence[Stage], links: Sequence[AffineMap]) -> tuple[list[_Form], list[NDArray[np.intp]], int]:
+    """P of each part, and the numbers of the unknowns: those of each link but the last; then the constant; then 1."""
+    owners: list[NDArray[np.intp]] = []
+    count = 0
+    for stage, link in zip(run[:-1], links, strict=False):
+        numbers = np.arange(stage.symbols.shape[1]) if link.groups is None else link.groups
+        owners.append(count + numbers)
+        count += int(numbers.max()) + 1
+    owners.append(np.full(run[-1].symbols.shape[1], count + 1))
+    found = []
+    for first, last in _parts(run):
+        part, before = run[first:last], run[first].symbols.shape[2]
+        entry = np.full(before, count) if first == 0 else np.repeat(owners[first - 1], run[first - 1].copies)
+        inner, own = part[:-1], owners[first:last]
+        found.append(
+            _Form(
+                [(stage.symbols[0], stage.alive) for stage in part],
+                np.concatenate([np.zeros(before), *(stage.centre for stage in inner)]),
+                np.concatenate([entry, *own[:-1]]),
+                np.concatenate(own),
+                np.concatenate([stage.spread for stage in part]),
+            )
+        )
+    return found, owners[:-1], count
+
+
+def newton_steps(
+    run: Sequence[Stage], links: Sequence[AffineMap], multipliers: Sequence[FloatArray], constant_sq: float
+) -> Iterator[tuple[list[FloatArray], bool]]:
+    """Better and better multipliers, from feasible ones, each with whether it is the last.
+
+    Parameters
+    ----------
+    multipliers : sequence of array
+        One number a channel of each link's value but the last.
+    constant_sq : float
+        The square of the constant that they have.
+    """
+    forms, owners, count = _forms(run, links)
+    # Weights of the first value are 1 here, and to become less; those of the last stay.
+    x = np.ones(count + 2)
+    ends = np.cumsum([stage.cut for stage in run])  # every part ends a little looser than it begins
+    for own, each, cuts in zip(owners, multipliers, ends, strict=False):
+        x[own] = each / INWARD ** (cuts / ends[-1])
+    x[count + 1] = 1 / (constant_sq * INWARD)
+    order = sum(len(form.centre) for form in forms)
+    t, before, value = float(order), math.inf, _barrier(forms, x)
+    done, long_ago = 0, math.inf
+    while value is not None:
+        move, decrement = _newton(forms, x[: count + 2], t)
+        size = 1.0
+        for _ in range(SHORTEST):
+            new = x.copy()
+            new[: count + 1] += size * move
+            # No eigenvalue falls to less than a share of what it was: near the border steps are short.
+            there = None if _barrier(forms, new - SHARE * x) is None else _barrier(forms, new)
+            if there is not None and there + t * new[count] < value + t * x[count]:
+                break
+            size *= 0.6
+        else:
+            yield [x[own] / x[count] for own in owners], True
+            return
+        outward = new[count] > x[count]
+        x, value, last = new, there, False
+        if decrement < CENTRED and size == 1:
+            last = before / x[count] < 1 + GAIN
+            t, before = t * FACTOR, x[count]
+        elif outward:
+            t *= FACTOR
+        done += 1
+        if not done % 10:
+            last, long_ago = last or long_ago / x[count] < 1 + GAIN, float(x[count])
+        last = last or order < GAP * t * x[count]
+        yield [x[own] / x[count] for own in owners], last
+        if last:
+            return
+
+
+def _newton(forms: Sequence[_Form], x: FloatArray, t: float) -> tuple[FloatArray, float]:
+    """The step for all but the last unknown, and its decrement."""
+    gradient, hessian = np.zeros(len(x)), np.zeros((len(x), len(x)))
+    for form in forms:
+        form.derivatives(x, gradient, hessian)
+    gradient, hessian = gradient[:-1], hessian[:-1, :-1]
+    gradient[-1] += t
+    root = 1 / np.sqrt(np.diag(hessian))
+    scaled = hessian * root * root[:, None] + 1e-13 * np.eye(len(root))
+    move = -root * np.linalg.solve(scaled, root * gradient)
+    return move, math.sqrt(max(-float(gradient @ move), 0.0))
+
+
+def _barrier(forms: Sequence[_Form], x: FloatArray) -> float | None:
+    """``-log det`` of every P; None where one is not positive definite."""
+    found = 0.0
+    try:
+        for form in forms:
+            found -= 2 * float(np.log(np.diag(np.linalg.cholesky(form.at(x)))).sum())
+    except np.linalg.LinAlgError:
+        return None
+    return found if math.isfinite(found) else None
+
 
 Progress = Callable[[int, int, str], None]
 RATE = 2**32
@@ -28,6 +722,8 @@ RATE = 2**32
 every machine."""
 ROUNDS = ((6, 20), (6, 30), (10, 50), (16, 100))
 """Rounds of gradient steps: frequencies an axis, and steps; then each with twice as many as the last."""
+EXPECTED, NEWTON = 40, 1 / 4
+"""Newton steps that are expected; they follow the first round where they take no larger share of the budget."""
 WORTH_KEEPING = 2.5e-3
 """Gain of the constant's square that makes another proposal: more than a proof adds."""
 MEMORY = 2**30
@@ -44,6 +740,8 @@ FEWEST = 3
 """Frequencies an axis below which no weights are looked for."""
 STEP = 0.07
 """Of Adam, in logarithms of multipliers; it falls to a tenth towards the end of each grid."""
+PATIENCE = 25
+"""Steps without a gain of a thousandth after which a grid is left."""
 
 
 def search(
@@ -62,7 +760,7 @@ def search(
     Parameters
     ----------
     steps : int
-        Gradient steps at most, rounded down to 1, 2 or a multiple of 5; 0: the closed form.
+        Gradient or Newton steps at most, rounded down to 1, 2 or a multiple of 5; 0: the closed form.
     seconds : float
         Of `RATE` products each, after which no step is begun.
     progress : callable, optional
@@ -181,9 +879,11 @@ class _Search:
         return np.where(rises < RESONANT, rises, 0.0)
 
     def _go_on(self) -> None:
+        """Rounds of gradient steps, and Newton steps after the first."""
         grid: tuple[int, list[Stage]] | None = None
+        ended = False
         for wanted, steps in self._rounds():
-            if self.done >= self.most:
+            if ended or self.done >= self.most:
                 break
             points = self._affordable(wanted, self.left)
             if points is None:
@@ -195,13 +895,11 @@ class _Search:
             self._descend(grid[1], steps, cost(self.network, self.parts, points).products, anew=anew)
             if wanted == ROUNDS[-1][0] and len(self.states) == known:
                 break
+            ended = self.done < self.most and self._newton(grid[1])
 
     def _rounds(self) -> Iterator[tuple[int, int]]:
-        points, steps = ROUNDS[-1]
-        if all(frequencies(self.network.part(*part), 2) == 1 for part in self.parts):
-            yield ROUNDS[0][0], max(steps, self.most)  # matrices: one grid
-            return
         yield from ROUNDS
+        points, steps = ROUNDS[-1]
         while True:
             steps += steps
             yield points, steps
@@ -239,10 +937,12 @@ class _Search:
     def _descend(self, grid: Sequence[Stage], steps: int, each: float, *, anew: bool) -> None:
         """Adam from where it stands to the best point that it sees; ``anew``: what is kept was worth more or less."""
         best: float | None = None
+        since = 0
         if self.left < each:
             return
         for at, value, point in gradient_steps(grid, self.links, self.point, steps):
             self.left -= each
+            since = 0 if best is None or value < best - 1e-3 else since + 1
             if best is None or value < best:
                 best, self.point = value, point
             if at:
@@ -250,8 +950,25 @@ class _Search:
                 if _is_kept(self.done):
                     self._keep(best, anew=anew)
                     anew = False
+            if since > PATIENCE or self.done >= self.most or self.left < each:
+                break
+
+    def _newton(self, grid: Sequence[Stage]) -> bool:
+        """Newton steps to the end, where they take a share of the budget; whether there were any."""
+        each = newton_products(self.network, self.parts)
+        if EXPECTED * each > min(self.left, NEWTON * self.whole):
+            return False
+        *logs, logits = np.split(self.point, self.ends)
+        value, multipliers = value_alone(grid, logs, logits)
+        for better, ends in newton_steps(grid, self.links, multipliers, math.exp(value)):
+            self.left -= each
+            self._tick()
+            if ends or _is_kept(self.done):
+                self.point = np.concatenate(parameters(grid, better))
+                self._keep(self._value(grid)[0], anew=ends)
             if self.done >= self.most or self.left < each:
                 break
+        return True
 
 
 def highest(values: Callable[[FloatArray], FloatArray], grid: FloatArray, apart: float, on_grid: FloatArray) -> float:

@@ -18,15 +18,27 @@ from specnorm.certified import arithmetic
 from specnorm.certified.bound import Upper
 from specnorm.errors import SpecnormError
 from specnorm.runtime.execution import Execution
-from specnorm_networks.certified.affine_maps import Subnetwork
 from specnorm_networks.certified.heads import Head, constant_before, constant_through_head
 from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.reading import Subnetwork
 from specnorm_networks.certified.segments import middle
-from specnorm_networks.descent import MEMORY, RATE, ROUNDS, gradient_steps
+from specnorm_networks.descent import (
+    MEMORY,
+    RATE,
+    ROUNDS,
+    Stage,
+    Vectors,
+    cost,
+    frequencies,
+    gradient_steps,
+    parameters,
+    stages,
+    stages_of,
+    symbols_at,
+    value_alone,
+)
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Multipliers
-from specnorm_networks.recursion import parameters, value_alone
-from specnorm_networks.stages import Stage, Vectors, cost, frequencies, stages, stages_of, symbols_at
 
 RUNGS = (0, 10, 25, 100, 400, 1600)
 """Steps after which a proof is tried: what a budget finds, a larger one finds too."""

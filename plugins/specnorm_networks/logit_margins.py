@@ -14,14 +14,13 @@ from specnorm.certified.bound import Lower, Upper, known
 from specnorm.certified.interval import Interval
 from specnorm.errors import MethodError
 from specnorm_networks.certified import margins as rules
-from specnorm_networks.certified.affine_maps import Subnetwork
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.layers import Matrix
 from specnorm_networks.certified.patterns import prepared
 from specnorm_networks.certified.propagation import past_shifts
+from specnorm_networks.certified.reading import Subnetwork, runs
 from specnorm_networks.certified.segments import constants
-from specnorm_networks.certified.subnetworks import runs
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method, Multipliers
 from specnorm_networks.near import bound

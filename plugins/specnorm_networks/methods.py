@@ -10,11 +10,10 @@ import numpy as np
 from specnorm.clock import Clock
 from specnorm.errors import MethodError
 from specnorm_networks import descent
-from specnorm_networks.certified.affine_maps import Subnetwork
 from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.reading import Subnetwork
 from specnorm_networks.certified.segments import segments, usable
-from specnorm_networks.descent import RATE, ROUNDS, Progress
-from specnorm_networks.stages import cost, proof_products
+from specnorm_networks.descent import RATE, ROUNDS, Progress, cost, proof_products
 
 WIDTHS, SOME_STEPS = (2**20, 4096, 2048, 1024, 512), 20
 """Channels at which runs are cut, the first that is affordable; steps of the search that have to be."""
@@ -68,7 +67,7 @@ class _Searching(Method):
             raise MethodError(f"seconds={self.seconds!r}; expected a positive number.")
 
     def search(self, run: Subnetwork, parts: Parts, share: float, clock: Clock) -> list[list[FloatArray]]:
-        """By gradient steps."""
+        """By gradient steps, and Newton steps for matrices."""
         try:
             with np.errstate(all="ignore"):
                 found = descent.search(run, parts, self.steps, share * self.seconds, self.progress, clock)

@@ -18,19 +18,17 @@ from specnorm.types import AnyArray
 from specnorm_networks.answer import COMPLETE, NetworkBound
 from specnorm_networks.attack import attack
 from specnorm_networks.bounding import bounded
-from specnorm_networks.by_rule import ranges_by_lines
-from specnorm_networks.certified.affine_maps import Subnetwork
-from specnorm_networks.certified.boxes import region_of
 from specnorm_networks.certified.graph import Graph, concrete
 from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.joins import Extreme
 from specnorm_networks.certified.patterns import prepared, unsorted
-from specnorm_networks.certified.ranges import Ball, Ranges, ranges
-from specnorm_networks.certified.subnetworks import runs
+from specnorm_networks.certified.ranges import Ranges, ranges, region_of
+from specnorm_networks.certified.reading import Subnetwork, runs
+from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.zonotopes import anywhere, localised, rises, unit_run
 from specnorm_networks.checking import Checked
 from specnorm_networks.checking import check as compared
-from specnorm_networks.linear import read
+from specnorm_networks.linear import ranges_by_lines, read
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method, Multipliers, Product
 

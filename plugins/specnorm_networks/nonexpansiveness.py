@@ -14,10 +14,10 @@ from specnorm.methods.base import check_count
 from specnorm.text import number
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.certified.graph import Graph
-from specnorm_networks.certified.linear_reading import Network, written_out
+from specnorm_networks.certified.linear_bounds import Network, written_out
 from specnorm_networks.certified.patterns import unsorted
 from specnorm_networks.certified.statements import forward_step
-from specnorm_networks.execution import apart_down, moved_up, run_with_errors
+from specnorm_networks.checking import apart_down, moved_up, run_with_errors
 from specnorm_networks.live import Source, network_graph, numbers
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method

@@ -16,16 +16,14 @@ from specnorm.certified.interval import Interval
 from specnorm.clock import Clock
 from specnorm.errors import MethodError
 from specnorm_networks.bounding import bounded
-from specnorm_networks.by_rule import located
 from specnorm_networks.certified import margins as rules
 from specnorm_networks.certified.graph import Graph, concrete
-from specnorm_networks.certified.linear_bounds import LinearBounds
-from specnorm_networks.certified.linear_reading import Network
+from specnorm_networks.certified.linear_bounds import LinearBounds, Network
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Pointwise
 from specnorm_networks.certified.patterns import prepared
 from specnorm_networks.certified.roundings import EXECUTIONS, AtCentre, Roundings
-from specnorm_networks.execution import inside, moved_up, run_with_errors
-from specnorm_networks.linear import STEPS, Ascent, read
+from specnorm_networks.checking import inside, moved_up, run_with_errors
+from specnorm_networks.linear import STEPS, Ascent, located, read
 from specnorm_networks.logit_margins import Margins
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Product

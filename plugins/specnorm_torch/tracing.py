@@ -134,7 +134,7 @@ def name_of(module: nn.Module) -> str:
 def _refused(module: nn.Module, why: str, advice: str = "") -> GeometryError:
     advice = advice or (
         "Give the kernel that it amounts to, with its geometry, to specnorm.enclose, or the whole model to "
-        "specnorm_torch.network_bound."
+        "specnorm_networks.network_bound."
     )
     return GeometryError(
         f"{name_of(module)} is not shown to be one convolution or linear map of a fixed kernel: {why}. {advice}"

@@ -34,7 +34,7 @@ def as_number(name: str, value: object) -> float:
         shape = tuple(getattr(value, "shape", ()))
         raise MethodError(f"{name} is an array of shape {shape}; expected one number: call once for each.")
     try:
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
     except Exception:
         raise MethodError(f"{name} is a {type(value).__name__}, whose value is not known.{TRACED}") from None
 

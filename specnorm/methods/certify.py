@@ -59,15 +59,12 @@ class Certify(Method):
             raise MethodError(f"bound={self.bound!r} is no norm: give a finite number of at least 0.")
 
     def needs(self, spec: ConvSpec) -> Needs:
-        """As for an enclosure, of the kernel as it is."""
         return Needs(precision="wide", scaled=False, blocks=Enclose().needs(spec).blocks, by_layer=True, searches=True)
 
     def check(self, spec: ConvSpec) -> None:
-        """As for an enclosure."""
         Enclose(max_cells=self.max_cells).check(spec)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """Search each layer for a norm above the bound."""
         xp = ops.xp
         verdicts = []
         for layer in polyphase.by_layers(blocks, spec.groups if self.needs(spec).blocks else 1):

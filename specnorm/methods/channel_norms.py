@@ -47,7 +47,6 @@ class ChannelNorms(Method):
         check_count("n_iter", self.n_iter, least=1)
 
     def needs(self, spec: ConvSpec) -> Needs:
-        """An upper bound of each channel, from the kernel as it is."""
         return Needs(
             rounds="up", precision="mixed", small_products=True, blocks=False, value_shape=self._value_shape(spec)
         )
@@ -74,7 +73,6 @@ class ChannelNorms(Method):
         return (spec.groups * min(first, second),)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """All channels' norms; each group is a block of its own."""
         xp = ops.xp
         if self.n_iter == 1:
             groups = self._groups(blocks, spec, xp=xp)
@@ -99,7 +97,6 @@ class ChannelNorms(Method):
         return Evaluation(xp.reshape(norms, (-1, spec.groups * norms.shape[1])), (), tuple(map(over_batch, residuals)))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
-        """Gradient of the weighted norms."""
         flat = tuple(xp.reshape(x, (-1, *x.shape[2:])) for x in residuals)
         weights = xp.reshape(cotangent, (flat[0].shape[0], -1))
         first_only = self.n_iter == 1

@@ -26,7 +26,7 @@ class Completion(Stepped):
     rtol : float
         Where the search stops: relative distance of the bound from an estimate of the norm.
     n_iter : int, optional
-        Products at most; None: 700, of which 1 % takes about 80 and 0.1 % some 200. 0: the bound of a random H.
+        Products at most; None: 700, of which 1 % takes about 50 and 0.1 % some 130. 0: the bound of a random H.
     every : int
         In training, H is mended at every so many steps; in between the bound is renewed by the kernel's own lags.
     seed : int

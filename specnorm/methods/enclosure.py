@@ -80,12 +80,10 @@ class Enclose(Method):
         )
 
     def check(self, spec: ConvSpec) -> None:
-        """Every geometry."""
         if not self.needs(spec).blocks:
             shapes_of(spec)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """Search each layer's blocks; or enclose the layers themselves."""
         if not self.needs(spec).blocks:
             return self._at_size(blocks, spec, ops=ops)
         layers = polyphase.by_layers(blocks, spec.groups)
@@ -114,7 +112,6 @@ class Enclose(Method):
         return Evaluation(columns[-1], (*columns[:-1], u, v), (gradient,), claims)
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
-        """Gradient of the norm at the witness."""
         if not self.needs(spec).blocks:
             return weighted(residuals, cotangent, xp=xp)
         return top_gradient(residuals, cotangent, spec, xp=xp)
@@ -182,13 +179,11 @@ class NormAtSize(Method):
         check_count("max_cells", self.max_cells, least=1)
 
     def check(self, spec: ConvSpec) -> None:
-        """Every geometry, at a size."""
         if spec.input_shape is None:
             raise GeometryError("the layer itself has a norm at one size only: give input_shape.")
         shapes_of(spec)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """The lower bound of an enclosure that is close enough."""
         found = enclose_layers(blocks, spec, self.rtol, self.max_cells, None, ops=ops)
         if not all(x.within(self.rtol) for x in found):
             apart = max(finite(x.upper) / x.lower.value - 1 if x.lower > 0 else math.inf for x in found)
@@ -201,5 +196,4 @@ class NormAtSize(Method):
         return Evaluation(lower, (upper,), (ops.xp.concat([x.gradient for x in found], axis=0),))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
-        """Gradient of the norm at the witness."""
         return weighted(residuals, cotangent, xp=xp)

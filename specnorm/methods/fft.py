@@ -80,7 +80,6 @@ class ExactFFT(Method):
         requirements.require_exact(spec, "conv_norm")
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """Find the arg-max frequency, then its singular triple."""
         budget = self.max_cells
         if spec.input_shape is not None:
             every = half_grid(grid_sizes(spec, spec.block_kernel_shape))

@@ -67,7 +67,6 @@ class Grid(Method):
                 )
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """Prove the norm at every grid frequency and lift the largest."""
         xp, kernel_shape = ops.xp, spec.block_kernel_shape
         sizes = self.sizes(kernel_shape)
         value, phase = largest_bound(grid.symbol_norms_up, blocks, half_grid(sizes), PRODUCTS, ops=ops)

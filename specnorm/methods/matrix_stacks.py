@@ -42,7 +42,6 @@ class MatrixNorm(_OfTriples):
     stats: ClassVar[Mapping[str, Rounds | None]] = {"lower": "down", "upper": "up"}
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """Norm of A v at the top right singular vector."""
         xp = ops.xp
         found = enclose_each(blocks, ops=ops)
         if found is None:
@@ -79,7 +78,6 @@ class PowerIteration(_OfTriples):
     asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """Iterate, then take the quotient rounded down."""
         xp = ops.xp
         start = np.real(arrays.random_vectors(self.seed, (1, blocks.shape[2])))
         v = ops.from_numpy(start.astype(np.float64 if blocks.dtype == xp.float64 else np.float32), blocks)
@@ -117,7 +115,6 @@ class GramIteration(Method):
     asks: ClassVar[Needs] = Needs(rounds="up", precision="mixed")
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """Iterate with rounding counted."""
         xp = ops.xp
         value = stacks.gram_iteration_up(arrays.in_wide_dtype(blocks, ops=ops), self.n_iter, xp=xp)
         return Evaluation(value, (), (blocks, xp.astype(value, blocks.dtype)))

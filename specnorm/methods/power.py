@@ -72,7 +72,6 @@ class LayerRitz(Method):
         check_rtol(self.rtol)
 
     def check(self, spec: ConvSpec) -> None:
-        """Every geometry, at a size."""
         if spec.input_shape is None:
             raise GeometryError(
                 "power_norm needs input_shape, the layer's spatial input sizes: it applies the layer itself. For the "
@@ -147,7 +146,6 @@ class Power(Stepped, LayerRitz):
     asks: ClassVar[Needs] = replace(LayerRitz.asks, precision="mixed", small_products=True)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """Quotient ||A v|| / ||v|| at the best vector found, rounded down."""
         found = self.triples(blocks, spec, 1, ops=ops)
         gradients = found.layer.kernel_gradient(found.u, found.v)
         return Evaluation(found.values[:, 0], (found.products,), (gradients[:, 0, ...],))
@@ -162,7 +160,6 @@ class Power(Stepped, LayerRitz):
         return {"v": (int(np.prod(shapes_of(spec)[0])),)}
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
-        """The input that Lanczos ends at; a constant one for a zero kernel."""
         xp = ops.xp
         layer = Convolution(blocks, spec, ops=ops)
         size = layer.shape[1]
@@ -177,7 +174,6 @@ class Power(Stepped, LayerRitz):
     def advance(
         self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
     ) -> tuple[Evaluation, tuple[Array, ...]]:
-        """Power steps with the layer and its adjoint."""
         xp = ops.xp
         layer = Convolution(blocks, spec, ops=ops)
         v = state[0][:, None, :]
@@ -213,16 +209,13 @@ class PowerTopK(LayerRitz):
         check_count("k", self.k, least=1)
 
     def needs(self, spec: ConvSpec) -> Needs:
-        """As many values as were asked for."""
         return replace(super().needs(spec), value_shape=self._value_shape(spec))
 
     def _value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
-        """(k,), or all there are."""
         inputs, outputs = shapes_of(spec)
         return (min(self.k, int(np.prod(inputs)), int(np.prod(outputs))),)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """Ritz values of the block, rounded down."""
         (k,) = self._value_shape(spec)
         found = self.triples(blocks, spec, k, ops=ops)
         u, v = (arrays.in_wide_dtype(x, ops=ops) for x in (found.u, found.v))

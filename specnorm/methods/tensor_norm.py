@@ -82,11 +82,9 @@ class TensorNorm(Stepped):
     stats: ClassVar[Mapping[str, Rounds | None]] = {"iterations": None, "factor": None, "proven": None}
 
     def needs(self, spec: ConvSpec) -> Needs:
-        """A proof for all groups, unless the estimate is accepted."""
         return Needs(rounds="up", small_products=True, by_layer=True, searches=self.certified is not False)
 
     def refuse_tracer(self, spec: ConvSpec) -> None:
-        """An estimate, unless the proof was insisted on."""
         if self.certified:
             super().refuse_tracer(spec)
 
@@ -198,7 +196,6 @@ class TensorNorm(Stepped):
     def advance(
         self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
     ) -> tuple[Evaluation, tuple[Array, ...]]:
-        """Sweep on from the vectors of the step before."""
         xp = ops.xp
         if self.tracked == "one":
             return self._advance_one(blocks, state[0], spec, sweeps=sweeps, ops=ops)

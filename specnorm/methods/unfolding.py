@@ -46,15 +46,12 @@ class Unfoldings(Method):
     promise: ClassVar[Kind] = "upper"
 
     def needs(self, spec: ConvSpec) -> Needs:
-        """Upper bounds."""
         return Needs(rounds="up", precision="wide", narrow_gradient=True, value_shape=self._value_shape(spec))
 
     def _value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
-        """One value a split."""
         return (2 ** (spec.ndim + 1) - 1,)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """Prove every unfolding's norm."""
         xp = ops.xp
         bounds, residuals = [], []
         for rows in unfoldings.unfolding_splits(spec.ndim):
@@ -95,7 +92,6 @@ class FantasticFour(Stepped):
     asks: ClassVar[Needs] = Needs(rounds="up", precision="mixed", narrow_gradient=True, small_products=True)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """Take the smallest unfolding bound."""
         xp = ops.xp
         if ops.concrete:
             bounds, residuals = smallest(blocks, spec, ops=ops)
@@ -112,14 +108,12 @@ class FantasticFour(Stepped):
         return Evaluation(xp.min(every.value, axis=1), (), (*every.residuals, active))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
-        """The active unfolding's gradient."""
         *vectors, active = residuals
         columns = arrays.one_hot(cotangent, active, len(vectors) // 2, xp=xp)
         return Unfoldings().pullback(tuple(vectors), columns, spec, xp=xp)
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """A right vector of each unfolding."""
         shape = spec.block_shape
         splits = unfoldings.unfolding_splits(spec.ndim)
         return {
@@ -208,7 +202,6 @@ class Reshaped(Method):
             )
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """Quotient at the top singular vector, rounded down."""
         xp = ops.xp
         del spec, ops
         matrix = unfoldings.unfold(blocks, (0,), xp=xp)

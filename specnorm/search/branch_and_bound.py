@@ -257,7 +257,7 @@ class Search:
         near = (nodes.norms_sq < limit_sq) & (limit_sq > self.tuning.stuck * self.threshold**2)
         stuck = np.flatnonzero((cover.norms == math.inf) & near & hard)
         if len(stuck):
-            self._try(cover, self.polynomials.whole_for(len(stuck)), stuck, np.zeros(len(cover)))
+            self._try(cover, self.polynomials.whole, stuck, np.zeros(len(cover)))
 
     def _fathom_closer(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, cells: int) -> None:
         """Where many cells are open, bound what is left out more closely, and try those again that may pass then."""

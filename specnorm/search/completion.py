@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -94,7 +95,7 @@ def _tables(taps: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     axes = [_polynomials(k) for k in taps]
     if math.prod(float(np.linalg.cond(axis[2])) for axis in axes) <= _LOST:
-        first, second, combined = (functools.reduce(np.kron, [axis[j] for axis in axes], np.eye(1)) for j in range(3))
+        first, second, combined = (_kronecker([axis[j] for axis in axes]) for j in range(3))
         return first, second, combined
     sizes = tuple(2 * k - 1 for k in taps)
     points = full_grid(sizes).numerators
@@ -112,6 +113,13 @@ def _tables(taps: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         np.concatenate([cos, sin, cos - sin]),
         np.concatenate([cosines + sines, cosines - sines, -sines], axis=1),
     )
+
+
+def _kronecker(factors: Sequence[np.ndarray]) -> np.ndarray:
+    found: np.ndarray = np.eye(1)
+    for factor in factors:
+        found = np.kron(found, factor)
+    return found
 
 
 def _polynomials(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -138,7 +146,8 @@ class _Products(NamedTuple):
     def of(cls, blocks: Array, *, ops: ArrayOps) -> _Products:
         """For blocks (b, rows, c, *taps)."""
         tables = (ops.from_numpy(x.astype(ops.own_dtype), blocks) for x in _tables(tuple(blocks.shape[3:])))
-        return cls(*tables, ops.xp)
+        first, second, combined = tables
+        return cls(first, second, combined, ops.xp)
 
     def _apply(self, table: Array, x: Array) -> Array:
         b, n, *matrix = x.shape

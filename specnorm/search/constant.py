@@ -148,10 +148,6 @@ def enclose_constant(blocks: Array, rtol: float, *, close: bool = True, ops: Arr
     return SearchResult(found.lower, upper, nowhere, found.index, count, 1, (found.u, found.v))
 
 
-_LANCZOS_FROM = 192
-"""Rows and columns from which Lanczos with a complex matrix is faster than the eigenvalues of its Gram matrix."""
-
-
 def top_triple_at(
     block: Array, frequency: Frequencies, vectors: tuple[Array, Array] | None = None, *, ops: ArrayOps
 ) -> tuple[Array, Array, Array, Array]:
@@ -163,32 +159,7 @@ def top_triple_at(
         u, v = (x + 0j for x in vectors)
         return u, v, xp.linalg.vector_norm(symbol.apply(v[:, None, :])[:, 0, :], axis=-1), phase
     matrix = symbols.matrix_at(block, phase, xp=xp)
-    found = _by_lanczos(matrix, math.prod(block.shape[3:]) == 1, ops=ops) if ops.concrete else None
-    u, v, value = found or symbols.top_triple(matrix, xp=xp)
-    return u, v, value, phase
-
-
-def _by_lanczos(matrix: Array, is_real: bool, *, ops: ArrayOps) -> tuple[Array, Array, Array] | None:
-    """Top singular triple of complex matrices (b, m, p); None where an eigenvalue routine is faster, or none is found.
-
-    A complex matrix is iterated with as a real one of twice the size, ``[[Re, -Im], [Im, Re]]``, whose vectors are
-    (Re, Im).
-    """
-    xp, (m, p) = ops.xp, matrix.shape[1:]
-    if not is_real and min(m, p) < _LANCZOS_FROM:
-        return None
-    real, imag = xp.real(matrix), xp.imag(matrix)
-    if not is_real:
-        upper, lower = xp.concat([real, -imag], axis=2), xp.concat([imag, real], axis=2)
-        real = xp.concat([upper, lower], axis=1)
-    run = Lanczos(real, tolerance=vector_tolerance(real.dtype, xp=xp), ops=ops).finish()
-    if not run.converged.all():
-        return None
-    u, v = run.vectors()
-    value = xp.linalg.vector_norm(xp.matmul(real, v[..., None])[..., 0], axis=-1)
-    if is_real:
-        return u + 0j, v + 0j, value
-    return ops.complex(u[:, :m], u[:, m:]), ops.complex(v[:, :p], v[:, p:]), value
+    return *symbols.top_triple(matrix, xp=xp), phase
 
 
 def top_triples(

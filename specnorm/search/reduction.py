@@ -12,7 +12,7 @@ from specnorm import arrays
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cells import torus, torus_size
 from specnorm.certified.symbol.cover import Cover, truncated
-from specnorm.certified.symbol.gram_polynomial import GramPolynomial, Rotation, SymbolGram, rotate
+from specnorm.certified.symbol.gram_polynomial import GramPolynomial, Rotation, rotate
 from specnorm.certified.symbol.lags import taps_below
 from specnorm.clock import Clock
 from specnorm.numerics.power import largest_eigenvalues
@@ -41,9 +41,7 @@ class Polynomials:
         self._reduced: GramPolynomial | None = None
         self._narrow: GramPolynomial | None = None
         self._whole: GramPolynomial | None = None
-        self._symbol: SymbolGram | None = None
         self._closer: GramPolynomial | None = None
-        self._cells = 0
 
     @property
     def whole(self) -> GramPolynomial:
@@ -51,15 +49,6 @@ class Polynomials:
         if self._whole is None:
             self._whole = GramPolynomial(self.blocks, tick=self.clock.check, ops=self.ops)
         return self._whole
-
-    def whole_for(self, count: int) -> GramPolynomial:
-        """Nothing left out, for so many cells: ``G* G`` of a few large ones takes less than all coefficients."""
-        self._cells += count
-        pairs, large = math.prod(self.blocks.shape[3:]) ** 2, self.blocks.shape[2] >= self.tuning.smallest_shared
-        if self._whole is not None or self.blocks.shape[0] > 1 or not large or self._cells > self.tuning.few * pairs:
-            return self.whole
-        self._symbol = self._symbol or SymbolGram(self.blocks, ops=self.ops)
-        return self._symbol
 
     def near(self, threshold: float, trial_vectors: Array | None, *, narrow: bool = False) -> GramPolynomial:
         """For norms around a threshold; trial vectors are directions to keep. ``narrow``: in float32 throughout."""

@@ -86,9 +86,6 @@ class Tuning(NamedTuple):
     """Open cells, by the first cells of a cover, from which what is left out is covered itself, for a closer bound."""
     repaid: float = 4.0
     """Cells that must be affordable for that, by those of the round."""
-    few: float = 0.25
-    """Cells with nothing left out, by pairs of taps, up to which their matrices are formed one by one: as many as take
-    as long as all coefficients."""
     stuck: float = 0.9
     """Part of the squared threshold above which a limit that fails tells of the truncation, not of the norm."""
 

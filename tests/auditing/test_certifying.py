@@ -40,6 +40,26 @@ def test_what_is_stated_is_proven_and_above_the_norm(layer: Layer) -> None:
     assert claimed(stated) >= dense_norm(kernel, layer.input_shape, **layer.geometry).lo
 
 
+@given(layer=layers(around=True))
+def test_a_small_layer_is_stated_at_its_size(layer: Layer) -> None:
+    kernel, truth = layer.kernel, dense_norm(layer.kernel, layer.input_shape, **layer.geometry)
+    stated = certificate_of(kernel, ConvSpec.of(kernel.shape, input_shape=layer.input_shape, **layer.geometry), "k")
+    assert stated.claims[0].statement["sizes"] == (list(layer.input_shape) or "every")
+    assert reasons(stated, k=kernel) == [""]
+    left = 2.0**-19 * float(
+        np.abs(kernel.astype(np.float64)).sum()
+    )  # what rounding left, of taps that meet no input too
+    assert truth.lo <= claimed(stated) <= truth.hi * (1.001 if layer.input_shape else 1.02) + left
+
+
+def test_a_large_layer_is_stated_at_every_size() -> None:
+    kernel = Random(0).standard_normal((1, 2, 3))
+    stated = certificate_of(kernel, ConvSpec.of(kernel.shape, input_shape=513), "k")
+    assert stated.claims[0].statement["sizes"] == "every"
+    (verdict,) = specnorm_check.check(stated.claims, {"k": kernel})
+    assert "at every input size" in str(verdict)
+
+
 @settings(max_examples=30)
 @given(layer=layers(modes=("zeros",)))
 def test_it_is_close_to_the_norm(layer: Layer) -> None:

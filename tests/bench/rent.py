@@ -53,7 +53,7 @@ def measured(layer: Layer) -> tuple[float, float]:
 def without(*names: str) -> Switch:
     """The list of attempts without some."""
     layer = importlib.import_module("specnorm.search.layer")
-    left = tuple(attempt for attempt in layer.ATTEMPTS if type(attempt).__name__ not in names)
+    left = tuple(attempt for attempt in layer.ATTEMPTS if attempt.__name__ not in names)
 
     def act(stack: ExitStack) -> None:
         stack.enter_context(patch.object(layer, "ATTEMPTS", left))
@@ -74,9 +74,9 @@ def tuned(module: str, **knobs: Any) -> Switch:
 
 
 SWITCHES: dict[str, Callable[[], Switch]] = {
-    "deflation": lambda: without("Deflation"), "patch": lambda: without("Patch"),
-    "small matrix": lambda: without("SmallMatrix"), "own matrix": lambda: without("OwnMatrix"),
-    "circulants": lambda: without("BestCirculant"), "refined supremum": lambda: without("RefinedSupremum"),
+    "deflation": lambda: without("few_waves", "many_waves"), "patch": lambda: without("patch"),
+    "small matrix": lambda: without("small_matrix"), "own matrix": lambda: without("own_matrix"),
+    "circulants": lambda: without("best_circulant"), "refined supremum": lambda: without("refined_supremum"),
     "wave sums": lambda: tuned("layer_bounds", waves=10**9, witness=2**60),
     "reduction": lambda: tuned("tuning", smallest_reduced=10**9), "prefilter": lambda: tuned("tuning", prefilter=10**9),
     "float32": lambda: tuned("tuning", smallest_float32=10**9), "exact": lambda: tuned("tuning", exact=0),

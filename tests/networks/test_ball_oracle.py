@@ -18,7 +18,7 @@ from networks.dense_networks import Conv, graph_of, sizes_of
 from networks.dense_sums import NETWORKS, Network
 from networks.test_multipliers import chains, forgotten_half, one_phase_dropped, one_tap_moved
 from specnorm_networks import Graph, Measure, Multipliers
-from specnorm_networks.certified import affine_maps, segments, subnetworks
+from specnorm_networks.certified import reading, segments
 
 MEASURE = Measure(1e-4)
 Changed = Callable[[list[Any]], list[Any]]
@@ -30,7 +30,7 @@ def forms(
 ) -> Iterator[Any]:  # fmt: skip
     """The inequality of each part of more than one link, with the multipliers and the constant that were proven."""
     number = {name: at for at, name in enumerate(names)}
-    for run in subnetworks.runs(graph):
+    for run in reading.runs(graph):
         parts = segments.segments(run)
         weights = Multipliers(steps=steps).weights(run, parts)
         assert weights is not None
@@ -54,7 +54,7 @@ def forms(
 def of_chain(chain: Sequence[Conv], n: tuple[int, ...], **options: Any) -> Iterator[Any]:
     """A chain of layers."""
     sizes, graph = sizes_of(chain, n), graph_of(chain, n)
-    ends = [link.end for run in subnetworks.runs(graph) for link in run.links]
+    ends = [link.end for run in reading.runs(graph) for link in run.links]
     assert len(ends) == len(chain)
     sums = [{}, *({at: conv.matrix(sizes[at])} for at, conv in enumerate(chain))]
     slopes = [(1.0, 1.0), *(conv.slopes for conv in chain)]
@@ -106,8 +106,8 @@ def test_a_multiplier_that_was_changed_is_refused(change: Changed) -> None:
     ("kind", "place", "name", "mutation"),
     [
         ("zeros", segments, "middle", forgotten_half),
-        ("zeros", affine_maps.Term, "dense", one_tap_moved),
-        ("strided", affine_maps, "phased", one_phase_dropped),
+        ("zeros", reading.Term, "dense", one_tap_moved),
+        ("strided", reading, "phased", one_phase_dropped),
     ],
     ids=["half", "tap", "alias"],
 )

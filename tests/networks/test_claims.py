@@ -11,7 +11,8 @@ from assumptions import assumed
 from specnorm_networks import Graph, Layer, Multipliers, Node, Product, bound, within
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.patterns import prepared, unsorted
-from specnorm_networks.certified.ranges import Ball, Ranges, ranges
+from specnorm_networks.certified.ranges import Ranges, ranges
+from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.scope import digest_of
 from specnorm_networks.certified.zonotopes import localised
 

@@ -16,8 +16,7 @@ pytest.importorskip("flint", exc_type=ImportError)
 from flint import arb, ctx
 from networks.local_networks import Chain, dense
 from specnorm_networks import within
-from specnorm_networks.by_rule import located
-from specnorm_networks.linear import read
+from specnorm_networks.linear import located, read
 
 Array = Any
 KINKS = {"relu": (0.0, 1.0), "leaky": (0.2, 1.0), "abs": (-1.0, 1.0)}

@@ -21,11 +21,9 @@ import pytest
 from mutants import Function, mutated
 from networks.local_networks import Chain, convolutional, dense
 from specnorm_networks import Graph, Layer, Node, within
-from specnorm_networks.by_rule import located
-from specnorm_networks.certified import linear_bounds, operators, parabolas
-from specnorm_networks.certified.linear_reading import Network
-from specnorm_networks.certified.parabolas import Curve
-from specnorm_networks.linear import Ascent, read
+from specnorm_networks.certified import linear_bounds, operators
+from specnorm_networks.certified.linear_bounds import Curve, Network
+from specnorm_networks.linear import Ascent, located, read
 
 from specnorm.clock import Clock
 
@@ -134,11 +132,11 @@ def test_offsets_against_enumeration() -> None:
         half = np.full((2, 2), 0.25 * numbers.integers(0, 2))
         off = half[0, 0] * float(abs(c).sum())
         curve = Curve(np.arange(2), centre, radius, breaks, slope, none, half, none[0], none[0], none[0])
-        (boxed,), _ = parabolas.parabolas(c, g, np.zeros((1, 1)), curve, False)
+        (boxed,), _ = linear_bounds.parabolas(c, g, np.zeros((1, 1)), curve, False)
         exact = float((c * np.maximum(breaks, 0) - g * breaks).min(axis=0).sum()) - off
         assert exact - 1e-9 <= boxed <= exact + 1e-12
         tries = np.linspace(1e-3, 8, 200)[:, None]
-        (both,), _ = parabolas.parabolas(c, g, tries, curve, False)
+        (both,), _ = linear_bounds.parabolas(c, g, tries, curve, False)
         axes = [np.linspace(low[j], high[j], 301) for j in (0, 1)]
         grid = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2)
         grid = grid[np.linalg.norm(grid - centre, axis=1) <= radius]
@@ -243,7 +241,7 @@ def of(module: Any, name: str) -> Function:
     return Function(Path(module.__file__), name)
 
 
-PARABOLAS = of(parabolas, "parabolas")
+PARABOLAS = of(linear_bounds, "parabolas")
 OF_OFFSETS: dict[str, tuple[str, str]] = {
     "a parabola that is not clipped": (
         "np.minimum(np.maximum(centre - s / wide, low[part]), high[part])", "centre - s / wide"),

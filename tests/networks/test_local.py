@@ -9,7 +9,8 @@ import pytest
 from networks.local_networks import Chain, convolutional, dense
 from specnorm_networks import Measure, Multipliers, bound, local_radii, margins, near
 from specnorm_networks.certified import operators
-from specnorm_networks.certified.ranges import Ball, ranges
+from specnorm_networks.certified.ranges import ranges
+from specnorm_networks.certified.regions import Ball
 
 from specnorm.errors import InternalError, MethodError
 

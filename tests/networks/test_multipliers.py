@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from networks.dense_networks import FUNCTIONS, Conv, draw, from_below, graph_of, sizes_of, smallest_eigenvalue
 from specnorm_networks import Measure, Multipliers, Product, Scaled, bound
-from specnorm_networks.certified import affine_maps, segments, subnetworks
+from specnorm_networks.certified import reading, segments
 
 MEASURE = Measure(1e-4)
 KINDS: dict[str, dict[str, Any]] = {
@@ -46,7 +46,7 @@ def slack(chain: Sequence[Conv], n: tuple[int, ...], measure: Measure = MEASURE,
     """Smallest eigenvalue of the dense inequality of each part of more than one link, at its own input size."""
     graph = graph_of(chain, n)
     found = []
-    for run in subnetworks.runs(graph):
+    for run in reading.runs(graph):
         parts = segments.segments(run)
         weights = Multipliers(steps=steps).weights(run, parts)
         assert weights is not None
@@ -132,8 +132,8 @@ def one_phase_dropped(original: Callable[..., Any]) -> Callable[..., Any]:
     [
         ("zeros", segments, "middle", forgotten_half),
         ("slopes circular", segments, "middle", forgotten_leaf),
-        ("zeros", affine_maps.Term, "dense", one_tap_moved),
-        ("strided", affine_maps, "phased", one_phase_dropped),
+        ("zeros", reading.Term, "dense", one_tap_moved),
+        ("strided", reading, "phased", one_phase_dropped),
     ],
 )
 def test_a_dropped_term_is_noticed(

@@ -23,7 +23,7 @@ def denoiser(scale: float, seed: int = 0) -> Any:
 
 
 def ratio(function: Any, pair: tuple[Any, Any]) -> float:
-    x, y = pair
+    x, y = map(torch.as_tensor, pair)
     with torch.no_grad():
         return float((function(x) - function(y)).norm() / (x - y).norm())
 

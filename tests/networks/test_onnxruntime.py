@@ -22,7 +22,7 @@ from networks.onnx_arguments import DRAWS  # noqa: E402
 from networks.onnx_schemas import places, versions  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from specnorm_networks.certified.operators import Unknown  # noqa: E402
-from specnorm_networks.execution import run_with_errors  # noqa: E402
+from specnorm_networks.checking import run_with_errors  # noqa: E402
 from specnorm_networks.onnx import read  # noqa: E402
 from specnorm_networks.onnx.evaluator import evaluate  # noqa: E402
 

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from networks.local_networks import Chain, convolutional, dense
 from specnorm_networks import Graph, Node, bound
-from specnorm_networks.by_rule import ranges_by_lines
 from specnorm_networks.certified import operators, ranges
 from specnorm_networks.certified.operators.base import LinearMap
-from specnorm_networks.certified.ranges import Ball, Box
-from specnorm_networks.linear import read
+from specnorm_networks.certified.regions import Ball, Box
+from specnorm_networks.linear import ranges_by_lines, read
 
 from specnorm.certified import host
 

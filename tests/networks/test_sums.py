@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from networks.dense_sums import NETWORKS, Network, from_below, smallest_eigenvalue
 from specnorm_networks import Graph, Measure, Multipliers, Product, Scaled, bound
-from specnorm_networks.certified import affine_maps, segments, subnetworks
+from specnorm_networks.certified import reading, segments
 
 MEASURE = Measure(1e-4)
 
@@ -18,7 +18,7 @@ def slack(net: Network, graph: Graph, steps: int = 6) -> list[float]:
     """Smallest eigenvalue of the dense inequality of each part with more than one link, at its own input size."""
     found = []
     number = {name: at for at, name in enumerate(net.names)}
-    for run in subnetworks.runs(graph):
+    for run in reading.runs(graph):
         parts = segments.segments(run)
         weights = Multipliers(steps=steps).weights(run, parts)
         assert weights is not None
@@ -108,9 +108,9 @@ def without_signs(original: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("kind", "place", "name", "mutation"),
     [
-        ("linear", affine_maps.Term, "dense", a_place_moved),
-        ("downsampled", affine_maps, "phased", a_tap_too_early),
-        ("bottleneck", affine_maps.Term, "dense", without_signs),
+        ("linear", reading.Term, "dense", a_place_moved),
+        ("downsampled", reading, "phased", a_tap_too_early),
+        ("bottleneck", reading.Term, "dense", without_signs),
     ],
 )
 def test_a_dropped_term_is_noticed(

@@ -15,8 +15,7 @@ from proof.network_rules import FAR, NETWORK_REFUSED
 from proof.test_claims import KERNEL, OPS, PART
 from specnorm_networks.certified import margins
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.linear_bounds import LinearBounds
-from specnorm_networks.certified.linear_reading import Network
+from specnorm_networks.certified.linear_bounds import LinearBounds, Network
 from specnorm_networks.certified.operators import Input, ReLU
 from specnorm_networks.certified.roundings import EXECUTIONS, AtCentre, Roundings
 from specnorm_networks.certified.scope import Scope

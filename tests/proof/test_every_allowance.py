@@ -129,8 +129,8 @@ def waves() -> bool:
 
 
 def powers() -> bool:
-    ops = off(-1)
-    return above(Powers(ONES[..., None], 1, ops=Instead(ops, wide_dtype="float32")).channel_norms()[0])
+    ops: Any = Instead(off(-1), wide_dtype="float32")
+    return above(Powers(ONES[..., None], 1, ops=ops).channel_norms()[0])
 
 
 def passes(test: Callable[[], object]) -> Callable[[], bool]:

@@ -13,9 +13,8 @@ import pytest
 from assumptions import assumed, interval
 from specnorm_networks import Graph, Node
 from specnorm_networks.certified import margins, operators, ranges, zonotopes
-from specnorm_networks.certified.linear_bounds import LinearBounds
-from specnorm_networks.certified.linear_reading import Network
-from specnorm_networks.certified.ranges import Ball
+from specnorm_networks.certified.linear_bounds import LinearBounds, Network
+from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.scope import Scope
 
 import specnorm

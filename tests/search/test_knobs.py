@@ -47,7 +47,6 @@ WILD: dict[str, tuple[float, ...]] = {
     "least": (0.0, 1.0),
     "covered": (0.0, 1e6),
     "repaid": (0.0, 1e6),
-    "few": (0.0, 1e6),
     "stuck": (0.0, 1.0),
     "trials": (1, 1000),
     "around": (0.0, 3.0),

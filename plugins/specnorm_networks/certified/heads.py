@@ -35,10 +35,20 @@ from specnorm.certified.symbol.trigonometric import symbol_error
 from specnorm.problem.frequencies import Frequencies, half_grid, phases_at, product, tap_points
 from specnorm.problem.spec import ConvSpec
 from specnorm.types import ArrayOps
-from specnorm_networks.certified.affine_maps import AffineMap, Filter, Segment, Subnetwork, Term
 from specnorm_networks.certified.graph import Layer
 from specnorm_networks.certified.kernels import AT_ONCE, ROUNDINGS, Norms, fold_error
 from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.reading import (
+    ENTRIES,
+    AffineMap,
+    Filter,
+    Segment,
+    Subnetwork,
+    Term,
+    by_phases,
+    grids_of,
+    taps_of,
+)
 from specnorm_networks.certified.rules import NOTHING
 from specnorm_networks.certified.segments import (
     constant_of_run,
@@ -49,7 +59,6 @@ from specnorm_networks.certified.segments import (
     parts_from,
     usable,
 )
-from specnorm_networks.certified.subnetworks import ENTRIES, by_phases, grids_of, taps_of
 
 MARGIN = 1e-9
 """By how much K has to be below 1."""

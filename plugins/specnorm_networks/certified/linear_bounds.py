@@ -10,6 +10,9 @@ slopes g and any ``lam >= 0``, since z lies in a ball ``|z - centre| <= rho`` an
 parallel lines (`Pointwise.breaks`, `Pointwise.affine`), and the parabola there is bounded by its tangent at any point
 of the part. Where a value is not computed by such an operator, the row is bounded on that value's own ball and box.
 
+Maxima are functions of each entry here, ``max(u, v) = v + relu(u - v)``: what `Operator.written_out` says stands in
+place of its operator.
+
 .. [1] Zhang, Weng, Chen, Hsieh, Daniel, "Efficient Neural Network Robustness Certification" (CROWN), NeurIPS 2018.
 .. [2] Boyd, Vandenberghe, "Convex Optimization", section 5.1.
 .. [3] Chiu, Chen, Zhang, Zhang, "SDP-CROWN", ICML 2025, arXiv:2506.06665.
@@ -18,7 +21,7 @@ of the part. Where a value is not computed by such an operator, the row is bound
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -27,16 +30,345 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.certified import arithmetic, host
-from specnorm.certified.bound import HypothesisError
+from specnorm.certified.bound import HypothesisError, Upper
 from specnorm.certified.interval import Interval, _interval, anything, enclosing, within
-from specnorm.errors import MethodError
-from specnorm_networks.certified.graph import Node, concrete
-from specnorm_networks.certified.linear_reading import LinearOperator, Network
-from specnorm_networks.certified.operators.base import FloatArray, Place, Pointwise
-from specnorm_networks.certified.operators.sources import Constant
-from specnorm_networks.certified.parabolas import TINY, Curve, Minimiser, parabolas
+from specnorm.errors import MethodError, SpecnormError
+from specnorm_networks.certified.graph import Graph, Node, concrete
+from specnorm_networks.certified.operators.base import (
+    Adjoint,
+    FloatArray,
+    LinearMap,
+    NoBoundError,
+    NotRunError,
+    Place,
+    Pointwise,
+    Program,
+    Sizes,
+)
+from specnorm_networks.certified.operators.broadcasting import AT_ONCE
+from specnorm_networks.certified.operators.linear import Add
+from specnorm_networks.certified.operators.sources import Constant, Input
 from specnorm_networks.certified.ranges import consistent, ranges
 from specnorm_networks.certified.regions import Ball
+from specnorm_networks.certified.scope import Map, Scope
+
+
+def written_out(graph: Graph) -> list[Graph]:
+    """The network itself, and step by step the same with operators written out, under the name of their last step."""
+    found = [graph]
+    while True:
+        nodes: list[Node] = []
+        for node in found[-1].nodes:
+            before = [concrete(found[-1].by_name[name].shape) for name in node.inputs]
+            known = [shape for shape in before if shape is not None]
+            try:
+                program = node.operator.written_out(known) if known and len(known) == len(before) else None
+                nodes += [node] if program is None else _steps(found[-1], node, program, [np.zeros(n) for n in known])
+            except (NoBoundError, NotRunError):
+                nodes.append(node)
+        if all(node is before for node, before in zip(nodes, found[-1].nodes, strict=False)):
+            return found
+        found.append(graph._same(nodes))
+
+
+def _steps(graph: Graph, node: Node, program: Program, values: list[FloatArray]) -> list[Node]:
+    names, steps = list(node.inputs), []
+    for at, (operator, inputs) in enumerate(program):
+        names.append(node.name if at + 1 == len(program) else graph.fresh(f"{node.name}, step {at}"))
+        values.append(operator.run(*(values[number] for number in inputs)))
+        taken = tuple(names[number] for number in inputs)
+        steps.append(Node(names[-1], operator, taken, values[-1].shape, node.label, derived=True))
+    if values[-1].shape != concrete(node.shape):
+        raise NotRunError(f"{node.name}, written out, has shape {values[-1].shape}")
+    return steps
+
+
+# -- transposes --------------------------------------------------------------------------------------------------------
+def transposed(linear: LinearMap, before: Sequence[Sizes]) -> tuple[Adjoint, int]:
+    """Adjoint of a linear map and its roundings; where none is stated, by the places of entries, or by the matrix.
+
+    Raises
+    ------
+    NoBoundError
+        If that matrix has too many entries.
+    """
+    if linear.adjoint is not None:
+        return linear.adjoint, linear.backward
+    ends = np.cumsum([0, *(math.prod(shape) for shape in before)])
+    count = int(ends[-1])
+    if not linear.moves and count**2 > AT_ONCE:
+        raise NoBoundError("its transpose has too many entries")
+    numbers = np.arange(1.0, count + 1)[None] if linear.moves else np.eye(count)
+    split = list(zip(ends, ends[1:], before, strict=False))
+    found = _flat(linear.apply([numbers[:, a:b].reshape(len(numbers), *shape) for a, b, shape in split]))
+    if linear.moves:
+        back, roundings = _by_places(found[0], count)
+    else:
+        back, roundings = (lambda y: y @ found.T), found.shape[1]
+
+    def adjoint(y: FloatArray) -> list[FloatArray]:
+        x = back(_flat(y))
+        return [x[:, a:b].reshape(len(x), *shape) for a, b, shape in split]
+
+    return adjoint, roundings + linear.roundings + 2
+
+
+def _flat(x: FloatArray) -> FloatArray:
+    return x.reshape(len(x), math.prod(x.shape[1:]))
+
+
+def _by_places(found: FloatArray, count: int) -> tuple[Callable[[FloatArray], FloatArray], int]:
+    """From the number (from 1 on, 0 for none) of the entry that each of the value's is."""
+    used = np.flatnonzero(found)
+    places = found[used].astype(np.intp) - 1
+    order = np.argsort(places, kind="stable")
+    taken, starts = np.unique(places[order], return_index=True)
+    kept = len(used) == count and np.array_equal(places, np.arange(count))
+
+    def back(y: FloatArray) -> FloatArray:
+        if kept:
+            return y[:, used]
+        x = np.zeros((len(y), count))
+        if len(taken) == len(places):
+            x[:, places] = y[:, used]
+        elif len(taken):
+            x[:, taken] = np.add.reduceat(y[:, used[order]], starts, axis=1)
+        return x
+
+    return back, int(np.diff([*starts, len(places)]).max(initial=0))
+
+
+# -- what is read once a network ---------------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class LinearOperator:
+    """Its map, and the transpose of that with its roundings."""
+
+    map: LinearMap
+    adjoint: Adjoint
+    roundings: int
+
+
+class Network:
+    """A graph of one input, read for linear bounds; the same for every region.
+
+    Parameters
+    ----------
+    graph : Graph
+        Of known sizes.
+    constants : iterable of Upper
+        Proven constants of maps between two values (`scope.Map`), everywhere.
+
+    Raises
+    ------
+    MethodError
+        If the graph has several inputs, or a value whose size is not known or 0.
+    """
+
+    def __init__(self, graph: Graph, constants: Iterable[Upper] = ()) -> None:
+        shapes = [concrete(graph.by_name[name].shape) for name in graph.inputs]
+        sizes = [concrete(node.shape) for node in graph.nodes]
+        if len(shapes) != 1 or shapes[0] is None or any(size is None or 0 in size for size in sizes):
+            raise MethodError("Linear bounds need a network with one input, and values of known sizes above 0.")
+        self.graph, self.input, self.nodes = graph, graph.inputs[0], graph.by_name
+        self.shape: Sizes = shapes[0]
+        self.linear = {n.name: found for n in graph.nodes if (found := self._read(n)) is not None}
+        self.moving: set[str] = set()
+        self.readers: dict[str, list[str]] = {}
+        for node in graph.nodes:
+            for name in node.inputs:
+                self.readers.setdefault(name, []).append(node.name)
+            if node.name == self.input or any(name in self.moving for name in node.inputs):
+                self.moving.add(node.name)
+        self.constants: dict[str, list[tuple[str, float]]] = {}
+        for node in graph.nodes:
+            apart = self._difference(node)
+            if apart is not None:
+                self.constants[node.name] = [apart]
+        about = Scope(graph).about
+        for claim in constants:
+            if not isinstance(claim.what, Map) or not about.includes(claim.what.about):
+                raise HypothesisError(f"{claim.what} is no map between values of this network")
+            if self._passes(claim.what):
+                self.constants.setdefault(claim.what.end, []).append((claim.what.start, claim.value))
+
+    @property
+    def box(self) -> Interval:
+        """The box that is stated for the input."""
+        stated = self.nodes[self.input].operator
+        assert isinstance(stated, Input)  # for the type checker: `Graph.inputs` are such
+        low = np.broadcast_to(-math.inf if stated.low is None else stated.low, self.shape)
+        return enclosing((low, np.broadcast_to(math.inf if stated.high is None else stated.high, self.shape)))
+
+    def _read(self, node: Node) -> LinearOperator | None:
+        before = [concrete(self.nodes[name].shape) for name in node.inputs]
+        known = [shape for shape in before if shape is not None]
+        if not known or len(known) < len(before) or concrete(node.shape) is None:
+            return None
+        try:
+            found = node.operator.linear_map(Place(tuple(known), node.shape))
+            return None if found is None else LinearOperator(found, *transposed(found, known))
+        except (NoBoundError, NotRunError, SpecnormError, OSError):
+            return None
+
+    def _difference(self, node: Node) -> tuple[str, float] | None:
+        """Of a sum of entries of one value: the root of the largest row sum times the largest column sum (Schur)."""
+        sources = [self.nodes[name] for name in node.inputs if name in self.linear and self.linear[name].map.moves]
+        names = {name for source in sources for name in source.inputs}
+        if not isinstance(node.operator, Add) or len(sources) < len(node.inputs) or len(names) != 1 or not sources:
+            return None
+        (name,) = names
+        if name not in self.moving or self.linear.get(node.name) is None:
+            return None
+        down, over = np.zeros((1, *(concrete(self.nodes[name].shape) or ()))), 1.0 / node.operator.over
+        for source, weight in zip(sources, node.operator.weights, strict=True):
+            ones = np.full((1, *(concrete(source.shape) or ())), abs(weight) * over)
+            down = down + self.linear[source.name].adjoint(ones)[0]
+        across = sum(map(abs, node.operator.weights)) * over
+        return name, host.sqrt_up(host.inflate(float(np.max(down, initial=0.0)) * across, 2**24))
+
+    def _passes(self, what: Map) -> bool:
+        """Whether nothing of the input reaches the end of a map but through its start: all else is held then."""
+        reached = {self.input} - {what.start}
+        for node in self.graph.nodes:
+            if node.name not in (self.input, what.start) and any(name in reached for name in node.inputs):
+                reached.add(node.name)
+        moving = what.start in self.moving and what.end in self.moving - {what.start}
+        return moving and what.end not in reached
+
+
+LEAST = 2.0**-400
+"""Multipliers are taken to be no smaller: a positive one is as valid as 0."""
+TINY = 2.0**-900
+"""What underflow may take from a row."""
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A function of each entry on a value's ball and box; units are its entries that are not on one exact line.
+
+    Parameters
+    ----------
+    at : array of int, shape (units,)
+        Flat positions.
+    centre : array, shape (units,)
+    radius : float
+        Of the whole value's ball around the centre.
+    breaks : array, shape (parts + 1, units)
+        Ends of the parts of each interval, ascending.
+    slope, middle, half : array, shape (parts, units)
+        ``|f(z) - slope z - middle| <= half`` on each part.
+    lines : array, shape (entries,)
+        Slopes of the entries that are on one exact line, 0 of units.
+    """
+
+    at: NDArray[np.intp]
+    centre: FloatArray
+    radius: float
+    breaks: FloatArray
+    slope: FloatArray
+    middle: FloatArray
+    half: FloatArray
+    lines: FloatArray
+    added: FloatArray
+    error: FloatArray
+    """Of those, what is added, and by how much a value is off where a coefficient's product with its slope is rounded.
+    """
+    tiny: float = 0.0
+    """By how much a row is off where such products underflow."""
+
+
+@dataclass(frozen=True, eq=False)
+class Minimiser:
+    """Where the bound of a row is attained at one value: what a search needs for the gradient.
+
+    Parameters
+    ----------
+    coefficients : array, shape (rows, units)
+    slopes : array, shape (rows, units)
+    point : array, shape (rows, units)
+    value : array, shape (rows, units)
+        The function's, as the bound takes it.
+    """
+
+    coefficients: FloatArray
+    slopes: FloatArray
+    point: FloatArray
+    value: FloatArray
+    multiplier: FloatArray
+    """Shape (rows,)."""
+
+
+def parabolas(
+    c: FloatArray, g: FloatArray, multipliers: FloatArray, curve: Curve, traced: bool
+) -> tuple[FloatArray, Minimiser | None]:
+    """The offset h of each row, the largest of those for several multipliers.
+
+    A part's parabola ``s z + lam (z - centre)^2 / 2``, with ``s = c slope - g``, lies above its tangent at any point of
+    the part; the point is where the parabola is least, computed.
+
+    Parameters
+    ----------
+    c, g : array, shape (rows, units)
+    multipliers : array, shape (tries, rows)
+    """
+    lams = np.asarray(multipliers, dtype=np.float64).reshape(-1, len(c))
+    if not (lams >= 0).all():
+        raise HypothesisError("a multiplier that is negative")
+    lams = np.maximum(lams, LEAST)
+    # Units without coefficient and slope add nothing that is negative.
+    used = np.flatnonzero(c.any(axis=0) | g.any(axis=0))
+    if 2 * len(used) < len(curve.centre) and not traced:
+        fewer = (each[..., used] for each in (curve.centre, curve.breaks, curve.slope, curve.middle, curve.half))
+        c, g = c[:, used], g[:, used]
+        centre, breaks, slopes, middles, halves = fewer
+    else:
+        centre, breaks, slopes, middles, halves = curve.centre, curve.breaks, curve.slope, curve.middle, curve.half
+    low, high = breaks[:-1], breaks[1:]
+    size = np.maximum(abs(breaks[0]), abs(breaks[-1]))
+    apart = np.maximum(abs(breaks[0] - centre), abs(breaks[-1] - centre))
+    # All terms of a row: what their roundings, and those of the sum, refer to.
+    flat_size = abs(c) @ (abs(slopes).max(axis=0) * size + (abs(middles) + halves).max(axis=0))
+    flat_size = flat_size + abs(g) @ size
+    square = float(np.square(apart).sum())
+    n = len(centre)
+    tiny = host.inflate(float(size.sum()) + 1.0, n + 8) * TINY
+    best: FloatArray = np.full(len(c), -math.inf)
+    kept: Minimiser | None = None
+    for lam in lams:
+        wide = lam[:, None]
+        least, point, value = None, None, None
+        for part in range(len(low)):
+            slope, middle, half = slopes[part], middles[part], halves[part]
+            s = c * slope - g
+            line = c * middle - abs(c) * half if middle.any() or half.any() else None
+            z = np.minimum(np.maximum(centre - s / wide, low[part]), high[part])
+            away = z - centre
+            d = s + wide * away
+            found = s * z + (0.5 * wide) * np.square(away)
+            found -= np.maximum(d, 0.0) * (z - low[part]) + np.maximum(-d, 0.0) * (high[part] - z)
+            found = found if line is None else found + line
+            lower: NDArray[np.bool_] | None = None if least is None else np.asarray(found < least)
+            least = found if least is None or lower is None else np.minimum(least, found)
+            if traced:
+                here = slope * z + middle - np.sign(c) * half
+                point = z if lower is None or point is None else np.where(lower, z, point)
+                value = here if lower is None or value is None else np.where(lower, here, value)
+        assert least is not None  # for the type checker: there are parts
+        # A dozen roundings of each term, twice as many for products of errors, and those of the sum.
+        lost = host.inflate(flat_size + lam * square, n + 8) * ((40 + 4 * n) * 2.0**-52) + tiny
+        ball = host.inflate(lam * (curve.radius * curve.radius / 2), 4) + TINY
+        total = host.next_down(host.next_down(least.sum(axis=1) - lost) - ball)
+        better = total > best
+        best = np.where(better, total, best)
+        if traced and point is not None and value is not None:
+            new = Minimiser(c, g, point, value, lam)
+            kept = new if kept is None else Minimiser(
+                c, g, np.asarray(np.where(better[:, None], point, kept.point)),
+                np.asarray(np.where(better[:, None], value, kept.value)),
+                np.where(better, lam, kept.multiplier),
+            )  # fmt: skip
+    return best, kept
+
 
 Choose: TypeAlias = "Callable[[str, FloatArray, Curve], tuple[FloatArray, FloatArray]]"
 """Gives slopes g (rows, units) and multipliers lam (tries, rows) for coefficients (rows, units) of a node's value. Of a
@@ -302,7 +634,3 @@ class LinearBounds:
         if trace is not None and kept is not None:
             trace[name] = kept
         return found
-
-
-def _flat(c: FloatArray) -> FloatArray:
-    return c.reshape(len(c), -1)

@@ -16,17 +16,17 @@ from specnorm.certified.interval import Interval
 from specnorm.errors import SpecnormError
 from specnorm.problem.spec import ConvSpec
 from specnorm_networks.certified import rules
-from specnorm_networks.certified.boxes import Values
 from specnorm_networks.certified.branches import Branches
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.kernels import Norms
-from specnorm_networks.certified.linear_combinations import is_padded_layer, numbers_along, spatial
 from specnorm_networks.certified.operators.base import NoBoundError, Place
 from specnorm_networks.certified.operators.layers import Convolution, Matrices, Matrix
 from specnorm_networks.certified.operators.linear import Add, Pad, Scale
 from specnorm_networks.certified.operators.normalisation import Normalise
 from specnorm_networks.certified.operators.reductions import Norm
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random
+from specnorm_networks.certified.ranges import Values
+from specnorm_networks.certified.reading import is_padded_layer, numbers_along, spatial
 from specnorm_networks.certified.scope import Map, Scope
 
 T = TypeVar("T")

@@ -9,24 +9,24 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import InitVar, dataclass
+from dataclasses import InitVar, dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from specnorm.certified import arithmetic, host
+from specnorm.certified import arithmetic, host, interval
 from specnorm.certified.bound import HypothesisError, Upper
-from specnorm.certified.interval import Interval, anything, around, enclosing, within
+from specnorm.certified.interval import Interval, anything, around, enclosing
 from specnorm.errors import InternalError, MethodError, SpecnormError
 from specnorm.text import visible
 from specnorm_networks.certified.graph import Graph, Node, concrete
 from specnorm_networks.certified.operators.base import FloatArray, LinearMap, NoBoundError, NotRunError, Place
+from specnorm_networks.certified.operators.sources import Input
 from specnorm_networks.certified.regions import Ball, Box, Region
 from specnorm_networks.certified.rules import must_be_claims
 from specnorm_networks.certified.scope import Scope
 
-__all__ = ["Ball", "Box", "Range", "Ranges", "ranges"]
-Range = Interval
-"""Where the entries of one value lie."""
 _MAKER = object()
 
 
@@ -178,7 +178,7 @@ class _Walk:
         if image is None or image.shape != shape:
             return anything(shape) & self.known.get(node.name, anything(shape))
         if node.name in self.at_centre:
-            image &= self.at_centre[node.name] + within(self._reach(node, linear, shape))
+            image &= self.at_centre[node.name] + interval.within(self._reach(node, linear, shape))
         return image & self.known.get(node.name, anything(shape))
 
     def _reach(self, node: Node, linear: LinearMap | None, shape: tuple[int, ...]) -> FloatArray:
@@ -201,3 +201,126 @@ def _of_input(name: str, region: Ball | Box) -> Interval:
         return enclosing((region.low[name], region.high[name]))
     centre = np.array(region.centre[name], dtype=np.float64)
     return around(centre, np.full(centre.shape, float(region.radius)))
+
+
+Given = float | NDArray[Any] | Mapping[str, Any]
+
+
+def within(graph: Graph, low: Given, high: Given) -> Graph:
+    """The same network, of whose inputs every entry lies between two numbers.
+
+    Constants of squares, exp, products of values and the like need that; those of the other rules do not depend on it.
+
+    Parameters
+    ----------
+    low, high : float, array, or mapping of str to these
+        For every input, or by its name. Arrays broadcast to its shape.
+
+    Returns
+    -------
+    Graph
+        Its bound holds for every two inputs in the box.
+
+    Raises
+    ------
+    MethodError
+        If an input has no numbers, or its low end is not below its high end.
+    """
+    nodes = (_boxed(node, low, high) if node.name in graph.inputs else node for node in graph.nodes)
+    return graph._same([*nodes])
+
+
+def _boxed(node: Node, low: Given, high: Given) -> Node:
+    ends = []
+    for each in (low, high):
+        if isinstance(each, Mapping) and node.name not in each:
+            raise MethodError(f"The box has no ends for the network's input {node.name}; expected one for each input.")
+        ends.append(np.asarray(each[node.name] if isinstance(each, Mapping) else each, dtype=np.float64))
+    if not all(map(_is_any, ends)) or not bool(np.all(ends[0] <= ends[1])):
+        raise MethodError(
+            f"The box of input {node.name} has a low end above its high end, or ends that are no numbers."
+        )
+    shape = concrete(node.shape)
+    if shape is not None:
+        for end in ends:
+            try:
+                np.broadcast_to(end, shape)
+            except ValueError as error:
+                raise MethodError(
+                    f"The box of input {node.name} has an end of shape {end.shape}; the input has shape {shape}."
+                ) from error
+    return replace(node, operator=Input(low=ends[0], high=ends[1]))
+
+
+def stated(graph: Graph) -> dict[str, tuple[float, float] | None]:
+    """The box of each input that has one: the ends that all its entries have, None where they differ.
+
+    Parameters
+    ----------
+    graph : Graph
+        From `within`.
+    """
+    found: dict[str, tuple[float, float] | None] = {}
+    for name, box in _inputs(graph):
+        if box.low is not None and box.high is not None:
+            low, high = np.unique(box.low), np.unique(box.high)
+            found[name] = (float(low[0]), float(high[0])) if len(low) == len(high) == 1 else None
+    return found
+
+
+def _inputs(graph: Graph) -> Iterator[tuple[str, Input]]:
+    for node in graph.nodes:
+        if isinstance(node.operator, Input) and node.operator.moves:
+            yield node.name, node.operator
+
+
+def _is_any(end: NDArray[np.float64]) -> bool:
+    return not bool(np.isnan(end).any())
+
+
+class Values:
+    """Where a network's values lie, looked at when somebody asks.
+
+    Parameters
+    ----------
+    known : Ranges, optional
+        Default: for inputs in the graph's box.
+    """
+
+    def __init__(self, graph: Graph, known: Ranges | None = None) -> None:
+        self.graph, self._known = graph, known
+        self.regions = frozenset() if known is None else known.regions
+        """In which they lie there, besides the box that the graph states."""
+        if known is not None:
+            known.check(graph)
+
+    def __getitem__(self, name: str) -> Interval | None:
+        if self._known is None:
+            box = box_of(self.graph)
+            if box is None:
+                return None
+            self._known = ranges(self.graph, box)
+        return self._known.get(name)
+
+
+def region_of(graph: Graph) -> Box | None:
+    """The box that is stated for the inputs, its ends broadcasting to their shapes; None where there is none."""
+    ends = {name: box for name, box in _inputs(graph) if box.low is not None}
+    if not ends:
+        return None
+    low = {name: np.asarray(-math.inf if box.low is None else box.low) for name, box in _inputs(graph)}
+    high = {name: np.asarray(math.inf if box.high is None else box.high) for name, box in _inputs(graph)}
+    return Box(low, high)
+
+
+def box_of(graph: Graph) -> Box | None:
+    """The box that inputs lie in, infinite where none is stated; None where their sizes are not known."""
+    low: dict[str, NDArray[np.float64]] = {}
+    high: dict[str, NDArray[np.float64]] = {}
+    for name, box in _inputs(graph):
+        shape = concrete(graph.by_name[name].shape)
+        if shape is None:
+            return None
+        low[name] = np.broadcast_to(-math.inf if box.low is None else box.low, shape).astype(np.float64)
+        high[name] = np.broadcast_to(math.inf if box.high is None else box.high, shape).astype(np.float64)
+    return Box(low, high)

@@ -1,42 +1,639 @@
-"""A graph read into links: each value as a sum of linear maps of earlier values, as far as these are known.
+"""A graph cut into runs: values as sums of linear maps of earlier values, each with a function of each entry after it.
 
-What no link can speak of (a product of two values, an operator without a rule) is a value of its own, from which other
-links may begin.
+A *value* is what an entry-wise function makes of a sum of linear maps of earlier values; a *link* is that map and
+function. Links in the order of computation, from one value to another that alone is read further, are a *run*. Along a
+run each value may be measured in a norm of its own, with one weight a channel.
+
+Maps (`Term`), sums with their function (`AffineMap`), several of these (`Subnetwork`, `Segment`), the reader, and where
+a graph is cut. What no link can speak of (a product of two values, an operator without a rule) is a value of its own,
+from which other links may begin.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specnorm.certified import host
+from specnorm.certified.bound import Upper
 from specnorm.errors import SpecnormError
 from specnorm.problem.spec import ConvSpec
+from specnorm.types import AnyArray
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.affine_maps import AffineMap, Filter, Term
-from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.linear_combinations import (
-    LinearCombination,
-    Value,
-    averages,
-    flattened,
-    is_padded_layer,
-    keeps_channels,
-    merged,
-    moved,
-    numbers_along,
-    of_rows,
-    outward,
-    sliced,
-    sorted_together,
-    spatial,
-    times,
-)
+from specnorm_networks.certified.graph import Graph, Layer, Node, Shape, concrete
+from specnorm_networks.certified.kernels import ROUNDINGS, Sizes, by_output
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.rules import followed, of_operator, of_slopes, unmoved
-from specnorm_networks.certified.scope import Scope
+from specnorm_networks.certified.rules import NOTHING, Average, followed, of_operator, of_slopes, unmoved
+from specnorm_networks.certified.scope import About, Scope
+
+Placed = tuple[FloatArray, tuple[int, ...]]
+"""A kernel, and the place of its first tap."""
+
+
+@dataclass(frozen=True, eq=False)
+class Filter:
+    """A layer as it stands in a network.
+
+    Parameters
+    ----------
+    geometry : dict
+        Of the layer, with the padding before it.
+    spec : ConvSpec
+        The same with the kernel's shape.
+    sizes : pair of tuple of int, or None
+        Spatial sizes before and after.
+    """
+
+    layer: Layer
+    geometry: dict[str, Any]
+    spec: ConvSpec
+    sizes: Sizes | None
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """A linear map from some channels of one value to some channels of a link: a layer, or the identity.
+
+    Parameters
+    ----------
+    source : int
+        Number of the value that it reads.
+    reads : range
+        Channels of that value.
+    rows : range
+        Channels of the link that it is added to.
+    filter : Filter or None
+        None: the identity, on every ``stride``-th pixel.
+    columns : range
+        Channels of the layer that those of ``reads`` are.
+    scale : array, shape (len(rows),), or None
+        Batch normalisation behind it; correct to a few roundings.
+    alpha : float
+        A number that it is multiplied by.
+    """
+
+    source: int
+    reads: range
+    rows: range
+    stride: tuple[int, ...] = ()
+    filter: Filter | None = None
+    columns: range = range(0)
+    scale: FloatArray | None = None
+    alpha: float = 1.0
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is the identity, and neither scaled nor strided."""
+        return self.filter is None and self.scale is None and self.alpha == 1 and max(self.stride, default=1) == 1
+
+    @property
+    def lost(self) -> FloatArray | float:
+        """What `ROUNDINGS` roundings of would be as much as the kernel's entries may be off, in its shape."""
+        if self.filter is None or self.filter.layer.error is None:
+            return 0.0
+        error = np.asarray(self.filter.layer.error(), np.float64)[:, self.columns.start : self.columns.stop]
+        if self.scale is not None:
+            error = error * abs(self.scale)[:, None]
+        return host.inflate(abs(error) * (abs(self.alpha) * 2.0**53 / ROUNDINGS), ROUNDINGS)
+
+    @property
+    def family(self) -> str:
+        """Which borders a statement about the whole grid is about: "zeros", "circular", "any"; "alone": none."""
+        if self.filter is None:
+            return "any" if max(self.stride, default=1) == 1 else "zeros"
+        spec = self.filter.spec
+        if (
+            max(spec.kernel_shape, default=1) == 1
+            and not any(map(sum, spec.padding))
+            and max(self.stride, default=1) == 1
+        ):
+            return "any"
+        if spec.padding_mode == "zeros" and not (spec.transposed and max(spec.stride) > 1):
+            return "zeros"
+        periodic = spec.padding_mode == "circular" and not any(spec.extra_outputs) and max(spec.stride) == 1
+        return "circular" if periodic and not spec.transposed else "alone"
+
+    def dense(self, axes: int, *, dilated: bool) -> Placed:
+        """Kernel as a plain correlation, ``y[m] = sum_t kernel[t] x[stride m + start + t]``: no groups, scaled.
+
+        Parameters
+        ----------
+        axes : int
+            Spatial axes; an identity has one tap on each.
+        dilated : bool
+            Whether zeros are put between the taps; if not, positions are in units of the dilation.
+
+        Returns
+        -------
+        kernel : array, shape (len(rows), len(reads), *taps)
+        start : tuple of int
+        """
+        ones = (1,) * axes
+        if self.filter is None:
+            kernel = np.eye(len(self.rows)).reshape(len(self.rows), len(self.reads), *ones)
+            scale = np.ones(len(self.rows)) if self.scale is None else self.scale
+            return kernel * (self.alpha * scale).reshape(-1, 1, *ones), (0,) * axes
+        spec, kernel = self.filter.spec, self.filter.layer.kernel()
+        if self.scale is not None:
+            kernel = kernel * by_output(self.scale, spec)
+        whole = _ungrouped(kernel * self.alpha, spec, spec.dilation if dilated else (1,) * spec.ndim)
+        # A transposed layer has y[m + k - before] += K[i, o, k] x[m]: a correlation with the taps in reverse.
+        start = tuple(
+            before - r * (k - 1) if spec.transposed else -before
+            for k, r, (before, _) in zip(spec.kernel_shape, spec.dilation, spec.padding, strict=True)
+        )
+        if spec.transposed:
+            whole = np.flip(whole.swapaxes(0, 1), axis=tuple(range(2, whole.ndim)))
+        return whole[:, self.columns.start : self.columns.stop], start
+
+
+def _ungrouped(kernel: FloatArray, spec: ConvSpec, dilation: Sequence[int]) -> FloatArray:
+    """A grouped, dilated kernel with the zeros that these stand for."""
+    g = spec.groups
+    first, second = kernel.shape[0] // g, kernel.shape[1]
+    extent = [r * (k - 1) + 1 for r, k in zip(dilation, spec.kernel_shape, strict=True)]
+    whole = np.zeros((kernel.shape[0], second * g, *extent))
+    taps = tuple(slice(None, None, r) for r in dilation)
+    for at in range(g):
+        rows, columns = slice(at * first, (at + 1) * first), slice(at * second, (at + 1) * second)
+        whole[(rows, columns, *taps)] = kernel[rows]
+    return whole
+
+
+@dataclass(frozen=True, eq=False)
+class AffineMap:
+    """A sum of linear maps, the function of each entry after it, and what may follow.
+
+    Parameters
+    ----------
+    terms : tuple of Term
+        Those of a run number its values: 0 is its input, i the value of its i-th link.
+    width : int
+        Channels.
+    slopes : pair of array, shape (width,)
+        Smallest and largest slope of the function; 1 where there is none.
+    factor : Upper
+        Of what follows the function: pooling, resizing. It keeps the channels.
+    repeat : int
+        Features that each channel becomes before the next layer (flattening).
+    open : bool
+        Whether nothing but the function lies between this sum and the next.
+    average : Average or None
+        What alone lies between, where ``factor`` is its own.
+    end : str
+        Name of the last node.
+    node : str
+        Name of the function's own; "" where nothing asks for it.
+    """
+
+    terms: tuple[Term, ...]
+    width: int
+    slopes: tuple[FloatArray, FloatArray]
+    end: str
+    node: str = ""
+    factor: Upper = NOTHING
+    repeat: int = 1
+    open: bool = True
+    average: Average | None = None
+    groups: NDArray[np.intp] | None = None
+    """Number of the group of each channel, where the function sorts entries of channels of one group: it moves no two
+    vectors apart in any norm whose weights are one number a group. None: each channel by itself."""
+
+    def fits(self, weights: FloatArray) -> bool:
+        """Whether weights are one number a group."""
+        if self.groups is None:
+            return True
+        first = np.unique(self.groups, return_index=True)[1]
+        return bool(np.all(weights == weights[first][self.groups]))
+
+    @property
+    def steepest(self) -> FloatArray:
+        """Largest absolute slope of each channel."""
+        return np.asarray(np.maximum(abs(self.slopes[0]), abs(self.slopes[1])))
+
+    @cached_property
+    def sources(self) -> tuple[int, ...]:
+        """Values that it reads, in order."""
+        return tuple(sorted({term.source for term in self.terms}))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the kernels."""
+        return tuple(dict.fromkeys(term.filter.layer.name for term in self.terms if term.filter is not None))
+
+    @property
+    def alone(self) -> Term | None:
+        """The only term, if that is a whole layer, as it is given: its norm at its own size is known."""
+        (first, *others) = self.terms
+        whole = (
+            first.filter is not None
+            and first.filter.layer.error is None
+            and len(first.columns) == first.filter.spec.cin
+            and len(first.rows) == self.width
+        )
+        return first if whole and not others else None
+
+
+@dataclass(frozen=True, eq=False)
+class Subnetwork:
+    """Links from one value to another.
+
+    Parameters
+    ----------
+    start : str
+        Name of the node that is read first (before any padding).
+    width : int
+        Its channels.
+    blocks : tuple of int
+        Numbers of values, from 0 to ``len(links)``, past which no later link reads: where the run may be cut.
+    """
+
+    start: str
+    width: int
+    links: tuple[AffineMap, ...]
+    blocks: tuple[int, ...]
+    _about: About | None = field(default=None, init=False)
+
+    @property
+    def about(self) -> About | None:
+        """Of whose values it is, where its links are said to be these by the rooms that read a graph."""
+        return self._about
+
+    def _of(self, about: About | None) -> Subnetwork:
+        """The same, read off a graph. For the modules of the trusted room."""
+        object.__setattr__(self, "_about", about)
+        return self
+
+    @property
+    def end(self) -> str:
+        """Name of the last node."""
+        return self.links[-1].end
+
+    def part(self, first: int, last: int) -> Segment:
+        """Links ``first:last``."""
+        before = self.links[first - 1] if first else None
+        return Segment(self.links[first:last], first, self.width if before is None else before.width * before.repeat)
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Links of a run that are bounded together.
+
+    Parameters
+    ----------
+    first : int
+        Number of the value that they begin with.
+    width : int
+        Channels of that value.
+    placed : bool
+        Whether taps stand at their places, although another shift or spacing says the same.
+    """
+
+    links: tuple[AffineMap, ...]
+    first: int
+    width: int
+    placed: bool = False
+
+    @property
+    def axes(self) -> int:
+        """Spatial axes."""
+        return max((t.filter.layer.spatial for t in self._terms if t.filter is not None), default=0)
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Of whatever reads the first value."""
+        found = (term.stride for term in self._terms if max(term.stride, default=1) > 1)
+        return next(found, (1,) * self.axes)
+
+    @property
+    def chain(self) -> bool:
+        """Whether each link reads one value, the one before."""
+        return all(link.sources == (at,) for at, link in enumerate(self.links, self.first))
+
+    @property
+    def depth(self) -> int:
+        """Links on the longest way."""
+        depth = {self.first: 0}
+        for at, link in enumerate(self.links, self.first + 1):
+            depth[at] = 1 + max(depth[source] for source in link.sources)
+        return depth[self.first + len(self.links)]
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each value, those of the first for each phase of the stride."""
+        return [self.width * math.prod(self.stride), *(link.width for link in self.links)]
+
+    @property
+    def _terms(self) -> list[Term]:
+        return [term for link in self.links for term in link.terms]
+
+    @property
+    def computed(self) -> bool:
+        """Whether entries of a kernel may be off."""
+        return any(term.filter is not None and term.filter.layer.error is not None for term in self._terms)
+
+    @property
+    def families(self) -> set[str]:
+        """Of all terms, without "any"."""
+        return {term.family for term in self._terms} - {"any"}
+
+    @property
+    def agrees(self) -> bool:
+        """Whether all values but the first, which only strided terms may read, are on one grid."""
+        wide = {t.filter.layer.spatial for t in self._terms if t.filter is not None}
+        if len(wide) > 1 or any(not link.open or link.repeat > 1 for link in self.links[:-1]):
+            return False
+        ones = (1,) * self.axes
+        first = {term.stride or ones for term in self._terms if term.source == self.first}
+        later = {term.stride or ones for term in self._terms if term.source != self.first}
+        return len(first) == 1 and later <= {ones}
+
+    @property
+    def undilated(self) -> bool:
+        """Whether dilation need not be looked at: a chain, dilated alike, has the plain one's symbols at r theta."""
+        strided = max(self.stride, default=1) > 1
+        if self.placed or strided or not self.chain or any(len(link.terms) > 1 for link in self.links):
+            return False
+        specs = [term.filter.spec for term in self._terms if term.filter is not None]
+        return all(len({s.dilation[j] for s in specs if s.kernel_shape[j] > 1}) <= 1 for j in range(self.axes))
+
+    def kernels(self, *, absolute: bool = False) -> list[dict[int, Placed]]:
+        """For each link: the number of a value it reads -> kernel on that value's channels, and the first tap's place.
+
+        The first value's channels come with the phases of the stride, so that every kernel is a correlation of stride
+        1. Where dilation is not looked at, places are 0.
+
+        Parameters
+        ----------
+        absolute : bool
+            Sums of the terms' absolute values: what relative errors of the terms refer to.
+        """
+        return [self._joined(link, absolute) for link in self.links]
+
+    def _joined(self, link: AffineMap, absolute: bool) -> dict[int, Placed]:
+        widths = dict(enumerate([self.width, *(each.width for each in self.links)], self.first))
+        found: dict[int, Placed] = {}
+        for source in link.sources:
+            terms = [term for term in link.terms if term.source == source]
+            stride = self.stride if source == self.first else (1,) * self.axes
+            placed = [self._placed(term, stride, absolute) for term in terms]
+            low = [min(start) for start in zip(*(start for _, start in placed), strict=True)]
+            ends = [[s + n for s, n in zip(start, k.shape[2:], strict=True)] for k, start in placed]
+            size = [max(e) - a for e, a in zip(zip(*ends, strict=True), low, strict=True)]
+            whole = np.zeros((link.width, widths[source] * math.prod(stride), *size))
+            for term, (kernel, start) in zip(terms, placed, strict=True):
+                taps = [slice(s - a, s - a + n) for s, a, n in zip(start, low, kernel.shape[2:], strict=True)]
+                columns = slice(term.reads.start * math.prod(stride), term.reads.stop * math.prod(stride))
+                whole[(slice(term.rows.start, term.rows.stop), columns, *taps)] += kernel
+            found[source] = (whole, tuple(low))
+        return found
+
+    def _placed(self, term: Term, stride: tuple[int, ...], absolute: bool) -> Placed:
+        kernel, start = term.dense(self.axes, dilated=not self.undilated)
+        kernel = abs(kernel) + term.lost if absolute else kernel
+        return phased(kernel, (0,) * self.axes if self.undilated else start, stride)
+
+
+def phased(kernel: FloatArray, start: tuple[int, ...], stride: tuple[int, ...]) -> Placed:
+    """A strided kernel on the phases of its input, which are channels then (polyphase).
+
+    Position ``s m + start + t`` is phase ``(start + t) mod s`` of coarse pixel ``m + floor((start + t) / s)``.
+    """
+    if all(s == 1 for s in stride):
+        return kernel, start
+    before = [a % s for a, s in zip(start, stride, strict=True)]
+    whole = [-(-(b + k) // s) for b, k, s in zip(before, kernel.shape[2:], stride, strict=True)]
+    wide = np.zeros((*kernel.shape[:2], *(q * s for q, s in zip(whole, stride, strict=True))))
+    taps = [slice(b, b + k) for b, k in zip(before, kernel.shape[2:], strict=True)]
+    wide[(slice(None), slice(None), *taps)] = kernel
+    split = wide.reshape(*kernel.shape[:2], *(n for pair in zip(whole, stride, strict=True) for n in pair))
+    d = len(stride)
+    order = (0, 1, *range(3, 2 + 2 * d, 2), *range(2, 2 + 2 * d, 2))
+    places = tuple(a // s for a, s in zip(start, stride, strict=True))
+    return split.transpose(order).reshape(kernel.shape[0], -1, *whole), places
+
+
+OFF = ROUNDINGS * 2.0**-53
+"""By how much an entry is off, of what `Term.lost` says."""
+PIXELS = 2**10
+"""Most that are averaged, for a matrix of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class LinearCombination:
+    """A node's value: a sum of terms, and constants.
+
+    Parameters
+    ----------
+    width : int
+        Channels.
+    axis : int
+        Where they are.
+    """
+
+    terms: tuple[Term, ...]
+    width: int
+    axis: int
+
+    @property
+    def value(self) -> int | None:
+        """The value that it is, and nothing else."""
+        (first, *others) = self.terms or (None,)
+        whole = first is not None and first.plain and first.rows == first.reads == range(self.width)
+        return first.source if first is not None and whole and not others else None
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A value that terms read.
+
+    Parameters
+    ----------
+    node : str
+        Name of the node that it was first.
+    link : AffineMap or None
+        None: nothing is known of how it came to be. Its terms number the values of the whole graph.
+    axis : int
+        Of its channels.
+    """
+
+    node: str
+    width: int
+    link: AffineMap | None
+    axis: int
+
+
+def is_padded_layer(node: Node, pad: Node, source: Node) -> bool:
+    """Whether padding and the convolution after it are one layer, as `bounding` has it."""
+    if not isinstance(node.operator, ops.Convolution) or not isinstance(pad.operator, ops.Pad):
+        return False
+    layer, pads, mode = node.operator.layer, pad.operator.pads, pad.operator.mode
+    if not node.operator.sized:
+        return False
+    padding = layer.geometry.get("padding", ())
+    if isinstance(padding, str) or any(sum(pair) for pair in padding) or layer.geometry.get("transposed"):
+        return False
+    if mode == "reflect":
+        sizes = concrete(None if source.shape is None else source.shape[len(source.shape) - layer.spatial :])
+        if sizes is None or any(max(pair) >= n for pair, n in zip(pads, sizes, strict=False)):
+            return False
+    return len(pads) == layer.spatial
+
+
+def merged(form: LinearCombination, layer: Layer, cout: int) -> LinearCombination | None:
+    """A matrix after a single one, as their product; None where they are no such two."""
+    first = form.terms[0] if len(form.terms) == 1 else None
+    if first is None or first.filter is None or first.filter.layer.spatial or layer.spatial:
+        return None
+    if len(first.rows) != form.width or len(first.columns) != first.filter.spec.cin:
+        return None
+    whole, name = first, f"{first.filter.layer.name} and {layer.name}"
+
+    @cache
+    def product() -> tuple[FloatArray, FloatArray]:
+        one, other = whole.dense(0, dilated=True)[0], layer.kernel()
+        found, sizes = other @ one, abs(other) @ abs(one)
+        # Roundings of the sum, and those of the first one's entries, which may be off, as the second one's.
+        units = (form.width + ROUNDINGS) * 2.0**-52
+        error = units * host.inflate(sizes, form.width) + abs(other) @ (np.zeros(one.shape) + whole.lost * OFF)
+        if layer.error is not None:
+            error = error + np.asarray(layer.error(), np.float64) @ (abs(one) + whole.lost * OFF)
+        return found, host.inflate(error, 2 * form.width + 8) + 2.0**-1000
+
+    def load() -> AnyArray:
+        found: Any = product()[0]
+        return found
+
+    def error() -> AnyArray:
+        found: Any = product()[1]
+        return found
+
+    spec = ConvSpec.of((cout, first.filter.spec.cin))
+    both = Filter(Layer(name, load, {}, 0, error=error), {}, spec, None)
+    term = Term(first.source, first.reads, range(cout), (), both, first.columns)
+    return LinearCombination((term,), cout, form.axis)
+
+
+def keeps_channels(operator: ops.Operator, before: Shape | None, after: Shape | None) -> bool:
+    """Whether an operator treats every channel (axis 1) of a value with spatial axes by itself and alike."""
+    if before is None or after is None or len(before) < 3:
+        return False
+    if isinstance(operator, ops.Mean):
+        return min(operator.axes, default=0) > 1
+    behind = len(before) - 2
+    match operator:
+        case ops.MaxPool() | ops.AveragePool() | ops.L2Pool():
+            kept = len(operator.windows.kernel) <= behind
+        case ops.AdaptiveMaxPool() | ops.AdaptiveAveragePool():
+            kept = len(operator.outputs) <= behind
+        case ops.Resize():
+            kept = all(scale == 1 for scale in operator.scales[:2])
+        case _:
+            kept = operator.keeps_channels
+    return kept and len(after) == len(before) and after[:2] == before[:2]
+
+
+def averages(operator: ops.Operator, before: Shape | None, factor: Upper) -> Average | None:
+    """What averages pixels, if they are few."""
+    sizes = concrete(None if before is None else before[2:])
+    if not isinstance(operator, (ops.Mean, ops.AveragePool, ops.AdaptiveAveragePool)) or sizes is None:
+        return None
+    return Average(factor, operator.run, sizes) if math.prod(sizes) <= PIXELS else None
+
+
+def numbers_along(values: FloatArray, axis: int, ndim: int) -> FloatArray | None:
+    """Numbers that a value of some axes is multiplied by, one for each entry of one axis; None if they are no such."""
+    at = axis - ndim + values.ndim
+    return values.reshape(-1) if at >= 0 and values.size == values.shape[at] else None
+
+
+def spatial(before: Shape | None, after: Shape | None, count: int) -> Sizes | None:
+    """Spatial sizes before and after a layer."""
+    ends = [concrete(None if shape is None else shape[len(shape) - count :]) for shape in (before, after)]
+    return None if ends[0] is None or ends[1] is None else (ends[0], ends[1])
+
+
+def flattened(node: Node, before: Shape | None, form: LinearCombination) -> int | None:
+    """Positions of each channel that become features, those of one channel next to each other."""
+    old, new = concrete(before), concrete(node.shape)
+    if old is None or new is None or len(old) < 3 or form.axis != 1 or len(new) != 2:
+        return None
+    return math.prod(old[2:]) if old[0] == new[0] and old[1] == form.width else None
+
+
+def of_rows(numbers: FloatArray, rows: range) -> FloatArray:
+    """Those of some rows."""
+    return numbers[rows.start : rows.stop]
+
+
+def moved(rows: range, by: int) -> range:
+    """Rows further down."""
+    return range(rows.start + by, rows.stop + by)
+
+
+def cropped(term: Term, kept: range) -> Term | None:
+    """An identity's part among some rows."""
+    first, last = max(term.rows.start, kept.start), min(term.rows.stop, kept.stop)
+    if first >= last:
+        return None
+    at = term.reads.start - term.rows.start
+    return replace(term, rows=range(first - kept.start, last - kept.start), reads=range(first + at, last + at))
+
+
+def sliced(form: LinearCombination, ndim: int, axis: int, size: int, kept: range) -> LinearCombination | None:
+    """Some entries along an axis of a value of some axes: channels, or every s-th pixel."""
+    if kept == range(size):
+        return form
+    if axis == form.axis and kept.step == 1:
+        if not all(term.plain for term in form.terms):
+            return None
+        cuts = [cropped(term, kept) for term in form.terms]
+        return LinearCombination(tuple(term for term in cuts if term is not None), len(kept), axis)
+    behind = axis - form.axis - 1
+    whole = kept == range(0, size, kept.step)
+    if not whole or behind < 0 or any(t.filter is not None for t in form.terms):
+        return None
+    wide = [1] * (ndim - form.axis - 1)
+    wide[behind] = kept.step
+    old = [term.stride or (1,) * len(wide) for term in form.terms]
+    if any(stride[behind] > 1 for stride in old):
+        return None
+    new = [tuple(a * b for a, b in zip(stride, wide, strict=True)) for stride in old]
+    return replace(form, terms=tuple(replace(t, stride=s) for t, s in zip(form.terms, new, strict=True)))
+
+
+def sorted_together(operator: ops.Sort | ops.GroupSort | ops.Reflection, form: LinearCombination) -> NDArray[np.intp]:
+    """For each channel the number of the group that it is sorted, or reflected, with."""
+    at = np.arange(form.width)
+    if operator.axis != form.axis:
+        return at
+    match operator:
+        case ops.Sort():
+            return np.zeros_like(at)
+        case ops.GroupSort(layout="consecutive"):
+            return at // operator.size
+        case ops.GroupSort():
+            return at % (form.width // operator.size)
+        case ops.Reflection():
+            return at % (form.width // 2)
+
+
+def outward(rounded: Callable[[float], float], numbers: FloatArray) -> FloatArray:
+    """Each number rounded, but 0."""
+    return np.array([rounded(float(number)) if number else 0.0 for number in numbers])
+
+
+def times(form: LinearCombination, number: float) -> LinearCombination:
+    """A number times a form."""
+    return replace(form, terms=tuple(replace(term, alpha=term.alpha * number) for term in form.terms))
+
 
 MOST_TERMS = 128
 """Of a value: what is added to itself again and again has more than any memory holds."""
@@ -389,3 +986,191 @@ class Reader:
             return replace(link, factor=followed(link.factor, factor), open=False, average=first)
 
         return self._changed(node, form, name, change)
+
+
+ENTRIES = 2**25
+"""Most entries of a part's kernel."""
+MOST_PHASES = 16
+"""Of a pixel of the coarsest grid, where grids differ."""
+
+
+def runs(graph: Graph) -> list[Subnetwork]:
+    """All runs that one norm or several may bound better than the rules do, in the order of the graph."""
+    reader = Reader(graph)
+    values, found = reader.values, []
+    done: set[int] = set()
+    readers: list[set[int]] = [set() for _ in values]
+    for at, value in enumerate(values):
+        for source in () if value.link is None else value.link.sources:
+            readers[source].add(at)
+    for start in range(len(values)):
+        for numbers, run in _joinable_parts(values, _longest(start, values, readers, reader.escaping, done)):
+            if len(run.links) > 1 or len(run.links[0].terms) > 1:
+                found.append(run._of(reader.scope.about))
+                done.update(numbers[1:])
+    return found
+
+
+def _longest(
+    start: int, values: Sequence[Value], readers: Sequence[set[int]], escaping: set[int], done: set[int]
+) -> list[int]:
+    """Numbers of the values from ``start`` to the last one that alone is read by others, those needed for it."""
+    reached = {start}
+    for at in range(start + 1, len(values)):
+        link = values[at].link
+        if link is not None and link.terms and at not in done and reached.issuperset(link.sources):
+            reached.add(at)
+    for end in sorted(reached - {start}, reverse=True):
+        needed, waiting = {start, end}, [end]
+        while waiting:
+            sources = set(_link(values[waiting.pop()]).sources) - needed
+            if any(at in escaping or max(readers[at]) > end for at in sources):
+                break
+            needed |= sources
+            waiting += sources
+        else:
+            if all(readers[at] <= needed for at in needed - {start, end}):
+                return sorted(needed)
+    return [start]
+
+
+def _joinable_parts(values: Sequence[Value], numbers: Sequence[int]) -> Iterator[tuple[Sequence[int], Subnetwork]]:
+    """The values in a row, cut where no statement can speak of what lies between two cuts; and as runs."""
+    place = {number: at for at, number in enumerate(numbers)}
+    blocks = blocks_of([[place[s] for s in _link(values[number]).sources] for number in numbers[1:]])
+    begin = 0
+    for first, last in [*itertools.pairwise(blocks), (blocks[-1], None)]:
+        block = None if last is None else run_of(values, numbers[first : last + 1])
+        if block is not None and joinable(block.part(0, len(block.links)), math.inf):
+            continue
+        if first > begin:
+            yield numbers[begin : first + 1], run_of(values, numbers[begin : first + 1])
+        phased = None if block is None else by_phases(block)
+        if phased is not None and last is not None and joinable(phased.part(0, len(phased.links)), math.inf):
+            yield numbers[first : last + 1], phased
+        begin = first if last is None else last
+
+
+def _link(value: Value) -> AffineMap:
+    assert value.link is not None  # for the type checker: those after the first have one
+    return value.link
+
+
+def run_of(values: Sequence[Value], numbers: Sequence[int]) -> Subnetwork:
+    """Some values with what each reads, numbered from 0."""
+    place = {number: at for at, number in enumerate(numbers)}
+    links = [_link(values[number]) for number in numbers[1:]]
+    own = [
+        replace(x, terms=tuple(replace(t, source=place[t.source]) for t in x.terms), node=values[number].node)
+        for x, number in zip(links, numbers[1:], strict=True)
+    ]
+    first = values[numbers[0]]
+    width = first.width * (1 if first.link is None else first.link.repeat)
+    start = first.node if first.link is None else first.link.end
+    return Subnetwork(start, width, tuple(own), tuple(blocks_of([link.sources for link in own])))
+
+
+def by_phases(run: Subnetwork) -> Subnetwork | None:
+    """The same on one grid, where strides differ: pixels of finer grids are channels, one for each phase (polyphase).
+
+    Sequences that are 0 outside a window are so phase by phase. None where grids do not fit, or borders are no zeros.
+    """
+    links, whole = run.links, run.part(0, len(run.links))
+    inner = all(link.open and link.repeat == 1 for link in links[:-1]) and all(link.groups is None for link in links)
+    grids = grids_of(run)
+    if not whole.axes or not inner or whole.families - {"zeros"} or whole.computed or grids is None:
+        return None
+    if math.prod(grids[0]) > MOST_PHASES:
+        return None
+    made = []
+    for at, link in enumerate(links, 1):
+        count = math.prod(grids[at])
+        terms = tuple(_by_phases(term, grids[at], grids[term.source], whole.axes) for term in link.terms)
+        slopes = (np.repeat(link.slopes[0], count), np.repeat(link.slopes[1], count))
+        made.append(replace(link, terms=terms, width=link.width * count, slopes=slopes))
+    return replace(run, links=tuple(made))
+
+
+def grids_of(run: Subnetwork) -> dict[int, tuple[int, ...]] | None:
+    """How many pixels of each value's grid are one of the last value's, an axis; None where grids do not fit."""
+    ones = (1,) * run.part(0, len(run.links)).axes
+    grids = {len(run.links): ones}
+    for at in range(len(run.links), 0, -1):
+        for term in run.links[at - 1].terms:
+            finer = tuple(a * b for a, b in zip(term.stride or ones, grids[at], strict=True))
+            if grids.setdefault(term.source, finer) != finer:
+                return None
+    return grids
+
+
+def _by_phases(term: Term, after: tuple[int, ...], before: tuple[int, ...], axes: int) -> Term:
+    """A term from all phases of what it reads (of the run's input: from its pixels) to all phases of its link."""
+    kernel, start = term.dense(axes, dilated=True)
+    placed: list[Placed] = []
+    for q in itertools.product(*map(range, after)):
+        # Output r n + q reads s (r n + q) + start + t.
+        there = tuple(a + s * p for a, s, p in zip(start, term.stride or (1,) * axes, q, strict=True))
+        placed.append(phased(kernel, there, before) if term.source else (kernel, there))
+    low = [min(0, *axis) for axis in zip(*(place for _, place in placed), strict=True)]
+    ends = [[p + n for p, n in zip(place, k.shape[2:], strict=True)] for k, place in placed]
+    size = [max(end) - a for end, a in zip(zip(*ends, strict=True), low, strict=True)]
+    found = np.zeros((len(term.rows), len(placed), placed[0][0].shape[1], *size))
+    for at, (each, place) in enumerate(placed):
+        taps = [slice(p - a, p - a + n) for p, a, n in zip(place, low, each.shape[2:], strict=True)]
+        of_phase = found[:, at]
+        of_phase[(slice(None), slice(None), *taps)] = each
+    whole: Any = found.reshape(-1, *found.shape[2:])
+    stride = (1,) * axes if term.source else before
+    geometry = {"stride": stride, "padding_mode": "zeros", "padding": tuple((-a, 0) for a in low)}
+    name = "identity" if term.filter is None else term.filter.layer.name
+    layer = Layer(name, lambda: whole, geometry, axes)
+    several, times = len(placed), math.prod(before) if term.source else 1
+    rows, reads = term.rows, term.reads
+    return Term(
+        term.source,
+        range(reads.start * times, reads.stop * times),
+        range(rows.start * several, rows.stop * several),
+        stride,
+        Filter(layer, geometry, ConvSpec.of(whole.shape, **geometry), None),
+        range(whole.shape[1]),
+    )
+
+
+def blocks_of(sources: Sequence[Sequence[int]]) -> list[int]:
+    """Values past which no link reads: link i, from 1, makes value i of those with the numbers given."""
+    count = len(sources)
+    earliest = [min(each, default=at) for at, each in enumerate(sources)]
+    return [at for at in range(count + 1) if all(first >= at for first in earliest[at:])]
+
+
+def joinable(part: Segment, widest: float) -> bool:
+    """Whether links can be bounded together.
+
+    Parameters
+    ----------
+    widest : float
+        Channels on the smaller side of the kernel that the statement is about; one whole layer may have any.
+    """
+    if len(part.links) == 1 and part.links[0].alone is not None:
+        return True
+    if "alone" in part.families or len(part.families) > 1 or not part.agrees:
+        return False
+    rows, columns, taps = size_of(part)
+    return min(rows, columns) <= widest and rows * columns * taps <= ENTRIES
+
+
+def size_of(part: Segment) -> tuple[int, int, int]:
+    """Rows, columns and taps of the kernel of the statement, at most."""
+    widths, taps = part.widths, taps_of(part)
+    leaves = [link.width if bool((link.slopes[0] < 0).any()) else 0 for link in part.links[:-1]]
+    if not part.chain:
+        return sum(widths) + sum(leaves), sum(widths) + sum(leaves), taps
+    leaves.append(0)
+    return sum(widths[1::2]) + sum(leaves[::2]), sum(widths[::2]) + sum(leaves[1::2]), taps
+
+
+def taps_of(part: Segment) -> int:
+    """Taps of a kernel that holds those of all layers."""
+    specs = [term.filter.spec for link in part.links for term in link.terms if term.filter is not None]
+    extents = [[r * (k - 1) + 1 for k, r in zip(spec.kernel_shape, spec.dilation, strict=True)] for spec in specs]
+    return math.prod(max(axis) for axis in zip(*extents, strict=True))

@@ -30,13 +30,13 @@ from specnorm.certified.interval import Interval
 from specnorm.errors import KernelError
 from specnorm_networks.certified.graph import Graph, Node, concrete
 from specnorm_networks.certified.kernels import Norms
-from specnorm_networks.certified.linear_combinations import spatial
 from specnorm_networks.certified.operators.base import FloatArray, LinearMap, NoBoundError, Operator, Place
 from specnorm_networks.certified.operators.executed import BRAIN, DOUBLE, EXACT, HALF, SINGLE, Executed, Format
 from specnorm_networks.certified.operators.layers import Convolution, Matrix
 from specnorm_networks.certified.operators.sources import Constant, Input
 from specnorm_networks.certified.patterns import recognised
 from specnorm_networks.certified.ranges import ranges
+from specnorm_networks.certified.reading import spatial
 from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.scope import Scope
 

@@ -40,11 +40,10 @@ from specnorm.certified.bound import HypothesisError, Upper, _upper
 from specnorm.errors import MethodError
 from specnorm.problem.spec import ConvSpec
 from specnorm.text import number
-from specnorm_networks.certified.affine_maps import Segment, Subnetwork
 from specnorm_networks.certified.kernels import Norms, fold_error, speaks_of
 from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.reading import Segment, Subnetwork, joinable
 from specnorm_networks.certified.scope import Map
-from specnorm_networks.certified.subnetworks import joinable
 
 WIDEST = 768
 """Channels on the smaller side of the kernel above which a run is cut, unless told otherwise."""

@@ -22,17 +22,16 @@ from numpy.typing import NDArray
 from specnorm.certified import arithmetic, host
 from specnorm.certified.interval import Interval, anything, enclosing
 from specnorm.problem.spec import ConvSpec
-from specnorm_networks.certified.affine_maps import AffineMap, Filter, Subnetwork, Term
 from specnorm_networks.certified.graph import Graph, Layer, Node, concrete
 from specnorm_networks.certified.operators.base import FloatArray, LinearMap, NoBoundError, Place, Pointwise, _slopes
 from specnorm_networks.certified.operators.joins import Maximum, Minimum
 from specnorm_networks.certified.operators.linear import Add
-from specnorm_networks.certified.operators.piecewise import ReLU
+from specnorm_networks.certified.operators.pointwise import ReLU
 from specnorm_networks.certified.operators.sources import Constant, Input
 from specnorm_networks.certified.ranges import _MAKER, Ranges, consistent
+from specnorm_networks.certified.reading import AffineMap, Filter, Subnetwork, Term, blocks_of
 from specnorm_networks.certified.regions import Region
 from specnorm_networks.certified.scope import Scope
-from specnorm_networks.certified.subnetworks import blocks_of
 
 UNITS, INPUTS = 4096, 4096
 """Most units that may switch, and most entries of the input."""

@@ -122,8 +122,8 @@ def top(call: Call, x: Data, k: int, /, *, axis: int = -1, largest: int = 1, sor
         raise NoBoundError("in which order its entries come is open: sorted=0")
     shape = shape_of(x)
     axis = on_axis(axis, shape)
-    if not k > 0 or (isinstance(shape[axis], int) and k > shape[axis]):
-        raise NoBoundError(f"{k} of {shape[axis]} entries")
-    return Made(
-        ops.Sort(axis, bool(largest), None if k == shape[axis] else k), (x,), (*shape[:axis], k, *shape[axis + 1 :])
-    )
+    size = shape[axis]
+    if not k > 0 or (isinstance(size, int) and k > size):
+        raise NoBoundError(f"{k} of {size} entries")
+    made = ops.Sort(axis, bool(largest), None if k == size else k)
+    return Made(made, (x,), (*shape[:axis], k, *shape[axis + 1 :]))

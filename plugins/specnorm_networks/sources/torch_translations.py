@@ -47,7 +47,8 @@ def _average(
 
 def _constant(values: Any, like: Any = None) -> Any:
     array = np.asarray(values)
-    return op.Constant(value=ir.tensor(array if like is None else array.astype(like.dtype.numpy())))
+    value: Any = ir.tensor(array if like is None else array.astype(like.dtype.numpy()))
+    return op.Constant(value=value)
 
 
 def _adaptive(*, largest: bool) -> Callable[..., Any]:
@@ -86,10 +87,11 @@ def _resize(**how: str) -> Callable[..., Any]:
             align_corners, more = more[0], more[1:]
         given = more[0] if more and isinstance(more[0], list | tuple) else more or tuple(named.values())
         scales = [float(x) for x in given if x]
-        told = how | ({"coordinate_transformation_mode": "align_corners"} if align_corners else {})
+        told: dict[str, Any] = how | ({"coordinate_transformation_mode": "align_corners"} if align_corners else {})
         axes = [*range(2, len(self.shape))]
         if len(scales) == len(axes) and not align_corners:
-            return op.Resize(self, None, op.Constant(value_floats=scales), None, axes=axes, **told)
+            factors: Any = op.Constant(value_floats=scales)
+            return op.Resize(self, None, factors, None, axes=axes, **told)
         return op.Resize(self, None, None, _constant(np.asarray(output_size, np.int64)), axes=axes, **told)
 
     return write

@@ -324,37 +324,3 @@ class GramPolynomial:
         if self.rank < self.size:
             return np.full(len(spread), math.inf)
         return host.inflate(2 * np.minimum(2.0, spread) @ self.norms, spread.shape[1] + 1)
-
-
-class SymbolGram(GramPolynomial):
-    """``G* G`` formed at each frequency anew, without coefficients and so without a bound of its variation.
-
-    With ``S = sum_k |K_k|``, G loses ``(gamma(taps + 1) + sqrt(2) eps_c) S`` entrywise, once for each factor, and the
-    product ``sqrt(2) gamma(m + 1) S^T S``: an entry's parts are sums of 2 m terms in two products. As one of the two
-    ``sqrt(2) eps_c`` is at most 12 u, that is within `autocorrelation_error` of ``3 m + 2 taps + 16`` roundings.
-
-    Parameters
-    ----------
-    blocks : array, shape (1, m, p, *kernel_shape)
-        As of `GramPolynomial`; one.
-    """
-
-    def __init__(self, blocks: Array, *, ops: ArrayOps) -> None:
-        (_, m, p), shape = blocks.shape[:3], blocks.shape[3:]
-        self.xp, self.ops, self.blocks, self.rotation, self.tick = ops.xp, ops, blocks, None, None
-        self.size, self.rank, self.truncation, self._shrink, self._lost = p, p, 0.0, 1.0, 0.0
-        self._float32_copy, self.is_float32, self.even = self, False, blocks
-        self.lags, self.norms = np.zeros((1, len(shape)), dtype=np.int64), np.zeros(0)
-        norm = float(ops.xp.max(trigonometric.absolute_norm_up(blocks, xp=ops.xp)))
-        terms = 3 * m + 2 * math.prod(shape) + 16
-        self.error = trigonometric.autocorrelation_error(norm**2, terms, rounding.unit(blocks, xp=ops.xp))
-
-    def planes_at(self, frequencies: Frequencies, block: np.ndarray) -> tuple[Array, Array]:
-        """All of H, shape (f, p, p) each."""
-        planes = symbols.Symbol(self.blocks, frequencies, ops=self.ops).planes()
-        even, odd = symbols.gram_planes(*planes, xp=self.xp)
-        return even[0, ...], odd[0, ...]
-
-    def variation_sq(self, spread: np.ndarray) -> np.ndarray:
-        """No bound."""
-        return np.full(len(spread), math.inf)

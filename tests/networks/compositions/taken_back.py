@@ -13,7 +13,7 @@ from networks.compositions.planting import Planted, onnx_graph, onnx_rule, opera
 from onnx import helper
 from specnorm_networks import Measure
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.patterns import parts
+from specnorm_networks.certified import patterns
 
 N = helper.make_node
 RNG = np.random.default_rng(7)
@@ -61,9 +61,8 @@ def planted_layer(matrix: Any) -> Any:
 
 def through_permutations(patch: pytest.MonkeyPatch) -> None:
     """A transposed value has the pieces of the value."""
-    from specnorm_networks.certified.patterns import sorts
 
-    real = parts.origin
+    real = patterns.origin
 
     def origin(name: str, nodes: Any) -> Any:
         node = real(name, nodes)
@@ -71,25 +70,24 @@ def through_permutations(patch: pytest.MonkeyPatch) -> None:
             node = real(node.inputs[0], nodes)
         return node
 
-    patch.setattr(parts, "origin", origin)
-    patch.setattr(sorts, "origin", origin)
+    patch.setattr(patterns, "origin", origin)
 
 
 def any_pieces(patch: pytest.MonkeyPatch) -> None:
     """Two pieces of one value are its halves."""
-    from specnorm_networks.certified.patterns import sorts
 
-    patch.setattr(sorts, "are_halves", lambda first, second: first.source == second.source and first.size > 0)
+    patch.setattr(patterns, "are_halves", lambda first, second: first.source == second.source and first.size > 0)
 
 
 def one_radius(patch: pytest.MonkeyPatch) -> None:
     """An input's own range on a ball is that of radius 1."""
     from specnorm_networks.certified import ranges
+    from specnorm_networks.certified.regions import Ball
 
     real = ranges._of_input
 
     def of_input(name: str, region: Any) -> Any:
-        return real(name, replace(region, radius=1.0) if isinstance(region, ranges.Ball) else region)
+        return real(name, replace(region, radius=1.0) if isinstance(region, Ball) else region)
 
     patch.setattr(ranges, "_of_input", of_input)
 

@@ -34,7 +34,7 @@ from specnorm_networks.certified.operators import (
     Tanh,
     TanhShrink,
 )
-from specnorm_networks.certified.operators.curvature import FAR, LOST, Curve, Curved, Turning
+from specnorm_networks.certified.operators.pointwise import FAR, LOST, Curve, Curved, Turning
 
 flint: Any = pytest.importorskip("flint", exc_type=ImportError)
 arb, series = flint.arb, flint.arb_series

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from specnorm_networks.certified.operators.base import LinearMap, NoBoundError, NotRunError, Operator, Place, Pointwise
-from specnorm_networks.certified.operators.gates import GELU, Mish, SiLU
 from specnorm_networks.certified.operators.joins import (
     Choose,
     Compare,
@@ -32,40 +31,47 @@ from specnorm_networks.certified.operators.moves import (
     TwoAxes,
     Unsqueeze,
 )
-from specnorm_networks.certified.operators.multiples import Multiple
 from specnorm_networks.certified.operators.normalisation import Centre, Normalise
-from specnorm_networks.certified.operators.piecewise import (
+from specnorm_networks.certified.operators.pointwise import (
+    CELU,
+    ELU,
+    GELU,
     Abs,
+    Arctan,
+    Cos,
+    Erf,
+    Exp,
     HardSigmoid,
     HardSwish,
     HardTanh,
     LeakyReLU,
+    Log,
+    LogSigmoid,
+    Mish,
+    Multiple,
     Negative,
+    Power,
     PReLU,
+    Reciprocal,
     ReLU,
+    Rsqrt,
+    Sigmoid,
+    SiLU,
+    Sin,
+    Softplus,
     SoftShrink,
+    Softsign,
+    Sqrt,
+    Steep,
+    Tanh,
+    TanhShrink,
     Threshold,
     TwoSlopes,
 )
 from specnorm_networks.certified.operators.reductions import Largest, LogSoftmax, Norm, Smallest, Softmax
 from specnorm_networks.certified.operators.resizing import Resize
-from specnorm_networks.certified.operators.smooth import (
-    CELU,
-    ELU,
-    Arctan,
-    Cos,
-    Erf,
-    LogSigmoid,
-    Sigmoid,
-    Sin,
-    Softplus,
-    Softsign,
-    Tanh,
-    TanhShrink,
-)
 from specnorm_networks.certified.operators.sorting import GroupSort, Reflection, SignParts, Sort
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random, Unknown
-from specnorm_networks.certified.operators.steep import Exp, Log, Power, Reciprocal, Rsqrt, Sqrt, Steep
 from specnorm_networks.certified.operators.windows import (
     AdaptiveAveragePool,
     AdaptiveMaxPool,

@@ -15,11 +15,9 @@ from specnorm.certified import host
 from specnorm.certified.interval import Interval
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Operator, Place, Program, Sizes, Slopes
 from specnorm_networks.certified.operators.broadcasting import gathered, spread
-from specnorm_networks.certified.operators.curvature import TINY
 from specnorm_networks.certified.operators.executed import smallest
 from specnorm_networks.certified.operators.linear import Add, Scale
-from specnorm_networks.certified.operators.piecewise import ReLU
-from specnorm_networks.certified.operators.steep import hint, over
+from specnorm_networks.certified.operators.pointwise import TINY, ReLU, hint, over
 
 
 class Extreme(Operator):

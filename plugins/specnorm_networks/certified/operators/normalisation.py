@@ -27,7 +27,7 @@ from specnorm_networks.certified.operators.base import (
     Sizes,
 )
 from specnorm_networks.certified.operators.executed import smallest
-from specnorm_networks.certified.operators.steep import hint
+from specnorm_networks.certified.operators.pointwise import hint
 from specnorm_networks.certified.shapes import Shape, concrete
 
 Form = Literal["mean square", "largest", "sum"]

@@ -1,0 +1,1219 @@
+"""Functions of each entry: values, slopes and lines on intervals; the tests prove their constants by ball arithmetic.
+
+Smooth ones, `Turning`, are rows: value, derivative, where that turns, and limits. Piecewise linear ones state their
+pieces. `Steep` ones have a constant on ranges alone: by the mean value theorem |f(x) - f(y)| <= sup |f'| |x - y|, the
+supremum over the interval between x and y. The host's elementary functions are taken to be good to `CLOSE` of their
+values, hundreds of units in the last place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+from specnorm.certified import host
+from specnorm.certified.interval import Interval, enclosing
+from specnorm_networks.certified.operators.base import Ends, FloatArray, NoBoundError, Place, Pointwise
+from specnorm_networks.certified.operators.executed import EXACT, Executed, Format, smallest
+
+Extent: TypeAlias = tuple[float, float]
+Turn: TypeAlias = tuple[Extent, Extent]
+"""Where a function turns: an interval that holds the place, and one that holds the value there."""
+Line: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]
+"""Slope, middle and half."""
+CLOSE = 2.0**-44
+"""Error of a value, relatively, and absolutely where the value or its argument is less than 1."""
+LOST = 2.0**-40
+"""Error of a derivative that `Curve` computes."""
+ROUNDINGS = 2**9
+"""Roundings that stand for an exponential and a few operations on it: 2^-44 is 2^8 of them."""
+TINY = 2.0**-1000
+"""Added to what may have underflowed."""
+PARTS = 8
+"""Of an interval, to find how far a function is from a line."""
+FAR = 700.0
+"""From there on derivatives are within `LOST` of their limits, and exp does not overflow."""
+
+
+class Curved(Pointwise):
+    """A function whose `value` is computed up to `off`."""
+
+    whole: ClassVar[Extent | None] = None
+    """`extent`, where it depends on no field."""
+    limits: ClassVar[Extent] = (-math.inf, math.inf)
+    """Between which all its values lie."""
+    bends: ClassVar[tuple[Turn, ...]] = ()
+    """`turns`, where they depend on no field."""
+    units: ClassVar[int | None] = None
+    """Relative roundings of other libraries, beside which the value may underflow; None: as of elementary functions."""
+
+    def extent(self) -> Extent | None:
+        return self.whole
+
+    def turns(self) -> tuple[Turn, ...]:
+        """Where the function turns; between turns it rises or falls."""
+        return self.bends
+
+    def off(self, x: FloatArray, value: FloatArray) -> FloatArray:
+        """By how much a value may be off: rounding of the function, and of its argument."""
+        size = np.where(np.isfinite(x), abs(x), 0.0)
+        return np.asarray(CLOSE * (1 + abs(value) + size))
+
+    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+        # Values at the ends and at turns.
+        with np.errstate(all="ignore"):
+            ends = [self._near(end) for end in (low, high)]
+            down, up = np.minimum(ends[0][0], ends[1][0]), np.maximum(ends[0][1], ends[1][1])
+            for (start, end), (least, most) in self.turns():
+                met = (low <= end) & (high >= start)
+                down, up = np.where(met, np.minimum(down, least), down), np.where(met, np.maximum(up, most), up)
+        return np.maximum(down, self.limits[0]), np.minimum(up, self.limits[1])
+
+    def affine(self, low: FloatArray, high: FloatArray) -> Line | None:
+        """The line of the least half among four: with the smallest and largest slope, the chord's, and 0 [1]_.
+
+        The function less a line is bounded on `PARTS` parts of the interval, each by its values at the ends and its
+        smallest and largest slope.
+
+        References
+        ----------
+        .. [1] Singh, Gehr, Mirman, Pueschel, Vechev, "Fast and Effective Robustness Certification", NeurIPS 2018.
+        """
+        finite = np.isfinite(low) & np.isfinite(high)
+        low, high = np.where(finite, low, 0.0), np.where(finite, high, 0.0)
+        best: Line = np.zeros(low.shape), np.zeros(low.shape), np.full(low.shape, math.inf)
+        with np.errstate(all="ignore"):
+            for slope, middle, half in self._along(low, high):
+                best = _nearer(best, (slope, middle, half), finite)
+            ends = self.between(low, high)
+            middle = ends[0] / 2 + ends[1] / 2
+            half = host.next_up(host.next_up(np.maximum(ends[1] - middle, middle - ends[0])))
+            return _nearer(best, (np.zeros(low.shape), middle, half), finite)
+
+    def _along(self, low: FloatArray, high: FloatArray) -> Iterator[Line]:
+        """Lines with the smallest slope, the largest one and the chord's."""
+        whole = self.slopes(low, high)
+        shares = np.linspace(0.0, 1.0, PARTS + 1).reshape(-1, *(1,) * low.ndim)
+        x = np.clip(low + shares * (high - low), low, high)
+        x[-1] = high
+        parts = self.slopes(x[:-1], x[1:])
+        if whole is None or parts is None:
+            return
+        y = np.asarray(self.value(x))
+        lost, most = self.off(x, y).max(axis=0), np.maximum(*map(abs, whole))
+        chord = np.clip(np.nan_to_num((y[-1] - y[0]) / (high - low)), *whole)
+        for slope in (*whole, chord):
+            apart = y - slope * x
+            least, largest = (np.clip(end, *whole) - slope for end in parts)
+            up = _most(apart, x, least, largest).max(axis=0)
+            down = -_most(-apart, x, -largest, -least).max(axis=0)
+            # The sizes of all terms: CLOSE is hundreds of roundings of them.
+            size = abs(y).max(axis=0) + (abs(slope) + most) * (abs(low) + abs(high))
+            yield slope, up / 2 + down / 2, host.inflate(up / 2 - down / 2 + lost + CLOSE * size, 8)
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        if self.units is None:
+            return super().rounding(values, result, unit)
+        return np.asarray(self.units * unit * abs(result) + smallest(unit))
+
+    def _near(self, x: FloatArray) -> Ends:
+        value = np.asarray(self.value(x))
+        off = self.off(x, value)
+        # A value that overflows is not infinite.
+        sure = np.isfinite(value) | (np.isinf(value) & np.isinf(x))
+        down, up = (np.where(np.isinf(value), value, end) for end in (value - off, value + off))
+        return np.where(sure, host.next_down(down), -math.inf), np.where(sure, host.next_up(up), math.inf)
+
+
+def _nearer(best: Line, other: Line, where: FloatArray) -> Line:
+    """The line with the smaller half, entry by entry."""
+    wins = where & (other[2] < best[2]) & np.isfinite(other[0]) & np.isfinite(other[1])
+    slope, middle, half = (np.where(wins, new, old) for new, old in zip(other, best, strict=True))
+    return slope, middle, half
+
+
+def _most(y: FloatArray, x: FloatArray, least: FloatArray, most: FloatArray) -> FloatArray:
+    """Largest values between neighbours, of values ``y`` at ``x``, and of slopes from ``least`` to ``most`` there.
+
+    Left of any place the line of slope ``most`` from the left end is no higher than there, and right of it the line of
+    slope ``least`` to the right end: so the place, where both meet, need not be exact.
+    """
+    rise, fall, width = np.maximum(most, 0.0), np.minimum(least, 0.0), x[1:] - x[:-1]
+    place = np.clip(np.nan_to_num((y[1:] - y[:-1] - fall * width) / (rise - fall)), 0.0, width)
+    return np.asarray(np.maximum(y[:-1] + rise * place, y[1:] - fall * (width - place)))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A derivative that turns a few times: between its values at both ends, where no turn is between these.
+
+    The tests prove by ball arithmetic that there are no other turns, and that values are good to `LOST`.
+
+    Parameters
+    ----------
+    derivative : callable
+        Off by at most `LOST`.
+    lowest, highest : tuple of (float, float)
+        Intervals that hold the places where the derivative is smallest and largest, and where alone it turns.
+    far : float
+        Beyond, the derivative is within `LOST` of what it is there.
+    """
+
+    derivative: Callable[[FloatArray], FloatArray]
+    lowest: tuple[Extent, ...] = ()
+    highest: tuple[Extent, ...] = ()
+    far: float = FAR
+
+    def slopes(self, extent: Extent, low: FloatArray, high: FloatArray) -> Ends:
+        """Smallest and largest derivative on intervals, rounded outward; all over it is in ``extent``."""
+        with np.errstate(all="ignore"):
+            ends = [self.derivative(np.clip(end, -self.far, self.far)) for end in (low, high)]
+        down, up = host.next_down(np.minimum(*ends) - LOST), host.next_up(np.maximum(*ends) + LOST)
+        for start, end in self.lowest:
+            down = np.where((low <= end) & (high >= start), extent[0], down)
+        for start, end in self.highest:
+            up = np.where((low <= end) & (high >= start), extent[1], up)
+        return np.maximum(down, extent[0]), np.minimum(up, extent[1])
+
+
+class Turning(Curved):
+    """A function with a `Curve`."""
+
+    steepness: ClassVar[Curve]
+    """`curve`, where it depends on no field."""
+
+    def curve(self) -> Curve:
+        """Its derivative."""
+        return self.steepness
+
+    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+        extent = self.extent()
+        return None if extent is None else self.curve().slopes(extent, low, high)
+
+
+def sigmoid(x: FloatArray) -> FloatArray:
+    """By exp(-|x|), which does not overflow."""
+    small = np.exp(-abs(x))
+    return np.asarray(np.where(x >= 0, 1.0, small) / (1 + small))
+
+
+erf = np.vectorize(math.erf, otypes=[np.float64])
+"""The host's own; NumPy has none."""
+erfc = np.vectorize(math.erfc, otypes=[np.float64])
+
+
+Numbers: TypeAlias = float | FloatArray
+
+
+class Piece(NamedTuple):
+    """Where a piece begins and ends, its smallest and largest slope, and what is added: ``slope x + shift``."""
+
+    start: float
+    end: float
+    least: Numbers
+    most: Numbers
+    shift: float = 0.0
+
+    def met(self, low: FloatArray, high: FloatArray) -> FloatArray:
+        """Whether intervals reach into it: one that touches it in one point has no quotient of it, a point may have."""
+        if not self.start < self.end:
+            return np.zeros(low.shape, np.bool_)
+        inner = (low < self.end) & (high > self.start)
+        return np.asarray(inner | ((low == high) & (low >= self.start) & (high <= self.end)))
+
+
+class Piecewise(Curved):
+    """A continuous function, made of lines."""
+
+    def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
+        """Its lines, in order, as intervals see them; an empty tuple: it has jumps."""
+        raise NotImplementedError
+
+    def extent(self) -> Extent | None:
+        whole = np.array(-math.inf), np.array(math.inf)
+        slopes = [slope for p in self.pieces(*whole) if p.start < p.end for slope in (p.least, p.most)]
+        if not slopes or not all(np.isfinite(slope).all() for slope in slopes):
+            return None
+        known = [np.asarray(slope) for slope in slopes if np.size(slope)]
+        return (float(min(map(np.min, known))), float(max(map(np.max, known)))) if known else (0.0, 0.0)
+
+    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+        if self.extent() is None:
+            return None
+        least, most = np.full(low.shape, math.inf), np.full(low.shape, -math.inf)
+        for piece in self.pieces(low, high):
+            met = piece.met(low, high)
+            least = np.where(met, np.minimum(least, piece.least), least)
+            most = np.where(met, np.maximum(most, piece.most), most)
+        return least, most
+
+    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+        # Values at both ends of each piece, each product and sum rounded outward.
+        if self.extent() is None:
+            return np.full(low.shape, -math.inf), np.full(high.shape, math.inf)
+        down, up = np.full(low.shape, math.inf), np.full(low.shape, -math.inf)
+        with np.errstate(all="ignore"):
+            for piece in self.pieces(low, high):
+                met = (low <= piece.end) & (high >= piece.start)
+                for end in (np.maximum(low, piece.start), np.minimum(high, piece.end)):
+                    for slope in (piece.least, piece.most):
+                        down = np.where(met, np.minimum(down, _below(slope, end, piece.shift)), down)
+                        up = np.where(met, np.maximum(up, -_below(np.negative(slope), end, -piece.shift)), up)
+        return np.maximum(down, self.limits[0]), np.minimum(up, self.limits[1])
+
+    def breaks(self, low: FloatArray, high: FloatArray) -> FloatArray:
+        # Its kinks.
+        kinks = sorted({end for piece in self.pieces(low, high) for end in piece[:2] if math.isfinite(end)})
+        return np.stack([low, *(np.clip(kink, low, high) for kink in kinks), high])
+
+    def affine(self, low: FloatArray, high: FloatArray) -> Line | None:
+        # Exact where an interval meets one piece alone.
+        if self.extent() is None:
+            return None
+        slope, middle, half = self.bent(low, high)
+        finite = np.isfinite(low) & np.isfinite(high)
+        pieces = self.pieces(low, high)
+        met = [piece.met(low, high) for piece in pieces]
+        count = np.sum(met, axis=0)
+        for piece, here in zip(pieces, met, strict=True):
+            exact = finite & here & (count == 1) & np.equal(piece.least, piece.most)
+            slope, half = np.where(exact, piece.least, slope), np.where(exact, 0.0, half)
+            middle = np.where(exact, piece.shift, middle)
+        return slope, middle, half
+
+    def bent(self, low: FloatArray, high: FloatArray) -> Line:
+        """Line for intervals that meet several pieces."""
+        found = super().affine(low, high)
+        assert found is not None  # for the type checker: curved functions have one
+        return found
+
+
+def _below(slope: Numbers, x: FloatArray, shift: float) -> FloatArray:
+    """``slope x + shift``, rounded down; where it is not known, -infinity."""
+    product = np.where(np.equal(slope, 0), 0.0, slope * x)
+    exact = np.equal(slope, 0) | np.equal(np.abs(slope), 1) | (x == 0)
+    product = np.where(exact, product, host.next_down(product))
+    total = np.where(product == 0, shift, product if shift == 0 else host.next_down(product + shift))
+    return np.where(np.isnan(total), -math.inf, total)
+
+
+# -- two slopes, with the kink at 0 --------------------------------------------------------------------------------
+class Kinked(Piecewise):
+    """One slope below 0 and one above, numbers or one an entry."""
+
+    both: ClassVar[tuple[float, float]]
+    """`sides`, where they depend on no field."""
+
+    def sides(self) -> tuple[Numbers, Numbers]:
+        """Both slopes."""
+        return self.both
+
+    def slack(self) -> float:
+        """By how much the slopes may differ from those, relatively."""
+        return 0.0
+
+    def value(self, x: FloatArray) -> FloatArray:
+        below, above = self.sides()
+        return np.where(x > 0, above * x, below * x)
+
+    def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
+        below, above = (self._around(side) for side in self.sides())
+        return Piece(-math.inf, 0.0, *below), Piece(0.0, math.inf, *above)
+
+    def bent(self, low: FloatArray, high: FloatArray) -> Line:
+        """``below x + (above - below) relu(x)``, and for ReLU the chord: its half is least [1]_.
+
+        References
+        ----------
+        .. [1] Singh, Gehr, Mirman, Pueschel, Vechev, "Fast and Effective Robustness Certification", NeurIPS 2018.
+        """
+        finite = np.isfinite(low) & np.isfinite(high)
+        low, high = np.where(finite, low, 0.0), np.where(finite, high, 0.0)
+        below, above = self.sides()
+        crossing = (low < 0) & (high > 0)
+        with np.errstate(all="ignore"):
+            chord = np.where(crossing, high / np.where(crossing, high - low, 1.0), (low >= 0).astype(np.float64))
+            chord = np.clip(np.where(np.isnan(chord), 0.0, chord), 0.0, 1.0)
+            # ReLU is above the line by -chord low at the low end, by (1 - chord) high at the high one; never below it.
+            most = np.where(crossing, np.maximum(-chord * low, (1 - chord) * high), 0.0)
+            most = np.where(crossing, host.inflate(most, 4) + 2.0**-1000, 0.0)
+            apart = above - below
+            plain = np.equal(below, 0) & np.equal(above, 1) & (self.slack() == 0)
+            slope = np.where(plain, chord, below + apart * chord)
+            middle, half = apart * most / 2, np.abs(apart) * most / 2
+            # The slope takes three roundings, and those of both sides are known up to the slack.
+            size = (np.abs(below) + np.abs(above)) * np.maximum(abs(low), abs(high))
+            lost = np.where(plain, 0.0, size * (2.0**-48 + self.slack()) + 2.0**-1000)
+            half = np.where(plain, half, host.inflate(half + lost, 8))
+        finite = finite & np.isfinite(slope) & np.isfinite(middle) & np.isfinite(half)
+        return np.where(finite, slope, 0.0), np.where(finite, middle, 0.0), np.where(finite, half, math.inf)
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        # A slope that was rounded, and its product.
+        plain = all(np.isin(side, (-1.0, 0.0, 1.0)).all() for side in self.sides())
+        return 0.0 if plain and not self.slack() else (4 * unit + self.slack()) * abs(result)
+
+    def executed(self, place: Place, format: Format) -> Executed:
+        sides = np.concatenate([np.ravel(np.asarray(side, dtype=np.float64)) for side in self.sides()])
+        if np.isin(sides, (-1.0, 0.0, 1.0)).all():
+            return EXACT
+        if self.slack() or not format.scales(sides):
+            raise NoBoundError(f"its slopes are computed, or beyond the normal numbers of {format.name}")
+        # The slope, and the product.
+        return Executed(stores=3)
+
+    def _around(self, side: Numbers) -> tuple[Numbers, Numbers]:
+        slack = self.slack()
+        if not slack:
+            return side, side
+        lost = host.next_up(np.abs(side) * slack)
+        return host.next_down(side - lost), host.next_up(side + lost)
+
+
+class ReLU(Kinked):
+    """max(x, 0)."""
+
+    both = (0.0, 1.0)
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.maximum(x, 0.0)
+
+
+class Abs(Kinked):
+    """|x|."""
+
+    both = (-1.0, 1.0)
+
+
+class Negative(Kinked):
+    """-x."""
+
+    both = (-1.0, -1.0)
+
+
+class LeakyReLU(Kinked):
+    """x above 0, ``alpha x`` below."""
+
+    alpha: float = 0.01
+
+    def sides(self) -> tuple[Numbers, Numbers]:
+        return self.alpha, 1.0
+
+
+class PReLU(Kinked):
+    """x above 0, ``slope x`` below, one slope an entry."""
+
+    slopes_below: FloatArray
+    """float64, broadcasting against the value without making it larger."""
+
+    def sides(self) -> tuple[Numbers, Numbers]:
+        return self.slopes_below, 1.0
+
+
+class TwoSlopes(Kinked):
+    """``below x`` where x <= 0, ``above x`` elsewhere: a leaky ReLU written out, one pair of slopes an entry."""
+
+    below: FloatArray
+    above: FloatArray
+    """float64, broadcasting against the value without making it larger, as ``below``."""
+    roundings: int = 0
+    """Made in computing both."""
+
+    def sides(self) -> tuple[Numbers, Numbers]:
+        return self.below, self.above
+
+    def slack(self) -> float:
+        return (self.roundings + 2) * 2.0**-52 if self.roundings else 0.0
+
+
+# -- other pieces --------------------------------------------------------------------------------------------------
+class HardTanh(Piecewise):
+    """x between two numbers, the nearer of them outside; infinite ones are no limit."""
+
+    low: float = -1.0
+    high: float = 1.0
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.minimum(np.maximum(x, self.low), self.high)
+
+    def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
+        # None where the limits are in the wrong order.
+        if not self.low <= self.high or self.low == math.inf or self.high == -math.inf:
+            return ()
+        limits = Piece(-math.inf, self.low, 0.0, 0.0, self.low), Piece(self.high, math.inf, 0.0, 0.0, self.high)
+        # An infinite limit is nowhere reached.
+        return tuple(p for p in (limits[0], Piece(self.low, self.high, 1.0, 1.0), limits[1]) if p.start < p.end)
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        # The limits are rounded.
+        return np.where(np.isin(result, (self.low, self.high)), 2 * unit * abs(result), 0.0)
+
+    def executed(self, place: Place, format: Format) -> Executed:
+        if not (self.low <= self.high and format.holds(self.low) and format.holds(self.high)):
+            raise NoBoundError(f"its limits {self.low!r} and {self.high!r} are no numbers of {format.name}")
+        return EXACT
+
+
+class HardSigmoid(Piecewise):
+    """``alpha x + beta`` between 0 and 1."""
+
+    limits = (0.0, 1.0)
+    alpha: float = 0.2
+    beta: float = 0.5
+    slack: float = 0.0
+    """By how much a library's alpha may be larger, relatively (torch multiplies by 1/6 in single precision)."""
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.clip((np.zeros(x.shape) if self.alpha == 0 else self.alpha * x) + self.beta, 0.0, 1.0)
+
+    def off(self, x: FloatArray, value: FloatArray) -> FloatArray:
+        return super().off(x, value) + self._lost(self.slack + 2.0**-50)
+
+    def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
+        # Pieces overlap where kinks are known up to rounding and slack.
+        if not (math.isfinite(self.alpha) and math.isfinite(self.beta) and 0 <= self.slack < 1):
+            return ()
+        if self.alpha == 0:
+            return (Piece(-math.inf, math.inf, 0.0, 0.0, min(max(self.beta, 0.0), 1.0)),)
+        ends = [(end - self.beta, end) for end in (0.0, 1.0)]
+        (one, first), (two, last) = sorted((apart / self.alpha, end) for apart, end in ends)
+        near, far = (abs(kink) * (2 * self.slack + 2.0**-48) + 2.0**-1000 for kink in (one, two))
+        slopes = sorted([self.alpha, self.alpha * (1 + self.slack)])
+        if self.slack:
+            slopes = [host.next_down(slopes[0]), host.next_up(slopes[1])]
+        return (
+            Piece(-math.inf, one + near, 0.0, 0.0, first),
+            Piece(one - near, two + far, slopes[0], slopes[1], self.beta),
+            Piece(two - far, math.inf, 0.0, 0.0, last),
+        )
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        return self._lost(self.slack + 4 * unit)
+
+    def _lost(self, relative: float) -> float:
+        """Of alpha x and beta while their sum is between 0 and 1, so that ``|alpha x| <= 1 + |beta|``."""
+        return relative * (2 + 2 * abs(self.beta))
+
+
+class Threshold(Piecewise):
+    """x above ``threshold``, else ``value_below``: without a jump where both are equal."""
+
+    threshold: float
+    value_below: float
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.where(x > self.threshold, x, self.value_below)
+
+    def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
+        kink = self.threshold
+        if kink != self.value_below or not math.isfinite(kink):
+            return ()
+        return Piece(-math.inf, kink, 0.0, 0.0, kink), Piece(kink, math.inf, 1.0, 1.0)
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        # Both numbers are rounded: next to the threshold either may be meant.
+        (x,) = values
+        beside = abs(x - self.threshold) <= 2 * unit * abs(self.threshold)
+        constant = np.where(x > self.threshold, 0.0, 2 * unit * abs(result))
+        return constant + np.where(beside, abs(x - self.value_below), 0.0)
+
+
+class SoftShrink(Piecewise):
+    """x moved towards 0 by ``lambd``, 0 where it is nearer; a negative ``lambd`` makes it jump."""
+
+    lambd: float = 0.5
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.where(x > self.lambd, x - self.lambd, np.where(x < -self.lambd, x + self.lambd, 0.0))
+
+    def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
+        kink = self.lambd
+        if not 0 <= kink < math.inf:
+            return ()
+        outside = Piece(-math.inf, -kink, 1.0, 1.0, kink), Piece(kink, math.inf, 1.0, 1.0, -kink)
+        return outside[0], Piece(-kink, kink, 0.0, 0.0), outside[1]
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        return 4 * unit * (abs(result) + abs(self.lambd))
+
+
+SIXTH = 0.16666668
+"""1/6 in single precision, rounded up."""
+SINGLE = 2.0**-22
+"""By how much a number in single precision may be off, relatively: four times as much as it is."""
+
+
+class HardSwish(Piecewise):
+    """``x min(max(x + 3, 0), 6) / 6``; libraries have 1/6 in single precision.
+
+    Between -3 and 3 the slope (2x + 3) / 6 rises; where 1/6 is in single precision, it is larger by 3e-8 of itself.
+    """
+
+    whole = (-0.5000001, 1.5000001)
+    limits = (-0.3750001, math.inf)
+    bends = (((-1.5, -1.5), (-0.3750001, -0.375)),)
+
+    def extent(self) -> Extent | None:
+        return self.whole
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.where(x <= -3, 0.0, np.where(x >= 3, x, x * (x + 3) / 6))
+
+    def off(self, x: FloatArray, value: FloatArray) -> FloatArray:
+        return np.asarray(super().off(x, value) + 2.0**-23 * abs(value))
+
+    def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
+        # The parabola has the slopes at the ends of an interval.
+        ends = [(2 * np.clip(end, -3.0, 3.0) + 3) / 6 for end in (low, high)]
+        least, most = (end + side * 2.0**-22 * (abs(end) + 2.0**-20) for end, side in zip(ends, (-1, 1), strict=True))
+        least, most = np.maximum(least, -0.5000001), np.minimum(most, 1.5000001)
+        return Piece(-math.inf, -3.0, 0.0, 0.0), Piece(-3.0, 3.0, least, most), Piece(3.0, math.inf, 1.0, 6 * SIXTH)
+
+    def breaks(self, low: FloatArray, high: FloatArray) -> FloatArray:
+        return Curved.breaks(self, low, high)  # the parabola
+
+    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+        return Curved.between(self, low, high)
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        # A library may add x^2/6 and x/2, of sizes up to 3 where the result is not 0.
+        return (8 * unit + 2.0**-23) * (abs(result) + 3)
+
+
+JUMP_FREE = 20.0
+"""Threshold of softplus from which its jump is below 2.1e-9 / beta and is not counted as a slope."""
+MOST_TURNS = 2.0**20
+"""Size of arguments from which sine and cosine are taken to have every value and slope."""
+
+
+# -- derivatives that turn at 0 or nowhere --------------------------------------------------------------------------
+AT_0 = ((0.0, 0.0),)
+
+
+def _bell(x: FloatArray) -> FloatArray:
+    """The derivative of sigmoid."""
+    small = np.exp(-abs(x))
+    return np.asarray(small / (1 + small) ** 2)
+
+
+def _tanhshrink(x: FloatArray) -> FloatArray:
+    small = np.exp(-2 * abs(x))
+    return np.asarray(((1 - small) / (1 + small)) ** 2)
+
+
+class Sigmoid(Turning):
+    """1 / (1 + exp(-x)), of slope s (1 - s)."""
+
+    whole = (0.0, 0.25)
+    steepness = Curve(_bell, (), AT_0)
+    limits = (0.0, 1.0)
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return sigmoid(x)
+
+
+class Tanh(Turning):
+    """2 sigmoid(2 x) - 1, of slope 1 - tanh^2."""
+
+    whole = (0.0, 1.0)
+    steepness = Curve(lambda x: 4 * _bell(2 * x), (), AT_0)
+    limits = (-1.0, 1.0)
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.tanh(x)
+
+
+class Softsign(Turning):
+    """``x / (1 + |x|)``."""
+
+    whole = (0.0, 1.0)
+    steepness = Curve(lambda x: 1 / np.square(1 + abs(x)), (), AT_0, math.inf)
+    limits = (-1.0, 1.0)
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.where(np.isinf(x), np.sign(x), x / (1 + abs(x)))
+
+
+class Arctan(Turning):
+    """The inverse of the tangent."""
+
+    whole = (0.0, 1.0)
+    steepness = Curve(lambda x: 1 / (1 + np.square(x)), (), AT_0, math.inf)
+    limits = (-1.5707963267948968, 1.5707963267948968)  # half of pi, rounded up
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.arctan(x)
+
+
+class LogSigmoid(Turning):
+    """``log(sigmoid(x))``."""
+
+    whole = (0.0, 1.0)
+    steepness = Curve(lambda x: sigmoid(-x))
+    limits = (-math.inf, 0.0)
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return -np.logaddexp(0.0, -x)
+
+
+class TanhShrink(Turning):
+    """``x - tanh(x)``."""
+
+    whole = (0.0, 1.0)  # tanh^2
+    steepness = Curve(_tanhshrink, AT_0)
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return x - np.tanh(x)
+
+
+class Erf(Turning):
+    """The error function."""
+
+    whole = (0.0, 1.1283791670955128)  # 2 / sqrt(pi) at 0
+    steepness = Curve(lambda x: 2 / math.sqrt(math.pi) * np.exp(-np.square(x)), (), AT_0)
+    limits = (-1.0, 1.0)
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.asarray(erf(x))
+
+
+class Softplus(Curved):
+    """``log(1 + exp(beta x)) / beta``, the identity where ``beta x`` is above ``threshold``.
+
+    It jumps there by log(1 + exp(-threshold)) / beta.
+    """
+
+    beta: float = 1.0
+    threshold: float = math.inf
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.where(self.beta * x > self.threshold, x, np.logaddexp(0.0, self.beta * x) / self.beta)
+
+    def off(self, x: FloatArray, value: FloatArray) -> FloatArray:
+        # The jump besides, at an end and at any place between.
+        return super().off(x, value) + 2 * self._jump()
+
+    def extent(self) -> Extent | None:
+        # sigmoid(beta x), whatever the sign of beta is.
+        fits = self.beta != 0 and math.isfinite(self.beta) and self.threshold >= JUMP_FREE
+        return (0.0, 1.0) if fits else None
+
+    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+        """Of log(1 + exp) at beta x; 1 above the threshold."""
+        if self.extent() is None:
+            return None
+        low, high = enclosing((low, high)).scaled(self.beta).ends
+        down, up = Curve(sigmoid).slopes((0.0, 1.0), low, high)
+        return down, np.where(high >= self.threshold, 1.0, up)
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        """Elementary functions; a library may see the threshold one rounding earlier or later."""
+        return np.asarray(super().rounding(values, result, unit)) + self._jump()
+
+    def _jump(self) -> float:
+        if self.beta == 0:
+            return math.inf
+        return host.inflate(float(np.logaddexp(0.0, -self.threshold)) / abs(self.beta), ROUNDINGS)
+
+
+# -- exponentials below 0 ------------------------------------------------------------------------------------------
+class Exponential(Curved):
+    """A line above 0, a multiple of an exponential less 1 below, both 0 at 0."""
+
+    bends = (((0.0, 0.0), (0.0, 0.0)),)  # slopes may change their sign
+
+    def sides(self) -> tuple[float, float, float] | None:
+        """Slope above 0, slope just below 0 rounded away from 0, and value at -infinity; None: no slope is known."""
+        raise NotImplementedError
+
+    def argument(self, x: FloatArray) -> FloatArray:
+        raise NotImplementedError
+
+    def extent(self) -> Extent | None:
+        """The slope above 0; between 0 and the slope at 0 below."""
+        sides = self.sides()
+        if sides is None or not all(map(math.isfinite, sides)):
+            return None
+        return min(0.0, *sides[:2]), max(0.0, *sides[:2])
+
+    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+        """Below 0 the exponential, which rises: an error of its argument a u makes at most one of a exp(a) u < u."""
+        sides, extent = self.sides(), self.extent()
+        if sides is None or extent is None:
+            return None
+        above, steep, _ = sides
+        with np.errstate(all="ignore"):
+            least, most = (np.exp(self.argument(np.minimum(end, 0.0))) for end in (low, high))
+        least, most = np.maximum(host.next_down(least - LOST), 0.0), np.minimum(host.next_up(most + LOST), 1.0)
+        # ``steep`` was rounded away from 0 a few times.
+        least, most = host.next_down(host.lowered(abs(steep), 14) * least), host.next_up(abs(steep) * most)
+        down, up = (least, most) if steep >= 0 else (-most, -least)
+        falls, rises = (low < 0) | (high <= 0), (high > 0) | (low >= 0)
+        down = np.where(falls, np.where(rises, np.minimum(down, above), down), above)
+        up = np.where(falls, np.where(rises, np.maximum(up, above), up), above)
+        return np.maximum(down, extent[0]), np.minimum(up, extent[1])
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        """Elementary functions; a library may compute exp(x) - 1 by a difference. One that grows feels its argument."""
+        sides, (x,) = self.sides(), values
+        lost = 0.0 if sides is None else np.where(x < 0, 16 * unit * abs(sides[2]), 0.0)
+        grows = 1.0 if sides is not None else 1 + np.where(x < 0, abs(self.argument(x)), 0.0)
+        return super().rounding(values, result, unit) * grows + lost
+
+
+class ELU(Exponential):
+    """``scale x`` above 0, ``scale alpha (exp(input_scale x) - 1)`` below."""
+
+    alpha: float = 1.0
+    scale: float = 1.0
+    input_scale: float = 1.0
+
+    def value(self, x: FloatArray) -> FloatArray:
+        below = self.scale * self.alpha * np.expm1(self.argument(np.minimum(x, 0.0)))
+        return np.where(x > 0, self.scale * x, below)
+
+    def argument(self, x: FloatArray) -> FloatArray:
+        return np.zeros(x.shape) if self.input_scale == 0 else self.input_scale * x
+
+    def sides(self) -> tuple[float, float, float] | None:
+        """None for a negative ``input_scale``, where the exponential grows."""
+        if not self.input_scale >= 0:
+            return None
+        steep = host.mul_up(abs(self.alpha), abs(self.scale), self.input_scale)
+        ends = self.alpha * self.scale
+        return self.scale, math.copysign(steep, self.alpha) * math.copysign(1.0, self.scale), ends
+
+
+class CELU(Exponential):
+    """x above 0, ``alpha (exp(x / alpha) - 1)`` below."""
+
+    alpha: float = 1.0
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.where(x > 0, x, self.alpha * np.expm1(self.argument(np.minimum(x, 0.0))))
+
+    def argument(self, x: FloatArray) -> FloatArray:
+        return x / self.alpha
+
+    def sides(self) -> tuple[float, float, float] | None:
+        """None for alpha <= 0, where the exponential grows."""
+        return (1.0, 1.0, self.alpha) if self.alpha > 0 else None
+
+
+# -- waves ---------------------------------------------------------------------------------------------------------
+def _wave(f: Callable[[FloatArray], FloatArray], top: float, low: FloatArray, high: FloatArray) -> Ends:
+    """Values of a wave on intervals, with ``f(top) = 1``, rounded outward."""
+    with np.errstate(all="ignore"):
+        far = ~((abs(low) < MOST_TURNS) & (abs(high) < MOST_TURNS))
+
+        def meets(place: float) -> FloatArray:
+            # 2 pi k is off by less than 2^-51 2^21.
+            turns = np.ceil((low - place - 2.0**-26) / (2 * math.pi))
+            return np.asarray(far | (place + 2 * math.pi * turns <= high + 2.0**-26))
+
+        ends = [f(end) for end in (low, high)]
+        down, up = np.minimum(*ends) - CLOSE, np.maximum(*ends) + CLOSE
+        down = np.where(meets(top + math.pi), -1.0, np.maximum(down, -1.0))
+        return down, np.where(meets(top), 1.0, np.minimum(up, 1.0))
+
+
+class Sin(Curved):
+    """The sine, of which the cosine is the derivative."""
+
+    whole = (-1.0, 1.0)
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.sin(x)
+
+    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+        return _wave(np.cos, 0.0, low, high)
+
+    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+        return _wave(np.sin, math.pi / 2, low, high)
+
+
+class Cos(Curved):
+    """The cosine, of which minus the sine is the derivative."""
+
+    whole = (-1.0, 1.0)
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.cos(x)
+
+    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+        return _wave(lambda x: -np.sin(x), -math.pi / 2, low, high)
+
+    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+        return _wave(np.cos, 0.0, low, high)
+
+
+SMALLEST = 1e-100
+"""Factor of an argument, such that no quotient by it overflows that matters."""
+
+
+def _odd(above: Callable[[FloatArray], FloatArray]) -> Callable[[FloatArray], FloatArray]:
+    """A derivative with ``f'(x) + f'(-x) = 1``, from its values above 0, where nothing cancels."""
+
+    def derivative(x: FloatArray) -> FloatArray:
+        found = above(abs(x))
+        return np.where(x < 0, 1 - found, found)
+
+    return derivative
+
+
+def _silu(x: FloatArray) -> FloatArray:
+    small = np.exp(-x)
+    return np.asarray(1 / (1 + small) + x * small / (1 + small) ** 2)
+
+
+def _gelu(x: FloatArray) -> FloatArray:
+    bell = np.exp(-0.5 * np.square(x)) / math.sqrt(2 * math.pi)
+    return np.asarray(0.5 * (1 + erf(x / math.sqrt(2))) + x * bell)
+
+
+def _gelu_tanh(x: FloatArray) -> FloatArray:
+    scale = math.sqrt(2 / math.pi)
+    small = np.exp(-2 * scale * x * (1 + 0.044715 * np.square(x)))
+    steep = 2 * scale * (1 + 3 * 0.044715 * np.square(x)) * x
+    return np.asarray(1 / (1 + small) + steep * small / (1 + small) ** 2)
+
+
+def _mish(x: FloatArray) -> FloatArray:
+    """``t + x t'`` with t = tanh(log(1 + e^x)), by powers of e^-|x|."""
+    small = np.exp(-abs(x))
+    left, right = small * (2 + small), 1 + 2 * small
+    below, above = left + 2, right + 2 * small**2
+    t = np.where(x < 0, left / below, right / above)
+    steep = 4 * (1 + small) * np.where(x < 0, small / below**2, (small / above) ** 2)
+    return np.asarray(t + x * steep)
+
+
+class Gated(Turning):
+    """x times a number between 0 and 1."""
+
+    def gate(self, x: FloatArray) -> FloatArray:
+        """The number."""
+        raise NotImplementedError
+
+    def value(self, x: FloatArray) -> FloatArray:
+        """The product; 0 where the gate is 0, for infinite x, too."""
+        gate = self.gate(x)
+        return np.where(gate == 0, 0.0, x * gate)
+
+    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+        down, up = super().between(low, high)
+        return np.maximum(down, np.minimum(low, 0.0)), np.minimum(up, np.maximum(high, 0.0))
+
+
+class GELU(Gated):
+    """``x Phi(x)``, or its form by tanh."""
+
+    form: Literal["erf", "tanh"] = "erf"
+
+    def gate(self, x: FloatArray) -> FloatArray:
+        """The distribution of a normal number; (1 + tanh(y / 2)) / 2 = sigmoid(y)."""
+        if self.form == "erf":
+            return np.asarray(0.5 * erfc(-x / math.sqrt(2)))
+        return sigmoid(2 * math.sqrt(2 / math.pi) * x * (1 + 0.044715 * x * x))
+
+    def extent(self) -> Extent | None:
+        """Phi(x) + x phi(x) at the root of 2; slopes at x and at -x have the sum 1."""
+        return (-0.12892, 1.12892) if self.form == "erf" else (-0.12900, 1.12900)
+
+    def turns(self) -> tuple[Turn, ...]:
+        if self.form == "erf":
+            return (((-0.75180, -0.75179), (-0.169971208, -0.169971207)),)
+        return (((-0.75247, -0.75246), (-0.170040751, -0.170040750)),)
+
+    def curve(self) -> Curve:
+        if self.form == "erf":
+            return Curve(_odd(_gelu), ((-1.41422, -1.41421),), ((1.41421, 1.41422),))
+        return Curve(_odd(_gelu_tanh), ((-1.4186, -1.4185),), ((1.4185, 1.4186),))
+
+
+class Mish(Gated):
+    """``x tanh(softplus(x))``."""
+
+    whole = (-0.11253, 1.08851)  # at -2.2564 and 1.4906
+    steepness = Curve(_mish, ((-2.2564, -2.2563),), ((1.4905, 1.4906),))
+    bends = (((-1.19244, -1.19243), (-0.308843414, -0.308843413)),)
+
+    def gate(self, x: FloatArray) -> FloatArray:
+        return np.tanh(np.logaddexp(0.0, x))
+
+
+class SiLU(Gated):
+    """``x sigmoid(alpha x)``: ``silu(alpha x) / alpha``, of the slopes of silu whatever alpha is; of 1/2 for 0."""
+
+    whole = (-0.09985, 1.09985)  # s (1 + x (1 - s)) at 2.3994
+    steepness = Curve(_odd(_silu), ((-2.39936, -2.39935),), ((2.39935, 2.39936),))  # x tanh(x / 2) = 2
+    bends = (((-1.27847, -1.27846), (-0.278464543, -0.278464542)),)
+    alpha: float = 1.0
+
+    def gate(self, x: FloatArray) -> FloatArray:
+        return sigmoid(np.zeros(x.shape) if self.alpha == 0 else self.alpha * x)
+
+    def extent(self) -> Extent | None:
+        """Slopes at x and at -x have the sum 1, whatever alpha is."""
+        return self.whole if math.isfinite(self.alpha) else None
+
+    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+        return super().slopes(*enclosing((low, high)).scaled(self.alpha).ends)
+
+    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+        """``silu(alpha x) / alpha``; and between 0 and x."""
+        if self.alpha == 1:
+            return super().between(low, high)
+        least, most = np.minimum(low, 0.0), np.maximum(high, 0.0)
+        if not SMALLEST < abs(self.alpha) < 1 / SMALLEST:
+            return least, most
+        ends = SiLU().between(*enclosing((low, high)).scaled(self.alpha).ends)
+        down, up = (end / self.alpha for end in (ends if self.alpha > 0 else ends[::-1]))
+        return np.maximum(host.next_down(down), least), np.minimum(host.next_up(up), most)
+
+
+MOST = 16
+"""Largest whole exponent of a power."""
+HINT = (
+    "box of inputs it may have one: specnorm_networks.within(graph, low, high) or --input-range states one, radius= a "
+    "ball"
+)
+
+
+def hint(ranges: Sequence[Interval | None]) -> str:
+    """What to give where there is no constant: where all inputs lie in a range, a narrower one."""
+    bounded = bool(ranges) and all(x is not None and np.isfinite(x.magnitude()).all() for x in ranges)
+    return f"on a {'narrower ' * bounded}{HINT}"
+
+
+class Steep(Curved):
+    """A function whose slope is bounded on ranges alone."""
+
+    def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
+        """Smallest and largest slope on intervals, rounded outward; infinite or NaN where there is none."""
+        raise NotImplementedError
+
+    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+        """None where an entry has none."""
+        with np.errstate(all="ignore"):
+            found = self.derivative(low, high)
+        return found if np.isfinite(found).all() else None
+
+    def lipschitz(self, place: Place) -> float:
+        """The largest absolute slope, on the range that the inputs are known to lie in."""
+        known = place.ranges() if self.near is None else ()
+        if len(known) == 1 and known[0] is not None:
+            found = self.slopes(known[0].low, known[0].high)
+            if found is not None:
+                return float(max(np.max(abs(end), initial=0.0) for end in found))
+        if self.near is None or not np.isfinite(self.near.ends).all():
+            raise NoBoundError(f"its slope has no bound; {hint(known)}")
+        return super().lipschitz(place)
+
+
+def over(numbers: FloatArray) -> FloatArray:
+    """1 / numbers >= 0, rounded up; infinite at 0."""
+    return np.asarray(host.next_up(1 / numbers))
+
+
+def under(numbers: FloatArray) -> FloatArray:
+    """1 / numbers >= 0, which were computed with at most three roundings, rounded down."""
+    return np.asarray(np.maximum(host.next_down(host.lowered(1 / numbers, 3)), 0.0))
+
+
+class Exp(Steep):
+    """exp."""
+
+    limits = (0.0, math.inf)
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.exp(x)
+
+    def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
+        """exp, which rises."""
+        down, up = np.exp(low), host.inflate(np.exp(high), ROUNDINGS) + TINY
+        return np.maximum(down - host.inflate(down, ROUNDINGS) * (4 * ROUNDINGS * 2.0**-52) - TINY, 0.0), up
+
+    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+        with np.errstate(all="ignore"):
+            down, up = self.derivative(low, high)
+        # What overflows is not infinite.
+        return np.where(np.isinf(down) | np.isnan(down), np.where(np.isinf(low), low, 0.0), down), host.next_up(up)
+
+
+class Log(Steep):
+    """The natural logarithm."""
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.log(x)
+
+    def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
+        """1 / x, which falls."""
+        return under(high), np.asarray(np.where(low > 0, over(np.maximum(low, 0.0)), math.inf))
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        """Sixteen units of the value, or of 1 where that is more."""
+        return 16 * unit * (1 + abs(result))
+
+
+class Power(Steep):
+    """Whole powers, from 1 to `MOST`."""
+
+    exponent: int
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.asarray(x**self.exponent)
+
+    def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
+        """``n x^(n-1)``; none for exponents that no allowance was derived for."""
+        if not self._fits():
+            return np.full(low.shape, -math.inf), np.full(high.shape, math.inf)
+        return enclosing(_power(low, high, self.exponent - 1)).scaled(float(self.exponent)).ends
+
+    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+        if not self._fits():
+            return np.full(low.shape, -math.inf), np.full(high.shape, math.inf)
+        with np.errstate(all="ignore"):
+            down, up = _power(low, high, self.exponent)
+        down, up = np.where(np.isnan(down), -math.inf, down), np.where(np.isnan(up), math.inf, up)
+        return np.maximum(down, 0.0) if self.exponent % 2 == 0 else down, up
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        return (16 + self.exponent) * unit * abs(result) + smallest(unit)
+
+    def _fits(self) -> bool:
+        return 1 <= self.exponent <= MOST and self.exponent == int(self.exponent)
+
+
+def _power(low: FloatArray, high: FloatArray, exponent: int) -> Ends:
+    """Whole powers, from 0, rounded outward: a product of n factors has n roundings."""
+    if exponent < 2:
+        return (low, high) if exponent else (np.ones(low.shape), np.ones(high.shape))
+    one, other = (np.asarray(math.prod([end] * exponent)) for end in (low, high))
+    lost = host.inflate(np.maximum(abs(one), abs(other)), exponent) * (2 * exponent * 2.0**-52) + TINY
+    down, up = host.next_down(np.minimum(one, other) - lost), host.next_up(np.maximum(one, other) + lost)
+    return (np.where((low <= 0) & (high >= 0), 0.0, np.maximum(down, 0.0)), up) if exponent % 2 == 0 else (down, up)
+
+
+class Sqrt(Steep):
+    """The root."""
+
+    units = 4
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.sqrt(x)
+
+    def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
+        """One over twice the root, which falls."""
+        least, most = enclosing((low, high)).root().ends
+        return under(2 * most), np.where(least > 0, host.inflate(0.5 * over(least), 4), math.inf)
+
+    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+        return enclosing((low, high)).root().ends
+
+
+class Rsqrt(Steep):
+    """One over the root."""
+
+    units = 8
+    limits = (0.0, math.inf)
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.asarray(1 / np.sqrt(x))
+
+    def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
+        """-1 / (2 x sqrt(x)), which rises."""
+        least, most = enclosing((low, high)).root().ends
+        steep = host.inflate(over(np.maximum(low, 0.0)) * host.inflate(0.5 * over(least), 4), 4) + TINY
+        return np.where(least > 0, -steep, -math.inf), -under(2 * most * high)
+
+    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+        down, up = enclosing((low, high)).root().inverse().ends
+        return np.maximum(down, 0.0), up
+
+
+class Reciprocal(Steep):
+    """``scale / x``."""
+
+    units = 4
+    scale: float = 1.0
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.asarray(self.scale / x)
+
+    def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
+        """``-scale / x^2``, of one sign."""
+        x = enclosing((low, high))
+        steep = np.asarray(host.inflate(abs(self.scale) * np.square(over(x.mignitude())), 4) + TINY)
+        flat = abs(self.scale) * under(np.square(x.magnitude()))
+        flat = np.maximum(host.next_down(flat), 0.0)
+        return (-steep, -flat) if self.scale >= 0 else (flat, steep)
+
+    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+        return enclosing((low, high)).inverse().scaled(self.scale).ends
+
+
+class Multiple(Pointwise):
+    """``outer * function(inner * x)``: functions that are written out with factors, of which none is 0."""
+
+    function: Pointwise
+    outer: float = 1.0
+    inner: float = 1.0
+    roundings: int = 0
+    """Made in computing each of the factors."""
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return self.outer * self.function.value(self.inner * x)
+
+    def extent(self) -> Extent | None:
+        found = self.function.extent()
+        if found is None or not (math.isfinite(self.outer) and math.isfinite(self.inner)):
+            return None
+        low, high = self._outside(self._inside(np.array(found[0]), np.array(found[1])))
+        return (float(low), float(high)) if np.isfinite([low, high]).all() else None
+
+    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+        found = self.function.slopes(*self._inside(low, high)) if np.isfinite([self.outer, self.inner]).all() else None
+        return None if found is None else self._outside(self._inside(*found))
+
+    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+        return self._outside(self.function.between(*self._inside(low, high)))
+
+    def affine(self, low: FloatArray, high: FloatArray) -> Line | None:
+        # The function's own line, its slope times both factors: each term is off by what the factors are.
+        found = self.function.affine(*self._inside(low, high))
+        if found is None:
+            return None
+        slope, middle, half = found
+        finite = np.isfinite(half)
+        size = np.where(finite, np.maximum(abs(low), abs(high)), 0.0)
+        slope, middle = slope * self.outer * self.inner, middle * self.outer
+        exact = abs(self.outer) == abs(self.inner) == 1 and not self.roundings
+        lost = 0.0 if exact else (CLOSE + 4 * self._slack()) * (abs(slope) * size + abs(middle)) + 2.0**-900
+        half = np.where(finite, abs(self.outer) * (1 + 2 * self._slack()) * np.where(finite, half, 0.0) + lost, 0.0)
+        fits = finite & np.isfinite(slope) & np.isfinite(middle) & np.isfinite(half)
+        half = np.where(half > 0, host.inflate(half, 8), 0.0)
+        return np.where(fits, slope, 0.0), np.where(fits, middle, 0.0), np.where(fits, half, math.inf)
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        # The function's own at the product, times the factor; what rounding the product adds; and that of the last.
+        inner, relative = self.inner * values[0], 4 * unit + self._slack()
+        there = self.function.run(inner)
+        low, high = self.function.between(inner - relative * abs(inner), inner + relative * abs(inner))
+        moved = np.maximum(high - there, there - low)
+        own = np.asarray(self.function.rounding([inner], there, unit))
+        return np.asarray(abs(self.outer) * (own + moved) * (1 + relative) + relative * abs(result))
+
+    def _slack(self) -> float:
+        """By how much each factor may be off, relatively."""
+        return (self.roundings + 2) * 2.0**-52 if self.roundings else 0.0
+
+    def _inside(self, low: FloatArray, high: FloatArray) -> Ends:
+        return enclosing((low, high)).scaled(self.inner, self._slack()).ends
+
+    def _outside(self, ends: Ends) -> Ends:
+        return enclosing(ends).scaled(self.outer, self._slack()).ends

@@ -1,0 +1,617 @@
+"""What networks write out by several operators and one operator class knows better: recognised by structure alone.
+
+A pattern asks for the same values by name, the same axis and slices that cover it exactly. What it makes of a node
+computes the node's value from the same values, and is executed and compared as any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import TypeAlias
+
+import numpy as np
+
+from specnorm.certified import host
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.graph import Graph, Node, Shape, concrete
+from specnorm_networks.certified.operators.base import FloatArray, Pointwise
+from specnorm_networks.certified.operators.normalisation import Form, Normalise
+
+Nodes: TypeAlias = Mapping[str, Node]
+"""By name."""
+DEEPEST = 8
+"""Nodes between a value and a multiple of it."""
+INEXACT = 14
+"""Roundings of factors that are not exact: a quotient by a root of a sum."""
+
+
+def origin(name: str, nodes: Nodes) -> Node:
+    """The node whose entries a value has, in their places."""
+    node = nodes[name]
+    while _keeps_places(node, nodes):
+        node = nodes[node.inputs[0]]
+    return node
+
+
+def _keeps_places(node: Node, nodes: Nodes) -> bool:
+    if isinstance(node.operator, ops.Identity):
+        return True
+    if node.shape is None or len(node.inputs) != 1 or nodes[node.inputs[0]].shape != node.shape:
+        return False
+    # A slice of step 1 that is as long as its input is the whole of it.
+    whole = isinstance(node.operator, ops.Slice) and all(step == 1 for *_, step in node.operator.parts)
+    return whole or isinstance(node.operator, ops.SameOrder)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive entries along one axis of a value, or all of it."""
+
+    source: str
+    """Name of the value."""
+    axis: int = 0
+    start: int = 0
+    stop: int = 0
+    size: int = 0
+    """How many entries the axis has; 0: all of the value."""
+
+
+def piece(name: str, nodes: Nodes) -> Piece:
+    """What a value is a piece of; of itself, if it is no such slice."""
+    node = origin(name, nodes)
+    source = origin(node.inputs[0], nodes) if isinstance(node.operator, ops.Slice) else node
+    if isinstance(node.operator, ops.Slice) and source.shape is not None:
+        cuts = []
+        for axis, *part in node.operator.parts:
+            size = source.shape[axis]
+            size = size if isinstance(size, int) else 0
+            first, last, step = slice(*part).indices(size)
+            if not size or (first, last, step) != (0, size, 1):
+                cuts.append((Piece(source.name, axis, first, last, size), step == 1 and first < last))
+        if len(cuts) == 1 and cuts[0][1]:
+            return cuts[0][0]
+    return Piece(node.name)
+
+
+def are_halves(first: Piece, second: Piece) -> bool:
+    """Whether they are the first and the second half of one value along one axis."""
+    half, odd = divmod(first.size, 2)
+    halves = (replace(first, start=at, stop=at + half) for at in (0, half))
+    return half > 0 and not odd and (first, second) == tuple(halves)
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """What a value is multiplied by."""
+
+    values: FloatArray
+    """Broadcasting against the value without making it larger; none is 0."""
+    roundings: int = 0
+    """Made in computing them."""
+
+
+def factor_of(node: Node, nodes: Nodes) -> Factor | None:
+    """By what a node multiplies its input, if that is all it does."""
+    operator = node.operator
+    if isinstance(operator, ops.Negative):
+        return Factor(np.array(-1.0))
+    if not isinstance(operator, ops.Scale) or operator.offset is not None or operator.values.dtype.kind != "f":
+        return None
+    keeps_shape = operator.values.ndim == 0 or (node.shape is not None and node.shape == nodes[node.inputs[0]].shape)
+    known = keeps_shape and bool(np.all(np.isfinite(operator.values) & (operator.values != 0)))
+    return Factor(operator.values, 0 if operator.exact else INEXACT) if known else None
+
+
+def number_of(factors: Iterable[Factor]) -> Fraction | None:
+    """The product of numbers; None where a factor is an array."""
+    known = list(factors)
+    if any(each.values.size != 1 for each in known):
+        return None
+    return math.prod((Fraction(each.values.item()) for each in known), start=Fraction(1))
+
+
+def multiples(name: str, nodes: Nodes) -> dict[str, tuple[Factor, ...]]:
+    """What a value is a multiple of, itself first: by name, and by which factors."""
+    node = origin(name, nodes)
+    found: dict[str, tuple[Factor, ...]] = {}
+    factors: tuple[Factor, ...] = ()
+    while True:
+        found[node.name] = factors
+        factor = factor_of(node, nodes)
+        if factor is None or len(factors) == DEEPEST:
+            return found
+        node, factors = origin(node.inputs[0], nodes), (*factors, factor)
+
+
+def nearest(*chains: Mapping[str, object]) -> str | None:
+    """The first name of the first of several that is among all."""
+    return next((name for name in chains[0] if all(name in chain for chain in chains[1:])), None)
+
+
+SIXTHS = (1 / 6, float(np.float32(1 / 6)))
+"""Slopes that libraries have for hard swish."""
+IDENTITY_FROM = 20.0
+"""Threshold of softplus from which tanh of it is 1 to 17 digits."""
+SMALLEST = 1e-100
+"""Factors beyond it or its inverse are not read."""
+
+
+def gated(node: Node, nodes: Nodes) -> Node | None:
+    """A product ``x g(x)`` as one function: SiLU, hard swish, Mish and GELU, with factors; None where it is none.
+
+    With f(u) = u g(u), ``k x g(c x)`` is ``k/c f(c x)``. GELU has g(u) = (1 + erf(u / root of 2)) / 2, so that
+    ``k x (1 + erf(c x))`` is ``root of 2 k/c gelu(root of 2 c x)``.
+    """
+    if not isinstance(node.operator, ops.Product) or len(node.inputs) != 2:
+        return None
+    for x, gate in (node.inputs, node.inputs[::-1]):
+        for name, factors in multiples(gate, nodes).items():
+            found = _gate(nodes[name], nodes)
+            if found is None:
+                continue
+            function, argument = found
+            chains = multiples(x, nodes), multiples(argument, nodes)
+            base = nearest(*chains)
+            if base is None:
+                continue
+            made = _multiple(function, (*chains[0][base], *factors), chains[1][base])
+            if made is not None:
+                return replace(node, operator=made, inputs=(base,))
+    return None
+
+
+def _gate(node: Node, nodes: Nodes) -> tuple[ops.Pointwise, str] | None:
+    """For a node that computes g(u): f and the name of u; for GELU of one that computes 1 + erf(u)."""
+    operator = node.operator
+    if isinstance(operator, ops.Sigmoid):
+        return ops.SiLU(), node.inputs[0]
+    if isinstance(operator, ops.HardSigmoid) and operator.alpha in SIXTHS and operator.beta == 0.5:
+        return ops.HardSwish(), node.inputs[0]
+    if isinstance(operator, ops.Tanh):
+        inner = origin(node.inputs[0], nodes)
+        softplus = inner.operator
+        if isinstance(softplus, ops.Softplus) and softplus.beta == 1 and softplus.threshold >= IDENTITY_FROM:
+            return ops.Mish(), inner.inputs[0]
+    if isinstance(operator, ops.Add) and operator.weights == (1.0, 1.0) and operator.over == 1:
+        for erf, one in (node.inputs, node.inputs[::-1]):
+            inner = origin(erf, nodes)
+            if isinstance(inner.operator, ops.Erf) and _is_one(nodes[one], inner):
+                return ops.GELU(), inner.inputs[0]
+    return None
+
+
+def _is_one(node: Node, beside: Node) -> bool:
+    """Whether a node is the number 1, and its shape makes a value beside it no larger."""
+    shape = concrete(node.shape)
+    if not isinstance(node.operator, ops.Constant) or shape is None or math.prod(shape) != 1:
+        return False
+    return (not shape or len(shape) <= len(beside.shape or ())) and node.operator.run().item() == 1
+
+
+def _multiple(function: ops.Pointwise, ahead: tuple[Factor, ...], inside: tuple[Factor, ...]) -> ops.Pointwise | None:
+    """``k x g(c x)`` as ``outer f(inner x)``."""
+    k, c = number_of(ahead), number_of(inside)
+    if k is None or c is None:
+        return None
+    roundings = sum(each.roundings for each in (*ahead, *inside))
+    if isinstance(function, ops.SiLU) and not any(each.roundings for each in inside) and Fraction(float(c)) == c:
+        function, outer, inner = ops.SiLU(float(c)), k, Fraction(1)
+    elif isinstance(function, ops.GELU):
+        root = Fraction(math.sqrt(2))
+        outer, inner, roundings = root * k / c, root * c, roundings + 1
+    else:
+        outer, inner = k / c, c
+    if not all(SMALLEST < abs(number) < 1 / SMALLEST for number in (outer, inner)):
+        return None
+    roundings += sum(Fraction(float(number)) != number for number in (outer, inner))
+    if outer == inner == 1 and not roundings:
+        return function
+    return ops.Multiple(function, float(outer), float(inner), roundings)
+
+
+JUMP = 2.0**-20
+"""Of the larger norm: some roundings in single precision."""
+Linear: TypeAlias = Mapping[Piece, FloatArray]
+"""A sum of pieces of values: by what each is multiplied."""
+Choice: TypeAlias = tuple[str, str, str]
+"""Names: of what is compared with 0, of the value where it is not above, and of the other."""
+
+
+def chosen(node: Node, nodes: Nodes) -> Node | None:
+    """A choice between two linear maps by the sign of a third: leaky ReLU and Householder activations, written out.
+
+    f(z) = A z where s.z <= 0, B z elsewhere. If both agree where s.z = 0, f is continuous, and linear on either side; a
+    segment crosses the border once, so that |f(z) - f(z')| <= max(||A||, ||B||) |z - z'|.
+
+    The angle of a Householder activation is a parameter, and its sine and cosine are computed: A and B then agree up to
+    rounding alone. That jump, at most `JUMP` of |z|, is not counted.
+    """
+    if isinstance(node.operator, ops.Concat):
+        return _reflection(node, node.operator, nodes)
+    choice = _choice(node, nodes)
+    return None if choice is None else _two_slopes(node, choice, nodes)
+
+
+def _choice(node: Node, nodes: Nodes) -> Choice | None:
+    operator = node.operator
+    if isinstance(operator, ops.Choose):
+        compared = _compared(node.inputs[0], nodes)
+        if compared is None:
+            return None
+        name, kind = compared
+        _, true, false = node.inputs
+        return (name, true, false) if kind in ("le", "lt") else (name, false, true)
+    if not isinstance(operator, ops.Add) or operator.weights != (1.0, 1.0) or operator.over != 1:
+        return None
+    sides: dict[str, tuple[str, str]] = {}
+    for product in (origin(name, nodes) for name in node.inputs):
+        if not isinstance(product.operator, ops.Product) or len(product.inputs) != 2:
+            return None
+        for value, gate in (product.inputs, product.inputs[::-1]):
+            compared = _compared(gate, nodes)
+            if compared is not None:
+                sides[compared[1]] = compared[0], value
+    for below, above in (("le", "gt"), ("lt", "ge")):
+        if sides.keys() == {below, above} and sides[below][0] == sides[above][0]:
+            return sides[below][0], sides[below][1], sides[above][1]
+    return None
+
+
+def _compared(name: str, nodes: Nodes) -> tuple[str, str] | None:
+    """Which value is compared with 0, and how."""
+    node = origin(name, nodes)
+    if not isinstance(node.operator, ops.Compare) or node.operator.threshold != 0:
+        return None
+    return origin(node.inputs[0], nodes).name, node.operator.kind
+
+
+def _two_slopes(node: Node, choice: Choice, nodes: Nodes) -> Node | None:
+    chains = [multiples(name, nodes) for name in choice]
+    name = nearest(*chains)
+    if name is None or node.shape is None or nodes[name].shape != node.shape:
+        return None
+    factors = [chain[name] for chain in chains]
+    sign, below, above = (np.asarray(math.prod((each.values for each in some), start=np.ones(()))) for some in factors)
+    # A sign that is turned changes the sides.
+    below, above = np.where(sign < 0, above, below), np.where(sign < 0, below, above)
+    if not bool(np.all(np.isfinite(below) & np.isfinite(above) & (sign != 0))):
+        return None
+    roundings = max(sum(each.roundings for each in some) + max(len(some) - 1, 0) for some in factors)
+    return replace(node, operator=ops.TwoSlopes(below, above, roundings), inputs=(name,))
+
+
+def _reflection(node: Node, concat: ops.Concat, nodes: Nodes) -> Node | None:
+    """Two choices by one sign, of linear maps of two halves, put together as these halves were."""
+    if concat.new or len(node.inputs) != 2:
+        return None
+    one, other = (_choice(origin(name, nodes), nodes) for name in node.inputs)
+    if one is None or other is None or one[0] != other[0]:
+        return None
+    found = [_linear(name, nodes) for name in (one[0], one[1], other[1], one[2], other[2])]
+    parts = [part for part in found if part is not None]
+    pieces = sorted({key for part in parts for key in part}, key=lambda each: each.start)
+    if len(parts) < len(found) or len(pieces) != 2 or not are_halves(*pieces) or pieces[0].axis != concat.axis:
+        return None
+    source, axis, half = nodes[pieces[0].source], concat.axis, pieces[0].stop
+    rows = [_by_channel(part, pieces, len(source.shape or ()) - axis, half) for part in parts]
+    known = [row for row in rows if row is not None]
+    if len(known) < len(rows):
+        return None
+    sign, below, above = known[0], np.array(known[1:3]), np.array(known[3:])
+    norm = _norm(sign, below, above)
+    if norm is None:
+        return None
+    return replace(node, operator=ops.Reflection(axis, sign, below, above, norm), inputs=(source.name,))
+
+
+def _linear(name: str, nodes: Nodes, depth: int = 0) -> Linear | None:
+    """A value as a sum of multiples of pieces, without constants; None where it is deeper than such activations go."""
+    key = piece(name, nodes)
+    node = origin(name, nodes)
+    if depth > DEEPEST:
+        return None
+    if key.size:
+        return {key: np.ones(())}
+    factor = factor_of(node, nodes)
+    if factor is not None:
+        inner = _linear(node.inputs[0], nodes, depth + 1)
+        exact = inner is not None and not factor.roundings
+        return {each: value * factor.values for each, value in (inner or {}).items()} if exact else None
+    if not isinstance(node.operator, ops.Add) or node.operator.over != 1:
+        return {key: np.ones(())}
+    found: dict[Piece, FloatArray] = {}
+    for each, weight in zip(node.inputs, node.operator.weights, strict=True):
+        part = _linear(each, nodes, depth + 1)
+        if part is None or found.keys() & part.keys() or node.shape is None or nodes[each].shape != node.shape:
+            return None  # what cancels would lose digits
+        found |= {other: value * weight for other, value in part.items()}
+    return found
+
+
+def _by_channel(part: Linear, pieces: Sequence[Piece], behind: int, half: int) -> FloatArray | None:
+    """By what two pieces are multiplied, a number for each entry along their axis: shape (2, half)."""
+    found = np.zeros((2, half))
+    for at, each in enumerate(pieces):
+        values = part.get(each, np.zeros(()))
+        along = values.shape[-behind] if values.ndim >= behind else 1
+        if values.size != along or along not in (1, half):
+            return None
+        found[at] = values.reshape(-1)
+    return found
+
+
+def _norm(sign: FloatArray, below: FloatArray, above: FloatArray) -> float | None:
+    """Of the larger map, rounded up; None where they differ on the border. Shapes (2, channels), (2, 2, channels)."""
+    a, b = below.transpose(2, 0, 1), above.transpose(2, 0, 1)
+    border = np.array([sign[1], -sign[0]]).T
+    length = np.linalg.norm(border, axis=1)
+    largest = float(max(np.max(np.linalg.norm(m, axis=(1, 2))) for m in (a, b)))
+    if not (0 < length.min() <= length.max() < np.inf and SMALLEST < largest < 1 / SMALLEST):
+        return None
+    jump = np.linalg.norm(np.einsum("kij,kj->ki", a - b, border / length[:, None]), axis=1)
+    if float(jump.max()) > JUMP * largest:
+        return None
+    # ||M||^2 = (t + root of (t^2 - 4 d^2)) / 2, t the sum of squares and d the determinant.
+    worst = 0.0
+    for (p, q), (r, s) in np.concatenate([a, b]):
+        apart = np.hypot(p - s, q + r) * np.hypot(p + s, q - r)
+        worst = max(worst, float((p * p + q * q + r * r + s * s + apart) / 2))
+    return host.root_up(Fraction(host.inflate(worst, 64)))
+
+
+def normalised(node: Node, nodes: Nodes, fresh: Callable[[str], str]) -> list[Node] | None:
+    """The length of a value, and its quotient by a function of it; None where a node is no such quotient.
+
+    That is x / max(|x|, eps), x / (|x| + eps), x / |x|, or x / sqrt(mean(x^2) + eps), as layer norm and RMS norm are
+    exported; also as products with an inverse.
+    """
+    found = _divided(node, nodes)
+    if found is None:
+        return None
+    top, (source, axes, eps, form) = found
+    shape = nodes[source].shape
+    if shape is None or node.shape != shape or origin(top, nodes).name != origin(source, nodes).name:
+        return None
+    ones = tuple(1 if axis in axes else n for axis, n in enumerate(shape))
+    lengths = Node(fresh(f"{node.name}.length"), ops.Norm(axes, keep=True), (source,), ones, node.label, derived=True)
+    return [lengths, replace(node, operator=ops.Normalise(axes, eps, form), inputs=(source, lengths.name))]
+
+
+_Divisor = tuple[str, tuple[int, ...], float, Form]
+"""Whose length, along which axes, eps, and how both are one."""
+
+
+def _divided(node: Node, nodes: Nodes) -> tuple[str, _Divisor] | None:
+    """What is divided, and by what: a quotient, or a product with an inverse."""
+    if len(node.inputs) != 2:
+        return None
+    if isinstance(node.operator, ops.Quotient):
+        divisor = _length(_spread(node.inputs[1], nodes), nodes) or _root(_spread(node.inputs[1], nodes), nodes)
+        return None if divisor is None else (node.inputs[0], divisor)
+    for top, inverse in (node.inputs, node.inputs[::-1]) if isinstance(node.operator, ops.Product) else ():
+        below = _spread(inverse, nodes)
+        divisor = None
+        if isinstance(below.operator, ops.Rsqrt):
+            divisor = _mean_square(below.inputs[0], nodes)
+        elif isinstance(below.operator, ops.Reciprocal) and below.operator.scale == 1:
+            inner = origin(below.inputs[0], nodes)
+            divisor = _length(inner, nodes) or _root(inner, nodes)
+        if divisor is not None:
+            return top, divisor
+    return None
+
+
+def _spread(name: str, nodes: Nodes) -> Node:
+    """The node before values were broadcast to the quotient's shape, which has as many axes."""
+    node = origin(name, nodes)
+    while isinstance(node.operator, ops.Broadcast):
+        before = nodes[node.inputs[0]]
+        if before.shape is None or node.shape is None or len(before.shape) != len(node.shape):
+            break
+        node = origin(before.name, nodes)
+    return node
+
+
+def _length(node: Node, nodes: Nodes) -> _Divisor | None:
+    """The 2-norm, not below eps or with eps added."""
+    eps, form = 0.0, "largest"
+    if isinstance(node.operator, ops.HardTanh) and node.operator.high == float("inf"):
+        eps, node = node.operator.low, origin(node.inputs[0], nodes)
+    elif (found := _added(node, nodes)) is not None:
+        (eps, name), form = found, "sum"
+        node = origin(name, nodes)
+    if not isinstance(node.operator, ops.Norm) or not node.operator.keep or not 0 <= eps < float("inf"):
+        return None
+    return node.inputs[0], tuple(sorted(node.operator.axes)), eps, "sum" if form == "sum" else "largest"
+
+
+def _root(node: Node, nodes: Nodes) -> _Divisor | None:
+    return _mean_square(node.inputs[0], nodes) if isinstance(node.operator, ops.Sqrt) else None
+
+
+def _mean_square(name: str, nodes: Nodes) -> _Divisor | None:
+    """The mean of squares, perhaps with eps added."""
+    node, eps = origin(name, nodes), 0.0
+    if (found := _added(node, nodes)) is not None:
+        eps, inner = found
+        node = origin(inner, nodes)
+    if not isinstance(node.operator, ops.Mean) or not node.operator.keep or not 0 <= eps < float("inf"):
+        return None
+    square = origin(node.inputs[0], nodes)
+    twice = isinstance(square.operator, ops.Product) and len({origin(n, nodes).name for n in square.inputs}) == 1
+    if not twice and not (isinstance(square.operator, ops.Power) and square.operator.exponent == 2):
+        return None
+    return square.inputs[0], tuple(sorted(node.operator.axes)), eps, "mean square"
+
+
+def _added(node: Node, nodes: Nodes) -> tuple[float, str] | None:
+    """A number that is added to a value, and the value's name."""
+    if not isinstance(node.operator, ops.Add) or node.operator.weights != (1.0, 1.0) or node.operator.over != 1:
+        return None
+    for name, other in (node.inputs, node.inputs[::-1]):
+        constant, shape = nodes[other], concrete(nodes[other].shape)
+        if isinstance(constant.operator, ops.Constant) and shape is not None and nodes[name].shape == node.shape:
+            value = constant.operator.run()
+            if value.size == 1:
+                return float(value.item()), name
+    return None
+
+
+Fresh = Callable[[str], str]
+"""Gives a name that no node of the graph has."""
+
+
+def sorted_pieces(node: Node, nodes: Nodes, fresh: Fresh) -> list[Node]:
+    """The nodes in place of one that sorts, the last of its name; none where it is no such."""
+    operator = node.operator
+    if isinstance(operator, ops.SameOrder):
+        found = _grouped(node, nodes)
+        return [] if found is None else [found]
+    if not isinstance(operator, ops.Concat) or len(node.inputs) != 2:
+        return []
+    ends = [origin(name, nodes) for name in node.inputs]
+    return (
+        _halves(node, operator, ends, nodes, fresh)
+        or _pairs(node, operator, ends, nodes)
+        or _both_signs(node, operator, ends, nodes, fresh)
+    )
+
+
+def _halves(node: Node, concat: ops.Concat, ends: list[Node], nodes: Nodes, fresh: Fresh) -> list[Node]:
+    """Larger and smaller of the two halves of a value."""
+    if {type(end.operator) for end in ends} != {ops.Maximum, ops.Minimum} or any(len(end.inputs) != 2 for end in ends):
+        return []
+    pairs = [sorted((piece(name, nodes) for name in end.inputs), key=lambda each: each.start) for end in ends]
+    if pairs[0] != pairs[1] or not are_halves(*pairs[0]):
+        return []
+    axis = pairs[0][0].axis
+    operator = ops.GroupSort(axis, 2, "strided", isinstance(ends[0].operator, ops.Maximum))
+    return _placed(node, concat, operator, nodes[pairs[0][0].source], fresh)
+
+
+def _pairs(node: Node, concat: ops.Concat, ends: list[Node], nodes: Nodes) -> list[Node]:
+    """Largest and smallest along an axis of two entries, put where these were."""
+    one, other = (end.operator for end in ends)
+    if not isinstance(one, (ops.Largest, ops.Smallest)) or not isinstance(other, (ops.Largest, ops.Smallest)):
+        return []
+    along = one.axes == other.axes == (concat.axis,) and one.keep == other.keep != concat.new
+    source, again = (origin(end.inputs[0], nodes) for end in ends)
+    if type(one) is type(other) or not along or source.name != again.name:
+        return []
+    if source.shape is None or source.shape[concat.axis] != 2:
+        return []
+    return [replace(node, operator=ops.Sort(concat.axis, isinstance(one, ops.Largest)), inputs=(source.name,))]
+
+
+def _both_signs(node: Node, concat: ops.Concat, ends: list[Node], nodes: Nodes, fresh: Fresh) -> list[Node]:
+    """Positive and negative part: where x and y have one sign, one of both moves; else |x - y| = |x| + |y|."""
+    if not all(isinstance(end.operator, ops.ReLU) for end in ends):
+        return []
+    chains = [multiples(end.inputs[0], nodes) for end in ends]
+    name = nearest(*chains)
+    if name is None or not nodes[name].shape:
+        return []
+    signs = [number_of(chain[name]) for chain in chains]
+    if signs not in ([1, -1], [-1, 1]) or any(each.roundings for chain in chains for each in chain[name]):
+        return []
+    axis = min(concat.axis, len(nodes[name].shape or ()) - 1)
+    return _placed(node, concat, ops.SignParts(axis, signs[0] == -1), nodes[name], fresh)
+
+
+def _placed(
+    node: Node, concat: ops.Concat, operator: ops.GroupSort | ops.SignParts, source: Node, fresh: Fresh
+) -> list[Node]:
+    """Two pieces that an operator puts behind each other along its axis, where the network puts them."""
+    axis, along, shape = operator.axis, concat.axis, source.shape
+    if not concat.new and axis == along:
+        return [replace(node, operator=operator, inputs=(source.name,))]
+    size = None if shape is None else shape[axis]
+    if shape is None or not isinstance(size, int):
+        return []
+    half = size // 2 if isinstance(operator, ops.GroupSort) else size
+    order = [at for at in range(len(shape) + 1) if at != axis]
+    order.insert(along, axis)
+    split = (*shape[:axis], 2, half, *shape[axis + 1 :])
+    turned = tuple(split[at] for at in order)
+    steps: list[tuple[ops.Operator, Shape]] = [
+        (operator, (*shape[:axis], 2 * half, *shape[axis + 1 :])),
+        (ops.Reshape(_target(split)), split),
+        (ops.Permute(tuple(order)), turned),
+    ]
+    if not concat.new:
+        beside = turned[along + 1]
+        if not isinstance(beside, int):
+            return []
+        merged = (*turned[:along], 2 * beside, *turned[along + 2 :])
+        steps.append((ops.Reshape(_target(merged)), merged))
+    if split.count(0) or sum(not isinstance(n, int) for n in split) > 1:
+        return []
+    found = [source]
+    for at, (one, to) in enumerate(steps):
+        name = fresh(f"{node.name}.placed{at}") if at < len(steps) - 1 else node.name
+        found.append(Node(name, one, (found[-1].name,), to, node.label))
+    return found[1:]
+
+
+def _target(shape: Shape) -> tuple[int, ...]:
+    return tuple(n if isinstance(n, int) else -1 for n in shape)
+
+
+def _grouped(node: Node, nodes: Nodes) -> Node | None:
+    """Sorting between two changes of the shape that put neighbours of an axis on one of their own, and back."""
+    inner = origin(node.inputs[0], nodes)
+    if not isinstance(inner.operator, ops.Sort) or inner.operator.first is not None or not inner.operator.axis:
+        return None
+    axis, split = inner.operator.axis, origin(inner.inputs[0], nodes)
+    if not isinstance(split.operator, ops.SameOrder):
+        return None
+    source = origin(split.inputs[0], nodes)
+    before, between = source.shape, split.shape
+    if before is None or between is None or before != node.shape or len(between) != len(before) + 1:
+        return None
+    groups, count, whole = between[axis - 1], between[axis], before[axis - 1]
+    if not (isinstance(groups, int) and isinstance(count, int) and groups * count == whole):
+        return None
+    if (*between[: axis - 1], whole, *between[axis + 1 :]) != before:
+        return None
+    return replace(
+        node, operator=ops.GroupSort(axis - 1, count, "consecutive", inner.operator.descending), inputs=(source.name,)
+    )
+
+
+def recognised(graph: Graph) -> Graph:
+    """The same network, in which patterns are one node, of the name and shape of their last one.
+
+    Nodes in no pattern's place are kept, those as well that no output needs any more.
+    """
+    nodes: dict[str, Node] = {}
+    for node in graph.nodes:
+        one = gated(node, nodes) or chosen(node, nodes)
+        several = sorted_pieces(node, nodes, graph.fresh) or normalised(node, nodes, graph.fresh)
+        nodes.update({each.name: each for each in ([one] if one is not None else several or [node])})
+    return graph._same([*nodes.values()])
+
+
+def prepared(graph: Graph) -> Graph:
+    """The network as `bound` reads it: patterns recognised, and without what no output needs."""
+    return recognised(graph).pruned()
+
+
+def unsorted(graph: Graph) -> Graph:
+    """The same without sorting: of patterns, functions of one number and normalisation are recognised.
+
+    Ranges and units read sorting as maxima and minima, which are ReLU of differences.
+    """
+    found, kept = prepared(graph).by_name, {node.name: node for node in graph.nodes}
+    nodes: list[Node] = []
+    for old in graph.nodes:
+        new = found.get(old.name, old)
+        lengths = [found[name] for name in new.inputs if name in found and name not in kept]
+        if isinstance(new.operator, Normalise) and all(kept.keys() >= set(each.inputs) for each in lengths):
+            nodes += [*lengths, new]
+        else:
+            nodes.append(new if isinstance(new.operator, Pointwise) else old)
+    return graph._same(nodes).pruned()
