@@ -247,8 +247,8 @@ def matrices_of(kernel: Numbers, statement: Mapping[str, Any]) -> tuple[Numbers,
         for t, n, many, s, r, (before, _) in zip(tap, sizes, outputs, strides, dilations, pads, strict=True):
             read = _pixels(s * np.arange(many) + r * t - before, n, mode)
             pixel, seen = (pixel[:, None] * n + read).ravel(), (seen[:, None] & (read >= 0)).ravel()
-        at_tap: Any = (..., *tap)
-        matrix[np.flatnonzero(seen), pixel[seen]] += kernel[at_tap].reshape(groups, first // groups, second)
+        at: Any = (slice(None), slice(None), *tap)
+        matrix[np.flatnonzero(seen), pixel[seen]] += kernel[at].reshape(groups, first // groups, second)
         most = max(most, int(np.bincount(pixel[seen], minlength=1).max()))
     blocks = matrix.transpose(2, 3, 0, 4, 1).reshape(groups, first // groups * len(matrix), -1)
     return (blocks.swapaxes(1, 2) if blocks.shape[2] > blocks.shape[1] else blocks), most

@@ -153,8 +153,8 @@ def _operator(operator: Any, rmatvec: Product | None, shape: tuple[int, int] | N
     else:
         adjoint = operator.conj().T
         known = LinearOperator(lambda v: operator @ v, lambda u: adjoint @ u, operator.shape)
-    sizes: tuple[Any, ...] = tuple(known.shape)
-    if len(sizes) != _AXES or not all(isinstance(k, int | np.integer) and k > 0 for k in sizes):
+    sizes: Any = tuple(known.shape)
+    if len(sizes) != _AXES or not all(isinstance(k, (int, np.integer)) and k > 0 for k in sizes):
         raise MethodError(f"shape={known.shape!r} must be two positive whole numbers, (m, n).")
     known = LinearOperator(known.matvec, known.rmatvec, (int(sizes[0]), int(sizes[1])))
     return _real(known) if getattr(getattr(operator, "dtype", None), "kind", "") == "c" else known

@@ -24,6 +24,8 @@ FUNCTIONS = "specnorm.functions"
 API_VERSION = 2
 """Version of the plugin interface. A plugin states the one it was written for."""
 
+DEFAULT = "array-api"
+"""Under this name stands what serves the arrays of the standard that no plugin owns."""
 _EXTRAS = ("torch", "jax", "cupy")
 
 # The registries are caches of what is installed; `refresh` empties them.
@@ -90,6 +92,12 @@ def owner_of(cls: type) -> str | None:
             load(root)
             _root_of_class[cls] = root
             return root
+    if hasattr(cls, "__array_namespace__") and DEFAULT in registered():
+        root = cls.__module__.partition(".")[0]
+        default: Any = load(DEFAULT)
+        loaded.setdefault(root, default.serving(root))
+        _root_of_class[cls] = root
+        return root
     return None
 
 
@@ -109,6 +117,8 @@ def root_for_class(cls: type) -> str:
         if extra
         else "Convert it to one of those, or write a plugin: see 'Backends' in the documentation."
     )
+    if hasattr(cls, "compute"):
+        advice = f"If it is lazy, call its compute() first. {advice}"
     raise NoBackend(f"No backend for {describe(cls)}. Installed: {', '.join(sorted(registered())) or 'none'}. {advice}")
 
 

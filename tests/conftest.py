@@ -28,6 +28,8 @@ _UNKNOWN = sorted(set(_ASKED) - set(LIBRARIES) - set(LIBRARIES.values()))
 if _UNKNOWN:
     raise pytest.UsageError(f"SPECNORM_TEST_BACKENDS names {', '.join(_UNKNOWN)}; known: {', '.join(LIBRARIES)}")
 _PARAMS = [name for name, family in LIBRARIES.items() if not _ASKED or name in _ASKED or family in _ASKED]
+if "default" not in _ASKED and "default" in _PARAMS:
+    _PARAMS.remove("default")  # it has a file of its own; all tests with it by SPECNORM_TEST_BACKENDS=default
 
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 if "SPECNORM_NIGHTLY" not in os.environ and "jax32" not in _ASKED and "jax" in _PARAMS:

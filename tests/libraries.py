@@ -14,15 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specnorm import registry
 from specnorm.backends import GROUP, Backend, backend_for
 
-LIBRARIES = {"numpy": "numpy", "strict": "strict", "torch": "torch", "jax": "jax", "jax32": "jax", "cupy": "cupy"}
-"""Test id -> the name that selects it. ``jax`` runs with 64-bit values enabled, ``jax32`` is JAX as it comes."""
+LIBRARIES = {
+    "numpy": "numpy", "strict": "strict", "torch": "torch", "jax": "jax", "jax32": "jax", "cupy": "cupy",
+    "default": "default",
+}  # fmt: skip
+"""Test id -> the name that selects it. ``jax`` runs with 64-bit values enabled, ``jax32`` is JAX as it comes;
+``default`` is array-api-strict without its plugin, as of a library that nobody has written one for."""
 
 DEVICE = os.environ.get("SPECNORM_TEST_DEVICE", "cpu")
 """Where torch's arrays lie: "cuda" runs the tests that take a library's arrays on a GPU. JAX takes its first device."""
 
-_MODULES = {"strict": "array_api_strict", "jax32": "jax"}
+_MODULES = {"strict": "array_api_strict", "default": "array_api_strict", "jax32": "jax"}
 _INSTALL = {"strict": "pip install ./tests/thirdparty"}
 
 
@@ -66,7 +71,7 @@ class Lib:
     def asarray(self, x: NDArray[Any]) -> Any:
         """Array of this library, dtype kept; array-api-strict's lie on its second device, to catch device mistakes."""
         x = np.array(x)
-        if self.name == "strict":
+        if self.name in ("strict", "default"):
             return self.xp.asarray(x, device=self.xp.Device("device1"))
         if self.name == "torch":
             return self.xp.from_numpy(x).to(DEVICE)
@@ -74,7 +79,7 @@ class Lib:
 
     def to_numpy(self, x: Any) -> NDArray[Any]:
         """Copy to NumPy without the library under test."""
-        if self.name == "strict":
+        if self.name in ("strict", "default"):
             return np.asarray(x.to_device(self.xp.Device("CPU_DEVICE")))
         if self.name == "torch":
             return np.asarray(x.detach().cpu().resolve_conj())
@@ -94,6 +99,19 @@ class Lib:
 
 
 @contextlib.contextmanager
+def without_plugin(root: str) -> Iterator[None]:
+    """As if no plugin for a library were installed."""
+    real = registry.entry_points
+    registry.entry_points = lambda *, group: [entry for entry in real(group=group) if entry.name != root]
+    registry.refresh()
+    try:
+        yield
+    finally:
+        registry.entry_points = real
+        registry.refresh()
+
+
+@contextlib.contextmanager
 def opened(name: str) -> Iterator[Lib]:
     """Set a library up for one test.
 
@@ -105,7 +123,7 @@ def opened(name: str) -> Iterator[Lib]:
     module = _MODULES.get(name, name)
     if importlib.util.find_spec(module) is None:
         raise Unusable(f"{module} is not installed")
-    if not importlib.metadata.entry_points(group=GROUP, name=module):
+    if name != "default" and not importlib.metadata.entry_points(group=GROUP, name=module):
         raise Unusable(f"no plugin for {module}: {_INSTALL.get(name, 'pip install -e .')}")
     with contextlib.ExitStack() as stack:
         if name == "cupy":
@@ -122,7 +140,9 @@ def opened(name: str) -> Iterator[Lib]:
             namespace = importlib.import_module("jax.numpy")
         else:
             namespace = importlib.import_module(module)
-            if name == "strict":
+            if name == "default":
+                stack.enter_context(without_plugin(module))
+            if name in ("strict", "default"):
                 stack.enter_context(
                     namespace.ArrayAPIStrictFlags(
                         boolean_indexing=False, data_dependent_shapes=False, api_version="2024.12"

@@ -21,7 +21,7 @@ PLUGINS = ROOT / "plugins"
 
 LEVELS = (
     "clock errors registry text types", "arrays problem result", "numerics", "certified", "search", "tensor", "methods",
-    "runtime", "backends keras_layers plugin",
+    "runtime", "backends keras_layers plugin standard",
     "api completing certificates explaining folding layers matrices measuring norms probable projections "
     "proving robustness testing training",
     "__init__ __main__",

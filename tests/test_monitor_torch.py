@@ -99,7 +99,7 @@ def test_in_transformers(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", exc_type=ImportError)
     pytest.importorskip("accelerate", exc_type=ImportError)
 
-    class Model(torch.nn.Module):  # type: ignore[misc, name-defined]
+    class Model(torch.nn.Module):  # type: ignore[misc, name-defined]  # torch may be missing
         def __init__(self) -> None:
             super().__init__()
             self.inner = small()

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterable
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -54,6 +54,8 @@ class SpectralNorm(nn.Module):
 
     known: tuple[Tensor, int, Tensor, Tensor, Tensor] | None = None
     """What `step_together` leaves: the weight, its version, its factor, the derivative of that, the norm's gradient."""
+    vectors: Tensor
+    """Of `TensorNorm(tracked="one")`."""
     in_eval: tuple[Tensor, list[int], tuple[Tensor, ...]] | None = None
     """The last weight in eval, versions of it and of the state, and the state that its norm is taken at."""
 
@@ -123,12 +125,10 @@ class SpectralNorm(nn.Module):
         if weight.device.type != "cpu" or self.vectors.dtype not in _COMPLEX:
             return None
         # In NumPy, in place, whose calls take a third less time than torch's.
-        numpy: Any = np
-        vectors: Any = self.vectors
-        state, m = vectors.detach().numpy()[0], weight.shape[0]
-        modes: Any = [x[:, 0] for x in np.split(state[m:].view(_COMPLEX[vectors.dtype]), self.ends)]
-        kernel: Any = weight.detach().to(vectors.dtype).reshape(m, -1).numpy()
-        found = one_set.step(kernel, state[:m], modes, self.n_power_iterations, join=BACKEND.host().complex, xp=numpy)
+        state, m, xp = cast(Any, self.vectors.detach().numpy()[0]), weight.shape[0], cast(Any, np)
+        modes: Any = [x[:, 0] for x in np.split(state[m:].view(_COMPLEX[self.vectors.dtype]), self.ends)]
+        kernel: Any = weight.detach().to(self.vectors.dtype).reshape(m, -1).numpy()
+        found = one_set.step(kernel, state[:m], modes, self.n_power_iterations, join=BACKEND.host().complex, xp=xp)
         norm = float(found.value)
         if not _SCALES[0] < norm < _SCALES[1]:
             return None
@@ -141,7 +141,7 @@ class SpectralNorm(nn.Module):
         slope = -factor / value * taps
         if value <= self.eps or (self.only_shrink and value <= self.bound):
             factor, slope = 1.0, 0.0
-        vectors = torch.from_numpy(found.rows), torch.from_numpy(found.columns)
+        vectors = torch.from_numpy(cast(Any, found.rows)), torch.from_numpy(cast(Any, found.columns))
         return derivatives.scaled_by_vectors(weight, factor, slope, *vectors)
 
     def renew(self, weight: Tensor) -> None:

@@ -24,10 +24,11 @@ _SWEEPS = 4
 class NormMonitor:
     """Norms of a model's layers, their product, and upper bounds, every so many steps.
 
-    ``monitor(step)`` returns a dictionary for any logger: ``norm/NAME``, an estimate of each layer's norm at every
-    input size (`TensorNorm`); ``upper/NAME``, a proven upper bound of it (`Completion`, followed from the time before);
-    and ``norm/product`` and ``upper/product``, the products over all layers. Weights are those that the model uses in
-    ``eval()``; the model is as before. `lightning`, `transformers` and `keras` make callbacks.
+    ``monitor(step)`` returns a dictionary for any logger: ``norm/NAME``, an estimate at every input size that is the
+    layer's norm or somewhat above it (`TensorNorm`); ``upper/NAME``, a proven upper bound of the norm (`Completion`,
+    followed from the time before); and ``norm/product`` and ``upper/product``, the products over all layers, up to
+    their rounding. Weights are those that the model uses in ``eval()``; the model is as before. `lightning`,
+    `transformers` and `keras` make callbacks.
 
     Parameters
     ----------
@@ -134,6 +135,10 @@ def _first(*names: str) -> Any:
     raise MethodError(f"{' or '.join(names)} is not installed here.")
 
 
+def _keras_kernel(layer: Any) -> Tensor:
+    return torch.as_tensor(layer.kernel.value)
+
+
 def _keras_layers(model: Any) -> dict[str, tuple[Callable[[], Tensor], dict[str, Any]]]:
     """Kernels of Keras's dense and plain convolution layers; those that are neither do not count, as in torch."""
     found: dict[str, tuple[Callable[[], Tensor], dict[str, Any]]] = {}
@@ -143,10 +148,5 @@ def _keras_layers(model: Any) -> dict[str, tuple[Callable[[], Tensor], dict[str,
             if hasattr(layer, "strides"):
                 geometry |= {"stride": layer.strides, "dilation": layer.dilation_rate, "groups": layer.groups}
                 geometry |= {"padding_mode": "zeros"}
-            found[layer.name] = partial(_kernel_of, layer), geometry
+            found[layer.name] = partial(_keras_kernel, layer), geometry
     return found
-
-
-def _kernel_of(layer: Any) -> Tensor:
-    """A Keras layer's kernel."""
-    return torch.as_tensor(layer.kernel.value)

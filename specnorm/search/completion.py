@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -95,7 +94,9 @@ def _tables(taps: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     axes = [_polynomials(k) for k in taps]
     if math.prod(float(np.linalg.cond(axis[2])) for axis in axes) <= _LOST:
-        first, second, combined = (_kronecker([axis[j] for axis in axes]) for j in range(3))
+        first, second, combined = axes[0] if axes else (np.eye(1),) * 3
+        for axis in axes[1:]:
+            first, second, combined = np.kron(first, axis[0]), np.kron(second, axis[1]), np.kron(combined, axis[2])
         return first, second, combined
     sizes = tuple(2 * k - 1 for k in taps)
     points = full_grid(sizes).numerators
@@ -113,13 +114,6 @@ def _tables(taps: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         np.concatenate([cos, sin, cos - sin]),
         np.concatenate([cosines + sines, cosines - sines, -sines], axis=1),
     )
-
-
-def _kronecker(factors: Sequence[np.ndarray]) -> np.ndarray:
-    found: np.ndarray = np.eye(1)
-    for factor in factors:
-        found = np.kron(found, factor)
-    return found
 
 
 def _polynomials(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -145,8 +139,8 @@ class _Products(NamedTuple):
     @classmethod
     def of(cls, blocks: Array, *, ops: ArrayOps) -> _Products:
         """For blocks (b, rows, c, *taps)."""
-        tables = (ops.from_numpy(x.astype(ops.own_dtype), blocks) for x in _tables(tuple(blocks.shape[3:])))
-        first, second, combined = tables
+        tables = _tables(tuple(blocks.shape[3:]))
+        first, second, combined = (ops.from_numpy(x.astype(ops.own_dtype), blocks) for x in tables)
         return cls(first, second, combined, ops.xp)
 
     def _apply(self, table: Array, x: Array) -> Array:

@@ -11,12 +11,7 @@ import pytest
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 pytest.importorskip("click")
 
-from onnx.reference import ReferenceEvaluator  # noqa: E402
 from specnorm_audit import cli, read_onnx  # noqa: E402
-from specnorm_networks import bound  # noqa: E402
-from specnorm_networks.onnx.nodes import Data  # noqa: E402
-from specnorm_networks.onnx.tensors import Constant, Tensors  # noqa: E402
-from specnorm_networks.onnx.walk import Walk  # noqa: E402
 
 import specnorm  # noqa: E402
 from auditing.onnx_models import drawing, model, node, saved  # noqa: E402
@@ -120,52 +115,3 @@ def chain(random: np.random.RandomState) -> tuple[list[Any], dict[str, Any]]:
             nodes.append(node("Cast", last, out=out, to=7) if what == "cast" else node("Identity", last, out=out))
         last = out
     return [*nodes, node("Identity", last, out="s"), node("Identity", "x")], arrays
-
-
-def test_sizes_that_are_partly_open(tmp_path: Path) -> None:
-    """What is known of them is what onnx's reference makes of an input of those sizes; a name is one size."""
-    random, known, named = np.random.RandomState(0), 0, 0
-    for _ in range(120):
-        nodes, arrays = chain(random)
-        proto = model(nodes, arrays, ["N", 3, "h", 8], opset=18, outputs=("y", "s"))
-        path = saved(proto, tmp_path / "m.onnx")
-        with path.open("rb") as file:
-            walk = Walk(onnx.load(file), Tensors(path, 2**20), None)
-        found: Any = walk.values["s"]
-        for height in (5, 6):
-            evaluator: Any = ReferenceEvaluator(proto)
-            wanted = evaluator.run(["s"], {"x": np.zeros((1, 3, height, 8), np.float32)})[0]
-            if isinstance(found, Constant):
-                assert np.array_equal(found.load(), wanted)
-                assert found.load().dtype == np.int64
-            else:
-                assert found.sizes is not None
-                assert found.shape == np.shape(wanted)
-                values = [height if n == "h" else n for n in found.sizes]
-                assert values == np.ravel(wanted).tolist()
-        known, named = known + isinstance(found, Constant), named + isinstance(found, Data)
-    assert min(known, named) > 20
-
-
-def test_a_view_by_the_batch_size(tmp_path: Path) -> None:
-    """``x.view(x.size(0), -1)`` of an image whose sizes are open."""
-    nodes = [
-        node("Shape", "x", out="s"), node("Gather", "s", "i", out="n"), node("Unsqueeze", "n", "zero", out="m"),
-        node("ReduceMean", "x", axes=[2, 3], out="p"), node("Concat", "m", "rest", axis=0, out="t"),
-        node("Reshape", "p", "t", out="f"), node("MatMul", "f", "w"),
-    ]  # fmt: skip
-    arrays = {"i": np.array(0), "zero": np.array([0]), "rest": np.array([-1]), "w": weights(3, 2)}
-    path = saved(model(nodes, arrays, ["N", 3, "h", "w"], opset=13), tmp_path / "m.onnx")
-    found = bound(read_onnx(path))
-    assert found.upper is not None
-    assert found.upper == pytest.approx(float(np.linalg.norm(arrays["w"], 2)), rel=2e-3), "a mean over pixels: 1 at one"
-
-
-def test_the_reader_for_python(speech: Path) -> None:
-    graph = read_onnx(speech, {"audio": (1, 1, 20), "image": (1, 2, 4, 5)})
-    assert graph.by_name["y"].shape == (1, 4)
-    assert bound(graph).checked.complete
-    with pytest.raises(specnorm.GeometryError, match="no input 'x'"):
-        read_onnx(speech, {"x": (1, 4)})
-    with pytest.raises(specnorm.SpecnormError, match="damaged"):
-        read_onnx(Path(__file__))

@@ -116,9 +116,9 @@ SECTIONS = {
     "power": Section("power_at_size", 8e-9, {"power_norm": POWER}, MIDDLE, (32, 64, 112)),
     "tolerance": Section("hopm_einsum", 3e-7, DIGITS, [*squares(64), *squares(64, family="flat")], dtypes=BOTH),
     "libraries": Section("hopm_einsum", 3e-7, {
-        "f4_bound": of(specnorm.f4_bound), **TN, "completion_bound 1e-2": of(specnorm.completion_bound),
+        "f4_bound": of(specnorm.f4_bound), **TN, "conv_norm, n=32": of(specnorm.conv_norm, input_shape=32),
+        "completion_bound 1e-2": of(specnorm.completion_bound),
         "completion_bound 1e-3": of(specnorm.completion_bound, rtol=1e-3),
-        "conv_norm, n=32": of(specnorm.conv_norm, input_shape=32),
         "gram_bound, n=32": of(specnorm.gram_bound, **AT_32), "power_norm, n=32": of(specnorm.power_norm, **AT_32),
     }, squares(64), libraries=EVERY, dtypes=BOTH),
 }  # fmt: skip

@@ -11,6 +11,7 @@ from specnorm.errors import MethodError
 
 jax = pytest.importorskip("jax")
 pytest.importorskip("jax2onnx", reason="pip install jax2onnx")
+from specnorm_networks import network_bound  # noqa: E402
 from specnorm_networks.sources import export  # noqa: E402 after what may be missing
 
 
@@ -32,6 +33,10 @@ def compare(source: Any, shape: tuple[int, ...]) -> None:
 def test_function() -> None:
     weight = jax.random.normal(jax.random.key(0), (5, 4))
     compare(lambda x: jax.nn.relu(x @ weight), (5,))
+    found = network_bound(lambda x: jax.nn.relu(x @ weight), (5,))
+    assert found.checked.samples == (2, 3, 16)
+    norm = np.linalg.norm(np.asarray(weight, np.float64), 2)
+    assert norm * (1 - 1e-6) <= (found.upper or 0) <= norm * (1 + 1e-3)
 
 
 def test_flax() -> None:

@@ -25,6 +25,10 @@ def graph_of(exported: Exported) -> Graph:
     return replace(graph, model=Original(exported, outputs), note=exported.note)
 
 
+_PRECISIONS = {1: ("float32", 2.0**-24), 10: ("float16", 2.0**-11)}
+"""Element types whose numbers are rounded, with their unit roundoffs."""
+
+
 class Original:
     """See `specnorm_networks.model.Model`."""
 
@@ -53,7 +57,18 @@ class Original:
                     f"The network was exported otherwise than it computes: output {name} of the program is not the "
                     "model's. No bound is given."
                 )
-        return returned | found
+        return self._rounded(inputs) | returned | found
+
+    def _rounded(self, inputs: Mapping[str, FloatArray]) -> dict[str, Computed]:
+        """Inputs as the original takes them, with the precision that it computes in."""
+        kinds = {
+            each.name: _PRECISIONS.get(each.type.tensor_type.elem_type) for each in self.exported.model.graph.input
+        }
+        found = {}
+        for name, x in inputs.items():
+            dtype, unit = kinds.get(name) or ("float64", 2.0**-53)
+            found[name] = Computed(np.asarray(x).astype(dtype).astype(np.float64), unit)
+        return found
 
     def alone(self, inputs: Mapping[str, FloatArray], trial: Trial) -> None:
         """Show every operator to a trial, where the export names them."""

@@ -1,0 +1,115 @@
+"""The default backend: arrays of a library that nobody has written a plugin for, or a refusal that says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from libraries import Lib, opened
+
+import specnorm
+from specnorm import backends, registry, testing
+
+KERNEL = np.cos(np.arange(108.0)).reshape(4, 3, 3, 3).astype(np.float32)
+
+
+@pytest.fixture
+def default() -> Iterator[Lib]:
+    """array-api-strict without its plugin."""
+    pytest.importorskip("array_api_strict")
+    with opened("default") as lib:
+        yield lib
+
+
+def test_conformance(default: Lib) -> None:
+    testing.check_backend(default.backend)
+
+
+def test_methods_compute_in_the_librarys_namespace(default: Lib) -> None:
+    x = default.asarray(KERNEL)
+    found, expected = specnorm.compare(x, input_shape=6), specnorm.compare(KERNEL, input_shape=6)
+    assert found.keys() == expected.keys()
+    for name, result in found.items():
+        assert type(result.value) is type(x)
+        assert result.value.device == x.device
+        np.testing.assert_allclose(default.to_numpy(result.value), expected[name].value, rtol=1e-5)
+        assert result.stats["backend"] == "array_api_strict (array-api)"
+        assert result.kind == expected[name].kind
+    assert found["enclose"].stats["computed_in"] == "float64 on the host"
+
+
+def test_kernels_come_back_as_they_went(default: Lib) -> None:
+    x = default.asarray(KERNEL)
+    for shrunk in (specnorm.rescale(x), specnorm.clip(x, n_iter=2)):
+        assert (type(shrunk), shrunk.dtype, shrunk.device) == (type(x), x.dtype, x.device)
+        assert specnorm.certify(shrunk, 1.0)
+    _, gradient = specnorm.value_and_grad(x, specnorm.Grid())
+    assert gradient.shape == x.shape
+
+
+def test_the_list_of_backends_tells_it_apart(default: Lib) -> None:
+    rows = {row.name: row for row in backends.listing()}
+    assert "array_api_strict" not in rows
+    assert rows["array-api"].problem is None
+    with pytest.raises(specnorm.MixedBackends, match=r"array_api_strict \(array-api\), numpy"):
+        backends.common_backend([default.asarray(KERNEL), KERNEL])
+
+
+# -- refusals -------------------------------------------------------------------------------------------------------
+class Fake:
+    """An array of a library that follows the standard, more or less."""
+
+    def __init__(self, shape: tuple[Any, ...], **changes: Any) -> None:
+        self.shape, self.dtype, self.device, self._changes = shape, np.dtype("float32"), "cpu", changes
+
+    def __array_namespace__(self) -> Any:
+        names = ("float32", "float64", "complex64", "complex128", "linalg", "asarray", "matmul")
+        given = {name: getattr(np, name) for name in names}
+        return SimpleNamespace(
+            **{name: x for name, x in {**given, **self._changes}.items() if x is not None},
+            __array_namespace_info__=np.__array_namespace_info__,
+        )
+
+    def __getitem__(self, index: Any) -> Any:
+        if "read" in self._changes:
+            raise RuntimeError("still a graph")
+        return np.zeros(1, dtype=np.float32)
+
+
+def coarse(a: Any, b: Any) -> Any:
+    """A product as of tensor cores."""
+    return (a.astype(np.float16) @ b.astype(np.float16)).astype(a.dtype)
+
+
+@pytest.mark.parametrize(
+    ("fake", "words"),
+    [
+        (Fake((None, 3)), r"Fake is lazy: its shape \(None, 3\) is not known"),
+        (Fake((2, 3), linalg=None, complex64=None), "Fake has no complex64, no linalg in its namespace"),
+        (Fake((1,), read=True), r"Fake gives no values \(RuntimeError: still a graph\): it is lazy. Compute it first"),
+        (Fake((1,), matmul=coarse), "Fake: its products are less precise than its dtype"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_served_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, fake: Fake, words: str) -> None:
+    registry.refresh()
+    monkeypatch.setattr("array_api_compat.array_namespace", lambda x: x.__array_namespace__())
+    with pytest.raises(specnorm.NoBackend, match=words):
+        specnorm.enclose(fake)  # type: ignore[arg-type]
+    registry.refresh()
+
+
+def test_a_function_that_is_missing_is_named(default: Lib) -> None:
+    xp: Any = default.backend.namespace(default.asarray(KERNEL))
+    with pytest.raises(specnorm.NoBackend, match="array_api_strict lacks einsum, which this method needs"):
+        xp.einsum  # noqa: B018
+    with pytest.raises(specnorm.NoBackend, match=r"array_api_strict\.linalg lacks lstsq"):
+        xp.linalg.lstsq  # noqa: B018
+
+
+def test_what_says_that_it_is_lazy_is_told_to_compute() -> None:
+    lazy = type("Array", (), {"__module__": "somelib", "compute": lambda self: self})()
+    with pytest.raises(specnorm.NoBackend, match=r"No backend for somelib\.Array.*call its compute\(\) first"):
+        specnorm.enclose(lazy)
