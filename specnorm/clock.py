@@ -39,7 +39,7 @@ class Clock:
     @property
     def expired(self) -> bool:
         """Whether the deadline has passed."""
-        return self.left < 0
+        return time.monotonic() > self.deadline
 
     def check(self) -> None:
         """End what is under way, if the deadline has passed."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from specnorm.errors import MethodError
 from specnorm.layers import takes_layers
 from specnorm.measuring import measure
 from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped
@@ -139,18 +138,9 @@ def singular_values(
     MethodError
         If it takes more than ``max_bytes``.
     """
-    every = SingularValues(k=k)
-    method: Method = every
-    if _is_no_circle(kernel, input_shape, layer):
-        method = every if k is None else PowerTopK(k=k, n_iter=1000, rtol=1e-9)
-    elif hasattr(kernel, "shape") and input_shape is not None:
-        spec = ConvSpec.of(tuple(kernel.shape), input_shape=input_shape, **layer)
-        if every.bytes(spec) > max_bytes:
-            raise MethodError(
-                f"{every.cost(spec)} of memory. The largest of them take little: "
-                "specnorm.measure(kernel, specnorm.PowerTopK(k=10), input_shape=...), and conv_norm the first. "
-                f"max_bytes={every.bytes(spec)} computes them all the same."
-            )
+    method: Method = SingularValues(k=k, max_bytes=max_bytes)
+    if k is not None and _is_no_circle(kernel, input_shape, layer):
+        method = PowerTopK(k=k, n_iter=1000, rtol=1e-9)
     value: ArrayT = measure(kernel, method, input_shape=input_shape, **layer).value
     return value
 

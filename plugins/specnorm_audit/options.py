@@ -121,6 +121,8 @@ def _size(text: str) -> tuple[str, Any]:
     name, _, shape = text.rpartition("=")
     if text == "file":
         return "", text
+    if text.startswith("="):
+        raise ValueError(f"{text!r} has no name before =: give every input once, as NAME=NxM")
     return name, tuple(
         _natural(n, f"a size in {text!r}, such as 32 or 32x48") for n in shape.replace("x", ",").split(",")
     )

@@ -23,7 +23,7 @@ SLACK = 1.001
 
 def unit(x: Array, *, xp: Namespace) -> float:
     """Unit roundoff of an array's precision: 2**-53 or 2**-24."""
-    return 2.0**-53 if arrays.real_dtype(x, xp=xp) == xp.float64 else 2.0**-24
+    return 2.0**-53 if x.dtype in (xp.float64, xp.complex128) else 2.0**-24
 
 
 def gamma(n: int, u: float) -> float:

@@ -28,9 +28,12 @@ class SingularValues(Method):
     ----------
     k : int or None
         How many; None: all ``prod(input_shape) * min(cin, cout)``.
+    max_bytes : int, default 4 GiB
+        Refuse what takes more memory.
     """
 
     k: int | None = None
+    max_bytes: int = 2**32
 
     name: ClassVar[str] = "singular_values"
     promise: ClassVar[Kind] = "exact"
@@ -47,6 +50,12 @@ class SingularValues(Method):
             check_count("k", self.k, least=1)
         if self.k is not None and self.k > total:
             raise MethodError(f"k={self.k!r} is not a number of singular values: this layer has {total}.")
+        if self.bytes(spec) > self.max_bytes:
+            raise MethodError(
+                f"{self.cost(spec)} of memory. The largest of them take little: "
+                "specnorm.measure(kernel, specnorm.PowerTopK(k=10), input_shape=...), and conv_norm the first. "
+                f"max_bytes={self.bytes(spec)} computes them all the same."
+            )
 
     def _value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
         return (self.k or self._total(spec),)

@@ -19,6 +19,7 @@ class Deadly(np.ndarray[Any, np.dtype[np.float64]]):
     ``remaining`` is a file of that many bytes: each death takes one away, and none is left to die of.
     """
 
+    __module__ = "numpy"  # subclasses of others are refused
     home: int
     remaining: str
 

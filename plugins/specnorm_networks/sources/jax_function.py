@@ -25,7 +25,7 @@ def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = 
     given = isinstance(input_shape, tuple) and bool(input_shape) and hasattr(input_shape[0], "dtype")
     examples = input_shape if given else (input_shape,) if hasattr(input_shape, "dtype") else None
     shapes = [(1, *input_shape)] if examples is None else [tuple(x.shape) for x in examples]
-    dtypes = ["float32"] if examples is None else [str(x.dtype) for x in examples]
+    dtypes = [str(jax.numpy.zeros(()).dtype)] if examples is None else [str(x.dtype) for x in examples]
 
     def run(*arrays: Any) -> Sequence[Computed]:
         found = function(*(jax.numpy.asarray(x, dtype) for x, dtype in zip(arrays, dtypes, strict=True)))
