@@ -8,7 +8,7 @@ from typing import cast
 
 from specnorm import registry
 from specnorm.errors import MixedBackends, NoBackend, SpecnormError
-from specnorm.plugin import Backend
+from specnorm.library import Backend
 from specnorm.registry import API_VERSION, GROUP, describe, distribution, pass_an_array, refresh, root_for_class
 
 __all__ = [

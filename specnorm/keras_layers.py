@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from specnorm.errors import GeometryError
-from specnorm.plugin import LayerKernel
+from specnorm.library import LayerKernel
 from specnorm.problem.padding import same_upper
 from specnorm.problem.spec import per_axis
 

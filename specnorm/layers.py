@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from specnorm import backends, registry
 from specnorm.errors import GeometryError, NoBackend
+from specnorm.library import LayerKernel
 from specnorm.methods import Method
-from specnorm.plugin import LayerKernel
 from specnorm.problem.spec import ConvSpec, Layer
 
 Function = TypeVar("Function", bound=Callable[..., Any])

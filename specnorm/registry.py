@@ -182,7 +182,7 @@ def _check(backend: Any, origin: str) -> None:
             f"Upgrade {'specnorm-bounds' if newer else 'the plugin'}."
         )
     # By name: the interface lies in a room above.
-    if ("specnorm.plugin", "Backend") not in {(base.__module__, base.__qualname__) for base in type(backend).__mro__}:
+    if ("specnorm.library", "Backend") not in {(base.__module__, base.__qualname__) for base in type(backend).__mro__}:
         raise BrokenBackend(f"{origin} is a {type(backend).__name__}; expected an object derived from Backend.")
 
 

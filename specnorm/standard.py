@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from specnorm.errors import NoBackend
-from specnorm.plugin import Backend
+from specnorm.library import Backend
 
 _TRIAL = 64
 """Size of the matrices whose product tells with which precision a library computes."""

@@ -11,7 +11,6 @@ SOURCE, WHERE = ".", "in a checkout of specnorm"
 POWER = "times 2**"
 """How the rule of a claim begins that was scaled by a power of two, which follows."""
 _ROUNDING = {"lower": ROUND_FLOOR, "upper": ROUND_CEILING}
-_FORMULA_STARTS = ("=", "+", "-", "@")
 
 
 def number(value: float | None, promise: str = "exact") -> str:
@@ -32,12 +31,6 @@ def number(value: float | None, promise: str = "exact") -> str:
 def visible(text: str) -> str:
     """Replace every character that does not print (controls, bidi overrides, lone surrogates) by its escape."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-def spreadsheet_safe(text: str) -> str:
-    """Put an apostrophe before what a spreadsheet would take for a formula; what does not print becomes its escape."""
-    text = visible(text)
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
 def install(extra: str) -> str:

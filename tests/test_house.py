@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import specnorm_networks
 
 import specnorm
+import specnorm.proof
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "specnorm"
@@ -21,10 +23,10 @@ PLUGINS = ROOT / "plugins"
 
 LEVELS = (
     "clock errors registry text types", "arrays problem result", "numerics", "certified", "search", "tensor", "methods",
-    "runtime", "backends keras_layers plugin standard",
+    "runtime", "backends keras_layers library standard",
     "api completing certificates explaining folding layers matrices measuring norms probable projections "
     "proving robustness testing training",
-    "__init__ __main__",
+    "plugin proof", "__init__ __main__",
 )  # fmt: skip
 """Rooms of the core from the ground up. A file may import rooms below its own, and its own neighbours."""
 
@@ -166,6 +168,38 @@ def test_packages_import_what_lies_below_them(package: str) -> None:
     for path in sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]:
         for module, _ in runtime_imports(parsed(path)):
             assert module.split(".")[0] in allowed, f"{path} imports {module}"
+
+
+DOORS = {
+    **{name: {"plugin", "errors", "methods", "testing"} for name in ARRAYS},
+    "specnorm_networks": {"proof"},
+    "specnorm_audit": {"proof"},
+}
+"""Modules of the core that a package may name, besides what ``specnorm.__all__`` lists."""
+
+
+@pytest.mark.parametrize("package", [*DOORS])
+def test_packages_see_the_core_through_its_doors(package: str) -> None:
+    """For types too; audits see networks through ``specnorm_networks.__all__``."""
+    public = {"specnorm": specnorm.__all__, "specnorm_networks": specnorm_networks.__all__}
+    for path in sorted((PLUGINS / package).rglob("*.py")):
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.ImportFrom) and (top := (node.module or "").split(".")[0]) in public:
+                if top == package or (top == "specnorm_networks" and package not in DOORS):
+                    continue
+                inside = (node.module or "").partition(".")[2]
+                assert inside in ("", *(DOORS[package] if top == "specnorm" else ())), f"{path}: {node.module}"
+                names = {alias.name for alias in node.names}
+                assert inside or names <= {*public[top]}, f"{path}: {names - {*public[top]}} of {top}"
+                if inside == "proof":
+                    assert names <= {*specnorm.proof.__all__}
+
+
+def test_the_door_is_narrow() -> None:
+    """At most 50 names, each with a docstring but for types of words."""
+    assert len(specnorm.proof.__all__) == len({*specnorm.proof.__all__}) <= 50
+    for name in {*specnorm.proof.__all__} - {"AnyArray", "Layout"}:
+        assert getattr(getattr(specnorm.proof, name), "__doc__", None), name
 
 
 def test_every_package_has_a_place_in_the_street() -> None:

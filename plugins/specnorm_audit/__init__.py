@@ -17,13 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from specnorm_networks.model_arrays import ModelArrays, Tensor
+from specnorm_networks import ModelArrays, Tensor
 
-from specnorm.backends import backend_for
-from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError
-from specnorm.problem.padding import PaddingMode
-from specnorm.problem.spec import Layout
-from specnorm.types import AnyArray
+from specnorm import BackendError, GeometryError, MethodError, ModelFileError
+from specnorm.proof import AnyArray, Layout, backends, padding_rules
 from specnorm_audit import streams
 from specnorm_audit.devices import check_target
 from specnorm_audit.executing import check_executor, measured
@@ -38,7 +35,7 @@ from specnorm_audit.report import Report
 from specnorm_audit.rows import COLUMNS, Row
 
 if TYPE_CHECKING:
-    from specnorm_networks.certified.graph import Graph
+    from specnorm_networks import Graph
 
 __all__ = ["Report", "Row", "audit", "draw", "read_onnx", "render"]
 
@@ -58,7 +55,7 @@ def audit(
     executor: Executor | None = None,
     layers: str | Sequence[str] | None = None,
     layout: Layout | None = None,
-    padding_mode: PaddingMode | None = None,
+    padding_mode: padding_rules.PaddingMode | None = None,
     geometry: Mapping[str, Mapping[str, Any]] | None = None,
     backend: str | None = None,
     device: str | None = None,
@@ -246,7 +243,7 @@ def _audit(
         network = network_of(model, rows, size, input_range=between, progress=progress, seconds=seconds)
     used = [settings.backend] if settings.backend else []
     with suppress(BackendError):  # of a row that says so
-        used += [backend_for(layer.tensor.load()).name for layer in found[: path is None]]
+        used += [backends.backend_for(layer.tensor.load()).name for layer in found[: path is None]]
     left_out = len(selection.names) - len(found)
     return Report(
         own_version(), path, tuple(rows), tuple(selection.skipped), network, environment(used), unmeasured,
@@ -266,10 +263,9 @@ def _check(settings: Settings) -> None:
         )
     if settings.layout is not None and settings.layout not in get_args(Layout):
         raise GeometryError(f"layout={settings.layout!r} is not one of {', '.join(get_args(Layout))}, or None.")
-    if settings.padding_mode is not None and settings.padding_mode not in get_args(PaddingMode):
-        raise GeometryError(
-            f"padding_mode={settings.padding_mode!r} is not one of {', '.join(get_args(PaddingMode))}, or None."
-        )
+    modes = get_args(padding_rules.PaddingMode)
+    if settings.padding_mode is not None and settings.padding_mode not in modes:
+        raise GeometryError(f"padding_mode={settings.padding_mode!r} is not one of {', '.join(modes)}, or None.")
     sizes = settings.input_shape if isinstance(settings.input_shape, tuple) else (settings.input_shape,)
     if settings.input_shape not in (None, "file") and any(
         isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes

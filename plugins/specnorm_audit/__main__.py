@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 
-from specnorm.text import install
+from specnorm.proof import install
 from specnorm_audit import signals
 from specnorm_audit.streams import complain, complete
 

@@ -8,14 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from specnorm_networks import Graph, Multipliers, within
-from specnorm_networks.accuracy import certified_accuracy
-from specnorm_networks.certified.shapes import concrete
-from specnorm_networks.checking import moved_up
-from specnorm_networks.model_arrays import ModelArrays
+from specnorm_networks import Graph, ModelArrays, Multipliers, certified_accuracy, concrete, moved_up, within
 
-from specnorm.errors import GeometryError, MethodError, ModelFileError, SpecnormError
-from specnorm.types import AnyArray
+from specnorm import GeometryError, MethodError, ModelFileError, SpecnormError
+from specnorm.proof import AnyArray
 from specnorm_audit.readers import MAX_BYTES, open_model
 from specnorm_audit.readers.isolated import GRAPH_SECONDS
 

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from specnorm_check import Claim, Refused, Verdict, check, digest, read_certificate
-from specnorm_networks.model_arrays import ModelArrays
+from specnorm_networks import ModelArrays
 
-from specnorm.backends import backend_for
-from specnorm.certificates import certificate_of
-from specnorm.errors import CertificateError, SpecnormError
-from specnorm.result import Certificate
+from specnorm import CertificateError, SpecnormError
+from specnorm.proof import Certificate, backends, certificate_of
 from specnorm_audit.layers import Layer
 from specnorm_audit.readers import MAX_BYTES, open_model
 from specnorm_audit.readers.isolated import GRAPH_SECONDS
@@ -31,7 +29,7 @@ def claims_of(model: ModelArrays, layers: Sequence[Layer], rows: Sequence[Row]) 
         if row.status != "ok" or row.spec is None:
             continue
         try:
-            kernel = backend_for(layer.tensor.load()).to_numpy(layer.tensor.load())
+            kernel = backends.backend_for(layer.tensor.load()).to_numpy(layer.tensor.load())
             found += certificate_of(kernel, row.spec, row.name, _stored(kernel, row.name, names))
         except SpecnormError as error:
             missing.append(f"{row.name}: {error}")

@@ -16,11 +16,8 @@ from typing import Any, get_args
 import click
 import numpy as np
 
-from specnorm import backends
-from specnorm.errors import ModelFileError, SpecnormError
-from specnorm.problem.padding import PaddingMode
-from specnorm.problem.spec import Layout
-from specnorm.text import visible
+from specnorm import ModelFileError, SpecnormError
+from specnorm.proof import Layout, backends, padding_rules, visible
 from specnorm_audit import audit, gates, options, plots
 from specnorm_audit.measuring import BUDGET
 from specnorm_audit.output import check_outputs, replace_file
@@ -187,7 +184,7 @@ _FORMAT = "Form of the report. Default: by the suffix of --output, or a table."
 )  # fmt: skip
 @click.option("--layout", type=click.Choice(get_args(Layout)), help="Order of the kernels' axes. Default: torch's.")
 @click.option(
-    "--padding-mode", type=click.Choice(get_args(PaddingMode)),
+    "--padding-mode", type=click.Choice(get_args(padding_rules.PaddingMode)),
     help="Default: as the file says, or zeros as an assumption.",
 )  # fmt: skip
 @_RANGE

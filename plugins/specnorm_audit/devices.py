@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from specnorm import backends
-from specnorm.backends import Backend
-from specnorm.errors import BackendError
-from specnorm.types import AnyArray, ArrayObject
+from specnorm import BackendError
+from specnorm.proof import AnyArray, ArrayObject, backends
 
 
 def check_target(name: str | None, device: str | None) -> None:
@@ -36,7 +34,7 @@ def place(kernel: ArrayObject, name: str, device: str | None = None) -> ArrayObj
     return moved
 
 
-def _scalar_on(backend: Backend, device: str | None) -> AnyArray:
+def _scalar_on(backend: backends.Backend, device: str | None) -> AnyArray:
     """Return a 0-d array on a device: what `Backend.from_numpy` wants to be shown."""
     xp: Any = backend.namespace(None)  # `__array_namespace_info__` is asked for nowhere else
     if device is None:

@@ -10,8 +10,8 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
-from specnorm.errors import MethodError, SpecnormError
-from specnorm.types import ArrayObject
+from specnorm import MethodError, SpecnormError
+from specnorm.proof import ArrayObject
 from specnorm_audit.layers import Layer
 from specnorm_audit.measuring import Settings, describe, fill
 from specnorm_audit.processes import Worker, WorkerLost, Workers

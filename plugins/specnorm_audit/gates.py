@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from specnorm.text import number
+from specnorm.proof import number
 from specnorm_audit.report import Gate, Outcome, Report
 from specnorm_audit.rows import Row
 

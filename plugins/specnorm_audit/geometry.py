@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
-from specnorm_networks.model_arrays import Stated
+from specnorm_networks import Stated
 
-from specnorm.errors import GeometryError
-from specnorm.problem.padding import PaddingMode, same_upper
-from specnorm.problem.spec import ConvSpec, Layout
+from specnorm import ConvSpec, GeometryError
+from specnorm.proof import Layout, padding_rules
 
 SIZED = ("same_upper", "same_lower")
 """Padding that depends on the input size: as many outputs as strides fit, the odd pixel after (upper) or before."""
@@ -62,7 +61,7 @@ def resolve(
     stated: Stated,
     given: Sequence[Override],
     layout: str | None,
-    padding_mode: PaddingMode | None,
+    padding_mode: padding_rules.PaddingMode | None,
     input_shape: int | tuple[int, ...] | None,
     convention: str = "OIHW",
 ) -> tuple[ConvSpec, tuple[str, ...]]:
@@ -122,6 +121,6 @@ def _pairs(amount: Any, spec: ConvSpec, size: int | Sequence[int] | None) -> Any
     pairs = []
     for n, k, s, r in zip(sizes, spec.kernel_shape, spec.stride, spec.dilation, strict=False):
         # Outputs are the input's size over the stride, rounded up. Transposed: times the stride, whatever the size.
-        before, after = same_upper(None if spec.transposed else n, k, s, r)
+        before, after = padding_rules.same_upper(None if spec.transposed else n, k, s, r)
         pairs.append((before, after) if amount == "same_upper" else (after, before))
     return pairs

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from specnorm_networks.model_arrays import Kind, Tensor
+from specnorm_networks import Kind, Tensor
 
 from specnorm_audit.layouts import BOTH, conventions, parts_of
 

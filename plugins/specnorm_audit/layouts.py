@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
-from specnorm_networks.model_arrays import Tensor
+from specnorm_networks import Tensor
 
 Convention: TypeAlias = Literal["OIHW", "HWIO"]
 _SEPARATOR = re.compile(r"[./:]")

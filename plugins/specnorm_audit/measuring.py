@@ -7,19 +7,22 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Literal
 
-from specnorm_networks.certified.kernels import speaks_of
+from specnorm_networks import speaks_of
 
-from specnorm.backends import backend_for
-from specnorm.certified.bound import Upper
-from specnorm.errors import SpecnormError, Undecided
-from specnorm.measuring import measure
-from specnorm.methods import METHODS, Enclose, ExactFFT, FantasticFour, Method, TensorNorm
-from specnorm.problem.padding import PaddingMode
-from specnorm.problem.spec import ConvSpec
-from specnorm.proving import status_of
-from specnorm.result import Result
-from specnorm.runtime.telling import Listening
-from specnorm.types import ArrayObject
+from specnorm import (
+    METHODS,
+    ConvSpec,
+    Enclose,
+    ExactFFT,
+    FantasticFour,
+    Method,
+    Result,
+    SpecnormError,
+    TensorNorm,
+    Undecided,
+    measure,
+)
+from specnorm.proof import ArrayObject, Listening, Upper, backends, padding_rules, status_of
 from specnorm_audit.devices import place
 from specnorm_audit.geometry import Override, resolve
 from specnorm_audit.layers import Layer
@@ -69,7 +72,7 @@ class Settings:
     methods: tuple[str, ...] = ()
     input_shape: int | tuple[int, ...] | Literal["file"] | None = None
     layout: str | None = None
-    padding_mode: PaddingMode | None = None
+    padding_mode: padding_rules.PaddingMode | None = None
     backend: str | None = None
     device: str | None = None
     geometry: tuple[Override, ...] = ()
@@ -165,7 +168,7 @@ def _only(row: Row, columns: tuple[str, ...]) -> Row:
 def _wide(found: Result) -> str | None:
     """What an interval at a size, or one that a budget ended, says where it is wider than was asked for."""
     explained = found.spec.input_shape is None and found.spec.padding_gain_sq > 1
-    status = status_of(replace(found, value=backend_for(found.value).as_proven(found.value)))
+    status = status_of(replace(found, value=backends.backend_for(found.value).as_proven(found.value)))
     return None if explained or status.startswith("converged") else status
 
 
@@ -216,9 +219,9 @@ class _Results:
 def _value(result: Result) -> Value:
     if len(result.value.shape) == 0:
         return _number(result.value)
-    return tuple(float(x) for x in backend_for(result.value).to_numpy(result.value).reshape(-1))
+    return tuple(float(x) for x in backends.backend_for(result.value).to_numpy(result.value).reshape(-1))
 
 
 def _number(x: ArrayObject) -> float:
     """The number in a 0-d array, exactly; through the plugin, which knows how to detach it."""
-    return float(backend_for(x).to_numpy(x))
+    return float(backends.backend_for(x).to_numpy(x))

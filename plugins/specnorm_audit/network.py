@@ -9,18 +9,18 @@ import numpy as np
 from specnorm_networks import (
     Layer,
     Measure,
+    ModelArrays,
     Multipliers,
     NetworkBound,
+    Sizes,
     UnknownNode,
     bound,
+    heuristic,
     within,
 )
-from specnorm_networks.measuring import heuristic
-from specnorm_networks.model_arrays import ModelArrays, Sizes
 
-from specnorm.certified.bound import Upper
-from specnorm.errors import GeometryError, MethodError, ModelFileError
-from specnorm.problem.spec import ConvSpec
+from specnorm import ConvSpec, GeometryError, MethodError, ModelFileError
+from specnorm.proof import Upper
 from specnorm_audit.readers.isolated import GRAPH_SECONDS
 from specnorm_audit.rows import Row
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from specnorm.errors import SpecnormError
-from specnorm.text import visible
+from specnorm import SpecnormError
+from specnorm.proof import visible
 from specnorm_audit import plots
 from specnorm_audit.geometry import overrides
 from specnorm_audit.rows import CIRCULAR, COLUMNS, STANDARD

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specnorm.text import install, visible
+from specnorm.proof import install, visible
 from specnorm_audit.report import Report
 from specnorm_audit.rows import CIRCULAR, Row
 from specnorm_audit.tables import columns, promises

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from specnorm import backends
+from specnorm.proof import backends
 
 
 def environment(used: Iterable[str] = ()) -> dict[str, str]:

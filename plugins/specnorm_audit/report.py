@@ -9,7 +9,7 @@ from html import escape
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from specnorm.text import number, visible
+from specnorm.proof import number, visible
 from specnorm_audit import tables
 from specnorm_audit.provenance import own_version
 from specnorm_audit.rows import Row, finite
@@ -17,7 +17,7 @@ from specnorm_audit.rows import Row, finite
 if TYPE_CHECKING:
     from specnorm_networks import NetworkBound
 
-    from specnorm.result import Certificate
+    from specnorm.proof import Certificate
 
 
 Outcome: TypeAlias = Literal["passed", "failed", "undecided"]

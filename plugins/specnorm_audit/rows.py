@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from specnorm_networks.model_arrays import Kind
+from specnorm_networks import Kind
 
-from specnorm.methods import METHODS
-from specnorm.problem.spec import ConvSpec
-from specnorm.result import Kind as Promise
+from specnorm import METHODS, ConvSpec
+from specnorm import Kind as Promise
 
 if TYPE_CHECKING:
-    from specnorm.certified.bound import Upper
+    from specnorm.proof import Upper
 
 Value = float | tuple[float, ...] | None
 """What a method said about a layer: several numbers for methods with several values, None if it did not run."""

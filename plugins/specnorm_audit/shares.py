@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specnorm.text import number, visible
+from specnorm.proof import number, visible
 from specnorm_audit import plots, tables
 from specnorm_audit.accuracy import Accuracy, Sample
 from specnorm_audit.provenance import own_version

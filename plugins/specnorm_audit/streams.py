@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from specnorm.text import visible
+from specnorm.proof import visible
 
 _BAR = 24
 """Characters of a bar."""

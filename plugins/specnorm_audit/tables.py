@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from unicodedata import combining, east_asian_width
 
-from specnorm.text import number, visible
+from specnorm.proof import number, visible
 from specnorm_audit.rows import Row, Value
 
 WIDE = 1.1

@@ -27,9 +27,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 import specnorm
-from specnorm.errors import GeometryError, MethodError, SpecnormError
-from specnorm.methods import METHODS
-from specnorm.problem.spec import ConvSpec
+from specnorm import METHODS, ConvSpec, GeometryError, MethodError, SpecnormError
 from specnorm_audit.measuring import BUDGET, Settings, fill
 from specnorm_audit.report import Report
 from specnorm_audit.rows import Row

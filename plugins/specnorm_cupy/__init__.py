@@ -12,8 +12,8 @@ import cupy
 import cupyx
 import numpy as np
 
-from specnorm.backends import Backend
-from specnorm.types import AnyArray as Array
+from specnorm.plugin import AnyArray as Array
+from specnorm.plugin import Backend
 
 
 class CupyBackend(Backend):

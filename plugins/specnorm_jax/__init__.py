@@ -18,16 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from specnorm.backends import Backend
+from specnorm import Enclosure, Result
 from specnorm.errors import BackendError, MethodError, SecondDerivativeError
-from specnorm.plugin import LayerKernel
-from specnorm.result import Comparison, Enclosure, Result
-from specnorm.runtime.values import check_values
-from specnorm.types import AnyArray as Array
+from specnorm.plugin import AnyArray as Array
+from specnorm.plugin import Backend, Comparison, LayerKernel, check_values
 from specnorm_jax.linear import linear_operator
 
 if TYPE_CHECKING:
-    from specnorm.runtime.program import Program
+    from specnorm.plugin import Program
 
 __all__ = ["BACKEND", "JaxBackend", "linear_operator", "spread"]
 

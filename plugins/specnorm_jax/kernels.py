@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from specnorm import Geometry
 from specnorm.errors import GeometryError, KernelError
-from specnorm.problem.spec import Geometry
 
 Rule: TypeAlias = Callable[[str, Any], Mapping[str, Any] | None]
 _LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}

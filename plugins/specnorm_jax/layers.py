@@ -8,9 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from specnorm.errors import GeometryError
-from specnorm.plugin import LayerKernel
-from specnorm.problem.padding import same_upper
-from specnorm.problem.spec import per_axis
+from specnorm.plugin import LayerKernel, per_axis, same_upper
 
 _LAYOUTS = ("IO", "WIO", "HWIO", "DHWIO")
 _FLAX = ("Conv", "ConvTranspose", "Linear")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specnorm.errors import MethodError
-from specnorm.probable import LinearOperator, Vector
+from specnorm.plugin import LinearOperator, Vector
 
 
 def linear_operator(function: Callable[[Any], Any], x: jax.Array) -> LinearOperator:

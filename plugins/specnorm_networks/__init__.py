@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from specnorm_networks.certified.graph import Graph, Layer, Node
     from specnorm_networks.certified.kernels import speaks_of
     from specnorm_networks.certified.operators.pointwise import HINT
-    from specnorm_networks.certified.operators.registry import register_operator
+    from specnorm_networks.certified.operators.registry import register_operator, registered_operators
     from specnorm_networks.certified.propagation import Step, UnknownNode
     from specnorm_networks.certified.ranges import within
     from specnorm_networks.certified.shapes import concrete
@@ -72,6 +72,7 @@ __all__ = [
     "onnx",
     "operators",
     "register_operator",
+    "registered_operators",
     "speaks_of",
     "within",
 ]
@@ -80,7 +81,7 @@ _WHERE = {
     "answer": "NetworkBound RunBound",
     "certified.ranges": "within",
     "certified.graph": "Graph Layer Node",
-    "certified.operators.registry": "register_operator",
+    "certified.operators.registry": "register_operator registered_operators",
     "certified.propagation": "Step UnknownNode",
     "certified.statements": "averaged forward_step",
     "logit_margins": "CertifiedAccuracy Margins margins",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.errors import MethodError
+from specnorm import MethodError
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.logit_margins import CertifiedAccuracy, Margins, margins, radii_of

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from specnorm.certified.bound import Upper
-from specnorm.text import number, visible
+from specnorm.proof import Upper, number, visible
 from specnorm_networks.certified.propagation import Step, UnknownNode
 from specnorm_networks.certified.rules import must_be_claims, premises_first
 from specnorm_networks.checking import Checked

@@ -13,8 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from specnorm.errors import InternalError
-from specnorm.text import visible
+from specnorm.proof import InternalError, visible
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.regions import Ball, Box, Range

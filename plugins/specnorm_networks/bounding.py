@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from specnorm.certified.bound import Upper
-from specnorm.errors import MethodError, SpecnormError
+from specnorm import MethodError, SpecnormError
+from specnorm.proof import Upper
 from specnorm_networks.answer import NetworkBound, RunBound
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray

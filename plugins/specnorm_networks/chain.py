@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from specnorm.certified.bound import Upper
-from specnorm.explaining import lines
-from specnorm.text import number, visible
+from specnorm.proof import Upper, lines, number, visible
 from specnorm_networks.certified.rules import IN_ALL, premises_first
 from specnorm_networks.certified.scope import Map
 

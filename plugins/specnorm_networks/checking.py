@@ -15,9 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specnorm.certified import host
-from specnorm.errors import TranslationError
-from specnorm.text import visible
+from specnorm.proof import TranslationError, host, visible
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, Linear, NotRunError, Operator, Place
 from specnorm_networks.certified.operators.executed import smallest

@@ -45,12 +45,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.arrays import random_vectors
-from specnorm.backends import backend_for
-from specnorm.certified import arithmetic
-from specnorm.clock import Clock, OutOfTime
-from specnorm.numerics.power import gram_power
-from specnorm.problem.frequencies import half_grid
+from specnorm.proof import Clock, OutOfTime, arithmetic, backends, frequency_grids, gram_power, random_vectors
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.reading import AffineMap, Segment, Subnetwork
 from specnorm_networks.certified.segments import middle
@@ -207,7 +202,7 @@ def frequencies(part: Segment, points: int) -> int:
     """How many there are on the grid of a part."""
     specs = [term.filter.spec for link in part.links for term in link.terms if term.filter is not None]
     wide = [any(spec.kernel_shape[j] > 1 for spec in specs) for j in range(part.axes)]
-    return len(half_grid([points if each else 1 for each in wide]))
+    return len(frequency_grids.half_grid([points if each else 1 for each in wide]))
 
 
 def stages(run: Subnetwork, parts: Sequence[tuple[int, int]], points: int, dtype: Any = np.complex128) -> list[Stage]:
@@ -240,7 +235,7 @@ def stages_of(
     kernels = segment.kernels()
     extents = [kernel.shape[2:] for each in kernels for kernel, _ in each.values()]
     sizes = [1 if max(axis) == 1 or not isinstance(at, int) else at for axis in zip(*extents, strict=True)]
-    angles = half_grid(sizes).angles if isinstance(at, int) else at
+    angles = frequency_grids.half_grid(sizes).angles if isinstance(at, int) else at
     widths = dict(enumerate(widths_of(segment), first))
     begins = dict(enumerate(np.cumsum([0, *widths.values()]).tolist(), first))
     for (behind, link, alive, staying), of in zip(_frontiers(segment), kernels, strict=True):
@@ -769,7 +764,7 @@ def search(
         Ends the search, too.
     """
     like: Any = run.links[0].slopes[0]
-    with arithmetic.exact(like, backend=backend_for(like)):
+    with arithmetic.exact(like, backend=backends.backend_for(like)):
         return _Search(run, parts, steps, seconds * RATE, progress, clock or Clock()).run()
 
 

@@ -13,11 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from specnorm.backends import backend_for
-from specnorm.certified import arithmetic
-from specnorm.certified.bound import Upper
-from specnorm.errors import SpecnormError
-from specnorm.runtime.execution import Execution
+from specnorm import SpecnormError
+from specnorm.proof import Execution, Upper, arithmetic, backends
 from specnorm_networks.certified.heads import Head, constant_before, constant_through_head
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.reading import Subnetwork
@@ -60,7 +57,7 @@ def bound_through_head(
     """
     claims: list[Upper] = []
     like: Any = head.body.links[0].slopes[0]
-    ops = Execution.of(backend_for(like), like)
+    ops = Execution.of(backends.backend_for(like), like)
 
     def following(rest: Subnetwork) -> list[tuple[list[int], list[FloatArray]]]:
         found = (
@@ -71,7 +68,7 @@ def bound_through_head(
         return [([first for first, _ in parts], weights) for parts, weights in found]
 
     try:
-        with np.errstate(all="ignore"), arithmetic.exact(like, backend=backend_for(like)):
+        with np.errstate(all="ignore"), arithmetic.exact(like, backend=backends.backend_for(like)):
             ahead = constant_before(head, measure) if head.before else None
             for weights in weights_of(head, method, PART * share * method.seconds * RATE, known):
                 if measure.clock.expired:

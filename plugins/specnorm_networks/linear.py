@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified.bound import Upper
-from specnorm.certified.interval import Interval
-from specnorm.clock import Clock
+from specnorm.proof import Clock, Interval, Upper
 from specnorm_networks.bounding import bounded
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.linear_bounds import (

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.errors import MethodError
+from specnorm import MethodError
 from specnorm_networks.accuracy import certified_accuracy as of_graph
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.certified.graph import Graph

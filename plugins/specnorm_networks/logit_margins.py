@@ -10,9 +10,8 @@ from operator import and_
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified.bound import Lower, Upper, known
-from specnorm.certified.interval import Interval
-from specnorm.errors import MethodError
+from specnorm import MethodError
+from specnorm.proof import Interval, Lower, Upper, known
 from specnorm_networks.certified import margins as rules
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray

@@ -11,25 +11,13 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.backends import backend_for
-from specnorm.certified import arithmetic
-from specnorm.clock import Clock
-from specnorm.measuring import measure
-from specnorm.methods.enclosure import Enclose
-from specnorm.methods.unfolding import FantasticFour
-from specnorm.norms import reshaped_norm
-from specnorm.problem.spec import ConvSpec
-from specnorm.runtime.execution import Execution
-from specnorm.runtime.telling import Listening
-from specnorm.runtime.values import check_values
+from specnorm import ConvSpec, Enclose, FantasticFour, measure, reshaped_norm
+from specnorm.proof import Clock, Execution, Listening, arithmetic, backends, check_values
 from specnorm_networks.certified.kernels import Norm, Sizes, norm_of_layer, norm_of_matrices
 
 if TYPE_CHECKING:
-    from specnorm.certified.bound import Upper
-    from specnorm.methods.base import Method
-    from specnorm.problem.spec import Geometry
-    from specnorm.result import Result
-    from specnorm.types import AnyArray
+    from specnorm import Geometry, Method, Result
+    from specnorm.proof import AnyArray, Upper
     from specnorm_networks.certified.operators.layers import Layer
 
 WORK = 2**25
@@ -119,7 +107,7 @@ class Measure:
         key = _digest(stack)
         if key not in self._stacks:
             numbers: Any = layer.kernel()
-            backend = backend_for(numbers)
+            backend = backends.backend_for(numbers)
             check_values(numbers, numbers.shape, backend=backend)
             with arithmetic.exact(numbers, backend=backend):
                 self._stacks[key] = norm_of_matrices(numbers, ops=Execution.of(backend, numbers))
@@ -164,7 +152,7 @@ def proven(kernel: AnyArray, method: Method, **geometry: Unpack[Geometry]) -> tu
         result = measure(kernel, method, **geometry)
     if len(heard) != 1:
         with Listening() as heard:
-            measure(backend_for(kernel).to_numpy(kernel), method, **geometry)
+            measure(backends.backend_for(kernel).to_numpy(kernel), method, **geometry)
     ((_, upper),) = heard
     return result, upper
 
@@ -192,7 +180,7 @@ def _digest(kernel: Any) -> str:
 
     It is taken at each call: an array may be written to between two.
     """
-    numbers = np.ascontiguousarray(backend_for(kernel).to_numpy(kernel))
+    numbers = np.ascontiguousarray(backends.backend_for(kernel).to_numpy(kernel))
     whole = hashlib.sha256(f"{kernel.dtype} {numbers.shape}:".encode())
     whole.update(numbers.reshape(-1).view(np.uint8).data)
     return whole.hexdigest()

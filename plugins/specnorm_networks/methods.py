@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from specnorm.clock import Clock
-from specnorm.errors import MethodError
+from specnorm import MethodError
+from specnorm.proof import Clock
 from specnorm_networks import descent
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.reading import Subnetwork

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.errors import ModelFileError
-from specnorm.problem.padding import PaddingMode
-from specnorm.problem.spec import Layout
-from specnorm.types import AnyArray
+from specnorm import ModelFileError
+from specnorm.proof import AnyArray, Layout, padding_rules
 
 if TYPE_CHECKING:
     from specnorm_networks.certified.graph import Graph
@@ -34,7 +32,7 @@ class Stated(TypedDict, total=False):
     groups: int
     transposed: bool
     layout: Layout | None
-    padding_mode: PaddingMode
+    padding_mode: padding_rules.PaddingMode
     padding: Amount
 
 

@@ -10,11 +10,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from specnorm.certified.bound import Upper
-from specnorm.clock import Clock
-from specnorm.errors import MethodError
-from specnorm.methods.base import check_budget
-from specnorm.types import AnyArray
+from specnorm import MethodError
+from specnorm.proof import AnyArray, Clock, Upper, check_budget
 from specnorm_networks.answer import COMPLETE, NetworkBound
 from specnorm_networks.attack import attack
 from specnorm_networks.bounding import bounded

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.errors import MethodError
-from specnorm.methods.base import check_count
-from specnorm.text import number
+from specnorm import MethodError
+from specnorm.proof import check_count, number
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.linear_bounds import Network, written_out

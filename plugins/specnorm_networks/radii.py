@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified.bound import Lower, Upper, greatest, least
-from specnorm.certified.interval import Interval
-from specnorm.clock import Clock
-from specnorm.errors import MethodError
+from specnorm import MethodError
+from specnorm.proof import Clock, Interval, Lower, Upper, greatest, least
 from specnorm_networks.bounding import bounded
 from specnorm_networks.certified import margins as rules
 from specnorm_networks.certified.graph import Graph, concrete

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from specnorm.backends import Backend
+from specnorm.plugin import Backend
 from specnorm_numpy import threads
 from specnorm_numpy.namespace import NAMESPACE
 

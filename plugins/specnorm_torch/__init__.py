@@ -39,7 +39,7 @@ _NETWORKS = ("Nonexpansive", "certified_accuracy", "network_bound", "network_gra
 
 def __getattr__(name: str) -> Any:
     if name == "audit_module":  # the audit lies above
-        from specnorm.registry import function
+        from specnorm.plugin import function
 
         return function(name)
     moved = f": it is specnorm_networks.{name} now, for every framework" if name in _NETWORKS else ""

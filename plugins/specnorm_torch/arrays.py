@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specnorm.backends import Backend
-from specnorm.types import AnyArray as Array
+from specnorm.plugin import AnyArray as Array
+from specnorm.plugin import Backend
 
 
 class TorchArrays(Backend):

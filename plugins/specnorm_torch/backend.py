@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from specnorm.errors import KernelError
+from specnorm.plugin import AnyArray as Array
 from specnorm.plugin import LayerKernel
-from specnorm.types import AnyArray as Array
 from specnorm_torch import derivatives, operators
 from specnorm_torch.arrays import TorchArrays, transformed
 
 if TYPE_CHECKING:
-    from specnorm.runtime.program import Program
+    from specnorm.plugin import Program
 
 
 class TorchBackend(TorchArrays):

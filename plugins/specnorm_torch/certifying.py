@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import specnorm
+from specnorm import ConvSpec
 from specnorm.errors import MethodError, SpecnormError
-from specnorm.problem.spec import ConvSpec, at_every_size
+from specnorm.plugin import at_every_size
 from specnorm_torch.baking import Saved, bake_tensor, computed
 from specnorm_torch.constraint import GramRescaling, SpectralNorm, check_bound
 from specnorm_torch.modules import (

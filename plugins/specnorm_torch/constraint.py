@@ -16,9 +16,7 @@ from torch.nn.utils import parametrize
 import specnorm
 from specnorm.errors import GeometryError, KernelError
 from specnorm.methods import Method, TensorNorm
-from specnorm.methods.base import check_count
-from specnorm.runtime.table import program_for
-from specnorm.tensor import one_set
+from specnorm.plugin import check_count, one_set, program_for
 from specnorm_torch import derivatives
 from specnorm_torch.backend import BACKEND
 from specnorm_torch.modules import geometry_of, is_layer, is_lazy

@@ -12,7 +12,7 @@ from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import Function
 
 from specnorm.errors import MethodError, SecondDerivativeError
-from specnorm.runtime.table import program
+from specnorm.plugin import program
 from specnorm_torch.arrays import ARRAYS
 
 _FIRST_ORDER = (

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from specnorm.errors import MethodError
-from specnorm.probable import LinearOperator, Vector
+from specnorm.plugin import LinearOperator, Vector
 
 
 def linear_operator(function: Callable[[Tensor], Tensor], x: Tensor) -> LinearOperator:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specnorm.runtime.table import keep, program
+from specnorm.plugin import keep, program
 from specnorm_torch.arrays import ARRAYS, SHAPES, TorchArrays
 
 

@@ -10,11 +10,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from specnorm import Kind
 from specnorm.errors import MethodError
-from specnorm.folding import fold_stack
 from specnorm.methods import Method, TensorNorm
-from specnorm.result import Kind
-from specnorm.training import init_stack, step_stack
+from specnorm.plugin import fold_stack, init_stack, step_stack
 from specnorm_torch.modules import Select, geometry_of, layers_of, normalised_layers, weight_of
 
 Form = Literal["sum", "log", "hinge"]

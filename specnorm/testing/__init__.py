@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from specnorm.plugin import Backend
+from specnorm.library import Backend
 from specnorm.testing.answers import check_gradients, check_refusals, check_stacks, check_values
 from specnorm.testing.arrays import (
     check_cholesky,

@@ -17,9 +17,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
 
-from specnorm_networks.model_arrays import ModelArrays
+from specnorm_networks import ModelArrays
 
-from specnorm.errors import ModelFileError
+from specnorm import ModelFileError
 from specnorm_audit.readers.isolated import Reader, in_child
 
 MAX_BYTES = 8 * 2**30
@@ -109,9 +109,9 @@ def _is_short(file: BinaryIO) -> bool:
 
 def registered() -> bool:
     """Whether somebody registered operators: classes of this process, which no other one knows."""
-    from specnorm_networks.certified.operators import registry
+    from specnorm_networks import registered_operators
 
-    return bool(registry.names())
+    return bool(registered_operators())
 
 
 def sniff(file: BinaryIO) -> str:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from specnorm_networks.model_arrays import in_float32
+from specnorm_networks import in_float32
 
-from specnorm.errors import ModelFileError
-from specnorm.text import install
+from specnorm import ModelFileError
+from specnorm.proof import install
 
 if TYPE_CHECKING:
     import h5py

@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from specnorm_networks.model_arrays import ModelArrays, Tensor
+from specnorm_networks import ModelArrays, Tensor
 
-from specnorm.errors import ModelFileError
-from specnorm.types import ArrayObject
+from specnorm import ModelFileError
+from specnorm.proof import ArrayObject
 from specnorm_audit.processes import ONE_THREAD, Worker, WorkerLost, tell
 
 SECONDS = 10

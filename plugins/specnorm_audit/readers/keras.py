@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from specnorm_networks.model_arrays import Stated, Tensor
+from specnorm_networks import Stated, Tensor
 
-from specnorm.errors import ModelFileError
+from specnorm import ModelFileError
 from specnorm_audit.geometry import at_rank
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ import zipfile
 import zlib
 from typing import BinaryIO, Literal
 
-from specnorm_networks.model_arrays import ModelArrays, Tensor
+from specnorm_networks import ModelArrays, Tensor
 
-from specnorm.errors import ModelFileError
+from specnorm import ModelFileError
 from specnorm_audit.readers import hdf5, keras
 
 _WEIGHTS = "model.weights.h5"

@@ -13,9 +13,9 @@ from typing import IO, BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from specnorm_networks.model_arrays import ModelArrays, Tensor
+from specnorm_networks import ModelArrays, Tensor
 
-from specnorm.errors import ModelFileError
+from specnorm import ModelFileError
 
 MAX_HEADER = 10_000
 _DAMAGE = (

@@ -20,9 +20,9 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
-from specnorm_networks.model_arrays import ModelArrays, Tensor, in_float32
+from specnorm_networks import ModelArrays, Tensor, in_float32
 
-from specnorm.errors import ModelFileError
+from specnorm import ModelFileError
 from specnorm_audit.readers.archives import Entry, stored_entries
 from specnorm_audit.readers.pickles import Inert, Scan, Storage, StoredTensor
 

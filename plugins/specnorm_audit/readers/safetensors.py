@@ -12,10 +12,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from specnorm_networks.model_arrays import ModelArrays, Tensor, in_float32
+from specnorm_networks import ModelArrays, Tensor, in_float32
 
-from specnorm.errors import ModelFileError
-from specnorm.text import install
+from specnorm import ModelFileError
+from specnorm.proof import install
 
 MAX_HEADER = 100_000_000
 """The format's own limit, in bytes."""

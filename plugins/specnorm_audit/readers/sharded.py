@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from specnorm_networks.model_arrays import ModelArrays, Tensor
+from specnorm_networks import ModelArrays, Tensor
 
-from specnorm.errors import ModelFileError
+from specnorm import ModelFileError
 from specnorm_audit.readers import safetensors
 
 SUFFIX = ".safetensors.index.json"

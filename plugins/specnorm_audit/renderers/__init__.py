@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from specnorm.text import spreadsheet_safe, visible
+from specnorm.proof import visible
 from specnorm_audit import tables
 from specnorm_audit.report import Report, notes, verdict
 from specnorm_audit.rows import Row
@@ -91,3 +91,9 @@ def _markdown(report: Report) -> str:
     fence = "`" * max(3, longest + 1)
     block = [f"{fence}text", *lines, fence] if lines else []
     return "\n".join([*title, verdict(report), "", *table, "", *block, ""])
+
+
+def spreadsheet_safe(text: str) -> str:
+    """Put an apostrophe before what a spreadsheet would take for a formula; what does not print becomes its escape."""
+    text = visible(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-from specnorm.text import install, number, visible
+from specnorm.proof import install, number, visible
 from specnorm_audit import plots, tables
 from specnorm_audit.report import Report, notes, verdict
 

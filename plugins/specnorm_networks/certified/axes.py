@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified import host
+from specnorm.proof import host
 
 Row: TypeAlias = tuple[tuple[int, Fraction], ...]
 """Pixels and weights of one output."""

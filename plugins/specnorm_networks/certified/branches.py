@@ -24,9 +24,8 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from specnorm.certified import host
-from specnorm.certified.bound import HypothesisError, Upper, _upper
-from specnorm.problem.spec import ConvSpec
+from specnorm import ConvSpec
+from specnorm.proof import HypothesisError, Upper, host, make_upper
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.kernels import Norms, speaks_of
 from specnorm_networks.certified.operators import (
@@ -139,7 +138,7 @@ class Branches:
         largest = float(np.max(weights, initial=0.0))
         if not math.isfinite(largest):
             return None
-        return _upper(host.root_up(Fraction(largest)), self.scope.map(start, end), "parts", *dict.fromkeys(used))
+        return make_upper(host.root_up(Fraction(largest)), self.scope.map(start, end), "parts", *dict.fromkeys(used))
 
     def _back(
         self, node: Node, weights: FloatArray, used: list[Upper], *, by_met: bool
@@ -224,7 +223,7 @@ class Branches:
             return None
         found = self._averages(start, between)
         if found is not None:
-            return _upper(host.float_up(found), self.scope.map(start, end.name), "linear")
+            return make_upper(host.float_up(found), self.scope.map(start, end.name), "linear")
         return self._matrix(start, between)
 
     def _between(self, start: str, end: Node) -> list[Node] | None:
@@ -322,7 +321,7 @@ class Branches:
         # Roundings of all maps one after the other, and as much again for those of the sizes; and underflow.
         lost = host.mul_up(sum(linear.roundings for linear in maps) * 2.0**-50, float(host.norm_up(sizes.reshape(-1))))
         value = host.add_up(norm.value, lost, sizes.size * 2.0**-1000 if lost else 0.0)
-        return _upper(value, self.scope.map(start, end.name), "linear", norm)
+        return make_upper(value, self.scope.map(start, end.name), "linear", norm)
 
 
 def _linear_at(node: Node, place: Place, same: frozenset[int]) -> LinearMap | None:

@@ -28,13 +28,19 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified import arithmetic, host, rounding
-from specnorm.certified.bound import HypothesisError, Upper, _upper
-from specnorm.certified.matrices.norms import cholesky_loss, gram_below
-from specnorm.certified.symbol.trigonometric import symbol_error
-from specnorm.problem.frequencies import Frequencies, half_grid, phases_at, product, tap_points
-from specnorm.problem.spec import ConvSpec
-from specnorm.types import ArrayOps
+from specnorm import ConvSpec
+from specnorm.proof import (
+    ArrayOps,
+    HypothesisError,
+    Upper,
+    arithmetic,
+    frequency_grids,
+    host,
+    make_upper,
+    matrix_norms,
+    rounding,
+    symbol_error,
+)
 from specnorm_networks.certified.graph import Layer
 from specnorm_networks.certified.kernels import AT_ONCE, ROUNDINGS, Norms, fold_error
 from specnorm_networks.certified.operators.base import FloatArray
@@ -128,9 +134,9 @@ class Head:
         return whole.reshape(-1, last.width, *self.window)
 
     @property
-    def frequencies(self) -> tuple[Frequencies, FloatArray]:
+    def frequencies(self) -> tuple[frequency_grids.Frequencies, FloatArray]:
         """Those of the ring, without mirror images, and how often each counts."""
-        found = half_grid(self.ring)
+        found = frequency_grids.half_grid(self.ring)
         mirrored = (-found.numerators) % np.asarray(self.ring)
         axis = int(np.argmax(self.ring))
         return found, np.where(mirrored[:, axis] > self.ring[axis] // 2, 2.0, 1.0)
@@ -255,7 +261,7 @@ def constant_before(head: Head, norms: Norms) -> Upper:
     factors = [link.factor for link in ahead.links if link.factor.value != 1]
     known = [*constants(ahead, parts_from(ahead, head.starts), head.before, norms), *factors]
     total = host.mul_up(*(claim.value for claim in known))
-    return _upper(total, head, f"{first} layers before a head, weighted", *known)
+    return make_upper(total, head, f"{first} layers before a head, weighted", *known)
 
 
 @arithmetic.on_host()
@@ -301,12 +307,12 @@ def constant_through_head(
     if ahead is None:
         return least
     total = host.mul_up(least.value, ahead.value)
-    return _upper(total, map_of(head.run), "what is before a head, and all from there", least, ahead)
+    return make_upper(total, map_of(head.run), "what is before a head, and all from there", least, ahead)
 
 
 def _gram_up(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) -> tuple[FloatArray, float]:
     """G but for an error, and a bound of the error's norm."""
-    part, points = head.part, tap_points(head.window)
+    part, points = head.part, frequency_grids.tap_points(head.window)
     scaled = [head.entry, *weights]
     k = hermitian_kernel(edges(part, scaled, ends=False))
     sums = any(len(link.terms) > len(link.sources) for link in part.links) or part.computed
@@ -319,7 +325,7 @@ def _gram_up(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) -> tuple[
     shares = counts / math.prod(head.ring)
     n, (m, c) = len(k), w.shape[:2]
     first = sum(part.widths[:-1])
-    offsets = product([np.arange(size) - size // 2 for size in k.shape[2:]])
+    offsets = frequency_grids.product([np.arange(size) - size // 2 for size in k.shape[2:]])
     gram, lost, sizes = np.zeros((m, m)), 0.0, 0.0
     # Of products, residuals and sums; complex numbers have two roundings more.
     u, step = rounding.gamma(4 * (n + 8), 2.0**-53), max(1, AT_ONCE // n**2)
@@ -328,7 +334,7 @@ def _gram_up(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) -> tuple[
         symbols: Any = _symbols(k, some, offsets)
         symbols = (symbols + symbols.conj().swapaxes(-1, -2)) / 2
         limits: Any = np.full(len(symbols), 1 - MARGIN)
-        if not bool(np.min(np.asarray(gram_below(symbols, limits, ops=ops)))):
+        if not bool(np.min(np.asarray(matrix_norms.gram_below(symbols, limits, ops=ops)))):
             raise HypothesisError("I - K is not proven to be positive definite")
         least = host.lowered(MARGIN, 4) - 4 * off
         if not least > 0:
@@ -355,9 +361,11 @@ def _off(kernel: FloatArray, magnitudes: FloatArray) -> float:
     return host.add_up(of_sum, fold_error(magnitudes, ConvSpec.of(magnitudes.shape)))
 
 
-def _symbols(kernel: FloatArray, frequencies: Frequencies, places: NDArray[np.int64]) -> NDArray[np.complex128]:
+def _symbols(
+    kernel: FloatArray, frequencies: frequency_grids.Frequencies, places: NDArray[np.int64]
+) -> NDArray[np.complex128]:
     """As `symbols.Symbol`, for taps at any places."""
-    cos, sin = phases_at(frequencies, places)
+    cos, sin = frequency_grids.phases_at(frequencies, places)
     taps = kernel.reshape(math.prod(kernel.shape[:2]), -1).T
     found = np.empty((len(frequencies), *kernel.shape[:2]), dtype=np.complex128)
     found.real = (cos @ taps).reshape(found.shape)
@@ -378,7 +386,7 @@ def _root(gram: FloatArray, lost: float) -> FloatArray:
     t more, and was rounded on its diagonal.
     """
     m, like, numpy = len(gram), cast(Any, gram), cast(Any, np)
-    kappa = host.add_up(cholesky_loss(m, like, xp=numpy), 2.0**-52)
+    kappa = host.add_up(matrix_norms.cholesky_loss(m, like, xp=numpy), 2.0**-52)
     trace = host.inflate(float(np.sum(np.abs(np.diagonal(gram)))), m + 2)
     shift = host.div_up(host.add_up(lost, host.mul_up(kappa, trace)), host.lowered(1 - m * kappa, 4))
     return np.asarray(np.linalg.cholesky(gram + host.inflate(shift, 4) * np.eye(m)))

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified import host
-from specnorm.certified.bound import HypothesisError, Upper, _upper
-from specnorm.certified.matrices.stacks import matrix_norm_up
-from specnorm.problem.spec import ConvSpec, at_every_size
+from specnorm import ConvSpec
+from specnorm.proof import HypothesisError, Upper, at_every_size, host, make_upper, matrix_norm_up
 
 if TYPE_CHECKING:
-    from specnorm.types import AnyArray, ArrayOps
+    from specnorm.proof import AnyArray, ArrayOps
     from specnorm_networks.certified.operators.layers import Layer
 
 ROUNDINGS = 64
@@ -111,9 +109,9 @@ def norm_of_layer(
     if best is None:
         raise HypothesisError(f"{[claim.what for claim in claims]}: none is the norm of {spec}")
     if lost:
-        best = _upper(host.add_up(best.value, lost), spec, "each channel scaled, rounding counted", best)
+        best = make_upper(host.add_up(best.value, lost), spec, "each channel scaled, rounding counted", best)
     elif best.what != spec:
-        best = _upper(best.value, spec, "no larger than at every size", best)
+        best = make_upper(best.value, spec, "no larger than at every size", best)
     return Norm(best, heuristic)
 
 
@@ -157,7 +155,7 @@ def norm_of_matrices(stack: Numbers, *, ops: ArrayOps) -> Upper:
     step = max(1, AT_ONCE // max(math.prod(stack.shape[1:]), 1))
     parts = (stack[at : at + step] for at in range(0, len(stack), step))
     norms = [_largest_up(part, ops) for part in parts if part.size]
-    return _upper(max(norms, default=0.0), f"largest of {len(stack)} matrices", "factorisation")
+    return make_upper(max(norms, default=0.0), f"largest of {len(stack)} matrices", "factorisation")
 
 
 def _largest_up(part: Numbers, ops: ArrayOps) -> float:

@@ -29,10 +29,18 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified import arithmetic, host
-from specnorm.certified.bound import HypothesisError, Upper
-from specnorm.certified.interval import Interval, _interval, anything, enclosing, within
-from specnorm.errors import MethodError, SpecnormError
+from specnorm import MethodError, SpecnormError
+from specnorm.proof import (
+    HypothesisError,
+    Interval,
+    Upper,
+    anything,
+    arithmetic,
+    enclosing,
+    host,
+    make_interval,
+    within,
+)
 from specnorm_networks.certified.graph import Graph, Node, concrete
 from specnorm_networks.certified.operators.base import (
     Adjoint,
@@ -489,7 +497,7 @@ class LinearBounds:
         low[at] = np.maximum(low[at], self.lower(name, shaped, choose).low)
         high[at] = np.minimum(high[at], -self.lower(name, -shaped, choose).low)
         with consistent(self.network.nodes[name]):
-            found = here.range & _interval(low.reshape(here.centre.shape), high.reshape(here.centre.shape))
+            found = here.range & make_interval(low.reshape(here.centre.shape), high.reshape(here.centre.shape))
         self._locate(name, found, here.moves)
 
     @arithmetic.on_host()
@@ -507,7 +515,7 @@ class LinearBounds:
         part = copy(self)
         part.known, part.curves, part._errors = dict(self.known), dict(self.curves), dict(self._errors)
         part.cuts = (*self.cuts, (name, at, above))
-        part._locate(name, _interval(low, high), self.known[name].moves)
+        part._locate(name, make_interval(low, high), self.known[name].moves)
         return part
 
     # -- backward ------------------------------------------------------------------------------------------------------
@@ -529,7 +537,7 @@ class LinearBounds:
                     total = host.next_down(total - self._rounded(part, before))
                 waiting[before] = part
         total = np.where(np.isnan(total), -math.inf, total)
-        return _interval(total, np.full(count, math.inf))
+        return make_interval(total, np.full(count, math.inf))
 
     def _rounded(self, coefficients: FloatArray, name: str) -> FloatArray:
         """What one rounding of each coefficient changes."""

@@ -14,9 +14,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified import arithmetic, host
-from specnorm.certified.bound import HypothesisError, Lower, Upper, _lower, _upper
-from specnorm.certified.interval import Interval, _interval, around, point
+from specnorm.proof import (
+    HypothesisError,
+    Interval,
+    Lower,
+    Upper,
+    arithmetic,
+    around,
+    host,
+    make_interval,
+    make_lower,
+    make_upper,
+    point,
+)
 from specnorm_networks.certified.kernels import ROUNDINGS
 from specnorm_networks.certified.linear_bounds import Cut, LinearBounds
 from specnorm_networks.certified.operators.base import FloatArray
@@ -25,7 +35,7 @@ from specnorm_networks.certified.roundings import AtCentre
 from specnorm_networks.certified.rules import must_be_claims
 
 RADIUS = "the radius in which a label stays"
-NO_RADIUS = _lower(0.0, RADIUS, "no radius is negative")
+NO_RADIUS = make_lower(0.0, RADIUS, "no radius is negative")
 
 
 @arithmetic.on_host()
@@ -60,7 +70,7 @@ def of_rows(rows: FloatArray, weights: FloatArray, *factors: Upper) -> tuple[Int
 
 def before_rows(head: Matrix) -> Upper:
     """The number that a matrix's product is multiplied by."""
-    return _upper(abs(head.alpha), "a number", "before the matrix")
+    return make_upper(abs(head.alpha), "a number", "before the matrix")
 
 
 def of_network(whole: Upper, classes: int) -> tuple[Interval, Interval]:
@@ -75,7 +85,7 @@ def _constants(bounds: FloatArray) -> Interval:
     known = np.where(np.isnan(bounds), math.inf, bounds)
     if known.ndim == 2:
         np.fill_diagonal(known, 0.0)
-    return _interval(np.zeros(known.shape), known)
+    return make_interval(np.zeros(known.shape), known)
 
 
 @arithmetic.on_host()
@@ -91,12 +101,12 @@ def radii(logits: NDArray[np.float64] | Interval, labels: NDArray[np.integer], d
         Constants (classes, classes) of the differences of two logits.
     """
     all_of = logits if isinstance(logits, Interval) else point(logits)
-    own = _interval(*(np.take_along_axis(end, labels[:, None], axis=1) for end in all_of.ends))
+    own = make_interval(*(np.take_along_axis(end, labels[:, None], axis=1) for end in all_of.ends))
     margin = (own - all_of).low
     radius = np.where(margin > 0, host.next_down(margin / differences.high[labels]), 0.0)
     radius[np.arange(len(labels)), labels] = np.inf
     found = np.min(radius, axis=1, initial=np.inf).tolist()
-    return [_lower(each, RADIUS, "least margin over its constant") for each in found]
+    return [make_lower(each, RADIUS, "least margin over its constant") for each in found]
 
 
 @arithmetic.on_host()
@@ -121,7 +131,7 @@ def radius_as_executed(at: AtCentre, label: int, differences: Interval, radius: 
     moved = host.next_up(differences.high[label][others] * radius)
     if not bool((margin > host.next_up(moved + _of_difference(error))).all()):
         return None
-    return _lower(radius, RADIUS, "margins less what constants and roundings move", error)
+    return make_lower(radius, RADIUS, "margins less what constants and roundings move", error)
 
 
 @arithmetic.on_host()
@@ -172,7 +182,7 @@ def radius_of(found: Sequence[tuple[LinearBounds, Interval]], at: AtCentre | Non
         return None
     said = "linear bounds of the differences on ball and box"
     said = said if at is None else f"{said}, less what roundings move"
-    return _lower(bounds.radius, RADIUS, said if len(found) == 1 else f"{said}, in {len(found)} parts")
+    return make_lower(bounds.radius, RADIUS, said if len(found) == 1 else f"{said}, in {len(found)} parts")
 
 
 def needed(at: AtCentre | None, radius: float) -> float:

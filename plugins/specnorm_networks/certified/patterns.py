@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from specnorm.certified import host
+from specnorm.proof import host
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Graph, Node, Shape, concrete
 from specnorm_networks.certified.operators.base import FloatArray, Pointwise

@@ -10,11 +10,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from specnorm.certified import arithmetic
-from specnorm.certified.bound import Upper, finite, known, least
-from specnorm.certified.interval import Interval
-from specnorm.errors import SpecnormError
-from specnorm.problem.spec import ConvSpec
+from specnorm import ConvSpec, SpecnormError
+from specnorm.proof import Interval, Upper, arithmetic, finite, known, least
 from specnorm_networks.certified import rules
 from specnorm_networks.certified.branches import Branches
 from specnorm_networks.certified.graph import Graph, Node

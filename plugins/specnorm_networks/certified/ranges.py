@@ -15,11 +15,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified import arithmetic, host, interval
-from specnorm.certified.bound import HypothesisError, Upper
-from specnorm.certified.interval import Interval, anything, around, enclosing
-from specnorm.errors import InternalError, MethodError, SpecnormError
-from specnorm.text import visible
+from specnorm import MethodError, SpecnormError
+from specnorm.proof import (
+    HypothesisError,
+    InternalError,
+    Interval,
+    Upper,
+    anything,
+    arithmetic,
+    around,
+    enclosing,
+    host,
+    interval,
+    visible,
+)
 from specnorm_networks.certified.graph import Graph, Node, concrete
 from specnorm_networks.certified.operators.base import FloatArray, LinearMap, NoBoundError, NotRunError, Place
 from specnorm_networks.certified.operators.sources import Input

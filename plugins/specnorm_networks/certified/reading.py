@@ -21,11 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified import host
-from specnorm.certified.bound import Upper
-from specnorm.errors import SpecnormError
-from specnorm.problem.spec import ConvSpec
-from specnorm.types import AnyArray
+from specnorm import ConvSpec, SpecnormError
+from specnorm.proof import AnyArray, Upper, host
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Graph, Layer, Node, Shape, concrete
 from specnorm_networks.certified.kernels import ROUNDINGS, Sizes, by_output

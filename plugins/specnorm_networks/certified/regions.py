@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified.interval import Interval
+from specnorm.proof import Interval
 
 Range = Interval
 """Where the entries of one value lie."""

@@ -24,10 +24,8 @@ from functools import cached_property
 
 import numpy as np
 
-from specnorm.certified import arithmetic, host, rounding
-from specnorm.certified.bound import HypothesisError, Upper, _upper
-from specnorm.certified.interval import Interval
-from specnorm.errors import KernelError
+from specnorm import KernelError
+from specnorm.proof import HypothesisError, Interval, Upper, arithmetic, host, make_upper, rounding
 from specnorm_networks.certified.graph import Graph, Node, concrete
 from specnorm_networks.certified.kernels import Norms
 from specnorm_networks.certified.operators.base import FloatArray, LinearMap, NoBoundError, Operator, Place
@@ -251,7 +249,7 @@ class AtCentre:
             errors[step.node.name] = found
         output, execution = self.roundings.output, self.roundings.execution
         what = Deviation(output, execution, float(radius))
-        return _upper(errors[output], what, "roundings of every node, carried on")
+        return make_upper(errors[output], what, "roundings of every node, carried on")
 
     def _error(self, step: _Step, sizes: _Sizes, errors: Mapping[str, float], radius: float) -> float:
         """Of one node; infinite where it may overflow."""

@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified import host
-from specnorm.certified.bound import HypothesisError, Upper, _upper
-from specnorm.text import number
+from specnorm.proof import HypothesisError, Upper, host, make_upper, number
 from specnorm_networks.certified.operators.base import NoBoundError, Place, Pointwise
 from specnorm_networks.certified.operators.layers import Matrix
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random
@@ -28,12 +26,12 @@ if TYPE_CHECKING:
 
 
 IN_ALL = "inputs together: root of the sum of squares"
-NOTHING = _upper(1.0, "the identity", "it moves nothing")
+NOTHING = make_upper(1.0, "the identity", "it moves nothing")
 
 
 def unmoved(scope: Scope, name: str) -> Upper:
     """A value with respect to itself."""
-    return _upper(1.0, scope.map(name, name), "itself")
+    return make_upper(1.0, scope.map(name, name), "itself")
 
 
 def held(scope: Scope, start: str, node: Node, inputs: Sequence[Upper]) -> Upper:
@@ -46,7 +44,7 @@ def held(scope: Scope, start: str, node: Node, inputs: Sequence[Upper]) -> Upper
         raise HypothesisError(f"{node.name} is not known to be held by {start}")
     if not apart and any(claim.value for claim in inputs):
         raise HypothesisError(f"{start} moves what {node.name} is computed from")
-    return _upper(0.0, scope.map(start, node.name), "does not depend on it")
+    return make_upper(0.0, scope.map(start, node.name), "does not depend on it")
 
 
 def of_slopes(scope: Scope, node: Node, axis: int, width: int) -> Upper:
@@ -56,7 +54,7 @@ def of_slopes(scope: Scope, node: Node, axis: int, width: int) -> Upper:
     if found is None:
         raise HypothesisError(f"{node.name} is no function of each entry, of {width} channels with known slopes")
     steepest = max(abs(float(found[0].min())), abs(float(found[1].max())))
-    return _upper(steepest, (node.name, scope.about), "its largest slope")
+    return make_upper(steepest, (node.name, scope.about), "its largest slope")
 
 
 def of_operator(scope: Scope, node: Node, inputs: Sequence[Upper], place: Place) -> Upper:
@@ -79,7 +77,7 @@ def of_operator(scope: Scope, node: Node, inputs: Sequence[Upper], place: Place)
     found = node.operator.combine([claim.value for claim in inputs], place)
     if not found >= 0:
         raise NoBoundError(f"its operator {type(node.operator).__name__} gives {found!r}, which is no constant")
-    return _upper(float(found), scope.map(start, node.name), node.rule, *inputs)
+    return make_upper(float(found), scope.map(start, node.name), node.rule, *inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +124,7 @@ def of_layer(scope: Scope, source: str, node: Node, layer: Node, norm: Upper, ru
     scope.check(node, layer)
     alpha = abs(layer.operator.alpha) if isinstance(layer.operator, Matrix) else 1.0
     said = rule if alpha == 1 else f"{rule}, times {number(alpha, 'upper')}"
-    return _upper(host.mul_up(alpha, norm.value), scope.map(source, node.name), said, norm)
+    return make_upper(host.mul_up(alpha, norm.value), scope.map(source, node.name), said, norm)
 
 
 def along(factor: Upper, before: Upper) -> Upper:
@@ -135,7 +133,7 @@ def along(factor: Upper, before: Upper) -> Upper:
     if first.end != second.start or first.about != second.about:
         raise HypothesisError(f"{second} does not follow {first}")
     found = host.mul_up(factor.value, before.value)
-    return _upper(found, Map(first.start, second.end, first.about), factor.rule, factor, before)
+    return make_upper(found, Map(first.start, second.end, first.about), factor.rule, factor, before)
 
 
 def of_all_inputs(value: str, claims: Sequence[Upper], inputs: Sequence[str]) -> Upper:
@@ -161,13 +159,13 @@ def of_inputs(scope: Scope, start: str, node: Node, inputs: Sequence[Upper]) -> 
     if not _follow(scope, node, inputs, start):
         raise HypothesisError(f"{node.name} is computed from {node.inputs}: {[str(claim.what) for claim in inputs]}")
     found = host.hypot_up(*(claim.value for claim in inputs))
-    return _upper(found, scope.map(start, ", ".join(node.inputs)), "root of the sum of squares", *inputs)
+    return make_upper(found, scope.map(start, ", ".join(node.inputs)), "root of the sum of squares", *inputs)
 
 
 def _together(claims: Sequence[Upper], what: Map, rule: str) -> Upper:
     if len(claims) == 1:
         return claims[0]
-    return _upper(host.hypot_up(*(claim.value for claim in claims)), what, rule, *claims)
+    return make_upper(host.hypot_up(*(claim.value for claim in claims)), what, rule, *claims)
 
 
 def premises_first(claims: Iterable[Upper], rests_on: Callable[[Upper], Iterable[Upper]]) -> list[Upper]:

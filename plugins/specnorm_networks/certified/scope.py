@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from specnorm.certified.bound import HypothesisError, Upper
+from specnorm.proof import HypothesisError, Upper
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import Operator
 from specnorm_networks.certified.operators.layers import Layer

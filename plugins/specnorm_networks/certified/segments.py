@@ -35,11 +35,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified import arithmetic, host
-from specnorm.certified.bound import HypothesisError, Upper, _upper
-from specnorm.errors import MethodError
-from specnorm.problem.spec import ConvSpec
-from specnorm.text import number
+from specnorm import ConvSpec, MethodError
+from specnorm.proof import HypothesisError, Upper, arithmetic, host, make_upper, number
 from specnorm_networks.certified.kernels import Norms, fold_error, speaks_of
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.reading import Segment, Subnetwork, joinable
@@ -223,7 +220,7 @@ def constant_of_run(run: Subnetwork, starts: Sequence[int], weights: Sequence[Fl
     total = host.mul_up(*(claim.value for claim in (*after, *parts)), last)
     rule = f"{len(run.links)} layers together, in {len(parts)} part{'s' * (len(parts) > 1)}"
     known = [claim for claim in after if claim.value != 1]
-    return _upper(total, map_of(run), rule, *parts, *known)
+    return make_upper(total, map_of(run), rule, *parts, *known)
 
 
 def map_of(run: Subnetwork) -> Map:
@@ -273,13 +270,13 @@ def constant_of_part(part: Segment, weights: Sequence[FloatArray], norms: Norms)
     scale, shrink = alone.scale, None if np.all(before == 1) else before
     steepest = float(steep.max())
     if steepest == 0:
-        return _upper(0.0, what, "its function is constant")
+        return make_upper(0.0, what, "its function is constant")
     after = after if np.all(steep == steepest) else after * (steep / steepest)
     if not np.all(after == 1):
         scale = after if scale is None else after * scale
     norm = norms(alone.filter.layer, alone.filter.geometry, alone.filter.sizes, scale, shrink).upper
     found = host.mul_up(norm.value, host.inflate(abs(alone.alpha), 16), steepest)
-    return _upper(found, what, f"its norm times the largest slope, {number(steepest, 'upper')}", norm)
+    return make_upper(found, what, f"its norm times the largest slope, {number(steepest, 'upper')}", norm)
 
 
 def _of_kernel(part: Segment, weights: Sequence[FloatArray], norms: Norms) -> Upper:
@@ -333,7 +330,7 @@ def _concluded(part: Segment, s: float, norm: Upper) -> Upper:
     names, count = " + ".join(name for link in part.links for name in link.names), len(part.links)
     if part.chain:
         rule = f"LipSDP of a chain: |T| <= {number(s, 'upper')}, to the power of {count}"
-        return _upper(host.mul_up(*[s] * count), f"{names}, weighted", rule, norm)
+        return make_upper(host.mul_up(*[s] * count), f"{names}, weighted", rule, norm)
     s = max(s, 1.0)
     rule = f"LipSDP: K <= {number(s, 'upper')}, and (2 s - 1)^{part.depth}"
-    return _upper(host.mul_up(*[host.add_up(s, s, -1.0)] * part.depth), f"{names}, weighted", rule, norm)
+    return make_upper(host.mul_up(*[host.add_up(s, s, -1.0)] * part.depth), f"{names}, weighted", rule, norm)

@@ -14,8 +14,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from specnorm.certified import host
-from specnorm.errors import MethodError
+from specnorm import MethodError
+from specnorm.proof import host
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.linear import Add
 

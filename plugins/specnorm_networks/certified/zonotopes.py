@@ -19,9 +19,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified import arithmetic, host
-from specnorm.certified.interval import Interval, anything, enclosing
-from specnorm.problem.spec import ConvSpec
+from specnorm import ConvSpec
+from specnorm.proof import Interval, anything, arithmetic, enclosing, host
 from specnorm_networks.certified.graph import Graph, Layer, Node, concrete
 from specnorm_networks.certified.operators.base import FloatArray, LinearMap, NoBoundError, Place, Pointwise, _slopes
 from specnorm_networks.certified.operators.joins import Maximum, Minimum

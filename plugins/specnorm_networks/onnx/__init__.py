@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from specnorm.errors import ModelFileError
-from specnorm.text import install
+from specnorm import ModelFileError
+from specnorm.proof import install
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.model_arrays import ModelArrays, Sizes
 from specnorm_networks.onnx.tensors import Tensors, initialisers

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.errors import ModelFileError
+from specnorm import ModelFileError
 from specnorm_networks.model_arrays import in_float32
 
 # data_type -> (name, how it is stored, field of the message that holds it if raw_data does not)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from specnorm.errors import GeometryError, MethodError, ModelFileError
+from specnorm import GeometryError, MethodError, ModelFileError
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators import (
     Concat,

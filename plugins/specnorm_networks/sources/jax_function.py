@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from specnorm.errors import MethodError
+from specnorm import MethodError
 from specnorm_networks.model import Computed
 from specnorm_networks.sources.base import Exported
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from specnorm.errors import MethodError
+from specnorm import MethodError
 from specnorm_networks.sources import jax_function
 from specnorm_networks.sources.base import Exported
 

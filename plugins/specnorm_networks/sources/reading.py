@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from specnorm.errors import TranslationError
+from specnorm.proof import TranslationError
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators import Constant, Convolution, Matrix
 from specnorm_networks.certified.operators.base import FloatArray

@@ -25,8 +25,8 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves
 
-from specnorm.errors import MethodError
-from specnorm.text import install
+from specnorm import MethodError
+from specnorm.proof import install
 from specnorm_networks.model import Computed, Trial
 from specnorm_networks.sources.base import Array, Exported
 from specnorm_networks.sources.torch_alone import Alone

@@ -15,7 +15,7 @@ from specnorm_torch.tracing import called, replaced, tensors, version_of
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from specnorm.errors import MethodError
+from specnorm import MethodError
 from specnorm_networks.model import Computed
 from specnorm_networks.sources.base import alike
 

@@ -15,8 +15,7 @@ from typing import Any, ClassVar, TypeAlias, dataclass_transform
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified import host
-from specnorm.certified.interval import Interval, around, enclosing
+from specnorm.proof import Interval, around, enclosing, host
 from specnorm_networks.certified.operators.executed import EXACT, SINGLE, Executed, Format, smallest
 from specnorm_networks.certified.regions import Region
 from specnorm_networks.certified.shapes import Shape, concrete

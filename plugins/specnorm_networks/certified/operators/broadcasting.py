@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from specnorm.certified import host
+from specnorm.proof import host
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Place, Sizes
 from specnorm_networks.certified.shapes import Shape, Size
 

@@ -11,8 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified import host
-from specnorm.certified.interval import Interval
+from specnorm.proof import Interval, host
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Operator, Place, Program, Sizes, Slopes
 from specnorm_networks.certified.operators.broadcasting import gathered, spread
 from specnorm_networks.certified.operators.executed import smallest

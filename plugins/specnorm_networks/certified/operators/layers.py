@@ -11,11 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified import host
-from specnorm.errors import GeometryError, KernelError
-from specnorm.problem import layer_map
-from specnorm.problem.spec import ConvSpec
-from specnorm.types import AnyArray
+from specnorm import ConvSpec, GeometryError, KernelError
+from specnorm.proof import AnyArray, host, layer_map
 from specnorm_networks.certified.operators.base import (
     Apply,
     FloatArray,

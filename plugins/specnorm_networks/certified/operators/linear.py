@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from specnorm.certified import host
-from specnorm.problem.padding import padding_count
+from specnorm.proof import host, padding_rules
 from specnorm_networks.certified.operators import base, broadcasting
 from specnorm_networks.certified.operators.base import (
     Apply,
@@ -376,7 +375,7 @@ class Pad(Linear):
         for (first, last), n in zip(self.pads, broadcasting.last_sizes(place.before[0], len(self.pads)), strict=True):
             # Across an axis of an unknown size, all that reflections repeat may be one pixel.
             unknown = n is None and self.mode == "reflect"
-            counts.append(1 + first + last if unknown else padding_count(first, last, n, self.mode))
+            counts.append(1 + first + last if unknown else padding_rules.padding_count(first, last, n, self.mode))
         return host.root_up(math.prod(counts))
 
     def executed(self, place: Place, format: Format) -> Executed:

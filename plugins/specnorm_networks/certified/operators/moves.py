@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified import host
+from specnorm.proof import host
 from specnorm_networks.certified.operators.base import FloatArray, LinearMap, Move, NotRunError, Place, Sizes
 
 

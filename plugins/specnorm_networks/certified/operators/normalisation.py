@@ -15,8 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from specnorm.certified import host
-from specnorm.certified.interval import Interval, enclosing, point, within
+from specnorm.proof import Interval, enclosing, host, point, within
 from specnorm_networks.certified.operators.base import (
     FloatArray,
     Linear,

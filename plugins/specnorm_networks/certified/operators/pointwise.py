@@ -15,8 +15,7 @@ from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from specnorm.certified import host
-from specnorm.certified.interval import Interval, enclosing
+from specnorm.proof import Interval, enclosing, host
 from specnorm_networks.certified.operators.base import Ends, FloatArray, NoBoundError, Place, Pointwise
 from specnorm_networks.certified.operators.executed import EXACT, Executed, Format, smallest
 

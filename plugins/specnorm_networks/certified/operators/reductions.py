@@ -8,8 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from specnorm.certified import host
-from specnorm.certified.interval import Interval, enclosing
+from specnorm.proof import Interval, enclosing, host
 from specnorm_networks.certified.operators.base import (
     FloatArray,
     NoBoundError,

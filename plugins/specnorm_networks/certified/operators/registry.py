@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from specnorm.errors import MethodError
+from specnorm import MethodError
 from specnorm_networks.certified.operators.base import Operator
 
 Class = TypeVar("Class", bound=type[Operator])
@@ -47,7 +47,7 @@ def register_operator(cls: Class) -> Class:
     return cls
 
 
-def names() -> tuple[str, ...]:
+def registered_operators() -> tuple[str, ...]:
     """Of all operators that were added."""
     return tuple(_KNOWN)
 

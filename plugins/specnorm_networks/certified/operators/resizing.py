@@ -9,8 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from specnorm.certified import host
-from specnorm.certified.interval import Interval, enclosing
+from specnorm.proof import Interval, enclosing, host
 from specnorm_networks.certified import axes
 from specnorm_networks.certified.axes import Row
 from specnorm_networks.certified.operators.base import FloatArray, Linear, LinearMap, NoBoundError, Place, Sizes

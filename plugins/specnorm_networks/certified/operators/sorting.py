@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from specnorm.certified.interval import Interval, enclosing
+from specnorm.proof import Interval, enclosing
 from specnorm_networks.certified.operators.base import FloatArray, NotRunError, Operator, Place
 
 

@@ -7,7 +7,7 @@ from dataclasses import field
 
 import numpy as np
 
-from specnorm.certified.interval import Interval, point
+from specnorm.proof import Interval, point
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, NotRunError, Operator, Place
 
 NO_LOOPS = (

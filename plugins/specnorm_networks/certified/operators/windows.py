@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.certified import host
+from specnorm.proof import host
 from specnorm_networks.certified import axes
 from specnorm_networks.certified.axes import Row, Window
 from specnorm_networks.certified.operators.base import (

@@ -1,0 +1,54 @@
+"""The door for packages that build proofs on layers: claims, intervals, outward arithmetic, norms, running a method.
+
+What is proven is an `Upper`, a `Lower` or an `Interval`. ``make_upper``, ``make_lower`` and ``make_interval`` are for
+the ``certified`` room of a package alone, each call with the rule that it follows. What else a package needs of the
+core is in ``specnorm.__all__``.
+"""
+
+from __future__ import annotations
+
+from specnorm import backends
+from specnorm.arrays import random_vectors
+from specnorm.certificates import certificate_of
+from specnorm.certified import arithmetic, host, interval, rounding
+from specnorm.certified.bound import HypothesisError, Lower, Upper, finite, greatest, known, least
+from specnorm.certified.bound import _lower as make_lower
+from specnorm.certified.bound import _upper as make_upper
+from specnorm.certified.interval import Interval, anything, around, enclosing, point, within
+from specnorm.certified.interval import _interval as make_interval
+from specnorm.certified.matrices import norms as matrix_norms
+from specnorm.certified.matrices.stacks import matrix_norm_up
+from specnorm.certified.symbol.trigonometric import symbol_error
+from specnorm.clock import Clock, OutOfTime
+from specnorm.errors import InternalError, TranslationError
+from specnorm.explaining import lines
+from specnorm.methods.base import check_budget, check_count
+from specnorm.numerics.power import gram_power
+from specnorm.problem import frequencies as frequency_grids
+from specnorm.problem import layer_map
+from specnorm.problem import padding as padding_rules
+from specnorm.problem.spec import Layout, at_every_size
+from specnorm.proving import status_of
+from specnorm.result import Certificate
+from specnorm.runtime.execution import Execution
+from specnorm.runtime.telling import Listening
+from specnorm.runtime.values import check_values
+from specnorm.text import install, number, visible
+from specnorm.types import AnyArray, ArrayObject, ArrayOps
+
+# ruff: noqa: RUF022 - by what they are for
+# fmt: off
+__all__ = [
+    # Claims: numbers that are proven, and the rules that combine them.
+    "anything", "around", "enclosing", "finite", "greatest", "HypothesisError", "Interval", "known", "least", "Lower",
+    "make_interval", "make_lower", "make_upper", "point", "Upper", "within",
+    # Outward arithmetic: ``host`` of NumPy numbers, ``arithmetic`` of arrays, ``rounding`` for sums; norms of matrices.
+    "arithmetic", "host", "interval", "matrix_norm_up", "matrix_norms", "rounding", "symbol_error",
+    # The problem: a layer, its frequencies, its map.
+    "at_every_size", "frequency_grids", "layer_map", "Layout", "padding_rules", "random_vectors",
+    # Running a method, and what answers say.
+    "AnyArray", "ArrayObject", "ArrayOps", "backends", "Certificate", "certificate_of", "check_budget", "check_count",
+    "check_values", "Clock", "Execution", "gram_power", "install", "InternalError", "lines", "Listening", "number",
+    "OutOfTime", "status_of", "TranslationError", "visible",
+]
+# fmt: on
