@@ -24,7 +24,7 @@ from specnorm.runtime import execution
 from specnorm.runtime.table import program_for
 
 CIRCULAR: dict[str, Any] = {"padding_mode": "circular"}
-CALLS = 5300
+CALLS = 5350
 """Most calls of a search with 16 channels; NumPy's versions differ by some."""
 
 
