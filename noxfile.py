@@ -30,31 +30,32 @@ DASK = "distributed>=2024.8"
 SECOND_OPINION = "onnxruntime>=1.20"
 """What our own evaluation of ONNX nodes is compared with."""
 PYTHON_MATTERS = (
-    "tests/test_house.py", "tests/test_backends.py", "tests/test_errors.py", "tests/test_cli.py",
-    "tests/test_help.py", "tests/auditing/test_readers.py", "tests/auditing/test_checkpoints.py",
-    "tests/auditing/test_isolated.py", "tests/auditing/test_output.py", "tests/auditing/test_renderers.py",
-    "tests/auditing/test_executing.py::test_rows_are_those_of_an_audit_here",
-    "tests/methods/test_every_method.py::test_same_input_same_answer",
-    "tests/methods/test_every_method.py::test_memory_layout_does_not_matter",
-    "tests/test_value_and_grad.py::test_value_and_kind_of_arrays",
+    "tests/test_house.py", "tests/core/test_backends.py", "tests/core/test_errors.py", "tests/audit/test_cli.py",
+    "tests/audit/test_help.py", "tests/audit/test_readers.py", "tests/audit/test_checkpoints.py",
+    "tests/audit/test_isolated.py", "tests/audit/test_output.py", "tests/audit/test_renderers.py",
+    "tests/audit/test_executing.py::test_rows_are_those_of_an_audit_here",
+    "tests/core/methods/test_every_method.py::test_same_input_same_answer",
+    "tests/core/methods/test_every_method.py::test_memory_layout_does_not_matter",
+    "tests/core/test_value_and_grad.py::test_value_and_kind_of_arrays",
 )  # fmt: skip
 """What another Python could break: imports, texts, pickles, child processes, a call of each method; no numbers."""
 NIGHT = {"SPECNORM_HYPOTHESIS_PROFILE": "nightly", "SPECNORM_NIGHTLY": "1"}
 """Tests with the mark ``nightly`` run, of what else CI takes a sample all is looked at."""
 QUICK = (
-    "tests/test_house.py", "tests/test_traps.py", "tests/test_oracle.py", "tests/test_checks.py",
-    "tests/test_errors.py", "tests/test_certificates.py", "tests/test_convolution.py", "tests/test_arithmetic.py",
-    "tests/methods/test_every_method.py", "tests/methods/test_geometry.py", "tests/methods/test_certify.py",
-    "tests/methods/test_enclosure.py", "tests/methods/test_layer.py", "tests/search/test_budget.py", "tests/proof",
+    "tests/test_house.py", "tests/core/test_traps.py", "tests/core/test_oracle.py", "tests/core/test_checks.py",
+    "tests/core/test_errors.py", "tests/check/test_certificates.py", "tests/core/test_convolution.py",
+    "tests/core/test_arithmetic.py", "tests/core/methods/test_every_method.py", "tests/core/methods/test_geometry.py",
+    "tests/core/methods/test_certify.py", "tests/core/methods/test_enclosure.py", "tests/core/methods/test_layer.py",
+    "tests/core/search/test_budget.py", "tests/core/proof",
 )  # fmt: skip
 """What most mistakes in the core break first."""
 VERSIONS_MATTER = (
-    "tests/test_conformance.py",
-    "tests/test_value_and_grad.py::test_agrees_with_numpy", "tests/test_value_and_grad.py::test_zero_kernel",
-    "tests/methods/test_every_method.py::test_valid_and_tight",
-    "tests/methods/test_every_method.py::test_agrees_with_numpy",
-    "tests/methods/test_every_method.py::test_half_precision_is_measured_in_float32",
-    "tests/methods/test_every_method.py::test_gradient_of_the_frameworks",
+    "tests/core/test_conformance.py",
+    "tests/core/test_value_and_grad.py::test_agrees_with_numpy", "tests/core/test_value_and_grad.py::test_zero_kernel",
+    "tests/core/methods/test_every_method.py::test_valid_and_tight",
+    "tests/core/methods/test_every_method.py::test_agrees_with_numpy",
+    "tests/core/methods/test_every_method.py::test_half_precision_is_measured_in_float32",
+    "tests/core/methods/test_every_method.py::test_gradient_of_the_frameworks",
 )  # fmt: skip
 """What an old array library could break: a function that it lacks, a value, a dtype, a gradient."""
 STRANGER = str(ROOT / "tests" / "thirdparty")
@@ -148,8 +149,8 @@ nightly = nox.session(venv_backend="none", requires=["environment"], default=Fal
 def tests(session: nox.Session) -> None:
     """What a change can break, with every array library; compiled by JAX with less optimisation, but for soundness."""
     flags = cheap_compilation()
-    pytest(session, "--ignore=tests/soundness", backends=BACKENDS, **flags)
-    pytest(session, "tests/soundness", backends=BACKENDS)
+    pytest(session, "--ignore=tests/core/soundness", backends=BACKENDS, **flags)
+    pytest(session, "tests/core/soundness", backends=BACKENDS)
 
 
 @in_shared_environment
@@ -190,7 +191,7 @@ def oldest(session: nox.Session) -> None:
     # Whatever a method gives in JAX is compared with NumPy: only there is each held against the truth, too.
     pytest(session, *VERSIONS_MATTER, "-k", "not (test_valid_and_tight and jax32)", backends="numpy,jax32")
     transforms = "(compiled and (f4 or tn)) or (second and f4) or pytree"
-    pytest(session, "tests/test_autodiff_jax.py", "-k", transforms, backends="jax")
+    pytest(session, "tests/plugins/test_autodiff_jax.py", "-k", transforms, backends="jax")
 
 
 @nightly
@@ -205,7 +206,7 @@ def soundness(session: nox.Session) -> None:
     """Nightly: every proven value, on 100,000 kernels and 20,000 layers at a size; mutations; all published layers."""
     larger = {"SPECNORM_SOUNDNESS_KERNELS": "100000", "SPECNORM_SOUNDNESS_LAYERS": "20000"}
     files = [f"tests/test_{name}.py" for name in ("mutations", "real_weights")]
-    pytest(session, "tests/soundness", *files, backends="numpy", **NIGHT, **larger)
+    pytest(session, "tests/core/soundness", *files, backends="numpy", **NIGHT, **larger)
 
 
 @nightly
@@ -214,7 +215,7 @@ def operators(session: nox.Session) -> None:
     larger = {"SPECNORM_NETWORK_DRAWS": "100000", "SPECNORM_ONNX_DRAWS": "20000", "SPECNORM_FUZZ": "26000"}
     names = ("every_torch_operator", "every_onnx_operator", "onnxruntime")
     files = [f"tests/networks/test_{name}.py" for name in names]
-    pytest(session, *files, "tests/auditing/test_fuzz.py", "-rP", backends="numpy,torch", **NIGHT, **larger)
+    pytest(session, *files, "tests/audit/test_fuzz.py", "-rP", backends="numpy,torch", **NIGHT, **larger)
     part = 1_000_000 // CORES  # CI draws 120 in all
 
     def compositions(at: int) -> None:
@@ -232,7 +233,11 @@ def zoo(session: nox.Session) -> None:
     # Without what they require: it would bring another build of torch.
     session.install("-q", "--no-deps", *ZOO)
     session.run(
-        "pytest", "--no-header", "-s", "tests/zoo", env={"SPECNORM_ZOO": "1", "SPECNORM_TEST_BACKENDS": "torch"}
+        "pytest",
+        "--no-header",
+        "-s",
+        "tests/networks/zoo",
+        env={"SPECNORM_ZOO": "1", "SPECNORM_TEST_BACKENDS": "torch"},
     )
 
 

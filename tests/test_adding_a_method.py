@@ -42,7 +42,7 @@ def test_the_second_method_of_the_page_keeps_its_promises(tmp_path: Path) -> Non
         file.write(promise)
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist",
-         "tests/methods/test_every_method.py", "-k", "frobenius or promise or orders"],
+         "tests/core/methods/test_every_method.py", "-k", "frobenius or promise or orders"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path), "SPECNORM_TEST_BACKENDS": "numpy"},
         capture_output=True, text=True, check=False, timeout=300,

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from auditing.files import read_here
+from audit.files import read_here
 from specnorm_audit import cli
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"

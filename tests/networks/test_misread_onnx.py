@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
-from auditing.onnx_models import saved  # noqa: E402
+from audit.onnx_models import saved  # noqa: E402
 from networks.onnx_networks import everywhere, graph_of, holds, in_ball, model, steepest, values_of  # noqa: E402
 from onnx import TensorProto, helper  # noqa: E402
 from specnorm_networks import Graph, Multipliers, bound, within  # noqa: E402

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", exc_type=ImportError)
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 import numpy as np  # noqa: E402
-from auditing.onnx_models import graph_of  # noqa: E402
+from audit.onnx_models import graph_of  # noqa: E402
 from onnx_in_torch import run_onnx  # noqa: E402
 from specnorm_networks import (  # noqa: E402
     Product,

@@ -1,0 +1,203 @@
+"""Small files that take all time or memory of a reader that believes them: ``python -m audit.bombs FOLDER``.
+
+Of ONNX and of torch, written without torch. Run by `test_fuzz.py` as a process of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import resource
+import sys
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from specnorm_audit import audit
+from specnorm_audit.readers import isolated
+
+from audit import files
+from specnorm.errors import SpecnormError
+
+
+def _onnx(nodes: list[Any], arrays: dict[str, Any], shape: tuple[int, ...], inputs: tuple[str, ...] = ("x",)) -> bytes:
+    from audit.onnx_models import model
+
+    whole: bytes = model(nodes, arrays, shape, inputs=inputs, opset=13).SerializeToString()
+    return whole
+
+
+def _node(operator: str, inputs: list[str], out: str, **attributes: Any) -> Any:
+    import onnx
+
+    return onnx.helper.make_node(operator, inputs, [out], **attributes)
+
+
+def _row(count: int, make: Callable[[str, str, int], Any], shape: tuple[int, ...], **arrays: Any) -> bytes:
+    """So many nodes in a row, and a layer before them."""
+    arrays = {"w": np.eye(shape[-1], dtype=np.float32), **arrays}
+    names = [f"v{at}" for at in range(count)] + ["y"]
+    first = _node("MatMul", ["x", "w"], names[0])
+    nodes = [make(a, b, at) for at, (a, b) in enumerate(itertools.pairwise(names))]
+    return _onnx([first, *nodes], arrays, shape)
+
+
+def _used(count: int, operator: str, **attributes: Any) -> bytes:
+    """One value as all inputs of one operator."""
+    return _row(1, lambda a, b, _: _node(operator, [a] * count, b, **attributes), (1, 4))
+
+
+def _fan(count: int, joined: str, **attributes: Any) -> bytes:
+    """One value, a function of it for each input of one operator."""
+    first = [_node("MatMul", ["x", "w"], "v"), *(_node("Relu", ["v"], f"r{at}") for at in range(count))]
+    last = _node(joined, [f"r{at}" for at in range(count)], "y", **attributes)
+    return _onnx([*first, last], {"w": np.eye(4, dtype=np.float32)}, (1, 4))
+
+
+def _ladder(count: int, operator: str) -> bytes:
+    """Each value is made of the one before it, twice: the paths double."""
+    return _row(count, lambda a, b, _: _node(operator, [a, a], b), (1, 4))
+
+
+def _unsqueezed(count: int) -> bytes:
+    return _row(count, lambda a, b, _: _node("Unsqueeze", [a, "zero"], b), (1, 4), zero=np.array([0]))
+
+
+def _pooled(count: int, operator: str) -> bytes:
+    def pool(a: str, b: str, _: int) -> Any:
+        return _node(operator, [a], b, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+
+    return _row(count, pool, (1, 2, 8, 8))
+
+
+def _inputs(count: int) -> bytes:
+    names = tuple(f"x{at}" for at in range(count))
+    nodes = [_node("Sum", list(names), "s"), _node("MatMul", ["s", "w"], "y")]
+    return _onnx(nodes, {"w": np.eye(4, dtype=np.float32)}, (1, 4), names)
+
+
+ONNX: dict[str, Callable[[], bytes]] = {
+    "mean of 20 axes": lambda: _row(1, lambda a, b, _: _node("ReduceMean", [a], b, keepdims=0), (2,) * 20),
+    "mean of 16 axes of 3": lambda: _row(1, lambda a, b, _: _node("ReduceMean", [a], b), (3,) * 16),
+    "gap of 16 axes of 3": lambda: _row(1, lambda a, b, _: _node("GlobalAveragePool", [a], b), (3,) * 16),
+    "mean of 20 axes of 1000": lambda: _row(1, lambda a, b, _: _node("ReduceMean", [a], b), (1000,) * 19 + (4,)),
+    "mean over some of 20 axes": lambda: _row(
+        1, lambda a, b, _: _node("ReduceMean", [a], b, axes=list(range(0, 20, 2))), (2,) * 20
+    ),
+    "gap of 20 axes": lambda: _row(1, lambda a, b, _: _node("GlobalAveragePool", [a], b), (2,) * 20),
+    "gap of 20 axes of 50": lambda: _row(
+        1, lambda a, b, _: _node("GlobalAveragePool", [a], b), (1,) * 2 + (50,) * 17 + (4,)
+    ),
+    "pool of 20 axes": lambda: _row(
+        1, lambda a, b, _: _node("AveragePool", [a], b, kernel_shape=[2] * 18), (1, 2) + (3,) * 18
+    ),
+    "100 Unsqueeze": partial(_unsqueezed, 100),
+    "600 Unsqueeze": partial(_unsqueezed, 600),
+    "600 inputs of one Sum": partial(_used, 600, "Sum"),
+    "600 inputs of one Concat": partial(_used, 600, "Concat", axis=1),
+    "600 inputs of one Max": partial(_used, 600, "Max"),
+    "600 functions of a value, Sum": partial(_fan, 600, "Sum"),
+    "600 functions of a value, Concat": partial(_fan, 600, "Concat", axis=1),
+    "600 functions of a value, Max": partial(_fan, 600, "Max"),
+    "600 doubled, Add": partial(_ladder, 600, "Add"),
+    "60 doubled, Mul": partial(_ladder, 60, "Mul"),
+    "600 doubled, Concat": lambda: _row(600, lambda a, b, _: _node("Concat", [a, a], b, axis=1), (1, 4)),
+    "400 AveragePool": partial(_pooled, 400, "AveragePool"),
+    "400 MaxPool": partial(_pooled, 400, "MaxPool"),
+    "3000 inputs": partial(_inputs, 3000),
+}
+"""By name; each below 200 KB."""
+
+
+# -- torch's pickles -----------------------------------------------------------------------------------------------
+PUT, GET = b"q", b"h"
+"""Into the memo, and out of it; a byte says where."""
+
+
+def _checkpoint(items: dict[str, bytes]) -> bytes:
+    return files.checkpoint(files.state_dict(items | {"w": _tensor()}), {"0": bytes(64)})
+
+
+def _tensor() -> bytes:
+    return files.tensor(files.storage(16), (4, 4), (4, 1))
+
+
+def _shaped(axes: int, size: int) -> bytes:
+    """A tensor of so many axes."""
+    return _checkpoint({"v": files.tensor(files.storage(16), (size,) * axes, (1,) * axes)})
+
+
+def _made(count: int, shared: bytes, made: bytes) -> bytes:
+    """One container, and so many others that are made of it."""
+    return _checkpoint({"p": shared, "o": b"](" + made * count + b"e"})
+
+
+def _pairs(count: int) -> bytes:
+    return b"]" + PUT + b"\1(" + b"".join(files.text(f"{at}") + b"N\x86" for at in range(count)) + b"e"
+
+
+def _table(count: int) -> bytes:
+    return b"}" + PUT + b"\1(" + b"".join(files.text(f"{at}") + b"K\1" for at in range(count)) + b"u"
+
+
+def _parts(depth: int, length: int) -> bytes:
+    """Dictionaries in dictionaries under one long name, a tensor in each."""
+    first = b"}" + files.text("w") + _tensor() + PUT + b"\2s" + files.text("k" * length) + PUT + b"\1"
+    body = first + (b"}" + files.text("w") + GET + b"\2s" + GET + b"\1") * depth + b"}" + b"s" * (depth + 1)
+    return files.checkpoint(b"\x80\2" + body + b".", {"0": bytes(64)})
+
+
+_ORDERED, _COUNTER = files.name("collections", "OrderedDict"), files.name("collections", "Counter")
+_OF_ONE = GET + b"\1"
+TORCH: dict[str, Callable[[], bytes]] = {
+    "100,000 axes": partial(_shaped, 100_000, 2**62),
+    "100,000 axes of 0": partial(_shaped, 100_000, 0),
+    "20,000 axes of 250 bytes": partial(_shaped, 20_000, 2**1990),
+    "10,000 ordered dictionaries": lambda: _made(10_000, _pairs(10_000), _ORDERED + _OF_ONE + b"\x85R"),
+    "10,000 counters": lambda: _made(10_000, _table(10_000), _COUNTER + _OF_ONE + b"\x85R"),
+    "10,000 states": lambda: _made(10_000, _table(10_000), _ORDERED + b")R" + _OF_ONE + b"b"),
+    "name of 1,500 parts": partial(_parts, 1500, 5000),
+    "name of 20,000 parts": partial(_parts, 20_000, 1),
+}
+"""By name; each below 1 MB, and most of it in the zip archive without compression."""
+
+
+# -- the run -------------------------------------------------------------------------------------------------------
+SECONDS = 20
+"""Processor time for the network of each."""
+
+
+def main(folder: Path) -> None:
+    """Audit each, and write what became of it, in how much processor time."""
+    isolated.GRAPH_SECONDS, path = SECONDS, folder / "model"
+    known = {"onnx": ONNX if find_spec("onnx") else {}, "torch": TORCH if find_spec("torch") else {}}
+    told: dict[str, tuple[str, float]] = {}
+    before = 0.0
+    for name, write in (item for bombs in known.values() for item in bombs.items()):
+        path.write_bytes(write())
+        said = _outcome(path)
+        isolated._end()  # each in a process of its own, whose time counts when it is over
+        spent = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        told[name] = (said, round(spent - before, 1))
+        before = spent
+    most = max(resource.getrusage(who).ru_maxrss >> 10 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    (folder / "tally.json").write_text(json.dumps({"most MiB": most, "files": told}, indent=1))
+
+
+def _outcome(path: Path) -> str:
+    """A report or a message; anything else passes through."""
+    try:
+        report = audit(path, methods=(), max_bytes=2**28, budget=2.0)
+    except SpecnormError as error:
+        return f"refused: {str(error).partition(': ')[2]}"
+    network = report.network
+    if network is None:
+        return "rows"
+    return f"at most {network.upper}" if network.upper is not None else f"no bound: {network.unknown[0].reason}"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,242 @@
+"""The audit itself: rows are true, name what they assume, and one bad layer loses no other."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import assert_encloses
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import dense_norm, sigma_star
+from specnorm_audit import audit
+from specnorm_audit.report import Report
+from specnorm_audit.rows import least_upper
+from strategies import Recipe, recipes
+
+import specnorm
+from audit import files
+from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
+KEYS = "name kind shape stride dilation groups transposed padding_mode padding input_shape assumed lower upper "
+KEYS += "status reason note"
+
+
+def _rows(report: Report) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in report.to_dict()["layers"]}
+
+
+# -- the numbers ---------------------------------------------------------------------------------------------------
+
+
+@given(recipe=recipes(scaled=False), mode=st.sampled_from(["zeros", "circular"]), data=st.data())
+def test_interval_holds_the_layer_at_a_size(recipe: Recipe, mode: Any, data: st.DataObject) -> None:
+    kernel = recipe.kernel
+    sizes = tuple(data.draw(st.integers(1, k + 2)) for k in kernel.shape[2:])
+    (row,) = audit({"k": kernel}, input_shape=sizes, padding_mode=mode, methods=["circular"]).layers
+    assert row.status == "ok", row.reason
+    truth = dense_norm(kernel, sizes, padding_mode=mode)
+    assert_encloses(row.lower, row.upper, truth)
+    if mode == "circular":
+        assert row.values["circular"] == pytest.approx((truth.lo + truth.hi) / 2, rel=2e-6, abs=1e-30)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+@pytest.mark.parametrize("size", [None, 6])
+def test_every_method_has_a_column(mode: Any, size: int | None) -> None:
+    """The audit's names are those of `METHODS`, and its columns those of `compare`, wherever both ask for one norm."""
+    arrays = files.kernels()
+    methods = [name for name in specnorm.METHODS if size is not None or name != "power"]
+    rows = _rows(audit(arrays, input_shape=size, padding_mode=mode, methods=methods))
+    for name, row in rows.items():
+        assert row["status"] == "ok", row["reason"]
+        sizes: Any = None if size is None else (size,) * (arrays[name].ndim - 2)
+        everything = specnorm.compare(arrays[name], padding_mode=mode, input_shape=sizes)
+        for method in methods:
+            assert row[method] is not None, (name, method)
+            if method in everything:
+                assert np.ravel(row[method]).tolist() == np.ravel(everything[method].value).tolist(), (name, method)
+
+
+@pytest.mark.skipif(not EXAMPLE.exists(), reason="the example model is not in this distribution")
+def test_resnet20_against_the_published_truths() -> None:
+    pytest.importorskip("safetensors")
+    names = ["module.conv1.weight", "module.layer2.0.conv1.weight", "module.linear.weight"]
+    report = audit(EXAMPLE, layers=names, input_shape=32, methods=["circular"])
+    rows = _rows(report)
+    everywhere = _rows(audit(EXAMPLE, layers=names))
+    assert list(rows) == names
+    assert everywhere["module.conv1.weight"]["lower"] <= 10.690992 <= everywhere["module.conv1.weight"]["upper"]
+    assert everywhere["module.layer2.0.conv1.weight"]["lower"] <= 8.614992 * (1 + 1e-6)
+    assert rows["module.layer2.0.conv1.weight"]["circular"] <= 8.614992 * (1 + 1e-5)
+    assert report.to_dict()["summary"]["skipped"] == 94
+
+
+# -- what a row says -----------------------------------------------------------------------------------------------
+def test_rows_of_every_kind() -> None:
+    report = audit(files.kernels())
+    rows = _rows(report)
+    assert list(rows) == ["conv1.weight", "conv2.weight", "fc.weight"]
+    assert list(rows["conv1.weight"]) == KEYS.split()
+    conv, linear = rows["conv1.weight"], rows["fc.weight"]
+    assert (conv["kind"], conv["shape"], conv["status"], conv["reason"]) == ("conv", [4, 3, 3, 3], "ok", None)
+    assert (conv["stride"], conv["dilation"], conv["groups"], conv["transposed"]) == ([1, 1], [1, 1], 1, False)
+    assert (conv["padding_mode"], conv["padding"], conv["input_shape"]) == ("zeros", [[1, 1], [1, 1]], None)
+    assert conv["assumed"] == [
+        "stride=1", "dilation=1", "groups=1", "transposed=False", "layout=OIHW", "padding_mode=zeros", "padding=same",
+    ]  # fmt: skip
+    assert (linear["kind"], linear["stride"], linear["padding_mode"], linear["assumed"]) == ("linear", [], None, [])
+    summary, counts = report.summary, {"layers": 3, "conv": 2, "linear": 1, "errors": 0, "skipped": 3}
+    assert {name: summary[name] for name in counts} == counts
+    assert summary["max_upper"] == max(row["upper"] for row in rows.values())
+
+
+# -- what goes wrong -----------------------------------------------------------------------------------------------
+def test_a_bad_layer_is_a_row_and_the_others_are_kept(tmp_path: Path) -> None:
+    arrays: dict[str, Any] = files.kernels()
+    arrays["nan.weight"] = np.full((2, 2, 3, 3), np.nan, dtype=np.float32)
+    arrays["inf.weight"] = np.array([[1.0, np.inf]])
+    arrays["empty.weight"] = np.zeros((0, 3))
+    arrays["objects.weight"] = np.array([[None, 1]], dtype=object)
+    for source in (arrays, files.save_npz(tmp_path / "model.npz", arrays)):
+        rows = _rows(audit(source))
+        bad = {name for name, row in rows.items() if row["status"] == "error"}
+        assert bad == {"nan.weight", "inf.weight", "empty.weight", "objects.weight"}
+        assert all(rows[name]["reason"] and rows[name]["lower"] is None for name in bad)
+        assert "non-finite" in rows["nan.weight"]["reason"]
+        assert all(rows[name]["upper"] > 0 for name in ("conv1.weight", "conv2.weight", "fc.weight"))
+
+
+@pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
+def test_every_padding(mode: Any) -> None:
+    """Each row against the layer's own matrix at its size."""
+    kernel = Recipe((3, 2, 3, 3), seed=1).kernel
+    (row,) = audit({"conv.weight": kernel}, padding_mode=mode, input_shape=6, methods=["tn"]).layers
+    truth = dense_norm(kernel, 6, padding_mode=mode)
+    assert row.lower is not None
+    assert row.upper is not None
+    assert row.lower <= truth.hi
+    assert truth.lo <= row.upper <= 1.01 * row.lower
+    assert isinstance(row.values["tn"], float)
+    assert row.values["tn"] >= truth.lo
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "word"),
+    [
+        ({"methods": ["tn", "nonsense"]}, MethodError, "reshaped"),
+        ({"methods": ["power"]}, MethodError, "input_shape"),
+        ({"layout": "OHWI"}, GeometryError, "HWIO"),
+        ({"padding_mode": "mirror"}, GeometryError, "zeros"),
+        ({"input_shape": 0}, GeometryError, "positive"),
+        ({"input_shape": (4, -1)}, GeometryError, "positive"),
+        ({"input_shape": 2.5}, GeometryError, "positive"),
+        ({"backend": "nonsense"}, BackendError, "numpy"),
+        ({"device": "cpu"}, BackendError, "backend"),
+        ({"backend": "numpy", "device": "cuda:0"}, BackendError, "cpu"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_the_file_is_read(
+    arguments: dict[str, Any], error: type[Exception], word: str
+) -> None:
+    with pytest.raises(error, match=word):
+        audit("no/such/file", **arguments)
+
+
+# -- where it runs -------------------------------------------------------------------------------------------------
+
+
+# -- the least of what was proven ----------------------------------------------------------------------------------
+def test_the_upper_end_is_the_least_that_was_proven() -> None:
+    """Where a bound is attained its column is exact, and the interval's tolerance only widens it."""
+    rng = np.random.default_rng(4)
+    left, right = (np.linalg.qr(rng.standard_normal((6, 6)))[0] for _ in range(2))
+    kernel = (left @ np.diag([1.0, 1, 1, 0.9, 0.9, 0.9]) @ right)[:, :, None, None]
+    report = audit({"a.weight": specnorm.rescale(kernel, 1.0)}, methods=["tn", "f4", "grid", "power"], input_shape=4)
+    (row,) = report.layers
+    assert row.upper is not None
+    assert row.lower is not None
+    columns = [row.values[name] for name in ("tn", "f4", "grid")]
+    assert row.upper == min(row.upper, *columns)  # type: ignore[type-var]
+    assert row.upper <= 1 + 1e-12
+    assert row.lower <= sigma_star(kernel).hi
+    for word in ("estimate", "lower", "exact"):
+        other = replace(row, values={"tn": 0.5}, promises={"tn": word}, upper=1.0)
+        assert least_upper(other).upper == 1.0
+    told = least_upper(replace(row, values={"f4": 0.5}, promises={"f4": "upper"}, upper=1.0))
+    assert told.upper == 0.5
+
+
+def test_a_layer_of_a_network_counts_by_the_least_that_was_proven() -> None:
+    """A layer that is proven to be at 1 multiplies by 1, not by 1 and a tolerance."""
+    torch = pytest.importorskip("torch")
+    plugin = pytest.importorskip("specnorm_torch")
+    networks = pytest.importorskip("specnorm_networks")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(*[torch.nn.Conv2d(3, 3, 3, padding=1) for _ in range(3)]).double()
+    plugin.rescale_(model, 1.0)
+    assert networks.network_bound(model, (3, 40, 40)).upper <= 1 + 4e-5
+    plain, with_f4 = (plugin.audit_module(model, (3, 6, 6), methods=names).layers for names in ((), ["f4"]))
+    for bare, row in zip(plain, with_f4, strict=True):
+        assert bare.upper == row.upper == min(row.upper, row.values["f4"]), "f4 counts, whether it is shown or not"
+        assert (bare.values, bare.promises) == ({}, {})
+
+
+# -- trees and tables ----------------------------------------------------------------------------------------------
+def test_nested_trees_have_names_joined_by_dots() -> None:
+    kernel = np.ones((3, 3, 2, 4), np.float32)
+    tree = {"params": {"conv": {"kernel": kernel, "bias": np.zeros(4)}}, "heads": [np.eye(2), {"w": (np.eye(3),)}]}
+    report = audit(tree)
+    assert [row.name for row in report.layers] == ["params.conv.kernel", "heads.0", "heads.1.w.0"]
+    assert report.layers[0].upper == audit({"a": kernel}, layout="HWIO").layers[0].upper
+    with pytest.raises(ModelFileError, match="two of the mapping's arrays have one name"):
+        audit({"a.b": np.eye(2), "a": {"b": np.eye(2)}})
+
+
+def test_variables_of_flax_are_their_arrays() -> None:
+    nnx = pytest.importorskip("flax.nnx")
+    state = nnx.state(nnx.Linear(3, 5, rngs=nnx.Rngs(0)))
+    (row,) = audit(state).layers
+    assert (row.name, row.status) == ("kernel", "ok")
+
+
+def test_what_a_notebook_and_pandas_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = specnorm.audit({"<b>&": np.eye(2), "a.weight": np.full((2, 2), np.nan)}, methods=["tn"])
+    assert isinstance(report, specnorm.Report)
+    assert isinstance(report.layers[0], specnorm.Row)
+    page = report._repr_html_()
+    assert "<td>&lt;b&gt;&amp;</td><td>2x2</td>" in page
+    assert "<b>" not in page
+    assert page.count("<tr>") == 3
+    assert "a.weight: error: kernel of shape (2, 2)" in page
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=list))
+    assert report.to_pandas() == [row.to_dict() for row in report.layers]
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        report.to_pandas()
+
+
+@pytest.mark.parametrize("notebook", [True, False])
+def test_progress_is_shown_where_somebody_watches(
+    notebook: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if notebook:
+        monkeypatch.setitem(sys.modules, "ipykernel", SimpleNamespace())
+    audit({"a\x1b.weight": np.eye(2), "b": np.eye(2)}, progress=True)
+    err = capsys.readouterr().err
+    assert ("2/2 b" in err) == notebook
+    assert "\x1b" not in err
+
+
+def test_sizes_that_fit_no_convolution_are_refused() -> None:
+    arrays = {"a": np.ones((2, 2, 3, 3)), "b": np.eye(2)}
+    with pytest.raises(GeometryError, match=r"input_shape=3x32x32 has 3 sizes.* such as 32x32"):
+        audit(arrays, input_shape=(3, 32, 32))
+    mixed = audit(arrays | {"c": np.ones((2, 2, 3))}, input_shape=(8, 8))
+    assert [row.status for row in mixed.layers] == ["ok", "ok", "error"]

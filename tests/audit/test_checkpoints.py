@@ -1,0 +1,250 @@
+"""PyTorch state dicts: read without torch, and what is read is what torch reads."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import io
+import pickle
+import zipfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from specnorm_audit import audit
+from specnorm_audit.readers import open_model, pytorch
+
+from audit import files
+from specnorm.errors import ModelFileError
+
+LIMIT = 8 * 2**30
+DATA = np.arange(4, dtype="<f4").tobytes()
+GOOD = files.state_dict({"w": files.tensor(files.storage(4), (2, 2), (2, 1))})
+
+
+def _check(content: bytes, limit: int = LIMIT) -> None:
+    pytorch.read(io.BytesIO(content), "", limit)
+
+
+def _refused(content: bytes, limit: int = LIMIT) -> str:
+    with pytest.raises(ModelFileError) as caught:
+        _check(content, limit)
+    return str(caught.value)
+
+
+def _legacy(pickled: bytes, *data: bytes) -> bytes:
+    head = files.MAGIC + b"\x80\x02M\xe9\x03." + b"\x80\x02}."
+    keys = b"\x80\x02](" + b"".join(files.text(str(i)) for i in range(len(data))) + b"e."
+    return head + pickled + keys + b"".join((len(d) // 4).to_bytes(8, "little") + d for d in data)
+
+
+# -- without torch: what the pickle would do -----------------------------------------------------------------------
+
+
+NAMES = ["os.system", "builtins.eval", "builtins.getattr", "torch.load", "torch.nn.modules.conv.Conv2d", "__main__.Net"]
+
+
+@pytest.mark.parametrize("called", NAMES)
+def test_names_outside_a_state_dict_are_inert_and_hide_no_tensor(called: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Called with a tensor, built with one as an attribute, filled with one: nothing is imported, each is listed."""
+    monkeypatch.setattr("builtins.__import__", lambda *_: pytest.fail("something was imported"))
+    module, _, attribute = called.rpartition(".")
+    tensor = files.tensor(files.storage(4), (2, 2), (2, 1))
+    held = files.name(module, attribute) + b"(" + tensor + b"tR}" + files.text("a") + tensor + b"sb"
+    filled = files.name(module, attribute) + b")\x81(" + files.text("b") + tensor + b"u"
+    pickled = files.state_dict({"w": tensor, "x": held, "y": filled})
+    for content in (files.checkpoint(pickled, {"0": DATA}), _legacy(pickled.replace(b"tQ", b"NtQ"), DATA)):
+        found = pytorch.read(io.BytesIO(content), "", LIMIT)
+        assert [tensor.name for tensor in found.arrays] == ["w", "x.0", "x.a", "y.b"]
+        assert found.inert == (called,)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        files.tensor(files.storage(1), (1000, 1000), (0, 0)),
+        files.tensor(files.storage(4), (2, 2), (4, 1)),
+        files.tensor(files.storage(4), (4,), (1,), offset=1),
+        files.tensor(files.storage(4), (2**40, 2**40), (1, 1)),
+        files.tensor(files.storage(4), (2, 2), (2,)),
+        files.tensor(files.storage(4), (2, -2), (2, 1)),
+        files.tensor(b"N", (2, 2), (2, 1)),
+    ],
+)
+def test_tensors_beyond_their_storage_are_refused(tensor: bytes) -> None:
+    _refused(files.checkpoint(files.state_dict({"w": tensor}), {"0": DATA}))
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"\x80\x02" + files.name("collections", "OrderedDict") + b"\x81.",  # an instance without its constructor
+        GOOD[:-2] + b"N" + b"bu.",  # attributes of a tensor
+        b"\x80\x02" + files.name("torch", "FloatStorage") + b")\x81.",
+        b"\x80\x02" + files.name("collections", "Counter") + b"(](((tteetR.",
+        b"\x80\x02" + files.name("torch", "float32") + b")R.",  # a dtype is no function
+        b"\x80\x02" + files.text("x") + b")R.",
+        b"\x80\x02(" + files.text("module") + b"NNNtQ.",
+        b"\x80\x02h\x07.",  # a memo that was never written
+        b"\x80\x02t.",
+        b"\x80\x02",
+        b"",
+    ],
+)
+def test_other_pickles_are_refused(pickled: bytes) -> None:
+    _refused(files.checkpoint(pickled, {"0": DATA}))
+
+
+def test_archives_are_what_torch_writes(tmp_path: Path) -> None:
+    whole = files.checkpoint(GOOD, {"0": DATA})
+    assert "compressed" in _refused(files.checkpoint(GOOD, {"0": bytes(10**6)}, zipfile.ZIP_DEFLATED))
+    assert "around its zip archive" in _refused(b"PK\x03\x04" + whole)
+    assert "limit" in _refused(whole, 10)
+    path = tmp_path / "two.pth"
+    path.write_bytes(whole)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = b"hello"
+    assert "around its zip archive" in _refused(path.read_bytes())
+    path.write_bytes(whole)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("other/data.pkl", GOOD)
+    assert "2 pickles" in _refused(path.read_bytes())
+    for length in (4, 30, len(whole) // 2, len(whole) - 1):
+        _refused(whole[:length])
+
+
+@pytest.mark.parametrize("game", ["case", "NUL", "zip64", "header", "extra"])
+def test_archives_that_can_be_read_in_two_ways_are_refused(game: str, tmp_path: Path) -> None:
+    """Each showed a good pickle to the check, and torch opened another: no limit and no list of names held."""
+    marker = tmp_path / "ran"
+    evil = b"\x80\x02}" + files.text("w") + files.shell(marker) + b"s."
+    bomb = files.state_dict({"w": files.tensor(files.storage(4), (1000, 1000), (0, 0))})
+    for loaded in (evil, bomb):
+        message = _refused(files.two_pickles(GOOD, loaded, {"0": DATA}, game))
+        assert "two ways" in message or "called" in message or "one name" in message
+        assert not marker.exists()
+
+
+# -- files that torch wrote ------------------------------------------------------------------------------------------
+def _read(path: Path) -> dict[str, Any]:
+    with open_model(str(path)) as model:
+        return {tensor.name: tensor.load() for tensor in model.arrays}
+
+
+@pytest.mark.parametrize("how", [{}, {"_use_new_zipfile_serialization": False}, {"pickle_protocol": 4}])
+def test_every_bit_is_what_torch_reads(how: dict[str, Any]) -> None:
+    """And of files with one byte changed: what is read is read by torch, with the same bits."""
+    torch = pytest.importorskip("torch")
+    base, rng = torch.linspace(-3, 3, 24).reshape(6, 4), np.random.default_rng(0)
+    state = {
+        "t": base.T, "part": base[1:3], "tied": base.reshape(-1)[4:20].reshape(4, 4), "h": base.half(),
+        "n": torch.tensor(7),
+        "b": base[:, ::2].bfloat16(), "d": base.double(), "none": torch.zeros(0, 3), "p": torch.nn.Parameter(base[0]),
+    }  # fmt: skip
+    stream = io.BytesIO()
+    torch.save(state, stream, **how)
+    whole = stream.getvalue()
+    trials = [whole] if "pickle_protocol" in how else [whole, *(_changed(whole, rng) for _ in range(150))]
+    read = unnamed = 0
+    for at, content in enumerate(trials):
+        try:
+            model = pytorch.read(io.BytesIO(content), "", LIMIT)
+            found, inert = {x.name: x.load() for x in model.arrays}, model.inert
+        except ModelFileError:
+            assert at > 0
+            continue
+        try:  # torch reads protocol 4 with code only, and an identifier that says nothing of tensors
+            expected = state if "pickle_protocol" in how else torch.load(io.BytesIO(content), weights_only=True)
+        except UnicodeDecodeError:
+            continue
+        except pickle.UnpicklingError:  # it names what torch would import
+            unnamed += not inert
+            continue
+        assert found.keys() == expected.keys()
+        for name, x in found.items():
+            wanted = expected[name].detach()
+            wanted = (wanted.float() if wanted.dtype == torch.bfloat16 else wanted).numpy()
+            assert (x.dtype, x.shape, x.tobytes()) == (wanted.dtype, wanted.shape, wanted.tobytes())
+        read += 1
+    assert read >= len(trials) / 20
+    assert not unnamed
+
+
+def _changed(content: bytes, rng: np.random.Generator) -> bytes:
+    """One byte of the pickles or of the numbers is another, or some are gone."""
+    at, length = int(rng.integers(len(content))), int(rng.integers(0, 3))
+    return content[:at] + (b"" if length else bytes([int(rng.integers(256))])) + content[at + max(length, 1) :]
+
+
+def _saved(torch: Any, content: object) -> bytes:
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    return stream.getvalue()
+
+
+def test_expansion_bombs_are_refused() -> None:
+    torch = pytest.importorskip("torch")
+    assert "Expanded tensors" in _refused(_saved(torch, {"w": torch.zeros(1).expand(10**6, 10**6)}))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, zipped: bool) -> None:
+    marker, path = tmp_path / "ran", tmp_path / "model.pth"
+    tensor = files.tensor(files.storage(4), (2, 2), (2, 1))
+    pickled = b"\x80\x02}(" + files.text("w") + tensor + files.text("x") + files.shell(marker) + b"u."
+    path.write_bytes(
+        files.checkpoint(pickled, {"0": DATA}) if zipped else _legacy(pickled.replace(b"tQ", b"NtQ"), DATA)
+    )
+    report = audit(path)
+    assert [row.name for row in report.layers] == ["w"]
+    assert "pickle names os.system, of which nothing was constructed" in str(report)
+    assert report.summary["inert"] == ["os.system"]
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_training_scripts_save_beside_the_weights(tmp_path: Path, zipped: bool) -> None:
+    torch = pytest.importorskip("torch")
+    state = {name: torch.from_numpy(array) for name, array in files.kernels().items()}
+    beside = {
+        "best": np.float64(0.5), "args": argparse.Namespace(lr=0.1, where=Path("x")), "seen": {1, 2},
+        "log": defaultdict(list, {"loss": [1.0]}), "date": datetime.datetime(2026, 11, 24, 12),
+        "shape": {(3, 4): torch.float32}, "rng": np.random.RandomState(0).get_state(), "enum": files.Phase.TRAIN,
+    }  # fmt: skip
+    torch.save({"state_dict": state, **beside}, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    report = audit(tmp_path / "a.pt")
+    assert [row.name for row in report.layers] == ["conv1.weight", "conv2.weight", "fc.weight"]
+    assert report.unmeasured == ()
+    assert {"argparse.Namespace", "collections.defaultdict", "builtins.set"} <= {*report.inert}
+
+
+def test_kernels_that_are_not_read_are_rows(tmp_path: Path) -> None:
+    tensor = files.tensor(files.storage(4), (2, 2), (2, 1))
+    quantised = files.name("torch._utils", "_rebuild_qtensor") + b"(" + files.storage(4) + b"tR"
+    shape, array = files.integers((2, 2)), files.name("numpy.core.multiarray", "_reconstruct") + b"(NNNtR"
+    array += b"(" + files.integer(1) + shape + b"NNNtb"
+    vector = array.replace(shape, files.integers((4,)))
+    pickled = files.state_dict({"a.weight": tensor, "q": quantised, "n": array, "v": vector})
+    (tmp_path / "a.pt").write_bytes(files.checkpoint(pickled, {"0": DATA}))
+    report = audit(tmp_path / "a.pt")
+    assert {row.name: str(row.reason).split(", ")[0] for row in report.layers} == {
+        "a.weight": "None",
+        "n": "it is built by numpy.core.multiarray._reconstruct",
+        "q.0": "it is built by torch._utils._rebuild_qtensor",
+    }
+
+
+def test_whole_modules_are_read_as_their_state_dicts(tmp_path: Path) -> None:
+    """YOLO's checkpoints hold one under "model"."""
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 3), torch.nn.BatchNorm2d(2))
+    for content in (module, {"model": module, "epoch": 3}):
+        torch.save(content, tmp_path / "module.pt")
+        found = _read(tmp_path / "module.pt")
+        assert found.keys() == module.state_dict().keys()
+        assert_array_equal(found["0.weight"], module[0].weight.detach().numpy())
+    assert "holds a Tensor" in _refused(_saved(torch, torch.ones(2, 2)))
+    assert "no tensors" in _refused(_saved(torch, {"epoch": 3}))

@@ -1,0 +1,175 @@
+"""The command line: output, exit codes, messages; and no traceback, whatever it is given."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from audit import files
+
+pytest.importorskip("click")
+pytest.importorskip("jinja2")
+pytest.importorskip("safetensors")
+
+from specnorm_audit import cli
+
+from specnorm import backends
+from specnorm.backends import Listing
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A good model: norms between 2 and 30."""
+    return files.save_npz(tmp_path / "model.npz", files.kernels())
+
+
+@pytest.fixture
+def bad_model(tmp_path: Path) -> Path:
+    """A model with one layer that is NaN."""
+    return files.save_npz(tmp_path / "bad.npz", {**files.kernels(), "nan.weight": np.full((2, 2), np.nan)})
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """No model at all."""
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
+    return path
+
+
+def _norms(model: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
+    assert cli.run(["audit", str(model), "--format", "json"]) == 0
+    return {row["name"]: row for row in json.loads(capsys.readouterr().out)["layers"]}
+
+
+# -- reports -------------------------------------------------------------------------------------------------------
+def test_table(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["audit", str(model)]) == 0
+    out, err = capsys.readouterr()
+    title, verdict, *_ = out.splitlines()
+    assert title == str(model)
+    assert "layers proven" in verdict
+    assert "| conv1.weight | 4x3x3x3 |" in out
+    assert "circular" not in out
+    assert err == ""  # no progress bar where nobody watches
+
+
+def test_a_file_in_the_place_of_a_command_is_audited(
+    model: Path, bad_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also several, with options behind; a command stays one where a file is called like it, and a typo is no file."""
+    assert cli.run(["audit", str(model), "--format", "csv"]) == 0
+    expected = capsys.readouterr().out
+    assert cli.run([str(model), "--format", "csv"]) == 0
+    assert capsys.readouterr().out == expected
+    assert cli.run([str(model), str(bad_model)]) == 2
+    assert "nan.weight" in capsys.readouterr().out
+    monkeypatch.chdir(model.parent)
+    Path("backends").write_bytes(model.read_bytes())
+    assert cli.run(["backends"]) in (0, 2)
+    assert "conv" not in capsys.readouterr().out
+    assert cli.run(["adit", str(model)]) == 2
+    assert "No such command 'adit'" in capsys.readouterr().err
+
+
+# -- the file ------------------------------------------------------------------------------------------------------
+
+
+# -- pages and plots -----------------------------------------------------------------------------------------------
+
+
+# -- exit codes ----------------------------------------------------------------------------------------------------
+def test_the_gate(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = _norms(model, capsys)
+    highest = max(rows.values(), key=lambda row: float(row["upper"]))
+    upper, lower = highest["upper"], highest["lower"]
+    assert cli.run(["audit", str(model), "--fail-above", repr(upper)]) == 0
+    assert "gate passed: each of 3 layers" in capsys.readouterr().err
+    assert cli.run(["audit", str(model), "--fail-above", repr((lower + upper) / 2)]) == 1
+    err = capsys.readouterr().err
+    assert f"{highest['name']}: upper = {upper!r}" in err
+    assert "not proven" in err
+    assert "gate failed: 1 of 3" in err
+    assert cli.run(["audit", str(model), "--fail-above", repr(np.nextafter(lower, 0).item())]) == 1
+    assert f"{highest['name']}: lower = {lower!r}" in capsys.readouterr().err
+
+
+def test_exit_codes(model: Path, bad_model: Path, broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["audit", str(bad_model)]) == 2
+    assert cli.run(["audit", str(bad_model), "--fail-above", "1e6"]) == 1  # nothing is proven about the bad layer
+    assert "nan.weight: error: kernel of shape (2, 2)" in capsys.readouterr().err
+    assert cli.run(["audit", str(broken), "--fail-above", "1e6"]) == 2
+    assert cli.run(["audit", str(broken), str(model), "--fail-above", "0"]) == 1
+    assert cli.run(["audit", str(broken), str(model), "--fail-above", "1e6"]) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [], ["nonsense"], ["audit"], ["audit", "MODEL", "--format", "pdf"], ["audit", "MODEL", "--methods", "tn,x"],
+        ["audit", "MODEL", "--methods", ""], ["audit", "MODEL", "--input-shape", "0"],
+        ["audit", "MODEL", "--input-shape", "8x"], ["audit", "MODEL", "--input-shape", "٣"],
+        ["audit", "MODEL", "--input-shape", "9" * 5000], ["audit", "MODEL", "--fail-above", "nan"],
+        ["audit", "MODEL", "--fail-above", "-1"], ["audit", "MODEL", "--fail-above", "inf"],
+        ["audit", "MODEL", "--layout", "HWOI"], ["audit", "MODEL", "--padding-mode", "mirror"],
+        ["audit", "MODEL", "--output", "no/such/folder/report"], ["audit", "MODEL", "--output", os.devnull],
+        ["audit", "MODEL", "--methods", "power"], ["audit", "MODEL", "--backend", "nonsense"],
+        ["audit", "MODEL", "--device", "cpu"], ["audit", "MODEL", "--backend", "numpy", "--device", "cuda:9"],
+        ["audit", "MODEL", "--max-bytes", "0"], ["audit", "MODEL", "--max-bytes", "100"], ["audit", "no/such/file"],
+        ["audit", "MODEL", "--layers", "nothing*"], ["audit", "MODEL", "--fail-above", "1_0"],
+        ["audit", "MODEL", "--budget", "10 minutes"], ["audit", "MODEL", "--rtol", "1_0e-2"], ["help", "nonsense"],
+    ],
+)  # fmt: skip
+def test_wrong_usage(arguments: list[str], model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([str(model) if word == "MODEL" else word for word in arguments]) == 2
+    err = capsys.readouterr().err
+    assert err
+    assert "Traceback" not in err
+
+
+def test_a_crash_is_not_taken_for_a_failed_gate(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def crashes(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "audit", crashes)
+    assert cli.run(["audit", str(model)]) == 2
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "audit", interrupted)
+    assert cli.run(["audit", str(model)]) == 130
+
+
+# -- hostile names -------------------------------------------------------------------------------------------------
+
+
+# -- as a process --------------------------------------------------------------------------------------------------
+
+
+# -- backends ------------------------------------------------------------------------------------------------------
+def test_backends_lists_what_is_there_and_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["backends"]) == 0
+    assert f"version {np.__version__}; devices: cpu" in capsys.readouterr().out
+    rows = [
+        Listing("a", "dist 1", None, (), "BrokenBackend: \x1b[31m"),
+        Listing("bb", "dist 2", "3", ("x:0", "x:1"), None),
+    ]
+    monkeypatch.setattr(backends, "listing", lambda: rows)
+    assert cli.run(["backends"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "a   BrokenBackend: \\x1b[31m  [dist 1]",
+        "bb  version 3; devices: x:0, x:1  [dist 2]",
+    ]
+    monkeypatch.setattr(backends, "listing", list)
+    assert cli.run(["backends"]) == 2

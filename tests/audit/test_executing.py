@@ -1,0 +1,168 @@
+"""Audits elsewhere: every executor, workers that die, layers that kill, and interruptions."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from specnorm_audit import audit
+from specnorm_audit.processes import WorkerLost, Workers
+from specnorm_audit.report import Report
+
+from audit import files
+from audit.deadly import deadly
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's signals and /proc")
+
+
+def _kernels(count: int) -> dict[str, NDArray[np.float64]]:
+    random = np.random.RandomState(0)
+    return {f"{i}.weight": random.standard_normal((3, 2, 3)) for i in range(count)}
+
+
+def _processes(method: str) -> Callable[[], Executor]:
+    return lambda: ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method))
+
+
+EXECUTORS: dict[str, Callable[[], Executor]] = {
+    "threads": lambda: ThreadPoolExecutor(2),
+    "spawn": _processes("spawn"),
+    "own": lambda: Workers(2),
+}
+
+
+def _assert_complete(report: Report, arrays: dict[str, Any], plain: dict[str, Any]) -> None:
+    """Every layer once, in order, with the numbers of an audit without executor."""
+    assert [row.name for row in report.layers] == list(arrays)
+    alone = audit(plain)
+    for row, other in zip(report.layers, alone.layers, strict=True):
+        if row.status == "ok":
+            assert (row.lower, row.upper, row.values) == (other.lower, other.upper, other.values)
+
+
+# -- every executor ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", EXECUTORS)
+def test_rows_are_those_of_an_audit_here(name: str, tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {**_kernels(5), "nan.weight": np.full((2, 2), np.nan)}
+    path = files.save_npz(tmp_path / "model.npz", arrays)
+    with EXECUTORS[name]() as pool:
+        there = audit(path, executor=pool)
+    assert there.to_dict() == audit(path).to_dict()
+    assert [row.note for row in there.layers] == [None] * 6
+
+
+# -- workers that die ----------------------------------------------------------------------------------------------
+@LINUX
+@pytest.mark.parametrize(("name", "deaths"), [("spawn", 1), ("own", 1000)])
+def test_a_worker_that_dies_loses_no_layer(name: str, deaths: int, tmp_path: Path) -> None:
+    plain = _kernels(6)
+    arrays: dict[str, Any] = {**plain, "2.weight": deadly(plain["2.weight"], tmp_path / "deaths", deaths)}
+    with EXECUTORS[name]() as pool:
+        report = audit(arrays, executor=pool)
+    _assert_complete(report, arrays, plain)
+    row = report.layers[2]
+    if name == "spawn":
+        assert row.status == "ok"
+        assert str(row.note).startswith("measured in a process of its own; the executor failed with BrokenProcessPool")
+    else:  # which knows whose death it was
+        assert row.reason == "the process that measures it dies: SIGKILL, often for lack of memory."
+        assert [other.note for other in report.layers] == [None] * 6
+    assert [other.reason for other in report.layers if other is not row] == [None] * 5
+
+
+class _Failing(Executor):
+    """Does as told: refuses, cancels, raises, answers, waits; or answers, or raises in, the first call that waits."""
+
+    def __init__(self, *plan: BaseException | str) -> None:
+        self.plan = list(plan)
+        self.given: list[Future[Any]] = []
+        self.calls: list[Callable[[], Any]] = []
+
+    def submit(self, function: Any, /, *arguments: Any, **_: Any) -> Future[Any]:
+        step = self.plan.pop(0) if self.plan else "answer"
+        future: Future[Any] = Future()
+        self.given.append(future)
+        self.calls.append(partial(function, *arguments))
+        if step == "refuse":
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if step == "cancel":
+            future.cancel()
+        elif step == "answer":
+            future.set_result(self.calls[-1]())
+        elif step == "answer the first":
+            self.given[0].set_result(self.calls[0]())
+        elif step == "interrupt the first":
+            self.given[0].set_exception(KeyboardInterrupt())
+        elif isinstance(step, BaseException):
+            future.set_exception(step)
+        return future
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ("cancel", "CancelledError"),
+        (OSError("gone\naway"), "OSError: gone"),
+        (SystemExit(3), "SystemExit: 3"),
+        ("refuse", "RuntimeError: cannot schedule"),
+    ],
+)
+def test_every_way_to_lose_a_layer(step: Any, words: str) -> None:
+    arrays = _kernels(2)
+    report = audit(arrays, executor=_Failing(step))
+    _assert_complete(report, arrays, arrays)
+    assert [row.status for row in report.layers] == ["ok", "ok"]
+    assert str(report.layers[0].note).startswith(f"measured in a process of its own; the executor failed with {words}")
+    assert report.layers[1].note is None
+
+
+# -- interruptions -------------------------------------------------------------------------------------------------
+
+
+@LINUX
+def test_own_workers_do_not_outlive_an_interruption() -> None:
+    """A layer that takes a minute is not waited for."""
+    pool = Workers(1)
+    with pool:
+        running, waiting = pool.submit(time.sleep, 60), pool.submit(time.sleep, 60)
+        while not pool.workers:
+            time.sleep(0.01)
+        process = pool.workers[0].process.pid
+        pool.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert isinstance(running.exception(), WorkerLost)
+    assert waiting.cancelled()
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+# -- processes of our own ------------------------------------------------------------------------------------------
+
+
+# -- dask: last, since forks after its threads have started are not safe -----------------------------------------------
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Dask workers."""
+    distributed: Any = pytest.importorskip("distributed", reason="not installed: pip install distributed")
+    dask: Any = pytest.importorskip("dask")
+    workers: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(**workers) as local,
+        distributed.Client(local) as client,
+    ):
+        yield client
+
+
+def test_dask(cluster: Any) -> None:
+    arrays: dict[str, Any] = {**_kernels(5), "nan.weight": np.full((2, 2), np.nan)}
+    assert audit(arrays, executor=cluster.get_executor()).to_dict() == audit(arrays).to_dict()

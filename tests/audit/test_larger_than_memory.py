@@ -1,0 +1,119 @@
+"""A file larger than memory is audited, layer by layer."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from audit import files
+
+# -- larger than memory --------------------------------------------------------------------------------------------
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limits of memory")
+ROWS = 2**19
+"""A layer of 2**19 by 4 float32 numbers: 8 MiB."""
+LAYERS = 44
+LIMIT = 320 * 2**20
+"""Of memory; the layers together have 352 MiB."""
+
+_AUDIT = """
+import resource, sys
+from concurrent.futures import ThreadPoolExecutor
+resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
+import specnorm
+from specnorm_audit import executing
+executing.IN_FLIGHT = 16 * 2**20
+try:
+    bytearray(LIMIT)
+except MemoryError:
+    pass
+else:
+    sys.exit("the limit does not hold")
+with ThreadPoolExecutor(1) as pool:
+    report = specnorm.audit(sys.argv[1], methods=[], executor=pool if sys.argv[2:] else None)
+bad = [row.reason for row in report.layers if row.reason]
+assert not bad, bad
+print(len(report.layers), max(row.lower for row in report.layers))
+"""
+
+
+def _sparse_safetensors(path: Path) -> None:
+    """Layers of zeros, 4 GiB that are no layer, and a layer that is not zero; zeros take no room on the disk."""
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in [
+        *((f"{i}.weight", [ROWS, 4]) for i in range(LAYERS)),
+        ("table", [2**30]),
+        ("last.weight", [2, 2]),
+    ]:
+        begin, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.seek(end - 16, 1)
+        file.write(np.diag([3.0, 1.0]).astype("<f4").tobytes())
+
+
+def _npz(path: Path) -> None:
+    layer = np.zeros((ROWS, 4), dtype=np.float32)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        data = files.npy(layer)
+        for i in range(LAYERS):
+            archive.writestr(f"{i}.weight.npy", data)
+        archive.writestr("last.weight.npy", files.npy(np.diag([3.0, 1.0]).astype(np.float32)))
+
+
+@LINUX
+@pytest.mark.parametrize(("kind", "executor"), [("safetensors", ["executor"]), ("npz", [])])
+@pytest.mark.nightly
+def test_a_file_larger_than_memory(kind: str, executor: list[str], tmp_path: Path) -> None:
+    if kind == "safetensors":
+        pytest.importorskip("safetensors")
+    path = tmp_path / "model"
+    {"safetensors": _sparse_safetensors, "npz": _npz}[kind](path)
+    done = subprocess.run(
+        [sys.executable, "-c", f"LIMIT = {LIMIT}\n{_AUDIT}", str(path), *executor],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    count, largest = done.stdout.split()
+    assert int(count) == LAYERS + 1
+    assert float(largest) == pytest.approx(3, rel=1e-3)
+
+
+@LINUX
+def test_a_state_dict_larger_than_memory(tmp_path: Path) -> None:
+    """Its tensors are read when they are measured, and their pages need not stay."""
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "model.pt"
+    arrays = {f"{i}.weight": torch.zeros(ROWS, 4) for i in range(LAYERS)}
+    torch.save({**arrays, "last.weight": torch.diag(torch.tensor([3.0, 1.0]))}, path)
+    del arrays
+    code = """
+import sys, torch, specnorm
+def private():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+specnorm.audit({"x": torch.zeros(8, 4)}, methods=[])
+before, most = private(), 0
+def look(*_):
+    global most
+    most = max(most, private() - before)
+report = specnorm.audit(sys.argv[1], methods=[], progress=look)
+print(len(report.layers), max(row.lower for row in report.layers), most)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True, timeout=300
+    )
+    count, largest, most = done.stdout.split()
+    assert int(count) == LAYERS + 1
+    assert float(largest) == pytest.approx(3, rel=1e-3)
+    assert int(most) < LAYERS * ROWS * 4 * 4 / 3

@@ -1,0 +1,151 @@
+"""Kernels of Flax and Keras in files that do not say so, and kernels of whole numbers: none passes a gate unseen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from specnorm_audit import audit, gates
+from specnorm_audit.layouts import conventions
+from specnorm_networks.model_arrays import Tensor
+
+from audit import files
+
+RANDOM = np.random.RandomState(0)
+SMALL = np.eye(4, dtype=np.float32)
+
+
+def norm(kernel: NDArray[Any], axes: str) -> float:
+    """The norm at every size, on a fine grid of frequencies: never above it."""
+    order = [axes.index(axis) for axis in ("OI" + axes.replace("O", "").replace("I", ""))]
+    torch = kernel.astype(np.float64).transpose(order)
+    sizes = (64,) * (torch.ndim - 2)
+    symbols = np.fft.fftn(torch, sizes, axes=range(2, torch.ndim))
+    return float(np.linalg.norm(np.moveaxis(symbols, (0, 1), (-2, -1)), 2, axis=(-2, -1)).max())
+
+
+def drawn(*shape: int) -> NDArray[np.float32]:
+    return RANDOM.standard_normal(shape).astype(np.float32)
+
+
+FLAX = {
+    "params.a.kernel": drawn(3, 3, 2, 8), "params.a.bias": drawn(8), "params.b.kernel": drawn(3, 3, 8, 3),
+    "params.c.kernel": drawn(3, 3, 4),
+}  # fmt: skip
+TORCH = {"a.weight": drawn(8, 2, 3, 3), "b.weight": drawn(3, 8, 3, 3), "c.basis": drawn(4, 3, 3)}
+
+
+@pytest.mark.parametrize("save", [files.save_npz, files.save_safetensors])
+@pytest.mark.parametrize(("arrays", "layout"), [(FLAX, "HWIO"), (TORCH, "OIHW")])
+def test_names_and_biases_decide(save: Any, arrays: dict[str, Any], layout: str, tmp_path: Path) -> None:
+    report = audit(save(tmp_path / "model", arrays), methods=())
+    for row in report.layers:
+        axes = layout if len(row.shape) == 4 else layout.replace("H", "")
+        assert f"layout={axes}" in row.assumed
+        assert row.upper is not None
+        assert row.lower is not None
+        exact = norm(arrays[row.name], axes)
+        assert exact * (1 - 1e-5) <= row.upper <= 1.01 * exact
+        assert row.lower <= row.upper
+
+
+@pytest.mark.parametrize("save", [files.save_npz, files.save_safetensors])
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"params.conv.kernel": np.ones((3, 3, 1, 1), np.float32)},
+        {"params.conv.kernel": drawn(3, 3, 1, 8)},
+        {"conv/w": drawn(5, 2, 3)},
+        {"conv/w": drawn(3, 3, 4, 4), "conv/b": drawn(7)},
+        {"a.weight": drawn(4, 4, 3, 3), "b.kernel": drawn(3, 3, 1, 8)},
+    ],
+)
+def test_what_is_not_decided_is_read_both_ways(save: Any, arrays: dict[str, Any], tmp_path: Path) -> None:
+    report = audit(save(tmp_path / "model", arrays), methods=("tn", "f4", "reshaped"))
+    row = next(row for row in report.layers if row.name != "a.weight")
+    torch, flax = ("OIHW", "HWIO") if len(row.shape) == 4 else ("OIW", "WIO")
+    assert f"layout={torch} or {flax}" in row.assumed
+    readings = [norm(arrays[row.name], axes) for axes in (torch, flax)]
+    assert row.upper is not None
+    assert row.lower is not None
+    assert max(readings) * (1 - 1e-5) <= row.upper <= 1.01 * max(readings)
+    assert 0.99 * min(readings) <= row.lower <= min(readings) * 1.01
+    assert max(readings) * (1 - 1e-5) <= float(row.values["f4"])  # type: ignore[arg-type]
+    assert gates.norms(report, 0.99 * max(readings)).outcome == "failed"
+
+
+@pytest.mark.parametrize(
+    ("shapes", "expected"),
+    [
+        ([(8, 1, 3, 3), (4, 8, 5, 5)], ("OIHW",)),
+        ([(3, 3, 1, 8), (5, 5, 8, 4)], ("HWIO",)),
+        ([(3, 3, 1, 8), (3, 3, 8, 4)], ("OIHW", "HWIO")),
+        ([(3, 3, 1, 8), (3, 3, 16, 4)], ("OIHW", "HWIO")),  # not in the network's order
+        ([(4, 1, 3, 3), (16, 8, 3, 3)], ("OIHW", "HWIO")),
+        ([(3, 3, 3, 3)], ("OIHW", "HWIO")),
+    ],
+)
+def test_channels_of_the_next_layer(shapes: list[tuple[int, ...]], expected: tuple[str, ...]) -> None:
+    tensors = [Tensor(f"k{at}.w", shape, "float32", list) for at, shape in enumerate(shapes)]
+    assert set(conventions(tensors).values()) == {expected}
+
+
+def test_attention_of_flax_is_refused(tmp_path: Path) -> None:
+    """Its kernel (1, 4, 4) is the matrix 1 x 16, of norm 4; as a convolution it had 1."""
+    path = files.save_npz(tmp_path / "m.npz", {"att.query.kernel": SMALL[None], "ok.weight": SMALL})
+    report = audit(path)
+    assert {row.name: row.status for row in report.layers} == {"att.query.kernel": "error", "ok.weight": "ok"}
+
+
+# -- whole numbers, records and text -----------------------------------------------------------------------------------
+RECORDS = np.zeros(4, dtype=[("w", "<f4", (2,))])
+SMALLER = np.zeros((), dtype=[("w", "<f2", (2, 2))])
+HIDDEN: dict[str, Any] = {
+    "int8": np.full((4, 4), 100, np.int8), "uint8": np.full((4, 4, 3, 3), 100, np.uint8),
+    "int16": np.full((4, 4), 100, np.int16), "int32": np.full((4, 4, 3), 100, np.int32),
+}  # fmt: skip
+IN_NPZ: dict[str, Any] = HIDDEN | {
+    "int64": np.full((4, 4), 100), "text": np.full((4, 4), "100"), "bytes": np.full((4, 4), b"100"), "records": RECORDS,
+    "one record": SMALLER,
+}  # fmt: skip
+
+
+def undecided(path: Path) -> None:
+    report = audit(path)
+    assert gates.norms(report, 2.0).outcome != "passed"
+    assert "q.weight" in [row.name for row in (*report.unmeasured, *report.layers)]
+
+
+@pytest.mark.parametrize("kind", IN_NPZ)
+def test_npz(kind: str, tmp_path: Path) -> None:
+    undecided(files.save_npz(tmp_path / "m.npz", {"ok.weight": SMALL, "q.weight": IN_NPZ[kind]}))
+
+
+@pytest.mark.parametrize("kind", HIDDEN)
+def test_safetensors(kind: str, tmp_path: Path) -> None:
+    array = HIDDEN[kind]
+    named = {"int": "I", "uint": "U"}[kind.rstrip("0123456789")] + kind.lstrip("uint")
+    stored = {"ok.weight": ("F32", (4, 4), SMALL.tobytes()), "q.weight": (named, array.shape, array.tobytes())}
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(files.safetensors_bytes(stored))
+    undecided(path)
+
+
+@pytest.mark.parametrize("kind", sorted(HIDDEN.keys() - {"uint16"}))
+def test_pytorch(kind: str, tmp_path: Path) -> None:
+    torch: Any = pytest.importorskip("torch")
+    path = tmp_path / "m.pt"
+    torch.save({"ok.weight": torch.tensor(SMALL), "q.weight": torch.tensor(HIDDEN[kind])}, path)
+    undecided(path)
+
+
+@pytest.mark.parametrize("kind", HIDDEN)
+def test_hdf5(kind: str, tmp_path: Path) -> None:
+    h5py: Any = pytest.importorskip("h5py")
+    path = tmp_path / "m.h5"
+    with h5py.File(path, "w") as file:
+        file["ok.weight"], file["q.weight"] = SMALL, HIDDEN[kind]
+    undecided(path)

@@ -1,0 +1,179 @@
+"""ONNX models: the geometry and the kernels of every layer, against onnx's own reference evaluator."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+onnx = pytest.importorskip("onnx", exc_type=ImportError)
+from onnx import helper  # noqa: E402
+from onnx.reference import ReferenceEvaluator  # noqa: E402
+
+import specnorm  # noqa: E402
+from audit.onnx_models import Arrays, by_product, drawing, matrix_of, model, node, norm, saved  # noqa: E402
+
+DATA = Path(__file__).parent.parent / "data"
+RNG = np.random.RandomState(0)
+weights = drawing(RNG)
+
+
+# -- geometry ------------------------------------------------------------------------------------------------------
+LAYERS: dict[str, tuple[Any, Arrays, tuple[int, ...]]] = {
+    "plain": (node("Conv", "x", "w", "b"), {"w": weights(3, 2, 3, 3), "b": weights(3)}, (1, 2, 6, 7)),
+    "strided, uneven pads": (
+        node("Conv", "x", "w", strides=[2, 1], pads=[1, 0, 2, 1], dilations=[1, 2]),
+        {"w": weights(3, 2, 3, 2)},
+        (1, 2, 6, 7),
+    ),
+    "depthwise": (node("Conv", "x", "w", group=3, pads=[1, 1, 1, 1]), {"w": weights(3, 1, 3, 3)}, (1, 3, 5, 5)),
+    "1-D": (node("Conv", "x", "w", strides=[3], pads=[2, 1]), {"w": weights(4, 2, 5)}, (1, 2, 11)),
+    "3-D": (node("Conv", "x", "w", pads=[1, 0, 1, 1, 0, 1]), {"w": weights(2, 2, 3, 2, 3)}, (1, 2, 4, 3, 4)),
+    "same upper": (
+        node("Conv", "x", "w", auto_pad="SAME_UPPER", strides=[2, 2]),
+        {"w": weights(2, 2, 3, 4)},
+        (1, 2, 6, 7),
+    ),
+    "same lower": (
+        node("Conv", "x", "w", auto_pad="SAME_LOWER", strides=[2, 3]),
+        {"w": weights(2, 2, 3, 4)},
+        (1, 2, 6, 7),
+    ),
+    "valid": (node("Conv", "x", "w", auto_pad="VALID"), {"w": weights(2, 2, 3, 4)}, (1, 2, 6, 7)),
+    "transposed": (
+        node("ConvTranspose", "x", "w", strides=[2, 2], pads=[1, 0, 1, 1], output_padding=[1, 0]),
+        {"w": weights(2, 3, 3, 3)},
+        (1, 2, 4, 3),
+    ),
+    "transposed, groups": (
+        node("ConvTranspose", "x", "w", strides=[2, 1], group=2, dilations=[1, 2]),
+        {"w": weights(4, 2, 3, 2)},
+        (1, 4, 3, 4),
+    ),
+    "transposed to a shape": (
+        node("ConvTranspose", "x", "w", strides=[3, 2], output_shape=[10, 8]),
+        {"w": weights(2, 1, 3, 3)},
+        (1, 2, 3, 4),
+    ),
+    "output padding beyond the crop": (
+        node("ConvTranspose", "x", "w", strides=[3, 3], output_padding=[2, 1]),
+        {"w": weights(2, 1, 2, 2)},
+        (1, 2, 3, 4),
+    ),
+    "gemm": (node("Gemm", "x", "w", "b", alpha=0.5), {"w": weights(5, 4), "b": weights(4)}, (1, 5)),
+    "gemm, turned": (node("Gemm", "x", "w", transB=1), {"w": weights(4, 5)}, (1, 5)),
+    "matmul": (node("MatMul", "x", "w"), {"w": weights(5, 4)}, (1, 3, 5)),
+    "matmul from the left": (node("MatMul", "w", "x"), {"w": weights(5, 4)}, (1, 4, 2)),
+}
+
+
+def transposed_matrix(operator: Any, w: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """By loops: onnx's evaluator knows neither groups nor output_shape here."""
+    given = {a.name: helper.get_attribute_value(a) for a in operator.attribute}
+    (sh, sw), (dh, dw) = given.get("strides", [1, 1]), given.get("dilations", [1, 1])
+    groups, (eh, ew) = given.get("group", 1), given.get("output_padding", [0, 0])
+    _, cin, h, wide = shape
+    rows, columns = sh * (h - 1) + dh * (w.shape[2] - 1) + 1, sw * (wide - 1) + dw * (w.shape[3] - 1) + 1
+    full = np.zeros((cin * h * wide, w.shape[1] * groups, rows + eh, columns + ew))
+    for i, y, x, o, k, m in np.ndindex(cin, h, wide, *w.shape[1:]):
+        full[(i * h + y) * wide + x, i // (cin // groups) * w.shape[1] + o, sh * y + dh * k, sw * x + dw * m] += w[
+            i, o, k, m
+        ]
+    top, left, bottom, right = given.get("pads", [0, 0, 0, 0])
+    if "output_shape" in given:
+        spare = [n - m for n, m in zip((rows, columns), given["output_shape"], strict=True)]
+        top, left = (n - n // 2 for n in spare)
+        bottom, right = spare[0] - top, spare[1] - left
+    cut = full[:, :, top : full.shape[2] - bottom, left : full.shape[3] - right]
+    return cut.reshape(len(full), -1).T
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_row_and_network_enclose_the_operator(name: str, tmp_path: Path) -> None:
+    operator, arrays, shape = LAYERS[name]
+    proto = model([operator], arrays, shape)
+    exact = norm(
+        transposed_matrix(operator, arrays["w"], shape)
+        if operator.op_type == "ConvTranspose"
+        else matrix_of(proto, shape)
+    )
+    report = specnorm.audit(saved(proto, tmp_path / "m.onnx"), input_shape="file")
+    (row,) = report.layers
+    assert row.status == "ok", row.reason
+    assert row.assumed == ()
+    assert row.lower is not None
+    assert row.upper is not None
+    assert row.lower <= exact * (1 + 1e-6)
+    assert exact * (1 - 1e-6) <= row.upper
+    assert row.upper <= exact * 1.0021
+    assert report.network is not None
+    assert report.network.upper is not None
+    assert exact * (1 - 1e-6) <= report.network.upper <= exact * 1.0021
+
+
+def test_kernel_used_twice(tmp_path: Path) -> None:
+    """One row for one geometry, two for two."""
+    w = weights(2, 2, 3, 3)
+    twice = [node("Conv", "x", "w", pads=[1, 1, 1, 1], out="a"), node("Conv", "a", "w", pads=[1, 1, 1, 1])]
+    assert len(specnorm.audit(saved(model(twice, {"w": w}, (1, 2, 6, 6)), tmp_path / "a.onnx")).layers) == 1
+    other = [node("Conv", "x", "w", pads=[1, 1, 1, 1], out="a"), node("Conv", "a", "w", strides=[2, 2])]
+    report = specnorm.audit(saved(model(other, {"w": w}, (1, 2, 6, 6)), tmp_path / "b.onnx"))
+    assert [row.name for row in report.layers] == ["w", "w (node y)"]
+    assert [row.spec.stride for row in report.layers if row.spec is not None] == [(1, 1), (2, 2)]
+
+
+def test_what_an_unread_operator_holds_is_never_left_out_silently(tmp_path: Path) -> None:
+    """Integers, more axes than a layer has; not what a read operator takes: a table, an index."""
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "o"]),
+        helper.make_node("ConvInteger", ["q", "w"], ["a"], name="cell"),
+        helper.make_node("Attention", ["x", "six"], ["b"], name="other"),
+        node("Conv", "x", "k", out="y"),
+        helper.make_node("Gather", ["table", "at"], ["t"]),
+    ]
+    arrays: Arrays = {
+        "w": np.ones((2, 2, 3, 3), dtype=np.int8),
+        "six": weights(1, 1, 2, 2, 2, 2),
+        "k": weights(3, 3, 1),
+        "at": np.array([[0, 1]]),
+        "table": weights(4, 4),
+    }
+    report = specnorm.audit(saved(model(nodes, arrays, (5, 3, 3)), tmp_path / "m.onnx"))
+    assert [row.name for row in report.layers] == ["k"]
+    assert {row.name: "which is not read" in str(row.reason) for row in report.unmeasured} == {"w": True, "six": True}
+
+
+# -- the real model ------------------------------------------------------------------------------------------------
+def test_published_model_against_the_reference_evaluator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ultra-Light-Fast face detector: 52 convolutions, all of them found; the bound holds for pairs of images.
+
+    Its layers together are bounded by the session `audit`, which takes half a minute for it.
+    """
+    by_product(monkeypatch)
+    (path,) = (DATA / "rfb320").glob("*.onnx")
+    report = specnorm.audit(path, methods=["reshaped"])
+    assert report.summary["conv"] == 52
+    assert report.summary["errors"] == 0
+    assert all(row.assumed == () for row in report.layers)
+    found = report.network
+    assert found is not None
+    assert found.unknown == ()
+    assert found.upper is not None
+    assert found.heuristic is not None
+    assert found.heuristic < found.upper
+    proto = onnx.load(str(path))
+    # At a size that the evaluator takes a second for; the bound of each layer holds at every size.
+    run = ReferenceEvaluator(proto)
+    image = np.clip(np.add.outer(np.sin(np.arange(240) / 9), np.cos(np.arange(320) / 7)), -1, 1).astype(np.float32)
+    x = np.stack([image, image.T[:240, :].repeat(2, 1)[:, :320], -image])[None]
+    y = x + 0.01 * RNG.standard_normal(x.shape).astype(np.float32)
+    rise = sum(
+        float(np.sum((a - b) ** 2))
+        for a, b in zip(run.run(None, {"input": x}), run.run(None, {"input": y}), strict=True)
+    )
+    ratio = math.sqrt(rise) / float(np.linalg.norm(x - y))
+    assert 0 < ratio <= found.upper

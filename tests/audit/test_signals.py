@@ -1,0 +1,122 @@
+"""The command when it is ended from outside, and processes of ours whose parent dies: nothing is left, nothing said."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from audit import files
+
+for _name in ("click", "rich", "safetensors"):
+    pytest.importorskip(_name)
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="processes as Linux shows them")
+ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP] if sys.platform != "win32" else [signal.SIGINT]
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _usual() -> None:
+    """Signals as a shell's foreground has them."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+
+
+def _ended(pids: list[int], seconds: float) -> list[int]:
+    """Those that run after so many seconds."""
+    until = time.monotonic() + seconds
+    while (left := [pid for pid in pids if _runs(pid)]) and time.monotonic() < until:
+        time.sleep(0.02)
+    return left
+
+
+@LINUX
+@pytest.mark.parametrize("number", [*ENDING, signal.SIGKILL])
+def test_a_signal_ends_the_command_and_its_workers(tmp_path: Path, number: signal.Signals) -> None:
+    """Within seconds on a loaded machine, whatever they measure; the old report is kept, and nothing is said."""
+    kernel = np.random.RandomState(0).standard_normal((24, 24, 3, 3)).astype(np.float32)
+    model = files.save_npz(tmp_path / "model.npz", {f"conv{i}.weight": kernel for i in range(400)})
+    output = tmp_path / "report.json"
+    output.write_text("old")
+    words = ["audit", str(model), "--jobs", "2", "--format", "json", "--output", str(output), "--rtol", "1e-6"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "specnorm", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=_usual,
+    )  # fmt: skip
+    until = time.monotonic() + 60
+    while len(workers := _children(running.pid)) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    time.sleep(1)
+    running.send_signal(number)
+    _, said = running.communicate(timeout=10)  # the workers hold stderr too
+    assert not _ended(workers, 5)
+    assert said == ""
+    assert running.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    assert output.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.npz", "report.json"]
+
+
+_INTERRUPTS = """
+import os, signal, sys
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == os.environ["AT"]:
+            os.kill(os.getpid(), int(os.environ["NUMBER"]))
+sys.meta_path.insert(0, Interrupting())
+"""
+
+
+@LINUX
+@pytest.mark.parametrize("number", ENDING)
+@pytest.mark.parametrize("module", ["numpy", "specnorm.methods", "click", "specnorm_audit.cli", "rich"])
+@pytest.mark.nightly
+def test_a_signal_while_modules_are_imported(tmp_path: Path, module: str, number: signal.Signals) -> None:
+    """No traceback, and the exit code of an interruption."""
+    (tmp_path / "sitecustomize.py").write_text(_INTERRUPTS)
+    told = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)]), "AT": module}
+    done = subprocess.run(
+        [sys.executable, "-m", "specnorm_audit", "backends"], env=os.environ | told | {"NUMBER": str(int(number))},
+        capture_output=True, text=True, check=False, preexec_fn=_usual, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (128 + number, "")
+
+
+_PARENT = """
+import sys, time
+from specnorm_audit.processes import Workers
+pool = Workers(1)
+pool.submit(time.sleep, 300)
+while not pool.workers:
+    time.sleep(0.01)
+time.sleep(0.3)
+print(*[worker.process.pid for worker in pool.workers], flush=True)
+time.sleep(300)
+"""
+
+
+@LINUX
+def test_workers_notice_a_dead_parent() -> None:
+    """In the middle of a call, which they do not end."""
+    parent = subprocess.Popen([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    (pid,) = map(int, parent.stdout.readline().split())
+    assert _runs(pid)
+    parent.kill()
+    parent.communicate()
+    assert not _ended([pid], 5)

@@ -1,0 +1,191 @@
+"""What makes it fast, looked at where it happens: which products, how many frequencies, how much at once. No clocks."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import tomllib
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from real_weights import real_kernel
+from specnorm_numpy.namespace import NAMESPACE
+from strategies import Recipe
+
+import specnorm
+from specnorm import backends
+from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
+from specnorm.runtime import execution
+from specnorm.runtime.table import program_for
+
+CIRCULAR: dict[str, Any] = {"padding_mode": "circular"}
+CALLS = 5350
+"""Most calls of a search with 16 channels; NumPy's versions differ by some."""
+
+
+def test_few_frequencies_of_three_axes_are_looked_at() -> None:
+    """At 32 pixels an axis 17,408 were, one by one, and as many again for a tolerance of 1e-6."""
+    kernel = np.random.RandomState(0).randn(6, 6, 3, 3, 3)
+    found = specnorm.measure(kernel, specnorm.ExactFFT(), input_shape=32, **CIRCULAR)
+    assert int(found.stats["frequencies"]) < 8000
+
+
+def peak(run: Callable[[], object]) -> int:
+    tracemalloc.start()
+    run()
+    found = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return found
+
+
+def test_memory_follows_the_budget_and_not_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At n = 1024 all symbols of this kernel would take 134 MB; a chunk keeps to its budget, whatever that is."""
+    kernel, budget = Recipe((4, 4, 3, 3), seed=4).kernel, 2**22
+    monkeypatch.setattr(execution, "MEMORY", budget)
+    frequencies = 1024 * 513
+    found = peak(lambda: specnorm.gram_bound(kernel, 1024, n_iter=1, **CIRCULAR))
+    # Two integers for each frequency, and copies while they are made.
+    assert found < 3 * 16 * frequencies + budget
+    assert found < 16 * kernel[..., 0, 0].size * frequencies / 4
+
+
+BACKWARDS: dict[str, tuple[specnorm.methods.Method, dict[str, Any]]] = {
+    "grid": (specnorm.Grid(n=5), {}),
+    "gram, circular": (specnorm.Gram(), {"input_shape": 8, **CIRCULAR}),
+    "gram": (specnorm.Gram(), {}),
+    "gram, two products": (specnorm.Gram(n_iter=2), {}),
+    "fft": (specnorm.ExactFFT(), {"input_shape": 8, **CIRCULAR}),
+    "power": (specnorm.Power(n_iter=4), {"input_shape": 8, **CIRCULAR}),
+    "matrix norm": (MatrixNorm(), {}),
+    "power iteration": (PowerIteration(n_iter=4), {}),
+    "Gram iteration of a matrix": (GramIteration(), {}),
+}
+
+
+def kernels_of_memory(method: specnorm.Method, kernel: np.ndarray, geometry: dict[str, Any]) -> tuple[float, float]:
+    """Peak of the backward, and what is held for it, over the kernel's own size."""
+    plan = program_for(method, kernel.shape, str(kernel.dtype), tuple(geometry.items()))
+    backend = backends.load("numpy")
+    value, _, residuals = plan.forward(kernel, backend=backend)
+    ones = np.ones_like(value)
+    plan.pullback(residuals, ones, backend=backend)
+    found = peak(lambda: plan.pullback(residuals, ones, backend=backend))
+    return found / kernel.nbytes, sum(x.nbytes for x in residuals) / kernel.nbytes
+
+
+@pytest.mark.parametrize("name", BACKWARDS)
+def test_the_backward_of_a_bound_needs_the_memory_of_three_kernels(name: str) -> None:
+    """The gradient included, which is one; and not more than that is kept for it."""
+    method, geometry = BACKWARDS[name]
+    shape = (64, 64, 3, 3) if name in specnorm.METHODS or "," in name else (400, 400)
+    kernel = Recipe(shape, dtype="float32", seed=6).kernel
+    backward, held = kernels_of_memory(method, kernel, geometry)
+    assert backward < 3.01
+    assert held < 2
+
+
+@pytest.mark.parametrize("method", [specnorm.TensorNorm(), specnorm.FantasticFour()], ids=["tn", "f4"])
+def test_memory_of_gradients(method: specnorm.Method) -> None:
+    """Differentiating through 100 sweeps held 200 times the kernel; an envelope needs the vectors of the last one.
+
+    The budget of a search is 256 MiB whatever the kernel, so the kernel is large enough to tell the two apart.
+    """
+    kernel = Recipe((256, 256, 3, 3), "rank_one", seed=1).kernel
+    assert 200 * kernel.nbytes > 2 * 300 * 2**20
+    assert peak(lambda: specnorm.value_and_grad(kernel, method)) < 300 * 2**20
+
+
+@pytest.mark.parametrize("method", [specnorm.ExactFFT(), specnorm.Gram(n_iter=2)], ids=["fft", "gram"])
+def test_memory_of_frequencies(method: specnorm.Method) -> None:
+    """The FFT grid of one layer held 2.8 to 4.8 GB; frequencies are taken in chunks of at most 256 MiB."""
+    kernel = Recipe((64, 48, 3, 3), dtype="float32", seed=1).kernel
+    assert peak(lambda: specnorm.measure(kernel, method, input_shape=32)) < 300 * 2**20
+
+
+def test_memory_of_the_layer_and_of_doubling_kernels() -> None:
+    """Patches, a Krylov basis, the taps of three products: each is made in parts."""
+    kernel = Recipe((64, 48, 3, 3), dtype="float32", seed=1).kernel
+    assert peak(lambda: specnorm.gram_bound(kernel)) < 300 * 2**20
+    assert peak(lambda: specnorm.power_norm(kernel, 24, padding_mode="zeros", n_iter=6)) < 300 * 2**20
+
+
+def test_a_search_of_a_small_kernel_makes_few_calls() -> None:
+    """Of functions, Python's and C's: with 16 channels they are what it takes; 7,250 before."""
+    kernel, counts = real_kernel("resnet20", "layer1.0.conv1"), Counter[str]()
+    specnorm.enclose(kernel)
+    sys.setprofile(lambda _frame, event, _argument: counts.update([event]))
+    try:
+        specnorm.enclose(kernel)
+    finally:
+        sys.setprofile(None)
+    assert 1000 < counts["call"] + counts["c_call"] < CALLS
+
+
+def _computed(xp: Any, a: Any) -> Iterator[Any]:
+    """What functions of a namespace make of an array with four axes."""
+    yield from (getattr(xp.linalg, name)(a) for name in ("diagonal", "trace"))
+    yield from (getattr(xp, name)(a) for name in ("real", "imag", "matrix_transpose", "zeros_like"))
+    for given in itertools.product((None, 0, -1, (0, 2)), (False, True)):
+        axes = dict(zip(("axis", "keepdims"), given, strict=True))
+        yield from (function(a, **axes) for function in (xp.sum, xp.max, xp.min, xp.linalg.vector_norm))
+    yield xp.take(a, np.asarray([2, 0]), axis=0)
+    yield xp.reshape(a, (a.shape[0], -1))
+    yield xp.permute_dims(a, (1, 0, 3, 2))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+def test_what_numpy_s_functions_come_to(dtype: str) -> None:
+    """Bit for bit, whichever way the entries lie."""
+    random = np.random.RandomState(0)
+    x: Any = random.standard_normal((3, 4, 5, 5)).astype(dtype)
+    x = x + (0.5j * x[::-1]).astype(dtype) if np.iscomplexobj(x) else x
+    for a in (x, x[:, ::2], np.swapaxes(x, -1, -2)):
+        for ours, numpy in zip(_computed(NAMESPACE, a), _computed(np, a), strict=True):
+            assert (ours.dtype, ours.shape) == (numpy.dtype, numpy.shape)
+            np.testing.assert_array_equal(ours, numpy)
+    numbers: Any = np.arange(3)
+    assert NAMESPACE.linalg.vector_norm(numbers, axis=0) == np.linalg.vector_norm(numbers, axis=0)
+
+
+def test_a_shape_is_traced_once_by_jax(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New values, and another array of the same shape, run what was compiled before; another shape does not."""
+    jnp = pytest.importorskip("jax.numpy")
+    traced: Counter[str] = Counter()
+    for cls in (specnorm.FantasticFour, specnorm.Grid, specnorm.ExactFFT):
+
+        def counted(self: Any, *given: Any, forward: Any = cls.forward, **named: Any) -> Any:
+            traced[self.name] += 1
+            return forward(self, *given, **named)
+
+        monkeypatch.setattr(cls, "forward", counted)
+
+    def run(shape: tuple[int, ...], seed: int) -> None:
+        kernel = jnp.asarray(Recipe(shape, seed=seed, dtype="float32").kernel)
+        specnorm.f4_bound(kernel)
+        specnorm.grid_bound(kernel)
+        specnorm.conv_norm(kernel, 5)
+
+    run((3, 2, 3, 2), 10)
+    first = dict(traced)
+    assert len(first) == 3
+    run((3, 2, 3, 2), 11)
+    assert traced == first
+    run((2, 3, 3, 2), 12)
+    assert all(traced[name] > count for name, count in first.items())
+
+
+def test_one_version_and_the_recipes_dependencies() -> None:
+    """pyproject.toml, the citation and the conda recipe agree."""
+    root = Path(__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    recipe = (root / "conda" / "meta.yaml").read_text(encoding="utf-8")
+    assert f'version = "{project["version"]}"' in recipe
+    assert f"version: {project['version']}\n" in (root / "CITATION.cff").read_text(encoding="utf-8")
+    for needed in (f"python{project['requires-python']}", *project["dependencies"]):
+        assert f"- {needed.replace('>=', ' >=')}\n" in recipe
+    assert f"specnorm = {project['scripts']['specnorm']}\n" in recipe
