@@ -1,6 +1,6 @@
 """The default backend: arrays that no plugin owns, but whose library follows the array API standard.
 
-Methods compute in the library's own namespace; proofs by search run in NumPy on the host. No gradients and no
+Estimates and norms compute in the library's own namespace; what is proven is computed in NumPy on the host. No gradients and no
 compilers: for these a library has a plugin.
 """
 
@@ -31,6 +31,7 @@ class StandardBackend(Backend):
     framework: ClassVar[str] = "array_api_compat"
     api_version: ClassVar[int] = 2
     proofs: ClassVar[Literal["device", "host"]] = "host"
+    arithmetic_known: ClassVar[bool] = False
 
     def __init__(self, root: str = "") -> None:
         self._root = root

@@ -222,6 +222,8 @@ class Library:
 
     name: ClassVar[str]
     """Short name, as in ``specnorm backends``."""
+    arithmetic_known: ClassVar[bool] = True
+    """Whether bounds may count on the library's rounding; else they are computed in NumPy on the host."""
     proofs: ClassVar[Literal["device", "host"]] = "device"
     """Where rounding-rigorous work runs; recorded in every result."""
     has_factors: ClassVar[bool] = False

@@ -62,7 +62,8 @@ class Execution(ArrayOps):
         proven = own if needs.precision == "own" else backend.working_dtype(like, wide)
         # Rounded to what the library computes in, a wider kernel would be another one.
         too_wide = dtype == "float64" and wide != "float64" and not training
-        searches = needs.searches and not training and not traced
+        unknown = needs.rounds != "nearest" and not backend.arithmetic_known
+        searches = (needs.searches or unknown) and not training and not traced
         if searches or (too_wide and not traced):
             # The proof needs float64; and NumPy, where it reads the arrays in place, is faster at many small matrices.
             away = too_wide or backend.proofs == "host" or wide != "float64"
