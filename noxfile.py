@@ -69,6 +69,8 @@ ZOO_NEEDS = ("einops", "huggingface_hub", "pillow", "pyyaml", "safetensors")
 """What those import, besides torch and torchvision."""
 KERAS = "keras>=3.5"
 """Whose layers the front door takes; it computes with any of the libraries here."""
+PYLOPS = "pylops>=2.3"
+"""Whose operators `operator_norm` takes."""
 CONES = "clarabel>=0.10,<0.12"
 """Solves what `tests/lipsdp.py` asks. It brings SciPy, whose LAPACK it calls."""
 EXTRAS = ("cli", "jax", "onnx", "keras", "plot", "cupy")
@@ -136,7 +138,7 @@ def lint(session: nox.Session) -> None:
 def environment(session: nox.Session) -> None:
     """What the sessions of tests share: every framework, installed once."""
     everything = ".[cli,keras,onnx,plot,torch,jax,networks,networks-jax]"
-    prepare(session, "-e", everything, DASK, CONES, SECOND_OPINION, KERAS, *JAX_LIBRARIES)
+    prepare(session, "-e", everything, DASK, CONES, SECOND_OPINION, KERAS, PYLOPS, *JAX_LIBRARIES)
     prepare(session, STRANGER, "mypy>=1.15", "nox", *TEST_TOOLS)
 
 
