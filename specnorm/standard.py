@@ -1,7 +1,7 @@
 """The default backend: arrays that no plugin owns, but whose library follows the array API standard.
 
-Estimates and norms compute in the library's own namespace; what is proven is computed in NumPy on the host. No gradients and no
-compilers: for these a library has a plugin.
+Estimates and norms compute in the library's own namespace; what is proven is computed in NumPy on the host. No
+gradients and no compilers: for these a library has a plugin.
 """
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ def test_keras_layers_belong_to_the_plugin_of_their_arrays(library: str) -> None
         pytest.skip(f"keras or {library} is not installed")
     done = subprocess.run(
         [sys.executable, "-c", KERAS],
-        env={**os.environ, "KERAS_BACKEND": library, "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[:2]))},
+        env={**os.environ, "KERAS_BACKEND": library, "PYTHONPATH": ":".join(map(str, Path(__file__).parents[:2]))},
         capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
