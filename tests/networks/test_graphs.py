@@ -36,7 +36,7 @@ def classes(base: type[Operator] = Operator) -> Iterator[type[Operator]]:
 def test_every_rule_is_in_the_table() -> None:
     page = (Path(__file__).parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
     table = "".join(line for line in page.splitlines() if line.startswith("| `"))
-    ours = {cls.rule for cls in classes() if cls.__module__.startswith("specnorm.")}
+    ours = {cls.rule for cls in classes() if cls.__module__.startswith("specnorm_networks.")}
     ours -= {"input", "constant", "held", "random", "unknown"}
     assert ours > {"select", "pad", "pointwise"}
     assert [name for name in sorted(ours) if f"`{name}`" not in table] == []

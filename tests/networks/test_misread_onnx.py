@@ -264,16 +264,7 @@ def gated(domain: str) -> list[Any]:
     return [N("Sigmoid", ["x"], ["s"], domain=domain), N("Mul", ["x", "s"], ["y"])]
 
 
-def pooled(domain: str) -> list[Any]:
-    """Euclidean pooling as torch exports it: root of (sign(u) * relu(abs(u))) * 2."""
-    return [
-        N("Pow", ["x", "two"], ["q"]), N("AveragePool", ["q"], ["u"], kernel_shape=[2], strides=[2]),
-        N("Sign", ["u"], ["s"], domain=domain),
-        N("Abs", ["u"], ["a"]), N("Mul", ["s", "a"], ["m"]), N("Sqrt", ["m"], ["y"]),
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(("nodes", "name"), [(gated, "Sigmoid"), (pooled, "Sign")])
+@pytest.mark.parametrize(("nodes", "name"), [(gated, "Sigmoid")])
 def test_an_operator_of_another_namespace_is_another_operator(nodes: Callable[[str], list[Any]], name: str) -> None:
     """Patterns took an unknown operator for ONNX's of the same name: SiLU's 1.1 for any slope at all."""
     body = helper.make_function(

@@ -43,4 +43,4 @@ def test_a_pair_refutes() -> None:
     found = nonexpansive(model, (1, 4, 4))
     assert found.proven is False
     assert ratio(model.double(), found.pair) == pytest.approx(2.0, rel=1e-9)
-    assert found.reached == pytest.approx(2.0, rel=1e-9)
+    assert 2.0 * (1 - 1e-7) <= found.reached <= 2.0, "what the pair's own rounding may make is taken off"

@@ -115,4 +115,4 @@ def test_rounding_of_logits_is_counted() -> None:
     model.weight.data[0, 2], model.weight.data[1, 2] = 1.0, 0.5
     assert certified_accuracy(model, x, y, [0.0]).accuracy[0] == 0.0
     smooth = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
-    assert not certified_accuracy(smooth, x, y, [0.0]).counted
+    assert certified_accuracy(smooth, x, y, [0.0]).counted, "in float64, functions with their own allowance"

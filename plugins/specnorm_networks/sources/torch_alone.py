@@ -15,7 +15,7 @@ from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.executed import UNITS
 from specnorm_networks.model import Computed, Trial
 
-_STORED = ("zeros_like", "ones_like", "full_like", "fill", "to", "type_as", "copy", "rms_norm", "nan_to_num")
+_STORED = ("zeros_like", "ones_like", "full_like", "fill", "to", "type_as", "copy", "rms_norm", "nan_to_num", "selu")
 """Operators that have constants of a dtype, or round to it."""
 _WIDE = {
     **dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float64),
@@ -105,7 +105,12 @@ class Alone(torch.fx.Interpreter):
 
         target: Any = n.target
         args: Any = torch.fx.node.map_aggregate(n.args, leaf)
-        kwargs: Any = torch.fx.node.map_aggregate(n.kwargs, leaf)
+        kwargs: Any = dict(torch.fx.node.map_aggregate(n.kwargs, leaf))  # type: ignore[call-overload]
+        if rounded is not None and hasattr(target, "_schema"):
+            # Numbers that are left to their defaults, such as a slope of 0.01, are rounded like those that are given.
+            for argument in target._schema.arguments[len(n.args) :]:
+                if argument.has_default_value() and isinstance(argument.default_value, float):
+                    kwargs.setdefault(argument.name, leaf(argument.default_value))
         return target(*args, **kwargs)
 
     def _constants(self, n: torch.fx.Node) -> Iterator[float]:

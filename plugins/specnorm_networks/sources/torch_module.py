@@ -42,6 +42,8 @@ BAKED = (
     "its next call."
 )
 """What an answer says that is about a copy."""
+SMALLEST = 2.0**-126
+"""Smallest normal number of single precision, which attributes and constants of a file have."""
 LARGEST = 2**22
 """Entries of constants that are folded in the file."""
 
@@ -180,6 +182,12 @@ def _look_at(program: ExportedProgram, name: str) -> None:
                 f"{name} draws random numbers ({node.target}), so that it is no function of its inputs. Make it one "
                 "first."
             )
+        for number in tree_leaves((node.args, node.kwargs)):
+            if isinstance(number, float) and 0 < abs(number) < SMALLEST:
+                raise MethodError(
+                    f"{name} has the number {number!r} ({node.target}), which an ONNX file would hold as 0: constants "
+                    "are of single precision there."
+                )
 
 
 def _is_drawing(node: torch.fx.Node) -> bool:
@@ -316,7 +324,9 @@ def is_complex(node: torch.fx.Node) -> bool:
 
 
 def _stored(model: nn.Module) -> list[Array]:
-    return [computed(x).value for x in (*model.parameters(), *model.buffers())]
+    """Tensors that the model holds, but for those that it computes others from at each call."""
+    inputs = {id(x) for module in model.modules() if computed_of(module) for x in module.parameters()}
+    return [computed(x).value for x in (*model.parameters(), *model.buffers()) if id(x) not in inputs]
 
 
 class _Called:
