@@ -27,7 +27,7 @@ def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = 
     sizes_alone = not hasattr(input_shape, "dtype") and all(isinstance(n, int) for n in input_shape)
     if sizes_alone and default != "float32":
         try:
-            jax.eval_shape(function, jax.ShapeDtypeStruct((1, *input_shape), "float32"))
+            jax.eval_shape(function, jax.numpy.zeros((1, *input_shape), "float32"))
         except TypeError:
             input_shape = jax.numpy.zeros((1, *input_shape), default)
     given = isinstance(input_shape, tuple) and bool(input_shape) and hasattr(input_shape[0], "dtype")

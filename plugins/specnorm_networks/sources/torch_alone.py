@@ -105,7 +105,7 @@ class Alone(torch.fx.Interpreter):
 
         target: Any = n.target
         args: Any = torch.fx.node.map_aggregate(n.args, leaf)
-        kwargs: Any = dict(torch.fx.node.map_aggregate(n.kwargs, leaf))  # type: ignore[call-overload]
+        kwargs: Any = dict(torch.fx.node.map_aggregate(n.kwargs, leaf))
         if rounded is not None and hasattr(target, "_schema"):
             # Numbers that are left to their defaults, such as a slope of 0.01, are rounded like those that are given.
             for argument in target._schema.arguments[len(n.args) :]:
