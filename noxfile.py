@@ -207,7 +207,7 @@ def slow(session: nox.Session) -> None:
 def soundness(session: nox.Session) -> None:
     """Nightly: every proven value, on 100,000 kernels and 20,000 layers at a size; mutations; all published layers."""
     larger = {"SPECNORM_SOUNDNESS_KERNELS": "100000", "SPECNORM_SOUNDNESS_LAYERS": "20000"}
-    files = [f"tests/test_{name}.py" for name in ("mutations", "real_weights")]
+    files = ["tests/test_mutations.py", "tests/core/test_real_weights.py"]
     pytest(session, "tests/core/soundness", *files, backends="numpy", **NIGHT, **larger)
 
 
