@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from specnorm_networks.certified import operators
     from specnorm_networks.certified.graph import Graph, Layer, Node
     from specnorm_networks.certified.kernels import speaks_of
-    from specnorm_networks.certified.operators.pointwise import HINT
     from specnorm_networks.certified.operators.registry import register_operator, registered_operators
     from specnorm_networks.certified.propagation import Step, UnknownNode
     from specnorm_networks.certified.ranges import within
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from specnorm_networks.radii import local_radii
 
 __all__ = [
-    "HINT",
     "CertifiedAccuracy",
     "Graph",
     "Kind",
@@ -92,7 +90,6 @@ _WHERE = {
     "nonexpansiveness": "Nonexpansive nonexpansive",
     "radii": "local_radii",
     "certified.kernels": "speaks_of",
-    "certified.operators.pointwise": "HINT",
     "certified.shapes": "concrete",
     "checking": "moved_up",
     "model_arrays": "Kind ModelArrays Sizes Stated Tensor in_float32",

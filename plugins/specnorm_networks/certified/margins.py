@@ -20,7 +20,6 @@ from specnorm.proof import (
     Lower,
     Upper,
     arithmetic,
-    around,
     host,
     make_interval,
     make_lower,
@@ -132,22 +131,6 @@ def radius_as_executed(at: AtCentre, label: int, differences: Interval, radius: 
     if not bool((margin > host.next_up(moved + _of_difference(error))).all()):
         return None
     return make_lower(radius, RADIUS, "margins less what constants and roundings move", error)
-
-
-@arithmetic.on_host()
-def of_executed(logits: NDArray[np.float64], inputs: NDArray[np.float64], at: AtCentre) -> Interval:
-    """Exact logits (samples, classes) from those that were executed, for inputs anywhere around a centre.
-
-    Parameters
-    ----------
-    logits : array, shape (samples, classes)
-        Computed as ``at``'s execution says, in any order of sums.
-    inputs : array, shape (samples, ...)
-    """
-    (centre,) = at.exact[at.roundings.input].low.reshape(1, -1)
-    away = host.next_up(np.abs(inputs.reshape(len(inputs), -1) - centre))
-    error = at.error(float(np.max(host.norm_up(away), initial=0.0)))
-    return around(logits, np.full(logits.shape, math.inf if error is None else error.value))
 
 
 def _of_difference(error: Upper) -> float:
