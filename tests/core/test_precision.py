@@ -134,6 +134,7 @@ def jax() -> Iterator[Any]:
 @pytest.mark.parametrize(
     ("name", "precision"), [("tn_bound", "bfloat16"), ("conv_norm", "bfloat16"), ("gram_iteration", "tensorfloat32")]
 )
+@pytest.mark.sampled("conv_norm")
 def test_jax_matmul_precision(jax: Any, name: str, precision: str) -> None:
     """The value is bit for bit the same, and the compiled products ask for the highest precision."""
     x = jax.numpy.asarray(kernel())
@@ -157,6 +158,7 @@ def jax_globals(jax: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["tn_bound", "f4_bound", "conv_norm"])
+@pytest.mark.sampled("tn_bound")
 def test_jax_globals_are_left_alone(jax: Any, name: str) -> None:
     before, enabled = jax_globals(jax), jax.numpy.asarray(np.ones(1)).dtype
     x = jax.numpy.asarray(kernel())

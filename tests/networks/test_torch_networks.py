@@ -109,6 +109,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.sampled("residual", "signal", "concatenated")
 def test_bound_holds_and_is_not_absurd(name: str) -> None:
     make, shape, loose = NETWORKS[name]
     model = prepared(make())
@@ -132,6 +133,7 @@ def test_batch_norm_is_folded() -> None:
 
 
 @pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+@pytest.mark.sampled("reflect")
 def test_padding_and_its_convolution_are_one_layer(mode: Any) -> None:
     model = nn.Conv2d(2, 3, 3, padding=1, padding_mode=mode).double()
     exact = jacobian_norm(model, torch.randn(2, 6, 6, dtype=torch.float64))

@@ -94,6 +94,7 @@ def close(found: Any, expected: Any, rtol: float = 1e-9) -> None:
 
 @every
 @pytest.mark.usefixtures("x64")
+@pytest.mark.sampled("tn_bound", "conv_norm", "singular_values")
 def test_compiled_and_batched(name: str) -> None:
     """What a training step is made of; every further transformation, which compiles anew, is tried on a few below.
 
@@ -115,6 +116,7 @@ def test_compiled_and_batched(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["f4_bound", "singular_values"])
 @pytest.mark.usefixtures("x64")
+@pytest.mark.sampled("singular_values")
 def test_transformations(name: str) -> None:
     function, batch = scalar(name), wide(3, *SHAPE, seed=7)
     gradient = jax.grad(function)
@@ -132,6 +134,7 @@ def test_transformations(name: str) -> None:
 # -- under jit ---------------------------------------------------------------------------------------------------
 @every
 @plain
+@pytest.mark.sampled("f4_bound", "matrix_norm", "tn_bound")
 def test_non_finite_kernel(name: str) -> None:
     """Refused where values are known; under jit, where nothing can be refused, the value is NaN and never a number."""
     compiled = jax.jit(FUNCTIONS[name])
@@ -185,6 +188,7 @@ def second_derivatives(function: Function, x: Any) -> dict[str, Callable[[], Any
 
 @every
 @pytest.mark.usefixtures("x64")
+@pytest.mark.sampled("f4_bound", "tn_bound")
 def test_second_derivatives_raise(name: str) -> None:
     """Never zero, never a number with a term missing."""
     ways = second_derivatives(scalar(name), wide(*SHAPE))

@@ -67,6 +67,7 @@ def test_valid_and_tight(xp: Lib, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.widths
+@pytest.mark.libraries
 def test_agrees_with_numpy(xp: Lib, name: str) -> None:
     """The same number from every library, to rounding: one algorithm, one implementation."""
     if xp.name == "numpy":
