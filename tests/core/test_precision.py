@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import functions
 from libraries import Lib, Unusable, opened
 
 import specnorm
@@ -15,21 +16,9 @@ from specnorm import Enclose
 
 Function = Callable[[Any], Any]
 
-FUNCTIONS: dict[str, Function] = {
-    "tn_bound": lambda k: specnorm.tn_bound(k, certified=False),
+FUNCTIONS = functions() | {
     "tn_bound, proven": specnorm.tn_bound,
     "enclose": lambda k: specnorm.measure(k, Enclose()).value,
-    "f4_bound": specnorm.f4_bound,
-    "gram_bound": lambda k: specnorm.gram_bound(k, 7),
-    "grid_bound": specnorm.grid_bound,
-    "conv_norm": lambda k: specnorm.conv_norm(k, 7),
-    "singular_values": lambda k: specnorm.singular_values(k, 5, k=3),
-    "gram_bound, every size": specnorm.gram_bound,
-    "power_norm": lambda k: specnorm.power_norm(k, 7, padding_mode="zeros"),
-    "reshaped_norm": specnorm.reshaped_norm,
-    "matrix_norm": specnorm.matrix_norm,
-    "power_iteration": specnorm.power_iteration,
-    "gram_iteration": specnorm.gram_iteration,
 }
 
 every = pytest.mark.parametrize("name", FUNCTIONS)

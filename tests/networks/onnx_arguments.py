@@ -186,6 +186,11 @@ def reshaped(d: Dice) -> Arguments:
     return {"data": Slot(shape), "shape": wanted, "allowzero": d.choice([None, 0, 1])}
 
 
+def flattened(d: Dice) -> Arguments:
+    shape = d.sizes()
+    return {"input": Slot(shape), "axis": d.choice([None, d.randint(-len(shape), len(shape))])}
+
+
 def transposed(d: Dice) -> Arguments:
     shape = d.sizes()
     return {"data": Slot(shape), "perm": d.choice([None, d.sample(range(len(shape)), len(shape))])}
@@ -410,7 +415,7 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
     "LogSoftmax": softened,
     "Reshape": reshaped,
     "Transpose": transposed,
-    "Flatten": lambda d: (lambda s: {"input": Slot(s), "axis": d.choice([None, d.randint(-len(s), len(s))])})(d.sizes()),
+    "Flatten": flattened,
     "Squeeze": squeezed,
     "Unsqueeze": unsqueezed,
     "Dropout": alone("Dropout", **DROPOUT),

@@ -1,6 +1,7 @@
 """Compositions of operators at random: nothing that is claimed of one is exceeded.
 
-``SPECNORM_COMPOSITIONS`` is how many are drawn, and ``SPECNORM_COMPOSITIONS_SEED`` the number of the first. A third each are asked about everywhere, on a ball and on a box.
+``SPECNORM_COMPOSITIONS`` is how many are drawn, and ``SPECNORM_COMPOSITIONS_SEED`` the number of the first.
+A third each are asked about everywhere, on a ball and on a box.
 A failure is minimised and printed as code, to be run after ``from networks.compositions.onnx_programs import *``.
 """
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import functions
 from libraries import Unusable, opened
 
 import specnorm
@@ -16,23 +17,7 @@ jnp = jax.numpy
 
 Function = Callable[[Any], Any]
 
-FUNCTIONS: dict[str, Function] = {
-    "tn_bound": lambda k: specnorm.tn_bound(k, certified=False),
-    "f4_bound": specnorm.f4_bound,
-    "unfolding_bounds": specnorm.unfolding_bounds,
-    "gram_bound": lambda k: specnorm.gram_bound(k, 5),
-    "grid_bound": specnorm.grid_bound,
-    "conv_norm": lambda k: specnorm.conv_norm(k, 5),
-    "singular_values": lambda k: specnorm.singular_values(k, 4, k=4),
-    "gram_bound, every size": specnorm.gram_bound,
-    "power_norm": lambda k: specnorm.power_norm(k, 5, padding_mode="zeros"),
-    "reshaped_norm": specnorm.reshaped_norm,
-    "matrix_norm": specnorm.matrix_norm,
-    "power_iteration": lambda k: specnorm.power_iteration(k, n_iter=400),
-    "gram_iteration": specnorm.gram_iteration,
-}
-"""Every differentiable function, on a 1-D kernel; for the last three it is a stack of matrices."""
-
+FUNCTIONS = functions(5, k=4)
 SHAPE = (3, 2, 3)
 
 every = pytest.mark.parametrize("name", FUNCTIONS)

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Layer, Recipe
 from checks import assert_exact, assert_tight, assert_valid, number
 from libraries import Lib
 from numpy.typing import NDArray
 from oracle import Truth, finite_difference_gradient
 from promises import PROMISES, SEVERAL, Promise, for_all, layers_for, measured, rounded
-from strategies import Layer, Recipe
 
 import specnorm
 from specnorm import METHODS

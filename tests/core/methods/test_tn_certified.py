@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from assumptions import assumed_lower
+from cases import Recipe
 from libraries import Lib
 from numpy.typing import NDArray
 from oracle import sigma_star, tensor_norm_best
 from real_weights import real_kernel
-from strategies import Recipe
 
 import specnorm
 from specnorm import EstimateWarning, TensorNorm, Undecided

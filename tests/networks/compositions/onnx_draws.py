@@ -102,7 +102,7 @@ def quotient(d: Draft) -> None:
     d.add("Div", [d.operand(d.shape_of(below)), below])
 
 
-# -- what no operator draws for itself -----------------------------------------------------------------------------------
+# -- what no operator draws for itself ------------------------------------------------------------
 def computed_shape(d: Draft) -> None:
     """As torch exports ``x.reshape(x.shape[0], -1)``."""
     x = d.value((2, 3, 4))

@@ -186,6 +186,7 @@ PATTERNS: dict[Callable[[Draft], Any], float] = {
     cancelling: 1.5, null_space: 2, residual: 2,
 }  # fmt: skip
 
+
 def program(dice: random.Random, kind: str) -> OnnxProgram:
     """One for a region of a kind."""
     newest = min(defs.onnx_opset_version(), 24)
