@@ -36,7 +36,8 @@ def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geomet
     method : Method
         `TensorNorm`, `FantasticFour`, `Power` (at an input size), `Completion`, or `Gram`, which keeps nothing.
     **geometry
-        See `specnorm.problem.spec.Geometry`.
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
 
     Returns
     -------
@@ -73,7 +74,8 @@ def track(
     sweeps : int, default 1
         How far to follow; each is two products with the kernel. 0: the value where the state stands.
     **geometry
-        Those given to `init_tracking`.
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: as in `init_tracking`.
 
     Returns
     -------

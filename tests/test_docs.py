@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import contextlib
 import doctest
-import importlib
 import importlib.util
+import inspect
 import io
 import math
 import os
@@ -24,6 +24,7 @@ import pytest
 from geometries import table
 
 import specnorm
+from specnorm.problem.spec import Geometry, Layer
 
 ROOT = Path(__file__).parent.parent
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
@@ -128,18 +129,6 @@ def test_every_python_block_is_an_example() -> None:
             ast.parse(source, f"{name_of(path)}:{line + 1}")
 
 
-def modules_with_examples() -> list[str]:
-    found = [p for p in (ROOT / "specnorm").rglob("*.py") if ">>> " in p.read_text(encoding="utf-8")]
-    return sorted(".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in found)
-
-
-def test_examples_in_docstrings() -> None:
-    """All in one test: there may be none."""
-    for name in modules_with_examples():
-        result = doctest.testmod(importlib.import_module(name), optionflags=FLAGS)
-        assert result.failed == 0, f"{name}: {result.failed} examples fail; see the output above"
-
-
 # -- links -------------------------------------------------------------------------------------------------------
 def targets(text: str) -> list[str]:
     """Relative links outside of code."""
@@ -237,9 +226,6 @@ def test_commands_print_what_they_say(parts: list[tuple[int, str]], tmp_path: Pa
         assert same(printed, block, 1e-4), f"line {line + 1}: {printed}"
 
 
-# -- plugins and methods -----------------------------------------------------------------------------------------
-
-
 # -- geometry ----------------------------------------------------------------------------------------------------
 @pytest.mark.nightly
 def test_the_table_of_geometries_is_what_the_functions_do() -> None:
@@ -249,6 +235,29 @@ def test_the_table_of_geometries_is_what_the_functions_do() -> None:
 
 
 # -- docstrings --------------------------------------------------------------------------------------------------
+MAIN = (
+    "tn_bound", "f4_bound", "unfolding_bounds", "gram_bound", "grid_bound", "completion_bound", "conv_norm",
+    "power_norm", "singular_values", "reshaped_norm", "enclose", "certify", "measure", "compare", "value_and_grad",
+    "rescale", "clip", "audit", "operator_norm",
+)  # fmt: skip
+
+
+def functions() -> list[str]:
+    return [name for name in specnorm.__all__ if inspect.isfunction(getattr(specnorm, name))]
+
+
+@pytest.mark.parametrize("name", functions())
+def test_docstrings_have_examples_and_name_the_geometry(name: str) -> None:
+    function = getattr(specnorm, name)
+    text = inspect.getdoc(function) or ""
+    keywords = Geometry.__annotations__ if "**geometry" in text else Layer.__annotations__ if "**layer" in text else ()
+    assert [word for word in keywords if f"``{word}``" not in text] == []
+    (examples,) = doctest.DocTestFinder().find(function, name, module=False)
+    if not examples.examples:
+        assert name not in MAIN, "it has no example"
+        return
+    said = list[str]()
+    assert doctest.DocTestRunner(optionflags=FLAGS).run(examples, out=said.append).failed == 0, "".join(said)
 
 
 # -- kinds -------------------------------------------------------------------------------------------------------

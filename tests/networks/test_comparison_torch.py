@@ -104,6 +104,10 @@ def test_networks_of_the_pages_are_compared_as_users_load_them(name: str) -> Non
 
 
 # -- constants ---------------------------------------------------------------------------------------------------------
+def test_what_could_not_be_compared_is_said_so() -> None:
+    assert "0 values agree, 1 could not be compared." in str(Checked(inputs=3, missed=("y",)))
+
+
 def test_thresholds_are_those_of_the_model() -> None:
     """1e-50 is 0 in single precision, and was read through it: 3 was claimed of a function that jumps by 2e-50."""
     small, example = Function(lambda x: torch.where(x > 1e-50, x, 3 * x)), torch.zeros(1, 4, dtype=torch.float64)
