@@ -14,7 +14,7 @@ from specnorm.problem.padding import same_upper
 from specnorm.problem.spec import at_every_size, per_axis
 from specnorm.registry import function
 from specnorm.result import Comparison
-from specnorm.runtime.program import Program
+from specnorm.runtime.program import Program, Ran
 from specnorm.runtime.table import keep, program, program_for
 from specnorm.runtime.values import check_values
 from specnorm.tensor import one_set
@@ -28,6 +28,7 @@ __all__ = [
     "LayerKernel",
     "LinearOperator",
     "Program",
+    "Ran",
     "Vector",
     "at_every_size",
     "check_count",
