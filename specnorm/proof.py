@@ -17,8 +17,8 @@ from specnorm.certified.bound import _upper as make_upper
 from specnorm.certified.interval import Interval, anything, around, enclosing, point, within
 from specnorm.certified.interval import _interval as make_interval
 from specnorm.certified.matrices import norms as matrix_norms
-from specnorm.certified.matrices.stacks import matrix_norm_up
-from specnorm.certified.symbol.trigonometric import symbol_error
+from specnorm.certified.matrices.norms import matrix_norm_up
+from specnorm.certified.symbol.symbols import symbol_error
 from specnorm.clock import Clock, OutOfTime
 from specnorm.errors import InternalError, TranslationError
 from specnorm.explaining import lines
@@ -32,7 +32,7 @@ from specnorm.problem.spec import Layout, at_every_size
 from specnorm.proving import status_of
 from specnorm.result import Certificate
 from specnorm.runtime.execution import Execution
-from specnorm.runtime.values import check_values
+from specnorm.runtime.program import check_values
 from specnorm.text import install, number, visible
 from specnorm.types import AnyArray, ArrayObject, ArrayOps
 
