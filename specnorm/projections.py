@@ -18,7 +18,7 @@ from specnorm.layers import takes_layers
 from specnorm.measuring import measure
 from specnorm.methods import Enclose
 from specnorm.methods.base import as_number
-from specnorm.methods.channel_norms import ChannelNorms, rescaled
+from specnorm.methods.gram import ChannelNorms, rescaled
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import half_grid, mirror_index
 from specnorm.problem.spec import ConvSpec, Geometry

@@ -182,7 +182,7 @@ def _step_stack(
 ) -> tuple[Any, tuple[Any, ...]]:
     if state:
         return backend.step(plan, kernels, state, sweeps)
-    each = [backend.apply(plan, kernels[j, ...])[0] for j in range(kernels.shape[0])]
+    each = [backend.apply(plan, kernels[j, ...]).value for j in range(kernels.shape[0])]
     return backend.namespace(kernels).stack(each), ()
 
 

@@ -20,7 +20,7 @@ from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
 
 from audit import files
 from specnorm.search import layer as layer_module
-from specnorm.search.layer_bounds import LayerTuning
+from specnorm.search.layer import LayerTuning
 
 
 def _row(layer: Layer, **options: Any) -> Row:

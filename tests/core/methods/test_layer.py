@@ -27,8 +27,7 @@ from specnorm.certified.matrices.block_tridiagonal import (
 )
 from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
-from specnorm.search.layer import enclose_layer
-from specnorm.search.layer_bounds import LayerBounds
+from specnorm.search.layer import LayerBounds, enclose_layer
 from specnorm.search.result import Problem
 
 

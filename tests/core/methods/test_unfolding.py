@@ -18,7 +18,7 @@ from promises import for_all, layers_for, rounded
 import specnorm
 from specnorm import FantasticFour, Unfoldings
 from specnorm.numerics.lanczos import Lanczos
-from specnorm.search import smallest_unfolding
+from specnorm.search import constant
 
 
 def plain_unfoldings(kernel: NDArray[Any]) -> tuple[list[float], list[float]]:
@@ -90,7 +90,7 @@ def test_large_kernels_are_proven_just_above_their_smallest_norm(name: str) -> N
     assert (
         smallest * (1 - 1e-13)
         <= value
-        <= smallest * (1 + (2e-6 if kernel.size >= smallest_unfolding.TUNING.float32_from else 1e-9))
+        <= smallest * (1 + (2e-6 if kernel.size >= constant.TUNING.float32_from else 1e-9))
     )
     assert abs(float(np.sum(kernel * gradient)) / smallest - 1) < 1e-6
 
