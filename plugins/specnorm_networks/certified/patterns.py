@@ -133,8 +133,6 @@ def nearest(*chains: Mapping[str, object]) -> str | None:
 
 SIXTHS = (1 / 6, float(np.float32(1 / 6)))
 """Slopes that libraries have for hard swish."""
-IDENTITY_FROM = 20.0
-"""Threshold of softplus from which tanh of it is 1 to 17 digits."""
 SMALLEST = 1e-100
 """Factors beyond it or its inverse are not read."""
 
@@ -172,8 +170,7 @@ def _gate(node: Node, nodes: Nodes) -> tuple[ops.Pointwise, str] | None:
         return ops.HardSwish(), node.inputs[0]
     if isinstance(operator, ops.Tanh):
         inner = origin(node.inputs[0], nodes)
-        softplus = inner.operator
-        if isinstance(softplus, ops.Softplus) and softplus.beta == 1 and softplus.threshold >= IDENTITY_FROM:
+        if isinstance(inner.operator, ops.Softplus):
             return ops.Mish(), inner.inputs[0]
     if isinstance(operator, ops.Add) and operator.weights == (1.0, 1.0) and operator.over == 1:
         for erf, one in (node.inputs, node.inputs[::-1]):

@@ -526,10 +526,8 @@ def keeps_channels(operator: ops.Operator, before: Shape | None, after: Shape | 
         return min(operator.axes, default=0) > 1
     behind = len(before) - 2
     match operator:
-        case ops.MaxPool() | ops.AveragePool() | ops.L2Pool():
+        case ops.MaxPool() | ops.AveragePool():
             kept = len(operator.windows.kernel) <= behind
-        case ops.AdaptiveMaxPool() | ops.AdaptiveAveragePool():
-            kept = len(operator.outputs) <= behind
         case ops.Resize():
             kept = all(scale == 1 for scale in operator.scales[:2])
         case _:
@@ -540,7 +538,7 @@ def keeps_channels(operator: ops.Operator, before: Shape | None, after: Shape | 
 def averages(operator: ops.Operator, before: Shape | None, factor: Upper) -> Average | None:
     """What averages pixels, if they are few."""
     sizes = concrete(None if before is None else before[2:])
-    if not isinstance(operator, (ops.Mean, ops.AveragePool, ops.AdaptiveAveragePool)) or sizes is None:
+    if not isinstance(operator, (ops.Mean, ops.AveragePool)) or sizes is None:
         return None
     return Average(factor, operator.run, sizes) if math.prod(sizes) <= PIXELS else None
 

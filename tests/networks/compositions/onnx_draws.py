@@ -335,8 +335,8 @@ def pooled(d: Draft) -> None:
         d.add(d.dice.choice(["GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"]), [x])
         return
     kernel = tuple(d.dice.randint(1, min(3, max(n, 1))) for n in spatial)
-    name, given = d.dice.choice(["MaxPool", "AveragePool", "AveragePool", "LpPool"]), geometry(d, spatial, kernel)
-    given["ceil_mode"] = d.dice.choice([None, None, 1]) if name != "LpPool" else None
+    name, given = d.dice.choice(["MaxPool", "AveragePool", "AveragePool"]), geometry(d, spatial, kernel)
+    given["ceil_mode"] = d.dice.choice([None, None, 1])
     if name == "AveragePool":
         given["count_include_pad"] = d.dice.choice([None, 0, 1])
     if (name == "AveragePool" and d.opset < 19) or (name == "MaxPool" and d.opset < 10):

@@ -463,87 +463,38 @@ class HardSigmoid(Piecewise):
     limits = (0.0, 1.0)
     alpha: float = 0.2
     beta: float = 0.5
-    slack: float = 0.0
-    """By how much a library's alpha may be larger, relatively (torch multiplies by 1/6 in single precision)."""
 
     def value(self, x: FloatArray) -> FloatArray:
         return np.clip((np.zeros(x.shape) if self.alpha == 0 else self.alpha * x) + self.beta, 0.0, 1.0)
 
     def off(self, x: FloatArray, value: FloatArray) -> FloatArray:
-        return super().off(x, value) + self._lost(self.slack + 2.0**-50)
+        return super().off(x, value) + self._lost(2.0**-50)
 
     def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
-        # Pieces overlap where kinks are known up to rounding and slack.
-        if not (math.isfinite(self.alpha) and math.isfinite(self.beta) and 0 <= self.slack < 1):
+        # Pieces overlap where kinks are known up to rounding.
+        if not (math.isfinite(self.alpha) and math.isfinite(self.beta)):
             return ()
         if self.alpha == 0:
             return (Piece(-math.inf, math.inf, 0.0, 0.0, min(max(self.beta, 0.0), 1.0)),)
         ends = [(end - self.beta, end) for end in (0.0, 1.0)]
         (one, first), (two, last) = sorted((apart / self.alpha, end) for apart, end in ends)
-        near, far = (abs(kink) * (2 * self.slack + 2.0**-48) + 2.0**-1000 for kink in (one, two))
-        slopes = sorted([self.alpha, self.alpha * (1 + self.slack)])
-        if self.slack:
-            slopes = [host.next_down(slopes[0]), host.next_up(slopes[1])]
+        near, far = (abs(kink) * 2.0**-48 + 2.0**-1000 for kink in (one, two))
         return (
             Piece(-math.inf, one + near, 0.0, 0.0, first),
-            Piece(one - near, two + far, slopes[0], slopes[1], self.beta),
+            Piece(one - near, two + far, self.alpha, self.alpha, self.beta),
             Piece(two - far, math.inf, 0.0, 0.0, last),
         )
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        return self._lost(self.slack + 4 * unit)
+        return self._lost(4 * unit)
 
     def _lost(self, relative: float) -> float:
         """Of alpha x and beta while their sum is between 0 and 1, so that ``|alpha x| <= 1 + |beta|``."""
         return relative * (2 + 2 * abs(self.beta))
 
 
-class Threshold(Piecewise):
-    """x above ``threshold``, else ``value_below``: without a jump where both are equal."""
-
-    threshold: float
-    value_below: float
-
-    def value(self, x: FloatArray) -> FloatArray:
-        return np.where(x > self.threshold, x, self.value_below)
-
-    def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
-        kink = self.threshold
-        if kink != self.value_below or not math.isfinite(kink):
-            return ()
-        return Piece(-math.inf, kink, 0.0, 0.0, kink), Piece(kink, math.inf, 1.0, 1.0)
-
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        # Both numbers are rounded: next to the threshold either may be meant.
-        (x,) = values
-        beside = abs(x - self.threshold) <= 2 * unit * abs(self.threshold)
-        constant = np.where(x > self.threshold, 0.0, 2 * unit * abs(result))
-        return constant + np.where(beside, abs(x - self.value_below), 0.0)
-
-
-class SoftShrink(Piecewise):
-    """x moved towards 0 by ``lambd``, 0 where it is nearer; a negative ``lambd`` makes it jump."""
-
-    lambd: float = 0.5
-
-    def value(self, x: FloatArray) -> FloatArray:
-        return np.where(x > self.lambd, x - self.lambd, np.where(x < -self.lambd, x + self.lambd, 0.0))
-
-    def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
-        kink = self.lambd
-        if not 0 <= kink < math.inf:
-            return ()
-        outside = Piece(-math.inf, -kink, 1.0, 1.0, kink), Piece(kink, math.inf, 1.0, 1.0, -kink)
-        return outside[0], Piece(-kink, kink, 0.0, 0.0), outside[1]
-
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        return 4 * unit * (abs(result) + abs(self.lambd))
-
-
 SIXTH = 0.16666668
 """1/6 in single precision, rounded up."""
-SINGLE = 2.0**-22
-"""By how much a number in single precision may be off, relatively: four times as much as it is."""
 
 
 class HardSwish(Piecewise):
@@ -583,11 +534,6 @@ class HardSwish(Piecewise):
         return (8 * unit + 2.0**-23) * (abs(result) + 3)
 
 
-JUMP_FREE = 20.0
-"""Threshold of softplus from which its jump is below 2.1e-9 / beta and is not counted as a slope."""
-MOST_TURNS = 2.0**20
-"""Size of arguments from which sine and cosine are taken to have every value and slope."""
-
 
 # -- derivatives that turn at 0 or nowhere --------------------------------------------------------------------------
 AT_0 = ((0.0, 0.0),)
@@ -597,11 +543,6 @@ def _bell(x: FloatArray) -> FloatArray:
     """The derivative of sigmoid."""
     small = np.exp(-abs(x))
     return np.asarray(small / (1 + small) ** 2)
-
-
-def _tanhshrink(x: FloatArray) -> FloatArray:
-    small = np.exp(-2 * abs(x))
-    return np.asarray(((1 - small) / (1 + small)) ** 2)
 
 
 class Sigmoid(Turning):
@@ -648,27 +589,6 @@ class Arctan(Turning):
         return np.arctan(x)
 
 
-class LogSigmoid(Turning):
-    """``log(sigmoid(x))``."""
-
-    whole = (0.0, 1.0)
-    steepness = Curve(lambda x: sigmoid(-x))
-    limits = (-math.inf, 0.0)
-
-    def value(self, x: FloatArray) -> FloatArray:
-        return -np.logaddexp(0.0, -x)
-
-
-class TanhShrink(Turning):
-    """``x - tanh(x)``."""
-
-    whole = (0.0, 1.0)  # tanh^2
-    steepness = Curve(_tanhshrink, AT_0)
-
-    def value(self, x: FloatArray) -> FloatArray:
-        return x - np.tanh(x)
-
-
 class Erf(Turning):
     """The error function."""
 
@@ -680,43 +600,15 @@ class Erf(Turning):
         return np.asarray(erf(x))
 
 
-class Softplus(Curved):
-    """``log(1 + exp(beta x)) / beta``, the identity where ``beta x`` is above ``threshold``.
+class Softplus(Turning):
+    """``log(1 + exp(x))``, of slope sigmoid(x)."""
 
-    It jumps there by log(1 + exp(-threshold)) / beta.
-    """
-
-    beta: float = 1.0
-    threshold: float = math.inf
+    whole = (0.0, 1.0)
+    steepness = Curve(sigmoid)
+    limits = (0.0, math.inf)
 
     def value(self, x: FloatArray) -> FloatArray:
-        return np.where(self.beta * x > self.threshold, x, np.logaddexp(0.0, self.beta * x) / self.beta)
-
-    def off(self, x: FloatArray, value: FloatArray) -> FloatArray:
-        # The jump besides, at an end and at any place between.
-        return super().off(x, value) + 2 * self._jump()
-
-    def extent(self) -> Extent | None:
-        # sigmoid(beta x), whatever the sign of beta is.
-        fits = self.beta != 0 and math.isfinite(self.beta) and self.threshold >= JUMP_FREE
-        return (0.0, 1.0) if fits else None
-
-    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
-        """Of log(1 + exp) at beta x; 1 above the threshold."""
-        if self.extent() is None:
-            return None
-        low, high = enclosing((low, high)).scaled(self.beta).ends
-        down, up = Curve(sigmoid).slopes((0.0, 1.0), low, high)
-        return down, np.where(high >= self.threshold, 1.0, up)
-
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """Elementary functions; a library may see the threshold one rounding earlier or later."""
-        return np.asarray(super().rounding(values, result, unit)) + self._jump()
-
-    def _jump(self) -> float:
-        if self.beta == 0:
-            return math.inf
-        return host.inflate(float(np.logaddexp(0.0, -self.threshold)) / abs(self.beta), ROUNDINGS)
+        return np.logaddexp(0.0, x)
 
 
 # -- exponentials below 0 ------------------------------------------------------------------------------------------
@@ -730,7 +622,8 @@ class Exponential(Curved):
         raise NotImplementedError
 
     def argument(self, x: FloatArray) -> FloatArray:
-        raise NotImplementedError
+        """Of the exponential."""
+        return x
 
     def extent(self) -> Extent | None:
         """The slope above 0; between 0 and the slope at 0 below."""
@@ -765,26 +658,18 @@ class Exponential(Curved):
 
 
 class ELU(Exponential):
-    """``scale x`` above 0, ``scale alpha (exp(input_scale x) - 1)`` below."""
+    """``scale x`` above 0, ``scale alpha (exp(x) - 1)`` below."""
 
     alpha: float = 1.0
     scale: float = 1.0
-    input_scale: float = 1.0
 
     def value(self, x: FloatArray) -> FloatArray:
-        below = self.scale * self.alpha * np.expm1(self.argument(np.minimum(x, 0.0)))
-        return np.where(x > 0, self.scale * x, below)
-
-    def argument(self, x: FloatArray) -> FloatArray:
-        return np.zeros(x.shape) if self.input_scale == 0 else self.input_scale * x
+        return np.where(x > 0, self.scale * x, self.scale * self.alpha * np.expm1(np.minimum(x, 0.0)))
 
     def sides(self) -> tuple[float, float, float] | None:
-        """None for a negative ``input_scale``, where the exponential grows."""
-        if not self.input_scale >= 0:
-            return None
-        steep = host.mul_up(abs(self.alpha), abs(self.scale), self.input_scale)
-        ends = self.alpha * self.scale
-        return self.scale, math.copysign(steep, self.alpha) * math.copysign(1.0, self.scale), ends
+        steep = host.mul_up(abs(self.alpha), abs(self.scale))
+        below = math.copysign(steep, self.alpha) * math.copysign(1.0, self.scale)
+        return self.scale, below, self.alpha * self.scale
 
 
 class CELU(Exponential):
@@ -804,50 +689,28 @@ class CELU(Exponential):
 
 
 # -- waves ---------------------------------------------------------------------------------------------------------
-def _wave(f: Callable[[FloatArray], FloatArray], top: float, low: FloatArray, high: FloatArray) -> Ends:
-    """Values of a wave on intervals, with ``f(top) = 1``, rounded outward."""
-    with np.errstate(all="ignore"):
-        far = ~((abs(low) < MOST_TURNS) & (abs(high) < MOST_TURNS))
-
-        def meets(place: float) -> FloatArray:
-            # 2 pi k is off by less than 2^-51 2^21.
-            turns = np.ceil((low - place - 2.0**-26) / (2 * math.pi))
-            return np.asarray(far | (place + 2 * math.pi * turns <= high + 2.0**-26))
-
-        ends = [f(end) for end in (low, high)]
-        down, up = np.minimum(*ends) - CLOSE, np.maximum(*ends) + CLOSE
-        down = np.where(meets(top + math.pi), -1.0, np.maximum(down, -1.0))
-        return down, np.where(meets(top), 1.0, np.minimum(up, 1.0))
-
-
-class Sin(Curved):
-    """The sine, of which the cosine is the derivative."""
+class Wave(Curved):
+    """A sine or cosine: everywhere of every slope and value."""
 
     whole = (-1.0, 1.0)
+    limits = (-1.0, 1.0)
+
+    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+        return np.full(low.shape, -1.0), np.full(high.shape, 1.0)
+
+
+class Sin(Wave):
+    """The sine."""
 
     def value(self, x: FloatArray) -> FloatArray:
         return np.sin(x)
 
-    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
-        return _wave(np.cos, 0.0, low, high)
 
-    def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        return _wave(np.sin, math.pi / 2, low, high)
-
-
-class Cos(Curved):
-    """The cosine, of which minus the sine is the derivative."""
-
-    whole = (-1.0, 1.0)
+class Cos(Wave):
+    """The cosine."""
 
     def value(self, x: FloatArray) -> FloatArray:
         return np.cos(x)
-
-    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
-        return _wave(lambda x: -np.sin(x), -math.pi / 2, low, high)
-
-    def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        return _wave(np.cos, 0.0, low, high)
 
 
 SMALLEST = 1e-100
