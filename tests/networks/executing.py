@@ -22,8 +22,8 @@ from specnorm_networks.certified.operators import (
     Mean,
     ReLU,
     Scale,
-    TwoAxes,
     Slice,
+    TwoAxes,
     Windows,
 )
 

@@ -115,9 +115,7 @@ def average_rows(window: Window) -> tuple[Row, ...]:
 
 
 # -- resizing ----------------------------------------------------------------------------------------------------------
-def resize_norm_up(
-    mode: str, size: int, outputs: int, scale: Fraction, coordinates: str, nearest: str
-) -> float | None:
+def resize_norm_up(mode: str, size: int, outputs: int, scale: Fraction, coordinates: str, nearest: str) -> float | None:
     """Norm of resizing along one axis, rounded up; None for modes that are not known.
 
     Parameters

@@ -33,17 +33,12 @@ ENTRIES = 2**24
 
 @dataclass(frozen=True, eq=False)
 class _Sum:
-    """A value as a linear map of the input and the w so far; what is added is left out.
-
-    Parameters
-    ----------
-    matrix : array, shape (numbers, *shape)
-    error : array, shape (numbers, *shape)
-        By how much each entry may be off.
-    """
+    """A value as a linear map of the input and the w so far; what is added is left out."""
 
     matrix: FloatArray
+    """Shape (numbers, *shape)."""
     error: FloatArray
+    """Shape (numbers, *shape): by how much each entry may be off."""
 
 
 class _Units:
@@ -185,9 +180,7 @@ def unit_run(graph: Graph) -> Subnetwork | None:
     nodes = graph.pruned().nodes
     last = {name: at for at, node in enumerate(nodes) for name in node.inputs}
     for at, node in enumerate(nodes):
-        if not isinstance(node.operator, Input) and not (
-            units.read(node) and units.count <= math.prod(whole) + UNITS
-        ):
+        if not isinstance(node.operator, Input) and not (units.read(node) and units.count <= math.prod(whole) + UNITS):
             return None
         for name in node.inputs:
             if last[name] == at:  # nothing reads it any more

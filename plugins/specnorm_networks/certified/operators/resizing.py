@@ -12,7 +12,15 @@ import numpy as np
 from specnorm.proof import host
 from specnorm_networks.certified import axes
 from specnorm_networks.certified.axes import Row
-from specnorm_networks.certified.operators.base import FloatArray, Linear, LinearMap, NoBoundError, NotRunError, Place, Sizes
+from specnorm_networks.certified.operators.base import (
+    FloatArray,
+    Linear,
+    LinearMap,
+    NoBoundError,
+    NotRunError,
+    Place,
+    Sizes,
+)
 from specnorm_networks.certified.operators.windows import sums_along
 from specnorm_networks.certified.shapes import Size
 
