@@ -116,7 +116,9 @@ def test_what_the_library_does_otherwise_is_told_of_it(default: Lib, monkeypatch
         raise ValueError("reshape only works when src.shape is 1-dimensional")
 
     monkeypatch.setattr("array_api_strict.reshape", flat)
-    words = r"array_api_strict does not follow the array API standard in what this method needs \(ValueError: reshape only"
+    words = (
+        r"array_api_strict does not follow the array API standard in what this method needs \(ValueError: reshape only"
+    )
     with pytest.raises(specnorm.NoBackend, match=words):
         specnorm.conv_norm(default.asarray(KERNEL), 8)
 

@@ -392,7 +392,6 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
     "BatchNormalization": batch_norm,
     "MaxPool": pooled,
     "AveragePool": pooled,
-    "LpPool": lambda d: pooled(d) | {"p": d.choice([None, 2, 2, 1, 3])},
     "GlobalAveragePool": lambda d: {"X": Slot(d.image(d.choice([1, 2])))},
     "GlobalLpPool": lambda d: {"X": Slot(d.image(d.choice([1, 2]))), "p": d.choice([None, 2, 2, 1, 3])},
     "GlobalMaxPool": lambda d: {"X": Slot(d.image(d.choice([1, 2])))},

@@ -127,7 +127,7 @@ LEFT_OUT = {
 OFTEN = {
     "Gemm": 5, "MatMul": 4, "Conv": 8, "ConvTranspose": 4, "BatchNormalization": 2, "Relu": 2, "Elu": 2, "Swish": 2,
     "Mul": 4, "Add": 2, "Sub": 2, "Max": 3, "Min": 3, "Transpose": 3, "Reshape": 3, "Slice": 3, "Concat": 3, "Split": 2,
-    "Pad": 3, "MaxPool": 4, "AveragePool": 4, "LpPool": 2, "Resize": 4, "Softmax": 1, "LogSoftmax": 1,
+    "Pad": 3, "MaxPool": 4, "AveragePool": 4, "Resize": 4, "Softmax": 1, "LogSoftmax": 1,
 }  # fmt: skip
 DRAWS: dict[Draw, float] = {
     computed_shape: 0.5, custom: 0.3,

@@ -126,27 +126,6 @@ def gated(d: Draft) -> None:
     d.add("Mul", d.dice.sample([x, gate], 2))
 
 
-def length_pool(d: Draft) -> None:
-    """As torch exports Euclidean pooling: the root of an average of squares."""
-    x = d.value((3, 4))
-    ndim = len(d.shape_of(x)) - 2
-    two = d.const(np.asarray(d.dice.choice([2.0, 2.0, 2.0, 4.0])), folded=False)
-    square = d.add("Pow", [x, two])
-    pads = [d.dice.choice([0, 0, 1]) for _ in range(2 * ndim)]
-    kernel = [d.dice.randint(1, 2) for _ in range(ndim)]
-    average = d.add(
-        "AveragePool", [square], kernel_shape=kernel, strides=[d.dice.randint(1, 2) for _ in range(ndim)], pads=pads,
-        count_include_pad=d.dice.choice([None, 0, 1, 1]),
-    )  # fmt: skip
-    if d.dice.random() < 0.5:
-        average = d.add("Mul", [average, d.const(np.asarray(d.dice.choice([4.0, 2.0])))])
-    if d.dice.random() < 0.4:
-        sign = d.add("Sign", [average])
-        average = d.add("Mul", [sign, d.add("Relu", [d.add("Abs", [average])])])
-        del d.values[sign]
-    d.add("Sqrt", [average])
-
-
 def cancelling(d: Draft) -> None:
     """Two ways that meet again: what is said of one must not be said of both."""
     x = d.value((2,))
@@ -182,8 +161,8 @@ def residual(d: Draft) -> None:
 
 
 PATTERNS: dict[Callable[[Draft], Any], float] = {
-    max_min: 6, sorted_between: 1.5, largest_smallest: 1, both_signs: 2.5, chosen: 3, gated: 3.5, length_pool: 2,
-    cancelling: 1.5, null_space: 2, residual: 2,
+    max_min: 6, sorted_between: 1.5, largest_smallest: 1, both_signs: 2.5, chosen: 3, gated: 3.5, cancelling: 1.5,
+    null_space: 2, residual: 2,
 }  # fmt: skip
 
 
