@@ -30,7 +30,8 @@ def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -
     method : Method
         A value such as ``TensorNorm()`` or ``Gram(n_iter=8)``.
     **geometry
-        See `specnorm.problem.spec.Geometry`.
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
 
     Returns
     -------
@@ -40,6 +41,13 @@ def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -
     Raises
     ------
     KernelError, GeometryError, MethodError, BackendError
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> print(specnorm.measure(kernel, specnorm.Gram(n_iter=8), input_shape=8))
+    upper 31.1770 (gram, input size (8, 8))
     """
     check_method(method)
     return _measured(kernel, method, geometry)[0]

@@ -45,7 +45,8 @@ def enclose(
     budget : float, optional
         Seconds; what has not begun by then is not tried. The bounds are wider then, and as true.
     **layer
-        See `specnorm.problem.spec.Layer`.
+        ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
+        see `specnorm.Geometry`.
 
     Returns
     -------
@@ -59,6 +60,15 @@ def enclose(
     ------
     MethodError
         Under a tracer.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> print(specnorm.enclose(kernel))
+    31.1769 <= norm <= 31.2081 (converged: rtol=0.001)
+    >>> print(specnorm.enclose(kernel, 8, padding_mode="zeros", stride=2))
+    15.6996 <= norm <= 15.7075 (converged: rtol=0.001, by the layer's own matrix)
     """
     result, claims = proven(kernel, Enclose(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
     figures, upper = result.stats, backend_for(kernel).as_proven(result.value)
@@ -119,7 +129,8 @@ def certify(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> 
     bound : float
         Non-negative.
     **geometry
-        See `specnorm.problem.spec.Geometry`.
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
 
     Returns
     -------
@@ -131,6 +142,13 @@ def certify(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> 
     Undecided
         If the norm is closer to the bound than rounding or the budget allows; or than the factor of padding that
         repeats pixels.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> specnorm.certify(kernel, 31.2), specnorm.certify(kernel, 31.1)
+    (True, False)
     """
     given: Any = kernel
     found = measure(given, Certify(bound=as_number("bound", bound)), **geometry).stats

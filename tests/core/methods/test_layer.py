@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Layer, Recipe, layers
 from hypothesis import given
 from libraries import Lib
 from oracle import dense_matrix, dense_norm, sigma_star
 from promises import for_all
-from strategies import Layer, Recipe, layers
 
 from specnorm import GeometryError
 from specnorm.backends import load

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Recipe
 from checks import assert_encloses, assert_valid
 from numpy.typing import NDArray
 from oracle import dense_norm, sigma_star
-from strategies import Recipe
 
 import specnorm
 from specnorm import TensorNorm
