@@ -9,7 +9,7 @@ from specnorm.measuring import measure
 from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped
 from specnorm.methods.base import Method
 from specnorm.methods.enclosure import NormAtSize
-from specnorm.methods.singular_values import SingularValues
+from specnorm.methods.fft import SingularValues
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
 from specnorm.types import ArrayObject, ArrayT
 

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, Unpack
 from specnorm.backends import backend_for
 from specnorm.errors import Undecided
 from specnorm.layers import takes_layers
-from specnorm.measuring import measure, measure_with
+from specnorm.measuring import measure, proven
 from specnorm.methods.base import as_number
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
 from specnorm.result import BoundSource, Certificate, Enclosure, Outcome, Result
-from specnorm.runtime.telling import Listening
 from specnorm.types import ArrayObject
 
 if TYPE_CHECKING:
@@ -71,10 +70,8 @@ def enclose(
     >>> print(specnorm.enclose(kernel, 8, padding_mode="zeros", stride=2))
     15.6996 <= norm <= 15.7075 (converged: rtol=0.001, by the layer's own matrix)
     """
-    backend, geometry = backend_for(kernel), Geometry(input_shape=input_shape, **layer)
-    with Listening() as heard:
-        result = measure_with(kernel, Enclose(rtol=rtol, budget=budget), geometry, backend=backend)
-    figures, upper = result.stats, backend.as_proven(result.value)
+    result, claims = proven(kernel, Enclose(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
+    figures, upper = result.stats, backend_for(kernel).as_proven(result.value)
     found = Enclosure(
         lower=figures["lower"],
         upper=upper,
@@ -85,7 +82,7 @@ def enclose(
         status=status_of(replace(result, value=upper)),
     )
     found = found.stated_by(partial(_certificate, kernel, result.spec))
-    return found.proven_by(*heard[0], _explained) if len(heard) == 1 else found
+    return found.proven_by(*claims[0], _explained) if claims else found
 
 
 def _certificate(kernel: ArrayObject, spec: ConvSpec, name: str) -> Certificate:

@@ -17,8 +17,7 @@ from specnorm.measuring import check_method, measure
 from specnorm.methods import Method
 from specnorm.methods.base import check_count
 from specnorm.problem.spec import Geometry
-from specnorm.runtime.program import Program
-from specnorm.runtime.table import program_for, state_shapes
+from specnorm.runtime.program import Program, program_for, state_shapes
 from specnorm.runtime.zero_channels import batches, moved, padded
 from specnorm.types import AnyArray, ArrayObject, ArrayT
 
@@ -43,7 +42,7 @@ def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geomet
     -------
     dict of str to array
         Real arrays of the kernel's library and device, in float32 or float64; together a small part of the kernel, of
-        `Completion` some 7 times the kernel.
+        `Completion` some 6 times the kernel.
 
     Raises
     ------
@@ -182,7 +181,7 @@ def _step_stack(
 ) -> tuple[Any, tuple[Any, ...]]:
     if state:
         return backend.step(plan, kernels, state, sweeps)
-    each = [backend.apply(plan, kernels[j, ...])[0] for j in range(kernels.shape[0])]
+    each = [backend.apply(plan, kernels[j, ...]).value for j in range(kernels.shape[0])]
     return backend.namespace(kernels).stack(each), ()
 
 

@@ -94,12 +94,17 @@ def examples_of(path: Path) -> list[tuple[str, int, str]]:
     return [(whole or framework(source), line, source) for line, source in parts]
 
 
+LONG = ("networks", "recipes")
+"""Pages whose examples take long; those of the tutorials do too."""
+
+
 def examples_to_run() -> list[Any]:
     """Each page, and each library that some of its blocks need: one missing library skips those blocks alone."""
     found = []
     for path in pages():
         for library in sorted({library for library, _, _ in examples_of(path)}):
-            found.append(pytest.param(path, library, id=f"{name_of(path)}-{library or 'numpy'}"))
+            marks = [pytest.mark.nightly] * (path.parent.name == "tutorials" or path.stem in LONG)
+            found.append(pytest.param(path, library, id=f"{name_of(path)}-{library or 'numpy'}", marks=marks))
     return found
 
 
@@ -233,6 +238,7 @@ def test_commands_print_what_they_say(parts: list[tuple[int, str]], tmp_path: Pa
 
 
 # -- geometry ----------------------------------------------------------------------------------------------------
+@pytest.mark.nightly
 def test_the_table_of_geometries_is_what_the_functions_do() -> None:
     page = (ROOT / "docs" / "geometry.md").read_text(encoding="utf-8")
     expected = table()
