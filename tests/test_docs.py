@@ -130,7 +130,7 @@ def test_every_python_block_is_an_example() -> None:
 
 
 COLUMN = 105
-"""Letters of code that the site's column shows on a screen of 1440 pixels; the README's two commands stay in one line."""
+"""Letters of code that the site's column shows on a screen of 1440 pixels; the README's commands are longer."""
 
 
 @pytest.mark.parametrize("path", pages()[1:], ids=name_of)
