@@ -44,6 +44,7 @@ def test_the_committed_page_is_made_of_the_committed_lines(tmp_path: Path) -> No
     assert (tmp_path / "index.md").read_text(encoding="utf-8") == page.PAGE.read_text(encoding="utf-8")
 
 
+@pytest.mark.nightly
 def test_what_fails_or_hangs_on_a_gpu_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file holds each row as soon as it is measured, and one for each part that did not end well."""
     out = tmp_path / "gpu.jsonl"

@@ -148,6 +148,7 @@ def test_what_an_unread_operator_holds_is_never_left_out_silently(tmp_path: Path
 
 
 # -- the real model ------------------------------------------------------------------------------------------------
+@pytest.mark.nightly
 def test_published_model_against_the_reference_evaluator(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ultra-Light-Fast face detector: 52 convolutions, all of them found; the bound holds for pairs of images.
 

@@ -84,6 +84,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.sampled("celu", "threshold", "random")
 def test_what_no_constant_was_derived_for_is_refused_by_name(name: str) -> None:
     """By an error, or in the answer, which then has no bound."""
     f, word = REFUSED[name]

@@ -37,6 +37,7 @@ NETWORKS = networks()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.sampled("zeros", "geometry", "residual")
 def test_bound_holds_in_the_ball(name: str) -> None:
     """Pairs at random and Jacobians along steps uphill within the ball stay below."""
     chain = NETWORKS[name]
