@@ -42,7 +42,7 @@ def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geomet
     -------
     dict of str to array
         Real arrays of the kernel's library and device, in float32 or float64; together a small part of the kernel, of
-        `Completion` some 7 times the kernel.
+        `Completion` some 6 times the kernel.
 
     Raises
     ------
