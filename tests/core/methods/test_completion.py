@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Layer, Recipe, recipes
 from hypothesis import given
 from hypothesis import strategies as st
 from libraries import Lib
@@ -13,7 +14,6 @@ from nightly import NIGHTLY
 from numpy.typing import NDArray
 from oracle import finite_difference_gradient, sigma_star
 from promises import for_all, layers_for
-from strategies import Layer, Recipe, recipes
 
 import specnorm
 from specnorm.backends import backend_for
