@@ -17,9 +17,9 @@ from bench.__main__ import COMMITTED, main  # noqa: E402
 @pytest.mark.nightly
 def test_a_run_is_complete_and_compared_with_itself(tmp_path: Path) -> None:
     out = tmp_path / "some.jsonl"
-    assert main(["run", "--size", "smoke", "--sections", "unfoldings", "power", "network", "--out", str(out)]) == 0
+    assert main(["run", "--size", "smoke", "--sections", "unfoldings", "rescaling", "network", "--out", str(out)]) == 0
     rows = facts.read(out)
-    assert {row["section"] for row in rows} == {"unfoldings", "power", "network"}
+    assert {row["section"] for row in rows} == {"unfoldings", "rescaling", "network"}
     assert all(row.get("skipped") or (row["seconds"] > 0 and math.isfinite(row["value"])) for row in rows)
     assert main(["compare", str(out), str(out)]) == 0
     assert main(["page", str(out)]) == 0

@@ -2,7 +2,7 @@
 
 run --size full --out FILE       # some ten minutes on one thread; "smoke" takes seconds
 compare FILE [COMMITTED]         # what got slower than noise allows; exit code 1 if anything
-page [FILE]                      # docs/benchmarks/index.md, or tables of a file beside it
+page [FILE]                      # docs/benchmarks/index.md, or the table of a file beside it
 gpu --out FILE                   # all that is measured on a GPU, within eight minutes
 rent [NAMES]                     # rooms of the search switched off, one by one
 """

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import Any
 
 import torch
+from scipy.sparse.linalg import LinearOperator, svds
 from torch import Tensor
 
 
@@ -35,6 +36,31 @@ def hopm_einsum(kernel: Tensor, sweeps: int = 100, seed: int = 0) -> Tensor:
         norm = torch.linalg.vector_norm(u)
         u = unit(u)
     value: Tensor = norm * math.sqrt(math.prod(kernel.shape[2:]))
+    return value
+
+
+def hopm_products(kernel: Tensor, sweeps: int = 100, seed: int = 0) -> Tensor:
+    """The same iteration by real products of two contiguous matrices with vectors: the fastest form that we know."""
+    o, i, h, w = kernel.shape
+    rows, columns = kernel.reshape(o, -1), kernel.transpose(0, 1).reshape(i, -1)
+    generator = torch.Generator().manual_seed(seed)
+    u, v, a, _ = (torch.randn(n, dtype=torch.complex64, generator=generator) for n in kernel.shape)
+    norm = torch.zeros(())
+
+    def times(x: Tensor, matrix: Tensor) -> Tensor:
+        return torch.complex(*(torch.view_as_real(x).T @ matrix)).reshape(-1, h * w)
+
+    for _ in range(sweeps):
+        inner = times(u / torch.linalg.vector_norm(u), rows)
+        taps = (v / torch.linalg.vector_norm(v) @ inner).reshape(h, w)
+        b = (a / torch.linalg.vector_norm(a) @ taps).conj()
+        b = b / torch.linalg.vector_norm(b)
+        a = (taps @ b).conj()
+        waves = torch.outer(a / torch.linalg.vector_norm(a), b).reshape(-1)
+        v = (inner @ waves).conj()
+        u = (times(v / torch.linalg.vector_norm(v), columns) @ waves).conj()
+        norm = torch.linalg.vector_norm(u)
+    value: Tensor = norm * math.sqrt(h * w)
     return value
 
 
@@ -97,26 +123,25 @@ def gram_conv(kernel: Tensor, steps: int = 3) -> Tensor:
     return value
 
 
-def square_layer(kernel: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """A circular layer that keeps the size with torch's convolution, and its adjoint."""
-    pads = tuple(p for k in reversed(kernel.shape[2:]) for p in ((k - 1) // 2, k // 2))
-    back = tuple(p for k in reversed(kernel.shape[2:]) for p in (k // 2, (k - 1) // 2))
-    flipped = kernel.transpose(0, 1).flip(2, 3)
+def propack(kernel: Tensor, n: int) -> float:
+    """SciPy's PROPACK on the layer itself with zero padding, by torch's convolution (Larsen 1998)."""
+    cout, cin, *taps = kernel.shape
+    pads = [(k - 1) // 2 for k in taps]
 
-    def product(x: Tensor, weight: Tensor, around: tuple[int, ...]) -> Tensor:
-        return torch.nn.functional.conv2d(torch.nn.functional.pad(x, around, mode="circular"), weight)
+    def layer(x: Any) -> Any:
+        image = torch.from_numpy(x.reshape(1, cin, n, n))
+        return torch.nn.functional.conv2d(image, kernel, padding=pads).numpy().reshape(-1)
 
-    return lambda x: product(x, kernel, pads), lambda y: product(y, flipped, back)
+    def adjoint(y: Any) -> Any:
+        image = torch.from_numpy(y.reshape(1, cout, n, n))
+        return torch.nn.functional.conv_transpose2d(image, kernel, padding=pads).numpy().reshape(-1)
+
+    operator = LinearOperator((cout * n * n, cin * n * n), layer, adjoint, dtype="float32")
+    return float(svds(operator, 1, solver="propack", tol=1e-3, maxiter=200, return_singular_vectors=False, rng=0)[0])
 
 
-def power_at_size(kernel: Tensor, n: int, steps: int = 100, seed: int = 0) -> Tensor:
-    """Power method with the circular layer itself at one size (Ryu et al. 2019; Farnia et al. 2019)."""
-    layer, adjoint = square_layer(kernel)
-    x = torch.randn(1, kernel.shape[1], n, n, dtype=kernel.dtype, generator=torch.Generator().manual_seed(seed))
-    norm = torch.zeros(())
-    for _ in range(steps):
-        x = x / torch.linalg.vector_norm(x)
-        y = layer(x)
-        norm = torch.linalg.vector_norm(y)
-        x = adjoint(y)
-    return norm
+def aol(kernel: Tensor) -> Tensor:
+    """Almost-orthogonal rescaling (Prach and Lampert 2022), as published; the sum of the kernel that is left."""
+    turned = kernel.transpose(0, 1)
+    gram = torch.nn.functional.conv2d(turned, turned, padding=[k - 1 for k in kernel.shape[2:]])
+    return (kernel * gram.abs().sum(dim=(1, 2, 3)).rsqrt()[None, :, None, None]).sum()
