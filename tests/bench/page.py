@@ -1,9 +1,9 @@
-"""docs/benchmarks/index.md, whose tables are made from their lines alone; and what got slower."""
+"""docs/benchmarks/index.md, whose table is made from its lines alone; and what got slower."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from marks import put
@@ -12,34 +12,21 @@ from bench.facts import FOLDER, Row, read
 
 DASH = "\N{EN DASH}"
 PAGE, COMMITTED = FOLDER / "index.md", "suite"
-KEY = ("section", "name", "family", "shape", "dtype", "n", "library", "contestant", "threads")
+KEY = ("section", "name", "family", "shape", "n", "library", "contestant", "threads")
 ROOM = 1.1
 """Beyond the quarters of both runs."""
 
 
 def write(source: Path) -> None:
-    """The page of some lines, beside them: the suite's, or a list of tables."""
+    """The page with the table of the suite's lines, or the table of other lines, beside them."""
     rows = read(source)
-    made = {"measured": measured(rows), "table": whole(rows)}
-    if source.stem == COMMITTED:
-        source.with_name(PAGE.name).write_text(filled(PAGE, made), encoding="utf-8")
-    else:
-        text = f"# {source.stem}\n\n{made['measured']}\n\n{made['table']}"
-        source.with_suffix(".md").write_text(text, encoding="utf-8")
-
-
-# -- tables ----------------------------------------------------------------------------------------------------------
-def filled(page: Path, made: Mapping[str, str]) -> str:
-    """The text of a page with what stands between the two marks of each name put anew."""
-    text = page.read_text(encoding="utf-8")
-    for name, part in made.items():
-        text = put(text, f"<!-- {name} -->\n", f"\n<!-- end of {name} -->", part.strip() or "Not measured.")
-    return text
-
-
-def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    told = [f"| {' | '.join(line)} |" for line in (header, *lines)]
-    return "\n".join([told[0], "|" + "---|" * len(header), *told[1:]]) + "\n"
+    if source.stem != COMMITTED:
+        source.with_suffix(".md").write_text(f"{measured(rows)}\n\n{whole(rows)}", encoding="utf-8")
+        return
+    text = PAGE.read_text(encoding="utf-8")
+    for name, part in (("measured", measured(rows)), ("table", whole(rows))):
+        text = put(text, f"<!-- {name} -->\n", f"\n<!-- end of {name} -->", part.strip())
+    source.with_name(PAGE.name).write_text(text, encoding="utf-8")
 
 
 def measured(rows: list[Row]) -> str:
@@ -68,7 +55,8 @@ def whole(rows: list[Row]) -> str:
             ends([row["seconds"] for row in found], span), f"{statistics.median(faster):.2g}{around}" if told else "-",
             ends([row["value_over_norm"] for row in found if "value_over_norm" in row], "{:.4f}".format),
         ])  # fmt: skip
-    return table(["problem", "method", "kernels", "cases", "time", "times as fast", "value over norm"], lines)
+    header = ["problem", "method", "kernels", "cases", "time", "times as fast", "value over norm"]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines))
 
 
 def span(seconds: float) -> str:
@@ -80,8 +68,6 @@ def span(seconds: float) -> str:
 def ends(figures: list[float], tell: Callable[[float], str]) -> str:
     """The least and the largest, or the only one."""
     told = list(dict.fromkeys(tell(x) for x in sorted(figures)))
-    if len(told) > 1 and told[0].endswith(" ms") and told[-1].endswith(" ms"):
-        told[0] = told[0].removesuffix(" ms")
     return DASH.join(told[:1] + told[1:][-1:]) if told else "-"
 
 
@@ -114,4 +100,4 @@ def key_of(row: Row, less: Sequence[str] = ()) -> str:
 
 def words(row: Row) -> str:
     size = f", n={row['n']}" if row["n"] else ""
-    return f"{row['contestant']} ({row['library']}, {row['dtype']}) on {row['name']}, {row['family']}{size}"
+    return f"{row['contestant']} ({row['library']}) on {row['name']}, {row['family']}{size}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -52,14 +51,6 @@ def squares(*channels: int, family: str = "trained-like") -> list[Kernel]:
     return [(f"{c} channels", family, functools.partial(make, c)) for c in channels]
 
 
-def enclosed(rtol: float) -> Callable[[Any, Any], Any]:
-    return lambda k, n: specnorm.enclose(k, n, rtol=rtol).upper
-
-
-def at(call: Callable[[Any, Any], Any], n: int | None, kernel: Any) -> Any:
-    return call(kernel, n)
-
-
 def of(function: Callable[..., Any], **options: Any) -> Callable[[Any, Any], Any]:
     """Without a size, or circular at one."""
     return lambda k, n: function(k, **({} if n is None else {"input_shape": n}), **options)
@@ -77,12 +68,12 @@ REAL: list[Kernel] = [
 ]  # fmt: skip
 TN = {
     "tn_bound, estimate": of(specnorm.tn_bound, certified=False), "tn_bound, proven": of(specnorm.tn_bound),
-    "enclose 1e-3": enclosed(1e-3),
+    "enclose 1e-3": of(lambda *x, **y: specnorm.enclose(*x, **y).upper),
 }  # fmt: skip
-PRODUCTS = {"hopm_products": lambda k, n: yardsticks.hopm_products(k)}
+PRODUCTS = {"hopm_products": of(yardsticks.hopm_products)}
 CIRCLE: dict[str, Any] = {"padding_mode": "circular"}
 ZEROS: dict[str, Any] = {"padding_mode": "zeros", "padding": 1}
-CIRCULAR = {"conv_norm": of(specnorm.conv_norm), "enclose 1e-3": enclosed(1e-3)}
+CIRCULAR = {"conv_norm": of(specnorm.conv_norm), "enclose 1e-3": TN["enclose 1e-3"]}
 AT_32 = {"input_shape": 32, **CIRCLE}
 EVERY = tuple(dict.fromkeys(library.name for library in LIBRARIES.values()))
 AT_ONE: list[Kernel] = [*REAL[2:], *squares(64), *squares(64, family="flat")]
@@ -95,11 +86,10 @@ SECTIONS = {
     ]),
     "circular": Section("rfft_svd", CIRCULAR, [*AT_ONE, *squares(16, 32, 128)], (32,)),
     "circular, large": Section("rfft_svd", CIRCULAR, squares(16, 32), (224,)),
-    "gram": Section("gram_rfft", {"gram_bound, 5 steps": of(specnorm.gram_bound, n_iter=5, **CIRCLE)},
-        squares(16, 32, 64, 128), (32,)),
-    "gram, zeros": Section("gram_conv", {"gram_bound, 3 steps": of(specnorm.gram_bound, n_iter=3)}, squares(64, 256)),
+    "gram": Section("gram_conv", {"gram_bound, 3 steps": of(specnorm.gram_bound, n_iter=3)}, squares(64, 256)),
     "power": Section("propack", {"power_norm": of(specnorm.power_norm, **ZEROS)}, AT_ONE, (32,), geometry=ZEROS),
-    "rescaling": Section("aol", {"gram_rescaling": lambda k, n: specnorm.gram_rescaling(k).sum()}, squares(64, 256), geometry=None),
+    "rescaling": Section("aol", {"gram_rescaling": of(lambda k: specnorm.gram_rescaling(k).sum())}, squares(64, 256),
+        geometry=None),
     "libraries": Section("hopm_einsum", {
         "f4_bound": of(specnorm.f4_bound), **TN, "conv_norm, n=32": of(specnorm.conv_norm, input_shape=32),
         "completion_bound 1e-2": of(specnorm.completion_bound),
@@ -110,20 +100,18 @@ SECTIONS = {
 
 
 # -- measuring -------------------------------------------------------------------------------------------------------
-def write(
-    quick: bool, sections: Sequence[str], names: Sequence[str], libraries: Sequence[str], out: Path | None
-) -> None:
+def write(quick: bool, sections: Sequence[str], libraries: Sequence[str], out: Path | None) -> None:
     """Print lines of JSON, and write them where a file is named."""
     rows: list[Row] = []
-    for row in run(quick, sections, names, libraries):
+    for row in run(quick, sections, libraries):
         rows.append(row)
         print(json.dumps(row), flush=True)
         if out:
             facts.write(out, rows)
 
 
-def run(quick: bool, sections: Sequence[str], names: Sequence[str], libraries: Sequence[str]) -> Iterator[Row]:
-    """Rows of all, or of some sections, kernels and libraries; ``quick``: of one small kernel for each."""
+def run(quick: bool, sections: Sequence[str], libraries: Sequence[str]) -> Iterator[Row]:
+    """Rows of all, or of some sections and libraries; ``quick``: of one small kernel for each."""
     clock = "processor" if CLOCK is time.process_time else "wall"
     about = facts.about("numpy", "torch", "jax", "cupy") | {"clock": clock, "threads": torch.get_num_threads()}
     if torch.cuda.is_available():
@@ -131,17 +119,13 @@ def run(quick: bool, sections: Sequence[str], names: Sequence[str], libraries: S
     for title, section in SECTIONS.items():
         if sections and title not in sections:
             continue
-        problems: Any = itertools.product(section.kernels, section.sizes)
-        if quick:
-            first = {kernel[1]: kernel for kernel in reversed(section.kernels)}
-            problems = itertools.product(first.values(), (section.sizes[0] and 8,))
-        for (name, family, make), n in problems:
-            if not names or name in names:
-                kernel = (make()[:8, :8] if quick else make()).astype("float32")
-                said = {**about, "section": title, "name": name, "family": family, "dtype": "float32", "n": n}
-                yield from measure(section, kernel, said, quick, libraries or section.libraries)
-    if not names and (not sections or "network" in sections):
-        said = {**about, "section": "network", "family": "network", "dtype": "float32", "n": None}
+        first = {kernel[1]: kernel for kernel in reversed(section.kernels)}
+        for (name, family, make), n in itertools.product(first.values() if quick else section.kernels, section.sizes):
+            kernel = (make()[:8, :8] if quick else make()).astype("float32")
+            said = {**about, "section": title, "name": name, "family": family, "n": n and 8 if quick else n}
+            yield from measure(section, kernel, said, quick, libraries or section.libraries)
+    if not sections or "network" in sections:
+        said = {**about, "section": "network", "family": "network", "n": None}
         yield from networks(said, quick, libraries or ("torch",))
 
 
@@ -158,7 +142,7 @@ def measure(section: Section, kernel: np.ndarray, said: Row, quick: bool, librar
             continue
         every = list(section.contestants.items())
         for name, call in every[:: len(every) - 1] if quick and len(every) > 3 else every:
-            runs[library.name, name] = library.prepare(functools.partial(at, call, n), kernel)
+            runs[library.name, name] = library.prepare(lambda x, call=call: call(x, n), kernel)
     hard = said["family"] in ("flat", "decaying") and kernel.shape[0] >= 128
     wide, geometry = kernel.astype(np.float64), section.geometry or {}
     norm = float(specnorm.enclose(wide, n, rtol=1e-2 if hard else 1e-4, **geometry).lower)
@@ -194,9 +178,8 @@ def widest(layers: Sequence[tuple[Any, Row]]) -> float:
     return max(float(it.upper) / float(it.lower) - 1 for it in found)
 
 
-def completed(layers: Sequence[tuple[Any, Row]]) -> float:
-    """Largest bound of the layers, each by a completion to 1 %."""
-    return max(float(specnorm.completion_bound(kernel, **geometry)) for kernel, geometry in layers)
+def completed(layer: tuple[Any, Row]) -> Any:
+    return specnorm.completion_bound(layer[0], **layer[1])
 
 
 def followed(layers: Sequence[tuple[Any, Row]], every: int) -> Run:
@@ -228,9 +211,10 @@ def networks(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
                 yield {**here, "library": library.name, "contestant": "every one", "skipped": library.missing}
                 continue
             arrays = [(library.asarray(np.array(kernel)), geometry) for kernel, geometry in layers]
-            runs[library.name, "enclose 1e-3"] = functools.partial(widest, arrays)
-            if layers is every["ResNet-20, trained"]:
-                runs[library.name, "completion_bound 1e-2"] = functools.partial(completed, arrays)
-                runs[library.name, "Completion, a mending"] = followed(arrays, 1)
-                runs[library.name, "Completion, a renewal"] = followed(arrays, 10**9)
+            at = library.name
+            runs[at, "enclose 1e-3"] = functools.partial(widest, arrays)
+            if name.startswith("ResNet-20"):
+                runs[at, "completion_bound 1e-2"] = lambda x=arrays: max(map(completed, x))
+                runs[at, "Completion, a mending"] = followed(arrays, 1)
+                runs[at, "Completion, a renewal"] = followed(arrays, 10**9)
         yield from timed(runs, product, here, quick)

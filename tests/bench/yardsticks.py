@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -74,12 +75,8 @@ def rfft_svd(kernel: Tensor, n: int) -> Tensor:
 def unfolding_power(kernel: Tensor, steps: int = 50, seed: int = 0) -> Tensor:
     """Fantastic Four (Singla and Feizi 2021): four unfoldings by a fixed number of power steps, not converged."""
     o, _, h, w = kernel.shape
-    matrices = [
-        kernel.reshape(o, -1),
-        kernel.permute(0, 2, 1, 3).reshape(o * h, -1),
-        kernel.permute(0, 3, 1, 2).reshape(o * w, -1),
-        kernel.permute(0, 2, 3, 1).reshape(o * h * w, -1),
-    ]
+    orders = {(0, 1, 2, 3): o, (0, 2, 1, 3): o * h, (0, 3, 1, 2): o * w, (0, 2, 3, 1): o * h * w}
+    matrices = [kernel.permute(order).reshape(rows, -1) for order, rows in orders.items()]
     generator = torch.Generator().manual_seed(seed)
     norms = []
     for matrix in matrices:
@@ -94,21 +91,6 @@ def unfolding_power(kernel: Tensor, steps: int = 50, seed: int = 0) -> Tensor:
             v = v / norm
         norms.append(norm)
     return torch.stack(norms).min() * math.sqrt(h * w)
-
-
-def gram_rfft(kernel: Tensor, n: int, steps: int = 5) -> Tensor:
-    """Gram iteration on the circular symbol at one size (Delattre et al. 2023); no rounding is counted."""
-    g = torch.fft.rfft2(kernel, s=(n, n)).permute(2, 3, 0, 1).reshape(-1, *kernel.shape[:2])
-    if g.shape[1] < g.shape[2]:
-        g = g.mH
-    logarithm = torch.zeros(len(g), dtype=kernel.dtype)
-    for _ in range(steps):
-        norm = torch.linalg.matrix_norm(g)
-        g = g / norm[:, None, None]
-        g = g.mH @ g
-        logarithm = 2 * (logarithm + norm.log())
-    value: Tensor = ((torch.linalg.matrix_norm(g).log() + logarithm) / 2**steps).exp().max()
-    return value
 
 
 def gram_conv(kernel: Tensor, steps: int = 3) -> Tensor:
@@ -128,15 +110,11 @@ def propack(kernel: Tensor, n: int) -> float:
     cout, cin, *taps = kernel.shape
     pads = [(k - 1) // 2 for k in taps]
 
-    def layer(x: Any) -> Any:
-        image = torch.from_numpy(x.reshape(1, cin, n, n))
-        return torch.nn.functional.conv2d(image, kernel, padding=pads).numpy().reshape(-1)
+    def through(function: Callable[..., Tensor], channels: int) -> Callable[[Any], Any]:
+        return lambda x: function(torch.from_numpy(x.reshape(1, channels, n, n)), kernel, padding=pads).numpy().ravel()
 
-    def adjoint(y: Any) -> Any:
-        image = torch.from_numpy(y.reshape(1, cout, n, n))
-        return torch.nn.functional.conv_transpose2d(image, kernel, padding=pads).numpy().reshape(-1)
-
-    operator = LinearOperator((cout * n * n, cin * n * n), layer, adjoint, dtype="float32")
+    forward, back = through(torch.nn.functional.conv2d, cin), through(torch.nn.functional.conv_transpose2d, cout)
+    operator = LinearOperator((cout * n * n, cin * n * n), forward, back, dtype="float32")
     return float(svds(operator, 1, solver="propack", tol=1e-3, maxiter=200, return_singular_vectors=False, rng=0)[0])
 
 
