@@ -143,17 +143,9 @@ def _is_a_part(x: Any) -> bool:
 
 
 _CONVOLUTIONS = tuple(f"Conv{d}D" for d in (1, 2, 3))
-
-
 _TRANSPOSED = tuple(f"Conv{d}DTranspose" for d in (1, 2, 3))
-
-
 _DEPTHWISE = ("DepthwiseConv1D", "DepthwiseConv2D")
-
-
 _COMPUTING = ("__call__", "call", "convolution_op")
-
-
 _LAYOUTS = ("IO", "WIO", "HWIO", "DHWIO")
 
 

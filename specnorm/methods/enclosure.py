@@ -15,7 +15,7 @@ from specnorm.clock import Clock
 from specnorm.errors import GeometryError, Undecided
 from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, weighted
 from specnorm.problem import polyphase
-from specnorm.problem.layer_map import shapes_of
+from specnorm.problem.taps import shapes_of
 from specnorm.result import BoundSource
 from specnorm.search.constant import top_gradient, top_triples
 from specnorm.search.enclosing import enclose_blocks

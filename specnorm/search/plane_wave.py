@@ -18,7 +18,7 @@ from specnorm.certified.layer.own_matrix import Waves, norm_by_waves
 from specnorm.certified.symbol import symbols
 from specnorm.numerics.power import follow, matrix_maps
 from specnorm.problem.frequencies import coarse_grid, product, tap_points
-from specnorm.problem.layer_map import sizes_of
+from specnorm.problem.taps import sizes_of
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower

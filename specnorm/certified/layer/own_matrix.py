@@ -14,8 +14,7 @@ from specnorm.certified.layer.circulant import reads_zeros
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.norms import frobenius_up
 from specnorm.certified.symbol import symbols
-from specnorm.problem.layer_map import sizes_of
-from specnorm.problem.taps import axis_tables
+from specnorm.problem.taps import axis_tables, sizes_of
 
 if TYPE_CHECKING:
     import numpy as np

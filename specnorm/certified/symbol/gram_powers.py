@@ -338,8 +338,6 @@ class GramTuning:
 
 
 TUNING = GramTuning()
-
-
 _LEAST = 16
 """Frequencies of a chunk on the host."""
 

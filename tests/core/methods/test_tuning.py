@@ -116,8 +116,6 @@ WILD: dict[str, tuple[Any, Any, Callable[..., None]]] = {
     "no wave taken out": (circulants, circulants.DeflationTuning((0.9,), (0.9,), 0, 1, 0, wider=(1.0,)), split),
     "one wave of a frequency": (circulants, circulants.DeflationTuning((0.5,), (0.5,), 0, 1, together=1), split),
     "one step a matrix": (layer, LayerTuning(matrix_steps=1, matrix_more=1, matrix_wider=()), enclosed),
-    "circulants of any length": (circulants, circulants.CirculantTuning(7, 3.0, 2, 0.9), by_circulants),
-    "no circulant": (circulants, circulants.CirculantTuning(0), by_circulants),
     "a training state of random vectors": (alternation, alternation.AlternationTuning(begun=0, fresh=1e3), tracked),
 }  # fmt: skip
 
