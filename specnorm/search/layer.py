@@ -30,7 +30,7 @@ from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans, to_layer
 from specnorm.certified.symbol.cells import torus
 from specnorm.certified.symbol.symbols import Symbol
-from specnorm.numerics.block_lanczos import Plan, top_vectors
+from specnorm.numerics.lanczos import Plan, top_vectors
 from specnorm.numerics.power import composed
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import coarse_grid, half_grid

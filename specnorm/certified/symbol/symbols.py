@@ -11,7 +11,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified import rounding
-from specnorm.certified.symbol.lags import taps_below
+from specnorm.certified.symbol.gram_polynomial import taps_below
 from specnorm.problem.frequencies import PHASE_ERROR, Frequencies, phases
 
 if TYPE_CHECKING:

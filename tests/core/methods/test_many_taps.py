@@ -13,8 +13,7 @@ from specnorm_numpy import BACKEND
 import specnorm
 from specnorm.certified.symbol import cover
 from specnorm.certified.symbol.cells import Cells, torus
-from specnorm.certified.symbol.gram_polynomial import GramPolynomial
-from specnorm.certified.symbol.lags import half_lags, paired_taps
+from specnorm.certified.symbol.gram_polynomial import GramPolynomial, half_lags, paired_taps
 from specnorm.runtime.execution import Execution
 from specnorm.types import MEMORY
 

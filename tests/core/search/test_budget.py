@@ -12,7 +12,7 @@ import pytest
 
 import specnorm
 from specnorm import Enclose, ExactFFT, TensorNorm, clock
-from specnorm.certified.symbol import lags
+from specnorm.certified.symbol import gram_polynomial
 from specnorm.certified.symbol.cover import Cover
 from specnorm.errors import Undecided
 
@@ -49,7 +49,7 @@ def test_a_deadline_ends_the_making_of_coefficients(monkeypatch: pytest.MonkeyPa
     made: list[int] = []
 
     def watched(*given: Any, **how: Any) -> Any:
-        found = lags.autocorrelations(*given, **how)
+        found = gram_polynomial.autocorrelations(*given, **how)
         made.append(len(found[0]))
         return found
 
