@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 import numpy as np
@@ -51,6 +52,8 @@ def walk(call: Callable[[], object]) -> tuple[list[str], list[tuple[str, str]]]:
 
 if __name__ == "__main__":
     kernel = np.random.default_rng(0).standard_normal((48, 48, 3, 3))
-    for name in ("enclose", "tn_bound"):
-        rooms, climbs = walk(lambda name=name: getattr(specnorm, name)(kernel))
-        sys.stdout.write(f"{name}: {len(rooms)} rooms ({', '.join(rooms)}); {len(climbs)} climbs {climbs}\n")
+    for function in (specnorm.enclose, specnorm.tn_bound):
+        rooms, climbs = walk(partial(function, kernel))
+        sys.stdout.write(
+            f"{function.__name__}: {len(rooms)} rooms ({', '.join(rooms)}); {len(climbs)} climbs {climbs}\n"
+        )

@@ -18,8 +18,7 @@ from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cover import CentreMatrices, Cover, on_grid
 from specnorm.clock import Clock, OutOfTime
 from specnorm.search import tuning as knobs
-from specnorm.search.estimates import NodeEstimates, is_crowded, largest, lift
-from specnorm.search.incumbent import Incumbent, LowerBound
+from specnorm.search.incumbent import Incumbent, LowerBound, NodeEstimates, is_crowded, largest, lift
 from specnorm.search.reduction import Polynomials
 from specnorm.search.result import SearchResult
 
