@@ -98,7 +98,6 @@ class Enclose(Method):
         return Evaluation(stats[-1], (*stats[:-1], u, v), (u, v, phase, group), claims)
 
     def _at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """Enclose the layers themselves, one after another (`search.layer`)."""
         xp = ops.xp
         found = enclose_layers(kernels, spec, self.rtol, self.max_cells, self.budget, ops=ops)
         # A witness of such a layer has no frequency.

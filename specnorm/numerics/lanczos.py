@@ -162,7 +162,6 @@ class Lanczos:
         self._beta.append(beta)
 
     def _projected(self) -> np.ndarray:
-        """The tridiagonal matrices, lower triangle."""
         found = self.ops.to_numpy(self.xp.concat([*self._alpha, *self._beta], axis=1))[:, :, 0]
         steps = len(self._alpha)
         out = np.zeros((len(found), steps, steps))
@@ -304,8 +303,6 @@ def top_vectors(
 
 
 class _Run:
-    """The steps and restarts of `top_vectors`."""
-
     def __init__(
         self,
         gram: Callable[[Array], Array],

@@ -59,12 +59,10 @@ def from_blocks(blocks: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
 
 
 def _first(count: int, axis: int) -> tuple[slice | EllipsisType, ...]:
-    """Index of the first entries along an axis."""
     return (*(slice(None) for _ in range(axis)), slice(0, count), ...)
 
 
 def _whole_shape(spec: ConvSpec) -> tuple[int, ...]:
-    """Kernel sizes rounded up to whole phases."""
     return tuple(t * q for t, q in zip(spec.phases, spec.block_kernel_shape, strict=True))
 
 

@@ -103,7 +103,6 @@ class Program:
             return self._evaluate(kernels, run)
 
     def _evaluate(self, kernels: Array, run: Execution) -> Ran:
-        """Scale the blocks, call the method, undo the scaling, and reduce over groups."""
         xp, needs = run.xp, self.needs
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
         if not run.traced:
@@ -216,7 +215,6 @@ class Program:
 
     @property
     def _stepped(self) -> Stepped:
-        """The method, which must have training steps."""
         if not isinstance(self.method, Stepped):
             raise MethodError(
                 f"{self.method.name} has no training state. TensorNorm, FantasticFour and Power (at an input size) are "

@@ -111,7 +111,6 @@ class Ascent:
         return ((gain > 0) & (hope > least)).nonzero()[0]
 
     def _power(self, phases: np.ndarray, right: Array, steps: int) -> tuple[Array, Array, np.ndarray]:
-        """Power steps at some frequencies: left and right vectors, and the norms from below."""
         xp, (m, p) = self.xp, self.block.shape[1:3]
         # A symbol, its two parts and its adjoint: six real matrices a start.
         size, count = 6 * m * p * (8 if self.block.dtype == xp.float64 else 4), phases.shape[0]

@@ -241,7 +241,6 @@ class DeflatedCirculant:
         return norm_by_deflation(self.kernel, self.spec, self.circulant, cover, highest, bound, ops=self.ops)
 
     def _split(self, part: float) -> tuple[Cover, DeflatedModes] | None:
-        """Take out the waves above a norm; None where they are too many."""
         cover = self._cover(part)
         if cover is None:
             return None
@@ -271,7 +270,6 @@ class DeflatedCirculant:
         return cover if len(cover) <= DEFLATION.waves else None
 
     def _fathom(self, cover: Cover, polynomial: GramPolynomial, index: np.ndarray, part: float) -> None:
-        """Try some open cells."""
         limit_sq = cover.limits_sq(polynomial, part)[index]
         index = index[limit_sq > self._polynomials.least_limit_sq(polynomial)]
         for few in self._polynomials.parts(polynomial, len(index)):

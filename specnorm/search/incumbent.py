@@ -214,7 +214,6 @@ class Incumbent:
         return self._float32
 
     def _note(self, point: Frequencies, right: Array, block: int) -> None:
-        """Keep a frequency if its norm, proven by a vector, is higher."""
         claim = self._norms.norm_at(block, point, right)
         if claim.value > self.best.claim.value:
             self.best, self._right = LowerBound(claim, point, block), right

@@ -196,7 +196,6 @@ def _enclose(layer: ComponentSearch) -> LayerBounds:
 
 
 def _direct_sum(spec: ConvSpec, parts: list[LayerBounds]) -> LayerBounds:
-    """Bounds of a layer from those of its `polyphase_components`, at least one."""
     low, high = max(parts, key=lambda x: x.lower.value), max(parts, key=lambda x: finite(x.upper))
     cells, levels = (max(getattr(x, name) for x in parts) for name in ("cells", "levels"))
     lower, upper = norms_of_parts(spec, [(x.lower, x.upper) for x in parts])
@@ -700,8 +699,6 @@ def enclose_by_matrix(
 
 
 class _Groups:
-    """A stack of groups whose matrices fit the memory together."""
-
     def __init__(self, kernels: Array, spec: ConvSpec, plan: BlockPlan, *, ops: ArrayOps) -> None:
         self.kernels, self.spec, self.plan, self.ops, self.xp = kernels, spec, plan, ops, ops.xp
         self.layer = Convolution(kernels, spec, ops=ops)

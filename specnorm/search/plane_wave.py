@@ -162,7 +162,6 @@ def _axes(spec: ConvSpec) -> list[tuple[int, int, int, tuple[int, int]]]:
 
 
 def _taps(k: int, s: int, r: int, before: int) -> tuple[np.ndarray, np.ndarray]:
-    """Shift and phase of each tap of an axis."""
     return np.divmod(r * np.arange(k) - before, s)
 
 

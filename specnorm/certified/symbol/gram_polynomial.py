@@ -28,7 +28,7 @@ from specnorm.certified import host, rounding
 from specnorm.certified.bound import HypothesisError
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol import symbols
-from specnorm.problem.frequencies import Frequencies, phases_at, product
+from specnorm.problem.frequencies import Frequencies, half_lags, phases_at
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
@@ -63,7 +63,7 @@ class Rotation:
 def rotate(blocks: Array, basis: Array, rank: int, *, ops: ArrayOps) -> Rotation:
     """Rotate the channels of blocks (g, m, p, *kernel_shape) as precisely as the basis is; bound what that loses."""
     xp = ops.xp
-    columns, taps = xp.astype(taps_below(blocks, xp=xp), basis.dtype, copy=False), math.prod(blocks.shape[3:])
+    columns, taps = xp.astype(symbols.taps_below(blocks, xp=xp), basis.dtype, copy=False), math.prod(blocks.shape[3:])
     rotated, basis = xp.matmul(columns, basis), xp.astype(basis, blocks.dtype, copy=False)
     shrink, lost = rotation_loss(columns, basis, taps, ops=ops)
     return Rotation(rotated, basis, rank, truncation_bound(rotated[..., rank:], taps, xp=xp), shrink, lost)
@@ -172,7 +172,7 @@ class GramPolynomial:
         self.size, self.rank, self.truncation = p, p, 0.0
         self._shrink, self._lost = 1.0, 0.0
         self._float32_copy: GramPolynomial | None = None
-        columns = taps_below(blocks, xp=xp) if rotation is None else rotation.columns
+        columns = symbols.taps_below(blocks, xp=xp) if rotation is None else rotation.columns
         self.is_float32 = columns.dtype != blocks.dtype
         if rotation is not None:
             self.rank, self.truncation = rotation.rank, rotation.truncation
@@ -336,13 +336,6 @@ _PAIRS = 256
 """Pairs at once: their sums are a matrix of as many columns, most of it zeros."""
 
 
-def half_lags(kernel_shape: tuple[int, ...]) -> np.ndarray:
-    """Lags d with |d_j| < k_j, one of each pair (d, -d), zero first, shape (L, d)."""
-    every = product([np.arange(1 - k, k) for k in kernel_shape])
-    middle = len(every) // 2
-    return every[middle:]
-
-
 @dataclass(frozen=True, eq=False)
 class PairedTaps:
     """Some lags, and the pairs of taps that are so far apart.
@@ -493,9 +486,3 @@ def autocorrelations(
     ]
     lags, even, odd = zip(*found, strict=True)
     return np.concatenate(lags), xp.concat(list(even), axis=1), xp.concat(list(odd), axis=1)
-
-
-def taps_below(blocks: Array, *, xp: Namespace) -> Array:
-    """Blocks as matrices (g, taps * m, p): the taps of each below one another."""
-    g, m, p = blocks.shape[:3]
-    return xp.reshape(xp.permute_dims(xp.reshape(blocks, (g, m, p, -1)), (0, 3, 1, 2)), (g, -1, p))
