@@ -107,7 +107,7 @@ class Ascent:
         # Gains shrink geometrically: some have converged, or will not get higher than another point has.
         ahead = self.tuning.promise * gain**2 / np.maximum(gains - gain, 1e-3 * np.abs(gain) + 1e-300)
         hope = now + ahead if round_ > 1 else now * (1 + self.tuning.first_hope / (1 + round_))
-        # A norm is off by the square of what its frequency is, its gradient by that itself: exact ones go on to the end.
+        # A norm is off by the square of what its frequency is, its gradient by that: exact ones go on to the end.
         loose = 0.05 * self.rtol if self.rtol >= self.tuning.tight else 0.0
         least = highest * (1 + max(loose, 10 * self.tuning.progress))
         return ((gain > 0) & (hope > least)).nonzero()[0]
