@@ -15,8 +15,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified import completion
-from specnorm.certified.symbol.lags import half_lags
-from specnorm.problem.frequencies import Frequencies, full_grid, half_grid, phases
+from specnorm.problem.frequencies import Frequencies, full_grid, half_grid, half_lags, phases
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
