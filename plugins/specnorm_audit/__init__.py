@@ -292,7 +292,6 @@ _A_LAYER = "A layer is a real floating array with 2 axes (linear) or 3 to 5 (con
 
 
 def _nearest(patterns: Sequence[str] | None, names: Sequence[str]) -> str:
-    """What may have been meant by patterns that match no layer."""
     if not patterns or not names:
         return ""
     inner = [f"*{pattern}*" for pattern in patterns if any(fnmatchcase(name, f"*{pattern}*") for name in names)]
@@ -313,7 +312,6 @@ def _check_rank(size: Any, layers: Sequence[Layer]) -> None:
 
 
 def _from_tree(tree: Any, prefix: str = "") -> Iterator[Tensor]:
-    """Arrays of nested mappings and lists, by names joined with dots."""
     for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
         name, x = f"{prefix}{key}", _held(value)
         if hasattr(x, "shape") and hasattr(x, "dtype"):

@@ -92,7 +92,6 @@ def _bounded(
 
 
 def _without(reason: str) -> NetworkBound:
-    """What is said where there is no bound."""
     return NetworkBound(None, None, {}, (), (UnknownNode("graph", "Graph", reason),), {})
 
 
