@@ -1,0 +1,156 @@
+"""The claim about a network that somebody else checks: parts, each with the kernel H that proves it.
+
+Each layer is a part by itself; where multipliers are known for layers in a row, these are one. What is proven of them is
+put together by ``specnorm_check_networks.py``, which shares no code with this package. Nothing here is trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from specnorm_check import Claim, Refused, at_least
+from specnorm_check_networks import LAYERS, Network
+
+from specnorm import CertificateError
+from specnorm.proof import COLUMNS, Certificate, Proven, at_size, completed
+from specnorm_networks.answer import NetworkBound, RunBound, Weighted
+
+AIM, CLOSE, OFF = 0.008, 5e-4, 2.0**-48
+"""Relative distances of a network's constant from its parts', of a matrix from its norm; what is counted for roundings
+of a kernel's entries."""
+WIDEST = 160
+"""Channels on the smaller side of a kernel of several layers: of wider ones the search takes minutes."""
+Part = dict[str, Any]
+
+
+def certificate_of_network(found: NetworkBound, content: bytes, name: str, *, exported: bool = False) -> Certificate:
+    """The claim about a network's constant, everywhere.
+
+    Parameters
+    ----------
+    found : NetworkBound
+        With the multipliers that are put into it.
+    content : bytes
+        Of the ONNX file.
+    name : str
+        Of the claim.
+    exported : bool
+        Whether the file is to be written beside the certificate.
+
+    Raises
+    ------
+    CertificateError
+        If the format has no claim about such a network.
+    """
+    shapes = list(found.input_shapes.values())
+    if len(shapes) != 1 or shapes[0] is None:
+        raise CertificateError("no claim about it can be made: it has not one input of a known shape.")
+    shape = [1 if isinstance(n, str) and at == 0 else n for at, n in enumerate(shapes[0])]
+    try:
+        network = Network(content, shape)
+        parts, completions = _parts(network, found.runs)
+        upper = at_least(network.constant(parts, completions))
+    except (Refused, OverflowError) as error:
+        raise CertificateError(f"no claim about it can be made: {error}.") from error
+    statement = {
+        "name": name, "sha256": hashlib.sha256(content).hexdigest(), "input_shape": shape, "upper": upper.hex(),
+        "parts": parts,
+    }  # fmt: skip
+    return Certificate((Claim(statement, completions),), content if exported else b"")
+
+
+def _parts(network: Network, runs: Sequence[RunBound]) -> tuple[list[Part], list[Any]]:
+    """Parts in the order of the graph, and their H: layers together where that proves less."""
+    order = list(network.made)
+    chosen = [_proven(network, part) for part in _layers(network)]
+    for run in runs:
+        if run.weighted is None:
+            continue
+        try:
+            joint = [_proven(network, part) for part in _of_run(network, run.start, run.weighted)]
+        except (Refused, KeyError, ValueError):
+            continue  # the format has no such part: its layers stay by themselves
+        inner = set(_between(network, run.start, run.end))
+        rest = [(part, h) for part, h in chosen if part["values"][-1] not in inner]
+        both = sorted([*rest, *joint], key=lambda one: order.index(one[0]["values"][-1]))
+        if _constant(network, both) < _constant(network, chosen):
+            chosen = both
+    return [part for part, _ in chosen], [h for _, h in chosen]
+
+
+def _constant(network: Network, parts: Sequence[tuple[Part, Any]]) -> float:
+    try:
+        return float(network.constant([part for part, _ in parts], [h for _, h in parts]))
+    except Refused:
+        return math.inf
+
+
+def _between(network: Network, start: str, end: str) -> Iterator[str]:
+    """Values that the end is computed from, back to the start, and the end."""
+    waiting, seen = [end], {start}
+    while waiting:
+        name = waiting.pop()
+        if name not in seen and name in network.made:
+            seen.add(name)
+            waiting += network.made[name].inputs
+            yield name
+
+
+def _layers(network: Network) -> Iterator[Part]:
+    """Every layer, with the normalisation after it where nothing else reads it."""
+    readers: dict[str, list[str]] = {}
+    for name, node in network.made.items():
+        for one in node.inputs:
+            readers.setdefault(one, []).append(name)
+    for name, node in network.made.items():
+        if node.op not in LAYERS:
+            continue
+        end = name
+        (after, *others) = readers.get(name, [""])
+        if after and not others and name not in network.ends and network.made[after].op == "BatchNormalization":
+            end = after
+        yield {"values": [node.inputs[0], end], "weights": [], "sizes": "every"}
+
+
+def _of_run(network: Network, start: str, found: Weighted) -> Iterator[Part]:
+    """Parts of layers in a row, cut so that each can be completed."""
+    values = [start, *found.values]
+    channels = network.shapes[start][1]
+    weights = [np.ones(channels), *found.weights]
+    cuts = [*found.starts, len(found.values)]
+    for first, last in itertools.pairwise(cuts):
+        while first < last:
+            end = last
+            while True:
+                texts = [[float(x).hex() for x in q] for q in weights[first : end + 1]]
+                part = {"values": values[first : end + 1], "weights": texts, "sizes": "every"}
+                kernel, _, _ = network.together(part)
+                if end == first + 1 or math.prod(kernel.shape[2:]) == 1 or min(kernel.shape[:2]) <= WIDEST:
+                    break
+                end -= 1
+            yield part
+            first = end
+
+
+def _proven(network: Network, part: Part) -> tuple[Part, Any]:
+    """A part with the exponent of its H; and H."""
+    kernel, geometry, _ = network.together(part)
+    links = len(part["values"]) - 1
+    own = {**part, "sizes": "own"}
+    found: Proven | None = None
+    if links == 1 and kernel.ndim > 2 and not geometry["transposed"]:
+        _, told, _ = network.together(own)
+        if kernel.shape[1] * math.prod(told["sizes"]) <= COLUMNS:
+            found = at_size(kernel, told, OFF)
+            part = part if found is None else own
+    if found is None:
+        aim = CLOSE if math.prod(kernel.shape[2:]) == 1 else AIM / links
+        found = completed(kernel, geometry, aim, OFF)
+    return {**part, "exponent": found.exponent, "completion": ""}, found.completion
+
+
