@@ -72,6 +72,7 @@ class Network:
 
         model = onnx.ModelProto.FromString(content)
         self.arrays, graph = constants_of(model.graph), model.graph
+        require(not any(one.external_data for one in graph.initializer), "the model has numbers outside of its file")
         inputs = [one for one in graph.input if one.name not in self.arrays]
         require(len(inputs) == 1, "the model has not one input")
         sizes = inputs[0].type.tensor_type.shape.dim
@@ -180,13 +181,13 @@ class Network:
                 require(factor is not None and not stage and self._by_channel(node), f"{node.op} stands in a part")
                 pools.append(Fraction(factor or 1))
             name = x
-        (op, (x, *constants), given), d = node, len(self.shapes[node.inputs[0]]) - 2
+        op, (x, *constants), given = node
+        require(set(constants) <= {"", *self.arrays}, f"a {op} of several values")
         kernel = self.arrays[constants[0]].astype(np.float64)
-        if op[:4] != "Conv":  # a matrix, and the last axis of what it reads
-            require(kernel.ndim == 2, f"such a {op} stands in a part")
-            kernel, d = (kernel if given.get("transB") else kernel.T) * given.get("alpha", 1.0), 0
-        fits = kernel.ndim == d + 2 and not given.get("transA") and "output_shape" not in given
-        require(fits and set(constants) <= {"", *self.arrays}, f"such a {op} stands in a part")
+        d = kernel.ndim - 2
+        require((d == 0 or op[:4] == "Conv") and not given.get("transA") and "output_shape" not in given, f"such a {op}")
+        if op[:4] != "Conv":
+            kernel = (kernel if given.get("transB") else kernel.T) * given.get("alpha", 1.0)
         ones, pads = [1] * d, np.reshape(given.get("pads", [0] * 2 * d), (2, d)).T.tolist()
         geometry = {
             "layout": "OI", "stride": given.get("strides", ones), "dilation": given.get("dilations", ones),

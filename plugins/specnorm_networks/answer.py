@@ -94,6 +94,8 @@ class NetworkBound:
         How the graph was compared with the model that it was read from, and the answer attacked.
     note : str
         What else has to be said, such as that the bound is of a copy of the model.
+    others : tuple of RunBound
+        Of searches that proved more, whose multipliers a certificate may use.
     status : str
         "complete", or "budget: ..." where the seconds ended before all searches and proofs did. Proven in each case.
     """
@@ -111,6 +113,7 @@ class NetworkBound:
     checked: Checked = field(default_factory=Checked)
     note: str = ""
     status: str = COMPLETE
+    others: tuple[RunBound, ...] = field(default=(), repr=False, compare=False)
     _statement: Callable[[NetworkBound, str], Certificate] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:

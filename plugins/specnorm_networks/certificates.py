@@ -17,12 +17,14 @@ from specnorm_check import Claim, Refused, at_least
 from specnorm_check_networks import LAYERS, Network
 
 from specnorm import CertificateError
-from specnorm.proof import COLUMNS, Certificate, Proven, at_size, completed
+from specnorm.proof import COLUMNS, Certificate, at_size, completed
 from specnorm_networks.answer import NetworkBound, RunBound, Weighted
 
 AIM, CLOSE, OFF = 0.008, 5e-4, 2.0**-48
 """Relative distances of a network's constant from its parts', of a matrix from its norm; what is counted for roundings
 of a kernel's entries."""
+WORTH = 0.01
+"""What an H at the layer's own size, which is a large matrix, must gain."""
 WIDEST = 160
 """Channels on the smaller side of a kernel of several layers: of wider ones the search takes minutes."""
 Part = dict[str, Any]
@@ -52,8 +54,9 @@ def certificate_of_network(found: NetworkBound, content: bytes, name: str, *, ex
         raise CertificateError("no claim about it can be made: it has not one input of a known shape.")
     shape = [1 if isinstance(n, str) and at == 0 else n for at, n in enumerate(shapes[0])]
     try:
+        content = _of_fixed_size(content, shape) if exported else content
         network = Network(content, shape)
-        parts, completions = _parts(network, found.runs)
+        parts, completions = _parts(network, [*found.runs, *found.others])
         upper = at_least(network.constant(parts, completions))
     except (Refused, OverflowError) as error:
         raise CertificateError(f"no claim about it can be made: {error}.") from error
@@ -62,6 +65,27 @@ def certificate_of_network(found: NetworkBound, content: bytes, name: str, *, ex
         "parts": parts,
     }  # fmt: skip
     return Certificate((Claim(statement, completions),), content if exported else b"")
+
+
+def _of_fixed_size(content: bytes, shape: Sequence[int]) -> bytes:
+    """A file with the input's sizes in it, and what is computed from these alone."""
+    try:
+        from onnxscript import ir, optimizer
+    except ModuleNotFoundError:
+        return content
+    from onnx import ModelProto
+
+    model = ModelProto.FromString(content)
+    for dim, n in zip(model.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
+        dim.dim_value = n
+    del model.graph.value_info[:]
+    for one in model.graph.output:
+        one.type.tensor_type.ClearField("shape")
+    whole = ir.from_proto(model)
+    optimizer.fold_constants(whole, onnx_shape_inference=True)
+    optimizer.remove_unused_nodes(whole)
+    written: bytes = ir.to_proto(whole).SerializeToString()
+    return written
 
 
 def _parts(network: Network, runs: Sequence[RunBound]) -> tuple[list[Part], list[Any]]:
@@ -119,7 +143,7 @@ def _layers(network: Network) -> Iterator[Part]:
 
 def _of_run(network: Network, start: str, found: Weighted) -> Iterator[Part]:
     """Parts of layers in a row, cut so that each can be completed."""
-    values = [start, *found.values]
+    values = [start, *(_unflattened(network, value) for value in found.values)]
     channels = network.shapes[start][1]
     weights = [np.ones(channels), *found.weights]
     cuts = [*found.starts, len(found.values)]
@@ -137,20 +161,25 @@ def _of_run(network: Network, start: str, found: Weighted) -> Iterator[Part]:
             first = end
 
 
+def _unflattened(network: Network, value: str) -> str:
+    """What a value of features was before: multipliers are of its channels."""
+    node = network.made[value]
+    return _unflattened(network, node.inputs[0]) if node.op in {"Flatten", "Reshape"} else value
+
+
 def _proven(network: Network, part: Part) -> tuple[Part, Any]:
     """A part with the exponent of its H; and H."""
     kernel, geometry, _ = network.together(part)
     links = len(part["values"]) - 1
-    own = {**part, "sizes": "own"}
-    found: Proven | None = None
+    aim = CLOSE if math.prod(kernel.shape[2:]) == 1 else AIM / links
+    found = completed(kernel, geometry, aim, OFF)
     if links == 1 and kernel.ndim > 2 and not geometry["transposed"]:
+        own = {**part, "sizes": "own"}
         _, told, _ = network.together(own)
-        if kernel.shape[1] * math.prod(told["sizes"]) <= COLUMNS:
-            found = at_size(kernel, told, OFF)
-            part = part if found is None else own
-    if found is None:
-        aim = CLOSE if math.prod(kernel.shape[2:]) == 1 else AIM / links
-        found = completed(kernel, geometry, aim, OFF)
+        fits = kernel.shape[1] * math.prod(told["sizes"]) <= COLUMNS
+        at_own = at_size(kernel, told, OFF) if fits else None
+        if at_own is not None and at_own.upper < found.upper * (1 - WORTH):
+            part, found = own, at_own
     return {**part, "exponent": found.exponent, "completion": ""}, found.completion
 
 
