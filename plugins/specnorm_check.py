@@ -106,8 +106,8 @@ def require(condition: object, words: str) -> None:
 def check(certificate: Sequence[Claim], arrays: Mapping[str, Numbers], content: bytes = b"") -> Iterator[Verdict]:
     """Prove the claims of a certificate, one after the other.
 
-    ``arrays`` are the model's by their names, as its file stores them (bfloat16 as float32, which is exact), ``content``
-    is that of an ONNX file, for claims about networks.
+    ``arrays`` are the model's by their names, as its file stores them (bfloat16 as float32, which is exact); claims
+    about networks are about the ``content`` of an ONNX file.
     """
     for statement, completion in certificate:
         begin, said, reason = time.perf_counter(), "", ""
@@ -186,6 +186,7 @@ def digest(array: Numbers) -> str:
 
 # -- the layer ---------------------------------------------------------------------------------------------------------
 def wholes(value: Any, count: int, least: int) -> list[int]:
+    """So many whole numbers of at least so much."""
     fits = type(value) is list and len(value) == count
     require(fits and all(type(n) is int and least <= n < 2**24 for n in value), f"expected {count} whole numbers")
     return list(value)

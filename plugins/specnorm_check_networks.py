@@ -1,23 +1,27 @@
 """Prove what a certificate of specnorm claims of ONNX networks: beside specnorm_check.py, which reads the file.
 
-A claim says that |f(x) - f(y)| <= c |x - y| in 2-norms, for all x and y of a shape. The graph is read from the model's
-file, every value in its order: a layer's norm is what its part proves by an H, functions of each entry have their
-slopes, pooling and averages their factors, sums the sum of the constants. Several layers in a row may be one part. What is
-not known here has no constant, and a claim about what follows it is refused by name.
+A claim says that |f(x) - f(y)| <= c |x - y| in 2-norms, for all x and y of a shape, in real arithmetic. The graph is
+read from the model's file, value by value: a layer's norm is what an H proves of it, functions of each entry have their
+slopes, pooling and averages their factors, sums the sum of the constants. Several layers in a row may be one part. What
+is not known here has no constant, and a claim about what follows it is refused by name.
 
-LEMMA 5 (LipSDP of a chain). z_i = f_i(W_i z_{i-1} + b_i), i = 1, ..., n, with zeros beyond the border; the slopes of f_i
-are in [a_i, b_i], a_i <= 0 <= b_i; q_i > 0 is one number a channel. V_i = q_i W_i / q_{i-1}. T is the kernel from even
-to odd places, a place for each z_i and one more, i', where a_i < 0 and i < n; between i - 1 and i it is V_i (a_i +
-b_i)/2, for i = n V_n max(-a_n, b_n); between i - 1 and i' V_i sqrt(-a_i b_i); the adjoint where i - 1 is odd. If |T| <= s,
-any two inputs have |q_n (z_n - z_n')| <= s^n |q_0 (z_0 - z_0')|. Proof. For s = 1 and differences d_i of z_i, v_i of
-W_i z_{i-1}: (d_i - a_i v_i)(d_i - b_i v_i) <= 0 in each entry. So |q_0 d_0|^2 - |q_n d_n|^2 >= |q_0 d_0|^2 + sum_{i<n}
-|q_i d_i|^2 - (a_i + b_i) <q_i d_i, q_i v_i> + a_i b_i |q_i v_i|^2 - max(-a_n, b_n)^2 |q_n v_n|^2, which is the least
-value, over the places i' and n, of |u|^2 - 2 <u_odd, T u_even> >= 0. For other s: q_i / s^i. One layer: s = |V_1| max(-a, b).
+LEMMA 5 (LipSDP of a chain). z_i = f_i(W_i z_{i-1} + b_i), i = 1, ..., n, with zeros beyond the border. The slopes of
+f_i are in [a_i, b_i], a_i <= 0 <= b_i; q_i > 0 is one number a channel; V_i = q_i W_i / q_{i-1}. T is the kernel from
+even to odd places: a place i for each z_i, and one more, i', where a_i < 0 and i < n. Between i - 1 and i it is V_i
+(a_i + b_i)/2, for i = n V_n max(-a_n, b_n); between i - 1 and i' V_i sqrt(-a_i b_i); the adjoint where i - 1 is odd.
+If |T| <= s, any two inputs have |q_n (z_n - z_n')| <= s^n |q_0 (z_0 - z_0')|. Proof, for s = 1: let d_i be the
+difference of z_i, and v_i that of W_i z_{i-1}. Then (d_i - a_i v_i)(d_i - b_i v_i) <= 0 in each entry, beyond the
+border too, where d_i = 0. So |q_0 d_0|^2 - |q_n d_n|^2 is at least the sum of |q_0 d_0|^2, of |q_i d_i|^2 -
+(a_i + b_i) <q_i d_i, q_i v_i> + a_i b_i |q_i v_i|^2 for i < n, and of -max(-a_n, b_n)^2 |q_n v_n|^2. That is the least
+value over u_{i'} and u_n of |u|^2 - 2 <u_odd, T u_even>, u_i = q_i d_i: not negative. For other s put q_i / s^i for
+q_i. Taps may be moved, each layer's together: a change of basis, since no places make a loop. A first layer of stride s
+reads the phases of its input as channels. For one layer s = |V_1| max(-a_1, b_1), at any border.
 
-POOLING. Of k pixels, s apart, with dilation r, a pixel is in ceil(k / (s / gcd(s, r))) windows an axis at most; so the
-largest of each, and the averages times the root of their number of pixels, lift norms by the root of the product of these.
+POOLING. Of k pixels, s apart, with dilation r, a pixel is in ceil(k / (s / gcd(s, r))) windows an axis at most. So the
+largest lift norms by the root of the product of these, and averages by that over the root of their number of pixels.
 
-ARITHMETIC. Entries of T have fewer than 32 roundings of 2**-53, which are added as 2**-48 of them. The rest are fractions.
+ARITHMETIC. Entries of T have fewer than 32 roundings of 2**-53, which are added as 2**-48 of them. The rest are
+fractions.
 """
 
 from __future__ import annotations
@@ -30,7 +34,19 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
-from specnorm_check import Numbers, Refused, at_least, bound, constants_of, number, phases_of, plain, require, root_up, wholes
+from specnorm_check import (
+    Numbers,
+    Refused,
+    at_least,
+    bound,
+    constants_of,
+    number,
+    phases_of,
+    plain,
+    require,
+    root_up,
+    wholes,
+)
 
 PART = {"values", "weights", "sizes", "exponent", "completion"}
 SLOPES = {
@@ -42,7 +58,10 @@ ALIKE = {"Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze"}  #
 NEAR = {"Slice", "Split", "Pad", "Transpose", "TopK", "Softmax", "ReduceMax", "GlobalMaxPool"}  # moves none apart
 POOLS, MEANS = {"MaxPool", "AveragePool"}, {"GlobalAveragePool", "ReduceMean"}
 SUMS, LAYERS = {"Add", "Sub", "Sum"}, {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-HELD = {"Constant", "Shape", "Gather", "Cast", "Concat", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Add", "Mul"}
+HELD = (
+    ALIKE | SUMS | {"Constant", "Shape", "Gather", "Cast", "Concat", "Slice", "Mul", "Div", "ConstantOfShape", "Range"}
+)
+"""Of constants they are constants."""
 
 
 class Node(NamedTuple):
@@ -51,6 +70,9 @@ class Node(NamedTuple):
     op: str
     inputs: list[str]
     given: dict[str, Any]
+
+
+END = Node("the input of the graph", [], {})
 
 
 class Link(NamedTuple):
@@ -71,28 +93,33 @@ class Network:
         import onnx
 
         model = onnx.ModelProto.FromString(content)
-        self.arrays, graph = constants_of(model.graph), model.graph
+        graph = model.graph
         require(not any(one.external_data for one in graph.initializer), "the model has numbers outside of its file")
+        self.arrays = constants_of(graph)
         inputs = [one for one in graph.input if one.name not in self.arrays]
         require(len(inputs) == 1, "the model has not one input")
         sizes = inputs[0].type.tensor_type.shape.dim
         for size, n in zip(sizes, wholes(input_shape, len(sizes), 1), strict=True):
             require(size.dim_value in (0, n), "the model's input has another shape")
             size.dim_value = n
-        onnx.checker.check_model(model)
-        new = all(one.domain or one.version > 12 for one in model.opset_import) and not model.functions
+        new = (
+            all(one.domain not in ("", "ai.onnx") or one.version > 12 for one in model.opset_import)
+            and not model.functions
+        )
         require(new, "the model has operators from before set 13, or functions of its own")
-        del graph.value_info[:]
-        for one in graph.output:
-            one.type.tensor_type.ClearField("shape")
-        graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+        graph = _inferred(model)
         types = {one.name: one.type.tensor_type for one in (*graph.input, *graph.value_info, *graph.output)}
-        shapes = {name: tuple(n.dim_value for n in one.shape.dim) for name, one in types.items() if one.HasField("shape")}
+        shapes = {
+            name: tuple(n.dim_value for n in one.shape.dim) for name, one in types.items() if one.HasField("shape")
+        }
         self.shapes = {name: shape for name, shape in shapes.items() if all(shape)}
         self.start, self.ends, self.made = inputs[0].name, [one.name for one in graph.output], dict[str, Node]()
         for node in graph.node:
             given = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
-            op, training = f"{node.domain}.{node.op_type}".lstrip("."), node.op_type == "Dropout" and len(node.input) > 2
+            op, training = (
+                f"{node.domain}.{node.op_type}".lstrip("."),
+                node.op_type == "Dropout" and len(node.input) > 2,
+            )
             unread = training or given.get("training_mode") or given.get("ceil_mode")
             op += " as it is given" if unread or given.get("auto_pad", b"NOTSET") != b"NOTSET" else ""
             for at, name in enumerate(node.output):
@@ -121,7 +148,7 @@ class Network:
         known = [end for end in (self.known[one][0] for one in moving) if end is not None]
         if not moving or node.op == "Shape":
             return Fraction(0) if node.op in HELD else None
-        alike = all(self.shapes.get(one) == self.shapes.get(name, ()) for one in moving)
+        alike = name in self.shapes and all(self.shapes.get(one) == self.shapes[name] for one in moving)
         if len(known) < len(moving):
             return None
         if node.op in SUMS and alike:
@@ -143,7 +170,9 @@ class Network:
             return Fraction(1)
         if op in MEANS and before and after:
             return root_up(Fraction(math.prod(after), math.prod(before)))
-        if op not in POOLS or (op == "AveragePool" and any(given.get("pads", [])) and not given.get("count_include_pad")):
+        if op not in POOLS or (
+            op == "AveragePool" and any(given.get("pads", [])) and not given.get("count_include_pad")
+        ):
             return None
         taps, ones = given["kernel_shape"], [1] * len(given["kernel_shape"])  # a pixel is in so many windows an axis
         axes = zip(taps, given.get("strides", ones), given.get("dilations", ones), strict=True)
@@ -167,8 +196,11 @@ class Network:
     def link(self, start: str, end: str) -> Link:
         """The one layer between two values, what normalises it, the function after that, and pooling after that."""
         name, stage, rows, slopes, pools = end, 0, np.ones(1), (1.0, 1.0), list[Fraction]()
-        while (node := self.made[name]).op not in LAYERS:
-            (x,) = (one for one in node.inputs if one and one not in self.arrays)
+        require(end in self.made, f"a part ends at {plain(end)}, which the graph does not compute")
+        while (node := self.made.get(name, END)).op not in LAYERS:
+            moving = [one for one in node.inputs if one and one not in self.arrays]
+            require(len(moving) == 1, f"{node.op} of several values stands in a part")
+            x = moving[0]
             of, factor = self._slopes(node), self._factor(name, node)
             adds = node.op in {"Add", "Identity", "Dropout"} or (node.op == "Sub" and x == node.inputs[0])
             if adds and self.shapes[x] == self.shapes[name]:  # a constant changes no difference
@@ -185,9 +217,13 @@ class Network:
         require(set(constants) <= {"", *self.arrays}, f"a {op} of several values")
         kernel = self.arrays[constants[0]].astype(np.float64)
         d = kernel.ndim - 2
-        require((d == 0 or op[:4] == "Conv") and not given.get("transA") and "output_shape" not in given, f"such a {op}")
+        require(
+            (d == 0 or op[:4] == "Conv") and not given.get("transA") and "output_shape" not in given, f"such a {op}"
+        )
         if op[:4] != "Conv":
             kernel = (kernel if given.get("transB") else kernel.T) * given.get("alpha", 1.0)
+        channels = stage < 3 or len(self.shapes[x]) == kernel.ndim  # what normalises them is one number a channel
+        require(channels, f"a BatchNormalization of other axes than those of {op}")
         ones, pads = [1] * d, np.reshape(given.get("pads", [0] * 2 * d), (2, d)).T.tolist()
         geometry = {
             "layout": "OI", "stride": given.get("strides", ones), "dilation": given.get("dilations", ones),
@@ -196,8 +232,9 @@ class Network:
         }  # fmt: skip
         name = x
         while name != start:
-            require(self.made[name].op in ALIKE, f"{self.made[name].op} stands before a layer of a part")
-            name = self.made[name].inputs[0]
+            node = self.made.get(name, END)
+            require(node.op in ALIKE, f"{node.op} stands before a layer of a part")
+            name = node.inputs[0]
         return Link(x, kernel, geometry, rows, slopes, pools)
 
     def _by_channel(self, node: Node) -> bool:
@@ -218,7 +255,9 @@ class Network:
         wide = [one.geometry for one, kernel in zip(links, kernels, strict=True) if math.prod(kernel.shape[2:]) > 1]
         steps, first = [step for one in wide for step in one["dilation"]], max(links[0].geometry["stride"], default=1)
         fits = min(steps, default=1) == max(steps, default=1) and (first == 1 or max(steps, default=1) == 1)
-        fits = fits and not any(one.pools for one in links[:-1]) and not any(one.geometry["transposed"] for one in links)
+        fits = (
+            fits and not any(one.pools for one in links[:-1]) and not any(one.geometry["transposed"] for one in links)
+        )
         fits = fits and all(max(one.geometry["stride"], default=1) == 1 for one in links[1:])
         require(fits, "layers of a part do not fit together")
         whole = _chain([_apart(kernel, one.geometry) for kernel, one in zip(kernels, links, strict=True)], links)
@@ -235,7 +274,10 @@ class Network:
             start, read, end = (self.shapes[one] for one in (names[at], link.reads, names[at + 1]))
             flat = len(start) > 2 and read == (start[0], math.prod(start[1:])) and at == 0
             fits = (read == start or flat) and len(read) == kernel.ndim and end[1] == outer
-            require(fits and [len(q) for q in weights[at : at + 2]] == [start[1], outer], "multipliers are not one a channel")
+            require(
+                fits and [len(q) for q in weights[at : at + 2]] == [start[1], outer],
+                "multipliers are not one a channel",
+            )
             reads, writes = 1 / np.repeat(weights[at], inner // start[1]), writes * weights[at + 1]
         found = kernel.reshape(g, len(kernel) // g, kernel.shape[1], -1)
         one, other = (reads, writes) if transposed else (writes, reads)
@@ -253,17 +295,39 @@ class Network:
         (least, pairs), (alone, others) = self.known[start], self.known[end]
         first, last = (weights[0], weights[-1]) if weights else (np.ones(1), np.ones(1))
         known = [] if least is None else [least * Fraction(float(first.max()))]
-        known += [c * Fraction(float((first / q).max())) * (1 + Fraction(1, 2**50)) for q, c in pairs if len(q) == len(first)]
+        known += [
+            c * Fraction(float((first / q).max())) * (1 + Fraction(1, 2**50)) for q, c in pairs if len(q) == len(first)
+        ]
         require(known, f"a part begins at {plain(start)}, of which nothing is known")
         found = min(known) * s ** (len(part["values"]) - 1) * lift
         total = found / Fraction(float(last.min()))
-        self.known[end] = (total if alone is None else min(alone, total)), [*others, *([(last, found)] if weights else [])]
+        self.known[end] = (
+            (total if alone is None else min(alone, total)),
+            [*others, *([(last, found)] if weights else [])],
+        )
+
+
+def _inferred(model: Any) -> Any:
+    """A model's graph with shapes."""
+    import onnx
+
+    del model.graph.value_info[:]
+    try:
+        onnx.checker.check_model(model)
+        for one in model.graph.output:
+            one.type.tensor_type.ClearField("shape")
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+    except Exception as error:  # of many kinds
+        raise Refused(f"onnx finds fault with the model: {error}"[:300]) from None
 
 
 def _multipliers(part: Mapping[str, Any]) -> list[Numbers]:
     """Of each value of a part; none for a layer by itself, as it is."""
     count, weights = len(part["values"]), [np.array([number(text) for text in texts]) for texts in part["weights"]]
-    require(count > 1 and (len(weights) == count or (count == 2 and not weights)), "a part has not multipliers for each value")
+    require(
+        count > 1 and (len(weights) == count or (count == 2 and not weights)),
+        "a part has not multipliers for each value",
+    )
     require(all(((q > 2.0**-99) & (q < 2.0**99)).all() for q in weights), "a multiplier is 0, or close to it or beyond")
     return weights
 
@@ -306,7 +370,10 @@ def _root_of_squares(numbers: Sequence[Fraction]) -> Fraction:
 
 def proven(statement: Mapping[str, Any], completions: Sequence[Numbers], content: bytes) -> str:
     """Prove one claim and say what was read and proven."""
-    require(set(statement) == {"name", "sha256", "input_shape", "upper", "parts"}, "it has other entries than a claim about a network")
+    require(
+        set(statement) == {"name", "sha256", "input_shape", "upper", "parts"},
+        "it has other entries than a claim about a network",
+    )
     require(content, "a claim about a network needs the .onnx file that it is about")
     require(statement["sha256"] == hashlib.sha256(content).hexdigest(), "the model's file is another one")
     parts, upper, shape = (statement[key] for key in ("parts", "upper", "input_shape"))
@@ -317,5 +384,7 @@ def proven(statement: Mapping[str, Any], completions: Sequence[Numbers], content
         raise Refused(f"it claims {claimed!r}, and its parts prove no less than {at_least(proven)!r}")
     ops, most = [node.op for node in network.made.values()], max((len(part["values"]) - 1 for part in parts), default=0)
     read = ", ".join(f"{ops.count(op)} {op}" for op in dict.fromkeys(ops))
-    said = f"Lipschitz constant <= {claimed!r} ({upper}) of the input {'x'.join(map(str, shape))}, by {len(parts)} parts"
+    said = (
+        f"Lipschitz constant <= {claimed!r} ({upper}) of the input {'x'.join(map(str, shape))}, by {len(parts)} parts"
+    )
     return f"{said} of {most} layers at most, of {read}, {statement['sha256'][:16]}"

@@ -7,6 +7,7 @@ products of whole numbers. Nothing here is trusted.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -30,15 +31,18 @@ fewer, and what is proven of them is looser."""
 COLUMNS, CLOSE = 1024, 5e-4
 """Of a layer's own matrix that is completed, at most, and its distance from the norm. Of more the claim is about every
 size."""
+WORTH = 0.01
+"""What an H of a layer's own matrix, which is large, must gain in a network."""
 FloatArray: TypeAlias = NDArray[np.float64]
 
 
 class Proven(NamedTuple):
-    """The number that an H proves, H times ``2**exponent``, and the exponent."""
+    """The number that an H proves, H times ``2**exponent``, the exponent, and whether it is about one size."""
 
     upper: float
     exponent: int
     completion: NDArray[Any]
+    at_size: bool = False
 
 
 def certificate_of(stored: NDArray[Any], spec: ConvSpec, name: str, tensor: str | None = None) -> Certificate:
@@ -84,17 +88,21 @@ def certificate_of(stored: NDArray[Any], spec: ConvSpec, name: str, tensor: str 
     try:
         found = None
         if spec.input_shape and spec.cin // spec.groups * math.prod(spec.input_shape) <= COLUMNS:
-            found = at_size(stored, {**statement, "sizes": list(spec.input_shape)})
+            found = _at_size(stored, {**statement, "sizes": list(spec.input_shape)})
         if found is not None:
             statement["sizes"] = list(spec.input_shape or ())
         else:
             found = completed(stored, statement)
     except (Refused, OverflowError) as error:
         raise CertificateError(f"no claim about it can be made: {error}.") from error
-    return Certificate((Claim({**statement, "upper": found.upper.hex(), "exponent": found.exponent}, found.completion),))
+    return Certificate(
+        (Claim({**statement, "upper": found.upper.hex(), "exponent": found.exponent}, found.completion),)
+    )
 
 
-def completed(stored: NDArray[Any], statement: dict[str, Any], aim: float = AIM, off: float = 0.0) -> Proven:
+def completed(
+    stored: NDArray[Any], statement: dict[str, Any], own: Sequence[int] = (), aim: float = AIM, off: float = 0.0
+) -> Proven:
     """What H proves of a layer at every size: none where that is enough; else in 16 bits, or in 20.
 
     Parameters
@@ -103,6 +111,8 @@ def completed(stored: NDArray[Any], statement: dict[str, Any], aim: float = AIM,
         The kernel.
     statement : dict
         Its geometry.
+    own : sequence of int, optional
+        The layer's input size, where its own matrix is completed if it is small and that gains 1 %.
     aim : float
         Relative distance from the norm.
     off : float
@@ -127,6 +137,9 @@ def completed(stored: NDArray[Any], statement: dict[str, Any], aim: float = AIM,
         best = min(best, proven(h, 16), key=_upper)
         if best.upper > enough:
             best = min(best, proven(h, 20), key=_upper)
+    if own and blocks.shape[2] * math.prod(own) <= COLUMNS:
+        there = _at_size(stored, {**statement, "sizes": list(own)}, off)
+        best = there if there is not None and there.upper < best.upper * (1 - WORTH) else best
     return best
 
 
@@ -142,7 +155,7 @@ def _rounded(
     return Proven(upper, exponent - scale, whole)
 
 
-def at_size(stored: NDArray[Any], statement: dict[str, Any], off: float = 0.0) -> Proven | None:
+def _at_size(stored: NDArray[Any], statement: dict[str, Any], off: float = 0.0) -> Proven | None:
     """As `completed`, of the layer's own matrix at the statement's size; None: it is too large."""
     kernel = stored.astype(np.float64)
     if not np.isfinite(kernel).all():
@@ -152,10 +165,8 @@ def at_size(stored: NDArray[Any], statement: dict[str, Any], off: float = 0.0) -
         matrices, _ = specnorm_check.matrices_of(np.ldexp(kernel, -scale), statement)
     except Refused:
         return None
-    if matrices.shape[2] > COLUMNS:
-        return None
     some = [_root(one, CLOSE) if one.any() else np.zeros((one.shape[1],) * 2) for one in matrices]
-    return _rounded(stored, statement, np.stack(some), scale, specnorm_check.BITS, off)
+    return _rounded(stored, statement, np.stack(some), scale, specnorm_check.BITS, off)._replace(at_size=True)
 
 
 def _upper(found: Proven) -> float:
@@ -163,7 +174,7 @@ def _upper(found: Proven) -> float:
 
 
 def completions(blocks: FloatArray, aim: float = AIM) -> FloatArray:
-    """H for each of some narrow blocks (groups, rows, channels, *taps), close to ``aim`` above the norm or above that."""
+    """H for each of some narrow blocks (groups, rows, channels, *taps), ``aim`` above the norm or more."""
     groups, rows, channels, *taps = blocks.shape
     scales = np.frexp(np.abs(blocks).max(axis=tuple(range(1, blocks.ndim))))[1].reshape(-1, *[1] * (blocks.ndim - 1))
     some = np.flatnonzero(blocks.any(axis=tuple(range(1, blocks.ndim))))
@@ -176,7 +187,7 @@ def completions(blocks: FloatArray, aim: float = AIM) -> FloatArray:
         points = math.prod(2 * k - 1 for k in taps) / 2
         both = row_count(channels)
         cost = len(some) * points * both * channels * (8 * channels + 6 * math.prod(taps))
-        products = int(min(PRODUCTS, WORK / cost))
+        products = int(min(PRODUCTS if aim >= AIM else 2 * PRODUCTS, WORK / cost))
         with np.errstate(all="ignore"):  # whatever it comes to, the checker says what it proves
             found = np.asarray(complete(own, rtol=aim, products=products, ops=_ops(own)).kernel)
             found = np.where(np.isfinite(found), found, 0.0)

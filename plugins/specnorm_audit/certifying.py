@@ -1,4 +1,4 @@
-"""Claims of an audit that somebody else checks, of each measured layer and the network; and the check of such a file."""
+"""Claims of an audit that somebody else checks, of measured layers and the network; and the check of such a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from specnorm_check import Claim, Refused, Verdict, check, digest, read_certific
 from specnorm_networks import ModelArrays, NetworkBound, certificate_of_network
 
 from specnorm import CertificateError, SpecnormError
-from specnorm.proof import Certificate, backends, certificate_of, number
+from specnorm.proof import Certificate, backends, certificates, number
 from specnorm_audit.layers import Layer
 from specnorm_audit.readers import MAX_BYTES, open_model
 from specnorm_audit.readers.isolated import GRAPH_SECONDS
@@ -32,7 +32,7 @@ def claims_of(model: ModelArrays, layers: Sequence[Layer], rows: Sequence[Row]) 
             continue
         try:
             kernel = backends.backend_for(layer.tensor.load()).to_numpy(layer.tensor.load())
-            found += certificate_of(kernel, row.spec, row.name, _stored(kernel, row.name, names))
+            found += certificates.certificate_of(kernel, row.spec, row.name, _stored(kernel, row.name, names))
         except SpecnormError as error:
             missing.append(f"{row.name}: {error}")
     return found, missing
@@ -49,7 +49,9 @@ def claim_of(
     except SpecnormError as error:
         return Certificate(()), [f"network: {error}"]
     stated, upper = float.fromhex(found.claims[0].statement["upper"]), network.claim.value
-    looser = f"network: its constant {number(upper, 'upper')}, whose rules the format lacks; {number(stated, 'upper')} is."
+    looser = (
+        f"network: its constant {number(upper, 'upper')}, whose rules the format lacks; {number(stated, 'upper')} is."
+    )
     return found, [looser] if stated > upper * CLOSE else []
 
 

@@ -20,7 +20,7 @@ COMPLETE = "complete"
 
 @dataclass(frozen=True, eq=False)
 class Weighted:
-    """Of a run: its values, the first link of each part that is bounded together, and a number a channel of each value."""
+    """Of a run: its values, the first link of each part that is bounded together, one number a channel of a value."""
 
     values: tuple[str, ...]
     starts: tuple[int, ...]
@@ -166,7 +166,9 @@ class NetworkBound:
             If the format has no claim about such a network, or the answer was not made by `network_bound`.
         """
         if self._statement is None:
-            raise CertificateError("this bound was not made by network_bound from a model: take that one's certificate.")
+            raise CertificateError(
+                "this bound was not made by network_bound from a model: take that one's certificate."
+            )
         found: Certificate = self._statement(self, name)
         return found
 

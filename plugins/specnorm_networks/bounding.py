@@ -133,9 +133,7 @@ def _through_head(
     return None
 
 
-def _best(
-    run: Subnetwork, proposed: Sequence[Proposal], measure: Measure, product: float
-) -> RunBound | None:
+def _best(run: Subnetwork, proposed: Sequence[Proposal], measure: Measure, product: float) -> RunBound | None:
     """The least that the proposals prove, and what proves it; None: it is no less than the product."""
     best, limit = None, product
     for parts, weights in proposed:

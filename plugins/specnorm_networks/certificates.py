@@ -1,7 +1,7 @@
 """The claim about a network that somebody else checks: parts, each with the kernel H that proves it.
 
-Each layer is a part by itself; where multipliers are known for layers in a row, these are one. What is proven of them is
-put together by ``specnorm_check_networks.py``, which shares no code with this package. Nothing here is trusted.
+Each layer is a part by itself; where multipliers are known for layers in a row, these are one. What is proven of them
+is put together by ``specnorm_check_networks.py``, which shares no code with this package. Nothing here is trusted.
 """
 
 from __future__ import annotations
@@ -17,16 +17,14 @@ from specnorm_check import Claim, Refused, at_least
 from specnorm_check_networks import LAYERS, Network
 
 from specnorm import CertificateError
-from specnorm.proof import COLUMNS, Certificate, at_size, completed
+from specnorm.proof import Certificate, certificates
 from specnorm_networks.answer import NetworkBound, RunBound, Weighted
 
-AIM, CLOSE, OFF = 0.008, 5e-4, 2.0**-48
-"""Relative distances of a network's constant from its parts', of a matrix from its norm; what is counted for roundings
-of a kernel's entries."""
-WORTH = 0.01
-"""What an H at the layer's own size, which is a large matrix, must gain."""
-WIDEST = 160
-"""Channels on the smaller side of a kernel of several layers: of wider ones the search takes minutes."""
+AIM, LEAST, CLOSE, OFF = 0.008, 1e-3, 5e-4, 2.0**-48
+"""Relative distances from norms, of all layers together, of one at least, of a matrix; and what is counted for
+roundings of a kernel's entries."""
+WIDEST = 640
+"""Channels on the smaller side of a kernel of several layers: a search of that many takes minutes and 1.5 GB."""
 Part = dict[str, Any]
 
 
@@ -171,15 +169,11 @@ def _proven(network: Network, part: Part) -> tuple[Part, Any]:
     """A part with the exponent of its H; and H."""
     kernel, geometry, _ = network.together(part)
     links = len(part["values"]) - 1
-    aim = CLOSE if math.prod(kernel.shape[2:]) == 1 else AIM / links
-    found = completed(kernel, geometry, aim, OFF)
-    if links == 1 and kernel.ndim > 2 and not geometry["transposed"]:
-        own = {**part, "sizes": "own"}
-        _, told, _ = network.together(own)
-        fits = kernel.shape[1] * math.prod(told["sizes"]) <= COLUMNS
-        at_own = at_size(kernel, told, OFF) if fits else None
-        if at_own is not None and at_own.upper < found.upper * (1 - WORTH):
-            part, found = own, at_own
+    layers = sum(node.op in LAYERS for node in network.made.values())
+    aim = CLOSE if math.prod(kernel.shape[2:]) == 1 else max(AIM / layers, LEAST)
+    own = []
+    if links == 1 and not geometry["transposed"]:
+        own = network.together({**part, "sizes": "own"})[1]["sizes"]
+    found = certificates.completed(kernel, geometry, own, aim, OFF)
+    part = {**part, "sizes": "own" if found.at_size else "every"}
     return {**part, "exponent": found.exponent, "completion": ""}, found.completion
-
-
