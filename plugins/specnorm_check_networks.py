@@ -168,8 +168,12 @@ class Network:
             return Fraction(float(np.abs(self._scales(node)).max())) * (1 + Fraction(1, 2**48))
         if op in ALIKE or (op in NEAR and given.get("mode", b"constant") == b"constant" and given.get("sorted", 1)):
             return Fraction(1)
-        if op in MEANS and before and after:
-            return root_up(Fraction(math.prod(after), math.prod(before)))
+        if op in {*MEANS, "ReduceSum"} and before and after:
+            count = Fraction(math.prod(before), math.prod(after))
+            return root_up(count if op == "ReduceSum" else 1 / count)
+        if op in {"Mul", "Div"} and before == after and before and inputs[1] in self.arrays:
+            numbers = np.abs(self.arrays[inputs[1]].astype(np.float64))
+            return Fraction(float(numbers.max())) if op == "Mul" else 1 / Fraction(float(numbers.min()))
         if op not in POOLS or (
             op == "AveragePool" and any(given.get("pads", [])) and not given.get("count_include_pad")
         ):

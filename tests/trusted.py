@@ -42,7 +42,7 @@ ENTRIES: dict[str, tuple[tuple[str, ...], str]] = {
         "",
     ),
     "a certificate": (("specnorm_check",), ""),
-    "of a network": (("specnorm_check_networks",), ""),
+    "of a network": (("specnorm_check", "specnorm_check_networks"), ""),
 }
 """Claim -> the modules that give it, and what it does not run."""
 
@@ -55,7 +55,7 @@ GROUPS = {
     "networks: statements": ("plugins.specnorm_networks",),
     "the problem: layers, arrays": ("problem", "arrays", "types", "errors"),
     "reader of model files": ("plugins.specnorm_audit",),
-    "the checker of certificates": ("plugins.specnorm_check",),
+    "the checker of certificates": ("plugins.specnorm_check", "plugins.specnorm_check_networks"),
     "plugin": ("plugins",),
     "front door: the kernel in, the number out": ("",),
 }

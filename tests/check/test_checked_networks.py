@@ -225,6 +225,9 @@ MISTAKES = {
         'math.prod(taps) if op == "AveragePool"', 'math.prod(taps) ** 2 if op == "AveragePool"',
     ),
     "a mean is divided twice": ("math.prod(before))", "math.prod(before)) ** 2"),
+    "a sum is taken as a mean": ('count if op == "ReduceSum"', '1 if op == "ReduceSum"'),
+    "numbers are the least": ("Fraction(float(numbers.max()))", "Fraction(float(numbers.min()))"),
+    "divisors are the largest": ("1 / Fraction(float(numbers.min()))", "1 / Fraction(float(numbers.max()))"),
     "the root of a variance is forgotten": ("weights / np.sqrt(", "weights / np.sqrt(1 + 0 * "),
     "normalisation of a layer is forgotten": ("stage, rows = 3, rows * self._scales(node)", "stage, rows = 3, rows"),
     "normalisation of another axis is taken as of channels": (
