@@ -420,7 +420,7 @@ def read_certificate(path: str | Path) -> list[Claim]:
 
 def _proved(claim: dict[str, Any]) -> list[dict[str, Any]]:
     """What of a claim an H belongs to."""
-    parts = claim.get("parts", [claim])
+    parts: list[dict[str, Any]] = claim.get("parts", [claim])
     require(type(parts) is list and all(type(part) is dict for part in parts), "it is no list of parts")
     return parts
 

@@ -121,7 +121,8 @@ class Network:
                 node.op_type == "Dropout" and len(node.input) > 2,
             )
             unread = training or given.get("training_mode") or given.get("ceil_mode")
-            op += " as it is given" if unread or given.get("auto_pad", b"NOTSET") != b"NOTSET" else ""
+            unread = unread or (op[:4] != "Conv" and given.get("auto_pad", b"NOTSET") != b"NOTSET")
+            op += " as it is given" if unread else ""
             for at, name in enumerate(node.output):
                 self.made[name] = Node(f"output {at} of {op}" if at and op != "Split" else op, list(node.input), given)
 
@@ -232,7 +233,7 @@ class Network:
         geometry = {
             "layout": "OI", "stride": given.get("strides", ones), "dilation": given.get("dilations", ones),
             "groups": given.get("group", 1), "transposed": op == "ConvTranspose", "padding_mode": "zeros",
-            "padding": pads, "sizes": "every",
+            "padding": pads, "sizes": "every", "auto_pad": given.get("auto_pad", b"NOTSET") != b"NOTSET",
         }  # fmt: skip
         name = x
         while name != start:
@@ -254,6 +255,7 @@ class Network:
         steepest = 1.0 if links[1:] else max(map(abs, links[-1].slopes))
         lift = math.prod(links[-1].pools, start=Fraction(steepest))
         if len(links) == 1:
+            require(part["sizes"] != "own" or not links[0].geometry["auto_pad"], "a part at its size pads by itself")
             own = {"sizes": list(self.shapes[links[0].reads][2:])} if part["sizes"] == "own" else {}
             return kernels[0], {**links[0].geometry, **own}, lift
         wide = [one.geometry for one, kernel in zip(links, kernels, strict=True) if math.prod(kernel.shape[2:]) > 1]

@@ -172,7 +172,7 @@ def _proven(network: Network, part: Part) -> tuple[Part, Any]:
     layers = sum(node.op in LAYERS for node in network.made.values())
     aim = CLOSE if math.prod(kernel.shape[2:]) == 1 else max(AIM / layers, LEAST)
     own = []
-    if links == 1 and not geometry["transposed"]:
+    if links == 1 and not geometry["transposed"] and not geometry["auto_pad"]:
         own = network.together({**part, "sizes": "own"})[1]["sizes"]
     found = certificates.completed(kernel, geometry, own, aim, OFF)
     part = {**part, "sizes": "own" if found.at_size else "every"}

@@ -149,6 +149,11 @@ CASES: dict[str, Case] = {
     "a sum": ([gemm("x", "w", "h"), node("Add", "h x")], (1, 1), {"w": ONE}, [layer("x", "h")], ["y"]),
     "beside": ([node("Concat", "x x", axis=1)], (1, 2), {}, [], ["y"]),
     "two outputs": ([node("Identity", "x", "y"), node("Relu", "x", "z")], (1, 2), {}, [], ["y", "z"]),
+    "a sum of pixels": ([node("ReduceSum", "x a")], (1, 1, 16), {"a": np.array([2])}, [], ["y"]),
+    "numbers": (
+        [node("Mul", "x a", "h"), node("Div", "h b")], (1, 2), {"a": np.array([3.0, 0.5]), "b": np.array([0.5, 4.0])},
+        [], ["y"],
+    ),
     "windows that overlap": ([node("MaxPool", "x", kernel_shape=[3])], (1, 1, 5), {}, [], ["y"]),
     "averages that overlap": ([node("AveragePool", "x", kernel_shape=[2], strides=[1])], (1, 1, 40), {}, [], ["y"]),
     "averages": ([node("AveragePool", "x", kernel_shape=[4], strides=[4])], (1, 1, 4), {}, [], ["y"]),
@@ -224,7 +229,7 @@ MISTAKES = {
     "averages are divided twice": (
         'math.prod(taps) if op == "AveragePool"', 'math.prod(taps) ** 2 if op == "AveragePool"',
     ),
-    "a mean is divided twice": ("math.prod(before))", "math.prod(before)) ** 2"),
+    "a mean is divided twice": ("else 1 / count)", "else 1 / count**2)"),
     "a sum is taken as a mean": ('count if op == "ReduceSum"', '1 if op == "ReduceSum"'),
     "numbers are the least": ("Fraction(float(numbers.max()))", "Fraction(float(numbers.min()))"),
     "divisors are the largest": ("1 / Fraction(float(numbers.min()))", "1 / Fraction(float(numbers.max()))"),
