@@ -31,7 +31,7 @@ fewer, and what is proven of them is looser."""
 COLUMNS, CLOSE = 1024, 5e-4
 """Of a layer's own matrix that is completed, at most, and its distance from the norm. Of more the claim is about every
 size."""
-WORTH = 0.01
+WORTH = 0.05
 """What an H of a layer's own matrix, which is large, must gain in a network."""
 FloatArray: TypeAlias = NDArray[np.float64]
 
@@ -112,7 +112,7 @@ def completed(
     statement : dict
         Its geometry.
     own : sequence of int, optional
-        The layer's input size, where its own matrix is completed if it is small and that gains 1 %.
+        The layer's input size, where its own matrix is completed if it is small and that gains 5 %.
     aim : float
         Relative distance from the norm.
     off : float

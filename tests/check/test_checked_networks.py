@@ -75,7 +75,7 @@ def layer(start: str, end: str, **more: Any) -> Part:
     return {"values": [start, end], "weights": [], "sizes": "every", "exponent": 8, "completion": "", **more}
 
 
-def joint(values: Sequence[str], *weights: Sequence[float], **more: Any) -> Part:
+def joint(values: Sequence[str], *weights: Any, **more: Any) -> Part:
     texts = [[float(x).hex() for x in each] for each in weights]
     return {"values": list(values), "weights": texts, "sizes": "every", "exponent": 8, "completion": "", **more}
 
