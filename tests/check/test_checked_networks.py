@@ -479,6 +479,26 @@ def test_a_changed_multiplier_proves_its_own_number(seed: int) -> None:
     assert constant(specnorm_check_networks, CHAIN, (1, 2, 6), [part]) >= Fraction(REACHED)
 
 
+JUNK = [None, True, -1, 0, 2**70, 1.5, "", "x", "y", "r", [], {}, [[]], ["x", "y"], "0x1.0p+0", "0x0.0p+0", "own"]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_junk_in_a_statement_is_refused_or_proves_its_number(seed: int) -> None:
+    """Some entry, at any depth, is something else: there is one verdict, and no false one."""
+    draw, right = Random(seed), claim()
+    statement = json.loads(json.dumps(right.statement))
+    at: Any = statement
+    while True:
+        keys = list(at) if isinstance(at, dict) else range(len(at))
+        key = keys[int(draw.randint(len(keys)))]
+        if not isinstance(at[key], dict | list) or not at[key] or not draw.randint(4):
+            break
+        at = at[key]
+    at[key] = JUNK[int(draw.randint(len(JUNK)))]
+    (verdict,) = specnorm_check.check([Claim(statement, right.completion)], {}, CHAIN)
+    assert verdict.reason or float.fromhex(statement["upper"]) >= REACHED
+
+
 UNREAD = {
     "a control": node("Einsum", "x", equation="abc->abc"),
     "an operator of others": helper.make_node("Relu", ["x"], ["y"], domain="com.example"),

@@ -61,7 +61,7 @@ def test_a_chain_of_torch_has_one_part_and_its_file_beside_it(tmp_path: Path) ->
     assert found.product is not None
     assert found.upper <= number <= found.upper * 1.02 < found.product
     assert 2 in parts
-    files = [Path(one.__file__) for one in (specnorm_check, specnorm_check_networks)]
+    files = [Path(str(one.__file__)) for one in (specnorm_check, specnorm_check_networks)]
     for one in files:
         (tmp_path / one.name).write_bytes(one.read_bytes())
     words = [sys.executable, "specnorm_check.py", "proof.npz", "proof.onnx"]
