@@ -479,7 +479,25 @@ def test_a_changed_multiplier_proves_its_own_number(seed: int) -> None:
     assert constant(specnorm_check_networks, CHAIN, (1, 2, 6), [part]) >= Fraction(REACHED)
 
 
-JUNK = [None, True, -1, 0, 2**70, 1.5, "", "x", "y", "r", [], {}, [[]], ["x", "y"], "0x1.0p+0", "0x0.0p+0", "own"]
+JUNK: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    2**70,
+    1.5,
+    "",
+    "x",
+    "y",
+    "r",
+    [],
+    {},
+    [[]],
+    ["x", "y"],
+    "0x1.0p+0",
+    "0x0.0p+0",
+    "own",
+]
 
 
 @pytest.mark.parametrize("seed", range(60))
