@@ -300,9 +300,10 @@ def check_contents(session: nox.Session) -> None:
             session.error(f"{built.name} lacks {package}/py.typed")
     if "specnorm_audit/renderers/page/report.html" not in names:
         session.error(f"{built.name} lacks the template of the HTML report")
-    if "specnorm_check.py" not in names:
-        session.error(f"{built.name} lacks specnorm_check.py, which somebody else checks certificates with")
-    strangers = {name.partition("/")[0] for name in names} - {*packages, "specnorm_check.py"}
+    checkers = {"specnorm_check.py", "specnorm_check_networks.py"}
+    if checkers - {*names}:
+        session.error(f"{built.name} lacks {checkers - {*names}}, which somebody else checks certificates with")
+    strangers = {name.partition("/")[0] for name in names} - {*packages, *checkers}
     if any(not name.endswith(".dist-info") for name in strangers):
         session.error(f"{built.name} holds {', '.join(sorted(strangers))}")
     with tarfile.open(source) as archive:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from specnorm_networks.answer import NetworkBound, RunBound
+    from specnorm_networks.certificates import certificate_of_network
     from specnorm_networks.certified import operators
     from specnorm_networks.certified.graph import Graph, Layer, Node
     from specnorm_networks.certified.kernels import speaks_of
@@ -56,6 +57,7 @@ __all__ = [
     "UnknownNode",
     "averaged",
     "bound",
+    "certificate_of_network",
     "certified_accuracy",
     "concrete",
     "forward_step",
@@ -77,6 +79,7 @@ __all__ = [
 
 _WHERE = {
     "answer": "NetworkBound RunBound",
+    "certificates": "certificate_of_network",
     "certified.ranges": "within",
     "certified.graph": "Graph Layer Node",
     "certified.operators.registry": "register_operator registered_operators",
