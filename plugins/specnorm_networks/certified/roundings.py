@@ -200,7 +200,7 @@ class Roundings:
         if absolute:
             layer = type(layer)(f"|{layer.name}|", lambda: kernel, layer.geometry, layer.spatial)
         sizes = spatial(self.graph.by_name[node.inputs[0]].shape, node.shape, layer.spatial)
-        return norms(layer, dict(layer.geometry), sizes, None).upper.value
+        return norms(layer, dict(layer.geometry), sizes, None).value
 
     def at(self, centre: FloatArray) -> AtCentre:
         """The same around an input, in its shape or another one of that size."""
