@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from networks.compositions.onnx_draft import Draft, SkippedError
-from networks.compositions.onnx_draws import DRAWS, ON_RANGES
+from networks.compositions.onnx_draws import DRAWS, FUNCTIONS, ON_RANGES
 from networks.compositions.onnx_programs import OnnxProgram
 from onnx import defs
 
@@ -147,7 +147,7 @@ def null_space(d: Draft) -> None:
     null = np.linalg.svd(down.T)[2][k:]
     u = d.add("Gemm", [x, d.const(down)], transB=1)
     before = len(d.nodes)
-    DRAWS_OF_FUNCTIONS[d.dice.randrange(len(DRAWS_OF_FUNCTIONS))](d)
+    d.dice.choice(FUNCTIONS)(d)
     v = d.nodes[-1].output[0] if len(d.nodes) > before else u
     if d.shape_of(v) == d.shape_of(u):
         d.add("Gemm", [v, d.const(null)], transB=1)
@@ -164,8 +164,6 @@ PATTERNS: dict[Callable[[Draft], Any], float] = {
     max_min: 6, sorted_between: 1.5, largest_smallest: 1, both_signs: 2.5, chosen: 3, gated: 3.5, cancelling: 1.5,
     null_space: 2, residual: 2,
 }  # fmt: skip
-_NAMES = ("function", "with_alpha", "prelu", "clip")
-DRAWS_OF_FUNCTIONS = [draw for draw in DRAWS if getattr(draw, "__name__", "") in _NAMES]
 
 
 def program(dice: random.Random, kind: str) -> OnnxProgram:
