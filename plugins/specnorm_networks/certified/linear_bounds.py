@@ -95,10 +95,7 @@ def _steps(graph: Graph, node: Node, program: Program, values: list[FloatArray])
 def transposed(linear: LinearMap, before: Sequence[Sizes]) -> tuple[Adjoint, int]:
     """Adjoint of a linear map and its roundings; where none is stated, by the places of entries, or by the matrix.
 
-    Raises
-    ------
-    NoBoundError
-        If that matrix has too many entries.
+    `NoBoundError` if that matrix has too many entries.
     """
     if linear.adjoint is not None:
         return linear.adjoint, linear.backward
@@ -159,17 +156,8 @@ class LinearOperator:
 class Network:
     """A graph of one input, read for linear bounds; the same for every region.
 
-    Parameters
-    ----------
-    graph : Graph
-        Of known sizes.
-    constants : iterable of Upper
-        Proven constants of maps between two values (`scope.Map`), everywhere.
-
-    Raises
-    ------
-    MethodError
-        If the graph has several inputs, or a value whose size is not known or 0.
+    ``graph``: of known sizes. ``constants``: proven constants of maps between two values (`scope.Map`), everywhere.
+    `MethodError` if the graph has several inputs, or a value whose size is not known or 0.
     """
 
     def __init__(self, graph: Graph, constants: Iterable[Upper] = ()) -> None:
@@ -300,10 +288,7 @@ def parabolas(
     A part's parabola ``s z + lam (z - centre)^2 / 2``, with ``s = c slope - g``, lies above its tangent at any point of
     the part; the point is where the parabola is least, computed.
 
-    Parameters
-    ----------
-    c, g : array, shape (rows, units)
-    multipliers : array, shape (tries, rows)
+    ``c``, ``g``: of shape (rows, units). ``multipliers``: of shape (tries, rows).
     """
     lams = np.asarray(multipliers, dtype=np.float64).reshape(-1, len(c))
     if not (lams >= 0).all():
@@ -390,15 +375,8 @@ Trace: TypeAlias = dict[str, Minimiser]
 class LinearBounds:
     """A network's values while its input is in a ball and its box; each from what is known so far.
 
-    Parameters
-    ----------
-    centre : array
-        Of the ball, in the input's shape or another one of that size.
-
-    Raises
-    ------
-    MethodError
-        If centre or radius are none.
+    ``centre``: of the ball, in the input's shape or another one of that size. `MethodError` if that does not
+    fit, or the radius is no number from 0 on.
     """
 
     @arithmetic.on_host()
@@ -484,10 +462,7 @@ class LinearBounds:
     def cut(self, name: str, at: int, above: bool) -> LinearBounds:
         """The part where an entry of a value is not below 0, or not above.
 
-        Raises
-        ------
-        HypothesisError
-            If there is none.
+        `HypothesisError` if there is no such part.
         """
         low, high = (np.array(end) for end in self.known[name].range.ends)
         end = low.reshape(-1) if above else high.reshape(-1)

@@ -108,12 +108,8 @@ def propagate(
 ) -> Constants:
     """Constants of all values of a graph.
 
-    Parameters
-    ----------
-    values : Values
-        Where they lie.
-    shortcuts : mapping of str to sequence of Upper, optional
-        By the value at the end of some layers: constants of these together, used where they are less.
+    ``values``: where they lie. ``shortcuts``: by the value at the end of some layers: constants of these together,
+    used where they are less.
     """
     scope = Scope(graph, values.regions)
     passes = [_Pass(scope, norms, name, shortcuts or {}, values) for name in graph.inputs]
@@ -256,10 +252,7 @@ def label(node: Node) -> str:
 def past_shifts(node: Node, nodes: Mapping[str, Node]) -> Node:
     """The node before constants were added to its value.
 
-    Parameters
-    ----------
-    nodes : mapping of str to Node
-        By name.
+    ``nodes``: by name.
     """
     while isinstance(node.operator, Add) and node.operator.over == 1 and node.shape is not None:
         terms = zip(node.inputs, node.operator.weights, strict=True)
