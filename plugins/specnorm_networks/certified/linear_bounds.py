@@ -54,7 +54,6 @@ from specnorm_networks.certified.operators.base import (
     Sizes,
 )
 from specnorm_networks.certified.operators.broadcasting import AT_ONCE
-from specnorm_networks.certified.operators.linear import Add
 from specnorm_networks.certified.operators.sources import Constant, Input
 from specnorm_networks.certified.ranges import consistent, ranges
 from specnorm_networks.certified.regions import Ball
@@ -176,10 +175,6 @@ class Network:
             if node.name == self.input or any(name in self.moving for name in node.inputs):
                 self.moving.add(node.name)
         self.constants: dict[str, list[tuple[str, float]]] = {}
-        for node in graph.nodes:
-            apart = self._difference(node)
-            if apart is not None:
-                self.constants[node.name] = [apart]
         about = Scope(graph).about
         for claim in constants:
             if not isinstance(claim.what, Map) or not about.includes(claim.what.about):
@@ -205,22 +200,6 @@ class Network:
             return None if found is None else LinearOperator(found, *transposed(found, known))
         except (NoBoundError, NotRunError, SpecnormError, OSError):
             return None
-
-    def _difference(self, node: Node) -> tuple[str, float] | None:
-        """Of a sum of entries of one value: the root of the largest row sum times the largest column sum (Schur)."""
-        sources = [self.nodes[name] for name in node.inputs if name in self.linear and self.linear[name].map.moves]
-        names = {name for source in sources for name in source.inputs}
-        if not isinstance(node.operator, Add) or len(sources) < len(node.inputs) or len(names) != 1 or not sources:
-            return None
-        (name,) = names
-        if name not in self.moving or self.linear.get(node.name) is None:
-            return None
-        down, over = np.zeros((1, *(concrete(self.nodes[name].shape) or ()))), 1.0 / node.operator.over
-        for source, weight in zip(sources, node.operator.weights, strict=True):
-            ones = np.full((1, *(concrete(source.shape) or ())), abs(weight) * over)
-            down = down + self.linear[source.name].adjoint(ones)[0]
-        across = sum(map(abs, node.operator.weights)) * over
-        return name, host.sqrt_up(host.inflate(float(np.max(down, initial=0.0)) * across, 2**24))
 
     def _passes(self, what: Map) -> bool:
         """Whether nothing of the input reaches the end of a map but through its start: all else is held then."""
