@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from specnorm_networks.checking import moved_up
     from specnorm_networks.live import certified_accuracy, network_bound, network_graph
     from specnorm_networks.logit_margins import CertifiedAccuracy, Margins, margins
-    from specnorm_networks.measuring import Measure, heuristic
+    from specnorm_networks.measuring import Measure
     from specnorm_networks.methods import Method, Multipliers, Product, Scaled
     from specnorm_networks.model_arrays import Kind, ModelArrays, Sizes, Stated, Tensor, in_float32
     from specnorm_networks.near import bound
@@ -61,7 +61,6 @@ __all__ = [
     "certified_accuracy",
     "concrete",
     "forward_step",
-    "heuristic",
     "in_float32",
     "local_radii",
     "margins",
@@ -86,7 +85,7 @@ _WHERE = {
     "certified.propagation": "Step UnknownNode",
     "certified.statements": "averaged forward_step",
     "logit_margins": "CertifiedAccuracy Margins margins",
-    "measuring": "Measure heuristic",
+    "measuring": "Measure",
     "methods": "Method Multipliers Product Scaled",
     "live": "certified_accuracy network_bound network_graph",
     "near": "bound",

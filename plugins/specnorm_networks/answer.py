@@ -70,9 +70,6 @@ class NetworkBound:
     claim : Upper or None
         ``|f(x) - f(y)| <= claim |x - y|`` for all x and y, all inputs and all outputs together, in real arithmetic.
         None if an output is unknown.
-    heuristic : float or None
-        What the same rules say with Miyato's heuristic (`reshaped_norm`) for each layer: *not* a bound, shown for
-        comparison. A product of lower bounds bounds a network from neither side.
     ends : mapping of str to Upper or None
         The same of each output.
     nodes : tuple of Step
@@ -101,7 +98,6 @@ class NetworkBound:
     """
 
     claim: Upper | None
-    heuristic: float | None
     ends: Mapping[str, Upper | None]
     nodes: tuple[Step, ...]
     unknown: tuple[UnknownNode, ...]
@@ -181,7 +177,6 @@ class NetworkBound:
         ranges = {name: _ends(between) for name, between in self.input_ranges.items()}
         return {
             "upper": _finite(self.upper),
-            "heuristic": _finite(self.heuristic),
             "product": _finite(self.product),
             **({} if self.radius is None else {"radius": self.radius}),
             **({"input_ranges": ranges} if ranges else {}),
@@ -204,7 +199,7 @@ class NetworkBound:
             "nodes": [
                 {
                     "name": s.name, "operator": s.operator, "rule": s.rule, "layer": s.layer,
-                    "factor": _finite(s.factor), "upper": _finite(s.upper), "heuristic": _finite(s.heuristic),
+                    "factor": _finite(s.factor), "upper": _finite(s.upper),
                 }
                 for s in self.nodes
             ],
@@ -239,8 +234,7 @@ class NetworkBound:
         if self.upper is not None:
             text.append(
                 f"Network ({shapes}): Lipschitz constant at most {number(self.upper, 'upper')}, proven"
-                f"{'' if self.radius is None else f' within {self.radius!r} of the input given'}. "
-                f"Miyato's heuristic would have claimed {number(self.heuristic)}."
+                f"{'' if self.radius is None else f' within {self.radius!r} of the input given'}."
             )
             if self.checked.reason or self.checked.missed:
                 text.append(str(self.checked))
@@ -269,11 +263,11 @@ def _finite(value: float | None) -> float | None:
 
 
 def _table(nodes: Sequence[Step]) -> list[str]:
-    rows = [("node", "operator", "rule", "factor", "upper", "heuristic", "layer")]
+    rows = [("node", "operator", "rule", "factor", "upper", "layer")]
     rows += [
         (
             visible(s.name), visible(s.operator), visible(s.rule), number(s.factor, "upper"),
-            number(s.upper, "upper"), number(s.heuristic), visible(s.layer or ""),
+            number(s.upper, "upper"), visible(s.layer or ""),
         )
         for s in nodes
     ]  # fmt: skip

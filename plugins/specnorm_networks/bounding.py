@@ -84,7 +84,6 @@ def _bounded(
 def _result(graph: Graph, found: Constants) -> NetworkBound:
     return NetworkBound(
         found.claim,
-        found.heuristic,
         {name: found.steps[name].claim for name in graph.outputs},
         tuple(step for name, step in found.steps.items() if name not in graph.constants),
         found.unknown,
