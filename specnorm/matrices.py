@@ -71,5 +71,5 @@ def _stack(a: ArrayT, method: Method) -> ArrayT:
     shape = tuple(x.shape)
     if len(shape) < 2:
         raise MethodError(f"array of shape {shape} is no matrix: expected (..., m, n).")
-    value: ArrayT = backend.apply(program_for(method, shape[-2:], str(x.dtype), ()), x)[0]
+    value: ArrayT = backend.apply(program_for(method, shape[-2:], str(x.dtype), ()), x).value
     return value

@@ -7,27 +7,50 @@ two, calls the method, and undoes both, forwards and backwards. A backend only d
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from specnorm import arrays
 from specnorm.certified import arithmetic, rounding
-from specnorm.errors import BackendError, MethodError
+from specnorm.errors import BackendError, KernelError, MethodError
 from specnorm.methods.base import Needs, Stepped
 from specnorm.problem import layer_map, polyphase
 from specnorm.problem.spec import ConvSpec, check_dtype
 from specnorm.runtime.execution import Execution
-from specnorm.runtime.telling import tell
-from specnorm.runtime.values import check_values
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
     from specnorm.methods import Method
     from specnorm.types import AnyArray, Array, Library, Namespace
+
+    Claims = Callable[[], Sequence[tuple[Lower, Upper]]]
+
+
+class Ran(NamedTuple):
+    """What a program computed of kernels (*batch, *shape).
+
+    Parameters
+    ----------
+    value : array, shape (*batch, *value_shape)
+    stats : tuple of arrays, each with leading axes batch
+        In the order of ``method.stats``.
+    residuals : tuple of arrays
+        What `Program.pullback` needs, with the batch flattened into one axis; never differentiated.
+    claims : callable, optional
+        The bounds of each kernel as claims, which are made when they are asked for: its bits are digested.
+    known : bool
+        Whether the values were known when the program ran, so that it proved what it can prove.
+    """
+
+    value: AnyArray
+    stats: tuple[AnyArray, ...]
+    residuals: tuple[AnyArray, ...]
+    claims: Claims | None = None
+    known: bool = True
 
 
 @dataclass(frozen=True)
@@ -59,9 +82,7 @@ class Program:
         """float32 or float64: half-precision kernels are measured and answered in float32."""
         return check_dtype(self.dtype, self.shape)
 
-    def forward(
-        self, kernels: AnyArray, *, backend: Library, differentiated: bool = True
-    ) -> tuple[AnyArray, tuple[AnyArray, ...], tuple[AnyArray, ...]]:
+    def forward(self, kernels: AnyArray, *, backend: Library, differentiated: bool = True) -> Ran:
         """Evaluate the method on a batch of kernels.
 
         Parameters
@@ -70,14 +91,6 @@ class Program:
             Any number of leading axes, none included.
         differentiated : bool
             Whether the residuals are wanted.
-
-        Returns
-        -------
-        value : array, shape (*batch, *value_shape)
-        stats : tuple of arrays, each with leading axes batch
-            In the order of ``method.stats``.
-        residuals : tuple of arrays
-            What `pullback` needs, with the batch flattened into one axis; never differentiated.
         """
         run = self.execution(kernels, backend=backend)
         if self.needs.searches and run.traced:
@@ -87,7 +100,7 @@ class Program:
         with arithmetic.exact(kernels, backend=backend):
             return self._evaluate(kernels, run)
 
-    def _evaluate(self, kernels: Array, run: Execution) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+    def _evaluate(self, kernels: Array, run: Execution) -> Ran:
         """Scale the blocks, call the method, undo the scaling, and reduce over groups."""
         xp, needs = run.xp, self.needs
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
@@ -104,8 +117,6 @@ class Program:
             layers, exponent = arrays.scale(layers, xp=xp)
             blocks = xp.reshape(layers, blocks.shape)
         found = self.method.forward(blocks, self.spec, ops=run)
-        if found.claims:
-            tell(partial(self._claims, found.claims, kernels, exponent, run))
 
         def grouped(x: Array) -> Array:
             return xp.reshape(x, (count, groups, *x.shape[1:]))
@@ -140,13 +151,14 @@ class Program:
         residuals = found.residuals
         if needs.narrow_gradient:
             residuals = self._at_most(residuals, run.own_dtype, xp=xp)
-        return finish(value, needs.rounds), tuple(stats), (*residuals, chosen)
+        claims = partial(self._claims, found.claims, kernels, exponent, run) if found.claims else None
+        return Ran(finish(value, needs.rounds), tuple(stats), (*residuals, chosen), claims, not run.traced)
 
     def _claims(
         self, found: Sequence[tuple[Lower, Upper]], kernels: Array, exponent: Array, run: Execution
     ) -> list[tuple[Lower, Upper]]:
         """The bounds of the scaled blocks of each kernel, as its own."""
-        from specnorm.certified.layer.of_kernel import of_kernel  # for who listens
+        from specnorm.certified.layer.of_kernel import of_kernel  # for few
 
         each = zip(found, run.to_numpy(kernels).reshape(-1, *self.shape), run.to_numpy(exponent).tolist(), strict=True)
         return [of_kernel(lower, upper, kernel, int(power)) for (lower, upper), kernel, power in each]
@@ -382,12 +394,10 @@ class Program:
         """Dtype of the computation, and "on the host" where that is not the kernel's own device."""
         return self.execution(kernels, backend=backend).computed_in
 
-    def _on_host(
-        self, kernels: AnyArray, run: Execution, differentiated: bool
-    ) -> tuple[AnyArray, tuple[AnyArray, ...], tuple[AnyArray, ...]]:
+    def _on_host(self, kernels: AnyArray, run: Execution, differentiated: bool) -> Ran:
         """Run in NumPy and bring everything back; recorded in the result."""
         backend = run.backend
-        value, stats, residuals = self.forward(backend.to_numpy(kernels), backend=backend.host())
+        value, stats, residuals, claims, _ = self.forward(backend.to_numpy(kernels), backend=backend.host())
 
         # Where the device has no float64 the bounds are rounded once more, outward; the rest may lose digits.
         to_device = {} if run.wide_dtype == "float64" else {"float64": "float32", "complex128": "complex64"}
@@ -401,10 +411,11 @@ class Program:
                 x = rounding.to_dtype(x, getattr(np, wanted), rounds, xp=backend.host().namespace(x))
             return backend.from_numpy(x.astype(wanted) if wanted else x, kernels)
 
-        return (
+        return Ran(
             back(value, to_device, self.needs.rounds),
             tuple(back(x, to_device, rounds) for x, rounds in zip(stats, self.method.stats.values(), strict=True)),
             tuple(back(x, to_products) for x in residuals) if differentiated else (),
+            claims,
         )
 
 
@@ -413,3 +424,33 @@ _OVER_GROUPS = {
     "cells": "sum", "frequencies": "sum", "levels": "max", "iterations": "max",
 }  # fmt: skip
 """How figures that are no norms are reduced over groups; of others, one group's is told."""
+
+
+def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Library) -> None:
+    """Refuse non-finite values, and what the processor would take for zero; for concrete arrays only.
+
+    Raises
+    ------
+    KernelError, BackendError
+    """
+    with np.errstate(all="ignore"):
+        _check_finite(kernels, shape, backend=backend)
+    if not arithmetic.flushes() or not (backend.numpy_view(kernels) or backend.host() is backend):
+        return
+    if arithmetic.too_small(backend.to_numpy(kernels).reshape(-1, math.prod(shape))):
+        raise BackendError(
+            f"kernel of shape {shape} is so small that subnormal numbers matter, and the processor takes them "
+            "for zero in this thread (torch.set_flush_denormal(True), or a library compiled with -ffast-math). "
+            "Switch that off before the call, or measure the kernel in a process without it."
+        )
+
+
+def _check_finite(kernels: Array, shape: tuple[int, ...], *, backend: Library) -> None:
+    xp = backend.namespace(kernels)
+    finite = xp.isfinite(kernels)
+    if not bool(xp.all(finite)):
+        count = int(xp.sum(xp.astype(~finite, xp.int32)))
+        raise KernelError(
+            f"kernel of shape {shape} holds {count} non-finite value{'s' * (count > 1)} (NaN or infinity). "
+            "Expected finite numbers: look where the training diverged, or at how the file was read."
+        )

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Recipe
 from real_weights import real_kernel
 from specnorm_numpy.namespace import NAMESPACE
-from strategies import Recipe
 
 import specnorm
 from specnorm import backends

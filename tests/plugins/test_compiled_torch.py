@@ -25,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("fresh_torch")
 
 
 @every
+@pytest.mark.sampled("tn_bound", "gram_bound, every")
 def test_compiled_value_and_gradient(name: str) -> None:
     """Without a graph break."""
     k = kernel().requires_grad_()
@@ -55,6 +56,7 @@ def test_compiled_training_step() -> None:
     close(step(True), step(False), 1e-5)
 
 
+@pytest.mark.nightly
 def test_default_compiler_smoke() -> None:
     """One function through inductor, which generates code."""
     k = kernel().requires_grad_()

@@ -9,7 +9,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified import rounding
-from specnorm.certified.symbol import symbols, trigonometric
+from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.lags import correlations, taps_below
 from specnorm.certified.symbol.tap_powers import TUNING, TapGrid, largest_square, residuals
 from specnorm.problem.frequencies import half_grid, tap_grid
@@ -41,7 +41,7 @@ class GramTaps(TapGrid):
         xp, (m, p) = self.xp, self.blocks.shape[1:3]
         u = rounding.unit(self.blocks, xp=xp)
         total = math.prod(self.grid)
-        start = math.sqrt(p) * trigonometric.symbol_error(self.blocks, xp=xp)[:, None]
+        start = math.sqrt(p) * symbols.symbol_error(self.blocks, xp=xp)[:, None]
         parts = []
         spread = mass = xp.zeros_like(start[:, 0])
         every = isinstance(columns, slice) and len(range(p)[columns]) == p
@@ -66,7 +66,7 @@ class GramTaps(TapGrid):
             mass = mass + xp.sum((squares if every else before**2) * weights, axis=1)
             parts.append(self.ops.complex(*planes))
         values = xp.concat(parts, axis=1) if len(parts) > 1 else parts[0]
-        c = sum(math.sqrt(2) * (rounding.gamma(2 * n + 8, u) + trigonometric.phase_error(u)) for n in self.grid) + 4 * u
+        c = sum(math.sqrt(2) * (rounding.gamma(2 * n + 8, u) + symbols.phase_error(u)) for n in self.grid) + 4 * u
         lost = rounding.up(xp.sqrt(rounding.up(spread, len(self.points) + 2, xp=xp)), 2, xp=xp)
         lost = lost + rounding.up(xp.sqrt(mass), len(self.points) + 4, xp=xp) * (rounding.SLACK * c * math.sqrt(total))
         tiny = 4.0**self.n_iter * m * p * total * float(xp.finfo(self.blocks.dtype).smallest_normal)
@@ -137,7 +137,7 @@ class Powers:
                 [taps[(*lead, slice(middle, n), ...)], taps[(*lead, slice(0, middle), ...)]], axis=axis + 1
             )
         kernel = xp.permute_dims(taps, (0, len(grid.grid) + 1, len(grid.grid) + 2, *range(1, len(grid.grid) + 1)))
-        norm = trigonometric.absolute_norm_up(kernel, xp=xp)
+        norm = symbols.absolute_norm_up(kernel, xp=xp)
         if narrow:
             self._later = xp.floor(xp.log2(xp.where(norm > 0, norm, xp.ones_like(norm)))) + 1
             factor = arrays.power_of_two(-self._later, xp=xp)

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Layer, Recipe, layers
 from checks import assert_tight, assert_valid
 from libraries import Lib
 from numpy.typing import NDArray
 from oracle import dense_norm, finite_difference_gradient
 from promises import for_all, rounded
-from strategies import Layer, Recipe, layers
 
 import specnorm
 from specnorm import GeometryError, Power, PowerTopK
