@@ -20,7 +20,7 @@ from specnorm.methods import (
 )
 from specnorm.problem.spec import Geometry, Layer
 from specnorm.result import Comparison
-from specnorm.runtime.table import program_for
+from specnorm.runtime.program import program_for
 from specnorm.types import ArrayObject, ArrayT
 
 _BOUNDS_HERE = (

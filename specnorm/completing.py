@@ -13,8 +13,7 @@ from specnorm.layers import takes_layers
 from specnorm.methods import Completion
 from specnorm.methods.base import Evaluation
 from specnorm.problem.spec import Geometry
-from specnorm.runtime.program import check_values
-from specnorm.runtime.table import program_for, state_shapes
+from specnorm.runtime.program import check_values, program_for, state_shapes
 from specnorm.search.completion import completion_shape
 from specnorm.types import ArrayT
 

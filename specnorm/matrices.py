@@ -8,7 +8,7 @@ from specnorm.backends import backend_for
 from specnorm.errors import MethodError
 from specnorm.methods import Method
 from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
-from specnorm.runtime.table import program_for
+from specnorm.runtime.program import program_for
 from specnorm.types import ArrayT
 
 

@@ -11,7 +11,7 @@ from specnorm.layers import takes_layers
 from specnorm.methods import METHODS, Method
 from specnorm.problem.spec import Geometry
 from specnorm.result import Result
-from specnorm.runtime.table import program_for
+from specnorm.runtime.program import program_for
 from specnorm.types import ArrayObject
 
 if TYPE_CHECKING:

@@ -12,13 +12,14 @@ from typing import Any, Unpack
 from specnorm import arrays
 from specnorm.backends import Backend, backend_for
 from specnorm.certified import arithmetic
-from specnorm.certified.symbol import gradients, symbols
+from specnorm.certified.symbol import symbols
 from specnorm.errors import KernelError, Undecided
 from specnorm.layers import takes_layers
 from specnorm.measuring import measure
 from specnorm.methods import Enclose
 from specnorm.methods.base import as_number
 from specnorm.methods.gram import ChannelNorms, rescaled
+from specnorm.numerics import gradients
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import half_grid, mirror_index
 from specnorm.problem.spec import ConvSpec, Geometry

@@ -17,7 +17,7 @@ from specnorm.errors import NoBackend, SpecnormError
 from specnorm.library import Backend
 
 if TYPE_CHECKING:
-    from specnorm.runtime.program import Program
+    from specnorm.runtime.program import Program, Ran
     from specnorm.types import AnyArray
 
 _TRIAL = 64
@@ -129,7 +129,7 @@ class StandardBackend(Backend):
         """In NumPy: the standard's own raises for a whole stack, or lets NaN through."""
         return self.from_numpy(self.host().cholesky_ok(self.to_numpy(a)), a)
 
-    def apply(self, program: Program, kernels: AnyArray) -> tuple[AnyArray, tuple[AnyArray, ...], bool]:
+    def apply(self, program: Program, kernels: AnyArray) -> Ran:
         """Run a program; what the library does otherwise than the standard says is refused in its name."""
         with self._by_the_standard():
             return super().apply(program, kernels)

@@ -17,8 +17,7 @@ from specnorm.measuring import check_method, measure
 from specnorm.methods import Method
 from specnorm.methods.base import check_count
 from specnorm.problem.spec import Geometry
-from specnorm.runtime.program import Program
-from specnorm.runtime.table import program_for, state_shapes
+from specnorm.runtime.program import Program, program_for, state_shapes
 from specnorm.runtime.zero_channels import batches, moved, padded
 from specnorm.types import AnyArray, ArrayObject, ArrayT
 

@@ -109,8 +109,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
             test = f"{item.path.name} {item.originalname}"
-            cases[test, item.callspec.params.get("xp", "")] += 1
-            if is_late(item, crc32(test.encode()) + cases[test, item.callspec.params.get("xp", "")]):
+            case = (test, str(item.callspec.params.get("xp", "")))
+            cases[case] += 1
+            if is_late(item, crc32(test.encode()) + cases[case]):
                 item.add_marker("nightly")
     if "SPECNORM_NIGHTLY" not in os.environ:
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("nightly")])

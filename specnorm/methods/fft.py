@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified.symbol import gradients, symbols
+from specnorm.certified.symbol import symbols
 from specnorm.clock import Clock
 from specnorm.errors import MethodError, Undecided
 from specnorm.methods import base
 from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol
+from specnorm.numerics import gradients
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies, half_grid, mirror_index
 from specnorm.search.constant import top_gradient, top_triples

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from specnorm import arrays
 from specnorm.certified.matrices import norms
-from specnorm.certified.symbol import gradients, symbols
-from specnorm.certified.symbol.gradients import schatten_gradient
+from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.gram_powers import Powers, divisors, lag_norms
-from specnorm.certified.symbol.tap_powers import first_vjp, powers_vjp, sums_vjp
 from specnorm.errors import GeometryError
 from specnorm.methods import base
 from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count
+from specnorm.numerics import gradients
+from specnorm.numerics.gradients import first_vjp, powers_vjp, schatten_gradient, sums_vjp
 from specnorm.problem.frequencies import half_grid
 from specnorm.search.enclosing import grid_sizes
 from specnorm.search.pruned import largest_bound

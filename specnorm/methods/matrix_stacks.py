@@ -11,8 +11,8 @@ import numpy as np
 from specnorm import arrays
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol import symbols
-from specnorm.certified.symbol.gradients import schatten_gradient
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
+from specnorm.numerics.gradients import schatten_gradient
 from specnorm.numerics.power import matrix_maps, power_step
 from specnorm.search.constant import enclose_each
 

@@ -15,7 +15,8 @@ from specnorm import arrays
 from specnorm.certified.bound import finite
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.norms import UnfoldingProof
-from specnorm.certified.symbol import gradients, symbols
+from specnorm.certified.symbol import symbols
+from specnorm.numerics import gradients
 from specnorm.numerics.lanczos import Lanczos, vector_tolerance
 from specnorm.problem import unfoldings
 from specnorm.problem.frequencies import Frequencies

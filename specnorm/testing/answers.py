@@ -11,7 +11,7 @@ from specnorm import api, matrices
 from specnorm.errors import GeometryError, KernelError, MethodError
 from specnorm.measuring import measure
 from specnorm.methods import METHODS, Method
-from specnorm.runtime.table import program_for
+from specnorm.runtime.program import program_for
 from specnorm.testing.trial import Trial, require, short
 from specnorm.types import AnyArray
 

@@ -20,7 +20,7 @@ import specnorm
 from specnorm import Enclose, FantasticFour
 from specnorm.certified.arithmetic import flushes, too_small
 from specnorm.errors import BackendError
-from specnorm.runtime.table import program_for
+from specnorm.runtime.program import program_for
 
 MEASURES: dict[str, Callable[[Any], Any]] = {
     "enclose": lambda k: specnorm.enclose(k).upper,

@@ -21,7 +21,7 @@ import specnorm
 from specnorm import backends
 from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
 from specnorm.runtime import execution
-from specnorm.runtime.table import program_for
+from specnorm.runtime.program import program_for
 
 CIRCULAR: dict[str, Any] = {"padding_mode": "circular"}
 CALLS = 5350

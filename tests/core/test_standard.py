@@ -112,7 +112,7 @@ def test_a_function_that_is_missing_is_named(default: Lib) -> None:
 
 
 def test_what_the_library_does_otherwise_is_told_of_it(default: Lib, monkeypatch: pytest.MonkeyPatch) -> None:
-    def flat(x: Any, shape: tuple[int, ...]) -> Any:
+    def flat(*_: Any) -> Any:
         raise ValueError("reshape only works when src.shape is 1-dimensional")
 
     monkeypatch.setattr("array_api_strict.reshape", flat)
@@ -125,7 +125,7 @@ def test_what_the_library_does_otherwise_is_told_of_it(default: Lib, monkeypatch
 
 def test_arrays_with_numpys_operators_are_their_own_librarys() -> None:
     """As those of sparse: NumPy's mixin makes them no array of NumPy's."""
-    names = {"__module__": "somelib", "__array_namespace__": lambda self: SimpleNamespace(), "shape": (2, 3)}
+    names = {"__module__": "somelib", "__array_namespace__": lambda _: SimpleNamespace(), "shape": (2, 3)}
     kind = type("COO", (np.lib.mixins.NDArrayOperatorsMixin,), names)
     with pytest.raises(specnorm.NoBackend, match=r"somelib\.COO has no float64, .*linalg in its namespace"):
         specnorm.enclose(kind())

@@ -19,9 +19,10 @@ from assumptions import assumed
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from networks.compositions.claims import Region  # noqa: E402
 from networks.compositions.hunting import Counts, Trial, hunt, minimised, trial  # noqa: E402
-from networks.compositions.onnx_draws import ARGUMENTS, LEFT_OUT  # noqa: E402
+from networks.compositions.onnx_draws import LEFT_OUT  # noqa: E402
 from networks.compositions.onnx_patterns import program as onnx_program  # noqa: E402
 from networks.compositions.onnx_programs import OnnxProgram  # noqa: E402
+from networks.onnx_arguments import DRAWS as ARGUMENTS  # noqa: E402
 from onnx import helper  # noqa: E402
 from specnorm_networks import Product  # noqa: E402
 

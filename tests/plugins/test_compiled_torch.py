@@ -70,7 +70,7 @@ def test_default_compiler_smoke() -> None:
 def test_operator_is_well_formed(need: str) -> None:
     """Schema, shapes without values, and compilation, by torch's own checker."""
     specnorm.tn_bound(kernel())  # registers the operator and the program
-    plan = specnorm.runtime.table.program_for(specnorm.TensorNorm(), SHAPE, "torch.float64", ())
+    plan = specnorm.runtime.program.program_for(specnorm.TensorNorm(), SHAPE, "torch.float64", ())
     for x in (kernel(), normal(3, *SHAPE)):
         results = torch.library.opcheck(
             torch.ops.specnorm.evaluate.default,

@@ -106,7 +106,7 @@ def test_gradients(geometry: dict[str, Any]) -> None:
             return float(np.sum(weights * specnorm.measure(k, method, input_shape=6, **geometry).value))
 
         from specnorm.backends import backend_for
-        from specnorm.runtime.table import program_for
+        from specnorm.runtime.program import program_for
 
         backend = backend_for(kernel)
         plan = program_for(method, kernel.shape, "float64", (("input_shape", 6), *geometry.items()))

@@ -15,7 +15,7 @@ from oracle import dense_norm, sigma_star
 
 import specnorm
 from specnorm import TensorNorm
-from specnorm.certified.symbol import tap_powers
+from specnorm.certified.symbol import gram_powers
 from specnorm.numerics import block_lanczos, lanczos
 from specnorm.search import (
     circulants,
@@ -100,7 +100,7 @@ WILD: dict[str, tuple[Any, Any, Callable[..., None]]] = {
     "unfoldings compared in float32": (constant, constant.UnfoldingTuning(0), f4),
     "a basis of nothing": (block_lanczos, block_lanczos.BlockTuning(0), power),
     "a basis beyond the dimension": (block_lanczos, block_lanczos.BlockTuning(10**4), power),
-    "a chunk a frequency": (tap_powers, tap_powers.GramTuning(1, 1), gram),
+    "a chunk a frequency": (gram_powers, gram_powers.GramTuning(1, 1), gram),
     "a search before every matrix": (layer, LayerTuning(at_once=0), enclosed),
     "no matrix": (layer, LayerTuning(at_once=0, soon=0, work=0), enclosed),
     "a wave alone": (layer, LayerTuning(at_once=0, soon=0, work=0, applied=0), enclosed),

@@ -20,12 +20,21 @@ from test_house import PLUGINS, ROOT, core_files, parsed, room
 import specnorm
 from specnorm import arrays
 from specnorm.certified import bound, host
-from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, as_array, greatest, least
+from specnorm.certified.bound import (
+    EVERYWHERE,
+    HypothesisError,
+    Lower,
+    Upper,
+    as_array,
+    digest_of,
+    greatest,
+    least,
+    of_kernel,
+)
 from specnorm.certified.layer import circulant as embedding
 from specnorm.certified.layer import components
 from specnorm.certified.layer.circulant import norm_by_circulant, padded_norm, shortest
 from specnorm.certified.layer.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
-from specnorm.certified.layer.of_kernel import digest_of, of_kernel
 from specnorm.certified.layer.own_matrix import LayerGram
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans

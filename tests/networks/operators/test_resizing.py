@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from networks.operators.dense import check_linear, norm, refused
+from nightly import NIGHTLY
 from specnorm_networks.certified.axes import LONGEST, nearest_pixels, resize_norm_up
 from specnorm_networks.certified.operators import NotRunError, Place, Resize
 
