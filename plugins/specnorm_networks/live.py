@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from specnorm import CertificateError, MethodError
 from specnorm.proof import Certificate
+from specnorm_networks.accuracy import CertifiedAccuracy
 from specnorm_networks.accuracy import certified_accuracy as of_graph
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.ranges import within
-from specnorm_networks.logit_margins import CertifiedAccuracy
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method
 from specnorm_networks.near import bound
