@@ -185,9 +185,9 @@ def cupy(session: nox.Session) -> None:
     pytest(session, "-n0", "-k", "cupy", backends="cupy")
 
 
-@nox.session(python=PYTHON, default=False, tags=["nightly"])
+@nox.session(python=PYTHON)
 def oldest(session: nox.Session) -> None:
-    """Nightly: the oldest versions that pyproject.toml promises: what can depend on them, as `VERSIONS_MATTER` says."""
+    """The oldest versions that pyproject.toml promises: what can depend on them, as `VERSIONS_MATTER` says."""
     prepare(session, "-e", ".[cli,jax]", *OLDEST, *TEST_TOOLS)
     # As it comes: with less optimisation and the cache on disk, this JAX was seen to give a gradient of zero.
     # Whatever a method gives in JAX is compared with NumPy: only there is each held against the truth, too.

@@ -20,7 +20,7 @@ from specnorm.methods import (
 )
 from specnorm.problem.spec import Geometry, Layer
 from specnorm.result import Comparison
-from specnorm.runtime.table import program_for
+from specnorm.runtime.program import program_for
 from specnorm.types import ArrayObject, ArrayT
 
 _BOUNDS_HERE = (
@@ -36,7 +36,8 @@ def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> Comparison:
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     **geometry
-        See `specnorm.problem.spec.Geometry`.
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
 
     Returns
     -------
@@ -48,6 +49,13 @@ def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> Comparison:
     ------
     KernelError, BackendError
         And the refusal of the last method, if every one refuses.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> print(specnorm.compare(kernel, input_shape=8)["reshaped"])
+    lower 10.3923 (reshaped, input size (8, 8))
     """
     results = Comparison()
     refusal: SpecnormError | None = None
@@ -70,7 +78,8 @@ def value_and_grad(kernel: ArrayT, method: Method, **geometry: Unpack[Geometry])
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     method : Method
     **geometry
-        See `specnorm.problem.spec.Geometry`.
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
 
     Returns
     -------
@@ -82,6 +91,14 @@ def value_and_grad(kernel: ArrayT, method: Method, **geometry: Unpack[Geometry])
     ------
     MethodError
         If the method has several values (``Unfoldings``).
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> value, gradient = specnorm.value_and_grad(kernel, specnorm.FantasticFour())
+    >>> gradient.shape
+    (4, 3, 3, 3)
     """
     check_method(method)
     backend = backend_for(kernel)
@@ -110,7 +127,8 @@ def tn_bound(kernel: ArrayT, *, certified: bool | None = None, **geometry: Unpac
         None: proven (``sigma* <= value``) wherever values are known; an estimate under jit, compile and vmap, with an
         `EstimateWarning` when it is traced. True: proven, or an error. False: the estimate, everywhere.
     **geometry
-        See `specnorm.problem.spec.Geometry`.
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
 
     Returns
     -------
@@ -122,6 +140,13 @@ def tn_bound(kernel: ArrayT, *, certified: bool | None = None, **geometry: Unpac
         If ``certified`` is True under a tracer.
     Undecided
         If ``certified`` is True and the budget did not suffice.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> f"{specnorm.tn_bound(kernel, stride=2):.2f}"
+    '18.14'
     """
     result = measure(kernel, TensorNorm(certified=certified), **geometry)
     if certified is None and result.kind == "estimate":
@@ -153,11 +178,19 @@ def f4_bound(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     **geometry
-        See `specnorm.problem.spec.Geometry`.
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
 
     Returns
     -------
     0-d array of the kernel's library, differentiable where it is.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> f"{specnorm.f4_bound(kernel, stride=2):.2f}"
+    '18.14'
     """
     value: ArrayT = measure(kernel, FantasticFour(), **geometry).value
     return value
@@ -173,12 +206,20 @@ def unfolding_bounds(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     **geometry
-        See `specnorm.problem.spec.Geometry`.
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
 
     Returns
     -------
     array, shape (2**(d+1) - 1,)
         First the ``2**d`` splits that separate the channels, then the others.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> specnorm.unfolding_bounds(kernel).shape
+    (7,)
     """
     value: ArrayT = measure(kernel, Unfoldings(), **geometry).value
     return value
@@ -207,7 +248,8 @@ def gram_bound(
         ``min(cin, cout)**(1 / 2**(n_iter + 1))``. Else 3: the cost grows with ``prod(2**n_iter (k_j - 1) + 1)``, the
         number of taps after as many products.
     **layer
-        See `specnorm.problem.spec.Layer`.
+        ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
+        see `specnorm.Geometry`.
 
     Returns
     -------
@@ -219,6 +261,13 @@ def gram_bound(
         For reflect and replicate padding.
     MethodError
         If ``n_iter`` is no count, or makes too many taps.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> f"{specnorm.gram_bound(kernel, 32):.2f}, {specnorm.gram_bound(kernel, padding_mode='zeros'):.2f}"
+    '31.18, 31.18'
     """
     value: ArrayT = measure(kernel, Gram(n_iter=n_iter), input_shape=input_shape, **layer).value
     return value
@@ -236,7 +285,8 @@ def grid_bound(kernel: ArrayT, *, n: int | None = None, **geometry: Unpack[Geome
     n : int, optional
         Grid points an axis; None: ``10 (k_j - 1)`` (at most 3 % above the supremum in 2-D).
     **geometry
-        See `specnorm.problem.spec.Geometry`.
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
 
     Returns
     -------
@@ -246,6 +296,13 @@ def grid_bound(kernel: ArrayT, *, n: int | None = None, **geometry: Unpack[Geome
     ------
     MethodError
         If ``n`` points do not determine the symbol (``n < k_j``).
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> f"{specnorm.grid_bound(kernel, groups=2):.2f}"
+    '22.60'
     """
     value: ArrayT = measure(kernel, Grid(n=n), **geometry).value
     return value

@@ -172,7 +172,8 @@ def completions(blocks: FloatArray) -> FloatArray:
 def _norms(blocks: FloatArray) -> FloatArray:
     """Estimates of the norms of blocks of numbers up to 1."""
     own: Any = blocks.astype(np.float32)
-    return np.asarray(largest_symbol(own, ops=_ops(own)).norm, dtype=np.float64)
+    lags = lags_of(own, ops=_ops(own)).values
+    return np.asarray(largest_symbol(lags, own.shape[3:], ops=_ops(own)).norm, dtype=np.float64)
 
 
 def _ops(like: Any) -> Execution:

@@ -13,8 +13,7 @@ from specnorm.layers import takes_layers
 from specnorm.methods import Completion
 from specnorm.methods.base import Evaluation
 from specnorm.problem.spec import Geometry
-from specnorm.runtime.table import program_for, state_shapes
-from specnorm.runtime.values import check_values
+from specnorm.runtime.program import check_values, program_for, state_shapes
 from specnorm.search.completion import completion_shape
 from specnorm.types import ArrayT
 
@@ -78,7 +77,8 @@ def complete(
     start : array, optional
         An H to begin from, such as the last one of a kernel that has moved since. None: small random numbers.
     **geometry
-        See `specnorm.problem.spec.Geometry`.
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
 
     Returns
     -------
@@ -124,8 +124,11 @@ def completion_bound(
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
-    rtol, n_iter, start, **geometry
+    rtol, n_iter, start
         See `complete`.
+    **geometry
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
 
     Returns
     -------
@@ -134,6 +137,13 @@ def completion_bound(
     Raises
     ------
     As `complete`.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> f"{specnorm.completion_bound(kernel, padding_mode='zeros'):.2f}"
+    '31.18'
     """
     bound: ArrayT = complete(kernel, rtol=rtol, n_iter=n_iter, start=start, **geometry).bound
     return bound

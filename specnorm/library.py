@@ -11,7 +11,7 @@ from specnorm.types import AnyArray, Library
 if TYPE_CHECKING:
     import numpy as np
 
-    from specnorm.runtime.program import Program
+    from specnorm.runtime.program import Program, Ran
 
 
 class LayerKernel(NamedTuple):
@@ -92,7 +92,7 @@ class Backend(Library):
         return x
 
     # -- differentiation -------------------------------------------------------------------------------------------
-    def apply(self, program: Program, kernels: AnyArray) -> tuple[AnyArray, tuple[AnyArray, ...], bool]:
+    def apply(self, program: Program, kernels: AnyArray) -> Ran:
         """Run a program and register its pullback where the library differentiates.
 
         Parameters
@@ -102,13 +102,10 @@ class Backend(Library):
 
         Returns
         -------
-        value, stats : array and tuple of arrays
-            All with leading axes batch.
-        known : bool
-            Whether the values were known when the program ran, so that it proved what it can prove.
+        Ran
+            Of which the residuals are nobody's; without claims where a compiler runs the program.
         """
-        value, stats, _ = program.forward(kernels, backend=self)
-        return value, stats, not self.is_traced(kernels)
+        return program.forward(kernels, backend=self)
 
     def value_and_grad(self, program: Program, kernel: AnyArray) -> tuple[AnyArray, AnyArray]:
         """Value of a program with one value and its gradient, without the library's own differentiation.
@@ -123,9 +120,9 @@ class Backend(Library):
         value : 0-d array
         gradient : array, shape (*shape)
         """
-        value, _, residuals = program.forward(kernel, backend=self)
-        ones = self.namespace(kernel).ones_like(value)
-        return value, program.pullback(residuals, ones, backend=self)
+        ran = program.forward(kernel, backend=self)
+        ones = self.namespace(kernel).ones_like(ran.value)
+        return ran.value, program.pullback(ran.residuals, ones, backend=self)
 
     def init(self, program: Program, kernels: AnyArray) -> tuple[AnyArray, ...]:
         """Training state of a program for kernels (*batch, *shape), not differentiated."""

@@ -8,7 +8,7 @@ from specnorm.backends import backend_for
 from specnorm.errors import MethodError
 from specnorm.methods import Method
 from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
-from specnorm.runtime.table import program_for
+from specnorm.runtime.program import program_for
 from specnorm.types import ArrayT
 
 
@@ -71,5 +71,5 @@ def _stack(a: ArrayT, method: Method) -> ArrayT:
     shape = tuple(x.shape)
     if len(shape) < 2:
         raise MethodError(f"array of shape {shape} is no matrix: expected (..., m, n).")
-    value: ArrayT = backend.apply(program_for(method, shape[-2:], str(x.dtype), ()), x)[0]
+    value: ArrayT = backend.apply(program_for(method, shape[-2:], str(x.dtype), ()), x).value
     return value

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Unpack
 
-from specnorm.backends import Backend, backend_for
+from specnorm.backends import backend_for
 from specnorm.errors import MethodError
 from specnorm.layers import takes_layers
 from specnorm.methods import METHODS, Method
 from specnorm.problem.spec import Geometry
 from specnorm.result import Result
-from specnorm.runtime.table import program_for
+from specnorm.runtime.program import program_for
 from specnorm.types import ArrayObject
+
+if TYPE_CHECKING:
+    from specnorm.certified.bound import Lower, Upper
+    from specnorm.runtime.program import Claims
 
 
 @takes_layers
@@ -25,7 +30,8 @@ def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -
     method : Method
         A value such as ``TensorNorm()`` or ``Gram(n_iter=8)``.
     **geometry
-        See `specnorm.problem.spec.Geometry`.
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
 
     Returns
     -------
@@ -35,19 +41,34 @@ def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -
     Raises
     ------
     KernelError, GeometryError, MethodError, BackendError
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> print(specnorm.measure(kernel, specnorm.Gram(n_iter=8), input_shape=8))
+    upper 31.1770 (gram, input size (8, 8))
     """
     check_method(method)
-    return measure_with(kernel, method, geometry, backend=backend_for(kernel))
+    return _measured(kernel, method, geometry)[0]
 
 
-def measure_with(kernel: ArrayObject, method: Method, geometry: Geometry, *, backend: Backend) -> Result:
-    """`measure` by the plugin that owns the kernel."""
+def proven(
+    kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]
+) -> tuple[Result, Sequence[tuple[Lower, Upper]]]:
+    """`measure`, and the claims that its bounds are: none of a method that makes none, or that a compiler runs."""
+    result, claims = _measured(kernel, method, geometry)
+    return result, claims() if claims else ()
+
+
+def _measured(kernel: ArrayObject, method: Method, geometry: Geometry) -> tuple[Result, Claims | None]:
+    backend = backend_for(kernel)
     plan = program_for(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
-    value, stats, known = backend.apply(plan, kernel)
-    figures: dict[str, Any] = dict(zip(plan.method.stats, stats, strict=True))
-    figures.update(backend=backend.name, device=str(backend.device(kernel)), traced=not known)
-    figures["computed_in"] = plan.computed_in(kernel, backend=backend) if known else "unknown under a tracer"
-    return Result(value, plan.method.kind_after(plan.spec, figures), plan.method, plan.spec, figures)
+    ran = backend.apply(plan, kernel)
+    figures: dict[str, Any] = dict(zip(plan.method.stats, ran.stats, strict=True))
+    figures.update(backend=backend.name, device=str(backend.device(kernel)), traced=not ran.known)
+    figures["computed_in"] = plan.computed_in(kernel, backend=backend) if ran.known else "unknown under a tracer"
+    return Result(ran.value, plan.method.kind_after(plan.spec, figures), plan.method, plan.spec, figures), ran.claims
 
 
 def check_method(method: object) -> None:

@@ -9,7 +9,7 @@ from specnorm.measuring import measure
 from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped
 from specnorm.methods.base import Method
 from specnorm.methods.enclosure import NormAtSize
-from specnorm.methods.singular_values import SingularValues
+from specnorm.methods.fft import SingularValues
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
 from specnorm.types import ArrayObject, ArrayT
 
@@ -29,7 +29,8 @@ def conv_norm(
     rtol : float, default 1e-6
         The value is at most this far, relatively, below the norm (or at the kernel's own precision).
     **layer
-        See `specnorm.problem.spec.Layer`.
+        ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
+        see `specnorm.Geometry`.
 
     Returns
     -------
@@ -44,6 +45,13 @@ def conv_norm(
     Undecided
         If ``rtol`` was not reached: large layers with other padding than circular are known to 1e-3 or so, the default
         is for those whose own matrix is small.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> f"{specnorm.conv_norm(kernel, 32):.4f}, {specnorm.conv_norm(kernel):.4f}"  # 9 sqrt(12)
+    '31.1769, 31.1769'
     """
     own = _is_no_circle(kernel, input_shape, layer)
     method: Method = NormAtSize(rtol=rtol) if own else ExactFFT(rtol=rtol)
@@ -88,7 +96,8 @@ def power_norm(
     rtol : float, default 1e-6
         Stop where a whole restart of the iteration gained relatively less than this.
     **layer
-        See `specnorm.problem.spec.Layer`: every stride, dilation, groups, padding mode and amount.
+        ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
+        see `specnorm.Geometry`: every stride, dilation, groups, padding mode and amount.
 
     Returns
     -------
@@ -98,6 +107,13 @@ def power_norm(
     ------
     GeometryError
         If ``input_shape`` is None, or the layer has no output there.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> f"{specnorm.power_norm(kernel, 8, padding_mode='zeros', stride=2):.4f}"
+    '15.6996'
     """
     value: ArrayT = measure(kernel, Power(n_iter=n_iter, seed=seed, rtol=rtol), input_shape=input_shape, **layer).value
     return value
@@ -125,7 +141,8 @@ def singular_values(
     max_bytes : int, default 4 GiB
         Refuse what takes more memory.
     **layer
-        See `specnorm.problem.spec.Layer`.
+        ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
+        see `specnorm.Geometry`.
 
     Returns
     -------
@@ -137,6 +154,13 @@ def singular_values(
         For another padding than circular, without ``k``.
     MethodError
         If it takes more than ``max_bytes``.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> specnorm.singular_values(kernel, 8, k=3).round(4)
+    array([31.1769, 25.0892, 25.0892])
     """
     method: Method = SingularValues(k=k, max_bytes=max_bytes)
     if k is not None and _is_no_circle(kernel, input_shape, layer):
@@ -153,11 +177,19 @@ def reshaped_norm(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     **geometry
-        See `specnorm.problem.spec.Geometry`.
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
 
     Returns
     -------
     0-d array of the kernel's library, differentiable where it is.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> f"{specnorm.reshaped_norm(kernel):.2f}"  # a third of the norm
+    '10.39'
     """
     value: ArrayT = measure(kernel, Reshaped(), **geometry).value
     return value

@@ -14,9 +14,7 @@ from specnorm.problem.padding import same_upper
 from specnorm.problem.spec import at_every_size, per_axis
 from specnorm.registry import function
 from specnorm.result import Comparison
-from specnorm.runtime.program import Program
-from specnorm.runtime.table import keep, program, program_for
-from specnorm.runtime.values import check_values
+from specnorm.runtime.program import Program, Ran, check_values, keep, program, program_for
 from specnorm.tensor import one_set
 from specnorm.training import init_stack, step_stack
 from specnorm.types import AnyArray
@@ -28,6 +26,7 @@ __all__ = [
     "LayerKernel",
     "LinearOperator",
     "Program",
+    "Ran",
     "Vector",
     "at_every_size",
     "check_count",

@@ -12,13 +12,14 @@ from typing import Any, Unpack
 from specnorm import arrays
 from specnorm.backends import Backend, backend_for
 from specnorm.certified import arithmetic
-from specnorm.certified.symbol import gradients, symbols
+from specnorm.certified.symbol import symbols
 from specnorm.errors import KernelError, Undecided
 from specnorm.layers import takes_layers
 from specnorm.measuring import measure
 from specnorm.methods import Enclose
 from specnorm.methods.base import as_number
-from specnorm.methods.channel_norms import ChannelNorms, rescaled
+from specnorm.methods.gram import ChannelNorms, rescaled
+from specnorm.numerics import gradients
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import half_grid, mirror_index
 from specnorm.problem.spec import ConvSpec, Geometry
@@ -47,7 +48,8 @@ def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) ->
     bound : float, default 1
         Positive.
     **geometry
-        See `specnorm.problem.spec.Geometry`.
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
 
     Returns
     -------
@@ -61,6 +63,13 @@ def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) ->
         Under a tracer: a proof needs values.
     Undecided
         If the norm could not be proven within the budget.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> specnorm.certify(specnorm.rescale(kernel, 1.0), 1.0)
+    True
     """
     bound, backend = _positive(bound), backend_for(kernel)
     given: Any = backend.detach(kernel)
@@ -100,7 +109,8 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
     n_iter : int, default 20
         Rounds of clipping and cropping.
     **geometry
-        See `specnorm.problem.spec.Geometry`.
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
 
     Returns
     -------
@@ -113,6 +123,13 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
         Under a tracer; and where a derivative with respect to the kernel is asked for.
     Undecided
         If the norm could not be proven within the budget.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> specnorm.certify(specnorm.clip(kernel, 1.0), 1.0)
+    True
     """
     backend = backend_for(kernel)
     nearest: Any = _clipped(backend.detach(kernel), backend, _positive(bound), n_iter, geometry)
@@ -212,7 +229,8 @@ def gram_rescaling(kernel: ArrayT, *, n_iter: int = 1, **geometry: Unpack[Geomet
     n_iter : int, default 1
         Gram products, at least 1; the cost grows with ``prod(2**n_iter (k_j - 1) + 1)``.
     **geometry
-        See `specnorm.problem.spec.Geometry`. Every stride, dilation, zero or circular padding and input size is served
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`. Every stride, dilation, zero or circular padding and input size is served
         by the same kernel; groups are rescaled one by one.
 
     Returns
@@ -227,6 +245,13 @@ def gram_rescaling(kernel: ArrayT, *, n_iter: int = 1, **geometry: Unpack[Geomet
         For reflect and replicate padding.
     MethodError
         If ``n_iter`` is no count of at least 1, or makes too many taps.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> print(specnorm.enclose(specnorm.gram_rescaling(kernel), 8))
+    0.999999 <= norm <= 1.00001 (converged: rtol=0.001)
     """
     found = measure(kernel, ChannelNorms(n_iter=n_iter), **geometry)
     given: Any = kernel

@@ -17,11 +17,12 @@ from specnorm.certified.bound import _upper as make_upper
 from specnorm.certified.interval import Interval, anything, around, enclosing, point, within
 from specnorm.certified.interval import _interval as make_interval
 from specnorm.certified.matrices import norms as matrix_norms
-from specnorm.certified.matrices.stacks import matrix_norm_up
-from specnorm.certified.symbol.trigonometric import symbol_error
+from specnorm.certified.matrices.norms import matrix_norm_up
+from specnorm.certified.symbol.symbols import symbol_error
 from specnorm.clock import Clock, OutOfTime
 from specnorm.errors import InternalError, TranslationError
 from specnorm.explaining import lines
+from specnorm.measuring import proven
 from specnorm.methods.base import check_budget, check_count
 from specnorm.numerics.power import gram_power
 from specnorm.problem import frequencies as frequency_grids
@@ -31,8 +32,7 @@ from specnorm.problem.spec import Layout, at_every_size
 from specnorm.proving import status_of
 from specnorm.result import Certificate
 from specnorm.runtime.execution import Execution
-from specnorm.runtime.telling import Listening
-from specnorm.runtime.values import check_values
+from specnorm.runtime.program import check_values
 from specnorm.text import install, number, visible
 from specnorm.types import AnyArray, ArrayObject, ArrayOps
 
@@ -48,7 +48,7 @@ __all__ = [
     "at_every_size", "frequency_grids", "layer_map", "Layout", "padding_rules", "random_vectors",
     # Running a method, and what answers say.
     "AnyArray", "ArrayObject", "ArrayOps", "backends", "Certificate", "certificate_of", "check_budget", "check_count",
-    "check_values", "Clock", "Execution", "gram_power", "install", "InternalError", "lines", "Listening", "number",
-    "OutOfTime", "status_of", "TranslationError", "visible",
+    "check_values", "Clock", "Execution", "gram_power", "install", "InternalError", "lines", "number",
+    "OutOfTime", "proven", "status_of", "TranslationError", "visible",
 ]
 # fmt: on

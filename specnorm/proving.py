@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, Unpack
 from specnorm.backends import backend_for
 from specnorm.errors import Undecided
 from specnorm.layers import takes_layers
-from specnorm.measuring import measure, measure_with
+from specnorm.measuring import measure, proven
 from specnorm.methods.base import as_number
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
 from specnorm.result import BoundSource, Certificate, Enclosure, Outcome, Result
-from specnorm.runtime.telling import Listening
 from specnorm.types import ArrayObject
 
 if TYPE_CHECKING:
@@ -46,7 +45,8 @@ def enclose(
     budget : float, optional
         Seconds; what has not begun by then is not tried. The bounds are wider then, and as true.
     **layer
-        See `specnorm.problem.spec.Layer`.
+        ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
+        see `specnorm.Geometry`.
 
     Returns
     -------
@@ -60,11 +60,18 @@ def enclose(
     ------
     MethodError
         Under a tracer.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> print(specnorm.enclose(kernel))
+    31.1769 <= norm <= 31.2081 (converged: rtol=0.001)
+    >>> print(specnorm.enclose(kernel, 8, padding_mode="zeros", stride=2))
+    15.6996 <= norm <= 15.7075 (converged: rtol=0.001, by the layer's own matrix)
     """
-    backend, geometry = backend_for(kernel), Geometry(input_shape=input_shape, **layer)
-    with Listening() as heard:
-        result = measure_with(kernel, Enclose(rtol=rtol, budget=budget), geometry, backend=backend)
-    figures, upper = result.stats, backend.as_proven(result.value)
+    result, claims = proven(kernel, Enclose(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
+    figures, upper = result.stats, backend_for(kernel).as_proven(result.value)
     found = Enclosure(
         lower=figures["lower"],
         upper=upper,
@@ -75,7 +82,7 @@ def enclose(
         status=status_of(replace(result, value=upper)),
     )
     found = found.stated_by(partial(_certificate, kernel, result.spec))
-    return found.proven_by(*heard[0], _explained) if len(heard) == 1 else found
+    return found.proven_by(*claims[0], _explained) if claims else found
 
 
 def _certificate(kernel: ArrayObject, spec: ConvSpec, name: str) -> Certificate:
@@ -122,7 +129,8 @@ def certify(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> 
     bound : float
         Non-negative.
     **geometry
-        See `specnorm.problem.spec.Geometry`.
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
 
     Returns
     -------
@@ -134,6 +142,13 @@ def certify(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> 
     Undecided
         If the norm is closer to the bound than rounding or the budget allows; or than the factor of padding that
         repeats pixels.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> specnorm.certify(kernel, 31.2), specnorm.certify(kernel, 31.1)
+    (True, False)
     """
     given: Any = kernel
     found = measure(given, Certify(bound=as_number("bound", bound)), **geometry).stats

@@ -81,6 +81,10 @@ def refresh() -> None:
     _root_of_class.clear()
 
 
+_MIXIN = "NDArrayOperatorsMixin"
+"""NumPy's class of operators, which other libraries' arrays derive from: they are not NumPy's for that."""
+
+
 def owner_of(cls: type) -> str | None:
     """Root package under which the owner of a class of arrays is registered, if one is; loads the plugin."""
     known = _root_of_class.get(cls)
@@ -88,7 +92,7 @@ def owner_of(cls: type) -> str | None:
         return known
     for base in cls.__mro__:
         root = base.__module__.partition(".")[0]
-        if root in registered():
+        if root in registered() and base.__name__ != _MIXIN:
             load(root)
             _root_of_class[cls] = root
             return root

@@ -7,12 +7,18 @@ gradients and no compilers: for these a library has a plugin.
 from __future__ import annotations
 
 import importlib
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from specnorm.errors import NoBackend
+from specnorm.errors import NoBackend, SpecnormError
 from specnorm.library import Backend
+
+if TYPE_CHECKING:
+    from specnorm.runtime.program import Program, Ran
+    from specnorm.types import AnyArray
 
 _TRIAL = 64
 """Size of the matrices whose product tells with which precision a library computes."""
@@ -62,7 +68,7 @@ class StandardBackend(Backend):
         try:
             self.to_numpy(x[tuple(slice(0, min(n, 1)) for n in x.shape)])
         except Exception as error:
-            return f"{kind} gives no values ({type(error).__name__}: {error}): it is lazy. {advice}"
+            return f"{kind} gives no values ({type(error).__name__}: {error}). {advice}"
         return (
             None if self._computes_precisely(x) else f"{kind}: its products are less precise than its dtype. {advice}"
         )
@@ -122,6 +128,30 @@ class StandardBackend(Backend):
     def cholesky_ok(self, a: Any) -> Any:
         """In NumPy: the standard's own raises for a whole stack, or lets NaN through."""
         return self.from_numpy(self.host().cholesky_ok(self.to_numpy(a)), a)
+
+    def apply(self, program: Program, kernels: AnyArray) -> Ran:
+        """Run a program; what the library does otherwise than the standard says is refused in its name."""
+        with self._by_the_standard():
+            return super().apply(program, kernels)
+
+    def step(
+        self, program: Program, kernels: AnyArray, state: tuple[AnyArray, ...], sweeps: int
+    ) -> tuple[AnyArray, tuple[AnyArray, ...]]:
+        """Take a training step of a program, as `apply` runs one."""
+        with self._by_the_standard():
+            return super().step(program, kernels, state, sweeps)
+
+    @contextmanager
+    def _by_the_standard(self) -> Iterator[None]:
+        try:
+            yield
+        except SpecnormError:
+            raise
+        except (AttributeError, IndexError, NotImplementedError, TypeError, ValueError) as error:
+            raise NoBackend(
+                f"{self._root} does not follow the array API standard in what this method needs "
+                f"({type(error).__name__}: {error}). Convert the kernel to NumPy."
+            ) from error
 
 
 class _Namespace:

@@ -17,8 +17,7 @@ from specnorm.measuring import check_method, measure
 from specnorm.methods import Method
 from specnorm.methods.base import check_count
 from specnorm.problem.spec import Geometry
-from specnorm.runtime.program import Program
-from specnorm.runtime.table import program_for, state_shapes
+from specnorm.runtime.program import Program, program_for, state_shapes
 from specnorm.runtime.zero_channels import batches, moved, padded
 from specnorm.types import AnyArray, ArrayObject, ArrayT
 
@@ -36,13 +35,14 @@ def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geomet
     method : Method
         `TensorNorm`, `FantasticFour`, `Power` (at an input size), `Completion`, or `Gram`, which keeps nothing.
     **geometry
-        See `specnorm.problem.spec.Geometry`.
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
 
     Returns
     -------
     dict of str to array
         Real arrays of the kernel's library and device, in float32 or float64; together a small part of the kernel, of
-        `Completion` some 7 times the kernel.
+        `Completion` some 6 times the kernel.
 
     Raises
     ------
@@ -73,7 +73,8 @@ def track(
     sweeps : int, default 1
         How far to follow; each is two products with the kernel. 0: the value where the state stands.
     **geometry
-        Those given to `init_tracking`.
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: as in `init_tracking`.
 
     Returns
     -------
@@ -180,7 +181,7 @@ def _step_stack(
 ) -> tuple[Any, tuple[Any, ...]]:
     if state:
         return backend.step(plan, kernels, state, sweeps)
-    each = [backend.apply(plan, kernels[j, ...])[0] for j in range(kernels.shape[0])]
+    each = [backend.apply(plan, kernels[j, ...]).value for j in range(kernels.shape[0])]
     return backend.namespace(kernels).stack(each), ()
 
 

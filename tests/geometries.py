@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from cases import Layer, Recipe
 from oracle import output_shape, padding_pairs
-from strategies import Layer, Recipe
 
 import specnorm
 from specnorm import GeometryError, MethodError

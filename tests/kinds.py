@@ -14,8 +14,8 @@ from marks import put
 import specnorm
 from specnorm import METHODS, GeometryError, Method, MethodError, PowerTopK, TensorNorm
 from specnorm.methods.enclosure import NormAtSize
+from specnorm.methods.fft import SingularValues
 from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
-from specnorm.methods.singular_values import SingularValues
 from specnorm.problem.spec import ConvSpec
 
 PAGE = Path(__file__).parent.parent / "docs" / "guarantees.md"

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from cases import Layer, Recipe, circular_layers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from libraries import Lib
 from oracle import Truth, dense_norm, sigma_star
-from strategies import Layer, Recipe, circular_layers
 
 import specnorm
 from specnorm import (

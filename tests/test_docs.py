@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import contextlib
 import doctest
-import importlib
 import importlib.util
+import inspect
 import io
 import math
 import os
@@ -24,6 +24,7 @@ import pytest
 from geometries import table
 
 import specnorm
+from specnorm.problem.spec import Geometry, Layer
 
 ROOT = Path(__file__).parent.parent
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
@@ -93,12 +94,17 @@ def examples_of(path: Path) -> list[tuple[str, int, str]]:
     return [(whole or framework(source), line, source) for line, source in parts]
 
 
+LONG = ("networks", "recipes")
+"""Pages whose examples take long; those of the tutorials do too."""
+
+
 def examples_to_run() -> list[Any]:
     """Each page, and each library that some of its blocks need: one missing library skips those blocks alone."""
     found = []
     for path in pages():
         for library in sorted({library for library, _, _ in examples_of(path)}):
-            found.append(pytest.param(path, library, id=f"{name_of(path)}-{library or 'numpy'}"))
+            marks = [pytest.mark.nightly] * (path.parent.name == "tutorials" or path.stem in LONG)
+            found.append(pytest.param(path, library, id=f"{name_of(path)}-{library or 'numpy'}", marks=marks))
     return found
 
 
@@ -121,18 +127,6 @@ def test_every_python_block_is_an_example() -> None:
                 assert ">>> " not in source, f"{name_of(path)}:{line + 1} begins without a prompt"
         for line, source in blocks(path.read_text(encoding="utf-8"), "py"):
             ast.parse(source, f"{name_of(path)}:{line + 1}")
-
-
-def modules_with_examples() -> list[str]:
-    found = [p for p in (ROOT / "specnorm").rglob("*.py") if ">>> " in p.read_text(encoding="utf-8")]
-    return sorted(".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in found)
-
-
-def test_examples_in_docstrings() -> None:
-    """All in one test: there may be none."""
-    for name in modules_with_examples():
-        result = doctest.testmod(importlib.import_module(name), optionflags=FLAGS)
-        assert result.failed == 0, f"{name}: {result.failed} examples fail; see the output above"
 
 
 # -- links -------------------------------------------------------------------------------------------------------
@@ -232,10 +226,8 @@ def test_commands_print_what_they_say(parts: list[tuple[int, str]], tmp_path: Pa
         assert same(printed, block, 1e-4), f"line {line + 1}: {printed}"
 
 
-# -- plugins and methods -----------------------------------------------------------------------------------------
-
-
 # -- geometry ----------------------------------------------------------------------------------------------------
+@pytest.mark.nightly
 def test_the_table_of_geometries_is_what_the_functions_do() -> None:
     page = (ROOT / "docs" / "geometry.md").read_text(encoding="utf-8")
     expected = table()
@@ -243,6 +235,29 @@ def test_the_table_of_geometries_is_what_the_functions_do() -> None:
 
 
 # -- docstrings --------------------------------------------------------------------------------------------------
+MAIN = (
+    "tn_bound", "f4_bound", "unfolding_bounds", "gram_bound", "grid_bound", "completion_bound", "conv_norm",
+    "power_norm", "singular_values", "reshaped_norm", "enclose", "certify", "measure", "compare", "value_and_grad",
+    "rescale", "clip", "audit", "operator_norm",
+)  # fmt: skip
+
+
+def functions() -> list[str]:
+    return [name for name in specnorm.__all__ if inspect.isfunction(getattr(specnorm, name))]
+
+
+@pytest.mark.parametrize("name", functions())
+def test_docstrings_have_examples_and_name_the_geometry(name: str) -> None:
+    function = getattr(specnorm, name)
+    text = inspect.getdoc(function) or ""
+    keywords = Geometry.__annotations__ if "**geometry" in text else Layer.__annotations__ if "**layer" in text else ()
+    assert [word for word in keywords if f"``{word}``" not in text] == []
+    (examples,) = doctest.DocTestFinder().find(function, name, module=False)
+    if not examples.examples:
+        assert name not in MAIN, "it has no example"
+        return
+    said = list[str]()
+    assert doctest.DocTestRunner(optionflags=FLAGS).run(examples, out=said.append).failed == 0, "".join(said)
 
 
 # -- kinds -------------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -46,8 +45,8 @@ from soundness.mutations import (
 )  # fmt: skip
 
 from specnorm.certified import host, rounding
-from specnorm.certified.matrices import norms, unfolding
-from specnorm.certified.symbol import cover, gram_polynomial, grid, trigonometric
+from specnorm.certified.matrices import norms
+from specnorm.certified.symbol import cover, gram_polynomial, grid, symbols
 from specnorm.certified.symbol.cells import Boxes, Cells
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 
@@ -163,16 +162,14 @@ MUTATIONS = {
     "numbers below": Mutation(outward, ((host, "next_down", lambda x: x),)),
     "roundings of sums": Mutation(outward, ((host, "inflate", lambda x, _: x),)),
     "factor of the grid": Mutation(odd_grids, ((grid, "axis_factor", lambda *_: 1.0),)),
-    "root of the taps": Mutation(
-        every_unfolding, ((unfolding, "math", SimpleNamespace(sqrt=lambda _: 1.0, prod=math.prod)),)
-    ),
+    "root of the taps": Mutation(every_unfolding, ((norms, "with_taps", lambda bounds, *_, **__: bounds),)),
     "rounding of the smallest unfolding": Mutation(smallest_of_a_long_column, (NO_PRODUCT,)),
     "proof of the smallest unfolding": Mutation(smallest_found_too_early, ((norms, "gram_below", believed),)),
-    "rounding of the Gram polynomial": Mutation(certified_long, ((trigonometric, "autocorrelation_error", nothing),)),
+    "rounding of the Gram polynomial": Mutation(certified_long, ((symbols, "autocorrelation_error", nothing),)),
     "rounding in single precision": Mutation(
-        fathomed_in_single_precision, ((trigonometric, "autocorrelation_error", nothing),)
+        fathomed_in_single_precision, ((symbols, "autocorrelation_error", nothing),)
     ),
-    "rounding of the symbol": Mutation(lower_of_many_taps, ((trigonometric, "symbol_error", no_error),)),
+    "rounding of the symbol": Mutation(lower_of_many_taps, ((symbols, "symbol_error", no_error),)),
     "rounding of products": Mutation(tall_matrices, (NO_PRODUCT,)),
     "rounding of Gram iteration in float32": Mutation(tall_matrices_in_float32, (NO_PRODUCT,)),
     # Either of the two covers usual errors of the other.

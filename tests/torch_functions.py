@@ -8,28 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-import specnorm
+from cases import functions
 
 Function = Callable[[Any], Any]
 
-FUNCTIONS: dict[str, Function] = {
-    "tn_bound": lambda k: specnorm.tn_bound(k, certified=False),
-    "f4_bound": specnorm.f4_bound,
-    "unfolding_bounds": specnorm.unfolding_bounds,
-    "gram_bound": lambda k: specnorm.gram_bound(k, 7),
-    "grid_bound": specnorm.grid_bound,
-    "conv_norm": lambda k: specnorm.conv_norm(k, 7),
-    "singular_values": lambda k: specnorm.singular_values(k, 5, k=4),
-    "gram_bound, every size": specnorm.gram_bound,
-    "power_norm": lambda k: specnorm.power_norm(k, 7, padding_mode="zeros"),
-    "reshaped_norm": specnorm.reshaped_norm,
-    "matrix_norm": specnorm.matrix_norm,
-    "power_iteration": lambda k: specnorm.power_iteration(k, n_iter=400),
-    "gram_iteration": specnorm.gram_iteration,
-}
-"""Every differentiable function, on a 2-D kernel; for the last three it is a stack of matrices."""
-
+FUNCTIONS = functions(k=4)
 
 SHAPE = (4, 3, 3, 2)
 COMPILER = "aot_eager"

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Layer
 from numpy.typing import NDArray
 from oracle import padding_pairs
-from strategies import Layer
 
 
 def torch_matrix(layer: Layer) -> NDArray[Any]:

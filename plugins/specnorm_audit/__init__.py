@@ -123,6 +123,13 @@ def audit(
         If the file cannot be read, is of a kind that is refused, or holds no layer that was asked for.
     MethodError, GeometryError, BackendError
         If an argument is unknown, or the library asked for is not there.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> report = specnorm.audit({"conv.weight": numpy.ones((4, 3, 3, 3))}, input_shape=8)
+    >>> [(row.name, f"{row.upper:.1f}") for row in report.layers]
+    [('conv.weight', '28.7')]
     """
     patterns = [layers] if isinstance(layers, str) else None if layers is None else list(layers)
     size: Any = tuple(input_shape) if isinstance(input_shape, list | tuple) else input_shape

@@ -20,9 +20,8 @@ from specnorm import (
     SpecnormError,
     TensorNorm,
     Undecided,
-    measure,
 )
-from specnorm.proof import ArrayObject, Listening, Upper, backends, padding_rules, status_of
+from specnorm.proof import ArrayObject, Upper, backends, padding_rules, proven, status_of
 from specnorm_audit.devices import place
 from specnorm_audit.geometry import Override, resolve
 from specnorm_audit.layers import Layer
@@ -205,9 +204,9 @@ class _Results:
             left = max(self.deadline - monotonic(), least)
             limited = replace(self.settings, budget=None if self.settings.budget is None else left).method(name)
             # A report says what was asked for: what is left of it differs from run to run.
-            with Listening() as heard:
-                self.known[name] = replace(measure(self.kernel, limited, **geometry), method=asked)
-            self.claims += [upper for _, upper in heard]
+            result, claims = proven(self.kernel, limited, **geometry)
+            self.known[name] = replace(result, method=asked)
+            self.claims += [upper for _, upper in claims]
         return self.known[name]
 
     @property

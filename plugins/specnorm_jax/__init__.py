@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from specnorm import Enclosure, Result
 from specnorm.errors import BackendError, MethodError, SecondDerivativeError
 from specnorm.plugin import AnyArray as Array
-from specnorm.plugin import Backend, Comparison, LayerKernel, check_values
+from specnorm.plugin import Backend, Comparison, LayerKernel, Ran, check_values
 from specnorm_jax.linear import linear_operator
 
 if TYPE_CHECKING:
@@ -192,12 +192,12 @@ class JaxBackend(Backend):
         """Return ``stop_gradient(x)``."""
         return jax.lax.stop_gradient(x)
 
-    def apply(self, program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...], bool]:
+    def apply(self, program: Program, kernels: Array) -> Ran:
         """Run compiled (or, for a proof, on the host), with the pullback registered."""
         seen = _Seen()
         backend, kernels = _placed(kernels)
         value, stats = _apply(program, backend, seen, kernels)
-        return value, stats, seen.values
+        return Ran(value, stats, (), seen.claims, seen.values)
 
     def value_and_grad(self, program: Program, kernel: Array) -> tuple[Array, Array]:
         """Run compiled: operation by operation, JAX would take many times longer."""
@@ -260,7 +260,8 @@ def _placed(kernels: Array) -> tuple[JaxBackend, Array]:
 def _compiled(
     program: Program, backend: JaxBackend, kernels: Array
 ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
-    return program.forward(kernels, backend=backend)
+    ran = program.forward(kernels, backend=backend)
+    return ran.value, ran.stats, ran.residuals
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -287,9 +288,10 @@ def _check(program: Program, kernels: Array) -> None:
 
 
 class _Seen:
-    """Filled in by `_apply`: whether it saw values. Under ``grad`` outside jit only its inside does."""
+    """Filled in by `_apply`: if values were known, and claims. Under ``grad`` outside jit only its inside knows."""
 
     values = False
+    claims: Any = None
 
 
 def _by_value(program: Program, kernels: Array) -> bool:
@@ -301,7 +303,9 @@ def _run(
 ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
     seen.values = not BACKEND.is_traced(kernels)
     if _by_value(program, kernels):
-        return program.forward(kernels, backend=BACKEND)
+        ran = program.forward(kernels, backend=BACKEND)
+        seen.claims = ran.claims
+        return ran.value, ran.stats, ran.residuals
     _check(program, kernels)
     found: tuple[Array, tuple[Array, ...], tuple[Array, ...]] = _compiled(program, backend, kernels)
     return found

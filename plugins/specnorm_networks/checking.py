@@ -308,7 +308,7 @@ class Checked:
         """One sentence."""
         if not self.inputs:
             return f"Not compared with the model: {self.reason or 'the graph was made by hand'}."
-        missed = f", {len(self.missed)} not" if self.missed else ""
+        missed = f", {len(self.missed)} could not be compared" if self.missed else ""
         several = " and ".join(filter(None, (", ".join(map(str, self.samples[:-1])), *map(str, self.samples[-1:]))))
         together = f"; {several} samples together give what each gives by itself" if self.samples else ""
         return f"Compared with the model on {self.inputs} inputs: {self.values} values agree{missed}{together}."

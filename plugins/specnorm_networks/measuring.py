@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm import ConvSpec, Enclose, FantasticFour, measure, reshaped_norm
-from specnorm.proof import Clock, Execution, Listening, arithmetic, backends, check_values
+from specnorm import ConvSpec, Enclose, FantasticFour, reshaped_norm
+from specnorm.proof import Clock, Execution, arithmetic, backends, check_values, proven
 from specnorm_networks.certified.kernels import Norm, Sizes, norm_of_layer, norm_of_matrices
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Measure:
     def of_kernel(self, kernel: NDArray[np.float64], rtol: float) -> Upper:
         """Norm of a plain kernel at every size."""
         cells = max(Enclose.max_cells, min(MOST_CELLS, CELLS // min(kernel.shape[:2]) ** 3))
-        return proven(kernel, Enclose(rtol=rtol, max_cells=cells, budget=self._seconds))[1]
+        return claimed(kernel, Enclose(rtol=rtol, max_cells=cells, budget=self._seconds))[1]
 
     @property
     def _seconds(self) -> float | None:
@@ -126,14 +126,14 @@ class Measure:
     def _prove(self, kernel: AnyArray, spec: ConvSpec) -> tuple[list[Upper], float]:
         """What is proven of a kernel's norm, and the heuristic."""
         geometry, size = spec.geometry, spec.input_shape
-        found, upper = proven(kernel, Enclose(rtol=self.rtol, budget=self._seconds), **geometry, input_shape=size)
-        claims = [upper, proven(kernel, FantasticFour(), **geometry)[1]]
+        found, upper = claimed(kernel, Enclose(rtol=self.rtol, budget=self._seconds), **geometry, input_shape=size)
+        claims = [upper, claimed(kernel, FantasticFour(), **geometry)[1]]
         least = min(map(float, claims))
         cheap = int(found.stats["cells"]) <= CHEAP and not self.clock.expired
         if cheap and least > float(found.stats["lower"]) * (1 + self.rtol / 100):
             # Layers at a bound are proven to be there; a tolerance on each would be a factor on their product.
             close = Enclose(rtol=self.rtol / 100, budget=self._seconds)
-            claims.append(proven(kernel, close, **geometry, input_shape=size)[1])
+            claims.append(claimed(kernel, close, **geometry, input_shape=size)[1])
         return claims, heuristic(kernel, spec)
 
 
@@ -143,17 +143,15 @@ def heuristic(kernel: AnyArray, spec: ConvSpec) -> float:
     return float(reshaped_norm(kernel, **plain))
 
 
-def proven(kernel: AnyArray, method: Method, **geometry: Unpack[Geometry]) -> tuple[Result, Upper]:
+def claimed(kernel: AnyArray, method: Method, **geometry: Unpack[Geometry]) -> tuple[Result, Upper]:
     """Measure a layer by a method that proves a bound: the answer, and the claim that it is made of.
 
-    Where a library runs the method out of hearing, it runs once more in NumPy.
+    Where a compiler runs the method, it runs once more in NumPy.
     """
-    with Listening() as heard:
-        result = measure(kernel, method, **geometry)
-    if len(heard) != 1:
-        with Listening() as heard:
-            measure(backends.backend_for(kernel).to_numpy(kernel), method, **geometry)
-    ((_, upper),) = heard
+    result, claims = proven(kernel, method, **geometry)
+    if not claims:
+        _, claims = proven(backends.backend_for(kernel).to_numpy(kernel), method, **geometry)
+    ((_, upper),) = claims
     return result, upper
 
 

@@ -19,10 +19,10 @@ from specnorm_networks.certified.graph import Graph, concrete
 from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.joins import Extreme
 from specnorm_networks.certified.patterns import prepared, unsorted
-from specnorm_networks.certified.ranges import Ranges, ranges, region_of
+from specnorm_networks.certified.ranges import Ranges, anywhere, localised, ranges, region_of, rises
 from specnorm_networks.certified.reading import Subnetwork, runs
 from specnorm_networks.certified.regions import Ball
-from specnorm_networks.certified.zonotopes import anywhere, localised, rises, unit_run
+from specnorm_networks.certified.units import unit_run
 from specnorm_networks.checking import Checked
 from specnorm_networks.checking import check as compared
 from specnorm_networks.linear import ranges_by_lines, read

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from specnorm.errors import KernelError
 from specnorm.plugin import AnyArray as Array
-from specnorm.plugin import LayerKernel
+from specnorm.plugin import LayerKernel, Ran
 from specnorm_torch import derivatives, operators
 from specnorm_torch.arrays import TorchArrays, transformed
 
@@ -34,7 +34,7 @@ class TorchBackend(TorchArrays):
         """A node whose backward raises, where the kernel is differentiated."""
         return derivatives.without_derivative(value, x, reason)
 
-    def apply(self, program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...], bool]:
+    def apply(self, program: Program, kernels: Array) -> Ran:
         """Run the operator on the detached kernels and attach the gradient.
 
         Dynamo mistranslates an ``autograd.Function`` of several tensors under ``compile(vmap(grad(...)))``, some with
@@ -59,8 +59,11 @@ class TorchBackend(TorchArrays):
             # So that forward-mode differentiation, which it refuses, never sees a constant.
             first_order = derivatives.first_order(kernels)
         with self.precise(kernels):
-            run = operators.evaluate if self.changes(kernels) else operators.evaluated
-            value, *rest = run(kernels.detach(), program.key, need)
+            ran: Ran | None = None
+            if self.changes(kernels):
+                value, *rest = operators.evaluate(kernels.detach(), program.key, need)
+            else:
+                (value, *rest), ran = operators.run(kernels.detach(), program.key, need)
             stats = tuple(rest[:count])
             if need == "residuals":
                 value = derivatives.with_pullback(kernels, value, program.key, rest[count:])
@@ -69,7 +72,7 @@ class TorchBackend(TorchArrays):
                 lead = kernels.shape[: kernels.ndim - len(program.shape)]
                 change = change.reshape(*lead, *[1 for _ in program.value_shape], -1)
                 value = value + (rest[count].reshape(*value.shape, -1) * change).sum(-1)
-        return value, stats, not self.is_traced(kernels)
+        return Ran(value, stats, (), ran.claims if ran else None, not self.is_traced(kernels))
 
     def _is_constant(self, kernels: Tensor) -> bool:
         """Whether nothing can differentiate through a tensor, in either mode."""

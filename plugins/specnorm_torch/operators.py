@@ -7,24 +7,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specnorm.plugin import keep, program
+from specnorm.plugin import Ran, keep, program
 from specnorm_torch.arrays import ARRAYS, SHAPES, TorchArrays
 
 
-def _run(kernels: Tensor, key: str, need: str, backend: TorchArrays) -> list[Tensor]:
+def run(kernels: Tensor, key: str, need: str, backend: TorchArrays = ARRAYS) -> tuple[list[Tensor], Ran]:
+    """A program for kernels (*batch, *shape): its value, its stats and what ``need`` asks for; and all it computed."""
     plan = program(key)
-    value, stats, residuals = plan.forward(kernels, backend=backend, differentiated=need != "value")
+    ran = plan.forward(kernels, backend=backend, differentiated=need != "value")
+    found = [ran.value, *ran.stats]
     if need == "residuals":
-        return [value, *stats, *residuals]
+        found += ran.residuals
     if need == "jacobian":
-        return [value, *stats, plan.jacobian(value, residuals, backend=backend)]
-    return [value, *stats]
+        found.append(plan.jacobian(ran.value, ran.residuals, backend=backend))
+    # An operator may not return its input, a view of it, or one tensor twice.
+    return [x.clone() for x in found], ran
 
 
 def evaluated(kernels: Tensor, key: str, need: str) -> list[Tensor]:
-    """Value and stats of a program for kernels (*batch, *shape), and what ``need`` asks for."""
-    # An operator may not return its input, a view of it, or one tensor twice.
-    return [x.clone() for x in _run(kernels, key, need, ARRAYS)]
+    """The arrays of `run`."""
+    return run(kernels, key, need)[0]
 
 
 evaluate = torch.library.custom_op("specnorm::evaluate", evaluated, mutates_args=())
@@ -35,7 +37,7 @@ evaluate = torch.library.custom_op("specnorm::evaluate", evaluated, mutates_args
 def _evaluate_fake(kernels: Tensor, key: str, need: str) -> list[Tensor]:
     """Shapes and dtypes, by running the program once with its loops cut to a single round."""
     keep(key)  # the graph that is traced here carries the key alone
-    return [torch.empty_like(x) for x in _run(kernels, key, need, SHAPES)]
+    return [torch.empty_like(x) for x in run(kernels, key, need, SHAPES)[0]]
 
 
 @evaluate.register_vmap

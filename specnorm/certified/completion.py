@@ -38,8 +38,8 @@ class Lags(NamedTuple):
 
     Parameters
     ----------
-    values : array, shape (b, *lag_shape, c, c)
-        Lag t on each axis from 1 - k to k - 1.
+    values : array, shape (b, n, c, c)
+        At the lags of `half_lags`; at their negatives stand the transposed matrices.
     error : array, shape (b,)
         The symbol of the difference from the exact lags has at most this norm at every frequency.
     """
@@ -48,42 +48,39 @@ class Lags(NamedTuple):
     error: Array
 
 
-def lags(x: Array, *, ops: ArrayOps) -> Lags:
-    """``sum_y x_y^T x_{y+t}`` for kernels x, (b, rows, c, *taps), in the precision of x."""
+def lags(x: Array, *, ops: ArrayOps, wide: bool = False) -> Lags:
+    """``sum_y x_y^T x_{y+t}`` for kernels x, (b, rows, c, *taps), in the precision of x or in the widest."""
     xp = ops.xp
-    b, _, c, *taps = x.shape
-    at_once = max(1, ops.memory // (4 * 8 * (c * math.prod(taps)) ** 2))
-    if b > at_once:
-        parts = [lags(x[j : j + at_once, ...], ops=ops) for j in range(0, b, at_once)]
-        return Lags(*(xp.concat([getattr(p, name) for p in parts], axis=0) for name in ("values", "error")))
-    d, by_tap = len(taps), _by_tap(x, xp=xp)
-    gram = _gram(by_tap, _chunk(by_tap, xp=xp), xp=xp)
-    values = xp.reshape(gram, (b, *taps, c, *taps, c))
-    for j, k in enumerate(taps):
-        # The axes y of one factor and z of the other become t, the sum of all entries with z - y = t.
-        others = (axis for axis in range(values.ndim) if axis not in (1 + j, d + 2))
-        pairs = xp.permute_dims(values, (*others, 1 + j, d + 2))
-        values = xp.stack([xp.linalg.trace(pairs, offset=t) for t in range(1 - k, k)], axis=1 + j)
-    return Lags(values, _error(by_tap, tuple(taps), xp=xp))
-
-
-def _by_tap(x: Array, *, xp: Namespace) -> Array:
-    """Rows, and the channels of one tap after another: (b, rows, c, *taps) to (b, rows, taps * c)."""
     b, rows, c, *taps = x.shape
-    return xp.reshape(xp.permute_dims(x, (0, 1, *range(3, x.ndim), 2)), (b, rows, math.prod(taps) * c))
+    k, *rest = taps or [1]
+    n = c * math.prod(rest)
+    at_once = max(1, ops.memory // (4 * 8 * k * n**2))
+    if b > at_once:
+        parts = [lags(x[j : j + at_once, ...], ops=ops, wide=wide) for j in range(0, b, at_once)]
+        return Lags(*(xp.concat([getattr(p, name) for p in parts], axis=0) for name in ("values", "error")))
+    # The taps of the first axis stand among the rows: moved by one lag there they are a part of all rows.
+    flat = xp.reshape(xp.permute_dims(xp.reshape(x, (b, rows, c, k, -1)), (0, 3, 1, 4, 2)), (b, k * rows, n))
+    flat = arrays.in_wide_dtype(flat, ops=ops) if wide else flat
+    chunk = k * rows if flat.dtype == xp.float64 else _ROWS
+    moved = [_product(flat[:, : (k - t) * rows, :], flat[:, t * rows :, :], chunk, xp=xp) for t in range(k)]
+    values = xp.reshape(xp.stack(moved, axis=1), (b, k, *rest, c, *rest, c))
+    for j, length in enumerate(rest):
+        # The axes y of one factor and z of the other become t, the sum of all entries with z - y = t.
+        others = (axis for axis in range(values.ndim) if axis not in (2 + j, len(rest) + 3))
+        pairs = xp.permute_dims(values, (*others, 2 + j, len(rest) + 3))
+        values = xp.stack([xp.linalg.trace(pairs, offset=t) for t in range(1 - length, length)], axis=2 + j)
+    values = xp.reshape(values, (b, -1, c, c))[:, math.prod(2 * r - 1 for r in rest) // 2 :, ...]
+    return Lags(values, _error(x, values, xp=xp))
 
 
-def _chunk(by_tap: Array, *, xp: Namespace) -> int:
-    """Rows that are multiplied at once."""
-    return by_tap.shape[1] if by_tap.dtype == xp.float64 else _ROWS
-
-
-def _gram(x: Array, at_most: int, *, xp: Namespace) -> Array:
-    """``x^T x`` of matrices (b, rows, n), rows summed pairwise in chunks."""
+def _product(x: Array, y: Array, at_most: int, *, xp: Namespace) -> Array:
+    """``x^T y`` of matrices (b, rows, n), rows summed pairwise in chunks."""
     first = _first_rows(x.shape[1], at_most)
     if first == x.shape[1]:
-        return xp.matmul(xp.matrix_transpose(x), x)
-    return _gram(x[:, :first, :], at_most, xp=xp) + _gram(x[:, first:, :], at_most, xp=xp)
+        return xp.matmul(xp.matrix_transpose(x), y)
+    return _product(x[:, :first, :], y[:, :first, :], at_most, xp=xp) + _product(
+        x[:, first:, :], y[:, first:, :], at_most, xp=xp
+    )
 
 
 def _first_rows(rows: int, at_most: int) -> int:
@@ -92,22 +89,23 @@ def _first_rows(rows: int, at_most: int) -> int:
 
 
 def _additions(rows: int, at_most: int) -> int:
-    """Roundings of an entry of `_gram`."""
+    """Roundings of an entry of `_product`."""
     first = _first_rows(rows, at_most)
     return rows if first == rows else max(_additions(first, at_most), _additions(rows - first, at_most)) + 1
 
 
-def _error(by_tap: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
-    """What the roundings of `lags` may be off by, and products below the smallest normal number."""
-    b, rows, n = by_tap.shape
-    taps = math.prod(kernel_shape)
-    additions = _additions(rows, _chunk(by_tap, xp=xp)) + sum(kernel_shape)
-    absolute = xp.sum(xp.reshape(xp.abs(by_tap), (b, rows, taps, n // taps)), axis=2)
-    squared = xp.max(xp.sum(absolute, axis=1), axis=1) * xp.max(xp.sum(absolute, axis=2), axis=1)
-    relative = rounding.SLACK * rounding.gamma(additions, rounding.unit(by_tap, xp=xp))
-    tiny = float(xp.finfo(by_tap.dtype).smallest_normal) * rows * taps * n
-    nonzero = xp.max(absolute, axis=(1, 2)) > 0
-    return rounding.up(squared * relative, 2 * taps + rows + n, xp=xp) + xp.astype(nonzero, squared.dtype) * tiny
+def _error(x: Array, values: Array, *, xp: Namespace) -> Array:
+    """What the roundings of `lags` in the precision of ``values`` may be off by, and products that are not normal."""
+    b, rows, c, *taps = x.shape
+    count, summed = math.prod(taps), rows * (taps or [1])[0]
+    additions = _additions(summed, summed if values.dtype == xp.float64 else _ROWS) + sum(taps)
+    absolute = xp.reshape(xp.abs(x), (b, rows, c * count))
+    of_rows, of_columns = xp.sum(absolute, axis=2), xp.sum(xp.reshape(xp.sum(absolute, axis=1), (b, c, count)), axis=2)
+    one, two = (xp.max(rounding.up(s, rows + c * count, xp=xp), axis=1) for s in (of_rows, of_columns))
+    squared = xp.astype(one, values.dtype) * xp.astype(two, values.dtype)
+    relative = rounding.SLACK * rounding.gamma(additions, rounding.unit(values, xp=xp))
+    tiny = float(xp.finfo(values.dtype).smallest_normal) * rows * count * count * c
+    return rounding.up(squared * relative, 2, xp=xp) + xp.astype(one > 0, values.dtype) * tiny
 
 
 def kept(kernels: Array, values: Array, *, ops: ArrayOps) -> Lags:
@@ -117,9 +115,9 @@ def kept(kernels: Array, values: Array, *, ops: ArrayOps) -> Lags:
     """
     xp = ops.xp
     wide = arrays.in_wide_dtype(values, ops=ops)
-    found = _error(_by_tap(arrays.in_wide_dtype(kernels, ops=ops), xp=xp), tuple(kernels.shape[3:]), xp=xp)
+    found = _error(kernels, wide, xp=xp)
     norms = _sum_of_norms(wide, xp=xp)
-    tiny = 2 * float(xp.finfo(values.dtype).smallest_normal) * math.prod(values.shape[1:])
+    tiny = 4 * float(xp.finfo(values.dtype).smallest_normal) * math.prod(values.shape[1:])
     rounded = norms * rounding.unit(values, xp=xp) + tiny * xp.astype(norms > 0, norms.dtype)
     return Lags(wide, rounding.up(found + rounded, 4, xp=xp))
 
@@ -167,21 +165,18 @@ def _shifted(centre: Array, shift: Array, *, ops: ArrayOps) -> Array:
 def _norm_sq_up(values: Array, error: Array, *, ops: ArrayOps) -> Array:
     """The lemma's bound (b,) of ``||K||**2`` from lags that are off by ``error``."""
     xp = ops.xp
-    b, *_, c, _ = values.shape
-    every = xp.reshape(values, (b, -1, c, c))
-    middle = every.shape[1] // 2
-    shift = best_shift(every[:, middle, ...], ops=ops)
-    centre = _shifted(every[:, middle, ...], shift, ops=ops)
-    others = xp.concat([every[:, :middle, ...], every[:, middle + 1 :, ...]], axis=1)
-    return rounding.up(shift + _sum_of_norms(centre, xp=xp) + _sum_of_norms(others, xp=xp) + error, 4, xp=xp)
+    shift = best_shift(values[:, 0, ...], ops=ops)
+    centre = _shifted(values[:, 0, ...], shift, ops=ops)[:, None, ...]
+    return rounding.up(shift + _sum_of_norms(xp.concat([centre, values[:, 1:, ...]], axis=1), xp=xp) + error, 4, xp=xp)
 
 
 def _sum_of_norms(values: Array, *, xp: Namespace) -> Array:
-    """Sum (b,) of the Frobenius norms of the matrices of each entry of a stack, rounded up."""
-    b, *_, c, _ = values.shape
-    norms = _frobenius(xp.reshape(values, (b, -1, c, c)), xp=xp)
-    return rounding.up(xp.sum(norms, axis=1), c * c + norms.shape[1] + 4, xp=xp)
+    """Sum (b,) of the Frobenius norms of all lags, from those of a half, rounded up."""
+    norms = _frobenius(values, xp=xp)
+    total = norms[:, 0] + 2 * xp.sum(norms[:, 1:], axis=1)
+    return rounding.up(total, values.shape[-1] ** 2 + norms.shape[1] + 4, xp=xp)
 
 
 def _frobenius(a: Array, *, xp: Namespace) -> Array:
-    return xp.sqrt(xp.sum(a * a, axis=(-2, -1)))
+    flat = xp.reshape(a, (*a.shape[:-2], -1))
+    return xp.sqrt(xp.vecdot(flat, flat))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -83,7 +84,7 @@ class Completion(Stepped):
         from specnorm.search import completion as search  # here, since importing it takes a while
 
         h = search.completion_shape(spec.block_shape)
-        lags = (*(2 * k - 1 for k in h[2:]), h[1], h[1])
+        lags = (math.prod(2 * k - 1 for k in h[2:]) // 2 + 1, h[1], h[1])
         return {"completion": h, "lags": lags, "exponent": (), "age": ()}
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from specnorm.certified.symbol import gradients, grid, symbols
+from specnorm.certified.symbol import grid, symbols
 from specnorm.errors import MethodError
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
+from specnorm.numerics import gradients
 from specnorm.problem.frequencies import half_grid
 from specnorm.search.pruned import PRODUCTS, grid_points, largest_bound
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified.matrices import norms, stacks
+from specnorm.certified.matrices import norms
 from specnorm.certified.symbol import symbols
-from specnorm.certified.symbol.gradients import schatten_gradient
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
+from specnorm.numerics.gradients import schatten_gradient
 from specnorm.numerics.power import matrix_maps, power_step
 from specnorm.search.constant import enclose_each
 
@@ -47,7 +47,7 @@ class MatrixNorm(_OfTriples):
         if found is None:
             u, v, value = symbols.top_triple(blocks, xp=xp)
             return Evaluation(
-                value, (norms.quotient_down(blocks, v, xp=xp), stacks.matrix_norm_up(blocks, ops=ops)), (u, v)
+                value, (norms.quotient_down(blocks, v, xp=xp), norms.matrix_norm_up(blocks, ops=ops)), (u, v)
             )
         (u, v), lower, upper = found
         return Evaluation(
@@ -116,7 +116,7 @@ class GramIteration(Method):
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
-        value = stacks.gram_iteration_up(arrays.in_wide_dtype(blocks, ops=ops), self.n_iter, xp=xp)
+        value = norms.gram_iteration_up(arrays.in_wide_dtype(blocks, ops=ops), self.n_iter, xp=xp)
         return Evaluation(value, (), (blocks, xp.astype(value, blocks.dtype)))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:

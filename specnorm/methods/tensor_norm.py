@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from specnorm import arrays
-from specnorm.certified.matrices import unfolding
+from specnorm.certified.matrices import norms
 from specnorm.clock import Clock
 from specnorm.errors import MethodError, Undecided
 from specnorm.methods.base import Evaluation, Needs, Stepped, check_budget, check_count
@@ -117,7 +117,7 @@ class TensorNorm(Stepped):
         group, best, *residuals = _largest([value, *vectors], spec.groups, xp=xp)
         factor, proven = xp.ones_like(best), xp.zeros(best.shape, dtype=xp.bool, device=ops.device(blocks))
         if self.needs(spec).searches:
-            factor = unfolding.proven_factor(best, vectors[1], blocks, ops=ops)
+            factor = norms.proven_factor(best, vectors[1], blocks, ops=ops)
             proven = factor <= LIFT
             if not xp.all(proven):
                 return None

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, ClassVar
 from specnorm import arrays
 from specnorm.certified.bound import as_array, largest_of_blocks, nothing
 from specnorm.certified.layer.circulant import padded_norm
-from specnorm.certified.matrices import norms, stacks
-from specnorm.certified.matrices.unfolding import with_taps
+from specnorm.certified.matrices import norms
+from specnorm.certified.matrices.norms import with_taps
 from specnorm.certified.symbol import symbols
 from specnorm.errors import GeometryError
 from specnorm.methods.base import Evaluation, Method, Needs, Stepped
 from specnorm.numerics.lanczos import Lanczos, vector_tolerance
 from specnorm.numerics.power import follow, matrix_maps
 from specnorm.problem import polyphase, unfoldings
-from specnorm.search.smallest_unfolding import no_vectors, smallest
+from specnorm.search.constant import no_vectors, smallest
 
 if TYPE_CHECKING:
     from specnorm.problem.spec import ConvSpec
@@ -56,7 +56,7 @@ class Unfoldings(Method):
         bounds, residuals = [], []
         for rows in unfoldings.unfolding_splits(spec.ndim):
             matrix = unfoldings.unfold(blocks, rows, xp=xp)
-            bounds.append(stacks.matrix_norm_up(matrix, ops=ops))
+            bounds.append(norms.matrix_norm_up(matrix, ops=ops))
             residuals += list(symbols.top_triple(matrix, xp=xp)[:2])
         value = with_taps(xp.stack(bounds, axis=1), spec.block_kernel_shape, xp=xp)
         return Evaluation(value, (), tuple(residuals))

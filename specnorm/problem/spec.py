@@ -28,13 +28,7 @@ _SHAPE_HELP = "A kernel is (cout, cin // groups, *kernel_shape) with 0 to 3 spat
 
 
 class Layer(TypedDict, total=False):
-    """Keyword arguments that say what the layer is; the same in every function.
-
-    ``stride``, ``dilation`` (int, or one per spatial axis, default 1), ``groups`` (default 1), ``transposed`` (default
-    False; True: the kernel is ``(cin, cout // groups, *kernel_shape)``), ``layout`` (None: torch order),
-    ``padding_mode`` (default "circular"), ``padding`` ("same", "valid" (none), an int, or a (before, after) pair per
-    axis; of a transposed layer: what is cropped).
-    """
+    """What the layer is, by keyword: `Geometry` without ``input_shape``."""
 
     stride: int | Sequence[int]
     dilation: int | Sequence[int]
@@ -46,10 +40,24 @@ class Layer(TypedDict, total=False):
 
 
 class Geometry(Layer, total=False):
-    """`Layer`, and ``input_shape``: the layer's spatial input sizes, or None for every input size at once.
+    """Keyword arguments that say what the layer is; the same in every function.
 
-    Circular padding with a stride: None speaks about every size that the stride divides. At another one the border is
-    met at another phase, and the norm may be larger; the bound with ``stride=1`` holds there too.
+    stride, dilation : int, or one per spatial axis; default 1.
+
+    groups : int, default 1; divides the kernel's first axis.
+
+    transposed : bool, default False. True: the kernel is ``(cin, cout // groups, *kernel_shape)``.
+
+    layout : order of the kernel's axes, such as "HWIO"; default None: torch's order.
+
+    padding_mode : "circular" (default), "zeros", "reflect" or "replicate".
+
+    padding : "same" (default), "valid" (none), an int, or a (before, after) pair per axis; of a transposed layer: what
+    is cropped.
+
+    input_shape : the layer's spatial input sizes, an int for every axis; default None: every size at once. Circular
+    padding with a stride: every size that the stride divides. At another one the border is met at another phase, and
+    the norm may be larger; the bound with ``stride=1`` holds there too.
     """
 
     input_shape: int | Sequence[int] | None

@@ -7,27 +7,52 @@ two, calls the method, and undoes both, forwards and backwards. A backend only d
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from specnorm import arrays
 from specnorm.certified import arithmetic, rounding
-from specnorm.errors import BackendError, MethodError
+from specnorm.errors import BackendError, KernelError, MethodError
 from specnorm.methods.base import Needs, Stepped
 from specnorm.problem import layer_map, polyphase
 from specnorm.problem.spec import ConvSpec, check_dtype
 from specnorm.runtime.execution import Execution
-from specnorm.runtime.telling import tell
-from specnorm.runtime.values import check_values
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
     from specnorm.methods import Method
     from specnorm.types import AnyArray, Array, Library, Namespace
+
+    Claims = Callable[[], Sequence[tuple[Lower, Upper]]]
+
+
+class Ran(NamedTuple):
+    """What a program computed of kernels (*batch, *shape).
+
+    Parameters
+    ----------
+    value : array, shape (*batch, *value_shape)
+    stats : tuple of arrays, each with leading axes batch
+        In the order of ``method.stats``.
+    residuals : tuple of arrays
+        What `Program.pullback` needs, with the batch flattened into one axis; never differentiated.
+    claims : callable, optional
+        The bounds of each kernel as claims, which are made when they are asked for: its bits are digested.
+    known : bool
+        Whether the values were known when the program ran, so that it proved what it can prove.
+    """
+
+    value: AnyArray
+    stats: tuple[AnyArray, ...]
+    residuals: tuple[AnyArray, ...]
+    claims: Claims | None = None
+    known: bool = True
 
 
 @dataclass(frozen=True)
@@ -59,9 +84,7 @@ class Program:
         """float32 or float64: half-precision kernels are measured and answered in float32."""
         return check_dtype(self.dtype, self.shape)
 
-    def forward(
-        self, kernels: AnyArray, *, backend: Library, differentiated: bool = True
-    ) -> tuple[AnyArray, tuple[AnyArray, ...], tuple[AnyArray, ...]]:
+    def forward(self, kernels: AnyArray, *, backend: Library, differentiated: bool = True) -> Ran:
         """Evaluate the method on a batch of kernels.
 
         Parameters
@@ -70,14 +93,6 @@ class Program:
             Any number of leading axes, none included.
         differentiated : bool
             Whether the residuals are wanted.
-
-        Returns
-        -------
-        value : array, shape (*batch, *value_shape)
-        stats : tuple of arrays, each with leading axes batch
-            In the order of ``method.stats``.
-        residuals : tuple of arrays
-            What `pullback` needs, with the batch flattened into one axis; never differentiated.
         """
         run = self.execution(kernels, backend=backend)
         if self.needs.searches and run.traced:
@@ -87,7 +102,7 @@ class Program:
         with arithmetic.exact(kernels, backend=backend):
             return self._evaluate(kernels, run)
 
-    def _evaluate(self, kernels: Array, run: Execution) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+    def _evaluate(self, kernels: Array, run: Execution) -> Ran:
         """Scale the blocks, call the method, undo the scaling, and reduce over groups."""
         xp, needs = run.xp, self.needs
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
@@ -104,8 +119,6 @@ class Program:
             layers, exponent = arrays.scale(layers, xp=xp)
             blocks = xp.reshape(layers, blocks.shape)
         found = self.method.forward(blocks, self.spec, ops=run)
-        if found.claims:
-            tell(partial(self._claims, found.claims, kernels, exponent, run))
 
         def grouped(x: Array) -> Array:
             return xp.reshape(x, (count, groups, *x.shape[1:]))
@@ -140,13 +153,14 @@ class Program:
         residuals = found.residuals
         if needs.narrow_gradient:
             residuals = self._at_most(residuals, run.own_dtype, xp=xp)
-        return finish(value, needs.rounds), tuple(stats), (*residuals, chosen)
+        claims = partial(self._claims, found.claims, kernels, exponent, run) if found.claims else None
+        return Ran(finish(value, needs.rounds), tuple(stats), (*residuals, chosen), claims, not run.traced)
 
     def _claims(
         self, found: Sequence[tuple[Lower, Upper]], kernels: Array, exponent: Array, run: Execution
     ) -> list[tuple[Lower, Upper]]:
         """The bounds of the scaled blocks of each kernel, as its own."""
-        from specnorm.certified.layer.of_kernel import of_kernel  # for who listens
+        from specnorm.certified.bound import of_kernel  # for few
 
         each = zip(found, run.to_numpy(kernels).reshape(-1, *self.shape), run.to_numpy(exponent).tolist(), strict=True)
         return [of_kernel(lower, upper, kernel, int(power)) for (lower, upper), kernel, power in each]
@@ -382,12 +396,10 @@ class Program:
         """Dtype of the computation, and "on the host" where that is not the kernel's own device."""
         return self.execution(kernels, backend=backend).computed_in
 
-    def _on_host(
-        self, kernels: AnyArray, run: Execution, differentiated: bool
-    ) -> tuple[AnyArray, tuple[AnyArray, ...], tuple[AnyArray, ...]]:
+    def _on_host(self, kernels: AnyArray, run: Execution, differentiated: bool) -> Ran:
         """Run in NumPy and bring everything back; recorded in the result."""
         backend = run.backend
-        value, stats, residuals = self.forward(backend.to_numpy(kernels), backend=backend.host())
+        value, stats, residuals, claims, _ = self.forward(backend.to_numpy(kernels), backend=backend.host())
 
         # Where the device has no float64 the bounds are rounded once more, outward; the rest may lose digits.
         to_device = {} if run.wide_dtype == "float64" else {"float64": "float32", "complex128": "complex64"}
@@ -401,10 +413,11 @@ class Program:
                 x = rounding.to_dtype(x, getattr(np, wanted), rounds, xp=backend.host().namespace(x))
             return backend.from_numpy(x.astype(wanted) if wanted else x, kernels)
 
-        return (
+        return Ran(
             back(value, to_device, self.needs.rounds),
             tuple(back(x, to_device, rounds) for x, rounds in zip(stats, self.method.stats.values(), strict=True)),
             tuple(back(x, to_products) for x in residuals) if differentiated else (),
+            claims,
         )
 
 
@@ -413,3 +426,144 @@ _OVER_GROUPS = {
     "cells": "sum", "frequencies": "sum", "levels": "max", "iterations": "max",
 }  # fmt: skip
 """How figures that are no norms are reduced over groups; of others, one group's is told."""
+
+
+def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Library) -> None:
+    """Refuse non-finite values, and what the processor would take for zero; for concrete arrays only.
+
+    Raises
+    ------
+    KernelError, BackendError
+    """
+    with np.errstate(all="ignore"):
+        _check_finite(kernels, shape, backend=backend)
+    if not arithmetic.flushes() or not (backend.numpy_view(kernels) or backend.host() is backend):
+        return
+    if arithmetic.too_small(backend.to_numpy(kernels).reshape(-1, math.prod(shape))):
+        raise BackendError(
+            f"kernel of shape {shape} is so small that subnormal numbers matter, and the processor takes them "
+            "for zero in this thread (torch.set_flush_denormal(True), or a library compiled with -ffast-math). "
+            "Switch that off before the call, or measure the kernel in a process without it."
+        )
+
+
+def _check_finite(kernels: Array, shape: tuple[int, ...], *, backend: Library) -> None:
+    xp = backend.namespace(kernels)
+    finite = xp.isfinite(kernels)
+    if not bool(xp.all(finite)):
+        count = int(xp.sum(xp.astype(~finite, xp.int32)))
+        raise KernelError(
+            f"kernel of shape {shape} holds {count} non-finite value{'s' * (count > 1)} (NaN or infinity). "
+            "Expected finite numbers: look where the training diverged, or at how the file was read."
+        )
+
+
+LIMIT = 1024
+"""Programs that are kept for their next use, about 1 MB; one that is still referred to is found beyond that."""
+
+
+# The programs used last are kept; an older one lives as long as somebody holds it (an autograd graph does); one in a
+# compiled graph for ever.
+_programs: dict[str, Program] = {}
+
+
+_alive: weakref.WeakValueDictionary[str, Program] = weakref.WeakValueDictionary()
+
+
+_compiled: set[str] = set()
+
+
+_keys: dict[str, str] = {}  # of a problem as it was written: the checked key
+
+
+_lock = threading.Lock()
+
+
+def program_for(method: Method, shape: tuple[int, ...], dtype: str, geometry: tuple[tuple[str, Any], ...]) -> Program:
+    """Validate a problem and return its program; the same object for the same problem, however it is written.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of one kernel, as the caller stores it.
+    dtype : str
+        As the library prints it.
+
+    Raises
+    ------
+    KernelError, GeometryError, MethodError
+    """
+    # Compilers run functions marked as constant while tracing, but hand over plain values faithfully, objects not
+    # (torch 2.13 replaces a dataclass by its defaults). So the method travels as its class and its values.
+    cls = type(method)
+    values = tuple([getattr(method, name) for name in _field_names(cls)])
+    return _programs[_program_key(cls, values, shape, dtype, geometry)]
+
+
+def program(key: str) -> Program:
+    """Return the program behind a `Program.key`: one of the last `LIMIT`, or one that is still referred to."""
+    return _alive[key]
+
+
+def keep(key: str) -> Program:
+    """`program`, kept for ever: for graphs of a compiler, which hold nothing of it but the key."""
+    with _lock:
+        found = _programs[key] = _alive[key]
+        _compiled.add(key)
+    return found
+
+
+def _field_names(cls: type[Method]) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(cls))
+
+
+def _program_key(
+    cls: type[Method],
+    values: tuple[Any, ...],
+    shape: tuple[int, ...],
+    dtype: str,
+    geometry: tuple[tuple[str, Any], ...],
+) -> str:
+    # The class by identity too: a class that was defined anew under the same name is another method.
+    method_key = (cls.__module__, cls.__qualname__, id(cls), values)
+    written = repr((method_key, shape, dtype, geometry))
+    with _lock:
+        key = _keys.get(written)
+        if key is not None and key in _programs:
+            _programs[key] = _programs.pop(key)  # to the end: used last
+            return key
+    short = dtype.rpartition(".")[2]
+    check_dtype(short, shape)
+    spec = ConvSpec.of(shape, **dict(geometry))
+    key = repr((method_key, spec, shape, short))
+    method = cls(**dict(zip(_field_names(cls), values, strict=True)))
+    method.check(spec)
+    with _lock:
+        found = _alive.setdefault(key, Program(key, method, spec, shape, short))
+        _programs.pop(key, None)
+        _keys[written], _programs[key] = key, found
+        _forget()
+    return key
+
+
+def _forget() -> None:
+    """Drop what was used longest ago, beyond `LIMIT`; what compiled graphs need does not count."""
+    old = [key for key in _programs if key not in _compiled]
+    for key in old[: max(0, len(old) - LIMIT)]:
+        del _programs[key]
+    for written in list(_keys)[: max(0, len(_keys) - LIMIT)]:
+        del _keys[written]
+
+
+def state_shapes(key: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """`Program.state_shapes` of the program behind a key, as plain values."""
+    return tuple(program(key).state_shapes().items())
+
+
+_field_names._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+_program_key._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+state_shapes._dynamo_marked_constant = True  # type: ignore[attr-defined]

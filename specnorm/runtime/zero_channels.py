@@ -10,8 +10,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from specnorm.methods.base import Stepped
-from specnorm.runtime.program import Program
-from specnorm.runtime.table import program_for
+from specnorm.runtime.program import Program, program_for
 from specnorm.types import AnyArray
 
 NARROW = 64

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified.symbol import symbols
 from specnorm.numerics.power import contraction, extrapolated, geometric_tail, matrix_maps, power_step
-from specnorm.problem.frequencies import Frequencies, phases, tap_points
+from specnorm.problem.frequencies import Frequencies, tap_points
 
 if TYPE_CHECKING:
     from specnorm.clock import Clock
@@ -27,9 +26,7 @@ class Ascent:
     Parameters
     ----------
     block : array, shape (1, m, p, *kernel_shape)
-        In the wide dtype, scaled to about 1; p <= m.
-    trial_block : array, shape (1, m, p, *kernel_shape)
-        The same, perhaps in float32: all but the Newton steps is done with it.
+        Scaled to about 1; p <= m. What is computed with, in float32 perhaps.
     free : bool
         Whether the frequency may move (on a grid it may not).
     rtol : float
@@ -43,7 +40,6 @@ class Ascent:
     def __init__(
         self,
         block: Array,
-        trial_block: Array,
         tuning: Tuning,
         *,
         free: bool,
@@ -53,15 +49,15 @@ class Ascent:
         ops: ArrayOps,
     ) -> None:
         self.clock = clock
-        self.block, self.trial_block, self.tuning, self.ops, self.xp = block, trial_block, tuning, ops, ops.xp
+        self.block, self.tuning, self.ops, self.xp = block, tuning, ops, ops.xp
         self.rtol, self.best = rtol, best
         self.free = free and block.ndim > 3
         self.taps = tap_points(tuple(block.shape[3:])).astype(float)
         self.pairs = (self.taps[:, :, None] * self.taps[:, None, :]).reshape(len(self.taps), -1)
-        self._columns = ops.xp.matrix_transpose(ops.xp.reshape(trial_block, (math.prod(block.shape[1:3]), -1)))
+        self._columns = ops.xp.matrix_transpose(ops.xp.reshape(block, (math.prod(block.shape[1:3]), -1)))
 
     def run(self, starts: Frequencies, vectors: Array) -> tuple[Frequencies, Array]:
-        """Ascend by alternating power steps at a frequency with steps of the frequency, then by Newton on both.
+        """Ascend by alternating power steps at a frequency with steps of the frequency.
 
         Parameters
         ----------
@@ -76,27 +72,10 @@ class Ascent:
             One point: the highest that was seen.
         right : array, shape (1, p)
         """
-        point, right, value = self._alternate(starts, vectors)
-        right = self.xp.astype(right, arrays.complex_dtype(self.block.dtype, xp=self.xp), copy=False)
-        for _ in range(self.tuning.newton if self.rtol < self.tuning.tight else 0):
-            if self.clock.expired:
-                break
-            trial, vector = self._newton(point, right)
-            _, candidate, norms = self._power(self.ops.to_numpy(self._phase(trial)), vector, steps=1)
-            now = float(norms[0])
-            if now <= value:
-                break
-            done, value, point, right = now <= value * (1 + 1e-3 * self.rtol), now, trial, candidate
-            if done:
-                break
-        return point, right
-
-    def _alternate(self, starts: Frequencies, vectors: Array) -> tuple[Frequencies, Array, float]:
-        """Power steps in turn with steps of the frequency: the highest point seen, its right vector and its norm."""
         theta, index = starts.angles, np.arange(len(starts))
         values = gains = np.zeros(len(starts))
         move = np.zeros_like(theta)
-        right = self.xp.astype(vectors, arrays.complex_dtype(self.trial_block.dtype, xp=self.xp), copy=False)
+        right = self.xp.astype(vectors, arrays.complex_dtype(self.block.dtype, xp=self.xp), copy=False)
         point, top, value = starts[:1], right[:1, :], -1.0
         for round_ in range(self.tuning.rounds):
             left, right, now = self._power(np.exp(1j * (theta @ self.taps.T)), right, steps=3)
@@ -119,7 +98,7 @@ class Ascent:
                 # Alternation converges geometrically: every other time on to where the last two moves point.
                 ratio = contraction(move, last, largest=self.tuning.slowest) if round_ % 2 else np.zeros(len(move))
                 theta = extrapolated(higher, theta, geometric_tail(ratio)[:, None])
-        return point, top, value
+        return point, top
 
     def _promising(
         self, now: np.ndarray, gain: np.ndarray, gains: np.ndarray, round_: int, highest: float
@@ -133,16 +112,16 @@ class Ascent:
 
     def _power(self, phases: np.ndarray, right: Array, steps: int) -> tuple[Array, Array, np.ndarray]:
         """Power steps at some frequencies: left and right vectors, and the norms from below."""
-        xp, (m, p) = self.xp, self.trial_block.shape[1:3]
+        xp, (m, p) = self.xp, self.block.shape[1:3]
         # A symbol, its two parts and its adjoint: six real matrices a start.
-        size, count = 6 * m * p * (8 if self.trial_block.dtype == xp.float64 else 4), phases.shape[0]
+        size, count = 6 * m * p * (8 if self.block.dtype == xp.float64 else 4), phases.shape[0]
         if count > 1 and count * size > self.ops.memory:
             step = max(1, self.ops.memory // size)
             starts = [slice(at, at + step) for at in range(0, count, step)]
             lefts, rights, norms = zip(*(self._power(phases[s], right[s, ...], steps) for s in starts), strict=True)
             return xp.concat(lefts), xp.concat(rights), np.concatenate(norms)
         weights = self.ops.from_numpy(
-            phases.astype(np.complex128 if self.trial_block.dtype == xp.float64 else np.complex64), self.trial_block
+            phases.astype(np.complex128 if self.block.dtype == xp.float64 else np.complex64), self.block
         )
         real, imag = xp.matmul(xp.real(weights), self._columns), xp.matmul(xp.imag(weights), self._columns)
         g = xp.reshape(self.ops.complex(real, imag), (-1, m, p))
@@ -153,100 +132,12 @@ class Ascent:
         left, right, norm = power_step(apply, adjoint, right, xp=xp)
         return left, right, self.ops.to_numpy(norm).astype(float)
 
-    def _newton(self, point: Frequencies, vector: Array) -> tuple[Frequencies, Array]:
-        """One Newton step of lambda_max(H(theta)), by second-order perturbation of its eigenvector.
-
-        With ``y_j = (lambda - H)^+ dH_j v``: gradient ``v* dH_j v``, Hessian ``v* d2H_ij v + 2 Re (dH_i v)* y_j``, and
-        the vector moves along y. The start vector is first sharpened by inverse iteration.
-        """
-        xp, size = self.xp, self.block.shape[2]
-        g = symbols.matrix_at(self.block, self._phase(point), xp=xp)[0, ...]
-        gram = xp.matmul(arrays.adjoint(g, xp=xp), g)
-        eye = xp.eye(size, dtype=gram.dtype, device=self.ops.device(gram))
-        v = vector[0, ...]
-        for _ in range(2):
-            shift = float(xp.real(xp.sum(xp.conj(v) * xp.matmul(gram, v)))) * (1 + self.tuning.shift)
-            if not shift > 1e-290:
-                return point, v[None, ...]  # the symbol vanishes here: nothing to sharpen, and a singular system
-            v, _ = arrays.normalise(xp.linalg.solve(shift * eye - gram, v[:, None])[:, 0], xp=xp)
-        if not self.free:
-            return point, v[None, ...]
-        here = self.ops.to_numpy(v)
-        value, slope, bend = self._derivatives(point, v)
-        top = float(np.real(np.vdot(here, value)))
-        rest = slope - (slope @ np.conj(here))[:, None] * here
-        outer = self.ops.from_numpy(top * np.outer(here, np.conj(here)), self.block)
-        solved = xp.linalg.solve(
-            top * (1 + self.tuning.regular) * eye - gram + outer, self.ops.from_numpy(rest.T.copy(), self.block)
-        )
-        moved = self.ops.to_numpy(solved).T
-        gradient = np.real(slope @ np.conj(here))
-        hessian = np.real(bend @ np.conj(here)) + 2 * np.real(np.conj(rest) @ moved.T)
-        step = uphill(gradient, hessian, self.tuning.regular)
-        return nearby(point.angles + step), self.ops.from_numpy((here + step @ moved)[None], self.block)
-
-    def _derivatives(self, point: Frequencies, v: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """H = G* G, its gradient and its Hessian with respect to theta, applied to a vector at one frequency (host).
-
-        Returns
-        -------
-        value, gradient, hessian : complex arrays, shapes (p,), (d, p), (d, d, p)
-        """
-        xp, (m, p), shape = self.xp, self.block.shape[1:3], self.block.shape[3:]
-        flat = xp.permute_dims(xp.reshape(self.block[0, ...], (m, p, -1)), (2, 0, 1))
-        cos, sin = (x[0] for x in phases(point, shape))
-        points = tap_points(tuple(shape)).astype(float)
-        # One weight a tap for G, its first and its second derivatives.
-        first = 1j * points
-        orders = [
-            np.ones((1, len(points))),
-            first.T,
-            (first[:, :, None] * first[:, None, :]).reshape(len(points), -1).T,
-        ]
-        weights = [w * (cos + 1j * sin) for w in orders]
-
-        def host(matrix: Array, x: np.ndarray) -> np.ndarray:
-            like = self.ops.from_numpy(np.concatenate([x.real, x.imag], axis=-1), self.block)
-            out = self.ops.to_numpy(xp.matmul(matrix, like))
-            return np.asarray(out[..., : x.shape[-1]] + 1j * out[..., x.shape[-1] :])
-
-        images = host(flat, self.ops.to_numpy(v)[:, None])[:, :, 0]
-        g = [w @ images for w in weights]
-        d = len(shape)
-        columns = np.concatenate(g).T
-        # back[k, :, c] = K_k^T column c
-        back = host(xp.matrix_transpose(flat), columns)
-
-        def adjoint(order: int, column: int) -> np.ndarray:
-            return np.asarray(np.einsum("ok,kp->op", np.conj(weights[order]), back[:, :, column]))
-
-        value = adjoint(0, 0)[0]
-        gradient = np.stack([adjoint(1, 0)[j] + adjoint(0, 1 + j)[0] for j in range(d)])
-        hessian = np.stack(
-            [
-                np.stack(
-                    [
-                        adjoint(2, 0)[i * d + j]
-                        + adjoint(1, 1 + j)[i]
-                        + adjoint(1, 1 + i)[j]
-                        + adjoint(0, 1 + d + i * d + j)[0]
-                        for j in range(d)
-                    ]
-                )
-                for i in range(d)
-            ]
-        )
-        return value, gradient, hessian
-
     def _weights(self, left: Array, right: Array) -> np.ndarray:
         """``u* K_k v`` for every tap, shape (s, taps): ``u* G(theta) v`` is a polynomial with these coefficients."""
-        xp, (m, p) = self.xp, self.trial_block.shape[1:3]
-        flat = xp.reshape(self.trial_block, (m, -1))
+        xp, (m, p) = self.xp, self.block.shape[1:3]
+        flat = xp.reshape(self.block, (m, -1))
         rows = xp.reshape(xp.matmul(xp.real(left), flat) - 1j * xp.matmul(xp.imag(left), flat), (left.shape[0], p, -1))
         return np.asarray(self.ops.to_numpy(xp.matmul(right[:, None, :], rows)[:, 0, :]))
-
-    def _phase(self, point: Frequencies) -> Array:
-        return symbols.Symbol(self.block, point, ops=self.ops).phase
 
 
 def uphill(gradient: np.ndarray, hessian: np.ndarray, regular: float) -> np.ndarray:

@@ -8,15 +8,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specnorm import arrays
 from specnorm.certified.layer.circulant import Embedding, norm_by_circulant
+from specnorm.certified.layer.deflation import DeflatedModes, first_of_mirrored, norm_by_deflation
 from specnorm.certified.symbol.cells import dft
+from specnorm.certified.symbol.cover import Cover
+from specnorm.certified.symbol.symbols import Symbol
+from specnorm.clock import Clock, OutOfTime
+from specnorm.numerics.power import top_eigenvectors
 from specnorm.problem.frequencies import product
+from specnorm.problem.layer_map import sizes_of
+from specnorm.search import tuning as knobs
+from specnorm.search.reduction import Polynomials
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Upper
+    from specnorm.certified.layer.circulant import Embedding
+    from specnorm.certified.symbol.gram_polynomial import GramPolynomial
+    from specnorm.problem.frequencies import Frequencies
     from specnorm.problem.spec import ConvSpec
     from specnorm.search.branch_and_bound import Search
     from specnorm.search.result import SearchResult
+    from specnorm.types import Array, ArrayOps
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,3 +163,194 @@ def _distance(angles: np.ndarray, points: int, skew: bool) -> np.ndarray:
     """From angles to the nearest frequency of an axis of a circulant, in radians."""
     at = angles / (2 * math.pi) * points - skew / 2
     return np.asarray(np.abs(at - np.round(at)) * 2 * math.pi / points)
+
+
+@dataclass(frozen=True, eq=False)
+class DeflationTuning:
+    """How many waves are taken out. It decides on time and on how close the bound comes.
+
+    Parameters
+    ----------
+    parts : tuple of float
+        Of the norm: waves above are taken out.
+    deeper : tuple of float
+        The same on fewer pixels, where the border takes more off each wave.
+    pixels : int
+        Of an axis, down to which the first are right.
+    first : int
+        How many of these are tried before the lower bound is raised.
+    waves : int
+        Most that are taken out, mirror images included.
+    together : int
+        Waves of one frequency that are looked for before all are.
+    wider : tuple of float
+        Tolerances, in those asked for, that are tried where none of them is enough.
+    """
+
+    parts: tuple[float, ...] = (0.96, 0.9, 0.8, 0.68)
+    deeper: tuple[float, ...] = (0.92, 0.82, 0.7, 0.6)
+    pixels: int = 24
+    first: int = 1
+    waves: int = 1000
+    together: int = 8
+    wider: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0)
+
+
+DEFLATION = DeflationTuning()
+
+
+class DeflatedCirculant:
+    """One circulant of a layer of one group without stride and dilation.
+
+    Parameters
+    ----------
+    kernel : array, shape (1, first, second, *kernel_shape)
+        In torch's order, scaled to about 1.
+    spec : ConvSpec
+        With ``input_shape``.
+    supremum : Upper
+        Over all frequencies.
+    search : Search, optional
+        Of the kernel among others, for what it has computed already.
+    group : int
+        Which of its blocks the kernel is.
+    """
+
+    def __init__(
+        self,
+        kernel: Array,
+        spec: ConvSpec,
+        circulant: Embedding,
+        supremum: Upper,
+        search: Search | None = None,
+        group: int = 0,
+        *,
+        ops: ArrayOps,
+    ) -> None:
+        self.kernel, self.spec, self.circulant, self.supremum = kernel, spec, circulant, supremum
+        self.ops, self.xp = ops, ops.xp
+        # The transposed symbol has the same norms.
+        wide = kernel.shape[1] < kernel.shape[2]
+        self.blocks = ops.xp.permute_dims(kernel, (0, 2, 1, *range(3, kernel.ndim))) if wide else kernel
+        moving = [n for n, k in zip(sizes_of(spec)[0], spec.kernel_shape, strict=True) if k > 1]
+        self.parts = DEFLATION.parts if min(moving, default=0) >= DEFLATION.pixels else DEFLATION.deeper
+        self._splits: dict[float, tuple[Cover, DeflatedModes] | None] = {}
+        self._failed: dict[float, float] = {}
+        self._polynomials, self._trial_vectors = Polynomials(self.blocks, knobs.TUNING, ops=ops), None
+        trial = None if search is None else search.incumbent.trial_vectors
+        if trial is not None and trial.shape[-1] == self.blocks.shape[2]:
+            self._trial_vectors = trial[group : group + 1, ...]
+        alike = search is not None and search.blocks.shape == self.blocks.shape
+        if search is not None and alike and bool(ops.xp.all(search.blocks == self.blocks)):
+            self.blocks, self._polynomials = search.blocks, search.polynomials
+
+    def upper(self, lower: float, rtol: float, clock: Clock | None = None, *, first: bool = False) -> Upper | None:
+        """A bound of the norm, ``lower * (1 + rtol)`` if enough waves taken out allow it; None if there is no proof.
+
+        Nothing is begun after the clock's end. At first few are taken out, and nothing wider is tried.
+        """
+        for part in self.parts[: DEFLATION.first] if first else self.parts:
+            if clock is not None and clock.expired:
+                return None
+            try:
+                found = self.split(part, lower)
+            except OutOfTime:  # where the search's polynomials are used, its clock is
+                return None
+            if found is None:
+                break
+            # What has failed once is not tried again.
+            bound = lower * (1 + rtol)
+            if self._failed.get(part, 0.0) < bound:
+                upper = self._proven(found, bound)
+                if upper is not None:
+                    return upper
+                self._failed[part] = bound
+        known = [] if first else [split for split in self._splits.values() if split is not None]
+        for wider in DEFLATION.wider if known else ():
+            upper = self._proven(known[-1], lower * (1 + wider * rtol))
+            if upper is not None:
+                return upper
+        return None
+
+    def split(self, part: float, norm: float) -> tuple[Cover, DeflatedModes] | None:
+        """Take out the waves above a part of the norm, as first given; None where they are too many."""
+        if part not in self._splits:
+            self._splits[part] = self._split(part * norm)
+        return self._splits[part]
+
+    def _proven(self, found: tuple[Cover, DeflatedModes], bound: float) -> Upper | None:
+        cover, highest = found
+        return norm_by_deflation(self.kernel, self.spec, self.circulant, cover, highest, bound, ops=self.ops)
+
+    def _split(self, part: float) -> tuple[Cover, DeflatedModes] | None:
+        """Take out the waves above a norm; None where they are too many."""
+        cover = self._cover(part)
+        if cover is None:
+            return None
+        points = first_of_mirrored(cover.open.boxes.centres)
+        highest = self._highest(points, part)
+        return None if highest is None else (cover, highest)
+
+    def _cover(self, part: float) -> Cover | None:
+        """A cover of the circulant of which single frequencies are left; None where those are too many."""
+        boxes = dft(self.circulant.points, tuple(self.blocks.shape[3:]), self.circulant.skew)
+        cover = Cover(self.blocks, boxes, self.supremum, ops=self.ops)
+        polynomial = self._polynomials.near(part, self._trial_vectors).float32_copy()
+        tried = np.zeros(len(cover), dtype=bool)
+        while True:
+            self._fathom(cover, polynomial, np.flatnonzero(~tried), part)
+            cover.prune()
+            divisible = cover.open.boxes.divisible
+            if not divisible.any():
+                break
+            if len(cover) > 8 * DEFLATION.waves:
+                return None
+            parent = cover.split(np.full(len(cover), 2))
+            tried = ~divisible[parent]
+        if polynomial.truncation > 0:
+            self._fathom(cover, self._polynomials.whole.float32_copy(), np.arange(len(cover)), part)
+            cover.prune()
+        return cover if len(cover) <= DEFLATION.waves else None
+
+    def _fathom(self, cover: Cover, polynomial: GramPolynomial, index: np.ndarray, part: float) -> None:
+        """Try some open cells."""
+        limit_sq = cover.limits_sq(polynomial, part)[index]
+        index = index[limit_sq > self._polynomials.least_limit_sq(polynomial)]
+        for few in self._polynomials.parts(polynomial, len(index)):
+            chosen = index[few]
+            formed, _ = cover.form(polynomial, chosen, cover.limits_sq(polynomial, part)[chosen])
+            cover.fathom(formed, part)
+
+    def _highest(self, points: Frequencies, part: float) -> DeflatedModes | None:
+        """Singular triples above a norm, with what they are above it; None where they are too many."""
+        xp, ops = self.xp, self.ops
+        g = Symbol(self.kernel, points, ops=ops).matrices()[0, ...]
+        wide = g.shape[-1] > g.shape[-2]
+        tall = arrays.adjoint(g, xp=xp) if wide else g
+        gram = arrays.gram_smaller(tall, xp=xp)
+        vectors = self._top(xp.astype(gram, xp.complex64) if ops.exact_float32 else gram, part)
+        right = xp.matrix_transpose(xp.astype(vectors, g.dtype))
+        # Rows: the vectors, and their images.
+        image = xp.matmul(right, xp.matrix_transpose(tall))
+        norms = np.asarray(ops.to_numpy(xp.linalg.vector_norm(image, axis=-1)))
+        at, which = np.nonzero(norms > part)
+        if 2 * len(at) > DEFLATION.waves:
+            return None
+        flat = at * norms.shape[1] + which
+        v, u = (arrays.rows(xp.reshape(z, (-1, z.shape[-1])), flat, ops=ops) for z in (right, image))
+        above = norms[at, which]
+        root = ops.from_numpy(np.sqrt(above - part), self.kernel)
+        other = ops.from_numpy(np.sqrt(above - part) / above, self.kernel)
+        x, y = u * xp.astype(other, u.dtype)[:, None], v * xp.astype(root, v.dtype)[:, None]
+        # G = sum s u v*; of its adjoint, G* = sum s u v*.
+        return DeflatedModes(points, at, y, x) if wide else DeflatedModes(points, at, x, y)
+
+    def _top(self, gram: Array, part: float) -> Array:
+        """Eigenvectors of Gram matrices (f, p, p), shape (f, p, k): all those with a value above a part squared."""
+        xp, few = self.xp, DEFLATION.together
+        if gram.shape[-1] >= 4 * few:
+            cut = np.full(gram.shape[0], part**2 / 2)
+            values, vectors = top_eigenvectors(gram, few, cut, ops=self.ops)
+            if float(xp.max(values[:, 0])) <= part**2 / 2:
+                return vectors
+        return xp.linalg.eigh(gram)[1]

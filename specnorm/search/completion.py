@@ -15,6 +15,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified import completion
+from specnorm.certified.symbol.lags import half_lags
 from specnorm.problem.frequencies import Frequencies, full_grid, half_grid, phases
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ _MENDING = 3
 """Products in a step that follows a kernel in training."""
 _MARGIN = 0.01
 """What is aimed at then: so much above the norm."""
+_NEAR = 4
+"""Halvings of the distance then: a thousandth of the norm is near enough."""
 _AIM = 0.4
 """Part of the tolerance that lies between the norm and the number aimed at; the residual takes the rest."""
 _POWERS, _CENTRES, _ZOOMS = 12, 3, 7
@@ -89,6 +92,8 @@ def small_random(block_shape: tuple[int, ...], seed: int) -> np.ndarray:
 def _tables(taps: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tables F, D (points, taps) and W (lags, points): lag t of ``K*H`` is ``sum_j W_tj (F K)_j^T (D H)_j``.
 
+    Lags in the order 0, those of one half, the negatives of these.
+
     Few taps: K and H read as homogeneous polynomials at as many points of a half-circle as there are lags. More, where
     that would lose digits: at half of the grid of 2 k - 1 points, a product of complex numbers as three of real ones.
     """
@@ -97,15 +102,15 @@ def _tables(taps: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         first, second, combined = axes[0] if axes else (np.eye(1),) * 3
         for axis in axes[1:]:
             first, second, combined = np.kron(first, axis[0]), np.kron(second, axis[1]), np.kron(combined, axis[2])
-        return first, second, combined
+        middle = len(combined) // 2
+        return first, second, np.concatenate([combined[middle:], combined[:middle][::-1]])
     sizes = tuple(2 * k - 1 for k in taps)
     points = full_grid(sizes).numerators
     mirrored = np.ravel_multi_index(tuple((-points % np.asarray(sizes)).T), sizes)
     points = points[np.arange(len(points)) <= mirrored]  # 0 first, and one of each other pair
     cos, sin = phases(Frequencies(points, sizes), taps)
-    reached = (np.indices(sizes).reshape(len(taps), -1).T - (np.asarray(taps) - 1)) @ (
-        2 * np.pi * points / np.asarray(sizes)
-    ).T
+    half = half_lags(taps)
+    reached = np.concatenate([half, -half[1:]]) @ (2 * np.pi * points / np.asarray(sizes)).T
     weights = np.where(points.any(axis=1), 2.0, 1.0) / math.prod(sizes)
     cosines, sines = np.cos(reached) * weights, np.sin(reached) * weights
     # (A - iB)(C + iD), as symbols of K and H, from A C, B D and (A + B)(C - D).
@@ -153,16 +158,18 @@ class _Products(NamedTuple):
         return self._apply(self.first, self.xp.matrix_transpose(k))
 
     def lags(self, at_points: Array, h: Array) -> Array:
-        """Lags (b, lags, c, c) of ``K*H + H*K``."""
+        """Half of the lags of ``K*H + H*K``, (b, lags, c, c)."""
         xp = self.xp
         products = xp.matmul(at_points, self._apply(self.second, h))
         found = self._apply(self.combined, products)
-        return found + xp.matrix_transpose(xp.flip(found, axis=1))
+        n = found.shape[1] // 2 + 1
+        return found[:, :n, ...] + xp.matrix_transpose(xp.concat([found[:, :1, ...], found[:, n:, ...]], axis=1))
 
-    def taps(self, at_points: Array, symmetric: Array) -> Array:
+    def taps(self, at_points: Array, half: Array) -> Array:
         """``sum_y K_y M_{z-y}`` at tap z: half of the adjoint of `lags`, for lags with ``M_{-t} = M_t^T``."""
         xp = self.xp
-        products = xp.matmul(xp.matrix_transpose(at_points), self._apply(xp.matrix_transpose(self.combined), symmetric))
+        every = xp.concat([half, xp.matrix_transpose(half[:, 1:, ...])], axis=1)
+        products = xp.matmul(xp.matrix_transpose(at_points), self._apply(xp.matrix_transpose(self.combined), every))
         return self._apply(xp.matrix_transpose(self.second), products)
 
     def step(self, h: Array, residual: Array, inner: Any, *, ops: ArrayOps) -> tuple[Array, Array]:
@@ -188,17 +195,15 @@ class _Products(NamedTuple):
 
 
 def _residual(target: Array, own: Array, beside: Array, *, dtype: Any, ops: ArrayOps) -> Array:
-    """Lags (b, lags, c, c) of ``target I - K*K - H*H``, from those of K and of H."""
-    xp = ops.xp
-    b, c = own.shape[0], own.shape[-1]
-    both = xp.reshape(own + beside, (b, -1, c, c))
+    """Lags of ``target I - K*K - H*H``, from those of K and of H."""
+    xp, both = ops.xp, own + beside
     return xp.astype(xp.astype(target, both.dtype)[:, None, None, None] * _unit(both, ops=ops) - both, dtype)
 
 
 def _unit(lags: Array, *, ops: ArrayOps) -> Array:
     """Lags (1, lags, c, c) of the kernel 1."""
     unit = np.zeros((1, *lags.shape[1:]), dtype=ops.wide_dtype)
-    unit[:, lags.shape[1] // 2, ...] = np.eye(lags.shape[-1])
+    unit[:, 0, ...] = np.eye(lags.shape[-1])
     return ops.from_numpy(unit, lags)
 
 
@@ -222,7 +227,7 @@ def by_row(x: Array, taps: tuple[int, ...], *, xp: Namespace) -> Array:
 
 def lags_of(x: Array, *, ops: ArrayOps) -> completion.Lags:
     """Lags of kernels in the widest precision."""
-    return completion.lags(arrays.in_wide_dtype(x, ops=ops), ops=ops)
+    return completion.lags(x, ops=ops, wide=True)
 
 
 def complete(
@@ -253,7 +258,7 @@ def complete(
     xp, narrow_blocks = ops.xp, narrow(blocks, xp=ops.xp)
     taps = tuple(narrow_blocks.shape[3:])
     own = lags_of(narrow_blocks, ops=ops)
-    peak = largest_symbol(narrow_blocks, ops=ops)
+    peak = largest_symbol(own.values, taps, ops=ops)
     norm = peak.norm
     # Not zeros: they would be no start for what a zero kernel becomes.
     size = xp.where(norm > 0, norm, xp.ones_like(norm))
@@ -308,7 +313,7 @@ def mend(blocks: Array, h: Array, own: Array, beside: Array, steps: int, *, ops:
     xp = ops.xp
     narrow_blocks, taps = narrow(blocks, xp=xp), tuple(blocks.shape[3:])
     searched = _Products.of(narrow_blocks, ops=ops)
-    target = (largest_symbol(narrow_blocks, ops=ops).norm * (1 + _MARGIN)) ** 2
+    target = (largest_symbol(own, taps, zooms=_NEAR, ops=ops).norm * (1 + _MARGIN)) ** 2
     x = by_tap(h, xp=xp)
     for at in range(steps):
         beside = lags_of(by_row(x, taps, xp=xp), ops=ops).values if at else beside
@@ -328,17 +333,18 @@ def bound_and_gradient(
     """
     xp = ops.xp
     bound, helps = completion.norms_up(own, beside, ops=ops)
-    used = xp.reshape(helps, (-1,) + (1,) * (own.values.ndim - 1))
-    values = own.values + xp.where(used, beside.values, xp.zeros_like(beside.values))
-    b, c = values.shape[0], values.shape[-1]
-    values = xp.reshape(values, (b, -1, c, c))
-    shift = xp.reshape(completion.best_shift(values[:, values.shape[1] // 2, ...], ops=ops), (b, 1, 1, 1))
-    eye = _unit(values, ops=ops)
-    centred = values - shift * eye
-    norms = xp.sqrt(xp.sum(centred * centred, axis=(2, 3), keepdims=True))
+    values = xp.where(_wide(helps, xp=xp), own.values + beside.values, own.values)
+    c, flat = values.shape[-1], (*values.shape[:2], -1)
+    eye = ops.from_numpy(np.eye(c)[None, None, ...].astype(ops.wide_dtype), values)
+    shift = _wide(completion.best_shift(values[:, 0, ...], ops=ops), xp=xp)
+    centred = xp.concat([values[:, :1, ...] - shift * eye, values[:, 1:, ...]], axis=1)
+    norms = xp.sqrt(xp.vecdot(xp.reshape(centred, flat), xp.reshape(centred, flat)))[..., None, None]
     # At a multiple of the identity v takes all of M_0, whose derivative then is that of its mean.
     none = norms <= 8 * c * float(xp.finfo(values.dtype).eps) * shift
-    slopes = xp.astype(xp.where(none, eye / c, centred / (norms + _TINY)), blocks.dtype)
+    weights = xp.where(none, xp.zeros_like(norms), 1 / (norms + _TINY))
+    first = xp.where(none[:, :1, ...], eye / c, weights[:, :1, ...] * centred[:, :1, ...])
+    slopes = [xp.astype(x, blocks.dtype) for x in (first, weights[:, 1:, ...] * centred[:, 1:, ...])]
+    slopes = xp.concat(slopes, axis=1)
     k = by_tap(narrow(blocks, xp=xp), xp=xp)
     products = _Products.of(blocks, ops=ops)
     gradient = by_row(products.taps(products.at_points(k), slopes), tuple(blocks.shape[3:]), xp=xp)
@@ -367,63 +373,71 @@ def norm_gradient(blocks: Array, peak: Peak, *, xp: Namespace) -> Array:
     return by_row(cos * along[0][:, None, ...] + sin * along[1][:, None, ...], tuple(taps), xp=xp)
 
 
-def largest_symbol(blocks: Array, *, ops: ArrayOps) -> Peak:
-    """Estimate from below the largest norm of narrow blocks' symbols, by a fixed number of power steps.
+def largest_symbol(lags: Array, taps: tuple[int, ...], *, zooms: int = _ZOOMS, ops: ArrayOps) -> Peak:
+    """Estimate from below the largest norm of kernels' symbols from their lags, by a fixed number of power steps.
 
-    On a grid first; then around its highest points, with vectors kept and distances halved. A symbol is read as the
-    real matrix [[Re, -Im], [Im, Re]], which has its norm.
+    On a grid first; then around its highest points, with vectors kept and distances halved. ``G*G`` at a frequency is
+    ``M_0 + sum_{t > 0} cos(t.theta) (M_t + M_t^T) + i sin(t.theta) (M_t - M_t^T)``.
     """
-    xp, (b, rows, c, *taps) = ops.xp, blocks.shape
-    d, h = len(taps), xp.reshape(by_tap(blocks, xp=xp), (b, -1, rows * c))
+    xp, (b, n, c, _) = ops.xp, lags.shape
+    d, half = len(taps), half_lags(taps)
+    lags = xp.astype(lags, getattr(xp, ops.own_dtype), copy=False)
 
     def device(x: np.ndarray) -> Array:
-        return ops.from_numpy(x.astype(ops.own_dtype), blocks)
+        return ops.from_numpy(x.astype(ops.own_dtype), lags)
 
-    def norms(tables: tuple[Array, Array], v: Array, count: int) -> tuple[Array, Array]:
-        """Vectors and quotients (b, f) after some steps from vectors (b, f, 2 c)."""
-        real, imag = (xp.reshape(xp.matmul(t, h), (b, -1, rows, c)) for t in tables)
-        a = xp.concat([xp.concat([real, -imag], axis=3), xp.concat([imag, real], axis=3)], axis=2)
+    transposed = xp.matrix_transpose(lags)
+    even, odd = (xp.reshape(x, (b, n, c * c)) for x in (lags + transposed, lags - transposed))
+
+    def norms(angle: Array, v: Array, count: int) -> tuple[Array, Array]:
+        """Vectors and norms (b, f) after some steps from vectors (b, f, 2 c), at angles (b or 1, f, n) of the lags."""
+        f = angle.shape[1]
+        real = xp.reshape(xp.matmul(xp.cos(angle) * once, even), (b, f, c, c))
+        imag = xp.reshape(xp.matmul(xp.sin(angle), odd), (b, f, c, c))
 
         def further(state: tuple[Array, ...]) -> tuple[Array, ...]:
-            v, norm_sq = arrays.unit(
-                xp.matmul(xp.matrix_transpose(a), xp.matmul(a, state[0][..., None]))[..., 0], xp=xp
-            )
-            return v, norm_sq
+            columns = xp.matrix_transpose(xp.reshape(state[0], (b, f, 2, c)))
+            along, across = xp.matmul(real, columns), xp.matmul(imag, columns)
+            image = xp.concat([along[..., 0] - across[..., 1], along[..., 1] + across[..., 0]], axis=2)
+            return arrays.unit(image, xp=xp)
 
         v, norm_sq = arrays.repeated(further, count, (v, v[..., 0]), ops=ops)
         return v, xp.sqrt(norm_sq)
 
+    once = device(np.where(np.arange(n) == 0, 0.5, 1.0))
+    of_lags, of_taps = device(half.T), device(np.indices(taps).reshape(d, math.prod(taps)))
     sizes = tuple(1 if k == 1 else 3 * (k - 1) + 1 for k in taps)
     points = half_grid(sizes)
     v, _ = arrays.unit(device(np.random.RandomState(1).standard_normal(2 * c)), xp=xp)
-    cos, sin = (device(x) for x in phases(points, taps))
     v, value = norms(
-        (cos, sin), xp.broadcast_to(v, (b, len(points), 2 * c)), _POWERS if len(points) > 1 else 8 * _POWERS
+        device(points.angles @ half.T)[None, ...],
+        xp.broadcast_to(v, (b, len(points), 2 * c)),
+        _POWERS if len(points) > 1 else 8 * _POWERS,
     )
     if len(points) == 1:
-        cos, sin = (xp.broadcast_to(x, (b, x.shape[1])) for x in (cos, sin))
-        return Peak(value[:, 0], v[:, 0, :], cos, sin)
+        angle = xp.zeros((b, math.prod(taps)), dtype=v.dtype, device=ops.device(v))
+        return Peak(value[:, 0], v[:, 0, :], xp.cos(angle), angle)
     order = xp.argsort(value, axis=1, descending=True)[:, :_CENTRES]
-    n = order.shape[1]
-    centre = xp.reshape(xp.take(device(points.angles), xp.reshape(order, (-1,)), axis=0), (b * n, 1, d))
-    v = xp.take_along_axis(v, xp.broadcast_to(order[:, :, None], (b, n, 2 * c)), axis=1)
+    m = order.shape[1]
+    centre = xp.reshape(xp.take(device(points.angles), xp.reshape(order, (-1,)), axis=0), (b * m, 1, d))
+    v = xp.take_along_axis(v, xp.broadcast_to(order[:, :, None], (b, m, 2 * c)), axis=1)
     moves = np.concatenate([np.zeros((1, d)), np.eye(d), -np.eye(d)])
-    m, position = len(moves), device(np.indices(taps).reshape(d, -1))
+    p = len(moves)
 
     def zoomed(state: tuple[Array, ...]) -> tuple[Array, ...]:
         centre, v, step, _ = state
         around = centre + step * device(moves / np.asarray(sizes))
-        angle = xp.matmul(xp.reshape(around, (b, n * m, d)), position)
-        v = xp.reshape(xp.broadcast_to(xp.reshape(v, (b, n, 1, 2 * c)), (b, n, m, 2 * c)), (b, n * m, 2 * c))
-        v, value = norms((xp.cos(angle), xp.sin(angle)), v, _POWERS // 3)
-        value = xp.reshape(value, (b * n, m))
+        angle = xp.matmul(xp.reshape(around, (b, m * p, d)), of_lags)
+        v = xp.reshape(xp.broadcast_to(xp.reshape(v, (b, m, 1, 2 * c)), (b, m, p, 2 * c)), (b, m * p, 2 * c))
+        v, value = norms(angle, v, _POWERS // 3)
+        value = xp.reshape(value, (b * m, p))
         top = xp.argmax(value, axis=1)
-        v = xp.reshape(arrays.pick(xp.reshape(v, (b * n, m, 2 * c)), top, xp=xp), (b, n, 2 * c))
-        return arrays.pick(around, top, xp=xp)[:, None, :], v, step / 2, xp.reshape(xp.max(value, axis=1), (b, n))
+        v = xp.reshape(arrays.pick(xp.reshape(v, (b * m, p, 2 * c)), top, xp=xp), (b, m, 2 * c))
+        return arrays.pick(around, top, xp=xp)[:, None, :], v, step / 2, xp.reshape(xp.max(value, axis=1), (b, m))
 
-    step = xp.full((1,), math.pi, dtype=blocks.dtype, device=ops.device(blocks))
-    begin = (centre, v, step, xp.zeros((b, n), dtype=blocks.dtype, device=ops.device(blocks)))
-    centre, v, _, value = arrays.repeated(zoomed, _ZOOMS, begin, ops=ops)
+    step = xp.full((1,), math.pi, dtype=lags.dtype, device=ops.device(lags))
+    begin = (centre, v, step, xp.zeros((b, m), dtype=lags.dtype, device=ops.device(lags)))
+    centre, v, _, value = arrays.repeated(zoomed, zooms, begin, ops=ops)
     top = xp.argmax(value, axis=1)
-    angle = xp.matmul(arrays.pick(xp.reshape(centre, (b, n, d)), top, xp=xp), position)
+    angle = xp.matmul(arrays.pick(xp.reshape(centre, (b, m, d)), top, xp=xp), of_taps)
     return Peak(xp.max(value, axis=1), arrays.pick(v, top, xp=xp), xp.cos(angle), xp.sin(angle))

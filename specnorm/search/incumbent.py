@@ -197,12 +197,13 @@ class Incumbent:
 
     def _ascend(self, starts: Frequencies, vectors: Array, block: int, rtol: float) -> None:
         """Ascend from frequencies and right vectors; keep the highest frequency if its proven norm is news."""
-        one, trial = (x[block : block + 1, ...] for x in (self.blocks, self._trial_blocks(rtol)))
         # What stays far below a bound that is to be proven is of no use.
         least = max(self.best.claim.value, self.tuning.doubtful * (self._bound or 0.0))
         given: dict[str, Any] = {"free": self._free, "rtol": rtol, "best": least, "clock": self._clock}
-        ascent = Ascent(one, trial, self.tuning, **given, ops=self.ops)
-        self._note(*ascent.run(starts, vectors), block)
+        ascent = Ascent(self._trial_blocks(rtol)[block : block + 1, ...], self.tuning, **given, ops=self.ops)
+        point, right = ascent.run(starts, vectors)
+        wide = arrays.complex_dtype(self.blocks.dtype, xp=self.xp)
+        self._note(point, self.xp.astype(right, wide, copy=False), block)
 
     def _trial_blocks(self, rtol: float) -> Array:
         """The blocks, or their float32 copy where the tolerance and free frequencies allow it."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified.layer.waves import Waves, norm_by_waves
+from specnorm.certified.layer.own_matrix import Waves, norm_by_waves
 from specnorm.certified.symbol import symbols
 from specnorm.numerics.power import follow, matrix_maps
 from specnorm.problem.frequencies import coarse_grid, product, tap_points

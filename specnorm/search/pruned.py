@@ -11,13 +11,13 @@ import numpy as np
 from specnorm import arrays
 from specnorm.certified.bound import largest_of_blocks, least
 from specnorm.certified.symbol import grid, symbols
-from specnorm.certified.symbol.pruning import LargestBound
+from specnorm.certified.symbol.grid import LargestBound
 from specnorm.problem.frequencies import half_grid
-from specnorm.search.smallest_unfolding import smallest
+from specnorm.search.constant import smallest
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Upper
-    from specnorm.certified.symbol.pruning import Bound
+    from specnorm.certified.symbol.grid import Bound
     from specnorm.problem.frequencies import Frequencies
     from specnorm.search.result import Problem
     from specnorm.types import Array, ArrayOps

@@ -109,20 +109,16 @@ class Tuning(NamedTuple):
     """Tolerance to which an incumbent is raised, however wide the interval may be: what follows starts from it."""
     rounds: int = 40
     """Most rounds of an ascent."""
-    newton: int = 8
-    """Most Newton steps of an ascent for a tight tolerance."""
     tight: float = 1e-4
-    """Tolerance below which Newton steps are taken, and ascents are in float64 from the start."""
+    """Tolerance below which ascents are in float64."""
     promise: float = 4.0
     """How many times as far as the last gains promise an ascent may yet get."""
     slowest: float = 0.9
     """Largest rate of convergence that an extrapolation believes."""
     first_hope: float = 0.05
     """What a first round of an ascent may gain, relatively, before its gains tell."""
-    shift: float = 1e-9
-    """Relative shift of inverse iteration: the system stays regular, and the top direction dominates."""
     regular: float = 1e-12
-    """Relative shift of the system for the eigenvector's derivative, and of curvatures next to zero."""
+    """Relative shift of curvatures next to zero."""
 
 
 TUNING = Tuning()

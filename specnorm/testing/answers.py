@@ -11,7 +11,7 @@ from specnorm import api, matrices
 from specnorm.errors import GeometryError, KernelError, MethodError
 from specnorm.measuring import measure
 from specnorm.methods import METHODS, Method
-from specnorm.runtime.table import program_for
+from specnorm.runtime.program import program_for
 from specnorm.testing.trial import Trial, require, short
 from specnorm.types import AnyArray
 
@@ -140,11 +140,13 @@ def check_stacks(trial: Trial) -> None:
         _belongs(trial, found, x, case)
         _close(trial.host(found), np.asarray(reference), rtol, case)
     plan = program_for(METHODS["tn"](), stack.shape[1:], str(stack.dtype), ())
-    value, stats, known = trial.backend.apply(plan, x)
+    ran = trial.backend.apply(plan, x)
+    value, stats, known = ran.value, ran.stats, ran.known
     require(known is True, f"apply() of a concrete kernel says that its values are not known: {known!r}")
     require(tuple(value.shape) == (2,), f"apply() of 2 kernels gives a value of shape {tuple(value.shape)}")
     require(all(tuple(s.shape) == (2,) for s in stats), "apply() of 2 kernels gives stats of another shape than (2,)")
-    one, figures, _ = trial.backend.apply(plan, trial.array(stack[0], stack.dtype.name))
+    alone = trial.backend.apply(plan, trial.array(stack[0], stack.dtype.name))
+    one, figures = alone.value, alone.stats
     require(tuple(one.shape) == (), f"apply() of one kernel gives a value of shape {tuple(one.shape)}, not 0-d")
     require(all(tuple(s.shape) == () for s in figures), "apply() of one kernel gives stats that are not 0-d")
     _close(trial.host(value)[0], trial.host(one), 1e-4, "apply() of one kernel instead of two")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Recipe, recipes
 from checks import assert_encloses
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +18,6 @@ from oracle import dense_norm, sigma_star
 from specnorm_audit import audit
 from specnorm_audit.report import Report
 from specnorm_audit.rows import least_upper
-from strategies import Recipe, recipes
 
 import specnorm
 from audit import files

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import specnorm_check
+from cases import Layer, layers
 from hypothesis import given, settings
 from oracle import dense_norm, sigma_star
 from specnorm_audit import audit, cli
 from specnorm_audit.certifying import verify_file
-from strategies import Layer, layers
 
 from specnorm import certificates as writing
 from specnorm.certificates import certificate_of

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Layer, layers
 from checks import assert_encloses
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,11 +17,10 @@ from specnorm_audit import audit
 from specnorm_audit.geometry import resolve
 from specnorm_audit.rows import Row
 from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
-from strategies import Layer, layers
 
 from audit import files
 from specnorm.search import layer as layer_module
-from specnorm.search.layer_bounds import LayerTuning
+from specnorm.search.layer import LayerTuning
 
 
 def _row(layer: Layer, **options: Any) -> Row:

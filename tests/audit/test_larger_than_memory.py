@@ -90,6 +90,7 @@ def test_a_file_larger_than_memory(kind: str, executor: list[str], tmp_path: Pat
 
 
 @LINUX
+@pytest.mark.nightly
 def test_a_state_dict_larger_than_memory(tmp_path: Path) -> None:
     """Its tensors are read when they are measured, and their pages need not stay."""
     torch = pytest.importorskip("torch")

@@ -132,7 +132,9 @@ def hostile() -> dict[str, Callable[[], Any]]:
     }
 
 
-@pytest.mark.parametrize("name", hostile())
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=[pytest.mark.nightly] * (x == "a thousand layers")) for x in hostile()]
+)
 def test_hostile_graphs_give_rows_or_messages(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "a thousand layers":
         by_product(monkeypatch)

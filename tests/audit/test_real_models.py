@@ -94,6 +94,7 @@ def test_rows_are_the_layers_with_their_geometry(model: str) -> None:
 
 @pytest.mark.parametrize("more", [0, 1])
 @pytest.mark.parametrize("model", MODELS)
+@pytest.mark.sampled("espnet", "mini_x")
 def test_rows_hold_torchs_own_operator(model: str, more: int) -> None:
     """At two input sizes where the layer has strides, else at one; the bound for every size is above both."""
     everywhere = _everywhere(model)

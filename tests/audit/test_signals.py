@@ -47,6 +47,7 @@ def _ended(pids: list[int], seconds: float) -> list[int]:
 
 @LINUX
 @pytest.mark.parametrize("number", [*ENDING, signal.SIGKILL])
+@pytest.mark.sampled("15", "9")
 def test_a_signal_ends_the_command_and_its_workers(tmp_path: Path, number: signal.Signals) -> None:
     """Within seconds on a loaded machine, whatever they measure; the old report is kept, and nothing is said."""
     kernel = np.random.RandomState(0).standard_normal((24, 24, 3, 3)).astype(np.float32)

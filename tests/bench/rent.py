@@ -77,7 +77,7 @@ SWITCHES: dict[str, Callable[[], Switch]] = {
     "deflation": lambda: without("few_waves", "many_waves"), "patch": lambda: without("patch"),
     "small matrix": lambda: without("small_matrix"), "own matrix": lambda: without("own_matrix"),
     "circulants": lambda: without("best_circulant"), "refined supremum": lambda: without("refined_supremum"),
-    "wave sums": lambda: tuned("layer_bounds", waves=10**9, witness=2**60),
+    "wave sums": lambda: tuned("layer", waves=10**9, witness=2**60),
     "reduction": lambda: tuned("tuning", smallest_reduced=10**9), "prefilter": lambda: tuned("tuning", prefilter=10**9),
     "float32": lambda: tuned("tuning", smallest_float32=10**9), "exact": lambda: tuned("tuning", exact=0),
     "crowded": lambda: tuned("tuning", smallest_crowded=10**9), "around": lambda: tuned("tuning", around=0.0),

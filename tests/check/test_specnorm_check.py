@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import pytest
 import specnorm_check
+from cases import Layer, layers
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import dense_norm, padding_pairs, per_axis, sigma_star
 from specnorm_check import Claim, Refused
-from strategies import Layer, layers
 
 SCRIPT = Path(specnorm_check.__file__)
 Random = np.random.RandomState

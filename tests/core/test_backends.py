@@ -226,6 +226,7 @@ def test_listing_shows_the_broken_without_hiding_the_others(install: Installer) 
 # -- which objects are arrays ------------------------------------------------------------------------------------
 
 
+@pytest.mark.libraries
 def test_mixed_libraries_are_refused(xp: Lib) -> None:
     if xp.name == "numpy":
         pytest.skip("it is the other library")
@@ -233,6 +234,7 @@ def test_mixed_libraries_are_refused(xp: Lib) -> None:
         backends.common_backend([xp.asarray(np.ones(2)), np.ones(2)])
 
 
+@pytest.mark.libraries
 def test_mixed_devices_are_refused(xp: Lib) -> None:
     names = [d for d in xp.backend.devices() if "no_" not in d]
     if len(names) < 2:

@@ -21,34 +21,28 @@ class FakeResult:
     kind: str
 
 
-@pytest.mark.parametrize("value", [2.0, 2.5, np.float32(2.0), FakeResult(2.0, "upper")])
-def test_upper_passes(value: Any) -> None:
-    assert_valid(value, "upper", TRUTH)
+NAN, INF = float("nan"), float("inf")
+VALUES: list[tuple[str, list[Any], list[Any]]] = [
+    ("upper", [2.0, 2.5, np.float32(2.0), FakeResult(2.0, "upper")],
+     [np.nextafter(2.0, 0), 0.0, -3.0, NAN, INF, FakeResult(1.9, "upper"),
+      *(FakeResult(3.0, kind) for kind in ("estimate", "lower", "exact"))]),
+    ("lower", [2.0, 0.0, FakeResult(1.0, "lower")], [2.0 + 1e-11, -1.0, NAN, -INF, FakeResult(2.1, "lower")]),
+    ("exact", [2.0, 2.0 * (1 + 9e-7), FakeResult(2.0, "exact")],
+     [2.0 * (1 + 2e-6), 2.0 * (1 - 2e-6), 0.0, NAN, FakeResult(2.0, "upper"), FakeResult(3.0, "exact")]),
+]  # fmt: skip
+"""What a number promises, numbers that keep it, and numbers that do not."""
 
 
-@pytest.mark.parametrize(
-    "value", [np.nextafter(2.0, 0), 0.0, -3.0, float("nan"), float("inf"), FakeResult(1.9, "upper")]
-)
-def test_upper_fails(value: Any) -> None:
-    with pytest.raises(AssertionError):
-        assert_valid(value, "upper", TRUTH)
+@pytest.mark.parametrize(("kind", "right", "wrong"), VALUES)
+def test_a_promise(kind: Any, right: list[Any], wrong: list[Any]) -> None:
+    def check(value: Any) -> None:
+        assert_exact(value, TRUTH, 1e-6) if kind == "exact" else assert_valid(value, kind, TRUTH)
 
-
-@pytest.mark.parametrize("value", [2.0, 0.0, FakeResult(1.0, "lower")])
-def test_lower_passes(value: Any) -> None:
-    assert_valid(value, "lower", TRUTH)
-
-
-@pytest.mark.parametrize("value", [2.0 + 1e-11, -1.0, float("nan"), float("-inf"), FakeResult(2.1, "lower")])
-def test_lower_fails(value: Any) -> None:
-    with pytest.raises(AssertionError):
-        assert_valid(value, "lower", TRUTH)
-
-
-@pytest.mark.parametrize("said", ["estimate", "lower", "exact"])
-def test_valid_fails_on_another_kind(said: str) -> None:
-    with pytest.raises(AssertionError, match="kind"):
-        assert_valid(FakeResult(3.0, said), "upper", TRUTH)
+    for value in right:
+        check(value)
+    for value in wrong:
+        with pytest.raises(AssertionError):
+            check(value)
 
 
 @pytest.mark.parametrize("kind", ["estimate", "exact", "uper"])
@@ -67,19 +61,6 @@ def test_tight() -> None:
     for factor in (0.9, 1.1):
         with pytest.raises(AssertionError):
             assert_tight(float("nan"), TRUTH, factor)
-
-
-@pytest.mark.parametrize("value", [2.0, 2.0 * (1 + 9e-7), FakeResult(2.0, "exact")])
-def test_exact_passes(value: Any) -> None:
-    assert_exact(value, TRUTH, 1e-6)
-
-
-@pytest.mark.parametrize(
-    "value", [2.0 * (1 + 2e-6), 2.0 * (1 - 2e-6), 0.0, float("nan"), FakeResult(2.0, "upper"), FakeResult(3.0, "exact")]
-)
-def test_exact_fails(value: Any) -> None:
-    with pytest.raises(AssertionError):
-        assert_exact(value, TRUTH, 1e-6)
 
 
 def test_zero_has_no_room() -> None:

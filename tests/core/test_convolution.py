@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import FEW_LAYERS, Layer, Recipe, layers
 from libraries import Lib
 from numpy.typing import NDArray
 from oracle import dense_matrix
 from promises import for_all
-from strategies import FEW_LAYERS, Layer, Recipe, layers
 
 from specnorm import GeometryError
 from specnorm.problem.layer_map import Convolution

@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Recipe
 from real_weights import real_kernel
 from specnorm_numpy.namespace import NAMESPACE
-from strategies import Recipe
 
 import specnorm
 from specnorm import backends
 from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
 from specnorm.runtime import execution
-from specnorm.runtime.table import program_for
+from specnorm.runtime.program import program_for
 
 CIRCULAR: dict[str, Any] = {"padding_mode": "circular"}
 CALLS = 5350

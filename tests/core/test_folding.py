@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Recipe
 from libraries import Lib
 from numpy.typing import NDArray
 from oracle import dense_matrix, finite_difference_gradient
-from strategies import Recipe
 
 import specnorm
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Layer, Recipe, recipes
 from checks import assert_exact
 from hypothesis import given
 from numpy.typing import NDArray
@@ -17,7 +18,6 @@ from oracle import (
     sigma_star,
     tensor_norm_best,
 )
-from strategies import Layer, Recipe, recipes
 from torch_layers import torch_matrix
 
 ROTATION = np.zeros((2, 2, 2))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import functions
 from libraries import Lib, Unusable, opened
 
 import specnorm
@@ -15,21 +16,9 @@ from specnorm import Enclose
 
 Function = Callable[[Any], Any]
 
-FUNCTIONS: dict[str, Function] = {
-    "tn_bound": lambda k: specnorm.tn_bound(k, certified=False),
+FUNCTIONS = functions() | {
     "tn_bound, proven": specnorm.tn_bound,
     "enclose": lambda k: specnorm.measure(k, Enclose()).value,
-    "f4_bound": specnorm.f4_bound,
-    "gram_bound": lambda k: specnorm.gram_bound(k, 7),
-    "grid_bound": specnorm.grid_bound,
-    "conv_norm": lambda k: specnorm.conv_norm(k, 7),
-    "singular_values": lambda k: specnorm.singular_values(k, 5, k=3),
-    "gram_bound, every size": specnorm.gram_bound,
-    "power_norm": lambda k: specnorm.power_norm(k, 7, padding_mode="zeros"),
-    "reshaped_norm": specnorm.reshaped_norm,
-    "matrix_norm": specnorm.matrix_norm,
-    "power_iteration": specnorm.power_iteration,
-    "gram_iteration": specnorm.gram_iteration,
 }
 
 every = pytest.mark.parametrize("name", FUNCTIONS)
@@ -134,6 +123,7 @@ def jax() -> Iterator[Any]:
 @pytest.mark.parametrize(
     ("name", "precision"), [("tn_bound", "bfloat16"), ("conv_norm", "bfloat16"), ("gram_iteration", "tensorfloat32")]
 )
+@pytest.mark.sampled("conv_norm")
 def test_jax_matmul_precision(jax: Any, name: str, precision: str) -> None:
     """The value is bit for bit the same, and the compiled products ask for the highest precision."""
     x = jax.numpy.asarray(kernel())
@@ -157,6 +147,7 @@ def jax_globals(jax: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["tn_bound", "f4_bound", "conv_norm"])
+@pytest.mark.sampled("tn_bound")
 def test_jax_globals_are_left_alone(jax: Any, name: str) -> None:
     before, enabled = jax_globals(jax), jax.numpy.asarray(np.ones(1)).dtype
     x = jax.numpy.asarray(kernel())

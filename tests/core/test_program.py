@@ -10,8 +10,7 @@ import pytest
 
 import specnorm
 from specnorm.runtime import table as programs
-from specnorm.runtime.program import Program
-from specnorm.runtime.table import program_for
+from specnorm.runtime.program import Program, program_for
 
 SHAPE = (4, 3, 3, 3)
 

@@ -40,6 +40,7 @@ def test_layers_as_they_are_used(model: str) -> None:
         assert float(found.upper) <= 1.0011 * truth.hi, name
 
 
+@pytest.mark.nightly
 def test_random_starts_fall_below_the_norm() -> None:
     """The trap this library exists for, on the layers that show it: one random start, and the "bound" is none."""
     below, worst, layers = 0, 1.0, dense("resnet20") + dense("espnet")

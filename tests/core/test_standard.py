@@ -91,7 +91,7 @@ def coarse(a: Any, b: Any) -> Any:
     [
         (Fake((None, 3)), r"Fake is lazy: its shape \(None, 3\) is not known"),
         (Fake((2, 3), linalg=None, complex64=None), "Fake has no complex64, no linalg in its namespace"),
-        (Fake((1,), read=True), r"Fake gives no values \(RuntimeError: still a graph\): it is lazy. Compute it first"),
+        (Fake((1,), read=True), r"Fake gives no values \(RuntimeError: still a graph\)\. Compute it first"),
         (Fake((1,), matmul=coarse), "Fake: its products are less precise than its dtype"),
     ],
 )  # fmt: skip
@@ -109,6 +109,26 @@ def test_a_function_that_is_missing_is_named(default: Lib) -> None:
         xp.einsum  # noqa: B018
     with pytest.raises(specnorm.NoBackend, match=r"array_api_strict\.linalg lacks lstsq"):
         xp.linalg.lstsq  # noqa: B018
+
+
+def test_what_the_library_does_otherwise_is_told_of_it(default: Lib, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flat(*_: Any) -> Any:
+        raise ValueError("reshape only works when src.shape is 1-dimensional")
+
+    monkeypatch.setattr("array_api_strict.reshape", flat)
+    words = (
+        r"array_api_strict does not follow the array API standard in what this method needs \(ValueError: reshape only"
+    )
+    with pytest.raises(specnorm.NoBackend, match=words):
+        specnorm.conv_norm(default.asarray(KERNEL), 8)
+
+
+def test_arrays_with_numpys_operators_are_their_own_librarys() -> None:
+    """As those of sparse: NumPy's mixin makes them no array of NumPy's."""
+    names = {"__module__": "somelib", "__array_namespace__": lambda _: SimpleNamespace(), "shape": (2, 3)}
+    kind = type("COO", (np.lib.mixins.NDArrayOperatorsMixin,), names)
+    with pytest.raises(specnorm.NoBackend, match=r"somelib\.COO has no float64, .*linalg in its namespace"):
+        specnorm.enclose(kind())
 
 
 def test_what_says_that_it_is_lazy_is_told_to_compute() -> None:

@@ -49,6 +49,7 @@ def growing(seed: int) -> list[tuple[Any, float]]:
 
 
 @pytest.mark.parametrize("layer", ["3.body.3", "8.body.0", "11.body.3"])
+@pytest.mark.sampled("8.body", "3.body.3]")
 def test_the_first_steps_of_a_real_run_are_caught_up_with(layer: str) -> None:
     """16, 32 and 64 channels of a ResNet-20, SGD at rate 0.1: noise in which a maximum overtakes the others.
 

@@ -52,6 +52,7 @@ def test_first_step_is_the_methods_value(name: str, shape: tuple[int, ...], laye
 
 
 @every
+@pytest.mark.libraries
 def test_every_library_takes_the_same_steps(name: str, xp: Lib) -> None:
     method, geometry = METHODS[name]
     shape = (4, 3, 3, 2)

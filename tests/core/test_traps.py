@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Recipe
 from checks import assert_exact, assert_valid
 from numpy.typing import NDArray
 from oracle import (
@@ -17,7 +18,6 @@ from oracle import (
     tensor_norm_best,
 )
 from real_weights import real_kernel
-from strategies import Recipe
 
 import specnorm
 from specnorm import SpecnormError, TensorNorm

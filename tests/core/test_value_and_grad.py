@@ -85,6 +85,7 @@ def test_value_and_kind_of_arrays(xp: Lib, name: str) -> None:
 
 @every
 @pytest.mark.widths
+@pytest.mark.libraries
 def test_agrees_with_numpy(xp: Lib, name: str) -> None:
     method: Method = METHODS[name]()
     for shape in shapes(xp):

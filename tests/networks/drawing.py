@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Dice = random.Random
 Arguments = dict[str, Any]
 
 
@@ -21,18 +20,24 @@ class Slot:
     shape: tuple[int, ...]
 
 
-def sizes(d: Dice, low: int = 1, high: int = 3, most: int = 4) -> tuple[int, ...]:
-    """A shape of at most 16 entries."""
-    while True:
-        shape = tuple(d.randint(1, most) for _ in range(d.randint(low, high)))
-        if math.prod(shape) <= 16:
-            return shape
+class Dice(random.Random):
+    """Dice that make shapes, too."""
 
+    def sizes(self, low: int = 1, high: int = 3, most: int = 4) -> tuple[int, ...]:
+        """A shape of at most 16 entries."""
+        while True:
+            shape = tuple(self.randint(1, most) for _ in range(self.randint(low, high)))
+            if math.prod(shape) <= 16:
+                return shape
 
-def part(d: Dice, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape that is broadcast to another one: with leading axes left out, and with ones."""
-    kept = shape[d.choice([0, 0, d.randint(0, len(shape))]) :]
-    return tuple(1 if d.random() < 0.35 else n for n in kept)
+    def image(self, ndim: int, low: int = 2, high: int = 8, channels: int = 1) -> tuple[int, ...]:
+        """One sample with this many axes in space."""
+        return (1, channels, *(self.randint(low, max(low, high // 2 ** (ndim - 1))) for _ in range(ndim)))
+
+    def part(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """A shape that is broadcast to another one: with leading axes left out, and with ones."""
+        kept = shape[self.choice([0, 0, self.randint(0, len(shape))]) :]
+        return tuple(1 if self.random() < 0.35 else n for n in kept)
 
 
 def numbers(d: Dice, shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -14,7 +14,6 @@ from specnorm_networks.certified.operators import (
     AveragePool,
     Concat,
     Convolution,
-    Flatten,
     Input,
     LeakyReLU,
     Matrix,
@@ -24,6 +23,7 @@ from specnorm_networks.certified.operators import (
     ReLU,
     Scale,
     Slice,
+    TwoAxes,
     Windows,
 )
 
@@ -168,7 +168,7 @@ def mixed(rng: np.random.Generator, channels: int = 3) -> Graph:
         Node("w", Maximum(), ("u", "v"), (1, 1, 2, 2)),
         Node("c", Concat(1), ("w", "m"), (1, 1 + c, 2, 2)),
         Node("g", Mean((2, 3)), ("c",), (1, 1 + c)),
-        Node("f", Flatten(1, 3), ("t",), (1, 4 * c)),
+        Node("f", TwoAxes(1), ("t",), (1, 4 * c)),
         Node("j", Concat(1), ("g", "f"), (1, 1 + 5 * c)),
         layer("o", drawn(4, 1 + 5 * c), "j", (1, 4), drawn(4)),
     )

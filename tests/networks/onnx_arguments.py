@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from networks.drawing import Arguments, Dice, Slot, axis, numbers, part, pieces, sizes, some_axes
+from networks.drawing import Arguments, Dice, Slot, axis, numbers, pieces, some_axes
 from networks.onnx_schemas import attributes, places
 from networks.onnx_states import STATES
 from onnx import numpy_helper
@@ -22,29 +22,29 @@ def first(operator: str) -> str:
 
 # -- families ------------------------------------------------------------------------------------------------------
 def alone(operator: str, **choices: tuple[Any, ...]) -> Callable[[Dice], Arguments]:
-    return lambda d: {first(operator): Slot(sizes(d))} | {name: d.choice(some) for name, some in choices.items()}
+    return lambda d: {first(operator): Slot(d.sizes())} | {name: d.choice(some) for name, some in choices.items()}
 
 
 def joined(operator: str) -> Callable[[Dice], Arguments]:
     def draw(d: Dice) -> Arguments:
-        shape = sizes(d)
-        found: Arguments = {name: Slot(part(d, shape)) for name in places(operator)}
+        shape = d.sizes()
+        found: Arguments = {name: Slot(d.part(shape)) for name in places(operator)}
         if operator == "Div" and d.random() < 0.5:
             found["B"] = numbers(d, found["B"].shape) + 5
         if operator == "Where":
-            found["condition"] = numbers(d, part(d, shape)) > 0
+            found["condition"] = numbers(d, d.part(shape)) > 0
         return found
 
     return draw
 
 
 def several(d: Dice) -> Arguments:
-    shape = sizes(d)
-    return {"data_0": [Slot(part(d, shape)) for _ in range(d.randint(1, 3))]}
+    shape = d.sizes()
+    return {"data_0": [Slot(d.part(shape)) for _ in range(d.randint(1, 3))]}
 
 
 def reduced(d: Dice) -> Arguments:
-    shape = sizes(d)
+    shape = d.sizes()
     found: Arguments = {"data": Slot(shape), "axes": d.choice([some_axes(d, shape), None])}
     return found | {"keepdims": d.choice([None, 0, 1]), "noop_with_empty_axes": d.choice([None, 0, 1])}
 
@@ -60,14 +60,10 @@ def geometry(d: Dice, kernel: list[int], *, same: bool = True) -> Arguments:
     return found | {"dilations": dilations, "auto_pad": how, "pads": pads}
 
 
-def image(d: Dice, ndim: int, low: int = 2) -> tuple[int, ...]:
-    return (1, 1, *(d.randint(low, 8 if ndim == 1 else 4 if ndim == 2 else 2) for _ in range(ndim)))
-
-
 def pooled(d: Dice) -> Arguments:
     ndim = d.choice([1, 1, 2])
     kernel = [d.randint(1, 3) for _ in range(ndim)]
-    found: Arguments = {"X": Slot(image(d, ndim, 3)), "kernel_shape": kernel, "ceil_mode": d.choice([None, 0, 1])}
+    found: Arguments = {"X": Slot(d.image(ndim, 3)), "kernel_shape": kernel, "ceil_mode": d.choice([None, 0, 1])}
     return (
         found
         | geometry(d, kernel)
@@ -76,16 +72,13 @@ def pooled(d: Dice) -> Arguments:
 
 
 def convolution(d: Dice, *, transposed: bool = False) -> Arguments:
-    ndim, groups, wide, deep = d.choice([1, 1, 2]), d.choice([None, 1, 2]), d.randint(1, 2), d.randint(1, 2)
+    ndim, deep = d.choice([1, 1, 2]), d.randint(1, 2)
+    shape = d.image(ndim, 1, 3, d.randint(1, 4)) if transposed else d.image(ndim, 3, 5, d.randint(1, 4))
+    groups = d.choice([None, *(g for g in (1, 2) if shape[1] % g == 0)])
     kernel, g = [d.randint(1, 3) for _ in range(ndim)], groups or 1
-    shape = (
-        1,
-        g * wide,
-        *(d.randint(1 if transposed else 3, 3 if transposed else 5 if ndim == 1 else 3) for _ in kernel),
-    )
-    found: Arguments = {"X": Slot(shape), "group": groups, "kernel_shape": d.choice([None, kernel])} | geometry(
-        d, kernel
-    )
+    wide = shape[1] // g
+    found: Arguments = {"X": Slot(shape), "group": groups, "kernel_shape": d.choice([None, kernel])}
+    found |= geometry(d, kernel)
     weight = (g * wide, deep, *kernel) if transposed else (g * deep, wide, *kernel)
     if transposed:
         strides = found["strides"] or [1] * ndim
@@ -101,20 +94,22 @@ def convolution(d: Dice, *, transposed: bool = False) -> Arguments:
 
 
 def matrices(d: Dice) -> Arguments:
-    n, k, m = (d.randint(1, 3) for _ in range(3))
-    return {"A": Slot(d.choice([(n, k), (2, n, k)])), "B": Slot(d.choice([(k, m), (k, m), (2, k, m)]))}
+    shape, m = d.sizes(), d.randint(1, 3)
+    right = (shape[-1], m)
+    return {"A": Slot(shape), "B": Slot(d.choice([right, right, (*shape[:-2], *right)]))}
 
 
 def gemm(d: Dice) -> Arguments:
-    n, k, m = (d.randint(1, 3) for _ in range(3))
+    shape, m = d.sizes(2, 2), d.randint(1, 3)
     left, right = d.choice([None, 0, 1]), d.choice([None, 0, 1])
-    found: Arguments = {"A": Slot((k, n) if left else (n, k)), "B": Slot((m, k) if right else (k, m))}
-    found |= {"C": d.choice([None, numbers(d, (m,)), numbers(d, (n, 1))]), "transA": left, "transB": right}
+    n, k = shape[::-1] if left else shape
+    found: Arguments = {"A": Slot(shape), "B": Slot((m, k) if right else (k, m)), "transA": left, "transB": right}
+    found |= {"C": d.choice([None, numbers(d, (m,)), numbers(d, (n, 1))])}
     return found | {"alpha": d.choice([None, 1.0, 10.0, -0.5]), "beta": d.choice([None, 1.0, 0.0, 3.0])}
 
 
 def batch_norm(d: Dice) -> Arguments:
-    shape = (d.choice([1, 2]), d.randint(1, 3), 2)
+    shape = d.sizes(2)
     found: Arguments = {name: numbers(d, shape[1:2]) for name in places("BatchNormalization")[1:]}
     found |= {"X": Slot(shape), "input_var": abs(found["input_var"]), "spatial": d.choice([None, 0, 1])}
     return found | {
@@ -124,7 +119,7 @@ def batch_norm(d: Dice) -> Arguments:
 
 
 def resized(d: Dice) -> Arguments:
-    shape = image(d, d.choice([1, 2]), 1)
+    shape = d.image(d.choice([1, 2]), 1)
     factors = [1.0, 1.0, *(d.choice([0.5, 1.0, 1.5, 2.0, 3.0]) for _ in shape[2:])]
     factors = [f if int(n * f) else 1.0 for f, n in zip(factors, shape, strict=True)]
     by_size, axes = d.random() < 0.4, d.choice([None, list(range(2, len(shape)))])
@@ -159,13 +154,13 @@ def resized(d: Dice) -> Arguments:
 
 
 def upsampled(d: Dice) -> Arguments:
-    shape = image(d, d.choice([1, 2]), 1)
+    shape = d.image(d.choice([1, 2]), 1)
     factors = [1.0, 1.0, *(d.choice([1.0, 1.5, 2.0, 3.0]) for _ in shape[2:])]
     return {"X": Slot(shape), "scales": factors, "mode": d.choice([None, "nearest", "linear"])}
 
 
 def padded(d: Dice) -> Arguments:
-    shape = (1, *sizes(d, 1, 2)) if d.random() < 0.5 else image(d, 1, 1)
+    shape = (1, *d.sizes(1, 2)) if d.random() < 0.5 else d.image(1, 1)
     mode = d.choice([None, "constant", "reflect", "edge", "wrap"])
     axes = d.choice([None, some_axes(d, shape)])
     amounts = [d.randint(-1 if mode in (None, "constant") else 0, 4) for _ in (axes or shape) * 2]
@@ -177,36 +172,42 @@ def padded(d: Dice) -> Arguments:
 
 def clipped(d: Dice) -> Arguments:
     low, high = d.choice([None, *SMALL]), d.choice([None, *SMALL])
-    return {"input": Slot(sizes(d)), "min": low, "max": high}
+    return {"input": Slot(d.sizes()), "min": low, "max": high}
 
 
 def prelu(d: Dice) -> Arguments:
-    shape = sizes(d)
-    return {"X": Slot(shape), "slope": numbers(d, part(d, shape))}
+    shape = d.sizes()
+    return {"X": Slot(shape), "slope": numbers(d, d.part(shape))}
 
 
 def reshaped(d: Dice) -> Arguments:
-    shape = sizes(d)
+    shape = d.sizes()
     wanted = d.choice([[-1], [math.prod(shape)], [0, -1], [1, *shape[::-1]], [0] * len(shape)])
     return {"data": Slot(shape), "shape": wanted, "allowzero": d.choice([None, 0, 1])}
 
 
+def flattened(d: Dice) -> Arguments:
+    shape = d.sizes()
+    return {"input": Slot(shape), "axis": d.choice([None, d.randint(-len(shape), len(shape))])}
+
+
 def transposed(d: Dice) -> Arguments:
-    shape = sizes(d)
+    shape = d.sizes()
     return {"data": Slot(shape), "perm": d.choice([None, d.sample(range(len(shape)), len(shape))])}
 
 
 def squeezed(d: Dice) -> Arguments:
-    shape = (1, *sizes(d, 1, 2), 1)
-    return {"data": Slot(shape), "axes": d.choice([None, [0], [-1], [0, len(shape) - 1]])}
+    shape = d.choice([d.sizes(2), (1, *d.sizes(1, 2), 1)])
+    ones = [at for at, n in enumerate(shape) if n == 1]
+    return {"data": Slot(shape), "axes": d.choice([ones[:1], ones, [at - len(shape) for at in ones]]) or None}
 
 
 def unsqueezed(d: Dice) -> Arguments:
-    return {"data": Slot(sizes(d, 1, 2)), "axes": d.choice([[0], [-1], [1, 0], [0, -1]])}
+    return {"data": Slot(d.sizes(1, 2)), "axes": d.choice([[0], [-1], [1, 0], [0, -1]])}
 
 
 def sliced(d: Dice) -> Arguments:
-    shape = sizes(d)
+    shape = d.sizes()
     axes = d.choice([None, some_axes(d, shape)])
     many = len(axes) if axes is not None else d.randint(1, len(shape))
     found: Arguments = {"data": Slot(shape), "starts": [d.choice([0, 1, -1, -9]) for _ in range(many)]}
@@ -215,7 +216,7 @@ def sliced(d: Dice) -> Arguments:
 
 
 def split(d: Dice) -> Arguments:
-    shape = sizes(d)
+    shape = d.sizes()
     at = axis(d, shape)
     sized = pieces(d, shape[at])
     count = d.randint(1, 3)
@@ -226,7 +227,7 @@ def split(d: Dice) -> Arguments:
 
 
 def joined_along(d: Dice) -> Arguments:
-    shape = list(sizes(d, 1, 3, 3))
+    shape = list(d.sizes(1, 3, 3))
     at = axis(d, tuple(shape))
     values = []
     for _ in range(d.randint(1, 3)):
@@ -236,7 +237,7 @@ def joined_along(d: Dice) -> Arguments:
 
 
 def gathered(d: Dice) -> Arguments:
-    shape = sizes(d)
+    shape = d.sizes()
     at = d.choice([None, axis(d, shape)])
     n = shape[at or 0]
     many = d.choice([(), (3,), (2, 2)])
@@ -246,7 +247,7 @@ def gathered(d: Dice) -> Arguments:
 
 def placed(d: Dice, *, put: bool = False) -> Arguments:
     """Entries along an axis, taken or put; some twice."""
-    shape = sizes(d)
+    shape = d.sizes()
     at = d.randrange(len(shape))
     n = shape[at]
     many = tuple(d.randint(1, n if put or j != at else n + 1) for j, n in enumerate(shape))
@@ -261,7 +262,7 @@ def placed(d: Dice, *, put: bool = False) -> Arguments:
 
 def placed_by_tuples(d: Dice, *, put: bool = False) -> Arguments:
     """Slices at tuples of positions."""
-    shape = sizes(d)
+    shape = d.sizes()
     batch = 0 if put or len(shape) < 2 else d.choice([0, 0, 1])
     depth, many = d.randint(1, len(shape) - batch), d.randint(1, 2)
     lead = (*shape[:batch], many)
@@ -274,12 +275,12 @@ def placed_by_tuples(d: Dice, *, put: bool = False) -> Arguments:
 
 
 def triangle(d: Dice) -> Arguments:
-    shape = (d.randint(1, 3), d.randint(1, 3), *sizes(d, 0, 1))
+    shape = d.sizes(2)
     return {"input": Slot(shape), "k": d.choice([None, -1, 0, 1]), "upper": d.choice([None, 0, 1])}
 
 
 def ordered(d: Dice) -> Arguments:
-    shape = sizes(d)
+    shape = d.sizes()
     at = axis(d, shape)
     return {
         "X": Slot(shape), "K": [d.randint(1, shape[at])], "axis": at, "largest": d.choice([None, 0, 1]),
@@ -295,17 +296,17 @@ def contracted(d: Dice) -> Arguments:
 
 
 def softened(d: Dice) -> Arguments:
-    shape = sizes(d)
+    shape = d.sizes()
     return {"input": Slot(shape), "axis": d.choice([None, axis(d, shape)])}
 
 
 def expanded(d: Dice) -> Arguments:
-    shape = sizes(d)
-    return {"input": Slot(part(d, shape)), "shape": list(part(d, shape)) if d.random() < 0.3 else list(shape)}
+    shape = d.sizes()
+    return {"input": Slot(d.part(shape)), "shape": list(d.part(shape)) if d.random() < 0.3 else list(shape)}
 
 
 def tiled(d: Dice) -> Arguments:
-    shape = sizes(d)
+    shape = d.sizes()
     return {"input": Slot(shape), "repeats": [d.randint(1, 2) for _ in shape]}
 
 
@@ -333,7 +334,7 @@ def dequantized(d: Dice) -> Arguments:
 def constant(d: Dice) -> Arguments:
     name = d.choice(["value", "value_float", "value_floats", "value_int", "value_ints"])
     values: Arguments = {
-        "value": numpy_helper.from_array(numbers(d, sizes(d))),
+        "value": numpy_helper.from_array(numbers(d, d.sizes())),
         "value_float": d.choice(SMALL),
         "value_floats": [d.choice(SMALL) for _ in range(3)],
         "value_int": d.randint(-3, 3),
@@ -344,24 +345,24 @@ def constant(d: Dice) -> Arguments:
 
 def filled(d: Dice) -> Arguments:
     value = numpy_helper.from_array(np.asarray([d.choice(SMALL)]))
-    return {"input": np.asarray(sizes(d), np.int64), "value": d.choice([None, value])}
+    return {"input": np.asarray(d.sizes(), np.int64), "value": d.choice([None, value])}
 
 
 def compared(operator: str, *, truths: bool = False) -> Callable[[Dice], Arguments]:
     """Of constants, half of them equal, or true."""
 
     def draw(d: Dice) -> Arguments:
-        shape = sizes(d)
-        both = [np.asarray(numbers(d, part(d, shape))).round() for _ in range(2)]
+        shape = d.sizes()
+        both = [np.asarray(numbers(d, d.part(shape))).round() for _ in range(2)]
         return {name: x > 0 if truths else x for name, x in zip(places(operator), both, strict=False)}
 
     return draw
 
 
 def remainder(d: Dice) -> Arguments:
-    shape, by_dividend = sizes(d), d.choice([None, 0, 1])
+    shape, by_dividend = d.sizes(), d.choice([None, 0, 1])
     kind = d.choice([np.int64, np.int32, np.float64] if by_dividend else [np.int64, np.int32])
-    a, b = (10 * numbers(d, part(d, shape)) for _ in range(2))
+    a, b = (10 * numbers(d, d.part(shape)) for _ in range(2))
     return {"A": a.astype(kind), "B": np.where(abs(b) < 1, 3, b).astype(kind), "fmod": by_dividend}
 
 
@@ -391,10 +392,9 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
     "BatchNormalization": batch_norm,
     "MaxPool": pooled,
     "AveragePool": pooled,
-    "LpPool": lambda d: pooled(d) | {"p": d.choice([None, 2, 2, 1, 3])},
-    "GlobalAveragePool": lambda d: {"X": Slot(image(d, d.choice([1, 2])))},
-    "GlobalLpPool": lambda d: {"X": Slot(image(d, d.choice([1, 2]))), "p": d.choice([None, 2, 2, 1, 3])},
-    "GlobalMaxPool": lambda d: {"X": Slot(image(d, d.choice([1, 2])))},
+    "GlobalAveragePool": lambda d: {"X": Slot(d.image(d.choice([1, 2])))},
+    "GlobalLpPool": lambda d: {"X": Slot(d.image(d.choice([1, 2]))), "p": d.choice([None, 2, 2, 1, 3])},
+    "GlobalMaxPool": lambda d: {"X": Slot(d.image(d.choice([1, 2])))},
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"), reduced),
     "Resize": resized,
     "Upsample": upsampled,
@@ -414,7 +414,7 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
     "LogSoftmax": softened,
     "Reshape": reshaped,
     "Transpose": transposed,
-    "Flatten": lambda d: (lambda s: {"input": Slot(s), "axis": d.choice([None, d.randint(-len(s), len(s))])})(sizes(d)),
+    "Flatten": flattened,
     "Squeeze": squeezed,
     "Unsqueeze": unsqueezed,
     "Dropout": alone("Dropout", **DROPOUT),
@@ -440,11 +440,11 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
     "Equal": compared("Equal"),
     **{name: joined(name) for name in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")},
     **{name: compared(name, truths=True) for name in ("And", "Or", "Xor", "Not")},
-    **dict.fromkeys(("Floor", "Ceil"), lambda d: {"X": numbers(d, sizes(d))}),
-    "Pow": lambda d: {"X": Slot(sizes(d)), "Y": np.asarray(d.choice([1.0, 2.0, 3.0, 0.5, -0.5, -1.0, 0.3]))},
+    **dict.fromkeys(("Floor", "Ceil"), lambda d: {"X": numbers(d, d.sizes())}),
+    "Pow": lambda d: {"X": Slot(d.sizes()), "Y": np.asarray(d.choice([1.0, 2.0, 3.0, 0.5, -0.5, -1.0, 0.3]))},
     "Mod": remainder,
     **STATES,
     "Range": ranged,
     "ReduceProd": multiplied,
-    "Shape": lambda d: {"data": Slot(sizes(d)), "start": d.choice([None, 0, 1, -1]), "end": d.choice([None, 2, -1])},
+    "Shape": lambda d: {"data": Slot(d.sizes()), "start": d.choice([None, 0, 1, -1]), "end": d.choice([None, 2, -1])},
 }  # fmt: skip

@@ -73,18 +73,23 @@ def opset_of(operator: str, d: Dice) -> int:
     return d.choice([at, NEWEST]) if at == known[-1] and operator != "Upsample" else at
 
 
-def draw(operator: str, d: Dice) -> Drawn | None:
-    """A node; None if onnx's reference refuses it."""
-    opset, arguments = opset_of(operator, d), DRAWS[operator](d)
+def given(operator: str, opset: int, arguments: Arguments) -> tuple[list[Any], dict[str, Any]]:
+    """Inputs and attributes of a node; an older operator set has other names for them, or leaves some out."""
     schema = onnx.defs.get_schema(operator, opset)
-    constant = operator in CONSTANT or (operator in FOLDED and d.random() < 0.2)
     attributes = {n: v for n, v in arguments.items() if n in schema.attributes and v is not None}
     values: list[Any] = []
     for newest, each in zip(places(operator), schema.inputs, strict=False):
-        # An older operator set has other names for them, or leaves some out.
         name = each.name if each.name in arguments else newest
         value = arguments.get(name) if name not in attributes else None
         values += value if isinstance(value, list) and value and isinstance(value[0], Slot) else [value]
+    return values, attributes
+
+
+def draw(operator: str, d: Dice) -> Drawn | None:
+    """A node; None if onnx's reference refuses it."""
+    opset, arguments = opset_of(operator, d), DRAWS[operator](d)
+    constant = operator in CONSTANT or (operator in FOLDED and d.random() < 0.2)
+    values, attributes = given(operator, opset, arguments)
     slots = [at for at, value in enumerate(values) if isinstance(value, Slot)]
     moving = [] if constant else sorted({at for at in slots if d.random() < 0.6} or {d.choice(slots)})
     names, arrays, shapes = [], {}, {}
@@ -116,10 +121,10 @@ def _drawn(
     operator: str, opset: int, arguments: Arguments, nodes: list[Any], result: str,
     shapes: dict[str, tuple[int, ...]], arrays: dict[str, Any],
 ) -> Drawn | None:  # fmt: skip
-    given = [helper.make_tensor_value_info(name, TensorProto.DOUBLE, shape) for name, shape in shapes.items()]
+    moving = [helper.make_tensor_value_info(name, TensorProto.DOUBLE, shape) for name, shape in shapes.items()]
     out = helper.make_tensor_value_info(result, TensorProto.DOUBLE, None)
     constants = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
-    graph = helper.make_graph(nodes, "g", given, [out], constants)
+    graph = helper.make_graph(nodes, "g", moving, [out], constants)
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
     ends = np.cumsum([math.prod(shape) for shape in shapes.values()]).tolist()
     known = helper.make_model(graph, opset_imports=[helper.make_opsetid("", max(opset, EVALUATED.get(operator, 1)))])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from networks.drawing import Arguments, Dice, Slot, axis, numbers, sizes
+from networks.drawing import Arguments, Dice, Slot, axis, numbers
 
 EPSILON = (None, 1e-5, 0.1, 2.0)
 
 
 def over_the_last(d: Dice) -> Arguments:
     """Of layer and RMS norm: an axis and all behind it."""
-    shape = sizes(d)
+    shape = d.sizes()
     at = d.choice([None, axis(d, shape)])
     rest = shape[-1:] if at is None else shape[at % len(shape) :]
     scale, bias = numbers(d, rest), d.choice([None, numbers(d, rest)])
@@ -36,7 +36,7 @@ def over_groups(d: Dice) -> Arguments:
 
 def lengths(d: Dice) -> Arguments:
     """Of LpNormalization."""
-    shape = sizes(d)
+    shape = d.sizes()
     return {"input": Slot(shape), "axis": d.choice([None, axis(d, shape)]), "p": d.choice([None, 2, 2, 1])}
 
 

@@ -11,10 +11,9 @@ from assumptions import assumed
 from specnorm_networks import Graph, Layer, Multipliers, Node, Product, bound, within
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.patterns import prepared, unsorted
-from specnorm_networks.certified.ranges import Ranges, ranges
+from specnorm_networks.certified.ranges import Ranges, localised, ranges
 from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.scope import digest_of
-from specnorm_networks.certified.zonotopes import localised
 
 from specnorm.certified.bound import HypothesisError, Upper, least
 

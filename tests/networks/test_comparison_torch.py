@@ -94,6 +94,7 @@ def test_no_honest_network_is_refused(number: int) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.sampled("resnet20")
 def test_networks_of_the_pages_are_compared_as_users_load_them(name: str) -> None:
     """In float32; ResNet-20 was refused: 1.49 times what rounding was thought to make."""
     build, shape = NETWORKS[name]
@@ -103,6 +104,10 @@ def test_networks_of_the_pages_are_compared_as_users_load_them(name: str) -> Non
 
 
 # -- constants ---------------------------------------------------------------------------------------------------------
+def test_what_could_not_be_compared_is_said_so() -> None:
+    assert "0 values agree, 1 could not be compared." in str(Checked(inputs=3, missed=("y",)))
+
+
 def test_thresholds_are_those_of_the_model() -> None:
     """1e-50 is 0 in single precision, and was read through it: 3 was claimed of a function that jumps by 2e-50."""
     small, example = Function(lambda x: torch.where(x > 1e-50, x, 3 * x)), torch.zeros(1, 4, dtype=torch.float64)
@@ -136,6 +141,7 @@ PLANTED: dict[str, tuple[Any, Any, type[Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.sampled("1e-08 in b", "0.001", "1e-12", "limits lost", "barely", "gelu in b")
 def test_mistranslations_of_constants_are_seen(name: str) -> None:
     f, dtype, kind, fields = PLANTED[name]
     graph = network_graph(Function(f), torch.zeros(1, 8, dtype=dtype))
@@ -172,7 +178,7 @@ class Cancelled(nn.Module):
 def test_no_label_is_safe_that_rounding_in_batch_normalisation_changes() -> None:
     """Of these networks every seventh has another label in float32 than in real arithmetic."""
     rng, changed = np.random.default_rng(0), 0
-    for _ in range(400 if NIGHTLY else 50):
+    for _ in range(400 if NIGHTLY else 25):
         mean, variance = (
             float(np.float32(x)) for x in (10 ** rng.uniform(1, 7) * rng.choice([-1, 1]), 10 ** rng.uniform(-2, 1))
         )
@@ -183,4 +189,4 @@ def test_no_label_is_safe_that_rounding_in_batch_normalisation_changes() -> None
                 changed += 1
                 label = torch.tensor([0 if real > 0 else 1])
                 assert certified_accuracy(net, x, label, [0.0], execution="float32").status[0, 0] != "safe"
-    assert changed >= 5
+    assert changed >= 2

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
-from networks.drawing import Slot  # noqa: E402
+from networks.drawing import Dice, Slot  # noqa: E402
 from networks.onnx_arguments import DRAWS  # noqa: E402
 from networks.onnx_calls import Drawn, draw, opset_of  # noqa: E402
 from networks.onnx_schemas import HISTORY, attributes, places, versions  # noqa: E402
@@ -55,7 +54,7 @@ def claim(drawn: Drawn, rng: np.random.Generator) -> tuple[float, float] | None:
 
 
 def test_no_operator_stretches_more_than_its_bound() -> None:
-    dice, rng, began = random.Random(14), np.random.default_rng(14), time.monotonic()
+    dice, rng, began = Dice(14), np.random.default_rng(14), time.monotonic()
     closest: dict[str, float] = {}
     checked = refused = compared = 0
     names = itertools.cycle(DRAWS)
@@ -88,7 +87,7 @@ def test_no_operator_stretches_more_than_its_bound() -> None:
 
 def test_every_input_attribute_and_version_is_varied() -> None:
     assert set(DRAWS) == set(OPERATORS)
-    dice, arguments, count = random.Random(0), 0, 0
+    dice, arguments, count = Dice(0), 0, 0
     for operator in OPERATORS:
         known = {*places(operator), *attributes(operator)}
         seen: dict[str, set[str]] = {name: set() for name in known}

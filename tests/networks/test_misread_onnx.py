@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from audit.onnx_models import saved  # noqa: E402
 from networks.onnx_networks import everywhere, graph_of, holds, in_ball, model, steepest, values_of  # noqa: E402
 from onnx import TensorProto, helper  # noqa: E402
-from specnorm_networks import Graph, Multipliers, bound, within  # noqa: E402
+from specnorm_networks import Graph, bound, within  # noqa: E402
 from specnorm_networks.certified.operators import Matrix, Maximum, Minimum  # noqa: E402
 from specnorm_networks.certified.patterns import recognised  # noqa: E402
 
@@ -50,7 +50,7 @@ SAME: dict[str, Any] = {"kernel_shape": [2], "auto_pad": "SAME_UPPER"}
 ODD_POOLS: dict[str, tuple[str, dict[str, Any]]] = {
     "dilations": ("AveragePool", {"dilations": [2]}), "ceil_mode": ("AveragePool", {"ceil_mode": 1}),
     "count_include_pad": ("AveragePool", {"count_include_pad": 1}), "beyond": ("AveragePool", {"strides": [3]}),
-    "dilations=": ("MaxPool", {"dilations": [2]}), "dilations=.2": ("LpPool", {"dilations": [2]}),
+    "dilations=": ("MaxPool", {"dilations": [2]}),
     "shorter than its stride": ("ConvTranspose", {"strides": [3]}),
 }  # fmt: skip
 
@@ -69,14 +69,6 @@ def test_windows_that_runtimes_place_differently(words: str) -> None:
         found = bound(graph_of(proto))
         assert (found.upper is None) == refused
         assert not refused or re.search(words, found.unknown[0].reason)
-
-
-def test_elu_has_its_own_values_on_a_box() -> None:
-    """1 / (elu(x) + 0.65): where x is below -1.1, elu is just below -0.65: 16 for 1138."""
-    nodes = [N("Elu", ["x"], ["e"], alpha=1.0), N("Add", ["e", "c"], ["s"]), N("Div", ["one", "s"], ["y"])]
-    proto = model(nodes, (1, 2), {"c": np.array(0.65), "one": np.array(1.0)})
-    reached = steepest(proto, [np.full((1, 2), -1.1001)])
-    assert holds(bound(within(graph_of(proto), -1.5, -1.1)).upper, reached, 1000)
 
 
 @pytest.mark.parametrize("alpha", [10.0, 1.0, 0.0, -3.0, 0.2])
@@ -121,21 +113,6 @@ def test_a_sum_of_two_values_counts_its_constant() -> None:
     squared = model([*nodes, N("Mul", ["v", "v"], ["y"])], (1, 4), given)
     reached = steepest(squared, [np.full((1, 4), -4.5)])
     assert holds(bound(within(graph_of(squared), -5.0, -4.0)).upper, reached, 90)
-
-
-@pytest.mark.parametrize(("operator", "at"), [("Max", 10.0), ("Min", -10.0)])
-def test_an_extreme_of_two_values_counts_its_constant(operator: str, at: float) -> None:
-    """It was ``v + relu(u - v)``: 4e-9 for 2.08, where the constant is the one that is chosen."""
-    weights = {"a": DOWN, "b": DOWN + 1e-9 * OTHER, "c": np.full((1, 6), at)}
-    for inputs in (["u", "w", "c"], ["c", "u", "w"]):
-        nodes = [
-            N("Gemm", ["x", "a"], ["u"], transB=1), N("Gemm", ["x", "b"], ["w"], transB=1), N(operator, inputs, ["v"]),
-            N("Sub", ["v", "u"], ["y"]),
-        ]  # fmt: skip
-        proto = model(nodes, (1, 4), weights)
-        centre = np.zeros((1, 4))
-        upper = bound(graph_of(proto), centre=centre, radius=0.1).upper
-        assert holds(upper, steepest(proto, in_ball(centre, 0.1)), 2)
 
 
 def test_an_extreme_of_two_halves_and_a_constant_is_no_sorting() -> None:
@@ -315,43 +292,6 @@ def test_no_axes_to_squeeze_is_refused() -> None:
 
 
 # -- pieces --------------------------------------------------------------------------------------------------------
-def test_pieces_of_two_splits_overlap() -> None:
-    """Pieces 0 and 1 of different Splits were taken for disjoint ones: 1 for 1.414."""
-    nodes = [
-        N("Split", ["x", "s"], ["a", "b"], axis=1), N("Split", ["x", "t"], ["c", "d", "e"], axis=1),
-        N("Max", ["a", "d"], ["p"]), N("Min", ["a", "d"], ["q"]), N("Concat", ["p", "q"], ["y"], axis=1),
-    ]  # fmt: skip
-    for shape in ((1, 4), (1, "n")):
-        proto = model(nodes, shape, {"s": np.array([2, 2]), "t": np.array([1, 2, 1])})
-        assert holds(bound(graph_of(proto)).upper, steepest(proto, everywhere((1, 4))), 1.4)
-
-
-def max_min(*, along: int, together: int, between: Sequence[Any], scales: tuple[Any, Any]) -> Any:
-    nodes = [
-        N("Conv", ["x", "a"], ["u"]), *between, N("Split", ["t", "s"], ["p", "q"], axis=along),
-        N("Max", ["p", "q"], ["r"]), N("Min", ["p", "q"], ["w"]), N("Concat", ["r", "w"], ["z"], axis=together),
-        N("Conv", ["z", "b"], ["y"]),
-    ]  # fmt: skip
-    given = {"a": scales[0], "b": scales[1], "s": np.array([2, 2])}
-    return model(nodes, (1, 4, 2), given)
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.nightly
-def test_halves_of_a_transposed_value_are_not_of_the_value(seed: int) -> None:
-    """The Transpose was looked through, so that other groups were sorted: 26.3 for 43.8."""
-    rng = np.random.default_rng(seed)
-    a = rng.standard_normal((4, 4, 1)) * np.array([1, 1, 10, 10]).reshape(4, 1, 1)
-    b = rng.standard_normal((4, 4, 1)) * np.array([1, 0.1, 1, 0.1]).reshape(1, 4, 1)
-    turned = [N("Transpose", ["u"], ["t"], perm=[0, 2, 1])]
-    proto = max_min(along=2, together=1, between=turned, scales=(a, b))
-    upper = bound(graph_of(proto), method=Multipliers(steps=30, seconds=5)).upper
-    assert holds(upper, steepest(proto, everywhere((1, 4, 2), 40)), 20)
-    same = max_min(along=1, together=1, between=[N("Identity", ["u"], ["t"])], scales=(a, b))
-    upper = bound(graph_of(same), method=Multipliers(steps=30, seconds=5)).upper
-    assert holds(upper, steepest(same, everywhere((1, 4, 2), 40)), 10)
-
-
 def test_halves_of_a_value_are_sorted_still() -> None:
     nodes = [
         N("Split", ["x"], ["a", "b"], axis=1, num_outputs=2), N("Max", ["a", "b"], ["p"]),
@@ -403,3 +343,16 @@ def test_products_of_bfloat16_constants_are_not_computed() -> None:
     brain = helper.make_tensor("a", TensorProto.BFLOAT16, (2, 2), [1.0078125] * 4)
     nodes = [N("Mul", ["a", "a"], ["k"]), N("Cast", ["k"], ["d"], to=11), N("MatMul", ["x", "d"], ["y"])]
     assert bound(graph_of(model(nodes, (1, 2), {"a": brain}))).upper is None
+
+
+# -- signs -------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("operator", ["Sub", "Gemm"])
+def test_a_value_that_is_subtracted_keeps_its_sign(operator: str) -> None:
+    """-h - relu(h) for h = x: the constant is 2."""
+    nodes = [N("Gemm", ["x", "eye"], ["h"]), N("Relu", ["h"], ["r"])]
+    if operator == "Sub":
+        nodes += [N("Sub", ["one", "h"], ["n"]), N("Sub", ["n", "r"], ["y"])]
+    else:
+        nodes += [N("Gemm", ["r", "eye"], ["n"], alpha=-1.0), N("Sub", ["n", "h"], ["y"])]
+    proto = model(nodes, (1, 3), {"eye": np.eye(3), "one": np.ones((1, 3))})
+    assert bound(graph_of(proto)).upper == pytest.approx(2, rel=1e-3)

@@ -80,6 +80,7 @@ def test_dense_inequality_holds(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.sampled("geometry", "slopes circular")
 def test_whole_network_is_bounded(kind: str) -> None:
     """Products with masks stay below every method's bound, and no method is above the product."""
     gained = []

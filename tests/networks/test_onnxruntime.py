@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import random
 from collections import Counter
 from contextlib import suppress
 from typing import Any
@@ -19,7 +18,8 @@ onnx = pytest.importorskip("onnx", reason="ONNX files: pip install onnx", exc_ty
 runtime = pytest.importorskip("onnxruntime", reason="a second opinion: pip install onnxruntime", exc_type=ImportError)
 from networks.drawing import Arguments, Dice, Slot, numbers  # noqa: E402
 from networks.onnx_arguments import DRAWS  # noqa: E402
-from networks.onnx_schemas import places, versions  # noqa: E402
+from networks.onnx_calls import given  # noqa: E402
+from networks.onnx_schemas import versions  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from specnorm_networks.certified.operators import Unknown  # noqa: E402
 from specnorm_networks.checking import run_with_errors  # noqa: E402
@@ -37,16 +37,14 @@ OPERATORS = (
 def drawn(operator: str, d: Dice) -> tuple[Any, int, dict[str, Any], str] | None:
     """A model of one node in float32, its operator set, its inputs' arrays, and the one that moves."""
     opset, arguments = d.choice(list(versions(operator))), _arguments(operator, d)
-    schema = onnx.defs.get_schema(operator, opset)
-    attributes = {n: v for n, v in arguments.items() if n in schema.attributes and v is not None}
+    values, attributes = given(operator, opset, arguments)
     arrays: dict[str, Any] = {}
     names, moving = [], ""
-    for newest, each in zip(places(operator), schema.inputs, strict=False):
-        value = arguments.get(each.name, arguments.get(newest))
-        names.append("" if value is None or each.name in attributes else each.name)
+    for each, value in zip(onnx.defs.get_schema(operator, opset).inputs, values, strict=False):
+        names.append("" if value is None else each.name)
         if isinstance(value, Slot):
             moving, value = each.name, 3 * numbers(d, value.shape)
-        if names[-1]:
+        if value is not None:
             whole = np.asarray(value).dtype.kind in "iu"
             arrays[each.name] = np.asarray(value) if whole else np.asarray(value, np.float32)
     while not names[-1]:
@@ -54,10 +52,10 @@ def drawn(operator: str, d: Dice) -> tuple[Any, int, dict[str, Any], str] | None
     if not moving or (operator == "GroupNormalization" and not _fits(opset, arguments)):
         return None
     node = helper.make_node(operator, names, ["y"], **attributes)
-    given = [helper.make_tensor_value_info(moving, TensorProto.FLOAT, arrays[moving].shape)]
+    entries = [helper.make_tensor_value_info(moving, TensorProto.FLOAT, arrays[moving].shape)]
     out = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
     stored = [numpy_helper.from_array(array, name) for name, array in arrays.items() if name != moving]
-    graph = helper.make_graph([node], "g", given, out, stored)
+    graph = helper.make_graph([node], "g", entries, out, stored)
     return (
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10),
         opset,
@@ -90,7 +88,7 @@ def test_values_are_those_of_onnx_runtime() -> None:
     """Of every node that is read: by the evaluator and by the graph, wherever these compute it."""
     options = runtime.SessionOptions()
     options.log_severity_level = 4
-    dice, found = random.Random(40), Counter[str]()
+    dice, found = Dice(40), Counter[str]()
     for at in range(COUNT):
         operator = OPERATORS[at % len(OPERATORS)]
         made = drawn(operator, dice)

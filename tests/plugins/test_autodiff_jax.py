@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import functions
 from libraries import Unusable, opened
 
 import specnorm
@@ -16,23 +17,7 @@ jnp = jax.numpy
 
 Function = Callable[[Any], Any]
 
-FUNCTIONS: dict[str, Function] = {
-    "tn_bound": lambda k: specnorm.tn_bound(k, certified=False),
-    "f4_bound": specnorm.f4_bound,
-    "unfolding_bounds": specnorm.unfolding_bounds,
-    "gram_bound": lambda k: specnorm.gram_bound(k, 5),
-    "grid_bound": specnorm.grid_bound,
-    "conv_norm": lambda k: specnorm.conv_norm(k, 5),
-    "singular_values": lambda k: specnorm.singular_values(k, 4, k=4),
-    "gram_bound, every size": specnorm.gram_bound,
-    "power_norm": lambda k: specnorm.power_norm(k, 5, padding_mode="zeros"),
-    "reshaped_norm": specnorm.reshaped_norm,
-    "matrix_norm": specnorm.matrix_norm,
-    "power_iteration": lambda k: specnorm.power_iteration(k, n_iter=400),
-    "gram_iteration": specnorm.gram_iteration,
-}
-"""Every differentiable function, on a 1-D kernel; for the last three it is a stack of matrices."""
-
+FUNCTIONS = functions(5, k=4)
 SHAPE = (3, 2, 3)
 
 every = pytest.mark.parametrize("name", FUNCTIONS)
@@ -94,6 +79,7 @@ def close(found: Any, expected: Any, rtol: float = 1e-9) -> None:
 
 @every
 @pytest.mark.usefixtures("x64")
+@pytest.mark.sampled("tn_bound", "conv_norm", "singular_values")
 def test_compiled_and_batched(name: str) -> None:
     """What a training step is made of; every further transformation, which compiles anew, is tried on a few below.
 
@@ -115,6 +101,7 @@ def test_compiled_and_batched(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["f4_bound", "singular_values"])
 @pytest.mark.usefixtures("x64")
+@pytest.mark.sampled("singular_values")
 def test_transformations(name: str) -> None:
     function, batch = scalar(name), wide(3, *SHAPE, seed=7)
     gradient = jax.grad(function)
@@ -132,6 +119,7 @@ def test_transformations(name: str) -> None:
 # -- under jit ---------------------------------------------------------------------------------------------------
 @every
 @plain
+@pytest.mark.sampled("f4_bound", "matrix_norm", "tn_bound")
 def test_non_finite_kernel(name: str) -> None:
     """Refused where values are known; under jit, where nothing can be refused, the value is NaN and never a number."""
     compiled = jax.jit(FUNCTIONS[name])
@@ -185,6 +173,7 @@ def second_derivatives(function: Function, x: Any) -> dict[str, Callable[[], Any
 
 @every
 @pytest.mark.usefixtures("x64")
+@pytest.mark.sampled("f4_bound", "tn_bound")
 def test_second_derivatives_raise(name: str) -> None:
     """Never zero, never a number with a term missing."""
     ways = second_derivatives(scalar(name), wide(*SHAPE))

@@ -31,6 +31,7 @@ pytestmark = pytest.mark.usefixtures("fresh_torch")
 
 
 @every
+@pytest.mark.sampled("_bound", "singular_values", "matrix_norm")
 def test_gradcheck(name: str) -> None:
     """Torch's own: every entry of the Jacobian, every value of functions with several."""
     k = normal(2, 3, 2, 2, seed=5).requires_grad_()

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("fresh_torch")
 
 
 @every
+@pytest.mark.sampled("tn_bound", "gram_bound, every")
 def test_compiled_value_and_gradient(name: str) -> None:
     """Without a graph break."""
     k = kernel().requires_grad_()
@@ -55,6 +56,7 @@ def test_compiled_training_step() -> None:
     close(step(True), step(False), 1e-5)
 
 
+@pytest.mark.nightly
 def test_default_compiler_smoke() -> None:
     """One function through inductor, which generates code."""
     k = kernel().requires_grad_()
@@ -68,7 +70,7 @@ def test_default_compiler_smoke() -> None:
 def test_operator_is_well_formed(need: str) -> None:
     """Schema, shapes without values, and compilation, by torch's own checker."""
     specnorm.tn_bound(kernel())  # registers the operator and the program
-    plan = specnorm.runtime.table.program_for(specnorm.TensorNorm(), SHAPE, "torch.float64", ())
+    plan = specnorm.runtime.program.program_for(specnorm.TensorNorm(), SHAPE, "torch.float64", ())
     for x in (kernel(), normal(3, *SHAPE)):
         results = torch.library.opcheck(
             torch.ops.specnorm.evaluate.default,

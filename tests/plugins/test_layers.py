@@ -161,6 +161,7 @@ FLAX: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", FLAX)
+@pytest.mark.sampled("same", "groups", "linear")
 def test_flax_layers(name: str) -> None:
     nnx: Any = pytest.importorskip("flax.nnx")
     kind, args, options = FLAX[name]
@@ -183,6 +184,7 @@ EQUINOX: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", EQUINOX)
+@pytest.mark.sampled("groups", "transposed")
 def test_equinox_layers(name: str) -> None:
     eqx: Any = pytest.importorskip("equinox")
     jax: Any = pytest.importorskip("jax")
@@ -231,6 +233,7 @@ for bad in (keras.layers.Dense(3), keras.layers.SeparableConv2D(3, 3)):
 
 
 @pytest.mark.parametrize("library", ["numpy", "torch", "jax"])
+@pytest.mark.sampled("numpy")
 def test_keras_layers_belong_to_the_plugin_of_their_arrays(library: str) -> None:
     if not all(map(importlib.util.find_spec, ("keras", library))):
         pytest.skip(f"keras or {library} is not installed")

@@ -19,6 +19,7 @@ import specnorm_jax
 
 from specnorm.errors import BackendError
 
+pytestmark = pytest.mark.nightly
 FREQUENCIES = {"grid": 45, "gram": 91, "fft": 91}
 TAPS = 9
 

@@ -31,6 +31,7 @@ pytestmark = pytest.mark.usefixtures("jax32")
 
 # -- penalty -----------------------------------------------------------------------------------------------------
 @methods
+@pytest.mark.sampled("f4")
 def test_the_penalty_is_a_sum_over_norms(method: Any) -> None:
     tree = parameters()
     norms = [float(specnorm.measure(k.array, method, **k.geometry).value) for k in training.kernels(tree).values()]

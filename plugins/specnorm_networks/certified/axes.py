@@ -7,7 +7,6 @@ an axis (a Kronecker product). Weights are exact fractions, rounded up to floats
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -115,27 +114,8 @@ def average_rows(window: Window) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def adaptive_windows(size: int, outputs: int) -> list[range]:
-    """Pixels of each output of torch's adaptive pooling: from floor(i n / m) to ceil((i + 1) n / m)."""
-    return [range(i * size // outputs, -(-(i + 1) * size // outputs)) for i in range(outputs)]
-
-
-def adaptive_overlap(size: int, outputs: int) -> int:
-    """Largest number of those windows that one pixel is in."""
-    reads = [p for window in adaptive_windows(size, outputs) for p in window]
-    return max(Counter(reads).values(), default=0)
-
-
-@lru_cache(maxsize=64)
-def adaptive_rows(size: int, outputs: int) -> tuple[Row, ...]:
-    """Pixels and weights of each output of averaging over those windows."""
-    return tuple(tuple((p, Fraction(1, len(w))) for p in w) for w in adaptive_windows(size, outputs))
-
-
 # -- resizing ----------------------------------------------------------------------------------------------------------
-def resize_norm_up(
-    mode: str, size: int, outputs: int, scale: Fraction, coordinates: str, nearest: str, *, single: bool = False
-) -> float | None:
+def resize_norm_up(mode: str, size: int, outputs: int, scale: Fraction, coordinates: str, nearest: str) -> float | None:
     """Norm of resizing along one axis, rounded up; None for modes that are not known.
 
     Parameters
@@ -147,13 +127,11 @@ def resize_norm_up(
         Where an output's centre lies in the input.
     nearest : {"floor", "ceil", "round_prefer_floor", "round_prefer_ceil"}
         For "nearest", whose scale is a whole number.
-    single : bool
-        Whether coordinates are rounded, to single precision or better: a bound of the norm of what can come of it.
     """
     if max(size, outputs) > LONGEST:
         return None
     if mode == "nearest":
-        found = nearest_pixels(size, outputs, scale, coordinates, nearest, single=single)
+        found = nearest_pixels(size, outputs, scale, coordinates, nearest)
         if found is None:
             return None
         # Each output is one pixel: columns are orthogonal. What may be one of two counts for both.
@@ -161,10 +139,7 @@ def resize_norm_up(
         counts = np.bincount(exact, minlength=size) + np.bincount(other[other != exact], minlength=size)
         return host.root_up(int(counts.max(initial=0)))
     rows = linear_rows(size, outputs, scale, coordinates) if mode == "linear" else None
-    if rows is None:
-        return None
-    norm = weights_norm_up(rows)
-    return host.add_up(norm, _moved_up(rows, away(size, outputs, scale, coordinates, 2.0**-24))) if single else norm
+    return None if rows is None else weights_norm_up(rows)
 
 
 @lru_cache(maxsize=64)
@@ -194,23 +169,11 @@ def away(size: int, outputs: int, scale: Fraction, coordinates: str, unit: float
     return host.inflate(4 * unit * float(max(map(abs, ends)) + 1), 4)
 
 
-def _moved_up(rows: Sequence[Row], far: float) -> float:
-    """Norm, rounded up, of what coordinates that move so far change in the matrix of linear interpolation.
-
-    Weights are hats around the pixels: a coordinate that moves by d <= 1 changes a row by at most 2 d in sum, each
-    weight by d, in pixels next to those that it reads at most; 1 - t is rounded once more, to single precision. By the
-    Schur test the norm is at most the root of the largest sum of a row times that of a column.
-    """
-    readers = Counter(q for row in rows for q in {q for p, _ in row for q in (p - 1, p, p + 1)})
-    entry = host.add_up(far, 2.0**-24)
-    return host.mul_up(entry, host.root_up(2 * max(readers.values(), default=0))) if far <= 1 else math.inf
-
-
 @lru_cache(maxsize=64)
 def nearest_pixels(
-    size: int, outputs: int, scale: Fraction, coordinates: str, nearest: str, *, single: bool
+    size: int, outputs: int, scale: Fraction, coordinates: str, nearest: str
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
-    """Which pixel each output is, and which other one where ``single`` precision may have it; for whole scales.
+    """Which pixel each output is, and which other one where single precision may have it; for whole scales.
 
     Coordinates are exact where they are quotients by powers of two.
     """
@@ -223,7 +186,7 @@ def nearest_pixels(
     if nearest not in known or not whole or any(x is None for x in places):
         return None
     exact = [known[nearest](x) for x in places if x is not None]
-    far = 0.0 if not single or scale.numerator.bit_count() == 1 else away(size, outputs, scale, coordinates, 2.0**-24)
+    far = 0.0 if scale.numerator.bit_count() == 1 else away(size, outputs, scale, coordinates, 2.0**-24)
     near = [[known[nearest](x + move) for move in (Fraction(-far), Fraction(far))] for x in places if x is not None]
     other = [high if low == here else low for here, (low, high) in zip(exact, near, strict=True)]
     one, two = (np.clip(np.array(pixels, dtype=np.intp), 0, size - 1) for pixels in (exact, other))

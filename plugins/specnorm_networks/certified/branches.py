@@ -33,7 +33,6 @@ from specnorm_networks.certified.operators import (
     Identity,
     Mean,
     Pointwise,
-    Resize,
     Scale,
 )
 from specnorm_networks.certified.operators.base import (
@@ -287,7 +286,7 @@ class Branches:
         end = between[-1]
         same = frozenset.intersection(*(node.operator.alike(self._place(node)) for node in between))
         cut = Place((self.nodes[start].shape,)).shortened(same).sizes()
-        if not cut or any(isinstance(n.operator, Resize) and n.operator.uncertain for n in between):
+        if not cut:
             return None
         count = math.prod(cut[0])
         if not 0 < count <= LARGEST:

@@ -252,31 +252,22 @@ TINY = 2.0**-900
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A function of each entry on a value's ball and box; units are its entries that are not on one exact line.
-
-    Parameters
-    ----------
-    at : array of int, shape (units,)
-        Flat positions.
-    centre : array, shape (units,)
-    radius : float
-        Of the whole value's ball around the centre.
-    breaks : array, shape (parts + 1, units)
-        Ends of the parts of each interval, ascending.
-    slope, middle, half : array, shape (parts, units)
-        ``|f(z) - slope z - middle| <= half`` on each part.
-    lines : array, shape (entries,)
-        Slopes of the entries that are on one exact line, 0 of units.
-    """
+    """A function of each entry on a value's ball and box; units are its entries that are not on one exact line."""
 
     at: NDArray[np.intp]
+    """Shape (units,): flat positions."""
     centre: FloatArray
+    """Shape (units,)."""
     radius: float
+    """Of the whole value's ball around the centre."""
     breaks: FloatArray
+    """Shape (parts + 1, units): ends of the parts of each interval, ascending."""
     slope: FloatArray
     middle: FloatArray
     half: FloatArray
+    """Shape (parts, units): ``|f(z) - slope z - middle| <= half`` on each part."""
     lines: FloatArray
+    """Shape (entries,): slopes of the entries that are on one exact line, 0 of units."""
     added: FloatArray
     error: FloatArray
     """Of those, what is added, and by how much a value is off where a coefficient's product with its slope is rounded.
@@ -287,21 +278,16 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Minimiser:
-    """Where the bound of a row is attained at one value: what a search needs for the gradient.
-
-    Parameters
-    ----------
-    coefficients : array, shape (rows, units)
-    slopes : array, shape (rows, units)
-    point : array, shape (rows, units)
-    value : array, shape (rows, units)
-        The function's, as the bound takes it.
-    """
+    """Where the bound of a row is attained at one value: what a search needs for the gradient."""
 
     coefficients: FloatArray
+    """Shape (rows, units)."""
     slopes: FloatArray
+    """Shape (rows, units)."""
     point: FloatArray
+    """Shape (rows, units)."""
     value: FloatArray
+    """Shape (rows, units): the function's, as the bound takes it."""
     multiplier: FloatArray
     """Shape (rows,)."""
 
@@ -385,20 +371,14 @@ value that is bounded on its own ball and box slopes are 0, whatever is given.""
 
 @dataclass(frozen=True, eq=False)
 class Location:
-    """Where a value lies: in a ball and in a box.
-
-    Parameters
-    ----------
-    moves : float
-        How far the value is from the one at the input's centre at most.
-    radius : float
-        How far it is from ``centre``.
-    """
+    """Where a value lies: in a ball and in a box."""
 
     centre: FloatArray
     range: Interval
     moves: float
+    """How far the value is from the one at the input's centre at most."""
     radius: float
+    """How far it is from ``centre``."""
 
 
 Cut: TypeAlias = tuple[str, int, bool]
@@ -606,11 +586,10 @@ class LinearBounds:
         lines = [node.operator.affine(start, end) for start, end in zip(*whole, strict=True)]
         line = node.operator.affine(*before.range.ends)
         found: Curve | None = None
-        if before.centre.shape == shape and line is not None and np.isfinite([low, high]).all():
-            known = [each for each in lines if each is not None]
-            if not all((each[2] >= 0).all() for each in (line, *known)):
+        if before.centre.shape == shape and np.isfinite([low, high]).all():
+            if not all((each[2] >= 0).all() for each in (line, *lines)):
                 raise HypothesisError("a line that a function is nearer to than 0")
-            slope, middle, half = (np.stack([each[k].reshape(-1) for each in known]) for k in range(3))
+            slope, middle, half = (np.stack([each[k].reshape(-1) for each in lines]) for k in range(3))
             one, shift, exact = (each.reshape(-1) for each in line)
             straight = (exact == 0) & np.isfinite(one) & np.isfinite(shift)
             at = np.flatnonzero(~straight)

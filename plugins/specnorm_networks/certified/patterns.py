@@ -16,7 +16,7 @@ import numpy as np
 
 from specnorm.proof import host
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.graph import Graph, Node, Shape, concrete
+from specnorm_networks.certified.graph import Graph, Node, concrete
 from specnorm_networks.certified.operators.base import FloatArray, Pointwise
 from specnorm_networks.certified.operators.normalisation import Form, Normalise
 
@@ -133,8 +133,6 @@ def nearest(*chains: Mapping[str, object]) -> str | None:
 
 SIXTHS = (1 / 6, float(np.float32(1 / 6)))
 """Slopes that libraries have for hard swish."""
-IDENTITY_FROM = 20.0
-"""Threshold of softplus from which tanh of it is 1 to 17 digits."""
 SMALLEST = 1e-100
 """Factors beyond it or its inverse are not read."""
 
@@ -172,8 +170,7 @@ def _gate(node: Node, nodes: Nodes) -> tuple[ops.Pointwise, str] | None:
         return ops.HardSwish(), node.inputs[0]
     if isinstance(operator, ops.Tanh):
         inner = origin(node.inputs[0], nodes)
-        softplus = inner.operator
-        if isinstance(softplus, ops.Softplus) and softplus.beta == 1 and softplus.threshold >= IDENTITY_FROM:
+        if isinstance(inner.operator, ops.Softplus):
             return ops.Mish(), inner.inputs[0]
     if isinstance(operator, ops.Add) and operator.weights == (1.0, 1.0) and operator.over == 1:
         for erf, one in (node.inputs, node.inputs[::-1]):
@@ -365,7 +362,7 @@ def _norm(sign: FloatArray, below: FloatArray, above: FloatArray) -> float | Non
 def normalised(node: Node, nodes: Nodes, fresh: Callable[[str], str]) -> list[Node] | None:
     """The length of a value, and its quotient by a function of it; None where a node is no such quotient.
 
-    That is x / max(|x|, eps), x / (|x| + eps), x / |x|, or x / sqrt(mean(x^2) + eps), as layer norm and RMS norm are
+    That is x / max(|x|, eps), x / |x|, or x / sqrt(mean(x^2) + eps), as layer norm and RMS norm are
     exported; also as products with an inverse.
     """
     found = _divided(node, nodes)
@@ -416,16 +413,13 @@ def _spread(name: str, nodes: Nodes) -> Node:
 
 
 def _length(node: Node, nodes: Nodes) -> _Divisor | None:
-    """The 2-norm, not below eps or with eps added."""
-    eps, form = 0.0, "largest"
+    """The 2-norm, not below eps."""
+    eps = 0.0
     if isinstance(node.operator, ops.HardTanh) and node.operator.high == float("inf"):
         eps, node = node.operator.low, origin(node.inputs[0], nodes)
-    elif (found := _added(node, nodes)) is not None:
-        (eps, name), form = found, "sum"
-        node = origin(name, nodes)
     if not isinstance(node.operator, ops.Norm) or not node.operator.keep or not 0 <= eps < float("inf"):
         return None
-    return node.inputs[0], tuple(sorted(node.operator.axes)), eps, "sum" if form == "sum" else "largest"
+    return node.inputs[0], tuple(sorted(node.operator.axes)), eps, "largest"
 
 
 def _root(node: Node, nodes: Nodes) -> _Divisor | None:
@@ -460,104 +454,55 @@ def _added(node: Node, nodes: Nodes) -> tuple[float, str] | None:
     return None
 
 
-Fresh = Callable[[str], str]
-"""Gives a name that no node of the graph has."""
-
-
-def sorted_pieces(node: Node, nodes: Nodes, fresh: Fresh) -> list[Node]:
-    """The nodes in place of one that sorts, the last of its name; none where it is no such."""
+def sorted_pieces(node: Node, nodes: Nodes) -> Node | None:
+    """A node that sorts, by one operator; None where it is no such."""
     operator = node.operator
     if isinstance(operator, ops.SameOrder):
-        found = _grouped(node, nodes)
-        return [] if found is None else [found]
+        return _grouped(node, nodes)
     if not isinstance(operator, ops.Concat) or len(node.inputs) != 2:
-        return []
+        return None
     ends = [origin(name, nodes) for name in node.inputs]
-    return (
-        _halves(node, operator, ends, nodes, fresh)
-        or _pairs(node, operator, ends, nodes)
-        or _both_signs(node, operator, ends, nodes, fresh)
-    )
+    recognised = (read(node, operator, ends, nodes) for read in (_halves, _pairs, _both_signs))
+    return next((found for found in recognised if found is not None), None)
 
 
-def _halves(node: Node, concat: ops.Concat, ends: list[Node], nodes: Nodes, fresh: Fresh) -> list[Node]:
+def _halves(node: Node, concat: ops.Concat, ends: list[Node], nodes: Nodes) -> Node | None:
     """Larger and smaller of the two halves of a value."""
     if {type(end.operator) for end in ends} != {ops.Maximum, ops.Minimum} or any(len(end.inputs) != 2 for end in ends):
-        return []
+        return None
     pairs = [sorted((piece(name, nodes) for name in end.inputs), key=lambda each: each.start) for end in ends]
-    if pairs[0] != pairs[1] or not are_halves(*pairs[0]):
-        return []
-    axis = pairs[0][0].axis
-    operator = ops.GroupSort(axis, 2, "strided", isinstance(ends[0].operator, ops.Maximum))
-    return _placed(node, concat, operator, nodes[pairs[0][0].source], fresh)
+    if concat.new or pairs[0] != pairs[1] or not are_halves(*pairs[0]) or pairs[0][0].axis != concat.axis:
+        return None
+    operator = ops.GroupSort(concat.axis, 2, "strided", isinstance(ends[0].operator, ops.Maximum))
+    return replace(node, operator=operator, inputs=(pairs[0][0].source,))
 
 
-def _pairs(node: Node, concat: ops.Concat, ends: list[Node], nodes: Nodes) -> list[Node]:
+def _pairs(node: Node, concat: ops.Concat, ends: list[Node], nodes: Nodes) -> Node | None:
     """Largest and smallest along an axis of two entries, put where these were."""
     one, other = (end.operator for end in ends)
     if not isinstance(one, (ops.Largest, ops.Smallest)) or not isinstance(other, (ops.Largest, ops.Smallest)):
-        return []
+        return None
     along = one.axes == other.axes == (concat.axis,) and one.keep == other.keep != concat.new
     source, again = (origin(end.inputs[0], nodes) for end in ends)
     if type(one) is type(other) or not along or source.name != again.name:
-        return []
+        return None
     if source.shape is None or source.shape[concat.axis] != 2:
-        return []
-    return [replace(node, operator=ops.Sort(concat.axis, isinstance(one, ops.Largest)), inputs=(source.name,))]
+        return None
+    return replace(node, operator=ops.Sort(concat.axis, isinstance(one, ops.Largest)), inputs=(source.name,))
 
 
-def _both_signs(node: Node, concat: ops.Concat, ends: list[Node], nodes: Nodes, fresh: Fresh) -> list[Node]:
+def _both_signs(node: Node, concat: ops.Concat, ends: list[Node], nodes: Nodes) -> Node | None:
     """Positive and negative part: where x and y have one sign, one of both moves; else |x - y| = |x| + |y|."""
-    if not all(isinstance(end.operator, ops.ReLU) for end in ends):
-        return []
+    if concat.new or not all(isinstance(end.operator, ops.ReLU) for end in ends):
+        return None
     chains = [multiples(end.inputs[0], nodes) for end in ends]
     name = nearest(*chains)
     if name is None or not nodes[name].shape:
-        return []
+        return None
     signs = [number_of(chain[name]) for chain in chains]
     if signs not in ([1, -1], [-1, 1]) or any(each.roundings for chain in chains for each in chain[name]):
-        return []
-    axis = min(concat.axis, len(nodes[name].shape or ()) - 1)
-    return _placed(node, concat, ops.SignParts(axis, signs[0] == -1), nodes[name], fresh)
-
-
-def _placed(
-    node: Node, concat: ops.Concat, operator: ops.GroupSort | ops.SignParts, source: Node, fresh: Fresh
-) -> list[Node]:
-    """Two pieces that an operator puts behind each other along its axis, where the network puts them."""
-    axis, along, shape = operator.axis, concat.axis, source.shape
-    if not concat.new and axis == along:
-        return [replace(node, operator=operator, inputs=(source.name,))]
-    size = None if shape is None else shape[axis]
-    if shape is None or not isinstance(size, int):
-        return []
-    half = size // 2 if isinstance(operator, ops.GroupSort) else size
-    order = [at for at in range(len(shape) + 1) if at != axis]
-    order.insert(along, axis)
-    split = (*shape[:axis], 2, half, *shape[axis + 1 :])
-    turned = tuple(split[at] for at in order)
-    steps: list[tuple[ops.Operator, Shape]] = [
-        (operator, (*shape[:axis], 2 * half, *shape[axis + 1 :])),
-        (ops.Reshape(_target(split)), split),
-        (ops.Permute(tuple(order)), turned),
-    ]
-    if not concat.new:
-        beside = turned[along + 1]
-        if not isinstance(beside, int):
-            return []
-        merged = (*turned[:along], 2 * beside, *turned[along + 2 :])
-        steps.append((ops.Reshape(_target(merged)), merged))
-    if split.count(0) or sum(not isinstance(n, int) for n in split) > 1:
-        return []
-    found = [source]
-    for at, (one, to) in enumerate(steps):
-        name = fresh(f"{node.name}.placed{at}") if at < len(steps) - 1 else node.name
-        found.append(Node(name, one, (found[-1].name,), to, node.label))
-    return found[1:]
-
-
-def _target(shape: Shape) -> tuple[int, ...]:
-    return tuple(n if isinstance(n, int) else -1 for n in shape)
+        return None
+    return replace(node, operator=ops.SignParts(concat.axis, signs[0] == -1), inputs=(name,))
 
 
 def _grouped(node: Node, nodes: Nodes) -> Node | None:
@@ -589,9 +534,9 @@ def recognised(graph: Graph) -> Graph:
     """
     nodes: dict[str, Node] = {}
     for node in graph.nodes:
-        one = gated(node, nodes) or chosen(node, nodes)
-        several = sorted_pieces(node, nodes, graph.fresh) or normalised(node, nodes, graph.fresh)
-        nodes.update({each.name: each for each in ([one] if one is not None else several or [node])})
+        one = gated(node, nodes) or chosen(node, nodes) or sorted_pieces(node, nodes)
+        several = [one] if one is not None else normalised(node, nodes, graph.fresh) or [node]
+        nodes.update({each.name: each for each in several})
     return graph._same([*nodes.values()])
 
 

@@ -95,26 +95,17 @@ class UnknownNode:
 
 @dataclass(frozen=True, eq=False)
 class Constants:
-    """Of a network's values.
-
-    Parameters
-    ----------
-    steps : dict of str to Step
-        With respect to all inputs together, in the order of computation.
-    unknown : tuple of UnknownNode
-    by_input : tuple of dict of str to Step
-        With respect to each input alone, the others held.
-    claim : Upper or None
-        Of all outputs together; None if one is unknown.
-    heuristic : float or None
-        The same with reshaped norms.
-    """
+    """Of a network's values."""
 
     steps: Mapping[str, Step]
+    """With respect to all inputs together, in the order of computation."""
     unknown: tuple[UnknownNode, ...]
     by_input: tuple[Mapping[str, Step], ...]
+    """With respect to each input alone, the others held."""
     claim: Upper | None
+    """Of all outputs together; None if one is unknown."""
     heuristic: float | None
+    """The same with reshaped norms."""
 
 
 @arithmetic.on_host()

@@ -1,14 +1,15 @@
 """Where each value of a network can lie while its inputs stay in a ball or a box: intervals, rounding counted.
 
 On a ball the proven constants of the maps up to each value give intervals, too, and `by_rule` gives linear bounds; the
-smaller ones count. What has no rule here can be anything.
+smaller ones count. What has no rule here can be anything. Where the ranges of a function's inputs are known, its slopes
+lie between the smallest and the largest derivative there: a ReLU that cannot switch has slope 0 or 1 (`localised`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, replace
 from typing import Any
 
@@ -30,7 +31,17 @@ from specnorm.proof import (
     visible,
 )
 from specnorm_networks.certified.graph import Graph, Node, concrete
-from specnorm_networks.certified.operators.base import FloatArray, LinearMap, NoBoundError, NotRunError, Place
+from specnorm_networks.certified.operators.base import (
+    FloatArray,
+    LinearMap,
+    NoBoundError,
+    NotRunError,
+    Place,
+    Pointwise,
+    _slopes,
+)
+from specnorm_networks.certified.operators.joins import Maximum, Minimum
+from specnorm_networks.certified.operators.pointwise import ReLU
 from specnorm_networks.certified.operators.sources import Input
 from specnorm_networks.certified.regions import Ball, Box, Region
 from specnorm_networks.certified.rules import must_be_claims
@@ -210,6 +221,50 @@ def _of_input(name: str, region: Ball | Box) -> Interval:
         return enclosing((region.low[name], region.high[name]))
     centre = np.array(region.centre[name], dtype=np.float64)
     return around(centre, np.full(centre.shape, float(region.radius)))
+
+
+def localised(graph: Graph, found: Ranges) -> Graph:
+    """The same network with the slopes of each function on the range of its input: on the region of the ranges alone.
+
+    Parameters
+    ----------
+    found : Ranges
+        Of its values.
+    """
+    found.check(graph)
+    nodes = [_sloped(node, [found.get(n) for n in node.inputs], found.regions) for node in graph.nodes]
+    return graph._same(nodes, found.regions)
+
+
+def anywhere(graph: Graph) -> Ranges:
+    """Ranges of values that may be anything."""
+    shapes = {node.name: concrete(node.shape) for node in graph.nodes}
+    known = {name: anything(shape) for name, shape in shapes.items() if shape is not None}
+    return Ranges(known, graph.origin, frozenset(), _MAKER)
+
+
+def rises(graph: Graph) -> bool:
+    """Whether a function of the network has a smallest slope above 0."""
+    curved = [node.operator for node in graph.nodes if isinstance(node.operator, Pointwise)]
+    ends = [operator.extent() for operator in curved if operator.near is None]
+    return any(each is not None and each[0] > 0 for each in ends)
+
+
+def _sloped(node: Node, before: Sequence[Interval | None], regions: frozenset[Region]) -> Node:
+    operator, known = node.operator, [each for each in before if each is not None]
+    if len(known) < len(before):
+        return node
+    if isinstance(operator, Pointwise):
+        slopes = operator.slopes(*known[0].ends)
+    elif isinstance(operator, (Maximum, Minimum)) and len(known) == 2:
+        # Of ReLU at the difference of two values, of which the node is the larger or the smaller one.
+        slopes = ReLU().slopes(*(known[0] - known[1]).ends)
+    else:
+        return node
+    if slopes is None or slopes[0].shape != concrete(node.shape) or not all(np.isfinite(end).all() for end in slopes):
+        return node
+    with consistent(node):
+        return replace(node, operator=replace(operator, near=_slopes(enclosing(slopes), regions)))
 
 
 Given = float | NDArray[Any] | Mapping[str, Any]

@@ -36,54 +36,36 @@ Placed = tuple[FloatArray, tuple[int, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Filter:
-    """A layer as it stands in a network.
-
-    Parameters
-    ----------
-    geometry : dict
-        Of the layer, with the padding before it.
-    spec : ConvSpec
-        The same with the kernel's shape.
-    sizes : pair of tuple of int, or None
-        Spatial sizes before and after.
-    """
+    """A layer as it stands in a network."""
 
     layer: Layer
     geometry: dict[str, Any]
+    """Of the layer, with the padding before it."""
     spec: ConvSpec
+    """The same with the kernel's shape."""
     sizes: Sizes | None
+    """Spatial sizes before and after."""
 
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """A linear map from some channels of one value to some channels of a link: a layer, or the identity.
-
-    Parameters
-    ----------
-    source : int
-        Number of the value that it reads.
-    reads : range
-        Channels of that value.
-    rows : range
-        Channels of the link that it is added to.
-    filter : Filter or None
-        None: the identity, on every ``stride``-th pixel.
-    columns : range
-        Channels of the layer that those of ``reads`` are.
-    scale : array, shape (len(rows),), or None
-        Batch normalisation behind it; correct to a few roundings.
-    alpha : float
-        A number that it is multiplied by.
-    """
+    """A linear map from some channels of one value to some channels of a link: a layer, or the identity."""
 
     source: int
+    """Number of the value that it reads."""
     reads: range
+    """Channels of that value."""
     rows: range
+    """Channels of the link that it is added to."""
     stride: tuple[int, ...] = ()
     filter: Filter | None = None
+    """None: the identity, on every ``stride``-th pixel."""
     columns: range = range(0)
+    """Channels of the layer that those of ``reads`` are."""
     scale: FloatArray | None = None
+    """Shape (len(rows),): batch normalisation behind it; correct to a few roundings."""
     alpha: float = 1.0
+    """A number that it is multiplied by."""
 
     @property
     def plain(self) -> bool:
@@ -166,39 +148,26 @@ def _ungrouped(kernel: FloatArray, spec: ConvSpec, dilation: Sequence[int]) -> F
 
 @dataclass(frozen=True, eq=False)
 class AffineMap:
-    """A sum of linear maps, the function of each entry after it, and what may follow.
-
-    Parameters
-    ----------
-    terms : tuple of Term
-        Those of a run number its values: 0 is its input, i the value of its i-th link.
-    width : int
-        Channels.
-    slopes : pair of array, shape (width,)
-        Smallest and largest slope of the function; 1 where there is none.
-    factor : Upper
-        Of what follows the function: pooling, resizing. It keeps the channels.
-    repeat : int
-        Features that each channel becomes before the next layer (flattening).
-    open : bool
-        Whether nothing but the function lies between this sum and the next.
-    average : Average or None
-        What alone lies between, where ``factor`` is its own.
-    end : str
-        Name of the last node.
-    node : str
-        Name of the function's own; "" where nothing asks for it.
-    """
+    """A sum of linear maps, the function of each entry after it, and what may follow."""
 
     terms: tuple[Term, ...]
+    """Those of a run number its values: 0 is its input, i the value of its i-th link."""
     width: int
+    """Channels."""
     slopes: tuple[FloatArray, FloatArray]
+    """Shape (width,): smallest and largest slope of the function; 1 where there is none."""
     end: str
+    """Name of the last node."""
     node: str = ""
+    """Name of the function's own; "" where nothing asks for it."""
     factor: Upper = NOTHING
+    """Of what follows the function: pooling, resizing. It keeps the channels."""
     repeat: int = 1
+    """Features that each channel becomes before the next layer (flattening)."""
     open: bool = True
+    """Whether nothing but the function lies between this sum and the next."""
     average: Average | None = None
+    """What alone lies between, where ``factor`` is its own."""
     groups: NDArray[np.intp] | None = None
     """Number of the group of each channel, where the function sorts entries of channels of one group: it moves no two
     vectors apart in any norm whose weights are one number a group. None: each channel by itself."""
@@ -240,22 +209,15 @@ class AffineMap:
 
 @dataclass(frozen=True, eq=False)
 class Subnetwork:
-    """Links from one value to another.
-
-    Parameters
-    ----------
-    start : str
-        Name of the node that is read first (before any padding).
-    width : int
-        Its channels.
-    blocks : tuple of int
-        Numbers of values, from 0 to ``len(links)``, past which no later link reads: where the run may be cut.
-    """
+    """Links from one value to another."""
 
     start: str
+    """Name of the node that is read first (before any padding)."""
     width: int
+    """Its channels."""
     links: tuple[AffineMap, ...]
     blocks: tuple[int, ...]
+    """Numbers of values, from 0 to ``len(links)``, past which no later link reads: where the run may be cut."""
     _about: About | None = field(default=None, init=False)
 
     @property
@@ -281,22 +243,15 @@ class Subnetwork:
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """Links of a run that are bounded together.
-
-    Parameters
-    ----------
-    first : int
-        Number of the value that they begin with.
-    width : int
-        Channels of that value.
-    placed : bool
-        Whether taps stand at their places, although another shift or spacing says the same.
-    """
+    """Links of a run that are bounded together."""
 
     links: tuple[AffineMap, ...]
     first: int
+    """Number of the value that they begin with."""
     width: int
+    """Channels of that value."""
     placed: bool = False
+    """Whether taps stand at their places, although another shift or spacing says the same."""
 
     @property
     def axes(self) -> int:
@@ -425,19 +380,13 @@ PIXELS = 2**10
 
 @dataclass(frozen=True, eq=False)
 class LinearCombination:
-    """A node's value: a sum of terms, and constants.
-
-    Parameters
-    ----------
-    width : int
-        Channels.
-    axis : int
-        Where they are.
-    """
+    """A node's value: a sum of terms, and constants."""
 
     terms: tuple[Term, ...]
     width: int
+    """Channels."""
     axis: int
+    """Where they are."""
 
     @property
     def value(self) -> int | None:
@@ -449,22 +398,15 @@ class LinearCombination:
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """A value that terms read.
-
-    Parameters
-    ----------
-    node : str
-        Name of the node that it was first.
-    link : AffineMap or None
-        None: nothing is known of how it came to be. Its terms number the values of the whole graph.
-    axis : int
-        Of its channels.
-    """
+    """A value that terms read."""
 
     node: str
+    """Name of the node that it was first."""
     width: int
     link: AffineMap | None
+    """None: nothing is known of how it came to be. Its terms number the values of the whole graph."""
     axis: int
+    """Of its channels."""
 
 
 def is_padded_layer(node: Node, pad: Node, source: Node) -> bool:
@@ -526,10 +468,8 @@ def keeps_channels(operator: ops.Operator, before: Shape | None, after: Shape | 
         return min(operator.axes, default=0) > 1
     behind = len(before) - 2
     match operator:
-        case ops.MaxPool() | ops.AveragePool() | ops.L2Pool():
+        case ops.MaxPool() | ops.AveragePool():
             kept = len(operator.windows.kernel) <= behind
-        case ops.AdaptiveMaxPool() | ops.AdaptiveAveragePool():
-            kept = len(operator.outputs) <= behind
         case ops.Resize():
             kept = all(scale == 1 for scale in operator.scales[:2])
         case _:
@@ -540,7 +480,7 @@ def keeps_channels(operator: ops.Operator, before: Shape | None, after: Shape | 
 def averages(operator: ops.Operator, before: Shape | None, factor: Upper) -> Average | None:
     """What averages pixels, if they are few."""
     sizes = concrete(None if before is None else before[2:])
-    if not isinstance(operator, (ops.Mean, ops.AveragePool, ops.AdaptiveAveragePool)) or sizes is None:
+    if not isinstance(operator, (ops.Mean, ops.AveragePool)) or sizes is None:
         return None
     return Average(factor, operator.run, sizes) if math.prod(sizes) <= PIXELS else None
 

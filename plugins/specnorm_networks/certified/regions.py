@@ -17,17 +17,11 @@ Range = Interval
 
 @dataclass(frozen=True)
 class Region:
-    """What a claim about a network says of the region in which it holds: `Ball.region`, `Box.region`.
-
-    Parameters
-    ----------
-    words : str
-    digest : str
-        SHA-256 of the bits of its ends, or of its centre and radius.
-    """
+    """What a claim about a network says of the region in which it holds: `Ball.region`, `Box.region`."""
 
     words: str
     digest: str
+    """SHA-256 of the bits of its ends, or of its centre and radius."""
 
     def __str__(self) -> str:
         return self.words

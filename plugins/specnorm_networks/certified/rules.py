@@ -82,21 +82,14 @@ def of_operator(scope: Scope, node: Node, inputs: Sequence[Upper], place: Place)
 
 @dataclass(frozen=True, eq=False)
 class Average:
-    """Averages of the pixels of each channel.
-
-    Parameters
-    ----------
-    factor : Upper
-        Its constant.
-    run : callable
-        Of samples with one channel each, (n, 1, *before).
-    before : tuple of int
-        Pixels, an axis.
-    """
+    """Averages of the pixels of each channel."""
 
     factor: Upper
+    """Its constant."""
     run: Callable[[Any], Any]
+    """Of samples with one channel each, (n, 1, *before)."""
     before: tuple[int, ...]
+    """Pixels, an axis."""
 
     @cached_property
     def matrix(self) -> NDArray[np.float64]:

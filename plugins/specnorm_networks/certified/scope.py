@@ -29,18 +29,12 @@ _unread: WeakKeyDictionary[Operator, str] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class About:
-    """A network and a region.
-
-    Parameters
-    ----------
-    digest : str
-        Of the network as it was given: of its nodes, in order, and all numbers in them.
-    regions : frozenset of Region
-        All of which the inputs lie in; empty: everywhere.
-    """
+    """A network and a region."""
 
     digest: str
+    """Of the network as it was given: of its nodes, in order, and all numbers in them."""
     regions: frozenset[Region] = frozenset()
+    """All of which the inputs lie in; empty: everywhere."""
 
     def includes(self, other: About) -> bool:
         """Whether a claim about the other holds here: of the same network, on no less than this region."""
@@ -64,16 +58,11 @@ class Map:
 
 @dataclass(frozen=True, eq=False)
 class Scope:
-    """A graph that rules are applied to, and what the claims that they make speak of.
-
-    Parameters
-    ----------
-    regions : frozenset of Region
-        Of what else is used of its values, besides the slopes that the graph itself has.
-    """
+    """A graph that rules are applied to, and what the claims that they make speak of."""
 
     graph: Graph
     regions: frozenset[Region] = frozenset()
+    """Of what else is used of its values, besides the slopes that the graph itself has."""
     about: About = field(init=False)
 
     def __post_init__(self) -> None:

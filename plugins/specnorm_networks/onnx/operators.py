@@ -39,7 +39,6 @@ OPERATORS: dict[str, Known] = {
     "BatchNormalization": _known(7, layers.batch_norm, ignored="momentum"),
     "MaxPool": _known(1, pooling.pool, ignored="storage_order"),
     "AveragePool": _known(1, pooling.pool),
-    "LpPool": _known(2, pooling.pool),
     "GlobalAveragePool": _known(1, pooling.over_everything(ops.Mean)),
     "GlobalLpPool": _known(2, pooling.global_length),
     "GlobalMaxPool": _known(1, pooling.over_everything(ops.Largest)),

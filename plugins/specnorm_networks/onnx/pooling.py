@@ -29,9 +29,9 @@ from specnorm_networks.onnx.tensors import Constant
 
 def pool(
     call: Call, x: Data, /, *, kernel_shape: Wholes, auto_pad: str, pads: Wholes | None, strides: Wholes | None,
-    dilations: Wholes | None = None, ceil_mode: int = 0, count_include_pad: int = 0, p: int = 2,
+    dilations: Wholes | None = None, ceil_mode: int = 0, count_include_pad: int = 0,
 ) -> Made:  # fmt: skip
-    """Maximum, average or Euclidean norm over windows."""
+    """Maximum or average over windows."""
     kernel, ndim, ceil = kernel_shape, len(kernel_shape), bool(ceil_mode)
     if not 1 <= ndim <= 3 or min(kernel) < 1 or max(kernel) > MAX_AMOUNT:
         raise NoBoundError(f"kernel_shape={list(kernel[:8])}")
@@ -56,13 +56,6 @@ def pool(
         if found is None:
             raise NoBoundError("its padding depends on the input's size: give the input shape")
         operator = ops.AveragePool(windows, bool(count_include_pad))
-    elif call.operator == "LpPool":
-        _euclidean(p)
-        # onnxruntime sums what is there, onnx's reference and torch weigh it as a whole window.
-        if ceil and (outputs != whole or not whole or any(isinstance(n, str) for n in whole)):
-            raise NoBoundError("ceil_mode=1 adds a window that ends outside, or may: runtimes disagree on its weights")
-        # The root of the sum of squares, where `L2Pool` takes an average.
-        operator = ops.L2Pool(windows, math.prod(kernel))
     return Made(operator, (x,), None if x.shape is None else (*x.shape[:2], *outputs))
 
 
@@ -79,12 +72,6 @@ def _same(kernel: Wholes, stride: Wholes, dilation: Wholes, *, ceil: bool, count
     given = [words for words, present in odd.items() if present]
     if given:
         raise NoBoundError(f"auto_pad=SAME with {', '.join(given)}: runtimes disagree; give the padding by pads")
-
-
-def _euclidean(p: int) -> None:
-    """Refuse other norms than the Euclidean one."""
-    if p != 2:
-        raise NoBoundError(f"p={p}: of the p-norms only the Euclidean one, p=2, has a rule")
 
 
 class _Reduction(Protocol):
@@ -108,7 +95,8 @@ def over_everything(make: _Reduction) -> Builder:
 def global_length(call: Call, x: Data, /, *, p: int = 2) -> Made:
     """Euclidean norm over all spatial axes."""
     del call
-    _euclidean(p)
+    if p != 2:
+        raise NoBoundError(f"p={p}: of the p-norms only the Euclidean one, p=2, has a rule")
     return _over(ops.Norm, x, tuple(range(2, len(shape_of(x)))), keep=True)
 
 
@@ -165,7 +153,7 @@ def resize(
     if coordinates == "align_corners" and not whole:
         raise NoBoundError("align_corners where size times scale is no whole number: runtimes take other corners")
     wanted = None if scales else tuple(int(n) for n in shape)
-    return Made(ops.Resize(mode, wanted, tuple(factors), coordinates, nearest_mode, single=True), (x,), tuple(shape))
+    return Made(ops.Resize(mode, wanted, tuple(factors), coordinates, nearest_mode), (x,), tuple(shape))
 
 
 _MODES: dict[str, PadMode] = {"constant": "zeros", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}

@@ -24,7 +24,7 @@ from specnorm.certified import host, rounding
 from specnorm.certified.bound import HypothesisError, Upper, _upper
 from specnorm.certified.layer.circulant import is_long_enough
 from specnorm.certified.matrices import norms
-from specnorm.certified.symbol import trigonometric
+from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.cells import Circulant
 from specnorm.certified.symbol.symbols import Symbol
 from specnorm.problem.frequencies import Frequencies, cos_sin
@@ -143,7 +143,7 @@ def rest_below(kernel: Array, highest: DeflatedModes, limit: float, *, ops: Arra
     """
     xp = ops.xp
     g = Symbol(kernel, highest.points, ops=ops).matrices()[0, ...]
-    error = float(trigonometric.symbol_error(kernel, xp=xp)[0])
+    error = float(symbols.symbol_error(kernel, xp=xp)[0])
     count = len(highest.points)
     most = int(np.bincount(highest.at, minlength=count).max(initial=0))
     if most:
@@ -228,7 +228,7 @@ class WaveGram:
             total = total + held / 2
             mass = float(rounding.up(norms.frobenius_up(z, xp=xp) ** 2, 2, xp=xp))
             # Each overlap: phases that are off by theirs, a sum of n terms and a quotient; then their products.
-            each = sum(math.sqrt(2) * (trigonometric.phase_error(u) + rounding.gamma(n + 8, u)) for n in sizes)
+            each = sum(math.sqrt(2) * (symbols.phase_error(u) + rounding.gamma(n + 8, u)) for n in sizes)
             share = rounding.product_error(z.shape[1] + 4, z, xp=xp) + each
             error += mass * rounding.SLACK**2 * share
         self.matrix, self.error = total, error

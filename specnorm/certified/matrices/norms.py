@@ -10,9 +10,12 @@ import numpy as np
 from specnorm import arrays
 from specnorm.certified import host, rounding
 from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, _lower, _upper
-from specnorm.certified.symbol import symbols, trigonometric
+from specnorm.certified.symbol import symbols
+from specnorm.problem import unfoldings
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from specnorm.problem.frequencies import Frequencies
     from specnorm.types import Array, ArrayOps, Namespace
 
@@ -166,7 +169,7 @@ class SymbolNorms:
 
     def __init__(self, blocks: Array, *, ops: ArrayOps) -> None:
         self._blocks, self._ops = blocks, ops
-        self._errors: list[float] = ops.to_numpy(trigonometric.symbol_error(blocks, xp=ops.xp)).tolist()
+        self._errors: list[float] = ops.to_numpy(symbols.symbol_error(blocks, xp=ops.xp)).tolist()
 
     def norm_at(self, block: int, point: Frequencies, right: Array) -> Lower:
         """Lower bound of a block's norm at a point: a quotient with any vector (1, p), less the symbol's error."""
@@ -274,3 +277,160 @@ def gram_norm_up(columns: Array, *, xp: Namespace) -> Array:
         4,
         xp=xp,
     )
+
+
+def matrix_norm_up(a: Array, error: Array | float = 0.0, *, ops: ArrayOps) -> Array:
+    """Proven upper bound of the spectral norm of each matrix of a stack.
+
+    ``||A||**2 = lambda_max(A*A)``; the computed Gram matrix differs from A*A by at most `product_error` times
+    ``||A||_F**2``, and `gram_below` proves a limit just above its computed largest eigenvalue: no eigenvalue routine is
+    trusted. Where the proof fails the Frobenius norm is returned, which is always a bound.
+
+    Parameters
+    ----------
+    a : array, shape (..., m, n)
+        Scaled to about 1.
+    error : array or float
+        Bound on ``||A - a||`` for a matrix A of which ``a`` is a computed version; broadcasts with the result.
+    """
+    xp = ops.xp
+    u = rounding.unit(a, xp=xp)
+    size, length = min(a.shape[-2:]), max(a.shape[-2:])
+    gram = arrays.gram_smaller(a, xp=xp)
+    frobenius = frobenius_up(a, xp=xp)
+    gram_error = rounding.up(frobenius**2, 4, xp=xp) * (rounding.SLACK * rounding.product_error(length, a, xp=xp))
+    estimate = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
+    # Twice the loss of the proof: once for it, once for what the factorisation itself needs.
+    lift = 1 + 2 * size * cholesky_loss(size, a, xp=xp) + 16 * u
+    limit = xp.maximum(estimate, xp.zeros_like(estimate)) * lift
+    proven = gram_below(gram, limit, ops=ops)
+    bound = rounding.up(xp.sqrt(xp.where(proven, limit + gram_error, frobenius**2)), 6, xp=xp)
+    # A zero matrix leaves nothing to a proof by factorisation and needs none.
+    return rounding.up(xp.where(frobenius > 0, bound, xp.zeros_like(bound)) + error, 2, xp=xp)
+
+
+def gram_iteration_up(a: Array, n_iter: int, error: Array | float = 0.0, *, xp: Namespace) -> Array:
+    """Proven upper bounds, shape (...), of the norms of matrices by so many Gram products: `GramIterates`.
+
+    None is the Frobenius norm; ``error`` is that of `matrix_norm_up`.
+    """
+    if a.shape[-1] > a.shape[-2]:
+        a = xp.matrix_transpose(a)
+    iterates = GramIterates(a, xp=xp)
+    for _ in range(n_iter):
+        iterates.square()
+    return rounding.up(iterates.norms_up() + error, 2, xp=xp)
+
+
+class GramIterates:
+    """Gram iteration of a stack of matrices, product by product, with a proven bound of their norms after each.
+
+    ``B_0 = A``, ``B_{t+1} = fl(B_t* B_t)`` after a rescaling by a power of two; then, backwards,
+    ``U_T = ||B_T||_F`` and, as ``||B_t||**2 = ||B_t* B_t||``, ``U_t = sqrt(U_{t+1} + e ||B_t||_F**2)`` with e the error
+    of the product (Delattre et al., ICML 2023, theorem 1, with rounding added).
+
+    Parameters
+    ----------
+    a : array, shape (..., m, n)
+        Scaled to about 1; or an error is added to the bounds that covers squares which vanish.
+    """
+
+    def __init__(self, a: Array, *, xp: Namespace) -> None:
+        self._xp, self._current, self._frobenius = xp, a, frobenius_up(a, xp=xp)
+        self._history: list[tuple[Array, Array]] = []
+
+    def square(self) -> None:
+        """One more product."""
+        xp, norm = self._xp, self._frobenius
+        exponent = xp.floor(xp.log2(xp.where(norm > 0, norm, xp.ones_like(norm))))
+        # A symbol can cancel down to subnormal numbers, whose inverse would overflow.
+        limit = math.log2(float(xp.finfo(norm.dtype).max)) - 2
+        exponent = xp.clip(exponent, -limit, limit)
+        factor = arrays.power_of_two(-exponent, xp=xp)
+        a = self._current * xp.astype(factor, self._current.dtype)[..., None, None]
+        lost = rounding.up((norm * factor) ** 2, 2, xp=xp) * rounding.SLACK
+        self._history.append((exponent, lost * rounding.product_error(a.shape[-2], a, xp=xp)))
+        self._current = xp.matmul(arrays.adjoint(a, xp=xp), a)
+        self._frobenius = frobenius_up(self._current, xp=xp)
+
+    def norms_up(self) -> Array:
+        """Proven upper bounds of the matrices' norms, shape (...)."""
+        bound = self._frobenius
+        for exponent, lost in reversed(self._history):
+            root = rounding.up(self._xp.sqrt(bound + lost), 4, xp=self._xp)
+            bound = arrays.unscale(root, exponent, xp=self._xp)
+        return bound
+
+    def take(self, index: np.ndarray, *, ops: ArrayOps) -> None:
+        """Go on with some matrices of a stack (f, m, n), by their numbers on the host."""
+        self._current, self._frobenius = (arrays.rows(x, index, ops=ops) for x in (self._current, self._frobenius))
+        self._history = [(arrays.rows(x, index, ops=ops), arrays.rows(y, index, ops=ops)) for x, y in self._history]
+
+
+def with_taps(norms: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
+    """Bounds of the symbols' norms from bounds of their unfoldings', rounded up."""
+    return rounding.up(norms * math.sqrt(math.prod(kernel_shape)), 3, xp=xp)
+
+
+class UnfoldingProof:
+    """Bounds of the supremum of each block from one unfolding, whose smaller Gram matrix is formed once.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, m, p, *kernel_shape)
+    rows : tuple of int
+        As of `unfoldings.unfold`. The columns are in the order of `unfoldings.cin_last`.
+    """
+
+    def __init__(self, blocks: Array, rows: tuple[int, ...], *, ops: ArrayOps) -> None:
+        columns = unfoldings.cin_last(rows, blocks.ndim - 1)
+        self._matrix = arrays.in_wide_dtype(unfoldings.unfolded(blocks, rows, columns, xp=ops.xp), ops=ops)
+        self._ops, self._taps, self._proof = ops, tuple(blocks.shape[3:]), GramProof(self._matrix, ops=ops)
+
+    @property
+    def gram(self) -> Array:
+        """Gram matrix of the shorter side, to be read."""
+        return self._proof.gram
+
+    def bounds(self, near: Array) -> list[Upper]:
+        """Bounds, close where vectors (b, shorter side) are near the top singular ones; trusted for nothing."""
+        ops = self._ops
+        found = _norms_up(self._proof, self._matrix, arrays.in_wide_dtype(near, ops=ops), ops=ops)
+        words = f"{self._matrix.shape[1]} x {self._matrix.shape[2]} unfolding"
+        values = ops.to_numpy(with_taps(found, self._taps, xp=ops.xp)).tolist()
+        return [_upper(value, EVERYWHERE, words) for value in values]
+
+
+def _norms_up(proof: GramProof, matrix: Array, near: Array, *, ops: ArrayOps) -> Array:
+    found = proof.norm_near(near)
+    if bool(ops.xp.all(ops.xp.isfinite(found))):
+        return found
+    return ops.xp.minimum(found, matrix_norm_up(matrix, ops=ops))
+
+
+def proven_factor(value: Array, vectors: Array, blocks: Array, *, ops: ArrayOps) -> Array:
+    """By what TN of a layer with one tap is to be multiplied to bound its blocks' norms: 1 and rounding, as a rule.
+
+    Parameters
+    ----------
+    value : array, shape (l,)
+    vectors : array, shape (l * g, p)
+        Right singular vectors of the blocks, as complex numbers.
+    blocks : array, shape (l * g, m, p, *kernel_shape)
+
+    Returns
+    -------
+    array, shape (l,)
+    """
+    xp, (count, m, p) = ops.xp, blocks.shape[:3]
+    matrix, v = (arrays.in_wide_dtype(x, ops=ops) for x in (xp.reshape(blocks, (count, m, p)), xp.real(vectors)))
+    small = v if p <= m else xp.matmul(matrix, v[:, :, None])[:, :, 0]
+    norms_up = _norms_up(GramProof(matrix, ops=ops), matrix, small, ops=ops)
+    norm = xp.max(xp.reshape(norms_up, (value.shape[0], -1)), axis=1)
+    wide = arrays.in_wide_dtype(value, ops=ops)
+    ones = xp.ones_like(value)
+    ratio = rounding.up(norm / xp.where(wide > 0, wide, xp.ones_like(wide)), 2, xp=xp)
+    # The value is multiplied by it in its own precision.
+    factor = xp.maximum(ones, rounding.up(rounding.to_dtype(ratio, value.dtype, "up", xp=xp), 2, xp=xp))
+    # What is within the value already needs no factor.
+    return xp.where(norm <= wide, ones, factor)

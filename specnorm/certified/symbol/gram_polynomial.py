@@ -26,7 +26,7 @@ import numpy as np
 from specnorm.certified import host, rounding
 from specnorm.certified.bound import HypothesisError
 from specnorm.certified.matrices import norms
-from specnorm.certified.symbol import symbols, trigonometric
+from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.lags import autocorrelations, taps_below
 from specnorm.problem.frequencies import Frequencies, phases_at
 
@@ -181,9 +181,9 @@ class GramPolynomial:
         self.lags, self.even, self.odd = autocorrelations(tapwise, self.rank, blocks.shape[3:], tick=tick, ops=ops)
         self.norms = self._coefficient_norms()
         rotated = xp.permute_dims(tapwise, (0, 2, 3, 1))
-        norm = float(xp.max(trigonometric.absolute_norm_up(rotated, xp=xp)))
+        norm = float(xp.max(symbols.absolute_norm_up(rotated, xp=xp)))
         terms = m + 2 * taps + len(self.lags) + 4
-        self.error = trigonometric.autocorrelation_error(norm**2, terms, rounding.unit(columns, xp=xp))
+        self.error = symbols.autocorrelation_error(norm**2, terms, rounding.unit(columns, xp=xp))
 
     def _coefficient_norms(self) -> np.ndarray:
         """Bounds of ``||R_d||`` for the coefficients as computed, E and O of ``R_d + R_d^T`` and ``R_d - R_d^T``.
@@ -294,7 +294,7 @@ class GramPolynomial:
         if self._float32_copy is None:
             found = copy.copy(self)
             found.even, found.odd = (self.xp.astype(x, self.xp.float32) for x in (self.even, self.odd))
-            of_sum = trigonometric.autocorrelation_error(self._sums(), len(self.lags) + 2, 2.0**-24)
+            of_sum = symbols.autocorrelation_error(self._sums(), len(self.lags) + 2, 2.0**-24)
             found.error = host.add_up(self.error, of_sum)
             found.is_float32, self._float32_copy = True, found
         return self._float32_copy

@@ -1,25 +1,79 @@
-"""Powers of the Gram matrix of a convolution at the frequencies of its own taps, and the sums that bound its norm."""
+"""Powers of the Gram matrix of a convolution at the frequencies of its own taps, and the sums that bound its norm.
+
+``H_t = (G* G)**(2**(t-1))`` has ``2**t (k_j - 1) + 1`` taps an axis. On a grid of as many points nothing aliases, so
+that its taps R_t are the inverse Fourier transform of its values there.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from specnorm import arrays
 from specnorm.certified import rounding
-from specnorm.certified.symbol import symbols, trigonometric
+from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.lags import correlations, taps_below
-from specnorm.certified.symbol.tap_powers import TUNING, TapGrid, largest_square, residuals
-from specnorm.problem.frequencies import half_grid, tap_grid
+from specnorm.problem.frequencies import cos_sin, half_grid, phases, tap_grid
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
 
 
-class GramTaps(TapGrid):
-    """A `TapGrid` whose taps are known with all rounding errors."""
+class GramTaps:
+    """``H_t = (G* G)**(2**(t-1))`` of a stack of blocks: the grid of its own taps, and these with all errors.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, m, p, *kernel_shape)
+        In the precision that is computed in.
+    n_iter : int
+        t >= 1.
+    """
+
+    def __init__(self, blocks: Array, n_iter: int, *, ops: ArrayOps) -> None:
+        self.blocks, self.n_iter, self.xp, self.ops = blocks, n_iter, ops.xp, ops
+        self.grid = tap_grid(tuple(blocks.shape[3:]), n_iter)
+        self.points = half_grid(self.grid)
+        host = np.float64 if blocks.dtype == self.xp.float64 else np.float32
+        weights, host_tables = tables(self.grid)
+        self.weights = ops.from_numpy(weights.astype(host), blocks)
+        self.tables = [
+            ops.complex(*(ops.from_numpy(np.ascontiguousarray(part.astype(host)), blocks) for part in table))
+            for table in host_tables
+        ]
+
+    def chunks(self) -> Iterator[tuple[slice, symbols.Symbol]]:
+        """Frequencies within the memory budget, on the host in the cache, with their place among all."""
+        step = symbols.chunk_length(self.blocks, ops=self.ops)
+        if self.ops.concrete and self.ops.on_host:
+            # Each chunk reads all taps: with fewer frequencies at once, a product would be little more than that.
+            step = min(step, max(_LEAST, TUNING.forward_host // (8 * math.prod(self.blocks.shape[:3]))))
+        for start in range(0, len(self.points), step):
+            part = slice(start, min(start + step, len(self.points)))
+            yield part, symbols.Symbol(self.blocks, self.points[part], ops=self.ops)
+
+    def transform(self, x: Array) -> Array:
+        """Real part of the sum over the whole grid with ``e^{-i m.theta}``: (b, f, p, r) -> (b, taps, p, r).
+
+        The halved axis comes last, where the products are fewest, and real.
+        """
+        xp, (b, _, p, r) = self.xp, x.shape
+        if not self.grid:
+            return xp.real(x)
+        halved = int(np.argmax(self.grid))
+        shape = [table.shape[1] for table in self.tables]
+        others = {axis: table for axis, table in enumerate(self.tables) if axis != halved}
+        x = contract(x, others, shape, xp=xp)
+        before, after = math.prod(self.grid[:halved]), math.prod(self.grid[halved + 1 :]) * p * r
+        x = xp.reshape(x, (b, before, shape[halved], after))
+        table = self.tables[halved]
+        table = xp.concat([xp.real(table), -xp.imag(table)], axis=1)
+        taps = xp.matmul(table, xp.concat([xp.real(x), xp.imag(x)], axis=2))
+        return xp.reshape(taps, (b, math.prod(self.grid), p, r))
 
     def taps(self, columns: slice | Array) -> tuple[Array, Array]:
         """Columns of the taps (b, grid, p, r), or ``R_t s`` for vectors s (b, p, r); a bound on what all errors add."""
@@ -41,7 +95,7 @@ class GramTaps(TapGrid):
         xp, (m, p) = self.xp, self.blocks.shape[1:3]
         u = rounding.unit(self.blocks, xp=xp)
         total = math.prod(self.grid)
-        start = math.sqrt(p) * trigonometric.symbol_error(self.blocks, xp=xp)[:, None]
+        start = math.sqrt(p) * symbols.symbol_error(self.blocks, xp=xp)[:, None]
         parts = []
         spread = mass = xp.zeros_like(start[:, 0])
         every = isinstance(columns, slice) and len(range(p)[columns]) == p
@@ -66,7 +120,7 @@ class GramTaps(TapGrid):
             mass = mass + xp.sum((squares if every else before**2) * weights, axis=1)
             parts.append(self.ops.complex(*planes))
         values = xp.concat(parts, axis=1) if len(parts) > 1 else parts[0]
-        c = sum(math.sqrt(2) * (rounding.gamma(2 * n + 8, u) + trigonometric.phase_error(u)) for n in self.grid) + 4 * u
+        c = sum(math.sqrt(2) * (rounding.gamma(2 * n + 8, u) + symbols.phase_error(u)) for n in self.grid) + 4 * u
         lost = rounding.up(xp.sqrt(rounding.up(spread, len(self.points) + 2, xp=xp)), 2, xp=xp)
         lost = lost + rounding.up(xp.sqrt(mass), len(self.points) + 4, xp=xp) * (rounding.SLACK * c * math.sqrt(total))
         tiny = 4.0**self.n_iter * m * p * total * float(xp.finfo(self.blocks.dtype).smallest_normal)
@@ -137,7 +191,7 @@ class Powers:
                 [taps[(*lead, slice(middle, n), ...)], taps[(*lead, slice(0, middle), ...)]], axis=axis + 1
             )
         kernel = xp.permute_dims(taps, (0, len(grid.grid) + 1, len(grid.grid) + 2, *range(1, len(grid.grid) + 1)))
-        norm = trigonometric.absolute_norm_up(kernel, xp=xp)
+        norm = symbols.absolute_norm_up(kernel, xp=xp)
         if narrow:
             self._later = xp.floor(xp.log2(xp.where(norm > 0, norm, xp.ones_like(norm)))) + 1
             factor = arrays.power_of_two(-self._later, xp=xp)
@@ -236,3 +290,105 @@ def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
     norms = rounding.up(xp.sqrt(rounding.up(sums, p + lags.shape[1] + 4, xp=xp) + error), 2, xp=xp)
     norms = xp.where(xp.max(xp.abs(taps), axis=(1, 2)) > 0, norms, xp.zeros_like(norms))
     return norms, xp.where(sums > error, sums, xp.zeros_like(sums)), lags
+
+
+def tables(grid: tuple[int, ...]) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """Multiplicity of each frequency of the half grid; for each axis that times ``e^{-2 pi i m j / N}``, m by j."""
+    if not grid:
+        return np.ones(1), []
+    halved = int(np.argmax(grid))
+    counts = [n // 2 + 1 if axis == halved else n for axis, n in enumerate(grid)]
+    place = np.indices(counts)[halved].reshape(-1)
+    tables = []
+    for n, count in zip(grid, counts, strict=True):
+        cos, sin = cos_sin(np.arange(n)[:, None] * np.arange(count)[None, :], n)
+        # Every axis is odd: off zero on the halved axis, a frequency stands for its mirror image too.
+        weights = np.where((np.arange(count) > 0) & (count < n), 2.0, 1.0)
+        tables.append((cos * weights, -sin * weights))
+    return np.where(place > 0, 2.0, 1.0), tables
+
+
+def contract(x: Array, tables_: dict[int, Array], shape: list[int], *, xp: Namespace) -> Array:
+    """Multiply tables onto axes of (b, prod(shape), p, r)."""
+    b, _, p, r = x.shape
+    sizes = list(shape)
+    for axis, table in tables_.items():
+        before, after = math.prod(sizes[:axis]), math.prod(sizes[axis + 1 :])
+        x = xp.matmul(table, xp.reshape(x, (b, before, sizes[axis], after * p * r)))
+        sizes[axis] = table.shape[0]
+    return xp.reshape(x, (b, math.prod(sizes), p, r))
+
+
+@dataclass(frozen=True, eq=False)
+class GramTuning:
+    """Memory of the engine: it decides on time and rounding.
+
+    Parameters
+    ----------
+    backward_host, backward_device : int
+        Bytes that a chunk of the backward may take even if the kernel is smaller. On the host a quarter MiB, which
+        stays in the cache; on a device 16 MiB, as small launches wait for one another.
+    forward_host : int
+        Bytes of a chunk's matrices in the forward on the host.
+    """
+
+    backward_host: int = 2**18
+    backward_device: int = 2**24
+    forward_host: int = 2**23
+
+
+TUNING = GramTuning()
+
+
+_LEAST = 16
+"""Frequencies of a chunk on the host."""
+
+
+def residuals(given: Array, grid: GramTaps, columns: Array, selector: Array, sums: Array) -> tuple[Array, ...]:
+    """What `powers_vjp` needs: leading axis b, then the chunks of frequencies.
+
+    Parameters
+    ----------
+    given : array, shape (b, cout, cin, *kernel_shape)
+        The blocks as scaled, in the kernel's precision.
+    columns, selector, sums : arrays, shapes (b, taps, p, r), (b, p, r) and (b, p)
+        Some of the taps, of which channels they are, and the channels' sums.
+    """
+    xp, ops, b = grid.xp, grid.ops, columns.shape[0]
+    # Every chunk is compiled by itself.
+    step = _lean_step(given, ops=ops) if ops.concrete else symbols.chunk_length(given, ops=ops)
+    chunks = -(-len(grid.points) // step)
+    step = -(-len(grid.points) // chunks)
+    wide = arrays.complex_dtype(sums.dtype, xp=xp)
+    host = np.float64 if sums.dtype == xp.float64 else np.float32
+    phase = ops.complex(*(ops.from_numpy(x.astype(host), sums) for x in phases(grid.points, given.shape[3:])))
+    back = [xp.conj(xp.matrix_transpose(table)) for table in grid.tables]
+    signs = xp.astype(xp.sign(columns), back[0].dtype if back else wide)
+    hats = contract(signs, dict(enumerate(back)), [table.shape[1] for table in back], xp=xp)
+    dtype = arrays.complex_dtype(given.dtype, xp=xp)
+
+    def chunked(x: Array) -> Array:
+        missing = chunks * step - x.shape[1]
+        if missing:
+            zeros = xp.zeros((b, missing, *x.shape[2:]), dtype=x.dtype, device=ops.device(x))
+            x = xp.concat([x, zeros], axis=1)
+        return xp.reshape(x, (b, chunks, step, *x.shape[2:]))
+
+    phase = xp.broadcast_to(phase, (b, *phase.shape))
+    return given, chunked(xp.astype(hats, dtype, copy=False)), selector, sums, chunked(phase)
+
+
+def _lean_step(given: Array, *, ops: ArrayOps) -> int:
+    """Frequencies whose matrices, five at a time, take what the kernel takes."""
+    least = TUNING.backward_host if ops.on_host else TUNING.backward_device
+    matrices = 5 * 16 * math.prod(given.shape[:3])
+    return int(max(1, max(8 * math.prod(given.shape), least) // matrices))
+
+
+def largest_square(blocks: Array, symbol: symbols.Symbol, *, xp: Namespace) -> Array:
+    """Largest squared Frobenius norm of each block's symbol, from the inner products of its taps, shape (b,)."""
+    flat = xp.reshape(blocks, (blocks.shape[0], -1, math.prod(blocks.shape[3:])))
+    inner = xp.matmul(xp.matrix_transpose(flat), flat)
+    squares = xp.sum(xp.matmul(symbol.cos, inner) * symbol.cos, axis=2)
+    squares = squares + xp.sum(xp.matmul(symbol.sin, inner) * symbol.sin, axis=2)
+    return xp.max(squares, axis=1)

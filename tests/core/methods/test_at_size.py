@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Layer, Recipe, layers
 from hypothesis import given
 from oracle import dense_matrix, dense_norm
-from strategies import Layer, Recipe, layers
 
 import specnorm
 from specnorm import Undecided

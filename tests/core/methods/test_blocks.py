@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from cases import Layer, Recipe, layers
 from checks import assert_exact
 from hypothesis import given
 from libraries import Lib
 from oracle import all_singular_values, dense_norm, sigma_star
-from strategies import Layer, Recipe, layers
 
 import specnorm
 from specnorm import ConvSpec

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Layer
 from libraries import Lib
 from numpy.typing import NDArray
 from oracle import dense_norm, sigma_star
 from promises import for_all, layers_for
-from strategies import Layer
 
 import specnorm
 from specnorm import Undecided

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Recipe
 from oracle import dense_norm, sigma_star
-from strategies import Recipe
 
 import specnorm
 from specnorm import METHODS, GeometryError, MethodError, Result

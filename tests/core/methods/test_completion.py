@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Layer, Recipe, recipes
 from hypothesis import given
 from hypothesis import strategies as st
 from libraries import Lib
+from nightly import NIGHTLY
 from numpy.typing import NDArray
 from oracle import finite_difference_gradient, sigma_star
 from promises import for_all, layers_for
-from strategies import Layer, Recipe, recipes
 
 import specnorm
 from specnorm.backends import backend_for
@@ -95,8 +96,8 @@ def test_no_start_makes_the_bound_false(xp: Lib, n_iter: int) -> None:
             found = torch.vmap(bound)(torch.stack([kernel] * len(starts)), torch.stack(starts))
             assert min(xp.to_numpy(found)) >= truth.lo
 
-    # JAX takes subnormal numbers for zero.
-    for_all(xp, layers_for(xp, scaled=not xp.compiles), check, share=0.3)
+    # JAX takes subnormal numbers for zero. Nightly some 20,000 starts in all: seven H a layer.
+    for_all(xp, layers_for(xp, scaled=not xp.compiles), check, share=0.7 if NIGHTLY else 0.3)
 
 
 def test_traced_bounds_are_close_too(xp: Lib) -> None:

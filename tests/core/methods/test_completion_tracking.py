@@ -126,6 +126,7 @@ def test_the_gradient_holds_h_fixed() -> None:
         assert float(np.sum(x.grad.numpy() * along)) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.libraries
 def test_every_library_takes_the_same_steps(xp: Lib) -> None:
     kernel, way = normal(4, 3, 3, 2), normal(4, 3, 3, 2, seed=1)
     dtype = xp.dtypes[-1]

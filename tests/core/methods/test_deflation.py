@@ -30,7 +30,7 @@ from specnorm.problem.layer_map import sizes_of
 from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
 from specnorm.search.branch_and_bound import Search
-from specnorm.search.deflated import DeflatedCirculant
+from specnorm.search.circulants import DeflatedCirculant
 
 Matrix = NDArray[np.complex128]
 

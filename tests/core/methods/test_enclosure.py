@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Layer, Recipe, layers
 from checks import assert_encloses
 from libraries import Lib
 from oracle import dense_norm, sigma_star
 from promises import for_all, layers_for, rounded
-from strategies import Layer, Recipe, layers
 
 import specnorm
 from specnorm import Enclose

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Layer, Recipe
 from checks import assert_exact, assert_tight, assert_valid, number
 from libraries import Lib
 from numpy.typing import NDArray
 from oracle import Truth, finite_difference_gradient
 from promises import PROMISES, SEVERAL, Promise, for_all, layers_for, measured, rounded
-from strategies import Layer, Recipe
 
 import specnorm
 from specnorm import METHODS
@@ -67,6 +67,7 @@ def test_valid_and_tight(xp: Lib, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.widths
+@pytest.mark.libraries
 def test_agrees_with_numpy(xp: Lib, name: str) -> None:
     """The same number from every library, to rounding: one algorithm, one implementation."""
     if xp.name == "numpy":

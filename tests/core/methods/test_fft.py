@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Layer
 from checks import assert_exact
 from libraries import Lib
 from numpy.typing import NDArray
 from oracle import Truth, sigma_star
 from promises import for_all, layers_for, measured, rounded
-from strategies import Layer
 
 import specnorm
 from specnorm import ExactFFT

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Layer, layers
 from checks import assert_valid
 from geometries import REFUSALS, refused
 from hypothesis import given
 from libraries import Lib
 from oracle import Truth, dense_norm, sigma_star
 from promises import PROMISES, for_all, rounded
-from strategies import Layer, layers
 from torch_layers import torch_matrix
 
 import specnorm

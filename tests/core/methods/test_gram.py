@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cases import Layer, Recipe
 from checks import assert_tight, assert_valid
 from libraries import Lib
 from oracle import dense_norm
 from promises import for_all, layers_for, measured, rounded
-from strategies import Layer, Recipe
 
 import specnorm
 from specnorm import Gram

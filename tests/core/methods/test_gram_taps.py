@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Layer, Recipe
 from checks import assert_tight, assert_valid
 from libraries import Lib
 from numpy.typing import NDArray
 from oracle import sigma_star
 from promises import for_all, layers_for, measured, rounded
-from strategies import Layer, Recipe
 
 import specnorm
 from specnorm import Gram

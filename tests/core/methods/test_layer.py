@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Layer, Recipe, layers
 from hypothesis import given
 from libraries import Lib
 from oracle import dense_matrix, dense_norm, sigma_star
 from promises import for_all
-from strategies import Layer, Recipe, layers
 
 from specnorm import GeometryError
 from specnorm.backends import load
@@ -27,8 +27,7 @@ from specnorm.certified.matrices.block_tridiagonal import (
 )
 from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
-from specnorm.search.layer import enclose_layer
-from specnorm.search.layer_bounds import LayerBounds
+from specnorm.search.layer import LayerBounds, enclose_layer
 from specnorm.search.result import Problem
 
 

@@ -23,6 +23,7 @@ BUDGET = 2.0
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.sampled("shape0")
 def test_a_budget_holds(shape: tuple[int, ...]) -> None:
     """Pairs of taps, lags of cells and phases on a grid were made at once: 8.9 s and more for 3, 2.2 GB, 591 GiB."""
     kernel = np.random.RandomState(0).standard_normal(shape)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Layer, Recipe, recipes
 from checks import assert_exact, assert_tight, assert_valid
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,6 @@ from libraries import Lib
 from numpy.typing import NDArray
 from oracle import finite_difference_gradient, sigma_star
 from promises import for_all, layers_for, rounded
-from strategies import Layer, Recipe, recipes
 
 import specnorm
 

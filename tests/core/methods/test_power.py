@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Layer, Recipe, layers
 from checks import assert_tight, assert_valid
 from libraries import Lib
 from numpy.typing import NDArray
 from oracle import dense_norm, finite_difference_gradient
 from promises import for_all, rounded
-from strategies import Layer, Recipe, layers
 
 import specnorm
 from specnorm import GeometryError, Power, PowerTopK
@@ -106,7 +106,7 @@ def test_gradients(geometry: dict[str, Any]) -> None:
             return float(np.sum(weights * specnorm.measure(k, method, input_shape=6, **geometry).value))
 
         from specnorm.backends import backend_for
-        from specnorm.runtime.table import program_for
+        from specnorm.runtime.program import program_for
 
         backend = backend_for(kernel)
         plan = program_for(method, kernel.shape, "float64", (("input_shape", 6), *geometry.items()))

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Layer, Recipe, layers, recipes
 from libraries import Lib
 from oracle import dense_norm, sigma_star
 from promises import for_all
 from specnorm_numpy import BACKEND
-from strategies import Layer, Recipe, layers, recipes
 
 import specnorm
 from specnorm.certified.symbol.gram_powers import Powers, lag_norms

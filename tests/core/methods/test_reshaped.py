@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cases import Layer
 from libraries import Lib
 from oracle import sigma_star
 from promises import for_all, layers_for, rounded
-from strategies import Layer
 
 import specnorm
 

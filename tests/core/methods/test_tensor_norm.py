@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from cases import Layer
 from libraries import Lib
 from numpy.typing import NDArray
 from promises import for_all, layers_for
-from strategies import Layer
 
 import specnorm
 from specnorm import TensorNorm

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from assumptions import assumed_lower
+from cases import Recipe
 from libraries import Lib
 from numpy.typing import NDArray
 from oracle import sigma_star, tensor_norm_best
 from real_weights import real_kernel
-from strategies import Recipe
 
 import specnorm
 from specnorm import EstimateWarning, TensorNorm, Undecided
@@ -48,6 +48,7 @@ def hopm(kernel: NDArray[Any], seed: int) -> float:
 
 
 @pytest.mark.parametrize(("model", "name"), BELOW, ids=[f"{m} {n}" for m, n in BELOW])
+@pytest.mark.sampled("layer3", "model.2")
 def test_above_the_norm_where_the_published_recipe_is_below(model: str, name: str) -> None:
     kernel = real_kernel(model, name)
     truth = sigma_star(kernel, rtol=1e-3, max_cells=1000)

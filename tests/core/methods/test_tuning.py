@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from cases import Recipe
 from checks import assert_encloses, assert_valid
 from numpy.typing import NDArray
 from oracle import dense_norm, sigma_star
-from strategies import Recipe
 
 import specnorm
 from specnorm import TensorNorm
-from specnorm.certified.symbol import tap_powers
+from specnorm.certified.symbol import gram_powers
 from specnorm.numerics import block_lanczos, lanczos
 from specnorm.search import (
     circulants,
-    deflated,
-    lanczos_bound,
+    constant,
     layer,
-    open_groups,
-    smallest_unfolding,
-    supremum,
 )
-from specnorm.search.layer_bounds import LayerTuning
+from specnorm.search.layer import LayerTuning
 from specnorm.tensor import alternation, proving
 
 Kernel = NDArray[np.float64]
@@ -71,7 +68,7 @@ def enclosed(kernel: Kernel, geometry: dict[str, Any]) -> None:
 
 def by_circulants(kernel: Kernel, geometry: dict[str, Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layer, "TUNING", LayerTuning(at_once=0, soon=0, work=0))
+        patch.setattr(layer, "TUNING", replace(layer.TUNING, at_once=0, soon=0, work=0))
         enclosed(kernel, geometry)
 
 
@@ -100,25 +97,25 @@ WILD: dict[str, tuple[Any, Any, Callable[..., None]]] = {
     "no restarts": (proving, proving.ProvingTuning(restarts=0), tn),
     "Lanczos of one step": (lanczos, lanczos.LanczosTuning(0, 1, 1, 1), f4),
     "Lanczos beyond the dimension": (lanczos, lanczos.LanczosTuning(0, 60, 60, 240), f4),
-    "unfoldings compared in float32": (smallest_unfolding, smallest_unfolding.UnfoldingTuning(0), f4),
+    "unfoldings compared in float32": (constant, constant.UnfoldingTuning(0), f4),
     "a basis of nothing": (block_lanczos, block_lanczos.BlockTuning(0), power),
     "a basis beyond the dimension": (block_lanczos, block_lanczos.BlockTuning(10**4), power),
-    "a chunk a frequency": (tap_powers, tap_powers.GramTuning(1, 1), gram),
+    "a chunk a frequency": (gram_powers, gram_powers.GramTuning(1, 1), gram),
     "a search before every matrix": (layer, LayerTuning(at_once=0), enclosed),
     "no matrix": (layer, LayerTuning(at_once=0, soon=0, work=0), enclosed),
     "a wave alone": (layer, LayerTuning(at_once=0, soon=0, work=0, applied=0), enclosed),
-    "every group a lower one": (open_groups, open_groups.GroupTuning(below=1e9), by_circulants),
-    "no group a lower one": (open_groups, open_groups.GroupTuning(below=0.0), by_circulants),
+    "every group a lower one": (layer, LayerTuning(below=1e9), by_circulants),
+    "no group a lower one": (layer, LayerTuning(below=0.0), by_circulants),
     "no Lanczos": (layer, LayerTuning(at_once=0, waves=1), enclosed),
-    "a supremum that is never enough": (supremum, supremum.SupremumTuning(near=0.99), by_circulants),
-    "a supremum that is hardly searched": (supremum, supremum.SupremumTuning(loose=3.0), by_circulants),
+    "a supremum that is never enough": (layer, LayerTuning(near=0.99), by_circulants),
+    "a supremum that is hardly searched": (layer, LayerTuning(loose=3.0), by_circulants),
     "every layer a small one": (layer, LayerTuning(at_once=-1, soon=-1, work=-1, deflated_from=-1), enclosed),
     "every wave taken out": (
-        deflated, deflated.DeflationTuning((0.9, 1e-9), (0.9, 1e-9), 0, 2, 10**6, wider=(1.0,)), split,
+        circulants, circulants.DeflationTuning((0.9, 1e-9), (0.9, 1e-9), 0, 2, 10**6, wider=(1.0,)), split,
     ),
-    "no wave taken out": (deflated, deflated.DeflationTuning((0.9,), (0.9,), 0, 1, 0, wider=(1.0,)), split),
-    "one wave of a frequency": (deflated, deflated.DeflationTuning((0.5,), (0.5,), 0, 1, together=1), split),
-    "one step a matrix": (lanczos_bound, lanczos_bound.MatrixTuning(1, 1, ()), enclosed),
+    "no wave taken out": (circulants, circulants.DeflationTuning((0.9,), (0.9,), 0, 1, 0, wider=(1.0,)), split),
+    "one wave of a frequency": (circulants, circulants.DeflationTuning((0.5,), (0.5,), 0, 1, together=1), split),
+    "one step a matrix": (layer, LayerTuning(matrix_steps=1, matrix_more=1, matrix_wider=()), enclosed),
     "circulants of any length": (circulants, circulants.CirculantTuning(7, 3.0, 2, 0.9), by_circulants),
     "no circulant": (circulants, circulants.CirculantTuning(0), by_circulants),
     "a training state of random vectors": (alternation, alternation.AlternationTuning(begun=0, fresh=1e3), tracked),
@@ -129,8 +126,9 @@ WILD: dict[str, tuple[Any, Any, Callable[..., None]]] = {
 @pytest.mark.parametrize("name", WILD)
 def test_wild_values_never_change_a_claim(name: str, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module, tuning, claim = WILD[name]
-    assert tuning != module.TUNING
-    monkeypatch.setattr(module, "TUNING", tuning)
+    word = "DEFLATION" if isinstance(tuning, circulants.DeflationTuning) else "TUNING"
+    assert tuning != getattr(module, word)
+    monkeypatch.setattr(module, word, tuning)
     claim(*KERNELS[kernel])
 
 

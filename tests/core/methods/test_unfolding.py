@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import Layer, Recipe
 from checks import assert_valid
 from libraries import Lib
 from numpy.typing import NDArray
 from oracle import scale_to_one, sigma_star
 from promises import for_all, layers_for, rounded
-from strategies import Layer, Recipe
 
 import specnorm
 from specnorm import FantasticFour, Unfoldings
 from specnorm.numerics.lanczos import Lanczos
-from specnorm.search import smallest_unfolding
+from specnorm.search import constant
 
 
 def plain_unfoldings(kernel: NDArray[Any]) -> tuple[list[float], list[float]]:
@@ -90,7 +90,7 @@ def test_large_kernels_are_proven_just_above_their_smallest_norm(name: str) -> N
     assert (
         smallest * (1 - 1e-13)
         <= value
-        <= smallest * (1 + (2e-6 if kernel.size >= smallest_unfolding.TUNING.float32_from else 1e-9))
+        <= smallest * (1 + (2e-6 if kernel.size >= constant.TUNING.float32_from else 1e-9))
     )
     assert abs(float(np.sum(kernel * gradient)) / smallest - 1) < 1e-6
 

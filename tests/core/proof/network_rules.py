@@ -28,11 +28,10 @@ from specnorm_networks.certified.operators import (
     Slice,
 )
 from specnorm_networks.certified.operators.base import Operator, Place
-from specnorm_networks.certified.ranges import Ranges, ranges
+from specnorm_networks.certified.ranges import Ranges, localised, ranges
 from specnorm_networks.certified.reading import runs
 from specnorm_networks.certified.regions import Ball, Region
 from specnorm_networks.certified.scope import Scope
-from specnorm_networks.certified.zonotopes import localised
 
 from specnorm.backends import backend_for
 from specnorm.certified.bound import Upper, least

@@ -25,15 +25,14 @@ from specnorm.certified.bound import Upper
 from specnorm.certified.layer.circulant import Embedding, padded_norm, shortest
 from specnorm.certified.layer.components import norm_of_groups, norms_of_patch, polyphase_components
 from specnorm.certified.layer.deflation import DeflatedModes, limit_of_rest, norm_by_deflation
-from specnorm.certified.layer.own_matrix import LayerGram
-from specnorm.certified.layer.waves import Waves
+from specnorm.certified.layer.own_matrix import LayerGram, Waves
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
 from specnorm.certified.symbol import cover, grid
 from specnorm.certified.symbol.cells import Boxes, Cells, Circulant, dft, dft_points, torus
 from specnorm.certified.symbol.cover import Cover, limits_sq, on_grid, truncated
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, rotate
-from specnorm.certified.symbol.pruning import LargestBound
+from specnorm.certified.symbol.grid import LargestBound
 from specnorm.problem.frequencies import Frequencies, half_grid
 from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec

@@ -20,28 +20,35 @@ from test_house import PLUGINS, ROOT, core_files, parsed, room
 import specnorm
 from specnorm import arrays
 from specnorm.certified import bound, host
-from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, as_array, greatest, least
+from specnorm.certified.bound import (
+    EVERYWHERE,
+    HypothesisError,
+    Lower,
+    Upper,
+    as_array,
+    digest_of,
+    greatest,
+    least,
+    of_kernel,
+)
 from specnorm.certified.layer import circulant as embedding
 from specnorm.certified.layer import components
 from specnorm.certified.layer.circulant import norm_by_circulant, padded_norm, shortest
 from specnorm.certified.layer.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
-from specnorm.certified.layer.of_kernel import digest_of, of_kernel
 from specnorm.certified.layer.own_matrix import LayerGram
-from specnorm.certified.matrices import norms, unfolding
+from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
 from specnorm.certified.symbol import cover, grid
 from specnorm.certified.symbol.cells import Boxes, Circulant, dft, dft_points, one_box, torus
 from specnorm.certified.symbol.cover import Cover, on_grid
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
-from specnorm.certified.symbol.pruning import LargestBound
+from specnorm.certified.symbol.grid import LargestBound
 from specnorm.problem.frequencies import half_grid
 from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec
 from specnorm.runtime.execution import Execution
-from specnorm.search import component
 from specnorm.search import layer as layer_search
-from specnorm.search.lanczos_bound import enclose_by_matrix
-from specnorm.search.layer_bounds import TUNING
+from specnorm.search.layer import TUNING, enclose_by_matrix
 
 OPS: Any = Execution(BACKEND, BACKEND.namespace(None))
 ROOM = ("certified", "specnorm_networks.certified")
@@ -414,14 +421,14 @@ def by_grid(blocks: Any) -> Upper:
 def by_unfolding(blocks: Any) -> Upper:
     rows = np.concatenate(np.moveaxis(blocks[0], -1, 0))
     _, near = arrays.top_eigenpair((rows.T @ rows)[None], xp=OPS.xp)
-    (found,) = unfolding.UnfoldingProof(blocks, (0, 2), ops=OPS).bounds(near)
+    (found,) = norms.UnfoldingProof(blocks, (0, 2), ops=OPS).bounds(near)
     return found
 
 
 FIXED: dict[str, tuple[Callable[[Any], Upper], Any, str, Any]] = {
     "Frobenius": (lambda b: norms.norm_by_frobenius(b, ops=OPS), host, "root_up", lambda _: 1.0),
     "grid": (by_grid, grid, "grid_factor", lambda *_: 1.0),
-    "unfolding": (by_unfolding, unfolding, "with_taps", lambda norms, *_, **__: norms),
+    "unfolding": (by_unfolding, norms, "with_taps", lambda norms, *_, **__: norms),
 }
 
 
@@ -455,7 +462,7 @@ def test_a_layer_s_matrix_is_proven_by_its_factorisation_alone(monkeypatch: pyte
 def test_a_circulant_one_point_short_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule counts for itself: a search that takes shorter circulants proves nothing with them."""
     monkeypatch.setattr(layer_search, "TUNING", replace(TUNING, at_once=-1.0, soon=-1.0, work=-1.0))
-    monkeypatch.setattr(component, "fewest_points", lambda spec, _: tuple(n - 1 for n in shortest(spec)))
+    monkeypatch.setattr(layer_search, "fewest_points", lambda spec, _: tuple(n - 1 for n in shortest(spec)))
     kernel = np.random.RandomState(0).standard_normal((2, 2, 3))
 
     def enclosed() -> None:

@@ -26,7 +26,7 @@ from specnorm.certified import rounding
 from specnorm.certified.layer import own_matrix
 from specnorm.certified.layer.circulant import Embedding
 from specnorm.certified.layer.deflation import DeflatedModes, WaveGram, rest_below
-from specnorm.certified.matrices import norms, stacks
+from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import BlockTridiagonal, largest_eigenvalue_up, plans
 from specnorm.certified.symbol.gram_powers import Powers
 from specnorm.problem.frequencies import Frequencies
@@ -65,7 +65,7 @@ def frobenius_with_its_trace() -> bool:
 def matrix() -> bool:
     """With columns of zeros: a proof needs more room than one column leaves."""
     columns: Any = np.concatenate([ONES, 0 * ONES, 0 * ONES], axis=2)
-    return above(stacks.matrix_norm_up(columns, ops=off(-1)))
+    return above(norms.matrix_norm_up(columns, ops=off(-1)))
 
 
 def gram_norm() -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from assumptions import assumed, interval
 from specnorm_networks import Graph, Node
-from specnorm_networks.certified import margins, operators, ranges, zonotopes
+from specnorm_networks.certified import margins, operators, ranges, units
 from specnorm_networks.certified.linear_bounds import LinearBounds, Network
 from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.scope import Scope
@@ -133,7 +133,7 @@ def test_a_contradiction_names_the_operator(said: Any) -> None:
 POINT = Graph((Node("x", operators.Input(), (), (1, 2)),), ("x",))
 ENTRIES: dict[str, Callable[[], object]] = {
     "ranges": lambda: ranges.ranges(POINT, Ball({"x": np.zeros((1, 2))}, 1.0)),
-    "units": lambda: zonotopes.unit_run(POINT),
+    "units": lambda: units.unit_run(POINT),
     "constants of margins": lambda: margins.of_rows(np.eye(2), np.ones(2), assumed(1.0)),
     "radii": lambda: margins.radii(np.eye(2), np.arange(2), within(np.ones((2, 2)))),
     "linear bounds": lambda: LinearBounds(Network(POINT), np.zeros(2), 1.0),

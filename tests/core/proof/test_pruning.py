@@ -12,9 +12,9 @@ from specnorm_numpy import BACKEND
 
 import specnorm
 from specnorm import Gram, Grid
-from specnorm.certified.matrices.stacks import GramIterates, gram_iteration_up
+from specnorm.certified.matrices.norms import GramIterates, gram_iteration_up
 from specnorm.certified.symbol import symbols
-from specnorm.certified.symbol.pruning import LargestBound
+from specnorm.certified.symbol.grid import LargestBound
 from specnorm.certified.symbol.symbols import Symbol
 from specnorm.problem.frequencies import half_grid
 from specnorm.runtime.execution import Execution

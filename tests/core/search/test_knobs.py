@@ -57,12 +57,10 @@ WILD: dict[str, tuple[float, ...]] = {
     "news": (-1.0, 1e6),
     "close": (0.0, 1.0),
     "rounds": (1, 200),
-    "newton": (0, 50),
     "tight": (0.0, 1.0),
     "promise": (0.0, 1e6),
     "slowest": (0.0, 0.999),
     "first_hope": (-0.5, 10.0),
-    "shift": (1e-15, 0.5),
     "regular": (1e-15, 0.5),
     "float32_rounds": (0, 99),
 }

@@ -23,10 +23,9 @@ from specnorm.certified.layer.own_matrix import quotients
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.methods.power import PowerTopK
-from specnorm.search import component
 from specnorm.search import layer as layer_search
 from specnorm.search.circulants import bound_by_circulants
-from specnorm.search.layer_bounds import TUNING
+from specnorm.search.layer import TUNING
 
 RTOLS = (1e-1, 1e-3, 1e-6)
 OFFSETS = (1e-2, -1e-2, 1e-3, -1e-3, 1e-6, -1e-6, 1e-9, -1e-9, 0.5, -0.5)
@@ -58,8 +57,8 @@ def by_circulants(*, split: bool = False) -> Iterator[None]:
 
     with (
         patch.object(layer_search, "TUNING", replace(TUNING, **(SPLIT if split else RINGS))),
-        patch.object(component, "quotients", lowered),
-        patch.object(component, "bound_by_circulants", every_circulant),
+        patch.object(layer_search, "quotients", lowered),
+        patch.object(layer_search, "bound_by_circulants", every_circulant),
     ):
         yield
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from cases import FAMILIES as PLAIN
+from cases import Random, Shape
 from flint import acb_mat, ctx
 from numpy.typing import NDArray
 from oracle import EPS, Float, PaddingMode, Truth, dense_matrix, output_shape, padding_pairs, scale_to_one
-from strategies import FAMILIES as PLAIN
-from strategies import Random, Shape
 
 from soundness import balls
 from soundness.skew import Axis

@@ -21,7 +21,7 @@ from soundness.families import FAMILIES, case
 from soundness.peaks import Peaks
 from specnorm.certified import rounding
 from specnorm.certified.matrices import norms
-from specnorm.certified.symbol import symbols, trigonometric
+from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.cells import Boxes, dft, torus
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 from specnorm.problem.frequencies import PHASE_ERROR, Frequencies, cos_sin, half_grid
@@ -91,16 +91,12 @@ def test_symbols(dtype: str) -> None:
         gram = GramPolynomial(tall, ops=Execution(BACKEND, xp))
         exact_symbols: Any = symbols.Symbol(block, chosen, ops=Execution(BACKEND, xp)).matrices()[0]
         grams: Any = gram.columns_at(chosen, np.zeros(len(chosen), dtype=np.int64))
-        symbol_error = float(trigonometric.symbol_error(block, xp=xp)[0])
+        symbol_error = float(symbols.symbol_error(block, xp=xp)[0])
         gram_error, copied = gram.error, gram.float32_copy()
         columns: Any = copied.columns_at(chosen, np.zeros(len(chosen), dtype=np.int64))
         assert columns.dtype == np.complex64
         assert (copied is gram) == (dtype == "float32")
-        assert (
-            gram_error
-            <= copied.error
-            <= gram_error + 1e-5 * float(trigonometric.absolute_norm_up(block, xp=xp)[0]) ** 2
-        )
+        assert gram_error <= copied.error <= gram_error + 1e-5 * float(symbols.absolute_norm_up(block, xp=xp)[0]) ** 2
         exact = balls.Exact(block[0])
         for j in range(len(chosen)):
             g = exact.symbol(turns_of(chosen, j))

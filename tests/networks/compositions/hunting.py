@@ -7,31 +7,16 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from networks.compositions.claims import Function, Region, Search, Vector
-from specnorm_networks import Graph, Method, Multipliers, Product
+from networks.compositions.claims import Region, Search, Vector
+from networks.compositions.onnx_programs import OnnxProgram
+from specnorm_networks import Method, Multipliers, Product
 
 from specnorm.errors import InternalError, MethodError, TranslationError
 
 KINDS = ("everywhere", "ball", "box")
-
-
-class Program(Protocol):
-    """Of either format."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    def graph(self) -> Graph: ...
-    def double(self) -> Program: ...
-    def function(self) -> Function: ...
-    def runs(self) -> bool: ...
-    def largest(self, x: Vector) -> float: ...
-    def operators(self) -> list[str]: ...
-    def shorter(self) -> Any: ...
-    def pruned(self) -> Program: ...
-    def code(self) -> str: ...
 
 
 @dataclass
@@ -65,7 +50,7 @@ class Counts:
 class Trial:
     """One program, where it is asked about, and how."""
 
-    program: Program
+    program: OnnxProgram
     region: Region
     method: Method
     seed: int
@@ -80,8 +65,6 @@ class Trial:
             graph = self.program.graph()
             answer = self.region.claim(graph, self.method, check=self.check)
         except TranslationError as error:
-            if "samples together" in str(error) and getattr(self.program, "free", False):
-                return self._refused(counts, "(several samples)", str(error))
             return f"TranslationError: {error}"
         except MethodError as error:
             return self._refused(counts, "(not traced)", str(error))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from networks.compositions.onnx_draft import Draft, SkippedError
-from networks.compositions.onnx_draws import DRAWS, ON_RANGES
+from networks.compositions.onnx_draws import DRAWS, FUNCTIONS, ON_RANGES
 from networks.compositions.onnx_programs import OnnxProgram
 from onnx import defs
 
@@ -126,27 +126,6 @@ def gated(d: Draft) -> None:
     d.add("Mul", d.dice.sample([x, gate], 2))
 
 
-def length_pool(d: Draft) -> None:
-    """As torch exports Euclidean pooling: the root of an average of squares."""
-    x = d.value((3, 4))
-    ndim = len(d.shape_of(x)) - 2
-    two = d.const(np.asarray(d.dice.choice([2.0, 2.0, 2.0, 4.0])), folded=False)
-    square = d.add("Pow", [x, two])
-    pads = [d.dice.choice([0, 0, 1]) for _ in range(2 * ndim)]
-    kernel = [d.dice.randint(1, 2) for _ in range(ndim)]
-    average = d.add(
-        "AveragePool", [square], kernel_shape=kernel, strides=[d.dice.randint(1, 2) for _ in range(ndim)], pads=pads,
-        count_include_pad=d.dice.choice([None, 0, 1, 1]),
-    )  # fmt: skip
-    if d.dice.random() < 0.5:
-        average = d.add("Mul", [average, d.const(np.asarray(d.dice.choice([4.0, 2.0])))])
-    if d.dice.random() < 0.4:
-        sign = d.add("Sign", [average])
-        average = d.add("Mul", [sign, d.add("Relu", [d.add("Abs", [average])])])
-        del d.values[sign]
-    d.add("Sqrt", [average])
-
-
 def cancelling(d: Draft) -> None:
     """Two ways that meet again: what is said of one must not be said of both."""
     x = d.value((2,))
@@ -168,7 +147,7 @@ def null_space(d: Draft) -> None:
     null = np.linalg.svd(down.T)[2][k:]
     u = d.add("Gemm", [x, d.const(down)], transB=1)
     before = len(d.nodes)
-    DRAWS_OF_FUNCTIONS[d.dice.randrange(len(DRAWS_OF_FUNCTIONS))](d)
+    d.dice.choice(FUNCTIONS)(d)
     v = d.nodes[-1].output[0] if len(d.nodes) > before else u
     if d.shape_of(v) == d.shape_of(u):
         d.add("Gemm", [v, d.const(null)], transB=1)
@@ -182,11 +161,9 @@ def residual(d: Draft) -> None:
 
 
 PATTERNS: dict[Callable[[Draft], Any], float] = {
-    max_min: 6, sorted_between: 1.5, largest_smallest: 1, both_signs: 2.5, chosen: 3, gated: 3.5, length_pool: 2,
-    cancelling: 1.5, null_space: 2, residual: 2,
+    max_min: 6, sorted_between: 1.5, largest_smallest: 1, both_signs: 2.5, chosen: 3, gated: 3.5, cancelling: 1.5,
+    null_space: 2, residual: 2,
 }  # fmt: skip
-_NAMES = ("function", "with_alpha", "prelu", "clip")
-DRAWS_OF_FUNCTIONS = [draw for draw in DRAWS if getattr(draw, "__name__", "") in _NAMES]
 
 
 def program(dice: random.Random, kind: str) -> OnnxProgram:

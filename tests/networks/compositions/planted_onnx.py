@@ -169,8 +169,6 @@ WINDOWS = [
             argument(R, "MaxPool", ceil_mode=0)),
     Planted("a maximum as an average", one("MaxPool", IMAGE, kernel_shape=[2, 2]),
             operator(R, "MaxPool", lambda old: ops.AveragePool(old.windows))),
-    Planted("LpPool as an average of squares", one("LpPool", IMAGE, kernel_shape=[2, 2]),
-            operator(R, "LpPool", lambda old: ops.L2Pool(old.windows, 1.0))),
     Planted("coordinates ignored", resized(mode="linear", **ASYMMETRIC),
             argument(R, "Resize", coordinate_transformation_mode="half_pixel")),
     Planted("linear as nearest", resized(mode="linear"), argument(R, "Resize", mode="nearest")),

@@ -103,7 +103,6 @@ PLANTED = [
          ops.Pad, "lipschitz", said(1.0)),
     rule("windows that overlap not counted", one("MaxPool", (1, 1, 5), **WINDOW), ops.MaxPool, "lipschitz", said(1.0)),
     rule("a smaller average", one("AveragePool", (1, 1, 5), **WINDOW), ops.AveragePool, "lipschitz", shrunk(0.5)),
-    rule("a smaller length", one("LpPool", (1, 1, 5), **WINDOW), ops.L2Pool, "lipschitz", shrunk(0.5)),
     rule("a flatter softmax", one("Softmax"), ops.Softmax, "lipschitz", said(0.1)),
     rule("a flatter function", one("Tanh"), ops.Tanh, "extent", lambda _: lambda _: (0.0, 0.5)),
     rule("pixels that are copied not counted", one("Resize", (1, 1, 2), more={"r": np.zeros(0), "s": np.array(

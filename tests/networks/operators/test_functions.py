@@ -22,7 +22,6 @@ from specnorm_networks.certified.operators import (
     HardTanh,
     LeakyReLU,
     Log,
-    LogSigmoid,
     Mish,
     Multiple,
     Negative,
@@ -36,13 +35,10 @@ from specnorm_networks.certified.operators import (
     SiLU,
     Sin,
     Softplus,
-    SoftShrink,
     Softsign,
     Sqrt,
     Steep,
     Tanh,
-    TanhShrink,
-    Threshold,
     TwoSlopes,
 )
 from specnorm_networks.certified.operators import __all__ as names
@@ -85,12 +81,8 @@ EVERYWHERE: list[tuple[Pointwise, Function]] = [
     (HardSigmoid(), lambda x: np.clip(0.2 * x + 0.5, 0, 1)),
     (HardSigmoid(-0.4, 1.3), lambda x: np.clip(1.3 - 0.4 * x, 0, 1)),
     (HardSigmoid(0.0, 0.25), lambda x: np.full(x.shape, 0.25)),
-    (HardSigmoid(1 / 6, 0.5, 2.0**-24), lambda x: np.clip(np.float64(np.float32(1 / 6)) * x + 0.5, 0, 1)),
     (HardSwish(), lambda x: x * np.clip(x + 3, 0, 6) / 6),
     (HardSwish(), lambda x: x * np.clip(x + 3, 0, 6) * np.float64(np.float32(1 / 6))),
-    (Threshold(0.4, 0.4), lambda x: np.maximum(x, 0.4)),
-    (SoftShrink(), lambda x: np.sign(x) * np.maximum(abs(x) - 0.5, 0)),
-    (SoftShrink(0.0), lambda x: x),
     (Sigmoid(), logistic),
     (Tanh(), lambda x: -np.expm1(-2 * x) * logistic(2 * x)),
     (Softsign(), lambda x: x / (1 + abs(x))),
@@ -103,18 +95,14 @@ EVERYWHERE: list[tuple[Pointwise, Function]] = [
     (SiLU(-0.3), lambda x: x * logistic(-0.3 * x)),
     (SiLU(0.0), lambda x: x / 2),
     (SiLU(1e-150), lambda x: x / 2),
-    (LogSigmoid(), lambda x: -softplus(-x)),
-    (TanhShrink(), lambda x: x - np.tanh(x)),
     (Erf(), ERF),
     (Softplus(), softplus),
-    (Softplus(2.0, 20.0), lambda x: softplus(2 * x) / 2),
-    (Softplus(-3.0), lambda x: softplus(-3 * x) / -3),
     (Sin(), np.sin),
     (Cos(), np.cos),
     (ELU(), elu),
     (ELU(0.3), lambda x: elu(x, 0.3)),
-    (ELU(-1.5, 0.7, 2.0), lambda x: elu(x, -1.5, 0.7, 2.0)),
-    (ELU(2.0, -0.7, 0.0), lambda x: elu(x, 2.0, -0.7, 0.0)),
+    (ELU(-1.5, 0.7), lambda x: elu(x, -1.5, 0.7)),
+    (ELU(2.0, -0.7), lambda x: elu(x, 2.0, -0.7)),
     (ELU(*SELU), lambda x: elu(x, *SELU)),
     (CELU(), elu),
     (CELU(0.3), lambda x: elu(x, 0.3, 1, 1 / 0.3)),
@@ -186,7 +174,7 @@ def test_values_slopes_and_lines_on_intervals(operator: Pointwise, definition: F
     with np.errstate(all="ignore"):
         y = definition(x)
     noise = 4e-15 * (abs(y) + abs(x) + 1e-30)
-    if isinstance(operator, (GELU, TanhShrink, ELU, CELU, Tanh, Multiple, Softplus, Sin, Cos)):
+    if isinstance(operator, (GELU, ELU, CELU, Tanh, Multiple, Softplus, Sin, Cos)):
         noise = noise + 4e-15  # the definitions here lose what cancels
     down, up = operator.between(low, high)
     assert (down <= y + noise).all()

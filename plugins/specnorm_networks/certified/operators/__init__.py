@@ -18,7 +18,6 @@ from specnorm_networks.certified.operators.linear import Add, Broadcast, Concat,
 from specnorm_networks.certified.operators.moves import (
     Cast,
     Entries,
-    Flatten,
     Gather,
     Identity,
     Permute,
@@ -46,7 +45,6 @@ from specnorm_networks.certified.operators.pointwise import (
     HardTanh,
     LeakyReLU,
     Log,
-    LogSigmoid,
     Mish,
     Multiple,
     Negative,
@@ -59,13 +57,10 @@ from specnorm_networks.certified.operators.pointwise import (
     SiLU,
     Sin,
     Softplus,
-    SoftShrink,
     Softsign,
     Sqrt,
     Steep,
     Tanh,
-    TanhShrink,
-    Threshold,
     TwoSlopes,
 )
 from specnorm_networks.certified.operators.reductions import Largest, LogSoftmax, Norm, Smallest, Softmax
@@ -73,23 +68,20 @@ from specnorm_networks.certified.operators.resizing import Resize
 from specnorm_networks.certified.operators.sorting import GroupSort, Reflection, SignParts, Sort
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random, Unknown
 from specnorm_networks.certified.operators.windows import (
-    AdaptiveAveragePool,
-    AdaptiveMaxPool,
     AveragePool,
-    L2Pool,
     MaxPool,
     Windows,
 )
 
 __all__ = [
-    "CELU", "ELU", "GELU", "Abs", "AdaptiveAveragePool", "AdaptiveMaxPool", "Add", "Arctan", "AveragePool",
+    "CELU", "ELU", "GELU", "Abs", "Add", "Arctan", "AveragePool",
     "Broadcast", "Cast", "Centre", "Choose", "Compare", "Concat", "Constant", "Convolution",
-    "Cos", "Entries", "Erf", "Exp", "Flatten", "Gather", "GroupSort", "HardSigmoid", "HardSwish", "HardTanh",
-    "Held", "Identity", "Input", "L2Pool", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log", "LogSigmoid",
+    "Cos", "Entries", "Erf", "Exp", "Gather", "GroupSort", "HardSigmoid", "HardSwish", "HardTanh",
+    "Held", "Identity", "Input", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log",
     "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish", "Multiple",
     "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "PReLU", "Pad", "Permute", "Place",
     "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",
     "Resize", "Rsqrt", "SameOrder", "Scale", "Selection", "SiLU", "Sigmoid", "Sign", "SignParts", "Sin", "Slice",
-    "Smallest", "SoftShrink", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Squeeze", "Steep", "Sum", "Tanh",
-    "TanhShrink", "Threshold", "Tile", "TwoAxes", "TwoSlopes", "Unknown", "Unsqueeze", "Where", "Windows",
+    "Smallest", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Squeeze", "Steep", "Sum", "Tanh",
+    "Tile", "TwoAxes", "TwoSlopes", "Unknown", "Unsqueeze", "Where", "Windows",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeAlias, dataclass_transform
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.proof import Interval, around, enclosing, host
+from specnorm.proof import Interval, around, enclosing, host, point
 from specnorm_networks.certified.operators.executed import EXACT, SINGLE, Executed, Format, smallest
 from specnorm_networks.certified.regions import Region
 from specnorm_networks.certified.shapes import Shape, concrete
@@ -27,6 +27,8 @@ Ends: TypeAlias = tuple[FloatArray, FloatArray]
 _MAKER = object()
 Offset: TypeAlias = Callable[[], Ends]
 """Gives constants that broadcast against a value, and by how much each may be off."""
+Line: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]
+"""Slope, middle and half."""
 Sizes: TypeAlias = tuple[int, ...]
 Apply: TypeAlias = Callable[[Sequence[FloatArray]], FloatArray]
 Adjoint: TypeAlias = Callable[[FloatArray], list[FloatArray]]
@@ -354,18 +356,12 @@ class Move(Linear):
 
 @dataclass(frozen=True, eq=False)
 class Slopes:
-    """Smallest and largest slope of each entry of a function, proven where its inputs stay in some regions.
-
-    Parameters
-    ----------
-    low, high : array
-    regions : frozenset of Region
-        All of which the inputs of the network lie in.
-    """
+    """Smallest and largest slope of each entry of a function, proven where its inputs stay in some regions."""
 
     low: FloatArray
     high: FloatArray
     regions: frozenset[Region]
+    """All of which the inputs of the network lie in."""
     maker: InitVar[object] = None
 
     def __post_init__(self, maker: object) -> None:
@@ -388,7 +384,7 @@ class Pointwise(Operator):
 
     rule = "pointwise"
     near: Slopes | None = field(default=None, kw_only=True)
-    """Where its inputs stay in a range; None: anywhere. Set by `zonotopes.localised` alone."""
+    """Where its inputs stay in a range; None: anywhere. Set by `ranges.localised` alone."""
 
     def value(self, x: FloatArray) -> FloatArray:
         """The function."""
@@ -407,12 +403,30 @@ class Pointwise(Operator):
         """Interval that the values on intervals lie in, rounded outward; infinite where none is known."""
         return np.full(low.shape, -np.inf), np.full(high.shape, np.inf)
 
-    def affine(self, low: FloatArray, high: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray] | None:
+    def affine(self, low: FloatArray, high: FloatArray) -> Line:
         """Slope, middle and half with ``|f(v) - slope v - middle| <= half`` on intervals, rounded outward.
 
-        Where an interval is not finite: 0, 0 and infinity. None: no line is known.
+        The chord's slope s, or 0 where that is nearer. The function less the line has slopes between ``m - s`` and
+        ``M - s``: so on an interval of length w it is at most ``(M - s) (s - m) w / (M - m)`` beyond its values at both
+        ends. Where nothing is known: 0, 0 and infinity.
         """
-        return None
+        finite = np.isfinite(low) & np.isfinite(high)
+        low, high = np.where(finite, low, 0.0), np.where(finite, high, 0.0)
+        slopes = self.slopes(low, high) or (np.full(low.shape, -math.inf), np.full(high.shape, math.inf))
+        with np.errstate(all="ignore"):
+            first, last, whole = (enclosing(self.between(*ends)) for ends in ((low, low), (high, high), (low, high)))
+            slope = np.clip(np.nan_to_num((last.middle()[0] - first.middle()[0]) / (high - low)), *slopes)
+            least, most = host.next_up(slope - slopes[0]), host.next_up(slopes[1] - slope)
+            apart = host.inflate(least * (most / (least + most)) * (high - low), 8) + UNDERFLOW
+            ends = [each - point(end) * point(slope) for each, end in ((first, low), (last, high))]
+            down = np.minimum(*(each.low for each in ends)) - apart
+            up = np.maximum(*(each.high for each in ends)) + apart
+            middle = down / 2 + up / 2
+            half = host.inflate(up / 2 - down / 2 + (abs(down) + abs(up)) * 2.0**-50, 8)
+        flat = whole.middle()
+        better = finite & np.isfinite(middle) & (half < flat[1])
+        half = np.where(better, half, np.where(finite, flat[1], math.inf))
+        return np.where(better, slope, 0.0), np.where(better, middle, np.where(finite, flat[0], 0.0)), half
 
     def breaks(self, low: FloatArray, high: FloatArray) -> FloatArray:
         """Ends of the parts of intervals on which lines are near the function, ascending: shape (parts + 1, *shape)."""

@@ -13,22 +13,15 @@ FloatArray: TypeAlias = NDArray[Any]
 
 @dataclass(frozen=True)
 class Format:
-    """A binary floating-point format with gradual underflow, rounded to nearest.
-
-    Parameters
-    ----------
-    name : str
-    digits : int
-        Of the significand.
-    smallest, normal, largest : float
-        The smallest positive number, the smallest normal one, and the largest finite one.
-    """
+    """A binary floating-point format with gradual underflow, rounded to nearest."""
 
     name: str
     digits: int
+    """Of the significand."""
     smallest: float
     normal: float
     largest: float
+    """The smallest positive number, the smallest normal one, and the largest finite one."""
 
     @property
     def unit(self) -> float:
@@ -75,25 +68,18 @@ class Executed:
     The sum is off by at most ``gamma(sums) (|A'| |x| + |b'|)``, A' and b' as they are stored, in the precision that
     sums are made in and in any order, with or without fused products; then the value is rounded ``stores`` times in
     the precision of what is stored. Neither: it is exact.
-
-    Parameters
-    ----------
-    stored : Operator or None
-        With A' and b'; None: constants are stored as they are.
-    change : Operator or None
-        Their differences to A and b; None: none.
-    growth : float
-        How much larger than ``|A'| |x|`` and than the value what is computed on the way may be.
-    narrow : bool
-        Sums are made in the precision of what is stored, or in a wider one.
     """
 
     sums: int = 0
     stores: int = 0
     stored: Any = None
+    """With A' and b'; None: constants are stored as they are."""
     change: Any = None
+    """Their differences to A and b; None: none."""
     growth: float = 1.0
+    """How much larger than ``|A'| |x|`` and than the value what is computed on the way may be."""
     narrow: bool = False
+    """Sums are made in the precision of what is stored, or in a wider one."""
 
     @property
     def exact(self) -> bool:

@@ -42,7 +42,7 @@ class _End(Extreme):
 
     join: ClassVar[np.ufunc]
     near: Slopes | None = field(default=None, kw_only=True)
-    """Of two values u and v, those of ReLU on where u - v lies. Set by `zonotopes.localised` alone."""
+    """Of two values u and v, those of ReLU on where u - v lies. Set by `ranges.localised` alone."""
 
     def run(self, *values: FloatArray) -> FloatArray:
         return np.asarray(functools.reduce(self.join, values))

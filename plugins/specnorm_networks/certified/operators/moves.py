@@ -59,19 +59,6 @@ class Reshape(SameOrder):
         return x.reshape(wanted)
 
 
-class Flatten(SameOrder):
-    """Axes [first, last] as one."""
-
-    first: int
-    last: int
-
-    def moved(self, x: FloatArray) -> FloatArray:
-        if not 0 <= self.first <= self.last < max(x.ndim, 1):
-            raise NotRunError(f"axes {self.first} to {self.last} of a value of shape {x.shape}")
-        inside = x.shape[self.first : self.last + 1]
-        return x.reshape(*x.shape[: self.first], math.prod(inside), *x.shape[self.last + 1 :])
-
-
 class TwoAxes(SameOrder):
     """ONNX's Flatten: axes before ``axis`` as one, the others as one."""
 

@@ -29,7 +29,7 @@ from specnorm_networks.certified.operators.executed import smallest
 from specnorm_networks.certified.operators.pointwise import hint
 from specnorm_networks.certified.shapes import Shape, concrete
 
-Form = Literal["mean square", "largest", "sum"]
+Form = Literal["mean square", "largest"]
 
 
 class Centre(Linear):
@@ -55,7 +55,7 @@ class Centre(Linear):
 class Normalise(Operator):
     """Entries divided by a function of their length, which is the second input: `Norm` of the first, axes kept.
 
-    "mean square": ``z / sqrt(s^2 / n + eps)`` for n entries; "largest": ``z / max(s, eps)``; "sum": ``z / (s + eps)``.
+    "mean square": ``z / sqrt(s^2 / n + eps)`` for n entries; "largest": ``z / max(s, eps)``.
     """
 
     rule = "normalise"
@@ -67,7 +67,7 @@ class Normalise(Operator):
         z, length = values
         if self.form == "mean square":
             return np.asarray(z / np.sqrt(length * length / (_count(z.shape, self.axes) or 1) + self.eps))
-        over = np.maximum(length, self.eps) if self.form == "largest" else length + self.eps
+        over = np.maximum(length, self.eps)
         # ONNX has 0 for 0 / 0.
         return np.asarray(z / np.where(over == 0, 1.0, over))
 
@@ -87,8 +87,6 @@ class Normalise(Operator):
         """The divisor for the smallest length, rounded down; of how many entries may be unknown."""
         if self.form == "largest":
             return max(least, self.eps)
-        if self.form == "sum":
-            return host.sub_down(least, -self.eps) if least else self.eps
         if not least or not count or math.isinf(least):
             return host.sqrt_down(self.eps)
         square = max(host.next_down(host.mul_down(least, least) / count), 0.0)
@@ -102,12 +100,10 @@ class Normalise(Operator):
             return None
         most = host.root_up(count) if self.form == "mean square" else 1.0
         s = enclosing((np.maximum(lengths.low, 0.0), np.maximum(lengths.high, 0.0)))
-        eps = point(np.full(s.shape, self.eps))
         if self.form == "mean square":
-            over = ((s * s).scaled(1 / count, 2.0**-52) + eps).root()
+            over = ((s * s).scaled(1 / count, 2.0**-52) + point(np.full(s.shape, self.eps))).root()
         else:
             over = enclosing((np.maximum(s.low, self.eps), np.maximum(s.high, self.eps)))
-            over = over if self.form == "largest" else s + eps
         # A root or a sum that was rounded below 0 says nothing.
         over = enclosing((np.maximum(over.low, 0.0), over.high))
         return (z * over.inverse()) & within(np.full(z.shape, most))

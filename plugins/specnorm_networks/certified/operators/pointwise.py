@@ -9,21 +9,19 @@ values, hundreds of units in the last place.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from specnorm.proof import Interval, enclosing, host
-from specnorm_networks.certified.operators.base import Ends, FloatArray, NoBoundError, Place, Pointwise
+from specnorm_networks.certified.operators.base import Ends, FloatArray, Line, NoBoundError, Place, Pointwise
 from specnorm_networks.certified.operators.executed import EXACT, Executed, Format, smallest
 
 Extent: TypeAlias = tuple[float, float]
 Turn: TypeAlias = tuple[Extent, Extent]
 """Where a function turns: an interval that holds the place, and one that holds the value there."""
-Line: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]
-"""Slope, middle and half."""
 CLOSE = 2.0**-44
 """Error of a value, relatively, and absolutely where the value or its argument is less than 1."""
 LOST = 2.0**-40
@@ -32,8 +30,6 @@ ROUNDINGS = 2**9
 """Roundings that stand for an exponential and a few operations on it: 2^-44 is 2^8 of them."""
 TINY = 2.0**-1000
 """Added to what may have underflowed."""
-PARTS = 8
-"""Of an interval, to find how far a function is from a line."""
 FAR = 700.0
 """From there on derivatives are within `LOST` of their limits, and exp does not overflow."""
 
@@ -72,48 +68,6 @@ class Curved(Pointwise):
                 down, up = np.where(met, np.minimum(down, least), down), np.where(met, np.maximum(up, most), up)
         return np.maximum(down, self.limits[0]), np.minimum(up, self.limits[1])
 
-    def affine(self, low: FloatArray, high: FloatArray) -> Line | None:
-        """The line of the least half among four: with the smallest and largest slope, the chord's, and 0 [1]_.
-
-        The function less a line is bounded on `PARTS` parts of the interval, each by its values at the ends and its
-        smallest and largest slope.
-
-        References
-        ----------
-        .. [1] Singh, Gehr, Mirman, Pueschel, Vechev, "Fast and Effective Robustness Certification", NeurIPS 2018.
-        """
-        finite = np.isfinite(low) & np.isfinite(high)
-        low, high = np.where(finite, low, 0.0), np.where(finite, high, 0.0)
-        best: Line = np.zeros(low.shape), np.zeros(low.shape), np.full(low.shape, math.inf)
-        with np.errstate(all="ignore"):
-            for slope, middle, half in self._along(low, high):
-                best = _nearer(best, (slope, middle, half), finite)
-            ends = self.between(low, high)
-            middle = ends[0] / 2 + ends[1] / 2
-            half = host.next_up(host.next_up(np.maximum(ends[1] - middle, middle - ends[0])))
-            return _nearer(best, (np.zeros(low.shape), middle, half), finite)
-
-    def _along(self, low: FloatArray, high: FloatArray) -> Iterator[Line]:
-        """Lines with the smallest slope, the largest one and the chord's."""
-        whole = self.slopes(low, high)
-        shares = np.linspace(0.0, 1.0, PARTS + 1).reshape(-1, *(1,) * low.ndim)
-        x = np.clip(low + shares * (high - low), low, high)
-        x[-1] = high
-        parts = self.slopes(x[:-1], x[1:])
-        if whole is None or parts is None:
-            return
-        y = np.asarray(self.value(x))
-        lost, most = self.off(x, y).max(axis=0), np.maximum(*map(abs, whole))
-        chord = np.clip(np.nan_to_num((y[-1] - y[0]) / (high - low)), *whole)
-        for slope in (*whole, chord):
-            apart = y - slope * x
-            least, largest = (np.clip(end, *whole) - slope for end in parts)
-            up = _most(apart, x, least, largest).max(axis=0)
-            down = -_most(-apart, x, -largest, -least).max(axis=0)
-            # The sizes of all terms: CLOSE is hundreds of roundings of them.
-            size = abs(y).max(axis=0) + (abs(slope) + most) * (abs(low) + abs(high))
-            yield slope, up / 2 + down / 2, host.inflate(up / 2 - down / 2 + lost + CLOSE * size, 8)
-
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         if self.units is None:
             return super().rounding(values, result, unit)
@@ -128,44 +82,20 @@ class Curved(Pointwise):
         return np.where(sure, host.next_down(down), -math.inf), np.where(sure, host.next_up(up), math.inf)
 
 
-def _nearer(best: Line, other: Line, where: FloatArray) -> Line:
-    """The line with the smaller half, entry by entry."""
-    wins = where & (other[2] < best[2]) & np.isfinite(other[0]) & np.isfinite(other[1])
-    slope, middle, half = (np.where(wins, new, old) for new, old in zip(other, best, strict=True))
-    return slope, middle, half
-
-
-def _most(y: FloatArray, x: FloatArray, least: FloatArray, most: FloatArray) -> FloatArray:
-    """Largest values between neighbours, of values ``y`` at ``x``, and of slopes from ``least`` to ``most`` there.
-
-    Left of any place the line of slope ``most`` from the left end is no higher than there, and right of it the line of
-    slope ``least`` to the right end: so the place, where both meet, need not be exact.
-    """
-    rise, fall, width = np.maximum(most, 0.0), np.minimum(least, 0.0), x[1:] - x[:-1]
-    place = np.clip(np.nan_to_num((y[1:] - y[:-1] - fall * width) / (rise - fall)), 0.0, width)
-    return np.asarray(np.maximum(y[:-1] + rise * place, y[1:] - fall * (width - place)))
-
-
 @dataclass(frozen=True)
 class Curve:
     """A derivative that turns a few times: between its values at both ends, where no turn is between these.
 
     The tests prove by ball arithmetic that there are no other turns, and that values are good to `LOST`.
-
-    Parameters
-    ----------
-    derivative : callable
-        Off by at most `LOST`.
-    lowest, highest : tuple of (float, float)
-        Intervals that hold the places where the derivative is smallest and largest, and where alone it turns.
-    far : float
-        Beyond, the derivative is within `LOST` of what it is there.
     """
 
     derivative: Callable[[FloatArray], FloatArray]
+    """Off by at most `LOST`."""
     lowest: tuple[Extent, ...] = ()
     highest: tuple[Extent, ...] = ()
+    """Intervals that hold the places where the derivative is smallest and largest, and where alone it turns."""
     far: float = FAR
+    """Beyond, the derivative is within `LOST` of what it is there."""
 
     def slopes(self, extent: Extent, low: FloatArray, high: FloatArray) -> Ends:
         """Smallest and largest derivative on intervals, rounded outward; all over it is in ``extent``."""
@@ -269,11 +199,9 @@ class Piecewise(Curved):
         kinks = sorted({end for piece in self.pieces(low, high) for end in piece[:2] if math.isfinite(end)})
         return np.stack([low, *(np.clip(kink, low, high) for kink in kinks), high])
 
-    def affine(self, low: FloatArray, high: FloatArray) -> Line | None:
+    def affine(self, low: FloatArray, high: FloatArray) -> Line:
         # Exact where an interval meets one piece alone.
-        if self.extent() is None:
-            return None
-        slope, middle, half = self.bent(low, high)
+        slope, middle, half = super().affine(low, high)
         finite = np.isfinite(low) & np.isfinite(high)
         pieces = self.pieces(low, high)
         met = [piece.met(low, high) for piece in pieces]
@@ -283,12 +211,6 @@ class Piecewise(Curved):
             slope, half = np.where(exact, piece.least, slope), np.where(exact, 0.0, half)
             middle = np.where(exact, piece.shift, middle)
         return slope, middle, half
-
-    def bent(self, low: FloatArray, high: FloatArray) -> Line:
-        """Line for intervals that meet several pieces."""
-        found = super().affine(low, high)
-        assert found is not None  # for the type checker: curved functions have one
-        return found
 
 
 def _below(slope: Numbers, x: FloatArray, shift: float) -> FloatArray:
@@ -322,34 +244,6 @@ class Kinked(Piecewise):
     def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
         below, above = (self._around(side) for side in self.sides())
         return Piece(-math.inf, 0.0, *below), Piece(0.0, math.inf, *above)
-
-    def bent(self, low: FloatArray, high: FloatArray) -> Line:
-        """``below x + (above - below) relu(x)``, and for ReLU the chord: its half is least [1]_.
-
-        References
-        ----------
-        .. [1] Singh, Gehr, Mirman, Pueschel, Vechev, "Fast and Effective Robustness Certification", NeurIPS 2018.
-        """
-        finite = np.isfinite(low) & np.isfinite(high)
-        low, high = np.where(finite, low, 0.0), np.where(finite, high, 0.0)
-        below, above = self.sides()
-        crossing = (low < 0) & (high > 0)
-        with np.errstate(all="ignore"):
-            chord = np.where(crossing, high / np.where(crossing, high - low, 1.0), (low >= 0).astype(np.float64))
-            chord = np.clip(np.where(np.isnan(chord), 0.0, chord), 0.0, 1.0)
-            # ReLU is above the line by -chord low at the low end, by (1 - chord) high at the high one; never below it.
-            most = np.where(crossing, np.maximum(-chord * low, (1 - chord) * high), 0.0)
-            most = np.where(crossing, host.inflate(most, 4) + 2.0**-1000, 0.0)
-            apart = above - below
-            plain = np.equal(below, 0) & np.equal(above, 1) & (self.slack() == 0)
-            slope = np.where(plain, chord, below + apart * chord)
-            middle, half = apart * most / 2, np.abs(apart) * most / 2
-            # The slope takes three roundings, and those of both sides are known up to the slack.
-            size = (np.abs(below) + np.abs(above)) * np.maximum(abs(low), abs(high))
-            lost = np.where(plain, 0.0, size * (2.0**-48 + self.slack()) + 2.0**-1000)
-            half = np.where(plain, half, host.inflate(half + lost, 8))
-        finite = finite & np.isfinite(slope) & np.isfinite(middle) & np.isfinite(half)
-        return np.where(finite, slope, 0.0), np.where(finite, middle, 0.0), np.where(finite, half, math.inf)
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         # A slope that was rounded, and its product.
@@ -463,87 +357,38 @@ class HardSigmoid(Piecewise):
     limits = (0.0, 1.0)
     alpha: float = 0.2
     beta: float = 0.5
-    slack: float = 0.0
-    """By how much a library's alpha may be larger, relatively (torch multiplies by 1/6 in single precision)."""
 
     def value(self, x: FloatArray) -> FloatArray:
         return np.clip((np.zeros(x.shape) if self.alpha == 0 else self.alpha * x) + self.beta, 0.0, 1.0)
 
     def off(self, x: FloatArray, value: FloatArray) -> FloatArray:
-        return super().off(x, value) + self._lost(self.slack + 2.0**-50)
+        return super().off(x, value) + self._lost(2.0**-50)
 
     def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
-        # Pieces overlap where kinks are known up to rounding and slack.
-        if not (math.isfinite(self.alpha) and math.isfinite(self.beta) and 0 <= self.slack < 1):
+        # Pieces overlap where kinks are known up to rounding.
+        if not (math.isfinite(self.alpha) and math.isfinite(self.beta)):
             return ()
         if self.alpha == 0:
             return (Piece(-math.inf, math.inf, 0.0, 0.0, min(max(self.beta, 0.0), 1.0)),)
         ends = [(end - self.beta, end) for end in (0.0, 1.0)]
         (one, first), (two, last) = sorted((apart / self.alpha, end) for apart, end in ends)
-        near, far = (abs(kink) * (2 * self.slack + 2.0**-48) + 2.0**-1000 for kink in (one, two))
-        slopes = sorted([self.alpha, self.alpha * (1 + self.slack)])
-        if self.slack:
-            slopes = [host.next_down(slopes[0]), host.next_up(slopes[1])]
+        near, far = (abs(kink) * 2.0**-48 + 2.0**-1000 for kink in (one, two))
         return (
             Piece(-math.inf, one + near, 0.0, 0.0, first),
-            Piece(one - near, two + far, slopes[0], slopes[1], self.beta),
+            Piece(one - near, two + far, self.alpha, self.alpha, self.beta),
             Piece(two - far, math.inf, 0.0, 0.0, last),
         )
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        return self._lost(self.slack + 4 * unit)
+        return self._lost(4 * unit)
 
     def _lost(self, relative: float) -> float:
         """Of alpha x and beta while their sum is between 0 and 1, so that ``|alpha x| <= 1 + |beta|``."""
         return relative * (2 + 2 * abs(self.beta))
 
 
-class Threshold(Piecewise):
-    """x above ``threshold``, else ``value_below``: without a jump where both are equal."""
-
-    threshold: float
-    value_below: float
-
-    def value(self, x: FloatArray) -> FloatArray:
-        return np.where(x > self.threshold, x, self.value_below)
-
-    def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
-        kink = self.threshold
-        if kink != self.value_below or not math.isfinite(kink):
-            return ()
-        return Piece(-math.inf, kink, 0.0, 0.0, kink), Piece(kink, math.inf, 1.0, 1.0)
-
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        # Both numbers are rounded: next to the threshold either may be meant.
-        (x,) = values
-        beside = abs(x - self.threshold) <= 2 * unit * abs(self.threshold)
-        constant = np.where(x > self.threshold, 0.0, 2 * unit * abs(result))
-        return constant + np.where(beside, abs(x - self.value_below), 0.0)
-
-
-class SoftShrink(Piecewise):
-    """x moved towards 0 by ``lambd``, 0 where it is nearer; a negative ``lambd`` makes it jump."""
-
-    lambd: float = 0.5
-
-    def value(self, x: FloatArray) -> FloatArray:
-        return np.where(x > self.lambd, x - self.lambd, np.where(x < -self.lambd, x + self.lambd, 0.0))
-
-    def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
-        kink = self.lambd
-        if not 0 <= kink < math.inf:
-            return ()
-        outside = Piece(-math.inf, -kink, 1.0, 1.0, kink), Piece(kink, math.inf, 1.0, 1.0, -kink)
-        return outside[0], Piece(-kink, kink, 0.0, 0.0), outside[1]
-
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        return 4 * unit * (abs(result) + abs(self.lambd))
-
-
 SIXTH = 0.16666668
 """1/6 in single precision, rounded up."""
-SINGLE = 2.0**-22
-"""By how much a number in single precision may be off, relatively: four times as much as it is."""
 
 
 class HardSwish(Piecewise):
@@ -583,12 +428,6 @@ class HardSwish(Piecewise):
         return (8 * unit + 2.0**-23) * (abs(result) + 3)
 
 
-JUMP_FREE = 20.0
-"""Threshold of softplus from which its jump is below 2.1e-9 / beta and is not counted as a slope."""
-MOST_TURNS = 2.0**20
-"""Size of arguments from which sine and cosine are taken to have every value and slope."""
-
-
 # -- derivatives that turn at 0 or nowhere --------------------------------------------------------------------------
 AT_0 = ((0.0, 0.0),)
 
@@ -597,11 +436,6 @@ def _bell(x: FloatArray) -> FloatArray:
     """The derivative of sigmoid."""
     small = np.exp(-abs(x))
     return np.asarray(small / (1 + small) ** 2)
-
-
-def _tanhshrink(x: FloatArray) -> FloatArray:
-    small = np.exp(-2 * abs(x))
-    return np.asarray(((1 - small) / (1 + small)) ** 2)
 
 
 class Sigmoid(Turning):
@@ -648,27 +482,6 @@ class Arctan(Turning):
         return np.arctan(x)
 
 
-class LogSigmoid(Turning):
-    """``log(sigmoid(x))``."""
-
-    whole = (0.0, 1.0)
-    steepness = Curve(lambda x: sigmoid(-x))
-    limits = (-math.inf, 0.0)
-
-    def value(self, x: FloatArray) -> FloatArray:
-        return -np.logaddexp(0.0, -x)
-
-
-class TanhShrink(Turning):
-    """``x - tanh(x)``."""
-
-    whole = (0.0, 1.0)  # tanh^2
-    steepness = Curve(_tanhshrink, AT_0)
-
-    def value(self, x: FloatArray) -> FloatArray:
-        return x - np.tanh(x)
-
-
 class Erf(Turning):
     """The error function."""
 
@@ -680,43 +493,15 @@ class Erf(Turning):
         return np.asarray(erf(x))
 
 
-class Softplus(Curved):
-    """``log(1 + exp(beta x)) / beta``, the identity where ``beta x`` is above ``threshold``.
+class Softplus(Turning):
+    """``log(1 + exp(x))``, of slope sigmoid(x)."""
 
-    It jumps there by log(1 + exp(-threshold)) / beta.
-    """
-
-    beta: float = 1.0
-    threshold: float = math.inf
+    whole = (0.0, 1.0)
+    steepness = Curve(sigmoid)
+    limits = (0.0, math.inf)
 
     def value(self, x: FloatArray) -> FloatArray:
-        return np.where(self.beta * x > self.threshold, x, np.logaddexp(0.0, self.beta * x) / self.beta)
-
-    def off(self, x: FloatArray, value: FloatArray) -> FloatArray:
-        # The jump besides, at an end and at any place between.
-        return super().off(x, value) + 2 * self._jump()
-
-    def extent(self) -> Extent | None:
-        # sigmoid(beta x), whatever the sign of beta is.
-        fits = self.beta != 0 and math.isfinite(self.beta) and self.threshold >= JUMP_FREE
-        return (0.0, 1.0) if fits else None
-
-    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
-        """Of log(1 + exp) at beta x; 1 above the threshold."""
-        if self.extent() is None:
-            return None
-        low, high = enclosing((low, high)).scaled(self.beta).ends
-        down, up = Curve(sigmoid).slopes((0.0, 1.0), low, high)
-        return down, np.where(high >= self.threshold, 1.0, up)
-
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """Elementary functions; a library may see the threshold one rounding earlier or later."""
-        return np.asarray(super().rounding(values, result, unit)) + self._jump()
-
-    def _jump(self) -> float:
-        if self.beta == 0:
-            return math.inf
-        return host.inflate(float(np.logaddexp(0.0, -self.threshold)) / abs(self.beta), ROUNDINGS)
+        return np.logaddexp(0.0, x)
 
 
 # -- exponentials below 0 ------------------------------------------------------------------------------------------
@@ -730,7 +515,8 @@ class Exponential(Curved):
         raise NotImplementedError
 
     def argument(self, x: FloatArray) -> FloatArray:
-        raise NotImplementedError
+        """Of the exponential."""
+        return x
 
     def extent(self) -> Extent | None:
         """The slope above 0; between 0 and the slope at 0 below."""
@@ -765,26 +551,18 @@ class Exponential(Curved):
 
 
 class ELU(Exponential):
-    """``scale x`` above 0, ``scale alpha (exp(input_scale x) - 1)`` below."""
+    """``scale x`` above 0, ``scale alpha (exp(x) - 1)`` below."""
 
     alpha: float = 1.0
     scale: float = 1.0
-    input_scale: float = 1.0
 
     def value(self, x: FloatArray) -> FloatArray:
-        below = self.scale * self.alpha * np.expm1(self.argument(np.minimum(x, 0.0)))
-        return np.where(x > 0, self.scale * x, below)
-
-    def argument(self, x: FloatArray) -> FloatArray:
-        return np.zeros(x.shape) if self.input_scale == 0 else self.input_scale * x
+        return np.where(x > 0, self.scale * x, self.scale * self.alpha * np.expm1(np.minimum(x, 0.0)))
 
     def sides(self) -> tuple[float, float, float] | None:
-        """None for a negative ``input_scale``, where the exponential grows."""
-        if not self.input_scale >= 0:
-            return None
-        steep = host.mul_up(abs(self.alpha), abs(self.scale), self.input_scale)
-        ends = self.alpha * self.scale
-        return self.scale, math.copysign(steep, self.alpha) * math.copysign(1.0, self.scale), ends
+        steep = host.mul_up(abs(self.alpha), abs(self.scale))
+        below = math.copysign(steep, self.alpha) * math.copysign(1.0, self.scale)
+        return self.scale, below, self.alpha * self.scale
 
 
 class CELU(Exponential):
@@ -804,50 +582,28 @@ class CELU(Exponential):
 
 
 # -- waves ---------------------------------------------------------------------------------------------------------
-def _wave(f: Callable[[FloatArray], FloatArray], top: float, low: FloatArray, high: FloatArray) -> Ends:
-    """Values of a wave on intervals, with ``f(top) = 1``, rounded outward."""
-    with np.errstate(all="ignore"):
-        far = ~((abs(low) < MOST_TURNS) & (abs(high) < MOST_TURNS))
-
-        def meets(place: float) -> FloatArray:
-            # 2 pi k is off by less than 2^-51 2^21.
-            turns = np.ceil((low - place - 2.0**-26) / (2 * math.pi))
-            return np.asarray(far | (place + 2 * math.pi * turns <= high + 2.0**-26))
-
-        ends = [f(end) for end in (low, high)]
-        down, up = np.minimum(*ends) - CLOSE, np.maximum(*ends) + CLOSE
-        down = np.where(meets(top + math.pi), -1.0, np.maximum(down, -1.0))
-        return down, np.where(meets(top), 1.0, np.minimum(up, 1.0))
-
-
-class Sin(Curved):
-    """The sine, of which the cosine is the derivative."""
+class Wave(Curved):
+    """A sine or cosine: everywhere of every slope and value."""
 
     whole = (-1.0, 1.0)
+    limits = (-1.0, 1.0)
+
+    def between(self, low: FloatArray, high: FloatArray) -> Ends:
+        return np.full(low.shape, -1.0), np.full(high.shape, 1.0)
+
+
+class Sin(Wave):
+    """The sine."""
 
     def value(self, x: FloatArray) -> FloatArray:
         return np.sin(x)
 
-    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
-        return _wave(np.cos, 0.0, low, high)
 
-    def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        return _wave(np.sin, math.pi / 2, low, high)
-
-
-class Cos(Curved):
-    """The cosine, of which minus the sine is the derivative."""
-
-    whole = (-1.0, 1.0)
+class Cos(Wave):
+    """The cosine."""
 
     def value(self, x: FloatArray) -> FloatArray:
         return np.cos(x)
-
-    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
-        return _wave(lambda x: -np.sin(x), -math.pi / 2, low, high)
-
-    def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        return _wave(np.cos, 0.0, low, high)
 
 
 SMALLEST = 1e-100
@@ -1181,22 +937,6 @@ class Multiple(Pointwise):
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
         return self._outside(self.function.between(*self._inside(low, high)))
-
-    def affine(self, low: FloatArray, high: FloatArray) -> Line | None:
-        # The function's own line, its slope times both factors: each term is off by what the factors are.
-        found = self.function.affine(*self._inside(low, high))
-        if found is None:
-            return None
-        slope, middle, half = found
-        finite = np.isfinite(half)
-        size = np.where(finite, np.maximum(abs(low), abs(high)), 0.0)
-        slope, middle = slope * self.outer * self.inner, middle * self.outer
-        exact = abs(self.outer) == abs(self.inner) == 1 and not self.roundings
-        lost = 0.0 if exact else (CLOSE + 4 * self._slack()) * (abs(slope) * size + abs(middle)) + 2.0**-900
-        half = np.where(finite, abs(self.outer) * (1 + 2 * self._slack()) * np.where(finite, half, 0.0) + lost, 0.0)
-        fits = finite & np.isfinite(slope) & np.isfinite(middle) & np.isfinite(half)
-        half = np.where(half > 0, host.inflate(half, 8), 0.0)
-        return np.where(fits, slope, 0.0), np.where(fits, middle, 0.0), np.where(fits, half, math.inf)
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         # The function's own at the product, times the factor; what rounding the product adds; and that of the last.

@@ -1,35 +1,28 @@
-"""A network near one input: functions with the slopes that they have there, and every unit by itself where it is small.
+"""A small network read unit by unit, for LipSDP: every unit that may switch is a channel of one run.
 
-Where the ranges of a function's inputs are known, its slopes lie between the smallest and the largest derivative there:
-a ReLU that cannot switch has slope 0 or 1. `localised` says so in the graph, and the channels' rules and runs see the
-smallest and largest slope of each channel.
-
-A small network is also read unit by unit: with slopes in [a, b], ``z = a v + w`` and w a function of v with slopes in
-[0, b - a]. So the value before each function is a sum of linear maps of the input and of the w before it, whose
-matrices are multiplied out: what cannot switch is a part of them. LipSDP's form is the same for z and for w.
+With slopes in [a, b], ``z = a v + w`` and w a function of v with slopes in [0, b - a]. So the value before each
+function is a sum of linear maps of the input and of the w before it, whose matrices are multiplied out: what cannot
+switch is a part of them. LipSDP's form is the same for z and for w.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specnorm import ConvSpec
-from specnorm.proof import Interval, anything, arithmetic, enclosing, host
+from specnorm.proof import arithmetic, host
 from specnorm_networks.certified.graph import Graph, Layer, Node, concrete
-from specnorm_networks.certified.operators.base import FloatArray, LinearMap, NoBoundError, Place, Pointwise, _slopes
+from specnorm_networks.certified.operators.base import FloatArray, LinearMap, NoBoundError, Place, Pointwise
 from specnorm_networks.certified.operators.joins import Maximum, Minimum
 from specnorm_networks.certified.operators.linear import Add
-from specnorm_networks.certified.operators.pointwise import ReLU
 from specnorm_networks.certified.operators.sources import Constant, Input
-from specnorm_networks.certified.ranges import _MAKER, Ranges, consistent
 from specnorm_networks.certified.reading import AffineMap, Filter, Subnetwork, Term, blocks_of
-from specnorm_networks.certified.regions import Region
 from specnorm_networks.certified.scope import Scope
 
 UNITS, INPUTS = 4096, 4096
@@ -38,63 +31,14 @@ ENTRIES = 2**24
 """Most entries of a value's matrices."""
 
 
-def localised(graph: Graph, found: Ranges) -> Graph:
-    """The same network with the slopes of each function on the range of its input: on the region of the ranges alone.
-
-    Parameters
-    ----------
-    found : Ranges
-        Of its values.
-    """
-    found.check(graph)
-    nodes = [_sloped(node, [found.get(n) for n in node.inputs], found.regions) for node in graph.nodes]
-    return graph._same(nodes, found.regions)
-
-
-def anywhere(graph: Graph) -> Ranges:
-    """Ranges of values that may be anything."""
-    shapes = {node.name: concrete(node.shape) for node in graph.nodes}
-    known = {name: anything(shape) for name, shape in shapes.items() if shape is not None}
-    return Ranges(known, graph.origin, frozenset(), _MAKER)
-
-
-def rises(graph: Graph) -> bool:
-    """Whether a function of the network has a smallest slope above 0."""
-    curved = [node.operator for node in graph.nodes if isinstance(node.operator, Pointwise)]
-    ends = [operator.extent() for operator in curved if operator.near is None]
-    return any(each is not None and each[0] > 0 for each in ends)
-
-
-def _sloped(node: Node, before: Sequence[Interval | None], regions: frozenset[Region]) -> Node:
-    operator, known = node.operator, [each for each in before if each is not None]
-    if len(known) < len(before):
-        return node
-    if isinstance(operator, Pointwise):
-        slopes = operator.slopes(*known[0].ends)
-    elif isinstance(operator, (Maximum, Minimum)) and len(known) == 2:
-        # Of ReLU at the difference of two values, of which the node is the larger or the smaller one.
-        slopes = ReLU().slopes(*(known[0] - known[1]).ends)
-    else:
-        return node
-    if slopes is None or slopes[0].shape != concrete(node.shape) or not all(np.isfinite(end).all() for end in slopes):
-        return node
-    with consistent(node):
-        return replace(node, operator=replace(operator, near=_slopes(enclosing(slopes), regions)))
-
-
 @dataclass(frozen=True, eq=False)
 class _Sum:
-    """A value as a linear map of the input and the w so far; what is added is left out.
-
-    Parameters
-    ----------
-    matrix : array, shape (numbers, *shape)
-    error : array, shape (numbers, *shape)
-        By how much each entry may be off.
-    """
+    """A value as a linear map of the input and the w so far; what is added is left out."""
 
     matrix: FloatArray
+    """Shape (numbers, *shape)."""
     error: FloatArray
+    """Shape (numbers, *shape): by how much each entry may be off."""
 
 
 class _Units:
@@ -203,17 +147,6 @@ class _Units:
             terms.append(Term(number, columns, range(len(places)), (), Filter(layer, {}, spec, None), columns))
         self.links.append(AffineMap(tuple(terms), len(places), (low, high), name))
 
-    def all(self, nodes: Sequence[Node], read: Callable[[Node], bool]) -> bool:
-        """Whether all can be read, in order; what none of those that follow reads is forgotten."""
-        last = {name: at for at, node in enumerate(nodes) for name in node.inputs}
-        for at, node in enumerate(nodes):
-            if not isinstance(node.operator, Input) and not read(node):
-                return False
-            for name in node.inputs:
-                if last[name] == at:
-                    self.sums.pop(name, None)
-        return True
-
     def end(self, name: str) -> None:
         """The output as the last link."""
         value = self.sums[name]
@@ -244,9 +177,14 @@ def unit_run(graph: Graph) -> Subnetwork | None:
     if whole is None or math.prod(whole) > INPUTS:
         return None
     units.start(first)
-    few = math.prod(whole) + UNITS
-    if not units.all(graph.pruned().nodes, lambda node: units.read(node) and units.count <= few):
-        return None
+    nodes = graph.pruned().nodes
+    last = {name: at for at, node in enumerate(nodes) for name in node.inputs}
+    for at, node in enumerate(nodes):
+        if not isinstance(node.operator, Input) and not (units.read(node) and units.count <= math.prod(whole) + UNITS):
+            return None
+        for name in node.inputs:
+            if last[name] == at:  # nothing reads it any more
+                units.sums.pop(name, None)
     units.end(end)
     links = tuple(units.links)
     if any(not link.terms for link in links):

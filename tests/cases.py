@@ -1,4 +1,4 @@
-"""Hypothesis strategies for kernels and layers, shared by every test.
+"""The cases of every package's tests: kernels and layers, drawn by hypothesis, and the functions of kernels.
 
 What is drawn is a *recipe*: shape, family, dtype, scale and a seed for the contents. It prints in one line, and shrinks
 in no time because no array is ever drawn. Add the shape or family that broke something here, not only as one more case.
@@ -15,6 +15,8 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from oracle import PaddingMode, output_shape, padding_pairs, per_axis
+
+import specnorm
 
 Shape = tuple[int, ...]
 Random = np.random.RandomState
@@ -228,3 +230,22 @@ def layers(
     if not transposed:
         assert min(output_shape(kernel_shape, sizes, per_axis(stride, ndim), dilation, pads), default=1) >= 1
     return Layer(recipe, tuple(sizes), geometry)
+
+
+def functions(size: int = 7, k: int = 3) -> dict[str, Callable[[Any], Any]]:
+    """Every differentiable function of a kernel; for the last three it is a stack of matrices."""
+    return {
+        "tn_bound": lambda x: specnorm.tn_bound(x, certified=False),
+        "f4_bound": specnorm.f4_bound,
+        "unfolding_bounds": specnorm.unfolding_bounds,
+        "gram_bound": lambda x: specnorm.gram_bound(x, size),
+        "grid_bound": specnorm.grid_bound,
+        "conv_norm": lambda x: specnorm.conv_norm(x, size),
+        "singular_values": lambda x: specnorm.singular_values(x, 5, k=k),
+        "gram_bound, every size": specnorm.gram_bound,
+        "power_norm": lambda x: specnorm.power_norm(x, size, padding_mode="zeros"),
+        "reshaped_norm": specnorm.reshaped_norm,
+        "matrix_norm": specnorm.matrix_norm,
+        "power_iteration": lambda x: specnorm.power_iteration(x, n_iter=400),
+        "gram_iteration": specnorm.gram_iteration,
+    }
