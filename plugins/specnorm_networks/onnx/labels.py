@@ -1,4 +1,4 @@
-"""Classifiers' ends that keep the order of logits: a label, or a table of probabilities, of which the bound is before."""
+"""Classifiers' ends that keep the order of logits (a label, a table of probabilities): the bound is of the logits."""
 
 from __future__ import annotations
 

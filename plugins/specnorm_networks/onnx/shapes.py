@@ -1,4 +1,4 @@
-"""Shapes of values in an ONNX graph. A size that is open is a symbol of its own; what is computed from it is another."""
+"""Shapes of values in an ONNX graph. An open size is a symbol of its own; what is computed from it is another one."""
 
 from __future__ import annotations
 

@@ -165,7 +165,8 @@ def _layer_norm(
     if self.dtype == ir.DataType.DOUBLE and eps not in (0.0, single):
         # An attribute is of single precision: s x, normalised with eps s^2, is x normalised with eps.
         value = op.Mul(self, _constant(math.sqrt(single / eps), self))
-    return op.LayerNormalization(value, scale, bias, axis=-len(normalized_shape), epsilon=single)
+    found, _, _ = op.LayerNormalization(value, scale, bias, axis=-len(normalized_shape), epsilon=single)
+    return found
 
 
 def as_it_is(target: Any) -> Callable[..., Any]:
