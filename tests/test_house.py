@@ -23,7 +23,7 @@ PLUGINS = ROOT / "plugins"
 
 LEVELS = (
     "clock errors registry text types", "arrays problem result", "numerics", "certified", "search", "tensor", "methods",
-    "runtime", "backends layers library standard",
+    "runtime", "backends library standard",
     "api completing certificates explaining folding layers matrices measuring norms probable projections "
     "proving robustness testing training",
     "plugin proof", "__init__ __main__",
@@ -33,9 +33,10 @@ LEVELS = (
 ARRAYS = ("specnorm_cupy", "specnorm_jax", "specnorm_numpy", "specnorm_torch")
 STREET = {
     **{name: {"specnorm"} for name in ARRAYS},
-    "specnorm_networks": {"specnorm", *ARRAYS},
+    "specnorm_networks": {"specnorm", *ARRAYS, "specnorm_check", "specnorm_check_networks"},
     "specnorm_audit": {"specnorm", "specnorm_networks", "specnorm_check", "specnorm_torch"},
     "specnorm_check": set(),
+    "specnorm_check_networks": {"specnorm_check"},
 }
 """Packages of ours that a package above the core may import. The core imports none of them, but the checker's own
 functions for the certificates that it writes."""
@@ -47,6 +48,7 @@ OPTIONAL = {
     "specnorm_audit": {"torch", "safetensors", "h5py", "click", "matplotlib", "jinja2", "markupsafe"},
     "specnorm_networks": {"onnx", "google", "onnxscript", "torch", "jax", "jax2onnx", "flax", "equinox", "keras"},
     "specnorm_check": {"onnx", "safetensors"},
+    "specnorm_check_networks": {"onnx"},
     "specnorm_cupy": {"cupy", "cupyx"},
     "specnorm_jax": {"jax", "jaxlib", "optax"},
     "specnorm_numpy": {"threadpoolctl"},
@@ -193,6 +195,17 @@ def test_packages_see_the_core_through_its_doors(package: str) -> None:
                 assert inside or names <= {*public[top]}, f"{path}: {names - {*public[top]}} of {top}"
                 if inside == "proof":
                     assert names <= {*specnorm.proof.__all__}
+
+
+def test_packages_see_torch_through_its_door() -> None:
+    """What reads whole models takes names of ``specnorm_torch.models.__all__``."""
+    door = parsed(PLUGINS / "specnorm_torch" / "models.py")
+    names = next(ast.literal_eval(each.value) for each in ast.walk(door) if isinstance(each, ast.Assign))
+    for path in [*(PLUGINS / "specnorm_networks").rglob("*.py"), *(PLUGINS / "specnorm_audit").rglob("*.py")]:
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "specnorm_torch":
+                assert node.module == "specnorm_torch.models", f"{path}: {node.module}"
+                assert {alias.name for alias in node.names} <= {*names}, path
 
 
 def test_the_door_is_narrow() -> None:

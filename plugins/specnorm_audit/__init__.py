@@ -248,6 +248,11 @@ def _audit(
         limited = settings.budget is not None and settings.budget < math.inf
         seconds = max(isolated.GRAPH_SECONDS, 10 * (settings.budget or 0)) if limited else None
         network = network_of(model, rows, size, input_range=between, progress=progress, seconds=seconds)
+        if stated is not None and network is not None and path is not None:
+            from specnorm_audit.certifying import claim_of  # for few
+
+            claim, looser = claim_of(model, path, network, seconds)
+            stated, missing = stated + claim, missing + looser
     used = [settings.backend] if settings.backend else []
     with suppress(BackendError):  # of a row that says so
         used += [backends.backend_for(layer.tensor.load()).name for layer in found[: path is None]]
