@@ -72,7 +72,7 @@ def certified_accuracy(
     graph: Graph,
     x: NDArray[np.floating],
     y: NDArray[np.integer],
-    radii: Sequence[float],
+    radii: Sequence[float] | NDArray[np.floating],
     *,
     local: bool = False,
     budget: float | None = None,

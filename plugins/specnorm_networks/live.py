@@ -150,7 +150,7 @@ def certified_accuracy(
     source: Source,
     x: Any,
     y: Any,
-    radii: Sequence[float],
+    radii: Sequence[float] | NDArray[np.floating],
     *,
     rtol: float = 1e-3,
     method: Method | None = None,
