@@ -8,21 +8,24 @@ from operator import index
 from typing import Any
 
 import torch
-from specnorm_torch.baking import baked, computed
-from specnorm_torch.modules import (
+from specnorm_torch.models import (
+    Map,
     Select,
     at_inference,
+    baked,
     check_module,
     check_values,
+    computed,
     computes_as_torch,
     geometry_of,
     is_layer,
     is_lazy,
     is_quantised,
     layers_of,
+    map_of,
+    name_of,
     weight_of,
 )
-from specnorm_torch.tracing import Map, map_of, name_of
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 

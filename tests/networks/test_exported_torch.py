@@ -42,6 +42,10 @@ NETWORKS: dict[str, tuple[Any, tuple[int, ...]]] = {
         lambda: Applied(lambda inner, x: inner(x) @ (2 * torch.ones(4, 4)).double().float()),
         (4,),
     ),
+    "constants of float64": (
+        lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4, eps=0.1), nn.SELU(), nn.ELU(0.3), nn.SELU()).double(),
+        (4,),
+    ),
     "sizes": (lambda: Applied(lambda inner, x: inner(x.view(x.shape[0], 2, 2).flatten(1))), (4,)),
 }
 
@@ -53,7 +57,7 @@ def test_bounds_hold_and_are_close(name: str) -> None:
     model = make().eval()
     found = network_bound(model, shape)
     assert found.checked.complete
-    points = torch.randn(20, *shape)
+    points = torch.randn(20, *shape, dtype=next((p.dtype for p in model.parameters()), None))
     reached = max(jacobian_norm(model, x) for x in points)
     assert found.upper is not None
     assert reached * (1 - 1e-5) <= found.upper <= 5 * reached

@@ -23,16 +23,15 @@ claim                                     stopped by  generated
 10 pieces that overlap                    execution   181
 11 names of nodes that meet               class       no: one network
 12 coordinates in single precision        execution   no: sizes up to 5
-13 names of open sizes                    none        no: sizes are known
+13 names of open sizes                    class       no: sizes are known
 14 control flow on the number of samples  execution   no: one number
 15 squares that underflow in radii        none        no: no radii
 16 rounding that refutes                  none        no: nothing is refuted
 17 an input's own range on a ball         attack      11
 ========================================  ==========  ======================
 
-13, 15 and 16 are seen by no execution of one network: sizes that are called alike are executed alike, and a radius or
-a refutation is arithmetic on numbers that are right. `test_misread` and `test_misread_onnx` say
-what is true of them.
+15 and 16 are seen by no execution of one network: a radius or a refutation is arithmetic on numbers that are right.
+`test_misread` says what is true of them.
 """
 
 from __future__ import annotations
@@ -43,9 +42,7 @@ import pytest
 pytest.importorskip("onnx", exc_type=ImportError)
 from networks.compositions import planted_onnx, planted_rules, taken_back
 from networks.compositions.planting import Planted
-from networks.onnx_networks import graph_of, model
-from onnx import TensorProto, helper
-from specnorm_networks import Graph, Layer, Node, bound, forward_step
+from specnorm_networks import Graph, Layer, Node, forward_step
 from specnorm_networks.certified import operators
 
 from specnorm.errors import MethodError, TranslationError
@@ -85,16 +82,6 @@ def test_names_of_nodes_meet_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Graph, "fresh", lambda _, name: name)
     with pytest.raises(MethodError, match="Several nodes are called"):
         forward_step(forward_step(Graph(nodes, ("y",)), 0.5), 0.5)
-
-
-def test_no_execution_sees_that_open_sizes_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Claim 13: sizes of one name are executed as one size, so that the class of names is the only fence."""
-    long = "number_of_tokens_in_the_whole_sequence_of_"
-    other = helper.make_tensor_value_info("z", TensorProto.DOUBLE, [1, f"{long}b"])
-    proto = model([helper.make_node("Add", ["x", "z"], ["y"])], [1, f"{long}a"], more=[other])
-    assert bound(graph_of(proto)).upper is None
-    monkeypatch.setattr("specnorm_networks.onnx.walk.named", lambda text: text[:40])
-    assert bound(graph_of(proto)).upper == pytest.approx(np.sqrt(2))
 
 
 def test_execution_names_the_first_value_that_differs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError
-from specnorm_networks.certified.shapes import Shape, concrete
+from specnorm_networks.certified.shapes import concrete
 from specnorm_networks.onnx.binding import Array, Numbers, Wholes, bind
 from specnorm_networks.onnx.nodes import MAX_FOLDED, Call, Data, Known, Made, Value
 from specnorm_networks.onnx.shapes import slice_parts
@@ -64,7 +64,8 @@ def constant(
 
 def shape_of(call: Call, x: Value, /, *, start: int = 0, end: int | None = None) -> Constant | Made:
     """The shape of a value, where it is known."""
-    return _OPEN if x.shape is None else _entries(call, x.shape[start:end], (len(x.shape[start:end]),))
+    known = None if x.shape is None else concrete(x.shape[start:end])
+    return _OPEN if known is None else call.fold(np.asarray(known, dtype=np.int64))
 
 
 def size_of(call: Call, x: Value, /) -> Constant | Made:
@@ -79,55 +80,6 @@ def filled(call: Call, shape: Wholes | Data, /, *, value: Constant | None = None
         return _LARGE
     each = np.zeros(1, np.float32) if value is None else np.ravel(value.load())
     return call.fold(np.full(shape, each[0]))
-
-
-def sized(call: Call) -> Constant | Made | None:
-    """What moves sizes, of which some are open; None for anything else, and where none is."""
-    if not any(isinstance(value, Data) and value.sizes is not None for value in call.inputs):
-        return None
-    first, *others = call.inputs
-    sizes, *numbers = (_sizes(value) for value in call.inputs)
-    told = {name: attribute.i for name, attribute in call.attributes.items()}
-    if first is None or sizes is None or first.shape is None or None in numbers:
-        return None
-    if call.operator == "Identity" or (call.operator == "Cast" and told == {"to": 7}):
-        return _entries(call, sizes, first.shape)
-    if call.operator in ("Unsqueeze", "Squeeze") and len(sizes) == 1 and told.get("axes", 0) == 0 and len(numbers) < 2:
-        before, after = ((), (1,)) if call.operator == "Unsqueeze" else ((1,), ())
-        return _entries(call, sizes, after) if first.shape == before and numbers in ([], [(0,)]) else None
-    if call.operator == "Concat" and told in ({"axis": 0}, {"axis": -1}):
-        parts = [sizes, *(each for each in numbers if each is not None)]
-        flat = all(value is not None and value.shape is not None and len(value.shape) == 1 for value in call.inputs)
-        joined = tuple(n for part in parts for n in part)
-        return _entries(call, joined, (len(joined),)) if flat else None
-    whole = [tuple(n for n in each or () if isinstance(n, int)) for each in numbers]
-    if len(first.shape) != 1 or [len(each) for each in whole] != [len(each or ()) for each in numbers]:
-        return None
-    if call.operator == "Gather" and told in ({}, {"axis": 0}) and all(-len(sizes) <= n < len(sizes) for n in whole[0]):
-        shape = others[0].shape if others[0] is not None else None
-        return None if shape is None else _entries(call, tuple(sizes[n] for n in whole[0]), shape)
-    if call.operator == "Slice" and not told and 2 <= len(whole) <= 4 and all(len(each) == 1 for each in whole):
-        axes, steps = (whole[2] if len(whole) > 2 else None), (whole[3] if len(whole) > 3 else None)
-        ((_, *part),) = slice_parts((len(sizes),), whole[0], whole[1], axes, steps)
-        return _entries(call, taken := sizes[slice(*part)], (len(taken),))
-    return None
-
-
-def _sizes(value: Value | None) -> Shape | None:
-    """Entries of a vector of sizes, or of a small constant of whole numbers."""
-    if isinstance(value, Data):
-        return value.sizes
-    if value is None or value.refusal or len(value.shape) > 1 or value.size > 64 or value.dtype != "int64":
-        return None
-    return tuple(int(n) for n in np.ravel(value.load()))
-
-
-def _entries(call: Call, sizes: Shape, shape: Shape) -> Constant | Made:
-    """A constant, where all sizes are known."""
-    known = concrete(sizes)
-    if known is not None:
-        return call.fold(np.asarray(known, dtype=np.int64).reshape(concrete(shape) or ()))
-    return Made(ops.Held("its sizes are not known: give the input shape"), (), shape, sizes)
 
 
 # -- arithmetic --------------------------------------------------------------------------------------------------------

@@ -46,8 +46,7 @@ def reshape(call: Call, x: Value, /, *, shape: Wholes | Data, allowzero: int = 0
     """New shape, from an attribute or a constant."""
     del call
     if isinstance(shape, Data):
-        known = None if shape.sizes is None else reshaped(x.shape, shape.sizes, allow_zero=bool(allowzero))
-        return _moved(x, known, ops.Selection())
+        return _moved(x, None, ops.Selection())
     if len(shape) > 16 or min(shape, default=0) < -1:
         raise NoBoundError(f"shape={shape[:8]}")
     return _moved(x, reshaped(x.shape, shape, allow_zero=bool(allowzero)), ops.Reshape(shape, copies=not allowzero))

@@ -34,8 +34,6 @@ class Data:
         Of its node.
     held : bool
         Whether it depends on shapes and integers only: then it stays while floating inputs move.
-    sizes : tuple of Size or None
-        Its entries, where they are sizes of values, some of which are open.
     origins : frozenset of str
         Inputs that its numbers come from; see `unread`.
     depends : bool
@@ -45,7 +43,6 @@ class Data:
     name: str
     shape: Shape | None
     held: bool = False
-    sizes: Shape | None = None
     origins: frozenset[str] = frozenset()
     depends: bool = False
 
@@ -61,14 +58,11 @@ class Made:
     ----------
     inputs : tuple
         Values, in the operator's order; one that is made itself becomes a node of its own.
-    sizes : tuple of Size or None
-        As of `Data`.
     """
 
     operator: Operator
     inputs: tuple[Value | Made, ...]
     shape: Shape | None
-    sizes: Shape | None = None
 
 
 Result: TypeAlias = Constant | Made | tuple[Made | Constant, ...]
@@ -150,6 +144,11 @@ class Known:
     build: Builder | None = None
     fold: Callable[..., Any] | None = None
     ignored: frozenset[str] = field(default_factory=frozenset)
+
+
+def has_graphs(proto: Any) -> bool:
+    """Whether a node has control flow."""
+    return any(attribute.HasField("g") or attribute.graphs for attribute in proto.attribute)
 
 
 def offset_of(value: Constant | None, factor: float = 1.0, spatial: int = 0) -> Offset | None:

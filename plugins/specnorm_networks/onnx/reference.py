@@ -18,6 +18,7 @@ from specnorm_networks.certified.operators.executed import UNITS
 from specnorm_networks.certified.shapes import Shape, concrete
 from specnorm_networks.model import Computed, NotExecutedError, Trial
 from specnorm_networks.onnx.evaluator import evaluate
+from specnorm_networks.onnx.nodes import has_graphs
 from specnorm_networks.onnx.operators import OPERATORS
 from specnorm_networks.onnx.tensors import Tensors
 
@@ -77,7 +78,7 @@ class OnnxModel:
         NotExecutedError
             If the model has control flow or functions, or is too large.
         """
-        if self._functions or any(_has_graphs(node) for node in self._graph.node):
+        if self._functions or any(has_graphs(node) for node in self._graph.node):
             raise NotExecutedError("it has control flow or functions, which are not executed")
         given = {name: array for name, array in self._inputs(inputs) if array is not None}
         shapes = self._shapes({name: array.shape for name, array in given.items()})
@@ -173,10 +174,6 @@ class OnnxModel:
             return []
         named = zip([name for name in node.output if name], found, strict=False)
         return [(name, np.asarray(each)) for name, each in named if isinstance(each, np.ndarray | np.generic)]
-
-
-def _has_graphs(node: Any) -> bool:
-    return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
 
 
 def _fan(node: Any, shapes: Mapping[str, Shape | None]) -> int:

@@ -1,4 +1,4 @@
-"""Shapes of values in an ONNX graph. Sizes may be symbols: equal arithmetic on equal symbols gives equal symbols."""
+"""Shapes of values in an ONNX graph. An open size is a symbol of its own; what is computed from it is another one."""
 
 from __future__ import annotations
 
@@ -12,15 +12,9 @@ from specnorm_networks.certified.operators import NoBoundError
 from specnorm_networks.certified.shapes import Shape, Size, concrete
 from specnorm_networks.onnx.nodes import on_axis
 
-_LONGEST = 120
 _count = itertools.count()
 Parts: TypeAlias = tuple[tuple[int, int | None, int | None, int], ...]
 """As `Slice` has them."""
-
-
-def named(text: str) -> str:
-    """The size that a file calls so: another name is another symbol, and none is one that is made here."""
-    return text if text.isidentifier() else repr(text)
 
 
 def fresh() -> str:
@@ -28,15 +22,11 @@ def fresh() -> str:
     return f"?{next(_count)}"
 
 
-def _symbol(text: str) -> str:
-    return text if len(text) <= _LONGEST else fresh()
-
-
 def times(n: Size, factor: int, plus: int) -> Size:
     """``n * factor + plus``."""
     if isinstance(n, int):
         return n * factor + plus
-    return n if (factor, plus) == (1, 0) else _symbol(f"({n}*{factor}{plus:+d})")
+    return n if (factor, plus) == (1, 0) else fresh()
 
 
 def pooled(
@@ -44,13 +34,10 @@ def pooled(
 ) -> Size:
     """Outputs of a window along one axis; no padding given: as many as strides ("same")."""
     if before is None or after is None:
-        return -(-n // stride) if isinstance(n, int) else n if stride == 1 else _symbol(f"ceil({n}/{stride})")
-    slack = before + after - dilation * (kernel - 1) - 1
+        return -(-n // stride) if isinstance(n, int) else n if stride == 1 else fresh()
     if isinstance(n, int):
         return Window(kernel, stride, dilation, before, after, ceil=ceil).count(n)
-    if (stride, slack) == (1, -1):
-        return n
-    return _symbol(f"({n}{slack:+d})/{stride}{'^' if ceil else ''}+1")
+    return n if stride == 1 and before + after == dilation * (kernel - 1) else fresh()
 
 
 def same_pads(
@@ -85,7 +72,7 @@ def reduced(shape: Shape, axes: Sequence[int], *, keep: bool) -> Shape:
     return tuple(1 if at in axes else n for at, n in enumerate(shape) if keep or at not in axes)
 
 
-def reshaped(before: Shape | None, wanted: Sequence[Size], *, allow_zero: bool) -> Shape | None:
+def reshaped(before: Shape | None, wanted: Sequence[int], *, allow_zero: bool) -> Shape | None:
     """ONNX's rule: 0 copies a size, -1 is what is left."""
     sizes: list[Size] = []
     for at, n in enumerate(wanted):
@@ -94,7 +81,7 @@ def reshaped(before: Shape | None, wanted: Sequence[Size], *, allow_zero: bool) 
                 return None
             sizes.append(before[at])
         else:
-            sizes.append(n if isinstance(n, str) else int(n))
+            sizes.append(int(n))
     if -1 not in sizes:
         return tuple(sizes)
     total = None if before is None else concrete(before)

@@ -90,13 +90,6 @@ def _chooses(proto: Any, opset: int, at: int) -> bool:
     return _CHOICES.issuperset(allowed)
 
 
-def hands_out(value: Value | None) -> bool:
-    """Whether an output of a sub-graph may be a kernel."""
-    if isinstance(value, Constant):
-        return len(value.shape) > 1 and value.dtype.startswith(FLOATING)
-    return value is not None and not value.origins
-
-
 def unread(proto: Any, inputs: Sequence[Value | None], label: str) -> Iterator[Hidden | UnreadKernel]:
     """What may be kernels of a node without a rule."""
     operator = f"{proto.op_type[:40]} ({label[:80]})"

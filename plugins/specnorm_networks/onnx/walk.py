@@ -27,23 +27,23 @@ from specnorm_networks.certified.operators.registry import registered
 from specnorm_networks.certified.operators.sources import NO_LOOPS
 from specnorm_networks.certified.shapes import Shape, Size, concrete
 from specnorm_networks.model_arrays import Sizes, Stated, Tensor
+from specnorm_networks.onnx import labels
 from specnorm_networks.onnx.binding import bind
 from specnorm_networks.onnx.computing import computed
-from specnorm_networks.onnx.folding import folded, sized
-from specnorm_networks.onnx.nodes import Call, Data, Made, Result, Value
+from specnorm_networks.onnx.folding import folded
+from specnorm_networks.onnx.nodes import Call, Data, Made, Result, Value, has_graphs
 from specnorm_networks.onnx.operators import OPERATORS, RANDOM
 from specnorm_networks.onnx.recurrent import GATES, PEEPHOLES, WEIGHTS, gates
 from specnorm_networks.onnx.reference import OnnxModel
-from specnorm_networks.onnx.shapes import named
+from specnorm_networks.onnx.shapes import fresh
 from specnorm_networks.onnx.tensors import Constant, Tensors
-from specnorm_networks.onnx.unread import LAYER, Hidden, UnreadKernel, hands_out, origins, unread
+from specnorm_networks.onnx.unread import LAYER, Hidden, UnreadKernel, origins, unread
 
-_DEPTH = 16
-"""Sub-graphs in sub-graphs that are looked into."""
 _DOMAINS = ("", "ai.onnx")
 _FLOATS = (1, 10, 11, 16)
 _INTEGERS = (2, 3, 4, 5, 6, 7, 8, 9, 12, 13)
 """Element types of inputs: those that move, and those that are held (text, too)."""
+_SUBGRAPH = "it has a sub-graph, which is not read"
 COMPUTED = "kernel as onnx's reference evaluator computes it from the file's constants"
 """What is assumed of a kernel that the file does not store."""
 
@@ -98,8 +98,8 @@ class Walk:
         """Operators that the model defines itself."""
         self.broken: str | None = None
         """Why the graph makes no sense; its kernels are rows all the same."""
-        self.values = self._scope(model.graph, {}, top=True)
-        self._walk(model.graph, self.values, 0)
+        self.values = self._scope(model.graph)
+        self._walk(model.graph)
         if any(function.domain in _DOMAINS for function in model.functions):
             self.broken = "it defines operators of ONNX anew"
         if len(opsets) > 1:
@@ -139,9 +139,11 @@ class Walk:
         """The network; values that no output needs are left out."""
         if self.broken is not None:
             raise ModelFileError(f"{self.broken}: the graph is damaged.")
-        outputs = [self.values.get(o.name) for o in self.model.graph.output]
-        names = tuple(value.name for value in outputs if isinstance(value, Data))
-        return Graph(tuple(self.nodes), names, OnnxModel(self.model, self.reader.again(), self.opset, self._shapes))
+        names, note = labels.logits(self.model, self.values, self.opset)
+        outputs = [self.values.get(name) for name in names]
+        moving = tuple(value.name for value in outputs if isinstance(value, Data))
+        model = OnnxModel(self.model, self.reader.again(), self.opset, self._shapes)
+        return Graph(tuple(self.nodes), moving, model, note=note)
 
     def check_sizes(self) -> None:
         """Refuse shapes by name that are not those of the file's inputs.
@@ -172,8 +174,8 @@ class Walk:
         """Of all values, for inputs of other shapes."""
         return {name: value.shape for name, value in Walk(self.model, self.reader.again(), inputs).values.items()}
 
-    def _scope(self, graph: Any, outer: dict[str, Value], *, top: bool) -> dict[str, Value]:
-        scope = dict(outer)
+    def _scope(self, graph: Any) -> dict[str, Value]:
+        scope: dict[str, Value] = {}
         for proto in graph.initializer:
             scope[proto.name] = replace(self._constant(proto, proto.name), value=proto.name)
         for sparse in graph.sparse_initializer:
@@ -181,17 +183,16 @@ class Walk:
             blank = Constant(self._called(name), tuple(sparse.dims), "float32", lambda: np.zeros(0), value=name)
             scope[name] = blank.refused("it is stored as a sparse tensor.")
         for given in graph.input:
-            if given.name in scope and given.name not in outer:
+            if given.name in scope:
                 continue  # before version 4 of the format, initialisers are inputs with a default
             tensor = given.type.tensor_type
             held = tensor.elem_type in _INTEGERS
-            shape = self._input_shape(given.name, tensor) if top else None
+            shape = self._input_shape(given.name, tensor)
             origin = frozenset[str]() if held else frozenset((given.name,))
             scope[given.name] = Data(given.name, shape, held, origins=origin, depends=True)
-            if top:
-                known = held or tensor.elem_type in _FLOATS
-                operator = Input(moves=not held) if known else Unknown("its type is not known here")
-                self.nodes.append(Node(given.name, operator, (), shape, "input"))
+            known = held or tensor.elem_type in _FLOATS
+            operator = Input(moves=not held) if known else Unknown("its type is not known here")
+            self.nodes.append(Node(given.name, operator, (), shape, "input"))
         return scope
 
     def _called(self, name: str) -> str:
@@ -207,7 +208,7 @@ class Walk:
         return self.constants[name]
 
     def _input_shape(self, name: str, tensor: Any) -> Shape | None:
-        """Sizes of an input: the file's, one sample, the spatial sizes asked for, else symbols."""
+        """Sizes of an input: the file's, one sample, the spatial sizes asked for; others are open."""
         if isinstance(self.sizes, Mapping) and name in self.sizes:
             return tuple(self.sizes[name])
         if not tensor.HasField("shape"):
@@ -227,27 +228,24 @@ class Walk:
             elif wanted is not None:
                 sizes.append(wanted)
             else:
-                sizes.append(named(dim.dim_param) if dim.dim_param else f"{name}.{axis}")
+                sizes.append(fresh())
         return tuple(sizes)
 
-    def _walk(self, graph: Any, scope: dict[str, Value], depth: int) -> None:
-        made = set() if depth else {each.name for each in (*graph.input, *graph.initializer)}
+    def _walk(self, graph: Any) -> None:
+        scope, made = self.values, {each.name for each in (*graph.input, *graph.initializer)}
         for position, proto in enumerate(graph.node):
             label = proto.name or f"{proto.op_type}_{position}"
             missing = next((name for name in proto.input if name and name not in scope), None)
             if missing is not None:
                 self.broken = self.broken or f"{label[:80]} uses {missing[:80]!r}, which nothing before it makes"
             inputs = [scope.get(name) if name else None for name in proto.input]
-            for inner in _graphs(proto):
-                # For the kernels; its values are unknown here.
-                self._branch(inner, scope, label, depth + 1)
-                # It may use any value that is in sight.
-                inputs += [scope[name] for name in sorted(_mentioned(inner, _DEPTH)) if name in scope]
+            if has_graphs(proto):
+                self.hidden.append(Hidden(label, "none", f"{_SUBGRAPH}."))
             found = self._translate(proto, inputs, label)
             for at, name in enumerate(proto.output):
                 if not name:
                     continue
-                if name in made and not depth:
+                if name in made:
                     self.broken = self.broken or f"two of its values are called {name[:80]!r}"
                 made.add(name)
                 each = found[at] if at < len(found) else self._unknown(proto, inputs, "it is a further output")
@@ -257,27 +255,14 @@ class Walk:
                 data = [value for value in inputs if isinstance(value, Data)]
                 held = bool(each.inputs) and all(value.held for value in data) and not isinstance(each.operator, Random)
                 sources = origins(proto, self.opset, at, inputs)
-                depends = any(value.depends for value in data)
+                # A sub-graph may use any value that is in sight.
+                depends = has_graphs(proto) or any(value.depends for value in data)
                 layer = isinstance(each.operator, Convolution | Matrix) or proto.op_type in GATES
                 if layer and depends:
                     sources |= {LAYER}
                 held |= isinstance(each.operator, Held)
-                scope[name] = Data(name, each.shape, held, each.sizes, sources, depends)
-                if not depth:
-                    self._node(name, each, proto.op_type)
-
-    def _branch(self, graph: Any, outer: dict[str, Value], label: str, depth: int) -> None:
-        """Read the kernels of a sub-graph; its values are not followed further, so it must not hand one out."""
-        if depth > _DEPTH:
-            self.hidden.append(Hidden(label, "none", f"its sub-graphs are nested more than {_DEPTH} deep."))
-            return
-        scope = self._scope(graph, outer, top=False)
-        self._walk(graph, scope, depth)
-        for output in graph.output:
-            value = scope.get(output.name)
-            whole = output.type.tensor_type.elem_type in _INTEGERS
-            if hands_out(value) and not whole:
-                self.hidden.append(Hidden(label, "none", "its sub-graph hands out a constant, which may be a kernel."))
+                scope[name] = Data(name, each.shape, held, sources, depends)
+                self._node(name, each, proto.op_type)
 
     def _node(self, name: str, made: Made, label: str) -> str:
         """Put a value into the graph, after what it is made of."""
@@ -380,7 +365,7 @@ class Walk:
         if name in self.functions:
             reason = "it is a function of the model, which is not followed: inline it (onnx.inliner)."
             self.hidden.append(Hidden(proto.op_type[:80], "none", reason))
-        elif name[0]:
+        elif name[0] and not (proto.domain == labels.DOMAIN and proto.op_type in labels.WITHOUT_KERNELS):
             reason = f"it is an operator of {proto.domain[:40]}, which is not known: register it, or export without it."
             self.hidden.append(Hidden(proto.op_type[:80], "none", reason))
         for missed in unread(proto, inputs, label):
@@ -403,9 +388,6 @@ class Walk:
             use=lambda kernel, stated, sizes: self._use(kernel, stated, sizes, label),
             missed=lambda: self._missed(proto, inputs, label),
         )  # fmt: skip
-        found: Result | None = sized(call)
-        if found is not None:
-            return found
         try:
             if known.build is None or (known.fold is not None and not moving):
                 found = folded(call, known)
@@ -436,7 +418,9 @@ class Walk:
     def _unknown(self, proto: Any, inputs: list[Value | None], reason: str) -> Made:
         """What has no rule: random numbers, a constant, or a function that is not known."""
         data = tuple(dict.fromkeys(value for value in inputs if isinstance(value, Data)))
-        if _is_random(proto, _DEPTH):
+        if has_graphs(proto):
+            return Made(Unknown(_SUBGRAPH), data, None)
+        if proto.op_type in RANDOM or proto.op_type == "Dropout":  # in training
             return Made(Random(), data, None)
         return Made(Unknown(reason) if data or proto.domain not in _DOMAINS else Held(reason), data, None)
 
@@ -446,29 +430,3 @@ def _plain(attribute: Any) -> Any:
     kinds = {1: "f", 2: "i", 3: "s", 6: "floats", 7: "ints"}
     value: Any = getattr(attribute, kinds[attribute.type]) if attribute.type in kinds else None
     return tuple(value) if attribute.type in (6, 7) else value
-
-
-def _graphs(proto: Any) -> list[Any]:
-    """Sub-graphs of a node."""
-    found = []
-    for attribute in proto.attribute:
-        found += [attribute.g] if attribute.HasField("g") else []
-        found += list(attribute.graphs)
-    return found
-
-
-def _is_random(proto: Any, depth: int) -> bool:
-    """Whether an operator that is not read draws random numbers, as dropout in training does."""
-    if proto.op_type in RANDOM or proto.op_type == "Dropout":
-        return True
-    return depth > 0 and any(_is_random(node, depth - 1) for inner in _graphs(proto) for node in inner.node)
-
-
-def _mentioned(graph: Any, depth: int) -> set[str]:
-    """Names that a sub-graph reads, its own included."""
-    names = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
-    if depth:
-        for node in graph.node:
-            for inner in _graphs(node):
-                names |= _mentioned(inner, depth - 1)
-    return names

@@ -22,7 +22,8 @@ def graph_of(exported: Exported) -> Graph:
     data = exported.model.SerializeToString()
     graph = read(io.BytesIO(data), "exported", len(data) + 1).graph(None)
     outputs = tuple(each.name for each in exported.model.graph.output)
-    return replace(graph, model=Original(exported, outputs), note=exported.note)
+    note = " ".join(filter(None, (graph.note, exported.note)))
+    return replace(graph, model=Original(exported, outputs), note=note)
 
 
 _PRECISIONS = {1: ("float32", 2.0**-24), 10: ("float16", 2.0**-11)}

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
-from specnorm_torch.modules import at_inference
-from specnorm_torch.tracing import ASKED, called, replaced, tensors, version_of
+from specnorm_torch.models import ASKED, at_inference, called, replaced, tensors, version_of
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 

@@ -10,8 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from specnorm_torch.modules import at_inference
-from specnorm_torch.tracing import called, replaced, tensors, version_of
+from specnorm_torch.models import at_inference, called, replaced, tensors, version_of
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 

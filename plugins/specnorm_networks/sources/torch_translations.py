@@ -139,6 +139,36 @@ def _leaky(self: Any, negative_slope: float = 0.01) -> Any:
     return op.PRelu(self, _constant(negative_slope, self))
 
 
+def _elu(self: Any, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Any:
+    if input_scale != 1:
+        raise NotImplementedError("an input that is scaled before ELU")
+    if self.dtype != ir.DataType.DOUBLE:
+        found = op.Elu(self, alpha=alpha)
+        return found if scale == 1 else op.Mul(found, _constant(scale, self))
+    # Attributes would be of single precision; what is below 0 stays there.
+    found = op.PRelu(op.Elu(self, alpha=1.0), _constant(alpha, self))
+    return found if scale == 1 else op.Mul(found, _constant(scale, self))
+
+
+def _selu(self: Any) -> Any:
+    alpha, scale = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+    return op.Selu(self) if self.dtype != ir.DataType.DOUBLE else _elu(self, alpha, scale)
+
+
+def _layer_norm(
+    self: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Any:  # fmt: skip
+    del cudnn_enable
+    scale = _constant(np.ones([int(n) for n in normalized_shape]), self) if weight is None else weight
+    single, value = float(np.float32(eps)), self
+    if self.dtype == ir.DataType.DOUBLE and eps not in (0.0, single):
+        # An attribute is of single precision: s x, normalised with eps s^2, is x normalised with eps.
+        value = op.Mul(self, _constant(math.sqrt(single / eps), self))
+    found, _, _ = op.LayerNormalization(value, scale, bias, axis=-len(normalized_shape), epsilon=single)
+    return found
+
+
 def as_it_is(target: Any) -> Callable[..., Any]:
     """An operator of another domain, by the name that torch has for it: what is registered for it has the rule."""
     # No word of onnxscript's makes a node without a schema.
@@ -175,6 +205,9 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.avg_pool2d.default: _average,
         aten._native_batch_norm_legit_no_training.default: _batch_norm,
         aten.leaky_relu.default: _leaky,
+        aten.elu.default: _elu,
+        aten.selu.default: _selu,
+        aten.layer_norm.default: _layer_norm,
         **{getattr(aten, f"adaptive_avg_pool{n}d").default: means for n in (1, 2, 3)},
         **{getattr(aten, f"_adaptive_avg_pool{n}d").default: means for n in (2, 3)},
         **{getattr(aten, f"adaptive_max_pool{n}d").default: maxima for n in (1, 2, 3)},
