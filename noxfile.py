@@ -185,9 +185,9 @@ def cupy(session: nox.Session) -> None:
     pytest(session, "-n0", "-k", "cupy", backends="cupy")
 
 
-@nox.session(python=PYTHON)
+@nox.session(python=PYTHON, default=False, tags=["nightly"])
 def oldest(session: nox.Session) -> None:
-    """The oldest versions that pyproject.toml promises: what can depend on them, as `VERSIONS_MATTER` says."""
+    """Nightly: the oldest versions that pyproject.toml promises: what can depend on them, as `VERSIONS_MATTER` says."""
     prepare(session, "-e", ".[cli,jax]", *OLDEST, *TEST_TOOLS)
     # As it comes: with less optimisation and the cache on disk, this JAX was seen to give a gradient of zero.
     # Whatever a method gives in JAX is compared with NumPy: only there is each held against the truth, too.
@@ -300,9 +300,10 @@ def check_contents(session: nox.Session) -> None:
             session.error(f"{built.name} lacks {package}/py.typed")
     if "specnorm_audit/renderers/page/report.html" not in names:
         session.error(f"{built.name} lacks the template of the HTML report")
-    if "specnorm_check.py" not in names:
-        session.error(f"{built.name} lacks specnorm_check.py, which somebody else checks certificates with")
-    strangers = {name.partition("/")[0] for name in names} - {*packages, "specnorm_check.py"}
+    checkers = {"specnorm_check.py", "specnorm_check_networks.py"}
+    if checkers - {*names}:
+        session.error(f"{built.name} lacks {checkers - {*names}}, which somebody else checks certificates with")
+    strangers = {name.partition("/")[0] for name in names} - {*packages, *checkers}
     if any(not name.endswith(".dist-info") for name in strangers):
         session.error(f"{built.name} holds {', '.join(sorted(strangers))}")
     with tarfile.open(source) as archive:

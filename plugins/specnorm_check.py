@@ -2,7 +2,7 @@
 
 A certificate claims that norms of convolution layers are at most some numbers. This file needs Python and NumPy (and
 safetensors or onnx to read a model in these formats); copy it and read it. Exit code 0: every claim is proven; 1: one
-is not, and which; 2: a file cannot be read.
+is not, and which; 2: a file cannot be read. Claims about networks are proven by specnorm_check_networks.py beside it.
 
 LEMMA 1. K and H are kernels of stride 1 with the same number c of input channels; M_t = sum_x K_x^T K_{x+t} + sum_x
 H_x^T H_{x+t} for every lag t; v is any number. Then at every input size, circular or zero-padded,
@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import io
 import itertools
 import json
@@ -44,6 +45,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -73,18 +75,10 @@ class Refused(Exception):
 
 
 class Claim(NamedTuple):
-    """What a certificate says of a layer, and the integers that prove it.
-
-    Parameters
-    ----------
-    statement : dict
-        Of plain numbers and text, with the entries `KEYS`.
-    completion : array of integers, shape (groups, rows, channels, *taps)
-        H times 2**exponent.
-    """
+    """What a certificate says of a layer, with the entries `KEYS`, and H times 2**exponent, which proves it."""
 
     statement: dict[str, Any]
-    completion: Numbers
+    completion: Any
 
 
 @dataclass(frozen=True)
@@ -99,7 +93,7 @@ class Verdict:
     def __str__(self) -> str:
         """One line."""
         said = f"FAILED {self.name}: {self.reason}" if self.reason else f"proven {self.name}: {self.statement}"
-        return f"{_plain(said)}; {self.seconds:.2f} s"
+        return f"{plain(said)}; {self.seconds:.2f} s"
 
 
 def require(condition: object, words: str) -> None:
@@ -109,28 +103,27 @@ def require(condition: object, words: str) -> None:
 
 
 # -- claims ------------------------------------------------------------------------------------------------------------
-def check(certificate: Sequence[Claim], arrays: Mapping[str, Numbers]) -> Iterator[Verdict]:
+def check(certificate: Sequence[Claim], arrays: Mapping[str, Numbers], content: bytes = b"") -> Iterator[Verdict]:
     """Prove the claims of a certificate, one after the other.
 
-    Parameters
-    ----------
-    certificate : sequence of Claim
-        From `read_certificate`.
-    arrays : mapping
-        The model's arrays by their names, as the model's file stores them; bfloat16 as float32, which is exact.
+    ``arrays`` are the model's by their names, as its file stores them (bfloat16 as float32, which is exact); claims
+    about networks are about the ``content`` of an ONNX file.
     """
     for statement, completion in certificate:
         begin, said, reason = time.perf_counter(), "", ""
         try:
-            said = _proven(statement, completion, arrays)
+            if "parts" in statement:  # a network, by the file beside this one
+                said = importlib.import_module("specnorm_check_networks").proven(statement, completion, content)
+            else:
+                said = _proven(statement, completion, arrays)
         except Refused as error:
             reason = str(error)
         except Exception as error:  # what is damaged proves nothing
             reason = f"it is damaged ({type(error).__name__}: {error})"[:300]
-        yield Verdict(_plain(statement.get("name")), said, reason, time.perf_counter() - begin)
+        yield Verdict(plain(statement.get("name")), said, reason, time.perf_counter() - begin)
 
 
-def _plain(text: object) -> str:
+def plain(text: object) -> str:
     """Text of a file without what a terminal would obey."""
     return "".join(x if x.isprintable() else "?" for x in str(text)[:1000])
 
@@ -138,11 +131,11 @@ def _plain(text: object) -> str:
 def _proven(statement: Mapping[str, Any], completion: Numbers, arrays: Mapping[str, Numbers]) -> str:
     """Prove one claim and say what was read and proven."""
     require(set(statement) == KEYS, "it has other entries than a claim about a layer")
-    claimed = _number(statement["upper"])
+    claimed = number(statement["upper"])
     try:
         stored = np.asarray(arrays[statement["tensor"]])
     except LookupError:
-        raise Refused(f"the model has no array {_plain(statement['tensor'])}") from None
+        raise Refused(f"the model has no array {plain(statement['tensor'])}") from None
     same = (statement["dtype"], statement["shape"]) == (stored.dtype.name, list(stored.shape))
     require(same and stored.dtype.name in FLOATING, f"the model's array is {stored.dtype.name} {stored.shape}")
     require(statement["sha256"] == digest(stored), "the model's array has other numbers: its digest differs")
@@ -176,7 +169,7 @@ def at_least(x: Fraction) -> float:
     return near if x <= Fraction(near) else math.nextafter(near, math.inf)
 
 
-def _number(text: Any) -> float:
+def number(text: Any) -> float:
     """A finite number that is not negative, from hexadecimal text."""
     fits = type(text) is str and re.fullmatch(r"0x[01]\.[0-9a-f]{1,13}p[+-][0-9]{1,4}", text)
     require(fits, "its number is no hexadecimal float that is 0 or more")
@@ -192,21 +185,22 @@ def digest(array: Numbers) -> str:
 
 
 # -- the layer ---------------------------------------------------------------------------------------------------------
-def _wholes(value: Any, count: int, least: int) -> list[int]:
+def wholes(value: Any, count: int, least: int) -> list[int]:
+    """So many whole numbers of at least so much."""
     fits = type(value) is list and len(value) == count
     require(fits and all(type(n) is int and least <= n < 2**24 for n in value), f"expected {count} whole numbers")
     return list(value)
 
 
-def blocks_of(kernel: Numbers, statement: Mapping[str, Any]) -> Numbers:
-    """Kernels (groups, rows, channels, *taps) of stride 1, as many channels as rows at most: Lemma 2."""
+def phases_of(kernel: Numbers, statement: Mapping[str, Any]) -> Numbers:
+    """Kernels (groups, rows, channels, *taps) of stride 1: Lemma 2."""
     require(2 <= kernel.ndim <= 5 and kernel.size, "a kernel has two axes and up to three of taps, none empty")
     require(statement["layout"] in ("OI", "IO"), "its layout is neither OI nor IO")
     if statement["layout"] == "IO":  # the axes are taps, second, first
         kernel = np.moveaxis(kernel, (-1, -2), (0, 1))
     (first, second, *taps), d = kernel.shape, kernel.ndim - 2
-    (groups,) = _wholes([statement["groups"]], 1, 1)
-    strides, dilations = (_wholes(statement[key], d, 1) for key in ("stride", "dilation"))
+    (groups,) = wholes([statement["groups"]], 1, 1)
+    strides, dilations = (wholes(statement[key], d, 1) for key in ("stride", "dilation"))
     require(first % groups == 0, "its groups do not divide the channels")
     phases = [min(s // math.gcd(r, s), k) for s, r, k in zip(strides, dilations, taps, strict=True)]
     fewer = [-(-k // b) for k, b in zip(taps, phases, strict=True)]
@@ -216,7 +210,15 @@ def blocks_of(kernel: Numbers, statement: Mapping[str, Any]) -> Numbers:
     split = itertools.chain(*zip(fewer, phases, strict=True))
     wide = np.pad(kernel, [(0, 0), (0, 0), *missing]).reshape(groups, first // groups, second, *split)
     wide = wide.transpose(0, 1, 2, *range(4, 3 + 2 * d, 2), *range(3, 3 + 2 * d, 2))
-    blocks = wide.reshape(groups, first // groups, second * math.prod(phases), *fewer)
+    return wide.reshape(groups, first // groups, second * math.prod(phases), *fewer)
+
+
+def blocks_of(kernel: Numbers, statement: Mapping[str, Any]) -> Numbers:
+    """The same, or their adjoints: as many channels as rows at most."""
+    return _narrow(phases_of(kernel, statement))
+
+
+def _narrow(blocks: Numbers) -> Numbers:
     return blocks.swapaxes(1, 2) if blocks.shape[2] > blocks.shape[1] else blocks
 
 
@@ -228,9 +230,9 @@ def matrices_of(kernel: Numbers, statement: Mapping[str, Any]) -> tuple[Numbers,
     groups, mode, transposed = statement["groups"], statement["padding_mode"], statement["transposed"]
     require(mode in MODES and type(transposed) is bool, "its padding mode or direction is not known")
     require(type(statement["padding"]) is list and len(statement["padding"]) == d, "it has no padding for each axis")
-    pads = [_wholes(pair, 2, 0) for pair in statement["padding"]]
-    strides, dilations = (_wholes(statement[key], d, 1) for key in ("stride", "dilation"))
-    sizes, reach = _wholes(statement["sizes"], d, 1), [r * (k - 1) for r, k in zip(dilations, taps, strict=True)]
+    pads = [wholes(pair, 2, 0) for pair in statement["padding"]]
+    strides, dilations = (wholes(statement[key], d, 1) for key in ("stride", "dilation"))
+    sizes, reach = wholes(statement["sizes"], d, 1), [r * (k - 1) for r, k in zip(dilations, taps, strict=True)]
     if transposed:  # the adjoint of a layer whose input is as large as its output
         same = mode == "circular" and [sum(pair) for pair in pads] == reach
         require(same or mode == "zeros", "a transposed layer is zero-padded, or circular and 'same'")
@@ -251,7 +253,7 @@ def matrices_of(kernel: Numbers, statement: Mapping[str, Any]) -> tuple[Numbers,
         matrix[np.flatnonzero(seen), pixel[seen]] += kernel[at].reshape(groups, first // groups, second)
         most = max(most, int(np.bincount(pixel[seen], minlength=1).max()))
     blocks = matrix.transpose(2, 3, 0, 4, 1).reshape(groups, first // groups * len(matrix), -1)
-    return (blocks.swapaxes(1, 2) if blocks.shape[2] > blocks.shape[1] else blocks), most
+    return _narrow(blocks), most
 
 
 def _pixels(position: Numbers, n: int, mode: str) -> Numbers:
@@ -273,8 +275,8 @@ def copies_of(taps: Sequence[int], statement: Mapping[str, Any]) -> int:
     mode, transposed, d = statement["padding_mode"], statement["transposed"], len(taps)
     require(mode in MODES and type(transposed) is bool, "its padding mode or direction is not known")
     require(type(statement["padding"]) is list and len(statement["padding"]) == d, "it has no padding for each axis")
-    pads = [_wholes(pair, 2, 0) for pair in statement["padding"]]
-    strides, dilations = (_wholes(statement[key], d, 1) for key in ("stride", "dilation"))
+    pads = [wholes(pair, 2, 0) for pair in statement["padding"]]
+    strides, dilations = (wholes(statement[key], d, 1) for key in ("stride", "dilation"))
     more = [sum(pair) - r * (k - 1) for pair, r, k in zip(pads, dilations, taps, strict=True)]
     divided = (
         mode == "circular"
@@ -296,16 +298,10 @@ def copies_of(taps: Sequence[int], statement: Mapping[str, Any]) -> int:
 
 
 # -- the proof ---------------------------------------------------------------------------------------------------------
-def bound(stored: Numbers, statement: Mapping[str, Any], completion: Numbers) -> Fraction:
+def bound(stored: Numbers, statement: Mapping[str, Any], completion: Numbers, off: float = 0.0) -> Fraction:
     """What H proves of a layer: a number that its norm is not above, at the sizes that the statement names.
 
-    Parameters
-    ----------
-    stored : array
-        The kernel as the model stores it.
-    statement : mapping
-        The layer's geometry, and the ``exponent`` of H.
-    completion : array of integers, shape (groups, rows, channels, *taps)
+    Entries of the kernel may be ``off`` by that share of them.
     """
     smallest = np.array([1], np.uint32).view(np.float32).astype(np.float64)[0]
     require(smallest == 2.0**-149, "subnormal numbers are taken for zero in this thread, so nothing is proven here")
@@ -332,7 +328,7 @@ def bound(stored: Numbers, statement: Mapping[str, Any], completion: Numbers) ->
     most = max(np.abs(whole).max(), np.abs(h).max(initial=0))
     require(most <= 2 ** (BITS - 1), f"K or H has more than {BITS} bits")
     lift = Fraction(1) if copies == 1 else root_up(Fraction(copies))
-    left = [lift * rest for rest in _left_over(scaled - whole)]
+    left = [lift * rest for rest in _left_over(np.abs(scaled - whole) + off * np.abs(scaled))]
     squares = _squared(np.concatenate([layer, h], axis=1), int(max(most, np.abs(layer).max())))
     roots = [root_up(square) * (1 if at_size else lift) for square in squares]
     largest = max(root + rest for root, rest in zip(roots, left, strict=True))
@@ -415,10 +411,18 @@ def read_certificate(path: str | Path) -> list[Claim]:
     require(fits and told["specnorm_certificate"] == VERSION, f"it is of another format than {VERSION}: make it anew")
     claims = told["claims"]
     require(type(claims) is list and claims and all(type(x) is dict for x in claims), "it is no list of claims")
-    names = [claim.get("completion") for claim in claims]
+    names = [one.get("completion") for claim in claims for one in _proved(claim)]
     require(all(type(x) is str for x in names), "a claim names no H")
     require(len(set(names)) == len(names) and set(names) == set(arrays), "its arrays are not one H for each claim")
-    return [Claim(claim, arrays[name]) for claim, name in zip(claims, names, strict=True)]
+    found = [[arrays[one["completion"]] for one in _proved(claim)] for claim in claims]
+    return [Claim(claim, h if "parts" in claim else h[0]) for claim, h in zip(claims, found, strict=True)]
+
+
+def _proved(claim: dict[str, Any]) -> list[dict[str, Any]]:
+    """What of a claim an H belongs to."""
+    parts: list[dict[str, Any]] = claim.get("parts", [claim])
+    require(type(parts) is list and all(type(part) is dict for part in parts), "it is no list of parts")
+    return parts
 
 
 def _entries(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -427,7 +431,7 @@ def _entries(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _whole(text: str) -> int:
-    require(re.fullmatch(r"-?[0-9]{1,16}", text), f"{_plain(text)[:20]} is no whole number; others are hexadecimal")
+    require(re.fullmatch(r"-?[0-9]{1,16}", text), f"{plain(text)[:20]} is no whole number; others are hexadecimal")
     return int(text)
 
 
@@ -436,10 +440,12 @@ _WHOLE: dict[str, Any] = dict.fromkeys(("parse_float", "parse_constant", "parse_
 
 def dumps(claims: Sequence[Claim]) -> bytes:
     """The file of a certificate."""
-    said = [{**statement, "completion": f"H{at}"} for at, (statement, _) in enumerate(claims)]
+    said, arrays, file = deepcopy([statement for statement, _ in claims]), dict[str, Any](), io.BytesIO()
+    for statement, (_, completion) in zip(said, claims, strict=True):
+        for one, h in zip(_proved(statement), completion if "parts" in statement else [completion], strict=True):
+            one["completion"] = f"H{len(arrays)}"
+            arrays[one["completion"]] = h
     text = json.dumps({"specnorm_certificate": VERSION, "claims": said}, allow_nan=False).encode()
-    file = io.BytesIO()
-    arrays: dict[str, Any] = {f"H{at}": claim.completion for at, claim in enumerate(claims)}
     np.savez(file, claims=np.frombuffer(text, np.uint8), **arrays)
     return file.getvalue()
 
@@ -465,8 +471,8 @@ def read_npz(path: str | Path, dtypes: Mapping[str, str], longest: int, others: 
             require(len(set(names)) == len(names), "a name in the archive is repeated")
             require(sum(one.file_size for one in members) <= longest, f"its arrays unpack to more than {longest} bytes")
             for one in members:
-                require(one.filename.endswith(".npy"), f"{_plain(one.filename)} in it is no array")
-                array = _array_of(archive.read(one), dtypes, _plain(one.filename), others)
+                require(one.filename.endswith(".npy"), f"{plain(one.filename)} in it is no array")
+                array = _array_of(archive.read(one), dtypes, plain(one.filename), others)
                 if array is not None:
                     found[one.filename.removesuffix(".npy")] = array
     except Refused:
@@ -528,11 +534,18 @@ def _in_float32(bits: Numbers) -> Numbers:
 def _onnx(path: Path) -> dict[str, Numbers]:
     import onnx
 
-    graph = onnx.load(path).graph
-    found = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    return constants_of(onnx.load(path).graph)
+
+
+def constants_of(graph: Any) -> dict[str, Numbers]:
+    """Of an ONNX graph, by their names."""
+    from onnx import helper, numpy_helper
+
+    found = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
     for node in graph.node:
-        if node.op_type == "Constant" and not node.domain and node.attribute[0].name == "value":
-            found[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
+        if node.op_type == "Constant" and not node.domain:
+            value = helper.get_attribute_value(node.attribute[0])
+            found[node.output[0]] = numpy_helper.to_array(value) if hasattr(value, "raw_data") else np.asarray(value)
     return {name: a.astype(np.float32) if a.dtype.name == "bfloat16" else a for name, a in found.items()}
 
 
@@ -548,7 +561,8 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"specnorm_check: {error}", file=sys.stderr)
         return 2
     failed = 0
-    for verdict in check(claims, arrays):
+    content = Path(given.model).read_bytes() if given.model.endswith(".onnx") else b""
+    for verdict in check(claims, arrays, content):
         failed += bool(verdict.reason)
         print(verdict, flush=True)
     print(f"{len(claims) - failed} of {len(claims)} claims are proven.")
@@ -556,4 +570,5 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    sys.modules["specnorm_check"] = sys.modules["__main__"]  # for the file beside this one
     sys.exit(main())

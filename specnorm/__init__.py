@@ -48,10 +48,10 @@ from specnorm.methods import (
     TensorNorm,
     Unfoldings,
 )
-from specnorm.norms import conv_norm, power_norm, reshaped_norm, singular_values
+from specnorm.norms import certify, conv_norm, power_norm, reshaped_norm, singular_values
 from specnorm.problem.spec import ConvSpec, Geometry
 from specnorm.projections import clip, gram_rescaling, rescale
-from specnorm.proving import certify, enclose
+from specnorm.proving import enclose
 from specnorm.result import Enclosure, Kind, Result
 from specnorm.training import init_tracking, track, track_many
 

@@ -7,7 +7,8 @@ products of whole numbers. Nothing here is trusted.
 from __future__ import annotations
 
 import math
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import specnorm_check
@@ -30,7 +31,18 @@ fewer, and what is proven of them is looser."""
 COLUMNS, CLOSE = 1024, 5e-4
 """Of a layer's own matrix that is completed, at most, and its distance from the norm. Of more the claim is about every
 size."""
+WORTH = 0.05
+"""What an H of a layer's own matrix, which is large, must gain in a network."""
 FloatArray: TypeAlias = NDArray[np.float64]
+
+
+class Proven(NamedTuple):
+    """The number that an H proves, H times ``2**exponent``, the exponent, and whether it is about one size."""
+
+    upper: float
+    exponent: int
+    completion: NDArray[Any]
+    at_size: bool = False
 
 
 def certificate_of(stored: NDArray[Any], spec: ConvSpec, name: str, tensor: str | None = None) -> Certificate:
@@ -74,91 +86,110 @@ def certificate_of(stored: NDArray[Any], spec: ConvSpec, name: str, tensor: str 
         "completion": f"H of {name}",
     }
     try:
-        found = _proven_at_size(stored, spec, statement)
-        if found is None:
-            blocks = specnorm_check.blocks_of(stored.astype(np.float64), statement)
-            found = _proven(stored, spec.kernel_shape, statement, blocks)
+        found = None
+        if spec.input_shape and spec.cin // spec.groups * math.prod(spec.input_shape) <= COLUMNS:
+            found = _at_size(stored, {**statement, "sizes": list(spec.input_shape)})
+        if found is not None:
+            statement["sizes"] = list(spec.input_shape or ())
+        else:
+            found = completed(stored, statement)
     except (Refused, OverflowError) as error:
         raise CertificateError(f"no claim about it can be made: {error}.") from error
-    upper, exponent, completion = found
-    return Certificate((Claim({**statement, "upper": upper.hex(), "exponent": exponent}, completion),))
+    return Certificate(
+        (Claim({**statement, "upper": found.upper.hex(), "exponent": found.exponent}, found.completion),)
+    )
 
 
-def _proven(
-    stored: NDArray[Any], kernel_shape: tuple[int, ...], statement: dict[str, Any], blocks: FloatArray
-) -> tuple[float, int, NDArray[Any]]:
-    """The number that is proven, the exponent of H, and H: none where that is enough; else in 16 bits, or in 20."""
+def completed(
+    stored: NDArray[Any], statement: dict[str, Any], own: Sequence[int] = (), aim: float = AIM, off: float = 0.0
+) -> Proven:
+    """What H proves of a layer at every size: none where that is enough; else in 16 bits, or in 20.
+
+    Parameters
+    ----------
+    stored : array
+        The kernel.
+    statement : dict
+        Its geometry.
+    own : sequence of int, optional
+        The layer's input size, where its own matrix is completed if it is small and that gains 5 %.
+    aim : float
+        Relative distance from the norm.
+    off : float
+        What share of themselves entries of the kernel may be off.
+    """
+    blocks = specnorm_check.blocks_of(stored.astype(np.float64), statement)
     groups, _, channels, *taps = blocks.shape
     nothing = np.zeros((groups, 0, channels, *taps))
     largest = float(np.abs(blocks).max())
     scale = math.frexp(largest)[1] if math.isfinite(largest) else 0
     scaled = np.ldexp(blocks, -scale)
 
-    def proven(h: FloatArray, bits: int) -> tuple[float, int, NDArray[Any]]:
-        return _rounded(stored, statement, h, scale, bits)
+    def proven(h: FloatArray, bits: int) -> Proven:
+        return _rounded(stored, statement, h, scale, bits, off)
 
     best = proven(nothing, 20)
     near = math.ldexp(float(np.max(_norms(scaled))), scale)
-    enough = near * math.sqrt(specnorm_check.copies_of(kernel_shape, statement)) * (1 + ENOUGH)
-    if best[0] > enough:
-        h = completions(scaled)
+    kernel_shape = stored.shape[:-2] if statement["layout"] == "IO" else stored.shape[2:]
+    enough = near * math.sqrt(specnorm_check.copies_of(kernel_shape, statement)) * (1 + ENOUGH * aim / AIM)
+    if best.upper > enough:
+        h = completions(scaled, aim)
         best = min(best, proven(h, 16), key=_upper)
-        if best[0] > enough:
+        if best.upper > enough:
             best = min(best, proven(h, 20), key=_upper)
+    if own and blocks.shape[2] * math.prod(own) <= COLUMNS:
+        there = _at_size(stored, {**statement, "sizes": list(own)}, off)
+        best = there if there is not None and there.upper < best.upper * (1 - WORTH) else best
     return best
 
 
 def _rounded(
-    stored: NDArray[Any], statement: dict[str, Any], h: FloatArray, scale: int, bits: int
-) -> tuple[float, int, NDArray[Any]]:
+    stored: NDArray[Any], statement: dict[str, Any], h: FloatArray, scale: int, bits: int, off: float
+) -> Proven:
     """What H times 2**scale proves in so many bits."""
     most = 2 ** (bits - 1) - 1
     exponent = bits - 1 - math.frexp(max(1.0, float(np.abs(h).max(initial=0.0))))[1]
     whole = np.clip(np.rint(np.ldexp(h, exponent)), -most, most).astype(np.int16 if bits <= 16 else np.int32)
     told = {**statement, "exponent": exponent - scale}
-    return specnorm_check.at_least(specnorm_check.bound(stored, told, whole)), exponent - scale, whole
+    upper = specnorm_check.at_least(specnorm_check.bound(stored, told, whole, off))
+    return Proven(upper, exponent - scale, whole)
 
 
-def _proven_at_size(
-    stored: NDArray[Any], spec: ConvSpec, statement: dict[str, Any]
-) -> tuple[float, int, NDArray[Any]] | None:
-    """As `_proven`, of the layer's own matrix, whose size the statement then names; None: it is too large."""
+def _at_size(stored: NDArray[Any], statement: dict[str, Any], off: float = 0.0) -> Proven | None:
+    """As `completed`, of the layer's own matrix at the statement's size; None: it is too large."""
     kernel = stored.astype(np.float64)
-    few = spec.input_shape and spec.cin // spec.groups * math.prod(spec.input_shape) <= COLUMNS
-    if not few or not np.isfinite(kernel).all():
+    if not np.isfinite(kernel).all():
         return None
-    told = {**statement, "sizes": list(spec.input_shape or ())}
     scale = math.frexp(float(np.abs(kernel).max()))[1]
     try:
-        matrices, _ = specnorm_check.matrices_of(np.ldexp(kernel, -scale), told)
+        matrices, _ = specnorm_check.matrices_of(np.ldexp(kernel, -scale), statement)
     except Refused:
         return None
     some = [_root(one, CLOSE) if one.any() else np.zeros((one.shape[1],) * 2) for one in matrices]
-    statement["sizes"] = told["sizes"]
-    return _rounded(stored, told, np.stack(some), scale, specnorm_check.BITS)
+    return _rounded(stored, statement, np.stack(some), scale, specnorm_check.BITS, off)._replace(at_size=True)
 
 
-def _upper(found: tuple[float, int, NDArray[Any]]) -> float:
-    return found[0]
+def _upper(found: Proven) -> float:
+    return found.upper
 
 
-def completions(blocks: FloatArray) -> FloatArray:
-    """H for each of some narrow blocks (groups, rows, channels, *taps), close to `AIM` above the norm or above that."""
+def completions(blocks: FloatArray, aim: float = AIM) -> FloatArray:
+    """H for each of some narrow blocks (groups, rows, channels, *taps), ``aim`` above the norm or more."""
     groups, rows, channels, *taps = blocks.shape
     scales = np.frexp(np.abs(blocks).max(axis=tuple(range(1, blocks.ndim))))[1].reshape(-1, *[1] * (blocks.ndim - 1))
     some = np.flatnonzero(blocks.any(axis=tuple(range(1, blocks.ndim))))
     own: Any = np.ldexp(blocks, -scales)[some].astype(np.float32)
     if math.prod(taps) == 1:
-        found = np.stack([_root(one.reshape(rows, channels), AIM) for one in own]).reshape(
+        found = np.stack([_root(one.reshape(rows, channels), aim) for one in own]).reshape(
             -1, channels, channels, *taps
         )
     else:
         points = math.prod(2 * k - 1 for k in taps) / 2
         both = row_count(channels)
         cost = len(some) * points * both * channels * (8 * channels + 6 * math.prod(taps))
-        products = int(min(PRODUCTS, WORK / cost))
+        products = int(min(PRODUCTS if aim >= AIM else 2 * PRODUCTS, WORK / cost))
         with np.errstate(all="ignore"):  # whatever it comes to, the checker says what it proves
-            found = np.asarray(complete(own, rtol=AIM, products=products, ops=_ops(own)).kernel)
+            found = np.asarray(complete(own, rtol=aim, products=products, ops=_ops(own)).kernel)
             found = np.where(np.isfinite(found), found, 0.0)
             # Where it proves no less than none does, there is none.
             beside: Any = found.astype(np.float32)

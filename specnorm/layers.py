@@ -53,7 +53,6 @@ def _refuse_positions(name: str, by_place: tuple[str, ...], args: tuple[Any, ...
 
 
 def _opened(name: str, by_place: tuple[str, ...], given: dict[str, Any]) -> dict[str, Any]:
-    """Arguments with a layer's kernel in its place, and its geometry."""
     x = given.pop(by_place[0])
     kernel, told, as_stored = layer_kernel(x, given.get("input_shape"), name)
     kind = type(x).__name__
@@ -111,7 +110,6 @@ def _held(x: Any) -> Iterator[Any]:
 
 
 def _refusal(x: Any, name: str) -> NoBackend:
-    """What to call for what is neither an array nor a layer."""
     kind = type(x).__name__
     if isinstance(x, Method):
         return NoBackend(f"{name} takes the kernel first, got the method {kind}(): specnorm.measure(kernel, {kind}()).")
@@ -143,17 +141,9 @@ def _is_a_part(x: Any) -> bool:
 
 
 _CONVOLUTIONS = tuple(f"Conv{d}D" for d in (1, 2, 3))
-
-
 _TRANSPOSED = tuple(f"Conv{d}DTranspose" for d in (1, 2, 3))
-
-
 _DEPTHWISE = ("DepthwiseConv1D", "DepthwiseConv2D")
-
-
 _COMPUTING = ("__call__", "call", "convolution_op")
-
-
 _LAYOUTS = ("IO", "WIO", "HWIO", "DHWIO")
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+import math
+from typing import TYPE_CHECKING, Any, Unpack
 
+from specnorm.errors import Undecided
 from specnorm.layers import takes_layers
 from specnorm.measuring import measure
 from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped
-from specnorm.methods.base import Method
+from specnorm.methods.base import Method, as_number
+from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import NormAtSize
 from specnorm.methods.fft import SingularValues
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
 from specnorm.types import ArrayObject, ArrayT
+
+if TYPE_CHECKING:
+    pass
 
 
 @takes_layers
@@ -193,3 +199,57 @@ def reshaped_norm(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     """
     value: ArrayT = measure(kernel, Reshaped(), **geometry).value
     return value
+
+
+@takes_layers
+def certify(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> bool:
+    """Decide whether the norm is at most a bound, by proof.
+
+    Circular with a stride, and no ``input_shape``: at every size that the stride divides.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    bound : float
+        Non-negative.
+    **geometry
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
+
+    Returns
+    -------
+    bool
+        True only if ``norm <= bound`` is proven; False only if it is refuted.
+
+    Raises
+    ------
+    Undecided
+        If the norm is closer to the bound than rounding or the budget allows; or than the factor of padding that
+        repeats pixels.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> specnorm.certify(kernel, 31.2), specnorm.certify(kernel, 31.1)
+    (True, False)
+    """
+    given: Any = kernel
+    found = measure(given, Certify(bound=as_number("bound", bound)), **geometry).stats
+    if bool(found["proven"]):
+        return True
+    if bool(found["refuted"]):
+        return False
+    spec = ConvSpec.of(tuple(given.shape), **geometry)
+    if spec.padding_gain_sq > 1:
+        factor = math.sqrt(spec.padding_gain_sq)
+        raise Undecided(
+            f"neither proven nor refuted: padding_mode={spec.padding_mode!r} repeats pixels and may lift the norm by "
+            f"the factor {factor:.4g}, which a proof has to include; without it, no norm above {bound!r} was found. "
+            "Give input_shape, at which a small layer is enclosed itself, or a bound of at least "
+            "enclose(kernel, ...).upper, which is proven."
+        )
+    raise Undecided(
+        f"the norm is too close to {bound!r} to tell within rounding or the budget. enclose(kernel, rtol=1e-6) gives "
+        "the proven interval; a bound outside it can be decided."
+    )

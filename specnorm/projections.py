@@ -138,7 +138,6 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
 
 
 def _clipped(given: Any, backend: Backend, bound: float, n_iter: int, geometry: Geometry) -> Any:
-    """`clip` of a kernel that is not differentiated."""
     scaled: Any = rescale(given, bound, **geometry)
     xp = backend.namespace(given)
     if bool(xp.all(given == scaled)):

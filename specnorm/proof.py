@@ -7,9 +7,8 @@ core is in ``specnorm.__all__``.
 
 from __future__ import annotations
 
-from specnorm import backends
+from specnorm import backends, certificates
 from specnorm.arrays import random_vectors
-from specnorm.certificates import certificate_of
 from specnorm.certified import arithmetic, host, interval, rounding
 from specnorm.certified.bound import HypothesisError, Lower, Upper, finite, greatest, known, least
 from specnorm.certified.bound import _lower as make_lower
@@ -47,7 +46,7 @@ __all__ = [
     # The problem: a layer, its frequencies, its map.
     "at_every_size", "frequency_grids", "layer_map", "Layout", "padding_rules", "random_vectors",
     # Running a method, and what answers say.
-    "AnyArray", "ArrayObject", "ArrayOps", "backends", "Certificate", "certificate_of", "check_budget", "check_count",
+    "AnyArray", "ArrayObject", "ArrayOps", "backends", "Certificate", "certificates", "check_budget", "check_count",
     "check_values", "Clock", "Execution", "gram_power", "install", "InternalError", "lines", "number",
     "OutOfTime", "proven", "status_of", "TranslationError", "visible",
 ]

@@ -65,12 +65,15 @@ class Certificate:
     ----------
     claims : tuple of Claim
         As ``specnorm_check.check`` takes them.
+    model : bytes
+        Of the ONNX file that they are about, where a model that is no file was exported to one.
     """
 
     claims: tuple[Claim, ...]
+    model: bytes = b""
 
     def __add__(self, other: Certificate) -> Certificate:
-        return Certificate(self.claims + other.claims)
+        return Certificate(self.claims + other.claims, self.model or other.model)
 
     def dumps(self) -> bytes:
         """The file's content, which ``python -m specnorm_check`` reads."""
@@ -79,10 +82,12 @@ class Certificate:
         return dumps(self.claims)
 
     def save(self, path: str | Path) -> None:
-        """Write the file."""
+        """Write the file, and beside it the model's ONNX file where there is none yet."""
         from pathlib import Path
 
         Path(path).write_bytes(self.dumps())
+        if self.model:
+            Path(path).with_suffix(".onnx").write_bytes(self.model)
 
 
 @dataclass(frozen=True, eq=False)

@@ -129,6 +129,17 @@ def test_every_python_block_is_an_example() -> None:
             ast.parse(source, f"{name_of(path)}:{line + 1}")
 
 
+COLUMN = 105
+"""Letters of code that the site's column shows on a screen of 1440 pixels; the README's two commands stay in one line."""
+
+
+@pytest.mark.parametrize("path", pages()[1:], ids=name_of)
+def test_no_line_of_code_is_wider_than_the_column(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    lines = [line for word in ("python", "py") for _, source in blocks(text, word) for line in source.splitlines()]
+    assert [line for line in lines if len(line) > COLUMN] == []
+
+
 # -- links -------------------------------------------------------------------------------------------------------
 def targets(text: str) -> list[str]:
     """Relative links outside of code."""

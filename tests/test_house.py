@@ -23,7 +23,7 @@ PLUGINS = ROOT / "plugins"
 
 LEVELS = (
     "clock errors registry text types", "arrays problem result", "numerics", "certified", "search", "tensor", "methods",
-    "runtime", "backends layers library standard",
+    "runtime", "backends library standard",
     "api completing certificates explaining folding layers matrices measuring norms probable projections "
     "proving robustness testing training",
     "plugin proof", "__init__ __main__",
@@ -33,9 +33,10 @@ LEVELS = (
 ARRAYS = ("specnorm_cupy", "specnorm_jax", "specnorm_numpy", "specnorm_torch")
 STREET = {
     **{name: {"specnorm"} for name in ARRAYS},
-    "specnorm_networks": {"specnorm", *ARRAYS},
+    "specnorm_networks": {"specnorm", *ARRAYS, "specnorm_check", "specnorm_check_networks"},
     "specnorm_audit": {"specnorm", "specnorm_networks", "specnorm_check", "specnorm_torch"},
     "specnorm_check": set(),
+    "specnorm_check_networks": {"specnorm_check"},
 }
 """Packages of ours that a package above the core may import. The core imports none of them, but the checker's own
 functions for the certificates that it writes."""
@@ -47,6 +48,7 @@ OPTIONAL = {
     "specnorm_audit": {"torch", "safetensors", "h5py", "click", "matplotlib", "jinja2", "markupsafe"},
     "specnorm_networks": {"onnx", "google", "onnxscript", "torch", "jax", "jax2onnx", "flax", "equinox", "keras"},
     "specnorm_check": {"onnx", "safetensors"},
+    "specnorm_check_networks": {"onnx"},
     "specnorm_cupy": {"cupy", "cupyx"},
     "specnorm_jax": {"jax", "jaxlib", "optax"},
     "specnorm_numpy": {"threadpoolctl"},

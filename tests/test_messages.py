@@ -1,10 +1,9 @@
-"""Mistakes that users make, each with the message that it gets: ``python tests/test_messages.py`` writes the page."""
+"""Mistakes that users make, each with what its message says."""
 
 from __future__ import annotations
 
 import io
 import sys
-import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,7 @@ from specnorm_audit.cli import run
 
 import specnorm
 from specnorm.errors import SpecnormError
-from specnorm.text import visible
 
-PAGE = Path(__file__).parent.parent / "docs" / "messages.md"
 K = np.ones((2, 2, 3, 3))
 
 CALLS = {
@@ -152,18 +149,3 @@ def test_commands(command: str, tmp_path: Path) -> None:
     assert COMMANDS[command] in " ".join(output.split())
     assert code != 0
     assert "Traceback" not in output
-
-
-def page() -> str:
-    """Every mistake with its message."""
-    with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder))
-        calls = [(f"specnorm.{one}", said_of(one)) for one in CALLS]
-        commands = [(f"specnorm {one}", told(one, Path(folder))[1].strip().splitlines()[-1]) for one in COMMANDS]
-    rows = "\n".join(f"- `{what}`\n  {visible(said)}" for what, said in calls + commands)
-    head = "# What is said of mistakes\n\nMade by `python tests/test_messages.py`; `K` has shape (2, 2, 3, 3)."
-    return f"{head}\n\n{rows}\n"
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")

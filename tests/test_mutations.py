@@ -187,6 +187,7 @@ def as_it_is(check: Callable[[], Violations]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
+@pytest.mark.sampled(*(name for name in MUTATIONS if name != "rounding of the Gram polynomial"))  # it takes 14 s
 def test_every_allowance_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mutation = MUTATIONS[name]
     assert as_it_is(mutation.check) == []

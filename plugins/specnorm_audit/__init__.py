@@ -248,6 +248,11 @@ def _audit(
         limited = settings.budget is not None and settings.budget < math.inf
         seconds = max(isolated.GRAPH_SECONDS, 10 * (settings.budget or 0)) if limited else None
         network = network_of(model, rows, size, input_range=between, progress=progress, seconds=seconds)
+        if stated is not None and network is not None and path is not None:
+            from specnorm_audit.certifying import claim_of  # for few
+
+            claim, looser = claim_of(model, path, network, seconds)
+            stated, missing = stated + claim, missing + looser
     used = [settings.backend] if settings.backend else []
     with suppress(BackendError):  # of a row that says so
         used += [backends.backend_for(layer.tensor.load()).name for layer in found[: path is None]]
@@ -292,7 +297,6 @@ _A_LAYER = "A layer is a real floating array with 2 axes (linear) or 3 to 5 (con
 
 
 def _nearest(patterns: Sequence[str] | None, names: Sequence[str]) -> str:
-    """What may have been meant by patterns that match no layer."""
     if not patterns or not names:
         return ""
     inner = [f"*{pattern}*" for pattern in patterns if any(fnmatchcase(name, f"*{pattern}*") for name in names)]
@@ -313,7 +317,6 @@ def _check_rank(size: Any, layers: Sequence[Layer]) -> None:
 
 
 def _from_tree(tree: Any, prefix: str = "") -> Iterator[Tensor]:
-    """Arrays of nested mappings and lists, by names joined with dots."""
     for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
         name, x = f"{prefix}{key}", _held(value)
         if hasattr(x, "shape") and hasattr(x, "dtype"):

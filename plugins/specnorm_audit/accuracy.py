@@ -158,7 +158,6 @@ def _certified(
 
 
 def _network(model: ModelArrays, sample: tuple[int, ...]) -> tuple[Graph, tuple[int, ...]]:
-    """The network of one sample, and a sample's shape in it."""
     graph = model.graph(None)
     if len(graph.inputs) != 1:
         raise MethodError(f"the network has {len(graph.inputs)} inputs; labels are certified for networks with one.")
@@ -175,7 +174,6 @@ def _network(model: ModelArrays, sample: tuple[int, ...]) -> tuple[Graph, tuple[
 
 
 def _logits(graph: Graph, x: AnyArray, label: int) -> tuple[int | None, float | None]:
-    """Class of the largest logit, and the label's margin."""
     logits = graph.run({graph.inputs[0]: x[None]}).get(graph.outputs[0])
     if logits is None or logits.size < 2:
         return None, None

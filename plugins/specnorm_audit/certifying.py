@@ -1,4 +1,4 @@
-"""Claims of an audit that somebody else checks, of each layer that was measured; and the check of such a file."""
+"""Claims of an audit that somebody else checks, of measured layers and the network; and the check of such a file."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from pathlib import Path
 
 import numpy as np
 from specnorm_check import Claim, Refused, Verdict, check, digest, read_certificate
-from specnorm_networks import ModelArrays
+from specnorm_networks import ModelArrays, NetworkBound, certificate_of_network
 
 from specnorm import CertificateError, SpecnormError
-from specnorm.proof import Certificate, backends, certificate_of
+from specnorm.proof import Certificate, backends, certificates, number
 from specnorm_audit.layers import Layer
 from specnorm_audit.readers import MAX_BYTES, open_model
 from specnorm_audit.readers.isolated import GRAPH_SECONDS
 from specnorm_audit.rows import Row
 
+CLOSE = 1.02
+"""Of a network's constant, up to which the claim is called the same."""
 Key = tuple[str, tuple[int, ...], str]
 """Precision, shape and digest of an array."""
 
@@ -30,10 +32,32 @@ def claims_of(model: ModelArrays, layers: Sequence[Layer], rows: Sequence[Row]) 
             continue
         try:
             kernel = backends.backend_for(layer.tensor.load()).to_numpy(layer.tensor.load())
-            found += certificate_of(kernel, row.spec, row.name, _stored(kernel, row.name, names))
+            found += certificates.certificate_of(kernel, row.spec, row.name, _stored(kernel, row.name, names))
         except SpecnormError as error:
             missing.append(f"{row.name}: {error}")
     return found, missing
+
+
+def claim_of(
+    model: ModelArrays, path: str, network: NetworkBound, seconds: float | None = GRAPH_SECONDS
+) -> tuple[Certificate, list[str]]:
+    """The claim about the network of an ONNX file, and what of its bound it does not state."""
+    if network.claim is None or any(network.input_ranges.values()):
+        return Certificate(()), ["network: a claim is about a bound on all inputs."]
+    try:
+        found: Certificate = model.ask(seconds, _claimed, network, Path(path).read_bytes())
+    except SpecnormError as error:
+        return Certificate(()), [f"network: {error}"]
+    stated, upper = float.fromhex(found.claims[0].statement["upper"]), network.claim.value
+    looser = (
+        f"network: its constant {number(upper, 'upper')}, whose rules the format lacks; {number(stated, 'upper')} is."
+    )
+    return found, [looser] if stated > upper * CLOSE else []
+
+
+def _claimed(model: ModelArrays, network: NetworkBound, content: bytes) -> Certificate:
+    del model
+    return certificate_of_network(network, content, "network")
 
 
 def verify_file(
@@ -52,11 +76,12 @@ def verify_file(
         ) from error
     with open_model(os.fspath(model), max_bytes) as found:
         for claim in claims:
-            yield found.ask(seconds, _checked, claim)
+            content = Path(model).read_bytes() if "parts" in claim.statement else b""
+            yield found.ask(seconds, _checked, claim, content)
 
 
-def _checked(model: ModelArrays, claim: Claim) -> Verdict:
-    (verdict,) = check([claim], _Stored(model))
+def _checked(model: ModelArrays, claim: Claim, content: bytes) -> Verdict:
+    (verdict,) = check([claim], _Stored(model), content)
     return verdict
 
 

@@ -151,6 +151,5 @@ def _loaded(layer: Layer, settings: Settings) -> tuple[Row, ArrayObject | None]:
 
 
 def _warned(said: Sequence[warnings.WarningMessage]) -> str | None:
-    """What libraries warned of while a kernel was read."""
     words = dict.fromkeys(f"{w.category.__name__}: {str(w.message).partition(chr(10))[0]}" for w in said)
     return f"while it was read, a library warned: {'; '.join(words)}" if words else None

@@ -114,7 +114,6 @@ def _depends_on_size(spec: ConvSpec) -> bool:
 
 
 def _pairs(amount: Any, spec: ConvSpec, size: int | Sequence[int] | None) -> Any:
-    """Amounts that `ConvSpec` takes."""
     if amount not in SIZED:
         return amount
     sizes = [size] * spec.ndim if size is None or isinstance(size, int) else list(size)

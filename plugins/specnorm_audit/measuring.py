@@ -156,7 +156,6 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
 
 
 def _only(row: Row, columns: tuple[str, ...]) -> Row:
-    """A row with no other columns."""
     return replace(
         row,
         values={name: x for name, x in row.values.items() if name in columns},
@@ -176,7 +175,6 @@ def _joined(*notes: str | None) -> str | None:
 
 
 def _has_circular(spec: ConvSpec) -> bool:
-    """Whether there is a circular layer at this size."""
     if spec.input_shape is None:
         return False
     return spec.transposed or not any(n % s for n, s in zip(spec.input_shape, spec.stride, strict=True))

@@ -15,7 +15,6 @@ from specnorm_networks import (
     Sizes,
     UnknownNode,
     bound,
-    heuristic,
     within,
 )
 
@@ -64,15 +63,15 @@ def _bounded(
     measured = {(row.name, _key(row.spec)): row for row in rows if row.status == "ok" and row.spec is not None}
     stored = {tensor.name: tensor for tensor in model.arrays}
 
-    def known(layer: Layer, spec: ConvSpec) -> tuple[Upper, float] | None:
+    def known(layer: Layer, spec: ConvSpec) -> Upper | None:
         row, tensor = measured.get((layer.name, _key(spec))), stored.get(layer.name)
         if row is None or row.upper is None or row.claim is None or row.spec is None:
             return None
         # Names are for people: the kernel itself is the one that was measured.
-        if tensor is None or not np.array_equal(kernel := np.asarray(tensor.load()), np.asarray(layer.load())):
+        if tensor is None or not np.array_equal(np.asarray(tensor.load()), np.asarray(layer.load())):
             return None
         # Where a column that makes no claim has proven less, the layer is measured once more.
-        return (row.claim, heuristic(kernel, row.spec)) if row.claim <= row.upper else None
+        return row.claim if row.claim <= row.upper else None
 
     try:
         graph = model.graph(input_shape)
@@ -92,8 +91,7 @@ def _bounded(
 
 
 def _without(reason: str) -> NetworkBound:
-    """What is said where there is no bound."""
-    return NetworkBound(None, None, {}, (), (UnknownNode("graph", "Graph", reason),), {})
+    return NetworkBound(None, {}, (), (UnknownNode("graph", "Graph", reason),), {})
 
 
 def _key(spec: ConvSpec) -> ConvSpec | None:

@@ -62,7 +62,6 @@ def _is_report(path: Path) -> bool:
 
 
 def _beside(target: Path) -> Path:
-    """Name of a file that is none yet, in the folder of another."""
     import secrets  # here, since most reports are printed
 
     return target.with_name(f".specnorm-{secrets.token_hex(8)}.tmp")

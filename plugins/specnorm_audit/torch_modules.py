@@ -149,7 +149,6 @@ def _others(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _example(model: nn.Module, layers: dict[str, nn.Module], given: int | Sequence[int] | Tensor) -> Tensor:
-    """An input to run the model on."""
     if isinstance(given, Tensor):
         return given
     if not isinstance(given, Sequence) and _whole(given):
@@ -249,7 +248,6 @@ def _reason(row: Row) -> dict[str, Any]:
 
 
 def _row_of_another(name: str, module: nn.Module, call: _Call | None, settings: Settings) -> Row | None:
-    """Measure a module of a class of its own, where it is seen to be a product; None: its arrays are skipped."""
     kind = name_of(module)
     if is_quantised(module):
         reason = f"{kind} is quantised: its map has steps. Audit the model before it is quantised."
@@ -269,7 +267,6 @@ def _row_of_another(name: str, module: nn.Module, call: _Call | None, settings: 
 
 
 def _skipped(model: nn.Module, rows: Sequence[str]) -> list[tuple[str, Tensor]]:
-    """Parameters and buffers that no row measures."""
     measured = {f"{name}{end}" for name in rows for end in _COMPUTED}
     parts = [name.rpartition(".") for name in rows]
     inside = tuple(f"{owner}{dot}parametrizations.{tensor}." for owner, dot, tensor in parts)

@@ -381,7 +381,6 @@ _underivable.defvjp(_underivable_fwd, lambda *_: (None, None))
 
 @jax.custom_vjp
 def _attached(kernels: Array, value: Array, gradient: Array) -> Array:
-    """Value with its gradient: as a rule, which is less to compile than the product that other libraries are given."""
     del kernels, gradient
     return value
 

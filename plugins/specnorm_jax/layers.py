@@ -82,7 +82,6 @@ def _of_dilated_input(x: Any, stride: tuple[int, ...], dilation: tuple[int, ...]
 def _pairs(
     amount: Any, kernel_shape: Sequence[int], stride: Sequence[int], dilation: Sequence[int], input_shape: Any
 ) -> Any:
-    """Padding as specnorm takes it."""
     if amount == "VALID":
         return "valid"
     if amount == "SAME" or amount == "SAME_LOWER":

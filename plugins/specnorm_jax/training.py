@@ -72,7 +72,6 @@ def _init(tree: Any, method: Method, rule: Rule, layers: str) -> States:
 
 
 def _step(found: Mapping[str, Kernel], method: Method, states: States, sweeps: int) -> tuple[dict[str, Any], States]:
-    """Values and next states by path."""
     if found.keys() != states.keys():
         raise KernelError(
             f"the state is of the kernels {sorted(states)}, and the tree has {sorted(found)}. Give the state that init "

@@ -14,7 +14,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from specnorm_networks.accuracy import CertifiedAccuracy
     from specnorm_networks.answer import NetworkBound, RunBound
+    from specnorm_networks.certificates import certificate_of_network
     from specnorm_networks.certified import operators
     from specnorm_networks.certified.graph import Graph, Layer, Node
     from specnorm_networks.certified.kernels import speaks_of
@@ -25,13 +27,12 @@ if TYPE_CHECKING:
     from specnorm_networks.certified.statements import averaged, forward_step
     from specnorm_networks.checking import moved_up
     from specnorm_networks.live import certified_accuracy, network_bound, network_graph
-    from specnorm_networks.logit_margins import CertifiedAccuracy, Margins, margins
-    from specnorm_networks.measuring import Measure, heuristic
+    from specnorm_networks.logit_margins import Margins, margins
+    from specnorm_networks.measuring import Measure
     from specnorm_networks.methods import Method, Multipliers, Product, Scaled
     from specnorm_networks.model_arrays import Kind, ModelArrays, Sizes, Stated, Tensor, in_float32
     from specnorm_networks.near import bound
     from specnorm_networks.nonexpansiveness import Nonexpansive, nonexpansive
-    from specnorm_networks.radii import local_radii
 
 __all__ = [
     "CertifiedAccuracy",
@@ -56,12 +57,11 @@ __all__ = [
     "UnknownNode",
     "averaged",
     "bound",
+    "certificate_of_network",
     "certified_accuracy",
     "concrete",
     "forward_step",
-    "heuristic",
     "in_float32",
-    "local_radii",
     "margins",
     "moved_up",
     "network_bound",
@@ -76,19 +76,20 @@ __all__ = [
 ]
 
 _WHERE = {
+    "accuracy": "CertifiedAccuracy",
     "answer": "NetworkBound RunBound",
+    "certificates": "certificate_of_network",
     "certified.ranges": "within",
     "certified.graph": "Graph Layer Node",
     "certified.operators.registry": "register_operator registered_operators",
     "certified.propagation": "Step UnknownNode",
     "certified.statements": "averaged forward_step",
-    "logit_margins": "CertifiedAccuracy Margins margins",
-    "measuring": "Measure heuristic",
+    "logit_margins": "Margins margins",
+    "measuring": "Measure",
     "methods": "Method Multipliers Product Scaled",
     "live": "certified_accuracy network_bound network_graph",
     "near": "bound",
     "nonexpansiveness": "Nonexpansive nonexpansive",
-    "radii": "local_radii",
     "certified.kernels": "speaks_of",
     "certified.shapes": "concrete",
     "checking": "moved_up",

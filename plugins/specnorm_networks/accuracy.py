@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +12,60 @@ from numpy.typing import NDArray
 from specnorm import MethodError
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.logit_margins import CertifiedAccuracy, Margins, margins, radii_of
+from specnorm_networks.logit_margins import Margins, margins
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method
 from specnorm_networks.radii import Radii
 
 Tell = Callable[[int, int], None]
 """Is called with the samples that are done, and their number."""
+
+
+@dataclass(frozen=True, eq=False)
+class CertifiedAccuracy:
+    """How many samples of a set keep their label, whatever is added within a radius.
+
+    Parameters
+    ----------
+    radii : array, shape (radii,)
+        In the 2-norm of the network's input.
+    radius : array, shape (samples,)
+        Certified for each sample; 0 where the label is wrong.
+    margins : Margins
+    status : array of str, shape (radii, samples)
+        "safe": the label is proven to stay; "unsafe": it is wrong, or an input of the ball changes it; else "open".
+    changed : mapping of int to array
+        By sample that is unsafe: an input that changes its label, within the least of the radii where one was found.
+    """
+
+    radii: FloatArray
+    radius: FloatArray
+    margins: Margins
+    status: NDArray[np.str_]
+    changed: Mapping[int, FloatArray] = field(default_factory=dict)
+
+    @property
+    def accuracy(self) -> FloatArray:
+        """Share of samples that are classified rightly in the whole ball, shape (radii,); at radius 0 the accuracy."""
+        safe = self.status == "safe"
+        return np.asarray(safe.mean(axis=1) if self.radius.size else np.zeros(len(self.radii)))
+
+    def curve(self) -> tuple[FloatArray, FloatArray]:
+        """Radii at which the certified accuracy falls, ascending from 0, and what it is from each on."""
+        falls = np.unique(np.concatenate([[0.0], self.radius[np.isfinite(self.radius)]]))
+        ranks = np.searchsorted(np.sort(self.radius), falls, side="right")
+        return falls, 1.0 - ranks / max(1, len(self.radius)) if len(self.radius) else np.zeros(len(falls))
+
+    def to_csv(self) -> str:
+        """Lines of ``radius,certified``, the numbers to the last digit."""
+        rows = (f"{float(r)!r},{float(a)!r}" for r, a in zip(self.radii, self.accuracy, strict=True))
+        return "\n".join(["radius,certified", *rows, ""])
+
+    def __str__(self) -> str:
+        """Table of radii and shares."""
+        rows = [("radius", "certified")]
+        rows += [(f"{r:.6g}", f"{a:.2%}") for r, a in zip(self.radii, self.accuracy, strict=True)]
+        return "\n".join(f"{r:>10}  {a:>9}" for r, a in rows)
 
 
 def certified_accuracy(
@@ -44,24 +92,10 @@ def certified_accuracy(
     graph : Graph
         Of a classifier: one input of one sample, and one output of shape (1, classes) that a matrix ends with. Where a
         box is stated for its input (`within`), labels are certified in the box.
-    x : array, shape (samples, ...)
-    y : array of int, shape (samples,)
-    radii : sequence of float
-        In the 2-norm.
-    local : bool, default False
-        Look at what constants everywhere leave open.
-    budget : float, optional
-        Seconds that a sample may take at each radius; None: a fixed number of steps.
-    execution : {"float32", "float16", "bfloat16"}, optional
-        How the network is executed: what is stored in that precision, and summed in float32 in any order, has the label
-        for every input in the ball whose entries are numbers of that precision. None: real arithmetic. Where a sample
-        is "unsafe", its label changes in real arithmetic.
-    method : Product, Scaled or Multipliers, optional
-        For the constants everywhere; default: ``Multipliers()``.
+    x, y, radii, local, budget, execution, method, progress
+        As for `live.certified_accuracy`. Where a sample is "unsafe", its label changes in real arithmetic.
     known : Margins, optional
         Of the network, in place of those by ``method``.
-    progress : callable, optional
-        ``progress(samples that are done, all)``.
 
     Raises
     ------
@@ -69,7 +103,9 @@ def certified_accuracy(
         If the network does not end with a matrix or has no bound, or samples, labels and radii do not fit, or what an
         operator rounds where it is executed is not known.
     """
-    asked, measure = radii_of(radii), measure or Measure()
+    asked, measure = np.asarray(radii, dtype=np.float64).reshape(-1), measure or Measure()
+    if not (np.isfinite(asked).all() and (asked >= 0).all()):
+        raise MethodError(f"radii={radii!r}; expected numbers of at least 0.")
     known = margins(graph, measure, method=method) if known is None else known
     of = Radii(graph, known, measure, budget, execution)
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y)
@@ -88,7 +124,7 @@ def certified_accuracy(
             changed[at] = found
         if progress is not None:
             progress(at + 1, len(x))
-    return CertifiedAccuracy.told(known, asked, radius, status, changed)
+    return CertifiedAccuracy(asked, radius, known, status, changed)
 
 
 def _of_sample(

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from specnorm.proof import Upper, number, visible
+from specnorm import CertificateError
+from specnorm.proof import Certificate, Upper, number, visible
+from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.propagation import Step, UnknownNode
 from specnorm_networks.certified.rules import must_be_claims, premises_first
 from specnorm_networks.checking import Checked
 
 COMPLETE = "complete"
 """Status of a bound that no clock cut."""
+
+
+@dataclass(frozen=True, eq=False)
+class Weighted:
+    """Of a run: its values, the first link of each part that is bounded together, one number a channel of a value."""
+
+    values: tuple[str, ...]
+    starts: tuple[int, ...]
+    weights: tuple[FloatArray, ...]
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,8 @@ class RunBound:
         What the rules give for them.
     claim : Upper
         Less than ``product``.
+    weighted : Weighted, optional
+        Multipliers that were found for it.
     """
 
     start: str
@@ -37,6 +50,7 @@ class RunBound:
     layers: tuple[tuple[str, ...], ...]
     product: float
     claim: Upper
+    weighted: Weighted | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         must_be_claims(self.claim)
@@ -56,9 +70,6 @@ class NetworkBound:
     claim : Upper or None
         ``|f(x) - f(y)| <= claim |x - y|`` for all x and y, all inputs and all outputs together, in real arithmetic.
         None if an output is unknown.
-    heuristic : float or None
-        What the same rules say with Miyato's heuristic (`reshaped_norm`) for each layer: *not* a bound, shown for
-        comparison. A product of lower bounds bounds a network from neither side.
     ends : mapping of str to Upper or None
         The same of each output.
     nodes : tuple of Step
@@ -80,12 +91,13 @@ class NetworkBound:
         How the graph was compared with the model that it was read from, and the answer attacked.
     note : str
         What else has to be said, such as that the bound is of a copy of the model.
+    others : tuple of RunBound
+        Of searches that proved more, whose multipliers a certificate may use.
     status : str
         "complete", or "budget: ..." where the seconds ended before all searches and proofs did. Proven in each case.
     """
 
     claim: Upper | None
-    heuristic: float | None
     ends: Mapping[str, Upper | None]
     nodes: tuple[Step, ...]
     unknown: tuple[UnknownNode, ...]
@@ -97,6 +109,8 @@ class NetworkBound:
     checked: Checked = field(default_factory=Checked)
     note: str = ""
     status: str = COMPLETE
+    others: tuple[RunBound, ...] = field(default=(), repr=False, compare=False)
+    _statement: Callable[[NetworkBound, str], Certificate] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         must_be_claims(self.claim, *self.ends.values(), self.product_claim)
@@ -108,7 +122,7 @@ class NetworkBound:
         held += [node.claim for node in self.unknown]
         known = [claim for claim in held if claim is not None]
         order = premises_first(known, lambda claim: claim.of)  # type: ignore[arg-type,return-value]
-        return {"_order": order, **self.__dict__}
+        return {"_order": order, **self.__dict__, "_statement": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({name: value for name, value in state.items() if name != "_order"})
@@ -136,12 +150,33 @@ class NetworkBound:
 
         return explained_constant(self.claim)
 
+    def certificate(self, name: str = "network") -> Certificate:
+        """What somebody else can check without specnorm: ``python -m specnorm_check``, `docs/check-it-yourself.md`.
+
+        Its proof is searched for anew, with the multipliers that were found. The number is some 1 % above ``upper``,
+        and more where the format has no part like the rules'; the claim says which.
+
+        Raises
+        ------
+        CertificateError
+            If the format has no claim about such a network, or the answer was not made by `network_bound`.
+        """
+        if self._statement is None:
+            raise CertificateError(
+                "this bound was not made by network_bound from a model: take that one's certificate."
+            )
+        found: Certificate = self._statement(self, name)
+        return found
+
+    def stated_by(self, statement: Callable[[NetworkBound, str], Certificate]) -> NetworkBound:
+        """The same, with what `certificate` gives for a name."""
+        return replace(self, _statement=statement)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data: the field ``network`` of an audit's JSON. What is not finite becomes None."""
         ranges = {name: _ends(between) for name, between in self.input_ranges.items()}
         return {
             "upper": _finite(self.upper),
-            "heuristic": _finite(self.heuristic),
             "product": _finite(self.product),
             **({} if self.radius is None else {"radius": self.radius}),
             **({"input_ranges": ranges} if ranges else {}),
@@ -164,7 +199,7 @@ class NetworkBound:
             "nodes": [
                 {
                     "name": s.name, "operator": s.operator, "rule": s.rule, "layer": s.layer,
-                    "factor": _finite(s.factor), "upper": _finite(s.upper), "heuristic": _finite(s.heuristic),
+                    "factor": _finite(s.factor), "upper": _finite(s.upper),
                 }
                 for s in self.nodes
             ],
@@ -199,8 +234,7 @@ class NetworkBound:
         if self.upper is not None:
             text.append(
                 f"Network ({shapes}): Lipschitz constant at most {number(self.upper, 'upper')}, proven"
-                f"{'' if self.radius is None else f' within {self.radius!r} of the input given'}. "
-                f"Miyato's heuristic would have claimed {number(self.heuristic)}."
+                f"{'' if self.radius is None else f' within {self.radius!r} of the input given'}."
             )
             if self.checked.reason or self.checked.missed:
                 text.append(str(self.checked))
@@ -229,11 +263,11 @@ def _finite(value: float | None) -> float | None:
 
 
 def _table(nodes: Sequence[Step]) -> list[str]:
-    rows = [("node", "operator", "rule", "factor", "upper", "heuristic", "layer")]
+    rows = [("node", "operator", "rule", "factor", "upper", "layer")]
     rows += [
         (
             visible(s.name), visible(s.operator), visible(s.rule), number(s.factor, "upper"),
-            number(s.upper, "upper"), number(s.heuristic), visible(s.layer or ""),
+            number(s.upper, "upper"), visible(s.layer or ""),
         )
         for s in nodes
     ]  # fmt: skip

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from specnorm import MethodError, SpecnormError
 from specnorm.proof import Upper
-from specnorm_networks.answer import NetworkBound, RunBound
+from specnorm_networks.answer import NetworkBound, RunBound, Weighted
 from specnorm_networks.certified.graph import Graph
-from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.patterns import prepared
 from specnorm_networks.certified.propagation import Constants, propagate
 from specnorm_networks.certified.ranges import Ranges, Values, stated
@@ -32,14 +31,6 @@ DEAR, LOWER = 2**33, 0.995
 NEAR_1, CLOSE = 0.05, 1e-4
 """Distance of a constant from 1 within which it is searched once more with four times the steps, and proven to a tenth
 of the tolerance, or to the second number."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Weighted:
-    """First link of each part of a run that is bounded together, and one number a channel of each link's value."""
-
-    starts: tuple[int, ...]
-    weights: tuple[FloatArray, ...]
 
 
 def bounded(
@@ -93,7 +84,6 @@ def _bounded(
 def _result(graph: Graph, found: Constants) -> NetworkBound:
     return NetworkBound(
         found.claim,
-        found.heuristic,
         {name: found.steps[name].claim for name in graph.outputs},
         tuple(step for name, step in found.steps.items() if name not in graph.constants),
         found.unknown,
@@ -112,17 +102,17 @@ def _shorter(candidates: Sequence[Subnetwork], measure: Measure, method: Method,
             break
         share = len(run.links) / in_all
         best = _best(run, method.proposals(run, share, measure.clock), measure, product)
-        through = _through_head(run, measure, method, share, None if best is None else best[1])
-        if through is not None and through < (product if best is None else best[0].upper):
-            of = RunBound(run.start, run.end, (tuple(n for link in run.links for n in link.names),), product, through)
-            found.append(of)
+        through = _through_head(run, measure, method, share, None if best is None else best.weighted)
+        if through is not None and through < (product if best is None else best.upper):
+            names = (tuple(n for link in run.links for n in link.names),)
+            found.append(RunBound(run.start, run.end, names, product, through, None if best is None else best.weighted))
         elif best is not None:
-            found.append(best[0])
+            found.append(best)
     return found
 
 
 def _through_head(
-    run: Subnetwork, measure: Measure, method: Method, share: float, known: _Weighted | None
+    run: Subnetwork, measure: Measure, method: Method, share: float, known: Weighted | None
 ) -> Upper | None:
     """The constant of a run's last convolutions and of what reads their pixels together, and of what is before them.
 
@@ -142,9 +132,7 @@ def _through_head(
     return None
 
 
-def _best(
-    run: Subnetwork, proposed: Sequence[Proposal], measure: Measure, product: float
-) -> tuple[RunBound, _Weighted] | None:
+def _best(run: Subnetwork, proposed: Sequence[Proposal], measure: Measure, product: float) -> RunBound | None:
     """The least that the proposals prove, and what proves it; None: it is no less than the product."""
     best, limit = None, product
     for parts, weights in proposed:
@@ -163,8 +151,8 @@ def _best(
         if claim < limit:
             limit = claim.value
             layers = tuple(tuple(n for link in run.links[a:b] for n in link.names) for a, b in parts)
-            of = _Weighted(tuple(first for first, _ in parts), tuple(weights))
-            best = RunBound(run.start, run.end, layers, product, claim), of
+            of = Weighted(tuple(link.end for link in run.links), tuple(first for first, _ in parts), tuple(weights))
+            best = RunBound(run.start, run.end, layers, product, claim, of)
     return best
 
 

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from specnorm_networks.certified.operators import (
-    ELU,
-    HardTanh,
-    Operator,
-    Pad,
-    Power,
-    Reciprocal,
-    Rsqrt,
-    Slice,
-    Sqrt,
-)
+from specnorm_networks.certified.operators import Operator, Pad, Power, Reciprocal, Rsqrt, Slice, Sqrt
 from specnorm_networks.certified.operators.linear import PadMode
 
 MOST = 16
 """Largest whole exponent of a power."""
-SELU = ELU(1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
-RELU6 = HardTanh(0.0, 6.0)
 
 
 def power(exponent: float) -> Operator | None:

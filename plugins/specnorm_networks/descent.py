@@ -37,10 +37,11 @@ nothing is larger than P and the matrix of all unknowns. u_k is z - c w or h w, 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +84,8 @@ VISITED = 30
 POWERS = 4
 """Power steps on the eigenvectors of the step before; ten times as many at the first."""
 Vectors = NDArray[Any]
+Parts = Sequence[tuple[int, int]]
+"""Links ``first:last`` that are bounded together, in order."""
 
 
 @dataclass(eq=False)
@@ -143,30 +146,15 @@ class Stage:
         return float(values[at]), at, kept[at]
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a step on a grid takes.
-
-    Parameters
-    ----------
-    products : float
-        Of real numbers.
-    memory : float
-        Bytes.
-    """
+class Cost(NamedTuple):
+    """Of a step on a grid: products of real numbers, and bytes."""
 
     products: float
     memory: float
 
 
-def cost(run: Subnetwork, parts: Sequence[tuple[int, int]], points: int) -> Cost:
-    """What a step takes, from the widths alone: no kernel is read.
-
-    Parameters
-    ----------
-    run, parts, points
-        As for `stages`.
-    """
+def cost(run: Subnetwork, parts: Parts, points: int) -> Cost:
+    """Estimate a step from the widths alone: no kernel is read."""
     products = memory = 0.0
     for first, last in parts:
         part = run.part(first, last)
@@ -187,8 +175,8 @@ def widths_of(part: Segment) -> list[int]:
     return [min(first, part.links[0].width) if alone else first, *others]
 
 
-def proof_products(run: Subnetwork, parts: Sequence[tuple[int, int]]) -> float:
-    """About what the proof of all parts takes, of real numbers: a factorisation at each of `VISITED` frequencies."""
+def proof_products(run: Subnetwork, parts: Parts) -> float:
+    """Estimate the proof of all parts: a factorisation at each of `VISITED` frequencies."""
     found = 0.0
     for first, last in parts:
         part = run.part(first, last)
@@ -205,24 +193,14 @@ def frequencies(part: Segment, points: int) -> int:
     return len(frequency_grids.half_grid([points if each else 1 for each in wide]))
 
 
-def stages(run: Subnetwork, parts: Sequence[tuple[int, int]], points: int, dtype: Any = np.complex128) -> list[Stage]:
-    """A run at the frequencies of a grid.
-
-    Parameters
-    ----------
-    parts : sequence of (int, int)
-        From `segments.segments`.
-    points : int
-        Frequencies an axis, where there are taps.
-    dtype : dtype
-        Of symbols at more than one frequency.
-    """
+def stages(run: Subnetwork, parts: Parts, points: int, dtype: Any = np.complex128) -> list[Stage]:
+    """A run on a grid of ``points`` frequencies an axis, where there are taps; ``dtype``: of complex symbols."""
     return [stage for part in parts for stage in stages_of(run, parts, part, points, dtype)]
 
 
 def stages_of(
     run: Subnetwork,
-    parts: Sequence[tuple[int, int]],
+    parts: Parts,
     part: tuple[int, int],
     at: int | FloatArray,
     dtype: Any,
@@ -276,7 +254,7 @@ def _frontiers(part: Segment) -> Iterator[tuple[int, AffineMap, list[int], list[
         alive = [*staying, at]
 
 
-def _next(run: Subnetwork, parts: Sequence[tuple[int, int]], first: int) -> Segment:
+def _next(run: Subnetwork, parts: Parts, first: int) -> Segment:
     return run.part(first, next(end for begin, end in parts if begin == first))
 
 
@@ -299,14 +277,14 @@ class _Kept:
 
     multipliers: FloatArray
     largest: tuple[float, int, Vectors]
-    solved: Vectors | None
+    solved: Vectors
     eliminated: Vectors | None
 
 
 def value_and_gradient(
     run: Sequence[Stage], logs: Sequence[FloatArray], logits: FloatArray
 ) -> tuple[float, list[FloatArray], list[FloatArray], FloatArray]:
-    """Logarithm of the constant's square on the grid, the multipliers, and its gradient.
+    """Logarithm of the constant's square on the grid, multipliers, and gradients with respect to logs and logits.
 
     Parameters
     ----------
@@ -316,13 +294,6 @@ def value_and_gradient(
         log D of the first l - 1.
     logits : array, shape (l - 1,)
         Of the shares.
-
-    Returns
-    -------
-    value : float
-    multipliers : list of array
-    gradient : list of array, array
-        With respect to logs and logits.
     """
     shares = _shares(run, logits)
     kept = forward(run, [*logs, last_log(run)], shares)
@@ -331,7 +302,7 @@ def value_and_gradient(
 
 def value_alone(run: Sequence[Stage], logs: Sequence[FloatArray], logits: FloatArray) -> tuple[float, list[FloatArray]]:
     """The first two results of `value_and_gradient`."""
-    kept = forward(run, [*logs, last_log(run)], _shares(run, logits), tape=False)
+    kept = forward(run, [*logs, last_log(run)], _shares(run, logits))
     return math.log(kept[-1].largest[0]), [each.multipliers for each in kept[:-1]]
 
 
@@ -349,8 +320,6 @@ def forward(
     run: Sequence[Stage],
     logs: Sequence[FloatArray],
     shares: FloatArray | None,
-    *,
-    tape: bool = True,
     diagonal: FloatArray | None = None,
 ) -> list[_Kept]:
     """``shares``: None where D are the multipliers themselves; ``diagonal``: what the first value begins with."""
@@ -385,7 +354,7 @@ def forward(
             before = form if form is not None else diagonal.astype(real) * np.eye(len(diagonal), dtype=real)
             form, eliminated = _eliminated(stage, before, lam.astype(real))
             dense = len(stage.kept) if len(stage.kept) == stage.symbols.shape[2] else 0
-        kept.append(_Kept(lam, (norm, at, vector * weight), *((solved, eliminated) if tape else (None, None))))
+        kept.append(_Kept(lam, (norm, at, vector * weight), solved, eliminated))
     return kept
 
 
@@ -449,7 +418,6 @@ def _back(run: Sequence[Stage], kept: Sequence[_Kept], shares: FloatArray) -> tu
             before, of_lam = _through(stage, each, lam, np.asarray(at_all), cotangents)
         total = float(np.sum(of_lam * lam))
         pull = 1.0 if i == len(kept) - 1 else -total  # d value / d log norm
-        assert each.solved is not None  # for the type checker: there is a tape
         here = list(range(len(stage.symbols))) if stage.summed else [at]
         reached = each.solved[here] @ vector
         at_all, cotangents = _with(at_all, before, here, -(pull / norm) * reached[:, :, None] * reached[:, None].conj())
@@ -478,11 +446,7 @@ def _through(
     """Cotangents of F before a link, and of the link's multipliers, from those of F after it."""
     gone, stay = _split(stage)
     p, m = stage.symbols.shape[2], len(lam)
-    if each.eliminated is not None:
-        t = each.eliminated[rows]
-    else:
-        assert each.solved is not None  # for the type checker: there is a tape
-        t = -each.solved[rows] * (stage.centre * lam)
+    t = -each.solved[rows] * (stage.centre * lam) if each.eliminated is None else each.eliminated[rows]
     symbols = stage.symbols[rows]
     # Of the matrix before elimination, values first: [[F, F_b], [F_b*, L]].
     whole = np.zeros((len(rows), p + m, p + m), dtype=stage.symbols.dtype)
@@ -505,7 +469,7 @@ def _through(
 def parameters(run: Sequence[Stage], multipliers: Sequence[FloatArray]) -> list[FloatArray]:
     """Logarithms of D and logits of the shares with which multipliers are these ones, as far as they are feasible."""
     logs = [np.log(each) for each in multipliers]
-    norms = np.array([each.largest[0] for each in forward(run, [*logs, last_log(run)], None, tape=False)[:-1]])
+    norms = np.array([each.largest[0] for each in forward(run, [*logs, last_log(run)], None)[:-1]])
     norms = np.minimum(norms, ALMOST)
     return [*logs, np.log(norms / (1 - norms))]
 
@@ -589,7 +553,7 @@ class _Form:
         np.add.at(hessian.T, owners, rows.T)
 
 
-def newton_products(run: Subnetwork, parts: Sequence[tuple[int, int]]) -> float:
+def newton_products(run: Subnetwork, parts: Parts) -> float:
     """Of real numbers, that a Newton step takes; infinite where a layer has more than one frequency."""
     found, unknowns = 0.0, 0
     for first, last in parts:
@@ -638,15 +602,7 @@ def _forms(run: Sequence[Stage], links: Sequence[AffineMap]) -> tuple[list[_Form
 def newton_steps(
     run: Sequence[Stage], links: Sequence[AffineMap], multipliers: Sequence[FloatArray], constant_sq: float
 ) -> Iterator[tuple[list[FloatArray], bool]]:
-    """Better and better multipliers, from feasible ones, each with whether it is the last.
-
-    Parameters
-    ----------
-    multipliers : sequence of array
-        One number a channel of each link's value but the last.
-    constant_sq : float
-        The square of the constant that they have.
-    """
+    """Better and better multipliers, from feasible ones and the constant's square; whether each is the last."""
     forms, owners, count = _forms(run, links)
     # Weights of the first value are 1 here, and to become less; those of the last stay.
     x = np.ones(count + 2)
@@ -741,7 +697,7 @@ PATIENCE = 25
 
 def search(
     run: Subnetwork,
-    parts: Sequence[tuple[int, int]],
+    parts: Parts,
     steps: int,
     seconds: float,
     progress: Progress | None = None,
@@ -749,8 +705,7 @@ def search(
 ) -> list[list[FloatArray]]:
     """Weights of each link's values, for `segments.constant_of_run`: several, the most promising first; or none.
 
-    What is found on the way to a budget is found on the way to a larger one, and kept where it was better by
-    `WORTH_KEEPING` than what was kept before it, or is the end of the search.
+    A larger budget keeps what a smaller one finds: every state that was better by `WORTH_KEEPING` than the one before.
 
     Parameters
     ----------
@@ -760,8 +715,6 @@ def search(
         Of `RATE` products each, after which no step is begun.
     progress : callable, optional
         Called after each step with (steps done, steps at most, between which values).
-    clock : Clock, optional
-        Ends the search, too.
     """
     like: Any = run.links[0].slopes[0]
     with arithmetic.exact(like, backend=backends.backend_for(like)):
@@ -779,7 +732,7 @@ class _Search:
     def __init__(
         self,
         run: Subnetwork,
-        parts: Sequence[tuple[int, int]],
+        parts: Parts,
         steps: int,
         budget: float,
         progress: Progress | None,
@@ -795,11 +748,11 @@ class _Search:
         self.states: list[tuple[float, FloatArray]] = []
         """Where it stood, and what that was worth on its grid."""
         self.dtype: Any = np.complex64
-        self.points = self._affordable(FINEST, budget / 10)
-        self.fine: list[Stage] = [] if self.points is None else stages(run, parts, self.points, self.dtype)
+        self.fine: list[Stage] = []
+        self.finest = self._affordable(FINEST, budget / 10) or 0
+        """Frequencies an axis of the grid of the end; 0: none that is affordable."""
 
     def run(self) -> list[list[FloatArray]]:
-        """All of it."""
         first = self._affordable(ROUNDS[0][0], self.left)
         if first is None:
             return []
@@ -807,10 +760,10 @@ class _Search:
         self._keep(self._value(grid)[0], anew=True)
         if not self._narrow_is_enough(first):
             self.dtype = np.complex128
-            self.fine = [] if self.points is None else stages(self.network, self.parts, self.points)
         with contextlib.suppress(np.linalg.LinAlgError, OutOfTime):  # what was found before is worth as much
             self._go_on()
-        self.fine, self.points = self.fine or grid, self.points or first
+        self.fine = stages(self.network, self.parts, self.finest, self.dtype) if self.finest else grid
+        self.finest = self.finest or first
         return [self._weights(*each) for each in sorted(self._refined(), key=lambda found: found[0])]
 
     def _narrow_is_enough(self, points: int) -> bool:
@@ -827,8 +780,7 @@ class _Search:
         grid, of the best few; the others' are as much larger.
         """
         found: list[tuple[float, list[FloatArray], list[FloatArray]]] = []
-        assert self.points is not None  # for the type checker
-        each = cost(self.network, self.parts, self.points).products
+        each = cost(self.network, self.parts, self.finest).products
         for count, (_, point) in enumerate(reversed(self.states)):
             if count >= LOOKED_AT and count * each > CHEAP * self.whole:
                 break
@@ -856,20 +808,19 @@ class _Search:
 
     def _rises(self, multipliers: Sequence[FloatArray], on_grid: Sequence[FloatArray]) -> FloatArray:
         """Logarithm of how much larger the square of each part's constant is between the points of the finest grid."""
-        assert self.points is not None  # for the type checker
         logs, rises = [*map(np.log, multipliers), last_log(self.fine)], np.zeros(len(self.parts))
         diagonal: FloatArray | None = None
         for at, ((first, last), known) in enumerate(zip(self.parts, on_grid, strict=True)):
 
             def values(angles: FloatArray, part: Any = (first, last), begins: Any = diagonal) -> FloatArray:
                 grid = stages_of(self.network, self.parts, part, angles, np.complex128)
-                kept = forward(grid, logs[slice(*part)], None, tape=False, diagonal=begins)
+                kept = forward(grid, logs[slice(*part)], None, begins)
                 feasible = all(each.largest[0] < ALMOST for each in kept[:-1])
                 return grid[-1].values if feasible else np.full(len(angles), math.inf)
 
             if (angles := self.fine[first].angles).any():
                 on_this = known * (float(values(angles[known.argmax()][None])[0]) / float(known.max()))
-                rises[at] = math.log(highest(values, angles, 2 * math.pi / self.points, on_this) / float(on_this.max()))
+                rises[at] = math.log(highest(values, angles, 2 * math.pi / self.finest, on_this) / float(on_this.max()))
             diagonal = np.repeat(np.exp(logs[last - 1]), self.fine[last - 1].copies)
         return np.where(rises < RESONANT, rises, 0.0)
 
@@ -877,7 +828,8 @@ class _Search:
         """Rounds of gradient steps, and Newton steps after the first."""
         grid: tuple[int, list[Stage]] | None = None
         ended = False
-        for wanted, steps in self._rounds():
+        points_last, steps_last = ROUNDS[-1]
+        for wanted, steps in itertools.chain(ROUNDS, ((points_last, steps_last * 2**k) for k in itertools.count(1))):
             if ended or self.done >= self.most:
                 break
             points = self._affordable(wanted, self.left)
@@ -888,16 +840,9 @@ class _Search:
                 grid = points, stages(self.network, self.parts, points, self.dtype)
             known = len(self.states)
             self._descend(grid[1], steps, cost(self.network, self.parts, points).products, anew=anew)
-            if wanted == ROUNDS[-1][0] and len(self.states) == known:
+            if wanted == points_last and len(self.states) == known:
                 break
             ended = self.done < self.most and self._newton(grid[1])
-
-    def _rounds(self) -> Iterator[tuple[int, int]]:
-        yield from ROUNDS
-        points, steps = ROUNDS[-1]
-        while True:
-            steps += steps
-            yield points, steps
 
     def _affordable(self, points: int, left: float) -> int | None:
         """Points of a grid whose steps are within what is left, with fewer if need be; None: there is none."""
@@ -967,15 +912,7 @@ class _Search:
 
 
 def highest(values: Callable[[FloatArray], FloatArray], grid: FloatArray, apart: float, on_grid: FloatArray) -> float:
-    """The largest value near the highest points of a grid, by parabolas along the axes.
-
-    Parameters
-    ----------
-    values : callable
-        At angles (f, d).
-    grid : array, shape (f, d)
-        Angles, ``apart`` from each other, ``on_grid`` their values.
-    """
+    """The largest value near the highest points of a grid of angles (f, d), by parabolas along the axes."""
     step = np.where(grid.any(axis=0), apart, 0.0)
     peaks: list[FloatArray] = []
     for at in np.argsort(-on_grid):

@@ -5,18 +5,20 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm import MethodError
+from specnorm import CertificateError, MethodError
+from specnorm.proof import Certificate
+from specnorm_networks.accuracy import CertifiedAccuracy
 from specnorm_networks.accuracy import certified_accuracy as of_graph
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.ranges import within
-from specnorm_networks.logit_margins import CertifiedAccuracy
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method
 from specnorm_networks.near import bound
@@ -78,7 +80,20 @@ def network_bound(
     example = centre if input_shape is None and not isinstance(centre, Mapping) else input_shape
     graph = network_graph(source, None if is_file(source) and input_shape is None else example)
     given = None if radius is None and centre is None else _centre(graph, input_shape if centre is None else centre)
-    return bound(graph, Measure(rtol), method=method, radius=radius, centre=given, budget=budget)
+    found = bound(graph, Measure(rtol), method=method, radius=radius, centre=given, budget=budget)
+    return found.stated_by(partial(_stated, source, graph))
+
+
+def _stated(source: Source, graph: Graph, found: NetworkBound, name: str) -> Certificate:
+    """What somebody else can check of a bound that holds everywhere."""
+    from specnorm_networks.certificates import certificate_of_network  # for few
+
+    if isinstance(source, Graph) or found.radius is not None or any(found.input_ranges.values()):
+        raise CertificateError("there are claims about ONNX files alone, on all inputs.")
+    if isinstance(source, str | os.PathLike):
+        return certificate_of_network(found, Path(source).read_bytes(), name)
+    model = source if is_file(source) else graph.model.exported.model  # type: ignore[union-attr]
+    return certificate_of_network(found, model.SerializeToString(), name, exported=True)
 
 
 def network_graph(source: Source, input_shape: Any = None) -> Graph:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import and_
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm import MethodError
-from specnorm.proof import Interval, Lower, Upper, known
+from specnorm.proof import Interval, Upper, known
 from specnorm_networks.certified import margins as rules
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
@@ -66,10 +66,6 @@ class Margins:
         -------
         array, shape (samples,)
         """
-        return np.array([float(radius) for radius in self.proven(logits, labels)])
-
-    def proven(self, logits: NDArray[np.floating] | Interval, labels: NDArray[np.integer]) -> list[Lower]:
-        """`radii`, as claims."""
         numbers = logits.low if isinstance(logits, Interval) else np.asarray(logits, dtype=np.float64)
         labels = np.asarray(labels)
         classes = len(self.upper)
@@ -82,105 +78,8 @@ class Margins:
             raise MethodError(f"labels from {labels.min()} to {labels.max()}; expected whole numbers 0..{classes - 1}.")
         if not np.isfinite(numbers).all():
             raise MethodError("logits that are not finite; there is no margin.")
-        return rules.radii(logits if isinstance(logits, Interval) else numbers, labels, self.differences)
-
-
-def _wrong(logits: NDArray[np.floating] | Interval, labels: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Whether another logit is the largest; of intervals, for sure."""
-    if not isinstance(logits, Interval):
-        return np.asarray(logits.argmax(axis=1) != labels)
-    return np.asarray(logits.low.max(axis=1) > np.take_along_axis(logits.high, labels[:, None], axis=1)[:, 0])
-
-
-@dataclass(frozen=True, eq=False)
-class CertifiedAccuracy:
-    """How many samples of a set keep their label, whatever is added within a radius.
-
-    Parameters
-    ----------
-    radii : array, shape (radii,)
-        In the 2-norm of the network's input.
-    accuracy : array, shape (radii,)
-        Share of samples that are classified rightly in the whole ball; at radius 0 the accuracy.
-    radius : array, shape (samples,)
-        Certified for each sample; 0 where the label is wrong.
-    status : array of str, shape (radii, samples)
-        "safe": the label is proven to stay; "unsafe": it is wrong, or an input of the ball changes it; else "open".
-    changed : mapping of int to array
-        By sample that is unsafe: an input that changes its label, within the least of the radii where one was found.
-    counted : bool
-        Whether the rounding of the logits is counted; else they were taken as exact.
-    """
-
-    radii: FloatArray
-    accuracy: FloatArray
-    radius: FloatArray
-    margins: Margins
-    status: NDArray[np.str_]
-    changed: Mapping[int, FloatArray] = field(default_factory=dict)
-    counted: bool = True
-
-    @classmethod
-    def of(
-        cls,
-        known: Margins,
-        logits: NDArray[np.floating] | Interval,
-        labels: NDArray[np.integer],
-        radii: Sequence[float],
-    ) -> CertifiedAccuracy:
-        """From the logits of samples, by constants alone; of numbers, rounding is not counted.
-
-        Raises
-        ------
-        MethodError
-            If shapes, labels or radii are none.
-        """
-        asked, radius = radii_of(radii), known.radii(logits, labels)
-        # Strictly less: at the radius itself two logits may be equal.
-        safe = radius > asked[:, None]
-        wrong = (radius == 0) & _wrong(logits, np.asarray(labels))
-        found = cls.told(known, asked, radius, np.where(safe, "safe", np.where(wrong, "unsafe", "open")))
-        return replace(found, counted=isinstance(logits, Interval))
-
-    @classmethod
-    def told(
-        cls,
-        known: Margins,
-        radii: FloatArray,
-        radius: FloatArray,
-        status: NDArray[np.str_],
-        changed: Mapping[int, FloatArray] | None = None,
-    ) -> CertifiedAccuracy:
-        """From what is known of each sample at each radius."""
-        share = np.mean(status == "safe", axis=1) if radius.size else np.zeros(len(radii))
-        return cls(radii, np.asarray(share, dtype=np.float64), radius, known, status, changed or {})
-
-    def curve(self) -> tuple[FloatArray, FloatArray]:
-        """Radii at which the certified accuracy falls, ascending from 0, and what it is from each on."""
-        falls = np.unique(np.concatenate([[0.0], self.radius[np.isfinite(self.radius)]]))
-        ranks = np.searchsorted(np.sort(self.radius), falls, side="right")
-        return falls, 1.0 - ranks / max(1, len(self.radius)) if len(self.radius) else np.zeros(len(falls))
-
-    def to_csv(self) -> str:
-        """Lines of ``radius,certified``, the numbers to the last digit."""
-        rows = (f"{float(r)!r},{float(a)!r}" for r, a in zip(self.radii, self.accuracy, strict=True))
-        return "\n".join(["radius,certified", *rows, ""])
-
-    def __str__(self) -> str:
-        """Table of radii and shares."""
-        rows = [
-            ("radius", "certified"),
-            *((f"{r:.6g}", f"{a:.2%}") for r, a in zip(self.radii, self.accuracy, strict=True)),
-        ]
-        return "\n".join(f"{r:>10}  {a:>9}" for r, a in rows)
-
-
-def radii_of(radii: Sequence[float]) -> FloatArray:
-    """As an array; `MethodError` where they are none."""
-    asked = np.asarray(radii, dtype=np.float64).reshape(-1)
-    if not (np.isfinite(asked).all() and (asked >= 0).all()):
-        raise MethodError(f"radii={radii!r}; expected numbers of at least 0.")
-    return asked
+        found = rules.radii(logits if isinstance(logits, Interval) else numbers, labels, self.differences)
+        return np.array([float(radius) for radius in found])
 
 
 def margins(graph: Graph, measure: Measure | None = None, *, method: Method | None = None) -> Margins:

@@ -1,4 +1,4 @@
-"""The norm of one layer of a network, proven, and what Miyato's heuristic says of it."""
+"""The norm of one layer of a network, proven."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm import ConvSpec, Enclose, FantasticFour, reshaped_norm
+from specnorm import ConvSpec, Enclose, FantasticFour
 from specnorm.proof import Clock, Execution, arithmetic, backends, check_values, proven
-from specnorm_networks.certified.kernels import Norm, Sizes, norm_of_layer, norm_of_matrices
+from specnorm_networks.certified.kernels import Sizes, norm_of_layer, norm_of_matrices
 
 if TYPE_CHECKING:
     from specnorm import Geometry, Method, Result
@@ -46,15 +46,15 @@ class Measure:
     rtol : float
         Of the enclosures.
     known : callable, optional
-        ``known(layer, spec)``: what was proven of a layer before, and its heuristic; or None.
+        ``known(layer, spec)``: what was proven of a layer before, or None.
     clock : Clock, optional
         Proofs end with it; a norm that it cut short is proven, and measured again when it is asked for again.
     """
 
     rtol: float = 1e-3
-    known: Callable[[Layer, ConvSpec], tuple[Upper, float] | None] | None = None
+    known: Callable[[Layer, ConvSpec], Upper | None] | None = None
     clock: Clock = field(default_factory=Clock)
-    _found: dict[Any, Norm] = field(default_factory=dict)
+    _found: dict[Any, Upper] = field(default_factory=dict)
     _stacks: dict[str, Upper] = field(default_factory=dict)
     """By the digest of their bits."""
 
@@ -65,7 +65,7 @@ class Measure:
         sizes: Sizes | None,
         scale: NDArray[np.float64] | None,
         shrink: NDArray[np.float64] | None = None,
-    ) -> Norm:
+    ) -> Upper:
         """Norm of a layer; see `kernels.norm_of_layer`.
 
         Parameters
@@ -94,7 +94,7 @@ class Measure:
             size = _own_size(ConvSpec.of(tuple(stored.shape), **geometry), sizes)
             spec = ConvSpec.of(tuple(stored.shape), **geometry, input_shape=size)
             known = self.known(layer, spec) if self.known and scale is None and shrink is None else None
-            prove = self._prove if known is None else (lambda *_: ((known[0],), known[1]))
+            prove = self._prove if known is None else (lambda *_: (known,))
             found = norm_of_layer(layer, geometry, size, scale, shrink, prove)
             if self.clock.expired:
                 return found
@@ -123,8 +123,8 @@ class Measure:
         """What is left for a proof; None: as long as it takes."""
         return None if math.isinf(self.clock.deadline) else max(self.clock.left, LEAST)
 
-    def _prove(self, kernel: AnyArray, spec: ConvSpec) -> tuple[list[Upper], float]:
-        """What is proven of a kernel's norm, and the heuristic."""
+    def _prove(self, kernel: AnyArray, spec: ConvSpec) -> list[Upper]:
+        """What is proven of a kernel's norm."""
         geometry, size = spec.geometry, spec.input_shape
         found, upper = claimed(kernel, Enclose(rtol=self.rtol, budget=self._seconds), **geometry, input_shape=size)
         claims = [upper, claimed(kernel, FantasticFour(), **geometry)[1]]
@@ -134,13 +134,7 @@ class Measure:
             # Layers at a bound are proven to be there; a tolerance on each would be a factor on their product.
             close = Enclose(rtol=self.rtol / 100, budget=self._seconds)
             claims.append(claimed(kernel, close, **geometry, input_shape=size)[1])
-        return claims, heuristic(kernel, spec)
-
-
-def heuristic(kernel: AnyArray, spec: ConvSpec) -> float:
-    """Miyato's number for a layer's norm, which no padding matters to."""
-    plain: Any = {name: value for name, value in spec.geometry.items() if not name.startswith("padding")}
-    return float(reshaped_norm(kernel, **plain))
+        return claims
 
 
 def claimed(kernel: AnyArray, method: Method, **geometry: Unpack[Geometry]) -> tuple[Result, Upper]:

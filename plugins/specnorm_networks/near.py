@@ -86,7 +86,9 @@ def bound(
     ranges_of: Ranges | None = None
     measure = replace(measure or Measure(), clock=Clock.of(budget))
     if ball is None:
-        found = _smallest(_everywhere(graph, measure, method))
+        answers = _everywhere(graph, measure, method)
+        found = _smallest(answers)
+        found = replace(found, others=tuple(run for each in answers if each is not found for run in each.runs))
     else:
         ranges_of = ranges_near(graph, ball, measure)
         found = _smallest([*_everywhere(graph, measure, method), *near(graph, ball, measure, method, ranges_of)])

@@ -9,10 +9,9 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specnorm import MethodError
-from specnorm.proof import Clock, Interval, Lower, Upper, greatest, least
+from specnorm.proof import Clock, Interval, Lower, Upper, least
 from specnorm_networks.bounding import bounded
 from specnorm_networks.certified import margins as rules
 from specnorm_networks.certified.graph import Graph, concrete
@@ -26,10 +25,6 @@ from specnorm_networks.logit_margins import Margins
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Product
 
-TRIES = 8
-"""Radii that are tried for each input."""
-FURTHEST = 64.0
-"""How much larger than the radius by constants everywhere one is tried at most."""
 PARTS = 16
 """Parts of a ball at most, without a budget; with one, as many as there is time for."""
 MOST_PARTS = 4096
@@ -234,66 +229,3 @@ def executed(graph: Graph, execution: str, measure: Measure) -> Roundings:
         return Roundings(graph, EXECUTIONS[execution], measure, constants)
     except NoBoundError as error:
         raise MethodError(f"execution={execution!r}: what the network rounds is not known. {error}") from error
-
-
-def local_radii(
-    graph: Graph,
-    inputs: NDArray[np.floating],
-    logits: NDArray[np.floating],
-    labels: NDArray[np.integer],
-    known: Margins,
-    measure: Measure | None = None,
-    *,
-    tries: int = TRIES,
-    budget: float | None = None,
-) -> FloatArray:
-    """Radius of the ball around each sample in which the label cannot change, by linear bounds on that ball.
-
-    Parameters
-    ----------
-    graph : Graph
-        Of a classifier: one input and one output, of one sample.
-    inputs : array, shape (samples, ...)
-    logits : array, shape (samples, classes)
-        Taken as exact for the radii by constants, as for `Margins.radii`.
-    labels : array, shape (samples,)
-    known : Margins
-        Of the network, everywhere: no radius is smaller than theirs.
-    tries : int, default 8
-        Radii that are tried for each sample, by bisection.
-    budget : float, optional
-        Seconds that each of them may take; None: a fixed number of steps.
-
-    Returns
-    -------
-    array, shape (samples,)
-        Rounded down; 0 where the label is wrong.
-
-    Raises
-    ------
-    MethodError
-        If shapes do not fit.
-    """
-    of = Radii(graph, known, measure or Measure(), budget)
-    inputs = np.asarray(inputs, dtype=np.float64)
-    if len(inputs) != len(logits) or math.prod(inputs.shape[1:]) != math.prod(of.shape):
-        raise MethodError(f"inputs of shape {inputs.shape}; expected {len(logits)} samples of shape {of.shape[1:]}.")
-    found = known.proven(logits, labels)
-    for at, radius in enumerate(found):
-        if 0 < radius < math.inf:
-            found[at] = _largest(of, inputs[at].reshape(of.shape), int(labels[at]), radius, tries)
-    return np.array([float(radius) for radius in found])
-
-
-def _largest(of: Radii, x: FloatArray, label: int, least: Lower, tries: int) -> Lower:
-    """Bisection of logarithms, from the radius by constants to one that an attack reaches."""
-    low, high = math.log(least.value), math.log(least.value) + math.log(FURTHEST)
-    best = least
-    for _ in range(tries):
-        radius = math.exp((low + high) / 2)
-        proven = None if of.attacked(x, label, radius) is not None else of.proven(x, label, radius)
-        if proven is None:
-            high = math.log(radius)
-        else:
-            best, low = greatest(best, proven), math.log(radius)
-    return best

@@ -50,7 +50,6 @@ def _upper_factors(a: Any, out: Any) -> Any:
 
 
 def _factorised(flat: Any) -> Any:
-    """Whether each matrix of a stack (f, n, n) has a Cholesky factor."""
     ok = np.zeros(len(flat), dtype=np.bool_)
     step = min(len(flat), max(1, _BATCH // (flat.itemsize * max(1, flat.shape[-1]) ** 2)))
     buffer = np.empty((step, *flat.shape[1:]), dtype=flat.dtype)

@@ -15,7 +15,7 @@ from specnorm.clock import Clock
 from specnorm.errors import GeometryError, Undecided
 from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, weighted
 from specnorm.problem import polyphase
-from specnorm.problem.layer_map import shapes_of
+from specnorm.problem.taps import shapes_of
 from specnorm.result import BoundSource
 from specnorm.search.constant import top_gradient, top_triples
 from specnorm.search.enclosing import enclose_blocks
@@ -98,7 +98,6 @@ class Enclose(Method):
         return Evaluation(stats[-1], (*stats[:-1], u, v), (u, v, phase, group), claims)
 
     def _at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """Enclose the layers themselves, one after another (`search.layer`)."""
         xp = ops.xp
         found = enclose_layers(kernels, spec, self.rtol, self.max_cells, self.budget, ops=ops)
         # A witness of such a layer has no frequency.

@@ -12,9 +12,10 @@ from specnorm import arrays
 from specnorm.certified.layer.own_matrix import residuals_up, ritz_values_down
 from specnorm.errors import GeometryError
 from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count, check_rtol, weighted
-from specnorm.numerics.block_lanczos import Plan, top_vectors
+from specnorm.numerics.lanczos import Plan, top_vectors
 from specnorm.numerics.power import follow
-from specnorm.problem.layer_map import Convolution, shapes_of
+from specnorm.problem.layer_map import Convolution
+from specnorm.problem.taps import shapes_of
 
 if TYPE_CHECKING:
     from specnorm.certified.rounding import Rounds

@@ -214,7 +214,6 @@ class TensorNorm(Stepped):
     def _advance_one(
         self, blocks: Array, state: Array, spec: ConvSpec, *, sweeps: int, ops: ArrayOps
     ) -> tuple[Evaluation, tuple[Array, ...]]:
-        """The one set of each block, moved."""
         xp, m, sizes = ops.xp, spec.block_shape[0], _parts(spec)[1:]
         ends = list(itertools.accumulate([m, *sizes]))
         x = ops.complex(state[..., 0], state[..., 1])
@@ -239,6 +238,5 @@ def _largest(found: list[Array], groups: int, *, xp: Namespace) -> list[Array]:
 
 
 def _parts(spec: ConvSpec) -> tuple[int, ...]:
-    """Lengths of an iterate's vectors: v, and one an axis."""
     _, p, *sizes = spec.block_shape
     return (p, *(sizes or (1,)))

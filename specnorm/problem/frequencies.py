@@ -10,9 +10,13 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    pass
+
 
 PHASE_ERROR = 8.0
 """Absolute error of the cosines and sines of `phases`, in units of 2**-53: two roundings and a constant in an angle of
@@ -161,3 +165,10 @@ def cos_sin(numerators: np.ndarray, denominator: int) -> tuple[np.ndarray, np.nd
 def tap_grid(kernel_shape: tuple[int, ...], n_iter: int) -> tuple[int, ...]:
     """Taps an axis of a kernel's Gram matrix after so many products."""
     return tuple(2**n_iter * (k - 1) + 1 for k in kernel_shape)
+
+
+def half_lags(kernel_shape: tuple[int, ...]) -> np.ndarray:
+    """Lags d with |d_j| < k_j, one of each pair (d, -d), zero first, shape (L, d)."""
+    every = product([np.arange(1 - k, k) for k in kernel_shape])
+    middle = len(every) // 2
+    return every[middle:]

@@ -32,8 +32,7 @@ def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     .. [1] Senderovich, Bulatova, Obukhov, Rakhuba, "Towards Practical Control of Singular Values of Convolutional
        Layers", NeurIPS 2022 (strided layers).
     """
-    if spec.layout is not None and spec.layout.endswith("IO"):
-        kernels = xp.permute_dims(kernels, _io_to_oi(kernels.ndim))
+    kernels = torch_order(kernels, spec, xp=xp)
     first, second = spec.stored_channels
     count = kernels.shape[0] * spec.groups
     blocks = xp.reshape(kernels, (count, first // spec.groups, second, *spec.kernel_shape))
@@ -56,18 +55,14 @@ def from_blocks(blocks: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         if k < whole.shape[axis]:
             whole = whole[_first(k, axis)]
     kernels = xp.reshape(whole, (blocks.shape[0] // spec.groups, first, second, *spec.kernel_shape))
-    if spec.layout is not None and spec.layout.endswith("IO"):
-        kernels = xp.permute_dims(kernels, arrays.inverse_permutation(_io_to_oi(kernels.ndim)))
-    return kernels
+    return caller_order(kernels, spec, xp=xp)
 
 
 def _first(count: int, axis: int) -> tuple[slice | EllipsisType, ...]:
-    """Index of the first entries along an axis."""
     return (*(slice(None) for _ in range(axis)), slice(0, count), ...)
 
 
 def _whole_shape(spec: ConvSpec) -> tuple[int, ...]:
-    """Kernel sizes rounded up to whole phases."""
     return tuple(t * q for t, q in zip(spec.phases, spec.block_kernel_shape, strict=True))
 
 
@@ -101,3 +96,21 @@ def support(block: Array, *, ops: ArrayOps) -> Array:
 def by_layers(blocks: Array, groups: int) -> list[Array]:
     """Split (layers * groups, ...) into the blocks of each layer."""
     return [blocks[first : first + groups, ...] for first in range(0, blocks.shape[0], groups)]
+
+
+def torch_order(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    """Kernels (batch, *shape) with the axes in torch's order, groups and stride left as they are."""
+    if _io(spec):
+        kernels = xp.permute_dims(kernels, _io_to_oi(kernels.ndim))
+    return kernels
+
+
+def caller_order(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    """Inverse (and adjoint) of `torch_order`."""
+    if _io(spec):
+        kernels = xp.permute_dims(kernels, arrays.inverse_permutation(_io_to_oi(kernels.ndim)))
+    return kernels
+
+
+def _io(spec: ConvSpec) -> bool:
+    return spec.layout is not None and spec.layout.endswith("IO")

@@ -1,100 +1,15 @@
-"""What the taps of a layer read, along each axis and on all of them: by tables of positions, or by slices."""
+"""Sizes of a layer, and what its taps read along each axis."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from specnorm.errors import GeometryError
+
 if TYPE_CHECKING:
-    from specnorm.types import Array, ArrayOps
-
-
-class Slices:
-    """The taps of a layer as slices of its padded input, and the adjoint of reading them. Writes in place.
-
-    Parameters
-    ----------
-    tables : sequence of integer array, shape (padded size,)
-        Of each axis: which position of the input lies there, or the size for a zero.
-    sizes : sequence of int
-        Of the input.
-    along : sequence of list of slice
-        Of each axis: what each of its taps reads of the padded input.
-    """
-
-    def __init__(
-        self,
-        tables: Sequence[np.ndarray],
-        sizes: Sequence[int],
-        along: Sequence[list[slice]],
-        *,
-        like: Array,
-        ops: ArrayOps,
-    ) -> None:
-        self.xp, self.ops = ops.xp, ops
-        self.pads = [Gather(table, n, like=like, ops=ops) for table, n in zip(tables, sizes, strict=True)]
-        self.taps = list(itertools.product(*along))
-        self.most_readers = sum(pad.most_readers for pad in self.pads)
-
-    def read(self, x: Array) -> Array:
-        """(b, c, *sizes, r) -> (b, c, taps, *outputs, r)."""
-        for axis, pad in enumerate(self.pads):
-            x = pad.read(x, axis + 2)
-        return self.xp.stack([x[(slice(None), slice(None), *tap, ...)] for tap in self.taps], axis=2)
-
-    def add(self, w: Array) -> Array:
-        """(b, c, taps, *outputs, r) -> (b, c, *sizes, r)."""
-        shape = (*w.shape[:2], *(pad.length for pad in self.pads), w.shape[-1])
-        total = self.xp.zeros(shape, dtype=w.dtype, device=self.ops.device(w))
-        for j, tap in enumerate(self.taps):
-            total[(slice(None), slice(None), *tap, ...)] += w[:, :, j, ...]
-        for axis, pad in enumerate(self.pads):
-            total = pad.add(total, axis + 2)
-        return total
-
-
-class Gather:
-    """A table of positions to read along one axis, and its inverse: who read each position.
-
-    Parameters
-    ----------
-    table : integer array, shape (l,)
-        Positions 0..n-1, or n for a zero.
-    size : int
-        n.
-    """
-
-    def __init__(self, table: np.ndarray, size: int, *, like: Array, ops: ArrayOps) -> None:
-        xp = ops.xp
-        self.xp, self.size, self.length = xp, size, len(table)
-        self.plain = np.array_equal(table, np.arange(size))
-        readers = readers_of(table, size)
-        self.most_readers = len(readers)
-        self.zero_read = bool((table == size).any())
-        self.zero_added = bool((readers == len(table)).any())
-        self.table = ops.from_numpy(table.astype(np.int32), like)
-        self.readers = ops.from_numpy(readers.reshape(-1).astype(np.int32), like)
-
-    def read(self, x: Array, axis: int) -> Array:
-        """Length n of an axis -> length l."""
-        if self.plain:
-            return x
-        return self.xp.take(self._with_zero(x, axis) if self.zero_read else x, self.table, axis=axis)
-
-    def add(self, y: Array, axis: int) -> Array:
-        """Length l of an axis -> length n: what was read from a position is added up there."""
-        if self.plain:
-            return y
-        y = self.xp.take(self._with_zero(y, axis) if self.zero_added else y, self.readers, axis=axis)
-        shape = (*y.shape[:axis], self.most_readers, self.size, *y.shape[axis + 1 :])
-        return self.xp.sum(self.xp.reshape(y, shape), axis=axis)
-
-    def _with_zero(self, x: Array, axis: int) -> Array:
-        first = x[(slice(None),) * axis + (slice(0, 1),) + (slice(None),) * (x.ndim - axis - 1)]
-        return self.xp.concat([x, self.xp.zeros_like(first)], axis=axis)
+    from specnorm.problem.spec import ConvSpec
 
 
 def readers_of(table: np.ndarray, size: int) -> np.ndarray:
@@ -120,3 +35,76 @@ def axis_tables(n: int, m: int, k: int, stride: int, dilation: int, before: int,
     if mode == "replicate":
         return np.asarray(np.clip(position, 0, n - 1))
     return np.where(position < 0, -position, np.where(inside, position, 2 * (n - 1) - position))
+
+
+def sizes_of(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Spatial sizes of the large side and of the small side of the convolution behind a layer at ``input_shape``.
+
+    The large side is the input, or a transposed layer's output.
+
+    Raises
+    ------
+    GeometryError
+        Without a size, if the layer has no output there, or if there is no such layer.
+    """
+    if spec.input_shape is None:
+        raise GeometryError("the layer itself is a matrix at one size only: give input_shape.")
+    axes = list(zip(spec.kernel_shape, spec.input_shape, spec.stride, spec.dilation, spec.padding, strict=True))
+    if spec.transposed:
+        same = tuple(before + after for before, after in spec.padding) == tuple(r * (k - 1) for k, _, _, r, _ in axes)
+        if spec.padding_mode == "zeros":
+            large = tuple((n - 1) * s - sum(pads) + r * (k - 1) + 1 for k, n, s, r, pads in axes)
+        elif spec.padding_mode == "circular" and same:
+            large = tuple(n * s for _, n, s, _, _ in axes)
+        else:
+            raise GeometryError(
+                f"there is no transposed convolution with padding_mode={spec.padding_mode!r} and padding="
+                f'{spec.padding}. Use padding_mode="zeros" with any padding, or "circular" with padding="same".'
+            )
+        small = spec.input_shape
+    else:
+        large = spec.input_shape
+        small = tuple((n + sum(pads) - r * (k - 1) - 1) // s + 1 for k, n, s, r, pads in axes)
+    if any(m < 1 for m in (*large, *small)):
+        raise GeometryError(
+            f"the layer has no output at input_shape={spec.input_shape} (kernel {spec.kernel_shape}, padding "
+            f"{spec.padding}, dilation {spec.dilation}). Give a larger input_shape or more padding."
+        )
+    if spec.padding_mode == "reflect" and any(max(pads) >= n for _, n, _, _, pads in axes):
+        raise GeometryError(
+            f"reflect padding {spec.padding} needs an input larger than itself on every axis; input_shape is "
+            f'{spec.input_shape}. Use a larger one, or padding_mode="replicate".'
+        )
+    return large, small
+
+
+def shapes_of(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of the layer's input and output, channels first."""
+    large, small = sizes_of(spec)
+    return ((spec.cin, *small), (spec.cout, *large)) if spec.transposed else ((spec.cin, *large), (spec.cout, *small))
+
+
+def tables_of_axes(large: tuple[int, ...], small: tuple[int, ...], spec: ConvSpec) -> list[np.ndarray]:
+    """`axis_tables` of every axis."""
+    axes = along_axes(large, small, spec)
+    return [axis_tables(n, m, k, s, r, before, spec.padding_mode) for n, m, k, s, r, (before, _) in axes]
+
+
+def visible(spec: ConvSpec) -> np.ndarray | None:
+    """Taps that read a pixel at ``spec.input_shape``, shape (*kernel_shape); None where all do.
+
+    The others are no part of the layer at that size, and must not set the scale of what is.
+    """
+    if spec.padding_mode != "zeros" or spec.input_shape is None:
+        return None
+    large, small = sizes_of(spec)
+    seen = np.ones(spec.kernel_shape, dtype=np.bool_)
+    for axis, (table, n) in enumerate(zip(tables_of_axes(large, small, spec), large, strict=True)):
+        read = (table < n).any(axis=1)
+        seen &= read.reshape((-1,) + (1,) * (spec.ndim - 1 - axis))
+    return None if seen.all() else seen
+
+
+def along_axes(large: tuple[int, ...], small: tuple[int, ...], spec: ConvSpec) -> list[Any]:
+    """Size, outputs, taps, stride, dilation and padding of each axis."""
+    return list(zip(large, small, spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True))

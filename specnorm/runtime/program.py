@@ -20,7 +20,7 @@ from specnorm import arrays
 from specnorm.certified import arithmetic, rounding
 from specnorm.errors import BackendError, KernelError, MethodError
 from specnorm.methods.base import Needs, Stepped
-from specnorm.problem import layer_map, polyphase
+from specnorm.problem import polyphase, taps
 from specnorm.problem.spec import ConvSpec, check_dtype
 from specnorm.runtime.execution import Execution
 
@@ -103,7 +103,6 @@ class Program:
             return self._evaluate(kernels, run)
 
     def _evaluate(self, kernels: Array, run: Execution) -> Ran:
-        """Scale the blocks, call the method, undo the scaling, and reduce over groups."""
         xp, needs = run.xp, self.needs
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
         if not run.traced:
@@ -191,7 +190,7 @@ class Program:
             parts = self.method.to_groups(cotangent, chosen, self.parts, xp=xp)
             parts = xp.reshape(parts, (math.prod(batch) * self.parts, *parts.shape[2:]))
             gradient = self.method.pullback(tuple(residuals), parts, self.spec, xp=xp)
-            restore = polyphase.from_blocks if self.needs.blocks else layer_map.caller_order
+            restore = polyphase.from_blocks if self.needs.blocks else polyphase.caller_order
             gradient = xp.reshape(restore(gradient, self.spec, xp=xp), (*batch, *self.shape))
             return xp.astype(gradient, getattr(xp, dtype or self.dtype), copy=False)
 
@@ -216,7 +215,6 @@ class Program:
 
     @property
     def _stepped(self) -> Stepped:
-        """The method, which must have training steps."""
         if not isinstance(self.method, Stepped):
             raise MethodError(
                 f"{self.method.name} has no training state. TensorNorm, FantasticFour and Power (at an input size) are "
@@ -335,8 +333,8 @@ class Program:
         kernels = xp.astype(kernels, getattr(xp, dtype), copy=False)
         if self.needs.blocks:
             return polyphase.to_blocks(kernels, self.spec, xp=xp)
-        kernels = layer_map.torch_order(kernels, self.spec, xp=xp)
-        visible = layer_map.visible(self.spec)
+        kernels = polyphase.torch_order(kernels, self.spec, xp=xp)
+        visible = taps.visible(self.spec)
         if visible is None:
             return kernels
         # As a factor, which leaves NaN what it is.
@@ -465,17 +463,9 @@ LIMIT = 1024
 # The programs used last are kept; an older one lives as long as somebody holds it (an autograd graph does); one in a
 # compiled graph for ever.
 _programs: dict[str, Program] = {}
-
-
 _alive: weakref.WeakValueDictionary[str, Program] = weakref.WeakValueDictionary()
-
-
 _compiled: set[str] = set()
-
-
 _keys: dict[str, str] = {}  # of a problem as it was written: the checked key
-
-
 _lock = threading.Lock()
 
 
@@ -561,9 +551,5 @@ def state_shapes(key: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 
 _field_names._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
 _program_key._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
 state_shapes._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -107,11 +107,12 @@ class Ascent:
         # Gains shrink geometrically: some have converged, or will not get higher than another point has.
         ahead = self.tuning.promise * gain**2 / np.maximum(gains - gain, 1e-3 * np.abs(gain) + 1e-300)
         hope = now + ahead if round_ > 1 else now * (1 + self.tuning.first_hope / (1 + round_))
-        least = highest * (1 + max(0.05 * self.rtol, 10 * self.tuning.progress))
+        # A norm is off by the square of what its frequency is, its gradient by that: exact ones go on to the end.
+        loose = 0.05 * self.rtol if self.rtol >= self.tuning.tight else 0.0
+        least = highest * (1 + max(loose, 10 * self.tuning.progress))
         return ((gain > 0) & (hope > least)).nonzero()[0]
 
     def _power(self, phases: np.ndarray, right: Array, steps: int) -> tuple[Array, Array, np.ndarray]:
-        """Power steps at some frequencies: left and right vectors, and the norms from below."""
         xp, (m, p) = self.xp, self.block.shape[1:3]
         # A symbol, its two parts and its adjoint: six real matrices a start.
         size, count = 6 * m * p * (8 if self.block.dtype == xp.float64 else 4), phases.shape[0]

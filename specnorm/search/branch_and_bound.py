@@ -18,8 +18,7 @@ from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cover import CentreMatrices, Cover, on_grid
 from specnorm.clock import Clock, OutOfTime
 from specnorm.search import tuning as knobs
-from specnorm.search.estimates import NodeEstimates, is_crowded, largest, lift
-from specnorm.search.incumbent import Incumbent, LowerBound
+from specnorm.search.incumbent import Incumbent, LowerBound, NodeEstimates, is_crowded, largest, lift
 from specnorm.search.reduction import Polynomials
 from specnorm.search.result import SearchResult
 
@@ -108,7 +107,6 @@ class Search:
         return found
 
     def _refine(self, cover: Cover, max_cells: int, max_levels: int | None, *, relaxes: bool) -> SearchResult:
-        """Estimate, ascend, prove and cut, until no cell is open."""
         self.clock.check()
         polynomial: GramPolynomial | None = None
         vectors: Array | None = None
@@ -269,7 +267,6 @@ class Search:
             self._try(cover, trial, np.flatnonzero(likely & (cover.norms == math.inf)), limit_sq)
 
     def _try(self, cover: Cover, polynomial: GramPolynomial, index: np.ndarray, reduced_for_sq: np.ndarray) -> None:
-        """Try some cells by matrices formed anew."""
         for part in self.polynomials.parts(polynomial, len(index)):
             formed, _ = cover.form(polynomial, index[part], reduced_for_sq[index[part]])
             cover.fathom(formed, self.threshold)

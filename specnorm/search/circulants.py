@@ -1,4 +1,8 @@
-"""Upper bounds of a zero-padded layer at one size: which circulants are searched (`certified.layer.circulant`)."""
+"""Upper bounds of a zero-padded layer at one size: by a circulant (`certified.layer.circulant`), or without its waves.
+
+The fewer waves stay in, the closer is the bound; what is taken out makes a matrix to be factorised
+(`certified.layer.deflation`).
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,7 @@ from specnorm.certified.symbol.cover import Cover
 from specnorm.certified.symbol.symbols import Symbol
 from specnorm.clock import Clock, OutOfTime
 from specnorm.numerics.power import top_eigenvectors
-from specnorm.problem.frequencies import product
-from specnorm.problem.layer_map import sizes_of
+from specnorm.problem.taps import sizes_of
 from specnorm.search import tuning as knobs
 from specnorm.search.reduction import Polynomials
 
@@ -32,33 +35,14 @@ if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps
 
 
-@dataclass(frozen=True, eq=False)
-class CirculantTuning:
-    """Which circulants are tried. It decides on time and on how wide the interval is.
-
-    Parameters
-    ----------
-    circulants : int
-        Most circulants of one layer. The first is right unless several maxima of the torus are nearly equal.
-    longer : float
-        Part of the shortest circulant's points by which others are longer. The bound's excess grows with the square of
-        the distance of the maximum from the circulant's frequencies, which is at most half a step.
-    choices : int
-        Most circulants compared for an axis.
-    share : float
-        Part of the tolerance of the search that says how close the best circulant comes, where none is close enough.
-    """
-
-    circulants: int = 4
-    longer: float = 0.125
-    choices: int = 16
-    share: float = 0.25
+_LONGER = 0.125
+"""Part of the shortest circulant's points by which others are longer. The bound's excess grows with the square of the
+distance of the maximum from the circulant's frequencies, which is at most half a step."""
+_SHARE = 0.25
+"""Part of the tolerance that says how close the circulant's own norm comes, where it is not close enough."""
 
 
-TUNING = CirculantTuning()
-
-
-def bound_by_circulants(
+def bound_by_circulant(
     spec: ConvSpec,
     search: Search,
     torus: SearchResult,
@@ -69,7 +53,7 @@ def bound_by_circulants(
     max_cells: int,
     only_one: bool = False,
 ) -> tuple[Upper | None, int, int]:
-    """Prove that the layer's norm is below a lower bound raised by rtol; or by how little it is not, by circulants.
+    """Prove that the layer's norm is below a lower bound raised by rtol, or by how little it is not, by a circulant.
 
     Parameters
     ----------
@@ -84,7 +68,7 @@ def bound_by_circulants(
     lower : float
         Of the layer's norm.
     only_one : bool
-        Try the best circulant alone: something else will come close enough.
+        Whether something else will come close enough if this does not.
 
     Returns
     -------
@@ -98,71 +82,45 @@ def bound_by_circulants(
     if torus.upper is None or torus.upper <= target:
         return None, cells, levels
     kernel_shape = tuple(search.blocks.shape[3:])
-    maxima = [torus]
-    tried: list[tuple[Embedding, float]] = []
-    for _ in range(0 if target <= 0 else 1 if only_one else TUNING.circulants):
-        circulant = away_from(maxima, fewest, kernel_shape, [r for r, _ in tried])
-        if circulant is None:
-            break
-        found = nearest = search.at_nearest(torus, circulant.points, circulant.skew)
-        if nearest.lower <= target:
-            boxes = dft(circulant.points, kernel_shape, circulant.skew)
-            found = search.run(boxes, bound=target, supremum=torus.upper, start=nearest, max_cells=max_cells)
-            cells, levels = cells + found.cells, levels + found.levels
-            if found.upper is not None:
-                return norm_by_circulant(spec, found.upper), cells, levels
-        tried.append((circulant, found.lower.value))
-        maxima.append(found)
-    if not tried or only_one:
+    circulant = away_from(torus, fewest, kernel_shape)
+    boxes = dft(circulant.points, kernel_shape, circulant.skew)
+    nearest = search.at_nearest(torus, circulant.points, circulant.skew)
+    if target > 0 and nearest.lower <= target:
+        found = search.run(boxes, bound=target, supremum=torus.upper, start=nearest, max_cells=max_cells)
+        cells, levels = cells + found.cells, levels + found.levels
+        if found.upper is not None:
+            return norm_by_circulant(spec, found.upper), cells, levels
+    if only_one or not target > 0:
         return None, cells, levels
-    circulant, _ = min(tried, key=lambda pair: pair[1])
-    boxes, nearest = (
-        dft(circulant.points, kernel_shape, circulant.skew),
-        search.at_nearest(torus, circulant.points, circulant.skew),
-    )
-    tolerance = TUNING.share * rtol
+    # By how little it is not: as close as the circulant's own norm.
+    nearest = search.at_nearest(torus, circulant.points, circulant.skew)
+    tolerance = _SHARE * rtol
     found = search.run(boxes, rtol=tolerance, supremum=torus.upper, start=nearest, max_cells=max_cells)
     upper = None if found.upper is None else norm_by_circulant(spec, found.upper)
     return upper, cells + found.cells, levels + found.levels
 
 
-def away_from(
-    maxima: list[SearchResult], fewest: tuple[int, ...], kernel_shape: tuple[int, ...], tried: list[Embedding]
-) -> Embedding | None:
-    """The circulant whose frequencies are farthest from some maxima: the norm falls off by the distance squared."""
-    angles = np.concatenate([x.frequency.angles for x in maxima])
-    axes, drops = [], []
-    for axis, (least, k) in enumerate(zip(fewest, kernel_shape, strict=True)):
+def away_from(torus: SearchResult, fewest: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Embedding:
+    """The circulant whose frequencies are farthest from the maximum: the norm falls off by the distance squared."""
+    chosen = []
+    for angle, least, k in zip(torus.frequency.angles[0], fewest, kernel_shape, strict=True):
         choices = _choices(least, k)
-        apart = np.asarray([_distance(angles[:, axis], *choice) for choice in choices])
-        drop = ((k - 1) / 2 * apart) ** 2 / 2
-        best = np.argsort(-drop[:, 0], kind="stable")[: TUNING.choices]
-        axes.append([choices[j] for j in best])
-        drops.append(drop[best])
-    index = product([np.arange(len(x)) for x in axes])
-    # Far from the highest maximum, and from the others the less the lower they are.
-    highest = max(x.lower.value for x in maxima) or 1.0
-    gained = np.asarray([1 - x.lower.value / highest for x in maxima])
-    total = gained + sum((drop[index[:, axis]] for axis, drop in enumerate(drops)), np.zeros((len(index), len(maxima))))
-    for at in np.argsort(-total.min(axis=1), kind="stable"):
-        chosen = [axes[axis][j] for axis, j in enumerate(index[at])]
-        circulant = Embedding(tuple(points for points, _ in chosen), tuple(skew for _, skew in chosen))
-        if circulant not in tried:
-            return circulant
-    return None
+        apart = np.asarray([_distance(angle, *choice) for choice in choices])
+        chosen.append(choices[int(np.argmax(apart))])
+    return Embedding(tuple(points for points, _ in chosen), tuple(skew for _, skew in chosen))
 
 
 def _choices(least: int, k: int) -> list[tuple[int, bool]]:
     if k == 1:
         return [(1, False)]
-    longest = least + max(1, math.ceil(TUNING.longer * least))
+    longest = least + max(1, math.ceil(_LONGER * least))
     return [(points, skew) for points in range(least, longest + 1) for skew in (False, True)]
 
 
-def _distance(angles: np.ndarray, points: int, skew: bool) -> np.ndarray:
-    """From angles to the nearest frequency of an axis of a circulant, in radians."""
-    at = angles / (2 * math.pi) * points - skew / 2
-    return np.asarray(np.abs(at - np.round(at)) * 2 * math.pi / points)
+def _distance(angle: float, points: int, skew: bool) -> float:
+    """From an angle to the nearest frequency of an axis of a circulant, in radians."""
+    at = angle / (2 * math.pi) * points - skew / 2
+    return abs(at - round(at)) * 2 * math.pi / points
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,7 +241,6 @@ class DeflatedCirculant:
         return norm_by_deflation(self.kernel, self.spec, self.circulant, cover, highest, bound, ops=self.ops)
 
     def _split(self, part: float) -> tuple[Cover, DeflatedModes] | None:
-        """Take out the waves above a norm; None where they are too many."""
         cover = self._cover(part)
         if cover is None:
             return None
@@ -313,7 +270,6 @@ class DeflatedCirculant:
         return cover if len(cover) <= DEFLATION.waves else None
 
     def _fathom(self, cover: Cover, polynomial: GramPolynomial, index: np.ndarray, part: float) -> None:
-        """Try some open cells."""
         limit_sq = cover.limits_sq(polynomial, part)[index]
         index = index[limit_sq > self._polynomials.least_limit_sq(polynomial)]
         for few in self._polynomials.parts(polynomial, len(index)):

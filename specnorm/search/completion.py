@@ -15,8 +15,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified import completion
-from specnorm.certified.symbol.lags import half_lags
-from specnorm.problem.frequencies import Frequencies, full_grid, half_grid, phases
+from specnorm.problem.frequencies import Frequencies, full_grid, half_grid, half_lags, phases
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
@@ -179,7 +178,9 @@ class _Products(NamedTuple):
         first = _dot(down, down, xp=xp)
 
         def going(state: tuple[Array, ...]) -> Any:
-            return (state[0] < inner) & (state[0] < _INNER) & xp.any(state[4] > _FORCING * first)
+            # One at least: where there are no numbers the search would never reach its limit.
+            open_ = (state[0] < 1) | xp.any(state[4] > _FORCING * first)
+            return (state[0] < inner) & (state[0] < _INNER) & open_
 
         def further(state: tuple[Array, ...]) -> tuple[Array, ...]:
             count, x, rest, p, rho = state

@@ -357,6 +357,5 @@ def _finished(
 
 
 def _rank(shape: tuple[int, ...], rows: tuple[int, ...]) -> int:
-    """The shorter side of an unfolding."""
     count = math.prod(shape[axis] for axis in rows)
     return min(count, math.prod(shape) // count)

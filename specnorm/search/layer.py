@@ -30,15 +30,16 @@ from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans, to_layer
 from specnorm.certified.symbol.cells import torus
 from specnorm.certified.symbol.symbols import Symbol
-from specnorm.numerics.block_lanczos import Plan, top_vectors
+from specnorm.numerics.lanczos import Plan, top_vectors
 from specnorm.numerics.power import composed
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import coarse_grid, half_grid
-from specnorm.problem.layer_map import Convolution, shapes_of
+from specnorm.problem.layer_map import Convolution
+from specnorm.problem.taps import shapes_of
 from specnorm.result import BoundSource
 from specnorm.search import tuning as knobs
 from specnorm.search.branch_and_bound import Search
-from specnorm.search.circulants import DeflatedCirculant, away_from, bound_by_circulants
+from specnorm.search.circulants import DeflatedCirculant, away_from, bound_by_circulant
 from specnorm.search.constant import SMALLEST, enclose_matrices
 from specnorm.search.enclosing import search_torus
 from specnorm.search.plane_wave import WaveSum, windowed_wave
@@ -195,7 +196,6 @@ def _enclose(layer: ComponentSearch) -> LayerBounds:
 
 
 def _direct_sum(spec: ConvSpec, parts: list[LayerBounds]) -> LayerBounds:
-    """Bounds of a layer from those of its `polyphase_components`, at least one."""
     low, high = max(parts, key=lambda x: x.lower.value), max(parts, key=lambda x: finite(x.upper))
     cells, levels = (max(getattr(x, name) for x in parts) for name in ("cells", "levels"))
     lower, upper = norms_of_parts(spec, [(x.lower, x.upper) for x in parts])
@@ -235,10 +235,10 @@ def near_supremum(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
 
 
 def best_circulant(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
-    """The circulant that is farthest from the maximum of the torus; the other ones too, unless something follows."""
+    """The circulant whose frequencies are farthest from the maximum; its own norm too, unless something follows."""
     if layer.fewest is None or layer.problem.clock.expired:
         return bounds
-    return layer.by_circulants(bounds, only_one=layer.one_circulant)
+    return layer.by_circulant(bounds, only_one=layer.one_circulant)
 
 
 def few_waves(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
@@ -396,7 +396,7 @@ class ComponentSearch:
         return self.work(bounds) > self.tuning.deflated_from and few and self.fewest is not None
 
     def deflated(self, bounds: LayerBounds) -> list[DeflatedCirculant]:
-        """The circulant of each open group; none where blocks are not those of the layer without its dilation."""
+        """The circulant of each open group."""
         if self.problem.clock.expired or not self.deflates(bounds):
             return []
         if self._deflated is None:
@@ -404,16 +404,13 @@ class ComponentSearch:
         return self._deflated
 
     def _deflations(self, rest: np.ndarray) -> list[DeflatedCirculant]:
-        strided = set(self.spec.stride) != {1}
-        dilated = strided and set(self.problem.spec.dilation) != {1}
-        blocks = self.supremum.blocks() if strided else self.parts
         fewest = shortest(self.single)
-        circulant = away_from([self.whole], fewest, tuple(blocks.shape[3:]), [])
-        short = circulant is None or any(n < least for n, least in zip(circulant.points, fewest, strict=True))
-        if circulant is None or short or dilated or self.whole.upper is None:
+        circulant = away_from(self.whole, fewest, self.spec.kernel_shape)
+        short = any(n < least for n, least in zip(circulant.points, fewest, strict=True))
+        if short or self.whole.upper is None:
             return []
         given = (self.single, circulant, self.whole.upper, self.search)
-        return [DeflatedCirculant(blocks[at : at + 1, ...], *given, at, ops=self.ops) for at in rest.tolist()]
+        return [DeflatedCirculant(self.parts[at : at + 1, ...], *given, at, ops=self.ops) for at in rest.tolist()]
 
     def lowered(self, bounds: LayerBounds, uppers: list[Upper | None]) -> LayerBounds:
         """With the bounds of the open groups, if each has one, and the largest is lower."""
@@ -461,12 +458,12 @@ class ComponentSearch:
         u, v = (vectors, images) if single.transposed else (images, vectors)
         return self.bounds_of(lower, upper, layer, u[:, 0, :], v[:, 0, :], block, restriction, BoundSource.SUPREMUM)
 
-    def by_circulants(self, bounds: LayerBounds, *, only_one: bool) -> LayerBounds:
-        """By the circulants of the layer, or the best of them alone."""
+    def by_circulant(self, bounds: LayerBounds, *, only_one: bool) -> LayerBounds:
+        """By a circulant of the layer."""
         if self.fewest is None:
             return bounds
         limits: dict[str, Any] = {"lower": bounds.lower.value, "rtol": self.rtol, "max_cells": self.problem.max_cells}
-        upper, cells, levels = bound_by_circulants(
+        upper, cells, levels = bound_by_circulant(
             self.spec, self.search, self.whole, self.fewest, **limits, only_one=only_one
         )
         bounds = replace(bounds, cells=bounds.cells + cells, levels=bounds.levels + levels)
@@ -702,8 +699,6 @@ def enclose_by_matrix(
 
 
 class _Groups:
-    """A stack of groups whose matrices fit the memory together."""
-
     def __init__(self, kernels: Array, spec: ConvSpec, plan: BlockPlan, *, ops: ArrayOps) -> None:
         self.kernels, self.spec, self.plan, self.ops, self.xp = kernels, spec, plan, ops, ops.xp
         self.layer = Convolution(kernels, spec, ops=ops)

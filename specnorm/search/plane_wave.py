@@ -18,7 +18,7 @@ from specnorm.certified.layer.own_matrix import Waves, norm_by_waves
 from specnorm.certified.symbol import symbols
 from specnorm.numerics.power import follow, matrix_maps
 from specnorm.problem.frequencies import coarse_grid, product, tap_points
-from specnorm.problem.layer_map import sizes_of
+from specnorm.problem.taps import sizes_of
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower
@@ -162,7 +162,6 @@ def _axes(spec: ConvSpec) -> list[tuple[int, int, int, tuple[int, int]]]:
 
 
 def _taps(k: int, s: int, r: int, before: int) -> tuple[np.ndarray, np.ndarray]:
-    """Shift and phase of each tap of an axis."""
     return np.divmod(r * np.arange(k) - before, s)
 
 

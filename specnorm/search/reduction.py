@@ -13,7 +13,7 @@ from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cells import torus, torus_size
 from specnorm.certified.symbol.cover import Cover, truncated
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, Rotation, rotate
-from specnorm.certified.symbol.lags import taps_below
+from specnorm.certified.symbol.symbols import taps_below
 from specnorm.clock import Clock
 from specnorm.numerics.power import largest_eigenvalues
 

@@ -170,7 +170,6 @@ def _waves(seed: int, p: int, sizes: tuple[int, ...], dtype: str) -> tuple[np.nd
 
 @functools.lru_cache(maxsize=256)
 def _random(seed: int, count: int, p: int, sizes: tuple[int, ...], dtype: str) -> tuple[np.ndarray, ...]:
-    """Iterates with random vectors."""
     return units([arrays.random_vectors(seed + 1 + j, (count, k)) for j, k in enumerate([p, *sizes])], dtype)
 
 

@@ -233,7 +233,6 @@ def check_cholesky(trial: Trial) -> None:
 
 
 def _check_factors(trial: Trial, stack: np.ndarray, wanted: np.ndarray, dtype: str) -> None:
-    """cholesky_factors() are factors, with no number where there is none."""
     factors = trial.host(trial.backend.cholesky_factors(trial.array(stack, dtype)))
     with np.errstate(all="ignore"):
         finite = np.isfinite(np.abs(factors).sum(axis=(-2, -1)))

@@ -163,6 +163,7 @@ def cluster() -> Iterator[Any]:
         yield client
 
 
+@pytest.mark.nightly
 def test_dask(cluster: Any) -> None:
     arrays: dict[str, Any] = {**_kernels(5), "nan.weight": np.full((2, 2), np.nan)}
     assert audit(arrays, executor=cluster.get_executor()).to_dict() == audit(arrays).to_dict()

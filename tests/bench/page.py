@@ -1,9 +1,9 @@
-"""docs/benchmarks/index.md, whose tables are made from their lines alone; and what got slower."""
+"""docs/benchmarks/index.md, whose table is made from its lines alone; and what got slower."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from marks import put
@@ -12,42 +12,21 @@ from bench.facts import FOLDER, Row, read
 
 DASH = "\N{EN DASH}"
 PAGE, COMMITTED = FOLDER / "index.md", "suite"
-SECTIONS = (
-    "tensor norm", "circular", "unfoldings", "gram", "gram, zeros", "power", "tolerance", "network",
-    "libraries",
-)  # fmt: skip
-KEY = ("section", "name", "family", "shape", "dtype", "n", "library", "contestant", "threads")
+KEY = ("section", "name", "family", "shape", "n", "library", "contestant", "threads")
 ROOM = 1.1
 """Beyond the quarters of both runs."""
 
 
 def write(source: Path) -> None:
-    """The page of some lines, beside them: the suite's, or a list of tables."""
+    """The page with the table of the suite's lines, or the table of other lines, beside them."""
     rows = read(source)
-    if source.stem == COMMITTED:
-        made = {
-            "measured": measured(rows),
-            **{name: section(rows, name) for name in SECTIONS},
-        }
-        source.with_name(PAGE.name).write_text(filled(PAGE, made), encoding="utf-8")
+    if source.stem != COMMITTED:
+        source.with_suffix(".md").write_text(f"{measured(rows)}\n\n{whole(rows)}", encoding="utf-8")
         return
-    parts = {name: section(rows, name) for name in SECTIONS}
-    told = "\n".join(f"## {name.capitalize()}\n\n{part}" for name, part in parts.items() if part)
-    source.with_suffix(".md").write_text(f"# {source.stem}\n\n{measured(rows)}\n\n{told}", encoding="utf-8")
-
-
-# -- tables ----------------------------------------------------------------------------------------------------------
-def filled(page: Path, made: Mapping[str, str]) -> str:
-    """The text of a page with what stands between the two marks of each name put anew."""
-    text = page.read_text(encoding="utf-8")
-    for name, part in made.items():
-        text = put(text, f"<!-- {name} -->\n", f"\n<!-- end of {name} -->", part.strip() or "Not measured.")
-    return text
-
-
-def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    told = [f"| {' | '.join(line)} |" for line in (header, *lines)]
-    return "\n".join([told[0], "|" + "---|" * len(header), *told[1:]]) + "\n"
+    text = PAGE.read_text(encoding="utf-8")
+    for name, part in (("measured", measured(rows)), ("table", whole(rows))):
+        text = put(text, f"<!-- {name} -->\n", f"\n<!-- end of {name} -->", part.strip())
+    source.with_name(PAGE.name).write_text(text, encoding="utf-8")
 
 
 def measured(rows: list[Row]) -> str:
@@ -57,36 +36,27 @@ def measured(rows: list[Row]) -> str:
     return f"Measured {date} at commit {commit} on {machine}, threads: {rows[-1]['threads']}; {versions}."
 
 
-def pick(rows: list[Row], section: str) -> list[Row]:
-    return [row for row in rows if row["section"] == section and not row.keys() & {"skipped", "error"}]
-
-
-def section(rows: list[Row], title: str) -> str:
-    """A row a method and family of kernels; each case is a line of the file."""
+def whole(rows: list[Row]) -> str:
+    """One table: a row a problem, method, library and family of kernels; each case is a line of the file."""
     groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in pick(rows, title):
-        if row["yardstick"] == "matrix product":  # for `compare` alone
-            row = {name: value for name, value in row.items() if name != "faster"}
-            if row["contestant"] == row["yardstick"]:
-                continue
+    for row in rows:
+        if row.keys() & {"skipped", "error"} or row["contestant"] == "matrix product":  # that is for `compare` alone
+            continue
         kind = row["name"] if row["family"] == "network" else row["family"]
-        groups.setdefault((kind, row["library"], row["contestant"]), []).append(row)
-    several = [len({key[at] for key in groups}) > 1 for at in range(2)]
+        groups.setdefault((row["section"], row["contestant"], row["library"], kind), []).append(row)
     lines = []
-    for key, found in groups.items():
-        label = ", ".join([f"`{key[-1]}`", *(word for word, shown in zip(key, several, strict=False) if shown)])
-        own = found[0]["contestant"] == found[0]["yardstick"]
+    for (title, contestant, library, kind), found in groups.items():
+        own = contestant == found[0]["yardstick"] or title == "network"
         faster = sorted(row["faster"] for row in found if "faster" in row and not own)
         told = [f"{float(format(x, '.2g')):g}" for x in faster]
         around = f" ({told[0]}{DASH}{told[-1]})" if len(told) > 1 else ""
-        ratio = f"{statistics.median(faster):.2g}x{around}" if told else "-"
         lines.append([
-            label, str(len(found)), ends([row["seconds"] for row in found], span), ratio,
+            title, f"`{contestant}`" + f", {library}" * (title == "libraries"), kind, str(len(found)),
+            ends([row["seconds"] for row in found], span), f"{statistics.median(faster):.2g}{around}" if told else "-",
             ends([row["value_over_norm"] for row in found if "value_over_norm" in row], "{:.4f}".format),
         ])  # fmt: skip
-    header = ["method", "cases", "time", "times as fast", "value over norm"]
-    kept = [at for at in range(len(header)) if at < 3 or any(line[at] != "-" for line in lines)]
-    return table(*([header[at] for at in kept], [[line[at] for at in kept] for line in lines])) if lines else ""
+    header = ["problem", "method", "kernels", "cases", "time", "times as fast", "value over norm"]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines))
 
 
 def span(seconds: float) -> str:
@@ -98,8 +68,6 @@ def span(seconds: float) -> str:
 def ends(figures: list[float], tell: Callable[[float], str]) -> str:
     """The least and the largest, or the only one."""
     told = list(dict.fromkeys(tell(x) for x in sorted(figures)))
-    if len(told) > 1 and told[0].endswith(" ms") and told[-1].endswith(" ms"):
-        told[0] = told[0].removesuffix(" ms")
     return DASH.join(told[:1] + told[1:][-1:]) if told else "-"
 
 
@@ -132,4 +100,4 @@ def key_of(row: Row, less: Sequence[str] = ()) -> str:
 
 def words(row: Row) -> str:
     size = f", n={row['n']}" if row["n"] else ""
-    return f"{row['contestant']} ({row['library']}, {row['dtype']}) on {row['name']}, {row['family']}{size}"
+    return f"{row['contestant']} ({row['library']}) on {row['name']}, {row['family']}{size}"

@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,6 @@ from bench import facts, kernels, yardsticks
 from bench.facts import Row
 from bench.libraries import LIBRARIES
 
-SLOWEST, LARGEST = 3.0, 2**29
-"""Seconds of a textbook method's call, and bytes of its symbols; beyond, it is left out, and the row says so."""
 CLOCK = time.perf_counter if any(not x.missing and x.device != "cpu" for x in LIBRARIES.values()) else time.process_time
 """Processor time of all threads, which other work on the machine does not lengthen; not where a GPU is waited for."""
 Run = Callable[[], Any]
@@ -33,30 +30,18 @@ Kernel = tuple[str, str, Callable[[], np.ndarray]]
 # -- what is measured ------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Section:
-    """A table of the page: a function of `yardsticks`, and contestants, on every kernel at every circular size.
+    """A problem: a function of `yardsticks`, and contestants, on every kernel at every size.
 
-    A contestant is a function of an array of the library and the size, or None. ``cost``: seconds of the yardstick for
-    an entry of the kernel; negative: for each frequency (of a size, or 20 an axis), entry and channel of the narrower
-    side, all of whose symbols it holds.
+    A contestant is a function of an array of the library and the size, or None. ``geometry``: of the
+    layer whose norms the values are; None where they are none.
     """
 
     yardstick: str
-    cost: float
     contestants: dict[str, Callable[..., Any]]
     kernels: Sequence[Kernel]
     sizes: Sequence[int | None] = (None,)
     libraries: Sequence[str] = ("torch",)
-    dtypes: Sequence[str] = ("float32",)
-
-    def too_much(self, shape: tuple[int, ...], n: int | None) -> str:
-        """Why the textbook method is left out; empty if it is not."""
-        points = float(n**2 if n else 400)
-        entries = shape[0] * shape[1] * (points if self.cost < 0 else math.prod(shape[2:]) * (points if n else 1))
-        seconds = abs(self.cost) * entries * (min(shape[:2]) if self.cost < 0 else 1)
-        if seconds > SLOWEST:
-            return f"one call would take about {seconds:.0f} s"
-        large = self.cost < 0 and 8 * entries > LARGEST
-        return f"its symbols alone would take {8 * entries / 2**30:.1f} GiB" if large else ""
+    geometry: Row | None = field(default_factory=dict)
 
 
 def squares(*channels: int, family: str = "trained-like") -> list[Kernel]:
@@ -66,20 +51,11 @@ def squares(*channels: int, family: str = "trained-like") -> list[Kernel]:
     return [(f"{c} channels", family, functools.partial(make, c)) for c in channels]
 
 
-def enclosed(rtol: float) -> Callable[[Any, Any], Any]:
-    return lambda k, n: specnorm.enclose(k, n, rtol=rtol).upper
-
-
-def at(call: Callable[[Any, Any], Any], n: int | None, kernel: Any) -> Any:
-    return call(kernel, n)
-
-
 def of(function: Callable[..., Any], **options: Any) -> Callable[[Any, Any], Any]:
     """Without a size, or circular at one."""
     return lambda k, n: function(k, **({} if n is None else {"input_shape": n}), **options)
 
 
-LARGE, MIDDLE, SMALL = (squares(*(16, 32, 64, 128, 256, 512)[:count]) for count in (6, 4, 3))
 RESNET18: list[Kernel] = [
     (name, "trained-like", functools.partial(kernels.like_trained, shape)) for name, shape in kernels.RESNET18.items()
 ]
@@ -92,53 +68,50 @@ REAL: list[Kernel] = [
 ]  # fmt: skip
 TN = {
     "tn_bound, estimate": of(specnorm.tn_bound, certified=False), "tn_bound, proven": of(specnorm.tn_bound),
-    "enclose 1e-3": enclosed(1e-3),
+    "enclose 1e-3": of(lambda *x, **y: specnorm.enclose(*x, **y).upper),
 }  # fmt: skip
-CIRCULAR: dict[str, Any] = {"padding_mode": "circular"}
-POWER = of(specnorm.power_norm, **CIRCULAR)
-GRAM = {"gram_bound, 5 steps": of(specnorm.gram_bound, n_iter=5, **CIRCULAR)}
+PRODUCTS = {"hopm_products": of(yardsticks.hopm_products)}
+CIRCLE: dict[str, Any] = {"padding_mode": "circular"}
+ZEROS: dict[str, Any] = {"padding_mode": "zeros", "padding": 1}
+CIRCULAR = {"conv_norm": of(specnorm.conv_norm), "enclose 1e-3": TN["enclose 1e-3"]}
+AT_32 = {"input_shape": 32, **CIRCLE}
 EVERY = tuple(dict.fromkeys(library.name for library in LIBRARIES.values()))
-DIGITS = {f"enclose {rtol:.0e}": enclosed(rtol) for rtol in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)}
-BOTH = ("float32", "float64")
-AT_32 = {"input_shape": 32, **CIRCULAR}
+AT_ONE: list[Kernel] = [*REAL[2:], *squares(64), *squares(64, family="flat")]
 SECTIONS = {
-    "tensor norm": Section("hopm_einsum", 3e-7, TN, [
+    "tensor norm": Section("hopm_einsum", {**PRODUCTS, **TN}, [
         *RESNET18, *REAL, *squares(64, 256, family="flat"), *squares(64, 256, 512, family="decaying")
     ]),
-    "unfoldings": Section("unfolding_power", 3e-8, {"f4_bound": of(specnorm.f4_bound)}, [
-        *LARGE, *squares(16, 32, 64, 128, 256, 512, family="flat")
+    "unfoldings": Section("unfolding_power", {"f4_bound": of(specnorm.f4_bound)}, [
+        *squares(64, 256, 512), *squares(64, 256, 512, family="flat")
     ]),
-    "circular": Section("rfft_svd", -1.2e-9, {"conv_norm": of(specnorm.conv_norm), "enclose 1e-3": enclosed(1e-3)}, [
-        *LARGE, *squares(16, 32, 64, family="flat")
-    ], (32, 64, 112, 224, 1024)),
-    "gram": Section("gram_rfft", -1.2e-9, GRAM, MIDDLE, (32, 64, 112)),
-    "gram, zeros": Section("gram_conv", 0, {"gram_bound, 3 steps": of(specnorm.gram_bound, n_iter=3)}, SMALL),
-    "power": Section("power_at_size", 8e-9, {"power_norm": POWER}, MIDDLE, (32, 64, 112)),
-    "tolerance": Section("hopm_einsum", 3e-7, DIGITS, [*squares(64), *squares(64, family="flat")], dtypes=BOTH),
-    "libraries": Section("hopm_einsum", 3e-7, {
+    "circular": Section("rfft_svd", CIRCULAR, [*AT_ONE, *squares(16, 32, 128)], (32,)),
+    "circular, large": Section("rfft_svd", CIRCULAR, squares(16, 32), (224,)),
+    "gram": Section("gram_conv", {"gram_bound, 3 steps": of(specnorm.gram_bound, n_iter=3)}, squares(64, 256)),
+    "power": Section("propack", {"power_norm": of(specnorm.power_norm, **ZEROS)}, AT_ONE, (32,), geometry=ZEROS),
+    "rescaling": Section("aol", {"gram_rescaling": of(lambda k: specnorm.gram_rescaling(k).sum())}, squares(64, 256),
+        geometry=None),
+    "libraries": Section("hopm_einsum", {
         "f4_bound": of(specnorm.f4_bound), **TN, "conv_norm, n=32": of(specnorm.conv_norm, input_shape=32),
         "completion_bound 1e-2": of(specnorm.completion_bound),
         "completion_bound 1e-3": of(specnorm.completion_bound, rtol=1e-3),
         "gram_bound, n=32": of(specnorm.gram_bound, **AT_32), "power_norm, n=32": of(specnorm.power_norm, **AT_32),
-    }, squares(64), libraries=EVERY, dtypes=BOTH),
+    }, squares(64), libraries=EVERY),
 }  # fmt: skip
 
 
 # -- measuring -------------------------------------------------------------------------------------------------------
-def write(
-    quick: bool, sections: Sequence[str], names: Sequence[str], libraries: Sequence[str], out: Path | None
-) -> None:
+def write(quick: bool, sections: Sequence[str], libraries: Sequence[str], out: Path | None) -> None:
     """Print lines of JSON, and write them where a file is named."""
     rows: list[Row] = []
-    for row in run(quick, sections, names, libraries):
+    for row in run(quick, sections, libraries):
         rows.append(row)
         print(json.dumps(row), flush=True)
         if out:
             facts.write(out, rows)
 
 
-def run(quick: bool, sections: Sequence[str], names: Sequence[str], libraries: Sequence[str]) -> Iterator[Row]:
-    """Rows of all, or of some sections, kernels and libraries; ``quick``: of one small kernel for each."""
+def run(quick: bool, sections: Sequence[str], libraries: Sequence[str]) -> Iterator[Row]:
+    """Rows of all, or of some sections and libraries; ``quick``: of one small kernel for each."""
     clock = "processor" if CLOCK is time.process_time else "wall"
     about = facts.about("numpy", "torch", "jax", "cupy") | {"clock": clock, "threads": torch.get_num_threads()}
     if torch.cuda.is_available():
@@ -146,17 +119,13 @@ def run(quick: bool, sections: Sequence[str], names: Sequence[str], libraries: S
     for title, section in SECTIONS.items():
         if sections and title not in sections:
             continue
-        problems: Any = itertools.product(section.kernels, section.sizes, section.dtypes)
-        if quick:
-            first = {kernel[1]: kernel for kernel in reversed(section.kernels)}
-            problems = itertools.product(first.values(), (section.sizes[0] and 8,), section.dtypes[:1])
-        for (name, family, make), n, dtype in problems:
-            if not names or name in names:
-                kernel = (make()[:8, :8] if quick else make()).astype(dtype)
-                said = {**about, "section": title, "name": name, "family": family, "dtype": dtype, "n": n}
-                yield from measure(section, kernel, said, quick, libraries or section.libraries)
-    if not names and (not sections or "network" in sections):
-        said = {**about, "section": "network", "family": "network", "dtype": "float32", "n": None}
+        first = {kernel[1]: kernel for kernel in reversed(section.kernels)}
+        for (name, family, make), n in itertools.product(first.values() if quick else section.kernels, section.sizes):
+            kernel = (make()[:8, :8] if quick else make()).astype("float32")
+            said = {**about, "section": title, "name": name, "family": family, "n": n and 8 if quick else n}
+            yield from measure(section, kernel, said, quick, libraries or section.libraries)
+    if not sections or "network" in sections:
+        said = {**about, "section": "network", "family": "network", "n": None}
         yield from networks(said, quick, libraries or ("torch",))
 
 
@@ -165,22 +134,20 @@ def measure(section: Section, kernel: np.ndarray, said: Row, quick: bool, librar
     n, base = said["n"], ("torch cpu", section.yardstick)
     said |= {"shape": list(kernel.shape), "yardstick": section.yardstick}
     runs: dict[tuple[str, str], Run] = {}
-    if reason := section.too_much(kernel.shape, n):
-        yield {**said, "library": base[0], "contestant": base[1], "skipped": reason}
-    else:
-        given = [torch.from_numpy(kernel.copy()), *([] if n is None else [n])]
-        runs[base] = functools.partial(getattr(yardsticks, section.yardstick), *given)
+    given = [torch.from_numpy(kernel.copy()), *([] if n is None else [n])]
+    runs[base] = functools.partial(getattr(yardsticks, section.yardstick), *given)
     for library in (LIBRARIES[name] for name in libraries):
         if library.missing:
             yield {**said, "library": library.name, "contestant": "every one", "skipped": library.missing}
             continue
         every = list(section.contestants.items())
         for name, call in every[:: len(every) - 1] if quick and len(every) > 3 else every:
-            runs[library.name, name] = library.prepare(functools.partial(at, call, n), kernel)
+            runs[library.name, name] = library.prepare(lambda x, call=call: call(x, n), kernel)
     hard = said["family"] in ("flat", "decaying") and kernel.shape[0] >= 128
-    norm = float(specnorm.enclose(kernel.astype(np.float64), n, rtol=1e-2 if hard else 1e-4).lower)
+    wide, geometry = kernel.astype(np.float64), section.geometry or {}
+    norm = float(specnorm.enclose(wide, n, rtol=1e-2 if hard else 1e-4, **geometry).lower)
     for row in timed(runs, base, said, quick):
-        if "value" in row:
+        if "value" in row and section.geometry is not None:
             row["value_over_norm"] = row["value"] / norm
         yield row
 
@@ -211,6 +178,23 @@ def widest(layers: Sequence[tuple[Any, Row]]) -> float:
     return max(float(it.upper) / float(it.lower) - 1 for it in found)
 
 
+def completed(layer: tuple[Any, Row]) -> Any:
+    return specnorm.completion_bound(layer[0], **layer[1])
+
+
+def followed(layers: Sequence[tuple[Any, Row]], every: int) -> Run:
+    """A step of all layers, those of a shape in one call, whose completions are mended at every so many steps."""
+    method, (kernels_, geometries) = specnorm.Completion(every=every), zip(*layers, strict=True)
+    states = [specnorm.init_tracking(kernel, method, **geometry) for kernel, geometry in layers]
+
+    def step() -> float:
+        nonlocal states
+        values, states = specnorm.track_many(kernels_, method, states, geometries=geometries)
+        return max(map(float, values))
+
+    return step
+
+
 def networks(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
     """Every layer of a network, beside a matrix product, as dear as anything gets on this machine."""
     real = [(kernel, geometry) for _, kernel, geometry in real_layers("resnet20")]
@@ -225,7 +209,12 @@ def networks(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
         for library in (LIBRARIES[key] for key in libraries):
             if library.missing:
                 yield {**here, "library": library.name, "contestant": "every one", "skipped": library.missing}
-            else:
-                arrays = [(library.asarray(np.array(kernel)), geometry) for kernel, geometry in layers]
-                runs[library.name, "enclose 1e-3"] = functools.partial(widest, arrays)
+                continue
+            arrays = [(library.asarray(np.array(kernel)), geometry) for kernel, geometry in layers]
+            at = library.name
+            runs[at, "enclose 1e-3"] = functools.partial(widest, arrays)
+            if name.startswith("ResNet-20"):
+                runs[at, "completion_bound 1e-2"] = lambda x=arrays: max(map(completed, x))
+                runs[at, "Completion, a mending"] = followed(arrays, 1)
+                runs[at, "Completion, a renewal"] = followed(arrays, 10**9)
         yield from timed(runs, product, here, quick)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from scipy.sparse.linalg import LinearOperator, svds
 from torch import Tensor
 
 
@@ -38,6 +40,31 @@ def hopm_einsum(kernel: Tensor, sweeps: int = 100, seed: int = 0) -> Tensor:
     return value
 
 
+def hopm_products(kernel: Tensor, sweeps: int = 100, seed: int = 0) -> Tensor:
+    """The same iteration by real products of two contiguous matrices with vectors: the fastest form that we know."""
+    o, i, h, w = kernel.shape
+    rows, columns = kernel.reshape(o, -1), kernel.transpose(0, 1).reshape(i, -1)
+    generator = torch.Generator().manual_seed(seed)
+    u, v, a, _ = (torch.randn(n, dtype=torch.complex64, generator=generator) for n in kernel.shape)
+    norm = torch.zeros(())
+
+    def times(x: Tensor, matrix: Tensor) -> Tensor:
+        return torch.complex(*(torch.view_as_real(x).T @ matrix)).reshape(-1, h * w)
+
+    for _ in range(sweeps):
+        inner = times(u / torch.linalg.vector_norm(u), rows)
+        taps = (v / torch.linalg.vector_norm(v) @ inner).reshape(h, w)
+        b = (a / torch.linalg.vector_norm(a) @ taps).conj()
+        b = b / torch.linalg.vector_norm(b)
+        a = (taps @ b).conj()
+        waves = torch.outer(a / torch.linalg.vector_norm(a), b).reshape(-1)
+        v = (inner @ waves).conj()
+        u = (times(v / torch.linalg.vector_norm(v), columns) @ waves).conj()
+        norm = torch.linalg.vector_norm(u)
+    value: Tensor = norm * math.sqrt(h * w)
+    return value
+
+
 def rfft_svd(kernel: Tensor, n: int) -> Tensor:
     """Exact circular norm: FFT of the padded kernel, then singular values (Sedghi et al. 2019)."""
     symbol = torch.fft.rfft2(kernel, s=(n, n)).permute(2, 3, 0, 1).reshape(-1, *kernel.shape[:2])
@@ -48,12 +75,8 @@ def rfft_svd(kernel: Tensor, n: int) -> Tensor:
 def unfolding_power(kernel: Tensor, steps: int = 50, seed: int = 0) -> Tensor:
     """Fantastic Four (Singla and Feizi 2021): four unfoldings by a fixed number of power steps, not converged."""
     o, _, h, w = kernel.shape
-    matrices = [
-        kernel.reshape(o, -1),
-        kernel.permute(0, 2, 1, 3).reshape(o * h, -1),
-        kernel.permute(0, 3, 1, 2).reshape(o * w, -1),
-        kernel.permute(0, 2, 3, 1).reshape(o * h * w, -1),
-    ]
+    orders = {(0, 1, 2, 3): o, (0, 2, 1, 3): o * h, (0, 3, 1, 2): o * w, (0, 2, 3, 1): o * h * w}
+    matrices = [kernel.permute(order).reshape(rows, -1) for order, rows in orders.items()]
     generator = torch.Generator().manual_seed(seed)
     norms = []
     for matrix in matrices:
@@ -70,21 +93,6 @@ def unfolding_power(kernel: Tensor, steps: int = 50, seed: int = 0) -> Tensor:
     return torch.stack(norms).min() * math.sqrt(h * w)
 
 
-def gram_rfft(kernel: Tensor, n: int, steps: int = 5) -> Tensor:
-    """Gram iteration on the circular symbol at one size (Delattre et al. 2023); no rounding is counted."""
-    g = torch.fft.rfft2(kernel, s=(n, n)).permute(2, 3, 0, 1).reshape(-1, *kernel.shape[:2])
-    if g.shape[1] < g.shape[2]:
-        g = g.mH
-    logarithm = torch.zeros(len(g), dtype=kernel.dtype)
-    for _ in range(steps):
-        norm = torch.linalg.matrix_norm(g)
-        g = g / norm[:, None, None]
-        g = g.mH @ g
-        logarithm = 2 * (logarithm + norm.log())
-    value: Tensor = ((torch.linalg.matrix_norm(g).log() + logarithm) / 2**steps).exp().max()
-    return value
-
-
 def gram_conv(kernel: Tensor, steps: int = 3) -> Tensor:
     """Gram iteration for zero padding, every size (Delattre et al. 2024): its largest row sum, unproven."""
     g = kernel.transpose(0, 1) if kernel.shape[0] >= kernel.shape[1] else kernel
@@ -97,26 +105,21 @@ def gram_conv(kernel: Tensor, steps: int = 3) -> Tensor:
     return value
 
 
-def square_layer(kernel: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """A circular layer that keeps the size with torch's convolution, and its adjoint."""
-    pads = tuple(p for k in reversed(kernel.shape[2:]) for p in ((k - 1) // 2, k // 2))
-    back = tuple(p for k in reversed(kernel.shape[2:]) for p in (k // 2, (k - 1) // 2))
-    flipped = kernel.transpose(0, 1).flip(2, 3)
+def propack(kernel: Tensor, n: int) -> float:
+    """SciPy's PROPACK on the layer itself with zero padding, by torch's convolution (Larsen 1998)."""
+    cout, cin, *taps = kernel.shape
+    pads = [(k - 1) // 2 for k in taps]
 
-    def product(x: Tensor, weight: Tensor, around: tuple[int, ...]) -> Tensor:
-        return torch.nn.functional.conv2d(torch.nn.functional.pad(x, around, mode="circular"), weight)
+    def through(function: Callable[..., Tensor], channels: int) -> Callable[[Any], Any]:
+        return lambda x: function(torch.from_numpy(x.reshape(1, channels, n, n)), kernel, padding=pads).numpy().ravel()
 
-    return lambda x: product(x, kernel, pads), lambda y: product(y, flipped, back)
+    forward, back = through(torch.nn.functional.conv2d, cin), through(torch.nn.functional.conv_transpose2d, cout)
+    operator = LinearOperator((cout * n * n, cin * n * n), forward, back, dtype="float32")
+    return float(svds(operator, 1, solver="propack", tol=1e-3, maxiter=200, return_singular_vectors=False, rng=0)[0])
 
 
-def power_at_size(kernel: Tensor, n: int, steps: int = 100, seed: int = 0) -> Tensor:
-    """Power method with the circular layer itself at one size (Ryu et al. 2019; Farnia et al. 2019)."""
-    layer, adjoint = square_layer(kernel)
-    x = torch.randn(1, kernel.shape[1], n, n, dtype=kernel.dtype, generator=torch.Generator().manual_seed(seed))
-    norm = torch.zeros(())
-    for _ in range(steps):
-        x = x / torch.linalg.vector_norm(x)
-        y = layer(x)
-        norm = torch.linalg.vector_norm(y)
-        x = adjoint(y)
-    return norm
+def aol(kernel: Tensor) -> Tensor:
+    """Almost-orthogonal rescaling (Prach and Lampert 2022), as published; the sum of the kernel that is left."""
+    turned = kernel.transpose(0, 1)
+    gram = torch.nn.functional.conv2d(turned, turned, padding=[k - 1 for k in kernel.shape[2:]])
+    return (kernel * gram.abs().sum(dim=(1, 2, 3)).rsqrt()[None, :, None, None]).sum()

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.libraries
+@pytest.mark.sampled("numpy", "strict", "torch", "jax32", "default", "cupy")  # with JAX it takes long; CI runs `oldest`
 def test_conformance(xp: Lib) -> None:
     testing.check_backend(xp.backend)
 

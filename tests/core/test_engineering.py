@@ -71,11 +71,11 @@ def kernels_of_memory(method: specnorm.Method, kernel: np.ndarray, geometry: dic
     """Peak of the backward, and what is held for it, over the kernel's own size."""
     plan = program_for(method, kernel.shape, str(kernel.dtype), tuple(geometry.items()))
     backend = backends.load("numpy")
-    value, _, residuals = plan.forward(kernel, backend=backend)
-    ones = np.ones_like(value)
-    plan.pullback(residuals, ones, backend=backend)
-    found = peak(lambda: plan.pullback(residuals, ones, backend=backend))
-    return found / kernel.nbytes, sum(x.nbytes for x in residuals) / kernel.nbytes
+    ran = plan.forward(kernel, backend=backend)
+    ones = np.ones_like(ran.value)
+    plan.pullback(ran.residuals, ones, backend=backend)
+    found = peak(lambda: plan.pullback(ran.residuals, ones, backend=backend))
+    return found / kernel.nbytes, sum(x.nbytes for x in ran.residuals) / kernel.nbytes
 
 
 @pytest.mark.parametrize("name", BACKWARDS)

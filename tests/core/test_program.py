@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import specnorm
-from specnorm.runtime import table as programs
+from specnorm.runtime import program as programs
 from specnorm.runtime.program import Program, program_for
 
 SHAPE = (4, 3, 3, 3)

@@ -18,6 +18,7 @@ from torch import Tensor, nn  # noqa: E402
 
 import specnorm  # noqa: E402
 
+FIVE = torch.arange(5.0)
 BIG, TWO = torch.tensor([[10.0, 0.0], [0.0, 1.0]]), torch.tensor([1.0, 10.0])
 
 
@@ -37,6 +38,36 @@ class Function(nn.Module):
         return self.f(x)
 
 
+KNOWN: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...], float]] = {
+    "addmm alpha": (lambda x: torch.addmm(torch.ones(2), x, torch.eye(2), beta=3, alpha=10), (2,), 10),
+    "sub alpha": (lambda x: torch.sub(FIVE, x, alpha=2), (1,), 2 * math.sqrt(5)),
+    "add alpha": (lambda x: torch.add(FIVE, x, alpha=-2), (1,), 2 * math.sqrt(5)),
+    "rsub alpha": (lambda x: torch.rsub(x, FIVE, alpha=2), (1,), 2 * math.sqrt(5)),
+    "max": (lambda x: torch.max(x, -FIVE), (1,), math.sqrt(5)),
+    "min": (lambda x: torch.min(FIVE, x), (1,), math.sqrt(5)),
+    "clamp": (lambda x: torch.clamp(x, -FIVE, FIVE + 9), (1,), math.sqrt(5)),
+    "masked_fill": (lambda x: x.masked_fill(FIVE < 0, 0.0), (1,), math.sqrt(5)),
+    "mul": (lambda x: x * FIVE, (1,), 4 * math.sqrt(5)),
+    "add": (lambda x: x + FIVE, (1,), math.sqrt(5)),
+    "reflect": (lambda x: F.pad(x, (2, 1), mode="reflect"), (1, 3), math.sqrt(3)),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.sampled("addmm alpha", "max")
+def test_arguments_count(name: str) -> None:
+    f, shape, expected = KNOWN[name]
+    found = network_bound(Function(f), shape)
+    assert found.unknown == ()
+    assert found.upper == pytest.approx(expected, rel=1e-3)
+    x = torch.full((1, *shape), 0.25)
+    x.view(-1)[0] += 0.25
+    y = x + 0.5
+    if name != "reflect":
+        assert found.upper is not None
+        assert float((f(x) - f(y)).norm() / (x - y).norm()) <= found.upper * (1 + 1e-6)
+
+
 REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "celu": (lambda x: F.celu(x, -0.1), "alpha"),
     "elu": (lambda x: torch.ops.aten.elu(x, 1.0, 1.0, -1.0), "not read as it computes: value elu"),
@@ -53,6 +84,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.sampled("celu", "threshold", "random")
 def test_what_no_constant_was_derived_for_is_refused_by_name(name: str) -> None:
     """By an error, or in the answer, which then has no bound."""
     f, word = REFUSED[name]

@@ -144,6 +144,7 @@ PLANTED: dict[str, tuple[Any, tuple[int, ...], str, Any]] = {
 
 
 @pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.sampled("strides", "epsilon")
 def test_mistranslations_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make, shape, operator, change = PLANTED[name]
     monkeypatch.setattr("specnorm_networks.sources.torch_module._written", rewritten(operator, change))

@@ -142,6 +142,7 @@ def dense(net: Drawn, head: Head, weights: list[Matrix], constant: float) -> flo
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("averages", [None, "all", 2])
+@pytest.mark.sampled("zeros")
 def test_dense_inequality_holds(kind: str, averages: Any) -> None:
     """At the network's own size, with matrices written out by loops; and it is not much looser than it must be."""
     tight, phases = [], 0

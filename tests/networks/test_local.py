@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from networks.local_networks import Chain, convolutional, dense
-from specnorm_networks import Measure, Multipliers, bound, local_radii, margins, near
+from specnorm_networks import Measure, Multipliers, bound, margins, near
+from specnorm_networks.accuracy import certified_accuracy
 from specnorm_networks.certified import operators
 from specnorm_networks.certified.ranges import ranges
 from specnorm_networks.certified.regions import Ball
 
-from specnorm.errors import InternalError, MethodError
+from specnorm.errors import InternalError
 
 METHOD = Multipliers(steps=6)
 MEASURE = Measure(1e-4)
@@ -37,6 +38,7 @@ NETWORKS = networks()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.sampled("zeros", "geometry", "residual")
 def test_bound_holds_in_the_ball(name: str) -> None:
     """Pairs at random and Jacobians along steps uphill within the ball stay below."""
     chain = NETWORKS[name]
@@ -74,7 +76,8 @@ def test_radii_by_constants_of_each_ball() -> None:
     labels[0] = (labels[0] + 1) % 3
     known = margins(chain.graph, method=METHOD)
     before = known.radii(logits, labels)
-    found = local_radii(chain.graph, x, logits, labels, known, tries=5)
+    asked = np.unique(np.outer(before, np.geomspace(1, 32, 11)))
+    found = certified_accuracy(chain.graph, x, labels, asked, local=True, known=known).radius
     assert found[0] == before[0] == 0
     assert (found[1:] >= 2 * before[1:]).all()
     numbers = np.random.default_rng(0)
@@ -87,8 +90,6 @@ def test_radii_by_constants_of_each_ball() -> None:
                 assert values.argmax() == label
                 nearest = np.argsort(values)[-2]
                 d = d + 0.3 * radius * (jacobian[nearest] - jacobian[label])
-    with pytest.raises(MethodError, match="expected 4 samples"):
-        local_radii(chain.graph, x[:, :4], logits, labels, known)
 
 
 # -- what is computed for the proof ----------------------------------------------------------------------------------

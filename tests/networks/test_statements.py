@@ -93,6 +93,7 @@ def test_radii_are_margins_over_constants() -> None:
     assert found[0] == pytest.approx(1.0)
     assert found[0] <= 1.0
     assert list(found[1:]) == [0.0, 0.0]
-    told = CertifiedAccuracy.of(known, logits, np.array([0, 2, 0]), [0, 0.5, 1.0])
+    asked = np.array([0, 0.5, 1.0])
+    told = CertifiedAccuracy(asked, found, known, np.where(found > asked[:, None], "safe", "open"))
     assert told.accuracy == pytest.approx([1 / 3, 1 / 3, 0])
     assert str(told).splitlines()[1].split() == ["0", "33.33%"]

@@ -1,4 +1,4 @@
-"""The bound of torch modules holds: against gradient ascent on pairs of images, and against Jacobians of operators."""
+"""Torch modules whose bounds are close because of what is read as one layer, and modules that change or look."""
 
 from __future__ import annotations
 
@@ -30,6 +30,14 @@ def test_batch_norm_is_folded() -> None:
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     apart = float(specnorm.conv_norm(conv.weight.detach())) * float(scale.abs().max())
     assert exact <= upper <= exact * (1 + 1e-5) < apart
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+@pytest.mark.sampled("reflect")
+def test_padding_and_its_convolution_are_one_layer(mode: Any) -> None:
+    model = nn.Conv2d(2, 3, 3, padding=1, padding_mode=mode).double()
+    exact = jacobian_norm(model, torch.randn(2, 6, 6, dtype=torch.float64))
+    assert exact <= upper_of(model, (2, 6, 6)) <= exact * 1.01
 
 
 class MadeAtFirst(nn.Module):

@@ -79,7 +79,7 @@ def close(found: Any, expected: Any, rtol: float = 1e-9) -> None:
 
 @every
 @pytest.mark.usefixtures("x64")
-@pytest.mark.sampled("tn_bound", "conv_norm", "singular_values")
+@pytest.mark.sampled("tn_bound", "singular_values")
 def test_compiled_and_batched(name: str) -> None:
     """What a training step is made of; every further transformation, which compiles anew, is tried on a few below.
 

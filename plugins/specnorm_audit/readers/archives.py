@@ -112,7 +112,6 @@ def _directory_place(file: BinaryIO, size: int) -> tuple[int, int, int]:
 
 
 def _listed(directory: bytes) -> Iterator[tuple[bytes, int, int, int]]:
-    """Name, offset, size and checksum of every entry of a directory."""
     at = 0
     while at < len(directory):
         fields = _ENTRY.unpack_from(directory, at)

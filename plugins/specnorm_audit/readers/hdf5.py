@@ -143,7 +143,6 @@ def walk(root: h5py.File) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 def _described(path: tuple[str, ...], item: h5py.Dataset) -> Dataset:
-    """Say of an array what can be said without reading it."""
     shape: tuple[int, ...] = ()
     dtype = "unknown"
     try:

@@ -66,8 +66,6 @@ _spare: list[tuple[int, Worker]] = []
 
 
 class _Child:
-    """The process that reads one file."""
-
     def __init__(self, path: str, max_bytes: int) -> None:
         self.path = path
         self.memory = 2 * max_bytes + MEMORY
@@ -139,7 +137,6 @@ class _Child:
 
 
 def _seconds(size: int) -> float:
-    """For so many bytes."""
     return SECONDS + math.ceil(size / BYTES_PER_SECOND)
 
 
@@ -152,7 +149,6 @@ def _started() -> Worker:
 
 @atexit.register
 def _end() -> None:
-    """End the process that waits."""
     while _spare:
         owner, worker = _spare.pop()
         if owner == os.getpid():

@@ -210,7 +210,6 @@ def _in_vars(groups: Sequence[str], names: Mapping[tuple[str, ...], str], config
 
 
 def _kernel(tensor: Tensor, owner: _Owner, role: str) -> Tensor:
-    """What is known of a kernel whose role is known."""
     if owner.kind == "Dense":
         return replace(tensor, kind="linear", geometry={"layout": "IO"})
     shape, load = tensor.shape, tensor.load
@@ -260,7 +259,6 @@ def _configured(node: Node, kernel_shape: Sequence[int]) -> Stated:
 
 
 def _size(node: Node, axes: int) -> tuple[int, ...] | None:
-    """Input sizes that a layer was built with."""
     shape = node.built.get("input_shape")
     if not isinstance(shape, list) or len(shape) != axes + 2:
         return None

@@ -74,8 +74,6 @@ class Storage:
 
 @dataclass(frozen=True)
 class _Global:
-    """A name the pickle would import."""
-
     name: str
 
 
@@ -147,7 +145,6 @@ class Scan:
         self._set(list(zip(items[::2], items[1::2], strict=True)))
 
     def _set(self, items: list[Any]) -> None:
-        """Entries of the dictionary on the stack."""
         top = self._stack[-1]
         if not isinstance(top, dict | Inert):
             raise ModelFileError(f"its pickle sets entries of what is no dictionary. {_ADVICE}")

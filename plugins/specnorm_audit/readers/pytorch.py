@@ -134,7 +134,6 @@ def is_short(file: BinaryIO) -> bool:
 
 
 def _archive(file: BinaryIO, size: int) -> tuple[Any, _Numbers]:
-    """What a zip archive holds, and where its storages are."""
     del size
     entries = stored_entries(file)
     folders = {name.partition("/")[0] for name in entries}

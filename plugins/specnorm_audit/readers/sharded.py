@@ -66,7 +66,6 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
 
 
 def _weight_map(file: BinaryIO) -> dict[str, str]:
-    """Name of each array -> file that holds it."""
     if file.seek(0, 2) > MAX_INDEX:
         raise ModelFileError(f"it is text, and longer than {MAX_INDEX} bytes.")
     file.seek(0)

@@ -97,7 +97,6 @@ def _section(position: int, report: Report) -> dict[str, Any]:
 
 
 def _words(value: Any) -> str:
-    """A value of a layer's geometry."""
     if isinstance(value, list):
         return "×".join(map(_words, value))  # noqa: RUF001
     return "-" if value is None else "yes" if value is True else "no" if value is False else str(value)

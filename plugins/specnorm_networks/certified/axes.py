@@ -274,11 +274,6 @@ def weighted(x: NDArray[Any], axis: int, rows: Sequence[Row]) -> NDArray[Any]:
     return np.asarray((taken * weights.reshape(*pixels.shape, *(1,) * (x.ndim - 1 - axis))).sum(axis=axis + 1))
 
 
-def largest(x: NDArray[Any], axis: int, windows: Sequence[Sequence[int]]) -> NDArray[Any]:
-    """Largest of some pixels each along an axis; each window has one at least."""
-    return np.asarray(np.take(x, table(windows), axis=axis).max(axis=axis + 1))
-
-
 def table(windows: Sequence[Sequence[int]]) -> NDArray[np.intp]:
     """Pixels of windows, their last ones repeated to one length."""
     width = max([len(window) for window in windows], default=1)

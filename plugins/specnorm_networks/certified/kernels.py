@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -26,21 +26,6 @@ Sizes = tuple[tuple[int, ...], tuple[int, ...]]
 Numbers = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class Norm:
-    """Of one layer.
-
-    Parameters
-    ----------
-    upper : Upper
-    heuristic : float
-        Norm of the reshaped kernel: too small.
-    """
-
-    upper: Upper
-    heuristic: float
-
-
 class Norms(Protocol):
     """Who proves norms of kernels for the rules of networks; `specnorm_networks.Measure` does."""
 
@@ -56,7 +41,7 @@ class Norms(Protocol):
         scale: Numbers | None,
         shrink: Numbers | None = None,
         /,
-    ) -> Norm:
+    ) -> Upper:
         """Of a layer with some geometry, as `norm_of_layer` says it."""
         ...
 
@@ -69,8 +54,8 @@ class Norms(Protocol):
         ...
 
 
-Prover = Callable[["AnyArray", ConvSpec], tuple[Sequence[Upper], float]]
-"""Gives bounds of the norm of a kernel in some geometry, and its heuristic."""
+Prover = Callable[["AnyArray", ConvSpec], Sequence[Upper]]
+"""Gives bounds of the norm of a kernel in some geometry."""
 
 
 def norm_of_layer(
@@ -80,7 +65,7 @@ def norm_of_layer(
     scale: Numbers | None,
     shrink: Numbers | None,
     prove: Prover,
-) -> Norm:
+) -> Upper:
     """Norm of a layer, with each output channel multiplied by ``scale``, each input channel divided by ``shrink``.
 
     Parameters
@@ -104,7 +89,7 @@ def norm_of_layer(
         if shrink is not None:
             kernel = kernel / _by_input(shrink, spec)
         lost = fold_error(kernel, spec)
-    claims, heuristic = prove(kernel, spec)
+    claims = prove(kernel, spec)
     best = min((claim for claim in claims if speaks_of(claim, spec)), key=float, default=None)
     if best is None:
         raise HypothesisError(f"{[claim.what for claim in claims]}: none is the norm of {spec}")
@@ -112,7 +97,7 @@ def norm_of_layer(
         best = make_upper(host.add_up(best.value, lost), spec, "each channel scaled, rounding counted", best)
     elif best.what != spec:
         best = make_upper(best.value, spec, "no larger than at every size", best)
-    return Norm(best, heuristic)
+    return best
 
 
 def speaks_of(claim: Upper, spec: ConvSpec) -> bool:

@@ -54,7 +54,6 @@ from specnorm_networks.certified.operators.base import (
     Sizes,
 )
 from specnorm_networks.certified.operators.broadcasting import AT_ONCE
-from specnorm_networks.certified.operators.linear import Add
 from specnorm_networks.certified.operators.sources import Constant, Input
 from specnorm_networks.certified.ranges import consistent, ranges
 from specnorm_networks.certified.regions import Ball
@@ -95,10 +94,7 @@ def _steps(graph: Graph, node: Node, program: Program, values: list[FloatArray])
 def transposed(linear: LinearMap, before: Sequence[Sizes]) -> tuple[Adjoint, int]:
     """Adjoint of a linear map and its roundings; where none is stated, by the places of entries, or by the matrix.
 
-    Raises
-    ------
-    NoBoundError
-        If that matrix has too many entries.
+    `NoBoundError` if that matrix has too many entries.
     """
     if linear.adjoint is not None:
         return linear.adjoint, linear.backward
@@ -159,17 +155,8 @@ class LinearOperator:
 class Network:
     """A graph of one input, read for linear bounds; the same for every region.
 
-    Parameters
-    ----------
-    graph : Graph
-        Of known sizes.
-    constants : iterable of Upper
-        Proven constants of maps between two values (`scope.Map`), everywhere.
-
-    Raises
-    ------
-    MethodError
-        If the graph has several inputs, or a value whose size is not known or 0.
+    ``graph``: of known sizes. ``constants``: proven constants of maps between two values (`scope.Map`), everywhere.
+    `MethodError` if the graph has several inputs, or a value whose size is not known or 0.
     """
 
     def __init__(self, graph: Graph, constants: Iterable[Upper] = ()) -> None:
@@ -188,10 +175,6 @@ class Network:
             if node.name == self.input or any(name in self.moving for name in node.inputs):
                 self.moving.add(node.name)
         self.constants: dict[str, list[tuple[str, float]]] = {}
-        for node in graph.nodes:
-            apart = self._difference(node)
-            if apart is not None:
-                self.constants[node.name] = [apart]
         about = Scope(graph).about
         for claim in constants:
             if not isinstance(claim.what, Map) or not about.includes(claim.what.about):
@@ -217,22 +200,6 @@ class Network:
             return None if found is None else LinearOperator(found, *transposed(found, known))
         except (NoBoundError, NotRunError, SpecnormError, OSError):
             return None
-
-    def _difference(self, node: Node) -> tuple[str, float] | None:
-        """Of a sum of entries of one value: the root of the largest row sum times the largest column sum (Schur)."""
-        sources = [self.nodes[name] for name in node.inputs if name in self.linear and self.linear[name].map.moves]
-        names = {name for source in sources for name in source.inputs}
-        if not isinstance(node.operator, Add) or len(sources) < len(node.inputs) or len(names) != 1 or not sources:
-            return None
-        (name,) = names
-        if name not in self.moving or self.linear.get(node.name) is None:
-            return None
-        down, over = np.zeros((1, *(concrete(self.nodes[name].shape) or ()))), 1.0 / node.operator.over
-        for source, weight in zip(sources, node.operator.weights, strict=True):
-            ones = np.full((1, *(concrete(source.shape) or ())), abs(weight) * over)
-            down = down + self.linear[source.name].adjoint(ones)[0]
-        across = sum(map(abs, node.operator.weights)) * over
-        return name, host.sqrt_up(host.inflate(float(np.max(down, initial=0.0)) * across, 2**24))
 
     def _passes(self, what: Map) -> bool:
         """Whether nothing of the input reaches the end of a map but through its start: all else is held then."""
@@ -300,10 +267,7 @@ def parabolas(
     A part's parabola ``s z + lam (z - centre)^2 / 2``, with ``s = c slope - g``, lies above its tangent at any point of
     the part; the point is where the parabola is least, computed.
 
-    Parameters
-    ----------
-    c, g : array, shape (rows, units)
-    multipliers : array, shape (tries, rows)
+    ``c``, ``g``: of shape (rows, units). ``multipliers``: of shape (tries, rows).
     """
     lams = np.asarray(multipliers, dtype=np.float64).reshape(-1, len(c))
     if not (lams >= 0).all():
@@ -390,15 +354,8 @@ Trace: TypeAlias = dict[str, Minimiser]
 class LinearBounds:
     """A network's values while its input is in a ball and its box; each from what is known so far.
 
-    Parameters
-    ----------
-    centre : array
-        Of the ball, in the input's shape or another one of that size.
-
-    Raises
-    ------
-    MethodError
-        If centre or radius are none.
+    ``centre``: of the ball, in the input's shape or another one of that size. `MethodError` if that does not
+    fit, or the radius is no number from 0 on.
     """
 
     @arithmetic.on_host()
@@ -484,10 +441,7 @@ class LinearBounds:
     def cut(self, name: str, at: int, above: bool) -> LinearBounds:
         """The part where an entry of a value is not below 0, or not above.
 
-        Raises
-        ------
-        HypothesisError
-            If there is none.
+        `HypothesisError` if there is no such part.
         """
         low, high = (np.array(end) for end in self.known[name].range.ends)
         end = low.reshape(-1) if above else high.reshape(-1)

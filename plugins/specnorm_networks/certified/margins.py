@@ -41,14 +41,8 @@ NO_RADIUS = make_lower(0.0, RADIUS, "no radius is negative")
 def of_rows(rows: FloatArray, weights: FloatArray, *factors: Upper) -> tuple[Interval, Interval]:
     """Constants (classes, classes) of differences, ``c |(w_i - w_j) / q|``, and (classes,) of logits, ``c |w_i / q|``.
 
-    Parameters
-    ----------
-    rows : array, shape (classes, features)
-        Each entry good to `ROUNDINGS`.
-    weights : array, shape (features,)
-        Positive.
-    *factors : Upper
-        Their product c bounds the constant of ``q h``.
+    ``rows``: of shape (classes, features): each entry good to `ROUNDINGS`. ``weights``: of shape (features,):
+    positive. ``*factors``: their product c bounds the constant of ``q h``.
     """
     must_be_claims(*factors)
     if not (weights > 0).all():
@@ -91,13 +85,8 @@ def _constants(bounds: FloatArray) -> Interval:
 def radii(logits: NDArray[np.float64] | Interval, labels: NDArray[np.integer], differences: Interval) -> list[Lower]:
     """Of the ball around each sample in which no logit reaches the label's: the least margin over its constant.
 
-    Parameters
-    ----------
-    logits : array or Interval, shape (samples, classes)
-        Numbers are taken as exact.
-    labels : array, shape (samples,)
-    differences : Interval
-        Constants (classes, classes) of the differences of two logits.
+    ``logits``: of shape (samples, classes): numbers are taken as exact. ``labels``: of shape (samples,).
+    ``differences``: constants (classes, classes) of the differences of two logits.
     """
     all_of = logits if isinstance(logits, Interval) else point(logits)
     own = make_interval(*(np.take_along_axis(end, labels[:, None], axis=1) for end in all_of.ends))
@@ -114,12 +103,7 @@ def radius_as_executed(at: AtCentre, label: int, differences: Interval, radius: 
 
     Each of two logits is off by an entry of the error, their difference by at most root of two times its norm.
 
-    Parameters
-    ----------
-    at : AtCentre
-        Of the ball's centre.
-    differences : Interval
-        Constants (classes, classes) of the differences of two logits.
+    ``at``: of the ball's centre. ``differences``: constants (classes, classes) of the differences of two logits.
     """
     error, logits = at.error(radius), at.output
     if error is None or logits.shape != (1, len(differences.low)):
@@ -148,12 +132,8 @@ def rows_of(label: int, classes: int) -> FloatArray:
 def radius_of(found: Sequence[tuple[LinearBounds, Interval]], at: AtCentre | None = None) -> Lower | None:
     """A ball's radius, if no difference of logits reaches 0 in it; None if one may.
 
-    Parameters
-    ----------
-    found : sequence of (LinearBounds, Interval)
-        Parts of the ball and the rows' bounds on each. Together they are the ball.
-    at : AtCentre, optional
-        Of its centre: the logits are those that are executed. None: of real arithmetic.
+    ``found``: parts of the ball and the rows' bounds on each. Together they are the ball. ``at``: of its centre: the
+    logits are those that are executed. None: of real arithmetic.
     """
     balls = {(id(each.network), id(each.whole)) for each, _ in found}
     if len(balls) != 1 or not _together([each.cuts for each, _ in found]):

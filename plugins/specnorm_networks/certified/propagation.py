@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -41,8 +40,6 @@ class Step:
         Of this node alone; None for nodes with several inputs.
     claim : Upper or None
         Of the map from the network's inputs to this value; None: unknown from here or before.
-    heuristic : float or None
-        The same product with reshaped norms.
     layer : str or None
         Name of the kernel, for a layer.
     """
@@ -52,7 +49,6 @@ class Step:
     rule: str
     alone: Upper | None
     claim: Upper | None
-    heuristic: float | None
     layer: str | None = None
 
     def __post_init__(self) -> None:
@@ -104,8 +100,6 @@ class Constants:
     """With respect to each input alone, the others held."""
     claim: Upper | None
     """Of all outputs together; None if one is unknown."""
-    heuristic: float | None
-    """The same with reshaped norms."""
 
 
 @arithmetic.on_host()
@@ -114,12 +108,8 @@ def propagate(
 ) -> Constants:
     """Constants of all values of a graph.
 
-    Parameters
-    ----------
-    values : Values
-        Where they lie.
-    shortcuts : mapping of str to sequence of Upper, optional
-        By the value at the end of some layers: constants of these together, used where they are less.
+    ``values``: where they lie. ``shortcuts``: by the value at the end of some layers: constants of these together,
+    used where they are less.
     """
     scope = Scope(graph, values.regions)
     passes = [_Pass(scope, norms, name, shortcuts or {}, values) for name in graph.inputs]
@@ -127,9 +117,8 @@ def propagate(
     ends = [steps[name] for name in graph.outputs]
     claims = _all([step.claim for step in ends])
     claim = None if claims is None else rules.of_all_outputs(claims, graph.outputs)
-    heuristic = _root([step.heuristic for step in ends])
     unknown = {u.name: u for run in passes for u in run.unknown.values()}
-    return Constants(steps, tuple(unknown.values()), tuple(run.steps for run in passes), claim, heuristic)
+    return Constants(steps, tuple(unknown.values()), tuple(run.steps for run in passes), claim)
 
 
 class _Pass:
@@ -165,9 +154,7 @@ class _Pass:
             pass  # the node's own rule has a bound
         if found is step.claim:
             return step
-        # As much less by Miyato's heuristic.
-        heuristic = (step.heuristic or 0.0) * (found.value / step.claim.value)
-        return Step(step.name, step.operator, found.rule, step.alone, found, heuristic, step.layer)
+        return replace(step, rule=found.rule, claim=found)
 
     def _shortened(self, step: Step, together: Sequence[Upper]) -> Step:
         """A node at the end of layers that are bounded together."""
@@ -176,30 +163,27 @@ class _Pass:
             before = self.steps.get(claim.what.start) if isinstance(claim.what, Map) else None
             if before is not None and before.claim is not None:
                 found.append(rules.along(claim, before.claim))
-        if len(found) == (step.claim is not None):
-            return step
-        heuristic = math.inf if step.claim is None else step.heuristic
-        return Step(step.name, step.operator, step.rule, step.alone, least(*found), heuristic, step.layer)
+        return replace(step, claim=least(*found)) if found else step
 
     def _step(self, node: Node) -> Step:
         before = [self.steps[name] for name in node.inputs]
-        uppers, heuristics = _all([step.claim for step in before]), _all([step.heuristic for step in before])
+        uppers = _all([step.claim for step in before])
         if node.name == self.wrt:
-            return _shown(node, node.rule, None, rules.unmoved(self.scope, node.name), 1.0)
-        if uppers is None or heuristics is None:
-            return _shown(node, node.rule, None, None, None)
+            return _shown(node, node.rule, None, rules.unmoved(self.scope, node.name))
+        if uppers is None:
+            return _shown(node, node.rule, None, None)
         held = isinstance(node.operator, (Input, Constant, Held))
         held = held or (bool(before) and not isinstance(node.operator, Random))
         if held and not any(upper.value for upper in uppers):
-            return _shown(node, node.rule, None, rules.held(self.scope, self.wrt, node, uppers), 0.0)
+            return _shown(node, node.rule, None, rules.held(self.scope, self.wrt, node, uppers))
         try:
-            return self._known(node, uppers, heuristics)
+            return self._known(node, uppers)
         except (NoBoundError, SpecnormError, OSError, OverflowError) as error:
             up_to_here = rules.of_inputs(self.scope, self.wrt, node, uppers)
             self.unknown[node.name] = UnknownNode(node.name, label(node), str(error), up_to_here)
-        return _shown(node, "unknown", None, None, None)
+        return _shown(node, "unknown", None, None)
 
-    def _known(self, node: Node, uppers: list[Upper], heuristics: list[float]) -> Step:
+    def _known(self, node: Node, uppers: list[Upper]) -> Step:
         operator = node.operator
         if isinstance(operator, (Convolution, Matrix)):
             return self._layer(node, operator, None, node)
@@ -224,11 +208,10 @@ class _Pass:
             if isinstance(operator, Normalise):
                 self._must_be_lengths(node, operator)
             found = rules.of_operator(self.scope, node, uppers, place)
-            return _shown(node, node.rule, None, found, operator.combine(heuristics, place))
+            return _shown(node, node.rule, None, found)
         at = node.inputs.index(moving[0])
         name = operator.layer.name if isinstance(operator, Matrices) else None
-        heuristic = factor.value * heuristics[at] if heuristics[at] else 0.0
-        return _shown(node, node.rule, factor, rules.along(factor, uppers[at]), heuristic, name)
+        return _shown(node, node.rule, factor, rules.along(factor, uppers[at]), name)
 
     def _must_be_lengths(self, node: Node, operator: Normalise) -> None:
         """What `Normalise` says of its second input is true of the norm of the first alone."""
@@ -253,16 +236,12 @@ class _Pass:
             rule = f"{rule}, padded"
         norm = self.norms(layer, geometry, spatial(source.shape, node.shape, layer.spatial), scale)
         before = self.steps[source.name]
-        factor = rules.of_layer(self.scope, source.name, shown, node, norm.upper, rule)
-        alpha = abs(operator.alpha) if isinstance(operator, Matrix) else 1.0
-        heuristic = alpha * norm.heuristic * (before.heuristic or 0.0)
-        return _shown(shown, rule, factor, rules.along(factor, known(before.claim)), heuristic, layer.name)
+        factor = rules.of_layer(self.scope, source.name, shown, node, norm, rule)
+        return _shown(shown, rule, factor, rules.along(factor, known(before.claim)), layer.name)
 
 
-def _shown(
-    node: Node, rule: str, alone: Upper | None, claim: Upper | None, heuristic: float | None, layer: str | None = None
-) -> Step:
-    return Step(node.name, label(node), rule, alone, claim, heuristic, layer)
+def _shown(node: Node, rule: str, alone: Upper | None, claim: Upper | None, layer: str | None = None) -> Step:
+    return Step(node.name, label(node), rule, alone, claim, layer)
 
 
 def label(node: Node) -> str:
@@ -273,10 +252,7 @@ def label(node: Node) -> str:
 def past_shifts(node: Node, nodes: Mapping[str, Node]) -> Node:
     """The node before constants were added to its value.
 
-    Parameters
-    ----------
-    nodes : mapping of str to Node
-        By name.
+    ``nodes``: by name.
     """
     while isinstance(node.operator, Add) and node.operator.over == 1 and node.shape is not None:
         terms = zip(node.inputs, node.operator.weights, strict=True)
@@ -308,15 +284,10 @@ def _combined(node: Node, steps: list[Step], graph: Graph) -> Step:
     claims = _all([step.claim for step in steps])
     claim = None if claims is None else rules.of_all_inputs(node.name, claims, graph.inputs)
     alone = max(factors, key=finite, default=None)
-    return _shown(node, rule, alone, claim, _root([step.heuristic for step in steps]), first.layer)
+    return _shown(node, rule, alone, claim, first.layer)
 
 
 def _all(values: Sequence[T | None]) -> list[T] | None:
     """Some values, if all of them are known."""
     found = [value for value in values if value is not None]
     return found if len(found) == len(values) else None
-
-
-def _root(values: Sequence[float | None]) -> float | None:
-    found = _all(values)
-    return math.hypot(*found) if found else None

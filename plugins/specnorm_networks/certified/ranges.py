@@ -87,21 +87,10 @@ def ranges(
 ) -> Ranges:
     """Range of each value of known size.
 
-    Parameters
-    ----------
-    region : Ball or Box
-        Of the network's inputs.
-    constants : mapping of str to Upper, optional
-        For a ball: proven Lipschitz constants, on it or everywhere, of the maps from all inputs to the values.
-    known : Ranges, optional
-        Of the same values, on the region or a larger one: none is wider than these.
-
-    Raises
-    ------
-    HypothesisError, TypeError
-        If a constant or a range is another map's, another network's or another region's, or a number.
-    MethodError
-        If the region does not fit the network's inputs.
+    ``region``: of the network's inputs. ``constants``: for a ball: proven Lipschitz constants, on it or everywhere, of
+    the maps from all inputs to the values. ``known``: of the same values, on the region or a larger one: none is wider
+    than these. `HypothesisError, TypeError` if a constant or a range is another map's, another network's or another
+    region's, or a number. `MethodError` if the region does not fit the network's inputs.
     """
     shapes = {name: concrete(graph.by_name[name].shape) for name in graph.inputs}
     _check(shapes, region)
@@ -226,10 +215,7 @@ def _of_input(name: str, region: Ball | Box) -> Interval:
 def localised(graph: Graph, found: Ranges) -> Graph:
     """The same network with the slopes of each function on the range of its input: on the region of the ranges alone.
 
-    Parameters
-    ----------
-    found : Ranges
-        Of its values.
+    ``found``: of its values.
     """
     found.check(graph)
     nodes = [_sloped(node, [found.get(n) for n in node.inputs], found.regions) for node in graph.nodes]
@@ -319,10 +305,7 @@ def _boxed(node: Node, low: Given, high: Given) -> Node:
 def stated(graph: Graph) -> dict[str, tuple[float, float] | None]:
     """The box of each input that has one: the ends that all its entries have, None where they differ.
 
-    Parameters
-    ----------
-    graph : Graph
-        From `within`.
+    ``graph``: from `within`.
     """
     found: dict[str, tuple[float, float] | None] = {}
     for name, box in _inputs(graph):
@@ -345,10 +328,7 @@ def _is_any(end: NDArray[np.float64]) -> bool:
 class Values:
     """Where a network's values lie, looked at when somebody asks.
 
-    Parameters
-    ----------
-    known : Ranges, optional
-        Default: for inputs in the graph's box.
+    ``known``: default: for inputs in the graph's box.
     """
 
     def __init__(self, graph: Graph, known: Ranges | None = None) -> None:

@@ -102,17 +102,8 @@ class Term:
     def dense(self, axes: int, *, dilated: bool) -> Placed:
         """Kernel as a plain correlation, ``y[m] = sum_t kernel[t] x[stride m + start + t]``: no groups, scaled.
 
-        Parameters
-        ----------
-        axes : int
-            Spatial axes; an identity has one tap on each.
-        dilated : bool
-            Whether zeros are put between the taps; if not, positions are in units of the dilation.
-
-        Returns
-        -------
-        kernel : array, shape (len(rows), len(reads), *taps)
-        start : tuple of int
+        ``axes``: spatial axes; an identity has one tap on each. ``dilated``: whether zeros are put between the taps;
+        if not, positions are in units of the dilation.
         """
         ones = (1,) * axes
         if self.filter is None:
@@ -322,10 +313,7 @@ class Segment:
         The first value's channels come with the phases of the stride, so that every kernel is a correlation of stride
         1. Where dilation is not looked at, places are 0.
 
-        Parameters
-        ----------
-        absolute : bool
-            Sums of the terms' absolute values: what relative errors of the terms refer to.
+        ``absolute``: sums of the terms' absolute values: what relative errors of the terms refer to.
         """
         return [self._joined(link, absolute) for link in self.links]
 
@@ -1083,10 +1071,7 @@ def blocks_of(sources: Sequence[Sequence[int]]) -> list[int]:
 def joinable(part: Segment, widest: float) -> bool:
     """Whether links can be bounded together.
 
-    Parameters
-    ----------
-    widest : float
-        Channels on the smaller side of the kernel that the statement is about; one whole layer may have any.
+    ``widest``: channels on the smaller side of the kernel that the statement is about; one whole layer may have any.
     """
     if len(part.links) == 1 and part.links[0].alone is not None:
         return True

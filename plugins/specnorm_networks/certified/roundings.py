@@ -114,20 +114,10 @@ class _Sizes:
 class Roundings:
     """A network's roundings, as far as they do not depend on the input.
 
-    Parameters
-    ----------
-    graph : Graph
-        As the model computes it, of one input and one output, of known sizes. Patterns are recognised where what they
-        are written out of rounds nothing.
-    norms : Norms
-        Proves norms of layers.
-    constants : mapping of str to Upper
-        Proven constants from the input to values, everywhere.
-
-    Raises
-    ------
-    NoBoundError
-        If an operator's roundings are not known, or a constant is missing; the message names the node.
+    ``graph``: as the model computes it, of one input and one output, of known sizes. Patterns are recognised where
+    what they are written out of rounds nothing. ``norms``: proves norms of layers. ``constants``: proven constants
+    from the input to values, everywhere. `NoBoundError` if an operator's roundings are not known, or a constant is
+    missing; the message names the node.
     """
 
     @arithmetic.on_host()
@@ -200,7 +190,7 @@ class Roundings:
         if absolute:
             layer = type(layer)(f"|{layer.name}|", lambda: kernel, layer.geometry, layer.spatial)
         sizes = spatial(self.graph.by_name[node.inputs[0]].shape, node.shape, layer.spatial)
-        return norms(layer, dict(layer.geometry), sizes, None).upper.value
+        return norms(layer, dict(layer.geometry), sizes, None).value
 
     def at(self, centre: FloatArray) -> AtCentre:
         """The same around an input, in its shape or another one of that size."""

@@ -60,15 +60,8 @@ def of_slopes(scope: Scope, node: Node, axis: int, width: int) -> Upper:
 def of_operator(scope: Scope, node: Node, inputs: Sequence[Upper], place: Place) -> Upper:
     """A node's value with respect to what its inputs are bounded by, as its operator says.
 
-    Parameters
-    ----------
-    inputs : sequence of Upper
-        Of each of the node's inputs, in order, with respect to one value; 0 where it does not depend on that.
-
-    Raises
-    ------
-    NoBoundError
-        If the operator has no constant here, or what it gives is none.
+    ``inputs``: of each of the node's inputs, in order, with respect to one value; 0 where it does not depend on that.
+    `NoBoundError` if the operator has no constant here, or what it gives is none.
     """
     scope.check(node)
     start = _map(inputs[0]).start if inputs else ""
@@ -107,12 +100,7 @@ def followed(factor: Upper, by: Upper) -> Upper:
 def of_layer(scope: Scope, source: str, node: Node, layer: Node, norm: Upper, rule: str) -> Upper:
     """A layer from what it reads to itself, or to the normalisation after it, from the norm of both.
 
-    Parameters
-    ----------
-    source : str
-        What the layer reads, before padding.
-    node : Node
-        The last of what the norm speaks of.
+    ``source``: what the layer reads, before padding. ``node``: the last of what the norm speaks of.
     """
     scope.check(node, layer)
     alpha = abs(layer.operator.alpha) if isinstance(layer.operator, Matrix) else 1.0

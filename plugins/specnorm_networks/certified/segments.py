@@ -274,7 +274,7 @@ def constant_of_part(part: Segment, weights: Sequence[FloatArray], norms: Norms)
     after = after if np.all(steep == steepest) else after * (steep / steepest)
     if not np.all(after == 1):
         scale = after if scale is None else after * scale
-    norm = norms(alone.filter.layer, alone.filter.geometry, alone.filter.sizes, scale, shrink).upper
+    norm = norms(alone.filter.layer, alone.filter.geometry, alone.filter.sizes, scale, shrink)
     found = host.mul_up(norm.value, host.inflate(abs(alone.alpha), 16), steepest)
     return make_upper(found, what, f"its norm times the largest slope, {number(steepest, 'upper')}", norm)
 

@@ -158,15 +158,8 @@ class _Units:
 def unit_run(graph: Graph) -> Subnetwork | None:
     """A whole network as one run in which every unit that may switch is a channel.
 
-    Parameters
-    ----------
-    graph : Graph
-        From `localised`, with one input and one output.
-
-    Returns
-    -------
-    Subnetwork or None
-        None where the network is too large, or something in it has no slopes.
+    ``graph``: from `localised`, with one input and one output. None where the network is too large, or something in it
+    has no slopes.
     """
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         return None

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from specnorm.certified import host
 from specnorm.certified.bound import EVERYWHERE, HypothesisError, Upper, _upper
 from specnorm.certified.symbol.cells import Circulant
-from specnorm.problem.layer_map import sizes_of
+from specnorm.problem.taps import sizes_of
 
 if TYPE_CHECKING:
     from specnorm.problem.spec import ConvSpec

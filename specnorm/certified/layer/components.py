@@ -21,7 +21,7 @@ from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, 
 from specnorm.certified.layer.circulant import padded_norm, reads_zeros
 from specnorm.certified.matrices.block_tridiagonal import of_one_group
 from specnorm.certified.matrices.norms import stack_of
-from specnorm.problem.layer_map import sizes_of
+from specnorm.problem.taps import sizes_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -28,7 +28,7 @@ from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.cells import Circulant
 from specnorm.certified.symbol.symbols import Symbol
 from specnorm.problem.frequencies import Frequencies, cos_sin
-from specnorm.problem.layer_map import sizes_of
+from specnorm.problem.taps import sizes_of
 
 if TYPE_CHECKING:
     from specnorm.certified.layer.circulant import Embedding

@@ -1,4 +1,9 @@
-"""Claims about a layer itself at one input size: quotients and its Gram matrix."""
+"""Claims about a layer itself at one input size: quotients, its Gram matrix, and sums of a few plane waves.
+
+A wave is a product of one factor an axis, times a vector of channels. What tap k reads of it, and which outputs do, is
+a product of one table an axis too; so inner products of images are sums over pairs of taps of products of small tables,
+however many pixels there are. So is a lower bound of the norm of a zero-padded layer.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +19,7 @@ from specnorm.certified.layer.circulant import reads_zeros
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.norms import frobenius_up
 from specnorm.certified.symbol import symbols
-from specnorm.problem.layer_map import sizes_of
-from specnorm.problem.taps import axis_tables
+from specnorm.problem.taps import axis_tables, sizes_of
 
 if TYPE_CHECKING:
     import numpy as np

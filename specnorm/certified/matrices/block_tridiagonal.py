@@ -17,8 +17,7 @@ import numpy as np
 
 from specnorm.certified import rounding
 from specnorm.certified.matrices.norms import frobenius_up
-from specnorm.problem.layer_map import sizes_of, tables_of_axes
-from specnorm.problem.taps import readers_of
+from specnorm.problem.taps import readers_of, sizes_of, tables_of_axes
 
 if TYPE_CHECKING:
     from specnorm.problem.spec import ConvSpec

@@ -368,7 +368,10 @@ class GramIterates:
 
 
 def with_taps(norms: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
-    """Bounds of the symbols' norms from bounds of their unfoldings', rounded up."""
+    """Bounds of the symbols' norms from those of an unfolding M: ``sigma* <= sqrt(taps) ||M||``, rounded up.
+
+    G(theta) is M between unit vectors with the phases of its row taps and of its column taps, ``sqrt(taps)`` in all.
+    """
     return rounding.up(norms * math.sqrt(math.prod(kernel_shape)), 3, xp=xp)
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from specnorm import arrays
 from specnorm.certified import rounding
 from specnorm.certified.symbol import symbols
-from specnorm.certified.symbol.lags import correlations, taps_below
+from specnorm.certified.symbol.gram_polynomial import correlations
+from specnorm.certified.symbol.symbols import taps_below
 from specnorm.problem.frequencies import cos_sin, half_grid, phases, tap_grid
 
 if TYPE_CHECKING:
@@ -338,8 +339,6 @@ class GramTuning:
 
 
 TUNING = GramTuning()
-
-
 _LEAST = 16
 """Frequencies of a chunk on the host."""
 

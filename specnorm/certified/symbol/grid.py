@@ -94,6 +94,9 @@ class Bound(Protocol):
 class LargestBound:
     """The largest bound of one block, told once every frequency is visited or left out by proof.
 
+    A frequency whose norm is proven to be at most the largest bound met so far cannot matter: what is returned bounds
+    the norm at every frequency, and is the largest bound itself wherever the cheaper ones are no smaller than it.
+
     ``bound`` takes a `symbols.Symbol` of one block and f frequencies, and ``ops``, and returns proven bounds (1, f).
     The block is (1, m, p, *kernel_shape) in the wide dtype, scaled to about 1; p <= m if anything is left out.
     """

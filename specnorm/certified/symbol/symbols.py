@@ -11,7 +11,6 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified import rounding
-from specnorm.certified.symbol.lags import taps_below
 from specnorm.problem.frequencies import PHASE_ERROR, Frequencies, phases
 
 if TYPE_CHECKING:
@@ -197,3 +196,9 @@ def autocorrelation_error(mass: float, terms: int, u: float) -> float:
         Unit roundoff of the precision they happen in.
     """
     return mass * (rounding.SLACK * (rounding.gamma(terms, u) + math.sqrt(2) * phase_error(u)))
+
+
+def taps_below(blocks: Array, *, xp: Namespace) -> Array:
+    """Blocks as matrices (g, taps * m, p): the taps of each below one another."""
+    g, m, p = blocks.shape[:3]
+    return xp.reshape(xp.permute_dims(xp.reshape(blocks, (g, m, p, -1)), (0, 3, 1, 2)), (g, -1, p))

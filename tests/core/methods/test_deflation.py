@@ -26,8 +26,8 @@ from specnorm.certified.symbol.cells import torus
 from specnorm.certified.symbol.cover import Cover
 from specnorm.numerics.power import top_eigenvectors
 from specnorm.problem.frequencies import Frequencies
-from specnorm.problem.layer_map import sizes_of
 from specnorm.problem.spec import ConvSpec
+from specnorm.problem.taps import sizes_of
 from specnorm.runtime.execution import Execution
 from specnorm.search.branch_and_bound import Search
 from specnorm.search.circulants import DeflatedCirculant

@@ -13,8 +13,8 @@ from specnorm_numpy import BACKEND
 import specnorm
 from specnorm.certified.symbol import cover
 from specnorm.certified.symbol.cells import Cells, torus
-from specnorm.certified.symbol.gram_polynomial import GramPolynomial
-from specnorm.certified.symbol.lags import half_lags, paired_taps
+from specnorm.certified.symbol.gram_polynomial import GramPolynomial, paired_taps
+from specnorm.problem.frequencies import half_lags
 from specnorm.runtime.execution import Execution
 from specnorm.types import MEMORY
 

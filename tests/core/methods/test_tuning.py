@@ -16,7 +16,7 @@ from oracle import dense_norm, sigma_star
 import specnorm
 from specnorm import TensorNorm
 from specnorm.certified.symbol import gram_powers
-from specnorm.numerics import block_lanczos, lanczos
+from specnorm.numerics import lanczos
 from specnorm.search import (
     circulants,
     constant,
@@ -98,8 +98,8 @@ WILD: dict[str, tuple[Any, Any, Callable[..., None]]] = {
     "Lanczos of one step": (lanczos, lanczos.LanczosTuning(0, 1, 1, 1), f4),
     "Lanczos beyond the dimension": (lanczos, lanczos.LanczosTuning(0, 60, 60, 240), f4),
     "unfoldings compared in float32": (constant, constant.UnfoldingTuning(0), f4),
-    "a basis of nothing": (block_lanczos, block_lanczos.BlockTuning(0), power),
-    "a basis beyond the dimension": (block_lanczos, block_lanczos.BlockTuning(10**4), power),
+    "a basis of nothing": (lanczos, replace(lanczos.TUNING, basis=0), power),
+    "a basis beyond the dimension": (lanczos, replace(lanczos.TUNING, basis=10**4), power),
     "a chunk a frequency": (gram_powers, gram_powers.GramTuning(1, 1), gram),
     "a search before every matrix": (layer, LayerTuning(at_once=0), enclosed),
     "no matrix": (layer, LayerTuning(at_once=0, soon=0, work=0), enclosed),
@@ -116,8 +116,6 @@ WILD: dict[str, tuple[Any, Any, Callable[..., None]]] = {
     "no wave taken out": (circulants, circulants.DeflationTuning((0.9,), (0.9,), 0, 1, 0, wider=(1.0,)), split),
     "one wave of a frequency": (circulants, circulants.DeflationTuning((0.5,), (0.5,), 0, 1, together=1), split),
     "one step a matrix": (layer, LayerTuning(matrix_steps=1, matrix_more=1, matrix_wider=()), enclosed),
-    "circulants of any length": (circulants, circulants.CirculantTuning(7, 3.0, 2, 0.9), by_circulants),
-    "no circulant": (circulants, circulants.CirculantTuning(0), by_circulants),
     "a training state of random vectors": (alternation, alternation.AlternationTuning(begun=0, fresh=1e3), tracked),
 }  # fmt: skip
 

@@ -17,8 +17,8 @@ from specnorm_numpy import NumpyBackend
 import specnorm
 from specnorm.certified import rounding
 from specnorm.certified.layer.own_matrix import Waves, quotient_of_waves_down
-from specnorm.problem.layer_map import sizes_of
 from specnorm.problem.spec import ConvSpec
+from specnorm.problem.taps import sizes_of
 from specnorm.runtime.execution import Execution
 from specnorm.search import layer as layer_search
 from specnorm.search.layer import LayerTuning

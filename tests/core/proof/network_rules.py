@@ -12,7 +12,7 @@ from assumptions import assumed
 from specnorm_networks import Measure, Multipliers, Product, bound
 from specnorm_networks.certified import heads, margins, rules, segments
 from specnorm_networks.certified.graph import Graph, Layer, Node
-from specnorm_networks.certified.kernels import Norm, norm_of_layer
+from specnorm_networks.certified.kernels import norm_of_layer
 from specnorm_networks.certified.operators import (
     Add,
     Concat,
@@ -81,10 +81,10 @@ LAYER = Layer("k", lambda: CONV, {"padding_mode": "zeros", "padding": ((1, 1),)}
 STRIDED: dict[str, Any] = {"stride": 2, "padding_mode": "circular"}
 
 
-def normed(about: ConvSpec, size: tuple[int, ...] | None = (5,), **geometry: Any) -> Norm:
+def normed(about: ConvSpec, size: tuple[int, ...] | None = (5,), **geometry: Any) -> Upper:
     """A layer's norm, from a claim about something."""
     geometry = geometry or dict(LAYER.geometry)
-    return norm_of_layer(LAYER, geometry, size, None, None, lambda *_: ([assumed(1.0, about)], 0.0))
+    return norm_of_layer(LAYER, geometry, size, None, None, lambda *_: [assumed(1.0, about)])
 
 
 def chain(*factors: float) -> Graph:
@@ -184,7 +184,7 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "the norm of other padding": lambda: normed(replace(spec((5,)), padding_mode="reflect")),
     "the norm of another shape": lambda: normed(ConvSpec.of((2, 1, 3), **LAYER.geometry)),
     "every divided size for every size": lambda: normed(spec(**STRIDED), None, **STRIDED),
-    "no norm at all": lambda: normed(spec(), (5,)) and norm_of_layer(LAYER, {}, None, None, None, lambda *_: ([], 0.0)),
+    "no norm at all": lambda: normed(spec(), (5,)) and norm_of_layer(LAYER, {}, None, None, None, lambda *_: []),
     "negative weights of a run": lambda: segments.constant_of_run(RUN, [0], [-np.ones(1), np.ones(1)], Measure()),
     "a weight left out": lambda: segments.constant_of_run(RUN, [0], [np.ones(1), np.ones(0)], Measure()),
     "the norm of another linear map": lambda: lied_to(),
@@ -257,10 +257,10 @@ def before_heads() -> Iterator[tuple[Upper | None, float]]:
 
 
 def layers() -> Iterator[tuple[Upper | None, float]]:
-    yield normed(spec((5,))).upper, 1.0
-    yield normed(spec()).upper, 1.0
+    yield normed(spec((5,))), 1.0
+    yield normed(spec()), 1.0
     claims = [assumed(1.0, spec())]
-    yield norm_of_layer(LAYER, dict(LAYER.geometry), (5,), np.ones(2), None, lambda *_: (claims, 0.0)).upper, 1.0
+    yield norm_of_layer(LAYER, dict(LAYER.geometry), (5,), np.ones(2), None, lambda *_: claims), 1.0
     stack = np.stack([np.eye(3), np.diag([2.0, 1.0, 0.5])])
     yield Measure().matrices(Layer("w", lambda: stack, {}, 0)), 2.0
 

@@ -93,9 +93,9 @@ def test_rules_apply_where_they_may() -> None:
     assert rules.along(assumed(2.0, SCOPE.map("u", "w")), U).what == SCOPE.map("x", "w")
     assert rules.of_operator(SCOPE, NODES["s"], [U, V], PLACE).value == pytest.approx(8)
     assert rules.held(SCOPE, "y", NODES["x"], []).value == 0
-    assert normed(spec((5,))).upper.value == normed(spec()).upper.value == 1
-    assert normed(spec(**STRIDED), (6,), **STRIDED).upper.what == spec((6,), **STRIDED)
-    assert normed(spec(**STRIDED | {"stride": 1}), None, **STRIDED).upper.value == 1
+    assert normed(spec((5,))).value == normed(spec()).value == 1
+    assert normed(spec(**STRIDED), (6,), **STRIDED).what == spec((6,), **STRIDED)
+    assert normed(spec(**STRIDED | {"stride": 1}), None, **STRIDED).value == 1
     assert segments.constant_of_run(RUN, [0], ONES, Measure()).value >= 6
 
 
@@ -131,13 +131,13 @@ def test_parts_of_a_run_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- answers -----------------------------------------------------------------------------------------------------------
 ONE: Any = 1.0
 OFFENCES: dict[str, Callable[[], object]] = {
-    "the whole": lambda: NetworkBound(ONE, 1.0, {}, (), (), {}),
-    "NumPy's number": lambda: NetworkBound(np.float64(1.0), 1.0, {}, (), (), {}),  # type: ignore[arg-type]
-    "an output": lambda: NetworkBound(None, 1.0, {"y": ONE}, (), (), {}),
-    "the product": lambda: NetworkBound(None, 1.0, {}, (), (), {}, ONE),
+    "the whole": lambda: NetworkBound(ONE, {}, (), (), {}),
+    "NumPy's number": lambda: NetworkBound(np.float64(1.0), {}, (), (), {}),  # type: ignore[arg-type]
+    "an output": lambda: NetworkBound(None, {"y": ONE}, (), (), {}),
+    "the product": lambda: NetworkBound(None, {}, (), (), {}, ONE),
     "layers together": lambda: RunBound("x", "y", (), 2.0, ONE),
-    "a node": lambda: Step("y", "relu", "pointwise", None, ONE, 1.0),
-    "a factor": lambda: Step("y", "relu", "pointwise", ONE, None, 1.0),
+    "a node": lambda: Step("y", "relu", "pointwise", None, ONE),
+    "a factor": lambda: Step("y", "relu", "pointwise", ONE, None),
     "where it ends": lambda: UnknownNode("y", "mul", "no", ONE),
     "an answer changed": lambda: replace(bound(NETWORKS["sum"][0], check=False), claim=ONE),
 }

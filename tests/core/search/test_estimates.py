@@ -9,7 +9,7 @@ import pytest
 
 import specnorm
 from specnorm import Enclose
-from specnorm.search import branch_and_bound, estimates, tuning
+from specnorm.search import branch_and_bound, incumbent, tuning
 
 FLAT = np.random.default_rng(0).standard_normal((128, 128, 3, 3))
 """Its singular values have no gap at the top."""
@@ -20,7 +20,7 @@ def relative_errors(monkeypatch: pytest.MonkeyPatch, **knobs: Any) -> tuple[np.n
     errors: list[np.ndarray] = []
 
     def watched(formed: Any, *given: Any, **how: Any) -> Any:
-        values, vectors = estimates.largest(formed, *given, **how)
+        values, vectors = incumbent.largest(formed, *given, **how)
         errors.append(1 - values / np.linalg.eigvalsh(np.asarray(formed.matrices))[:, -1])
         return values, vectors
 

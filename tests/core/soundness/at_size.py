@@ -24,7 +24,7 @@ from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.methods.power import PowerTopK
 from specnorm.search import layer as layer_search
-from specnorm.search.circulants import bound_by_circulants
+from specnorm.search.circulants import bound_by_circulant
 from specnorm.search.layer import TUNING
 
 RTOLS = (1e-1, 1e-3, 1e-6)
@@ -49,7 +49,7 @@ def by_circulants(*, split: bool = False) -> Iterator[None]:
 
     def every_circulant(*given: Any, **named: Any) -> Any:
         named.pop("only_one", None)
-        return bound_by_circulants(*given, **named)
+        return bound_by_circulant(*given, **named)
 
     def lowered(*given: Any, **named: Any) -> Any:
         found, images = quotients(*given, **named)
@@ -58,7 +58,7 @@ def by_circulants(*, split: bool = False) -> Iterator[None]:
     with (
         patch.object(layer_search, "TUNING", replace(TUNING, **(SPLIT if split else RINGS))),
         patch.object(layer_search, "quotients", lowered),
-        patch.object(layer_search, "bound_by_circulants", every_circulant),
+        patch.object(layer_search, "bound_by_circulant", every_circulant),
     ):
         yield
 

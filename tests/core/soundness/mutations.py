@@ -26,7 +26,7 @@ from specnorm.certified.symbol.cells import dft
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 from specnorm.numerics import lanczos
 from specnorm.runtime.execution import Execution
-from specnorm.search import estimates, tuning
+from specnorm.search import incumbent, tuning
 from specnorm.search.incumbent import Incumbent
 
 xp = NumpyBackend().namespace(None)
@@ -61,7 +61,7 @@ def below_the_truth_without_estimates() -> Violations:
         return np.zeros(len(cut)), vectors
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(estimates, "largest_eigenvalues", nothing_seen)
+        patch.setattr(incumbent, "largest_eigenvalues", nothing_seen)
         patch.setattr(Incumbent, "raise_from", lambda *_: None)
         yield from over(small(), lambda claims: claims.verdicts((-0.3, -0.03), max_cells=300))
 

@@ -11,30 +11,6 @@ nn = torch.nn
 F = torch.nn.functional
 
 
-class StandardisedConv(torch.nn.Conv2d):  # type: ignore[misc]
-    """Qiao et al. 2019, "Weight Standardization", as in BiT and timm."""
-
-    def forward(self, x: Any) -> Any:
-        w = self.weight
-        spread = w.std(dim=(1, 2, 3), keepdim=True) + 1e-5
-        return F.conv2d(
-            x, (w - w.mean(dim=(1, 2, 3), keepdim=True)) / spread, self.bias, self.stride, self.padding, self.dilation
-        )
-
-
-class SameConv(torch.nn.Conv2d):  # type: ignore[misc]
-    """Padding as in TensorFlow, by the size of the input: more after than before."""
-
-    def forward(self, x: Any) -> Any:
-        pads: list[int] = []
-        for n, k, s, r in zip(
-            x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], self.dilation[::-1], strict=True
-        ):
-            total = max((-(-n // s) - 1) * s + (k - 1) * r + 1 - n, 0)
-            pads += [total // 2, total - total // 2]
-        return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
-
-
 class SymmetricConv(torch.nn.Conv2d):  # type: ignore[misc]
     """Mirrors with the border repeated, which torch's padding has no mode for."""
 
@@ -76,49 +52,6 @@ class QatConvBn(torch.nn.Conv2d):  # type: ignore[misc]
         scale = (self.bn.weight / torch.sqrt(self.bn.running_var + self.bn.eps)).reshape(-1, 1, 1, 1)
         w = torch.fake_quantize_per_tensor_affine((self.weight * scale).float(), 0.02, 0, -128, 127).to(x.dtype)
         return self.bn(F.conv2d(x, w, None, self.stride, self.padding) / scale.reshape(1, -1, 1, 1))
-
-
-class QatConv(torch.nn.Conv2d):  # type: ignore[misc]
-    """The weight alone is rounded, in every forward."""
-
-    def forward(self, x: Any) -> Any:
-        w = torch.fake_quantize_per_tensor_affine(self.weight.float(), 0.1, 0, -128, 127).to(x.dtype)
-        return self._conv_forward(x, w, self.bias)
-
-
-class AolConv(torch.nn.Conv2d):  # type: ignore[misc]
-    """Prach & Lampert 2022, "Almost-Orthogonal Layers": a rescaled kernel."""
-
-    def forward(self, x: Any) -> Any:
-        w = self.weight
-        products = F.conv2d(w.transpose(0, 1), w.transpose(0, 1), padding=self.kernel_size[0] - 1)
-        scale = products.abs().sum(dim=(1, 2, 3)).rsqrt().reshape(1, -1, 1, 1)
-        return F.conv2d(x, w * scale, self.bias, padding=self.padding)
-
-
-class Cayley(torch.nn.Conv2d):  # type: ignore[misc]
-    """Trockman & Kolter 2021: orthogonal at each frequency, applied by FFT."""
-
-    def forward(self, x: Any) -> Any:
-        n = x.shape[-1]
-        w = torch.fft.fft2(self.weight, (n, n)).permute(2, 3, 0, 1)
-        a = w - w.mH
-        eye = torch.eye(w.shape[-1], dtype=a.dtype)
-        q = torch.linalg.solve(eye + a, eye - a)
-        out = torch.einsum("hwoi,bihw->bohw", q, torch.fft.fft2(x).to(q.dtype))
-        return torch.fft.ifft2(out).real
-
-
-class Soc(torch.nn.Conv2d):  # type: ignore[misc]
-    """Singla & Feizi 2021, "Skew Orthogonal Convolutions": the exponential of a convolution, by its series."""
-
-    def forward(self, x: Any) -> Any:
-        w = self.weight - self.weight.transpose(0, 1).flip(2, 3)
-        out = term = x
-        for j in range(1, 6):
-            term = F.conv2d(term, w, padding=self.padding) / j
-            out = out + term
-        return out
 
 
 class Sll(torch.nn.Module):  # type: ignore[misc]

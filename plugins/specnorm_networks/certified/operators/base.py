@@ -66,12 +66,7 @@ class NoBoundError(Exception):
 
 
 def refuse_narrow(what: str, format: Format) -> None:
-    """Refuse an operator whose sums are not made in single precision where values have 16 bits.
-
-    Raises
-    ------
-    NoBoundError
-    """
+    """Refuse an operator whose sums are not made in single precision where values have 16 bits: `NoBoundError`."""
     if format.digits < SINGLE.digits:
         raise NoBoundError(f"{what} may be summed in 16 bits where values are stored in {format.name}: use float32")
 

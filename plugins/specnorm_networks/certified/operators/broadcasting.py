@@ -67,10 +67,7 @@ def repeats(before: Shape | None, after: Shape | None) -> int:
 def gathered(weights: FloatArray, before: Shape | None, after: Shape | None) -> FloatArray:
     """Weights of a value that is broadcast, from those of what it becomes: each copy's are added up.
 
-    Raises
-    ------
-    NoBoundError
-        As `repeats`.
+    `NoBoundError` as `repeats`.
     """
     repeats(before, after)
     assert before is not None  # for the type checker: `repeats` asks

@@ -148,26 +148,20 @@ class MaxPool(Operator):
         """The root of a product over the axes: ceil(k / s'), s' = s / gcd(s, dilation), or the number of windows."""
         return host.root_up(math.prod(map(axes.overlap, self.windows.along(place))))
 
-    def _pixels(self, before: Sizes) -> list[list[list[int]]] | None:
-        """Of each window along each of the last axes; None where they are not known, or a window has none."""
-        found = self.windows.at(before)
-        pixels = None if found is None else [window.pixels() for window in found]
-        return pixels if pixels is not None and all(window for each in pixels for window in each) else None
-
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values
-        pixels = self._pixels(x.shape)
-        if pixels is None:
+        steps = self.written_out([x.shape])
+        if steps is None:
             raise NotRunError(f"no windows, or windows of padding alone, in a value of shape {x.shape}")
-        for at, windows in enumerate(pixels):
-            x = axes.largest(x, x.ndim - len(pixels) + at, windows)
+        for step, _ in steps:
+            x = step.run(x)
         return x
 
     def written_out(self, before: Sequence[Sizes]) -> Program | None:
-        """One axis after the other."""
+        """One axis after the other; None where windows are not known, or one holds no pixel."""
         (shape,) = before
-        pixels = self._pixels(shape)
-        if pixels is None:
+        pixels = [window.pixels() for window in self.windows.at(shape) or ()]
+        if not pixels or not all(window for each in pixels for window in each):
             return None
         first = len(shape) - len(pixels)
         return [(Along(first + at, axes.table(windows)), (at,)) for at, windows in enumerate(pixels)]

@@ -1,0 +1,567 @@
+"""What specnorm_check_networks proves of a network is never below what inputs reach; damage is refused by its name.
+
+The oracle is onnx's reference evaluator: norms of Jacobians of differences of its values.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import specnorm_check
+import specnorm_check_networks
+from specnorm_check import Claim, Refused
+
+pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
+
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+SCRIPT = Path(specnorm_check_networks.__file__)
+Random = np.random.RandomState
+Part = dict[str, Any]
+CLOSE = Fraction(1, 10**6)
+"""What differences may be off."""
+
+
+def file_of(
+    nodes: Sequence[Any],
+    shape: Sequence[int],
+    constants: Mapping[str, Any],
+    outputs: Sequence[str] = ("y",),
+    opset: int = 18,
+) -> bytes:
+    """A model in double precision with the input x."""
+    made = [helper.make_tensor_value_info(name, TensorProto.DOUBLE, None) for name in outputs]
+    arrays = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(
+        list(nodes), "g", [helper.make_tensor_value_info("x", TensorProto.DOUBLE, shape)], made, arrays
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    content: bytes = onnx.shape_inference.infer_shapes(model).SerializeToString()
+    return content
+
+
+def reached(content: bytes, shape: Sequence[int], draws: int = 6) -> float:
+    """The largest norm of a Jacobian at some points, by differences."""
+    evaluator = ReferenceEvaluator(onnx.ModelProto.FromString(content))
+
+    def f(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.ravel(each) for each in evaluator.run(None, {"x": x})])
+
+    found = 0.0
+    for seed in range(draws):
+        x = Random(seed).standard_normal(shape)
+        moves = np.eye(x.size).reshape(x.size, *shape) * 2.0**-20
+        columns = [(f(x + move) - f(x - move)) * 2.0**19 for move in moves]
+        found = max(found, float(np.linalg.norm(np.stack(columns, axis=1), 2)))
+    return found
+
+
+def layer(start: str, end: str, **more: Any) -> Part:
+    """A part of one layer without multipliers."""
+    return {"values": [start, end], "weights": [], "sizes": "every", "exponent": 8, "completion": "", **more}
+
+
+def joint(values: Sequence[str], *weights: Any, **more: Any) -> Part:
+    texts = [[float(x).hex() for x in each] for each in weights]
+    return {"values": list(values), "weights": texts, "sizes": "every", "exponent": 8, "completion": "", **more}
+
+
+def nothing(network: Any, part: Part) -> np.ndarray:
+    """An H without rows."""
+    kernel, geometry, _ = network.together(part)
+    if part["sizes"] == "own":
+        shape = specnorm_check.matrices_of(kernel, geometry)[0].shape
+    else:
+        shape = specnorm_check.blocks_of(kernel, geometry).shape
+    return np.zeros((shape[0], 0, *shape[2:]), np.int16)
+
+
+def constant(check: Any, content: bytes, shape: Sequence[int], parts: Sequence[Part], h: Any = None) -> Fraction:
+    """What parts prove with an H each; without one by default."""
+    network = check.Network(content, list(shape))
+    found: Fraction = network.constant(parts, [nothing(network, p) for p in parts] if h is None else h)
+    return found
+
+
+def node(op: str, inputs: str, output: str = "y", **attributes: Any) -> Any:
+    return helper.make_node(op, inputs.split(), output.split(), **attributes)
+
+
+def gemm(x: str, w: str, y: str, **attributes: Any) -> Any:
+    return node("Gemm", f"{x} {w}", y, transB=1, **attributes)
+
+
+# -- the checker's own mistakes, one by one ------------------------------------------------------------------------
+Case = tuple[Sequence[Any], Sequence[int], Mapping[str, Any], Sequence[Part], Sequence[str]]
+ONE, HALF = np.array([[1.0]]), 0.5
+LINE = np.array([[[1.0, 1.0]]])
+NORMAL = {"s": np.array([3.0]), "z": np.zeros(1), "v": np.array([0.25])}
+CASES: dict[str, Case] = {
+    "two layers": (
+        [gemm("x", "w", "h"), node("Relu", "h", "r"), gemm("r", "w", "y")], (1, 1), {"w": ONE},
+        [joint(["x", "r", "y"], [1], [2], [2])], ["y"],
+    ),
+    "two channels": (
+        [gemm("x", "w", "y")], (1, 2), {"w": np.diag([1.0, 4.0])}, [joint(["x", "y"], [1, 1], [1, 0.25])], ["y"],
+    ),
+    "multipliers at the input": (
+        [gemm("x", "w", "y")], (1, 2), {"w": np.diag([4.0, 1.0])}, [joint(["x", "y"], [4, 1], [1, 1])], ["y"],
+    ),
+    "multipliers between parts": (
+        [gemm("x", "w", "h"), gemm("h", "v", "y")], (1, 2), {"w": np.diag([1.0, 2.0]), "v": np.array([[0.0, 1.0]])},
+        [joint(["x", "h"], [1, 1], [8, 4]), joint(["h", "y"], [4, 4], [1])], ["y"],
+    ),
+    "rounding of T": (
+        [gemm("x", "w", "y")], (1, 1), {"w": np.array([[1 + 2.0**-30]])},
+        [joint(["x", "y"], [1], [1 + 2.0**-29 + 2.0**-52], exponent=17)], ["y"],
+    ),
+    "abs": (
+        [gemm("x", "w", "h"), node("Abs", "h", "r"), gemm("r", "w", "y")], (1, 1), {"w": ONE},
+        [joint(["x", "r", "y"], [1], [1], [HALF])], ["y"],
+    ),
+    "a steep function at the end": (
+        [gemm("x", "w", "h"), node("LeakyRelu", "h", "y", alpha=2.0)], (1, 1), {"w": ONE},
+        [joint(["x", "y"], [1], [1])], ["y"],
+    ),
+    "a steep function at the end of two": (
+        [gemm("x", "w", "h"), gemm("h", "w", "g"), node("LeakyRelu", "g", "y", alpha=2.0)], (1, 1), {"w": ONE},
+        [joint(["x", "h", "y"], [1], [1], [0.25])], ["y"],
+    ),
+    "a steep function inside": (
+        [gemm("x", "w", "h"), node("LeakyRelu", "h", "r", alpha=2.0), gemm("r", "w", "y")], (1, 1), {"w": ONE},
+        [joint(["x", "r", "y"], [1], [1], [1])], ["y"],
+    ),
+    "a steep function by itself": ([node("LeakyRelu", "x", "y", alpha=2.0)], (1, 2), {}, [], ["y"]),
+    "a sum": ([gemm("x", "w", "h"), node("Add", "h x")], (1, 1), {"w": ONE}, [layer("x", "h")], ["y"]),
+    "beside": ([node("Concat", "x x", axis=1)], (1, 2), {}, [], ["y"]),
+    "two outputs": ([node("Identity", "x", "y"), node("Relu", "x", "z")], (1, 2), {}, [], ["y", "z"]),
+    "a sum of pixels": ([node("ReduceSum", "x a")], (1, 1, 16), {"a": np.array([2])}, [], ["y"]),
+    "numbers": (
+        [node("Mul", "x a", "h"), node("Div", "h b")], (1, 2), {"a": np.array([3.0, 0.5]), "b": np.array([0.5, 4.0])},
+        [], ["y"],
+    ),
+    "windows that overlap": ([node("MaxPool", "x", kernel_shape=[3])], (1, 1, 5), {}, [], ["y"]),
+    "averages that overlap": ([node("AveragePool", "x", kernel_shape=[2], strides=[1])], (1, 1, 40), {}, [], ["y"]),
+    "averages": ([node("AveragePool", "x", kernel_shape=[4], strides=[4])], (1, 1, 4), {}, [], ["y"]),
+    "a mean": ([node("GlobalAveragePool", "x")], (1, 1, 16), {}, [], ["y"]),
+    "normalisation": ([node("BatchNormalization", "x s z z v")], (1, 1, 2), NORMAL, [], ["y"]),
+    "normalisation of a layer": (
+        [node("Conv", "x k", "h", kernel_shape=[1]), node("BatchNormalization", "h s z z v")], (1, 1, 2),
+        {**NORMAL, "k": np.array([[[1.0]]])}, [layer("x", "y")], ["y"],
+    ),
+    "a layer times a number": (
+        [gemm("x", "w", "y", alpha=4.0)], (1, 1), {"w": ONE}, [layer("x", "y")], ["y"],
+    ),
+    "a layer and what it adds": (
+        [gemm("x", "w", "h"), node("Gemm", "h w x", "y", transB=1)], (1, 1), {"w": ONE},
+        [layer("x", "h"), layer("h", "y")], ["y"],
+    ),
+    "a pool inside": (
+        [
+            node("Conv", "x k", "h", kernel_shape=[1]), node("MaxPool", "h", "p", kernel_shape=[3]),
+            node("Conv", "p k", kernel_shape=[1]),
+        ], (1, 1, 5), {"k": np.array([[[1.0]]])}, [joint(["x", "p", "y"], [1], [2], [2])], ["y"],
+    ),
+    "a pool at the end": (
+        [node("Conv", "x k", "h", kernel_shape=[1]), node("MaxPool", "h", kernel_shape=[3])],
+        (1, 1, 5), {"k": np.array([[[1.0]]])}, [joint(["x", "y"], [1], [1])], ["y"],
+    ),
+    "dilations that differ": (
+        [node("Conv", "x k", "h", pads=[1, 0]), node("Conv", "h m", dilations=[2], pads=[2, 0])], (1, 1, 12),
+        {"k": LINE, "m": np.array([[[1.0, -1.0]]])}, [joint(["x", "h", "y"], [1], [1], [HALF])], ["y"],
+    ),
+    "flattened channels": (
+        [node("Conv", "x k", "h", kernel_shape=[1]), node("Flatten", "h", "f"), gemm("f", "w", "y")], (1, 2, 2),
+        {"k": np.diag([16.0, 1.0])[..., None], "w": np.array([[1.0, 1.0, 0.0, 0.0]])},
+        [joint(["x", "h"], [1, 1], [1 / 16, 1]), joint(["h", "y"], [1 / 16, 1], [1])], ["y"],
+    ),
+    "at its own size": ([node("Conv", "x k")], (1, 1, 4), {"k": LINE}, [layer("x", "y", sizes="own")], ["y"]),
+    "normalisation of another axis": (
+        [node("MatMul", "x w", "h"), node("BatchNormalization", "h s z z v")], (1, 2, 2),
+        {"w": np.diag([1.0, 4.0]), "s": np.array([1.0, 0.25]), "z": np.zeros(2), "v": np.ones(2)},
+        [layer("x", "y")], ["y"],
+    ),
+    "an output that is drawn": (
+        [node("RandomNormal", "", "n", shape=[1, 2], dtype=TensorProto.DOUBLE), node("Add", "x n")], (1, 2), {}, [],
+        ["y"],
+    ),
+}  # fmt: skip
+"""Nodes, shape, constants, parts and outputs of networks whose constant is what the parts prove, or close to it."""
+REFUSED = {
+    "normalisation of another axis",
+    "a layer and what it adds",
+    "a pool inside",
+    "dilations that differ",
+    "an output that is drawn",
+}
+MISTAKES = {
+    "a layer of a part is left out": (' - 1) * lift', ' - 2) * lift'),
+    "the last multipliers are not divided out": ("float(last.min())", "float(last.max())"),
+    "the first multipliers are not divided out": (
+        "[least * Fraction(float(first.max()))]", "[least * Fraction(float(first.min()))]",
+    ),
+    "multipliers between parts are not compared": ("float((first / q).max())", "float((first / q).min())"),
+    "rounding of T is not paid": ("h, 2.0**-48)", "h, 0.0)"),
+    "the places i' are left out": ("if place == i or (slope and not last):", "if place == i:"),
+    "the slope after one layer is forgotten": ("1.0 if links[1:] else max(map(abs, links[-1].slopes))", "1.0"),
+    "the slope at the end is forgotten": ("max(-low, high) if last else", "1.0 if last else"),
+    "the slopes inside are forgotten": ("(low + high) / 2)", "0.5)"),
+    "slopes of functions are forgotten": ("return Fraction(max(map(abs, slopes)))", "return Fraction(1)"),
+    "a branch of a sum is left out": ("return sum(known, Fraction(0))", "return known[0]"),
+    "values beside each other are taken as one": (
+        "return root_up(sum((x**2 for x in numbers), Fraction(0)))", "return max(numbers)",
+    ),
+    "windows are taken to be disjoint": ("math.prod(-(-k // (s // math.gcd(s, r))) for k, s, r in axes)", "1"),
+    "averages are divided twice": (
+        'math.prod(taps) if op == "AveragePool"', 'math.prod(taps) ** 2 if op == "AveragePool"',
+    ),
+    "a mean is divided twice": ("else 1 / count)", "else 1 / count**2)"),
+    "a sum is taken as a mean": ('count if op == "ReduceSum"', '1 if op == "ReduceSum"'),
+    "numbers are the least": ("Fraction(float(numbers.max()))", "Fraction(float(numbers.min()))"),
+    "divisors are the largest": ("1 / Fraction(float(numbers.min()))", "1 / Fraction(float(numbers.max()))"),
+    "the root of a variance is forgotten": ("weights / np.sqrt(", "weights / np.sqrt(1 + 0 * "),
+    "normalisation of a layer is forgotten": ("stage, rows = 3, rows * self._scales(node)", "stage, rows = 3, rows"),
+    "normalisation of another axis is taken as of channels": (
+        "stage < 3 or len(self.shapes[x]) == kernel.ndim", "True",
+    ),
+    "a number before a layer is forgotten": ('* given.get("alpha", 1.0)', ""),
+    "what a layer adds is forgotten": ('require(set(constants) <= {"", *self.arrays}', "require(True"),
+    "pooling inside a part is forgotten": ("not any(one.pools for one in links[:-1]) and", ""),
+    "pooling at the end of a part is forgotten": (
+        "math.prod(links[-1].pools, start=Fraction(steepest))", "Fraction(steepest)",
+    ),
+    "dilations are forgotten": ("fits = min(steps, default=1) == max(steps, default=1) and", "fits ="),
+    "channels are flattened in another order": ("np.repeat(weights[at]", "np.tile(weights[at]"),
+    "what is drawn is taken as a constant": ("return Fraction(0) if node.op in HELD else None", "return Fraction(0)"),
+}  # fmt: skip
+
+
+def checker(text: str) -> Any:
+    spec = importlib.util.spec_from_loader("changed_networks", loader=None)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["changed_networks"] = module
+    exec(compile(text, "changed_networks", "exec"), module.__dict__)
+    return module
+
+
+@functools.cache
+def reached_of(name: str) -> Fraction:
+    nodes, shape, constants, _, outputs = CASES[name]
+    return Fraction(reached(file_of(nodes, shape, constants, outputs), shape, 3))
+
+
+def false_of(check: Any) -> list[str]:
+    """Of which of `CASES` a checker proves less than inputs reach, or reads what is refused."""
+    found = []
+    for name, (nodes, shape, constants, parts, outputs) in CASES.items():
+        content = file_of(nodes, shape, constants, outputs)
+        try:
+            proven = constant(check, content, shape, parts)
+        except Refused:
+            if name not in REFUSED:
+                found.append(name)
+            continue
+        # Differences are exact where everything is a small whole number; "rounding of T" is a number by itself.
+        truth = Fraction(1) + Fraction(1, 2**30) if name == "rounding of T" else reached_of(name) * (1 - CLOSE)
+        if proven < truth or name == "an output that is drawn":
+            found.append(name)
+    return found
+
+
+def test_the_checker_proves_nothing_false_of_them() -> None:
+    assert false_of(specnorm_check_networks) == []
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_in_the_checker_is_noticed(name: str) -> None:
+    text, (right, wrong) = SCRIPT.read_text(encoding="utf-8"), MISTAKES[name]
+    assert text.count(right) == 1, right
+    assert false_of(checker(text.replace(right, wrong))), name
+
+
+# -- parts that somebody made up -----------------------------------------------------------------------------------
+def drawn(seed: int) -> tuple[bytes, tuple[int, ...], list[Part]]:
+    """A network of convolutions, functions, pools and sums, and parts with any multipliers."""
+    draw = Random(seed)
+    functions: list[tuple[str, dict[str, float]]] = [
+        ("Relu", {}), ("Tanh", {}), ("Abs", {}), ("LeakyRelu", {"alpha": 0.3}), ("Mish", {}), ("Sigmoid", {}),
+    ]  # fmt: skip
+    nodes, parts, constants, channels = list[Any](), list[Part](), dict[str, Any](), 2
+    values, weights = ["x"], [draw.uniform(0.5, 2.0, channels)]
+    for at in range(1 + seed % 4):
+        outputs, before = (channels, 2)[at % 2], values[-1]
+        k = int(draw.randint(1, 4))
+        constants[f"k{at}"] = draw.standard_normal((outputs, channels, k))
+        pads, stride = [int(draw.randint(0, 2)), k - 1], 1 if at else 1 + int(draw.randint(2))
+        nodes.append(node("Conv", f"{before} k{at}", f"h{at}", pads=pads, strides=[stride]))
+        name, channels = f"h{at}", outputs
+        if draw.randint(2):
+            constants[f"s{at}"], constants[f"m{at}"] = draw.standard_normal(channels), np.zeros(channels)
+            constants[f"v{at}"] = draw.uniform(0.2, 3.0, channels)
+            nodes.append(node("BatchNormalization", f"{name} s{at} m{at} m{at} v{at}", f"n{at}"))
+            name = f"n{at}"
+        op, given = functions[int(draw.randint(len(functions)))]
+        nodes.append(node(op, name, f"f{at}", **given))
+        values.append(f"f{at}")
+        weights.append(draw.uniform(0.1, 4.0, channels))
+    if draw.randint(2):
+        nodes.append(node("MaxPool", values[-1], "p", kernel_shape=[2]))
+        values[-1] = "p"
+    parts = [joint(values, *weights)]
+    end = "Identity" if draw.randint(2) else "Neg"
+    nodes.append(node(end, values[-1]))
+    return file_of(nodes, (1, 2, 5), constants), (1, 2, 5), parts
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_no_multipliers_and_no_completion_prove_less_than_what_inputs_reach(seed: int) -> None:
+    content, shape, parts = drawn(seed)
+    network, draw = specnorm_check_networks.Network(content, list(shape)), Random(seed)
+    (part,) = parts
+    kernel, geometry, _ = network.together(part)
+    blocks = specnorm_check.blocks_of(kernel, geometry)
+    part["exponent"] = 18 - int(np.frexp(np.abs(blocks).max())[1])
+    for rows, largest in ((0, 1), (3, 2**17), (len(kernel), 2**18)):
+        h = draw.randint(-largest, largest, (blocks.shape[0], rows, *blocks.shape[2:])).astype(np.int32)
+        assert constant(specnorm_check_networks, content, shape, parts, [h]) >= Fraction(reached(content, shape, 3)) * (
+            1 - CLOSE
+        )
+
+
+def test_the_kernel_of_a_chain_is_that_of_the_quadratic_form() -> None:
+    """With the multipliers as they are, T has the norm for which LipSDP's dense matrix is on the edge."""
+    draw = Random(0)
+    w, v = draw.standard_normal((3, 2)), draw.standard_normal((2, 3))
+    q = [draw.uniform(0.5, 2.0, n) for n in (2, 3, 2)]
+    content = file_of(
+        [gemm("x", "w", "h"), node("LeakyRelu", "h", "r", alpha=-0.5), gemm("r", "v", "y")], (1, 2), {"w": w, "v": v}
+    )
+    network = specnorm_check_networks.Network(content, [1, 2])
+    kernel, _, lift = network.together(joint(["x", "r", "y"], *q))
+    s = float(np.linalg.norm(kernel.reshape(kernel.shape[:2]), 2)) * (1 + 1e-9)
+    q = [each / s**at for at, each in enumerate(q)]
+    a, b = -0.5, 1.0
+    one, other = np.diag(q[1] ** 2), np.diag(q[2] ** 2)
+    form = np.block([
+        [np.diag(q[0] ** 2) + a * b * w.T @ one @ w, -(a + b) / 2 * w.T @ one],
+        [-(a + b) / 2 * one @ w, one - v.T @ other @ v],
+    ])  # fmt: skip
+    smallest = float(np.linalg.eigvalsh(form)[0])
+    assert lift == 1
+    assert 0 <= smallest < 1e-7
+
+
+# -- claims that are not proven ------------------------------------------------------------------------------------
+CHAIN = file_of(
+    [
+        node("Conv", "x a", "h", pads=[1, 1]), node("Relu", "h", "r"), node("Conv", "r b", "g", pads=[1, 1]),
+        node("Add", "g x", "s"), node("MaxPool", "s", "p", kernel_shape=[2], strides=[2]), node("Neg", "p"),
+    ], (1, 2, 6), {"a": Random(1).standard_normal((2, 2, 3)), "b": Random(2).standard_normal((2, 2, 3))},
+)  # fmt: skip
+REACHED = reached(CHAIN, (1, 2, 6))
+
+
+def claim(part: Part | None = None, content: bytes = CHAIN, **more: Any) -> Claim:
+    """A claim of exactly what its part proves, with something else in its place."""
+    part = joint(["x", "r", "g"], [1, 1], [1.0, 0.75], [0.5, 0.25], exponent=14) if part is None else part
+    network = specnorm_check_networks.Network(content, [1, 2, 6])
+    h = nothing(network, part)
+    upper = specnorm_check.at_least(network.constant([part], [h]))
+    statement = {
+        "name": "network", "sha256": hashlib.sha256(content).hexdigest(), "input_shape": [1, 2, 6],
+        "upper": upper.hex(), "parts": [part], **more,
+    }  # fmt: skip
+    return Claim(statement, [h])
+
+
+def changed(change: Callable[[dict[str, Any]], Any], h: Any = None, content: bytes = CHAIN) -> str:
+    """Why a changed claim is refused; empty: it is proven."""
+    right = claim()
+    statement = json.loads(json.dumps(right.statement))
+    change(statement)
+    (verdict,) = specnorm_check.check([Claim(statement, right.completion if h is None else h)], {}, content)
+    return verdict.reason
+
+
+def part_of(**more: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda statement: statement["parts"][0].update(more)
+
+
+def weight(text: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda statement: statement["parts"][0]["weights"][1].__setitem__(0, text)
+
+
+def proto_with(change: Callable[[Any], Any]) -> bytes:
+    model = onnx.ModelProto.FromString(CHAIN)
+    change(model.graph)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def test_a_claim_is_proven_and_says_what_it_is() -> None:
+    (verdict,) = specnorm_check.check([claim()], {}, CHAIN)
+    assert verdict.reason == ""
+    for words in (
+        "Lipschitz constant <=",
+        "of the input 1x2x6",
+        "by 1 parts of 2 layers at most",
+        "2 Conv, 1 Relu",
+    ):
+        assert words in str(verdict)
+    assert float.fromhex(claim().statement["upper"]) >= REACHED
+
+
+REFUSALS: dict[str, tuple[Callable[[], str], str]] = {
+    "a lower number": (
+        lambda: changed(lambda s: s.update(upper=(0.9 * float.fromhex(s["upper"])).hex())), "prove no less than",
+    ),
+    "a multiplier of 0": (lambda: changed(weight("0x0.0p+0")), "multiplier is 0"),
+    "a negative multiplier": (lambda: changed(weight("-0x1.0000000000000p+0")), "no hexadecimal float"),
+    "nan as a multiplier": (lambda: changed(weight("nan")), "no hexadecimal float"),
+    "a multiplier that is a number": (lambda: changed(weight(1)), "no hexadecimal float"),
+    "a multiplier beyond": (lambda: changed(weight("0x1.0000000000000p+200")), "0, or close to it or beyond"),
+    "a multiplier too many": (
+        lambda: changed(lambda s: s["parts"][0]["weights"][1].append("0x1.0p+0")), "one a channel",
+    ),
+    "no multipliers of two layers": (lambda: changed(part_of(weights=[])), "has not multipliers"),
+    "H of another part": (lambda: changed(lambda _: None, h=[np.zeros((1, 0, 7, 3), np.int16)]), "expected"),
+    "H that lowers nothing": (
+        lambda: changed(lambda _: None, h=[np.full((1, 9, 2, 3), 2**14, np.int16)]), "prove no less than",
+    ),
+    "values in another order": (lambda: changed(part_of(values=["x", "g", "r"])), "stands before a layer"),
+    "a value of no graph": (lambda: changed(part_of(values=["x", "r", "no"])), "nothing is proven"),
+    "a branch left out": (lambda: changed(part_of(values=["x", "r", "s"])), "Add of several values stands in a part"),
+    "a layer left out": (lambda: changed(part_of(values=["x", "g"], weights=[])), "stands before a layer"),
+    "another file": (
+        lambda: changed(lambda _: None, content=proto_with(lambda g: setattr(g, "name", "h"))), "another one",
+    ),
+    "nodes in another order": (
+        lambda: changed(lambda _: None, content=proto_with(lambda g: g.node.insert(0, g.node.pop(1)))), "another one",
+    ),
+    "another shape": (lambda: changed(lambda s: s.update(input_shape=[1, 2, 7])), "another shape"),
+    "no file": (lambda: changed(lambda _: None, content=b""), "needs the .onnx file"),
+    "an entry more": (lambda: changed(lambda s: s.update(more=1)), "other entries"),
+    "an entry more of a part": (lambda: changed(part_of(more=1)), "other entries"),
+    "sizes of a part": (lambda: changed(part_of(exponent=99999)), "exponent"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_false_claim_is_refused_by_name(name: str) -> None:
+    said, words = REFUSALS[name]
+    assert re.search(words, said()), said()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_changed_multiplier_proves_its_own_number(seed: int) -> None:
+    """Whatever they are: what is proven stays above what inputs reach."""
+    draw = Random(seed)
+    weights = [2.0 ** draw.uniform(-6, 6, 2) for _ in range(3)]
+    part = joint(["x", "r", "g"], *weights)
+    network = specnorm_check_networks.Network(CHAIN, [1, 2, 6])
+    largest = np.abs(network.together(part)[0]).max()
+    part["exponent"] = 17 - int(np.frexp(largest)[1])
+    assert constant(specnorm_check_networks, CHAIN, (1, 2, 6), [part]) >= Fraction(REACHED)
+
+
+JUNK: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    2**70,
+    1.5,
+    "",
+    "x",
+    "y",
+    "r",
+    [],
+    {},
+    [[]],
+    ["x", "y"],
+    "0x1.0p+0",
+    "0x0.0p+0",
+    "own",
+]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_junk_in_a_statement_is_refused_or_proves_its_number(seed: int) -> None:
+    """Some entry, at any depth, is something else: there is one verdict, and no false one."""
+    draw, right = Random(seed), claim()
+    statement = json.loads(json.dumps(right.statement))
+    at: Any = statement
+    while True:
+        keys = list(at) if isinstance(at, dict) else range(len(at))
+        key = keys[int(draw.randint(len(keys)))]
+        if not isinstance(at[key], dict | list) or not at[key] or not draw.randint(4):
+            break
+        at = at[key]
+    at[key] = JUNK[int(draw.randint(len(JUNK)))]
+    (verdict,) = specnorm_check.check([Claim(statement, right.completion)], {}, CHAIN)
+    assert verdict.reason or float.fromhex(statement["upper"]) >= REACHED
+
+
+UNREAD = {
+    "a control": node("Einsum", "x", equation="abc->abc"),
+    "an operator of others": helper.make_node("Relu", ["x"], ["y"], domain="com.example"),
+    "padding by itself": node("MaxPool", "x", kernel_shape=[2], auto_pad="SAME_UPPER"),
+    "windows beyond the border": node("AveragePool", "x", kernel_shape=[4], strides=[4], ceil_mode=1),
+    "averages of fewer": node("AveragePool", "x", kernel_shape=[3], pads=[1, 1]),
+    "places of a maximum": helper.make_node("MaxPool", ["x"], ["m", "y"], kernel_shape=[2]),
+    "padding by a mirror": node("Pad", "x p", mode="reflect"),
+    "a layer that no part proves": node("Conv", "x k"),
+    "a product": node("Mul", "x x"),
+    "a sum that spreads": node("Add", "x c"),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_what_is_not_read_is_refused_by_name(name: str) -> None:
+    constants = {"k": np.ones((2, 2, 1)), "p": np.array([0, 0, 1, 0, 0, 1]), "c": np.ones((4, 2, 6))}
+    made = UNREAD[name]
+    model = onnx.ModelProto.FromString(file_of([node("Identity", "x")], (1, 2, 6), constants))
+    del model.graph.node[:]
+    model.graph.node.append(made)
+    if made.domain:
+        model.opset_import.append(helper.make_opsetid(made.domain, 1))
+    if name == "places of a maximum":
+        model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    for n in ("a", "b", "c"):
+        model.graph.output[0].type.tensor_type.shape.dim.add().dim_param = n
+    with pytest.raises(Refused, match=f"beyond one of .*{made.op_type}"):
+        constant(specnorm_check_networks, model.SerializeToString(), (1, 2, 6), [])
+
+
+def test_older_operators_and_numbers_elsewhere_are_refused() -> None:
+    with pytest.raises(Refused, match="before set 13"):
+        constant(specnorm_check_networks, file_of([node("Relu", "x")], (1, 2), {}, opset=12), (1, 2), [])
+    model = onnx.ModelProto.FromString(CHAIN)
+    model.graph.initializer[0].external_data.add(key="location", value="weights")
+    model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+    with pytest.raises(Refused, match="outside of its file"):
+        constant(specnorm_check_networks, model.SerializeToString(), (1, 2, 6), [])
+
+
+def test_it_imports_nothing_of_ours_but_the_file_beside_it() -> None:
+    tree = ast.parse(SCRIPT.read_text(encoding="utf-8"))
+    imported = {one.name.split(".")[0] for each in ast.walk(tree) if isinstance(each, ast.Import) for one in each.names}
+    imported |= {str(each.module).split(".")[0] for each in ast.walk(tree) if isinstance(each, ast.ImportFrom)}
+    assert imported - sys.stdlib_module_names == {"numpy", "onnx", "specnorm_check"}
+    assert len(SCRIPT.read_text(encoding="utf-8").splitlines()) <= 600

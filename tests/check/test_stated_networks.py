@@ -1,0 +1,114 @@
+"""What the writer states of a network is proven by the lone files, and close to what network_bound proves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import specnorm_check
+import specnorm_check_networks
+
+from specnorm import CertificateError
+
+pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
+
+from specnorm_audit import cli
+from specnorm_networks import bound, network_bound, network_graph
+
+DOCS = Path(__file__).parents[2] / "docs"
+CASES: list[dict[str, Any]] = json.loads((DOCS / "reference-networks.json").read_text(encoding="utf-8"))["networks"]
+JOINT = {"residual": 1.74}
+"""How many times network_bound's number is stated where the format has no part like its rules' (a sum in one part)."""
+
+
+def stated(certificate: Any) -> tuple[float, list[int]]:
+    """Its number, and how many layers each part has."""
+    (claim,) = certificate.claims
+    return float.fromhex(claim.statement["upper"]), [len(part["values"]) - 1 for part in claim.statement["parts"]]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_reference_networks(case: dict[str, Any]) -> None:
+    found = network_bound(DOCS / case["file"])
+    certificate = found.certificate("whole")
+    (verdict,) = specnorm_check.check(certificate.claims, {}, (DOCS / case["file"]).read_bytes())
+    number, _ = stated(certificate)
+    assert (verdict.name, verdict.reason) == ("whole", "")
+    assert found.upper is not None
+    assert case["lower"] <= number <= found.upper * JOINT.get(case["name"], 1.002)
+
+
+def test_a_chain_of_torch_has_one_part_and_its_file_beside_it(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript", reason="networks of torch: pip install onnxscript")
+    nn = torch.nn
+    chain = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1),
+        nn.LeakyReLU(0.1), nn.MaxPool2d(2), nn.Conv2d(4, 3, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(3, 2),
+    ).eval()  # fmt: skip
+    for at, weight in enumerate(p for p in chain.parameters() if p.ndim > 1):
+        weight.data.copy_(torch.sin(torch.arange(weight.numel()) ** 2 + at).reshape(weight.shape))
+    found = network_bound(chain, (1, 12, 12))
+    found.certificate().save(tmp_path / "proof.npz")
+    number, parts = stated(found.certificate())
+    assert found.upper is not None
+    assert found.product is not None
+    assert found.upper <= number <= found.upper * 1.02 < found.product
+    assert 2 in parts
+    files = [Path(str(one.__file__)) for one in (specnorm_check, specnorm_check_networks)]
+    for one in files:
+        (tmp_path / one.name).write_bytes(one.read_bytes())
+    words = [sys.executable, "specnorm_check.py", "proof.npz", "proof.onnx"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "proven network: Lipschitz constant <=" in done.stdout
+    assert cli.run(["verify", str(tmp_path / "proof.npz"), str(tmp_path / "proof.onnx")]) == 0
+    x, y = (torch.randn(1, 1, 12, 12, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    assert float((chain(x) - chain(y)).detach().norm()) <= number * float((x - y).norm())
+
+
+def test_a_function_of_jax() -> None:
+    jax = pytest.importorskip("jax")
+    pytest.importorskip("jax2onnx", reason="networks of JAX: pip install jax2onnx")
+    k, w = (np.sin(np.arange(72.0).reshape(4, 2, 3, 3)).astype(np.float32), np.eye(4, 3, dtype=np.float32))
+
+    def f(x: Any) -> Any:
+        return jax.nn.relu(jax.lax.conv_general_dilated(x, k, (1, 1), "SAME")).mean((2, 3)) @ w
+
+    found = network_bound(f, (2, 6, 6))
+    certificate = found.certificate()
+    (verdict,) = specnorm_check.check(certificate.claims, {}, certificate.model)
+    assert verdict.reason == ""
+    assert found.upper is not None
+    assert stated(certificate)[0] <= found.upper * 1.3  # that is at the layer's own size
+
+
+def test_an_audit_states_layers_and_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, proof = DOCS / "reference-networks" / "residual.onnx", tmp_path / "proof.npz"
+    assert cli.run(["audit", str(model), "--certificate", str(proof)]) == 0
+    # What the rules prove and the format does not is said.
+    assert "not in" in (said := capsys.readouterr().err)
+    assert "network: its constant 2.54" in said
+    assert [one.statement["name"] for one in specnorm_check.read_certificate(proof)] == ["a", "b", "network"]
+    assert cli.run(["verify", str(proof), str(model)]) == 0
+    assert "proven network: Lipschitz constant <= 4.41" in capsys.readouterr().out
+    assert specnorm_check.main([str(proof), str(model)]) == 0
+    other = DOCS / "reference-networks" / "dense-relu.onnx"
+    assert cli.run(["verify", str(proof), str(other)]) == 1
+    assert "FAILED network: the model's file is another one" in capsys.readouterr().out
+
+
+def test_what_has_no_claim_says_so() -> None:
+    model = DOCS / "reference-networks" / "dense-relu.onnx"
+    near = network_bound(model, radius=0.001, centre=np.ones((1, 4)))
+    assert near.radius is not None
+    with pytest.raises(CertificateError, match="on all inputs"):
+        near.certificate()
+    with pytest.raises(CertificateError, match="not made by network_bound"):
+        bound(network_graph(model)).certificate()
