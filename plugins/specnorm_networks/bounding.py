@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -37,15 +37,15 @@ def bounded(
     graph: Graph,
     measure: Measure,
     method: Method,
-    candidates: Callable[[Graph], Sequence[Subnetwork]] = runs,
+    run: Subnetwork | None = None,
     known: Ranges | None = None,
 ) -> NetworkBound:
     """Bound the Lipschitz constant of a network with the slopes that the graph states; see `near.bound`.
 
     Parameters
     ----------
-    candidates : callable
-        Gives runs that may have a smaller constant than the rules'.
+    run : Subnetwork, optional
+        What may have a smaller constant than the rules', in place of all `runs` of the graph.
     known : Ranges, optional
         Where values lie, in place of the ranges on the graph's box.
     """
@@ -57,11 +57,11 @@ def bounded(
             f"{MOST_WORK} steps in all. Give a network with fewer inputs, or one with a single input that is split."
         )
     values = Values(graph, known)
-    whole = _bounded(graph, measure, method, candidates, values)
+    whole = _bounded(graph, measure, method, run, values)
     near_1 = whole.upper is not None and abs(whole.upper - 1) <= NEAR_1 and not measure.clock.expired
     if isinstance(method, (Scaled, Multipliers)) and near_1:
         closer = Measure(min(measure.rtol, max(measure.rtol / 10, CLOSE)), measure.known, measure.clock)
-        again = _bounded(graph, closer, replace(method, steps=4 * method.steps), candidates, values)
+        again = _bounded(graph, closer, replace(method, steps=4 * method.steps), run, values)
         whole = min(whole, again, key=lambda each: math.inf if each.upper is None else each.upper)
     return whole
 
@@ -70,12 +70,14 @@ def _bounded(
     graph: Graph,
     measure: Measure,
     method: Method,
-    candidates: Callable[[Graph], Sequence[Subnetwork]],
+    run: Subnetwork | None,
     values: Values,
 ) -> NetworkBound:
     """Once."""
     product = constants = propagate(graph, measure, values)
-    found = [] if isinstance(method, Product) else _shorter(candidates(graph), measure, method, product)
+    found: list[RunBound] = []
+    if not isinstance(method, Product):
+        found = _shorter(runs(graph) if run is None else [run], measure, method, product)
     if found:
         constants = propagate(graph, measure, values, {run.end: [run.claim] for run in found})
     return replace(_result(graph, constants), product_claim=product.claim, runs=tuple(found))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from specnorm.proof import Upper, lines, number, visible
-from specnorm_networks.certified.rules import IN_ALL, premises_first
+from specnorm_networks.certified.rules import IN_ALL, premises_first, way_of
 from specnorm_networks.certified.scope import Map
 
 SCREEN, DEEP = 40, 2
@@ -17,7 +17,7 @@ def explained_constant(claim: Upper) -> str:
     told as such, those of the smallest factors first; then values in the middle are left out.
     """
     values = premises_first([claim], _before)[::-1]
-    several = len({_map(value).start for value in values if value.rule != IN_ALL}) > 1
+    several = len({way_of(value).start for value in values if value.rule != IN_ALL}) > 1
     told = [[_line(value, several), *_below(value)] for value in values]
     over = sum(map(len, told)) - SCREEN
     for at in sorted(range(len(told)), key=lambda at: max((part.value for part in values[at].of), default=0.0)):
@@ -50,12 +50,12 @@ def _factor(value: Upper) -> Upper | None:
     if len(maps) != 2:
         return None
     first, second = maps
-    return first if _map(first).end == _map(value).end != _map(second).end else None
+    return first if way_of(first).end == way_of(value).end != way_of(second).end else None
 
 
 def _line(value: Upper, several: bool) -> str:
     def name(part: Upper) -> str:
-        way = _map(part)
+        way = way_of(part)
         return str(way) if several and way.start != way.end else way.end
 
     factor, before = _factor(value), _before(value)
@@ -69,8 +69,3 @@ def _below(value: Upper) -> list[str]:
     """The norms in a value's factor."""
     parts = [part for part in (_factor(value) or value).of if not isinstance(part.what, Map)]
     return [line for part in parts for line in lines(part, ("upper", "<="), 0, 1, DEEP)]
-
-
-def _map(value: Upper) -> Map:
-    assert isinstance(value.what, Map)  # for the type checker: such are looked at alone
-    return value.what

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -20,7 +19,7 @@ from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.joins import Extreme
 from specnorm_networks.certified.patterns import prepared, unsorted
 from specnorm_networks.certified.ranges import Ranges, anywhere, localised, ranges, region_of, rises
-from specnorm_networks.certified.reading import Subnetwork, runs
+from specnorm_networks.certified.reading import runs
 from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.units import unit_run
 from specnorm_networks.checking import Checked
@@ -114,7 +113,7 @@ def near(graph: Graph, ball: Ball, measure: Measure, method: Method, found: Rang
         run = None if not units or isinstance(method, Product) else unit_run(local)
         if units and (run is None or measure.clock.expired or not method.affordable(run)):
             continue
-        answer = bounded(local, measure, method, runs if run is None else partial(_alone, run), found)
+        answer = bounded(local, measure, method, run, found)
         answers.append(replace(answer, radius=ball.radius))
     return answers
 
@@ -128,8 +127,7 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
     run = None if measure.clock.expired else unit_run(local)
     if run is None or not method.affordable(run):
         return [by_channels]
-    by_units = bounded(local, measure, method, partial(_alone, run))
-    return [by_channels, by_units]
+    return [by_channels, bounded(local, measure, method, run)]
 
 
 def _flattens(graph: Graph) -> bool:
@@ -163,11 +161,6 @@ def _by_lines(graph: Graph, ball: Ball, measure: Measure) -> Ranges | None:
 def _finite(bound: NetworkBound) -> dict[str, Upper]:
     """Constants of the values, where there are any."""
     return {step.name: step.claim for step in bound.nodes if step.claim is not None and math.isfinite(step.claim.value)}
-
-
-def _alone(run: Subnetwork, graph: Graph) -> list[Subnetwork]:
-    del graph
-    return [run]
 
 
 def _smallest(answers: list[NetworkBound]) -> NetworkBound:

@@ -146,8 +146,7 @@ class _Pass:
         found = step.claim
         try:
             for each in self.branches.claims(node):
-                assert isinstance(each.what, Map)  # for the type checker: it is of values
-                claim = rules.along(each, known(self.steps[each.what.start].claim))
+                claim = rules.along(each, known(self.steps[rules.way_of(each).start].claim))
                 if claim.value < found.value:
                     found, self.branches.met[node.name] = claim, each
         except (SpecnormError, OSError, OverflowError):

@@ -64,7 +64,7 @@ def of_operator(scope: Scope, node: Node, inputs: Sequence[Upper], place: Place)
     `NoBoundError` if the operator has no constant here, or what it gives is none.
     """
     scope.check(node)
-    start = _map(inputs[0]).start if inputs else ""
+    start = way_of(inputs[0]).start if inputs else ""
     if not _follow(scope, node, inputs, start):
         raise HypothesisError(f"{node.name} is computed from {node.inputs}: {[str(claim.what) for claim in inputs]}")
     found = node.operator.combine([claim.value for claim in inputs], place)
@@ -110,7 +110,7 @@ def of_layer(scope: Scope, source: str, node: Node, layer: Node, norm: Upper, ru
 
 def along(factor: Upper, before: Upper) -> Upper:
     """One map after another: constants multiply."""
-    first, second = _map(before), _map(factor)
+    first, second = way_of(before), way_of(factor)
     if first.end != second.start or first.about != second.about:
         raise HypothesisError(f"{second} does not follow {first}")
     found = host.mul_up(factor.value, before.value)
@@ -119,16 +119,17 @@ def along(factor: Upper, before: Upper) -> Upper:
 
 def of_all_inputs(value: str, claims: Sequence[Upper], inputs: Sequence[str]) -> Upper:
     """A value with respect to all inputs together, each alone known: root of the sum of squares (Cauchy-Schwarz)."""
-    abouts = {_map(claim).about for claim in claims}
-    if len(abouts) != 1 or [(_map(claim).start, _map(claim).end) for claim in claims] != [(n, value) for n in inputs]:
+    ways = [way_of(claim) for claim in claims]
+    abouts = {way.about for way in ways}
+    if len(abouts) != 1 or [(way.start, way.end) for way in ways] != [(name, value) for name in inputs]:
         raise HypothesisError(f"{value} depends on {list(inputs)}: {[str(claim.what) for claim in claims]}")
     return _together(claims, Map(", ".join(inputs), value, *abouts), IN_ALL)
 
 
 def of_all_outputs(claims: Sequence[Upper], outputs: Sequence[str]) -> Upper:
     """All outputs together, one behind the other: root of the sum of squares."""
-    starts = {(_map(claim).start, _map(claim).about) for claim in claims}
-    if [_map(claim).end for claim in claims] != list(outputs) or len(starts) != 1:
+    starts = {(way_of(claim).start, way_of(claim).about) for claim in claims}
+    if [way_of(claim).end for claim in claims] != list(outputs) or len(starts) != 1:
         raise HypothesisError(f"the outputs are {list(outputs)}: {[str(claim.what) for claim in claims]}")
     ((start, about),) = starts
     what = Map(start, ", ".join(outputs), about)
@@ -171,10 +172,11 @@ def must_be_claims(*claims: object) -> None:
 
 def _follow(scope: Scope, node: Node, inputs: Sequence[Upper], start: str) -> bool:
     """Whether claims are of a node's inputs, each in its place, with respect to one value."""
-    return [_map(claim) for claim in inputs] == [scope.map(start, name) for name in node.inputs]
+    return [way_of(claim) for claim in inputs] == [scope.map(start, name) for name in node.inputs]
 
 
-def _map(claim: Upper) -> Map:
+def way_of(claim: Upper) -> Map:
+    """Between which values of a network a claim is."""
     if not isinstance(claim.what, Map):
         raise HypothesisError(f"{claim.what} is no map between values of a network")
     return claim.what
