@@ -344,8 +344,8 @@ def bound_and_gradient(
     none = norms <= 8 * c * float(xp.finfo(values.dtype).eps) * shift
     weights = xp.where(none, xp.zeros_like(norms), 1 / (norms + _TINY))
     first = xp.where(none[:, :1, ...], eye / c, weights[:, :1, ...] * centred[:, :1, ...])
-    slopes = [xp.astype(x, blocks.dtype) for x in (first, weights[:, 1:, ...] * centred[:, 1:, ...])]
-    slopes = xp.concat(slopes, axis=1)
+    parts = [xp.astype(x, blocks.dtype) for x in (first, weights[:, 1:, ...] * centred[:, 1:, ...])]
+    slopes = xp.concat(parts, axis=1)
     k = by_tap(narrow(blocks, xp=xp), xp=xp)
     products = _Products.of(blocks, ops=ops)
     gradient = by_row(products.taps(products.at_points(k), slopes), tuple(blocks.shape[3:]), xp=xp)

@@ -142,7 +142,7 @@ def measure(section: Section, kernel: np.ndarray, said: Row, quick: bool, librar
             continue
         every = list(section.contestants.items())
         for name, call in every[:: len(every) - 1] if quick and len(every) > 3 else every:
-            runs[library.name, name] = library.prepare(lambda x, call=call: call(x, n), kernel)
+            runs[library.name, name] = library.prepare(functools.partial(call, n=n), kernel)
     hard = said["family"] in ("flat", "decaying") and kernel.shape[0] >= 128
     wide, geometry = kernel.astype(np.float64), section.geometry or {}
     norm = float(specnorm.enclose(wide, n, rtol=1e-2 if hard else 1e-4, **geometry).lower)
@@ -178,8 +178,8 @@ def widest(layers: Sequence[tuple[Any, Row]]) -> float:
     return max(float(it.upper) / float(it.lower) - 1 for it in found)
 
 
-def completed(layer: tuple[Any, Row]) -> Any:
-    return specnorm.completion_bound(layer[0], **layer[1])
+def completed(layers: Sequence[tuple[Any, Row]]) -> float:
+    return max(float(specnorm.completion_bound(kernel, **geometry)) for kernel, geometry in layers)
 
 
 def followed(layers: Sequence[tuple[Any, Row]], every: int) -> Run:
@@ -214,7 +214,7 @@ def networks(said: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
             at = library.name
             runs[at, "enclose 1e-3"] = functools.partial(widest, arrays)
             if name.startswith("ResNet-20"):
-                runs[at, "completion_bound 1e-2"] = lambda x=arrays: max(map(completed, x))
+                runs[at, "completion_bound 1e-2"] = functools.partial(completed, arrays)
                 runs[at, "Completion, a mending"] = followed(arrays, 1)
                 runs[at, "Completion, a renewal"] = followed(arrays, 10**9)
         yield from timed(runs, product, here, quick)

@@ -33,8 +33,8 @@ def classifier(nodes: list[Any], outputs: tuple[str, ...] = ("label", "table")) 
         "table": helper.make_value_info("table", helper.make_sequence_type_proto(entry)),
         "p": helper.make_tensor_value_info("p", TensorProto.DOUBLE, [None, 3]),
     }
-    classes, flat = np.array([0, 1, 2], np.int32), np.array([-1])
-    given: dict[str, np.ndarray] = {"w1": FIRST, "w2": SECOND, "classes": classes, "flat": flat}
+    whole = {"classes": np.array([0, 1, 2], np.int32), "flat": np.array([-1])}
+    given: dict[str, Any] = {"w1": FIRST, "w2": SECOND, **whole}
     graph = helper.make_graph(
         [*LOGITS, *nodes], "g", [helper.make_tensor_value_info("x", TensorProto.DOUBLE, [None, 4])],
         [infos[name] for name in outputs], [numpy_helper.from_array(a, n) for n, a in given.items()],

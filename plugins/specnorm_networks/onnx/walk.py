@@ -388,6 +388,7 @@ class Walk:
             use=lambda kernel, stated, sizes: self._use(kernel, stated, sizes, label),
             missed=lambda: self._missed(proto, inputs, label),
         )  # fmt: skip
+        found: Result
         try:
             if known.build is None or (known.fold is not None and not moving):
                 found = folded(call, known)
