@@ -24,17 +24,8 @@ from torch import nn
 SHAPE = (3, 8, 8)
 
 
-def torchlip_network() -> nn.Module:
-    """The layers of deel-torchlip's own first example, narrower."""
-    return torchlip.Sequential(
-        torchlip.SpectralConv2d(3, 8, (3, 3), padding=1), torchlip.GroupSort2(),
-        torchlip.ScaledL2NormPool2d((2, 2)), nn.Flatten(),
-        torchlip.SpectralLinear(128, 16), torchlip.GroupSort2(), torchlip.FrobeniusLinear(16, 4),
-    )  # fmt: skip
-
-
 def torchlip_average() -> nn.Module:
-    """The same with averages for pooling."""
+    """Layers of deel-torchlip, with averages for pooling."""
     return torchlip.Sequential(
         torchlip.SpectralConv2d(3, 8, (3, 3), padding=1, padding_mode="circular"), torchlip.GroupSort2(),
         torchlip.ScaledAvgPool2d((2, 2)), nn.Flatten(), torchlip.SpectralLinear(128, 4),
@@ -69,14 +60,13 @@ def reshaped() -> nn.Module:
 
 
 def exported() -> nn.Module:
-    """deel-torchlip's network as plain layers, by its ``vanilla_export``, with averages for pooling."""
+    """That network as plain layers, by deel-torchlip's ``vanilla_export``."""
     model = torchlip_average()
     model(torch.randn(2, *SHAPE))
     return model.vanilla_export()
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "deel-torchlip, l2-norm pooling": (torchlip_network, SHAPE),
     "deel-torchlip, average pooling": (torchlip_average, SHAPE),
     "deel-torchlip, `vanilla_export`": (exported, SHAPE),
     "orthogonium, AOC": (orthogonium_network, SHAPE),
