@@ -202,7 +202,6 @@ class Namespace(Dtypes, Protocol):
     def max(self, x: Array, /, *, axis: Axis = None, keepdims: bool = False) -> Array: ...
     def min(self, x: Array, /, *, axis: Axis = None, keepdims: bool = False) -> Array: ...
     def sum(self, x: Array, /, *, axis: Axis = None, keepdims: bool = False) -> Array: ...
-    def prod(self, x: Array, /, *, axis: Axis = None, keepdims: bool = False) -> Array: ...
     def argmax(self, x: Array, /, *, axis: int | None = None) -> Array: ...
     def argmin(self, x: Array, /, *, axis: int | None = None) -> Array: ...
     def cumulative_sum(self, x: Array, /, *, axis: int) -> Array: ...
@@ -283,7 +282,7 @@ class Library:
         """
         raise NotImplementedError
 
-    def cholesky_factors(self, a: AnyArray) -> AnyArray:
+    def cholesky_factors(self, a: AnyArray) -> Array:
         """The lower factors that `cholesky_ok` tells of; NaN or infinities on the diagonal where there is none.
 
         Needed where `has_factors`, as infinities may reach the factor: what is no finite number proves nothing.
@@ -325,7 +324,7 @@ class Library:
             )
         _factorises.add(key)
 
-    def complex(self, real: AnyArray, imag: AnyArray) -> AnyArray:
+    def complex(self, real: Array, imag: Array) -> Array:
         """Complex array from its parts; a library's own constructor saves two passes over memory."""
         return real + 1j * imag
 
@@ -334,7 +333,7 @@ class Library:
         """Devices that `shard` lays frequencies out over."""
         return 1
 
-    def shard(self, x: AnyArray) -> AnyArray:
+    def shard(self, x: Array) -> Array:
         """Lay rows (f, ...), one a frequency, out over several devices; filled up with copies of the last one."""
         return x
 
@@ -347,7 +346,7 @@ class Library:
         """Copy to the host."""
         raise NotImplementedError
 
-    def from_numpy(self, x: np.ndarray, like: AnyArray) -> AnyArray:
+    def from_numpy(self, x: np.ndarray, like: AnyArray) -> Array:
         """Copy a host array to the device of ``like``, dtype kept."""
         xp = self.namespace(like)
         return xp.asarray(x, dtype=getattr(xp, x.dtype.name), device=self.device(like))
@@ -429,23 +428,19 @@ class ArrayOps:
         return found
 
     def cholesky_factors(self, a: Array) -> Array:
-        found: Array = self.backend.cholesky_factors(a)
-        return found
+        return self.backend.cholesky_factors(a)
 
     def check_cholesky(self, a: Array) -> None:
         self.backend.check_cholesky(a)
 
     def complex(self, real: Array, imag: Array) -> Array:
-        found: Array = self.backend.complex(real, imag)
-        return found
+        return self.backend.complex(real, imag)
 
     def shard(self, x: Array) -> Array:
-        found: Array = self.backend.shard(x)
-        return found
+        return self.backend.shard(x)
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:
-        found: Array = self.backend.from_numpy(x, like)
-        return found
+        return self.backend.from_numpy(x, like)
 
     def to_numpy(self, x: Array) -> np.ndarray:
         return self.backend.to_numpy(x)
