@@ -282,7 +282,7 @@ class Library:
         """
         raise NotImplementedError
 
-    def cholesky_factors(self, a: AnyArray) -> Array:
+    def cholesky_factors(self, a: AnyArray) -> AnyArray:
         """The lower factors that `cholesky_ok` tells of; NaN or infinities on the diagonal where there is none.
 
         Needed where `has_factors`, as infinities may reach the factor: what is no finite number proves nothing.
@@ -324,7 +324,7 @@ class Library:
             )
         _factorises.add(key)
 
-    def complex(self, real: Array, imag: Array) -> Array:
+    def complex(self, real: AnyArray, imag: AnyArray) -> AnyArray:
         """Complex array from its parts; a library's own constructor saves two passes over memory."""
         return real + 1j * imag
 
@@ -333,7 +333,7 @@ class Library:
         """Devices that `shard` lays frequencies out over."""
         return 1
 
-    def shard(self, x: Array) -> Array:
+    def shard(self, x: AnyArray) -> AnyArray:
         """Lay rows (f, ...), one a frequency, out over several devices; filled up with copies of the last one."""
         return x
 
@@ -346,7 +346,7 @@ class Library:
         """Copy to the host."""
         raise NotImplementedError
 
-    def from_numpy(self, x: np.ndarray, like: AnyArray) -> Array:
+    def from_numpy(self, x: np.ndarray, like: AnyArray) -> AnyArray:
         """Copy a host array to the device of ``like``, dtype kept."""
         xp = self.namespace(like)
         return xp.asarray(x, dtype=getattr(xp, x.dtype.name), device=self.device(like))
@@ -428,19 +428,23 @@ class ArrayOps:
         return found
 
     def cholesky_factors(self, a: Array) -> Array:
-        return self.backend.cholesky_factors(a)
+        found: Array = self.backend.cholesky_factors(a)
+        return found
 
     def check_cholesky(self, a: Array) -> None:
         self.backend.check_cholesky(a)
 
     def complex(self, real: Array, imag: Array) -> Array:
-        return self.backend.complex(real, imag)
+        found: Array = self.backend.complex(real, imag)
+        return found
 
     def shard(self, x: Array) -> Array:
-        return self.backend.shard(x)
+        found: Array = self.backend.shard(x)
+        return found
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:
-        return self.backend.from_numpy(x, like)
+        found: Array = self.backend.from_numpy(x, like)
+        return found
 
     def to_numpy(self, x: Array) -> np.ndarray:
         return self.backend.to_numpy(x)
