@@ -118,7 +118,8 @@ def _refusal(x: Any, name: str) -> NoBackend:
             f"{name} takes one layer's kernel, got the {kind} {x!r}. specnorm.audit reads a model's file and measures "
             "each of its layers."
         )
-    if isinstance(x, Mapping) or (isinstance(x, (list, tuple)) and any(map(_is_a_part, x))):
+    listed = x if isinstance(x, (list, tuple)) else ()
+    if isinstance(x, Mapping) or any(isinstance(part, Mapping) or backends.is_array(part) for part in listed):
         return NoBackend(
             f"{name} takes one layer's kernel, got a {kind} of {len(x)}. specnorm.audit measures each layer of a state "
             "dict, or of a tree of arrays."
@@ -134,10 +135,6 @@ def _refusal(x: Any, name: str) -> NoBackend:
     except NoBackend as error:
         return error
     return NoBackend(f"{kind} is no array.")
-
-
-def _is_a_part(x: Any) -> bool:
-    return isinstance(x, Mapping) or backends.is_array(x)
 
 
 _CONVOLUTIONS = tuple(f"Conv{d}D" for d in (1, 2, 3))

@@ -20,25 +20,7 @@ from specnorm.training import init_stack, step_stack
 from specnorm.types import AnyArray
 
 __all__ = [
-    "AnyArray",
-    "Backend",
-    "Comparison",
-    "LayerKernel",
-    "LinearOperator",
-    "Program",
-    "Ran",
-    "Vector",
-    "at_every_size",
-    "check_count",
-    "check_values",
-    "fold_stack",
-    "function",
-    "init_stack",
-    "keep",
-    "one_set",
-    "per_axis",
-    "program",
-    "program_for",
-    "same_upper",
-    "step_stack",
-]
+    "AnyArray", "Backend", "Comparison", "LayerKernel", "LinearOperator", "Program", "Ran", "Vector", "at_every_size",
+    "check_count", "check_values", "fold_stack", "function", "init_stack", "keep", "one_set", "per_axis", "program",
+    "program_for", "same_upper", "step_stack",
+]  # fmt: skip

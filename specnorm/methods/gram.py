@@ -157,7 +157,7 @@ class Gram(Stepped):
         if unbounded is not None:
             return unbounded.forward(blocks, spec, ops=ops)
         narrow, blocks = blocks.dtype, arrays.in_wide_dtype(blocks, ops=ops)
-        count = self._circular_count()
+        count = 6 if self.n_iter is None else self.n_iter
 
         def bound(symbol: symbols.Symbol, *, ops: ArrayOps) -> Array:
             error = symbols.symbol_error(symbol.blocks, xp=xp)[:, None]
@@ -177,9 +177,6 @@ class Gram(Stepped):
         gamma, phase = residuals
         gamma = gamma * xp.astype(cotangent, gamma.dtype)[:, None, None]
         return gradients.matrices_gradient(gamma[:, None, ...], phase[:, None, :], spec.block_kernel_shape, xp=xp)
-
-    def _circular_count(self) -> int:
-        return 6 if self.n_iter is None else self.n_iter
 
     def _on_unbounded_domain(self, spec: ConvSpec) -> ZeroPaddedGram | None:
         """The method that serves a geometry for every size at once, or None for a circular layer at one size."""

@@ -13,7 +13,7 @@ from specnorm.certified.matrices import norms
 from specnorm.certified.symbol import symbols
 from specnorm.methods.base import Evaluation, Method, Needs, check_count
 from specnorm.numerics.gradients import schatten_gradient
-from specnorm.numerics.power import matrix_maps, power_step
+from specnorm.numerics.power import follow, matrix_maps
 from specnorm.search.constant import enclose_each
 
 if TYPE_CHECKING:
@@ -82,15 +82,12 @@ class PowerIteration(_OfTriples):
         start = np.real(arrays.random_vectors(self.seed, (1, blocks.shape[2])))
         v = ops.from_numpy(start.astype(np.float64 if blocks.dtype == xp.float64 else np.float32), blocks)
         v = xp.broadcast_to(v, (blocks.shape[0], blocks.shape[2]))
-
         apply, adjoint = matrix_maps(blocks, xp=xp)
 
-        def body(state: tuple[Array, ...]) -> tuple[Array, ...]:
-            count, v = state
-            return count + 1, power_step(apply, adjoint, v, normalise=arrays.normalise, xp=xp)[1]
+        def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+            return (follow(apply, adjoint, state[0], 1, normalise=arrays.normalise, xp=xp)[1],)
 
-        count = arrays.counter(blocks, ops=ops)
-        _, v = ops.loop(lambda state: state[0] < self.n_iter, body, (count, v))
+        (v,) = arrays.repeated(step, self.n_iter, (v,), ops=ops)
         u, _ = arrays.normalise(apply(v), xp=xp)
         return Evaluation(norms.quotient_down(blocks, v, xp=xp), (), (u, v))
 

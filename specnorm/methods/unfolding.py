@@ -6,7 +6,9 @@ Each norm is proven, not iterated: an unconverged power iteration would be below
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -64,18 +66,14 @@ class Unfoldings(Method):
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """sqrt(taps) u v^T of each unfolding, as a block and weighted by its cotangent."""
         root = math.sqrt(math.prod(spec.block_kernel_shape))
-        total: Array | None = None
-        for j, rows in enumerate(unfoldings.unfolding_splits(spec.ndim)):
-            u, v = residuals[2 * j], residuals[2 * j + 1]
-            if not u.shape[1]:
-                continue  # left out: no block's smallest
-            part = unfoldings.outer_blocks(u * (root * cotangent[:, j])[:, None], v, rows, spec.block_shape, xp=xp)
-            if total is None:
-                total = part
-            else:
-                total += part
-            del part
-        assert total is not None  # for the type checker: some unfolding is kept
+        splits = unfoldings.unfolding_splits(spec.ndim)
+        triples = zip(residuals[::2], residuals[1::2], splits, strict=True)
+        parts = (
+            unfoldings.outer_blocks(u * (root * cotangent[:, j])[:, None], v, rows, spec.block_shape, xp=xp)
+            for j, (u, v, rows) in enumerate(triples)
+            if u.shape[1]  # else left out: no block's smallest
+        )
+        total: Array = functools.reduce(operator.iadd, parts)
         return total
 
 
@@ -203,7 +201,6 @@ class Reshaped(Method):
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
-        del spec, ops
         matrix = unfoldings.unfold(blocks, (0,), xp=xp)
         u, v, _ = symbols.top_triple(matrix, xp=xp)
         return Evaluation(norms.quotient_down(matrix, v, xp=xp), (), (u, v))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from typing import TYPE_CHECKING
 
 from specnorm import arrays
@@ -109,8 +111,7 @@ def powers_vjp(residuals: tuple[Array, ...], cotangent: Array, n_iter: int, *, x
         g = xp.matmul(xp.real(phases), flat) + 1j * xp.matmul(xp.imag(phases), flat)
         return xp.reshape(xp.astype(g, broad, copy=False), (b, -1, m, p))
 
-    gradient: Array | None = None
-    for chunk in range(phase.shape[1]):
+    def gradient_at(chunk: int) -> Array:
         here = xp.astype(phase[:, chunk, :, :], narrow, copy=False)
         g = symbol(here)
         powers = [xp.matmul(arrays.adjoint(g, xp=xp), g)] if n_iter > 1 else []
@@ -124,14 +125,9 @@ def powers_vjp(residuals: tuple[Array, ...], cotangent: Array, n_iter: int, *, x
             gamma = xp.matmul(gamma, powers.pop())
             gamma += arrays.adjoint(gamma, xp=xp)
         gamma = xp.astype(xp.matmul(symbol(here), gamma), narrow, copy=False)
-        part = matrices_gradient(gamma, here, kernel_shape, xp=xp)
-        del gamma
-        if gradient is None:
-            gradient = part
-        else:
-            gradient += part
-        del part
-    assert gradient is not None  # for the type checker: there are frequencies
+        return matrices_gradient(gamma, here, kernel_shape, xp=xp)
+
+    gradient: Array = functools.reduce(operator.iadd, map(gradient_at, range(phase.shape[1])))
     return arrays.swapped(gradient, xp=xp) if wide else gradient
 
 

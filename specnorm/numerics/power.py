@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from specnorm import arrays
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from specnorm.types import Array, ArrayOps, Namespace
 
 
@@ -30,39 +28,6 @@ def matrix_maps(a: Array, *, xp: Namespace) -> tuple[LinearMap, LinearMap]:
     return (lambda v: xp.matmul(a, v[..., None])[..., 0]), (lambda u: xp.matmul(h, u[..., None])[..., 0])
 
 
-def power_step(
-    apply: LinearMap,
-    adjoint: LinearMap,
-    v: Array,
-    *,
-    normalise: Callable[..., tuple[Array, Array]] = arrays.unit,
-    xp: Namespace,
-) -> tuple[Array, Array, Array]:
-    """One step of power iteration on A*A.
-
-    Parameters
-    ----------
-    apply, adjoint : callable
-        A and A*.
-    v : array, shape (..., n)
-        Unit vectors.
-    normalise : callable, default `arrays.unit`
-        `arrays.normalise` where squares of entries may overflow.
-
-    Returns
-    -------
-    u : array, shape (..., m)
-        ``A v`` over its norm.
-    v : array, shape (..., n)
-        ``A* u`` over its norm.
-    norm : array
-        ``|A* u|``: at most ``||A||``. As ``normalise`` returns it.
-    """
-    u, _ = normalise(apply(v), xp=xp)
-    v, norm = normalise(adjoint(u), xp=xp)
-    return u, v, norm
-
-
 def follow(
     apply: LinearMap,
     adjoint: LinearMap,
@@ -72,9 +37,14 @@ def follow(
     normalise: Callable[..., tuple[Array, Array]] = arrays.unit,
     xp: Namespace,
 ) -> tuple[Array, Array, Array]:
-    """Power iteration from vectors of an earlier map: (u, v, norm) after some steps, with norm = <u, A v>.
+    """Power iteration on A*A from unit vectors: (u, v, norm) after some steps, with norm = |A* u| <= ||A||.
 
     A vector that a zero or non-finite map would destroy is kept. No step: ``u = A v / |A v|`` alone.
+
+    Parameters
+    ----------
+    normalise : callable, default `arrays.unit`
+        `arrays.normalise` where squares of entries may overflow. The norm is as it returns it.
     """
     u, norm = normalise(apply(v), xp=xp)
     for j in range(steps):
@@ -88,11 +58,9 @@ def follow(
 
 def gram_power(gram: LinearMap, v: Array, steps: int, *, xp: Namespace) -> tuple[Array, Array]:
     """Power iteration on a symmetric positive semidefinite map H: unit vectors, and ``|H v|`` of those before."""
-    norm: Array | None = None
-    for _ in range(steps):
-        v, norm = arrays.normalise(gram(v), xp=xp)
-    assert norm is not None  # for the type checker: there are steps
-    return v, norm
+    for _ in range(steps - 1):
+        v, _ = arrays.normalise(gram(v), xp=xp)
+    return arrays.normalise(gram(v), xp=xp)
 
 
 _DEGREE = 4
@@ -105,7 +73,7 @@ def chebyshev_filter(
     degree: int,
     *,
     renormalise_every: int | None = None,
-    ops: ArrayOps,
+    xp: Namespace,
 ) -> Array:
     """``T_degree(B) x`` by the three-term recurrence ``T_j = 2 B T_(j-1) - T_(j-2)``.
 
@@ -121,15 +89,9 @@ def chebyshev_filter(
         After so many products vectors on the last axis are divided by their norm. The filter's scale is lost; without
         it, high degrees overflow.
     """
-    xp = ops.xp
     before, x = x, mapped(x)
-    if renormalise_every is None:
-        x, _ = arrays.repeated(lambda s: (2 * mapped(s[0]) - s[1], s[0]), degree - 1, (x, before), ops=ops)
-        return x
-    for step in range(1, degree + 1):
-        if step == degree:
-            break
-        if step % renormalise_every == 0:
+    for step in range(1, degree):
+        if renormalise_every is not None and step % renormalise_every == 0:
             x, norm = arrays.normalise(x, xp=xp)
             before = before / xp.astype(xp.where(norm > 0, norm, xp.ones_like(norm)), before.dtype)
         x, before = 2 * mapped(x) - before, x
@@ -158,7 +120,7 @@ def top_eigenvectors(gram: Array, count: int, cut: np.ndarray, *, ops: ArrayOps)
     x = xp.astype(xp.broadcast_to(ops.from_numpy(drawn, xp.real(gram)), (*gram.shape[:2], count)), gram.dtype)
     # Twice half the degree: vectors do not become dependent in between.
     for _ in range(2):
-        x = chebyshev_filter(lambda y: xp.matmul(gram, y) * scale - y, x, _DEGREE, ops=ops)
+        x = chebyshev_filter(lambda y: xp.matmul(gram, y) * scale - y, x, _DEGREE, xp=xp)
         x, _ = xp.linalg.qr(x)
     values, turned = xp.linalg.eigh(xp.matmul(arrays.adjoint(x, xp=xp), xp.matmul(gram, x)))
     return values, xp.matmul(x, turned)
@@ -185,27 +147,14 @@ def largest_eigenvalues(
     cut = np.maximum(np.maximum(cut, 0.5 * trace / gram.shape[-1]), max(1e-5 * trace.max(), 1e-30))
     scale = xp.astype(ops.from_numpy(2 / cut, like), vectors.dtype)[:, None]
 
-    def mapped(x: Array) -> Array:
-        return xp.matmul(gram, x[..., None])[..., 0] * scale - x
+    def product(x: Array) -> Array:
+        return xp.matmul(gram, x[..., None])[..., 0]
 
-    vectors = chebyshev_filter(mapped, vectors, degree, renormalise_every=3, ops=ops)
+    vectors = chebyshev_filter(lambda x: product(x) * scale - x, vectors, degree, renormalise_every=3, xp=xp)
     vectors, _ = arrays.unit(vectors, xp=xp)
-    vectors, norm = gram_power(lambda x: xp.matmul(gram, x[..., None])[..., 0], vectors, 1, xp=xp)
+    vectors, norm = gram_power(product, vectors, 1, xp=xp)
     # ||H v|| for the unit v before is at most lambda_max.
     return ops.to_numpy(norm[:, 0]).astype(float), vectors
-
-
-_ArrayT = TypeVar("_ArrayT", "Array", "NDArray[np.float64]")
-
-
-def extrapolated(x: _ArrayT, before: _ArrayT, ahead: _ArrayT | float) -> _ArrayT:
-    """``x + ahead (x - before)``: on along the last change, ``ahead`` times as far."""
-    return x + ahead * (x - before)
-
-
-def geometric_tail(ratio: _ArrayT) -> _ArrayT:
-    """``ratio + ratio**2 + ...``: how many times the last change is still to come where changes shrink by a ratio."""
-    return ratio / (1 - ratio)
 
 
 def contraction(change: np.ndarray, before: np.ndarray, *, largest: float) -> np.ndarray:

@@ -46,6 +46,10 @@ class Frequencies:
     def __getitem__(self, index: slice | np.ndarray) -> Frequencies:
         return Frequencies(self.numerators[index], self.denominators)
 
+    def same_as(self, other: Frequencies) -> bool:
+        """Whether the points are the same, in the same order and written alike."""
+        return self.denominators == other.denominators and np.array_equal(self.numerators, other.numerators)
+
     @property
     def angles(self) -> np.ndarray:
         """Angles in radians, shape (f, d); rounded, for reporting."""

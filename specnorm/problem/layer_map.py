@@ -7,8 +7,10 @@ and met with the kernel in one matrix product; the adjoint is the same product t
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -162,12 +164,8 @@ class Convolution:
     def _forward(self, x: Array) -> Array:
         xp = self.xp
         b, r = x.shape[:2]
-        total: Array | None = None
-        for taps in self._leading_taps():
-            part = xp.matmul(self._matrix(taps), self._patches(x, taps))
-            total = part if total is None else total + part
-        assert total is not None  # for the type checker: there are taps
-        return xp.matrix_transpose(xp.reshape(total, (b, -1, r)))
+        parts = (xp.matmul(self._matrix(taps), self._patches(x, taps)) for taps in self._leading_taps())
+        return xp.matrix_transpose(xp.reshape(functools.reduce(operator.add, parts), (b, -1, r)))
 
     def _backward(self, y: Array) -> Array:
         xp, groups, small = self.xp, self.spec.groups, math.prod(self.small)
@@ -189,19 +187,19 @@ class Convolution:
                 order.append(3 + rest.index(axis))
             order.append(first_out + axis)
             merged.append(size * (self.kernel_shape[axis] if axis in rest else 1))
-        total: Array | None = None
-        for taps in self._leading_taps():
+
+        def read_by(taps: tuple[int, ...]) -> Array:
             w = xp.matmul(xp.matrix_transpose(self._matrix(taps)), y)
             if self.slices is not None:
-                total = self.slices.add(xp.reshape(w, (b, groups * self.inner, -1, *self.small, r)))
-                break
+                return self.slices.add(xp.reshape(w, (b, groups * self.inner, -1, *self.small, r)))
             w = xp.reshape(w, (b, groups, self.inner, *taps_shape, *self.small, r))
             w = xp.permute_dims(w, (*order, w.ndim - 1))
             w = xp.reshape(w, (b, groups * self.inner, *merged, r))
             for axis in range(len(self.kernel_shape)):
                 w = self._gather(axis, taps).add(w, axis + 2)
-            total = w if total is None else total + w
-        assert total is not None  # for the type checker: there are taps
+            return w
+
+        total = functools.reduce(operator.add, map(read_by, self._leading_taps()))
         return xp.matrix_transpose(xp.reshape(total, (b, -1, r)))
 
 

@@ -7,6 +7,7 @@ equal shape are one batch.
 
 from __future__ import annotations
 
+import itertools
 from types import EllipsisType
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,9 @@ def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         missing = whole - blocks.shape[axis]
         if missing:
             blocks = xp.concat([blocks, xp.zeros_like(blocks[_first(missing, axis)])], axis=axis)
-    split = xp.reshape(blocks, (*blocks.shape[:3], *_interleaved(spec)))
+    # (q_1, t_1, q_2, t_2, ...): tap and phase of each axis of the kernel.
+    interleaved = itertools.chain(*zip(spec.block_kernel_shape, spec.phases, strict=True))
+    split = xp.reshape(blocks, (*blocks.shape[:3], *interleaved))
     return xp.reshape(xp.permute_dims(split, _phases_first(spec.ndim)), (count, *spec.block_shape))
 
 
@@ -64,11 +67,6 @@ def _first(count: int, axis: int) -> tuple[slice | EllipsisType, ...]:
 
 def _whole_shape(spec: ConvSpec) -> tuple[int, ...]:
     return tuple(t * q for t, q in zip(spec.phases, spec.block_kernel_shape, strict=True))
-
-
-def _interleaved(spec: ConvSpec) -> tuple[int, ...]:
-    """(q_1, t_1, q_2, t_2, ...): tap and phase of each axis of the kernel."""
-    return tuple(n for pair in zip(spec.block_kernel_shape, spec.phases, strict=True) for n in pair)
 
 
 def _phases_first(ndim: int) -> tuple[int, ...]:

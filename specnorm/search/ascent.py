@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm import arrays
-from specnorm.numerics.power import contraction, extrapolated, geometric_tail, matrix_maps, power_step
+from specnorm.numerics.power import contraction, matrix_maps
 from specnorm.problem.frequencies import Frequencies, tap_points
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Ascent:
                 move, last = higher - theta, move[going]
                 # Alternation converges geometrically: every other time on to where the last two moves point.
                 ratio = contraction(move, last, largest=self.tuning.slowest) if round_ % 2 else np.zeros(len(move))
-                theta = extrapolated(higher, theta, geometric_tail(ratio)[:, None])
+                theta = higher + (ratio / (1 - ratio))[:, None] * move
         return point, top
 
     def _promising(
@@ -129,8 +129,8 @@ class Ascent:
         apply, adjoint = matrix_maps(g, xp=xp)
         for _ in range(steps - 1):
             right = adjoint(apply(right))
-        right, _ = arrays.unit(right, xp=xp)
-        left, right, norm = power_step(apply, adjoint, right, xp=xp)
+        left, _ = arrays.unit(apply(arrays.unit(right, xp=xp)[0]), xp=xp)
+        right, norm = arrays.unit(adjoint(left), xp=xp)
         return left, right, self.ops.to_numpy(norm).astype(float)
 
     def _weights(self, left: Array, right: Array) -> np.ndarray:

@@ -47,7 +47,7 @@ from specnorm.search.result import Bounds, Problem
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
-    from specnorm.certified.matrices.block_tridiagonal import BlockPlan, BlockTridiagonal
+    from specnorm.certified.matrices.block_tridiagonal import BlockPlan
     from specnorm.clock import Clock
     from specnorm.numerics.power import LinearMap
     from specnorm.problem.spec import ConvSpec
@@ -449,7 +449,9 @@ class ComponentSearch:
         if steps > 0 and not self.problem.clock.expired:
             # What is proven is a quotient of the vector, however it was found: float32 does for most of the way.
             trial = xp.astype(kernel, xp.float32) if self.rtol >= 1e-3 and steps <= tuning.closer else kernel
-            there, back = self._maps(Convolution(trial, single, budget=budget, ops=self.ops))
+            tried = Convolution(trial, single, budget=budget, ops=self.ops)
+            # From the large side to the small one, and back.
+            there, back = (tried.adjoint, tried.apply) if single.transposed else (tried.apply, tried.adjoint)
             plan, start = Plan(steps, 0, min(1e-6, self.rtol / 100)), xp.astype(vectors, trial.dtype)
             size = vectors.shape[2]
             vectors, _ = top_vectors(composed(there, back), trial, size, 1, plan, start=start, ops=self.ops)
@@ -506,10 +508,6 @@ class ComponentSearch:
         return LayerBounds(lower, upper, whole_u, whole_v, gradient, source)
 
     # -- vectors -----------------------------------------------------------------------------------------------------
-    def _maps(self, layer: Convolution) -> tuple[LinearMap, LinearMap]:
-        """From the large side to the small one, and back."""
-        return (layer.adjoint, layer.apply) if self.single.transposed else (layer.apply, layer.adjoint)
-
     def _among_groups(self, x: Array, group: int) -> Array:
         """One group's part (1, ...) as one of (1, groups, ...), the others zero."""
         index = self.ops.from_numpy(np.asarray([group], dtype=np.int64), x)
@@ -715,7 +713,8 @@ class _Groups:
         upper = gram.norms_near(self._target(found, lower, 0.5 * rtol))
         if not self._within(upper, found, lower, rtol):
             if plan.blocks == 1:
-                top = to_layer(self._top_vector(gram.matrix), self.spec, plan, xp=xp)
+                _, top = arrays.top_eigenpair(gram.matrix.diagonal[:, 0, :, :], xp=xp)
+                top = to_layer(top[:, None, :], self.spec, plan, xp=xp)
             else:
                 top = self._lanczos(TUNING.matrix_more, rtol, vectors)
             better, raised = quotients(self.layer, top, self.wide, ops=self.ops)
@@ -744,10 +743,6 @@ class _Groups:
 
     def _within(self, upper: list[Upper | None], found: list[Lower], lower: float, rtol: float) -> bool:
         return bool(np.all(np.asarray([finite(x) for x in upper]) <= self._target(found, lower, rtol)))
-
-    def _top_vector(self, band: BlockTridiagonal) -> Array:
-        _, top = arrays.top_eigenpair(band.diagonal[:, 0, :, :], xp=self.xp)
-        return top[:, None, :]
 
 
 def _lower_of(one: list[Upper | None], other: list[Upper | None]) -> list[Upper | None]:

@@ -111,7 +111,8 @@ def _power(kernel: Array, spec: ConvSpec, angles: np.ndarray, *, ops: ArrayOps) 
 def _matrices(kernel: Array, spec: ConvSpec, angles: np.ndarray, *, ops: ArrayOps) -> Array:
     """The symbol at frequencies (f, d) of the blocks, shape (f, small channels, large channels * phases)."""
     xp = ops.xp
-    taps = [_taps(k, s, r, pads[0]) for k, s, r, pads in _axes(spec)]
+    axes = zip(spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True)
+    taps = [_taps(k, s, r, before) for k, s, r, (before, _) in axes]
     host = np.float64 if kernel.dtype == xp.float64 else np.float32
     # One column of weights a frequency and a phase: which taps read it, and at which shift.
     columns = []
@@ -155,10 +156,6 @@ def _undilated(spec: ConvSpec, angles: np.ndarray) -> np.ndarray:
     return np.asarray(
         angles / np.asarray([r // math.gcd(s, r) for s, r in zip(spec.stride, spec.dilation, strict=True)])
     )
-
-
-def _axes(spec: ConvSpec) -> list[tuple[int, int, int, tuple[int, int]]]:
-    return list(zip(spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True))
 
 
 def _taps(k: int, s: int, r: int, before: int) -> tuple[np.ndarray, np.ndarray]:

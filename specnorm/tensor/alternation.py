@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from specnorm import arrays
-from specnorm.numerics.power import extrapolated, geometric_tail
 from specnorm.tensor.form import Form, best, sample_iterates
 
 if TYPE_CHECKING:
@@ -162,7 +161,7 @@ def alternate(
         count, _, ahead, value, *vectors = state
         now, before = vectors[: len(vectors) // 2], vectors[len(vectors) // 2 :]
         trial = [
-            arrays.unit(extrapolated(x, y, xp.astype(ahead, x.dtype)[..., None]), xp=xp)[0]
+            arrays.unit(x + xp.astype(ahead, x.dtype)[..., None] * (x - y), xp=xp)[0]
             for x, y in zip(now, before, strict=True)
         ]
         _, there, new = form.sweep(trial[0], trial[1:])
@@ -174,7 +173,7 @@ def alternate(
         # Values converge at the square of the rate of the vectors.
         rate_sq = change / xp.where(earlier > 0, earlier, xp.ones_like(earlier))
         rate = xp.sqrt(xp.clip(rate_sq, 0.0, tuning.largest_ratio**2))
-        return (count + 3, change, geometric_tail(rate), value, *vectors)
+        return (count + 3, change, rate / (1 - rate), value, *vectors)
 
     done = xp.full((), count, dtype=xp.int32, device=ops.device(blocks))
     here = (v, *modes)

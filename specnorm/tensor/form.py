@@ -11,6 +11,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.problem.frequencies import coarse_grid, full_grid
+from specnorm.tensor.one_set import best_modes, outer
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
@@ -35,11 +36,7 @@ class Form:
 
     def weights(self, modes: list[Array]) -> Array:
         """Outer product of the spatial vectors, shape (b, s, taps)."""
-        xp = self.xp
-        out = modes[0]
-        for mode in modes[1:]:
-            out = xp.reshape(out[:, :, :, None] * mode[:, :, None, :], (*out.shape[:2], -1))
-        return out
+        return outer(modes, xp=self.xp)
 
     def left(self, v: Array, weights: Array) -> tuple[Array, Array]:
         """Best u for the other vectors, shape (b, s, m), and the form's value there, (b, s)."""
@@ -81,7 +78,7 @@ class Form:
         rows = self.rows(v, self.weights(modes))
         image = self.right(rows, modes)
         c = xp.matmul(image[:, :, None, :], rows)
-        modes = self._spatial(xp.reshape(c, (*c.shape[:2], *self.lengths)), modes)
+        modes = best_modes(xp.reshape(c, (*c.shape[:2], *self.lengths)), modes, 2, xp=xp)
         # Of vectors of all blocks in a row, less is compiled than of a stack of a few.
         found, value = arrays.unit(xp.reshape(self.right(rows, modes), (-1, self.p)), xp=xp)
         return image, xp.concat([xp.reshape(found, v.shape), *modes], axis=2), xp.reshape(value, v.shape[:2])
@@ -94,21 +91,6 @@ class Form:
         """Spatial vectors (b, s, sum of sizes), axis by axis."""
         ends = list(itertools.accumulate(self.lengths))
         return [spatial[:, :, first:end] for first, end in itertools.pairwise([0, *ends])]
-
-    def _spatial(self, c: Array, modes: list[Array]) -> list[Array]:
-        """Best vector of one axis after the other for the spatial form c, shape (b, s, *sizes)."""
-        xp, modes, count = self.xp, list(modes), len(modes)
-        for axis in range(count):
-            rest = c
-            # Axes behind this one are the last when their turn comes, those before it the last but one.
-            for other in reversed(range(count)):
-                lead = (..., *(None,) * (rest.ndim - 4))
-                if other > axis:
-                    rest = xp.matmul(rest, modes[other][(*lead, slice(None), None)])[..., 0]
-                elif other < axis:
-                    rest = xp.matmul(modes[other][(*lead, None, slice(None))], rest)[..., 0, :]
-            modes[axis], _ = arrays.unit(xp.conj(rest), xp=xp)
-        return modes
 
     def _pairs(self, v: Array, weights: Array) -> Array:
         return self.xp.reshape(v[..., None] * weights[:, :, None, :], (*v.shape[:2], self.p * self.taps))

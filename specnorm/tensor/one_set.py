@@ -61,7 +61,7 @@ def step(
         image, value = _unit(xp.matmul(parts, weights[..., None]), 2, xp=xp)
         if sweeps and taps > 1:
             spatial = xp.reshape(xp.matmul(xp.matrix_transpose(xp.conj(image)), parts), (*lead, *sizes))
-            modes = _spatial(spatial, modes, len(lead), xp=xp)
+            modes = best_modes(spatial, modes, len(lead), xp=xp)
             weights = outer(modes, xp=xp)
         columns = _columns(image, weights, xp=xp)
         if sweeps:
@@ -91,8 +91,8 @@ def _columns(image: Array, weights: Array, *, xp: Namespace) -> Array:
     return xp.stack([xp.real(x), xp.imag(x)], axis=-2)
 
 
-def _spatial(c: Array, modes: list[Array], lead: int, *, xp: Namespace) -> list[Array]:
-    """Best vector of one axis after the other for the spatial form c, shape (..., *sizes)."""
+def best_modes(c: Array, modes: list[Array], lead: int, *, xp: Namespace) -> list[Array]:
+    """Best vector of one axis after the other for the spatial form c, shape (*leading, *sizes)."""
     modes, count = list(modes), len(modes)
     for axis in range(count):
         rest: Any = c

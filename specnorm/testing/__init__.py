@@ -5,17 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from specnorm.library import Backend
-from specnorm.testing.answers import check_gradients, check_refusals, check_stacks, check_values
-from specnorm.testing.arrays import (
-    check_cholesky,
-    check_description,
-    check_device,
-    check_host_copies,
-    check_loop,
-    check_namespace,
-    check_ownership,
-    check_precision,
-)
+from specnorm.testing import answers, arrays
 from specnorm.testing.trial import DTYPES, FUNCTIONS, Trial
 
 __all__ = ["CHECKS", "DTYPES", "FUNCTIONS", "Trial", "check_backend"]
@@ -52,7 +42,7 @@ def check_backend(backend: Backend, *, device: str | None = None) -> None:
         except Exception as error:
             problems.append(f"{title}: {type(error).__name__}: {error}")
             cause = cause or error
-        if problems and check in _FOUNDATIONS:
+        if problems and title in _FOUNDATIONS:
             problems.append("the other checks were left out: they build on this one")
             break
     if problems:
@@ -61,19 +51,19 @@ def check_backend(backend: Backend, *, device: str | None = None) -> None:
 
 
 CHECKS: Mapping[str, Callable[[Trial], None]] = {
-    "description": check_description,
-    "ownership": check_ownership,
-    "namespace": check_namespace,
-    "host copies": check_host_copies,
-    "device": check_device,
-    "precision": check_precision,
-    "loop": check_loop,
-    "cholesky_ok": check_cholesky,
-    "values": check_values,
-    "gradients": check_gradients,
-    "stacks": check_stacks,
-    "refusals": check_refusals,
+    "description": arrays.check_description,
+    "ownership": arrays.check_ownership,
+    "namespace": arrays.check_namespace,
+    "host copies": arrays.check_host_copies,
+    "device": arrays.check_device,
+    "precision": arrays.check_precision,
+    "loop": arrays.check_loop,
+    "cholesky_ok": arrays.check_cholesky,
+    "values": answers.check_values,
+    "gradients": answers.check_gradients,
+    "stacks": answers.check_stacks,
+    "refusals": answers.check_refusals,
 }
 """What is checked, in order."""
 
-_FOUNDATIONS = (check_description, check_ownership, check_namespace, check_host_copies)
+_FOUNDATIONS = ("description", "ownership", "namespace", "host copies")

@@ -52,51 +52,51 @@ def _geometry(method: Method, kernel: np.ndarray) -> Mapping[str, Any]:
     return {}
 
 
-def check_values(trial: Trial) -> None:
-    """Every method gives the number that NumPy gives, as a 0-d array of the kernel's dtype on its device."""
-    for title, kernel in _cases(trial):
+def _questions(trial: Trial, *without: str) -> Iterator[tuple[str, np.ndarray, AnyArray, Method, Mapping[str, Any]]]:
+    """Every method on every kernel: title, kernel on the host and under test, method, geometry."""
+    for title, kernel in _cases(trial, *without):
         x = trial.array(kernel, kernel.dtype.name)
         for name, cls in METHODS.items():
-            method, geometry = cls(), _geometry(cls(), kernel)
-            reference = measure(kernel, method, **geometry)
-            found = measure(x, method, **geometry)
-            case = f"{name} of {title}"
-            require(found.kind == reference.kind, f"{case} is {found.kind!r}; with NumPy {reference.kind!r}")
-            _belongs(trial, found.value, x, case)
-            rtol = _tolerance(trial, kernel, reference.kind)
-            _close(trial.host(found.value), np.asarray(reference.value), rtol, f"value of {case}")
-            for stat, expected in reference.stats.items():
-                same = isinstance(expected, str | bool) or trial.backend.is_array(found.stats[stat])
-                require(same, f"stats[{stat!r}] of {case} is {found.stats[stat]!r}, no array of this library")
+            yield f"{name} of {title}", kernel, x, cls(), _geometry(cls(), kernel)
+
+
+def check_values(trial: Trial) -> None:
+    """Every method gives the number that NumPy gives, as a 0-d array of the kernel's dtype on its device."""
+    for case, kernel, x, method, geometry in _questions(trial):
+        reference = measure(kernel, method, **geometry)
+        found = measure(x, method, **geometry)
+        require(found.kind == reference.kind, f"{case} is {found.kind!r}; with NumPy {reference.kind!r}")
+        _belongs(trial, found.value, x, case)
+        rtol = _tolerance(trial, kernel, reference.kind)
+        _close(trial.host(found.value), np.asarray(reference.value), rtol, f"value of {case}")
+        for stat, expected in reference.stats.items():
+            same = isinstance(expected, str | bool) or trial.backend.is_array(found.stats[stat])
+            require(same, f"stats[{stat!r}] of {case} is {found.stats[stat]!r}, no array of this library")
 
 
 def check_gradients(trial: Trial) -> None:
     """value_and_grad() gives the gradient that NumPy gives, in the kernel's shape, dtype and device."""
-    for title, kernel in _cases(trial, "a 3-D kernel", "a 1-D kernel", "a huge kernel", "a tiny kernel"):
-        x = trial.array(kernel, kernel.dtype.name)
-        for name, cls in METHODS.items():
-            method, geometry = cls(), _geometry(cls(), kernel)
-            try:
-                _, gradient = api.value_and_grad(kernel, method, **geometry)
-            except MethodError:
-                continue
-            reference = measure(kernel, method, **geometry)
-            value, slope = api.value_and_grad(x, method, **geometry)
-            case = f"{name} of {title}"
-            rtol = _tolerance(trial, kernel, reference.kind)
-            _belongs(trial, value, x, case)
-            _close(trial.host(value), np.asarray(reference.value), rtol, f"value_and_grad's value of {case}")
-            require(tuple(slope.shape) == kernel.shape, f"gradient of {case} has shape {tuple(slope.shape)}")
-            _belongs(trial, slope, x, f"gradient of {case}")
-            # A gradient is less sharp than the value where the maximum is flat.
-            _close(trial.host(slope), gradient, 100 * rtol**0.75, f"gradient of {case}")
-            # Norms are homogeneous, so <gradient, kernel> is the norm (Euler): between the value and, where there is
-            # one, the proven lower bound. No plugin had a hand in this comparison.
-            product = float(np.sum(trial.host(slope).astype(np.float64) * kernel))
-            high = float(trial.host(value))
-            low = float(reference.stats.get("lower", high))
-            inside = low - 10 * rtol * high <= product <= high * (1 + 10 * rtol)
-            require(inside, f"<gradient, kernel> of {case} is {product}, the norm between {low} and {high}")
+    without = ("a 3-D kernel", "a 1-D kernel", "a huge kernel", "a tiny kernel")
+    for case, kernel, x, method, geometry in _questions(trial, *without):
+        try:
+            _, gradient = api.value_and_grad(kernel, method, **geometry)
+        except MethodError:
+            continue
+        reference = measure(kernel, method, **geometry)
+        value, slope = api.value_and_grad(x, method, **geometry)
+        rtol = _tolerance(trial, kernel, reference.kind)
+        _belongs(trial, value, x, case)
+        _close(trial.host(value), np.asarray(reference.value), rtol, f"value_and_grad's value of {case}")
+        _belongs(trial, slope, x, f"gradient of {case}")
+        # A gradient is less sharp than the value where the maximum is flat.
+        _close(trial.host(slope), gradient, 100 * rtol**0.75, f"gradient of {case}")
+        # Norms are homogeneous, so <gradient, kernel> is the norm (Euler): between the value and, where there is one,
+        # the proven lower bound. No plugin had a hand in this comparison.
+        product = float(np.sum(trial.host(slope).astype(np.float64) * kernel))
+        high = float(trial.host(value))
+        low = float(reference.stats.get("lower", high))
+        inside = low - 10 * rtol * high <= product <= high * (1 + 10 * rtol)
+        require(inside, f"<gradient, kernel> of {case} is {product}, the norm between {low} and {high}")
 
 
 def _belongs(trial: Trial, value: AnyArray, x: AnyArray, case: str) -> None:
@@ -140,16 +140,15 @@ def check_stacks(trial: Trial) -> None:
         _belongs(trial, found, x, case)
         _close(trial.host(found), np.asarray(reference), rtol, case)
     plan = program_for(METHODS["tn"](), stack.shape[1:], str(stack.dtype), ())
-    ran = trial.backend.apply(plan, x)
-    value, stats, known = ran.value, ran.stats, ran.known
-    require(known is True, f"apply() of a concrete kernel says that its values are not known: {known!r}")
-    require(tuple(value.shape) == (2,), f"apply() of 2 kernels gives a value of shape {tuple(value.shape)}")
-    require(all(tuple(s.shape) == (2,) for s in stats), "apply() of 2 kernels gives stats of another shape than (2,)")
-    alone = trial.backend.apply(plan, trial.array(stack[0], stack.dtype.name))
-    one, figures = alone.value, alone.stats
-    require(tuple(one.shape) == (), f"apply() of one kernel gives a value of shape {tuple(one.shape)}, not 0-d")
-    require(all(tuple(s.shape) == () for s in figures), "apply() of one kernel gives stats that are not 0-d")
-    _close(trial.host(value)[0], trial.host(one), 1e-4, "apply() of one kernel instead of two")
+    values = []
+    for kernels, lead in ((stack, (2,)), (stack[0], ())):
+        ran = trial.backend.apply(plan, trial.array(kernels, stack.dtype.name))
+        require(ran.known is True, f"apply() of a concrete kernel says that its values are not known: {ran.known!r}")
+        for x in (ran.value, *ran.stats):
+            shape = tuple(x.shape)
+            require(shape == lead, f"apply() of kernels {kernels.shape} gives a value or stats of shape {shape}")
+        values.append(trial.host(ran.value))
+    _close(values[0][0], values[1], 1e-4, "apply() of one kernel instead of two")
 
 
 def check_refusals(trial: Trial) -> None:

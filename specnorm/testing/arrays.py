@@ -49,18 +49,9 @@ def check_ownership(trial: Trial) -> None:
                 "its bases), and install the distribution."
             ) from error
         require(owner is backend, f"arrays of {type(x)} are found to belong to {owner!r}, not to this object")
-    others: list[Any] = [
-        [1.0],
-        (1.0,),
-        1.0,
-        1,
-        True,
-        "x",
-        None,
-        type(trial.array(1.0)),
-        inspect.getmodule(type(backend)),
-    ]
-    if not isinstance(trial.array(1.0), np.ndarray):
+    own = type(trial.array(1.0))
+    others: list[Any] = [[1.0], (1.0,), 1.0, 1, True, "x", None, own, inspect.getmodule(type(backend))]
+    if not issubclass(own, np.ndarray):
         others.append(np.ones(2))
     for other in others:
         require(not backend.is_array(other), f"is_array is true for {other!r}, which is no array of this library")
@@ -144,8 +135,8 @@ def check_precision(trial: Trial) -> None:
         manager = backend.precise(like)
         entered = hasattr(manager, "__enter__") and hasattr(manager, "__exit__")
         require(entered, f"precise() returns {manager!r}; expected a context manager")
-        for factor in (1, 1j):
-            a, b = (factor * left).astype(_like(used, factor)), right.astype(_like(used, factor))
+        for kind in (used, {"float32": "complex64", "float64": "complex128"}[used]):
+            a, b = (left if kind == used else 1j * left).astype(kind), right.astype(kind)
             with backend.precise(like):
                 product = backend.namespace(like).matmul(trial.array(a, a.dtype.name), trial.array(b, b.dtype.name))
             exact = a.astype(np.clongdouble) @ b.astype(np.clongdouble)
@@ -157,10 +148,6 @@ def check_precision(trial: Trial) -> None:
                 f"{96 * unit:.1e}: the library lowers its precision (TF32, bfloat16?). Switch that off in precise(), "
                 "or return 'float64' from working_dtype()",
             )
-
-
-def _like(dtype: str, factor: complex) -> str:
-    return dtype if factor == 1 else {"float32": "complex64", "float64": "complex128"}[dtype]
 
 
 def _below(limit: int, state: Any) -> Any:

@@ -121,13 +121,9 @@ def limit_of_rest(spec: ConvSpec, circulant: Embedding, cover: Cover, highest: D
     one = spec.groups == 1
     if not (one and is_long_enough(spec, Circulant(circulant.points, circulant.skew)) and cover.what == whole):
         raise HypothesisError(f"the layer is no compression of the {whole}, of the {cover.what} as it is")
-    if cover.open.boxes.divisible.any() or not _same(first_of_mirrored(cover.open.boxes.centres), highest.points):
+    if cover.open.boxes.divisible.any() or not first_of_mirrored(cover.open.boxes.centres).same_as(highest.points):
         raise HypothesisError("what is taken out is not at the frequencies that the cover leaves open")
     return host.inflate(cover.beside_open().value * (1 + _MORE), 2)
-
-
-def _same(one: Frequencies, other: Frequencies) -> bool:
-    return one.denominators == other.denominators and np.array_equal(one.numerators, other.numerators)
 
 
 def rest_below(kernel: Array, highest: DeflatedModes, limit: float, *, ops: ArrayOps) -> bool:

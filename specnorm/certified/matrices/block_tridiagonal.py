@@ -179,11 +179,6 @@ def to_layer(vectors: Array, spec: ConvSpec, plan: BlockPlan, *, xp: Namespace) 
     return xp.reshape(xp.permute_dims(split, tuple(order)), (b, r, -1))
 
 
-def _one_hot(table: np.ndarray, n: int) -> np.ndarray:
-    """Whether tap t of output m reads position v, shape (k, m, n)."""
-    return np.asarray(table[:, :, None] == np.arange(n), dtype=np.float64)
-
-
 def _bandwidth(table: np.ndarray, n: int, wide: bool) -> int:
     """Largest distance of two lines that are coupled: outputs that read a pixel, or pixels that an output reads."""
     lines, _ = _met(table, n, wide)
@@ -236,7 +231,9 @@ def _between_lines(
     # The first of the taps that are left goes, and its outputs and inputs come last.
     for j in others:
         k, m = tables[j].shape
-        reads = ops.from_numpy(_one_hot(tables[j], large[j]).reshape(k, -1), kernels)
+        # Whether tap t of output m reads position v, shape (k, m * n).
+        hits = tables[j][:, :, None] == np.arange(large[j])
+        reads = ops.from_numpy(hits.astype(np.float64).reshape(k, -1), kernels)
         x = xp.permute_dims(x, (*range(4), *range(5, x.ndim), 4))
         x = xp.reshape(xp.matmul(x, reads), (*x.shape[:-1], m, large[j]))
     outputs, inputs = range(4, x.ndim, 2), range(5, x.ndim, 2)

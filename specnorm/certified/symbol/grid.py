@@ -56,8 +56,7 @@ def norm_by_grid(largest: list[LargestBound], sizes: tuple[int, ...], *, ops: Ar
     kernel_shape = tuple(largest[0].block.shape[3:])
     for one in largest:
         at = one.frequencies
-        same = at.denominators == points.denominators and np.array_equal(at.numerators, points.numerators)
-        if one.bound is not symbol_norms_up or not same or tuple(one.block.shape[3:]) != kernel_shape:
+        if one.bound is not symbol_norms_up or not at.same_as(points) or tuple(one.block.shape[3:]) != kernel_shape:
             raise HypothesisError("not the norms at the points of this grid")
         value = everywhere_up(one.result()[0], sizes, kernel_shape, xp=ops.xp)
         most = max(most, float(value[0]))
@@ -138,9 +137,6 @@ class LargestBound:
         """Gram iteration at some frequencies, by their numbers."""
         return Iteration(self, index)
 
-    def _leave_out(self, index: np.ndarray) -> None:
-        self._open[index] = False
-
 
 class Iteration:
     """Gram iteration at some frequencies, which leaves out those whose norms it proves to be no larger.
@@ -176,7 +172,7 @@ class Iteration:
         """Leave out the frequencies whose bounds are no larger than what was met."""
         out = self._norms <= self._largest.value
         if out.any():
-            self._largest._leave_out(self.index[out])
+            self._largest._open[self.index[out]] = False
             kept = np.flatnonzero(~out)
             self.index, self._norms = self.index[kept], self._norms[kept]
             self._iterates.take(kept, ops=self._ops)

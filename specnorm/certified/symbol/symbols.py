@@ -112,22 +112,18 @@ def largest(
         ``e^{i k.theta}`` of the taps at the arg-max.
     """
     xp = ops.xp
-    value: Array | None = None
-    phase: Array | None = None
     step = chunk_length(blocks, ops=ops) * ops.shards
-    for start in range(0, len(frequencies), step):
+
+    def largest_of(start: int) -> tuple[Array, Array]:
         symbol = Symbol(blocks, frequencies[start : start + step], shard=True, ops=ops)
         found = norms(symbol)
-        index = xp.argmax(found, axis=1)
-        best = xp.max(found, axis=1)
-        here = xp.take(symbol.phase, index, axis=0)
-        if value is None or phase is None:
-            value, phase = best, here
-        else:
-            phase = xp.where((best > value)[:, None], here, phase)
-            value = xp.maximum(value, best)  # what is no number stays
-    assert value is not None  # for the type checker: there are frequencies
-    assert phase is not None
+        return xp.max(found, axis=1), xp.take(symbol.phase, xp.argmax(found, axis=1), axis=0)
+
+    value, phase = largest_of(0)
+    for start in range(step, len(frequencies), step):
+        best, here = largest_of(start)
+        phase = xp.where((best > value)[:, None], here, phase)
+        value = xp.maximum(value, best)  # what is no number stays
     return value, phase
 
 
