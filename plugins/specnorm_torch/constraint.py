@@ -19,8 +19,7 @@ from specnorm.methods import Method, TensorNorm
 from specnorm.plugin import check_count, one_set, program_for
 from specnorm_torch import derivatives
 from specnorm_torch.backend import BACKEND
-from specnorm_torch.modules import geometry_of, is_layer, is_lazy
-from specnorm_torch.tracing import name_of, version_of
+from specnorm_torch.modules import geometry_of, is_layer, is_lazy, name_of, version_of
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _TN = TensorNorm(tracked="one")

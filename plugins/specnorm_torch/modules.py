@@ -14,10 +14,19 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from specnorm.errors import GeometryError, MethodError
-from specnorm_torch.tracing import crop, name_of
 
 Select: TypeAlias = Callable[[str, nn.Module], bool]
 """Told a layer's name and the layer: whether it counts."""
+
+
+def name_of(module: nn.Module) -> str:
+    """Name of a module's class, as its author gave it."""
+    return str(parametrize.type_before_parametrizations(module).__name__)
+
+
+def version_of(x: Tensor) -> int:
+    """How often a tensor was changed in place; 0 for those of the inference mode."""
+    return 0 if x.is_inference() else x._version
 
 
 def is_layer(module: nn.Module) -> bool:
@@ -32,6 +41,11 @@ _COMPUTING = ("forward", "_conv_forward", "_output_padding", "__call__")
 """What of a class says which map its modules compute."""
 
 
+def torchs_own(module: nn.Module) -> Any:
+    """The class of torch's that a layer's class is or derives from."""
+    return next((kind for kind in _LAYERS if isinstance(module, kind)), None)
+
+
 def computes_as_torch(module: nn.Module) -> bool:
     """Whether a layer's forward is torch's own, so that its attributes say what it computes.
 
@@ -44,7 +58,7 @@ def computes_as_torch(module: nn.Module) -> bool:
     bool
         False for subclasses with a ``forward`` of their own. Hooks are not looked at.
     """
-    base = next((kind for kind in _LAYERS if isinstance(module, kind)), None)
+    base = torchs_own(module)
     names = [name for name in _COMPUTING if hasattr(base, name)]
     return base is not None and all(
         getattr(type(module), name) is getattr(base, name) and name not in vars(module) for name in names
@@ -108,6 +122,31 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
     if input_shape is not None:
         geometry["input_shape"] = tuple(input_shape)
     return geometry
+
+
+def crop(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Cropping of a transposed convolution, refused where it is negative.
+
+    Parameters
+    ----------
+    pairs : list of (int, int)
+        ``padding`` and ``padding - output_padding``.
+
+    Returns
+    -------
+    list of (int, int)
+
+    Raises
+    ------
+    GeometryError
+    """
+    if any(after < 0 for _, after in pairs):
+        raise GeometryError(
+            f"output_padding={tuple(p - q for p, q in pairs)} exceeds padding={tuple(p for p, _ in pairs)}: rows of "
+            "zeros are added to the output, which has no words here. Leave input_shape out: the bound at every size "
+            "holds for it."
+        )
+    return pairs
 
 
 def layers_of(model: nn.Module, select: Select | None = None) -> Iterator[tuple[str, nn.Module]]:
