@@ -305,13 +305,7 @@ def _rows(module: nn.Module, name: str, weight: Tensor, dim: int | None) -> int 
 
 
 class GramRescaling(nn.Module):
-    """Parametrisation behind `gram_rescaling`.
-
-    Parameters
-    ----------
-    geometry : dict
-    n_iter : int
-    """
+    """Parametrisation behind `gram_rescaling`."""
 
     def __init__(self, geometry: dict[str, Any], n_iter: int) -> None:
         super().__init__()

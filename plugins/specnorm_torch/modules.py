@@ -47,17 +47,7 @@ def torchs_own(module: nn.Module) -> Any:
 
 
 def computes_as_torch(module: nn.Module) -> bool:
-    """Whether a layer's forward is torch's own, so that its attributes say what it computes.
-
-    Parameters
-    ----------
-    module : Module
-
-    Returns
-    -------
-    bool
-        False for subclasses with a ``forward`` of their own. Hooks are not looked at.
-    """
+    """Whether a layer's forward is torch's own, so that its attributes say what it computes; hooks are not seen."""
     base = torchs_own(module)
     names = [name for name in _COMPUTING if hasattr(base, name)]
     return base is not None and all(
@@ -125,21 +115,7 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
 
 
 def crop(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Cropping of a transposed convolution, refused where it is negative.
-
-    Parameters
-    ----------
-    pairs : list of (int, int)
-        ``padding`` and ``padding - output_padding``.
-
-    Returns
-    -------
-    list of (int, int)
-
-    Raises
-    ------
-    GeometryError
-    """
+    """Cropping of a transposed convolution, ``padding`` and ``padding - output_padding``; refused where negative."""
     if any(after < 0 for _, after in pairs):
         raise GeometryError(
             f"output_padding={tuple(p - q for p, q in pairs)} exceeds padding={tuple(p for p, _ in pairs)}: rows of "
@@ -192,16 +168,7 @@ def is_lazy(x: object) -> bool:
 
 
 def check_module(model: object) -> None:
-    """Refuse what is no module, or one that torch made of another and that cannot be looked into.
-
-    Parameters
-    ----------
-    model : object
-
-    Raises
-    ------
-    MethodError
-    """
+    """Refuse what is no module, or one that torch made of another and that cannot be looked into."""
     kind = type(model).__name__
     if not isinstance(model, nn.Module):
         raise MethodError(
@@ -215,25 +182,18 @@ def check_module(model: object) -> None:
 
 
 def check_values(model: nn.Module, prefix: str = "") -> None:
-    """Refuse a model that a run would initialise, or that cannot run: lazy layers, and the device "meta".
-
-    Parameters
-    ----------
-    model : Module
-    prefix : str
-        Its name, for the message.
-
-    Raises
-    ------
-    GeometryError
-    """
+    """Refuse a model that a run would initialise, or that cannot run: lazy layers, and the device "meta"."""
     for name, x in [*model.named_parameters(prefix), *model.named_buffers(prefix)]:
-        if is_lazy(x):
-            raise GeometryError(
-                f"{name} has no shape yet: run the model once on an input, so that its lazy layers are initialised."
-            )
-        if x.is_meta:
-            raise GeometryError(f"{name} has no values: it is on the device 'meta'. Load the model's weights first.")
+        _check_values(name, x)
+
+
+def _check_values(name: str, x: Tensor) -> None:
+    if is_lazy(x):
+        raise GeometryError(
+            f"{name} has no shape yet: run the model once on an input, so that its lazy layers are initialised."
+        )
+    if x.is_meta:
+        raise GeometryError(f"{name} has no values: it is on the device 'meta'. Load the model's weights first.")
 
 
 def weight_of(module: nn.Module) -> Tensor:
@@ -241,13 +201,7 @@ def weight_of(module: nn.Module) -> Tensor:
     weight: Any = module.weight
     if not isinstance(weight, Tensor):
         raise GeometryError(f"{name_of(module)}.weight is a {type(weight).__name__}, not a tensor.")
-    if is_lazy(weight):
-        raise GeometryError(
-            f"{name_of(module)} has no weight yet: run the model once on an input, so that its lazy layers are "
-            "initialised."
-        )
-    if weight.is_meta:
-        raise GeometryError(f"{name_of(module)} has no values: it is on the device 'meta'. Load its weights first.")
+    _check_values(f"{name_of(module)}.weight", weight)
     return weight
 
 
