@@ -37,16 +37,7 @@ _NOTABLE = 1.001
 class SpectralNorm(nn.Module):
     """Parametrisation behind `spectral_norm`: the kernel times ``bound / norm``, with a state in buffers.
 
-    Parameters
-    ----------
-    weight : Tensor
-        To start from.
-    geometry : dict
-        Of the layer, for every input size.
-    n_power_iterations, eps, bound, method, only_shrink
-        See `spectral_norm`.
-    dim : int, optional
-        The tensor is a matrix with the rows along this axis; None: a kernel as it is.
+    Its arguments are those of `spectral_norm`; with ``dim`` the tensor is a matrix with the rows along that axis.
     """
 
     vectors: Tensor
