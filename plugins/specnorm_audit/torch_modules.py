@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from specnorm_torch.models import (
-    Map,
     Select,
     at_inference,
     baked,
@@ -22,7 +21,6 @@ from specnorm_torch.models import (
     is_lazy,
     is_quantised,
     layers_of,
-    map_of,
     name_of,
     weight_of,
 )
@@ -34,6 +32,7 @@ from specnorm import METHODS, ConvSpec, GeometryError, MethodError, SpecnormErro
 from specnorm_audit.measuring import BUDGET, Settings, fill
 from specnorm_audit.report import Report
 from specnorm_audit.rows import Row
+from specnorm_audit.torch_maps import Map, map_of
 
 _Call = tuple[tuple[Any, ...], dict[str, Any], tuple[str, torch.dtype, bool]]
 """Arguments by place and by name, and the autocast around them."""

@@ -14,7 +14,6 @@ from specnorm_torch.linear import linear_operator
 from specnorm_torch.modules import geometry_of
 from specnorm_torch.monitor import NormMonitor
 from specnorm_torch.penalty import SpectralPenalty
-from specnorm_torch.together import step_together
 
 __all__ = [
     "BACKEND",
@@ -31,7 +30,6 @@ __all__ = [
     "linear_operator",
     "rescale_",
     "spectral_norm",
-    "step_together",
 ]
 
 _NETWORKS = ("Nonexpansive", "certified_accuracy", "network_bound", "network_graph", "nonexpansive")

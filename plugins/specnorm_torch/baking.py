@@ -62,16 +62,7 @@ def baked(model: ModuleT) -> ModuleT:
 
 
 def computed(module: nn.Module) -> dict[str, str]:
-    """Tensors of a module that are computed before each call, by name, and by what.
-
-    Parameters
-    ----------
-    module : Module
-
-    Returns
-    -------
-    dict of str to str
-    """
+    """Tensors of a module that are computed before each call, by name, and by what."""
     found = dict.fromkeys(getattr(module, "parametrizations", {}), "a parametrisation")
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm):
@@ -84,14 +75,7 @@ def computed(module: nn.Module) -> dict[str, str]:
 
 
 def bake_tensor(module: nn.Module, name: str) -> None:
-    """Make one computed tensor a plain parameter.
-
-    Parameters
-    ----------
-    module : Module
-    name : str
-        One of `computed`.
-    """
+    """Make one tensor of `computed` a plain parameter."""
     how = computed(module)[name]
     # Not to move what is moved in training: in eval(), and removing reads the tensor.
     modes = {x: x.training for x in module.modules()}
@@ -115,12 +99,7 @@ def bake_tensor(module: nn.Module, name: str) -> None:
 
 
 class Saved:
-    """A module as it is, to go back to.
-
-    Parameters
-    ----------
-    module : Module
-    """
+    """A module as it is, to go back to."""
 
     def __init__(self, module: nn.Module) -> None:
         self.kinds = [(x, type(x)) for x in module.modules()]

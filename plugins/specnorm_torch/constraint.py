@@ -19,8 +19,7 @@ from specnorm.methods import Method, TensorNorm
 from specnorm.plugin import check_count, one_set, program_for
 from specnorm_torch import derivatives
 from specnorm_torch.backend import BACKEND
-from specnorm_torch.modules import geometry_of, is_layer, is_lazy
-from specnorm_torch.tracing import name_of, version_of
+from specnorm_torch.modules import geometry_of, is_layer, is_lazy, name_of, version_of
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _TN = TensorNorm(tracked="one")
@@ -38,20 +37,9 @@ _NOTABLE = 1.001
 class SpectralNorm(nn.Module):
     """Parametrisation behind `spectral_norm`: the kernel times ``bound / norm``, with a state in buffers.
 
-    Parameters
-    ----------
-    weight : Tensor
-        To start from.
-    geometry : dict
-        Of the layer, for every input size.
-    n_power_iterations, eps, bound, method, only_shrink
-        See `spectral_norm`.
-    dim : int, optional
-        The tensor is a matrix with the rows along this axis; None: a kernel as it is.
+    Its arguments are those of `spectral_norm`; with ``dim`` the tensor is a matrix with the rows along that axis.
     """
 
-    known: tuple[Tensor, int, Tensor, Tensor, Tensor] | None = None
-    """What `step_together` leaves: the weight, its version, its factor, the derivative of that, the norm's gradient."""
     vectors: Tensor
     """Of `TensorNorm(tracked="one")`."""
     in_eval: tuple[Tensor, list[int], tuple[Tensor, ...]] | None = None
@@ -104,19 +92,19 @@ class SpectralNorm(nn.Module):
 
     def _scaled(self, weight: Tensor) -> Tensor:
         """The same outside of compilers and transformations, whose backward is then one function in few passes."""
-        if self.known is not None and self.known[0] is weight and self.known[1] == weight._version:
-            factor, slope, gradient = self.known[2:]
-        else:
-            self.renew(weight)
-            if self.training and self.at_once and (found := self._at_once(weight)) is not None:
-                return found
-            state = tuple(self.state.values()) if self.training else self._state_in_eval(weight)
-            factor, slope, gradient, after = self.stepped(self.kernel(weight.detach()), state)
-            if self.training:
-                self._move_to(after)
+        self.renew(weight)
+        if self.training and self.at_once and (found := self._at_once(weight)) is not None:
+            return found
+        kernel = self.kernel(weight.detach())
+        plan = program_for(self.method, tuple(kernel.shape), str(kernel.dtype), tuple(self.geometry.items()))
+        state = tuple(self.state.values()) if self.training else self._state_in_eval(weight)
+        sweeps = self.training * self.n_power_iterations
+        value, gradient, after = plan.step(kernel, state, sweeps=sweeps, backend=BACKEND)
+        if self.training:
+            self._move_to(after)
         if self.dim is not None:
             gradient = gradient.reshape(weight.movedim(self.dim, 0).shape).movedim(0, self.dim)
-        return derivatives.scaled(weight, factor, slope, gradient)
+        return derivatives.scaled(weight, *self._factor(value), gradient)
 
     def _at_once(self, weight: Tensor) -> Tensor | None:
         """One step of one set of vectors on the host, in few calls; None: as other methods do."""
@@ -170,16 +158,6 @@ class SpectralNorm(nn.Module):
             state_dict[f"{prefix}_extra_state"] = torch.tensor(_FIRST - 1)  # the next step tries a fresh start
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def stepped(
-        self, kernels: Tensor, state: tuple[Tensor, ...], *, stacked: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
-        """A factor, its derivative, the norm's gradient, and the state after: of a kernel, or of several stacked."""
-        shape = tuple(kernels.shape)[stacked:]
-        plan = program_for(self.method, shape, str(kernels.dtype), tuple(self.geometry.items()))
-        sweeps = self.training * self.n_power_iterations
-        value, gradient, after = plan.step(kernels, state, sweeps=sweeps, backend=BACKEND)
-        return *self._factor(value), gradient, after
-
     @torch.no_grad()
     def _state_in_eval(self, weight: Tensor) -> tuple[Tensor, ...]:
         """The buffers, or a fresh start if that finds a larger norm.
@@ -205,12 +183,6 @@ class SpectralNorm(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Without what is found anew."""
         return {**self.__dict__, "in_eval": None}
-
-    @property
-    def alike(self) -> tuple[object, ...]:
-        """What layers that are stepped together have in common, but for their kernels' shape."""
-        numbers = (self.n_power_iterations, self.eps, self.bound, self.only_shrink, self.training, self.dim)
-        return self.method, repr(sorted(self.geometry.items())), *numbers
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -324,13 +296,7 @@ def _rows(module: nn.Module, name: str, weight: Tensor, dim: int | None) -> int 
 
 
 class GramRescaling(nn.Module):
-    """Parametrisation behind `gram_rescaling`.
-
-    Parameters
-    ----------
-    geometry : dict
-    n_iter : int
-    """
+    """Parametrisation behind `gram_rescaling`."""
 
     def __init__(self, geometry: dict[str, Any], n_iter: int) -> None:
         super().__init__()

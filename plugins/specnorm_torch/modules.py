@@ -14,10 +14,19 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from specnorm.errors import GeometryError, MethodError
-from specnorm_torch.tracing import crop, name_of
 
 Select: TypeAlias = Callable[[str, nn.Module], bool]
 """Told a layer's name and the layer: whether it counts."""
+
+
+def name_of(module: nn.Module) -> str:
+    """Name of a module's class, as its author gave it."""
+    return str(parametrize.type_before_parametrizations(module).__name__)
+
+
+def version_of(x: Tensor) -> int:
+    """How often a tensor was changed in place; 0 for those of the inference mode."""
+    return 0 if x.is_inference() else x._version
 
 
 def is_layer(module: nn.Module) -> bool:
@@ -32,19 +41,14 @@ _COMPUTING = ("forward", "_conv_forward", "_output_padding", "__call__")
 """What of a class says which map its modules compute."""
 
 
+def torchs_own(module: nn.Module) -> Any:
+    """The class of torch's that a layer's class is or derives from."""
+    return next((kind for kind in _LAYERS if isinstance(module, kind)), None)
+
+
 def computes_as_torch(module: nn.Module) -> bool:
-    """Whether a layer's forward is torch's own, so that its attributes say what it computes.
-
-    Parameters
-    ----------
-    module : Module
-
-    Returns
-    -------
-    bool
-        False for subclasses with a ``forward`` of their own. Hooks are not looked at.
-    """
-    base = next((kind for kind in _LAYERS if isinstance(module, kind)), None)
+    """Whether a layer's forward is torch's own, so that its attributes say what it computes; hooks are not seen."""
+    base = torchs_own(module)
     names = [name for name in _COMPUTING if hasattr(base, name)]
     return base is not None and all(
         getattr(type(module), name) is getattr(base, name) and name not in vars(module) for name in names
@@ -110,6 +114,17 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
     return geometry
 
 
+def crop(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Cropping of a transposed convolution, ``padding`` and ``padding - output_padding``; refused where negative."""
+    if any(after < 0 for _, after in pairs):
+        raise GeometryError(
+            f"output_padding={tuple(p - q for p, q in pairs)} exceeds padding={tuple(p for p, _ in pairs)}: rows of "
+            "zeros are added to the output, which has no words here. Leave input_shape out: the bound at every size "
+            "holds for it."
+        )
+    return pairs
+
+
 def layers_of(model: nn.Module, select: Select | None = None) -> Iterator[tuple[str, nn.Module]]:
     """Names and layers of a model in its order, a shared layer once, parametrisations' insides left out."""
     for name, module in model.named_modules():
@@ -153,16 +168,7 @@ def is_lazy(x: object) -> bool:
 
 
 def check_module(model: object) -> None:
-    """Refuse what is no module, or one that torch made of another and that cannot be looked into.
-
-    Parameters
-    ----------
-    model : object
-
-    Raises
-    ------
-    MethodError
-    """
+    """Refuse what is no module, or one that torch made of another and that cannot be looked into."""
     kind = type(model).__name__
     if not isinstance(model, nn.Module):
         raise MethodError(
@@ -176,25 +182,18 @@ def check_module(model: object) -> None:
 
 
 def check_values(model: nn.Module, prefix: str = "") -> None:
-    """Refuse a model that a run would initialise, or that cannot run: lazy layers, and the device "meta".
-
-    Parameters
-    ----------
-    model : Module
-    prefix : str
-        Its name, for the message.
-
-    Raises
-    ------
-    GeometryError
-    """
+    """Refuse a model that a run would initialise, or that cannot run: lazy layers, and the device "meta"."""
     for name, x in [*model.named_parameters(prefix), *model.named_buffers(prefix)]:
-        if is_lazy(x):
-            raise GeometryError(
-                f"{name} has no shape yet: run the model once on an input, so that its lazy layers are initialised."
-            )
-        if x.is_meta:
-            raise GeometryError(f"{name} has no values: it is on the device 'meta'. Load the model's weights first.")
+        _check_values(name, x)
+
+
+def _check_values(name: str, x: Tensor) -> None:
+    if is_lazy(x):
+        raise GeometryError(
+            f"{name} has no shape yet: run the model once on an input, so that its lazy layers are initialised."
+        )
+    if x.is_meta:
+        raise GeometryError(f"{name} has no values: it is on the device 'meta'. Load the model's weights first.")
 
 
 def weight_of(module: nn.Module) -> Tensor:
@@ -202,13 +201,7 @@ def weight_of(module: nn.Module) -> Tensor:
     weight: Any = module.weight
     if not isinstance(weight, Tensor):
         raise GeometryError(f"{name_of(module)}.weight is a {type(weight).__name__}, not a tensor.")
-    if is_lazy(weight):
-        raise GeometryError(
-            f"{name_of(module)} has no weight yet: run the model once on an input, so that its lazy layers are "
-            "initialised."
-        )
-    if weight.is_meta:
-        raise GeometryError(f"{name_of(module)} has no values: it is on the device 'meta'. Load its weights first.")
+    _check_values(f"{name_of(module)}.weight", weight)
     return weight
 
 

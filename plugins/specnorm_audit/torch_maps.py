@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from specnorm_torch.models import ASKED, called, crop, name_of, replaced, tensors, version_of
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-from specnorm.errors import GeometryError
+from specnorm import GeometryError
 
 _CONVOLUTIONS: dict[Any, int] = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
 _TRANSPOSED: dict[Any, int] = {torch.conv_transpose1d: 1, torch.conv_transpose2d: 2, torch.conv_transpose3d: 3}
@@ -22,13 +22,6 @@ _SHIFTS = ("add", "add_", "__add__", "__radd__", "__iadd__", "sub", "sub_", "__s
 _COPIES = ("contiguous", "clone", "detach", "to", "type_as", "float", "double", "half", "bfloat16")
 _ORDERS = ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "transpose", "permute", "movedim")
 """Entries in another order have the same length."""
-ASKED = (
-    "dim", "size", "ndim", "shape", "dtype", "device", "layout", "stride", "numel", "nelement", "__len__", "is_cuda",
-    "is_cpu", "is_floating_point", "is_complex", "is_contiguous", "requires_grad", "is_leaf", "grad_fn", "is_nested",
-    "is_quantized", "is_sparse", "is_meta", "is_mps", "is_xpu", "_backward_hooks", "names", "get_device",
-    "element_size", "__repr__", "__hash__", "data_ptr", "_version",
-)  # fmt: skip
-"""What may be asked of a tensor without seeing its entries."""
 
 
 @dataclass(frozen=True)
@@ -124,11 +117,6 @@ def _watched(module: nn.Module, args: Any, kwargs: Any, generator: torch.Generat
     with torch.inference_mode(False), torch.no_grad(), torch.compiler.set_stance("force_eager"), watch:
         out = module(*args, **kwargs)
     return watch.found(module, out), source if watch.operand is None else watch.operand, out
-
-
-def name_of(module: nn.Module) -> str:
-    """Name of a module's class, as its author gave it."""
-    return str(parametrize.type_before_parametrizations(module).__name__)
 
 
 def _refused(module: nn.Module, why: str, advice: str = "") -> GeometryError:
@@ -306,48 +294,8 @@ class _Watch(TorchFunctionMode):
         return Map(weight, geometry, given)
 
 
-def crop(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Cropping of a transposed convolution, refused where it is negative.
-
-    Parameters
-    ----------
-    pairs : list of (int, int)
-        ``padding`` and ``padding - output_padding``.
-
-    Returns
-    -------
-    list of (int, int)
-
-    Raises
-    ------
-    GeometryError
-    """
-    if any(after < 0 for _, after in pairs):
-        raise GeometryError(
-            f"output_padding={tuple(p - q for p, q in pairs)} exceeds padding={tuple(p for p, _ in pairs)}: rows of "
-            "zeros are added to the output, which has no words here. Leave input_shape out: the bound at every size "
-            "holds for it."
-        )
-    return pairs
-
-
-def version_of(x: Tensor) -> int:
-    """How often a tensor was changed in place; 0 for those of the inference mode."""
-    return 0 if x.is_inference() else x._version
-
-
 def _form(x: Any) -> Any:
     return (x.shape, x.dtype) if isinstance(x, Tensor) else None
-
-
-def called(func: Any) -> str:
-    """Name of a function of torch's, as a mode is told it."""
-    name = str(getattr(func, "__name__", func))
-    if isinstance(func, torch._ops.OpOverloadPacket):
-        # A custom operator may have the name of one of torch's.
-        return str(func._qualified_op_name)
-    # Reading an attribute of a tensor.
-    return str(getattr(getattr(func, "__self__", None), "__name__", name)) if name in ("__get__", "__set__") else name
 
 
 def _changes(name: str) -> bool:
@@ -364,25 +312,3 @@ def _list(names: Iterable[str], most: int = 6) -> str:
 def _tuple(x: Any, ndim: int) -> tuple[int, ...]:
     given = (x,) if isinstance(x, int) else tuple(int(n) for n in x)
     return given * ndim if len(given) == 1 else given
-
-
-def tensors(x: Any) -> Iterator[Tensor]:
-    """Tensors in nested arguments."""
-    if isinstance(x, Tensor):
-        yield x
-    elif isinstance(x, Mapping):
-        yield from tensors(list(x.values()))
-    elif isinstance(x, list | tuple):
-        for item in x:
-            yield from tensors(item)
-
-
-def replaced(x: Any, generator: torch.Generator) -> Any:
-    """Arguments with random numbers for floating tensors."""
-    if isinstance(x, Tensor) and x.is_floating_point():
-        return torch.randn(x.shape, generator=generator, device="cpu").to(x)
-    if isinstance(x, Mapping):
-        return {key: replaced(value, generator) for key, value in x.items()}
-    if isinstance(x, list | tuple):
-        return type(x)(replaced(item, generator) for item in x) if type(x) in (list, tuple) else x
-    return x
