@@ -19,16 +19,6 @@ from specnorm_audit.rows import Row
 
 IN_FLIGHT = 512 * 2**20
 """Bytes of kernels that an executor is given before its answers are waited for; one kernel may be larger."""
-_EXECUTORS = {
-    "int": "concurrent.futures.ProcessPoolExecutor(n), or specnorm audit --jobs n",
-    "str": "for dask, distributed.Client(...).get_executor()",
-    "multiprocessing": "concurrent.futures.ProcessPoolExecutor(n)",
-    "joblib": "joblib.externals.loky.get_reusable_executor(max_workers=n)",
-    "ray": "an Executor of five lines around ray.remote(f).remote(x).future(), as docs/scale.md has it",
-    "dask": "distributed.Client(...).get_executor()",
-    "distributed": "Client.get_executor()",
-}
-"""Class, or root of its module, of what users give for an executor -> what works."""
 
 
 def check_executor(executor: object) -> None:
@@ -36,9 +26,11 @@ def check_executor(executor: object) -> None:
     if executor is None or isinstance(executor, Executor):
         return
     kind = type(executor)
-    works = _EXECUTORS.get(kind.__name__) or _EXECUTORS.get(kind.__module__.partition(".")[0]) or _EXECUTORS["int"]
     name = repr(executor) if isinstance(executor, int | str) else f"a {kind.__module__}.{kind.__name__}"
-    raise MethodError(f"executor={name} is no concurrent.futures.Executor. Give {works}.")
+    raise MethodError(
+        f"executor={name} is no concurrent.futures.Executor. Give concurrent.futures.ProcessPoolExecutor(n), joblib's "
+        "loky.get_reusable_executor(), dask's Client.get_executor(), or one around another pool, as docs/scale.md does."
+    )
 
 
 def measured(found: Sequence[Layer], settings: Settings, executor: Executor | None) -> Generator[Row, None, None]:

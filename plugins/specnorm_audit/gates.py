@@ -64,6 +64,12 @@ def network(report: Report, bound: float) -> Gate:
     return Gate(option, bound, "passed", f"{claim.replace('not proven', 'proven')}: {constant}.")
 
 
+def of(report: Report, layers: float | None, whole: float | None) -> tuple[Gate, ...]:
+    """The gates that are asked for: a bound on every layer's norm, and one on the network's constant."""
+    asked = ((norms, layers), (network, whole))
+    return tuple(gate(report, bound) for gate, bound in asked if bound is not None)
+
+
 def worst(outcomes: Iterable[Outcome]) -> Outcome:
     """The first of failed, undecided and passed that is among them."""
     found = {*outcomes}

@@ -149,9 +149,6 @@ def test_wrong_arguments_are_refused_before_the_file_is_read(
         audit("no/such/file", **arguments)
 
 
-# -- where it runs -------------------------------------------------------------------------------------------------
-
-
 # -- the least of what was proven ----------------------------------------------------------------------------------
 def test_the_upper_end_is_the_least_that_was_proven() -> None:
     """Where a bound is attained its column is exact, and the interval's tolerance only widens it."""
