@@ -271,6 +271,7 @@ def wheel(session: nox.Session) -> None:
     if "pip install '.[cli]'" not in str(said):
         session.error(f"without the extra, `specnorm` says: {said}")
     strangers_plugin(session)
+    core_alone(session)
     install_wheel(session, "torch")
     session.run("python", SMOKE, "torch")
     install_wheel(session, "cli,torch,onnx,keras")
@@ -287,6 +288,17 @@ def strangers_plugin(session: nox.Session) -> None:
     session.run("python", "-W", "error", "-c", check)
     alone = "import sys, specnorm.testing; assert not {'pytest', 'torch', 'jax'} & set(sys.modules)"
     session.run("python", "-c", alone)
+
+
+def core_alone(session: nox.Session) -> None:
+    """Layers are computed and proven where the packages above the core are not there; `audit` names what is missing."""
+    for package in ("specnorm_networks", "specnorm_audit"):
+        (folder,) = Path(session.virtualenv.location).rglob(package)
+        shutil.rmtree(folder)
+    session.run("python", "-W", "error", SMOKE, "core")
+    said = session.run("python", "-c", "import specnorm; specnorm.audit({})", success_codes=[1], silent=True)
+    if "needs the package specnorm_audit" not in str(said):
+        session.error(f"without the package above, `specnorm.audit` says: {said}")
 
 
 def check_contents(session: nox.Session) -> None:

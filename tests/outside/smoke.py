@@ -23,10 +23,18 @@ def check(value: object) -> None:
     assert NORM <= number < 1.01 * NORM, number
 
 
+def core() -> None:
+    """Layers in NumPy."""
+    for bound in (specnorm.f4_bound, specnorm.tn_bound, specnorm.completion_bound):
+        check(bound(KERNEL))
+    check(specnorm.enclose(KERNEL).upper)
+    check(specnorm.measure(KERNEL, specnorm.Grid(n=200)).value)
+    assert specnorm.certify(KERNEL, 8.1)
+
+
 def numpy() -> None:
     """NumPy alone, and an audit of arrays."""
-    check(specnorm.f4_bound(KERNEL))
-    assert specnorm.certify(KERNEL, 8.1)
+    core()
     (row,) = specnorm.audit({"weight": KERNEL}).layers
     check(row.upper)
     assert specnorm.__version__
