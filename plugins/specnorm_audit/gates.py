@@ -32,7 +32,6 @@ def norms(report: Report, bound: float) -> Gate:
 
 
 def _against(row: Row, bound: float) -> str | None:
-    """Why a layer's norm is not proven to be at most ``bound``, if it is not."""
     if row.status != "ok" or row.lower is None or row.upper is None:
         return f"{row.name}: error: {row.reason or 'its bounds are no numbers'}"
     if row.lower > bound:

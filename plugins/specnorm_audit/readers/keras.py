@@ -142,7 +142,6 @@ class Node:
 
 
 def _parse(text: str) -> Node:
-    """Read a model's configuration."""
     try:
         return _node(json.loads(text), 0)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -175,7 +174,6 @@ def _class_of(entry: Mapping[str, Any]) -> str:
 
 
 def _described(found: Sequence[Dataset], names: Mapping[tuple[str, ...], str], config: Node | None) -> list[Tensor]:
-    """Say of each array what it is."""
     tensors = [_tensor(dataset, names, config) for dataset in found]
     known = Counter(tensor.name for tensor in tensors)
     # Names of layers read better than places in the file; but two arrays must not share one.

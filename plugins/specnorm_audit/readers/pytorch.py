@@ -153,7 +153,6 @@ def _pickles(file: BinaryIO) -> tuple[Scan, Any, Any]:
 
 
 def _legacy(file: BinaryIO, size: int) -> tuple[Any, _Numbers]:
-    """The same of a file of torch before 1.6."""
     scan, loaded, keys = _pickles(file)
     wanted = sum(8 + claimed.nbytes for claimed in scan.storages.values())
     if wanted > size - file.tell():

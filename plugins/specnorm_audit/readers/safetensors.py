@@ -39,7 +39,6 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
 
 
 def _listing(file: BinaryIO, path: str, max_bytes: int, reopen: Opener) -> list[Tensor]:
-    """List the arrays of one file, to be read from it later."""
     try:
         from safetensors import SafetensorError, safe_open
     except ModuleNotFoundError as error:
