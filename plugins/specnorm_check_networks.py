@@ -161,7 +161,7 @@ class Network:
 
     def _factor(self, name: str, node: Node) -> Fraction | None:
         """The constant of an operator of one value; None: it has none here."""
-        (op, inputs, given), slopes = node, self._slopes(node)
+        (op, inputs, given), slopes = node, self._slopes_of(node)
         before, after = self.shapes.get(inputs[0], ()), self.shapes.get(name, ())
         if slopes is not None:
             return Fraction(max(map(abs, slopes)))
@@ -184,7 +184,7 @@ class Network:
         windows = math.prod(-(-k // (s // math.gcd(s, r))) for k, s, r in axes)
         return root_up(Fraction(windows, math.prod(taps) if op == "AveragePool" else 1))
 
-    def _slopes(self, node: Node) -> tuple[float, float] | None:
+    def _slopes_of(self, node: Node) -> tuple[float, float] | None:
         """Least and largest slope of a function of each entry."""
         alpha = node.given.get("alpha", 1.0)
         if node.op in ("LeakyRelu", "Elu"):
@@ -206,7 +206,7 @@ class Network:
             moving = [one for one in node.inputs if one and one not in self.arrays]
             require(len(moving) == 1, f"{node.op} of several values stands in a part")
             x = moving[0]
-            of, factor = self._slopes(node), self._factor(name, node)
+            of, factor = self._slopes_of(node), self._factor(name, node)
             adds = node.op in {"Add", "Identity", "Dropout"} or (node.op == "Sub" and x == node.inputs[0])
             if adds and self.shapes[x] == self.shapes[name]:  # a constant changes no difference
                 pass

@@ -398,3 +398,9 @@ def test_the_street_is_drawn_from_the_imports() -> None:
     assert not taken
     drawn = street.PICTURE.read_text(encoding="utf-8")
     assert drawn == street.picture(), "another picture: write it by `python tests/street.py`"
+
+
+def test_sessions_name_files_that_are_there() -> None:
+    named = re.findall(r"""["'](tests/[\w/]+\.py)""", (ROOT / "noxfile.py").read_text(encoding="utf-8"))
+    assert named
+    assert [name for name in named if not (ROOT / name).is_file()] == []
