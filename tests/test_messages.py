@@ -66,7 +66,6 @@ FILES = {
     "one.npy": "npy", "objects.npz": "objects", "page.onnx": "<html>",
 }  # fmt: skip
 COMMANDS = {
-    "nofile.safetensors": "is no file, and no command",
     "adit a.npz": "No such command 'adit'",
     "audit": "MODEL",
     "audit nofile.safetensors": "No such file",

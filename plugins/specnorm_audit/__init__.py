@@ -28,10 +28,9 @@ from specnorm_audit.geometry import check_names, overrides
 from specnorm_audit.layers import Layer, select
 from specnorm_audit.measuring import BUDGET, NEEDS_A_SIZE, Settings
 from specnorm_audit.plots import draw
-from specnorm_audit.provenance import environment, own_version
 from specnorm_audit.readers import MAX_BYTES, isolated, open_model
 from specnorm_audit.renderers import render
-from specnorm_audit.report import Report
+from specnorm_audit.report import Report, environment, own_version
 from specnorm_audit.rows import COLUMNS, Row
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,7 +24,7 @@ from specnorm_audit.output import check_outputs, replace_file
 from specnorm_audit.processes import Workers, cpus
 from specnorm_audit.readers import MAX_BYTES
 from specnorm_audit.renderers import FORMATS, render
-from specnorm_audit.report import Gate, Report, unreadable
+from specnorm_audit.report import Report, unreadable
 from specnorm_audit.rows import COLUMNS
 from specnorm_audit.streams import complain, progress, write
 
@@ -157,17 +157,29 @@ _RANGE = click.option(
     "--input-range", type=(options.REAL, options.REAL), callback=options.ends, metavar="LOW HIGH",
     help="Range of every entry of an ONNX network's inputs, such as 0 1: squares and products need one.",
 )  # fmt: skip
-_MOST = click.option(
-    "--max-bytes", type=click.IntRange(min=1), default=MAX_BYTES, show_default=False, metavar="N",
-    help=f"Refuse files whose arrays claim more in all; {MAX_BYTES >> 30} GiB unless given.",
-)  # fmt: skip
-_OUTPUT = click.option(
-    "-o", "--output", type=options.FILE, metavar="FILE|-", help="Write to this file, whose suffix says the format."
-)
-_QUIET = click.option("-q", "--quiet", is_flag=True, help="No progress, and no word about gates that passed.")
 
 
-_FORMAT = "Form of the report. Default: by the suffix of --output, or a table."
+def _reporting(formats: Sequence[str], drawn: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Options of a command that reads a model and writes a report in one of ``formats``, and a plot of it."""
+    shared = (
+        click.option(
+            "--max-bytes", type=click.IntRange(min=1), default=MAX_BYTES, show_default=False, metavar="N",
+            help=f"Refuse files whose arrays claim more in all; {MAX_BYTES >> 30} GiB unless given.",
+        ),
+        click.option(
+            "-f", "--format", "output_format", type=click.Choice(formats),
+            help="Form of the report. Default: by the suffix of --output, or a table.",
+        ),
+        click.option(
+            "-o", "--output", type=options.OUTPUT, metavar="FILE|-",
+            help="Write to this file, whose suffix says the format.",
+        ),
+        click.option("-q", "--quiet", is_flag=True, help="No progress, and no word about gates that passed."),
+        click.option(
+            "--plot", type=options.PLOT, metavar="FILE.png|svg", help=f"Also draw {drawn}; needs the extra 'plot'."
+        ),
+    )  # fmt: skip
+    return lambda command: reduce(lambda found, option: option(found), reversed(shared), command)
 
 
 @application.command("audit", epilog=EPILOG)
@@ -206,14 +218,7 @@ _FORMAT = "Form of the report. Default: by the suffix of --output, or a table."
     "--jobs", type=options.JOBS, default="auto", metavar="N|auto",
     help="Processes to measure in, a thread each; auto: as many as processors.",
 )  # fmt: skip
-@_MOST
-@click.option("-f", "--format", "output_format", type=click.Choice(FORMATS), help=_FORMAT)
-@_OUTPUT
-@_QUIET
-@click.option(
-    "--plot", type=options.PLOT, metavar="FILE.png|svg",
-    help="Also draw every layer's interval; needs the extra 'plot'.",
-)  # fmt: skip
+@_reporting(FORMATS, "every layer's interval")
 @click.option(
     "--certificate", type=options.FILE, metavar="FILE.npz",
     help="Also write claims of the layers with their proofs, for 'specnorm verify' and specnorm_check.py.",
@@ -248,7 +253,6 @@ def audit_command(
 
     A file of weights does not tell strides and groups; the last line of the table says what was assumed.
     """
-    output = None if output is not None and str(output) == STREAM else output
     given["layers"] = layers or None
     given["geometry"], stated = geometry or (None, [])
     _check({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *stated])
@@ -259,13 +263,6 @@ def audit_command(
     given["certificate"] = certificate is not None
     if certificate is not None and (certificate.suffix.lower() != ".npz" or len(models) > 1):
         raise click.UsageError(visible(f"--certificate: {certificate.name} is to be a .npz file, of one model."))
-
-    def judged(report: Report) -> tuple[Gate, ...]:
-        asked = [
-            None if fail_above is None else gates.norms(report, fail_above),
-            None if fail_above_network is None else gates.network(report, fail_above_network),
-        ]
-        return tuple(gate for gate in asked if gate is not None)
 
     reports: list[Report] = []
     here = given["backend"] in (None, "numpy")  # on a device one process is enough
@@ -278,7 +275,7 @@ def audit_command(
             except ModelFileError as error:
                 report = unreadable(model, str(error))
                 complain(report.error or "")
-            reports.append(replace(report, gates=judged(report)))
+            reports.append(replace(report, gates=gates.of(report, fail_above, fail_above_network)))
     many, whole = len(models) > 1, all(report.error is None for report in reports)
     text = partial(render, reports, kind, many=many)
     some = any(report.error is None for report in reports)
@@ -373,14 +370,7 @@ _SAMPLE_FORMATS = ("table", "json", "csv", "markdown")
     "--budget", type=options.SECONDS, metavar="SECONDS",
     help="Time for each sample and radius. Default: a fixed number of steps, whatever the machine.",
 )  # fmt: skip
-@_MOST
-@click.option("-f", "--format", "output_format", type=click.Choice(_SAMPLE_FORMATS), help=_FORMAT)
-@_OUTPUT
-@_QUIET
-@click.option(
-    "--plot", type=options.PLOT, metavar="FILE.png|svg",
-    help="Also draw the share that is certified over the radius; needs the extra 'plot'.",
-)  # fmt: skip
+@_reporting(_SAMPLE_FORMATS, "the share that is certified over the radius")
 @click.option(
     "--fail-below", type=options.SHARE, metavar="SHARE",
     help="Exit with 1 unless at least this share of the labels is certified, from 0 to 1, at every radius.",
@@ -402,7 +392,6 @@ def certify_command(
     """
     from specnorm_audit import accuracy, shares  # with networks, which few need
 
-    output = None if output is not None and str(output) == STREAM else output
     _check({"--output": output, "--plot": plot}, [model, data])
     kind = options.format_of(output_format, output, _SAMPLE_FORMATS)
     with progress(model, shown=not quiet) as tick:

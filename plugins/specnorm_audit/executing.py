@@ -7,8 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from specnorm import MethodError, SpecnormError
 from specnorm.proof import ArrayObject
@@ -19,16 +18,6 @@ from specnorm_audit.rows import Row
 
 IN_FLIGHT = 512 * 2**20
 """Bytes of kernels that an executor is given before its answers are waited for; one kernel may be larger."""
-_EXECUTORS = {
-    "int": "concurrent.futures.ProcessPoolExecutor(n), or specnorm audit --jobs n",
-    "str": "for dask, distributed.Client(...).get_executor()",
-    "multiprocessing": "concurrent.futures.ProcessPoolExecutor(n)",
-    "joblib": "joblib.externals.loky.get_reusable_executor(max_workers=n)",
-    "ray": "an Executor of five lines around ray.remote(f).remote(x).future(), as docs/scale.md has it",
-    "dask": "distributed.Client(...).get_executor()",
-    "distributed": "Client.get_executor()",
-}
-"""Class, or root of its module, of what users give for an executor -> what works."""
 
 
 def check_executor(executor: object) -> None:
@@ -36,9 +25,11 @@ def check_executor(executor: object) -> None:
     if executor is None or isinstance(executor, Executor):
         return
     kind = type(executor)
-    works = _EXECUTORS.get(kind.__name__) or _EXECUTORS.get(kind.__module__.partition(".")[0]) or _EXECUTORS["int"]
     name = repr(executor) if isinstance(executor, int | str) else f"a {kind.__module__}.{kind.__name__}"
-    raise MethodError(f"executor={name} is no concurrent.futures.Executor. Give {works}.")
+    raise MethodError(
+        f"executor={name} is no concurrent.futures.Executor. Give concurrent.futures.ProcessPoolExecutor(n), joblib's "
+        "loky.get_reusable_executor(), dask's Client.get_executor(), or one around another pool, as docs/scale.md does."
+    )
 
 
 def measured(found: Sequence[Layer], settings: Settings, executor: Executor | None) -> Generator[Row, None, None]:
@@ -52,37 +43,22 @@ def measured(found: Sequence[Layer], settings: Settings, executor: Executor | No
         for layer in found:
             yield fill(*_loaded(layer, settings), settings)
         return
-    waiting: deque[_Given] = deque()
-    busy: list[_Given] = []
+    waiting: deque[tuple[Layer, Future[Row]]] = deque()
+    busy: list[tuple[Layer, Future[Row]]] = []
     try:
         for layer in found:
-            while busy and sum(_bytes(given.layer) for given in (*busy, _Given(layer))) > IN_FLIGHT:
-                wait([given.future for given in busy if given.future is not None], return_when=FIRST_COMPLETED)
-                busy = [given for given in busy if not given.is_done]
-            while waiting and waiting[0].is_done:
-                yield _row(waiting.popleft(), settings)
-            waiting.append(_submitted(layer, settings, executor))
+            while busy and _bytes(layer) + sum(_bytes(given) for given, _ in busy) > IN_FLIGHT:
+                wait([future for _, future in busy], return_when=FIRST_COMPLETED)
+                busy = [(given, future) for given, future in busy if not future.done()]
+            while waiting and waiting[0][1].done():
+                yield _row(*waiting.popleft(), settings)
+            waiting.append((layer, _submitted(layer, settings, executor)))
             busy.append(waiting[-1])
         while waiting:
-            yield _row(waiting.popleft(), settings)
+            yield _row(*waiting.popleft(), settings)
     finally:
-        for given in waiting:
-            if given.future is not None:
-                given.future.cancel()
-
-
-@dataclass(frozen=True)
-class _Given:
-    """A layer that was given to the executor; or a row that needs it no more, or a reason why it did not take it."""
-
-    layer: Layer
-    future: Future[Any] | None = None
-    row: Row | None = None
-    refusal: BaseException | None = None
-
-    @property
-    def is_done(self) -> bool:
-        return self.future is None or self.future.done()
+        for _, future in waiting:
+            future.cancel()
 
 
 def _bytes(layer: Layer) -> int:
@@ -90,35 +66,34 @@ def _bytes(layer: Layer) -> int:
     return math.prod(layer.tensor.shape) * (8 if "64" in layer.tensor.dtype else 4)
 
 
-def _submitted(layer: Layer, settings: Settings, executor: Executor) -> _Given:
+def _submitted(layer: Layer, settings: Settings, executor: Executor) -> Future[Row]:
     row, kernel = _loaded(layer, settings)
+    known: Future[Row] = Future()
     if row.reason is not None:
-        return _Given(layer, row=row)
+        known.set_result(row)
+        return known
     try:
-        return _Given(layer, executor.submit(fill, row, kernel, settings))
+        return executor.submit(fill, row, kernel, settings)
     except Exception as error:  # broken, shut down, or the kernel cannot be sent: every executor has its own errors
-        return _Given(layer, refusal=error)
+        known.set_exception(error)
+        return known
 
 
-def _row(given: _Given, settings: Settings) -> Row:
+def _row(layer: Layer, future: Future[Row], settings: Settings) -> Row:
     """Wait for a layer's row; measuring itself raises nothing, so what is raised is the executor's."""
-    if given.row is not None:
-        return given.row
-    lost = given.refusal
-    if given.future is not None:
-        try:
-            lost = given.future.exception()
-        except Exception as error:  # it was cancelled
-            lost = error
-        if lost is None:
-            row: Row = given.future.result()
-            return row
-        if isinstance(lost, KeyboardInterrupt):
-            raise lost
+    try:
+        lost = future.exception()
+    except Exception as error:  # it was cancelled
+        lost = error
+    if lost is None:
+        row: Row = future.result()
+        return row
+    if isinstance(lost, KeyboardInterrupt):
+        raise lost
     first = str(lost).strip().partition("\n")[0].rstrip(".")
     said = f"the executor failed with {type(lost).__name__}{first and ': '}{first}"
     # The layer may be what killed the others: a process of its own, and never this one.
-    row, kernel = _loaded(given.layer, settings)
+    row, kernel = _loaded(layer, settings)
     if row.reason is not None or isinstance(lost, WorkerLost):
         return row if row.reason is not None else replace(row, reason=f"the process that measures it dies: {lost}.")
     try:

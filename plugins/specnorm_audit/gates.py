@@ -32,7 +32,6 @@ def norms(report: Report, bound: float) -> Gate:
 
 
 def _against(row: Row, bound: float) -> str | None:
-    """Why a layer's norm is not proven to be at most ``bound``, if it is not."""
     if row.status != "ok" or row.lower is None or row.upper is None:
         return f"{row.name}: error: {row.reason or 'its bounds are no numbers'}"
     if row.lower > bound:
@@ -62,6 +61,12 @@ def network(report: Report, bound: float) -> Gate:
     if not found.checked.complete:
         return Gate(option, bound, "undecided", f"f is not decided: {constant} as it was read. {found.checked}")
     return Gate(option, bound, "passed", f"{claim.replace('not proven', 'proven')}: {constant}.")
+
+
+def of(report: Report, layers: float | None, whole: float | None) -> tuple[Gate, ...]:
+    """The gates that are asked for: a bound on every layer's norm, and one on the network's constant."""
+    asked = ((norms, layers), (network, whole))
+    return tuple(gate(report, bound) for gate, bound in asked if bound is not None)
 
 
 def worst(outcomes: Iterable[Outcome]) -> Outcome:

@@ -46,27 +46,7 @@ _OVERFLOW = "no bound of its norm is below the largest number of float64, 1.8e30
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure, the same for every layer of an audit. Plain values, so that it crosses process borders.
-
-    Parameters
-    ----------
-    methods : tuple of str
-        Columns, out of `rows.COLUMNS`.
-    input_shape : int, tuple of int, "file" or None
-        "file": of each layer as the file says, and every size where it does not.
-    layout : str or None
-        Axis order of the kernels; names the convention, so that ``"HWIO"`` reads a 3-axis kernel as ``"WIO"``.
-    padding_mode : str or None
-        None: as the file says, or else zeros, and the row says that it was assumed.
-    backend, device : str or None
-        Library and device to measure with; None: the array's own.
-    geometry : tuple of Override
-        What a person says of layers.
-    rtol : float
-        Relative width of the proven interval asked for.
-    budget : float or None
-        Seconds for the interval of one layer and its columns together.
-    """
+    """How to measure, the same for every layer: arguments of `audit`, as plain values that cross process borders."""
 
     methods: tuple[str, ...] = ()
     input_shape: int | tuple[int, ...] | Literal["file"] | None = None

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -16,17 +16,13 @@ from specnorm_audit import plots
 from specnorm_audit.geometry import overrides
 from specnorm_audit.rows import CIRCULAR, COLUMNS, STANDARD
 
-if TYPE_CHECKING:
-    _ParamType = click.ParamType[Any]
-else:  # which click 8.1 does not parametrise
-    _ParamType = click.ParamType
 FURTHEST = 1e100
 """Largest radius that labels are certified within."""
 SUFFIXES = {"": "table", ".txt": "table", ".json": "json", ".csv": "csv", ".md": "markdown", ".html": "html"}
 """How the names of reports end -> their format."""
 
 
-class Type(_ParamType):
+class Type(click.types.ParamType):  # type: ignore[type-arg,unused-ignore]  # click 8.1 has none
     """A type by a function that raises ValueError, with the reason."""
 
     def __init__(self, name: str, read: Callable[[str], Any]) -> None:
@@ -160,6 +156,8 @@ def _plot(path: str) -> Path:
 
 PLOT = Type("plot", _plot)
 FILE = click.Path(path_type=Path)
+OUTPUT = Type("file", lambda text: None if text == "-" else Path(text))
+"""None: standard output."""
 
 
 def standard(input_shape: Any) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from specnorm_audit.readers.sharded import files_of
+from specnorm_audit.readers.safetensors import files_of
 
 _CONTROLS = frozenset(range(32)) - frozenset(b"\t\n\r\f")
 

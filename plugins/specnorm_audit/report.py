@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import platform
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from html import escape
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from specnorm.proof import number, visible
+from specnorm.proof import backends, number, visible
 from specnorm_audit import tables
-from specnorm_audit.provenance import own_version
 from specnorm_audit.rows import Row, finite
 
 if TYPE_CHECKING:
@@ -26,20 +27,7 @@ _ANSWERS = {"passed": "gate passed", "failed": "gate failed", "undecided": "gate
 
 @dataclass(frozen=True)
 class Gate:
-    """A gate and its answer.
-
-    Parameters
-    ----------
-    option : str
-        What asked for it, as on the command line.
-    bound : float
-        What is to be proven.
-    outcome : {"passed", "failed", "undecided"}
-    reason : str
-        One sentence.
-    places : tuple of str
-        What it is about, one line each.
-    """
+    """What was to be proven, as the command line asks for it, and the answer; ``places`` has a line for each layer."""
 
     option: str
     bound: float
@@ -168,6 +156,23 @@ class Report:
         except ModuleNotFoundError as error:
             raise ImportError("Report.to_pandas needs pandas: pip install pandas") from error
         return pandas.DataFrame([row.to_dict() for row in self.layers])
+
+
+def environment(used: Iterable[str] = ()) -> dict[str, str]:
+    """Date, versions and platform of this run, by name; ``used`` are the libraries that measured."""
+    found = {"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"), "Python": platform.python_version()}
+    found |= {name: str(backends.load(name).version()) for name in sorted({"numpy", *used})}
+    return found | {"platform": f"{platform.system()} {platform.machine()}"}
+
+
+def own_version() -> str:
+    """Of specnorm; "unknown" where it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # here, since help needs none of it
+
+    try:
+        return version("specnorm-bounds")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def unreadable(model: str, error: str) -> Report:

@@ -11,8 +11,8 @@ import numpy as np
 from specnorm.proof import number, visible
 from specnorm_audit import plots, tables
 from specnorm_audit.accuracy import Accuracy, Sample
-from specnorm_audit.provenance import own_version
 from specnorm_audit.renderers import code, to_csv
+from specnorm_audit.report import own_version
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

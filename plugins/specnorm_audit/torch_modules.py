@@ -168,7 +168,6 @@ def _example(model: nn.Module, layers: dict[str, nn.Module], given: int | Sequen
 
 
 def _whole(n: Any) -> bool:
-    """Whether it is a positive whole number, of Python's or another library's."""
     return hasattr(n, "__index__") and not isinstance(n, bool) and getattr(n, "ndim", 0) == 0 and index(n) > 0
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from specnorm_audit import audit
-from specnorm_audit.readers import isolated, sharded
+from specnorm_audit.readers import isolated, safetensors
 
 from audit import files
 from specnorm.errors import SpecnormError
@@ -268,7 +268,7 @@ def sharded_index(dice: random.Random, folder: Path) -> Path:
     """A damaged index beside healthy shards."""
     names = list(_arrays())
     text = json.dumps({"metadata": {"total_size": 400}, "weight_map": dict.fromkeys(names, "shard")}).encode()
-    path = folder / f"m{sharded.SUFFIX}"
+    path = folder / f"m{safetensors.SUFFIX}"
     path.write_bytes(damaged(text, [text], dice))
     return path
 

@@ -113,20 +113,6 @@ def test_a_bad_layer_is_a_row_and_the_others_are_kept(tmp_path: Path) -> None:
         assert all(rows[name]["upper"] > 0 for name in ("conv1.weight", "conv2.weight", "fc.weight"))
 
 
-@pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
-def test_every_padding(mode: Any) -> None:
-    """Each row against the layer's own matrix at its size."""
-    kernel = Recipe((3, 2, 3, 3), seed=1).kernel
-    (row,) = audit({"conv.weight": kernel}, padding_mode=mode, input_shape=6, methods=["tn"]).layers
-    truth = dense_norm(kernel, 6, padding_mode=mode)
-    assert row.lower is not None
-    assert row.upper is not None
-    assert row.lower <= truth.hi
-    assert truth.lo <= row.upper <= 1.01 * row.lower
-    assert isinstance(row.values["tn"], float)
-    assert row.values["tn"] >= truth.lo
-
-
 @pytest.mark.parametrize(
     ("arguments", "error", "word"),
     [
@@ -147,9 +133,6 @@ def test_wrong_arguments_are_refused_before_the_file_is_read(
 ) -> None:
     with pytest.raises(error, match=word):
         audit("no/such/file", **arguments)
-
-
-# -- where it runs -------------------------------------------------------------------------------------------------
 
 
 # -- the least of what was proven ----------------------------------------------------------------------------------

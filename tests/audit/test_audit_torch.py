@@ -218,6 +218,3 @@ def test_a_model_compiled_by_torch_is_the_one_that_it_was_made_of() -> None:
     assert [(row.lower, row.upper) for row in rows] == [
         (row.lower, row.upper) for row in specnorm_torch.audit_module(model, (3, 8, 8)).layers
     ]
-
-
-# -- models of every kind of layer ------------------------------------------------------------------------------------

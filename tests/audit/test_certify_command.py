@@ -133,9 +133,6 @@ def test_rows_are_the_python_functions(
             assert apart <= row["attacked"] <= apart * (1 + 1e-6)
 
 
-# -- reports -----------------------------------------------------------------------------------------------------------
-
-
 # -- what is refused ---------------------------------------------------------------------------------------------------
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(

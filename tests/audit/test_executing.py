@@ -145,9 +145,6 @@ def test_own_workers_do_not_outlive_an_interruption() -> None:
         os.kill(process, 0)
 
 
-# -- processes of our own ------------------------------------------------------------------------------------------
-
-
 # -- dask: last, since forks after its threads have started are not safe -----------------------------------------------
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:

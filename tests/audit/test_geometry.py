@@ -66,9 +66,6 @@ def test_same_padding_gives_one_output_a_stride(k: int, s: int, r: int, n: int, 
         assert output_shape((k,), (n,), (s,), (r,), [(0, before + after - 1)])[0] < -(-n // s)
 
 
-# -- who says what -------------------------------------------------------------------------------------------------
-
-
 # -- what a file says ----------------------------------------------------------------------------------------------
 def test_sizes_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     kernel = np.random.RandomState(0).standard_normal((2, 2, 3)).astype(np.float32)
@@ -95,6 +92,3 @@ def test_sizes_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert "a guess" in rows["bias"]["assumed"]
     assert (rows["lost"]["kind"], rows["lost"]["shape"], rows["lost"]["stride"]) == ("unknown", [], None)
     assert report.summary["skipped"] == 1
-
-
-# -- the command line ----------------------------------------------------------------------------------------------

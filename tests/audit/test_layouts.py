@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from specnorm_audit import audit, gates
-from specnorm_audit.layouts import conventions
+from specnorm_audit.layers import conventions
 from specnorm_networks.model_arrays import Tensor
 
 from audit import files

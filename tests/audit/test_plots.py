@@ -56,9 +56,3 @@ def test_marks_stand_where_the_numbers_say() -> None:
     assert heights == [heights[0]] * 4
     np.testing.assert_allclose([y for _, y, _, _ in ends], heights[0], atol=1e-3)
     assert heights[0] == sorted(heights[0])
-
-
-# -- names -----------------------------------------------------------------------------------------------------------
-
-
-# -- files -----------------------------------------------------------------------------------------------------------

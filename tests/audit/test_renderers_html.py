@@ -164,9 +164,6 @@ def test_it_loads_nothing_and_forbids_it() -> None:
     assert not re.search(r"@import|url\((?!#)|https?://(?!www\.w3\.org/(2000/svg|1999/xlink))", text)
 
 
-# -- without -----------------------------------------------------------------------------------------------------------
-
-
 def test_the_example_is_what_the_command_makes() -> None:
     """But for the plots, which change with matplotlib's versions, and numbers, which change with NumPy's."""
     folder = Path(__file__).parents[2] / "docs" / "examples" / "resnet20"

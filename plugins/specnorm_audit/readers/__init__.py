@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
 
-from specnorm_networks import ModelArrays
+from specnorm_networks import ModelArrays, registered_operators
 
 from specnorm import ModelFileError
 from specnorm_audit.readers.isolated import Reader, in_child
@@ -47,12 +47,12 @@ class _Imported:
 
 _READERS: dict[str, Reader] = {
     "safetensors": _Imported("safetensors"),
-    "safetensors-index": _Imported("sharded"),
+    "safetensors-index": _Imported("safetensors", "read_sharded"),
     "npz": _Imported("npz"),
     "pytorch": _Imported("pytorch"),
     "onnx": _Imported("specnorm_networks.onnx"),
-    "hdf5": _Imported("keras_files", "read_hdf5"),
-    "keras": _Imported("keras_files", "read_archive"),
+    "hdf5": _Imported("keras", "read_hdf5"),
+    "keras": _Imported("keras", "read_archive"),
 }
 _ISOLATED = frozenset({"hdf5", "keras", "onnx", "pytorch"})
 """Formats whose library can be made to loop for ever, or that say in few bytes what takes long."""
@@ -74,9 +74,9 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[ModelArrays]:
         try:
             place = Path(path)
             if place.is_dir():
-                from specnorm_audit.readers import sharded
+                from specnorm_audit.readers.safetensors import index_of
 
-                place = sharded.index_of(place)
+                place = index_of(place)
             # A named pipe would block, a device never end.
             if not stat.S_ISREG(place.stat().st_mode):
                 raise ModelFileError("it is not a regular file.")
@@ -93,25 +93,18 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[ModelArrays]:
 def _listed(stack: ExitStack, file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     """Let the file's reader list its arrays, in a child process where that is safer."""
     kind = sniff(file)
-    if kind in _ISOLATED and not (kind == "onnx" and registered()) and not (kind == "pytorch" and _is_short(file)):
+    if kind in _ISOLATED and not _is_safe_here(kind, file):
         return stack.enter_context(in_child(_READERS[kind], path, max_bytes, packed=kind in _PACKED))
     with warnings.catch_warnings():  # what libraries warn of here changes no number: how an old file was written
         warnings.simplefilter("ignore")
         return _READERS[kind](file, path, max_bytes)
 
 
-def _is_short(file: BinaryIO) -> bool:
-    """Whether a PyTorch file says too little to take long: then a child process would be most of its time."""
+def _is_safe_here(kind: str, file: BinaryIO) -> bool:
+    """Whether a PyTorch file says too little to take long, or operators are registered that only this process knows."""
     from specnorm_audit.readers import pytorch
 
-    return pytorch.is_short(file)
-
-
-def registered() -> bool:
-    """Whether somebody registered operators: classes of this process, which no other one knows."""
-    from specnorm_networks import registered_operators
-
-    return bool(registered_operators())
+    return pytorch.is_short(file) if kind == "pytorch" else kind == "onnx" and bool(registered_operators())
 
 
 def sniff(file: BinaryIO) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from specnorm_networks import in_float32
+from specnorm_networks import Tensor
 
 from specnorm import ModelFileError
 from specnorm.proof import install
+from specnorm_audit.readers.common import check_size, native
 
 if TYPE_CHECKING:
     import h5py
@@ -23,7 +25,6 @@ _FILTERS = {1: 1100, 2: 1, 3: 1, 32000: 300}
 
 For others HDF5 would load a shared library.
 """
-_MORE = "Raise max_bytes if you trust it."
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,18 @@ class Dataset:
     refusal: str | None
     source: h5py.Dataset
 
+    def tensor(self, name: str) -> Tensor:
+        """As an array of a model; of an unknown kind where it cannot be made sense of."""
+        lost: Literal["unknown"] | None = "unknown" if self.dtype == "unknown" else None
+        return Tensor(name, self.shape, self.dtype, self.load, kind=lost, refusal=self.refusal)
+
     def load(self) -> NDArray[Any]:
         """Read it."""
         try:
             array = np.asarray(self.source[()])
         except Exception as error:  # the library fails in many ways on damaged data
             raise ModelFileError(f"it cannot be read: {error}.") from error
-        if self.dtype == "bfloat16":
-            return in_float32(array.view(np.uint16))
-        return array.astype(array.dtype.newbyteorder("="), copy=False)
+        return native(array, self.dtype)
 
 
 def open_file(file: BinaryIO) -> h5py.File:
@@ -63,13 +67,13 @@ def datasets(root: h5py.File, max_bytes: int) -> Iterator[Dataset]:
     """Every array of a file, together of at most ``max_bytes``. Links that leave the file, or could, are refused."""
     import h5py
 
-    left = max_bytes
+    claimed = 0
     for path, item in walk(root):
         if isinstance(item, h5py.Dataset):
             found = _described(path, item)
-            left -= _claimed(item)
-            if left < 0:
-                raise ModelFileError(f"its arrays claim more bytes than the limit of {max_bytes}. {_MORE}")
+            with suppress(Exception):  # refused already
+                claimed += int(item.nbytes)
+            check_size(claimed, max_bytes)
             yield found
 
 
@@ -154,13 +158,6 @@ def _described(path: tuple[str, ...], item: h5py.Dataset) -> Dataset:
     except Exception as error:
         shape, dtype, refusal = (), "unknown", f"it is damaged: {error}."
     return Dataset(path, shape, dtype, refusal, item)
-
-
-def _claimed(item: h5py.Dataset) -> int:
-    try:
-        return int(item.nbytes)
-    except Exception:  # refused by `_described`
-        return 0
 
 
 def _refusal(item: h5py.Dataset, claimed: int) -> str | None:

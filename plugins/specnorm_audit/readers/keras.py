@@ -1,26 +1,37 @@
-"""Keras: a configuration, read as data, says which array is which kernel. Nothing in it is imported or called."""
+"""Keras files, ``.h5`` in all its kinds and ``.keras`` archives: which array is which kernel.
+
+A configuration is read as data; nothing in it is imported or called. `hdf5` opens the files.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from specnorm_networks import Stated, Tensor
+from specnorm_networks import ModelArrays, Stated, Tensor
 
 from specnorm import ModelFileError
 from specnorm_audit.geometry import at_rank
+from specnorm_audit.readers import hdf5
+from specnorm_audit.readers.common import check_size, entries_of, lost
+from specnorm_audit.readers.hdf5 import Dataset
 
-if TYPE_CHECKING:
-    from specnorm_audit.readers.hdf5 import Dataset
-
+_WEIGHTS = "model.weights.h5"
+_MAX_CONFIG = 64 * 2**20
+_DAMAGE = (
+    ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, OverflowError, KeyError,
+)  # fmt: skip
 _KERNEL, _DEPTHWISE, _POINTWISE = "kernel", "depthwise_kernel", "pointwise_kernel"
 _CONV = {f"Conv{d}D": {"0": _KERNEL, _KERNEL: _KERNEL} for d in (1, 2, 3)}
 _TRANSPOSED = {f"Conv{d}DTranspose": {"0": _KERNEL, _KERNEL: _KERNEL} for d in (1, 2, 3)}
@@ -32,9 +43,6 @@ _SEPARABLE = {
 _DENSE = {"Dense": {"0": _KERNEL, _KERNEL: _KERNEL}}
 ROLES = {**_CONV, **_TRANSPOSED, **_DEPTH, **_SEPARABLE, **_DENSE}
 """Class -> name of a variable, or its place -> what kernel it is. Other variables of these classes are no kernels."""
-_ALIASES = {"Convolution2D": "Conv2D", "Convolution1D": "Conv1D", "Convolution3D": "Conv3D",
-            "Convolution2DTranspose": "Conv2DTranspose", "SeparableConvolution2D": "SeparableConv2D"}  # fmt: skip
-
 _NO_KERNELS = frozenset({
     "Embedding", "BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization",
     "UnitNormalization", "Normalization", "PReLU", "SpectralNormalization", "Discretization", "Rescaling",
@@ -54,13 +62,59 @@ _MOST_PIXELS = 2**24
 """Larger input sizes in a configuration are not believed."""
 
 
-def snake(name: str) -> str:
+def read_hdf5(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
+    """List the arrays of an HDF5 file, and what a Keras configuration in it says of them."""
+    del path
+    root = hdf5.open_file(file)
+    config = hdf5.text_attribute(root, "model_config", file.seek(0, 2))
+    version = hdf5.text_attribute(root, "keras_version", 100)
+    for place, item in hdf5.walk(root) if version is None else ():
+        if place == ("model_weights",):
+            version = hdf5.text_attribute(item, "keras_version", 100)
+            break
+    if version is not None and version.startswith(("0.", "1.")):
+        raise ModelFileError(
+            f"it was written by Keras {version}, whose kernels may be in either order of axes. Load and save it with "
+            "Keras 2 or newer."
+        )
+    found, owners = list(hdf5.datasets(root, max_bytes)), hdf5.names(root)
+    if config is None and version is None and not owners and not any("vars" in dataset.path for dataset in found):
+        # It is not of Keras: names and shapes decide.
+        return ModelArrays([dataset.tensor("/".join(dataset.path)) for dataset in found])
+    return ModelArrays(_described(found, owners, None if config is None else _parse(config)))
+
+
+def read_archive(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
+    """List the arrays of a ``.keras`` archive; ``max_bytes`` is of all of them, and of the archive unpacked."""
+    del path
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = entries_of(archive)
+            if _WEIGHTS not in entries:
+                raise ModelFileError(
+                    f"it has no {_WEIGHTS}: its weights are sharded or elsewhere. Save it again into one file."
+                )
+            wanted = [entries[_WEIGHTS], entries["config.json"]]
+            check_size(wanted[0].file_size, max_bytes)
+            if wanted[1].file_size > _MAX_CONFIG:
+                raise ModelFileError(f"its configuration has more than {_MAX_CONFIG} bytes.")
+            weights, config = archive.read(wanted[0]), archive.read(wanted[1])
+    except ModelFileError:
+        raise
+    except _DAMAGE as error:
+        raise ModelFileError(f"it is a damaged .keras archive: {error}.") from error
+    root = hdf5.open_file(io.BytesIO(weights))
+    configuration = _parse(config.decode("utf-8", "replace"))
+    return ModelArrays(_described(list(hdf5.datasets(root, max_bytes)), hdf5.names(root), configuration))
+
+
+def _snake(name: str) -> str:
     """Turn a class into the name of a group in a Keras 3 file, by Keras's own rule."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-_BY_SNAKE = {snake(name): name for name in (*ROLES, *_NO_KERNELS, *_REFUSED)}
+_BY_SNAKE = {_snake(name): name for name in (*ROLES, *_NO_KERNELS, *_REFUSED)}
 
 
 @dataclass(frozen=True)
@@ -80,15 +134,14 @@ class Node:
                 return node
         counts: dict[str, int] = {}
         for node in self.children:
-            key = snake(node.kind)
+            key = _snake(node.kind)
             counts[key] = counts.get(key, -1) + 1
             if part == (f"{key}_{counts[key]}" if counts[key] else key):
                 return node if name is None else None
         return None
 
 
-def parse(text: str) -> Node:
-    """Read a model's configuration."""
+def _parse(text: str) -> Node:
     try:
         return _node(json.loads(text), 0)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -117,11 +170,10 @@ def _class_of(entry: Mapping[str, Any]) -> str:
     kind = str(entry["class_name"])
     module = entry.get("module")
     own = module is None or str(module).partition(".")[0] in ("keras", "tf_keras", "tensorflow")
-    return _ALIASES.get(kind, kind) if own and not entry.get("registered_name") else f"custom {kind}"
+    return kind if own and not entry.get("registered_name") else f"custom {kind}"
 
 
-def describe(found: Sequence[Dataset], names: Mapping[tuple[str, ...], str], config: Node | None) -> list[Tensor]:
-    """Say of each array what it is."""
+def _described(found: Sequence[Dataset], names: Mapping[tuple[str, ...], str], config: Node | None) -> list[Tensor]:
     tensors = [_tensor(dataset, names, config) for dataset in found]
     known = Counter(tensor.name for tensor in tensors)
     # Names of layers read better than places in the file; but two arrays must not share one.
@@ -138,7 +190,7 @@ def _tensor(dataset: Dataset, names: Mapping[tuple[str, ...], str], config: Node
     sure = config is not None or len(dataset.shape) < 2
     unsure = None if sure else "it is no kernel by its name in the file, which has no configuration."
     if groups and groups[0] in _OPTIMIZER:
-        return Tensor(whole, dataset.shape, dataset.dtype, dataset.load, kind="none", refusal=unsure)
+        return replace(dataset.tensor(whole), kind="none", refusal=unsure)
     if groups[:1] == ("model_weights",):
         groups = groups[1:]
     modern = groups[-1:] == ("vars",)
@@ -146,8 +198,8 @@ def _tensor(dataset: Dataset, names: Mapping[tuple[str, ...], str], config: Node
     role = ROLES[owner.kind].get(leaf) if owner.kind in ROLES else leaf if leaf in (_DEPTHWISE, _POINTWISE) else None
     name = "/".join((*owner.shown, role or leaf)) if modern else "/".join((*groups, dataset.path[-1]))
     if dataset.dtype == "unknown":
-        return Tensor(name, (), "void", dataset.load, kind="unknown", refusal=dataset.refusal)
-    kernel = Tensor(name, dataset.shape, dataset.dtype, dataset.load, refusal=dataset.refusal, assumed=owner.assumed)
+        return lost(name, str(dataset.refusal))
+    kernel = replace(dataset.tensor(name), assumed=owner.assumed)
     if owner.kind in _NO_KERNELS or (owner.kind in ROLES and role is None):
         return replace(kernel, kind="none", refusal=unsure)
     if role is not None:

@@ -8,7 +8,7 @@ import warnings
 import zipfile
 import zlib
 from functools import partial
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from specnorm_networks import ModelArrays, Tensor
 
 from specnorm import ModelFileError
+from specnorm_audit.readers.common import check_size, entries_of, native
 
 MAX_HEADER = 10_000
 _DAMAGE = (
@@ -31,18 +32,8 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
         archive = zipfile.ZipFile(file)
     except _DAMAGE as error:
         raise ModelFileError(f"it is a damaged .npz file: {error}.") from error
-    entries = archive.infolist()
-    # Other compressions can claim gigabytes of working memory for a few bytes; NumPy writes these two.
-    if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
-        raise ModelFileError("it uses a compression that numpy.savez never does. Save it again.")
-    if len({entry.filename for entry in entries}) != len(entries):
-        raise ModelFileError("two of its arrays have one name.")
-    claimed = sum(entry.file_size for entry in entries)
-    if claimed > max_bytes:
-        raise ModelFileError(
-            f"its arrays unpack to {claimed} bytes, more than the limit of {max_bytes}. Raise max_bytes if you "
-            "trust it."
-        )
+    entries = entries_of(archive).values()
+    check_size(sum(entry.file_size for entry in entries), max_bytes)
     return ModelArrays([_describe(archive, entry) for entry in entries])
 
 
@@ -82,7 +73,7 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
     return shape, dtype
 
 
-def _load(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[np.generic]:
+def _load(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
     try:
         with archive.open(entry) as stream, _unwarned():
             array = npy.read_array(stream, allow_pickle=False, max_header_size=MAX_HEADER)
@@ -90,5 +81,4 @@ def _load(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[np.generi
                 raise ValueError("data after the end")
     except _DAMAGE as error:
         raise ModelFileError(f"it cannot be read: {error}.") from error
-    native: NDArray[np.generic] = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return native
+    return native(array)

@@ -15,15 +15,16 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
-from specnorm_networks import ModelArrays, Tensor, in_float32
+from specnorm_networks import ModelArrays, Tensor
 
 from specnorm import ModelFileError
 from specnorm_audit.readers.archives import Entry, stored_entries
+from specnorm_audit.readers.common import check_size, lost, native, not_measured
 from specnorm_audit.readers.pickles import Inert, Scan, Storage, StoredTensor
 
 _LEGACY = (0x1950A86A20F9469CFC6C, 1001)
@@ -58,10 +59,7 @@ class _Numbers:
     def read(self, tensor: StoredTensor) -> NDArray[Any]:
         """A tensor's numbers; bfloat16 in float32, which is exact."""
         if tensor.dtype.startswith("float8"):
-            raise ModelFileError(
-                f"it is stored as {tensor.dtype}, which is not measured; expected float64, float32, float16 or "
-                "bfloat16. Quantised weights need their scale applied first."
-            )
+            raise not_measured(tensor.dtype)
         stored = "uint16" if tensor.dtype == "bfloat16" else tensor.dtype
         layout = np.dtype(stored).newbyteorder("<" if self.order == "<" else ">")
         entry = self.entries.pop(tensor.key, None)
@@ -74,9 +72,7 @@ class _Numbers:
         flat = np.frombuffer(data, layout)
         steps = [stride * layout.itemsize for stride in tensor.strides]
         array = as_strided(flat, tensor.shape, steps) if tensor.reach else flat.reshape(tensor.shape)
-        if tensor.dtype == "bfloat16":
-            return in_float32(array)
-        return np.array(array, layout.newbyteorder("="), order="C")
+        return native(np.array(array, order="C"), tensor.dtype)
 
 
 def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
@@ -88,12 +84,9 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     del path
     size = file.seek(0, 2)
     file.seek(0)
-    if size > max_bytes:
-        raise ModelFileError(
-            f"it has {size} bytes, more than the limit of {max_bytes}. Raise max_bytes if you trust it."
-        )
+    check_size(size, max_bytes)
     try:
-        loaded, numbers = (_archive if file.read(2) == b"PK" else _legacy)(file, size)
+        loaded, numbers = _archive(file) if file.read(2) == b"PK" else _legacy(file, size)
     except ModelFileError:
         raise
     except Exception as error:  # a hostile file can fail the parsers in any way
@@ -108,15 +101,11 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
         found[name] = (
             Tensor(name, value.shape, value.dtype, partial(numbers.read, value))
             if isinstance(value, StoredTensor)
-            else Tensor(name, (), "void", _nothing, kind="unknown", refusal=value)
+            else lost(name, value)
         )
     if not found:
         raise ModelFileError("it holds no tensors by name. Save model.state_dict().")
     return ModelArrays(list(found.values()), inert=tuple(numbers.inert))
-
-
-def _nothing() -> NoReturn:
-    raise ModelFileError("it is not read.")
 
 
 def is_short(file: BinaryIO) -> bool:
@@ -133,8 +122,7 @@ def is_short(file: BinaryIO) -> bool:
     return True
 
 
-def _archive(file: BinaryIO, size: int) -> tuple[Any, _Numbers]:
-    del size
+def _archive(file: BinaryIO) -> tuple[Any, _Numbers]:
     entries = stored_entries(file)
     folders = {name.partition("/")[0] for name in entries}
     pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -165,7 +153,6 @@ def _pickles(file: BinaryIO) -> tuple[Scan, Any, Any]:
 
 
 def _legacy(file: BinaryIO, size: int) -> tuple[Any, _Numbers]:
-    """The same of a file of torch before 1.6."""
     scan, loaded, keys = _pickles(file)
     wanted = sum(8 + claimed.nbytes for claimed in scan.storages.values())
     if wanted > size - file.tell():

@@ -1,4 +1,7 @@
-"""safetensors: the library validates the file, the arrays are read one at a time with NumPy alone (bfloat16 too)."""
+"""safetensors: the library validates the file, the arrays are read one at a time with NumPy alone (bfloat16 too).
+
+Sharded: an index, and the files beside it that it names. None of them may lie elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,22 @@ import json
 import math
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from specnorm_networks import ModelArrays, Tensor, in_float32
+from specnorm_networks import ModelArrays, Tensor
 
 from specnorm import ModelFileError
 from specnorm.proof import install
+from specnorm_audit.readers.common import check_size, lost, native, not_measured
 
+SUFFIX = ".safetensors.index.json"
 MAX_HEADER = 100_000_000
-"""The format's own limit, in bytes."""
+"""The format's own limit on a header, in bytes; also the longest index that is read."""
 
 Opener = Callable[[], AbstractContextManager[BinaryIO]]
 
@@ -29,11 +35,10 @@ _STORED = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u
 
 def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     """List the arrays of a safetensors file; ``path`` is the same file, for the library."""
-    return ModelArrays(listing(file, path, max_bytes, lambda: nullcontext(file)))
+    return ModelArrays(_listing(file, path, max_bytes, lambda: nullcontext(file)))
 
 
-def listing(file: BinaryIO, path: str, max_bytes: int, reopen: Opener) -> list[Tensor]:
-    """List the arrays of one file, to be read from it later."""
+def _listing(file: BinaryIO, path: str, max_bytes: int, reopen: Opener) -> list[Tensor]:
     try:
         from safetensors import SafetensorError, safe_open
     except ModuleNotFoundError as error:
@@ -43,11 +48,7 @@ def listing(file: BinaryIO, path: str, max_bytes: int, reopen: Opener) -> list[T
     length = int.from_bytes(file.read(8), "little")
     if length > min(MAX_HEADER, size - 8):
         raise ModelFileError(f"its header claims {length} bytes; the file has {size}. It is damaged or cut short.")
-    if size - 8 - length > max_bytes:
-        raise ModelFileError(
-            f"its arrays take {size - 8 - length} bytes, more than the limit of {max_bytes}. Raise max_bytes if you "
-            "trust it."
-        )
+    check_size(size - 8 - length, max_bytes)
     try:
         with safe_open(path, framework="np"):
             pass  # opening checks that names are unique, and that the arrays fill the file without overlap
@@ -69,13 +70,10 @@ def _describe(reopen: Opener, name: str, entry: dict[str, Any], start: int) -> T
     return Tensor(name, shape, dtype, partial(_load, reopen, shape, stored, start + begin, end - begin))
 
 
-def _load(reopen: Opener, shape: tuple[int, ...], stored: str, start: int, count: int) -> NDArray[np.generic]:
+def _load(reopen: Opener, shape: tuple[int, ...], stored: str, start: int, count: int) -> NDArray[Any]:
     dtype = _DTYPES.get(stored)
     if dtype not in _STORED:
-        raise ModelFileError(
-            f"it is stored as {stored}, which is not measured; expected F64, F32, F16 or BF16. Quantised weights need "
-            "their scale applied first."
-        )
+        raise not_measured(stored)
     layout = np.dtype(_STORED[dtype])
     if count != math.prod(shape) * layout.itemsize:
         raise ModelFileError(f"shape {shape} of {stored} does not take {count} bytes: the header is damaged.")
@@ -84,7 +82,89 @@ def _load(reopen: Opener, shape: tuple[int, ...], stored: str, start: int, count
         data = file.read(count)
     if len(data) != count:
         raise ModelFileError("the file ends in the middle of it.")
-    array = np.frombuffer(data, dtype=layout).reshape(shape)
-    if dtype == "bfloat16":
-        return in_float32(array)
-    return array.astype(layout.newbyteorder("="), copy=False)
+    return native(np.frombuffer(data, dtype=layout).reshape(shape), dtype)
+
+
+# -- sharded ----------------------------------------------------------------------------------------------------------
+def index_of(folder: Path) -> Path:
+    """Find the index in a folder, or the one file that needs none."""
+    inside = sorted(folder.iterdir())
+    found = [path for path in inside if path.name.endswith(SUFFIX)]
+    found = found or [path for path in inside if path.name.endswith(".safetensors")]
+    if len(found) != 1:
+        named = ", ".join(path.name for path in found[:3]) + (", …" if len(found) > 3 else "")
+        raise ModelFileError(
+            "it is not a regular file but a folder, "
+            + (f"which holds {named}. Name one of them." if found else "without safetensors. Name the model's file.")
+        )
+    return found[0]
+
+
+def files_of(path: Path) -> list[Path]:
+    """List the files that a model consists of: itself, or the index of a folder, and what an index names."""
+    with suppress(ModelFileError, OSError):
+        index = index_of(path) if path.is_dir() else path
+        if index.is_file():  # a pipe would block
+            with index.open("rb") as file:
+                shards = dict.fromkeys(_weight_map(file).values()) if file.read(1) == b"{" else ()
+                return [index, *(index.parent / shard for shard in shards if "\0" not in shard)]
+    return [path]
+
+
+def read_sharded(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
+    """List the arrays of an index's shards. What a missing or damaged one should hold is listed with the reason."""
+    owner = _weight_map(file)
+    tensors: list[Tensor] = []
+    left = max_bytes
+    for shard in dict.fromkeys(owner.values()):
+        place = _beside(Path(path), shard)
+        promised = [name for name, its in owner.items() if its == shard]
+        try:
+            with place.open("rb") as opened:
+                found = _listing(opened, str(place), left, partial(_open, place))
+            left -= place.stat().st_size
+        except (ModelFileError, OSError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            tensors += [lost(name, f"its shard {shard} cannot be read: {reason}") for name in promised]
+            continue
+        there = {tensor.name: tensor for tensor in found if owner.get(tensor.name, shard) == shard}
+        tensors += there.values()
+        tensors += [lost(name, f"it is not in its shard {shard}.") for name in promised if name not in there]
+    return ModelArrays(tensors)
+
+
+def _weight_map(file: BinaryIO) -> dict[str, str]:
+    if file.seek(0, 2) > MAX_HEADER:
+        raise ModelFileError(f"it is text, and longer than {MAX_HEADER} bytes.")
+    file.seek(0)
+    try:
+        index: Any = json.loads(file.read())
+        found = index.get("weight_map")
+        if found is None:
+            raise ValueError("it has no such entry")
+        if not found or not all(isinstance(word, str) for pair in found.items() for word in pair):
+            raise ValueError("it names no files")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelFileError(
+            f"it is text, but no index of sharded safetensors ({SUFFIX}), which maps arrays to files under "
+            f"'weight_map': {error}."
+        ) from error
+    return dict(found)
+
+
+def _beside(index: Path, shard: str) -> Path:
+    """Path of a shard, which may not leave the folder that the index lies in, by its name or by a link."""
+    place = index.parent / shard
+    if "/" in shard or "\\" in shard or "\0" in shard or Path(shard).name != shard:
+        raise ModelFileError(f"it names the shard {shard!r}, which is no plain name of a file beside it: not opened.")
+    # A cache of links keeps the index and its shards in one other folder.
+    homes = {index.parent.resolve(), index.resolve().parent}
+    if place.resolve().parent not in homes:
+        raise ModelFileError(f"its shard {shard!r} is a link that leaves the model's folder: not opened.")
+    if place.exists() and not place.is_file():
+        raise ModelFileError(f"its shard {shard!r} is not a regular file.")
+    return place
+
+
+def _open(place: Path) -> BinaryIO:
+    return place.open("rb")
