@@ -161,6 +161,21 @@ def gated(node: Node, nodes: Nodes) -> Node | None:
     return None
 
 
+def soft_sign(node: Node, nodes: Nodes) -> Node | None:
+    """``x / (1 + |x|)``, written out."""
+    if not isinstance(node.operator, ops.Quotient):
+        return None
+    top, divisor = (origin(name, nodes) for name in node.inputs)
+    added = _added(divisor, nodes)
+    if added is None or added[0] != 1:
+        return None
+    size = origin(added[1], nodes)
+    same = isinstance(size.operator, ops.Abs) and origin(size.inputs[0], nodes).name == top.name
+    if not same or None in (top.shape, node.shape) or not top.shape == size.shape == divisor.shape == node.shape:
+        return None
+    return replace(node, operator=ops.Softsign(), inputs=(top.name,))
+
+
 def _gate(node: Node, nodes: Nodes) -> tuple[ops.Pointwise, str] | None:
     """For a node that computes g(u): f and the name of u; for GELU of one that computes 1 + erf(u)."""
     operator = node.operator
@@ -534,7 +549,7 @@ def recognised(graph: Graph) -> Graph:
     """
     nodes: dict[str, Node] = {}
     for node in graph.nodes:
-        one = gated(node, nodes) or chosen(node, nodes) or sorted_pieces(node, nodes)
+        one = gated(node, nodes) or soft_sign(node, nodes) or chosen(node, nodes) or sorted_pieces(node, nodes)
         several = [one] if one is not None else normalised(node, nodes, graph.fresh) or [node]
         nodes.update({each.name: each for each in several})
     return graph._same([*nodes.values()])
