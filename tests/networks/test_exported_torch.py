@@ -71,7 +71,6 @@ class WrittenMish(nn.Module):
 
 ACTIVATIONS: dict[str, Any] = {name: getattr(nn, name) for name in nn.modules.activation.__all__} | {
     "Threshold": lambda: nn.Threshold(0.1, 0.1),
-    "Softshrink": lambda: nn.Softshrink(0.3),
     "written Mish": WrittenMish,
 } | {name: partial(getattr(nn, name), 1) for name in ("Softmax", "Softmin", "LogSoftmax")}  # fmt: skip
 REFUSED = {"GLU": "product of two values", "Hardshrink": "no Lipschitz constant"}

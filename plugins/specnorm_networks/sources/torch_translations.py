@@ -35,14 +35,6 @@ def _hard_sigmoid(self: Any) -> Any:
     return op.Div(op.Clip(shifted, _constant(0.0, self), _constant(6.0, self)), _constant(6.0, self))
 
 
-def _shrink(self: Any, lambd: float = 0.5) -> Any:
-    if lambd == 0:
-        return op.Identity(self)
-    # Attributes are of single precision; 1 has no rounding.
-    edge = _constant(lambd, self)
-    return op.Mul(op.Shrink(op.Div(self, edge), bias=1.0, lambd=1.0), edge)
-
-
 def _random_leaky(
     self: Any, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, generator: Any = None
 ) -> Any:
@@ -225,7 +217,6 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.log_sigmoid.default: _log_sigmoid,
         aten.threshold.default: _threshold,
         aten.hardsigmoid.default: _hard_sigmoid,
-        aten.softshrink.default: _shrink,
         aten.rrelu.default: _random_leaky,
         aten.avg_pool2d.default: _average,
         aten._native_batch_norm_legit_no_training.default: _batch_norm,
