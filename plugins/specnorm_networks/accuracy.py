@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from specnorm import MethodError
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.logit_margins import Margins, margins
+from specnorm_networks.logit_margins import Margins, margins, of_logits
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method
 from specnorm_networks.radii import Radii
@@ -65,7 +65,8 @@ class CertifiedAccuracy:
         """Table of radii and shares."""
         rows = [("radius", "certified")]
         rows += [(f"{r:.6g}", f"{a:.2%}") for r, a in zip(self.radii, self.accuracy, strict=True)]
-        return "\n".join(f"{r:>10}  {a:>9}" for r, a in rows)
+        lines = [f"{r:>10}  {a:>9}" for r, a in rows]
+        return "\n".join([*lines, self.margins.note] if self.margins.note else lines)
 
 
 def certified_accuracy(
@@ -90,8 +91,9 @@ def certified_accuracy(
     Parameters
     ----------
     graph : Graph
-        Of a classifier: one input of one sample, and one output of shape (1, classes) that a matrix ends with. Where a
-        box is stated for its input (`within`), labels are certified in the box.
+        Of a classifier: one input of one sample, and one output of shape (1, classes) that a matrix ends with, or
+        a softmax behind it (in real arithmetic). Where a box is stated for its input (`within`), labels are certified
+        in the box.
     x, y, radii, local, budget, execution, method, progress
         As for `live.certified_accuracy`. Where a sample is "unsafe", its label changes in real arithmetic.
     known : Margins, optional
@@ -106,6 +108,11 @@ def certified_accuracy(
     asked, measure = np.asarray(radii, dtype=np.float64).reshape(-1), measure or Measure()
     if not (np.isfinite(asked).all() and (asked >= 0).all()):
         raise MethodError(f"radii={radii!r}; expected numbers of at least 0.")
+    if execution is None:
+        # As executed, probabilities of different logits may be one number.
+        graph = of_logits(graph)
+    elif of_logits(graph) is not graph:
+        raise MethodError(f"execution={execution!r}: probabilities of different logits may be rounded to one number.")
     known = margins(graph, measure, method=method) if known is None else known
     of = Radii(graph, known, measure, budget, execution)
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y)

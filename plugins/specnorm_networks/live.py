@@ -208,8 +208,10 @@ def certified_accuracy(
             "at least one."
         )
     graph = network_graph(source, None if isinstance(source, Graph) else _sizes(source, inputs))
-    if execution is not None and not is_file(source):
-        _check_stored(graph, execution)
+    if execution is not None:
+        _check_sums(graph, execution)
+        if not is_file(source):
+            _check_stored(graph, execution)
     graph = graph if input_range is None else within(graph, *input_range)
     return of_graph(
         graph, inputs, labels, radii, local=local, budget=budget, execution=execution, method=method,
@@ -222,14 +224,20 @@ def _sizes(source: Source, x: NDArray[np.float64]) -> Any:
     return (x.shape[3:] and x.shape[2:]) or None if is_file(source) else x.shape[1:]
 
 
+def _check_sums(graph: Graph, execution: str) -> None:
+    """Refuse sums of 16 bits, which the graph does not show."""
+    from specnorm_networks.sources.reading import Original
+
+    narrow = graph.model.exported.narrow if isinstance(graph.model, Original) else ""
+    if narrow and execution != "float32":
+        raise MethodError(f"execution={execution!r}: {narrow} is summed in 16 bits there, which has no rule.")
+
+
 def _check_stored(graph: Graph, execution: str) -> None:
     """Refuse constants that a model computes when it is called: they are rounded otherwise where it is executed."""
     from specnorm_networks.sources.reading import Original
 
     assert isinstance(graph.model, Original)  # for the type checker: of a live model
-    narrow = graph.model.exported.narrow
-    if narrow and execution != "float32":
-        raise MethodError(f"execution={execution!r}: {narrow} is summed in 16 bits there, which has no rule.")
     name = graph.model.computed_constant(graph)
     if name is not None:
         raise MethodError(

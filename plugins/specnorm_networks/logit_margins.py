@@ -16,6 +16,7 @@ from specnorm_networks.certified import margins as rules
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.layers import Matrix
+from specnorm_networks.certified.operators.reductions import LogSoftmax, Softmax
 from specnorm_networks.certified.patterns import prepared
 from specnorm_networks.certified.propagation import past_shifts
 from specnorm_networks.certified.reading import Subnetwork, runs
@@ -37,11 +38,14 @@ class Margins:
         Of each logit, shape (classes,).
     whole : float
         Of all logits together.
+    note : str
+        Which logits they are, where the network does not end with them.
     """
 
     differences: Interval
     logits: Interval
     whole: float
+    note: str = ""
 
     @property
     def upper(self) -> FloatArray:
@@ -97,7 +101,7 @@ def margins(graph: Graph, measure: Measure | None = None, *, method: Method | No
     MethodError
         If the network does not end with a matrix, or has no bound.
     """
-    graph, measure = prepared(graph), measure or Measure()
+    graph, measure = prepared(of_logits(graph)), measure or Measure()
     method = Multipliers() if method is None else method
     inputs, head = _head(graph)
     whole = bound(graph, measure, method=method)
@@ -115,7 +119,19 @@ def margins(graph: Graph, measure: Measure | None = None, *, method: Method | No
         weighted = _weighted(run, rows, measure, method, [known(before[run.start]), alpha])
         found += [] if weighted is None else [weighted]
     pairs, alone = (reduce(and_, each) for each in zip(*found, strict=True))
-    return Margins(pairs, alone, whole.claim.value)
+    return Margins(pairs, alone, whole.claim.value, graph.note)
+
+
+def of_logits(graph: Graph) -> Graph:
+    """The network without probabilities of classes at its end, which are in the order of their logits."""
+    node = graph.by_name[graph.outputs[0]] if len(graph.outputs) == 1 else None
+    if node is None or not isinstance(node.operator, Softmax | LogSoftmax):
+        return graph
+    if len(node.shape or ()) != 2 or node.operator.axes != (1,):
+        return graph
+    name = type(node.operator).__name__
+    note = f"The constants are of the values before {name}, which keeps their order."
+    return replace(graph, outputs=node.inputs, note=note)
 
 
 def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:

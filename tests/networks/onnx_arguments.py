@@ -402,6 +402,7 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
     "LeakyRelu": alone("LeakyRelu", alpha=(None, *SMALL)),
     "Elu": alone("Elu", alpha=(None, *SMALL)),
     "Celu": alone("Celu", alpha=(None, -0.1, 0.1, 0.7, 3.0)),
+    "Shrink": alone("Shrink", bias=(None, *SMALL), lambd=(None, *SMALL)),
     "HardSigmoid": alone("HardSigmoid", alpha=(None, *SMALL), beta=(None, *SMALL)),
     "Swish": alone("Swish", alpha=(None, *SMALL)),
     "Selu": alone("Selu", alpha=(None, *SMALL), gamma=(None, *SMALL)),

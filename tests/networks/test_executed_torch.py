@@ -134,6 +134,15 @@ def claimed(model: nn.Module, x: Any, precision: str) -> tuple[str, bool]:
     return str(found.status[0, 0]), bool((narrow(x.to(DTYPES[precision])).argmax(1) == labels).all())
 
 
+def test_adaptive_averages_are_refused_by_name() -> None:
+    """Their file has a matrix product instead, which has a rule."""
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 2)).eval()
+    x = torch.zeros(1, 1, 5, 5)
+    for source in (model, network_graph(model, (1, 5, 5))):
+        with pytest.raises(MethodError, match=r"adaptive_avg_pool2d\.default is summed in 16 bits"):
+            certified_accuracy(source, x, [0], [0.0], execution="float16")
+
+
 def head(inputs: int, weight: float, bias: float) -> nn.Linear:
     layer = nn.Linear(inputs, 2)
     layer.weight.data = torch.tensor([[weight], [0.0]]).expand(2, inputs).clone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -61,6 +62,38 @@ def test_bounds_hold_and_are_close(name: str) -> None:
     reached = max(jacobian_norm(model, x) for x in points)
     assert found.upper is not None
     assert reached * (1 - 1e-5) <= found.upper <= 5 * reached
+
+
+class WrittenMish(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x * torch.tanh(nn.functional.softplus(x))
+
+
+ACTIVATIONS: dict[str, Any] = {name: getattr(nn, name) for name in nn.modules.activation.__all__} | {
+    "Threshold": lambda: nn.Threshold(0.1, 0.1),
+    "written Mish": WrittenMish,
+} | {name: partial(getattr(nn, name), 1) for name in ("Softmax", "Softmin", "LogSoftmax")}  # fmt: skip
+REFUSED = {"GLU": "product of two values", "Hardshrink": "no Lipschitz constant"}
+
+
+@pytest.mark.sampled("Softplus-float64", "Hardsigmoid-float32", "Softshrink-float32", "Softsign-float32")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS.keys() - {"MultiheadAttention"}))
+def test_every_activation(name: str, dtype: Any) -> None:
+    """One has a bound, or is refused for what it does."""
+    torch.manual_seed(0)
+    function = ACTIVATIONS[name]()
+    model = nn.Sequential(nn.Linear(4, 6), function, nn.Linear(3 if name == "GLU" else 6, 4)).to(dtype).eval()
+    shape = (2, 3, 4) if name == "Softmax2d" else (4,)
+    found = network_bound(model, shape, budget=5)
+    if name in REFUSED:
+        assert found.upper is None
+        assert found.unknown is not None
+        assert REFUSED[name] in found.unknown[0].reason
+        return
+    reached = max(jacobian_norm(model, x) for x in 3 * torch.randn(20, *shape, dtype=dtype))
+    assert found.checked.complete
+    assert reached * (1 - 1e-5) <= (found.upper or 0) <= 5 * reached
 
 
 def test_what_the_exporter_drops_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,10 @@ import pytest
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from networks.onnx_networks import graph_of  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-from specnorm_networks import Product, bound  # noqa: E402
+from specnorm_networks import Product, bound, certified_accuracy  # noqa: E402
 
 import specnorm  # noqa: E402
+from specnorm import MethodError  # noqa: E402
 
 N = helper.make_node
 FIRST, SECOND = (np.random.default_rng(at).standard_normal(shape) for at, shape in enumerate([(4, 6), (6, 3)]))
@@ -31,7 +32,7 @@ def classifier(nodes: list[Any], outputs: tuple[str, ...] = ("label", "table")) 
     infos = {
         "label": helper.make_tensor_value_info("label", TensorProto.INT64, [None]),
         "table": helper.make_value_info("table", helper.make_sequence_type_proto(entry)),
-        "p": helper.make_tensor_value_info("p", TensorProto.DOUBLE, [None, 3]),
+        **{name: helper.make_tensor_value_info(name, TensorProto.DOUBLE, [None, 3]) for name in "pc"},
     }
     whole = {"classes": np.array([0, 1, 2], np.int32), "flat": np.array([-1])}
     given: dict[str, Any] = {"w1": FIRST, "w2": SECOND, **whole}
@@ -65,6 +66,35 @@ def test_probabilities_are_outputs_of_their_own() -> None:
     graph = graph_of(classifier([N("Softmax", ["c"], ["p"], axis=1)], ("p",)))
     assert graph.outputs == ("p",)
     assert not graph.note
+
+
+@pytest.mark.parametrize("operator", ["Softmax", "LogSoftmax"])
+def test_labels_are_certified_by_the_logits(operator: str) -> None:
+    """The order of probabilities is that of the logits, whose margins are certified."""
+    graph = graph_of(classifier([N(operator, ["c"], ["p"], axis=1)], ("p",)))
+    plain = graph_of(classifier([], ("c",)))
+    x = np.random.default_rng(2).standard_normal((5, 4))
+    y = (np.maximum(x @ FIRST, 0) @ SECOND).argmax(1)
+    found, wanted = (certified_accuracy(each, x, y, [0.01], method=Product()) for each in (graph, plain))
+    assert (found.radius == wanted.radius).all()
+    assert (found.radius > 0).sum() == 4  # no unit of the third is on: its logits are equal
+    assert str(found).endswith(f"The constants are of the values before {operator}, which keeps their order.")
+    with pytest.raises(MethodError, match="rounded to one number"):
+        certified_accuracy(graph, x, y, [0.01], method=Product(), execution="float16")
+
+
+def test_sizes_are_whole_numbers() -> None:
+    """4 / 256 is 0, and 4 mod 3 is 1."""
+    nodes = [
+        N("Shape", ["x"], ["s"]), N("Gather", ["s", "one"], ["n"]), N("Div", ["n", "large"], ["q"]),
+        N("Mod", ["n", "three"], ["r"]), N("Add", ["q", "r"], ["t"]), N("Cast", ["t"], ["f"], to=TensorProto.DOUBLE),
+        N("Mul", ["x", "f"], ["y"]),
+    ]  # fmt: skip
+    given = {"one": np.int64(1), "large": np.int64(256), "three": np.int64(3)}
+    x, y = (helper.make_tensor_value_info(name, TensorProto.DOUBLE, [1, 4]) for name in "xy")
+    graph = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(np.array(a), n) for n, a in given.items()])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    assert bound(graph_of(model), method=Product()).upper == pytest.approx(1.0, rel=1e-12)
 
 
 def test_a_gate_is_decided(tmp_path: Any) -> None:

@@ -161,6 +161,48 @@ def gated(node: Node, nodes: Nodes) -> Node | None:
     return None
 
 
+def soft_sign(node: Node, nodes: Nodes) -> Node | None:
+    """``x / (1 + |x|)``, written out."""
+    if not isinstance(node.operator, ops.Quotient):
+        return None
+    top, divisor = (origin(name, nodes) for name in node.inputs)
+    added = _added(divisor, nodes)
+    if added is None or added[0] != 1:
+        return None
+    size = origin(added[1], nodes)
+    same = isinstance(size.operator, ops.Abs) and origin(size.inputs[0], nodes).name == top.name
+    if not same or None in (top.shape, node.shape) or not top.shape == size.shape == divisor.shape == node.shape:
+        return None
+    return replace(node, operator=ops.Softsign(), inputs=(top.name,))
+
+
+def soft_shrink(node: Node, nodes: Nodes) -> Node | None:
+    """``x - edge sign(x)`` where |x| > edge, else 0 x, as torch writes it."""
+    if not isinstance(node.operator, ops.Choose):
+        return None
+    condition, far, near = (origin(name, nodes) for name in node.inputs)
+    if not isinstance(condition.operator, ops.Compare) or condition.operator.kind != "gt":
+        return None
+    size, edge = origin(condition.inputs[0], nodes), condition.operator.threshold
+    if not isinstance(size.operator, ops.Abs) or not isinstance(far.operator, ops.Add):
+        return None
+    if far.operator.weights != (1.0, -1.0) or far.operator.over != 1:
+        return None
+    x, first, moved = (origin(name, nodes) for name in (*size.inputs, *far.inputs))
+    for scaled, number in ((moved, edge), (near, 0.0)):
+        if not isinstance(scaled.operator, ops.Scale) or scaled.operator.offset is not None:
+            return None
+        if scaled.operator.statistics is not None or not (np.asarray(scaled.operator.values) == number).all():
+            return None
+    sign, kept = (origin(scaled.inputs[0], nodes) for scaled in (moved, near))
+    if not isinstance(sign.operator, ops.Sign) or origin(sign.inputs[0], nodes).name != x.name:
+        return None
+    shapes = {each.shape for each in (x, size, condition, sign, moved, far, near, node)}
+    if len(shapes) != 1 or x.shape is None or not first.name == kept.name == x.name:
+        return None
+    return replace(node, operator=ops.SoftShrink(edge), inputs=(x.name,))
+
+
 def _gate(node: Node, nodes: Nodes) -> tuple[ops.Pointwise, str] | None:
     """For a node that computes g(u): f and the name of u; for GELU of one that computes 1 + erf(u)."""
     operator = node.operator
@@ -534,7 +576,8 @@ def recognised(graph: Graph) -> Graph:
     """
     nodes: dict[str, Node] = {}
     for node in graph.nodes:
-        one = gated(node, nodes) or chosen(node, nodes) or sorted_pieces(node, nodes)
+        one = gated(node, nodes) or soft_sign(node, nodes) or soft_shrink(node, nodes)
+        one = one or chosen(node, nodes) or sorted_pieces(node, nodes)
         several = [one] if one is not None else normalised(node, nodes, graph.fresh) or [node]
         nodes.update({each.name: each for each in several})
     return graph._same([*nodes.values()])

@@ -57,6 +57,14 @@ def hard_sigmoid(call: Call, x: Data, /, *, alpha: float, beta: float) -> Made:
     return Made(ops.HardSigmoid(alpha, beta), (x,), x.shape)
 
 
+def shrink(call: Call, x: Data, /, *, bias: float, lambd: float) -> Made:
+    """What is near 0 is 0; the rest jumps unless it comes nearer by as much."""
+    del call
+    if not 0 <= bias == lambd:
+        raise NoBoundError(f"it jumps where the value is {lambd:.6g}")
+    return Made(ops.SoftShrink(bias), (x,), x.shape)
+
+
 def selu(call: Call, x: Data, /, *, alpha: float, gamma: float) -> Made:
     """``gamma x`` above 0, ``gamma alpha (exp(x) - 1)`` below."""
     del call

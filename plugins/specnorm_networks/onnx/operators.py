@@ -57,6 +57,7 @@ OPERATORS: dict[str, Known] = {
     "Elu": _known(6, with_alpha(ops.ELU)),
     "Celu": _known(12, with_alpha(ops.CELU)),
     "Swish": _known(24, with_alpha(ops.SiLU)),
+    "Shrink": _known(9, elementwise.shrink),
     "HardSigmoid": _known(6, elementwise.hard_sigmoid),
     "Clip": _known(6, elementwise.clip),
     "Selu": _known(6, elementwise.selu),

@@ -29,6 +29,20 @@ def _threshold(self: Any, _threshold: float, value: float) -> Any:
     return op.Max(self, op.Constant(value_float=float(value))) if value else op.Relu(self)
 
 
+def _hard_sigmoid(self: Any) -> Any:
+    # As an attribute 1/6 would be of single precision.
+    shifted = op.Add(self, _constant(3.0, self))
+    return op.Div(op.Clip(shifted, _constant(0.0, self), _constant(6.0, self)), _constant(6.0, self))
+
+
+def _random_leaky(
+    self: Any, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, generator: Any = None
+) -> Any:
+    if training or generator is not None:
+        raise NotImplementedError("slopes that are drawn")
+    return _leaky(self, (lower + upper) / 2)
+
+
 def _average(
     self: Any, kernel_size: Any = (), stride: Any = (), padding: Any = (0, 0), ceil_mode: bool = False,
     count_include_pad: bool = True, divisor_override: int | None = None,
@@ -202,6 +216,8 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.softplus.default: _softplus,
         aten.log_sigmoid.default: _log_sigmoid,
         aten.threshold.default: _threshold,
+        aten.hardsigmoid.default: _hard_sigmoid,
+        aten.rrelu.default: _random_leaky,
         aten.avg_pool2d.default: _average,
         aten._native_batch_norm_legit_no_training.default: _batch_norm,
         aten.leaky_relu.default: _leaky,

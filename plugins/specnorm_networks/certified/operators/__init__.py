@@ -57,6 +57,7 @@ from specnorm_networks.certified.operators.pointwise import (
     SiLU,
     Sin,
     Softplus,
+    SoftShrink,
     Softsign,
     Sqrt,
     Steep,
@@ -82,6 +83,6 @@ __all__ = [
     "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "PReLU", "Pad", "Permute", "Place",
     "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",
     "Resize", "Rsqrt", "SameOrder", "Scale", "Selection", "SiLU", "Sigmoid", "Sign", "SignParts", "Sin", "Slice",
-    "Smallest", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Squeeze", "Steep", "Sum", "Tanh",
+    "Smallest", "SoftShrink", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Squeeze", "Steep", "Sum", "Tanh",
     "Tile", "TwoAxes", "TwoSlopes", "Unknown", "Unsqueeze", "Where", "Windows",
 ]  # fmt: skip

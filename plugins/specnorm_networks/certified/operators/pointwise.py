@@ -387,6 +387,28 @@ class HardSigmoid(Piecewise):
         return relative * (2 + 2 * abs(self.beta))
 
 
+class SoftShrink(Piecewise):
+    """x nearer to 0 by ``edge``, 0 where it is nearer than that."""
+
+    edge: float = 0.5
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.sign(x) * np.maximum(abs(x) - self.edge, 0.0)
+
+    def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
+        if not 0 <= self.edge < math.inf:
+            return ()
+        return (
+            Piece(-math.inf, -self.edge, 1.0, 1.0, self.edge),
+            Piece(-self.edge, self.edge, 0.0, 0.0),
+            Piece(self.edge, math.inf, 1.0, 1.0, -self.edge),
+        )
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        # The edge is rounded, and the difference.
+        return np.asarray(2 * unit * (abs(result) + self.edge))
+
+
 SIXTH = 0.16666668
 """1/6 in single precision, rounded up."""
 
@@ -502,6 +524,11 @@ class Softplus(Turning):
 
     def value(self, x: FloatArray) -> FloatArray:
         return np.logaddexp(0.0, x)
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        # From 20 on a library may give x itself, which is less by log(1 + exp(-x)).
+        (x,) = values
+        return super().rounding(values, result, unit) + np.where(x > 20 - 1e-4, 1.001 * np.exp(-abs(x)), 0.0)
 
 
 # -- exponentials below 0 ------------------------------------------------------------------------------------------
