@@ -393,7 +393,8 @@ class SoftShrink(Piecewise):
     edge: float = 0.5
 
     def value(self, x: FloatArray) -> FloatArray:
-        return np.sign(x) * np.maximum(abs(x) - self.edge, 0.0)
+        shrunk: FloatArray = np.sign(x) * np.maximum(abs(x) - self.edge, 0.0)
+        return shrunk
 
     def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
         if not 0 <= self.edge < math.inf:
