@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import operator
 from typing import TYPE_CHECKING
 
 from specnorm import arrays
@@ -127,7 +125,9 @@ def powers_vjp(residuals: tuple[Array, ...], cotangent: Array, n_iter: int, *, x
         gamma = xp.astype(xp.matmul(symbol(here), gamma), narrow, copy=False)
         return matrices_gradient(gamma, here, kernel_shape, xp=xp)
 
-    gradient: Array = functools.reduce(operator.iadd, map(gradient_at, range(phase.shape[1])))
+    gradient = gradient_at(0)
+    for chunk in range(1, phase.shape[1]):
+        gradient += gradient_at(chunk)  # the last one is freed before the next is made, which `reduce` does not do
     return arrays.swapped(gradient, xp=xp) if wide else gradient
 
 
