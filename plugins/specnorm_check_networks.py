@@ -48,6 +48,7 @@ from specnorm_check import (
     wholes,
 )
 
+REAL = {1, 10, 11, 16}  # float32, float16, float64 and bfloat16, as ONNX numbers them
 PART = {"values", "weights", "sizes", "exponent", "completion"}
 SLOPES = {
     **dict.fromkeys(("Relu", "Tanh", "Softplus", "Softsign", "Clip", "Atan"), (0.0, 1.0)), "Sigmoid": (0.0, 0.25),
@@ -98,6 +99,8 @@ class Network:
         self.arrays = constants_of(graph)
         inputs = [one for one in graph.input if one.name not in self.arrays]
         require(len(inputs) == 1, "the model has not one input")
+        kind = inputs[0].type.tensor_type.elem_type  # of whole numbers quotients are rounded
+        require(kind in REAL, f"the model's input has numbers of kind {kind} of ONNX, not floating ones")
         sizes = inputs[0].type.tensor_type.shape.dim
         for size, n in zip(sizes, wholes(input_shape, len(sizes), 1), strict=True):
             require(size.dim_value in (0, n), "the model's input has another shape")
@@ -255,7 +258,10 @@ class Network:
         steepest = 1.0 if links[1:] else max(map(abs, links[-1].slopes))
         lift = math.prod(links[-1].pools, start=Fraction(steepest))
         if len(links) == 1:
-            require(part["sizes"] != "own" or not links[0].geometry["auto_pad"], "a part at its size pads by itself")
+            free = (
+                links[0].geometry["auto_pad"] or links[0].geometry["transposed"]
+            )  # outputs may be more: output_padding
+            require(part["sizes"] != "own" or not free, "a part at its size pads by itself, or is transposed")
             own = {"sizes": list(self.shapes[links[0].reads][2:])} if part["sizes"] == "own" else {}
             return kernels[0], {**links[0].geometry, **own}, lift
         wide = [one.geometry for one, kernel in zip(links, kernels, strict=True) if math.prod(kernel.shape[2:]) > 1]

@@ -559,6 +559,26 @@ def test_older_operators_and_numbers_elsewhere_are_refused() -> None:
         constant(specnorm_check_networks, model.SerializeToString(), (1, 2, 6), [])
 
 
+def test_whole_numbers_are_refused() -> None:
+    """Half of 1 is 0 there, and of 2 it is 1."""
+    model = onnx.ModelProto.FromString(file_of([node("Div", "x c")], (1, 2), {"c": np.array([2.0])}))
+    assert constant(specnorm_check_networks, model.SerializeToString(), (1, 2), []) == Fraction(1, 2)
+    for one in (*model.graph.input, *model.graph.output):
+        one.type.tensor_type.elem_type = TensorProto.INT64
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.array([2]), "c"))
+    with pytest.raises(Refused, match="not floating"):
+        constant(specnorm_check_networks, model.SerializeToString(), (1, 2), [])
+
+
+def test_outputs_that_padding_adds_to_a_transposed_layer_count() -> None:
+    """At its size it would be taken for the adjoint of a layer without them: 3.03 for 3.62."""
+    made = node("ConvTranspose", "x w", strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1])
+    content = file_of([made], (1, 1, 2, 2), {"w": np.ones((1, 1, 3, 3))})
+    with pytest.raises(Refused, match="or is transposed"):
+        constant(specnorm_check_networks, content, (1, 1, 2, 2), [layer("x", "y", sizes="own")])
+    assert constant(specnorm_check_networks, content, (1, 1, 2, 2), [layer("x", "y")]) > reached(content, (1, 1, 2, 2))
+
+
 def test_it_imports_nothing_of_ours_but_the_file_beside_it() -> None:
     tree = ast.parse(SCRIPT.read_text(encoding="utf-8"))
     imported = {one.name.split(".")[0] for each in ast.walk(tree) if isinstance(each, ast.Import) for one in each.names}
