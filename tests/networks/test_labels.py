@@ -105,3 +105,11 @@ def test_a_gate_is_decided(tmp_path: Any) -> None:
     assert [row.status for row in report.layers] == ["ok", "ok"]
     assert report.network is not None
     assert report.network.note.startswith("The bound is of the values before")
+
+
+def test_a_network_of_whole_numbers_is_refused() -> None:
+    info = [helper.make_tensor_value_info(name, TensorProto.INT64, [1, 4]) for name in "xy"]
+    two = numpy_helper.from_array(np.array([2]), "two")
+    model = helper.make_model(helper.make_graph([N("Div", ["x", "two"], ["y"])], "g", info[:1], info[1:], [two]))
+    with pytest.raises(MethodError, match="no input of floating numbers"):
+        bound(graph_of(model))

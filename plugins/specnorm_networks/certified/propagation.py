@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from specnorm import ConvSpec, SpecnormError
+from specnorm import ConvSpec, MethodError, SpecnormError
 from specnorm.proof import Interval, Upper, arithmetic, finite, known, least
 from specnorm_networks.certified import rules
 from specnorm_networks.certified.branches import Branches
@@ -111,6 +111,8 @@ def propagate(
     ``values``: where they lie. ``shortcuts``: by the value at the end of some layers: constants of these together,
     used where they are less.
     """
+    if not graph.inputs:
+        raise MethodError("the network has no input of floating numbers, so that it has no Lipschitz constant.")
     scope = Scope(graph, values.regions)
     passes = [_Pass(scope, norms, name, shortcuts or {}, values) for name in graph.inputs]
     steps = {node.name: _combined(node, [run.steps[node.name] for run in passes], graph) for node in graph.nodes}
