@@ -41,14 +41,9 @@ _COMPUTING = ("forward", "_conv_forward", "_output_padding", "__call__")
 """What of a class says which map its modules compute."""
 
 
-def torchs_own(module: nn.Module) -> Any:
-    """The class of torch's that a layer's class is or derives from."""
-    return next((kind for kind in _LAYERS if isinstance(module, kind)), None)
-
-
 def computes_as_torch(module: nn.Module) -> bool:
     """Whether a layer's forward is torch's own, so that its attributes say what it computes; hooks are not seen."""
-    base = torchs_own(module)
+    base = next((kind for kind in _LAYERS if isinstance(module, kind)), None)
     names = [name for name in _COMPUTING if hasattr(base, name)]
     return base is not None and all(
         getattr(type(module), name) is getattr(base, name) and name not in vars(module) for name in names
