@@ -22,7 +22,7 @@ from specnorm_torch.backend import BACKEND
 from specnorm_torch.modules import geometry_of, is_layer, is_lazy, name_of, version_of
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-_TN = TensorNorm(tracked="one")
+_TN = TensorNorm()
 _RENEWED = 1024
 """Steps between fresh starts; the first ones come at 16, 32, 64 ... steps, while a kernel moves most."""
 _FIRST = 16
@@ -41,7 +41,7 @@ class SpectralNorm(nn.Module):
     """
 
     vectors: Tensor
-    """Of `TensorNorm(tracked="one")`."""
+    """Of `TensorNorm`."""
     in_eval: tuple[Tensor, list[int], tuple[Tensor, ...]] | None = None
     """The last weight in eval, versions of it and of the state, and the state that its norm is taken at."""
 

@@ -239,8 +239,10 @@ class Stepped(Method):
         """
         return None
 
-    def with_channels(self, state: tuple[Array, ...], channels: int, wider: int, *, xp: Namespace) -> tuple[Array, ...]:
-        """State (..., *shape) of blocks with other input channels: more, by zeros, or fewer, by cutting zeros off."""
+    def with_channels(
+        self, state: tuple[Array, ...], here: ConvSpec, there: ConvSpec, *, xp: Namespace
+    ) -> tuple[Array, ...]:
+        """State (..., *shape) of blocks with other channels: more, by zeros, or fewer, by cutting zeros off."""
         raise NotImplementedError
 
 

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from specnorm import arrays
 from specnorm.certified.matrices import norms
@@ -20,8 +20,8 @@ from specnorm.methods.base import Evaluation, Needs, Stepped, check_budget, chec
 from specnorm.problem import polyphase
 from specnorm.search.constant import norms_of_one_tap
 from specnorm.tensor import one_set
-from specnorm.tensor.alternation import alternate, follow, maximise, start_state
-from specnorm.tensor.form import Form, best, sample_frequencies, starts
+from specnorm.tensor.alternation import alternate, maximise
+from specnorm.tensor.form import Form, best, starts
 from specnorm.tensor.proving import LIFT, TUNING, certified
 
 if TYPE_CHECKING:
@@ -50,9 +50,6 @@ class TensorNorm(Stepped):
         estimate.
     budget : float, optional
         Seconds for the proof; what has not begun by then is not tried.
-    tracked : {"many", "one"}
-        In training: vectors at up to eight sample frequencies, and as many that are free; or one set of vectors, whose
-        step costs some twenty calls, and which does not notice that another maximum overtakes.
 
     References
     ----------
@@ -66,11 +63,8 @@ class TensorNorm(Stepped):
     seed: int = 0
     certified: bool | None = None
     budget: float | None = None
-    tracked: Literal["many", "one"] = "many"
 
     def __post_init__(self) -> None:
-        if self.tracked not in ("many", "one"):
-            raise MethodError(f"tracked={self.tracked!r} must be 'many' or 'one'.")
         check_count("starts", self.starts, least=1)
         check_count("random_starts", self.random_starts)
         check_count("max_iter", self.max_iter, least=1)
@@ -157,72 +151,47 @@ class TensorNorm(Stepped):
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """Right and spatial vectors, one after the other, as (real, imaginary): at sample frequencies, then free."""
+        """Left and spatial vectors, one after the other, as (real, imaginary)."""
         if self.certified:
             raise MethodError("TensorNorm(certified=True) insists on a proof, which a step is not: leave it out.")
-        _, *sizes = _parts(spec)
-        if self.tracked == "one":
-            return {"vectors": (spec.block_shape[0] + sum(sizes), 2)}
-        return {"iterates": (2 * len(sample_frequencies(tuple(sizes))), sum(_parts(spec)), 2)}
+        return {"vectors": (spec.block_shape[0] + sum(_sizes(spec)), 2)}
 
     def state_class(self, spec: ConvSpec) -> Hashable:
         """As many taps an axis: zero channels stay zero in every product."""
-        return None if self.tracked == "one" else _parts(spec)[1:]
+        return _sizes(spec)
 
-    def with_channels(self, state: tuple[Array, ...], channels: int, wider: int, *, xp: Namespace) -> tuple[Array, ...]:
-        """Zeros at the end of the right vectors, which come first."""
-        (x,) = state
+    def with_channels(
+        self, state: tuple[Array, ...], here: ConvSpec, there: ConvSpec, *, xp: Namespace
+    ) -> tuple[Array, ...]:
+        """Zeros at the end of the left vectors, which come first."""
+        (x,), channels, wider = state, here.block_shape[0], there.block_shape[0]
         kept, spatial = x[..., : min(channels, wider), :], x[..., channels:, :]
         more = xp.zeros_like(kept[..., :1, :])
         more = xp.broadcast_to(more, (*more.shape[:-2], max(0, wider - channels), 2))
         return (xp.concat([kept, more, spatial], axis=-2),)
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
-        """Power steps at the sample frequencies; the first free iterate is the maximiser of a whole maximisation."""
-        v, modes = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
-        if self.tracked == "one":
-            return (self._first_set(blocks, v, modes, ops=ops),)
-        return (arrays.real_pair(start_state(blocks, v, modes, self.max_iter, ops=ops), xp=ops.xp),)
-
-    def _first_set(self, blocks: Array, v: Array, modes: list[Array], *, ops: ArrayOps) -> Array:
         """Left and spatial vectors of the maximiser; where the kernel is zero, those of a start."""
         xp, form = ops.xp, Form(blocks, ops=ops)
+        v, modes = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
         _, value, v, modes, _ = alternate(blocks, v, modes, self.max_iter, ops=ops)
         value, v, modes = best(value, v, modes, 1, xp=xp)
         u, _ = form.left(v, form.weights(modes))
         u = xp.where((value > 0)[..., None], u, xp.ones_like(u) / math.sqrt(form.m))
-        return arrays.real_pair(xp.concat([u, *modes], axis=2)[:, 0, :], xp=xp)
+        return (arrays.real_pair(xp.concat([u, *modes], axis=2)[:, 0, :], xp=xp),)
 
     def advance(
         self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
     ) -> tuple[Evaluation, tuple[Array, ...]]:
-        xp = ops.xp
-        if self.tracked == "one":
-            return self._advance_one(blocks, state[0], spec, sweeps=sweeps, ops=ops)
-        form = Form(blocks, ops=ops)
-        vectors = follow(form, ops.complex(state[0][..., 0], state[0][..., 1]), sweeps)
-        v, *modes = form.split(vectors[:, vectors.shape[1] // 2 :, :])
-        weights = form.weights(modes)
-        u, value = form.left(v, weights)
-        top = xp.argmax(value, axis=1)
-        found = [arrays.pick(x, top, xp=xp) for x in (value, u, v, weights)]
-        group, value, u, v, weights = _largest(found, spec.groups, xp=xp)
-        residuals = (xp.conj(u), v, weights, xp.ones_like(value), group)
-        state = (arrays.real_pair(vectors, xp=xp),)
-        return Evaluation(value * math.sqrt(form.taps), (), residuals), state
-
-    def _advance_one(
-        self, blocks: Array, state: Array, spec: ConvSpec, *, sweeps: int, ops: ArrayOps
-    ) -> tuple[Evaluation, tuple[Array, ...]]:
-        xp, m, sizes = ops.xp, spec.block_shape[0], _parts(spec)[1:]
+        (vectors,), xp, m, sizes = state, ops.xp, spec.block_shape[0], _sizes(spec)
         ends = list(itertools.accumulate([m, *sizes]))
-        x = ops.complex(state[..., 0], state[..., 1])
+        x = ops.complex(vectors[..., 0], vectors[..., 1])
         modes = [x[:, first:end] for first, end in itertools.pairwise(ends)]
         flat = xp.reshape(blocks, (*blocks.shape[:2], -1))
-        found = one_set.step(flat, state[:, :m, :], modes, sweeps, join=ops.complex, xp=xp)
+        found = one_set.step(flat, vectors[:, :m, :], modes, sweeps, join=ops.complex, xp=xp)
         moved = xp.concat([found.rows, arrays.real_pair(xp.concat(found.modes, axis=-1), xp=xp)], axis=1)
         usable = (found.value > 0) & xp.isfinite(found.value)
-        moved = xp.where(usable[:, None, None], moved, state)
+        moved = xp.where(usable[:, None, None], moved, vectors)
         group, value, rows, columns = _largest([found.value, found.rows, found.columns], spec.groups, xp=xp)
         u = ops.complex(rows[..., 0], -rows[..., 1])
         x = ops.complex(columns[:, 0, :], -columns[:, 1, :])
@@ -237,6 +206,5 @@ def _largest(found: list[Array], groups: int, *, xp: Namespace) -> list[Array]:
     return [group, *(arrays.pick(x, group, xp=xp) for x in (value, *others))]
 
 
-def _parts(spec: ConvSpec) -> tuple[int, ...]:
-    _, p, *sizes = spec.block_shape
-    return (p, *(sizes or (1,)))
+def _sizes(spec: ConvSpec) -> tuple[int, ...]:
+    return spec.block_kernel_shape or (1,)

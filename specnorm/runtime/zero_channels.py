@@ -67,7 +67,6 @@ def padded(kernel: AnyArray, shape: tuple[int, ...], *, xp: Any) -> AnyArray:
 
 def moved(state: tuple[AnyArray, ...], here: Program, there: Program, *, xp: Any) -> tuple[AnyArray, ...]:
     """A state of one program as one of another of its class."""
-    before, after = here.spec.block_shape[1], there.spec.block_shape[1]
-    if before == after or not isinstance(here.method, Stepped):
+    if here.shape == there.shape or not isinstance(here.method, Stepped):
         return state
-    return here.method.with_channels(state, before, after, xp=xp)
+    return here.method.with_channels(state, here.spec, there.spec, xp=xp)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from specnorm import arrays
-from specnorm.tensor.form import Form, best, sample_iterates
+from specnorm.tensor.form import Form, best
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps
@@ -28,18 +28,12 @@ class AlternationTuning:
         Largest rate of convergence that is believed in extrapolation: a sweep then begins 32 changes ahead at most.
     tolerances : tuple of (float32, float64)
         Relative gains in a sweep below which an iterate has converged: two roundings, and some hundred.
-    begun : int
-        Power steps at the sample frequencies of a new training state.
-    fresh : float
-        Length of what is added to its unit vectors at each step, so that a singular value that overtakes is seen.
     """
 
     halving: tuple[tuple[int, int], ...] = ((2, 8), (4, 4))
     patience: float = 30
     largest_ratio: float = 0.97
     tolerances: tuple[float, float] = (2e-7, 1e-13)
-    begun: int = 20
-    fresh: float = 0.03
 
 
 TUNING = AlternationTuning()
@@ -76,46 +70,6 @@ def maximise(
     return norm[:, 0] * lift, vectors, count
 
 
-def start_state(blocks: Array, v: Array, modes: list[Array], max_iter: int, *, ops: ArrayOps) -> Array:
-    """Vectors (b, s, p + sum of sizes) that `follow` moves: those at sample frequencies, and as many that are free."""
-    xp = ops.xp
-    form, value, v, modes, _ = alternate(blocks, v, modes, max_iter, ops=ops)
-    value, v, modes = best(value, v, modes, 1, xp=xp)
-    samples = xp.broadcast_to(_samples(form), (form.b, *_samples(form).shape[1:]))
-    top = xp.where((value > 0)[..., None], xp.concat([v, *modes], axis=2), samples[:, :1, :])
-    state = xp.concat([samples, top, samples[:, 1:, :]], axis=1)
-    return arrays.repeated(lambda x: (follow(form, x[0], 1),), TUNING.begun, (state,), ops=ops)[0]
-
-
-def follow(form: Form, vectors: Array, sweeps: int) -> Array:
-    """Move the vectors of `start_state`; what a zero or non-finite kernel would destroy is kept.
-
-    At a sample frequency the kernel is a matrix, of which a power step is taken. A little of a fixed random vector is
-    added: vectors that have converged would not see another singular value overtake. Each sample frequency has a free
-    iterate, which follows a local maximum, until a sweep from the sample ends higher.
-    """
-    xp = form.xp
-    fresh = TUNING.fresh * _samples(form)[:, :, : form.p]
-    count = fresh.shape[1]
-    for _ in range(sweeps):
-        v, *modes = form.split(vectors)
-        image, moved, value = form.sweep(v, modes)
-        usable = (value > 0) & xp.isfinite(value)
-        moved = xp.where(usable[..., None], moved, vectors)
-        value = xp.where(usable, value, xp.zeros_like(value))
-        overtaken = value[:, :count] > value[:, count:]
-        free = xp.where(overtaken[..., None], moved[:, :count, :], moved[:, count:, :])
-        sampled, _ = arrays.unit(image[:, :count, :], xp=xp)
-        sampled = xp.where(usable[:, :count, None], sampled + fresh, v[:, :count, :])
-        vectors = xp.concat([xp.concat([sampled, vectors[:, :count, form.p :]], axis=2), free], axis=1)
-    return vectors
-
-
-def _samples(form: Form) -> Array:
-    host = "complex128" if form.by_row.dtype == form.xp.float64 else "complex64"
-    return form.ops.from_numpy(sample_iterates(form.p, form.lengths, host), form.by_row)
-
-
 def alternate(
     blocks: Array, v: Array, modes: list[Array], max_iter: int, *, ops: ArrayOps
 ) -> tuple[Form, Array, Array, list[Array], Array]:
@@ -132,7 +86,7 @@ def alternate(
     def sweep(state: tuple[Array, ...]) -> tuple[Array, ...]:
         value, _, *vectors = state
         here = vectors[: len(vectors) // 2]
-        _, now, new = form.sweep(here[0], here[1:])
+        now, new = form.sweep(here[0], here[1:])
         return (new, value, *form.split(now), *here)
 
     def swept(value: Array, here: tuple[Array, ...], sweeps: int) -> tuple[Array, Array, list[Array]]:
@@ -164,7 +118,7 @@ def alternate(
             arrays.unit(x + xp.astype(ahead, x.dtype)[..., None] * (x - y), xp=xp)[0]
             for x, y in zip(now, before, strict=True)
         ]
-        _, there, new = form.sweep(trial[0], trial[1:])
+        there, new = form.sweep(trial[0], trial[1:])
         worse = (new < value)[..., None]
         here = tuple(xp.where(worse, x, y) for x, y in zip(now, form.split(there), strict=True))
         first = xp.maximum(new, value)

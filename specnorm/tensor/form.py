@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm import arrays
-from specnorm.problem.frequencies import coarse_grid, full_grid
+from specnorm.problem.frequencies import coarse_grid
 from specnorm.tensor.one_set import best_modes, outer
 
 if TYPE_CHECKING:
     from specnorm.types import Array, ArrayOps, Namespace
-
-SAMPLES = 8
-"""Frequencies at most at which a training state looks for directions that grow."""
 
 
 class Form:
@@ -62,13 +59,11 @@ class Form:
             rest = xp.matmul(rest, mode[..., None])[..., 0]
         return xp.conj(rest)
 
-    def sweep(self, v: Array, modes: list[Array]) -> tuple[Array, Array, Array]:
+    def sweep(self, v: Array, modes: list[Array]) -> tuple[Array, Array]:
         """Update u, then the spatial vectors with v at its best, then v. Never decreases the form.
 
         Returns
         -------
-        image : array, shape (b, s, p)
-            The best v for the spatial vectors that the sweep began with, times the form's value there.
         vectors : array, shape (b, s, p + sum of sizes)
             Right vectors and spatial vectors.
         value : array, shape (b, s)
@@ -81,7 +76,7 @@ class Form:
         modes = best_modes(xp.reshape(c, (*c.shape[:2], *self.lengths)), modes, 2, xp=xp)
         # Of vectors of all blocks in a row, less is compiled than of a stack of a few.
         found, value = arrays.unit(xp.reshape(self.right(rows, modes), (-1, self.p)), xp=xp)
-        return image, xp.concat([xp.reshape(found, v.shape), *modes], axis=2), xp.reshape(value, v.shape[:2])
+        return xp.concat([xp.reshape(found, v.shape), *modes], axis=2), xp.reshape(value, v.shape[:2])
 
     def split(self, vectors: Array) -> list[Array]:
         """Right vectors and spatial vectors of iterates (b, s, p + sum of sizes)."""
@@ -164,20 +159,3 @@ def waves(angles: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
 def units(found: list[np.ndarray], dtype: str) -> tuple[np.ndarray, ...]:
     """Rows of unit length, (1, s, n) each."""
     return tuple((x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype)[None, ...] for x in found)
-
-
-@functools.lru_cache(maxsize=256)
-def sample_iterates(p: int, sizes: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Vectors (1, f, p + sum of sizes) at the sample frequencies of a training state: right ones at random."""
-    angles = sample_frequencies(sizes)
-    return np.concatenate(units([arrays.random_vectors(0, (len(angles), p)), *waves(angles, sizes)], dtype), axis=2)
-
-
-def sample_frequencies(sizes: tuple[int, ...]) -> np.ndarray:
-    """Some frequencies (f, d) of a grid with about as many points an axis as taps, none the mirror image of another."""
-    sides = np.asarray([1 if k == 1 else min(k + (k == 2), 8) for k in sizes])
-    grid = full_grid(sides.tolist()).numerators
-    kept = sorted({min(tuple(x.tolist()), tuple((-x % sides).tolist())) for x in grid})
-    some = np.asarray(kept)[np.arange(min(len(kept), SAMPLES)) * len(kept) // min(len(kept), SAMPLES)]
-    angles: np.ndarray = 2 * np.pi * some / sides
-    return angles

@@ -85,15 +85,15 @@ mesh = Mesh(np.array(jax.devices()), ("part",))
 def put(x, *axes):
     return jax.device_put(x, NamedSharding(mesh, PartitionSpec(*axes)))
 normal = np.random.RandomState(0).standard_normal
-tree = {name: {"kernel": normal((3, 13, 16)).astype("float32")} for name in ("one", "two")}
+tree = {name: {"kernel": normal((3, 16, 13)).astype("float32")} for name in ("one", "two")}
 tree = jax.tree_util.tree_map(jax.numpy.asarray, tree)
 penalty = SpectralPenalty()
 state = penalty.init(tree)
 moved = jax.tree_util.tree_map(lambda x: 1.1 * x + 0.1 * x**2, tree)
 step = jax.jit(jax.value_and_grad(penalty, has_aux=True))
 (value, after), gradient = step(moved, state)
-spread = jax.tree_util.tree_map(lambda x: put(x, None, None, "part"), moved)
-shards = jax.tree_util.tree_map(lambda x: put(x, None, None, "part"), state)
+spread = jax.tree_util.tree_map(lambda x: put(x, None, "part"), moved)
+shards = jax.tree_util.tree_map(lambda x: put(x, None, "part"), state)
 (other, later), slope = step(spread, shards)
 assert len(spread["one"]["kernel"].sharding.device_set) == 8
 np.testing.assert_allclose(other, value, rtol=1e-5)
@@ -109,7 +109,7 @@ print("equal")
 
 
 def test_sharded_kernels_and_states() -> None:
-    """Kernels split over output channels and states over the entries of vectors, on eight devices made of the host."""
+    """Kernels split over input channels and states over the entries of vectors, on eight devices made of the host."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     run = subprocess.run(

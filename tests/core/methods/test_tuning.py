@@ -78,15 +78,6 @@ def split(kernel: Kernel, geometry: dict[str, Any]) -> None:
         enclosed(kernel, geometry)
 
 
-def tracked(kernel: Kernel, geometry: dict[str, Any]) -> None:
-    """No claim, but an estimate from below: at most the largest value that alternation is known to reach."""
-    state = specnorm.init_tracking(kernel, TensorNorm(), **geometry)
-    for size in (1.0, 1.1, 1.5):
-        value, state = specnorm.track(size * kernel, TensorNorm(), state, **geometry)
-        assert 0 < float(value) <= size * float(specnorm.f4_bound(kernel, **geometry)) * (1 + 1e-5)
-        assert all(np.isfinite(x).all() for x in state.values())
-
-
 WILD: dict[str, tuple[Any, Any, Callable[..., None]]] = {
     "alternation that stops at once": (alternation, alternation.AlternationTuning(((1, 1),), 0.0, 0.0, (1.0, 1.0)), tn),
     "alternation without halving, far ahead": (
@@ -116,7 +107,6 @@ WILD: dict[str, tuple[Any, Any, Callable[..., None]]] = {
     "no wave taken out": (circulants, circulants.DeflationTuning((0.9,), (0.9,), 0, 1, 0, wider=(1.0,)), split),
     "one wave of a frequency": (circulants, circulants.DeflationTuning((0.5,), (0.5,), 0, 1, together=1), split),
     "one step a matrix": (layer, LayerTuning(matrix_steps=1, matrix_more=1, matrix_wider=()), enclosed),
-    "a training state of random vectors": (alternation, alternation.AlternationTuning(begun=0, fresh=1e3), tracked),
 }  # fmt: skip
 
 
