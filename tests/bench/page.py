@@ -21,10 +21,11 @@ def write(source: Path) -> None:
     """The page with the table of the suite's lines, or the table of other lines, beside them."""
     rows = read(source)
     if source.stem != COMMITTED:
-        source.with_suffix(".md").write_text(f"{measured(rows)}\n\n{whole(rows)}", encoding="utf-8")
+        parts = (measured(rows), whole(rows), by_library(rows))
+        source.with_suffix(".md").write_text("\n\n".join(parts), encoding="utf-8")
         return
     text = PAGE.read_text(encoding="utf-8")
-    for name, part in (("measured", measured(rows)), ("table", whole(rows))):
+    for name, part in (("measured", measured(rows)), ("table", whole(rows)), ("libraries", by_library(rows))):
         text = put(text, f"<!-- {name} -->\n", f"\n<!-- end of {name} -->", part.strip())
     source.with_name(PAGE.name).write_text(text, encoding="utf-8")
 
@@ -37,25 +38,41 @@ def measured(rows: list[Row]) -> str:
 
 
 def whole(rows: list[Row]) -> str:
-    """One table: a row a problem, method, library and family of kernels; each case is a line of the file."""
+    """One table: a row a problem, method and family of kernels; each case is a line of the file."""
     groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        if row.keys() & {"skipped", "error"} or row["contestant"] == "matrix product":  # that is for `compare` alone
-            continue
+    for row in shown(rows):
         kind = row["name"] if row["family"] == "network" else row["family"]
-        groups.setdefault((row["section"], row["contestant"], row["library"], kind), []).append(row)
+        if row["section"] != "libraries":
+            groups.setdefault((row["section"], row["contestant"], kind), []).append(row)
     lines = []
-    for (title, contestant, library, kind), found in groups.items():
+    for (title, contestant, kind), found in groups.items():
         own = contestant == found[0]["yardstick"] or title == "network"
         faster = sorted(row["faster"] for row in found if "faster" in row and not own)
         told = [f"{float(format(x, '.2g')):g}" for x in faster]
         around = f" ({told[0]}{DASH}{told[-1]})" if len(told) > 1 else ""
         lines.append([
-            title, f"`{contestant}`" + f", {library}" * (title == "libraries"), kind, str(len(found)),
+            title, f"`{contestant}`", kind, str(len(found)),
             ends([row["seconds"] for row in found], span), f"{statistics.median(faster):.2g}{around}" if told else "-",
             ends([row["value_over_norm"] for row in found if "value_over_norm" in row], "{:.4f}".format),
         ])  # fmt: skip
-    header = ["problem", "method", "kernels", "cases", "time", "times as fast", "value over norm"]
+    return table(["problem", "method", "kernels", "cases", "time", "times as fast", "value over norm"], lines)
+
+
+def by_library(rows: list[Row]) -> str:
+    """One table: the time of each method in each library, for the kernel of the section on libraries."""
+    found = [row for row in shown(rows) if row["section"] == "libraries"]
+    libraries = list(dict.fromkeys(row["library"] for row in found))
+    times = {(row["contestant"], row["library"]): span(row["seconds"]) for row in found}
+    methods = dict.fromkeys(row["contestant"] for row in found)
+    return table(["method", *libraries], [[f"`{x}`", *(times.get((x, y), "-") for y in libraries)] for x in methods])
+
+
+def shown(rows: list[Row]) -> list[Row]:
+    """Rows that the page has; the matrix product is for `compare` alone."""
+    return [row for row in rows if not row.keys() & {"skipped", "error"} and row["contestant"] != "matrix product"]
+
+
+def table(header: list[str], lines: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines))
 
 
