@@ -30,5 +30,6 @@ def places(operator: str) -> list[str]:
 def attributes(operator: str) -> set[str]:
     """Attributes that the reader knows, of whatever operator set; those that are ignored, too."""
     known = OPERATORS[operator]
-    named = set(known.ignored).union(*(parameters(each) for each in (known.build, known.fold) if each is not None))
-    return {name for schema in versions(operator).values() for name in schema.attributes if name in named}
+    every = {name for schema in versions(operator).values() for name in schema.attributes}
+    # Of constants alone all that the standard has: they are evaluated.
+    return every if known.build is None else every & {*known.ignored, *parameters(known.build)}

@@ -123,28 +123,23 @@ def call(operator: str, opset: int, inputs: Sequence[Value | None] = (), **given
 
 
 def refusal(operator: str, opset: int, inputs: Sequence[Value | None] = (), **given: Any) -> str:
-    """Of all that makes the operator; empty where one takes it."""
-    known, said = OPERATORS[operator], ""
-    for make in filter(None, (known.build, known.fold)):
-        try:
-            bind(call(operator, opset, inputs, **given), known, make)
-        except NoBoundError as error:
-            said = str(error)
-            if "is missing" in said:
-                return ""
+    """Empty where the operator takes it."""
+    known, made = OPERATORS[operator], call(operator, opset, inputs, **given)
+    try:
+        if known.build is None:
+            binding.stated(made, known)
         else:
-            return ""
-    return said
+            bind(made, known, known.build)
+    except NoBoundError as error:
+        return "" if "is missing" in str(error) else str(error)
+    return ""
 
 
 def test_what_no_builder_names_is_refused_by_name() -> None:
     """Every attribute and input of every operator in every operator set."""
     refused = 0
     for operator, known in OPERATORS.items():
-        named = {
-            name for make in (known.build, known.fold) if make is not None
-            for name, each in parameters(make).items() if each.kind is each.KEYWORD_ONLY
-        }  # fmt: skip
+        named = attributes(operator)
         for schema in HISTORY[operator]:
             if schema.since_version < known.since:
                 assert "operator set" in refusal(operator, schema.since_version), operator
@@ -173,16 +168,18 @@ def test_a_builder_that_forgets_an_argument_refuses_it(monkeypatch: pytest.Monke
     """As if it had never been written: each keyword of each builder, at an operator set that has it."""
     forgotten = 0
     for operator, known in OPERATORS.items():
-        for make in filter(None, (known.build, known.fold)):
-            for name, each in parameters(make).items():
-                for opset, schema in versions(operator).items():
-                    if each.kind is not each.KEYWORD_ONLY or name not in schema.attributes:
-                        continue
-                    without = {key: value for key, value in parameters(make).items() if key != name}
-                    given = call(operator, opset, **{name: STRANGE[schema.attributes[name].type.value]})
-                    monkeypatch.setattr(binding, "parameters", lambda _, without=without: without)
-                    with pytest.raises(NoBoundError, match=f"attribute {name} of {operator} is not known"):
-                        bind(given, replace(known, ignored=frozenset()), make)
-                    monkeypatch.undo()
-                    forgotten += 1
+        make = known.build
+        if make is None:
+            continue
+        for name, each in parameters(make).items():
+            for opset, schema in versions(operator).items():
+                if each.kind is not each.KEYWORD_ONLY or name not in schema.attributes:
+                    continue
+                without = {key: value for key, value in parameters(make).items() if key != name}
+                given = call(operator, opset, **{name: STRANGE[schema.attributes[name].type.value]})
+                monkeypatch.setattr(binding, "parameters", lambda _, without=without: without)
+                with pytest.raises(NoBoundError, match=f"attribute {name} of {operator} is not known"):
+                    bind(given, replace(known, ignored=frozenset()), make)
+                monkeypatch.undo()
+                forgotten += 1
     assert forgotten > 150

@@ -65,12 +65,8 @@ def bind(call: Call, known: Known, builder: Callable[..., Any]) -> tuple[list[An
     NoBoundError
         If an argument is not known, or of another kind; the message names it.
     """
-    if not known.since <= call.opset <= _newest():
-        raise NoBoundError(
-            f"{call.operator} of operator set {call.opset} is not known here, only of {known.since} to {_newest()}"
-        )
     schema = _schema(call.operator, call.opset)
-    inputs, attributes = _inputs(call, schema), _attributes(call, schema)
+    inputs, attributes = stated(call, known)
     taken = parameters(builder)
     ordered = [name for name, each in taken.items() if each.kind is each.POSITIONAL_ONLY]
     renamed = dict(zip([each.name for each in schema.inputs], ordered, strict=False))
@@ -98,6 +94,22 @@ def bind(call: Call, known: Known, builder: Callable[..., Any]) -> tuple[list[An
                 raise NoBoundError(f"the argument {name} of {call.operator} is missing")
             named[name] = None if each.default is each.empty else each.default
     return [*(named.pop(name) for name in ordered), *positional], named
+
+
+def stated(call: Call, known: Known) -> tuple[list[tuple[str, Value]], dict[str, tuple[Any, Any]]]:
+    """Inputs that are given and attributes that have a value, with their names; of both what the standard has.
+
+    Raises
+    ------
+    NoBoundError
+        If the operator set is not known, or does not have them.
+    """
+    if not known.since <= call.opset <= _newest():
+        raise NoBoundError(
+            f"{call.operator} of operator set {call.opset} is not known here, only of {known.since} to {_newest()}"
+        )
+    schema = _schema(call.operator, call.opset)
+    return _inputs(call, schema), _attributes(call, schema)
 
 
 def _inputs(call: Call, schema: Any) -> list[tuple[str, Value]]:

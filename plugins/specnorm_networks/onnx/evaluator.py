@@ -21,6 +21,23 @@ WINDOWS = 2**22
 """Numbers in the windows of the channels that a convolution takes at a time, about; with their places 24 bytes each."""
 
 
+_SLOW = frozenset(("MaxPool", "AveragePool", "LpPool", "ConvTranspose", "Resize", "Upsample"))
+"""Operators that the evaluator loops over in Python, which takes as long as `_LOOP` multiplications a step."""
+_LOOP = 2**10
+
+
+def cost(node: Any, shapes: Sequence[tuple[int, ...]]) -> int:
+    """Multiplications that each entry of a node's value takes, roughly, by the shapes of its inputs."""
+    windows = [
+        math.prod(a.ints) for a in node.attribute if a.name == "kernel_shape" and not node.op_type.startswith("C")
+    ]
+    if node.op_type in ("Conv", "ConvTranspose") and len(shapes) > 1:
+        windows.append(math.prod(shapes[1][1:]))
+    elif node.op_type in ("MatMul", "Gemm") and shapes:
+        windows.append(max(shapes[0], default=1))
+    return int(max([1, *windows])) * (_LOOP if node.op_type in _SLOW else 1)
+
+
 class NotEvaluatedError(Exception):
     """The evaluator does not compute what the standard says."""
 

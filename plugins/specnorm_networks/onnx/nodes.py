@@ -134,15 +134,12 @@ class Known:
         The first operator set whose meaning is known.
     build : callable or None
         Of moving values; None: of constants alone.
-    fold : callable or None
-        Of constants; see `folding`.
     ignored : str
         Names of constant inputs and attributes that change nothing here.
     """
 
     since: int
     build: Builder | None = None
-    fold: Callable[..., Any] | None = None
     ignored: frozenset[str] = field(default_factory=frozenset)
 
 

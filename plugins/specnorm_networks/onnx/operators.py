@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import numpy as np
-
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.onnx import elementwise, folding, layers, moves, normalising, pooling, tables
+from specnorm_networks.onnx import constants, elementwise, layers, moves, normalising, pooling, tables
 from specnorm_networks.onnx.elementwise import compare, function, with_alpha
-from specnorm_networks.onnx.folding import each
 from specnorm_networks.onnx.nodes import Builder, Known
 
 
-def _known(since: int, build: Builder | None, fold: Callable[..., Any] | None = None, ignored: str = "") -> Known:
-    return Known(since, build, fold, frozenset(ignored.split()))
+def _known(since: int, build: Builder | None, ignored: str = "") -> Known:
+    return Known(since, build, frozenset(ignored.split()))
 
 
 _FUNCTIONS: dict[int, dict[str, type[ops.Operator]]] = {
@@ -51,8 +45,8 @@ OPERATORS: dict[str, Known] = {
     "Upsample": _known(7, pooling.resize),
     "Pad": _known(2, pooling.pad),
     **{name: _known(at, function(make)) for at, some in _FUNCTIONS.items() for name, make in some.items()},
-    "Abs": _known(6, function(ops.Abs), each(np.abs)),
-    "Neg": _known(6, function(ops.Negative), each(np.negative)),
+    "Abs": _known(6, function(ops.Abs)),
+    "Neg": _known(6, function(ops.Negative)),
     "LeakyRelu": _known(6, with_alpha(ops.LeakyReLU)),
     "Elu": _known(6, with_alpha(ops.ELU)),
     "Celu": _known(12, with_alpha(ops.CELU)),
@@ -63,21 +57,21 @@ OPERATORS: dict[str, Known] = {
     "Selu": _known(6, elementwise.selu),
     "Gelu": _known(20, elementwise.gelu),
     "PRelu": _known(7, elementwise.prelu),
-    "Sqrt": _known(6, function(ops.Sqrt), each(np.sqrt)),
+    "Sqrt": _known(6, function(ops.Sqrt)),
     "Pow": _known(7, elementwise.power),
-    "Add": _known(7, elementwise.total, each(np.add)),
-    "Sub": _known(7, elementwise.total, each(np.subtract)),
-    "Mul": _known(7, elementwise.multiply, each(np.multiply)),
-    "Div": _known(7, elementwise.divide, folding.divide),
+    "Add": _known(7, elementwise.total),
+    "Sub": _known(7, elementwise.total),
+    "Mul": _known(7, elementwise.multiply),
+    "Div": _known(7, elementwise.divide),
     "Sum": _known(6, elementwise.total),
     "Mean": _known(6, elementwise.total),
-    "Max": _known(6, elementwise.extreme, folding.largest),
-    "Min": _known(6, elementwise.extreme, folding.smallest),
-    "Where": _known(9, elementwise.where, each(np.where)),
-    "Greater": _known(7, compare("gt"), each(np.greater)),
-    "GreaterOrEqual": _known(12, compare("ge"), each(np.greater_equal)),
-    "Less": _known(7, compare("lt"), each(np.less)),
-    "LessOrEqual": _known(12, compare("le"), each(np.less_equal)),
+    "Max": _known(6, elementwise.extreme),
+    "Min": _known(6, elementwise.extreme),
+    "Where": _known(9, elementwise.where),
+    "Greater": _known(7, compare("gt")),
+    "GreaterOrEqual": _known(12, compare("ge")),
+    "Less": _known(7, compare("lt")),
+    "LessOrEqual": _known(12, compare("le")),
     "LayerNormalization": _known(17, normalising.layer_norm, ignored="stash_type"),
     "RMSNormalization": _known(23, normalising.layer_norm, ignored="stash_type"),
     "InstanceNormalization": _known(6, normalising.instance_norm),
@@ -92,37 +86,32 @@ OPERATORS: dict[str, Known] = {
     "Unsqueeze": _known(1, moves.unsqueeze),
     "Identity": _known(1, moves.identity),
     "Dropout": _known(7, moves.dropout, ignored="ratio seed"),
-    "Cast": _known(6, moves.cast, folding.cast, ignored="saturate round_mode"),
+    "Cast": _known(6, moves.cast, ignored="saturate round_mode"),
     "DequantizeLinear": _known(10, moves.dequantize),
-    "Slice": _known(1, moves.slice_of, folding.slice_of),
+    "Slice": _known(1, moves.slice_of),
     "Split": _known(2, moves.split),
-    "Concat": _known(4, moves.concat, folding.concat),
-    "Gather": _known(1, moves.gather, folding.gather),
+    "Concat": _known(4, moves.concat),
+    "Gather": _known(1, moves.gather),
     "GatherElements": _known(11, tables.gather_elements),
     "GatherND": _known(11, tables.gather_nd),
     "ScatterElements": _known(11, tables.scatter_elements),
     "ScatterND": _known(11, tables.scatter_nd),
-    "Trilu": _known(14, tables.triangle, folding.triangle),
+    "Trilu": _known(14, tables.triangle),
     "TopK": _known(10, tables.top),
-    "Expand": _known(8, moves.expand, folding.expand),
-    "Tile": _known(6, moves.tile, folding.tile),
+    "Expand": _known(8, moves.expand),
+    "Tile": _known(6, moves.tile),
     "DepthToSpace": _known(1, moves.blocks),
     "SpaceToDepth": _known(1, moves.blocks),
-    "Constant": _known(1, folding.constant),
-    "ConstantOfShape": _known(9, folding.filled),
-    "Shape": _known(1, folding.shape_of),
-    "Size": _known(1, folding.size_of),
+    "Constant": _known(1, constants.constant),
+    "ConstantOfShape": _known(9, constants.filled),
+    "Shape": _known(1, constants.shape_of),
+    "Size": _known(1, constants.shape_of),
     # Of constants alone.
-    "Range": _known(11, None, folding.numbers, ignored="stash_type"),
-    "Equal": _known(7, None, each(np.equal)),
-    "And": _known(7, None, each(np.logical_and)),
-    "Or": _known(7, None, each(np.logical_or)),
-    "Xor": _known(7, None, each(np.logical_xor)),
-    "Not": _known(1, None, each(np.logical_not)),
-    "Floor": _known(6, None, each(np.floor)),
-    "Ceil": _known(6, None, each(np.ceil)),
-    "Mod": _known(10, None, folding.modulo),
-    "ReduceProd": _known(1, None, folding.product),
+    **dict.fromkeys(("Equal", "And", "Or", "Xor"), _known(7, None)),
+    **dict.fromkeys(("Floor", "Ceil"), _known(6, None)),
+    **dict.fromkeys(("Not", "ReduceProd"), _known(1, None)),
+    "Mod": _known(10, None),
+    "Range": _known(11, None, ignored="stash_type"),
 }
 """Operator -> what is known of it. Everything else is unknown."""
 RANDOM = frozenset(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from specnorm_networks.certified.operators.executed import UNITS
 from specnorm_networks.certified.shapes import Shape, concrete
 from specnorm_networks.model import Computed, NotExecutedError, Trial
-from specnorm_networks.onnx.evaluator import evaluate
+from specnorm_networks.onnx.evaluator import cost, evaluate
 from specnorm_networks.onnx.nodes import has_graphs
 from specnorm_networks.onnx.operators import OPERATORS
 from specnorm_networks.onnx.tensors import Tensors
@@ -28,9 +28,6 @@ WORK = 2**35
 """Multiplications of all nodes together."""
 PATCHES = 2**24
 """Numbers that the windows of one of a convolution's channels hold together."""
-_SLOW = frozenset(("MaxPool", "AveragePool", "LpPool", "ConvTranspose", "Resize", "Upsample"))
-"""Operators that the evaluator loops over in Python, which takes as long as `_LOOP` multiplications a step."""
-_LOOP = 2**10
 _SINGLE = ("Erf", "Gelu")
 """Operators that the evaluator computes in single precision, whatever it is given."""
 _DOMAINS = ("", "ai.onnx")
@@ -148,7 +145,7 @@ class OnnxModel:
             known = [concrete(shapes.get(name)) for name in node.output]
             size = sum(math.prod(shape) for shape in known if shape is not None)
             entries += size
-            work += size * _fan(node, shapes) * (_LOOP if node.op_type in _SLOW else 1)
+            work += size * cost(node, [concrete(shapes.get(name)) or () for name in node.input])
             if node.op_type == "Conv" and len(node.input) > 1:
                 window = math.prod((concrete(shapes.get(node.input[1])) or ())[2:])
                 patches = max([patches, *(window * math.prod(shape[2:]) for shape in known if shape is not None)])
@@ -174,19 +171,6 @@ class OnnxModel:
             return []
         named = zip([name for name in node.output if name], found, strict=False)
         return [(name, np.asarray(each)) for name, each in named if isinstance(each, np.ndarray | np.generic)]
-
-
-def _fan(node: Any, shapes: Mapping[str, Shape | None]) -> int:
-    """From how many numbers, roughly, each entry of a node's value is computed."""
-    windows = [
-        math.prod(a.ints) for a in node.attribute if a.name == "kernel_shape" and not node.op_type.startswith("C")
-    ]
-    inputs = [concrete(shapes.get(name)) or () for name in node.input]
-    if node.op_type in ("Conv", "ConvTranspose") and len(inputs) > 1:
-        windows.append(math.prod(inputs[1][1:]))
-    elif node.op_type in ("MatMul", "Gemm") and inputs:
-        windows.append(max(inputs[0], default=1))
-    return int(max([1, *windows]))
 
 
 class _Values(Mapping[str, Computed]):

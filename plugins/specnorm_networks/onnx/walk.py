@@ -29,8 +29,7 @@ from specnorm_networks.certified.shapes import Shape, Size, concrete
 from specnorm_networks.model_arrays import Sizes, Stated, Tensor
 from specnorm_networks.onnx import labels
 from specnorm_networks.onnx.binding import bind
-from specnorm_networks.onnx.computing import computed
-from specnorm_networks.onnx.folding import folded
+from specnorm_networks.onnx.constants import computed
 from specnorm_networks.onnx.nodes import Call, Data, Made, Result, Value, has_graphs
 from specnorm_networks.onnx.operators import OPERATORS, RANDOM
 from specnorm_networks.onnx.recurrent import GATES, PEEPHOLES, WEIGHTS, gates
@@ -388,19 +387,15 @@ class Walk:
             use=lambda kernel, stated, sizes: self._use(kernel, stated, sizes, label),
             missed=lambda: self._missed(proto, inputs, label),
         )  # fmt: skip
-        found: Result
         try:
-            if known.build is None or (known.fold is not None and not moving):
-                found = folded(call, known)
-            else:
+            if known.build is not None:
                 positional, named = bind(call, known, known.build)
                 found = known.build(call, *positional, **named)
+                if moving or isinstance(found, Constant) or not any(isinstance(value, Constant) for value in inputs):
+                    return found
         except NoBoundError:
             if moving:
                 raise
-            return computed(proto, call, known, self.reader)
-        if moving or isinstance(found, Constant) or not any(isinstance(value, Constant) for value in inputs):
-            return found
         return computed(proto, call, known, self.reader)
 
     def _registered(self, proto: Any, inputs: list[Value | None]) -> Made:
