@@ -55,6 +55,14 @@ ODD_POOLS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+def test_a_slice_that_begins_before_its_axis_and_steps_backwards_is_refused() -> None:
+    """Read as -1 from the end it took two entries, where NumPy takes none and ONNX Runtime one."""
+    ends = {"from": np.array([-9]), "to": np.array([1]), "axis": np.array([1]), "step": np.array([-1])}
+    proto = model([N("Slice", ["x", "from", "to", "axis", "step"], ["y"])], (1, 4), ends)
+    (unknown,) = bound(graph_of(proto)).unknown
+    assert "steps backwards from -9" in unknown.reason
+
+
 @pytest.mark.parametrize("words", ODD_POOLS)
 def test_windows_that_runtimes_place_differently(words: str) -> None:
     """An average with SAME padding: 0.919 for 1.30 in ONNX Runtime."""

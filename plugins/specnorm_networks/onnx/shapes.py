@@ -109,6 +109,8 @@ def slice_parts(
         found[axis] = (axis, start, end, step)
         if isinstance(n, int):
             first, last, _ = slice(start, end, step).indices(n)
+            if first < 0:  # NumPy takes nothing, onnxruntime may take the first entry
+                raise NoBoundError(f"it steps backwards from {start}, before the {n} entries of axis {axis}")
             found[axis] = (axis, first, None if last < 0 else last, step)
     return tuple(found.values())
 
