@@ -81,26 +81,26 @@ def test_every_public_function_is_tested_here() -> None:
 
 # -- the kernel --------------------------------------------------------------------------------------------------
 @everywhere
-@pytest.mark.parametrize("shape", [(), (3,), (2, 2, 1, 1, 1, 1)], ids=str)
-def test_wrong_rank(xp: Lib, name: str, shape: tuple[int, ...]) -> None:
-    words = f"kernel of shape {shape} has {len(shape)} axes|(cout, cin // groups, *kernel_shape)|give 2 to 5 axes"
-    refused(KernelError, words, FUNCTIONS[name], xp.asarray(ones(*shape)))
+def test_wrong_rank(xp: Lib, name: str) -> None:
+    for shape in ((), (3,), (2, 2, 1, 1, 1, 1)):
+        words = f"kernel of shape {shape} has {len(shape)} axes|(cout, cin // groups, *kernel_shape)|give 2 to 5 axes"
+        refused(KernelError, words, FUNCTIONS[name], xp.asarray(ones(*shape)))
 
 
 @everywhere
-@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
-def test_non_finite(xp: Lib, name: str, value: str) -> None:
-    kernel = ones(2, 2, 3)
-    kernel[0, 1, 2] = float(value)
+def test_non_finite(xp: Lib, name: str) -> None:
     words = "kernel of shape (2, 2, 3) holds 1 non-finite value (NaN or infinity)|Expected finite numbers"
-    refused(KernelError, words, FUNCTIONS[name], xp.asarray(kernel))
+    for value in (np.nan, np.inf, -np.inf):
+        kernel = ones(2, 2, 3)
+        kernel[0, 1, 2] = value
+        refused(KernelError, words, FUNCTIONS[name], xp.asarray(kernel))
 
 
 @everywhere
-@pytest.mark.parametrize("kernel", [[[1.0]], 1.0, None], ids=repr)
-def test_no_array_at_all(name: str, kernel: object) -> None:
-    with pytest.raises(specnorm.NoBackend, match=r"is not an array\. Pass an array of one of these libraries"):
-        FUNCTIONS[name](kernel)
+def test_no_array_at_all(name: str) -> None:
+    for kernel in ([[1.0]], 1.0, None):
+        with pytest.raises(specnorm.NoBackend, match=r"is not an array\. Pass an array of one of these libraries"):
+            FUNCTIONS[name](kernel)
 
 
 # -- the geometry ------------------------------------------------------------------------------------------------
@@ -139,10 +139,9 @@ BAD_GEOMETRY: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @everywhere
-@pytest.mark.parametrize("case", BAD_GEOMETRY)
-def test_bad_geometry(name: str, case: str) -> None:
-    geometry, words = BAD_GEOMETRY[case]
-    refused(GeometryError, words, FUNCTIONS[name], ones(4, 2, 3, 3), **geometry)
+def test_bad_geometry(name: str) -> None:
+    for geometry, words in BAD_GEOMETRY.values():
+        refused(GeometryError, words, FUNCTIONS[name], ones(4, 2, 3, 3), **geometry)
 
 
 @everywhere
@@ -186,9 +185,3 @@ def test_what_is_no_method(xp: Lib, method: Any) -> None:
         with pytest.raises(MethodError) as caught:
             function(kernel, method)
         assert "is not a method. Give a value such as specnorm.TensorNorm()" in str(caught.value)
-
-
-# -- half precision ----------------------------------------------------------------------------------------------
-
-
-# -- names -------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -60,34 +59,6 @@ def wrong(count: int = LAYERS) -> list[str]:
 
 def test_the_norm_is_the_largest_of_the_parts() -> None:
     assert wrong() == []
-
-
-def test_parts_are_parts() -> None:
-    """Of the pixels and outputs that they say, of which each belongs to one part, and nothing is dilated."""
-    for index in range(LAYERS):
-        drawn = layer(index, largest=120)
-        kernel, transposed = scaled(drawn), drawn.geometry["transposed"]
-        matrix: Any = dense_matrix(kernel, drawn.input_shape, **drawn.geometry)
-        matrix = matrix.T if transposed else matrix
-        axes, groups = drawn.axes, drawn.geometry["groups"]
-        outputs, pixels = [a.outputs for a in axes], [a.n for a in axes]
-        matrix = matrix.reshape(kernel.shape[0], *outputs, kernel.shape[1] * groups, *pixels)
-        used: set[tuple[int, ...]] = set()
-        for sub in parts_of(drawn):
-            assert set(sub.spec.dilation) <= {1}
-            own: Any = matrix_of(kernel, sub)
-            own = own.T if transposed else own
-            rows = [np.arange(x.outputs) * x.output[1] + x.output[0] for x in sub.parts]
-            columns = [np.arange(x.pixels) * x.pixel[1] + x.pixel[0] for x in sub.parts]
-            kept = matrix[:, *(slice(None) for _ in rows)]
-            for axis, row in enumerate(rows):
-                kept = np.take(kept, row, axis=1 + axis)
-            for axis, column in enumerate(columns):
-                kept = np.take(kept, column, axis=2 + len(rows) + axis)
-            np.testing.assert_array_equal(own, kept.reshape(own.shape), err_msg=str(drawn))
-            here = set(itertools.product(*(row.tolist() for row in rows)))
-            assert not here & used
-            used |= here
 
 
 # -- without one of the conditions -----------------------------------------------------------------------------------

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Layer
+from cases import Layer, Recipe
 from checks import assert_exact
 from libraries import Lib
 from numpy.typing import NDArray
-from oracle import Truth, sigma_star
+from oracle import Truth, dense_matrix, sigma_star
 from promises import for_all, layers_for, measured, rounded
 
 import specnorm
@@ -67,3 +67,18 @@ def test_the_gradient_of_an_exact_norm_is_that_at_the_maximum() -> None:
     _, loose = specnorm.value_and_grad(kernel, specnorm.ExactFFT(rtol=1e-6))
     _, close = specnorm.value_and_grad(kernel, specnorm.ExactFFT(rtol=1e-11))
     assert np.linalg.norm(loose - close) <= 1e-5 * np.linalg.norm(close)
+
+
+def test_the_norms_gradient_is_that_of_the_dense_matrix() -> None:
+    torch = pytest.importorskip("torch", exc_type=ImportError)
+    kernel = Recipe((3, 2, 3, 3), seed=4).kernel
+    layers: list[tuple[Any, dict[str, Any]]] = [("zeros", {"dilation": 2}), ("zeros", {"stride": 2}), ("reflect", {})]
+    for mode, options in layers:
+        given = torch.tensor(kernel, requires_grad=True)
+        specnorm.conv_norm(given, 7, padding_mode=mode, **options).backward()
+        step, direction = 1e-6, Recipe(kernel.shape, seed=5).kernel
+        ahead, back = (
+            np.linalg.norm(dense_matrix(kernel + s * direction, 7, padding_mode=mode, **options), 2)
+            for s in (step, -step)
+        )
+        assert abs(float((given.grad.numpy() * direction).sum()) - (ahead - back) / (2 * step)) < 1e-5 * abs(ahead)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import Layer, layers
-from checks import assert_valid
+from checks import assert_tight, assert_valid
 from geometries import REFUSALS, refused
 from hypothesis import given
 from libraries import Lib
@@ -69,6 +69,8 @@ def test_other_values_hold_for_the_layer_at_its_size(xp: Lib, name: str, plain: 
         got, truth = lib.number(result.value), dense_norm(layer.kernel, layer.input_shape, **layer.geometry)
         if promise.kind == "lower":
             assert_valid(got, "lower", truth)
+            if name == "power":
+                assert_tight(got, rounded(truth, layer.recipe, lib), promise.factor(layer.recipe.shape))
         else:
             roomy = rounded(truth, layer.recipe, lib)
             assert roomy.lo * (1 - 1e-6) <= got <= roomy.hi * (1 + 1e-6)
@@ -126,9 +128,3 @@ def test_the_factor_of_padding_is_attained(mode: Any) -> None:
             assert norms[n].lo <= value <= norms[n].hi * (1 + 1e-12)
         value = float(specnorm.f4_bound(kernel, padding_mode=mode, padding=[pads]))
         assert max(t.lo for t in norms.values()) <= value <= max(t.hi for t in norms.values()) * (1 + 1e-12)
-
-
-# -- gradients ---------------------------------------------------------------------------------------------------
-
-
-# -- projections -------------------------------------------------------------------------------------------------

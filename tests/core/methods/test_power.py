@@ -6,44 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Layer, Recipe, layers
-from checks import assert_tight, assert_valid
-from libraries import Lib
+from cases import Recipe
+from checks import assert_valid
 from numpy.typing import NDArray
 from oracle import dense_norm, finite_difference_gradient
-from promises import for_all, rounded
 
 import specnorm
-from specnorm import GeometryError, Power, PowerTopK
+from specnorm import Power, PowerTopK
 from specnorm.runtime.execution import Execution
-
-
-def value_of(lib: Lib, layer: Layer, method: specnorm.Method) -> Any:
-    """Value on the host, or None where circular padding does not fit the stride."""
-    kernel = lib.asarray(layer.kernel)
-    try:
-        got = specnorm.measure(kernel, method, input_shape=layer.input_shape, **layer.geometry)
-    except GeometryError as refusal:
-        if "does not divide" not in str(refusal):
-            raise
-        return None
-    assert got.kind == "lower"
-    return lib.to_numpy(got.value)
-
-
-def test_every_geometry(xp: Lib) -> None:
-    if xp.compiles:
-        pytest.skip("every geometry is a compilation; the circular ones are tested with every method")
-
-    def check(layer: Layer) -> None:
-        value = value_of(xp, layer, Power())
-        if value is None:
-            return
-        truth = dense_norm(layer.kernel, layer.input_shape, **layer.geometry)
-        assert_valid(float(value), "lower", truth)
-        assert_tight(float(value), rounded(truth, layer.recipe, xp), 0.9999)
-
-    for_all(xp, layers(), check, share=2.0)
 
 
 def test_a_bound_after_any_number_of_steps() -> None:

@@ -194,6 +194,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     **test_claims.REFUSED,
     **NETWORK_REFUSED,
     "a negative bound": lambda: assumed(-1.0),
+    "no number as a bound": lambda: assumed(math.nan),
     "a quotient by what may be zero": lambda: assumed(1.0).over(assumed_lower(0.0)),
     "a circulant's bound of a block": lambda: bound.largest_of_blocks([assumed(1.0, OWN)], KERNEL),
     "words for a circular layer": lambda: padded_norm(assumed(1.0, "words"), CIRCULAR),

@@ -8,7 +8,6 @@ import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,7 @@ from specnorm.certified.layer.own_matrix import LayerGram
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
 from specnorm.certified.symbol import cover, grid
-from specnorm.certified.symbol.cells import Boxes, Circulant, dft, dft_points, one_box, torus
+from specnorm.certified.symbol.cells import Boxes, Circulant, dft, one_box, torus
 from specnorm.certified.symbol.cover import Cover, on_grid
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 from specnorm.certified.symbol.grid import LargestBound
@@ -81,9 +80,9 @@ def name_of(node: ast.expr) -> str:
 OUTSIDE = [path for path in (*core_files(), *sorted(PLUGINS.rglob("*.py"))) if room(path) not in (*ROOM, "proof")]
 
 
-@pytest.mark.parametrize("path", OUTSIDE, ids=lambda p: str(p.relative_to(ROOT)))
-def test_claims_are_made_in_one_room(path: Path) -> None:
-    assert list(made(parsed(path))) == []
+def test_claims_are_made_in_one_room() -> None:
+    found = {str(path.relative_to(ROOT)): list(made(parsed(path))) for path in OUTSIDE}
+    assert {path: lines for path, lines in found.items() if lines} == {}
 
 
 @pytest.mark.parametrize(
@@ -118,12 +117,6 @@ def test_nobody_else_constructs_a_claim() -> None:
         replace(assumed(2.0), value=1.0)
     with pytest.raises(AttributeError):
         assumed(2.0).value = 1.0  # type: ignore[misc]
-
-
-@pytest.mark.parametrize("value", [math.nan, -1.0, -math.inf])
-def test_what_is_no_norm_is_no_bound(value: float) -> None:
-    with pytest.raises(HypothesisError):
-        assumed(value)
 
 
 # -- arithmetic --------------------------------------------------------------------------------------------------------
@@ -288,12 +281,6 @@ REFUSED: dict[str, Callable[[], object]] = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_rule_does_not_apply_to(name: str) -> None:
-    with pytest.raises(HypothesisError):
-        REFUSED[name]()
-
-
 def test_enclosures_of_two_kernels_are_not_compared() -> None:
     """Of one shape: 11.6 and 0.1; and a bound of a kernel is not scaled to be one of another."""
     kernel = np.cos(np.arange(54.0)).reshape(3, 2, 3, 3)
@@ -374,27 +361,6 @@ def test_one_box_holds_all_frequencies() -> None:
     turns = [(end[0] / np.array(boxes.denominators)).tolist() for end in (boxes.low, boxes.high)]
     assert turns == [[-0.5, 0], [0.5, 0]]
     assert cover.cell_lemma(1.0, boxes.radius).tolist() == [0]
-
-
-def test_rules_apply_where_they_may() -> None:
-    """The same with nothing wrong."""
-    assert cover_of(100.0).proven().what == EVERYWHERE
-    assert norm_of(torus((4,))).value == 100
-    assert norm_by_circulant(LAYER, assumed(1.0, RING)).what == LAYER
-    lower, upper = norms_of_parts(DILATED, [(assumed_lower(1.0, x), assumed(2.0, x)) for x in PARTS])
-    assert lower.what == DILATED == bound.known(upper).what
-    assert norms_of_parts(DILATED, [(assumed_lower(1.0, x), None) for x in PARTS])[1] is None
-    assert norm_by_circulant(LAYER, assumed(1.0, Circulant((0, RING.points[1]), (False, True)))).what == LAYER
-    assert on_grid(assumed(1.0), dft((5,), (4,))).what == dft_points((5,), (4,)).covers
-    assert norm_of_groups(LAYER, [assumed(1.0, GROUP), assumed(3.0, GROUP)]).value == 3
-    assert norm_of_groups(LAYER, [assumed(1.0, GROUP)], assumed(2.0)).value == 2
-    assert (
-        norm_of_restriction(PART, PART.restricted(9), assumed_lower(1.0, of_one_group(PART.restricted(9).spec))).what
-        == LAYER
-    )
-    assert norms.norm_of_one_tap(KERNEL[..., :1], assumed(1.0, norms.stack_of((1, 3, 3)))).what == EVERYWHERE
-    assert norms.norm_of_zero(0 * KERNEL, ops=OPS).value == 0
-    assert grid.norm_by_grid(visited(grid.symbol_norms_up, (20,)), (20,), ops=OPS).what == EVERYWHERE
 
 
 def test_windows_are_restrictions() -> None:

@@ -142,25 +142,6 @@ def test_the_variation_is_the_formula_s() -> None:
     assert np.all(found <= expected * (1 + 1e-12))
 
 
-def started() -> tuple[Any, Cover, GramPolynomial]:
-    blocks = blocks_of(1, 4, 3, 3)
-    return blocks, Cover(blocks, torus((3,)), ops=OPS), GramPolynomial(blocks, ops=OPS)
-
-
-def test_matrices_of_cells_that_have_changed_are_refused() -> None:
-    _, cover, polynomial = started()
-    formed, _ = cover.form(polynomial, np.arange(len(cover)), np.zeros(len(cover)))
-    cover.split(np.full(len(cover), 2))
-    with pytest.raises(ValueError, match="changed since"):
-        cover.fathom(formed, 1.0)
-
-
-def test_matrices_of_other_blocks_are_refused() -> None:
-    _, cover, _ = started()
-    with pytest.raises(ValueError, match="not one of this cover's blocks"):
-        cover.form(GramPolynomial(blocks_of(2, 4, 3, 3), ops=OPS), np.arange(1), np.zeros(1))
-
-
 @pytest.mark.parametrize("radius", [math.pi / 2, 2.0, 6.0, 7.0])
 def test_no_lemma_speaks_of_cells_wider_than_half_a_turn(radius: float) -> None:
     """The cosine is positive again from 3 pi / 2 on: the lemma is not."""

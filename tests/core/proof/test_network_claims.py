@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from assumptions import assumed
 from proof.network_rules import (
-    NETWORK_REFUSED,
     NETWORKS,
     NODES,
     ONES,
@@ -28,15 +27,13 @@ from proof.network_rules import (
     x,
 )
 from specnorm_networks import Measure, NetworkBound, Product, RunBound, bound
-from specnorm_networks.certified import axes, kernels, rules, segments
+from specnorm_networks.certified import axes, rules, segments
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.operators import Scale
 from specnorm_networks.certified.operators.base import NoBoundError, Operator, Place
 from specnorm_networks.certified.propagation import Step, UnknownNode
 from specnorm_networks.certified.scope import Map, Scope
 
 from specnorm.certified import host
-from specnorm.certified.bound import HypothesisError, Upper, _upper
 
 
 def upper(graph: Graph) -> float:
@@ -51,41 +48,7 @@ def test_constants_that_are_attained(name: str) -> None:
     assert truth <= upper(graph) <= truth * (1 + 1e-12)
 
 
-def first_alone(factor: Upper, before: Upper) -> Upper:
-    ends = before.what, factor.what
-    assert isinstance(ends[0], Map)
-    assert isinstance(ends[1], Map)
-    return _upper(before.value, Map(ends[0].start, ends[1].end, ends[0].about), "", factor, before)
-
-
-def largest(*terms: float) -> float:
-    return max(terms, default=0.0)
-
-
-MUTATIONS: dict[str, tuple[Any, str, Any, str]] = {
-    "a factor dropped": (rules, "along", first_alone, "chain"),
-    "the largest branch for the sum": (host, "add_up", largest, "sum"),
-    "the largest part of a stack": (host, "hypot_up", largest, "stack"),
-    "the largest of the inputs": (rules, "_together", lambda c, w, r: _upper(max(map(float, c)), w, r), "two inputs"),
-    "the largest of the outputs": (rules, "_together", lambda c, w, r: _upper(max(map(float, c)), w, r), "two outputs"),
-    "a number forgotten": (rules, "Matrix", Scale, "a number before a matrix"),
-    "a scale forgotten": (kernels, "by_output", lambda *_: np.ones((1, 1)), "a scale behind it"),
-}
-
-
-@pytest.mark.parametrize("name", MUTATIONS)
-def test_a_rule_that_leaves_something_out_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    owner, attribute, broken, case = MUTATIONS[name]
-    graph, truth = NETWORKS[case]
-    monkeypatch.setattr(owner, attribute, broken)
-    assert upper(graph) < truth * (1 - 1e-9), "nothing was noticed"
-
-
 # -- what rules suppose ------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", NETWORK_REFUSED)
-def test_a_rule_does_not_apply_to(name: str) -> None:
-    with pytest.raises(HypothesisError):
-        NETWORK_REFUSED[name]()
 
 
 def test_rules_apply_where_they_may() -> None:
@@ -122,7 +85,7 @@ def test_parts_of_a_run_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
         return segments.constant_of_run(RUN, [0, 1], weights, Measure()).value
 
     assert 6 <= constant() <= 6 * (1 + 1e-9)
-    for name, broken in (("div_up", lambda *_: 1e-3), ("mul_up", largest)):
+    for name, broken in (("div_up", lambda *_: 1e-3), ("mul_up", max)):
         with monkeypatch.context() as patch:
             patch.setattr(host, name, broken)
             assert constant() < 6 * (1 - 1e-9), name

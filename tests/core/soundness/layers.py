@@ -6,6 +6,7 @@ larger than the input, taps that read nothing but padding, strides beyond the ke
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from numpy.typing import NDArray
 from oracle import EPS, Float, PaddingMode, Truth, dense_matrix, output_shape, padding_pairs, scale_to_one
 
 from soundness import balls
-from soundness.skew import Axis
 
 LARGEST = 260
 """Rows and columns of a dense matrix at most."""
@@ -65,6 +65,38 @@ FAMILIES: dict[str, Callable[[Random, Shape], NDArray[Any]]] = {
     **PLAIN, "positive": positive, "alternating": alternating, "wave": wave, "repeated": repeated, "faint": faint,
 }  # fmt: skip
 NAMES = sorted(FAMILIES)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a convolution: input and output sizes, taps, stride, dilation, padding before."""
+
+    n: int
+    outputs: int
+    k: int
+    s: int
+    r: int
+    before: int
+
+    @property
+    def unit(self) -> int:
+        """A circulant's length is a multiple of this one: strides and dilations then close on it."""
+        return math.lcm(self.s, self.r)
+
+    @property
+    def shortest(self) -> int:
+        """Length of the shortest circulant of which the layer is a part, by the theorem."""
+        last = self.s * (self.outputs - 1) + self.r * (self.k - 1) - self.before
+        least = max(self.n + self.before, last + 1, self.s * self.outputs)
+        return -(-least // self.unit) * self.unit
+
+    def wraps(self, length: int) -> bool:
+        """Whether some entry of the part has wrapped, or two outputs or inputs are one: by looking at every tap."""
+        where = [self.s * m % length for m in range(self.outputs)]
+        taps = itertools.product(range(self.outputs), range(self.k))
+        read = [self.s * m + self.r * t - self.before for m, t in taps]
+        apart = len(set(where)) == self.outputs and self.n <= length
+        return not apart or any((v % length < self.n) != (0 <= v < self.n) for v in read)
 
 
 @dataclass(frozen=True, eq=False)
