@@ -1,4 +1,4 @@
-"""Small networks at random, and what is true of them: dense matrices written out by loops, the quadratic form, masks.
+"""Small networks at random, and their dense matrices, written out by loops.
 
 Nothing here is imported from `specnorm_networks` but the types that a network is given in.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,67 +150,3 @@ def graph_of(chain: Sequence[Conv], n: Sequence[int]) -> Graph:
         if conv.function is not None:
             add(f"f{at}", FUNCTIONS[conv.function][0], shape)
     return Graph(tuple(nodes), (nodes[-1].name,))
-
-
-def smallest_eigenvalue(
-    matrices: Sequence[Matrix], slopes: Sequence[tuple[float, float]], weights: Sequence[Matrix], constant: float
-) -> float:
-    """Of the quadratic form of LipSDP, scaled by its diagonal: not negative means |y| <= constant |x|.
-
-    |q_0 x|^2 + sum_i q_i^2 (z_i - a W_i z_{i-1}) (z_i - b W_i z_{i-1}) - |q_l W_l z_{l-1}|^2 / constant^2; the slopes after the last
-    map are not looked at.
-
-    Parameters
-    ----------
-    matrices : sequence of array
-    slopes : sequence of (float, float)
-    weights : sequence of array
-        One number an entry of each value.
-    constant : float
-    """  # noqa: E501
-    ends = np.cumsum([0, *(w.shape[1] for w in matrices)])
-    form = np.zeros((ends[-1], ends[-1]))
-    at = [slice(a, b) for a, b in itertools.pairwise(ends)]
-    form[at[0], at[0]] += np.diag(weights[0] ** 2)
-    for i, (matrix, (a, b)) in enumerate(zip(matrices[:-1], slopes, strict=False)):
-        q = np.diag(weights[i + 1] ** 2)
-        form[at[i + 1], at[i + 1]] += q
-        form[at[i + 1], at[i]] -= (a + b) / 2 * q @ matrix
-        form[at[i], at[i + 1]] -= (a + b) / 2 * matrix.T @ q
-        form[at[i], at[i]] += a * b * matrix.T @ q @ matrix
-    last = (weights[-1] / constant)[:, None] * matrices[-1]
-    form[at[-1], at[-1]] -= last.T @ last
-    root = 1 / np.concatenate(weights[:-1])
-    return float(np.linalg.eigvalsh(root[:, None] * form * root)[0])
-
-
-def from_below(matrices: Sequence[Matrix], slopes: Sequence[tuple[float, float]], seed: int) -> float:
-    """Largest norm of a product with slopes at random or flipped one by one where that lifts it."""
-    counts = [matrix.shape[0] for matrix in matrices[:-1]]
-    return largest_over_masks(lambda masks: _norm(matrices, masks), list(zip(counts, slopes, strict=False)), seed)
-
-
-def largest_over_masks(
-    norm: Callable[[Sequence[Matrix]], float], ends: Sequence[tuple[int, tuple[float, float]]], seed: int
-) -> float:
-    """Largest value found of a function of masks, each of a count of entries at one of two ends."""
-    numbers = np.random.default_rng(seed)
-    best = 0.0
-    for _ in range(6):
-        masks = [numbers.choice(np.array(pair), size=count) for count, pair in ends]
-        value = norm(masks)
-        for mask, (low, high) in zip(masks, [pair for _, pair in ends], strict=True):
-            for entry in numbers.permutation(len(mask))[:10] if low != high else ():
-                old = mask[entry]
-                mask[entry] = low + high - old
-                tried = norm(masks)
-                value, mask[entry] = (tried, mask[entry]) if tried > value else (value, old)
-        best = max(best, value)
-    return best
-
-
-def _norm(matrices: Sequence[Matrix], masks: Sequence[Matrix]) -> float:
-    whole = matrices[0]
-    for mask, matrix in zip(masks, matrices[1:], strict=True):
-        whole = matrix @ (mask[:, None] * whole)
-    return float(np.linalg.norm(whole, 2))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from networks.dense_networks import FUNCTIONS, Conv, Matrix, largest_over_masks
+from networks.dense_networks import FUNCTIONS, Conv, Matrix
 from specnorm_networks import Graph, Layer, Node
 from specnorm_networks.certified import operators
 from specnorm_networks.certified.operators import Operator
@@ -21,24 +21,35 @@ Sum = dict[int, Matrix]
 
 
 @dataclass(eq=False)
-class Network:
-    """Built step by step; each method takes and gives names of nodes."""
+class Dense:
+    """Values, each a function of a sum of matrices times earlier ones; the first is the input."""
 
-    seed: int
-    channels: int
-    size: tuple[int, ...]
-    mode: str = "zeros"
-    nodes: list[Node] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
     sums: list[Sum] = field(default_factory=list)
     slopes: list[tuple[float, float]] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    of: dict[str, Sum] = field(default_factory=dict)
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of the functions: what is reached."""
 
-    def __post_init__(self) -> None:
-        self.numbers = np.random.default_rng(self.seed)
-        self._node("x", operators.Input(), (), (self.channels, *self.size))
-        self.of["x"] = self._value("x", {}, (1.0, 1.0), self.channels * math.prod(self.size))
+    def count(self, number: int) -> int:
+        """Entries of a value."""
+        return int(next(iter(self.sums[number].values())).shape[0] if number else self.sums[1][0].shape[1])
+
+
+def chained(matrices: Sequence[Matrix], slopes: Sequence[tuple[float, float]], names: Sequence[str] = ()) -> Dense:
+    """One after the other."""
+    return Dense(["x", *names], [{}, *({at: matrix} for at, matrix in enumerate(matrices))], [(1.0, 1.0), *slopes])
+
+
+class Network(Dense):
+    """Built step by step; each method takes and gives names of nodes."""
+
+    def __init__(self, seed: int, channels: int, size: tuple[int, ...], mode: str = "zeros") -> None:
+        super().__init__()
+        self.mode, self.numbers = mode, np.random.default_rng(seed)
+        self.nodes: list[Node] = []
+        self.of: dict[str, Sum] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._node("x", operators.Input(), (), (channels, *size))
+        self.of["x"] = self._value("x", {}, (1.0, 1.0), channels * math.prod(size))
 
     def _node(self, name: str, operator: Operator, inputs: tuple[str, ...], shape: tuple[int, ...]) -> str:
         self.shapes[name] = shape
@@ -237,12 +248,12 @@ NETWORKS = {
 }
 
 
-def smallest_eigenvalue(net: Network, order: Sequence[int], weights: Sequence[Matrix], constant: float) -> float:
+def smallest_eigenvalue(net: Dense, order: Sequence[int], weights: Sequence[Matrix], constant: float) -> float:
     """Of LipSDP's form for some values, scaled by its diagonal: not negative means |q_l y| <= constant |q_0 x|.
 
     Parameters
     ----------
-    net : Network
+    net : Dense
     order : sequence of int
         Numbers of the values: the first is the input, the last the output.
     weights : sequence of array
@@ -272,14 +283,25 @@ def smallest_eigenvalue(net: Network, order: Sequence[int], weights: Sequence[Ma
     return float(np.linalg.eigvalsh(root[:, None] * form * root)[0])
 
 
-def from_below(net: Network, seed: int) -> float:
+def from_below(net: Dense, seed: int) -> float:
     """Largest norm of the network's Jacobian with slopes at random, flipped one by one where that lifts it."""
-    counts = [len(next(iter(of.values()))) for of in net.sums[1:]]
-    return largest_over_masks(lambda masks: _norm(net, masks), list(zip(counts, net.slopes[1:], strict=True)), seed)
+    numbers, best = np.random.default_rng(seed), 0.0
+    ends = net.slopes[1:]
+    for _ in range(6):
+        masks = [numbers.choice(np.array(pair), size=net.count(at)) for at, pair in enumerate(ends, 1)]
+        value = _norm(net, masks)
+        for mask, (low, high) in zip(masks, ends, strict=True):
+            for entry in numbers.permutation(len(mask))[:10] if low != high else ():
+                old = mask[entry]
+                mask[entry] = low + high - old
+                tried = _norm(net, masks)
+                value, mask[entry] = (tried, mask[entry]) if tried > value else (value, old)
+        best = max(best, value)
+    return best
 
 
-def _norm(net: Network, masks: Sequence[Matrix]) -> float:
-    values: list[Matrix] = [np.eye(net.channels * math.prod(net.size))]
+def _norm(net: Dense, masks: Sequence[Matrix]) -> float:
+    values: list[Matrix] = [np.eye(net.count(0))]
     for mask, of in zip(masks, net.sums[1:], strict=True):
         total = sum(matrix @ values[source] for source, matrix in of.items())
         values.append(mask[:, None] * np.asarray(total))

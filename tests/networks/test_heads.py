@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks.dense_networks import FUNCTIONS, Matrix, draw, graph_of, sizes_of, smallest_eigenvalue
+from networks.dense_networks import FUNCTIONS, Matrix, draw, graph_of, sizes_of
+from networks.dense_sums import chained, smallest_eigenvalue
 from specnorm_networks import Graph, Layer, Measure, Multipliers, Node, heads
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.heads import Head, constant_through_head, head_of
@@ -135,9 +136,9 @@ def proven(head: Head, weights: list[Matrix]) -> float:
 
 def dense(net: Drawn, head: Head, weights: list[Matrix], constant: float) -> float:
     """Smallest eigenvalue of the dense inequality, whose slopes have 0 between them."""
-    slopes = [(min(a, 0.0), max(b, 0.0)) for a, b in net.slopes]
     wide = [np.ones(net.matrices[0].shape[1]), *(net.weights(head, at, q) for at, q in enumerate(weights, 1))]
-    return smallest_eigenvalue(net.matrices, slopes, [*wide, np.ones(len(net.dense[-1]))], constant)
+    whole = chained(net.matrices, net.slopes)
+    return smallest_eigenvalue(whole, range(len(whole.sums)), [*wide, np.ones(len(net.dense[-1]))], constant)
 
 
 @pytest.mark.parametrize("kind", KINDS)
