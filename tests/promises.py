@@ -113,7 +113,7 @@ def layers_for(lib: Lib, **options: Any) -> st.SearchStrategy[Layer]:
 
 def for_all(lib: Lib, layers: st.SearchStrategy[Layer], body: Callable[[Layer], None], share: float = 1.0) -> None:
     """Run a check on many layers: all of the profile's examples on NumPy, fewer on the others."""
-    fraction = {"numpy": 1.0, "torch": 0.6}.get(lib.name, 0.3)
+    fraction = {"numpy": 1.0, "torch": 0.6, "strict": 0.15}.get(lib.name, 0.3)
     count = max(5, int(settings.default.max_examples * fraction * share))  # type: ignore[union-attr]
 
     @settings(max_examples=count)

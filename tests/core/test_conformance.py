@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.libraries
-@pytest.mark.sampled("numpy", "strict", "torch", "jax32", "default", "cupy")  # with JAX it takes long; CI runs `oldest`
+@pytest.mark.sampled("numpy", "torch", "jax32", "default", "cupy")  # strict: CI's session `wheel`; JAX takes long
 def test_conformance(xp: Lib) -> None:
     testing.check_backend(xp.backend)
 

@@ -155,28 +155,22 @@ def test_what_numpy_s_functions_come_to(dtype: str) -> None:
 def test_a_shape_is_traced_once_by_jax(monkeypatch: pytest.MonkeyPatch) -> None:
     """New values, and another array of the same shape, run what was compiled before; another shape does not."""
     jnp = pytest.importorskip("jax.numpy")
-    traced: Counter[str] = Counter()
-    for cls in (specnorm.FantasticFour, specnorm.Grid, specnorm.ExactFFT):
+    traced = 0
 
-        def counted(self: Any, *given: Any, forward: Any = cls.forward, **named: Any) -> Any:
-            traced[self.name] += 1
-            return forward(self, *given, **named)
+    def counted(self: Any, *given: Any, forward: Any = specnorm.FantasticFour.forward, **named: Any) -> Any:
+        nonlocal traced
+        traced += 1
+        return forward(self, *given, **named)
 
-        monkeypatch.setattr(cls, "forward", counted)
+    monkeypatch.setattr(specnorm.FantasticFour, "forward", counted)
 
-    def run(shape: tuple[int, ...], seed: int) -> None:
-        kernel = jnp.asarray(Recipe(shape, seed=seed, dtype="float32").kernel)
-        specnorm.f4_bound(kernel)
-        specnorm.grid_bound(kernel)
-        specnorm.conv_norm(kernel, 5)
+    def run(shape: tuple[int, ...], seed: int) -> int:
+        specnorm.f4_bound(jnp.asarray(Recipe(shape, seed=seed, dtype="float32").kernel))
+        return traced
 
-    run((3, 2, 3, 2), 10)
-    first = dict(traced)
-    assert len(first) == 3
-    run((3, 2, 3, 2), 11)
-    assert traced == first
-    run((2, 3, 3, 2), 12)
-    assert all(traced[name] > count for name, count in first.items())
+    first = run((3, 2, 3, 2), 10)
+    assert run((3, 2, 3, 2), 11) == first > 0
+    assert run((2, 3, 3, 2), 12) > first
 
 
 def test_one_version_and_the_recipes_dependencies() -> None:

@@ -94,7 +94,7 @@ def test_no_honest_network_is_refused(number: int) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.sampled("resnet20")
+@pytest.mark.nightly
 def test_networks_of_the_pages_are_compared_as_users_load_them(name: str) -> None:
     """In float32; ResNet-20 was refused: 1.49 times what rounding was thought to make."""
     build, shape = NETWORKS[name]

@@ -26,7 +26,7 @@ from networks.onnx_arguments import DRAWS as ARGUMENTS  # noqa: E402
 from onnx import helper  # noqa: E402
 from specnorm_networks import Product  # noqa: E402
 
-PROGRAMS = int(os.environ.get("SPECNORM_COMPOSITIONS", "60"))
+PROGRAMS = int(os.environ.get("SPECNORM_COMPOSITIONS", "40"))
 FIRST = int(os.environ.get("SPECNORM_COMPOSITIONS_SEED", "0"))
 
 
@@ -43,6 +43,7 @@ def test_onnx_programs() -> None:
     told(hunt(range(FIRST, FIRST + PROGRAMS), onnx_program))
 
 
+@pytest.mark.nightly
 def test_all_operators_are_drawn() -> None:
     drawn: Counter[str] = Counter()
     for seed in range(600):

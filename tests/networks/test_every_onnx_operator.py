@@ -31,7 +31,7 @@ from specnorm_networks.onnx.nodes import Call, Value  # noqa: E402
 from specnorm_networks.onnx.operators import OPERATORS  # noqa: E402
 from specnorm_networks.onnx.tensors import Constant  # noqa: E402
 
-COUNT = int(os.environ.get("SPECNORM_ONNX_DRAWS", "200"))
+COUNT = int(os.environ.get("SPECNORM_ONNX_DRAWS", "130"))
 
 
 def claim(drawn: Drawn, rng: np.random.Generator) -> tuple[float, float] | None:

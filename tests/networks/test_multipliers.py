@@ -94,8 +94,8 @@ def proven(case: Case, changed: Changed = list, steps: int = 6) -> Iterator[bool
 @pytest.mark.parametrize("kind", [*CHAINS, *NETWORKS])
 def test_dense_inequality_holds(kind: str) -> None:
     """P >= 0 at the network's own size, with matrices written out by loops."""
-    found = [value for case in cases(kind, 8 if kind in CHAINS else 3) for value in slack(case)]
-    assert len(found) >= (5 if kind in CHAINS else 3)
+    found = [value for case in cases(kind, 5 if kind in CHAINS else 2) for value in slack(case)]
+    assert len(found) >= (3 if kind in CHAINS else 2)
     assert min(found) >= -1e-12
 
 
@@ -114,7 +114,7 @@ def test_the_inequality_is_proven_in_balls(kind: str) -> None:
 def test_whole_network_is_bounded(kind: str) -> None:
     """Products with masks stay below every method's bound, and no method is above the product."""
     gained = []
-    for seed, (net, graph) in enumerate(cases(kind, 3 if kind in CHAINS else 2)):
+    for seed, (net, graph) in enumerate(cases(kind, 2)):
         reached = from_below(net, seed)
         product, scaled, joint = (
             bound(graph, method=method) for method in (Product(), Scaled(steps=8), Multipliers(steps=8))

@@ -26,7 +26,7 @@ from specnorm_networks.checking import run_with_errors  # noqa: E402
 from specnorm_networks.onnx import read  # noqa: E402
 from specnorm_networks.onnx.evaluator import evaluate  # noqa: E402
 
-COUNT = int(os.environ.get("SPECNORM_ONNX_DRAWS", "300"))
+COUNT = int(os.environ.get("SPECNORM_ONNX_DRAWS", "150"))
 OPERATORS = (
     "AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "Conv", "ConvTranspose",
     "BatchNormalization", "LayerNormalization", "RMSNormalization", "InstanceNormalization",

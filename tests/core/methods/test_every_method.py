@@ -11,8 +11,8 @@ from cases import Layer, Recipe
 from checks import assert_exact, assert_tight, assert_valid, number
 from libraries import Lib
 from numpy.typing import NDArray
-from oracle import Truth, finite_difference_gradient
-from promises import PROMISES, SEVERAL, Promise, for_all, layers_for, measured, rounded
+from oracle import Truth
+from promises import PROMISES, SEVERAL, for_all, layers_for, measured, rounded
 
 import specnorm
 from specnorm import METHODS
@@ -62,12 +62,11 @@ def test_valid_and_tight(xp: Lib, name: str) -> None:
             roomy = Truth(roomy.lo, roomy.hi * (1 + 32 * layer.recipe.eps))
         assert_tight(number(got), roomy, promise.factor(layer.recipe.shape))
 
-    for_all(xp, layers_for(xp), check, share=2.0)
+    for_all(xp, layers_for(xp), check, share=1.2)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.widths
-@pytest.mark.libraries
 def test_agrees_with_numpy(xp: Lib, name: str) -> None:
     """The same number from every library, to rounding: one algorithm, one implementation."""
     if xp.name == "numpy":
@@ -88,19 +87,6 @@ def test_agrees_with_numpy(xp: Lib, name: str) -> None:
         assert abs(ours - reference) <= rtol * reference + (rounding.hi - rounding.lo)
 
     for_all(xp, layers_for(xp), check, share=0.5)
-
-
-@pytest.mark.parametrize("name", [*NAMES, *SEVERAL])
-def test_zero_kernel(xp: Lib, name: str) -> None:
-    method = SEVERAL.get(name) or PROMISES[name].method
-    geometry = PROMISES[name].geometry(SMALL) if name in PROMISES else {}
-    for dtype in xp.dtypes[:1] if xp.compiles else xp.dtypes:
-        kernel = xp.asarray(np.zeros(SMALL.recipe.shape, dtype=dtype))
-        value = xp.to_numpy(specnorm.measure(kernel, method, **geometry).value)
-        assert (value == 0).all()
-        if name in PROMISES and not xp.compiles:  # there test_value_and_grad looks at it, with programs that it has
-            _, gradient = specnorm.value_and_grad(kernel, method, **geometry)
-            assert (xp.to_numpy(gradient) == 0).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -182,36 +168,6 @@ def test_half_precision_is_measured_in_float32(xp: Lib, name: str) -> None:
     assert xp.number(value) == xp.number(exact)
     _, gradient = specnorm.value_and_grad(xp.asarray(half), promise.method, **geometry)
     assert xp.dtype_name(gradient) == "float16"
-
-
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("enclose", "completion")])
-def test_gradient_against_differences(xp: Lib, name: str) -> None:
-    """Directional derivatives along three directions, differences taken with NumPy in float64.
-
-    The upper bound of an enclosure is no smooth function of the kernel; `test_enclosure` looks at its gradient, and
-    `test_completion` at the other, whose H is held fixed.
-    """
-    if xp.compiles:
-        pytest.skip("test_value_and_grad takes the same differences, of the shapes that it compiles anyway")
-    promise = PROMISES[name]
-    for shape, sizes in ((SMALL.recipe.shape, SMALL.input_shape), ((4, 2, 3), (5,))):
-        dtype = xp.dtypes[-1]
-        kernel = Recipe(shape, dtype=dtype, seed=8).kernel
-        geometry = promise.geometry(Layer(Recipe(shape), sizes))
-        value, gradient = specnorm.value_and_grad(xp.asarray(kernel), promise.method, **geometry)
-        slope = xp.to_numpy(gradient)
-        assert slope.shape == kernel.shape
-        assert xp.dtype_name(gradient) == dtype
-        assert xp.number(value) > 0
-
-        def norm(k: NDArray[Any], promise: Promise = promise, geometry: dict[str, Any] = geometry) -> float:
-            return float(specnorm.measure(k, promise.method, **geometry).value)
-
-        for seed in range(3):
-            direction = Recipe(shape, seed=100 + seed).kernel
-            expected = finite_difference_gradient(norm, kernel, direction, h=1e-4)
-            tolerance = 1e-4 if dtype == "float64" else 2e-3
-            assert abs(float(np.sum(slope * direction)) - expected) <= tolerance * np.linalg.norm(direction)
 
 
 @pytest.mark.parametrize("name", NAMES)

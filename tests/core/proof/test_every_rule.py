@@ -6,6 +6,7 @@ Mutants are made from the syntax tree, so that a new rule or a new hypothesis wi
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def weaker(asked: ast.expr, value: bool) -> Iterator[tuple[ast.expr, bool]]:
 def hypotheses(tree: ast.AST) -> list[tuple[ast.expr, bool]]:
     """Terms that a function's refusals ask, in their tests and in what the names in these stand for."""
     tests = [node.test for node in ast.walk(tree) if isinstance(node, ast.If) and raises(node)]
+    if not tests:
+        return []
     names = {part.id for test in tests for part in ast.walk(test) if isinstance(part, ast.Name)}
     negated = {
         getattr(part.operand, "id", "")
@@ -102,15 +105,17 @@ def test_nothing_is_accepted() -> None:
 
 
 # -- what a rule says --------------------------------------------------------------------------------------------------
-def taken(tree: ast.Module, path: Path) -> set[str]:
+@functools.cache
+def taken(path: Path) -> set[str]:
     """Constructors of claims that a module takes from `bound`; there, all."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     names = (x.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module in BOUND for x in n.names)
     return set(MAKERS) & {*names, *(MAKERS if path.stem == "bound" else ())}
 
 
 def claims(tree: ast.AST, names: set[str]) -> list[ast.Call]:
     """Where a function makes a claim."""
-    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call)) if names else ()
     return [call for call in calls if getattr(call.func, "id", "") in names]
 
 
@@ -133,7 +138,7 @@ def too_sharp(number: int, names: set[str]) -> Callable[[ast.AST], None]:
 RULES = [
     (function, number, names)
     for function in certified()
-    for names in [taken(ast.parse(function.path.read_text(encoding="utf-8")), function.path)]
+    for names in [taken(function.path)]
     for number in range(len(claims(function.tree(), names)) if function.name not in MAKERS[:2] else 0)
 ]
 

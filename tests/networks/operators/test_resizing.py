@@ -104,7 +104,7 @@ def test_linear_interpolation_in_single_precision() -> None:
 
 def test_coordinates_of_torch_and_onnx_are_among_those_that_are_counted() -> None:
     rng = np.random.default_rng(1)
-    for _ in range(200 if NIGHTLY else 30):
+    for _ in range(200 if NIGHTLY else 10):
         n, f = rng.integers(1, 30), rng.integers(1, 90)
         m = n * f
         i, step = np.arange(m).astype(np.float32), np.float32(n) / np.float32(m)
