@@ -4,7 +4,6 @@ run --size full --out FILE       # some ten minutes on one thread; "smoke" takes
 compare FILE [COMMITTED]         # what got slower than noise allows; exit code 1 if anything
 page [FILE]                      # docs/benchmarks/index.md, or the table of a file beside it
 gpu --out FILE                   # all that is measured on a GPU, within eight minutes
-rent [NAMES]                     # rooms of the search switched off, one by one
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from bench import gpu, page, rent, suite
+from bench import gpu, page, suite
 from bench.facts import FOLDER, read
 
 COMMITTED = FOLDER / "suite.jsonl"
@@ -26,7 +25,7 @@ def main(words: list[str] | None = None) -> int:
     form = argparse.RawDescriptionHelpFormatter
     commands = argparse.ArgumentParser("python -m bench", description=__doc__, formatter_class=form)
     parsers = commands.add_subparsers(dest="command", required=True)
-    run, compare, shown, on_gpu, off = (parsers.add_parser(name) for name in ("run", "compare", "page", "gpu", "rent"))
+    run, compare, shown, on_gpu = (parsers.add_parser(name) for name in ("run", "compare", "page", "gpu"))
     for option in ("--sections", "--libraries"):
         run.add_argument(option, nargs="+", default=(), help="these alone")
     run.add_argument("--threads", type=int, default=1, help="of torch; 0: as they come")
@@ -38,7 +37,6 @@ def main(words: list[str] | None = None) -> int:
     for each, size in ((run, "smoke"), (on_gpu, "full")):
         each.add_argument("--size", choices=("smoke", "full"), default=size)
         each.add_argument("--out", type=Path, required=each is on_gpu)
-    off.add_argument("names", nargs="*", help=", ".join(rent.SWITCHES))
     given = commands.parse_args(words)
     if given.command == "run":
         torch.set_num_threads(given.threads or torch.get_num_threads())
@@ -49,8 +47,6 @@ def main(words: list[str] | None = None) -> int:
         return int(bool(found))
     elif given.command == "page":
         page.write(given.file)
-    elif given.command == "rent":
-        rent.run(given.names)
     elif given.device == "cuda" and suite.CLOCK is time.process_time:
         commands.error("there is no GPU to measure on; --device cpu is a trial of the same code")
     else:

@@ -2,7 +2,7 @@
 
 ``SPECNORM_COMPOSITIONS`` is how many are drawn, and ``SPECNORM_COMPOSITIONS_SEED`` the number of the first.
 A third each are asked about everywhere, on a ball and on a box.
-A failure is minimised and printed as code, to be run after ``from networks.compositions.onnx_programs import *``.
+A failure is told by its number and its program: ``trial(number, onnx_program).run()`` shows it again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from assumptions import assumed
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from networks.compositions.claims import Region  # noqa: E402
-from networks.compositions.hunting import Counts, Trial, hunt, minimised, trial  # noqa: E402
+from networks.compositions.hunting import Counts, Trial, hunt, trial  # noqa: E402
 from networks.compositions.onnx_draws import LEFT_OUT  # noqa: E402
 from networks.compositions.onnx_patterns import program as onnx_program  # noqa: E402
 from networks.compositions.onnx_programs import OnnxProgram  # noqa: E402
@@ -55,7 +55,7 @@ def test_all_operators_are_drawn() -> None:
 N = helper.make_node
 
 
-def test_a_false_claim_is_found_and_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_false_claim_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A claim of a tenth: in eight nodes of which two count."""
     nodes = [
         N("Relu", ["x"], ["a"]), N("Mul", ["a", "c"], ["b"]), N("Transpose", ["b"], ["d"], perm=[1, 0]),
@@ -78,7 +78,3 @@ def test_a_false_claim_is_found_and_shortened(monkeypatch: pytest.MonkeyPatch) -
     told = found.run()
     assert told is not None
     assert told.startswith("claimed")
-    small = minimised(found, 20)
-    assert isinstance(small.program, OnnxProgram)
-    assert len(small.program.nodes) <= 2
-    assert "OnnxProgram(" in small.code()

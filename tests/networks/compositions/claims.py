@@ -83,15 +83,6 @@ class Region:
         graph = within(graph, self.first, self.second) if self.kind == "box" else graph
         return bound(graph, method=method, check=check)
 
-    def code(self) -> str:
-        """Of the arguments."""
-        if self.kind == "everywhere":
-            return "bound(graph, method=method)"
-        first, second = (f"np.array({x.tolist()!r})" for x in (self.first, self.second))
-        if self.kind == "ball":
-            return f"bound(graph, centre={first}, radius={float(self.second)!r}, method=method)"
-        return f"bound(within(graph, {first}, {second}), method=method)"
-
 
 @dataclass(frozen=True, eq=False)
 class Reached:

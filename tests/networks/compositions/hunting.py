@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import onnx.printer
 from networks.compositions.claims import Region, Search, Vector
 from networks.compositions.onnx_programs import OnnxProgram
 from specnorm_networks import Method, Multipliers, Product
@@ -99,10 +99,6 @@ class Trial:
         search.run(5)
         return search, double.largest
 
-    def code(self) -> str:
-        method = "Product()" if isinstance(self.method, Product) else "Multipliers(steps=3)"
-        return f"{self.program.code()}\nmethod = {method}\ngraph = program.graph()\nprint({self.region.code()})"
-
 
 def trial(seed: int, draw: Callable[[random.Random, str], Any]) -> Trial:
     """The one of a number; half of them are compared and attacked."""
@@ -114,37 +110,14 @@ def trial(seed: int, draw: Callable[[random.Random, str], Any]) -> Trial:
     return Trial(program, Region.drawn(kind, program.shape, rng), method, seed, (seed // 3) % 2 == 0)
 
 
-def minimised(found: Trial, seconds: float = 60.0) -> Trial:
-    """The shortest program that fails in the same way, as far as dropping one thing after the other goes."""
-    kind = _kind(found.run())
-    end, again = time.monotonic() + seconds, True
-    while again and time.monotonic() < end:
-        again = False
-        for shorter in found.program.shorter():
-            if time.monotonic() > end:
-                break
-            one = replace(found, program=shorter)
-            if shorter.runs() and _kind(one.run()) == kind:
-                found, again = one, True
-                break
-    return replace(found, program=found.program.pruned())
-
-
-def _kind(failure: str | None) -> str | None:
-    return None if failure is None else failure.partition(" ")[0]
-
-
-def hunt(
-    seeds: range, draw: Callable[[random.Random, str], Any], counts: Counts | None = None, shorten: float = 60.0
-) -> Counts:
-    """All programs of some numbers; failures are minimised and kept as code."""
-    counts = Counts() if counts is None else counts
+def hunt(seeds: range, draw: Callable[[random.Random, str], Any]) -> Counts:
+    """All programs of some numbers; of failures the number, and the program as text."""
+    counts = Counts()
     for seed in seeds:
         one = trial(seed, draw)
         counts.programs += 1
         counts.drawn.update(one.program.operators())
         failure = one.run(counts)
         if failure is not None:
-            small = minimised(one, shorten) if shorten else one
-            counts.failures.append(f"# seed {seed}: {small.run() or failure}\n{small.code()}")
+            counts.failures.append(f"seed {seed}, {one.region}: {failure}\n{onnx.printer.to_text(one.program.proto)}")
     return counts

@@ -1,16 +1,15 @@
-"""ONNX programs that can be run, made shorter, and printed."""
+"""ONNX programs that can be run."""
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import onnx
 from networks.compositions.claims import Function, Vector
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -157,80 +156,10 @@ class OnnxProgram:
     def operators(self) -> list[str]:
         return [node.op_type for node in self.nodes]
 
-    def shorter(self) -> Iterator[OnnxProgram]:
-        """Simpler programs, those first from which most is gone."""
-        for name in self.outputs:
-            if len(self.outputs) > 1:
-                yield replace(self, outputs=(name,))
-        for at in range(len(self.nodes) - 1, -1, -1):
-            yield from self._without(at)
-        for name, x in self.constants.items():
-            if x.dtype.kind == "f":
-                yield from (replace(self, constants={**self.constants, name: y}) for y in _simpler(x))
-
-    def _without(self, at: int) -> Iterator[OnnxProgram]:
-        node, rest = self.nodes[at], (*self.nodes[:at], *self.nodes[at + 1 :])
-        if not any(set(node.output) & set(each.input) for each in rest) and not set(node.output) & set(self.outputs):
-            yield replace(self, nodes=rest)
-        for name in self.outputs:
-            if name in node.output:
-                for value in node.input:
-                    if value and value not in self.constants:
-                        kept = tuple(value if out == name else out for out in self.outputs)
-                        yield replace(self, nodes=rest, outputs=kept)
-        for value in dict.fromkeys((*node.input, "x")):
-            if value and value not in self.constants and node.output:
-                yield replace(self, nodes=tuple(_reading(each, node.output[0], value) for each in rest))
-        for number, attribute in enumerate(node.attribute):
-            copy = onnx.NodeProto()
-            copy.CopyFrom(node)
-            del copy.attribute[number]
-            if attribute.name not in ("to", "value", "perm"):
-                yield replace(self, nodes=(*self.nodes[:at], copy, *self.nodes[at + 1 :]))
-
     def pruned(self) -> OnnxProgram:
         """Without constants that no node reads."""
         used = {name for node in self.nodes for name in node.input} | set(self.outputs)
         return replace(self, constants={n: x for n, x in self.constants.items() if n in used})
-
-    def code(self) -> str:
-        lines = ["nodes = ["]
-        for node in self.nodes:
-            given = [repr(node.op_type), repr(list(node.input)), repr(list(node.output))]
-            given += [f"name={node.name!r}"] if node.name else []
-            given += [f"domain={node.domain!r}"] if node.domain else []
-            for a in node.attribute:
-                value = helper.get_attribute_value(a)
-                tensor = f"numpy_helper.from_array({_code(numpy_helper.to_array(value))})" if a.type == 4 else ""
-                given.append(f"{a.name}={tensor or repr(value)}")
-            lines.append(f"    helper.make_node({', '.join(given)}),")
-        told = ", ".join(f"{name!r}: {_code(x)}" for name, x in self.constants.items())
-        rest = f"opset={self.opset}, outputs={self.outputs!r}"
-        rest += f", dtype={self.dtype!r}" if self.dtype != "float64" else ""
-        rest += f", brain={self.brain!r}" if self.brain else ""
-        return "\n".join([*lines, "]", f"program = OnnxProgram({self.shape!r}, tuple(nodes), {{{told}}}, {rest})"])
-
-
-def _code(x: NDArray[Any]) -> str:
-    return f"np.array({x.tolist()!r}, np.{x.dtype.name.replace('bool', 'bool_')}).reshape({x.shape!r})"
-
-
-def _reading(node: Any, before: str, after: str) -> Any:
-    """The same node with another input."""
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    del copy.input[:]
-    copy.input.extend(after if name == before else name for name in node.input)
-    return copy
-
-
-def _simpler(x: NDArray[Any]) -> Sequence[NDArray[Any]]:
-    simple = [np.zeros_like(x), np.ones_like(x), np.round(x), np.round(x, 1), np.round(x, 2)]
-    return [y for y in simple if not np.array_equal(x, y) and _weight(y) < _weight(x)]
-
-
-def _weight(x: NDArray[Any]) -> int:
-    return len(repr(x.tolist()))
 
 
 def _hundredfold(name: str, opset: int) -> Any:
