@@ -2,7 +2,7 @@
 
 Each row removes one term of one proof and runs the same check twice: nothing is found with the term in place, something
 without it. Rounding allowances are worst cases far above usual errors, so those rows use kernels whose errors all have
-one sign: long sums of one number.
+one sign: long sums of one number. What else counts roundings is in `core/proof/test_every_allowance`.
 """
 
 from __future__ import annotations
@@ -27,26 +27,21 @@ from soundness.mutations import (
     below_the_truth_by_the_truncation,
     below_the_truth_without_estimates,
     certified_long,
-    every_unfolding,
     fathomed_in_single_precision,
     lower_of_many_taps,
-    odd_grids,
     outward,
     reduced_for_higher_limits,
     reductions_of_many_rows,
     rounded_answers,
     smallest_found_too_early,
-    smallest_of_a_long_column,
     star,
     star_by_its_factor,
-    tall_matrices,
-    tall_matrices_in_float32,
     wide_matrices,
 )  # fmt: skip
 
 from specnorm.certified import host, rounding
 from specnorm.certified.matrices import norms
-from specnorm.certified.symbol import cover, gram_polynomial, grid, symbols
+from specnorm.certified.symbol import cover, gram_polynomial, symbols
 from specnorm.certified.symbol.cells import Boxes, Cells
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 
@@ -129,8 +124,6 @@ def believed(gram: Any, *_: Any, **__: Any) -> Any:
     return np.ones(gram.shape[:-2], dtype=bool)
 
 
-NO_PRODUCT = (rounding, "product_error", nothing)
-
 MUTATIONS = {
     "cosine of the cells": Mutation(
         below_the_truth, ((Boxes, "radius", property(lambda self: np.zeros(len(self.low)))),)
@@ -161,19 +154,16 @@ MUTATIONS = {
     "numbers above": Mutation(outward, ((host, "next_up", lambda x: x),)),
     "numbers below": Mutation(outward, ((host, "next_down", lambda x: x),)),
     "roundings of sums": Mutation(outward, ((host, "inflate", lambda x, _: x),)),
-    "factor of the grid": Mutation(odd_grids, ((grid, "axis_factor", lambda *_: 1.0),)),
-    "root of the taps": Mutation(every_unfolding, ((norms, "with_taps", lambda bounds, *_, **__: bounds),)),
-    "rounding of the smallest unfolding": Mutation(smallest_of_a_long_column, (NO_PRODUCT,)),
     "proof of the smallest unfolding": Mutation(smallest_found_too_early, ((norms, "gram_below", believed),)),
     "rounding of the Gram polynomial": Mutation(certified_long, ((symbols, "autocorrelation_error", nothing),)),
     "rounding in single precision": Mutation(
         fathomed_in_single_precision, ((symbols, "autocorrelation_error", nothing),)
     ),
     "rounding of the symbol": Mutation(lower_of_many_taps, ((symbols, "symbol_error", no_error),)),
-    "rounding of products": Mutation(tall_matrices, (NO_PRODUCT,)),
-    "rounding of Gram iteration in float32": Mutation(tall_matrices_in_float32, (NO_PRODUCT,)),
     # Either of the two covers usual errors of the other.
-    "rounding of quotients": Mutation(wide_matrices, (NO_PRODUCT, (rounding, "down", exactly))),
+    "rounding of quotients": Mutation(
+        wide_matrices, ((rounding, "product_error", nothing), (rounding, "down", exactly))
+    ),
     "rounding of Cholesky": Mutation(star, ((norms, "backward_error", nothing),)),
     "rounding of a factor": Mutation(star_by_its_factor, ((norms, "factor_loss", no_loss),)),
     "direction of the last conversion": Mutation(rounded_answers, ((rounding, "to_dtype", nearest),)),

@@ -127,21 +127,6 @@ def test_a_rotation_in_float32_is_paid_for() -> None:
     assert np.all(found.norm_up(computed) <= truth * (1 + 1e-4))
 
 
-def test_the_variation_is_the_formula_s() -> None:
-    """V of docs/methods/enclosure.md, from Frobenius norms of the coefficients that are made here by plain sums."""
-    blocks = blocks_of(1, 5, 4, 3, 3)
-    polynomial, boxes = GramPolynomial(blocks, ops=OPS), torus((3, 3))
-    spread = boxes.largest_phase(polynomial.lags[1:])
-    expected = np.zeros(len(boxes))
-    for j, lag in enumerate(polynomial.lags[1:].tolist()):
-        pairs = [(a, tuple(np.add(a, lag))) for a in np.ndindex(3, 3) if set(np.add(a, lag)) <= {0, 1, 2}]
-        coefficient = sum(blocks[(0, ..., *a)].T @ blocks[(0, ..., *b)] for a, b in pairs)
-        expected += 2 * np.minimum(2, spread[:, j]) * np.linalg.norm(coefficient)
-    found = polynomial.variation_sq(spread)
-    assert np.all(found >= expected * (1 - 1e-13))
-    assert np.all(found <= expected * (1 + 1e-12))
-
-
 @pytest.mark.parametrize("radius", [math.pi / 2, 2.0, 6.0, 7.0])
 def test_no_lemma_speaks_of_cells_wider_than_half_a_turn(radius: float) -> None:
     """The cosine is positive again from 3 pi / 2 on: the lemma is not."""

@@ -130,8 +130,8 @@ def bases(tree: ast.AST) -> Iterator[tuple[str, str]]:
     """Classes of a module, each with a module of ours that it takes a base from."""
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     origins = {alias.asname or alias.name: node.module or "" for node in imports for alias in node.names}
-    for node in ast.walk(tree):
-        for base in node.bases if isinstance(node, ast.ClassDef) else ():
+    for node in (each for each in ast.walk(tree) if isinstance(each, ast.ClassDef)):
+        for base in node.bases:
             origin = origins.get(ast.unparse(base).split(".")[0].split("[")[0], "")
             if origin.startswith("specnorm") and not origin.startswith("specnorm.errors"):
                 yield node.name, origin

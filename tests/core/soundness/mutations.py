@@ -18,7 +18,6 @@ from specnorm_numpy import NumpyBackend
 from soundness.claims import Claims
 from soundness.draws import Case, constant_supremum
 from soundness.families import case
-from specnorm import arrays
 from specnorm.certified import host
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol import cover, gram_polynomial
@@ -130,22 +129,9 @@ def lower_of_many_taps() -> Violations:
     yield from over(long_sums(1, 1, 45, 45, count=6), lambda claims: claims.grid(45))
 
 
-def tall_matrices() -> Violations:
-    """Norms of a long column, from both sides."""
-    yield from over(long_sums(100_000, 1), lambda claims: claims.matrices(1))
-
-
 def wide_matrices() -> Violations:
     """Norms of a row."""
     yield from over(long_sums(1, 4000, count=40), lambda claims: claims.matrices(1))
-
-
-def tall_matrices_in_float32() -> Violations:
-    """Gram iteration of a long column, computed in float32."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(NumpyBackend, "wide_dtype", lambda *_: "float32")
-        found = over(long_sums(100_000, 1, dtype="float32"), lambda claims: claims.matrices(1))
-        yield from (violation for violation in found if "gram_iteration" in violation)
 
 
 class Textbook(NumpyBackend):
@@ -203,38 +189,12 @@ def rounded_answers() -> Violations:
     yield from over(kernels, lambda claims: claims.matrices(6))
 
 
-def every_unfolding() -> Violations:
-    yield from over(small(), Claims.unfoldings)
-
-
-def smallest_of_a_long_column() -> Violations:
-    """The smallest unfolding of a long column, which has but one, with its products summed one after the other."""
-
-    def summed(a: Any, *, xp: Any) -> Any:
-        del xp
-        return np.cumsum(a.reshape(len(a), -1) ** 2, axis=1)[:, -1:, None]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arrays, "gram_smaller", summed)
-        yield from (x for x in over(long_sums(100_000, 1), Claims.unfoldings) if "f4_bound" in x)
-
-
 def smallest_found_too_early() -> Violations:
     """The smallest unfolding, from a Lanczos run that stops at its first check, far below the norm."""
     cases = [case(index, family="normal", dtypes=("float64",), subnormal=False) for index in range(8)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lanczos, "TUNING", lanczos.LanczosTuning(direct=0, first=1, limit=1))
         yield from (x for x in over(cases, Claims.unfoldings) if "f4_bound" in x)
-
-
-def odd_grids() -> Violations:
-    """Grids that miss the maximum by as much as the factor."""
-
-    def act(claims: Claims) -> None:
-        for n in (5, 7, 9):
-            claims.grid(n)
-
-    yield from over([case(index, family="corners", dtypes=("float64",)) for index in range(12)], act)
 
 
 def fathomed_in_single_precision() -> Violations:

@@ -104,6 +104,8 @@ def kernels_for(lib: Lib) -> list[Case]:
 
 
 @pytest.mark.widths
+@pytest.mark.libraries
+@pytest.mark.sampled("numpy", "torch", "default", "cupy")
 def test_backends(xp: Lib) -> None:
     """The same claims on every library."""
     kernels = kernels_for(xp)

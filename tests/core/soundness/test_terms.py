@@ -22,7 +22,7 @@ from soundness.peaks import Peaks
 from specnorm.certified import rounding
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol import symbols
-from specnorm.certified.symbol.cells import Boxes, dft, torus
+from specnorm.certified.symbol.cells import Boxes, torus
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 from specnorm.problem.frequencies import PHASE_ERROR, Frequencies, cos_sin, half_grid
 from specnorm.runtime.execution import Execution
@@ -239,47 +239,3 @@ def test_torus_is_covered(shape: tuple[int, ...]) -> None:
         assert held.all()
         boxes, parent = halved(boxes)
         assert len(parent) == len(boxes)
-
-
-@pytest.mark.parametrize(
-    ("sizes", "shape"),
-    [
-        ((1,), (3,)),
-        ((2,), (2,)),
-        ((9,), (3,)),
-        ((257,), (2,)),
-        ((8, 5), (3, 2)),
-        ((5, 8), (3, 3)),
-        ((4, 3, 6), (2, 2, 2)),
-    ],
-)
-def test_grid_is_covered(sizes: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    """Every DFT frequency or its mirror image lies in exactly one cell, after splits down to points too."""
-    boxes: Boxes = dft(sizes, shape)
-    every = np.stack([g.ravel() for g in np.meshgrid(*map(np.arange, sizes), indexing="ij")], axis=-1)
-    mirror = -every % np.asarray(sizes)
-
-    def cells(points: NDArray[np.int64]) -> NDArray[np.int64]:
-        inside = (boxes.low <= points[:, None]) & (points[:, None] <= boxes.high)
-        return np.asarray(inside.all(axis=2).sum(axis=1))
-
-    for _ in range(12):
-        here, there = cells(every), cells(mirror)
-        assert (here <= 1).all()
-        assert (here + there >= 1).all()
-        boxes, _ = halved(boxes)
-    assert not boxes.divisible.any()
-    assert (boxes.radius == 0).all()
-
-
-def inside(cells: Boxes, point: NDArray[np.int64], sizes: tuple[int, ...]) -> bool:
-    """Whether a grid point, or what is the same a number of turns away, is in one of the closed cells."""
-    numerators = [Fraction(int(n), size) for n, size in zip(point, sizes, strict=True)]
-    frame = [[Fraction(int(x)) for x in row] for row in np.linalg.inv(cells.frame) * 2]
-    for shift in itertools.product((-1, 0, 1), repeat=len(sizes)):
-        at = [(t + s) * d for t, s, d in zip(numerators, shift, cells.denominators, strict=True)]
-        lattice = [sum((f * x for f, x in zip(row, at, strict=True)), Fraction(0)) / 2 for row in frame]
-        for low, high in zip(cells.low.tolist(), cells.high.tolist(), strict=True):
-            if all(a <= x <= b for a, x, b in zip(low, lattice, high, strict=True)):
-                return True
-    return False
