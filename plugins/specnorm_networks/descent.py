@@ -1,7 +1,7 @@
 """Search: weights that make a run's constant small. It proposes, and claims nothing; `segments` proves.
 
 Gradient steps (Adam), and Newton steps for matrices, in single precision where that is enough, on coarse grids first.
-At the end the last states are made feasible on a fine grid, and their constants looked at between its points.
+At the end the last states are made feasible on a fine grid.
 
 *The gradient* of the constant of a run's weights on a grid of frequencies. At each frequency the values that later
 links read have a positive definite matrix F, the Schur complement of the quadratic form of `segments` where all earlier
@@ -117,9 +117,6 @@ class Stage:
     kept: NDArray[np.intp]
     copies: int
     vectors: Vectors | None = field(default=None)
-    values: FloatArray = field(default_factory=lambda: np.zeros(0))
-    """Largest eigenvalues of the last step, nearly: the two largest of them exactly."""
-    angles: FloatArray = field(default_factory=lambda: np.zeros((1, 0)))
     summed: bool = False
     """Whether what counts is the sum over the frequencies: a head behind a ring (`heads`)."""
 
@@ -142,7 +139,7 @@ class Stage:
         near = np.argsort(values)[-2:]
         exact, vectors = np.linalg.eigh(gram[near])
         values[near], kept[near] = exact[:, -1], vectors[:, :, -1]
-        at, self.vectors, self.values = int(np.argmax(values)), kept, values
+        at, self.vectors = int(np.argmax(values)), kept
         return float(values[at]), at, kept[at]
 
 
@@ -235,7 +232,7 @@ def stages_of(
         numbers = np.concatenate([np.arange(begins[s], begins[s] + widths[s]) for s in alive])
         symbols = symbols.astype(dtype) if angles.any() else symbols.real
         of_link = (symbols, behind == first + 1, cut, centre, leaf, numbers, kept, link.repeat * copies)
-        found.append(Stage(*of_link, angles=angles))
+        found.append(Stage(*of_link))
     return found
 
 
@@ -316,18 +313,13 @@ def _shares(run: Sequence[Stage], logits: FloatArray) -> FloatArray:
     return np.where([stage.cut for stage in run], 1.0, 1 / (1 + np.exp(-np.append(logits, 0.0))))
 
 
-def forward(
-    run: Sequence[Stage],
-    logs: Sequence[FloatArray],
-    shares: FloatArray | None,
-    diagonal: FloatArray | None = None,
-) -> list[_Kept]:
-    """``shares``: None where D are the multipliers themselves; ``diagonal``: what the first value begins with."""
+def forward(run: Sequence[Stage], logs: Sequence[FloatArray], shares: FloatArray | None) -> list[_Kept]:
+    """``shares``: None where D are the multipliers themselves."""
     kept: list[_Kept] = []
     form: Vectors | None = None  # a diagonal
     dense = 0
     real = run[0].symbols.real.dtype
-    diagonal = np.ones(run[0].symbols.shape[2]) if diagonal is None else diagonal
+    diagonal = np.ones(run[0].symbols.shape[2])
     for i, (stage, log) in enumerate(zip(run, logs, strict=True)):
         right = adjoint(stage.symbols)
         solved = right / diagonal[:, None].astype(real) if form is None else _solved(form, right, dense)
@@ -493,62 +485,58 @@ class _Form:
 
     Parameters
     ----------
-    maps : list of (array, integer array)
-        Of each link: its matrix (m, p), and the numbers of the p entries that it reads.
-    centre : array, shape (n,)
-        c of each entry; 0 for the first value's.
+    stages : sequence of Stage
+        Its links.
     owner, behind : integer array, shapes (n,), (m,)
-        Number of the unknown of each entry, and of each row of the maps.
-    spread : array, shape (m,)
-        h of each row.
+        Number of the unknown of each of the n entries of its values, and of each of the m rows of its matrices.
     """
 
-    maps: list[tuple[FloatArray, NDArray[np.intp]]]
-    centre: FloatArray
+    stages: Sequence[Stage]
     owner: NDArray[np.intp]
     behind: NDArray[np.intp]
-    spread: FloatArray
+
+    @property
+    def first(self) -> int:
+        """Entries of the first value; each other one is that of a row of an inner link."""
+        return len(self.owner) - len(self.behind) + len(self.stages[-1].centre)
 
     def at(self, x: FloatArray) -> FloatArray:
         """P."""
-        found = np.diag(x[self.owner])
-        row = 0
-        first = len(found) - sum(len(matrix) for matrix, _ in self.maps[:-1])
-        for i, (matrix, reads) in enumerate(self.maps):
-            rows = slice(row, row + len(matrix))
-            weight, leaf_sq = x[self.behind[rows]], self.spread[rows] ** 2
-            if i < len(self.maps) - 1:
-                own = np.arange(first + row, first + row + len(matrix))
-                between = -(self.centre[own] * weight)[:, None] * matrix
-                found[np.ix_(own, reads)] += between
-                found[np.ix_(reads, own)] += between.T
-                leaf_sq = np.maximum(leaf_sq - self.centre[own] ** 2, 0.0)
-            if leaf_sq.any():
-                found[np.ix_(reads, reads)] -= matrix.T @ ((leaf_sq * weight)[:, None] * matrix)
-            row += len(matrix)
+        found, own = np.diag(x[self.owner]), self.first
+        for stage, numbers in zip(self.stages, np.split(self.behind, self._ends()), strict=True):
+            matrix, weights = stage.symbols[0], x[numbers]
+            if not stage.cut:
+                here = np.arange(own, own + len(matrix))
+                between = (stage.centre * weights)[:, None] * matrix
+                found[np.ix_(here, stage.alive)] -= between
+                found[np.ix_(stage.alive, here)] -= between.T
+            if stage.leaf.any():
+                found[np.ix_(stage.alive, stage.alive)] -= matrix.T @ ((stage.leaf**2 * weights)[:, None] * matrix)
+            own += len(matrix)
         return found
+
+    def _ends(self) -> NDArray[np.intp]:
+        return np.cumsum([len(stage.centre) for stage in self.stages[:-1]], dtype=np.intp)
 
     def derivatives(self, x: FloatArray, gradient: FloatArray, hessian: FloatArray) -> None:
         """Add those of ``-log det P``."""
-        inverse = np.linalg.inv(self.at(x))
-        right = np.concatenate([inverse[:, reads] @ matrix.T for matrix, reads in self.maps], axis=1)
-        both = np.concatenate([matrix @ right[reads] for matrix, reads in self.maps])
+        inverse, first, inner = np.linalg.inv(self.at(x)), self.first, len(self.owner) - self.first
+        right = np.concatenate([inverse[:, stage.alive] @ stage.symbols[0].T for stage in self.stages], axis=1)
+        both = np.concatenate([stage.symbols[0] @ right[stage.alive] for stage in self.stages])
+        c = np.concatenate([stage.centre for stage in self.stages])[:inner]
+        spread = np.concatenate([stage.spread for stage in self.stages])
         # Of z - c w, c = 0 for the first value's entries, and of h w.
-        n, m = right.shape
-        first = n - m + len(self.maps[-1][0])
-        c = self.centre[first:]
-        less = right[:, : n - first] * c
         own = inverse
-        own[:, first:] -= less
-        own[first:, :] -= less.T
-        own[first:, first:] += c[:, None] * both[: n - first, : n - first] * c
-        mixed = right * self.spread
-        mixed[first:] -= c[:, None] * both[: n - first] * self.spread
-        outer = self.spread[:, None] * both * self.spread
+        own[:, first:] -= right[:, :inner] * c
+        own[first:, :] -= (right[:, :inner] * c).T
+        own[first:, first:] += c[:, None] * both[:inner, :inner] * c
+        mixed = right * spread
+        mixed[first:] -= c[:, None] * both[:inner] * spread
+        outer = spread[:, None] * both * spread
         owners = np.concatenate([self.owner, self.behind])
         np.add.at(gradient, owners, np.concatenate([-np.diag(own), np.diag(outer)]))
         squares = np.block([[own**2, -(mixed**2)], [-(mixed**2).T, outer**2]])
-        rows = np.zeros((len(gradient), n + m))
+        rows = np.zeros((len(gradient), len(owners)))
         np.add.at(rows, owners, squares)
         np.add.at(hessian.T, owners, rows.T)
 
@@ -586,16 +574,8 @@ def _forms(run: Sequence[Stage], links: Sequence[AffineMap]) -> tuple[list[_Form
     for first, last in _parts(run):
         part, before = run[first:last], run[first].symbols.shape[2]
         entry = np.full(before, count) if first == 0 else np.repeat(owners[first - 1], run[first - 1].copies)
-        inner, own = part[:-1], owners[first:last]
-        found.append(
-            _Form(
-                [(stage.symbols[0], stage.alive) for stage in part],
-                np.concatenate([np.zeros(before), *(stage.centre for stage in inner)]),
-                np.concatenate([entry, *own[:-1]]),
-                np.concatenate(own),
-                np.concatenate([stage.spread for stage in part]),
-            )
-        )
+        own = owners[first:last]
+        found.append(_Form(part, np.concatenate([entry, *own[:-1]]), np.concatenate(own)))
     return found, owners[:-1], count
 
 
@@ -610,7 +590,7 @@ def newton_steps(
     for own, each, cuts in zip(owners, multipliers, ends, strict=False):
         x[own] = each / INWARD ** (cuts / ends[-1])
     x[count + 1] = 1 / (constant_sq * INWARD)
-    order = sum(len(form.centre) for form in forms)
+    order = sum(len(form.owner) for form in forms)
     t, before, value = float(order), math.inf, _barrier(forms, x)
     done, long_ago = 0, math.inf
     while value is not None:
@@ -683,10 +663,6 @@ FINEST = 16
 """Frequencies an axis on which the multipliers of the end are made, lest they are infeasible between the others."""
 LOOKED_AT, CHEAP = 3, 0.02
 """States that are looked at on the finest grid; part of the budget that may be spent on more."""
-REFINED, PEAKS, NEAR = 2, 6, 0.97
-"""Of them, whose constants are looked at between its points; near how many of its points, and how high."""
-RESONANT = 0.01
-"""Such a rise is a narrow peak, for which it is better to scale all multipliers, as the proof does."""
 FEWEST = 3
 """Frequencies an axis below which no weights are looked for."""
 STEP = 0.07
@@ -774,55 +750,16 @@ class _Search:
         return False
 
     def _refined(self) -> list[tuple[float, list[FloatArray]]]:
-        """Constants and multipliers, feasible on the finest grid.
-
-        The last states are looked at, and earlier ones while that is cheap; the constants between the points of the
-        grid, of the best few; the others' are as much larger.
-        """
-        found: list[tuple[float, list[FloatArray], list[FloatArray]]] = []
+        """Constants and multipliers of the last states, feasible on the finest grid; of earlier ones if cheap."""
+        found = []
         each = cost(self.network, self.parts, self.finest).products
         for count, (_, point) in enumerate(reversed(self.states)):
             if count >= LOOKED_AT and count * each > CHEAP * self.whole:
                 break
             self.point = point
             with contextlib.suppress(np.linalg.LinAlgError, ValueError):
-                of_parts = [self.fine[last - 1] for _, last in self.parts]
-                found.append((*self._value(self.fine), [stage.values for stage in of_parts]))
-        found.sort(key=lambda state: state[0])
-        with contextlib.suppress(np.linalg.LinAlgError, ValueError):
-            rises = [self._rises(*best[1:]) for best in found[:REFINED]]
-            rises += [np.min(rises, axis=0)] * (len(found) - len(rises))
-            return [self._raised(*state[:2], more) for state, more in zip(found, rises, strict=True)]
-        return [state[:2] for state in found]
-
-    def _raised(
-        self, value: float, multipliers: Sequence[FloatArray], rises: FloatArray
-    ) -> tuple[float, list[FloatArray]]:
-        """Where the square of each part's constant is ``exp(rise)`` times larger."""
-        better, so_far = [], 0.0
-        for (first, last), more in zip(self.parts, rises, strict=True):
-            better += [each * math.exp(-so_far) for each in multipliers[first : last - 1]]
-            so_far += float(more)
-            better += [each * math.exp(-so_far) for each in multipliers[last - 1 : last]]
-        return value + so_far, better
-
-    def _rises(self, multipliers: Sequence[FloatArray], on_grid: Sequence[FloatArray]) -> FloatArray:
-        """Logarithm of how much larger the square of each part's constant is between the points of the finest grid."""
-        logs, rises = [*map(np.log, multipliers), last_log(self.fine)], np.zeros(len(self.parts))
-        diagonal: FloatArray | None = None
-        for at, ((first, last), known) in enumerate(zip(self.parts, on_grid, strict=True)):
-
-            def values(angles: FloatArray, part: Any = (first, last), begins: Any = diagonal) -> FloatArray:
-                grid = stages_of(self.network, self.parts, part, angles, np.complex128)
-                kept = forward(grid, logs[slice(*part)], None, begins)
-                feasible = all(each.largest[0] < ALMOST for each in kept[:-1])
-                return grid[-1].values if feasible else np.full(len(angles), math.inf)
-
-            if (angles := self.fine[first].angles).any():
-                on_this = known * (float(values(angles[known.argmax()][None])[0]) / float(known.max()))
-                rises[at] = math.log(highest(values, angles, 2 * math.pi / self.finest, on_this) / float(on_this.max()))
-            diagonal = np.repeat(np.exp(logs[last - 1]), self.fine[last - 1].copies)
-        return np.where(rises < RESONANT, rises, 0.0)
+                found.append(self._value(self.fine))
+        return found
 
     def _go_on(self) -> None:
         """Rounds of gradient steps, and Newton steps after the first."""
@@ -909,33 +846,6 @@ class _Search:
             if self.done >= self.most or self.left < each:
                 break
         return True
-
-
-def highest(values: Callable[[FloatArray], FloatArray], grid: FloatArray, apart: float, on_grid: FloatArray) -> float:
-    """The largest value near the highest points of a grid of angles (f, d), by parabolas along the axes."""
-    step = np.where(grid.any(axis=0), apart, 0.0)
-    peaks: list[FloatArray] = []
-    for at in np.argsort(-on_grid):
-        far = [np.minimum(*(abs(_turned(grid[at] - sign * each)) for sign in (1, -1))) for each in peaks]
-        if len(peaks) < PEAKS and on_grid[at] > NEAR * on_grid.max() and all((d > 1.5 * step).any() for d in far):
-            peaks.append(grid[at])
-    centres, best = np.asarray(peaks), float(on_grid.max())
-    axes = np.flatnonzero(step)
-    for share in (1 / 2, 1 / 4, 1 / 8):
-        moves = np.concatenate([np.zeros((1, len(step))), *(sign * share * np.diag(step)[axes] for sign in (1, -1))])
-        found = values((centres[:, None] + moves).reshape(-1, len(step))).reshape(len(centres), -1)
-        best = max(best, float(found.max()))
-        if not math.isfinite(best):
-            break
-        here, after, before = found[:, :1], found[:, 1 : 1 + len(axes)], found[:, 1 + len(axes) :]
-        bend = np.maximum(2 * here - after - before, 1e-12 * here)
-        centres[:, axes] += np.clip((after - before) / (2 * bend), -1, 1) * share * step[axes]
-    return best
-
-
-def _turned(angles: FloatArray) -> FloatArray:
-    """Between -pi and pi."""
-    return np.asarray((angles + math.pi) % (2 * math.pi) - math.pi)
 
 
 def gradient_steps(
