@@ -16,7 +16,7 @@ from specnorm_networks.certified.operators.base import FloatArray, NoBoundError,
 from specnorm_networks.certified.operators.broadcasting import gathered, spread
 from specnorm_networks.certified.operators.executed import smallest
 from specnorm_networks.certified.operators.linear import Add, Scale
-from specnorm_networks.certified.operators.pointwise import TINY, ReLU, hint, over
+from specnorm_networks.certified.operators.pointwise import TINY, ReLU, hint
 
 
 class Extreme(Operator):
@@ -153,7 +153,7 @@ class Quotient(Multiplied):
 
     def factors(self, one: Interval | None, other: Interval | None) -> tuple[FloatArray, FloatArray]:
         # 1 / |y|, and |x| / y^2.
-        inner = np.array(math.inf) if other is None else over(other.mignitude())
+        inner = np.array(math.inf) if other is None else other.inverse().magnitude()
         return inner, np.asarray(host.inflate(_largest(one) * inner * inner, 4) + TINY)
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:

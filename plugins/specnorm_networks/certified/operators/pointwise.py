@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from specnorm.proof import Interval, enclosing, host
+from specnorm.proof import Interval, anything, enclosing, host
 from specnorm_networks.certified.operators.base import Ends, FloatArray, Line, NoBoundError, Place, Pointwise
 from specnorm_networks.certified.operators.executed import EXACT, Executed, Format, smallest
 
@@ -776,15 +776,20 @@ def hint(ranges: Sequence[Interval | None]) -> str:
 class Steep(Curved):
     """A function whose slope is bounded on ranges alone."""
 
-    def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
-        """Smallest and largest slope on intervals, rounded outward; infinite or NaN where there is none."""
+    positive: ClassVar[bool] = False
+    """Whether it is defined above 0 alone."""
+
+    def derivative(self, x: Interval) -> Interval:
+        """On intervals; infinite where there is none."""
         raise NotImplementedError
 
     def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
         """None where an entry has none."""
+        if self.positive and not (low > 0).all():
+            return None
         with np.errstate(all="ignore"):
-            found = self.derivative(low, high)
-        return found if np.isfinite(found).all() else None
+            found = self.derivative(enclosing((low, high)))
+        return found.ends if np.isfinite(found.ends).all() else None
 
     def lipschitz(self, place: Place) -> float:
         """The largest absolute slope, on the range that the inputs are known to lie in."""
@@ -798,16 +803,6 @@ class Steep(Curved):
         return super().lipschitz(place)
 
 
-def over(numbers: FloatArray) -> FloatArray:
-    """1 / numbers >= 0, rounded up; infinite at 0."""
-    return np.asarray(host.next_up(1 / numbers))
-
-
-def under(numbers: FloatArray) -> FloatArray:
-    """1 / numbers >= 0, which were computed with at most three roundings, rounded down."""
-    return np.asarray(np.maximum(host.next_down(host.lowered(1 / numbers, 3)), 0.0))
-
-
 class Exp(Steep):
     """exp."""
 
@@ -816,27 +811,29 @@ class Exp(Steep):
     def value(self, x: FloatArray) -> FloatArray:
         return np.exp(x)
 
-    def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
+    def derivative(self, x: Interval) -> Interval:
         """exp, which rises."""
-        down, up = np.exp(low), host.inflate(np.exp(high), ROUNDINGS) + TINY
-        return np.maximum(down - host.inflate(down, ROUNDINGS) * (4 * ROUNDINGS * 2.0**-52) - TINY, 0.0), up
+        down, up = np.exp(x.low), host.inflate(np.exp(x.high), ROUNDINGS) + TINY
+        down = down - host.inflate(down, ROUNDINGS) * (4 * ROUNDINGS * 2.0**-52) - TINY
+        return enclosing((np.where(down > 0, down, 0.0), up))
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
         with np.errstate(all="ignore"):
-            down, up = self.derivative(low, high)
+            down, up = self.derivative(enclosing((low, high))).ends
         # What overflows is not infinite.
-        return np.where(np.isinf(down) | np.isnan(down), np.where(np.isinf(low), low, 0.0), down), host.next_up(up)
+        return np.maximum(down, 0.0), up
 
 
 class Log(Steep):
     """The natural logarithm."""
 
+    positive = True
+
     def value(self, x: FloatArray) -> FloatArray:
         return np.log(x)
 
-    def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
-        """1 / x, which falls."""
-        return under(high), np.asarray(np.where(low > 0, over(np.maximum(low, 0.0)), math.inf))
+    def derivative(self, x: Interval) -> Interval:
+        return x.inverse()
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         """Sixteen units of the value, or of 1 where that is more."""
@@ -851,15 +848,17 @@ class Power(Steep):
     def value(self, x: FloatArray) -> FloatArray:
         return np.asarray(x**self.exponent)
 
-    def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
+    def derivative(self, x: Interval) -> Interval:
         """``n x^(n-1)``; none for exponents that no allowance was derived for."""
-        if not self._fits():
-            return np.full(low.shape, -math.inf), np.full(high.shape, math.inf)
-        return enclosing(_power(low, high, self.exponent - 1)).scaled(float(self.exponent)).ends
+        return (
+            enclosing(_power(*x.ends, self.exponent - 1)).scaled(float(self.exponent))
+            if self._fits()
+            else anything(x.shape)
+        )
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
         if not self._fits():
-            return np.full(low.shape, -math.inf), np.full(high.shape, math.inf)
+            return anything(low.shape).ends
         with np.errstate(all="ignore"):
             down, up = _power(low, high, self.exponent)
         down, up = np.where(np.isnan(down), -math.inf, down), np.where(np.isnan(up), math.inf, up)
@@ -886,14 +885,13 @@ class Sqrt(Steep):
     """The root."""
 
     units = 4
+    positive = True
 
     def value(self, x: FloatArray) -> FloatArray:
         return np.sqrt(x)
 
-    def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
-        """One over twice the root, which falls."""
-        least, most = enclosing((low, high)).root().ends
-        return under(2 * most), np.where(least > 0, host.inflate(0.5 * over(least), 4), math.inf)
+    def derivative(self, x: Interval) -> Interval:
+        return x.root().scaled(2.0).inverse()
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
         return enclosing((low, high)).root().ends
@@ -903,16 +901,14 @@ class Rsqrt(Steep):
     """One over the root."""
 
     units = 8
+    positive = True
     limits = (0.0, math.inf)
 
     def value(self, x: FloatArray) -> FloatArray:
         return np.asarray(1 / np.sqrt(x))
 
-    def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
-        """-1 / (2 x sqrt(x)), which rises."""
-        least, most = enclosing((low, high)).root().ends
-        steep = host.inflate(over(np.maximum(low, 0.0)) * host.inflate(0.5 * over(least), 4), 4) + TINY
-        return np.where(least > 0, -steep, -math.inf), -under(2 * most * high)
+    def derivative(self, x: Interval) -> Interval:
+        return -(x * x.root()).scaled(2.0).inverse()
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
         down, up = enclosing((low, high)).root().inverse().ends
@@ -928,13 +924,8 @@ class Reciprocal(Steep):
     def value(self, x: FloatArray) -> FloatArray:
         return np.asarray(self.scale / x)
 
-    def derivative(self, low: FloatArray, high: FloatArray) -> Ends:
-        """``-scale / x^2``, of one sign."""
-        x = enclosing((low, high))
-        steep = np.asarray(host.inflate(abs(self.scale) * np.square(over(x.mignitude())), 4) + TINY)
-        flat = abs(self.scale) * under(np.square(x.magnitude()))
-        flat = np.maximum(host.next_down(flat), 0.0)
-        return (-steep, -flat) if self.scale >= 0 else (flat, steep)
+    def derivative(self, x: Interval) -> Interval:
+        return (x * x).inverse().scaled(-self.scale)
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
         return enclosing((low, high)).inverse().scaled(self.scale).ends
