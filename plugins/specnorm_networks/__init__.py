@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from specnorm_networks.certified.propagation import Step, UnknownNode
     from specnorm_networks.certified.ranges import within
     from specnorm_networks.certified.shapes import concrete
-    from specnorm_networks.certified.statements import averaged, forward_step
+    from specnorm_networks.certified.statements import forward_step
     from specnorm_networks.checking import moved_up
     from specnorm_networks.live import certified_accuracy, network_bound, network_graph
     from specnorm_networks.logit_margins import Margins, margins
@@ -55,7 +55,6 @@ __all__ = [
     "Step",
     "Tensor",
     "UnknownNode",
-    "averaged",
     "bound",
     "certificate_of_network",
     "certified_accuracy",
@@ -83,7 +82,7 @@ _WHERE = {
     "certified.graph": "Graph Layer Node",
     "certified.operators.registry": "register_operator registered_operators",
     "certified.propagation": "Step UnknownNode",
-    "certified.statements": "averaged forward_step",
+    "certified.statements": "forward_step",
     "logit_margins": "Margins margins",
     "measuring": "Measure",
     "methods": "Method Multipliers Product Scaled",

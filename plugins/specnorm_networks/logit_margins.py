@@ -28,14 +28,12 @@ from specnorm_networks.near import bound
 
 @dataclass(frozen=True, eq=False)
 class Margins:
-    """Proven constants of logits and of their differences.
+    """Proven constants of the differences of logits.
 
     Parameters
     ----------
     differences : Interval
         Of ``f_i - f_j``, shape (classes, classes).
-    logits : Interval
-        Of each logit, shape (classes,).
     whole : float
         Of all logits together.
     note : str
@@ -43,7 +41,6 @@ class Margins:
     """
 
     differences: Interval
-    logits: Interval
     whole: float
     note: str = ""
 
@@ -51,11 +48,6 @@ class Margins:
     def upper(self) -> FloatArray:
         """Of ``f_i - f_j``, shape (classes, classes); 0 on the diagonal."""
         return self.differences.high
-
-    @property
-    def outputs(self) -> FloatArray:
-        """Of each logit, shape (classes,)."""
-        return self.logits.high
 
     def radii(self, logits: NDArray[np.floating] | Interval, labels: NDArray[np.integer]) -> FloatArray:
         """Radius of the ball around each sample in which the label cannot change, rounded down; 0 where it is wrong.
@@ -87,7 +79,7 @@ class Margins:
 
 
 def margins(graph: Graph, measure: Measure | None = None, *, method: Method | None = None) -> Margins:
-    """Bound each logit, and each difference of two.
+    """Bound each difference of two logits.
 
     Parameters
     ----------
@@ -118,8 +110,7 @@ def margins(graph: Graph, measure: Measure | None = None, *, method: Method | No
     if run is not None and len(run.links) > 1:
         weighted = _weighted(run, rows, measure, method, [known(before[run.start]), alpha])
         found += [] if weighted is None else [weighted]
-    pairs, alone = (reduce(and_, each) for each in zip(*found, strict=True))
-    return Margins(pairs, alone, whole.claim.value, graph.note)
+    return Margins(reduce(and_, found), whole.claim.value, graph.note)
 
 
 def of_logits(graph: Graph) -> Graph:
@@ -149,7 +140,7 @@ def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:
 
 def _weighted(
     run: Subnetwork, rows: FloatArray, measure: Measure, method: Method, before: Sequence[Upper]
-) -> tuple[Interval, Interval] | None:
+) -> Interval | None:
     """Through the weights of the features; None where the last layer is not cut off, or no weights are found."""
     last, head = len(run.links) - 1, run.links[-1].alone
     if last not in run.blocks or head is None or head.scale is not None:

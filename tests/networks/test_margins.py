@@ -33,7 +33,7 @@ def too_large() -> Iterator[str]:
             label = int(logits.argmax())
             weights = np.exp(numbers.normal(size=2))
             # Features h with a constant of 2 for q h: those of x with q h = 2 x.
-            differences, _ = margins.of_rows(rows, weights, assumed(2.0))
+            differences = margins.of_rows(rows, weights, assumed(2.0))
             (radius,) = margins.radii(logits, np.array([label]), differences)
             assert isinstance(radius, Lower)
             q, own, z = rationals(weights), rationals(rows[label]), rationals(logits)
@@ -74,7 +74,7 @@ def reversed_difference(one: Interval, other: Interval) -> Interval:
     return other + -one
 
 
-def halves(*given: Any) -> tuple[Interval, Interval]:
+def halves(*given: Any) -> Interval:
     rows, weights, constant = given
     return margins_of_rows(0.5 * rows, weights, constant)
 
@@ -84,7 +84,7 @@ MUTATIONS: dict[str, tuple[str, Any, str, Any]] = {
     "a constant that is forgotten": ("radius", host, "mul_up", lambda *_: 1.0),
     "constants of other rows": ("radius", margins, "of_rows", halves),
     "a logit's constant for a difference's": (
-        "radius", margins, "of_rows", lambda rows, q, c: margins_of_rows(rows - rows.mean(), q, c)[1:] * 2),
+        "radius", margins, "of_rows", lambda rows, q, c: margins_of_rows(rows / 2**0.5, q, c)),
     "the margin's sign": ("radius", Interval, "__sub__", reversed_difference),
     "a margin rounded to nearest": ("rounding", host, "next_down", lambda x: x),
 }  # fmt: skip

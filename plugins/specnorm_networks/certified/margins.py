@@ -38,8 +38,8 @@ NO_RADIUS = make_lower(0.0, RADIUS, "no radius is negative")
 
 
 @arithmetic.on_host()
-def of_rows(rows: FloatArray, weights: FloatArray, *factors: Upper) -> tuple[Interval, Interval]:
-    """Constants (classes, classes) of differences, ``c |(w_i - w_j) / q|``, and (classes,) of logits, ``c |w_i / q|``.
+def of_rows(rows: FloatArray, weights: FloatArray, *factors: Upper) -> Interval:
+    """Constants (classes, classes) of differences, ``c |(w_i - w_j) / q|``.
 
     ``rows``: of shape (classes, features): each entry good to `ROUNDINGS`. ``weights``: of shape (features,):
     positive. ``*factors``: their product c bounds the constant of ``q h``.
@@ -56,9 +56,7 @@ def of_rows(rows: FloatArray, weights: FloatArray, *factors: Upper) -> tuple[Int
     apart = np.stack([host.norm_up(wide - row) for row in wide])
     # Entries of both rows are off by a few roundings each, their difference by one.
     apart += ROUNDINGS * math.ulp(1.0) * (alone[:, None] + alone)
-    scaled = (host.inflate(host.next_up(constant * x), 4) for x in (apart, alone))
-    apart, alone = (host.next_up(np.ldexp(x, exponent)) for x in scaled)
-    return _constants(apart), _constants(alone)
+    return _constants(host.next_up(np.ldexp(host.inflate(host.next_up(constant * apart), 4), exponent)))
 
 
 def before_rows(head: Matrix) -> Upper:
@@ -66,18 +64,16 @@ def before_rows(head: Matrix) -> Upper:
     return make_upper(abs(head.alpha), "a number", "before the matrix")
 
 
-def of_network(whole: Upper, classes: int) -> tuple[Interval, Interval]:
+def of_network(whole: Upper, classes: int) -> Interval:
     """As `of_rows`, by the constant of all logits together: a difference has at most root of two times it."""
     must_be_claims(whole)
-    pairs = np.full((classes, classes), host.mul_up(host.root_up(2), whole.value))
-    return _constants(pairs), _constants(np.full(classes, whole.value))
+    return _constants(np.full((classes, classes), host.mul_up(host.root_up(2), whole.value)))
 
 
 def _constants(bounds: FloatArray) -> Interval:
     """From 0 on; a product of infinity and 0 is not known, and nothing differs from itself."""
     known = np.where(np.isnan(bounds), math.inf, bounds)
-    if known.ndim == 2:
-        np.fill_diagonal(known, 0.0)
+    np.fill_diagonal(known, 0.0)
     return make_interval(np.zeros(known.shape), known)
 
 

@@ -4,7 +4,8 @@ For an operator f of a Hilbert space (Bauschke and Combettes, "Convex Analysis a
 
 * f is *nonexpansive* if its constant is at most 1; I - f is, if that of ``forward_step(f)`` is;
 * f is *alpha-averaged*, ``f = (1 - alpha) I + alpha T`` with T nonexpansive, if and only if the constant of
-  ``averaged(f, alpha)`` is at most 1 (alpha = 1/2: firmly nonexpansive, as proximal maps are);
+  ``forward_step(f, 1 / (1 - alpha))`` is at most ``alpha / (1 - alpha)`` (alpha = 1/2: firmly nonexpansive, as proximal
+  maps are);
 * f is *monotone*, ``<f(x) - f(y), x - y> >= 0``, if the constant of ``forward_step(f, t)`` is at most 1 for any t > 0:
   then ``2 <f(x) - f(y), x - y> >= t |f(x) - f(y)|^2``, so that f is even t/2-cocoercive.
 """
@@ -15,7 +16,6 @@ import math
 from dataclasses import replace
 
 from specnorm import MethodError
-from specnorm.proof import host
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.linear import Add
 
@@ -36,32 +36,6 @@ def forward_step(graph: Graph, size: float = 1.0) -> Graph:
     """
     if not (size > 0 and math.isfinite(size)):
         raise MethodError(f"size={size!r}; expected a positive number.")
-    return _joined(graph, 1.0, -float(size))
-
-
-def averaged(graph: Graph, alpha: float) -> Graph:
-    """``T = (f - (1 - alpha) I) / alpha`` for a network f.
-
-    Parameters
-    ----------
-    graph : Graph
-        With one input and one output of the same shape.
-    alpha : float
-        Between 0 and 1.
-
-    Raises
-    ------
-    MethodError
-        If the shapes differ or are not known, or alpha is not between 0 and 1.
-    """
-    if not 0 < alpha < 1:
-        raise MethodError(f"alpha={alpha!r}; expected a number between 0 and 1.")
-    # Rounded up, the weights are those of the rules; runs count more roundings than these for each number.
-    return _joined(graph, -host.div_up(host.next_up(1 - alpha), alpha), host.div_up(1.0, alpha))
-
-
-def _joined(graph: Graph, of_input: float, of_output: float) -> Graph:
-    """A multiple of the input plus one of the output."""
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise MethodError(
             f"The network has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; a statement about x - f(x) "
@@ -74,5 +48,5 @@ def _joined(graph: Graph, of_input: float, of_output: float) -> Graph:
             "Give the input shape if sizes are not known."
         )
     name = graph.fresh("specnorm.statement")
-    whole = Node(name, Add((of_input, of_output)), (start.name, end.name), end.shape, "statement", derived=True)
+    whole = Node(name, Add((1.0, -float(size))), (start.name, end.name), end.shape, "statement", derived=True)
     return replace(graph, nodes=(*graph.nodes, whole), outputs=(name,))
