@@ -131,13 +131,9 @@ def resize_norm_up(mode: str, size: int, outputs: int, scale: Fraction, coordina
     if max(size, outputs) > LONGEST:
         return None
     if mode == "nearest":
-        found = nearest_pixels(size, outputs, scale, coordinates, nearest)
-        if found is None:
-            return None
-        # Each output is one pixel: columns are orthogonal. What may be one of two counts for both.
-        exact, other = found
-        counts = np.bincount(exact, minlength=size) + np.bincount(other[other != exact], minlength=size)
-        return host.root_up(int(counts.max(initial=0)))
+        pixels = nearest_pixels(size, outputs, scale, coordinates, nearest)
+        # Each output is one pixel: columns are orthogonal.
+        return None if pixels is None else host.root_up(int(np.bincount(pixels, minlength=size).max(initial=0)))
     rows = linear_rows(size, outputs, scale, coordinates) if mode == "linear" else None
     return None if rows is None else weights_norm_up(rows)
 
@@ -170,13 +166,8 @@ def away(size: int, outputs: int, scale: Fraction, coordinates: str, unit: float
 
 
 @lru_cache(maxsize=64)
-def nearest_pixels(
-    size: int, outputs: int, scale: Fraction, coordinates: str, nearest: str
-) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
-    """Which pixel each output is, and which other one where single precision may have it; for whole scales.
-
-    Coordinates are exact where they are quotients by powers of two.
-    """
+def nearest_pixels(size: int, outputs: int, scale: Fraction, coordinates: str, nearest: str) -> NDArray[np.intp] | None:
+    """Which pixel each output is, for whole scales, by exact coordinates."""
     whole = scale.denominator == 1 and outputs == size * scale and coordinates != "align_corners"
     places = [_coordinate(i, size, outputs, scale, coordinates) for i in range(outputs)]
     known: dict[str, Callable[[Fraction], int]] = {
@@ -185,12 +176,8 @@ def nearest_pixels(
     }  # fmt: skip
     if nearest not in known or not whole or any(x is None for x in places):
         return None
-    exact = [known[nearest](x) for x in places if x is not None]
-    far = 0.0 if scale.numerator.bit_count() == 1 else away(size, outputs, scale, coordinates, 2.0**-24)
-    near = [[known[nearest](x + move) for move in (Fraction(-far), Fraction(far))] for x in places if x is not None]
-    other = [high if low == here else low for here, (low, high) in zip(exact, near, strict=True)]
-    one, two = (np.clip(np.array(pixels, dtype=np.intp), 0, size - 1) for pixels in (exact, other))
-    return one, two
+    pixels = [known[nearest](x) for x in places if x is not None]
+    return np.clip(np.array(pixels, dtype=np.intp), 0, size - 1)
 
 
 def _coordinate(i: int, size: int, outputs: int, scale: Fraction, coordinates: str) -> Fraction | None:

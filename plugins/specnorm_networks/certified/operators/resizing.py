@@ -17,7 +17,6 @@ from specnorm_networks.certified.operators.base import (
     Linear,
     LinearMap,
     NoBoundError,
-    NotRunError,
     Place,
     Sizes,
 )
@@ -36,8 +35,8 @@ def _known(size: Size) -> int | None:
 class Resize(Linear):
     """Nearest interpolation by whole factors, or linear interpolation: the norm of one matrix an axis, multiplied.
 
-    Nearest xf: sqrt(f), or sqrt(f + 1) where single precision may move a pixel; linear: at most that, but for
-    align_corners=True.
+    Nearest xf: sqrt(f); linear: at most that, but for align_corners=True. A library whose coordinates are rounded may
+    take another pixel; the comparison with the model finds that.
     """
 
     rule = "resize"
@@ -50,14 +49,6 @@ class Resize(Linear):
     coordinates: str
     nearest: str = "floor"
     """Or "ceil", "round_prefer_floor", "round_prefer_ceil"."""
-
-    def run(self, *values: FloatArray) -> FloatArray:
-        (x,) = values
-        rows = self._rows(x.shape)
-        linear = None if rows is None else sums_along(x.shape, [None if each is None else each[0] for each in rows])
-        if linear is None:
-            raise NotRunError(f"no resizing by {self.mode} of a value of shape {x.shape}")
-        return np.asarray(linear.apply([x[None]])[0])
 
     def alike(self, place: Place) -> frozenset[int]:
         sizes = place.before[0] or ()
@@ -94,55 +85,29 @@ class Resize(Linear):
         outputs = math.floor(size * self.scales[axis]) if self.sizes is None else self.sizes[axis]
         return size, outputs, self.scales[axis], self.coordinates
 
-    def _rows(self, before: Sizes) -> list[list[Sequence[Row]] | None] | None:
-        """The rows of each axis, with exact coordinates first (None: it stays as it is); None where one is not known.
-
-        An axis has other rows besides where single precision may take other pixels.
-        """
+    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         if len(before) != len(self.scales):
             return None
-        found: list[list[Sequence[Row]] | None] = []
-        each: list[Sequence[Row]] | None
-        for axis, n in enumerate(before):
-            told = self._along(axis, n)
-            if self._idle(axis, n):
-                found.append(None)
-                continue
-            if max(told[:2]) > axes.LONGEST:
-                return None
-            if self.mode == "linear":
-                rows = axes.linear_rows(*told)
-                each = None if rows is None else [rows]
-            else:
-                pixels = axes.nearest_pixels(*told, self.nearest) if self.mode == "nearest" else None
-                each = None if pixels is None else [[((int(p), Fraction(1)),) for p in some] for some in pixels]
-            if each is None:
-                return None
-            found.append(each[:1] if each[0] == each[-1] else each)
-        return found
+        found = [None if self._idle(axis, n) else self._rows(*self._along(axis, n)) for axis, n in enumerate(before)]
+        unknown = any(rows is None and not self._idle(axis, before[axis]) for axis, rows in enumerate(found))
+        return None if unknown else sums_along(before, found)
 
-    def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
-        # None where single precision may take other pixels.
-        rows = self._rows(before)
-        if rows is None or any(each is not None and len(each) > 1 for each in rows):
+    def _rows(self, size: int, outputs: int, scale: Fraction, coordinates: str) -> Sequence[Row] | None:
+        """The rows of an axis; None where they are not known."""
+        if max(size, outputs) > axes.LONGEST:
             return None
-        return sums_along(before, [None if each is None else each[0] for each in rows])
+        if self.mode == "linear":
+            return axes.linear_rows(size, outputs, scale, coordinates)
+        pixels = None
+        if self.mode == "nearest":
+            pixels = axes.nearest_pixels(size, outputs, scale, coordinates, self.nearest)
+        return None if pixels is None else [((int(p), Fraction(1)),) for p in pixels]
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        # Nearest: how far apart the pixels are that rounding coordinates can give. Linear: coordinates off by so much.
+        # Coordinates off by so much: a hat that moves by d changes a row by 2 d in sum, and weights are rounded.
         (x,) = values
-        rows = self._rows(x.shape)
-        if rows is None:
-            return 0.0
-        moving = [(axis, each) for axis, each in enumerate(rows) if each is not None]
         if self.mode == "nearest":
-            least, most = x, x
-            for axis, each in moving:
-                pixels = [[row[0][0] for row in some] for some in each]
-                least = np.minimum.reduce([np.take(least, some, axis=axis) for some in pixels])
-                most = np.maximum.reduce([np.take(most, some, axis=axis) for some in pixels])
-            return most - least
-        precision = max(unit, 2.0**-24)
-        far = sum(axes.away(*self._along(axis, x.shape[axis]), precision) + precision for axis, _ in moving)
-        # A hat that moves by d changes a row by 2 d in sum, and each weight is rounded.
+            return 0.0
+        precision, moving = max(unit, 2.0**-24), [axis for axis, n in enumerate(x.shape) if not self._idle(axis, n)]
+        far = sum(axes.away(*self._along(axis, x.shape[axis]), precision) + precision for axis in moving)
         return super().rounding(values, result, unit) + 2 * far * float(np.max(abs(x), initial=0.0))
