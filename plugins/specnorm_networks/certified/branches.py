@@ -9,18 +9,16 @@ entries have the largest constant, and not the root of the sum of squares. Where
 the root of its largest weight.
 
 *As one matrix.* Where all between a and v is linear, the constant is the norm of that map: of its matrix, in which
-places that are all alike count once; or, for means over axes, of a polynomial in projections E_i (means along axis i).
-These commute: on each joint eigenspace E_i is 1 for the axes i of a set T, and 0 for the others.
+places that are all alike count once.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
 
@@ -28,13 +26,7 @@ from specnorm import ConvSpec
 from specnorm.proof import HypothesisError, Upper, host, make_upper
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.kernels import Norms, speaks_of
-from specnorm_networks.certified.operators import (
-    Add,
-    Identity,
-    Mean,
-    Pointwise,
-    Scale,
-)
+from specnorm_networks.certified.operators import Identity, Pointwise, Scale
 from specnorm_networks.certified.operators.base import (
     FloatArray,
     Linear,
@@ -54,8 +46,6 @@ LARGEST, ENTRIES = 1024, 2**22
 """Entries on the smaller side of a matrix, and of a value for each entry of the other."""
 RTOL = 1e-6
 """Relative width to which the norm of a matrix is proven."""
-Averages: TypeAlias = dict[frozenset[int], Fraction]
-"""By axes: what the mean over these is multiplied by."""
 
 
 class Known(Protocol):
@@ -218,12 +208,7 @@ class Branches:
     def _linear(self, start: str, end: Node) -> Upper | None:
         """The constant of all between two values, if that is linear."""
         between = self._between(start, end)
-        if between is None:
-            return None
-        found = self._averages(start, between)
-        if found is not None:
-            return make_upper(host.float_up(found), self.scope.map(start, end.name), "linear")
-        return self._matrix(start, between)
+        return None if between is None else self._matrix(start, between)
 
     def _between(self, start: str, end: Node) -> list[Node] | None:
         """All linear nodes that lie between two values, in order; None if one is not linear."""
@@ -239,47 +224,6 @@ class Branches:
             return None
         moves = all(isinstance(node.operator, Linear) and node.operator.moves for node in found)
         return None if moves else found  # of what only moves entries the weights say as much
-
-    def _averages(self, start: str, between: list[Node]) -> Fraction | None:
-        """The norm of a sum of means over axes; None if it is no such sum."""
-        whole = self.nodes[start].shape or ()
-        forms: dict[str, Averages] = {start: {frozenset(): Fraction(1)}}
-        for node in between:
-            shapes = [self.nodes[name].shape for name in (node.name, *node.inputs)]
-            if any(shape is None or len(shape) != len(whole) for shape in shapes):
-                return None
-            # Means are broadcast to what they are of, and nothing to more.
-            if any(n not in (m, 1) for shape in shapes for n, m in zip(shape or (), whole, strict=True)):
-                return None
-            form = self._averaged(node, forms)
-            if form is None:
-                return None
-            forms[node.name] = form
-        last = forms[between[-1].name]
-        axes = sorted(frozenset().union(*last))
-        sets = (frozenset(t) for n in range(len(axes) + 1) for t in itertools.combinations(axes, n))
-        return max(abs(sum((a for s, a in last.items() if s <= t), Fraction(0))) for t in sets)
-
-    def _averaged(self, node: Node, forms: Mapping[str, Averages]) -> Averages | None:
-        operator, before = node.operator, [forms.get(name, {}) for name in node.inputs]
-        match operator:
-            case Identity():
-                return before[0]
-            case Scale(exact=True, offset=None) if operator.values.size == 1 and np.isfinite(operator.values).all():
-                return {s: a * Fraction(operator.values.item()) for s, a in before[0].items()}
-            case Mean(keep=True):
-                total: Averages = {}
-                for s, a in before[0].items():
-                    wide = s | {*operator.axes}
-                    total[wide] = total.get(wide, Fraction(0)) + a
-                return total
-            case Add() if all(map(math.isfinite, operator.weights)):
-                total = {}
-                for form, weight in zip(before, operator.weights, strict=True):
-                    for s, a in form.items():
-                        total[s] = total.get(s, Fraction(0)) + a * Fraction(weight) / operator.over
-                return total
-        return None
 
     def _matrix(self, start: str, between: list[Node]) -> Upper | None:
         """The norm of the map's matrix, where that is small; places that are alike count once."""
