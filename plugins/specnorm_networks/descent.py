@@ -813,21 +813,16 @@ class _Search:
 
     def _descend(self, grid: Sequence[Stage], steps: int, each: float, *, anew: bool) -> None:
         """Adam from where it stands to the best point that it sees; ``anew``: what is kept was worth more or less."""
-        best: float | None = None
-        since = 0
         if self.left < each:
             return
-        for at, value, point in gradient_steps(grid, self.links, self.point, steps):
-            self.left -= each
-            since = 0 if best is None or value < best - 1e-3 else since + 1
-            if best is None or value < best:
-                best, self.point = value, point
+        for at, best, point in gradient_steps(grid, self.links, self.point, steps, PATIENCE):
+            self.point, self.left = point, self.left - each
             if at:
                 self._tick()
                 if _is_kept(self.done):
                     self._keep(best, anew=anew)
                     anew = False
-            if since > PATIENCE or self.done >= self.most or self.left < each:
+            if self.done >= self.most or self.left < each:
                 break
 
     def _newton(self, grid: Sequence[Stage]) -> bool:
@@ -849,17 +844,25 @@ class _Search:
 
 
 def gradient_steps(
-    grid: Sequence[Stage], links: Sequence[AffineMap], point: FloatArray, steps: int
+    grid: Sequence[Stage], links: Sequence[AffineMap], point: FloatArray, steps: int, patience: int
 ) -> Iterator[tuple[int, float, FloatArray]]:
-    """Adam's points, with their numbers and values, from the one given; steps get shorter towards the end."""
+    """Adam from a point, with steps that get shorter: the number of each step, the least value so far, and its point.
+
+    ``patience``: steps without a gain of a thousandth after which it ends.
+    """
     ends, by = np.cumsum([link.width for link in links]), Adam(STEP, 0.99)
+    least, best, since = math.inf, point, 0
     for at in range(steps + 1):
         *logs, logits = np.split(point, ends)
         value, _, logs_back, logits_back = value_and_gradient(grid, logs, logits)
-        yield at, value, point
-        if at < steps:
-            slopes = [_grouped(slope, link) for slope, link in zip(logs_back, links, strict=True)]
-            point = point - by.step(np.concatenate([*slopes, logits_back]), min(1.0, 0.1 + 1.8 * (1 - at / steps)))
+        since = 0 if value < least - 1e-3 else since + 1
+        if value < least:
+            least, best = value, point
+        yield at, least, best
+        if since > patience:
+            return
+        slopes = [_grouped(slope, link) for slope, link in zip(logs_back, links, strict=True)]
+        point = point - by.step(np.concatenate([*slopes, logits_back]), min(1.0, 0.1 + 1.8 * (1 - at / max(steps, 1))))
 
 
 def _grouped(slope: FloatArray, link: AffineMap) -> FloatArray:

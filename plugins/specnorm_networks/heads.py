@@ -7,6 +7,7 @@ over: at the head the values of all frequencies meet in one matrix.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -98,19 +99,13 @@ class _Search:
 
     def descend(self, steps: int) -> bool:
         """Gradient steps to the best point on the way; whether it is better by a thousandth than the one before."""
-        first = best = None
-        since = 0
-        for at, value, point in gradient_steps(self.grid, self.links, self.point, steps):
-            since = 0 if best is None or value < best - 1e-3 else since + 1
-            first = value if first is None else first
-            if best is None or value < best:
-                best, self.point = value, point
-            if at == steps or since > PATIENCE:
-                break
-            self.done += 1
-            if self.method.progress is not None:
+        first = best = math.inf
+        for at, best, point in gradient_steps(self.grid, self.links, self.point, steps, PATIENCE):
+            self.point, first = point, best if at == 0 else first
+            self.done += at > 0
+            if at and self.method.progress is not None:
                 self.method.progress(self.done, self.method.steps, f"{self.head.run.start} to {self.head.run.end}")
-        return first is not None and best is not None and best < first - 1e-3
+        return best < first - 1e-3
 
 
 def _narrow(symbols: Vectors) -> Vectors:

@@ -257,7 +257,7 @@ MUTATIONS: dict[str, tuple[str, str, str]] = {
     "the ball of the input in place of the value's": ("curve", "before.radius", "self.radius"),
     "the constant of an earlier value": (
         "visit", "host.mul_up(constant, self.known[start].moves)", "0.3 * self.known[start].moves"),
-    "half of a row's length": ("_reach", "self.known[moving[0]].moves", "self.known[moving[0]].moves / 2"),
+    "half of a row's length": ("_image", "self.known[moving[0]].moves", "self.known[moving[0]].moves / 2"),
     "what a linear operator adds": ("_back", "self._product(c, added, error)", "0.0 * _flat(c)[:, 0]"),
     "a second reader of a value": ("lower", "waiting[before] + part", "part"),
 }  # fmt: skip

@@ -92,10 +92,11 @@ def test_what_is_not_stored_as_the_model_has_it_is_refused() -> None:
     with pytest.raises(MethodError, match="bake_"):
         certified_accuracy(computed, x, y, [0.1], execution="float16")
     assert certified_accuracy(baked(computed), x, y, [0.1], execution="float16").radius.shape == (2,)
-    normal = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)).eval()
+    first, norm, last = nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)
+    normal = nn.Sequential(first, norm, last).eval()
     with pytest.raises(MethodError, match="batch normalisation rounds is not known: fold it"):
         certified_accuracy(normal, x, y, [0.1], execution="float32")
-    folded = nn.Sequential(nn.utils.fusion.fuse_linear_bn_eval(normal[0], normal[1]), normal[2])
+    folded = nn.Sequential(nn.utils.fusion.fuse_linear_bn_eval(first, norm), last)
     assert certified_accuracy(folded, x, y, [0.1], execution="float32").radius.shape == (2,)
 
 

@@ -34,7 +34,6 @@ from specnorm.proof import (
     HypothesisError,
     Interval,
     Upper,
-    anything,
     arithmetic,
     enclosing,
     host,
@@ -55,7 +54,7 @@ from specnorm_networks.certified.operators.base import (
 )
 from specnorm_networks.certified.operators.broadcasting import AT_ONCE
 from specnorm_networks.certified.operators.sources import Constant, Input
-from specnorm_networks.certified.ranges import consistent, ranges
+from specnorm_networks.certified.ranges import consistent, image_of, ranges, reach_of
 from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.scope import Map, Scope
 
@@ -388,7 +387,6 @@ class LinearBounds:
             for start, constant in self.network.constants.get(name, ()):
                 moves = min(moves, host.mul_up(constant, self.known[start].moves))
             found &= exact + within(np.full(exact.shape, moves))
-            found &= exact + within(self._reach(node))
         self._locate(name, found, moves)
         return self.known[name]
 
@@ -406,22 +404,14 @@ class LinearBounds:
             self._errors.pop(reader, None)
 
     def _image(self, node: Node) -> Interval:
-        """By intervals."""
-        shape, known = concrete(node.shape) or (), [self.known[name].range for name in node.inputs]
-        linear = self.network.linear.get(node.name)
-        if linear is not None:
-            return linear.map.image(known)
-        image = node.operator.image(known, Place(tuple(each.shape for each in known), node.shape)) if known else None
-        return anything(shape) if image is None or enclosing(image).shape != shape else enclosing(image)
-
-    def _reach(self, node: Node) -> FloatArray:
-        """How far entries move: their rows times how far the only value that they are computed from does."""
-        linear = self.network.linear.get(node.name)
+        """By intervals, and by the rows of a linear map of one value that moves."""
+        known, exact = [self.known[name].range for name in node.inputs], self.exact[node.name]
+        linear = None if (read := self.network.linear.get(node.name)) is None else read.map
+        image = image_of(node, linear, known, exact.shape)
         moving = [name for name in node.inputs if name in self.network.moving]
-        if linear is None or linear.map.rows is None or len(moving) != 1 or node.name not in self.network.moving:
-            return np.full(self.exact[node.name].shape, math.inf)
-        reach = host.next_up(host.inflate(linear.map.rows, 2**24) * self.known[moving[0]].moves + TINY)
-        return np.asarray(np.broadcast_to(np.where(np.isnan(reach), math.inf, reach), self.exact[node.name].shape))
+        if len(moving) != 1:
+            return image
+        return image & (exact + within(reach_of(linear, self.known[moving[0]].moves, exact.shape)))
 
     @arithmetic.on_host()
     def tighten(self, name: str, at: NDArray[np.intp], choose: Choose) -> None:

@@ -176,32 +176,38 @@ class _Walk:
 
     def _of(self, node: Node, shape: tuple[int, ...]) -> Interval:
         """By what its operator makes of its inputs' ranges, by constants, and by what else is known."""
-        before = [self.ranges[name] for name in node.inputs]
-        place, linear, image = Place(tuple(each.shape for each in before), shape), None, None
+        before, known = [self.ranges[name] for name in node.inputs], self.known.get(node.name, anything(shape))
         try:
-            linear = node.operator.linear_map(place)
-            said = linear.image(before) if linear is not None else node.operator.image(before, place)
-            image = None if said is None else enclosing(said)
+            linear = node.operator.linear_map(Place(tuple(each.shape for each in before), shape))
+            image = image_of(node, linear, before, shape)
         except (SpecnormError, NoBoundError, NotRunError, OSError):  # the rules say so
-            linear = None
-        if image is None or image.shape != shape:
-            return anything(shape) & self.known.get(node.name, anything(shape))
+            return known
         if node.name in self.at_centre:
             image &= self.at_centre[node.name] + interval.within(self._reach(node, linear, shape))
-        return image & self.known.get(node.name, anything(shape))
+        return image & known
 
     def _reach(self, node: Node, linear: LinearMap | None, shape: tuple[int, ...]) -> FloatArray:
         """No entry moves further than the value, nor than its row of the last map lets it."""
-        reach: FloatArray = np.full(shape, math.inf)
-        own = self.constants.get(node.name)
-        moving = [name for name in node.inputs if name not in self.fixed]
-        before = self.constants.get(moving[0]) if len(moving) == 1 else None
-        if own is not None:
-            reach = np.minimum(reach, host.mul_up(own, self.radius))
-        if before is not None and linear is not None and linear.rows is not None:
-            rows = host.inflate(linear.rows, 2**24) + 2.0**-500
-            reach = np.minimum(reach, host.next_up(rows * host.mul_up(before, self.radius)))
-        return reach
+        own = host.mul_up(self.constants.get(node.name, math.inf), self.radius)
+        moving = [self.constants.get(name, math.inf) for name in node.inputs if name not in self.fixed]
+        before = host.mul_up(moving[0], self.radius) if len(moving) == 1 else math.inf
+        return np.minimum(own, reach_of(linear, before, shape))
+
+
+def image_of(node: Node, linear: LinearMap | None, before: Sequence[Interval], shape: tuple[int, ...]) -> Interval:
+    """Where a node's value lies while its inputs lie in intervals; ``linear``: its map, if it has one."""
+    place = Place(tuple(each.shape for each in before), shape)
+    said = linear.image(before) if linear is not None else node.operator.image(before, place)
+    image = anything(shape) if said is None else enclosing(said)
+    return image if image.shape == shape else anything(shape)
+
+
+def reach_of(linear: LinearMap | None, moves: float, shape: tuple[int, ...]) -> FloatArray:
+    """How far the entries of a linear map's value move at most, while what it is computed from does by ``moves``."""
+    if linear is None or linear.rows is None or math.isinf(moves):
+        return np.full(shape, math.inf)
+    reach = host.next_up((host.inflate(linear.rows, 2**24) + 2.0**-500) * moves)
+    return np.broadcast_to(np.where(np.isnan(reach), math.inf, reach), shape)
 
 
 def _of_input(name: str, region: Ball | Box) -> Interval:
