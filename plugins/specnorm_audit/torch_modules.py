@@ -1,4 +1,4 @@
-"""The audit of a live model: what its layers compute is seen in a forward pass; the core measures it."""
+"""The audit of a live model: torch's own layers by their attributes, other modules by their exported graphs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from dataclasses import replace
 from operator import index
 from typing import Any
 
+import specnorm_networks
 import torch
+from specnorm_networks import Graph, Layer, Node, Product
+from specnorm_networks import operators as ops
 from specnorm_torch.models import (
     Select,
     at_inference,
@@ -16,12 +19,14 @@ from specnorm_torch.models import (
     check_values,
     computed,
     computes_as_torch,
+    computes_with,
     geometry_of,
     is_layer,
     is_lazy,
     is_quantised,
     layers_of,
     name_of,
+    replaced,
     weight_of,
 )
 from torch import Tensor, nn
@@ -32,7 +37,6 @@ from specnorm import METHODS, ConvSpec, GeometryError, MethodError, SpecnormErro
 from specnorm_audit.measuring import BUDGET, Settings, fill
 from specnorm_audit.report import Report
 from specnorm_audit.rows import Row
-from specnorm_audit.torch_maps import Map, map_of
 
 _Call = tuple[tuple[Any, ...], dict[str, Any], tuple[str, torch.dtype, bool]]
 """Arguments by place and by name, and the autocast around them."""
@@ -53,8 +57,9 @@ def audit_module(
 ) -> Report:
     """Measure every convolution and linear layer of a model as the model uses it.
 
-    A layer is measured where its run is seen to be one convolution or matrix product of its input with a fixed kernel,
-    whatever its class is called; with its parametrisations and hooks.
+    A layer of torch's is measured where it computes, with its parametrisations and hooks, what its attributes say: bit
+    for bit, on random numbers. Any other module is exported alone (``specnorm-bounds[networks]``), and measured where
+    its graph is one convolution or matrix product with a fixed kernel.
 
     Parameters
     ----------
@@ -200,17 +205,77 @@ def _calls(model: nn.Module, layers: dict[str, nn.Module], example: Tensor) -> d
     return calls
 
 
-def _seen(module: nn.Module, call: _Call) -> tuple[Map, str | None]:
-    """Map of a module, and what has to be said of it: a kernel that moves is held in a copy."""
+def _seen(module: nn.Module, call: _Call) -> tuple[Any, dict[str, Any], str | None, str]:
+    """Kernel and geometry of a module, what has to be said of it, and the kernel's name in the module."""
     args, kwargs, casting = call
     with torch.autocast(*casting):
-        try:
-            with at_inference(module):
-                return map_of(module, args, kwargs), None
-        except GeometryError:
-            if not any(map(computed, module.modules())):
-                raise
-        return map_of(baked(module), args, kwargs), _MOVING
+        if is_layer(module):
+            copies = [(module, None), *([(baked(module), _MOVING)] if any(map(computed, module.modules())) else [])]
+            for each, note in copies:
+                with at_inference(each):
+                    x = replaced(args[0], torch.Generator().manual_seed(0)) if len(args) == 1 and not kwargs else None
+                    weight = None if x is None else computes_with(each, x)
+                    if weight is not None:
+                        return weight, geometry_of(each, _size(each, x)), note, "weight"
+        if kwargs or not all(isinstance(x, Tensor) for x in args):
+            raise GeometryError(f"{name_of(module)} is called with more than tensors: it is not tried alone.")
+        graph = specnorm_networks.network_graph(module, args).pruned()
+        kernel, geometry, name = _one_layer(graph, name_of(module))
+        # Executed beside the module, and refused where they differ.
+        specnorm_networks.bound(graph, method=Product())
+    return kernel, geometry, graph.note or None, name
+
+
+def _size(layer: nn.Module, x: Tensor) -> tuple[int, ...]:
+    """Spatial sizes of a layer's input."""
+    return tuple(x.shape[x.ndim - len(layer.kernel_size) :]) if isinstance(layer, _ConvNd) else ()
+
+
+def _changes_no_norm(node: Node, graph: Graph) -> bool:
+    """Whether a value is the entries of the one before it, in another order or with constants added."""
+    operator, moving = node.operator, [graph.by_name[name] for name in node.inputs if name not in graph.constants]
+    if len(moving) != 1:
+        return isinstance(operator, ops.Input)
+    if isinstance(operator, ops.Add):
+        plain = operator.over == 1 and {*map(abs, operator.weights)} == {1.0}
+        return plain and node.shape is not None and node.shape == moving[0].shape
+    return isinstance(operator, ops.SameOrder | ops.Permute)
+
+
+def _one_layer(graph: Graph, of: str) -> tuple[Any, dict[str, Any], str]:
+    """Kernel, geometry and name of the only layer of a graph, which is all that it computes but for a bias."""
+    moving = [node for node in graph.nodes if node.name not in graph.constants]
+    (node, *more), pads = _layers(moving) or [None], [node for node in moving if isinstance(node.operator, ops.Pad)]
+    others = [x for x in moving if x not in (node, *more, *pads) and not _changes_no_norm(x, graph)]
+    before = None if node is None else graph.by_name[node.inputs[0]]
+    whole = len(graph.inputs) == 1 and graph.outputs == (moving[-1].name,)
+    if node is None or before is None or more or others or pads not in ([], [before]) or not whole:
+        found = ", ".join(x.label or x.rule for x in moving[1:7])
+        raise GeometryError(
+            f"{of} is not shown to be one convolution or linear map of a fixed kernel: its graph has {found}. Give "
+            "the kernel that it amounts to, with its geometry, to specnorm.enclose, or the whole model to "
+            "specnorm_networks.network_bound."
+        )
+    layer: Layer = node.operator.layer
+    kernel, geometry = layer.stored(), dict(layer.geometry)
+    if pads:
+        spec, pad = ConvSpec.of(tuple(kernel.shape), **geometry), before.operator
+        if spec.transposed or any(map(any, spec.padding)) or len(pad.pads) != spec.ndim:
+            raise GeometryError(f"{of} pads twice, or other axes than those of its kernel: that has no words here.")
+        geometry |= {"padding": pad.pads, "padding_mode": pad.mode}
+        before = graph.by_name[before.inputs[0]]
+    size = tuple(before.shape or ())[2:] if layer.spatial else ()
+    return kernel, geometry | {"input_shape": size}, layer.name
+
+
+def _layers(nodes: Sequence[Node]) -> list[Any]:
+    """Products with kernels, as they stand."""
+    return [
+        node
+        for node in nodes
+        if (isinstance(node.operator, ops.Convolution) and node.operator.sized)
+        or (isinstance(node.operator, ops.Matrix) and node.operator.alpha == 1 and node.operator.layer.error is None)
+    ]
 
 
 def _row(name: str, layer: nn.Module, call: _Call | None, settings: Settings) -> Row:
@@ -220,8 +285,8 @@ def _row(name: str, layer: nn.Module, call: _Call | None, settings: Settings) ->
     row = Row(named, kind, (), None, values=dict.fromkeys(settings.methods))
     try:
         if call is not None:
-            seen, note = _seen(layer, call)
-            weight, geometry, row = seen.weight, seen.geometry, replace(row, note=note)
+            weight, geometry, note, _ = _seen(layer, call)
+            row = replace(row, note=note)
         else:
             weight, geometry = weight_of(layer).detach(), {}
         row = replace(row, shape=tuple(weight.shape))
@@ -253,15 +318,15 @@ def _row_of_another(name: str, module: nn.Module, call: _Call | None, settings: 
     try:
         if call is None:
             return None
-        seen, note = _seen(module, call)
-        spec = ConvSpec.of(tuple(seen.weight.shape), **seen.geometry)
+        weight, geometry, note, own = _seen(module, call)
+        spec = ConvSpec.of(tuple(weight.shape), **geometry)
     except Exception:  # it computes something else: its arrays are counted and named as skipped
         return None
-    own = (n for n, x in module.named_parameters(prefix=name, recurse=False) if x is seen.given)
-    named = next(own, f"{name}.weight" if hasattr(module, "weight") else f"{name} (its kernel)")
+    own = own if own in module._parameters else "weight"
+    named = f"{name}.{own}" if hasattr(module, own) else f"{name} (its kernel)"
     what: Any = "conv" if spec.ndim else "linear"
-    row = Row(named, what, tuple(seen.weight.shape), spec, values=dict.fromkeys(settings.methods), note=note)
-    return fill(row, seen.weight, settings)
+    row = Row(named, what, tuple(weight.shape), spec, values=dict.fromkeys(settings.methods), note=note)
+    return fill(row, weight, settings)
 
 
 def _skipped(model: nn.Module, rows: Sequence[str]) -> list[tuple[str, Tensor]]:

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 import specnorm
-from specnorm import ConvSpec
 from specnorm.errors import MethodError, SpecnormError
-from specnorm.plugin import at_every_size, function
+from specnorm.plugin import at_every_size
 from specnorm_torch.baking import Saved, bake_tensor, computed
 from specnorm_torch.constraint import GramRescaling, SpectralNorm, check_bound
 from specnorm_torch.modules import (
     at_inference,
     check_module,
     check_values,
+    computes_with,
     geometry_of,
     is_layer,
     is_quantised,
@@ -199,28 +199,22 @@ def _check_writable(module: nn.Module, name: str, bake: bool) -> None:
 
 
 def _check_used(module: nn.Module) -> Tensor:
-    """The kernel that a layer uses at some input size, which has to be its weight, in its own geometry."""
+    """The kernel that a layer uses, which has to be its weight, in its own geometry."""
     if not torch.isfinite(weight_of(module)).all():
         raise MethodError("its weight holds NaN or infinity: look where the training diverged.")
-    map_of = function("map_of")  # the audit, which lies above, watches the layer compute
-    seen = map_of(module, (_input_of(module),))
-    # At another size, only the size is another: the forward is torch's own.
-    own = geometry_of(module, seen.geometry["input_shape"])
-    shape = tuple(seen.weight.shape)
-    if not torch.equal(seen.weight, weight_of(module)) or ConvSpec.of(shape, **seen.geometry) != ConvSpec.of(
-        shape, **own
-    ):
+    x = torch.randn(_input_of(module), generator=torch.Generator().manual_seed(0)).to(weight_of(module))
+    weight = computes_with(module, x)
+    if weight is None:
         raise MethodError(f"{name_of(module)} does not use its weight as it stands.")
-    weight: Tensor = seen.weight
     return weight
 
 
-def _input_of(module: Any) -> Tensor:
-    """Some input of a layer, as small as it can be."""
+def _input_of(module: Any) -> tuple[int, ...]:
+    """Shape of some input of a layer, as small as it can be."""
     if isinstance(module, nn.Linear):
-        return weight_of(module).new_zeros(1, module.in_features)
+        return 1, module.in_features
     reach = [d * (k - 1) + 1 for d, k in zip(module.dilation, module.kernel_size, strict=True)]
     # Reflection needs more pixels than it adds, circular padding as many, and sizes that its stride divides.
     most = max(module._reversed_padding_repeated_twice)
     sizes = [s * ((max(n, most) + s) // s) for n, s in zip(reach, module.stride, strict=True)]
-    return weight_of(module).new_zeros(1, module.in_channels, *sizes)
+    return (1, module.in_channels, *sizes)

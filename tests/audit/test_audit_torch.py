@@ -172,7 +172,7 @@ def test_a_small_change_in_place_is_seen(change: Any) -> None:
 
     row: Any = specnorm_torch.audit_module(Changed(6, 4), (6,)).layers[0]
     assert row.upper is None
-    assert "changes, the values of its input" in row.reason
+    assert "Changed" in row.reason
 
 
 @pytest.mark.parametrize("around", [False, True], ids=["in the layer", "in the model"])
