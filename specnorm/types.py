@@ -328,15 +328,6 @@ class Library:
         """Complex array from its parts; a library's own constructor saves two passes over memory."""
         return real + 1j * imag
 
-    @property
-    def shards(self) -> int:
-        """Devices that `shard` lays frequencies out over."""
-        return 1
-
-    def shard(self, x: AnyArray) -> AnyArray:
-        """Lay rows (f, ...), one a frequency, out over several devices; filled up with copies of the last one."""
-        return x
-
     # -- host ----------------------------------------------------------------------------------------------------
     def host(self) -> Library:
         """Library that computes on the host: NumPy's."""
@@ -408,10 +399,6 @@ class ArrayOps:
     def has_factors(self) -> bool:
         return self.backend.has_factors
 
-    @property
-    def shards(self) -> int:
-        return self.backend.shards
-
     def device(self, x: Array) -> Any:
         return self.backend.device(x)
 
@@ -436,10 +423,6 @@ class ArrayOps:
 
     def complex(self, real: Array, imag: Array) -> Array:
         found: Array = self.backend.complex(real, imag)
-        return found
-
-    def shard(self, x: Array) -> Array:
-        found: Array = self.backend.shard(x)
         return found
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:

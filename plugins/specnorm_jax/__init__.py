@@ -6,20 +6,16 @@ Both ``jax`` and ``jaxlib`` are registered: concrete arrays have a class of jaxl
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Sequence
-from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from specnorm import Enclosure, Result
-from specnorm.errors import BackendError, MethodError, SecondDerivativeError
+from specnorm.errors import MethodError, SecondDerivativeError
 from specnorm.plugin import AnyArray as Array
 from specnorm.plugin import Backend, Comparison, LayerKernel, Ran, check_values
 from specnorm_jax.linear import linear_operator
@@ -27,62 +23,13 @@ from specnorm_jax.linear import linear_operator
 if TYPE_CHECKING:
     from specnorm.plugin import Program
 
-__all__ = ["BACKEND", "JaxBackend", "linear_operator", "spread"]
+__all__ = ["BACKEND", "JaxBackend", "linear_operator"]
 
 _Tracer = jax.core.Tracer
 
 
-@contextlib.contextmanager
-def spread(mesh: Mesh, axis: str | Sequence[str] | None = None) -> Iterator[None]:
-    """Spread the frequencies of grid, Gram and circular norms over the devices of a mesh, within the ``with`` block.
-
-    Parameters
-    ----------
-    mesh : jax.sharding.Mesh
-    axis : str or sequence of str, optional
-        Axes of the mesh that share the frequencies out; None: all of them. Along the others everything is repeated.
-
-    Notes
-    -----
-    ``grid_bound``, ``gram_bound`` and ``conv_norm`` at an input size, and their gradients, give the same values as on
-    one device up to rounding; bounds stay bounds. The kernel is copied to every device, each of which forms and
-    factorises the symbols of its own frequencies; what is exchanged are the largest values. Proofs by search
-    (`enclose`) run on the host all the same. Works around a call, or inside a function that is compiled.
-
-    Raises
-    ------
-    BackendError
-        If the mesh has no such axis.
-    """
-    axes = mesh.axis_names if axis is None else (axis,) if isinstance(axis, str) else tuple(axis)
-    unknown = [name for name in axes if name not in mesh.axis_names]
-    if unknown:
-        raise BackendError(
-            f"axis={', '.join(map(repr, unknown))} is not an axis of the mesh, which has {mesh.axis_names}."
-        )
-    # Where the mesh's axes are explicit, every operation would have to name its layout: here the compiler may choose.
-    rows = PartitionSpec(axes)  # type: ignore[no-untyped-call]
-    token = _spread.set(NamedSharding(Mesh(mesh.devices, mesh.axis_names), rows))
-    try:
-        yield
-    finally:
-        _spread.reset(token)
-
-
-_spread: ContextVar[NamedSharding | None] = ContextVar("specnorm_jax.spread", default=None)
-
-
-@dataclass(frozen=True)
 class JaxBackend(Backend):
-    """jax.Array, concrete or traced.
-
-    Parameters
-    ----------
-    sharding : NamedSharding, optional
-        How an axis of frequencies is laid out; None: on one device.
-    """
-
-    sharding: NamedSharding | None = None
+    """jax.Array, concrete or traced."""
 
     name: ClassVar[str] = "jax"
     framework: ClassVar[str] = "jax"
@@ -160,22 +107,6 @@ class JaxBackend(Backend):
         """Return ``lax.complex``."""
         return jax.lax.complex(real, imag)
 
-    @property
-    def shards(self) -> int:
-        """Devices that the frequencies are laid out over."""
-        if self.sharding is None:
-            return 1
-        return math.prod(self.sharding.mesh.shape[name] for name in self.sharding.spec[0])
-
-    def shard(self, x: Array) -> Array:
-        """Tell the compiler where each row is wanted; it carries that on to what is computed from them."""
-        if self.sharding is None:
-            return x
-        missing = -x.shape[0] % self.shards
-        if missing:
-            x = jnp.concatenate([x, jnp.repeat(x[-1:], missing, axis=0)])
-        return jax.lax.with_sharding_constraint(x, self.sharding)  # type: ignore[no-untyped-call]
-
     def asarray(self, x: np.ndarray, device: str | None = None) -> Array:
         """Copy to a device; without 64-bit values enabled, JAX makes float64 float32."""
         return jnp.asarray(x, device=next((d for d in jax.devices() if str(d) == device), None))
@@ -195,8 +126,7 @@ class JaxBackend(Backend):
     def apply(self, program: Program, kernels: Array) -> Ran:
         """Run compiled (or, for a proof, on the host), with the pullback registered."""
         seen = _Seen()
-        backend, kernels = _placed(kernels)
-        value, stats = _apply(program, backend, seen, kernels)
+        value, stats = _apply(program, seen, kernels)
         return Ran(value, stats, (), seen.claims, seen.values)
 
     def value_and_grad(self, program: Program, kernel: Array) -> tuple[Array, Array]:
@@ -204,8 +134,7 @@ class JaxBackend(Backend):
         if _by_value(program, kernel):
             return super().value_and_grad(program, kernel)
         _check(program, kernel)
-        backend, kernel = _placed(kernel)
-        found: tuple[Array, Array] = _compiled_gradient(program, backend, kernel)
+        found: tuple[Array, Array] = _compiled_gradient(program, kernel)
         return found
 
     def init(self, program: Program, kernels: Array) -> tuple[Array, ...]:
@@ -247,26 +176,15 @@ def _cholesky_ok(a: Array) -> Array:
 BACKEND = JaxBackend()
 
 
-def _placed(kernels: Array) -> tuple[JaxBackend, Array]:
-    """Backend for the enclosing `spread`, and the kernels on every device of its mesh."""
-    sharding = _spread.get()
-    if sharding is None:
-        return BACKEND, kernels
-    everywhere = PartitionSpec()  # type: ignore[no-untyped-call]
-    return JaxBackend(sharding), jax.device_put(kernels, NamedSharding(sharding.mesh, everywhere))
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _compiled(
-    program: Program, backend: JaxBackend, kernels: Array
-) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
-    ran = program.forward(kernels, backend=backend)
+@partial(jax.jit, static_argnums=0)
+def _compiled(program: Program, kernels: Array) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+    ran = program.forward(kernels, backend=BACKEND)
     return ran.value, ran.stats, ran.residuals
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _compiled_gradient(program: Program, backend: JaxBackend, kernel: Array) -> tuple[Array, Array]:
-    return Backend.value_and_grad(backend, program, kernel)
+@partial(jax.jit, static_argnums=0)
+def _compiled_gradient(program: Program, kernel: Array) -> tuple[Array, Array]:
+    return Backend.value_and_grad(BACKEND, program, kernel)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -298,34 +216,32 @@ def _by_value(program: Program, kernels: Array) -> bool:
     return program.execution(kernels, backend=BACKEND).in_numpy
 
 
-def _run(
-    program: Program, backend: JaxBackend, seen: _Seen, kernels: Array
-) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+def _run(program: Program, seen: _Seen, kernels: Array) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
     seen.values = not BACKEND.is_traced(kernels)
     if _by_value(program, kernels):
         ran = program.forward(kernels, backend=BACKEND)
         seen.claims = ran.claims
         return ran.value, ran.stats, ran.residuals
     _check(program, kernels)
-    found: tuple[Array, tuple[Array, ...], tuple[Array, ...]] = _compiled(program, backend, kernels)
+    found: tuple[Array, tuple[Array, ...], tuple[Array, ...]] = _compiled(program, kernels)
     return found
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _apply(program: Program, backend: JaxBackend, seen: _Seen, kernels: Array) -> tuple[Array, tuple[Array, ...]]:
-    value, stats, _ = _run(program, backend, seen, kernels)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _apply(program: Program, seen: _Seen, kernels: Array) -> tuple[Array, tuple[Array, ...]]:
+    value, stats, _ = _run(program, seen, kernels)
     return value, stats
 
 
-def _apply_fwd(program: Program, backend: JaxBackend, seen: _Seen, kernels: Array) -> tuple[Any, Any]:
-    value, stats, residuals = _run(program, backend, seen, kernels)
+def _apply_fwd(program: Program, seen: _Seen, kernels: Array) -> tuple[Any, Any]:
+    value, stats, residuals = _run(program, seen, kernels)
     return (value, stats), residuals
 
 
 def _apply_bwd(
-    program: Program, backend: JaxBackend, seen: _Seen, residuals: tuple[Array, ...], cotangents: tuple[Array, Any]
+    program: Program, seen: _Seen, residuals: tuple[Array, ...], cotangents: tuple[Array, Any]
 ) -> tuple[Array]:
-    del backend, seen
+    del seen
     return (_pullback(program, residuals, cotangents[0]),)
 
 

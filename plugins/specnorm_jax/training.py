@@ -77,13 +77,7 @@ def _step(found: Mapping[str, Kernel], method: Method, states: States, sweeps: i
             f"the state is of the kernels {sorted(states)}, and the tree has {sorted(found)}. Give the state that init "
             "returned for this tree, rule and layers."
         )
-    known = [
-        k.array for k in found.values() if isinstance(k.array, jax.Array) and not isinstance(k.array, jax.core.Tracer)
-    ]
-    places = {frozenset(x.devices()) for x in known}
-    # One program runs in one place.
-    call = _compiled if len(places) < 2 else _stepped
-    values, after = call(
+    values, after = _compiled(
         method,
         tuple(tuple((word, _frozen(x)) for word, x in k.geometry.items()) for k in found.values()),
         sweeps,

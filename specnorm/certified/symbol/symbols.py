@@ -25,11 +25,9 @@ class Symbol:
     blocks : array, shape (b, m, p, *kernel_shape)
     frequencies : Frequencies
         f points.
-    shard : bool
-        Share them out by `Backend.shard`, which may repeat the last one.
     """
 
-    def __init__(self, blocks: Array, frequencies: Frequencies, *, shard: bool = False, ops: ArrayOps) -> None:
+    def __init__(self, blocks: Array, frequencies: Frequencies, *, ops: ArrayOps) -> None:
         xp = ops.xp
         self.xp = xp
         self.shape = blocks.shape
@@ -38,8 +36,6 @@ class Symbol:
         cos, sin = phases(frequencies, blocks.shape[3:])
         self.cos = ops.from_numpy(cos.astype(dtype), blocks)
         self.sin = ops.from_numpy(sin.astype(dtype), blocks)
-        if shard:
-            self.cos, self.sin = ops.shard(self.cos), ops.shard(self.sin)
         self._complex = ops.complex
         self.phase = ops.complex(self.cos, self.sin)
 
@@ -112,10 +108,10 @@ def largest(
         ``e^{i k.theta}`` of the taps at the arg-max.
     """
     xp = ops.xp
-    step = chunk_length(blocks, ops=ops) * ops.shards
+    step = chunk_length(blocks, ops=ops)
 
     def largest_of(start: int) -> tuple[Array, Array]:
-        symbol = Symbol(blocks, frequencies[start : start + step], shard=True, ops=ops)
+        symbol = Symbol(blocks, frequencies[start : start + step], ops=ops)
         found = norms(symbol)
         return xp.max(found, axis=1), xp.take(symbol.phase, xp.argmax(found, axis=1), axis=0)
 
