@@ -87,7 +87,7 @@ def audit(
         ``Row.note`` says how wide the interval is. None: as long as it takes.
     executor : concurrent.futures.Executor, optional
         Where to measure; None: here, one layer after the other. What it returns is believed. A layer that it loses
-        (its worker dies, it breaks) is measured in a process of its own, and ``Row.note`` says so.
+        (its worker dies, it breaks) is a row with ``status`` "error" that says so.
     layers : str or sequence of str, optional
         Shell patterns on names; None: every layer.
     layout : str, optional

@@ -98,44 +98,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) and code else OK if printed else TROUBLE
 
 
-class _Auditing(click.Group):
-    """Commands, of which ``audit`` need not be said: a file in the place of a command is audited."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As `click.Group`, with ``audit`` put before what is a file and no command."""
-        name = args[0] if args else ""
-        if name and name not in self.commands:
-            if name == STREAM or Path(name).exists():
-                args = ["audit", *args]
-            elif "." in name or "/" in name:
-                raise click.UsageError(f"{name!r} is no file, and no command.", ctx)
-        return super().resolve_command(ctx, args)
-
-
-@click.group(
-    cls=_Auditing, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}, help=ABOUT,
-    epilog=EPILOG,
-)  # fmt: skip
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True}, help=ABOUT, epilog=EPILOG)
 @click.version_option(package_name="specnorm-bounds", prog_name="specnorm")
 def application() -> None:
     """What is common to all commands: nothing."""
-
-
-@application.command("help")
-@click.argument("command", required=False)
-@click.pass_context
-def help_command(ctx: click.Context, command: str | None) -> int:
-    """Show what a command takes."""
-    above = ctx.find_root()
-    if command is None:
-        return OK if _print(f"{application.get_help(above)}\n") else TROUBLE
-    found = application.commands.get(command)
-    if found is None:
-        raise click.UsageError(f"No such command {command!r}.", above)
-    within = click.Context(found, info_name=command, parent=above)
-    return OK if _print(f"{found.get_help(within)}\n") else TROUBLE
 
 
 @application.command("backends")

@@ -1,4 +1,4 @@
-"""Where layers are measured: here, by an executor, or in a process of our own where that loses one."""
+"""Where layers are measured: here, one after the other, or by an executor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from specnorm import MethodError, SpecnormError
 from specnorm.proof import ArrayObject
 from specnorm_audit.layers import Layer
 from specnorm_audit.measuring import Settings, describe, fill
-from specnorm_audit.processes import Worker, WorkerLost, Workers
+from specnorm_audit.processes import WorkerLost, Workers
 from specnorm_audit.rows import Row
 
 IN_FLIGHT = 512 * 2**20
@@ -35,8 +35,8 @@ def check_executor(executor: object) -> None:
 def measured(found: Sequence[Layer], settings: Settings, executor: Executor | None) -> Generator[Row, None, None]:
     """Measure layers and give their rows in order; `IN_FLIGHT` bytes of kernels are in memory at once.
 
-    Without an executor, or with `Workers` that are not worth it: here, one layer after the other. A row's note says how
-    a layer was measured that the executor lost.
+    Without an executor, or with `Workers` that are not worth it: here, one layer after the other. A layer that the
+    executor loses is a row that says how.
     """
     worth = executor.worth if isinstance(executor, Workers) else 0
     if executor is None or (worth and (len(found) < 2 or sum(map(_bytes, found)) < worth)):
@@ -90,24 +90,11 @@ def _row(layer: Layer, future: Future[Row], settings: Settings) -> Row:
         return row
     if isinstance(lost, KeyboardInterrupt):
         raise lost
+    row = describe(layer, settings)
+    if isinstance(lost, WorkerLost):
+        return replace(row, reason=f"the process that measures it dies: {lost}.")
     first = str(lost).strip().partition("\n")[0].rstrip(".")
-    said = f"the executor failed with {type(lost).__name__}{first and ': '}{first}"
-    # The layer may be what killed the others: a process of its own, and never this one.
-    row, kernel = _loaded(layer, settings)
-    if row.reason is not None or isinstance(lost, WorkerLost):
-        return row if row.reason is not None else replace(row, reason=f"the process that measures it dies: {lost}.")
-    try:
-        own = Worker()
-        try:
-            row = own.call(fill, row, kernel, settings)
-        finally:
-            own.close()
-    except WorkerLost as error:
-        return replace(row, reason=f"the process that measures it dies: {error}. Before, {said}.")
-    except Exception as error:  # no process can be started here, or the kernel cannot be sent to one
-        return replace(row, reason=f"{said}; nor can a process of its own measure it: {type(error).__name__}: {error}")
-    note = f"measured in a process of its own; {said}"
-    return replace(row, note=note if row.note is None else f"{row.note}; {note}")
+    return replace(row, reason=f"the executor failed with {type(lost).__name__}{first and ': '}{first}.")
 
 
 def _loaded(layer: Layer, settings: Settings) -> tuple[Row, ArrayObject | None]:

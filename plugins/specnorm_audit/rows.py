@@ -52,7 +52,7 @@ class Row:
     reason : str or None
         Why the layer could not be measured; None: it was.
     note : str or None
-        How the layer was measured, where an executor lost it; None: as asked for.
+        What has to be said of how it was measured, such as that a budget ended it; None: nothing.
     other : ConvSpec or None
         The geometry by which the axes may have to be read instead: numbers are of both readings, `either`.
     """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,43 +13,29 @@ from specnorm_networks.model_arrays import ModelArrays, Tensor
 
 
 class Deadly(np.ndarray[Any, np.dtype[np.float64]]):
-    """A kernel whose first use in arithmetic outside the process that made it is the end of that one.
-
-    ``remaining`` is a file of that many bytes: each death takes one away, and none is left to die of.
-    """
+    """A kernel whose first use in arithmetic outside the process that made it is the end of that one."""
 
     __module__ = "numpy"  # subclasses of others are refused
     home: int
-    remaining: str
 
     def __reduce__(self) -> Any:
-        return revived, (np.array(self), self.home, self.remaining)
+        return deadly, (np.array(self), self.home)
 
     def __array_finalize__(self, other: Any) -> None:
-        self.home, self.remaining = getattr(other, "home", os.getpid()), getattr(other, "remaining", "")
+        self.home = getattr(other, "home", os.getpid())
 
     def __array_ufunc__(self, ufunc: Any, method: Any, *inputs: Any, **kwargs: Any) -> Any:
-        if os.getpid() != self.home and self.remaining:
-            path = Path(self.remaining)
-            left = path.read_bytes()
-            if left:
-                path.write_bytes(left[1:])
-                os.kill(os.getpid(), signal.SIGKILL)
+        if os.getpid() != self.home:
+            os.kill(os.getpid(), signal.SIGKILL)
         plain = [np.asarray(x) if isinstance(x, Deadly) else x for x in inputs]
         return getattr(ufunc, method)(*plain, **kwargs)
 
 
-def revived(array: NDArray[Any], home: int, remaining: str) -> Deadly:
-    """What unpickling calls."""
+def deadly(array: NDArray[Any], home: int | None = None) -> Deadly:
+    """A kernel that a process may measure, or this one."""
     kernel = array.view(Deadly)
-    kernel.home, kernel.remaining = home, remaining
+    kernel.home = os.getpid() if home is None else home
     return kernel
-
-
-def deadly(array: NDArray[Any], path: Path, deaths: int) -> Deadly:
-    """A kernel of which ``deaths`` processes die."""
-    path.write_bytes(b"x" * deaths)
-    return revived(array, os.getpid(), str(path))
 
 
 # -- readers -------------------------------------------------------------------------------------------------------

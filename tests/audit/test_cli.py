@@ -59,30 +59,6 @@ def test_table(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert err == ""  # no progress bar where nobody watches
 
 
-def test_a_file_in_the_place_of_a_command_is_audited(
-    model: Path, bad_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also several, with options behind; a command stays one where a file is called like it, and a typo is no file."""
-    assert cli.run(["audit", str(model), "--format", "csv"]) == 0
-    expected = capsys.readouterr().out
-    assert cli.run([str(model), "--format", "csv"]) == 0
-    assert capsys.readouterr().out == expected
-    assert cli.run([str(model), str(bad_model)]) == 2
-    assert "nan.weight" in capsys.readouterr().out
-    monkeypatch.chdir(model.parent)
-    Path("backends").write_bytes(model.read_bytes())
-    assert cli.run(["backends"]) in (0, 2)
-    assert "conv" not in capsys.readouterr().out
-    assert cli.run(["adit", str(model)]) == 2
-    assert "No such command 'adit'" in capsys.readouterr().err
-
-
-# -- the file ------------------------------------------------------------------------------------------------------
-
-
-# -- pages and plots -----------------------------------------------------------------------------------------------
-
-
 # -- exit codes ----------------------------------------------------------------------------------------------------
 def test_the_gate(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = _norms(model, capsys)
@@ -122,7 +98,7 @@ def test_exit_codes(model: Path, bad_model: Path, broken: Path, capsys: pytest.C
         ["audit", "MODEL", "--device", "cpu"], ["audit", "MODEL", "--backend", "numpy", "--device", "cuda:9"],
         ["audit", "MODEL", "--max-bytes", "0"], ["audit", "MODEL", "--max-bytes", "100"], ["audit", "no/such/file"],
         ["audit", "MODEL", "--layers", "nothing*"], ["audit", "MODEL", "--fail-above", "1_0"],
-        ["audit", "MODEL", "--budget", "10 minutes"], ["audit", "MODEL", "--rtol", "1_0e-2"], ["help", "nonsense"],
+        ["audit", "MODEL", "--budget", "10 minutes"], ["audit", "MODEL", "--rtol", "1_0e-2"],
     ],
 )  # fmt: skip
 def test_wrong_usage(arguments: list[str], model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,12 +123,6 @@ def test_a_crash_is_not_taken_for_a_failed_gate(
 
     monkeypatch.setattr(cli, "audit", interrupted)
     assert cli.run(["audit", str(model)]) == 130
-
-
-# -- hostile names -------------------------------------------------------------------------------------------------
-
-
-# -- as a process --------------------------------------------------------------------------------------------------
 
 
 # -- backends ------------------------------------------------------------------------------------------------------

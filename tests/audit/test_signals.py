@@ -14,7 +14,7 @@ import pytest
 
 from audit import files
 
-for _name in ("click", "rich", "safetensors"):
+for _name in ("click", "jinja2", "safetensors"):
     pytest.importorskip(_name)
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="processes as Linux shows them")
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP] if sys.platform != "win32" else [signal.SIGINT]
@@ -85,7 +85,7 @@ sys.meta_path.insert(0, Interrupting())
 
 @LINUX
 @pytest.mark.parametrize("number", ENDING)
-@pytest.mark.parametrize("module", ["numpy", "specnorm.methods", "click", "specnorm_audit.cli", "rich"])
+@pytest.mark.parametrize("module", ["numpy", "specnorm.methods", "click", "specnorm_audit.cli"])
 @pytest.mark.nightly
 def test_a_signal_while_modules_are_imported(tmp_path: Path, module: str, number: signal.Signals) -> None:
     """No traceback, and the exit code of an interruption."""
