@@ -31,7 +31,7 @@ SECOND_OPINION = "onnxruntime>=1.20"
 """What our own evaluation of ONNX nodes is compared with."""
 PYTHON_MATTERS = (
     "tests/test_house.py", "tests/core/test_backends.py", "tests/core/test_errors.py", "tests/audit/test_cli.py",
-    "tests/audit/test_help.py", "tests/audit/test_readers.py", "tests/audit/test_checkpoints.py",
+    "tests/audit/test_readers.py", "tests/audit/test_checkpoints.py",
     "tests/audit/test_isolated.py", "tests/audit/test_output.py", "tests/audit/test_renderers.py",
     "tests/audit/test_executing.py::test_rows_are_those_of_an_audit_here",
     "tests/core/methods/test_every_method.py::test_same_input_same_answer",

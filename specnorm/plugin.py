@@ -12,6 +12,7 @@ from specnorm.methods.base import check_count
 from specnorm.probable import LinearOperator, Vector
 from specnorm.problem.padding import same_upper
 from specnorm.problem.spec import at_every_size, per_axis
+from specnorm.projections import check_bound
 from specnorm.registry import function
 from specnorm.result import Comparison
 from specnorm.runtime.program import Program, Ran, check_values, keep, program, program_for
@@ -21,6 +22,6 @@ from specnorm.types import AnyArray
 
 __all__ = [
     "AnyArray", "Backend", "Comparison", "LayerKernel", "LinearOperator", "Program", "Ran", "Vector", "at_every_size",
-    "check_count", "check_values", "fold_stack", "function", "init_stack", "keep", "one_set", "per_axis", "program",
-    "program_for", "same_upper", "step_stack",
+    "check_bound", "check_count", "check_values", "fold_stack", "function", "init_stack", "keep", "one_set", "per_axis",
+    "program", "program_for", "same_upper", "step_stack",
 ]  # fmt: skip

@@ -71,7 +71,7 @@ def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) ->
     >>> specnorm.certify(specnorm.rescale(kernel, 1.0), 1.0)
     True
     """
-    bound, backend = _positive(bound), backend_for(kernel)
+    bound, backend = check_bound(bound), backend_for(kernel)
     given: Any = backend.detach(kernel)
     shrunk, factor = given, 1.0
     for attempt in range(20):
@@ -132,7 +132,7 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
     True
     """
     backend = backend_for(kernel)
-    nearest: Any = _clipped(backend.detach(kernel), backend, _positive(bound), n_iter, geometry)
+    nearest: Any = _clipped(backend.detach(kernel), backend, check_bound(bound), n_iter, geometry)
     result: ArrayT = backend.without_derivative(nearest, kernel, _NO_DERIVATIVE)
     return result
 
@@ -205,7 +205,8 @@ def _upper(x: Array, backend: Backend, geometry: Geometry) -> float:
     return float(backend.to_numpy(measure(x, Enclose(rtol=1e-5), **geometry).value))
 
 
-def _positive(bound: object) -> float:
+def check_bound(bound: object) -> float:
+    """A bound as float; refused unless it is one positive finite number."""
     number = as_number("bound", bound)
     if not 0 < number < math.inf:
         raise KernelError(f"bound={number!r} is no positive finite number.")

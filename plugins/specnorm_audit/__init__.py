@@ -218,13 +218,14 @@ def _audit(
     selection = select(model.arrays, patterns, of_caller=path is None)
     found = selection.layers
     unmeasured = tuple(Row(x.tensor.name, x.kind, x.tensor.shape, None, reason=x.refusal) for x in selection.unmeasured)
-    if not found:
+    idle = [x for x in patterns or () if not any(fnmatchcase(name, x) for name in selection.names)]
+    if not found or idle:
         # An empty report would pass every gate.
-        wanted = "" if patterns is None else f" whose name matches {' or '.join(patterns)}"
+        wanted = f" whose name matches {' or '.join(idle)}" if idle else ""
         left = "".join(f" {row.name} could be one: {row.reason}" for row in unmeasured[:3])
         raise ModelFileError(
             f"{label} holds no layer{wanted} ({len(selection.skipped)} arrays seen). "
-            + (_nearest(patterns, selection.names) or f"{_A_LAYER}{left}")
+            + (_nearest(idle, selection.names) or f"{_A_LAYER}{left}")
         )
     _check_rank(settings.input_shape, found)
     check_names(settings.geometry, selection.names)
@@ -258,7 +259,7 @@ def _audit(
     left_out = len(selection.names) - len(found)
     return Report(
         own_version(), path, tuple(rows), tuple(selection.skipped), network, environment(used), unmeasured,
-        selection.matched, left_out, stated, tuple(missing), inert=model.inert,
+        left_out, stated, tuple(missing), inert=model.inert,
     )  # fmt: skip
 
 
@@ -295,7 +296,7 @@ def _range(between: tuple[float, float] | None) -> tuple[float, float] | None:
 _A_LAYER = "A layer is a real floating array with 2 axes (linear) or 3 to 5 (convolution)."
 
 
-def _nearest(patterns: Sequence[str] | None, names: Sequence[str]) -> str:
+def _nearest(patterns: Sequence[str], names: Sequence[str]) -> str:
     if not patterns or not names:
         return ""
     inner = [f"*{pattern}*" for pattern in patterns if any(fnmatchcase(name, f"*{pattern}*") for name in names)]

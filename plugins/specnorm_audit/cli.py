@@ -303,11 +303,9 @@ def _certify(report: Report, path: Path) -> bool:
 
 
 def _say(reports: Sequence[Report], quiet: bool) -> str:
-    """Say on stderr what ``--layers`` matched and what the gates found; the worst of their answers."""
+    """Say on stderr what the gates found; the worst of their answers."""
     for report in reports:
         name = f"{report.model}: " if len(reports) > 1 else ""
-        for line in [] if quiet else gates.matches(report):
-            complain(f"{name}{line}")
         for gate in report.gates:
             if not (quiet and gate.outcome == "passed"):
                 complain(f"{name}{gate.sentence}")

@@ -51,7 +51,7 @@ def network(report: Report, bound: float) -> Gate:
         return Gate(option, bound, "undecided", "the model could not be read.")
     claim = f"f is not proven to have a constant of at most {bound!r}"
     if found is None:
-        why = "--layers chose a part of it" if report.matched else "the file holds no graph, so give an ONNX file"
+        why = "--layers chose a part of it" if report.left_out else "the file holds no graph, so give an ONNX file"
         return Gate(option, bound, "failed", f"{claim}: {why}.")
     if found.upper is None:
         return Gate(option, bound, "failed", f"{claim}: {found.unknown[0].reason}.")
@@ -73,11 +73,3 @@ def worst(outcomes: Iterable[Outcome]) -> Outcome:
     """The first of failed, undecided and passed that is among them."""
     found = {*outcomes}
     return "failed" if "failed" in found else "undecided" if "undecided" in found else "passed"
-
-
-def matches(report: Report) -> list[str]:
-    """A line that says how many layers each pattern matched, where there were patterns."""
-    if not report.matched:
-        return []
-    counts = ", ".join(f"{pattern} matches {n}" for pattern, n in report.matched.items())
-    return [f"of {len(report.layers) + report.left_out} layers {counts}."]

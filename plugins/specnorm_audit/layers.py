@@ -77,8 +77,6 @@ class Selection:
     """Names of arrays that are not among ``layers``."""
     names: list[str]
     """Of all layers, asked for or not."""
-    matched: Mapping[str, int]
-    """How many layers each pattern matches."""
 
 
 def select(tensors: Iterable[Tensor], patterns: Sequence[str] | None = None, *, of_caller: bool = False) -> Selection:
@@ -95,13 +93,12 @@ def select(tensors: Iterable[Tensor], patterns: Sequence[str] | None = None, *, 
     shapes = {t.name: t.shape for t in everything if t.kind is None and t.dtype.startswith(_FLOATING)}
     found = [layer for tensor in everything if (layer := _as_layer(tensor, shapes)) is not None]
     names = [layer.tensor.name for layer in found if layer.kind != "none"]
-    matched = {pattern: sum(fnmatchcase(name, pattern) for name in names) for pattern in patterns or ()}
     if patterns is not None:
         found = [layer for layer in found if any(fnmatchcase(layer.tensor.name, p) for p in patterns)]
     layers = [layer for layer in found if layer.kind != "none"]
     unmeasured = [layer for layer in found if layer.kind == "none"]
     kept = {layer.tensor.name for layer in layers}
-    return Selection(layers, unmeasured, [x.name for x in everything if x.name not in kept], names, matched)
+    return Selection(layers, unmeasured, [x.name for x in everything if x.name not in kept], names)
 
 
 def _as_layer(tensor: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> Layer | None:

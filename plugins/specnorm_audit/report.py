@@ -66,10 +66,8 @@ class Report:
         Date, versions and platform of the run.
     unmeasured : tuple of Row
         Of the skipped arrays, those that could be layers, each with the reason why it is not measured.
-    matched : mapping of str to int
-        How many layers each pattern matches that chose them.
     left_out : int
-        Layers that match none.
+        Layers that were not chosen.
     certificate : Certificate or None
         Claims of layers for somebody else to check, if they were asked for.
     unstated : tuple of str
@@ -89,7 +87,6 @@ class Report:
     network: NetworkBound | None = None
     environment: Mapping[str, str] = field(default_factory=dict, compare=False)
     unmeasured: tuple[Row, ...] = ()
-    matched: Mapping[str, int] = field(default_factory=dict)
     left_out: int = 0
     certificate: Certificate | None = None
     unstated: tuple[str, ...] = ()
@@ -113,7 +110,7 @@ class Report:
             "skipped": len(self.skipped),
             **({"unmeasured": [_named(row) for row in self.unmeasured]} if self.unmeasured else {}),
             **({"inert": list(self.inert)} if self.inert else {}),
-            **({"matched": dict(self.matched), "left_out": self.left_out} if self.matched else {}),
+            **({"left_out": self.left_out} if self.left_out else {}),
             "max_lower": finite(max((_or_zero(row.lower) for row in measured), default=None)),
             "max_upper": None if largest is None else finite(largest.upper),
             "max_upper_layer": None if largest is None else largest.name,

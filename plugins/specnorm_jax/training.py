@@ -5,7 +5,6 @@ Which leaves are kernels, and with which geometry, is said by a rule of `specnor
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import specnorm
 from specnorm.errors import KernelError, MethodError
 from specnorm.methods import Method, TensorNorm
+from specnorm.plugin import check_bound
 from specnorm_jax.kernels import Kernel, Rule, equinox_layout, flax_layout, kernels, name_of, with_geometry
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ def project_spectral_norm(
     """
     import optax
 
-    _check_bound(bound)
+    check_bound(bound)
 
     def init(params: Any) -> ProjectionState:
         return ProjectionState(_init(params, method, rule, layers))
@@ -282,8 +282,3 @@ def project_spectral_norm(
         return jax.tree_util.tree_map_with_path(projected, updates), ProjectionState(after)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _check_bound(bound: object) -> None:
-    if isinstance(bound, bool) or not isinstance(bound, (int, float)) or not 0 < bound < math.inf:
-        raise KernelError(f"bound={bound!r} is no positive finite number.")

@@ -66,7 +66,7 @@ class TorchBackend(TorchArrays):
                 (value, *rest), ran = operators.run(kernels.detach(), program.key, need)
             stats = tuple(rest[:count])
             if need == "residuals":
-                value = derivatives.with_pullback(kernels, value, program.key, rest[count:])
+                value = derivatives.with_pullback(kernels, value, program.key, *rest[count:])
             elif need == "jacobian":
                 change = first_order - kernels.detach()
                 lead = kernels.shape[: kernels.ndim - len(program.shape)]

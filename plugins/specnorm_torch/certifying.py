@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import specnorm
 from specnorm.errors import MethodError, SpecnormError
-from specnorm.plugin import at_every_size
+from specnorm.plugin import at_every_size, check_bound
 from specnorm_torch.baking import Saved, bake_tensor, computed
-from specnorm_torch.constraint import GramRescaling, SpectralNorm, check_bound
+from specnorm_torch.constraint import GramRescaling, SpectralNorm
 from specnorm_torch.modules import (
     at_inference,
     check_module,

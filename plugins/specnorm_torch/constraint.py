@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 import specnorm
 from specnorm.errors import GeometryError, KernelError
 from specnorm.methods import Method, TensorNorm
-from specnorm.plugin import check_count, one_set, program_for
+from specnorm.plugin import check_bound, check_count, one_set, program_for
 from specnorm_torch import derivatives
 from specnorm_torch.backend import BACKEND
 from specnorm_torch.modules import geometry_of, is_layer, is_lazy, name_of, version_of
@@ -338,9 +338,3 @@ def gram_rescaling(module: ModuleT, name: str = "weight", n_iter: int = 1) -> Mo
     geometry = geometry_of(module)
     parametrize.register_parametrization(module, name, GramRescaling(geometry, n_iter))
     return module
-
-
-def check_bound(bound: object) -> None:
-    """Refuse what is no positive finite number."""
-    if isinstance(bound, bool) or not isinstance(bound, (int, float)) or not 0 < bound < float("inf"):
-        raise KernelError(f"bound={bound!r} is no positive finite number.")

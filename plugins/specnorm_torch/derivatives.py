@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,36 +19,6 @@ _FIRST_ORDER = (
     "a second derivative through a specnorm value was asked for; specnorm's pullbacks are first order. "
     "Detach the value, or take the penalty's gradient without create_graph=True."
 )
-
-
-def with_pullback(kernels: Tensor, value: Tensor, key: str, residuals: Sequence[Tensor]) -> Tensor:
-    """Attach a program's pullback to its value at the kernels."""
-    return _Attach.apply(kernels, value, key, *residuals)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def with_gradient(kernels: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
-    """Attach gradients with respect to kernels (n, *shape) to values (n,)."""
-    return _Attached.apply(kernels, value, gradient)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def scaled(kernels: Tensor, factor: Tensor, slope: Tensor, gradient: Tensor) -> Tensor:
-    """Kernels times a factor of their value, given its derivative there, and the value's gradient."""
-    return _Scaled.apply(kernels, factor, slope, gradient)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def scaled_by_vectors(kernels: Tensor, factor: float, slope: float, rows: Tensor, columns: Tensor) -> Tensor:
-    """`scaled` on the host, where the value's gradient is ``rows @ columns``, which is never formed."""
-    return _ScaledByVectors.apply(kernels, factor, slope, rows, columns)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def first_order(x: Tensor) -> Tensor:
-    """Return ``x``, differentiable once."""
-    return _FirstOrder.apply(x)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def without_derivative(value: Tensor, x: Tensor, reason: str) -> Tensor:
-    """Return ``value``; a derivative of it with respect to ``x`` raises."""
-    return _Underivable.apply(value, x, reason)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def refuse_second_derivatives() -> None:
@@ -103,8 +73,7 @@ class _Attach(Function):
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         kernels, *residuals = ctx.saved_tensors
         gradient = ctx.program.pullback(tuple(residuals), cotangent, backend=ARRAYS)
-        guarded = _Guard.apply(gradient, kernels)  # type: ignore[no-untyped-call]
-        return (guarded, None, None, *(None for _ in residuals))
+        return (_guarded(gradient, kernels), None, None, *(None for _ in residuals))
 
 
 class _Attached(Function):
@@ -120,9 +89,7 @@ class _Attached(Function):
         kernels, gradient = ctx.saved_tensors
         slope = gradient * cotangent.reshape(*cotangent.shape, *(1 for _ in gradient.shape[cotangent.ndim :]))
         slope = slope.to(kernels.dtype)
-        # Only where a graph of the backward is asked for can it be differentiated.
-        guarded = _Guard.apply(slope, kernels) if torch.is_grad_enabled() else slope  # type: ignore[no-untyped-call]
-        return guarded, None, None
+        return _if_asked(slope, kernels), None, None
 
 
 class _Scaled(Function):
@@ -139,8 +106,7 @@ class _Scaled(Function):
         cotangent = cotangent.to(gradient.dtype)
         inner = torch.dot(cotangent.reshape(-1), kernels.to(gradient.dtype).reshape(-1))
         found = (cotangent * factor).addcmul_(gradient, slope * inner).to(kernels.dtype)
-        guarded = _Guard.apply(found, kernels) if torch.is_grad_enabled() else found  # type: ignore[no-untyped-call]
-        return guarded, None, None, None
+        return _if_asked(found, kernels), None, None, None
 
 
 class _ScaledByVectors(Function):
@@ -158,8 +124,7 @@ class _ScaledByVectors(Function):
         flat = cotangent.reshape(rows.shape[0], -1).to(rows.dtype)
         inner = ctx.slope * float(torch.dot(flat.view(-1), kernels.reshape(-1).to(rows.dtype)))
         found = torch.addmm(flat, rows, columns, beta=ctx.factor, alpha=inner).view(kernels.shape).to(kernels.dtype)
-        guarded = _Guard.apply(found, kernels) if torch.is_grad_enabled() else found  # type: ignore[no-untyped-call]
-        return guarded, None, None, None, None
+        return _if_asked(found, kernels), None, None, None, None
 
 
 class _FirstOrder(Function):
@@ -179,7 +144,7 @@ class _FirstOrder(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         # The kernels stay in the graph of the gradient, so that a second derivative passes through the guard.
-        guard: Any = _guard if torch.compiler.is_compiling() else _Guard.apply
+        guard: Any = _guard if torch.compiler.is_compiling() else _guarded
         guarded: Tensor = guard(gradient, ctx.saved_tensors[0])
         return guarded
 
@@ -202,6 +167,28 @@ class _Guard(Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         del ctx, grads
         raise SecondDerivativeError(_FIRST_ORDER)
+
+
+_guarded: Callable[[Tensor, Tensor], Tensor] = _Guard.apply
+
+
+def _if_asked(gradient: Tensor, kernels: Tensor) -> Tensor:
+    """Guarded where a graph of the backward is asked for: only then can it be differentiated."""
+    return _guarded(gradient, kernels) if torch.is_grad_enabled() else gradient
+
+
+with_pullback: Callable[..., Tensor] = _Attach.apply
+"""Attach a program's pullback to its value at the kernels: (kernels, value, key, *residuals)."""
+with_gradient: Callable[[Tensor, Tensor, Tensor], Tensor] = _Attached.apply
+"""Attach gradients with respect to kernels (n, *shape) to values (n,): (kernels, value, gradient)."""
+scaled: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = _Scaled.apply
+"""Kernels times a factor of their value, its derivative there, and the value's gradient."""
+scaled_by_vectors: Callable[[Tensor, float, float, Tensor, Tensor], Tensor] = _ScaledByVectors.apply
+"""`scaled` on the host, where the value's gradient is ``rows @ columns``, which is never formed."""
+first_order: Callable[[Tensor], Tensor] = _FirstOrder.apply
+"""Its argument, differentiable once."""
+without_derivative: Callable[[Tensor, Tensor, str], Tensor] = _Underivable.apply
+"""The first of (value, x, reason); a derivative of it with respect to ``x`` raises."""
 
 
 @torch.library.custom_op("specnorm::first_order_only", mutates_args=())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,22 @@ def deadly(array: NDArray[Any], home: int | None = None) -> Deadly:
     kernel = array.view(Deadly)
     kernel.home = os.getpid() if home is None else home
     return kernel
+
+
+def runs(pid: int) -> bool:
+    """Whether a process runs: where nobody collects the dead, an orphan stays in the table as a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def outlived(pids: list[int], seconds: float) -> list[int]:
+    """Those that run after so many seconds."""
+    until = time.monotonic() + seconds
+    while (left := [pid for pid in pids if runs(pid)]) and time.monotonic() < until:
+        time.sleep(0.02)
+    return left
 
 
 # -- readers -------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import specnorm_check
 from cases import Layer, layers
-from hypothesis import given, settings
+from hypothesis import given
 from oracle import dense_norm, sigma_star
 from specnorm_audit import audit, cli
 from specnorm_audit.certifying import verify_file
@@ -33,11 +33,14 @@ def reasons(stated: Certificate, **arrays: np.ndarray) -> list[str]:
 
 
 @given(layer=layers(around=True))
-def test_what_is_stated_is_proven_and_above_the_norm(layer: Layer) -> None:
+def test_what_is_stated_is_proven_above_the_norm_and_close(layer: Layer) -> None:
     kernel = layer.kernel
     stated = certificate_of(kernel, ConvSpec.of(kernel.shape, **layer.geometry), "k")
     assert reasons(stated, k=kernel) == [""]
     assert claimed(stated) >= dense_norm(kernel, layer.input_shape, **layer.geometry).lo
+    if layer.geometry["padding_mode"] == "zeros":
+        words = {key: layer.geometry[key] for key in ("stride", "dilation", "groups", "transposed")}
+        assert claimed(stated) <= sigma_star(kernel, **words).hi * 1.02
 
 
 @given(layer=layers(around=True))
@@ -58,15 +61,6 @@ def test_a_large_layer_is_stated_at_every_size() -> None:
     assert stated.claims[0].statement["sizes"] == "every"
     (verdict,) = specnorm_check.check(stated.claims, {"k": kernel})
     assert "at every input size" in str(verdict)
-
-
-@settings(max_examples=30)
-@given(layer=layers(modes=("zeros",)))
-def test_it_is_close_to_the_norm(layer: Layer) -> None:
-    words = {key: layer.geometry[key] for key in ("stride", "dilation", "groups", "transposed")}
-    kernel = layer.kernel
-    truth = sigma_star(kernel, **words)
-    assert claimed(certificate_of(kernel, ConvSpec.of(kernel.shape, **layer.geometry), "k")) <= truth.hi * 1.02
 
 
 def test_a_layer_that_is_too_large_has_a_looser_claim(monkeypatch: pytest.MonkeyPatch) -> None:

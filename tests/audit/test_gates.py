@@ -41,6 +41,7 @@ def chain(tmp_path: Path) -> Path:
     ],
 )
 @pytest.mark.parametrize("form", ["table", "json", "csv", "markdown", "html"])
+@pytest.mark.sampled("4-28", "json")
 def test_gates_are_in_the_report(
     layers: str, network: str, code: int, outcomes: list[str], form: str, chain: Path,
     capsys: pytest.CaptureFixture[str],

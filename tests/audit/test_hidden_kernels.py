@@ -86,10 +86,10 @@ def test_none_passes_a_gate(hidden: tuple[Path, str], capsys: pytest.CaptureFixt
     assert "each nonexpansive" not in out
     assert cli.run(["audit", str(path), "--fail-above", "1", "--layers", "ok*"]) == 0
     out, err = capsys.readouterr()
-    assert "ok* matches 1" in err
     assert ("each of these nonexpansive" if "more left out" in out else "each nonexpansive") in out
 
 
+@pytest.mark.sampled("object", "overflow", "six", "bias_weight")
 def test_every_format_names_it_with_the_reason(hidden: tuple[Path, str]) -> None:
     path, name = hidden
     report = audit(path, methods=())

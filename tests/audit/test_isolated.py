@@ -102,15 +102,4 @@ def test_an_interruption_ends_the_child() -> None:
         time.sleep(0.01)
     running.send_signal(signal.SIGINT)
     assert "KeyboardInterrupt" in running.communicate(timeout=60)[1]
-    until = time.monotonic() + 30
-    while running_still := [pid for pid in pids if _runs(pid)]:
-        assert time.monotonic() < until, f"{running_still} outlived the one that was interrupted"
-        time.sleep(0.05)
-
-
-def _runs(pid: str) -> bool:
-    """Whether it runs: where nobody collects the dead, an orphan stays in the table of processes as a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    assert not deadly.outlived([int(pid) for pid in pids], 30)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from audit import files
+from audit.deadly import outlived, runs
 
 for _name in ("click", "jinja2", "safetensors"):
     pytest.importorskip(_name)
@@ -24,25 +25,10 @@ def _children(pid: int) -> list[int]:
     return [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
 
 
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def _usual() -> None:
     """Signals as a shell's foreground has them."""
     for number in ENDING:
         signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
-
-
-def _ended(pids: list[int], seconds: float) -> list[int]:
-    """Those that run after so many seconds."""
-    until = time.monotonic() + seconds
-    while (left := [pid for pid in pids if _runs(pid)]) and time.monotonic() < until:
-        time.sleep(0.02)
-    return left
 
 
 @LINUX
@@ -66,7 +52,7 @@ def test_a_signal_ends_the_command_and_its_workers(tmp_path: Path, number: signa
     time.sleep(1)
     running.send_signal(number)
     _, said = running.communicate(timeout=10)  # the workers hold stderr too
-    assert not _ended(workers, 5)
+    assert not outlived(workers, 5)
     assert said == ""
     assert running.returncode == (-number if number == signal.SIGKILL else 128 + number)
     assert output.read_text() == "old"
@@ -117,7 +103,7 @@ def test_workers_notice_a_dead_parent() -> None:
     parent = subprocess.Popen([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     (pid,) = map(int, parent.stdout.readline().split())
-    assert _runs(pid)
+    assert runs(pid)
     parent.kill()
     parent.communicate()
-    assert not _ended([pid], 5)
+    assert not outlived([pid], 5)

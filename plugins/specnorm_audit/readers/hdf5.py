@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
@@ -63,12 +63,16 @@ def open_file(file: BinaryIO) -> h5py.File:
         raise ModelFileError(f"it is damaged or cut short: {error}.") from error
 
 
-def datasets(root: h5py.File, max_bytes: int) -> Iterator[Dataset]:
+Items = Sequence[tuple[tuple[str, ...], Any]]
+"""Groups and datasets of a file, as `walk` gives them."""
+
+
+def datasets(items: Items, max_bytes: int) -> Iterator[Dataset]:
     """Every array of a file, together of at most ``max_bytes``. Links that leave the file, or could, are refused."""
     import h5py
 
     claimed = 0
-    for path, item in walk(root):
+    for path, item in items:
         if isinstance(item, h5py.Dataset):
             found = _described(path, item)
             with suppress(Exception):  # refused already
@@ -77,12 +81,12 @@ def datasets(root: h5py.File, max_bytes: int) -> Iterator[Dataset]:
             yield found
 
 
-def names(root: h5py.File) -> dict[tuple[str, ...], str]:
+def names(items: Items) -> dict[tuple[str, ...], str]:
     """Names that Keras 3 gives the owners of variables: path of the group that holds ``vars`` -> name of the layer."""
     import h5py
 
     found = {}
-    for path, item in walk(root):
+    for path, item in items:
         if isinstance(item, h5py.Group) and path[-1] == "vars":
             name = text_attribute(item, "name", 10_000)
             if name is not None:

@@ -33,15 +33,15 @@ _DAMAGE = (
     ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, OverflowError, KeyError,
 )  # fmt: skip
 _KERNEL, _DEPTHWISE, _POINTWISE = "kernel", "depthwise_kernel", "pointwise_kernel"
-_CONV = {f"Conv{d}D": {"0": _KERNEL, _KERNEL: _KERNEL} for d in (1, 2, 3)}
-_TRANSPOSED = {f"Conv{d}DTranspose": {"0": _KERNEL, _KERNEL: _KERNEL} for d in (1, 2, 3)}
-_DEPTH = {f"DepthwiseConv{d}D": {"0": _DEPTHWISE, _KERNEL: _DEPTHWISE, _DEPTHWISE: _DEPTHWISE} for d in (1, 2)}
-_SEPARABLE = {
-    f"SeparableConv{d}D": {"0": _DEPTHWISE, "1": _POINTWISE, _DEPTHWISE: _DEPTHWISE, _POINTWISE: _POINTWISE}
-    for d in (1, 2)
+ROLES = {
+    **{f"Conv{d}D{end}": {"0": _KERNEL, _KERNEL: _KERNEL} for d in (1, 2, 3) for end in ("", "Transpose")},
+    **{f"DepthwiseConv{d}D": dict.fromkeys(("0", _KERNEL, _DEPTHWISE), _DEPTHWISE) for d in (1, 2)},
+    **{
+        f"SeparableConv{d}D": {"0": _DEPTHWISE, "1": _POINTWISE, _DEPTHWISE: _DEPTHWISE, _POINTWISE: _POINTWISE}
+        for d in (1, 2)
+    },
+    "Dense": {"0": _KERNEL, _KERNEL: _KERNEL},
 }
-_DENSE = {"Dense": {"0": _KERNEL, _KERNEL: _KERNEL}}
-ROLES = {**_CONV, **_TRANSPOSED, **_DEPTH, **_SEPARABLE, **_DENSE}
 """Class -> name of a variable, or its place -> what kernel it is. Other variables of these classes are no kernels."""
 _NO_KERNELS = frozenset({
     "Embedding", "BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization",
@@ -68,16 +68,16 @@ def read_hdf5(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     root = hdf5.open_file(file)
     config = hdf5.text_attribute(root, "model_config", file.seek(0, 2))
     version = hdf5.text_attribute(root, "keras_version", 100)
-    for place, item in hdf5.walk(root) if version is None else ():
-        if place == ("model_weights",):
-            version = hdf5.text_attribute(item, "keras_version", 100)
-            break
+    items = list(hdf5.walk(root))
+    inner = dict(items).get(("model_weights",))
+    if version is None and inner is not None:
+        version = hdf5.text_attribute(inner, "keras_version", 100)
     if version is not None and version.startswith(("0.", "1.")):
         raise ModelFileError(
             f"it was written by Keras {version}, whose kernels may be in either order of axes. Load and save it with "
             "Keras 2 or newer."
         )
-    found, owners = list(hdf5.datasets(root, max_bytes)), hdf5.names(root)
+    found, owners = list(hdf5.datasets(items, max_bytes)), hdf5.names(items)
     if config is None and version is None and not owners and not any("vars" in dataset.path for dataset in found):
         # It is not of Keras: names and shapes decide.
         return ModelArrays([dataset.tensor("/".join(dataset.path)) for dataset in found])
@@ -103,9 +103,9 @@ def read_archive(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
         raise
     except _DAMAGE as error:
         raise ModelFileError(f"it is a damaged .keras archive: {error}.") from error
-    root = hdf5.open_file(io.BytesIO(weights))
+    items = list(hdf5.walk(hdf5.open_file(io.BytesIO(weights))))
     configuration = _parse(config.decode("utf-8", "replace"))
-    return ModelArrays(_described(list(hdf5.datasets(root, max_bytes)), hdf5.names(root), configuration))
+    return ModelArrays(_described(list(hdf5.datasets(items, max_bytes)), hdf5.names(items), configuration))
 
 
 def _snake(name: str) -> str:
@@ -267,11 +267,10 @@ def _kernel(tensor: Tensor, owner: _Owner, role: str) -> Tensor:
     shape, load = tensor.shape, tensor.load
     if not 3 <= len(shape) <= 5:
         return replace(tensor, kind="conv", refusal=tensor.refusal or f"a kernel of {owner.kind} has no {shape} axes.")
-    geometry: Stated = {"layout": at_rank("HWIO", len(shape)), "transposed": False, "padding_mode": "zeros"}
+    transposed = owner.kind.endswith("Transpose")
+    geometry: Stated = {"layout": at_rank("HWIO", len(shape)), "transposed": transposed, "padding_mode": "zeros"}
     if role == _POINTWISE:
         return replace(tensor, kind="conv", geometry=geometry | _PLAIN)
-    if owner.kind in _TRANSPOSED:
-        geometry["transposed"] = True
     if role == _DEPTHWISE:
         *spatial, cin, times = shape
         geometry |= {"layout": None, "groups": cin}
