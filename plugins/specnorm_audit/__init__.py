@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from specnorm_audit import signals
-
-signals.starting()
-# ruff: noqa: E402 - signals are answered before all that takes time is imported
-
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -15,13 +15,13 @@ _NEEDED = ("click", "jinja2", "safetensors")
 def main() -> None:
     """Run the command line and exit with its code."""
     complete()
+    signals.running()
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         complain(f"the command line needs {', '.join(missing)}: {install('cli')}")
         sys.exit(2)
     from specnorm_audit.cli import run
 
-    signals.running()
     sys.exit(run())
 
 

@@ -209,12 +209,12 @@ def _seen(module: nn.Module, call: _Call) -> tuple[Any, dict[str, Any], str | No
     """Kernel and geometry of a module, what has to be said of it, and the kernel's name in the module."""
     args, kwargs, casting = call
     with torch.autocast(*casting):
-        if is_layer(module):
+        if is_layer(module) and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
+            x: Tensor = replaced(args[0], torch.Generator().manual_seed(0))
             copies = [(module, None), *([(baked(module), _MOVING)] if any(map(computed, module.modules())) else [])]
             for each, note in copies:
                 with at_inference(each):
-                    x = replaced(args[0], torch.Generator().manual_seed(0)) if len(args) == 1 and not kwargs else None
-                    weight = None if x is None else computes_with(each, x)
+                    weight = computes_with(each, x)
                     if weight is not None:
                         return weight, geometry_of(each, _size(each, x)), note, "weight"
         if kwargs or not all(isinstance(x, Tensor) for x in args):
@@ -245,7 +245,7 @@ def _changes_no_norm(node: Node, graph: Graph) -> bool:
 def _one_layer(graph: Graph, of: str) -> tuple[Any, dict[str, Any], str]:
     """Kernel, geometry and name of the only layer of a graph, which is all that it computes but for a bias."""
     moving = [node for node in graph.nodes if node.name not in graph.constants]
-    (node, *more), pads = _layers(moving) or [None], [node for node in moving if isinstance(node.operator, ops.Pad)]
+    (node, *more), pads = _layers(moving) or [None], _pads(moving)
     others = [x for x in moving if x not in (node, *more, *pads) and not _changes_no_norm(x, graph)]
     before = None if node is None else graph.by_name[node.inputs[0]]
     whole = len(graph.inputs) == 1 and graph.outputs == (moving[-1].name,)
@@ -259,13 +259,17 @@ def _one_layer(graph: Graph, of: str) -> tuple[Any, dict[str, Any], str]:
     layer: Layer = node.operator.layer
     kernel, geometry = layer.stored(), dict(layer.geometry)
     if pads:
-        spec, pad = ConvSpec.of(tuple(kernel.shape), **geometry), before.operator
+        spec, pad = ConvSpec.of(tuple(kernel.shape), **geometry), pads[0].operator
         if spec.transposed or any(map(any, spec.padding)) or len(pad.pads) != spec.ndim:
             raise GeometryError(f"{of} pads twice, or other axes than those of its kernel: that has no words here.")
         geometry |= {"padding": pad.pads, "padding_mode": pad.mode}
         before = graph.by_name[before.inputs[0]]
     size = tuple(before.shape or ())[2:] if layer.spatial else ()
     return kernel, geometry | {"input_shape": size}, layer.name
+
+
+def _pads(nodes: Sequence[Node]) -> list[Any]:
+    return [node for node in nodes if isinstance(node.operator, ops.Pad)]
 
 
 def _layers(nodes: Sequence[Node]) -> list[Any]:

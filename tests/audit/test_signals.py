@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -57,31 +56,6 @@ def test_a_signal_ends_the_command_and_its_workers(tmp_path: Path, number: signa
     assert running.returncode == (-number if number == signal.SIGKILL else 128 + number)
     assert output.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.npz", "report.json"]
-
-
-_INTERRUPTS = """
-import os, signal, sys
-class Interrupting:
-    def find_spec(self, name, *_):
-        if name == os.environ["AT"]:
-            os.kill(os.getpid(), int(os.environ["NUMBER"]))
-sys.meta_path.insert(0, Interrupting())
-"""
-
-
-@LINUX
-@pytest.mark.parametrize("number", ENDING)
-@pytest.mark.parametrize("module", ["numpy", "specnorm.methods", "click", "specnorm_audit.cli"])
-@pytest.mark.nightly
-def test_a_signal_while_modules_are_imported(tmp_path: Path, module: str, number: signal.Signals) -> None:
-    """No traceback, and the exit code of an interruption."""
-    (tmp_path / "sitecustomize.py").write_text(_INTERRUPTS)
-    told = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)]), "AT": module}
-    done = subprocess.run(
-        [sys.executable, "-m", "specnorm_audit", "backends"], env=os.environ | told | {"NUMBER": str(int(number))},
-        capture_output=True, text=True, check=False, preexec_fn=_usual, timeout=60,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (128 + number, "")
 
 
 _PARENT = """
