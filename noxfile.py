@@ -311,7 +311,7 @@ def check_contents(session: nox.Session) -> None:
             session.error(f"{built.name} lacks {package}/py.typed")
     if "specnorm_audit/renderers/page/report.html" not in names:
         session.error(f"{built.name} lacks the template of the HTML report")
-    checkers = {"specnorm_check.py", "specnorm_check_networks.py"}
+    checkers = {"specnorm_check.py"}
     if checkers - {*names}:
         session.error(f"{built.name} lacks {checkers - {*names}}, which somebody else checks certificates with")
     strangers = {name.partition("/")[0] for name in names} - {*packages, *checkers}

@@ -82,7 +82,7 @@ def certificate_of(stored: NDArray[Any], spec: ConvSpec, name: str, tensor: str 
         "transposed": spec.transposed,
         "padding_mode": spec.padding_mode,
         "padding": [list(pair) for pair in spec.padding],
-        "sizes": "divided" if spec.divided else "every",
+        "sizes": "every",
         "completion": f"H of {name}",
     }
     try:
@@ -118,7 +118,7 @@ def completed(
     off : float
         What share of themselves entries of the kernel may be off.
     """
-    blocks = specnorm_check.blocks_of(stored.astype(np.float64), statement)
+    blocks, lift = specnorm_check.blocks_of(stored.astype(np.float64), statement)
     groups, _, channels, *taps = blocks.shape
     nothing = np.zeros((groups, 0, channels, *taps))
     largest = float(np.abs(blocks).max())
@@ -130,8 +130,7 @@ def completed(
 
     best = proven(nothing, 20)
     near = math.ldexp(float(np.max(_norms(scaled))), scale)
-    kernel_shape = stored.shape[:-2] if statement["layout"] == "IO" else stored.shape[2:]
-    enough = near * math.sqrt(specnorm_check.copies_of(kernel_shape, statement)) * (1 + ENOUGH * aim / AIM)
+    enough = near * float(lift) * (1 + ENOUGH * aim / AIM)
     if best.upper > enough:
         h = completions(scaled, aim)
         best = min(best, proven(h, 16), key=_upper)
@@ -162,7 +161,7 @@ def _at_size(stored: NDArray[Any], statement: dict[str, Any], off: float = 0.0) 
         return None
     scale = math.frexp(float(np.abs(kernel).max()))[1]
     try:
-        matrices, _ = specnorm_check.matrices_of(np.ldexp(kernel, -scale), statement)
+        matrices, _ = specnorm_check.blocks_of(np.ldexp(kernel, -scale), statement)
     except Refused:
         return None
     some = [_root(one, CLOSE) if one.any() else np.zeros((one.shape[1],) * 2) for one in matrices]

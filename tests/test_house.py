@@ -33,10 +33,9 @@ LEVELS = (
 ARRAYS = ("specnorm_cupy", "specnorm_jax", "specnorm_numpy", "specnorm_torch")
 STREET = {
     **{name: {"specnorm"} for name in ARRAYS},
-    "specnorm_networks": {"specnorm", *ARRAYS, "specnorm_check", "specnorm_check_networks"},
+    "specnorm_networks": {"specnorm", *ARRAYS, "specnorm_check"},
     "specnorm_audit": {"specnorm", "specnorm_networks", "specnorm_check", "specnorm_torch"},
     "specnorm_check": set(),
-    "specnorm_check_networks": {"specnorm_check"},
 }
 """Packages of ours that a package above the core may import. The core imports none of them, but the checker's own
 functions for the certificates that it writes."""
@@ -48,7 +47,6 @@ OPTIONAL = {
     "specnorm_audit": {"torch", "safetensors", "h5py", "click", "matplotlib", "jinja2", "markupsafe"},
     "specnorm_networks": {"onnx", "google", "onnxscript", "torch", "jax", "jax2onnx", "flax", "equinox", "keras"},
     "specnorm_check": {"onnx", "safetensors"},
-    "specnorm_check_networks": {"onnx"},
     "specnorm_cupy": {"cupy", "cupyx"},
     "specnorm_jax": {"jax", "jaxlib", "optax"},
     "specnorm_numpy": {"threadpoolctl"},

@@ -29,7 +29,7 @@ PROPOSES = (
 """Rooms and modules that can but waste time."""
 LISTS = {"specnorm", "specnorm.methods"}
 """Packages whose own file lists alternatives: a name taken from one leads to where it is defined."""
-WRITERS = {"specnorm.certificates", "specnorm_networks.certificates", "specnorm_check", "specnorm_check_networks"}
+WRITERS = {"specnorm.certificates", "specnorm_networks.certificates", "specnorm_check"}
 """What writes the file of a certificate, and checks it: no other answer is made of it."""
 AT_A_SIZE = "specnorm.search.layer"
 """What encloses a layer at its size; without one it is not run."""
@@ -42,7 +42,6 @@ ENTRIES: dict[str, tuple[tuple[str, ...], str]] = {
         "",
     ),
     "a certificate": (("specnorm_check",), ""),
-    "of a network": (("specnorm_check", "specnorm_check_networks"), ""),
 }
 """Claim -> the modules that give it, and what it does not run."""
 
@@ -55,7 +54,7 @@ GROUPS = {
     "networks: statements": ("plugins.specnorm_networks",),
     "the problem: layers, arrays": ("problem", "arrays", "types", "errors"),
     "reader of model files": ("plugins.specnorm_audit",),
-    "the checker of certificates": ("plugins.specnorm_check", "plugins.specnorm_check_networks"),
+    "the checker of certificates": ("plugins.specnorm_check",),
     "plugin": ("plugins",),
     "front door: the kernel in, the number out": ("",),
 }

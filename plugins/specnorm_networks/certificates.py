@@ -1,7 +1,7 @@
 """The claim about a network that somebody else checks: parts, each with the kernel H that proves it.
 
 Each layer is a part by itself; where multipliers are known for layers in a row, these are one. What is proven of them
-is put together by ``specnorm_check_networks.py``, which shares no code with this package. Nothing here is trusted.
+is put together by ``specnorm_check.py``, which shares no code with this package. Nothing here is trusted.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from specnorm_check import Claim, Refused, at_least
-from specnorm_check_networks import LAYERS, Network
+from specnorm_check import LAYERS, Claim, Network, Refused, at_least
 
 from specnorm import CertificateError
 from specnorm.proof import Certificate, certificates
@@ -157,7 +156,7 @@ def _of_run(network: Network, start: str, found: Weighted) -> Iterator[Part]:
             while True:
                 texts = [[float(x).hex() for x in q] for q in weights[first : end + 1]]
                 part = {"values": values[first : end + 1], "weights": texts, "sizes": "every"}
-                kernel, _, _ = network.together(part)
+                kernel = network.together(part).kernel
                 if end == first + 1 or math.prod(kernel.shape[2:]) == 1 or min(kernel.shape[:2]) <= WIDEST:
                     break
                 end -= 1
@@ -173,13 +172,13 @@ def _unflattened(network: Network, value: str) -> str:
 
 def _proven(network: Network, part: Part) -> tuple[Part, Any]:
     """A part with the exponent of its H; and H."""
-    kernel, geometry, _ = network.together(part)
-    links = len(part["values"]) - 1
+    whole = network.together(part)
     layers = sum(node.op in LAYERS for node in network.made.values())
-    aim = CLOSE if math.prod(kernel.shape[2:]) == 1 else max(AIM / layers, LEAST)
+    matrix, lost = math.prod(whole.kernel.shape[2:]) == 1, 3 * whole.depth if whole.centred else 1
+    aim = CLOSE / lost if matrix else max(AIM / max(layers, lost), LEAST)
     own = []
-    if links == 1 and not geometry["transposed"] and not geometry["auto_pad"]:
-        own = network.together({**part, "sizes": "own"})[1]["sizes"]
-    found = certificates.completed(kernel, geometry, own, aim, OFF)
+    if len(part["values"]) == 2 and not whole.free:
+        own = network.together({**part, "sizes": "own"}).geometry["sizes"]
+    found = certificates.completed(whole.kernel, whole.geometry, own, aim, OFF)
     part = {**part, "sizes": "own" if found.at_size else "every"}
     return {**part, "exponent": found.exponent, "completion": ""}, found.completion
