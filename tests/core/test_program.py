@@ -38,23 +38,6 @@ def test_one_problem_has_one_program(one: dict[str, Any], other: dict[str, Any])
     assert planned(dtype="float32", **one) is not planned(**other)
 
 
-def test_jax_compiles_a_problem_once_however_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    jnp = pytest.importorskip("jax.numpy")
-    traced = 0
-
-    def counted(self: Any, *given: Any, forward: Any = specnorm.ExactFFT.forward, **named: Any) -> Any:
-        nonlocal traced
-        traced += 1
-        return forward(self, *given, **named)
-
-    monkeypatch.setattr(specnorm.ExactFFT, "forward", counted)
-    kernel = jnp.asarray(np.cos(np.arange(72.0)).reshape(3, 2, 4, 3))
-    sizes: tuple[Any, ...] = (7, (7, 7), [7, 7])
-    for size in sizes:
-        specnorm.conv_norm(kernel, size)
-    assert traced == 1
-
-
 def test_programs_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bound that changes at every call makes a new program each time: the old ones go."""
     monkeypatch.setattr(programs, "LIMIT", 20)

@@ -29,16 +29,9 @@ def test_conformance(default: Lib) -> None:
 
 
 def test_methods_compute_in_the_librarys_namespace(default: Lib) -> None:
-    x = default.asarray(KERNEL)
-    found, expected = specnorm.compare(x, input_shape=6), specnorm.compare(KERNEL, input_shape=6)
-    assert found.keys() == expected.keys()
-    for name, result in found.items():
-        assert type(result.value) is type(x)
-        assert result.value.device == x.device
-        np.testing.assert_allclose(default.to_numpy(result.value), expected[name].value, rtol=1e-5)
+    """What is proven, on the host; values are looked at by `check_backend`."""
+    for name, result in specnorm.compare(default.asarray(KERNEL), input_shape=6).items():
         assert result.stats["backend"] == "array_api_strict (array-api)"
-        assert result.kind == expected[name].kind
-    for name, result in found.items():
         proven = result.kind in ("upper", "lower") or name == "enclose"
         assert (result.stats["computed_in"] == "float64 on the host") == proven, name
 

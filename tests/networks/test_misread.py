@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from networks.written_networks import matrices
 from specnorm_networks import Graph, Layer, Measure, Node, Product, averaged, bound, forward_step, margins
 from specnorm_networks.certified import operators
 from specnorm_networks.certified.kernels import fold_error
@@ -21,15 +22,7 @@ from specnorm.certified import host
 from specnorm.errors import MethodError
 from specnorm.problem.spec import ConvSpec
 
-
-def dense(*matrices: Any, name: str = "w") -> Graph:
-    """A network of matrices, all of them called by one name."""
-    nodes = [Node("x", operators.Input(), (), (1, matrices[0].shape[1]))]
-    for at, matrix in enumerate(matrices):
-        layer = Layer(name, partial(np.asarray, matrix), {}, 0)
-        shape = (1, matrix.shape[0])
-        nodes.append(Node(f"y{at}", operators.Matrix(layer), (nodes[-1].name,), shape))
-    return Graph(tuple(nodes), (nodes[-1].name,))
+one_name = partial(matrices, name="w")
 
 
 def upper(graph: Graph, measure: Measure | None = None) -> float:
@@ -42,14 +35,14 @@ def test_one_measure_serves_two_networks() -> None:
     """Kernels of one name, shape and geometry: the second had the norm of the first."""
     measure = Measure()
     small, large = np.eye(4), 100 * np.eye(4)
-    assert 1 <= upper(dense(small), measure) < 1.01
-    assert 100 <= upper(dense(large), measure) < 101
-    assert 100 <= upper(dense(small, large), measure) < 101
+    assert 1 <= upper(one_name(small), measure) < 1.01
+    assert 100 <= upper(one_name(large), measure) < 101
+    assert 100 <= upper(one_name(small, large), measure) < 101
 
 
 def test_a_kernel_that_is_written_to_is_measured_anew() -> None:
     measure, kernel = Measure(), np.eye(4)
-    graph = dense(kernel)
+    graph = one_name(kernel)
     assert upper(graph, measure) < 1.01
     kernel *= 100
     assert upper(graph, measure) >= 100
@@ -61,7 +54,7 @@ def test_the_same_bits_in_another_precision_are_another_kernel() -> None:
     single = np.arange(1, 9, dtype=np.float32).reshape(2, 4)
     for matrix in (single, single.view(np.float64), single.reshape(4, 2), single.T):
         truth = float(np.linalg.norm(np.float64(matrix), 2))
-        found = upper(dense(matrix), measure)
+        found = upper(one_name(matrix), measure)
         assert truth <= found * (1 + 1e-12)
         assert found <= truth * 1.01
 
@@ -71,7 +64,7 @@ def test_radii_of_small_and_large_kernels(size: float) -> None:
     """Squares of 1e-162 vanish, those of 1e160 overflow: a radius of 2e161 was certified for 0.707."""
     rows = size * np.array([[1.0, 0.25], [0.0, 1.0], [0.5, -0.75]])
     logits = size * np.array([[1.0, 0.0, -0.5]])
-    known = margins(dense(rows), method=Product())
+    known = margins(one_name(rows), method=Product())
     (radius,) = known.radii(logits, np.array([0]))
     own, *others = ([Fraction(float(x)) for x in (*row, logit)] for row, logit in zip(rows, logits[0], strict=True))
     apart = [[a - b for a, b in zip(own, other, strict=True)] for other in others]
@@ -150,10 +143,10 @@ def test_statements_about_statements(name: str) -> None:
     """Names of their nodes met: 0.5 was claimed for a step of a step of 1.25, others ended in a KeyError."""
     make, matrix = MADE[name]
     truth = float(np.linalg.norm(matrix, 2))
-    assert truth <= upper(make(dense(MATRIX))) * (1 + 1e-9) <= truth * 1.01
+    assert truth <= upper(make(one_name(MATRIX))) * (1 + 1e-9) <= truth * 1.01
 
 
 def test_two_nodes_of_one_name_are_refused() -> None:
-    nodes = dense(MATRIX).nodes
+    nodes = one_name(MATRIX).nodes
     with pytest.raises(MethodError, match=r"Several nodes are called 'y0'; expected one name for each node"):
         Graph((*nodes, Node("y0", operators.ReLU(), ("y0",), (1, 2))), ("y0",))

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from assumptions import interval
+from networks.written_networks import matrices
 from specnorm_networks import (
     CertifiedAccuracy,
     Graph,
-    Layer,
     Margins,
     Multipliers,
-    Node,
     Product,
     bound,
     forward_step,
@@ -24,19 +23,8 @@ from specnorm_networks import (
 )
 from specnorm_networks.certified import operators
 
+relu_between = partial(matrices, function=operators.ReLU())
 QUICK = Multipliers(steps=30)
-
-
-def dense(*matrices: Any) -> Graph:
-    """A network of matrices with a ReLU between."""
-    nodes = [Node("x", operators.Input(), (), (1, matrices[0].shape[1]))]
-    for at, matrix in enumerate(matrices):
-        layer = Layer(f"w{at}", partial(np.asarray, matrix), {}, 0)
-        shape = (1, matrix.shape[0])
-        nodes.append(Node(f"y{at}", operators.Matrix(layer), (nodes[-1].name,), shape))
-        if at < len(matrices) - 1:
-            nodes.append(Node(f"z{at}", operators.ReLU(), (f"y{at}",), shape))
-    return Graph(tuple(nodes), (nodes[-1].name,))
 
 
 def symmetric(*eigenvalues: float) -> Any:
@@ -55,15 +43,15 @@ def test_averaged_maps() -> None:
     """(1 - a) I + a T with T nonexpansive: x - f(x) / (1 - a) is -a T(x) / (1 - a), and no better."""
     t = symmetric(1.0, -1.0, 0.3)
     f = 0.6 * np.eye(3) + 0.4 * t
-    assert upper(forward_step(dense(f), 1 / 0.6)) == pytest.approx(0.4 / 0.6, rel=5e-3)
-    assert upper(forward_step(dense(f), 1 / 0.8)) == pytest.approx(3 * 0.2 / 0.8, rel=1e-2)
+    assert upper(forward_step(relu_between(f), 1 / 0.6)) == pytest.approx(0.4 / 0.6, rel=5e-3)
+    assert upper(forward_step(relu_between(f), 1 / 0.8)) == pytest.approx(3 * 0.2 / 0.8, rel=1e-2)
 
 
 def test_a_gradient_step_is_nonexpansive() -> None:
     """x - t W' relu(W x) with t |W|^2 <= 2: a gradient step of a convex function. The rules have 3."""
     w = np.random.default_rng(1).normal(size=(6, 4))
     w = w / np.linalg.norm(w, 2)
-    found = bound(forward_step(dense(w, w.T), 1.9), method=Multipliers(steps=200))
+    found = bound(forward_step(relu_between(w, w.T), 1.9), method=Multipliers(steps=200))
     assert found.upper is not None
     assert 1 - 1e-9 <= found.upper <= 1.02
     assert found.product == pytest.approx(2.9, rel=1e-3)
@@ -75,7 +63,7 @@ def test_margins_hold_and_are_below_root_two(method: Any) -> None:
     numbers = np.random.default_rng(3)
     first, second = numbers.normal(size=(5, 4)), numbers.normal(size=(3, 5))
     second[1] = second[0] + 0.1 * second[1]
-    found = margins(dense(first, second), method=method)
+    found = margins(relu_between(first, second), method=method)
     jacobians = [second @ (np.array(mask)[:, None] * first) for mask in itertools.product([0, 1], repeat=5)]
     for i, j in itertools.permutations(range(3), 2):
         reached = max(np.linalg.norm(m[i] - m[j]) for m in jacobians)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
-from specnorm_networks import Graph, Node
+from specnorm_networks import Graph, Layer, Node
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import Operator
 
@@ -40,6 +41,17 @@ class Written:
 
     def graph(self, *ends: str) -> Graph:
         return Graph(tuple(self.nodes), ends or (self.nodes[-1].name,))
+
+
+def matrices(*kernels: Any, function: Operator | None = None, name: str | None = None) -> Graph:
+    """One after the other, with a function between if there is one; all of one name, if that is given."""
+    nodes = [Node("x", ops.Input(), (), (1, kernels[0].shape[1]))]
+    for at, kernel in enumerate(kernels):
+        layer, shape = Layer(name or f"w{at}", partial(np.asarray, kernel), {}, 0), (1, len(kernel))
+        nodes.append(Node(f"y{at}", ops.Matrix(layer), (nodes[-1].name,), shape))
+        if function is not None and at < len(kernels) - 1:
+            nodes.append(Node(f"z{at}", function, (f"y{at}",), shape))
+    return Graph(tuple(nodes), (nodes[-1].name,))
 
 
 # -- what is recognised --------------------------------------------------------------------------------------------
