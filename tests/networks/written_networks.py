@@ -52,17 +52,3 @@ def matrices(*kernels: Any, function: Operator | None = None, name: str | None =
         if function is not None and at < len(kernels) - 1:
             nodes.append(Node(f"z{at}", function, (f"y{at}",), shape))
     return Graph(tuple(nodes), (nodes[-1].name,))
-
-
-# -- what is recognised --------------------------------------------------------------------------------------------
-
-
-def root(net: Written, *terms: str, weights: tuple[float, ...] = (), factor: float = 0.5, shift: float = 1e-3) -> str:
-    """sqrt(factor (w_1 t_1 + ...) + shift)."""
-    total = net(ops.Add(weights or (1.0,) * len(terms)), *terms) if len(terms) > 1 else terms[0]
-    scaled = net.scaled(factor, total, exact=factor != 0.3)
-    return net(ops.Sqrt(), net(ops.Add((1.0, 1.0)), net.constant(shift), scaled) if shift else scaled)
-
-
-def squares(net: Written, *of: str) -> list[str]:
-    return [net(ops.Power(2), each) if at % 2 else net(ops.Product(), each, each) for at, each in enumerate(of)]

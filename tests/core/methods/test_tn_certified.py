@@ -19,25 +19,14 @@ from specnorm.search.result import SearchResult
 from specnorm.tensor import alternation, form, proving
 
 BELOW = [
-    ("resnet20", "layer1.1.conv1"),
-    ("resnet20", "layer1.1.conv2"),
-    ("resnet20", "layer2.0.conv1"),
     ("resnet20", "layer3.0.conv2"),
     ("resnet20", "layer3.1.conv2"),
-    ("dncnn25", "model.8"),
-    ("dncnn25", "model.14"),
     ("dncnn25", "model.22"),
     ("dncnn25", "model.26"),
-    ("espnet", "level2.0.d1.conv"),
     ("espnet", "level2.0.d16.conv"),
-    ("espnet", "level3.0.d16.conv"),
-    ("espnet", "level3.1.d2.conv"),
-    ("espnet", "level3.1.d4.conv"),
-    ("espnet", "up_l3.0"),
-    ("espnet", "combine_l2_l3.1.d2.conv"),
     ("espnet", "up_l2.0"),
 ]
-"""Layers on which random-start HOPM ends below the norm for one of eight seeds, down to 0.73 of it."""
+"""Of the layers on which random-start HOPM ends below the norm for one of eight seeds, down to 0.73 of it."""
 PLAIN = Recipe((3, 4, 3, 3), seed=2)
 
 
