@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the textbook methods are written in torch")
-from bench import facts, gpu, page, yardsticks  # noqa: E402
+from bench import facts, page, yardsticks  # noqa: E402
 from bench.__main__ import COMMITTED, main  # noqa: E402
 
 
@@ -42,22 +42,6 @@ def test_the_committed_page_is_made_of_the_committed_lines(tmp_path: Path) -> No
     (tmp_path / COMMITTED.name).write_bytes(COMMITTED.read_bytes())
     main(["page", str(tmp_path / COMMITTED.name)])
     assert (tmp_path / "index.md").read_text(encoding="utf-8") == page.PAGE.read_text(encoding="utf-8")
-
-
-@pytest.mark.nightly
-def test_what_fails_or_hangs_on_a_gpu_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file holds each row as soon as it is measured, and one for each part that did not end well."""
-    out = tmp_path / "gpu.jsonl"
-    row = 'print(\'{"section": "a", "library": "torch", "contestant": "measured"}\', flush=True); '
-    scripts = iter([row + "import time; time.sleep(60)", row + "import os; os.abort()", "print('noise'); " + row])
-    apart = facts.apart
-    monkeypatch.setattr(gpu, "PARTS", (("a", "torch", 3.0),) * 3)
-    monkeypatch.setattr(facts, "apart", lambda _, *limits: apart(["-c", next(scripts)], *limits))
-    gpu.run(out, "cpu", "smoke", 1.0)
-    told = [row.get("error", row["contestant"]) for row in facts.read(out)]
-    assert told[:2] == ["measured", "not done within 3 s"]
-    assert told[2] == told[4] == "measured"
-    assert str(told[3]).startswith("ended with code")
 
 
 def test_a_textbook_method_is_as_its_formula_says() -> None:

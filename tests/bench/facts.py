@@ -7,13 +7,10 @@ import json
 import os
 import platform
 import re
-import signal
 import statistics
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,32 +72,6 @@ def timing(times: list[float], base: list[float] | None) -> Row:
         quarter = len(ratios) // 4
         row |= {"faster": statistics.median(ratios), "faster_range": [ratios[quarter], ratios[-1 - quarter]]}
     return row
-
-
-def apart(command: Sequence[str], limit: float, environment: dict[str, str]) -> Iterator[str]:
-    """Lines that a Python process prints, as they come; the last begins with "error: " where it does not end well.
-
-    Killed after ``limit`` seconds, with what it started.
-    """
-    if limit <= 0:
-        yield "error: not begun: the time was up"
-        return
-    process = subprocess.Popen(
-        [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True, env=environment, cwd=TESTS,
-    )  # fmt: skip
-    timer = threading.Timer(limit, lambda: os.killpg(process.pid, signal.SIGKILL))
-    timer.start()
-    last = "it said nothing"
-    for line in process.stdout or ():
-        last = line.strip() or last
-        yield line
-    code = process.wait()
-    timer.cancel()
-    if code == -signal.SIGKILL:
-        yield f"error: not done within {limit:.0f} s"
-    elif code:
-        yield f"error: ended with code {code}: {last[-300:]}"
 
 
 def read(path: Path) -> list[Row]:

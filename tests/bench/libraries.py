@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,7 @@ def _torch(device: str) -> Library:
 def _jax(device: str) -> Library:
     """Compiled where the method can be; a search runs on the host, outside."""
     try:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # CuPy and torch are there too
         jax = importlib.import_module("jax")
         place = jax.devices(device)[0]
     except (ImportError, RuntimeError) as error:
