@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from networks.written_networks import matrices
-from specnorm_networks import Graph, Layer, Measure, Node, Product, averaged, bound, forward_step, margins
+from specnorm_networks import Graph, Layer, Measure, Node, Product, bound, forward_step, margins
 from specnorm_networks.certified import operators
 from specnorm_networks.certified.kernels import fold_error
 
@@ -131,9 +131,6 @@ MADE: dict[str, tuple[Callable[[Graph], Graph], Any]] = {
         lambda g: forward_step(forward_step(forward_step(g, 0.5), 0.25), 2.0),
         EYE - 2 * (EYE - 0.25 * (EYE - 0.5 * MATRIX)),
     ),
-    "averaged": (lambda g: averaged(averaged(g, 0.5), 0.25), ((2 * MATRIX - EYE) - 0.75 * EYE) / 0.25),
-    "averaged of a step": (lambda g: averaged(forward_step(g, 0.5), 0.5), 2 * (EYE - 0.5 * MATRIX) - EYE),
-    "step of averaged": (lambda g: forward_step(averaged(g, 0.5), 0.5), EYE - 0.5 * (2 * MATRIX - EYE)),
 }
 """A network made of ``MATRIX``, and its own matrix."""
 
