@@ -47,18 +47,6 @@ def _norms(model: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[st
     return {row["name"]: row for row in json.loads(capsys.readouterr().out)["layers"]}
 
 
-# -- reports -------------------------------------------------------------------------------------------------------
-def test_table(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["audit", str(model)]) == 0
-    out, err = capsys.readouterr()
-    title, verdict, *_ = out.splitlines()
-    assert title == str(model)
-    assert "layers proven" in verdict
-    assert "| conv1.weight | 4x3x3x3 |" in out
-    assert "circular" not in out
-    assert err == ""  # no progress bar where nobody watches
-
-
 # -- exit codes ----------------------------------------------------------------------------------------------------
 def test_the_gate(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = _norms(model, capsys)

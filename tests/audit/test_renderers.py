@@ -46,19 +46,6 @@ def test_control_characters_are_shown_as_escapes(name: str, shown: str) -> None:
     assert text.replace("\n", "").isprintable()
 
 
-# -- formats -------------------------------------------------------------------------------------------------------
-
-
-def test_table_rounds_outwards() -> None:
-    (row,) = (report := audit({"k": np.eye(2) / 3})).layers
-    (line,) = [line for line in render([report], "table").splitlines() if line.startswith("| k")]
-    cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert row.lower is not None
-    assert row.upper is not None
-    assert Decimal(cells[2]) <= Decimal(row.lower)
-    assert Decimal(cells[3]) >= Decimal(row.upper)
-
-
 # -- Markdown ------------------------------------------------------------------------------------------------------
 def _rendered(text: str) -> str:
     """Markdown as HTML, with the tables and links of GitHub."""
