@@ -31,6 +31,7 @@ from specnorm_torch.models import (
 )
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 import specnorm
 from specnorm import METHODS, ConvSpec, GeometryError, MethodError, SpecnormError
@@ -320,7 +321,8 @@ def _row_of_another(name: str, module: nn.Module, call: _Call | None, settings: 
         reason = f"{kind} is quantised: its map has steps. Audit the model before it is quantised."
         return Row(f"{name}.weight", "linear", (), None, values=dict.fromkeys(settings.methods), reason=reason)
     try:
-        if call is None:
+        # Torch's own that are no layers (recurrent ones, attention, tables) are no single product.
+        if call is None or type_before_parametrizations(module).__module__.startswith("torch.nn.modules."):
             return None
         weight, geometry, note, own = _seen(module, call)
         spec = ConvSpec.of(tuple(weight.shape), **geometry)
