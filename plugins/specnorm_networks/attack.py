@@ -13,10 +13,10 @@ from functools import partial
 
 import numpy as np
 
-from specnorm.proof import InternalError, visible
+from specnorm.proof import InternalError, Interval, visible
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.certified.graph import Graph
-from specnorm_networks.certified.regions import Ball, Box, Range
+from specnorm_networks.certified.regions import Ball, Box
 from specnorm_networks.checking import (
     HELD,
     Inputs,
@@ -36,7 +36,7 @@ NEAR = (1e-4, 0.3)
 
 
 def attack(
-    graph: Graph, answer: NetworkBound, region: Ball | Box | None = None, ranges: Mapping[str, Range] | None = None
+    graph: Graph, answer: NetworkBound, region: Ball | Box | None = None, ranges: Mapping[str, Interval] | None = None
 ) -> tuple[int, float]:
     """Try to contradict a bound.
 
@@ -48,7 +48,7 @@ def attack(
         Its steps are attacked, too.
     region : Ball or Box, optional
         In which it holds.
-    ranges : mapping of str to Range, optional
+    ranges : mapping of str to Interval, optional
         Of values, in the region.
 
     Returns
@@ -79,7 +79,7 @@ class _Attempt:
 
     def __init__(
         self, graph: Graph, constants: Mapping[str, float], upper: float | None, region: Ball | Box | None,
-        ranges: Mapping[str, Range],
+        ranges: Mapping[str, Interval],
     ) -> None:  # fmt: skip
         self.graph, self.constants, self.upper = graph, constants, upper
         self.region, self.ranges = region, ranges

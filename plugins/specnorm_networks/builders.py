@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from specnorm_networks.certified.operators import Operator, Pad, Power, Reciprocal, Rsqrt, Slice, Sqrt
 from specnorm_networks.certified.operators.linear import PadMode
-
-MOST = 16
-"""Largest whole exponent of a power."""
+from specnorm_networks.certified.operators.pointwise import MOST
 
 
 def power(exponent: float) -> Operator | None:

@@ -9,11 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.proof import Interval
-
-Range = Interval
-"""Where the entries of one value lie."""
-
 
 @dataclass(frozen=True)
 class Region:
