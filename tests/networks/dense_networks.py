@@ -27,7 +27,7 @@ FUNCTIONS: dict[str, tuple[operators.Pointwise, float, float]] = {
     "abs": (operators.Abs(), -1.0, 1.0),
     "negative": (operators.Negative(), -1.0, -1.0),
     "leaky": (operators.LeakyReLU(0.2), 0.2, 1.0),
-    "prelu": (operators.PReLU(np.array(-0.5)), -0.5, 1.0),
+    "prelu": (operators.LeakyReLU(np.array(-0.5)), -0.5, 1.0),
 }
 """The function, and slopes that are reached."""
 

@@ -103,7 +103,7 @@ def prelu(call: Call, x: Data, /, *, slope: Constant) -> Made:
     del call
     if x.shape is not None and broadcast_shapes([x.shape, slope.shape]) != x.shape:
         raise NoBoundError(f"its slopes of shape {slope.shape} do not fit {x.shape}")
-    return Made(ops.PReLU(_numbers(slope)), (x,), x.shape)
+    return Made(ops.LeakyReLU(_numbers(slope)), (x,), x.shape)
 
 
 def _numbers(constant: Constant) -> FloatArray:

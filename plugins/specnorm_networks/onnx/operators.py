@@ -49,7 +49,7 @@ OPERATORS: dict[str, Known] = {
     "Neg": _known(6, function(ops.Negative)),
     "LeakyRelu": _known(6, with_alpha(ops.LeakyReLU)),
     "Elu": _known(6, with_alpha(ops.ELU)),
-    "Celu": _known(12, with_alpha(ops.CELU)),
+    "Celu": _known(12, with_alpha(lambda alpha: ops.ELU(alpha, 1.0, alpha))),
     "Swish": _known(24, with_alpha(ops.SiLU)),
     "Shrink": _known(9, elementwise.shrink),
     "HardSigmoid": _known(6, elementwise.hard_sigmoid),

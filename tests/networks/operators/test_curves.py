@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from specnorm_networks.certified.operators import (
-    CELU,
     ELU,
     GELU,
     Arctan,
@@ -77,7 +76,7 @@ OTHERS: dict[str, tuple[Pointwise, Callable[[Any], Any]]] = {
     "arctan": (Arctan(), lambda x: x.atan()),
     "elu": (ELU(0.7, 1.3), lambda x: arb(1.3) * (arb(0.7) * (x.exp() - 1) if x[0] < 0 else x)),
     "elu_turned": (ELU(-0.7), lambda x: arb(-0.7) * (x.exp() - 1) if x[0] < 0 else x),
-    "celu": (CELU(0.3), lambda x: arb(0.3) * ((x / arb(0.3)).exp() - 1) if x[0] < 0 else x),
+    "celu": (ELU(0.3, 1.0, 0.3), lambda x: arb(0.3) * ((x / arb(0.3)).exp() - 1) if x[0] < 0 else x),
     "silu_2": (SiLU(2.3), lambda x: x * _sigmoid(arb(2.3) * x)),
     "silu_turned": (SiLU(-0.7), lambda x: x * _sigmoid(arb(-0.7) * x)),
     "multiple": (Multiple(Tanh(), -0.7, 1.9), lambda x: arb(-0.7) * _tanh(arb(1.9) * x)),

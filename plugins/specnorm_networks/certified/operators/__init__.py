@@ -32,7 +32,6 @@ from specnorm_networks.certified.operators.moves import (
 )
 from specnorm_networks.certified.operators.normalisation import Centre, Normalise
 from specnorm_networks.certified.operators.pointwise import (
-    CELU,
     ELU,
     GELU,
     Abs,
@@ -49,7 +48,6 @@ from specnorm_networks.certified.operators.pointwise import (
     Multiple,
     Negative,
     Power,
-    PReLU,
     Reciprocal,
     ReLU,
     Rsqrt,
@@ -75,12 +73,12 @@ from specnorm_networks.certified.operators.windows import (
 )
 
 __all__ = [
-    "CELU", "ELU", "GELU", "Abs", "Add", "Arctan", "AveragePool",
+    "ELU", "GELU", "Abs", "Add", "Arctan", "AveragePool",
     "Broadcast", "Cast", "Centre", "Choose", "Compare", "Concat", "Constant", "Convolution",
     "Cos", "Entries", "Erf", "Exp", "Gather", "GroupSort", "HardSigmoid", "HardSwish", "HardTanh",
     "Held", "Identity", "Input", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log",
     "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish", "Multiple",
-    "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "PReLU", "Pad", "Permute", "Place",
+    "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "Pad", "Permute", "Place",
     "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",
     "Resize", "Rsqrt", "SameOrder", "Scale", "Selection", "SiLU", "Sigmoid", "Sign", "SignParts", "Sin", "Slice",
     "Smallest", "SoftShrink", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Squeeze", "Steep", "Sum", "Tanh",

@@ -291,20 +291,11 @@ class Negative(Kinked):
 class LeakyReLU(Kinked):
     """x above 0, ``alpha x`` below."""
 
-    alpha: float = 0.01
+    alpha: Numbers = 0.01
+    """A number, or float64, broadcasting against the value without making it larger."""
 
     def sides(self) -> tuple[Numbers, Numbers]:
         return self.alpha, 1.0
-
-
-class PReLU(Kinked):
-    """x above 0, ``slope x`` below, one slope an entry."""
-
-    slopes_below: FloatArray
-    """float64, broadcasting against the value without making it larger."""
-
-    def sides(self) -> tuple[Numbers, Numbers]:
-        return self.slopes_below, 1.0
 
 
 class TwoSlopes(Kinked):
@@ -533,34 +524,41 @@ class Softplus(Turning):
 
 
 # -- exponentials below 0 ------------------------------------------------------------------------------------------
-class Exponential(Curved):
-    """A line above 0, a multiple of an exponential less 1 below, both 0 at 0."""
+class ELU(Curved):
+    """``scale x`` above 0, ``scale alpha (exp(x / width) - 1)`` below; CELU has ``width = alpha``."""
 
     bends = (((0.0, 0.0), (0.0, 0.0)),)  # slopes may change their sign
+    alpha: float = 1.0
+    scale: float = 1.0
+    width: float = 1.0
 
-    def sides(self) -> tuple[float, float, float] | None:
-        """Slope above 0, slope just below 0 rounded away from 0, and value at -infinity; None: no slope is known."""
-        raise NotImplementedError
+    def value(self, x: FloatArray) -> FloatArray:
+        below = self.scale * self.alpha * np.expm1(np.minimum(x, 0.0) / self.width)
+        return np.where(x > 0, self.scale * x, below)
 
-    def argument(self, x: FloatArray) -> FloatArray:
-        """Of the exponential."""
-        return x
+    def steep(self) -> float | None:
+        """Slope just below 0, rounded away from 0; None where the exponential grows, or slopes are infinite."""
+        if not self.width > 0:
+            return None
+        steep = abs(self.scale)
+        if self.alpha != self.width:
+            steep = host.mul_up(abs(self.alpha), steep)
+            steep = steep if self.width == 1 else host.div_up(steep, self.width)
+        known = all(map(math.isfinite, (steep, self.scale, self.alpha * self.scale)))
+        return math.copysign(steep, self.alpha) * math.copysign(1.0, self.scale) if known else None
 
     def extent(self) -> Extent | None:
         """The slope above 0; between 0 and the slope at 0 below."""
-        sides = self.sides()
-        if sides is None or not all(map(math.isfinite, sides)):
-            return None
-        return min(0.0, *sides[:2]), max(0.0, *sides[:2])
+        steep = self.steep()
+        return None if steep is None else (min(0.0, self.scale, steep), max(0.0, self.scale, steep))
 
     def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
         """Below 0 the exponential, which rises: an error of its argument a u makes at most one of a exp(a) u < u."""
-        sides, extent = self.sides(), self.extent()
-        if sides is None or extent is None:
+        steep, extent, above = self.steep(), self.extent(), self.scale
+        if steep is None or extent is None:
             return None
-        above, steep, _ = sides
         with np.errstate(all="ignore"):
-            least, most = (np.exp(self.argument(np.minimum(end, 0.0))) for end in (low, high))
+            least, most = (np.exp(np.minimum(end, 0.0) / self.width) for end in (low, high))
         least, most = np.maximum(host.next_down(least - LOST), 0.0), np.minimum(host.next_up(most + LOST), 1.0)
         # ``steep`` was rounded away from 0 a few times.
         least, most = host.next_down(host.lowered(abs(steep), 14) * least), host.next_up(abs(steep) * most)
@@ -572,41 +570,10 @@ class Exponential(Curved):
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         """Elementary functions; a library may compute exp(x) - 1 by a difference. One that grows feels its argument."""
-        sides, (x,) = self.sides(), values
-        lost = 0.0 if sides is None else np.where(x < 0, 16 * unit * abs(sides[2]), 0.0)
-        grows = 1.0 if sides is not None else 1 + np.where(x < 0, abs(self.argument(x)), 0.0)
+        (x,) = values
+        lost = np.where(x < 0, 16 * unit * abs(self.alpha * self.scale), 0.0)
+        grows = 1.0 if self.width > 0 else 1 + np.where(x < 0, abs(x / self.width), 0.0)
         return super().rounding(values, result, unit) * grows + lost
-
-
-class ELU(Exponential):
-    """``scale x`` above 0, ``scale alpha (exp(x) - 1)`` below."""
-
-    alpha: float = 1.0
-    scale: float = 1.0
-
-    def value(self, x: FloatArray) -> FloatArray:
-        return np.where(x > 0, self.scale * x, self.scale * self.alpha * np.expm1(np.minimum(x, 0.0)))
-
-    def sides(self) -> tuple[float, float, float] | None:
-        steep = host.mul_up(abs(self.alpha), abs(self.scale))
-        below = math.copysign(steep, self.alpha) * math.copysign(1.0, self.scale)
-        return self.scale, below, self.alpha * self.scale
-
-
-class CELU(Exponential):
-    """x above 0, ``alpha (exp(x / alpha) - 1)`` below."""
-
-    alpha: float = 1.0
-
-    def value(self, x: FloatArray) -> FloatArray:
-        return np.where(x > 0, x, self.alpha * np.expm1(self.argument(np.minimum(x, 0.0))))
-
-    def argument(self, x: FloatArray) -> FloatArray:
-        return x / self.alpha
-
-    def sides(self) -> tuple[float, float, float] | None:
-        """None for alpha <= 0, where the exponential grows."""
-        return (1.0, 1.0, self.alpha) if self.alpha > 0 else None
 
 
 # -- waves ---------------------------------------------------------------------------------------------------------
