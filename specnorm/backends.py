@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from specnorm import registry
 from specnorm.errors import MixedBackends, NoBackend, SpecnormError
-from specnorm.library import Backend
-from specnorm.registry import API_VERSION, GROUP, describe, distribution, pass_an_array, refresh, root_for_class
+from specnorm.registry import API_VERSION, GROUP, describe, distribution, load, pass_an_array, refresh, root_for_class
+from specnorm.types import Backend
 
 __all__ = [
     "API_VERSION", "GROUP", "Backend", "Listing", "backend_for", "common_backend", "is_array", "listing", "load",
@@ -40,7 +39,7 @@ def backend_for(x: object) -> Backend:
     """
     # The key goes through a function that returns a plain string, so that a compiler tracing this call (which runs
     # functions marked as constant once, for real) needs no call of importlib.
-    backend = cast("Backend", registry.loaded[root_for_class(type(x))])
+    backend: Backend = registry.loaded[root_for_class(type(x))]
     if not backend.is_array(x):
         raise NoBackend(f"{describe(type(x))} is not an array. {_held(x, backend)}{pass_an_array()}")
     reason = backend.refusal(x)
@@ -52,7 +51,7 @@ def backend_for(x: object) -> Backend:
 def is_array(x: object) -> bool:
     """Whether some plugin calls an object an array of its own."""
     root = registry.owner_of(type(x))
-    return root is not None and cast("Backend", registry.loaded[root]).is_array(x)
+    return root is not None and bool(registry.loaded[root].is_array(x))
 
 
 def common_backend(arrays: Sequence[object]) -> Backend:
@@ -74,19 +73,6 @@ def common_backend(arrays: Sequence[object]) -> Backend:
     if len(set(devices)) > 1:
         raise MixedBackends(f"arguments lie on different devices: {', '.join(devices)}. Move them to one first.")
     return owners[0]
-
-
-def load(root: str) -> Backend:
-    """Load the plugin registered for a root package.
-
-    Raises
-    ------
-    NoBackend
-        If nothing is registered under that name.
-    BrokenBackend, BackendConflict, BackendVersion
-        If what is registered cannot be used.
-    """
-    return cast("Backend", registry.load(root))
 
 
 def listing() -> list[Listing]:

@@ -20,8 +20,8 @@ from specnorm.certified.completion import norms_up
 from specnorm.errors import CertificateError
 from specnorm.problem.spec import ConvSpec
 from specnorm.result import Certificate
-from specnorm.runtime.execution import Execution
 from specnorm.search.completion import complete, lags_of, largest_symbol, row_count
+from specnorm.types import ArrayOps
 
 AIM, ENOUGH = 0.008, 0.01
 """Relative distances from the norm: what is searched for, and what shall be proven after rounding."""
@@ -206,8 +206,8 @@ def _norms(blocks: FloatArray) -> FloatArray:
     return np.asarray(largest_symbol(lags, own.shape[3:], ops=_ops(own)).norm, dtype=np.float64)
 
 
-def _ops(like: Any) -> Execution:
-    return Execution.of(backend_for(like), like, dtype="float32")
+def _ops(like: Any) -> ArrayOps:
+    return ArrayOps.of(backend_for(like), like, dtype="float32")
 
 
 def _root(matrix: NDArray[Any], distance: float) -> FloatArray:

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 from specnorm import backends, registry
 from specnorm.errors import GeometryError, NoBackend
-from specnorm.library import LayerKernel
 from specnorm.methods import Method
 from specnorm.problem.padding import same_upper
 from specnorm.problem.spec import ConvSpec, Layer, per_axis
+from specnorm.types import LayerKernel
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _HOLD = ("kernel", "weight")
@@ -95,10 +95,15 @@ def layer_kernel(x: Any, input_shape: Any = None, name: str = "specnorm") -> Lay
         return found
     for cls in dict.fromkeys((type(x), *map(type, _held(x)))):
         root = registry.owner_of(cls)
-        found = None if root is None else backends.load(root).layer(x, input_shape)
+        found = _by_plugin(root, x, input_shape) if root else None
         if found is not None:
             return found
     raise _refusal(x, name)
+
+
+def _by_plugin(root: str, x: Any, input_shape: Any) -> LayerKernel | None:
+    backend: backends.Backend = backends.load(root)
+    return backend.layer(x, input_shape)
 
 
 def _held(x: Any) -> Iterator[Any]:

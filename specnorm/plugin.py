@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from specnorm.folding import fold_stack
-from specnorm.library import Backend, LayerKernel
 from specnorm.methods.base import check_count
 from specnorm.probable import LinearOperator, Vector
 from specnorm.problem.padding import same_upper
@@ -18,7 +17,7 @@ from specnorm.result import Comparison
 from specnorm.runtime.program import Program, Ran, check_values, keep, program, program_for
 from specnorm.tensor import one_set
 from specnorm.training import init_stack, step_stack
-from specnorm.types import AnyArray
+from specnorm.types import AnyArray, Backend, LayerKernel
 
 __all__ = [
     "AnyArray", "Backend", "Comparison", "LayerKernel", "LinearOperator", "Program", "Ran", "Vector", "at_every_size",

@@ -23,8 +23,7 @@ from specnorm.numerics import gradients
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import half_grid, mirror_index
 from specnorm.problem.spec import ConvSpec, Geometry
-from specnorm.runtime.execution import Execution
-from specnorm.types import Array, ArrayT
+from specnorm.types import Array, ArrayOps, ArrayT
 
 _CHEAP = 1000
 """Cells of a search to 1e-3 up to which one to 1e-5 costs little more."""
@@ -144,7 +143,7 @@ def _clipped(given: Any, backend: Backend, bound: float, n_iter: int, geometry: 
         return scaled
     spec = ConvSpec.of(tuple(given.shape), **geometry)
     wide = xp.astype(given[None, ...], getattr(xp, backend.wide_dtype(given)))
-    ops = Execution.of(backend, given)
+    ops = ArrayOps.of(backend, given)
     with arithmetic.exact(given, backend=backend):
         blocks, exponent = arrays.scale(polyphase.to_blocks(wide, spec, xp=xp), xp=xp)
         limit = arrays.unscale(xp.full_like(exponent, bound / math.sqrt(spec.padding_gain_sq)), -exponent, xp=xp)
@@ -167,7 +166,7 @@ def _clipped(given: Any, backend: Backend, bound: float, n_iter: int, geometry: 
         return shrunk if distance(shrunk) < distance(scaled) else scaled
 
 
-def _clip_once(blocks: Array, limit: Array, *, ops: Execution) -> Array:
+def _clip_once(blocks: Array, limit: Array, *, ops: ArrayOps) -> Array:
     """Clip the singular values on a grid of twice the kernel's size and crop to the kernel's size again."""
     xp = ops.xp
     shape = blocks.shape[3:]

@@ -30,7 +30,6 @@ from specnorm.problem import padding as padding_rules
 from specnorm.problem.spec import Layout, at_every_size
 from specnorm.proving import status_of
 from specnorm.result import Certificate
-from specnorm.runtime.execution import Execution
 from specnorm.runtime.program import check_values
 from specnorm.text import install, number, visible
 from specnorm.types import AnyArray, ArrayObject, ArrayOps
@@ -47,7 +46,7 @@ __all__ = [
     "at_every_size", "frequency_grids", "layer_map", "Layout", "padding_rules", "random_vectors",
     # Running a method, and what answers say.
     "AnyArray", "ArrayObject", "ArrayOps", "backends", "Certificate", "certificates", "check_budget", "check_count",
-    "check_values", "Clock", "Execution", "gram_power", "install", "InternalError", "lines", "number",
+    "check_values", "Clock", "gram_power", "install", "InternalError", "lines", "number",
     "OutOfTime", "proven", "status_of", "TranslationError", "visible",
 ]
 # fmt: on

@@ -16,7 +16,6 @@ from specnorm.errors import BackendConflict, BackendVersion, BrokenBackend, NoBa
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from specnorm.types import Library
 
 GROUP = "specnorm.backends"
 FUNCTIONS = "specnorm.functions"
@@ -29,7 +28,7 @@ DEFAULT = "array-api"
 _EXTRAS = ("torch", "jax", "cupy")
 
 # The registries are caches of what is installed; `refresh` empties them.
-loaded: dict[str, Library] = {}
+loaded: dict[str, Any] = {}
 """Plugins by root package, once each has been asked for."""
 _root_of_class: dict[type, str] = {}
 
@@ -131,7 +130,7 @@ owner_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 root_for_class._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def load(root: str) -> Library:
+def load(root: str) -> Any:
     """Load the plugin registered for a root package.
 
     Raises
@@ -186,7 +185,7 @@ def _check(backend: Any, origin: str) -> None:
             f"Upgrade {'specnorm-bounds' if newer else 'the plugin'}."
         )
     # By name: the interface lies in a room above.
-    if ("specnorm.library", "Backend") not in {(base.__module__, base.__qualname__) for base in type(backend).__mro__}:
+    if ("specnorm.types", "Backend") not in {(base.__module__, base.__qualname__) for base in type(backend).__mro__}:
         raise BrokenBackend(f"{origin} is a {type(backend).__name__}; expected an object derived from Backend.")
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from specnorm.errors import NoBackend, SpecnormError
-from specnorm.library import Backend
+from specnorm.types import Backend
 
 if TYPE_CHECKING:
     from specnorm.runtime.program import Program, Ran
@@ -132,7 +132,8 @@ class StandardBackend(Backend):
     def apply(self, program: Program, kernels: AnyArray) -> Ran:
         """Run a program; what the library does otherwise than the standard says is refused in its name."""
         with self._by_the_standard():
-            return super().apply(program, kernels)
+            ran: Ran = super().apply(program, kernels)
+            return ran
 
     def step(
         self, program: Program, kernels: AnyArray, state: tuple[AnyArray, ...], sweeps: int

@@ -1,18 +1,22 @@
-"""What the algorithms work with: arrays and their namespace as static types, an array library, and its operations."""
+"""What the algorithms work with: arrays and their namespace as static types, a plugin's interface, its operations.
 
-# ruff: noqa: D102 - the array API standard says what its functions do, and `Library` what those of `ArrayOps` do.
+It names no framework and imports none.
+"""
+
+# ruff: noqa: D102 - the array API standard says what its functions do, and `Backend` what those of `ArrayOps` do.
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
 from specnorm.errors import BackendError
+from specnorm.registry import load
 
 AnyArray: TypeAlias = Any
 """An array as its library annotates it, in plugins and where they are called: it matches no protocol with operators."""
@@ -209,18 +213,41 @@ class Namespace(Dtypes, Protocol):
     def sort(self, x: Array, /, *, axis: int = -1, descending: bool = False) -> Array: ...
 
 
-_factorises: set[tuple[type[Library], str, Any]] = set()
+class LayerKernel(NamedTuple):
+    """What a framework's own layer computes, bias and activation apart.
+
+    Parameters
+    ----------
+    kernel : array
+    geometry : mapping
+        Keyword arguments, see `specnorm.problem.spec.Layer`.
+    as_stored : bool
+        Whether the kernel's axes are in the layer's own order, so that another kernel could be put in its place.
+    """
+
+    kernel: AnyArray
+    geometry: Mapping[str, Any]
+    as_stored: bool = True
+
+
+_factorises: set[tuple[type[Backend], str, Any]] = set()
 """Libraries, devices and dtypes whose Cholesky factorisation has been seen to fail where it must."""
 
 
-class Library:
-    """What the algorithms, and what runs them, ask of one array library; `plugin.Backend` is derived from it.
+class Backend:
+    """What one array library does differently. Plugins derive from it and override what applies.
 
-    The defaults suit an eager library without automatic differentiation.
+    Only `name`, `framework`, `is_array`, `namespace`, `version`, `asarray`, `to_numpy` and `cholesky_ok` must be given:
+    the rest has defaults that suit an eager library without automatic differentiation. `specnorm.testing.check_backend`
+    tells whether a plugin keeps what this interface promises.
     """
 
     name: ClassVar[str]
     """Short name, as in ``specnorm backends``."""
+    framework: ClassVar[str]
+    """Root module the plugin needs, to tell a missing framework from a broken plugin."""
+    api_version: ClassVar[int]
+    """The `API_VERSION` the plugin was written for: state the number."""
     arithmetic_known: ClassVar[bool] = True
     """Whether bounds may count on the library's rounding; else they are computed in NumPy on the host."""
     proofs: ClassVar[Literal["device", "host"]] = "device"
@@ -230,6 +257,32 @@ class Library:
     static_shapes: ClassVar[bool] = False
     """True where each new array shape costs a compilation, so that searches over frequencies do not pay."""
 
+    # -- which arrays are ours ----------------------------------------------------------------------------------
+    def is_array(self, x: object) -> bool:
+        """Whether ``x`` is an array (not merely an object defined in the framework)."""
+        raise NotImplementedError
+
+    def refusal(self, x: AnyArray) -> str | None:
+        """Why an array of this library cannot be used (masked, sparse, distributed...), or None."""
+        return None
+
+    def layer(self, x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel | None:
+        """Kernel and geometry of a layer of the frameworks built on this library; None: it is none.
+
+        Parameters
+        ----------
+        x : object
+        input_shape : int or sequence of int, optional
+            Spatial input sizes, where they decide the padding.
+
+        Raises
+        ------
+        GeometryError
+            If it is a layer that cannot be put in such words.
+        """
+        return None
+
+    # -- where and how to compute -------------------------------------------------------------------------------
     def namespace(self, x: AnyArray) -> Namespace:
         """Return the array API namespace (array-api-compat's)."""
         raise NotImplementedError
@@ -261,6 +314,14 @@ class Library:
     def precise(self, x: AnyArray) -> contextlib.AbstractContextManager[object]:
         """Context in which the library's arithmetic has full precision for arrays like ``x``."""
         return contextlib.nullcontext()
+
+    def devices(self) -> Sequence[str]:
+        """Names of the devices present, for ``specnorm backends``."""
+        return ("cpu",)
+
+    def version(self) -> str:
+        """Version of the framework."""
+        raise NotImplementedError
 
     # -- what the algorithms need beyond the array API ------------------------------------------------------------
     def loop(
@@ -329,9 +390,18 @@ class Library:
         return real + 1j * imag
 
     # -- host ----------------------------------------------------------------------------------------------------
-    def host(self) -> Library:
-        """Library that computes on the host: NumPy's."""
+    def asarray(self, x: np.ndarray, device: str | None = None) -> AnyArray:
+        """Copy a host array to one of `devices`, or to the default one; dtype kept where the library has it."""
         raise NotImplementedError
+
+    def host(self) -> Backend:
+        """Backend that computes on the host: NumPy's."""
+        found: Backend = load("numpy")
+        return found
+
+    def as_proven(self, x: AnyArray) -> AnyArray:
+        """A bound as a proof returns it; without a gradient where the library warns of reading a value that has one."""
+        return x
 
     def to_numpy(self, x: AnyArray) -> np.ndarray:
         """Copy to the host."""
@@ -350,12 +420,81 @@ class Library:
         """Same values, cut off from differentiation."""
         return x
 
+    # -- differentiation -------------------------------------------------------------------------------------------
+    def apply(self, program: Any, kernels: AnyArray) -> Any:
+        """Run a program and register its pullback where the library differentiates.
+
+        Parameters
+        ----------
+        program : `runtime.program.Program`
+        kernels : array, shape (*batch, *shape)
+
+        Returns
+        -------
+        `runtime.program.Ran`
+            Of which the residuals are nobody's; without claims where a compiler runs the program.
+        """
+        return program.forward(kernels, backend=self)
+
+    def value_and_grad(self, program: Any, kernel: AnyArray) -> tuple[AnyArray, AnyArray]:
+        """Value of a program with one value and its gradient, without the library's own differentiation.
+
+        Parameters
+        ----------
+        program : Program
+        kernel : array, shape (*shape)
+
+        Returns
+        -------
+        value : 0-d array
+        gradient : array, shape (*shape)
+        """
+        ran = program.forward(kernel, backend=self)
+        ones = self.namespace(kernel).ones_like(ran.value)
+        return ran.value, program.pullback(ran.residuals, ones, backend=self)
+
+    def init(self, program: Any, kernels: AnyArray) -> tuple[AnyArray, ...]:
+        """Training state of a program for kernels (*batch, *shape), not differentiated."""
+        state: tuple[AnyArray, ...] = program.init(self.detach(kernels), backend=self)
+        return state
+
+    def step(
+        self, program: Any, kernels: AnyArray, state: tuple[AnyArray, ...], sweeps: int
+    ) -> tuple[AnyArray, tuple[AnyArray, ...]]:
+        """Take a training step of a program, and attach its gradient where the library differentiates.
+
+        Parameters
+        ----------
+        program : `runtime.program.Program`
+        kernels : array, shape (*batch, *shape)
+        state : tuple of arrays
+            With leading axes batch.
+        sweeps : int
+
+        Returns
+        -------
+        value : array, shape batch
+        state : tuple of arrays
+            Not differentiated.
+        """
+        still = tuple(self.detach(x) for x in state)
+        value, gradient, state = program.step(self.detach(kernels), still, sweeps=sweeps, backend=self)
+        return program.attached(self.first_order(kernels), value, gradient, backend=self), state
+
+    def without_derivative(self, value: AnyArray, x: AnyArray, reason: str) -> AnyArray:
+        """Return ``value``, computed of ``x``; differentiating it raises `MethodError` with this reason."""
+        return value
+
+    def first_order(self, x: AnyArray) -> AnyArray:
+        """Return ``x``, differentiable once: a second derivative raises instead of being zero."""
+        return x
+
 
 @dataclass(frozen=True, eq=False)
 class ArrayOps:
-    """A library's operations, and every decision about where and how an algorithm runs.
+    """A library's operations, and every decision about where and how one call runs: carried through the algorithms.
 
-    The defaults are true of arrays on the host, of an eager library with float64; `runtime.execution` finds out.
+    The defaults are true of arrays on the host, of an eager library with float64; `of` decides.
 
     Parameters
     ----------
@@ -377,9 +516,15 @@ class ArrayOps:
         Whether products of float32 numbers have float32's precision.
     memory : int
         Bytes that the intermediate arrays of one step may take.
+    in_numpy : bool
+        Whether this call runs in NumPy on the host instead, with other operations.
+    too_wide : bool
+        Whether the kernels are float64 and the library computes in float32.
+    computed_in : str
+        What a result is told to be computed in, and where.
     """
 
-    backend: Library
+    backend: Backend
     xp: Namespace
     traced: bool = False
     on_host: bool = True
@@ -389,6 +534,67 @@ class ArrayOps:
     wide_dtype: Dtype = "float64"
     exact_float32: bool = True
     memory: int = MEMORY
+    in_numpy: bool = False
+    too_wide: bool = False
+    computed_in: str = "float64"
+
+    @classmethod
+    def of(
+        cls,
+        backend: Backend,
+        like: AnyArray,
+        needs: Any = None,
+        dtype: Dtype = "float64",
+        *,
+        training: bool = False,
+        memory: int | None = None,
+    ) -> ArrayOps:
+        """Decide for arrays of a library and device.
+
+        Parameters
+        ----------
+        like : array
+            The caller's kernels.
+        needs : Needs, optional
+            The method's.
+        dtype : {"float64", "float32"}
+            Of the result.
+        training : bool
+            Whether a training step is taken, which proves nothing.
+        memory : int, optional
+            Budget in bytes; None: `MEMORY`.
+        """
+        rounds, precision = (needs.rounds, needs.precision) if needs else ("nearest", "own")
+        traced, wide, in_place = backend.is_traced(like), backend.wide_dtype(like), backend.numpy_view(like)
+        own = backend.working_dtype(like, dtype)
+        proven = own if precision == "own" else backend.working_dtype(like, wide)
+        # Rounded to what the library computes in, a wider kernel would be another one.
+        too_wide = dtype == "float64" and wide != "float64" and not training
+        unknown = rounds != "nearest" and not backend.arithmetic_known
+        searches = ((needs is not None and needs.searches) or unknown) and not training and not traced
+        if searches or (too_wide and not traced):
+            # The proof needs float64; and NumPy, where it reads the arrays in place, is faster at many small matrices.
+            away = too_wide or backend.proofs == "host" or wide != "float64"
+            in_numpy = away or in_place
+            computed_in = "float64 on the host" if away and not in_place else "float64"
+        else:
+            in_numpy = needs is not None and needs.small_products and in_place and not traced
+            computed_in = proven
+        return cls(
+            backend,
+            backend.namespace(like),
+            traced=traced,
+            on_host=in_place or backend.host().name == backend.name,
+            asynchronous=backend.asynchronous(like),
+            dtype=proven if precision == "wide" else own,
+            own_dtype=own,
+            wide_dtype=wide,
+            exact_float32=backend.working_dtype(like, "float32") == "float32",
+            in_numpy=in_numpy,
+            too_wide=too_wide,
+            computed_in=computed_in,
+            memory=MEMORY if memory is None else memory,
+        )
 
     @property
     def concrete(self) -> bool:

@@ -23,7 +23,7 @@ PLUGINS = ROOT / "plugins"
 
 LEVELS = (
     "clock errors registry text types", "arrays problem result", "numerics", "certified", "search", "tensor", "methods",
-    "runtime", "backends library standard",
+    "runtime", "backends standard",
     "api completing certificates explaining folding layers matrices measuring norms probable projections "
     "proving robustness testing training",
     "plugin proof", "__init__ __main__",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from specnorm import SpecnormError
-from specnorm.proof import Execution, Upper, arithmetic, backends
+from specnorm.proof import ArrayOps, Upper, arithmetic, backends
 from specnorm_networks.certified.heads import Head, constant_before, constant_through_head
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.reading import Subnetwork
@@ -47,7 +47,7 @@ def bound_through_head(head: Head, measure: Measure, method: Multipliers, share:
     """The least constant of a run that is found within a share of the method's seconds; None: none is."""
     claims: list[Upper] = []
     like: Any = head.body.links[0].slopes[0]
-    ops = Execution.of(backends.backend_for(like), like)
+    ops = ArrayOps.of(backends.backend_for(like), like)
 
     def following(rest: Subnetwork) -> list[tuple[list[int], list[FloatArray]]]:
         found = (

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm import ConvSpec, Enclose, FantasticFour
-from specnorm.proof import Clock, Execution, arithmetic, backends, check_values, proven
+from specnorm.proof import ArrayOps, Clock, arithmetic, backends, check_values, proven
 from specnorm_networks.certified.kernels import Sizes, norm_of_layer, norm_of_matrices
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Measure:
             backend = backends.backend_for(numbers)
             check_values(numbers, numbers.shape, backend=backend)
             with arithmetic.exact(numbers, backend=backend):
-                self._stacks[key] = norm_of_matrices(numbers, ops=Execution.of(backend, numbers))
+                self._stacks[key] = norm_of_matrices(numbers, ops=ArrayOps.of(backend, numbers))
         return self._stacks[key]
 
     def of_kernel(self, kernel: NDArray[np.float64], rtol: float) -> Upper:

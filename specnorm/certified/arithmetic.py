@@ -15,7 +15,7 @@ import numpy as np
 from specnorm.errors import BackendError
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, Library
+    from specnorm.types import Array, Backend
 
 _SMALLEST = [5e-324, 2.0**-1022, 0.5]
 """In a list, so that nothing is computed with them before this program runs."""
@@ -23,7 +23,7 @@ _HALVES = [1.0, 2.0**-53, 2.0**-54]
 _NOTHING = contextlib.nullcontext()
 
 
-def exact(x: Array, *, backend: Library) -> contextlib.AbstractContextManager[object]:
+def exact(x: Array, *, backend: Backend) -> contextlib.AbstractContextManager[object]:
     """Arithmetic as proofs need it, for arrays like x: rounding to nearest, full precision, no error from a flag.
 
     Floating-point flags are no results: OpenBLAS's kernels for AVX-512 compute lanes that they discard, from memory

@@ -15,7 +15,7 @@ from specnorm.certified import arithmetic, host, rounding
 from specnorm.certified.matrices import norms
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, Library, Namespace
+    from specnorm.types import Array, Backend, Namespace
 
 SECOND_DERIVATIVE: dict[str, float] = {
     "sigmoid": host.sqrt_up(host.div_up(1.0, 108.0)),
@@ -25,7 +25,7 @@ SECOND_DERIVATIVE: dict[str, float] = {
 """Largest ``|phi''|`` of each activation, rounded up: 1 / (6 sqrt 3), 4 / (3 sqrt 3), 1 / 4."""
 
 
-def number(x: Any, like: Array, rounds: Literal["up", "down"], *, backend: Library) -> Array:
+def number(x: Any, like: Array, rounds: Literal["up", "down"], *, backend: Backend) -> Array:
     """A number as a 0-d array in the precision of another array, rounded in a direction; below 0 it becomes 0."""
     xp = backend.namespace(like)
     if isinstance(x, (int, float)):
@@ -35,7 +35,7 @@ def number(x: Any, like: Array, rounds: Literal["up", "down"], *, backend: Libra
     return x if x.dtype == like.dtype else rounding.to_dtype(x, like.dtype, rounds, xp=xp)
 
 
-def curvature_up(rows: Array, norm: Any, second: float, *, backend: Library) -> Array:
+def curvature_up(rows: Array, norm: Any, second: float, *, backend: Backend) -> Array:
     """``second norm**2 max |difference|`` of two rows (2, hidden) of the last layer, rounded up."""
     xp = backend.namespace(rows)
     with arithmetic.exact(rows, backend=backend):
@@ -48,7 +48,7 @@ def curvature_up(rows: Array, norm: Any, second: float, *, backend: Library) -> 
         return xp.where((largest > 0) & (sigma > 0), xp.maximum(value, tiny), value)
 
 
-def radius_down(margin: Any, gradient: Array, curvature: Any, *, backend: Library) -> Array:
+def radius_down(margin: Any, gradient: Array, curvature: Any, *, backend: Backend) -> Array:
     """``(sqrt(|g|**2 + 2 M m) - |g|) / M``, rounded down, in the precision of a gradient (1, 1, n)."""
     xp = backend.namespace(gradient)
     with arithmetic.exact(gradient, backend=backend):

@@ -1,7 +1,7 @@
 """One method on one problem, ready to run: the unit that a backend executes, compiles, batches and differentiates.
 
 A program knows no library. It turns a stack of the caller's kernels into canonical blocks, scales them by powers of
-two, calls the method, and undoes both, forwards and backwards. A backend only decides how to run it (`Library.apply`).
+two, calls the method, and undoes both, forwards and backwards. A backend only decides how to run it (`Backend.apply`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from specnorm.errors import BackendError, KernelError, MethodError
 from specnorm.methods.base import Needs, Stepped
 from specnorm.problem import polyphase, taps
 from specnorm.problem.spec import ConvSpec, check_dtype
-from specnorm.runtime.execution import Execution
+from specnorm.types import ArrayOps
 
 if TYPE_CHECKING:
     from specnorm.certified.bound import Lower, Upper
     from specnorm.methods import Method
-    from specnorm.types import AnyArray, Array, Library, Namespace
+    from specnorm.types import AnyArray, Array, Backend, Namespace
 
     Claims = Callable[[], Sequence[tuple[Lower, Upper]]]
 
@@ -84,7 +84,7 @@ class Program:
         """float32 or float64: half-precision kernels are measured and answered in float32."""
         return check_dtype(self.dtype, self.shape)
 
-    def forward(self, kernels: AnyArray, *, backend: Library, differentiated: bool = True) -> Ran:
+    def forward(self, kernels: AnyArray, *, backend: Backend, differentiated: bool = True) -> Ran:
         """Evaluate the method on a batch of kernels.
 
         Parameters
@@ -102,7 +102,7 @@ class Program:
         with arithmetic.exact(kernels, backend=backend):
             return self._evaluate(kernels, run)
 
-    def _evaluate(self, kernels: Array, run: Execution) -> Ran:
+    def _evaluate(self, kernels: Array, run: ArrayOps) -> Ran:
         xp, needs = run.xp, self.needs
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
         if not run.traced:
@@ -156,7 +156,7 @@ class Program:
         return Ran(finish(value, needs.rounds), tuple(stats), (*residuals, chosen), claims, not run.traced)
 
     def _claims(
-        self, found: Sequence[tuple[Lower, Upper]], kernels: Array, exponent: Array, run: Execution
+        self, found: Sequence[tuple[Lower, Upper]], kernels: Array, exponent: Array, run: ArrayOps
     ) -> list[tuple[Lower, Upper]]:
         """The bounds of the scaled blocks of each kernel, as its own."""
         from specnorm.certified.bound import of_kernel  # for few
@@ -165,7 +165,7 @@ class Program:
         return [of_kernel(lower, upper, kernel, int(power)) for (lower, upper), kernel, power in each]
 
     def pullback(
-        self, residuals: tuple[AnyArray, ...], cotangent: AnyArray, *, dtype: str | None = None, backend: Library
+        self, residuals: tuple[AnyArray, ...], cotangent: AnyArray, *, dtype: str | None = None, backend: Backend
     ) -> AnyArray:
         """Gradient with respect to the kernels, for a cotangent of the value.
 
@@ -223,7 +223,7 @@ class Program:
             )
         return self.method
 
-    def init(self, kernels: AnyArray, *, backend: Library) -> tuple[AnyArray, ...]:
+    def init(self, kernels: AnyArray, *, backend: Backend) -> tuple[AnyArray, ...]:
         """Training state of a batch of kernels (*batch, *shape): the arrays of `state_shapes`, leading axes batch."""
         run = self.execution(kernels, backend=backend, training=True)
         if run.in_numpy:
@@ -241,7 +241,7 @@ class Program:
             return tuple(xp.reshape(xp.astype(x, dtype), (*batch, *n)) for x, n in zip(found, shapes, strict=True))
 
     def step(
-        self, kernels: AnyArray, state: tuple[AnyArray, ...], *, sweeps: int, backend: Library
+        self, kernels: AnyArray, state: tuple[AnyArray, ...], *, sweeps: int, backend: Backend
     ) -> tuple[AnyArray, AnyArray, tuple[AnyArray, ...]]:
         """Move the state by a few sweeps; values are not looked at, and a non-finite kernel has the value NaN.
 
@@ -292,7 +292,7 @@ class Program:
             )
             return value, gradient, moved
 
-    def attached(self, kernels: AnyArray, value: AnyArray, gradient: AnyArray, *, backend: Library) -> AnyArray:
+    def attached(self, kernels: AnyArray, value: AnyArray, gradient: AnyArray, *, backend: Backend) -> AnyArray:
         """Return the value with its gradient, as the plain product that every library can differentiate."""
         xp = backend.namespace(kernels)
         with arithmetic.exact(kernels, backend=backend):
@@ -301,7 +301,7 @@ class Program:
             slope = xp.matmul(flat, xp.reshape(gradient, (*value.shape, size, 1)))[..., 0, 0]
             return value + (slope - backend.detach(slope))
 
-    def _scaled_blocks(self, kernels: Array, run: Execution) -> tuple[Array, Array]:
+    def _scaled_blocks(self, kernels: Array, run: ArrayOps) -> tuple[Array, Array]:
         """Blocks of a batch in the kernels' own precision, each layer scaled by a power of two, and its exponent."""
         xp = run.xp
         count = math.prod(kernels.shape[: kernels.ndim - len(self.shape)])
@@ -328,7 +328,7 @@ class Program:
         lifts = self.needs.rounds == "up" and self.needs.blocks
         return math.sqrt(self.spec.padding_gain_sq) if lifts else 1.0
 
-    def _blocks(self, kernels: Array, dtype: str, run: Execution) -> Array:
+    def _blocks(self, kernels: Array, dtype: str, run: ArrayOps) -> Array:
         xp = run.xp
         kernels = xp.astype(kernels, getattr(xp, dtype), copy=False)
         if self.needs.blocks:
@@ -345,7 +345,7 @@ class Program:
         """Shape of one kernel's value: () for a norm, (r,) for methods with several values."""
         return self.needs.value_shape
 
-    def jacobian(self, value: AnyArray, residuals: tuple[AnyArray, ...], *, backend: Library) -> AnyArray:
+    def jacobian(self, value: AnyArray, residuals: tuple[AnyArray, ...], *, backend: Backend) -> AnyArray:
         """Derivative of each value with respect to its kernel, shape (*batch, *value_shape, *shape).
 
         In the result's dtype. For a method with many values this is large: use `pullback` where the library allows.
@@ -373,7 +373,7 @@ class Program:
         ]
         return xp.stack(rows, axis=value.ndim - 1)
 
-    def execution(self, kernels: AnyArray, *, backend: Library, training: bool = False) -> Execution:
+    def execution(self, kernels: AnyArray, *, backend: Backend, training: bool = False) -> ArrayOps:
         """Where and in which precision the program runs on these kernels.
 
         Raises
@@ -382,7 +382,7 @@ class Program:
             For a float64 kernel under a tracer of a library that computes in float32: rounded to fit, it would be
             another kernel.
         """
-        run = Execution.of(backend, kernels, self.needs, self.result_dtype, training=training)
+        run = ArrayOps.of(backend, kernels, self.needs, self.result_dtype, training=training)
         if run.traced and run.too_wide:
             raise BackendError(
                 f"kernel of shape {self.shape} is float64, and {backend.name} computes in float32 here: rounded to "
@@ -390,11 +390,11 @@ class Program:
             )
         return run
 
-    def computed_in(self, kernels: AnyArray, *, backend: Library) -> str:
+    def computed_in(self, kernels: AnyArray, *, backend: Backend) -> str:
         """Dtype of the computation, and "on the host" where that is not the kernel's own device."""
         return self.execution(kernels, backend=backend).computed_in
 
-    def _on_host(self, kernels: AnyArray, run: Execution, differentiated: bool) -> Ran:
+    def _on_host(self, kernels: AnyArray, run: ArrayOps, differentiated: bool) -> Ran:
         """Run in NumPy and bring everything back; recorded in the result."""
         backend = run.backend
         value, stats, residuals, claims, _ = self.forward(backend.to_numpy(kernels), backend=backend.host())
@@ -426,7 +426,7 @@ _OVER_GROUPS = {
 """How figures that are no norms are reduced over groups; of others, one group's is told."""
 
 
-def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Library) -> None:
+def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Backend) -> None:
     """Refuse non-finite values, and what the processor would take for zero; for concrete arrays only.
 
     Raises
@@ -445,7 +445,7 @@ def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Library) ->
         )
 
 
-def _check_finite(kernels: Array, shape: tuple[int, ...], *, backend: Library) -> None:
+def _check_finite(kernels: Array, shape: tuple[int, ...], *, backend: Backend) -> None:
     xp = backend.namespace(kernels)
     finite = xp.isfinite(kernels)
     if not bool(xp.all(finite)):

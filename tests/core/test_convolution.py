@@ -16,12 +16,12 @@ from promises import for_all
 from specnorm import GeometryError
 from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec
-from specnorm.runtime.execution import Execution
+from specnorm.types import ArrayOps
 
 
 def operator(lib: Lib, kernel: NDArray[Any], spec: ConvSpec, **options: Any) -> Convolution:
     kernels = lib.asarray(kernel[None])
-    return Convolution(kernels, spec, ops=Execution.of(lib.backend, kernels), **options)
+    return Convolution(kernels, spec, ops=ArrayOps.of(lib.backend, kernels), **options)
 
 
 def valid(layer: Layer) -> bool:
@@ -90,8 +90,8 @@ def test_rounding_stays_within_its_bound() -> None:
         kernel: Any = Recipe((6, 6, 3, 5), "spread", dtype="float32", seed=seed).kernel
         spec = ConvSpec.of(kernel.shape, input_shape=8, **geometry)  # type: ignore[arg-type]
         backend = _numpy()
-        narrow = Convolution(kernel[None], spec, ops=Execution(backend, backend.namespace(None)))
-        wide = Convolution(kernel.astype(np.float64)[None], spec, ops=Execution(backend, backend.namespace(None)))
+        narrow = Convolution(kernel[None], spec, ops=ArrayOps(backend, backend.namespace(None)))
+        wide = Convolution(kernel.astype(np.float64)[None], spec, ops=ArrayOps(backend, backend.namespace(None)))
         for n, one, other, absolute, count in (
             (narrow.shape[1], narrow.apply, wide.apply, wide.absolute().apply, narrow.roundings[0]),
             (narrow.shape[0], narrow.adjoint, wide.adjoint, wide.absolute().adjoint, narrow.roundings[1]),
@@ -107,8 +107,8 @@ def _numpy() -> Any:
     return load("numpy")
 
 
-def _ops() -> Execution:
-    return Execution(_numpy(), _numpy().namespace(None))
+def _ops() -> ArrayOps:
+    return ArrayOps(_numpy(), _numpy().namespace(None))
 
 
 @pytest.mark.parametrize("ndim", [1, 2, 3])

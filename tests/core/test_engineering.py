@@ -18,9 +18,8 @@ from real_weights import real_kernel
 from specnorm_numpy.namespace import NAMESPACE
 
 import specnorm
-from specnorm import backends
+from specnorm import backends, types
 from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
-from specnorm.runtime import execution
 from specnorm.runtime.program import program_for
 
 CIRCULAR: dict[str, Any] = {"padding_mode": "circular"}
@@ -46,7 +45,7 @@ def peak(run: Callable[[], object]) -> int:
 def test_memory_follows_the_budget_and_not_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """At n = 1024 all symbols of this kernel would take 134 MB; a chunk keeps to its budget, whatever that is."""
     kernel, budget = Recipe((4, 4, 3, 3), seed=4).kernel, 2**22
-    monkeypatch.setattr(execution, "MEMORY", budget)
+    monkeypatch.setattr(types, "MEMORY", budget)
     frequencies = 1024 * 513
     found = peak(lambda: specnorm.gram_bound(kernel, 1024, n_iter=1, **CIRCULAR))
     # Two integers for each frequency, and copies while they are made.

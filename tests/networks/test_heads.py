@@ -21,7 +21,7 @@ from specnorm_networks.certified.patterns import prepared
 from specnorm_networks.certified.reading import Subnetwork, grids_of, runs
 
 from specnorm.backends import backend_for
-from specnorm.runtime.execution import Execution
+from specnorm.types import ArrayOps
 
 ALL = tuple(FUNCTIONS)
 KINDS: dict[str, dict[str, Any]] = {
@@ -130,7 +130,7 @@ def proven(head: Head, weights: list[Matrix]) -> float:
     kernel: Any = weights[0]
     alone = [([0], [np.ones(head.link.width)])]
     return constant_through_head(
-        head, weights, lambda _: alone, MEASURE, ops=Execution.of(backend_for(kernel), kernel)
+        head, weights, lambda _: alone, MEASURE, ops=ArrayOps.of(backend_for(kernel), kernel)
     ).value
 
 

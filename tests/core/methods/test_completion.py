@@ -18,8 +18,8 @@ from promises import for_all, layers_for
 import specnorm
 from specnorm.backends import backend_for
 from specnorm.certified import completion
-from specnorm.runtime.execution import Execution
 from specnorm.search import completion as search
+from specnorm.types import ArrayOps
 
 HOSTILE: dict[str, Any] = {
     "zeros": lambda h: 0 * h,
@@ -34,7 +34,7 @@ HOSTILE: dict[str, Any] = {
 
 def rule(blocks: Any, h: Any) -> float:
     """The lemma alone, on narrow blocks and any H."""
-    ops = Execution.of(backend_for(blocks), blocks)
+    ops = ArrayOps.of(backend_for(blocks), blocks)
     with np.errstate(all="ignore"):
         own, beside = (completion.lags(x, ops=ops) for x in (blocks, h))
         return float(completion.norms_up(own, beside, ops=ops)[0][0])

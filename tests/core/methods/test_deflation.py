@@ -24,9 +24,9 @@ from specnorm.certified.symbol.cells import torus
 from specnorm.certified.symbol.cover import Cover
 from specnorm.numerics.power import top_eigenvectors
 from specnorm.problem.spec import ConvSpec
-from specnorm.runtime.execution import Execution
 from specnorm.search.branch_and_bound import Search
 from specnorm.search.circulants import DeflatedCirculant
+from specnorm.types import ArrayOps
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Case:
 
 def execution() -> Any:
     backend = NumpyBackend()
-    return Execution(backend, backend.namespace(None))
+    return ArrayOps(backend, backend.namespace(None))
 
 
 def cases(count: int, *, first: int = 0) -> Iterator[Case]:

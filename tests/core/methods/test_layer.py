@@ -25,9 +25,9 @@ from specnorm.certified.matrices.block_tridiagonal import (
     to_layer,
 )
 from specnorm.problem.spec import ConvSpec
-from specnorm.runtime.execution import Execution
 from specnorm.search.layer import LayerBounds, enclose_layer
 from specnorm.search.result import Problem
+from specnorm.types import ArrayOps
 
 
 def bounds(lib: Lib | None, kernel: Any, sizes: Any, rtol: float = 1e-6, **geometry: Any) -> LayerBounds:
@@ -35,7 +35,7 @@ def bounds(lib: Lib | None, kernel: Any, sizes: Any, rtol: float = 1e-6, **geome
     given = kernel[None] if lib is None else lib.asarray(kernel[None])
     spec = ConvSpec.of(kernel.shape, input_shape=sizes, **geometry)
     problem = Problem(given, spec, rtol, 10**5)
-    return enclose_layer(problem, ops=Execution.of(backend, given))
+    return enclose_layer(problem, ops=ArrayOps.of(backend, given))
 
 
 def test_both_bounds_of_every_geometry(xp: Lib) -> None:
@@ -81,7 +81,7 @@ def test_every_cut_of_the_gram_matrix_is_the_gram_matrix(layer: Layer) -> None:
     alone = {**layer.geometry, "groups": 1}
     dense = dense_matrix(given[0], layer.input_shape, **alone)
     dense = dense.T if spec.transposed else dense
-    ops = Execution.of(load("numpy"), given)
+    ops = ArrayOps.of(load("numpy"), given)
     for plan in plans(spec):
         truth = dense @ dense.T if plan.wide else dense.T @ dense
         band: Any = gram_blocks(given, spec, plan, ops=ops)[0]
@@ -118,7 +118,7 @@ def test_a_band_is_bounded_by_what_its_factorisation_leaves() -> None:
         shift = 10.0 * size
         largest: Any = np.linalg.eigvalsh(full)[:, -1] + shift
         diagonal = diagonal + shift * np.eye(size)
-        ops = Execution.of(load("numpy"), diagonal)
+        ops = ArrayOps.of(load("numpy"), diagonal)
         proven: Any = largest_eigenvalue_up(BlockTridiagonal(diagonal, below), largest * (1 + 1e-9), ops=ops)
         assert (proven >= largest).all()
         assert (proven <= largest * (1 + 2e-9)).all()

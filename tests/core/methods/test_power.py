@@ -13,7 +13,7 @@ from oracle import dense_norm, finite_difference_gradient
 
 import specnorm
 from specnorm import Power, PowerTopK
-from specnorm.runtime.execution import Execution
+from specnorm.types import ArrayOps
 
 
 def test_a_bound_after_any_number_of_steps() -> None:
@@ -47,11 +47,11 @@ def test_ritz_values_of_any_vectors_are_bounds(dtype: str) -> None:
         for x in (start, mixed, np.repeat(start[:1], k, axis=0), start + 1e-4 * random.standard_normal((k, n))):
             rows: Any = x.astype(dtype)[None]
             images, terms = rows @ a.T, np.abs(rows) @ np.abs(a).T
-            got: Any = ritz_down(images, terms, rows, n + 2, ops=Execution.of(backend, rows))[0]
+            got: Any = ritz_down(images, terms, rows, n + 2, ops=ArrayOps.of(backend, rows))[0]
             assert (got.astype(np.float64) <= exact[:k] * (1 + 1e-14)).all()
         if k <= min(m, n):
             sharp = ritz_down(start[None] @ a.T, np.abs(start[None]) @ np.abs(a).T, start[None], n + 2,
-                              ops=Execution.of(backend, a))[0]  # fmt: skip
+                              ops=ArrayOps.of(backend, a))[0]  # fmt: skip
             assert sharp[0] >= exact[0] * (1 - (1e-3 if dtype == "float32" else 1e-11))
 
 

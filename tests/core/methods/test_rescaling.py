@@ -15,7 +15,7 @@ from specnorm_numpy import BACKEND
 import specnorm
 from specnorm.certified.symbol.gram_powers import Powers, lag_norms
 from specnorm.certified.symbol.symbols import Symbol
-from specnorm.runtime.execution import Execution
+from specnorm.types import ArrayOps
 
 
 @pytest.mark.parametrize("n_iter", [1, 2, 3])
@@ -77,9 +77,9 @@ def test_one_product_is_taken_lag_by_lag(monkeypatch: pytest.MonkeyPatch, shape:
         raise AssertionError(f"{symbol} was visited")
 
     wide = given.astype(np.float64)
-    exact: Any = lag_norms(wide, ops=Execution(BACKEND, BACKEND.namespace(None)))[1] ** 0.5
+    exact: Any = lag_norms(wide, ops=ArrayOps(BACKEND, BACKEND.namespace(None)))[1] ** 0.5
     for single, blocks in ((False, wide), (True, given)):
-        ops = Execution(BACKEND, BACKEND.namespace(None), wide_dtype="float32" if single else "float64")
+        ops = ArrayOps(BACKEND, BACKEND.namespace(None), wide_dtype="float32" if single else "float64")
         found: Any = lag_norms(blocks, ops=ops)
         by_lags, sums, _ = found
         by_frequencies: Any = Powers(blocks, 1, ops=ops).channel_norms()[0]
@@ -96,6 +96,6 @@ def test_lags_that_lose_every_small_term_are_allowed_for() -> None:
     small = np.float32(2.0**-12.5)
     blocks: Any = np.full((1, 2**16, 1), small)
     blocks[0, 0, 0] = 1
-    norms, *_ = lag_norms(blocks, ops=Execution(BACKEND, BACKEND.namespace(None), wide_dtype="float32"))
+    norms, *_ = lag_norms(blocks, ops=ArrayOps(BACKEND, BACKEND.namespace(None), wide_dtype="float32"))
     truth = (1 + (2**16 - 1) * float(small) ** 2) ** 0.5
     assert truth <= float(norms[0, 0]) <= 1.02 * truth

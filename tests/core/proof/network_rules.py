@@ -36,7 +36,7 @@ from specnorm_networks.certified.scope import Scope
 from specnorm.backends import backend_for
 from specnorm.certified.bound import Upper, least
 from specnorm.problem.spec import ConvSpec
-from specnorm.runtime.execution import Execution
+from specnorm.types import ArrayOps
 
 
 def times(name: str, source: str, number: float, alpha: float = 1.0) -> Node:
@@ -53,7 +53,7 @@ def join(name: str, operator: Operator, *inputs: str, width: int = 1) -> Node:
     return Node(name, operator, inputs, (1, width))
 
 
-OPS: Any = Execution.of(backend_for(np.empty(0)), np.empty(0))
+OPS: Any = ArrayOps.of(backend_for(np.empty(0)), np.empty(0))
 SUM = join("s", Add((1.0, 1.0)), "u", "v")
 NETWORKS: dict[str, tuple[Graph, float]] = {
     "chain": (Graph((x(), times("u", "x", 6), times("v", "u", 5)), ("v",)), 30),

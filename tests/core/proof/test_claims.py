@@ -45,11 +45,11 @@ from specnorm.certified.symbol.grid import LargestBound
 from specnorm.problem.frequencies import half_grid
 from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec
-from specnorm.runtime.execution import Execution
 from specnorm.search import layer as layer_search
 from specnorm.search.layer import TUNING, enclose_by_matrix
+from specnorm.types import ArrayOps
 
-OPS: Any = Execution(BACKEND, BACKEND.namespace(None))
+OPS: Any = ArrayOps(BACKEND, BACKEND.namespace(None))
 ROOM = ("certified", "specnorm_networks.certified")
 COVER = {"_open", "_norms", "_upper", "_note", "_reopen", "_what", "_same", "_of", "_origin", "_regions", "_about"}
 """What a cover, a graph and a run keep to themselves."""

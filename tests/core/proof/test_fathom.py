@@ -18,9 +18,9 @@ from specnorm.certified.symbol.cells import torus
 from specnorm.certified.symbol.cover import Cover
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, rotate
 from specnorm.problem.frequencies import half_grid
-from specnorm.runtime.execution import Execution
+from specnorm.types import ArrayOps
 
-OPS = Execution(BACKEND, BACKEND.namespace(None))
+OPS = ArrayOps(BACKEND, BACKEND.namespace(None))
 
 
 def blocks_of(seed: int, *shape: int) -> Any:
@@ -96,7 +96,7 @@ def test_taps_that_are_0_are_passed_over(used: set[tuple[int, int]], rank: int) 
         blocks[(..., *place)] = 0
     basis: Any = np.linalg.qr(np.random.RandomState(0).standard_normal((1, 4, 4)))[0]
     noted = Noting()
-    ops = Execution(BACKEND, noted)
+    ops = ArrayOps(BACKEND, noted)
     found = GramPolynomial(blocks, rotate(blocks, basis, rank, ops=OPS) if rank < 4 else None, ops=ops)
     lags = {(a - c, b - d) for a, b in used for c, d in used} | {(0, 0)}
     assert {tuple(x) for x in found.lags.tolist()} | {tuple(-x) for x in found.lags} == lags

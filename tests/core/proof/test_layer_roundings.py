@@ -21,7 +21,7 @@ from specnorm.certified.layer.own_matrix import residuals_up
 from specnorm.certified.matrices.block_tridiagonal import gram_blocks, plans
 from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec
-from specnorm.runtime.execution import Execution
+from specnorm.types import ArrayOps
 
 UNIT = 2.0**-24
 _gamma = rounding.gamma
@@ -29,7 +29,7 @@ _gamma = rounding.gamma
 
 def execution() -> Any:
     backend = NumpyBackend()
-    return Execution(backend, backend.namespace(None))
+    return ArrayOps(backend, backend.namespace(None))
 
 
 class Instead:

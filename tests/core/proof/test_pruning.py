@@ -17,11 +17,11 @@ from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.grid import LargestBound
 from specnorm.certified.symbol.symbols import Symbol
 from specnorm.problem.frequencies import half_grid
-from specnorm.runtime.execution import Execution
 from specnorm.search import pruned
 from specnorm.search.pruned import leave_out
+from specnorm.types import ArrayOps
 
-OPS = Execution(BACKEND, BACKEND.namespace(None))
+OPS = ArrayOps(BACKEND, BACKEND.namespace(None))
 
 
 def decaying(seed: int, *shape: int) -> NDArray[np.float32]:

@@ -12,13 +12,13 @@ from specnorm_numpy import BACKEND
 import specnorm
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, rotate
 from specnorm.methods.certify import Certify
-from specnorm.runtime.execution import Execution
 from specnorm.search import reduction
 from specnorm.search.branch_and_bound import Search
 from specnorm.search.reduction import Polynomials, sharpened
 from specnorm.search.tuning import TUNING
+from specnorm.types import ArrayOps
 
-OPS = Execution(BACKEND, BACKEND.namespace(None))
+OPS = ArrayOps(BACKEND, BACKEND.namespace(None))
 KERNELS = {name: kernel for name, kernel, _ in real_layers("dncnn25")}
 
 

@@ -24,12 +24,12 @@ from specnorm.certified.symbol import cover, gram_polynomial
 from specnorm.certified.symbol.cells import dft
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 from specnorm.numerics import lanczos
-from specnorm.runtime.execution import Execution
 from specnorm.search import incumbent, tuning
 from specnorm.search.incumbent import Incumbent
+from specnorm.types import ArrayOps
 
 xp = NumpyBackend().namespace(None)
-OPS = Execution(NumpyBackend(), xp)
+OPS = ArrayOps(NumpyBackend(), xp)
 
 Violations = Iterator[str]
 """Found one by one: a mutation is noticed by the first."""
@@ -172,7 +172,7 @@ def star(backend: type[NumpyBackend] = Textbook) -> Violations:
         matrix[0, -1, :-1] = matrix[0, :-1, -1] = -c
         limit: Any = np.asarray([float(c) * math.sqrt(size - 1) * (1 - 3e-6)], dtype=np.float32)
         assert float(limit[0]) < float(c) * math.sqrt(size - 1) * (1 - 2e-6)
-        if norms.gram_below(matrix, limit, ops=Execution(backend(), xp))[0]:
+        if norms.gram_below(matrix, limit, ops=ArrayOps(backend(), xp))[0]:
             yield f"{c}: {limit} proven"
 
 
