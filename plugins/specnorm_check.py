@@ -430,7 +430,6 @@ class Together(NamedTuple):
     centred: bool
     depth: int
     lift: Fraction
-    free: bool
 
 
 class Network:
@@ -648,7 +647,7 @@ class Network:
             require(not (own and first.free), "a part at its size pads by itself, or is transposed")
             require(len(values) == 2, "layers of a part do not fit together")
             geometry = {**first.geometry, "sizes": list(self.shapes[values[0]][2:]) if own else "every"}
-            return Together(first.kernel, geometry, False, 1, lift * Fraction(max(map(abs, slopes[1]))), first.free)
+            return Together(first.kernel, geometry, False, 1, lift * Fraction(max(map(abs, slopes[1]))))
         steps = {(one.start == 0, *one.geometry["stride"]) for one in links}
         fits = len(steps) == len({first for first, *_ in steps})
         fits = fits and all(first or max(s, default=1) == 1 for first, *s in steps)
@@ -660,7 +659,7 @@ class Network:
         whole = _hermitian(links, slopes, chain)
         ones = [1] * (whole.ndim - 2)
         geometry = {**first.geometry, "groups": 1, "stride": ones, "dilation": ones}
-        return Together(whole, geometry, not chain, depth[-1], lift, True)
+        return Together(whole, geometry, not chain, depth[-1], lift)
 
     def _join(self, part: Mapping[str, Any], h: Numbers) -> None:
         """Put what a part proves to what is known of its last value."""

@@ -6,6 +6,7 @@ is put together by ``specnorm_check.py``, which shares no code with this package
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import math
@@ -176,9 +177,10 @@ def _proven(network: Network, part: Part) -> tuple[Part, Any]:
     layers = sum(node.op in LAYERS for node in network.made.values())
     matrix, lost = math.prod(whole.kernel.shape[2:]) == 1, 3 * whole.depth if whole.centred else 1
     aim = CLOSE / lost if matrix else max(AIM / max(layers, lost), LEAST)
-    own = []
-    if len(part["values"]) == 2 and not whole.free:
-        own = network.together({**part, "sizes": "own"}).geometry["sizes"]
+    own: Any = ()
+    with contextlib.suppress(Refused):
+        sizes = network.together({**part, "sizes": "own"}).geometry["sizes"]
+        own = () if sizes == "every" else sizes
     found = certificates.completed(whole.kernel, whole.geometry, own, aim, OFF)
     part = {**part, "sizes": "own" if found.at_size else "every"}
     return {**part, "exponent": found.exponent, "completion": ""}, found.completion

@@ -468,7 +468,7 @@ def test_the_kernel_of_a_chain_is_that_of_the_quadratic_form() -> None:
         [gemm("x", "w", "h"), node("LeakyRelu", "h", "r", alpha=-0.5), gemm("r", "v", "y")], (1, 2), {"w": w, "v": v}
     )
     network = specnorm_check.Network(content, [1, 2])
-    kernel, _, _, _, lift, _ = network.together(joint(["x", "r", "y"], *q))
+    kernel, _, _, _, lift = network.together(joint(["x", "r", "y"], *q))
     s = float(np.linalg.norm(kernel.reshape(kernel.shape[:2]), 2)) * (1 + 1e-9)
     q = [each / s**at for at, each in enumerate(q)]
     a, b = -0.5, 1.0
