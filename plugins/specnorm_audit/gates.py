@@ -55,7 +55,8 @@ def network(report: Report, bound: float) -> Gate:
         return Gate(option, bound, "failed", f"{claim}: {why}.")
     if found.upper is None:
         return Gate(option, bound, "failed", f"{claim}: {found.unknown[0].reason}.")
-    constant = f"its constant is at most {number(found.upper, 'upper')}"
+    finite = found.upper < float("inf")
+    constant = f"its constant is at most {number(found.upper, 'upper')}" if finite else found.infinite
     if not found.upper <= bound:
         return Gate(option, bound, "failed", f"{claim}: {constant}.")
     if not found.checked.complete:

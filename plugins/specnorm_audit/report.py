@@ -208,8 +208,10 @@ def verdict(report: Report) -> str:
         parts.append(largest)
     if report.network is not None:
         upper = report.network.upper
-        words = "no constant of the network" if upper is None else "the network's constant is at most "
-        parts.append(words + ("" if upper is None else number(upper, "upper")))
+        if upper is None or math.isinf(upper):
+            parts.append("no constant of the network" if upper is None else report.network.infinite)
+        else:
+            parts.append(f"the network's constant is at most {number(upper, 'upper')}")
     return f"{parts[0]}: {', '.join(parts[1:])}." if parts[1:] else f"{parts[0]}."
 
 

@@ -142,6 +142,15 @@ class NetworkBound:
         """What the rules give without `runs`; proven, too."""
         return None if self.product_claim is None else self.product_claim.value
 
+    @property
+    def infinite(self) -> str:
+        """Of a constant that is no finite number: the first value that has such a one, and why."""
+        step = next((step for step in self.nodes if step.upper == math.inf), None)
+        if step is None:
+            return "no finite bound: those of its values are together beyond the largest number"
+        why = "its own constant is" if step.factor == math.inf else "the constants up to it are together"
+        return f"no finite bound: of {visible(step.name)} ({visible(step.operator)}), {why} beyond the largest number"
+
     def explain(self) -> str:
         """The rules that prove ``upper``, one line a value, from the outputs back, and the norms in them."""
         if self.claim is None:
@@ -232,10 +241,9 @@ class NetworkBound:
                 f"{together}, proven; their product is {product}."
             )
         if self.upper is not None:
-            text.append(
-                f"Network ({shapes}): Lipschitz constant at most {number(self.upper, 'upper')}, proven"
-                f"{'' if self.radius is None else f' within {self.radius!r} of the input given'}."
-            )
+            within = "" if self.radius is None else f" within {self.radius!r} of the input given"
+            finite = f"Lipschitz constant at most {number(self.upper, 'upper')}, proven"
+            text.append(f"Network ({shapes}): {finite if self.upper < math.inf else self.infinite}{within}.")
             if self.checked.reason or self.checked.missed:
                 text.append(str(self.checked))
             if self.checked.inputs and not self.checked.pairs:
@@ -243,15 +251,18 @@ class NetworkBound:
         else:
             text.append(f"Network ({shapes}): no bound, since it is unknown from {len(self.unknown)} of its nodes on:")
             text += [
-                f"  {visible(u.name)} ({visible(u.operator)}): {visible(u.reason)}; at most "
-                f"{number(u.before, 'upper')} up to there."
+                f"  {visible(u.name)} ({visible(u.operator)}): {visible(u.reason)}; "
+                f"{self._at_most(u.before)} up to there."
                 for u in self.unknown
             ]
             known = [(name, value) for name, value in self.outputs.items() if value is not None]
-            text += [f"  Output {visible(name)}: at most {number(value, 'upper')}, proven." for name, value in known]
+            text += [f"  Output {visible(name)}: {self._at_most(value)}, proven." for name, value in known]
         if self.status != COMPLETE:
             text.append(f"Cut short: {self.status}.")
         return [*text, self.note] if self.note else text
+
+    def _at_most(self, value: float) -> str:
+        return f"at most {number(value, 'upper')}" if value < math.inf else self.infinite
 
 
 def _ends(between: tuple[float, float] | None) -> list[float | None] | None:

@@ -76,7 +76,9 @@ def _bounded(
     """Once."""
     product = constants = propagate(graph, measure, values)
     found: list[RunBound] = []
-    if not isinstance(method, Product):
+    # An output that no rule reaches has no constant, whatever a search finds before it.
+    hopeful = any(product.steps[name].claim is not None for name in graph.outputs)
+    if hopeful and not isinstance(method, Product):
         found = _shorter(runs(graph) if run is None else [run], measure, method, product)
     if found:
         constants = propagate(graph, measure, values, {run.end: [run.claim] for run in found})

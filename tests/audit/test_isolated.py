@@ -54,6 +54,12 @@ def test_every_way_in_which_a_reader_ends() -> None:
         pass
 
 
+def test_a_small_file_may_need_more_memory_than_it_has_bytes() -> None:
+    """A file of 2 MB was refused for 142 MiB."""
+    with in_child(deadly.takes, __file__, 2**32, packed=False) as found:
+        assert found.arrays == []
+
+
 def test_an_array_that_cannot_be_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those before it are kept, those after it are not tried: each could take as long."""
     monkeypatch.setitem(readers._READERS, "hdf5", deadly.one_loops)

@@ -143,3 +143,13 @@ def test_what_an_unread_operator_holds_is_never_left_out_silently(tmp_path: Path
     report = specnorm.audit(saved(model(nodes, arrays, (5, 3, 3)), tmp_path / "m.onnx"))
     assert [row.name for row in report.layers] == ["k"]
     assert {row.name: "which is not read" in str(row.reason) for row in report.unmeasured} == {"w": True, "six": True}
+
+
+def test_a_gemm_behind_a_value_of_unknown_rank_has_a_row(tmp_path: Path) -> None:
+    """Its operand has two axes by the standard; weights of published files were rows of errors."""
+    nodes = [helper.make_node("Unknown", ["x"], ["a"], domain="other"), node("Gemm", "a", "w", "b", transB=1)]
+    given = {"w": weights(4, 5), "b": weights(4)}
+    (row,) = specnorm.audit(saved(model(nodes, given, None), tmp_path / "m.onnx")).layers
+    assert (row.name, row.status, row.kind) == ("w", "ok", "linear")
+    exact = norm(given["w"])
+    assert (row.lower or 0) <= exact * (1 + 1e-6) <= (row.upper or 0) * (1 + 2e-6)

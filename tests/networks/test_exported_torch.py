@@ -125,6 +125,22 @@ def test_memory_written_behind_the_trace_is_refused() -> None:
         network_bound(Applied(write), (4,))
 
 
+ON_VALUES = {
+    "the input": lambda inner, x: 2 * x if x.abs().max() > 100 else inner(x),
+    "a number of it": lambda inner, x: 2 * x if torch.tensor(float(x.abs().max())) > 100 else inner(x),
+    "a list of it": lambda inner, x: 2 * x if torch.tensor(x.tolist()).max() > 100 else inner(x),
+    "its own bias": lambda inner, x: 2 * x if inner.bias.max() > 100 else inner(x),
+}
+
+
+@pytest.mark.parametrize("case", ON_VALUES)
+@pytest.mark.sampled("a number", "bias")
+def test_what_decides_on_values_is_refused(case: str) -> None:
+    """No probe of moderate size sees the other way."""
+    with pytest.raises(MethodError, match="cannot export Applied"):
+        network_bound(Applied(ON_VALUES[case]), (4,))
+
+
 def test_old_names_say_where_they_are() -> None:
     with pytest.raises(AttributeError, match=r"specnorm_networks\.network_bound"):
         specnorm_torch.network_bound  # noqa: B018

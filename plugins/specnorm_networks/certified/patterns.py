@@ -19,6 +19,7 @@ from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Graph, Node, concrete
 from specnorm_networks.certified.operators.base import FloatArray, Pointwise
 from specnorm_networks.certified.operators.normalisation import Form, Normalise
+from specnorm_networks.certified.permutations import settled
 
 Nodes: TypeAlias = Mapping[str, Node]
 """By name."""
@@ -150,12 +151,12 @@ def gated(node: Node, nodes: Nodes) -> Node | None:
             found = _gate(nodes[name], nodes)
             if found is None:
                 continue
-            function, argument = found
+            function, argument, *signs = found
             chains = multiples(x, nodes), multiples(argument, nodes)
             base = nearest(*chains)
             if base is None:
                 continue
-            made = _multiple(function, (*chains[0][base], *factors), chains[1][base])
+            made = _multiple(function, (*chains[0][base], *factors), (*chains[1][base], *signs))
             if made is not None:
                 return replace(node, operator=made, inputs=(base,))
     return None
@@ -203,8 +204,11 @@ def soft_shrink(node: Node, nodes: Nodes) -> Node | None:
     return replace(node, operator=ops.SoftShrink(edge), inputs=(x.name,))
 
 
-def _gate(node: Node, nodes: Nodes) -> tuple[ops.Pointwise, str] | None:
-    """For a node that computes g(u): f and the name of u; for GELU of one that computes 1 + erf(u)."""
+def _gate(node: Node, nodes: Nodes) -> tuple[ops.Pointwise, str, *tuple[Factor, ...]] | None:
+    """For a node that computes g(u): f and the name of u; for GELU of one that computes 1 + erf(u).
+
+    Also where it is 1 - erf(-u): then with the name of -u, and the sign that makes it u.
+    """
     operator = node.operator
     if isinstance(operator, ops.Sigmoid):
         return ops.SiLU(), node.inputs[0]
@@ -219,6 +223,10 @@ def _gate(node: Node, nodes: Nodes) -> tuple[ops.Pointwise, str] | None:
             inner = origin(erf, nodes)
             if isinstance(inner.operator, ops.Erf) and _is_one(nodes[one], inner):
                 return ops.GELU(), inner.inputs[0]
+    if isinstance(operator, ops.Add) and operator.weights == (1.0, -1.0) and operator.over == 1:
+        inner = origin(node.inputs[1], nodes)
+        if isinstance(inner.operator, ops.Erf) and _is_one(nodes[node.inputs[0]], inner):
+            return ops.GELU(), inner.inputs[0], Factor(np.array(-1.0))
     return None
 
 
@@ -574,7 +582,7 @@ def recognised(graph: Graph) -> Graph:
 
     Nodes in no pattern's place are kept, those as well that no output needs any more.
     """
-    nodes: dict[str, Node] = {}
+    graph, nodes = settled(graph), dict[str, Node]()
     for node in graph.nodes:
         one = gated(node, nodes) or soft_sign(node, nodes) or soft_shrink(node, nodes)
         one = one or chosen(node, nodes) or sorted_pieces(node, nodes)
@@ -593,7 +601,8 @@ def unsorted(graph: Graph) -> Graph:
 
     Ranges and units read sorting as maxima and minima, which are ReLU of differences.
     """
-    found, kept = prepared(graph).by_name, {node.name: node for node in graph.nodes}
+    graph = settled(graph)
+    found, kept = prepared(graph).by_name, graph.by_name
     nodes: list[Node] = []
     for old in graph.nodes:
         new = found.get(old.name, old)

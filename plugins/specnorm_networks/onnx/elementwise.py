@@ -123,7 +123,12 @@ def total(call: Call, *values: Value) -> Made:
 
 
 def extreme(call: Call, *values: Value) -> Made:
-    """Largest or smallest of values."""
+    """Largest or smallest of values; with one number a function of each entry."""
+    for x, other in (values, values[::-1]) if len(values) == 2 else ():
+        number = scalar(other)
+        if number is not None and math.isfinite(number) and isinstance(x, Data) and _spreads_to(x, other):
+            low, high = (number, math.inf) if call.operator == "Max" else (-math.inf, number)
+            return Made(ops.ReLU() if low == 0 else ops.HardTanh(low, high), (x,), x.shape)
     operator: Operator = ops.Maximum() if call.operator == "Max" else ops.Minimum()
     return _joined(operator if len(values) > 1 else ops.Identity(), *values)
 
@@ -151,6 +156,10 @@ def divide(call: Call, a: Value, b: Value, /) -> Made:
     with np.errstate(all="ignore"):
         values = 1 / _numbers(b)
     return Made(ops.Scale(values), (a,), broadcast_shapes([a.shape, b.shape]))
+
+
+def _spreads_to(x: Data, number: Value) -> bool:
+    return x.shape is not None and broadcast_shapes([number.shape, x.shape]) == x.shape
 
 
 def _wide(number: Value, x: Data) -> Shape | None:

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[Any]
 Inputs: TypeAlias = Sequence[Array | None]
-_NEWER = {"BatchNormalization": 15, "DequantizeLinear": 19, "AveragePool": 19, "LpPool": 18}
+_NEWER = {"BatchNormalization": 15, "DequantizeLinear": 19, "AveragePool": 19}
 """Operator sets that are evaluated for older ones, which mean the same: those train always, or lack an attribute."""
 WINDOWS = 2**22
 """Numbers in the windows of the channels that a convolution takes at a time, about; with their places 24 bytes each."""
 
 
-_SLOW = frozenset(("MaxPool", "AveragePool", "LpPool", "ConvTranspose", "Resize", "Upsample"))
+_SLOW = frozenset(("MaxPool", "AveragePool", "ConvTranspose", "Resize", "Upsample"))
 """Operators that the evaluator loops over in Python, which takes as long as `_LOOP` multiplications a step."""
 _LOOP = 2**10
 
@@ -212,7 +212,7 @@ def _group_norm(node: Any, opset: int, inputs: Inputs) -> list[Any]:
 
 
 _SPECIAL: dict[str, Callable[[Any, int, Inputs], list[Any]]] = {
-    **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), _pool),
+    **dict.fromkeys(("MaxPool", "AveragePool"), _pool),
     "Conv": _convolution,
     "ConvTranspose": _transposed,
     **dict.fromkeys(("Softmax", "LogSoftmax"), _flat_softmax),

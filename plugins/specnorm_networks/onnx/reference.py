@@ -58,15 +58,6 @@ class OnnxModel:
         self.opset = opset
         self._shapes = shapes
 
-    def calls(self) -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...], dict[str, Any]]]:
-        """Operators of the graph: name, inputs, outputs, attributes that are numbers or words."""
-        word: Callable[[Any], Any] = lambda a: a.s.decode("utf-8", "replace")  # noqa: E731
-        kinds: dict[int, Callable[[Any], Any]] = {1: lambda a: a.f, 2: lambda a: a.i, 3: word, 7: lambda a: [*a.ints]}
-        for node in self._graph.node:
-            given = {a.name: kinds[a.type](a) if a.type in kinds else None for a in node.attribute}
-            name = node.op_type if node.domain in _DOMAINS else f"{node.domain}::{node.op_type}"
-            yield name, tuple(filter(None, node.input)), tuple(filter(None, node.output)), given
-
     def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:
         """Values by name, in the file's precision; see `specnorm_networks.model.Model`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,9 +17,11 @@ from specnorm_networks.certified.operators import (
     Held,
     Input,
     Matrix,
+    Mean,
     NoBoundError,
     Pointwise,
     Random,
+    Sum,
     Unknown,
     Unsqueeze,
 )
@@ -30,7 +33,7 @@ from specnorm_networks.model_arrays import Sizes, Stated, Tensor
 from specnorm_networks.onnx import labels
 from specnorm_networks.onnx.binding import bind
 from specnorm_networks.onnx.constants import computed
-from specnorm_networks.onnx.nodes import Call, Data, Made, Result, Value, has_graphs
+from specnorm_networks.onnx.nodes import Call, Data, Made, Result, Value, has_graphs, scalar
 from specnorm_networks.onnx.operators import OPERATORS, RANDOM
 from specnorm_networks.onnx.recurrent import GATES, PEEPHOLES, WEIGHTS, gates
 from specnorm_networks.onnx.reference import OnnxModel
@@ -85,6 +88,8 @@ class Walk:
         """Nodes of constants, by the names of their values."""
         self.inner: dict[int, tuple[Made, str]] = {}
         """Values that operators made of several are computed from, with the names of their nodes."""
+        self.sums: dict[str, Made] = {}
+        """Sums over axes, by name."""
         self.unsqueezed: dict[str, tuple[int, str]] = {}
         """Nodes that put one axis of size 1 in: which, and of what."""
         self.unread: dict[object, UnreadKernel] = {}
@@ -262,6 +267,8 @@ class Walk:
                 held |= isinstance(each.operator, Held)
                 scope[name] = Data(name, each.shape, held, sources, depends)
                 self._node(name, each, proto.op_type)
+                if isinstance(each.operator, Sum):
+                    self.sums[name] = each
 
     def _node(self, name: str, made: Made, label: str) -> str:
         """Put a value into the graph, after what it is made of."""
@@ -377,6 +384,8 @@ class Walk:
         """What one of ONNX's own operators becomes."""
         known = OPERATORS.get(proto.op_type)
         moving = any(isinstance(value, Data) for value in inputs)
+        if proto.op_type == "Div" and (mean := self._mean(*inputs)) is not None:
+            return mean
         if known is None or (known.build is None and moving):
             loop = proto.op_type in GATES
             raise NoBoundError(NO_LOOPS if loop else f"{proto.op_type[:40]} has no rule here")
@@ -397,6 +406,17 @@ class Walk:
             if moving:
                 raise
         return computed(proto, call, known, self.reader)
+
+    def _mean(self, total: Value | None, count: Value | None) -> Made | None:
+        """A sum over its count, as JAX writes means."""
+        made = self.sums.get(total.name) if isinstance(total, Data) else None
+        sizes = None if made is None else concrete(made.inputs[0].shape)
+        if made is None or sizes is None or not isinstance(made.operator, Sum) or not isinstance(count, Constant):
+            return None
+        whole = math.prod(sizes[axis] for axis in made.operator.axes)
+        if scalar(count) != whole or len(count.shape) > len(made.shape or ()):
+            return None
+        return Made(Mean(made.operator.axes, made.operator.keep), made.inputs, made.shape)
 
     def _registered(self, proto: Any, inputs: list[Value | None]) -> Made:
         """What an operator of another domain becomes, if its user told."""

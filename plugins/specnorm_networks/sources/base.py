@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -35,8 +35,6 @@ class Exported:
         ``alone(trial, *arrays)``: shows operators one by one; see `specnorm_networks.model.Model`.
     narrow : str
         An operator that its framework sums in 16 bits where values have so many; empty: there is none.
-    parameters : mapping of str to str
-        Paths of parameters in the original, by the names of the graph's initialisers.
     stored : callable
         Gives the arrays that the original stores; nothing: it is not known.
     note : str
@@ -49,7 +47,6 @@ class Exported:
     inner: Callable[..., Mapping[str, Computed]] | None = None
     alone: Callable[..., None] | None = None
     narrow: str = ""
-    parameters: Mapping[str, str] = field(default_factory=dict)
     stored: Callable[[], Sequence[Array]] = tuple
     note: str = ""
 

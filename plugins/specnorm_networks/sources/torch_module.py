@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +29,6 @@ from specnorm.proof import install
 from specnorm_networks.model import Computed, Trial
 from specnorm_networks.sources.base import Array, Exported
 from specnorm_networks.sources.torch_alone import Alone
-from specnorm_networks.sources.torch_decisions import decisions, told
 from specnorm_networks.sources.torch_state import check_function, computed
 
 OPSET = 23
@@ -84,11 +83,11 @@ def export(model: nn.Module, given: Sequence[int] | Tensor | tuple[Tensor, ...])
 
 def _exported(model: nn.Module, given: Any) -> Exported:
     errors: list[Exception] = []
-    for example, free, trace in _attempts(model, given):
+    for example, free in _examples(model, given):
         known = _tensor_names(model)
         try:
             with _silent(), at_inference(model):
-                program = _program(trace(model, example, free=free), type(model).__name__, example, free=free)
+                program = _program(_traced(model, example, free=free), type(model).__name__, example, free=free)
                 made = sorted(_tensor_names(model) - known)
             if made:
                 raise MethodError(
@@ -105,7 +104,8 @@ def _exported(model: nn.Module, given: Any) -> Exported:
     first = str(errors[0]).strip().partition("\n")[0]
     raise MethodError(
         f"torch cannot export {type(model).__name__}: {type(errors[0]).__name__}: {first}. Its control flow may "
-        "depend on values, or the shape not be one input's without the batch axis: give an input that it runs on."
+        "depend on values (of its own buffers alone: torch.onnx.export(..., dynamo=False) writes a file that is read), "
+        "or the shape not be one input's without the batch axis: give an input that it runs on."
     ) from errors[0]
 
 
@@ -117,17 +117,6 @@ def _tensor_names(model: nn.Module) -> set[str]:
         for name, x in (vars(module) | module._parameters | module._buffers).items()
         if isinstance(x, Tensor)
     }
-
-
-_Attempt: TypeAlias = tuple[tuple[Tensor, ...], bool, Callable[..., ExportedProgram]]
-
-
-def _attempts(model: nn.Module, given: Any) -> Iterator[_Attempt]:
-    """Inputs to trace with, whether their first axis is free, and how to trace."""
-    for example, free in _examples(model, given):
-        yield example, free, _traced
-    # The last: code that asks for values of the module's own tensors.
-    yield example, False, _decided
 
 
 def _examples(model: nn.Module, given: Any) -> Iterator[tuple[tuple[Tensor, ...], bool]]:
@@ -157,15 +146,6 @@ def _traced(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> Exp
     variadic = each is not None and not isinstance(model, torch.fx.GraphModule) and _is_variadic(model)
     shapes: Any = {"args": each} if variadic else each
     return torch.export.export(model, example, dynamic_shapes=shapes, strict=False)
-
-
-def _decided(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> ExportedProgram:
-    """A program in which what the module asks of its own tensors is answered, as it is now."""
-    answers = decisions(model, example)
-    if answers is None:
-        raise ValueError("it asks nothing of its own tensors alone")
-    with told(model, answers):
-        return _traced(model, example, free=free)
 
 
 def _is_variadic(model: nn.Module) -> bool:
@@ -308,12 +288,10 @@ def _written(model: nn.Module, program: ExportedProgram, example: tuple[Tensor, 
     optimizer.fold_constants(written.model, input_size_limit=LARGEST, output_size_limit=LARGEST)
     optimizer.remove_unused_nodes(written.model)
     proto = written.model_proto
-    names = {each.name for each in proto.graph.initializer}
     inner = _Inner(written.exported_program or program, example)
-    parameters = {name: name for name in names}
     narrow = next((str(node.target) for node in program.graph.nodes if "adaptive" in str(node.target)), "")
     called = _Called(model, example)
-    return Exported(proto, called, free, inner, inner.alone, narrow, parameters, lambda: _stored(model))
+    return Exported(proto, called, free, inner, inner.alone, narrow, lambda: _stored(model))
 
 
 def is_complex(node: torch.fx.Node) -> bool:
