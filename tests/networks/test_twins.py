@@ -47,7 +47,9 @@ def arrays(kind: str, before: int, after: int, rng: np.random.Generator) -> list
 
 
 def built(layers: list[Any], build: Callable[..., Any], rng: np.random.Generator) -> list[Any]:
-    one = lambda each: build(each) if isinstance(each, str) else build(*each, *arrays(*each, rng))  # noqa: E731
+    def one(each: Any) -> Any:
+        return build(each) if isinstance(each, str) else build(*each, *arrays(*each, rng))
+
     return [built(each, build, rng) if isinstance(each, list) else one(each) for each in layers]
 
 
@@ -69,7 +71,8 @@ def last(x: Any) -> Any:
 
 class Added(nn.Sequential):
     def forward(self, x: Any) -> Any:
-        return x + super().forward(x)
+        forward: Any = super().forward
+        return x + forward(x)
 
 
 def twin(layers: list[Any]) -> nn.Module:
@@ -77,14 +80,15 @@ def twin(layers: list[Any]) -> nn.Module:
 
 
 def of_torch(kind: str, before: int = 0, after: int = 0, *given: Any) -> Any:
-    layer: Any = {
+    makers: dict[str, Any] = {
         "relu": nn.ReLU, "gelu": nn.GELU, "mean": lambda: Function(lambda x: x.mean((2, 3))),
         "largest": lambda: nn.MaxPool2d(2), "average": lambda: nn.AvgPool2d(3),
         "max-min": lambda: Function(partial(max_min, torch, 1)), "linear": lambda: nn.Linear(before, after),
         "layer norm": lambda: nn.LayerNorm(after, EPS), "batch norm": lambda: nn.BatchNorm2d(after, EPS),
         "conv": lambda: nn.Conv2d(before, after, 3, padding=1),
         "depthwise": lambda: nn.Conv2d(before, after, 3, padding=1, groups=before),
-    }[kind]()  # fmt: skip
+    }  # fmt: skip
+    layer = makers[kind]()
     for at, value in zip((layer.weight, layer.bias, *layer.buffers()) if given else (), given, strict=False):
         at.data.copy_(torch.tensor(value))
     return layer
