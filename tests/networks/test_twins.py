@@ -38,7 +38,7 @@ LOOSER = {("flax", "pooling"): 0.2}
 EPS, LAYOUT = 1e-3, {"flax": (6, 6, 3), "equinox": (3, 6, 6), "keras": (6, 6, 3)}
 
 
-def arrays(kind: str, before: int, after: int, rng: np.random.Generator) -> list[Any]:
+def arrays(kind: str, before: int, after: int, *, rng: np.random.Generator) -> list[Any]:
     """Of a layer, as torch has them: kernel and bias, or scale, shift, mean and variance."""
     shape = {"linear": (after, before), "depthwise": (after, 1, 3, 3)}.get(kind, (after, before, 3, 3))
     norm = [rng.uniform(0.5, 1.5, after), *rng.normal(size=(2, after)), rng.uniform(0.5, 2, after)]
@@ -48,7 +48,7 @@ def arrays(kind: str, before: int, after: int, rng: np.random.Generator) -> list
 
 def built(layers: list[Any], build: Callable[..., Any], rng: np.random.Generator) -> list[Any]:
     def one(each: Any) -> Any:
-        return build(each) if isinstance(each, str) else build(*each, *arrays(*each, rng))
+        return build(each) if isinstance(each, str) else build(*each, *arrays(*each, rng=rng))
 
     return [built(each, build, rng) if isinstance(each, list) else one(each) for each in layers]
 
@@ -60,7 +60,8 @@ def flow(layers: list[Any], x: Any) -> Any:
 
 
 def max_min(library: Any, axis: int, x: Any) -> Any:
-    a, b = {0: (x[:2], x[2:]), 1: (x[:, :2], x[:, 2:]), -1: (x[..., :2], x[..., 2:])}[axis]
+    lead = {0: (), 1: (slice(None),), -1: (...,)}[axis]
+    a, b = (x[(*lead, part)] for part in (slice(0, 2), slice(2, 4)))
     return library.concatenate([library.maximum(a, b), library.minimum(a, b)], axis)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Graph, Node
+from specnorm_networks.certified.operators.base import FloatArray
 
 Turned = tuple[tuple[int, ...], str]
 """The axes of a permutation, and the value that it permutes."""
@@ -50,13 +51,16 @@ def _settled(node: Node, graph: Graph, turned: dict[str, Turned], inverse: dict[
         return [node]
     (axes,) = known
     back = tuple(int(axis) for axis in np.argsort(axes))
-    numbers = [name for name, shape in zip(node.inputs, before, strict=True) if name in graph.constants and not shape]
+    if any(len(shape or ()) > len(back) for shape in before):
+        return [node]
+    constants = {name: _constant(name, back, graph, node) for name in node.inputs if name in graph.constants}
     sources = [
-        turned[name][1] if name in turned else name if name in numbers else inverse.get((back, name))
+        turned[name][1] if name in turned else constants[name].name if name in constants else inverse.get((back, name))
         for name in node.inputs
     ]
     found = [source for source in sources if source is not None]
-    inner = _inside(operator, axes, entrywise=all(not shape or shape == node.shape for shape in before))
+    moving = [shape for name, shape in zip(node.inputs, before, strict=True) if name not in constants]
+    inner = _inside(operator, axes, back, entrywise=all(shape == node.shape for shape in moving))
     if inner is None or len(found) < len(sources):
         return [node]
     if isinstance(inner, ops.Sum | ops.Mean):
@@ -65,10 +69,24 @@ def _settled(node: Node, graph: Graph, turned: dict[str, Turned], inverse: dict[
     turned[node.name] = axes, name
     shape = tuple(node.shape[axis] for axis in back)
     first_of_all = Node(name, inner, tuple(found), shape, node.label, derived=True)
-    return [first_of_all, replace(node, operator=ops.Permute(axes), inputs=(name,))]
+    return [*constants.values(), first_of_all, replace(node, operator=ops.Permute(axes), inputs=(name,))]
 
 
-def _inside(operator: ops.Operator, axes: tuple[int, ...], *, entrywise: bool) -> ops.Operator | None:
+def _constant(name: str, back: tuple[int, ...], graph: Graph, reader: Node) -> Node:
+    """A constant, with its axes where those of the value that it is joined with were."""
+    values = _turned_back(graph.by_name[name].operator.run(), back)
+    return Node(
+        graph.fresh(f"{reader.name}.{name}"), ops.Constant(lambda: values), (), tuple(values.shape), derived=True
+    )
+
+
+def _turned_back(values: FloatArray, back: tuple[int, ...]) -> FloatArray:
+    return values.reshape((1,) * (len(back) - values.ndim) + values.shape).transpose(back)
+
+
+def _inside(
+    operator: ops.Operator, axes: tuple[int, ...], back: tuple[int, ...], *, entrywise: bool
+) -> ops.Operator | None:
     """What makes of values, of which its own are permutations, one that its result is a permutation of."""
     match operator:
         case ops.Slice():
@@ -80,7 +98,9 @@ def _inside(operator: ops.Operator, axes: tuple[int, ...], *, entrywise: bool) -
             gone = tuple(sorted(axes[at] for at in operator.axes))
             return replace(operator, axes=gone) if left == sorted(left) else None
         case ops.Scale():
-            return operator if operator.values.ndim == 0 and operator.offset is None else None
+            if operator.offset is not None or operator.values.ndim > len(back) or not entrywise:
+                return None
+            return replace(operator, values=_turned_back(operator.values, back))
         case ops.Pointwise() | ops.Add() | ops.Maximum() | ops.Minimum() | ops.Product() | ops.Identity():
             plain = not any(isinstance(getattr(operator, each.name), np.ndarray) for each in fields(operator))
             return operator if plain and entrywise else None
