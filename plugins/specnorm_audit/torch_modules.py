@@ -26,7 +26,6 @@ from specnorm_torch.models import (
     is_quantised,
     layers_of,
     name_of,
-    replaced,
     weight_of,
 )
 from torch import Tensor, nn
@@ -211,7 +210,8 @@ def _seen(module: nn.Module, call: _Call) -> tuple[Any, dict[str, Any], str | No
     args, kwargs, casting = call
     with torch.autocast(*casting):
         if is_layer(module) and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
-            x: Tensor = replaced(args[0], torch.Generator().manual_seed(0))
+            generator = torch.Generator().manual_seed(0)
+            x = torch.randn(args[0].shape, generator=generator).to(args[0]) if args[0].is_floating_point() else args[0]
             copies = [(module, None), *([(baked(module), _MOVING)] if any(map(computed, module.modules())) else [])]
             for each, note in copies:
                 with at_inference(each):

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from specnorm_torch.models import at_inference, called, replaced, tensors, version_of
+from specnorm_torch.models import at_inference, version_of
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -40,12 +40,13 @@ def check_function(model: nn.Module, example: tuple[Tensor, ...]) -> None:
     ------
     MethodError
     """
-    inputs, asked = replaced(example, torch.Generator().manual_seed(0)), dict[str, None]()
+    generator, asked = torch.Generator().manual_seed(0), dict[str, None]()
+    inputs = [torch.randn(x.shape, generator=generator).to(x) if x.is_floating_point() else x for x in example]
     with at_inference(model), torch.compiler.set_stance("force_eager"):
-        first = list(tensors(model(*(x.clone() for x in inputs))))
+        first = list(_tensors(model(*(x.clone() for x in inputs))))
         attributes, buffers = _attributes(model), _buffers(model)
         with _watching(asked):
-            second = list(tensors(model(*(x.clone() for x in inputs))))
+            second = list(_tensors(model(*(x.clone() for x in inputs))))
         changed = [*_changed(attributes, _attributes(model), renewed=False)]
         changed += _changed(buffers, _buffers(model), renewed=True)
     same = (alike(computed(a), computed(b)) for a, b in zip(first, second, strict=True))
@@ -143,7 +144,7 @@ class _Asking(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Compute as without it."""
         del types
-        name, caller = called(func), sys._getframe(1)
+        name, caller = _called(func), sys._getframe(1)
         if name in _GRADIENTS and func.__name__ != "__set__" and not _is_own(caller):
             self.asked[name] = None
         return func(*args, **(kwargs or {}))
@@ -151,3 +152,24 @@ class _Asking(TorchFunctionMode):
 
 def _is_own(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__", "")).partition(".")[0] in _OWN
+
+
+def _called(func: Any) -> str:
+    """Name of a function of torch's, as a mode is told it."""
+    name = str(getattr(func, "__name__", func))
+    if isinstance(func, torch._ops.OpOverloadPacket):
+        # A custom operator may have the name of one of torch's.
+        return str(func._qualified_op_name)
+    # Reading an attribute of a tensor.
+    return str(getattr(getattr(func, "__self__", None), "__name__", name)) if name in ("__get__", "__set__") else name
+
+
+def _tensors(x: Any) -> Iterator[Tensor]:
+    """Tensors in what a module returns."""
+    if isinstance(x, Tensor):
+        yield x
+    elif isinstance(x, Mapping):
+        yield from _tensors(list(x.values()))
+    elif isinstance(x, list | tuple):
+        for item in x:
+            yield from _tensors(item)
