@@ -41,6 +41,19 @@ def filled(module: nn.Module, weight: float = 0.1) -> nn.Module:
     return module
 
 
+def normalised(channels: int) -> nn.Module:
+    layer = nn.BatchNorm1d(channels)
+    for values, number in (
+        (layer.running_mean, -3.3),
+        (layer.running_var, 0.7),
+        (layer.weight, 0.3),
+        (layer.bias, 0.1),
+    ):
+        assert values is not None
+        nn.init.constant_(values, number)
+    return layer
+
+
 def called(module: nn.Module) -> nn.Module:
     return Applied(lambda x, inner: inner(x), filled(module))
 
@@ -77,6 +90,7 @@ OPERATORS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "sum of the last": (function(lambda x: x.sum(-1)), (1, 2, 4096)),
     "sum of channels": (function(lambda x: x.sum(1)), (1, 4096, 3)),
     "sum of several": (function(lambda x: x.sum((1, 2))), (1, 64, 64, 3)),
+    "batch norm": (Applied(lambda x, norm: norm(x), normalised(4)), (1, 4, 9)),
     "a sum of two": (function(lambda x: x + 0.3 * x), (1, 7)),
     "a quotient": (function(lambda x: x / 0.3), (1, 7)),
     "leaky_relu": (function(lambda x: F.leaky_relu(-x, 0.3)), (1, 7)),

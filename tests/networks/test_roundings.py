@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,13 @@ from networks.executing import FOOLED, STORE, dense, execute, mixed, shape_of
 from specnorm_networks import Measure
 from specnorm_networks.accuracy import certified_accuracy
 from specnorm_networks.certified import roundings
-from specnorm_networks.certified.graph import Graph
+from specnorm_networks.certified.graph import Graph, Node
+from specnorm_networks.certified.operators import (
+    Input,
+)
 from specnorm_networks.certified.operators.base import LinearMap
-from specnorm_networks.certified.operators.executed import Format
+from specnorm_networks.certified.operators.executed import Format, Statistics
+from specnorm_networks.certified.operators.linear import normalisation
 from specnorm_networks.certified.roundings import AtCentre
 from specnorm_networks.radii import Radii, executed
 
@@ -169,6 +173,65 @@ def test_what_is_forgotten_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch
     forget(monkeypatch)
     radius = float(np.linalg.norm(np.subtract(x, centre)))
     assert seen(graph, x, execution, 50) > bound(graph, centre, execution, radius)
+
+
+# -- batch normalisation -----------------------------------------------------------------------------------------------
+def normalised(x: Array, constants: Sequence[Array], eps: float, store: Any, inner: Any) -> Iterator[Array]:
+    """By each formula that libraries have, every operation rounded by ``inner``."""
+    m, v, w, b = (store(each) for each in constants)
+    root = inner(np.sqrt(inner(v + inner(eps))))
+    inverse = inner(1 / root)
+    for slope in (inner(w * inverse), inner(w / root)):
+        yield store(inner(inner(x * slope) + inner(b - inner(m * slope))))
+    moved = inner(x - m)
+    for product in (
+        inner(inner(moved * inverse) * w),
+        inner(inner(moved * w) * inverse),
+        inner(inner(moved / root) * w),
+    ):
+        yield store(inner(product + b))
+
+
+def rounded_to(execution: str) -> Callable[[Array], Array]:
+    return lambda x: np.asarray(STORE[execution](np.asarray(x, dtype=np.float64)), dtype=np.float64)
+
+
+def ratios(mean: float, execution: str) -> Iterator[float]:
+    """What is seen over what is proven, far from the centre of a ball; the constants are stored exactly or not."""
+    rng, store, n = np.random.default_rng(3), rounded_to(execution), 24
+    for _ in range(8):
+        m, b = (mean * rng.normal(size=n) for _ in "mb")
+        drawn = (m, rng.uniform(0.1, 4, n), rng.normal(size=n) + 3.0, b)
+        m, v, w, b = constants = [each.astype(np.float32).astype(float) for each in drawn]
+        operator = normalisation(m, v, w, b, 1e-5, 2)
+        graph = Graph((Node("x", Input(), (), (1, n)), Node("y", operator, ("x",), (1, n))), ("y",))
+        x = store(rng.normal(size=n))
+        found, truth = bound(graph, 0 * x, execution, float(np.linalg.norm(x)) * 1.001), exact(graph, x).reshape(-1)
+        for inner in (store, rounded_to("float32")):
+            for y in normalised(x, constants, 1e-5, store, inner):
+                yield float(np.linalg.norm(y - truth)) / found
+
+
+@pytest.mark.parametrize("execution", list(STORE))
+@pytest.mark.parametrize("mean", [0.0, 1.0, 100.0])
+def test_no_formula_of_normalisation_is_further_off(mean: float, execution: str) -> None:
+    largest = max(ratios(mean, execution))
+    assert 1 / 60 < largest < 1
+
+
+def test_what_cancels_in_normalisation_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the sizes of the mean's product and the bias."""
+    plain = Statistics.executed
+
+    def forgotten(self: Statistics, format: Format) -> Any:
+        count, around, growth = plain(self, format)  # type: ignore[misc]
+        return count, 0 * around, growth
+
+    monkeypatch.setattr(Statistics, "executed", forgotten)
+    assert max(ratios(100.0, "float32")) > 1
+
+
+# -- refused by name ---------------------------------------------------------------------------------------------------
 
 
 # -- radii -------------------------------------------------------------------------------------------------------------

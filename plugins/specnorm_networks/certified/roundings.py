@@ -261,7 +261,7 @@ class AtCentre:
             # How far a computed input is from the one at the centre.
             away = host.add_up(before[0], host.mul_up(step.before, radius))
             absolute = step.absolute if step.factor is not None else node.operator.combine([1.0], step.place)
-            moved, within = host.mul_up(absolute, away), execution.summed
+            moved, within = host.mul_up(absolute, away), execution.stored if executed.narrow else execution.summed
             summed = host.mul_up(_gamma(executed.sums, within), host.add_up(sizes.sum, moved))
             changed = host.add_up(sizes.change, host.mul_up(step.shift, away))
             tiny = host.mul_up(step.root, 2.0 * (executed.sums + 1) * execution.lost(within))

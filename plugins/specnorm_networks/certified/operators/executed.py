@@ -78,6 +78,8 @@ class Executed:
     """Their differences to A and b; None: none."""
     growth: float = 1.0
     """How much larger than ``|A'| |x|`` and than the value what is computed on the way may be."""
+    narrow: bool = False
+    """Sums are made in the precision of what is stored, or in a wider one."""
 
     @property
     def exact(self) -> bool:
@@ -87,6 +89,46 @@ class Executed:
 
 EXACT = Executed()
 """Each entry of the value is one of the inputs', or one's negative, or 0."""
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Of batch normalisation at inference: m, v, w, b, one number a channel, and the number added to v.
+
+    With ``s = 1 / sqrt(v + eps)`` and ``a = w s``, what is computed is ``x a + (b - m a)`` or ``(x - m) s w + b``, its
+    products in any order, s a quotient or the inverse root to two units in the last place, every constant stored and
+    every operation rounded. Relative errors of the three terms, in units: v, eps, sum, root and inverse of s 6; w and
+    the product 2; m, its product and two sums 4; storage 1. No product that underflows is off by more than the smallest
+    number, before at most one product with w, s or a.
+    """
+
+    mean: FloatArray
+    variance: FloatArray
+    scale: FloatArray
+    bias: FloatArray
+    eps: float
+
+    def terms(self) -> FloatArray:
+        """Sizes of the two terms that make what is added, ``|b| + |m a|``, however much of them cancels."""
+        return np.asarray(abs(self.bias) + abs(self.mean * self.scale / np.sqrt(self.variance + self.eps)))
+
+    def executed(self, format: Format) -> tuple[int, FloatArray, float] | None:
+        """Roundings, what they refer to besides ``|a| |x|``, and the growth; None for constants beyond the format."""
+        under = self.variance + self.eps
+        with np.errstate(all="ignore"):
+            inverse = 1 / np.sqrt(under)
+            slopes = self.scale * inverse
+        sizes = [self.scale, inverse, slopes]
+        # A scale of 0 leaves no bound of what it is multiplied with.
+        if not all(format.scales(each) and each.all() for each in sizes) or not (self.variance >= 0).all():
+            return None
+        if not all((abs(each) < format.largest / 4).all() for each in (self.mean, self.bias, under)):
+            return None
+        lost = np.ceil(format.smallest / format.unit / float(under.min(initial=1.0)))
+        tiny = (1 + sum(abs(each) for each in sizes)) * format.normal
+        around: FloatArray = self.terms() * (1 + 2.0**-40) + tiny
+        growth = max(1.0, *(1.01 / float(abs(each).min(initial=1.0)) for each in sizes))
+        return 16 + int(lost), around, growth
 
 
 def means(count: int) -> Executed:

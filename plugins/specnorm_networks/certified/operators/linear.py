@@ -21,7 +21,7 @@ from specnorm_networks.certified.operators.base import (
     Place,
     Sizes,
 )
-from specnorm_networks.certified.operators.executed import EXACT, Executed, Format, means
+from specnorm_networks.certified.operators.executed import EXACT, Executed, Format, Statistics, means
 from specnorm_networks.certified.shapes import Shape, concrete
 
 PadMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -43,8 +43,8 @@ class Scale(Linear):
     offset: Offset | None = None
     exact: bool = False
     """Whether the values are exact; else they were computed with a handful of roundings."""
-    terms: FloatArray | None = None
-    """Of batch normalisation: sizes of the two terms that make the offset, however much of them cancels."""
+    statistics: Statistics | None = None
+    """Of batch normalisation: what values and offset were computed from."""
 
     def lipschitz(self, place: Place) -> float:
         values = np.asarray(self.values)
@@ -75,7 +75,13 @@ class Scale(Linear):
 
     def executed(self, place: Place, format: Format) -> Executed:
         if self.offset is not None:
-            raise NoBoundError("what batch normalisation rounds is not known: fold it into its layer")
+            found = None if self.statistics is None else self.statistics.executed(format)
+            if found is None:
+                raise NoBoundError(
+                    f"its constants are 0 or beyond {format.name}: fold batch normalisation into the layer"
+                )
+            around = found[1].reshape(np.shape(self.values)), np.zeros(())
+            return Executed(found[0], stored=Scale(self.values, lambda: around), growth=found[2], narrow=True)
         values = np.asarray(self.values, dtype=np.float64)
         if np.isin(values, (-1.0, 0.0, 1.0)).all():
             return EXACT
@@ -86,7 +92,10 @@ class Scale(Linear):
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         allowed = super().rounding(values, result, unit)
-        return allowed if self.terms is None else allowed + 2 * (SCALED + 4) * unit * self.terms
+        if self.statistics is None:
+            return allowed
+        terms = self.statistics.terms().reshape(np.shape(self.values))
+        return allowed + 2 * (SCALED + 4) * unit * terms
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         values = np.asarray(self.values, dtype=np.float64)
@@ -119,15 +128,15 @@ def normalisation(
 ) -> Scale:
     """Batch normalisation at inference, of axis 1 of values with ``ndim`` axes; all in float64."""
     weights = np.ones_like(mean) if scale is None else scale
-    shift = np.zeros_like(mean) if bias is None else bias
-    wide, along = 1 / np.sqrt(variance + eps) * weights, (-1, *(1,) * (ndim - 2))
-    terms = (abs(shift) + abs(mean * wide)).reshape(along)
+    read = Statistics(mean, variance, weights, np.zeros_like(mean) if bias is None else bias, eps)
+    wide = 1 / np.sqrt(variance + eps) * weights
+    along = (-1, *(1,) * (ndim - 2))
 
     def offset() -> tuple[FloatArray, FloatArray]:
         # A few roundings of the scale, the product and the difference.
-        return (shift - mean * wide).reshape(along), terms * 2.0**-47
+        return (read.bias - mean * wide).reshape(along), (read.terms() * 2.0**-47).reshape(along)
 
-    return Scale(wide.reshape(along), offset, terms=terms)
+    return Scale(wide.reshape(along), offset, statistics=read)
 
 
 class Add(Linear):
