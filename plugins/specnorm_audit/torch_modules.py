@@ -11,10 +11,10 @@ import specnorm_networks
 import torch
 from specnorm_networks import Graph, Layer, Node, Product
 from specnorm_networks import operators as ops
-from specnorm_torch.models import (
+from specnorm_torch import baked
+from specnorm_torch.modules import (
     Select,
     at_inference,
-    baked,
     check_module,
     check_values,
     computed,

@@ -8,11 +8,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
-from torch.nn.utils.spectral_norm import SpectralNorm as OldSpectralNorm
 from torch.nn.utils.spectral_norm import remove_spectral_norm
-from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
+from torch.nn.utils.weight_norm import remove_weight_norm
 
-from specnorm_torch.modules import at_inference
+from specnorm_torch.modules import at_inference, computed
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -59,19 +58,6 @@ def baked(model: ModuleT) -> ModuleT:
     twin = copy.deepcopy(model, {id(x): x.detach().clone() for x in hanging})
     bake_(twin)
     return twin
-
-
-def computed(module: nn.Module) -> dict[str, str]:
-    """Tensors of a module that are computed before each call, by name, and by what."""
-    found = dict.fromkeys(getattr(module, "parametrizations", {}), "a parametrisation")
-    for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, WeightNorm):
-            found[hook.name] = "an old-style weight_norm hook"
-        elif isinstance(hook, OldSpectralNorm):
-            found[hook.name] = "an old-style spectral_norm hook"
-        elif isinstance(hook, prune.BasePruningMethod):
-            found[hook._tensor_name] = "a pruning hook"
-    return found
 
 
 def bake_tensor(module: nn.Module, name: str) -> None:

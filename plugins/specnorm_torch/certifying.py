@@ -11,12 +11,13 @@ from torch import Tensor, nn
 import specnorm
 from specnorm.errors import MethodError, SpecnormError
 from specnorm.plugin import at_every_size, check_bound
-from specnorm_torch.baking import Saved, bake_tensor, computed
+from specnorm_torch.baking import Saved, bake_tensor
 from specnorm_torch.constraint import GramRescaling, SpectralNorm
 from specnorm_torch.modules import (
     at_inference,
     check_module,
     check_values,
+    computed,
     computes_with,
     geometry_of,
     is_layer,

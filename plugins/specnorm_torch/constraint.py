@@ -29,7 +29,6 @@ _FIRST = 16
 _COMPLEX = {torch.float32: "complex64", torch.float64: "complex128"}
 _SCALES = 2.0**-16, 2.0**16
 """Values of a form whose squares neither overflow nor vanish."""
-_MATRIX = 2
 _NOTABLE = 1.001
 """By how much a fresh start finds more where a state does not fit; where it fits, they differ by rounding."""
 
@@ -288,7 +287,7 @@ def _rows(module: nn.Module, name: str, weight: Tensor, dim: int | None) -> int 
     """Axis of a plain matrix's rows; None: the tensor is a layer's kernel, or not known."""
     if is_layer(module) and name == "weight":
         return None
-    if weight.ndim == _MATRIX or (isinstance(module, nn.Bilinear) and name == "weight"):
+    if weight.ndim == 2 or (isinstance(module, nn.Bilinear) and name == "weight"):
         return 0 if dim is None else dim
     if is_layer(module):
         raise GeometryError(f"{name_of(module)}.{name} is not the layer's kernel, and no matrix: it has no norm here.")

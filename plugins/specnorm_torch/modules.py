@@ -1,4 +1,4 @@
-"""What torch's modules say about themselves, in specnorm's words."""
+"""What torch's modules say about themselves, in specnorm's words: the door for packages that read whole models."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm as OldSpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from specnorm.errors import GeometryError, MethodError
+
+__all__ = [
+    "Select", "at_inference", "check_module", "check_values", "computed", "computes_as_torch", "computes_with",
+    "geometry_of", "is_layer", "is_lazy", "is_quantised", "layers_of", "name_of", "version_of", "weight_of",
+]  # fmt: skip
 
 Select: TypeAlias = Callable[[str, nn.Module], bool]
 """Told a layer's name and the layer: whether it counts."""
@@ -106,12 +113,8 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
             f"{name_of(module)} is no layer that is read here: expected Conv1d to Conv3d, ConvTranspose1d to "
             "ConvTranspose3d or Linear. For others give the kernel and its geometry to specnorm's functions."
         )
-    geometry: dict[str, Any] = {
-        "stride": tuple(module.stride),
-        "dilation": tuple(module.dilation),
-        "groups": module.groups,
-        "padding_mode": module.padding_mode,
-    }
+    geometry: dict[str, Any] = {"stride": tuple(module.stride), "dilation": tuple(module.dilation)}
+    geometry |= {"groups": module.groups, "padding_mode": module.padding_mode}
     amounts = [(0, 0)] * len(module.kernel_size) if module.padding == "valid" else module.padding
     if isinstance(module, _ConvTransposeNd):
         # More output on one side is less cropping; it cannot matter over all sizes.
@@ -143,6 +146,19 @@ def layers_of(model: nn.Module, select: Select | None = None) -> Iterator[tuple[
         inside = "parametrizations" in name.split(".")
         if is_layer(module) and not inside and (select is None or select(name, module)):
             yield name, module
+
+
+def computed(module: nn.Module) -> dict[str, str]:
+    """Tensors of a module that are computed before each call, by name, and by what."""
+    found = dict.fromkeys(getattr(module, "parametrizations", {}), "a parametrisation")
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):
+            found[hook.name] = "an old-style weight_norm hook"
+        elif isinstance(hook, OldSpectralNorm):
+            found[hook.name] = "an old-style spectral_norm hook"
+        elif isinstance(hook, prune.BasePruningMethod):
+            found[hook._tensor_name] = "a pruning hook"
+    return found
 
 
 @contextlib.contextmanager

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from specnorm_torch.models import at_inference, baked, check_module, check_values
-from specnorm_torch.models import computed as computed_of
+from specnorm_torch import baked
+from specnorm_torch.modules import at_inference, check_module, check_values
+from specnorm_torch.modules import computed as computed_of
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from specnorm_torch.models import at_inference, version_of
+from specnorm_torch.modules import at_inference, version_of
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
