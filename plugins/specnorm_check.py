@@ -502,7 +502,7 @@ class Network:
 
     def _factor(self, name: str, node: Node) -> Fraction | None:
         """The constant of an operator of one value; None: it has none here."""
-        (op, inputs, given), slopes = node, self._slopes(node)
+        (op, inputs, given), slopes = node, self._slopes_of(node)
         before, after = self.shapes.get(inputs[0], ()), self.shapes.get(name, ())
         if slopes is not None:
             return Fraction(max(map(abs, slopes)))
@@ -524,7 +524,7 @@ class Network:
         windows = math.prod(-(-k // (s // math.gcd(s, r))) for k, s, r in axes)
         return root_up(Fraction(windows, math.prod(taps) if op == "AveragePool" else 1))
 
-    def _slopes(self, node: Node) -> tuple[float, float] | None:
+    def _slopes_of(self, node: Node) -> tuple[float, float] | None:
         """Least and largest slope of a function of each entry."""
         alpha = node.given.get("alpha", 1.0)
         return (min(alpha, 0.0), max(alpha, 1.0)) if node.op in ("LeakyRelu", "Elu") else SLOPES.get(node.op)
@@ -545,7 +545,7 @@ class Network:
             factor = self._factor(name, node)
             require(factor and (node.op != "ReduceMean" or min(axes) > 1), f"{node.op} stands in a part")
             name, lift = node.inputs[0], lift * Fraction(factor or 1)
-        slopes = self._slopes(node)
+        slopes = self._slopes_of(node)
         return (name, (1.0, 1.0), lift) if slopes is None else (node.inputs[0], slopes, lift)
 
     def _links(self, name: str, values: Sequence[str], weights: Sequence[Numbers], rows: Numbers) -> Iterator[Link]:

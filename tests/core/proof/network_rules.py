@@ -290,7 +290,7 @@ def lied_to() -> object:
 
 
 NETWORK_CHECKS = {
-    "Branches._together": branches, "Branches._linear": branches, "Branches._matrix": branches,
+    "Branches._together": branches, "Branches._matrix": branches,
     "before_rows": constants,
     "unmoved": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants, "along": constants,
     "of_inputs": constants, "_together": constants, "held": constants, "constant_of_run": together,
