@@ -201,7 +201,7 @@ def test_packages_see_torch_through_its_door() -> None:
     names = {
         door: next(
             set(ast.literal_eval(each.value))
-            for each in parsed(PLUGINS / "specnorm_torch" / file).body
+            for each in ast.walk(parsed(PLUGINS / "specnorm_torch" / file))
             if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "__all__"
         )
         for door, file in doors.items()
