@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.util
 import json
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import specnorm_check
+from mutants import checker
 from specnorm_check import Claim, Refused
 
 pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
@@ -308,15 +307,6 @@ MISTAKES = {
     "channels are flattened in another order": ("np.repeat(q, inner // len(q))", "np.tile(q, inner // len(q))"),
     "what is drawn is taken as a constant": ("if node.op in HELD else None", ""),
 }  # fmt: skip
-
-
-def checker(text: str) -> Any:
-    spec = importlib.util.spec_from_loader("changed_check", loader=None)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["changed_check"] = module
-    exec(compile(text, "changed_check", "exec"), module.__dict__)
-    return module
 
 
 @functools.cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import io
 import json
 import os
@@ -23,6 +22,7 @@ import specnorm_check
 from cases import Layer, layers
 from hypothesis import given
 from hypothesis import strategies as st
+from mutants import checker
 from oracle import dense_norm, padding_pairs, per_axis, sigma_star
 from specnorm_check import Claim, Refused
 
@@ -141,15 +141,6 @@ MISTAKES = {
     "outputs too few": ("- r * (k - 1) - 1) // s + 1", "- r * (k - 1) - 1) // s"),
     "the exponent counts twice": ("Fraction(2 ** max(exponent", "Fraction(4 ** max(exponent"),
 }
-
-
-def checker(text: str) -> Any:
-    spec = importlib.util.spec_from_loader("changed_check", loader=None)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["changed_check"] = module
-    exec(compile(text, "changed_check", "exec"), module.__dict__)
-    return module
 
 
 TIGHT: list[tuple[Any, dict[str, Any], int, Any]] = [
