@@ -382,6 +382,7 @@ def drawn(seed: int) -> tuple[bytes, tuple[int, ...], list[Part]]:
     return file_of(nodes, (1, 2, 5), constants), (1, 2, 5), parts
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("seed", range(30))
 def test_no_multipliers_and_no_completion_prove_less_than_what_inputs_reach(seed: int) -> None:
     content, shape, parts = drawn(seed)
@@ -434,6 +435,7 @@ def drawn_sums(seed: int) -> tuple[bytes, tuple[int, ...], Part]:
     return file_of(nodes, (1, 2, 6), constants), (1, 2, 6), joint(values, *weights)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("seed", range(40))
 def test_no_multipliers_and_no_completion_of_a_sum_prove_less(seed: int) -> None:
     """Hostile H, and the one that is searched."""

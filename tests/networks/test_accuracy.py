@@ -13,7 +13,7 @@ from specnorm_networks import CertifiedAccuracy, Multipliers, margins, within
 from specnorm_networks.accuracy import certified_accuracy
 
 Array = Any
-NETWORKS = int(os.environ.get("SPECNORM_ATTACKED", "10"))
+NETWORKS = int(os.environ.get("SPECNORM_ATTACKED", "10" if NIGHTLY else "5"))
 """Networks at random, each with some samples and radii; by hand thousands."""
 METHOD = Multipliers(steps=3)
 RADII = [0.1, 0.3, 0.8]

@@ -76,6 +76,7 @@ REFUSED: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("words", list(REFUSED))
 def test_what_is_no_function_of_its_input_is_refused(words: str) -> None:
     """1 was claimed for 100."""

@@ -158,6 +158,7 @@ def test_dense_inequality_holds(kind: str, averages: Any) -> None:
     assert phases or kind != "geometry" or averages
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_ring_that_is_too_short_is_noticed(kind: str) -> None:
     least = []

@@ -28,7 +28,7 @@ from specnorm_networks.linear import Ascent, located, read
 from specnorm.clock import Clock
 
 Array = Any
-PROGRAMS = int(os.environ.get("SPECNORM_LINEAR_BOUNDS", "20"))
+PROGRAMS = int(os.environ.get("SPECNORM_LINEAR_BOUNDS", "12"))
 """Programs at random; by hand thousands."""
 
 

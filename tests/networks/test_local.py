@@ -38,7 +38,7 @@ NETWORKS = networks()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.sampled("zeros", "geometry", "residual")
+@pytest.mark.sampled("geometry", "residual")
 def test_bound_holds_in_the_ball(name: str) -> None:
     """Pairs at random and Jacobians along steps uphill within the ball stay below."""
     chain = NETWORKS[name]
@@ -53,6 +53,7 @@ def test_bound_holds_in_the_ball(name: str) -> None:
         assert (found.radius == radius) == (found.upper < everywhere.upper)
 
 
+@pytest.mark.sampled("relu", "tanh")
 @pytest.mark.parametrize(
     ("name", "factor"), [("relu", 1.0001), ("leaky", 1.0001), ("tanh", 1.01), ("silu", 1.01), ("maxmin", 1.0001)]
 )

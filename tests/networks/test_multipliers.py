@@ -91,6 +91,7 @@ def proven(case: Case, changed: Changed = list, steps: int = 6) -> Iterator[bool
         yield definite(quadratic_form(order, case[0].sums, case[0].slopes, depths, changed(wide), constant))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", [*CHAINS, *NETWORKS])
 def test_dense_inequality_holds(kind: str) -> None:
     """P >= 0 at the network's own size, with matrices written out by loops."""

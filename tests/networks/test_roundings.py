@@ -61,6 +61,7 @@ TIMES = {
 
 
 # -- valid, and tight --------------------------------------------------------------------------------------------------
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("execution", list(STORE))
 @pytest.mark.parametrize("kind", ["dense", "mixed"])
 def test_no_order_of_sums_is_further_off(kind: str, execution: str) -> None:

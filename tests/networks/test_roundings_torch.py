@@ -81,7 +81,9 @@ def test_certified_accuracy_as_executed() -> None:
     layers = nn.Conv2d(1, 3, 3, stride=2), nn.LeakyReLU(0.1), nn.Flatten(), nn.Linear(12, 3)
     model, x = nn.Sequential(*layers).eval(), torch.randn(2, 1, 6, 6)
     y = model(x).argmax(1)
-    found = {name: certified_accuracy(model, x, y, [0.0, 1e-3], execution=name) for name in (None, *DTYPES)}
+    found = {
+        name: certified_accuracy(model, x, y, [0.0, 1e-3], execution=name) for name in (None, "float32", "bfloat16")
+    }
     radii = [found[name].radius for name in found]
     assert all((better >= worse).all() for better, worse in itertools.pairwise(radii))
     assert found["float32"].radius.min() > 0

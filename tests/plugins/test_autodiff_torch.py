@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("fresh_torch")
 
 
 @every
-@pytest.mark.sampled("_bound", "singular_values", "matrix_norm")
+@pytest.mark.sampled(3)
 def test_gradcheck(name: str) -> None:
     """Torch's own: every entry of the Jacobian, every value of functions with several."""
     k = normal(2, 3, 2, 2, seed=5).requires_grad_()
@@ -41,6 +41,7 @@ def test_gradcheck(name: str) -> None:
 
 # -- torch.func --------------------------------------------------------------------------------------------------
 @every
+@pytest.mark.sampled(3)
 def test_func_transformations(name: str) -> None:
     function, batch = scalar(name), normal(3, *SHAPE, seed=7)
     wanted = torch.stack([expected_gradient(name, k) for k in batch])
@@ -95,6 +96,7 @@ def second_derivatives(name: str) -> dict[str, Callable[[], Any]]:
 
 
 @every
+@pytest.mark.sampled(3)
 def test_second_derivatives_raise(name: str) -> None:
     for way, ask in second_derivatives(name).items():
         # Torch's own refusal of forward mode comes first where there is some.
@@ -106,6 +108,7 @@ def test_second_derivatives_raise(name: str) -> None:
 
 
 @every
+@pytest.mark.sampled(3)
 def test_forward_mode_raises(name: str) -> None:
     """Not silently zero."""
     x, direction = kernel(), normal(*SHAPE, seed=1)

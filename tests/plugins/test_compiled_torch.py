@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("fresh_torch")
 
 
 @every
-@pytest.mark.sampled("tn_bound")
+@pytest.mark.sampled("matrix_norm")
 def test_compiled_value_and_gradient(name: str) -> None:
     """Without a graph break."""
     k = kernel().requires_grad_()
@@ -81,7 +81,7 @@ def test_operator_is_well_formed(need: str) -> None:
 
 
 @every
-@pytest.mark.sampled("tn_bound", "singular_values")
+@pytest.mark.sampled("singular_values")
 def test_fake_tensors_and_meta(name: str) -> None:
     """Shapes without values: what shape inference and deferred initialisation ask for."""
     from torch._subclasses.fake_tensor import FakeTensorMode

@@ -113,6 +113,7 @@ def test_flax_nnx() -> None:
     assert certified(nnx.state(net, nnx.Param), 0.5)
 
 
+@pytest.mark.nightly
 def test_equinox() -> None:
     eqx, optax = optional("equinox"), optional("optax")
     keys = jax.random.split(jax.random.key(0), 2)

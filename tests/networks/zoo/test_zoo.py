@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -82,11 +82,6 @@ def class_of(layer: Any) -> str:
     return str(torch.nn.utils.parametrize.type_before_parametrizations(layer).__name__)
 
 
-def halved(cases: Iterable[str]) -> list[Any]:
-    """All nightly, every second in CI: each is exported anew."""
-    return [pytest.param(case, marks=pytest.mark.nightly) if at % 2 else case for at, case in enumerate(cases)]
-
-
 def build(case: str) -> tuple[Any, tuple[int, ...]]:
     torch.manual_seed(3)
     make, shape, _ = CASES[case]
@@ -106,7 +101,8 @@ def norm_of(model: Any, shape: tuple[int, ...], dtype: Any = torch.float64) -> f
     return float(np.linalg.norm(dense(model, shape, dtype), 2))
 
 
-@pytest.mark.parametrize("case", halved(CASES))
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("case", CASES)
 def test_proven_or_refused_by_name(case: str) -> None:
     model, shape = build(case)
     wanted = CASES[case][2]
@@ -142,7 +138,8 @@ def test_other_matrices_are_named(case: str) -> None:
 
 
 @pytest.mark.parametrize("bake", [False, True], ids=["as it is", "baked"])
-@pytest.mark.parametrize("case", halved(case for case in CASES if case not in NOT_TORCHS))
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("case", [case for case in CASES if case not in NOT_TORCHS])
 def test_certified_is_what_is_used_then(case: str, bake: bool) -> None:
     """Either the very operator is within the bound after it, or nothing was changed."""
     model, shape = build(case)
