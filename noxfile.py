@@ -138,10 +138,8 @@ nightly = nox.session(venv_backend="none", requires=["environment"], default=Fal
 
 @in_shared_environment
 def tests(session: nox.Session) -> None:
-    """What a change can break, with every array library; compiled by JAX with less optimisation, but for soundness."""
-    flags = cheap_compilation()
-    pytest(session, "--ignore=tests/core/soundness", backends=BACKENDS, **flags)
-    pytest(session, "tests/core/soundness", backends=BACKENDS)
+    """What a change can break, with every array library; compiled by JAX with less optimisation."""
+    pytest(session, backends=BACKENDS, **cheap_compilation())
 
 
 @in_shared_environment
@@ -198,6 +196,7 @@ def soundness(session: nox.Session) -> None:
     larger = {"SPECNORM_SOUNDNESS_KERNELS": "100000", "SPECNORM_SOUNDNESS_LAYERS": "20000"}
     files = ["tests/test_mutations.py", "tests/core/test_real_weights.py"]
     pytest(session, "tests/core/soundness", *files, backends="numpy", **NIGHT, **larger)
+    pytest(session, "tests/core/soundness", "-k", "jax", backends="jax", **NIGHT)
 
 
 @nightly

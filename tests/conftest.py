@@ -37,7 +37,7 @@ _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.function_scop
 if "SPECNORM_NIGHTLY" not in os.environ and "jax32" not in _ASKED and "jax" in _PARAMS:
     _PARAMS.remove("jax32")  # JAX as it comes: nightly, and with the oldest versions
 
-settings.register_profile("ci", derandomize=True, max_examples=50, database=None, **_COMMON)  # type: ignore[arg-type]
+settings.register_profile("ci", derandomize=True, max_examples=30, database=None, **_COMMON)  # type: ignore[arg-type]
 settings.register_profile("nightly", max_examples=1000, print_blob=True, **_COMMON)  # type: ignore[arg-type]
 settings.load_profile(os.environ.get("SPECNORM_HYPOTHESIS_PROFILE", "ci"))
 

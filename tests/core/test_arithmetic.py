@@ -53,6 +53,7 @@ def graded(dtype: str = "float64") -> NDArray[Any]:
     return kernel.astype(dtype)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("library", ["numpy", "torch"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", MEASURES)

@@ -51,6 +51,7 @@ def matmul_precision(torch: Any, value: str) -> Iterator[None]:
 
 
 @every
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_torch_autocast(torch: Any, name: str, dtype: str) -> None:
     """Autocast would run every float32 product in half precision; bit for bit it does nothing here."""
@@ -64,6 +65,7 @@ def test_torch_autocast(torch: Any, name: str, dtype: str) -> None:
 
 
 @every
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("precision", ["high", "medium"])
 def test_torch_matmul_precision(torch: Any, name: str, precision: str) -> None:
     """Lowered for the whole process (TF32, bfloat16): computed in float64 or in NumPy, and no flag is touched."""

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
+onnx = pytest.importorskip("onnx", exc_type=ImportError)
 import numpy as np  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from audit.onnx_models import saved  # noqa: E402
+from networks.onnx_networks import graph_of, model  # noqa: E402
 from networks.torch_modules import Function, upper_of  # noqa: E402
 from specnorm_networks import bound, network_bound  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -20,6 +23,7 @@ from torch import Tensor  # noqa: E402
 import specnorm  # noqa: E402
 
 FIVE = torch.arange(5.0)
+N = onnx.helper.make_node
 
 
 def count(counted: list[int] = []) -> int:  # noqa: B006 - kept from call to call
@@ -87,77 +91,44 @@ def test_what_torch_does_not_draw_is_no_constant(draw: Callable[[], Any]) -> Non
 
 
 # -- ONNX ----------------------------------------------------------------------------------------------------------
-def saved(folder: Path, nodes: list[Any], constants: dict[str, Any], shape: list[Any], opset: int = 17) -> Path:
-    onnx = pytest.importorskip("onnx", exc_type=ImportError)
-    make = onnx.helper
-    graph = make.make_graph(
-        nodes, "g",
-        [make.make_tensor_value_info("x", 1, shape)], [make.make_tensor_value_info("y", 1, None)],
-        [onnx.numpy_helper.from_array(np.asarray(c), name) for name, c in constants.items()],
-    )  # fmt: skip
-    path = folder / "m.onnx"
-    path.write_bytes(make.make_model(graph, opset_imports=[make.make_opsetid("", opset)]).SerializeToString())
-    return path
-
-
-def onnx_bound(*words: Any) -> Any:
-    from specnorm_networks.onnx import read
-
-    path = saved(*words)
-    with path.open("rb") as file:
-        return bound(read(file, str(path), 10**6).graph(None))
-
-
-def onnx_node(*words: Any, **attributes: Any) -> Any:
-    return pytest.importorskip("onnx", exc_type=ImportError).helper.make_node(*words, **attributes)
-
-
 @pytest.mark.parametrize("first", ["Gemm", "MatMul"])
 def test_one_onnx_matrix_from_both_sides(first: str, tmp_path: Path) -> None:
+    """Scaled by channel, the rows of one are the columns of the other."""
     a, b = ("x", "2") if first == "Gemm" else ("2", "x")
-    gemm = [onnx_node("Gemm", [a, "w"], ["1"], transB=1), onnx_node("Mul", ["1", "c"], ["2" if a == "x" else "y"])]
-    mul = [onnx_node("MatMul", [b, "w"], ["3"]), onnx_node("Mul", ["3", "c"], ["2" if b == "x" else "y"])]
-    constants = {"w": np.array([[0, 1], [10, 0]], np.float32), "c": np.array([1, 10], np.float32)}
-    given = (tmp_path, gemm + mul if first == "Gemm" else mul + gemm, constants, [1, 2])
-    for found in (onnx_bound(*given), specnorm.audit(saved(*given)).network):
+    gemm = [N("Gemm", [a, "w"], ["1"], transB=1), N("Mul", ["1", "c"], ["2" if a == "x" else "y"])]
+    mul = [N("MatMul", [b, "w"], ["3"]), N("Mul", ["3", "c"], ["2" if b == "x" else "y"])]
+    constants = {"w": np.array([[0.0, 1], [10, 0]]), "c": np.array([1.0, 10])}
+    proto = model(gemm + mul if first == "Gemm" else mul + gemm, [1, 2], constants)
+    for found in (bound(graph_of(proto)), specnorm.audit(saved(proto, tmp_path / "m.onnx")).network):
         assert found is not None
         assert found.upper == pytest.approx(1000, rel=3e-3)
 
 
-def test_onnx_reflection_across_an_axis(tmp_path: Path) -> None:
+def test_onnx_reflection_across_an_axis() -> None:
     """Three pixels before three: the middle one is there three times."""
-    pads = {"p": np.array([0, 0, 3, 0, 0, 0], np.int64)}
-    found = onnx_bound(tmp_path, [onnx_node("Pad", ["x", "p"], ["y"], mode="reflect")], pads, [1, 1, 3])
-    assert found.upper == pytest.approx(math.sqrt(3))
-    found = onnx_bound(tmp_path, [onnx_node("Pad", ["x", "p"], ["y"], mode="reflect")], pads, [1, 1, "n"])
-    assert found.upper == pytest.approx(2)  # of one pixel
+    for size, expected in ((3, math.sqrt(3)), ("n", 2)):  # of one pixel
+        pad = model([N("Pad", ["x", "p"], ["y"], mode="reflect")], [1, 1, size], {"p": np.array([0, 0, 3, 0, 0, 0])})
+        assert bound(graph_of(pad)).upper == pytest.approx(expected)
 
 
-def test_quotients_of_integers_are_rounded_towards_zero(tmp_path: Path) -> None:
+def test_quotients_of_integers_are_rounded_towards_zero() -> None:
     """1 + (-1) / 2 is 1, as in every runtime; with -1 it would be 0. What nobody defines is not computed."""
     nodes = [
-        onnx_node("Div", ["a", "b"], ["1"]), onnx_node("Add", ["1", "c"], ["2"]),
-        onnx_node("Cast", ["2"], ["3"], to=1), onnx_node("Mul", ["x", "3"], ["y"]),
+        N("Div", ["a", "b"], ["1"]), N("Add", ["1", "c"], ["2"]), N("Cast", ["2"], ["3"], to=11),
+        N("Mul", ["x", "3"], ["y"]),
     ]  # fmt: skip
     for a, b, c, expected in ((-1, 2, 1, 1), (7, -2, 5, 2), (-7, -2, 0, 3), (7, 0, 1, None)):
         constants = {"a": np.array([a]), "b": np.array([b]), "c": np.array([c])}
-        assert onnx_bound(tmp_path, nodes, constants, [1, 3]).upper == expected
-    nodes[0] = onnx_node("Cast", ["a"], ["1"], to=7)
-    constants = {"a": np.array([np.inf], np.float32), "c": np.array([1])}
-    assert onnx_bound(tmp_path, nodes, constants, [1, 3]).upper is None
+        assert bound(graph_of(model(nodes, [1, 3], constants))).upper == expected
+    nodes[0] = N("Cast", ["a"], ["1"], to=7)
+    infinite = model(nodes, [1, 3], {"a": np.array([np.inf], np.float32), "c": np.array([1])})
+    assert bound(graph_of(infinite)).upper is None
 
 
-def test_a_file_of_two_operator_sets_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_two_operator_sets_is_refused() -> None:
     """Of 17 and 11 a runtime may take either, and a log-softmax means two things."""
-    onnx = pytest.importorskip("onnx", exc_type=ImportError)
-    from specnorm_networks.onnx import read
-
-    path = saved(tmp_path, [onnx_node("LogSoftmax", ["x"], ["y"], axis=1)], {}, [1, 2, 30])
-    model = onnx.load(path)
     for domain in ("", "ai.onnx"):
-        twice = onnx.ModelProto()
-        twice.CopyFrom(model)
+        twice = model([N("LogSoftmax", ["x"], ["y"], axis=1)], [1, 2, 30], opset=17)
         twice.opset_import.append(onnx.helper.make_opsetid(domain, 11))
-        path.write_bytes(twice.SerializeToString())
-        with path.open("rb") as file, pytest.raises(specnorm.ModelFileError, match="operator sets 11, 17"):
-            read(file, str(path), 10**6).graph(None)
+        with pytest.raises(specnorm.ModelFileError, match="operator sets 11, 17"):
+            graph_of(twice)

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
-from networks.torch_modules import Function, jacobian_norm, prepared, upper_of  # noqa: E402
+from networks.torch_modules import jacobian_norm, prepared, upper_of  # noqa: E402
 from specnorm_networks import (  # noqa: E402
     network_bound,
 )
-from torch import Tensor, nn  # noqa: E402
+from torch import nn  # noqa: E402
 
 import specnorm  # noqa: E402
 from specnorm.errors import MethodError  # noqa: E402
@@ -64,11 +64,3 @@ def test_what_a_first_call_makes_is_not_made_by_the_trace() -> None:
     assert "ones" not in vars(model[0])
     model(torch.ones(1, 3, 4, 4))
     assert network_bound(model, (3, 4, 4)).upper == pytest.approx(2.0)
-
-
-def test_control_flow_on_values_is_refused_with_advice() -> None:
-    def f(x: Tensor) -> Tensor:
-        return x if x.sum() > 0 else -x
-
-    with pytest.raises(MethodError, match="cannot export Function"):
-        network_bound(Function(f), (2, 3))

@@ -106,6 +106,7 @@ def memory_variants(kernel: NDArray[Any]) -> dict[str, NDArray[Any]]:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("variant", list(memory_variants(SMALL.kernel)))
 def test_memory_layout_does_not_matter(name: str, variant: str) -> None:
     promise, geometry = PROMISES[name], PROMISES[name].geometry(SMALL)

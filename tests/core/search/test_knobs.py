@@ -95,6 +95,7 @@ def test_every_knob_is_turned() -> None:
     assert WILD.keys() == set(tuning.Tuning._fields)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", WILD)
 def test_wild_values_change_no_claim(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for value in WILD[name]:
