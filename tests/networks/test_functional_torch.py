@@ -68,9 +68,9 @@ REFUSED: dict[str, Callable[[Any, Any], Any]] = {
     "is_compiling": lambda _, x: steep(x, away=not is_compiling()),
     "is_dynamo_compiling": lambda _, x: steep(x, away=not torch.compiler.is_dynamo_compiling()),
     "is_tracing": lambda _, x: steep(x, away=not torch.jit.is_tracing()),
-    "requires_grad": lambda _, x: 100 * x if x.requires_grad else x,
-    "is_grad_enabled": lambda _, x: 100 * x if torch.is_grad_enabled() else x,
-    "grad_fn": by_gradients,
+    "asks for gradients": lambda _, x: 100 * x if x.requires_grad else x,
+    "or asks for gradients": lambda _, x: 100 * x if torch.is_grad_enabled() else x,
+    "with gradients": by_gradients,
     "samples together": lambda _, x: x if x.shape[0] < 4 else 100 * x,
     "3 samples together": lambda _, x: x if x.shape[0] != 3 else 100 * x,
 }
