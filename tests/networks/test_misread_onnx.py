@@ -231,20 +231,6 @@ def test_arrangements_of_one_kernel_keep_their_rows_when_sizes_are_given(tmp_pat
     assert holds(first, steepest(alone, [np.zeros((1, 2, 2))]), 2.2)
 
 
-def test_a_gate_of_a_recurrent_operator_is_no_other_kernel(tmp_path: Path) -> None:
-    """Rows of gates are named after their array, as a node may be that computes a kernel."""
-    nodes = [
-        N("LSTM", ["z", "l", "r"], ["unused"], hidden_size=2),
-        N("Mul", ["w", "hundred"], ["k"], name="l.i"), N("MatMul", ["x", "k"], ["y"]),
-    ]  # fmt: skip
-    small = {"l": np.tile(np.eye(2), (4, 1))[None], "r": np.zeros((1, 8, 2)), "z": np.zeros((1, 1, 2))}
-    proto = model(nodes, (1, 2), {**small, "w": np.eye(2), "hundred": np.float64(100)})
-    report = specnorm.audit(saved(proto, tmp_path / "m.onnx"))
-    assert report.network is not None
-    assert report.network.upper == pytest.approx(100)
-    assert len({row.name for row in report.layers}) == len(report.layers) > 4
-
-
 def gated(domain: str) -> list[Any]:
     return [N("Sigmoid", ["x"], ["s"], domain=domain), N("Mul", ["x", "s"], ["y"])]
 

@@ -35,7 +35,6 @@ from specnorm_networks.onnx.binding import bind
 from specnorm_networks.onnx.constants import computed
 from specnorm_networks.onnx.nodes import Call, Data, Made, Result, Value, has_graphs, scalar
 from specnorm_networks.onnx.operators import OPERATORS, RANDOM
-from specnorm_networks.onnx.recurrent import GATES, PEEPHOLES, WEIGHTS, gates
 from specnorm_networks.onnx.reference import OnnxModel
 from specnorm_networks.onnx.shapes import fresh
 from specnorm_networks.onnx.tensors import Constant, Tensors
@@ -45,6 +44,7 @@ _DOMAINS = ("", "ai.onnx")
 _FLOATS = (1, 10, 11, 16)
 _INTEGERS = (2, 3, 4, 5, 6, 7, 8, 9, 12, 13)
 """Element types of inputs: those that move, and those that are held (text, too)."""
+_LOOPS = ("RNN", "GRU", "LSTM")
 _SUBGRAPH = "it has a sub-graph, which is not read"
 COMPUTED = "kernel as onnx's reference evaluator computes it from the file's constants"
 """What is assumed of a kernel that the file does not store."""
@@ -96,8 +96,6 @@ class Walk:
         """Constants in operators that are not read, by their keys."""
         self.hidden: list[Hidden] = []
         """Nodes that may hold a kernel which no constant stands for."""
-        self.recurrent: dict[tuple[object, str], Constant] = {}
-        """Kernels of recurrent operators, by their keys and operators."""
         self.functions = {(f.domain.replace("ai.onnx", ""), f.name) for f in model.functions}
         """Operators that the model defines itself."""
         self.broken: str | None = None
@@ -121,9 +119,6 @@ class Walk:
             stated = Stated(**use.geometry, layout=None)  # type: ignore[typeddict-item]
             told = (COMPUTED,) if c.steps else ()
             found.append(Tensor(name, c.shape, c.dtype, c.load, kind, stated, use.sizes, c.refusal, told))
-        for (_, operator), constant in self.recurrent.items():
-            used.add(constant.name)
-            found += gates(constant, operator, constant.name, self.called | {tensor.name for tensor in found})
         own = {c.key for c in self.constants.values()}
         rows = {use.constant.key for use in self.uses.values()}
         for each in self.unread.values():
@@ -261,7 +256,7 @@ class Walk:
                 sources = origins(proto, self.opset, at, inputs)
                 # A sub-graph may use any value that is in sight.
                 depends = has_graphs(proto) or any(value.depends for value in data)
-                layer = isinstance(each.operator, Convolution | Matrix) or proto.op_type in GATES
+                layer = isinstance(each.operator, Convolution | Matrix) or proto.op_type in _LOOPS
                 if layer and depends:
                     sources |= {LAYER}
                 held |= isinstance(each.operator, Held)
@@ -334,9 +329,6 @@ class Walk:
         """What becomes of a node's outputs; of those beyond, nothing is known."""
         ours = proto.domain in _DOMAINS
         data = [value for value in inputs if isinstance(value, Data)]
-        gated = ours and proto.op_type in GATES
-        if gated:
-            self._gates(proto.op_type, inputs, label)
         try:
             found = self._built(proto, inputs, label) if ours else self._registered(proto, inputs)
             if isinstance(found, Made) and not data and ours:
@@ -347,23 +339,8 @@ class Walk:
             reason = str(error)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, MemoryError) as error:
             reason = f"its attributes are not understood ({type(error).__name__})"
-        if not gated:
-            self._missed(proto, inputs, label)
+        self._missed(proto, inputs, label)
         return (self._unknown(proto, inputs, reason),) * len(proto.output)
-
-    def _gates(self, operator: str, inputs: list[Value | None], label: str) -> None:
-        """Kernels of a recurrent operator."""
-        for at in (at for at in (*WEIGHTS, PEEPHOLES) if at < len(inputs) and inputs[at] is not None):
-            value = inputs[at]
-            if at == PEEPHOLES:
-                self.hidden.append(Hidden(label, "none", "it has peepholes, which are not read."))
-            elif isinstance(value, Constant) and any(gates(value, operator, "", ())):
-                self.recurrent.setdefault((value.key, operator), value)
-            elif not isinstance(value, Constant):
-                self.hidden.append(Hidden(label, "unknown", f"its input {at} is a kernel that is not read."))
-            else:
-                reason = f"it is a weight of {operator} of shape {value.shape}, which the operator does not have."
-                self.unread.setdefault(value.key, UnreadKernel(value, reason, multiplied=True))
 
     def _missed(self, proto: Any, inputs: list[Value | None], label: str) -> None:
         """What a node without a rule may hide."""
@@ -387,8 +364,7 @@ class Walk:
         if proto.op_type == "Div" and (mean := self._mean(*inputs)) is not None:
             return mean
         if known is None or (known.build is None and moving):
-            loop = proto.op_type in GATES
-            raise NoBoundError(NO_LOOPS if loop else f"{proto.op_type[:40]} has no rule here")
+            raise NoBoundError(NO_LOOPS if proto.op_type in _LOOPS else f"{proto.op_type[:40]} has no rule here")
         call = Call(
             proto.op_type, self.opset, inputs, {a.name: a for a in proto.attribute}, len(proto.output), label,
             describe=lambda tensor: self._constant(tensor, label),
