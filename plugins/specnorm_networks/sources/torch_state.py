@@ -17,7 +17,7 @@ from specnorm import MethodError
 from specnorm_networks.model import Computed
 from specnorm_networks.sources.base import alike
 
-_OWN = ("torch", "torchvision", "torchaudio")
+_OWN = ("torch", "torchvision", "torchaudio", "specnorm_torch")
 """Packages that ask these questions for logging and for kernels that compute the same."""
 _TRACING = ("is_exporting", "is_compiling", "is_dynamo_compiling", "is_tracing", "is_in_onnx_export")
 """Functions that say how a module is called, and nothing of its inputs' numbers."""
