@@ -295,6 +295,27 @@ def test_halves_of_a_value_are_sorted_still() -> None:
     assert bound(graph_of(model(nodes, (1, 4, "n")))).upper == 1
 
 
+@pytest.mark.parametrize(
+    ("axis", "new"), [(0, False), (1, False), (2, False), (0, True), (1, True), (2, True), (3, True)]
+)
+def test_halves_are_sorted_wherever_they_are_put(axis: int, new: bool) -> None:
+    """Joined on another axis, or stacked: the norm stays 1, and so do the values. Signs as well."""
+    halves = [
+        N("Split", ["x"], ["a", "b"], axis=1, num_outputs=2),
+        N("Min", ["a", "b"], ["p"]),
+        N("Max", ["b", "a"], ["q"]),
+    ]
+    signs = [N("Neg", ["x"], ["n"]), N("Relu", ["n"], ["p"]), N("Relu", ["x"], ["q"])]
+    stacked = [N("Unsqueeze", ["p", "at"], ["v"]), N("Unsqueeze", ["q", "at"], ["w"])] if new else []
+    join = N("Concat", ["v", "w"] if new else ["p", "q"], ["y"], axis=axis)
+    x = np.random.default_rng(0).normal(size=(3, 4, 5))
+    for ahead in (halves, signs):
+        proto = model([*ahead, *stacked, join], (3, 4, 5), {"at": np.array([axis])} if new else {})
+        graph = graph_of(proto)
+        assert bound(graph).upper == 1
+        np.testing.assert_array_equal(recognised(graph).run({"x": x})["y"], values_of(proto, x)[0])
+
+
 def test_outputs_that_are_left_out_keep_their_places() -> None:
     """With an empty name before it, the second piece was read as the first."""
     nodes = [N("Split", ["x", "s"], ["", "b"], axis=1), N("Mul", ["b", "b"], ["y"])]

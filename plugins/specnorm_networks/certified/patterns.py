@@ -504,27 +504,54 @@ def _added(node: Node, nodes: Nodes) -> tuple[float, str] | None:
     return None
 
 
-def sorted_pieces(node: Node, nodes: Nodes) -> Node | None:
-    """A node that sorts, by one operator; None where it is no such."""
+def sorted_pieces(node: Node, nodes: Nodes, fresh: Callable[[str], str]) -> list[Node] | None:
+    """A node that sorts, by one operator that does, and what puts its entries in their places; None: no such node."""
     operator = node.operator
     if isinstance(operator, ops.SameOrder):
-        return _grouped(node, nodes)
+        return _alone(_grouped(node, nodes))
     if not isinstance(operator, ops.Concat) or len(node.inputs) != 2:
         return None
     ends = [origin(name, nodes) for name in node.inputs]
-    recognised = (read(node, operator, ends, nodes) for read in (_halves, _pairs, _both_signs))
-    return next((found for found in recognised if found is not None), None)
+    found = _halves(node, operator, ends, nodes, fresh) or _alone(_pairs(node, operator, ends, nodes))
+    return found or _both_signs(node, operator, ends, nodes, fresh)
 
 
-def _halves(node: Node, concat: ops.Concat, ends: list[Node], nodes: Nodes) -> Node | None:
+def _alone(node: Node | None) -> list[Node] | None:
+    return None if node is None else [node]
+
+
+def _joined(node: Node, halves: Node, axis: int, concat: ops.Concat, fresh: Callable[[str], str]) -> list[Node] | None:
+    """Two halves of a value, joined as a node joins them: in their places, on another axis or on one of their own."""
+    if axis == concat.axis and not concat.new:
+        return [replace(node, operator=halves.operator, inputs=halves.inputs)]
+    if halves.shape is None or node.shape is None or not all(isinstance(n, int) for n in (*halves.shape, *node.shape)):
+        return None
+    sizes = [int(n) for n in halves.shape]
+    sizes[axis : axis + 1] = [2, sizes[axis] // 2]
+    # The axis of two is put where both halves are joined.
+    order = [at for at in range(len(sizes)) if at != axis]
+    order.insert(concat.axis, axis)
+    split = Node(fresh(f"{node.name}.split"), ops.Reshape(tuple(sizes)), (halves.name,), tuple(sizes), node.label, True)
+    shape = tuple(sizes[at] for at in order)
+    put = Node(fresh(f"{node.name}.put"), ops.Permute(tuple(order)), (split.name,), shape, node.label, True)
+    whole = ops.Reshape(tuple(int(n) for n in node.shape))
+    return [halves, split, put, replace(node, operator=whole, inputs=(put.name,))]
+
+
+def _halves(
+    node: Node, concat: ops.Concat, ends: list[Node], nodes: Nodes, fresh: Callable[[str], str]
+) -> list[Node] | None:
     """Larger and smaller of the two halves of a value."""
     if {type(end.operator) for end in ends} != {ops.Maximum, ops.Minimum} or any(len(end.inputs) != 2 for end in ends):
         return None
     pairs = [sorted((piece(name, nodes) for name in end.inputs), key=lambda each: each.start) for end in ends]
-    if concat.new or pairs[0] != pairs[1] or not are_halves(*pairs[0]) or pairs[0][0].axis != concat.axis:
+    if pairs[0] != pairs[1] or not are_halves(*pairs[0]):
         return None
-    operator = ops.GroupSort(concat.axis, 2, "strided", isinstance(ends[0].operator, ops.Maximum))
-    return replace(node, operator=operator, inputs=(pairs[0][0].source,))
+    half = pairs[0][0]
+    operator = ops.GroupSort(half.axis, 2, "strided", isinstance(ends[0].operator, ops.Maximum))
+    shape = nodes[half.source].shape
+    both = Node(fresh(f"{node.name}.sorted"), operator, (half.source,), shape, node.label, derived=True)
+    return _joined(node, both, half.axis, concat, fresh)
 
 
 def _pairs(node: Node, concat: ops.Concat, ends: list[Node], nodes: Nodes) -> Node | None:
@@ -541,9 +568,11 @@ def _pairs(node: Node, concat: ops.Concat, ends: list[Node], nodes: Nodes) -> No
     return replace(node, operator=ops.Sort(concat.axis, isinstance(one, ops.Largest)), inputs=(source.name,))
 
 
-def _both_signs(node: Node, concat: ops.Concat, ends: list[Node], nodes: Nodes) -> Node | None:
+def _both_signs(
+    node: Node, concat: ops.Concat, ends: list[Node], nodes: Nodes, fresh: Callable[[str], str]
+) -> list[Node] | None:
     """Positive and negative part: where x and y have one sign, one of both moves; else |x - y| = |x| + |y|."""
-    if concat.new or not all(isinstance(end.operator, ops.ReLU) for end in ends):
+    if not all(isinstance(end.operator, ops.ReLU) for end in ends):
         return None
     chains = [multiples(end.inputs[0], nodes) for end in ends]
     name = nearest(*chains)
@@ -552,7 +581,13 @@ def _both_signs(node: Node, concat: ops.Concat, ends: list[Node], nodes: Nodes) 
     signs = [number_of(chain[name]) for chain in chains]
     if signs not in ([1, -1], [-1, 1]) or any(each.roundings for chain in chains for each in chain[name]):
         return None
-    return replace(node, operator=ops.SignParts(concat.axis, signs[0] == -1), inputs=(name,))
+    shape = nodes[name].shape or ()
+    axis = min(concat.axis, len(shape) - 1)
+    size = shape[axis]
+    wide = (*shape[:axis], 2 * size if isinstance(size, int) else size, *shape[axis + 1 :])
+    operator = ops.SignParts(axis, signs[0] == -1)
+    both = Node(fresh(f"{node.name}.signs"), operator, (name,), wide, node.label, derived=True)
+    return _joined(node, both, axis, concat, fresh)
 
 
 def _grouped(node: Node, nodes: Nodes) -> Node | None:
@@ -585,8 +620,9 @@ def recognised(graph: Graph) -> Graph:
     graph, nodes = settled(graph), dict[str, Node]()
     for node in graph.nodes:
         one = gated(node, nodes) or soft_sign(node, nodes) or soft_shrink(node, nodes)
-        one = one or chosen(node, nodes) or sorted_pieces(node, nodes)
-        several = [one] if one is not None else normalised(node, nodes, graph.fresh) or [node]
+        one = one or chosen(node, nodes)
+        several = _alone(one) or sorted_pieces(node, nodes, graph.fresh)
+        several = several or normalised(node, nodes, graph.fresh) or [node]
         nodes.update({each.name: each for each in several})
     return graph._same([*nodes.values()])
 
