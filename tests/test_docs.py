@@ -94,8 +94,12 @@ def examples_of(path: Path) -> list[tuple[str, int, str]]:
     return [(whole or framework(source), line, source) for line, source in parts]
 
 
-LONG = ("networks", "recipes")
+LONG = ("networks", "recipes", "frameworks")
 """Pages whose examples take long; those of the tutorials do too."""
+
+
+def late(path: Path) -> list[Any]:
+    return [pytest.mark.nightly] * (path.parent.name == "tutorials" or path.stem in LONG)
 
 
 def examples_to_run() -> list[Any]:
@@ -103,8 +107,7 @@ def examples_to_run() -> list[Any]:
     found = []
     for path in pages():
         for library in sorted({library for library, _, _ in examples_of(path)}):
-            marks = [pytest.mark.nightly] * (path.parent.name == "tutorials" or path.stem in LONG)
-            found.append(pytest.param(path, library, id=f"{name_of(path)}-{library or 'numpy'}", marks=marks))
+            found.append(pytest.param(path, library, id=f"{name_of(path)}-{library or 'numpy'}", marks=late(path)))
     return found
 
 
@@ -127,17 +130,6 @@ def test_every_python_block_is_an_example() -> None:
                 assert ">>> " not in source, f"{name_of(path)}:{line + 1} begins without a prompt"
         for line, source in blocks(path.read_text(encoding="utf-8"), "py"):
             ast.parse(source, f"{name_of(path)}:{line + 1}")
-
-
-COLUMN = 105
-"""Letters of code that the site's column shows on a screen of 1440 pixels; the README's commands are longer."""
-
-
-@pytest.mark.parametrize("path", pages()[1:], ids=name_of)
-def test_no_line_of_code_is_wider_than_the_column(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    lines = [line for word in ("python", "py") for _, source in blocks(text, word) for line in source.splitlines()]
-    assert [line for line in lines if len(line) > COLUMN] == []
 
 
 # -- links -------------------------------------------------------------------------------------------------------
@@ -225,7 +217,7 @@ def transcript(block: str, folder: Path) -> str:
 
 def consoles() -> list[Any]:
     found = [(path, blocks(path.read_text(encoding="utf-8"), "console")) for path in pages()]
-    return [pytest.param(parts, id=name_of(path)) for path, parts in found if parts]
+    return [pytest.param(parts, id=name_of(path), marks=late(path)) for path, parts in found if parts]
 
 
 @pytest.mark.parametrize("parts", consoles())

@@ -14,6 +14,7 @@ import pytest
 from audit.files import read_here
 from specnorm_audit import cli
 
+pytestmark = pytest.mark.nightly
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 
 
@@ -27,7 +28,6 @@ def example(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-@pytest.mark.nightly
 def test_four_ways_to_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     threads = torch.get_num_threads()
@@ -56,7 +56,6 @@ def test_four_ways_to_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert {path.name for path in tmp_path.glob("*.svg")} == {"accuracy.svg", "norms.svg", "loss.svg"}
 
 
-@pytest.mark.nightly
 def test_curvature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     threads = torch.get_num_threads()

@@ -116,6 +116,7 @@ def test_geometry_of_a_subclass_is_not_believed() -> None:
             call()
 
 
+@pytest.mark.sampled("alpha")
 @pytest.mark.parametrize(
     "forward",
     [
@@ -158,6 +159,7 @@ def scaled_(x: Any) -> None:
         x.mul_(1.008)
 
 
+@pytest.mark.sampled("unseen")
 @pytest.mark.parametrize(
     "change", [lambda x: torch._foreach_mul_([x], 1.008), scaled_], ids=["as one of a list", "unseen"]
 )

@@ -113,6 +113,7 @@ def test_no_certified_label_changes_where_the_file_is_executed(run: Run, net: Pa
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.sampled("bfloat16")
 @pytest.mark.parametrize(("between", "execution"), [(None, None), ((0.0, 1.0), None), (None, "bfloat16")])
 def test_rows_are_the_python_functions(
     run: Run, net: Path, arrays: dict[str, Array], between: tuple[float, float] | None, execution: str | None

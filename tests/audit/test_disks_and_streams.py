@@ -145,7 +145,7 @@ STREAMS = {
 
 @LINUX
 @pytest.mark.parametrize("case", STREAMS)
-@pytest.mark.sampled("gate failed", "wrong usage", "help")
+@pytest.mark.sampled("full, gate failed", "both closed", "wrong usage")
 def test_a_stream_that_is_closed_or_full_hides_no_verdict(case: str, tmp_path: Path) -> None:
     redirections, options, code = STREAMS[case]
     model = files.save_npz(tmp_path / "model.npz", {"a.weight": np.full((4, 4), 2.0), "b.weight": np.eye(2)})

@@ -15,7 +15,7 @@ import pytest
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits on memory and file size as Linux has them")
 
 TESTS = Path(__file__).parents[1]
-COUNT, SEED = int(os.environ.get("SPECNORM_FUZZ", "300")), int(os.environ.get("SPECNORM_FUZZ_SEED", "0"))
+COUNT, SEED = int(os.environ.get("SPECNORM_FUZZ", "120")), int(os.environ.get("SPECNORM_FUZZ_SEED", "0"))
 
 
 def _environment() -> dict[str, str]:

@@ -97,6 +97,7 @@ def test_a_residual_block_is_one_part() -> None:
     assert parts == [2]
 
 
+@pytest.mark.nightly
 def test_a_function_of_jax() -> None:
     jax = pytest.importorskip("jax")
     pytest.importorskip("jax2onnx", reason="networks of JAX: pip install jax2onnx")

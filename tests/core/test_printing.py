@@ -42,6 +42,7 @@ def test_a_comparison_is_a_table() -> None:
     assert dict(found) == found
 
 
+@pytest.mark.nightly
 def test_answers_under_a_tracer_print() -> None:
     jax: Any = pytest.importorskip("jax")
     seen = []

@@ -54,6 +54,7 @@ def test_programs_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert planned(input_shape=5) is kept
 
 
+@pytest.mark.nightly
 def test_a_torch_graph_outlives_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     """A backward needs its program after a thousand others were made, and so does what a compiler has traced."""
     torch = pytest.importorskip("torch")

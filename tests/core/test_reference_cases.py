@@ -143,6 +143,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_specnorm(case: dict[str, Any]) -> None:
     for name in FUNCTIONS:

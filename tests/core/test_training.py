@@ -105,6 +105,7 @@ def test_non_finite_kernel_does_not_poison_the_state(name: str, bad: float) -> N
 
 
 @every
+@pytest.mark.sampled("numpy", "torch", "strict")
 def test_layers_of_equal_shape_are_stepped_together(name: str, xp: Lib) -> None:
     if xp.compiles and name != "f4":
         pytest.skip("every batch is a compilation; test_training_jax has batches of the others")

@@ -39,7 +39,7 @@ ABOVE = ("enclose", "completion")
 
 
 def shapes(lib: Lib) -> list[tuple[int, ...]]:
-    return [SHAPES[title] for title in (FEW if lib.compiles else SHAPES)]
+    return [SHAPES[title] for title in (FEW if lib.name != "numpy" else SHAPES)]
 
 
 @every

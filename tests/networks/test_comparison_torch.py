@@ -141,7 +141,7 @@ PLANTED: dict[str, tuple[Any, Any, type[Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", PLANTED)
-@pytest.mark.sampled("1e-08 in b", "1e-12", "barely", "gelu in b")
+@pytest.mark.sampled("1e-08 in b", "barely", "gelu in b")
 def test_mistranslations_of_constants_are_seen(name: str) -> None:
     f, dtype, kind, fields = PLANTED[name]
     graph = network_graph(Function(f), torch.zeros(1, 8, dtype=dtype))

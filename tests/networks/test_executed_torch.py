@@ -153,6 +153,7 @@ def head(inputs: int, weight: float, bias: float) -> nn.Linear:
     return layer
 
 
+@pytest.mark.nightly
 def test_products_that_are_subnormal() -> None:
     """Processors take them for 0 in bfloat16: a label was claimed that torch did not compute."""
     first = nn.Linear(512, 64, bias=False)

@@ -31,6 +31,7 @@ NULL = np.linalg.svd(DOWN.T)[2][4:]
 
 
 # -- attributes ----------------------------------------------------------------------------------------------------
+@pytest.mark.sampled("0.5", "-0.7")
 @pytest.mark.parametrize("alpha", [1.0, 0.5, 2.0, -0.7])
 def test_elu_is_curved(alpha: float) -> None:
     """Read as a leaky ReLU it was linear in units, between two matrices whose product is 0: 2e-14 for 0.9."""

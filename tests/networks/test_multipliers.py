@@ -111,7 +111,7 @@ def test_the_inequality_is_proven_in_balls(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [*CHAINS, *NETWORKS])
-@pytest.mark.sampled("geometry", "slopes, wrapped")
+@pytest.mark.sampled("geometry")
 def test_whole_network_is_bounded(kind: str) -> None:
     """Products with masks stay below every method's bound, and no method is above the product."""
     gained = []

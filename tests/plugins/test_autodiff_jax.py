@@ -66,7 +66,7 @@ def close(found: Any, expected: Any, rtol: float = 1e-9) -> None:
 
 @every
 @pytest.mark.usefixtures("x64")
-@pytest.mark.sampled("tn_bound", "singular_values")
+@pytest.mark.sampled("tn_bound")
 def test_compiled_and_batched(name: str) -> None:
     """What a training step is made of; every further transformation, which compiles anew, is tried on a few below.
 
@@ -88,7 +88,7 @@ def test_compiled_and_batched(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["f4_bound", "singular_values"])
 @pytest.mark.usefixtures("x64")
-@pytest.mark.sampled("singular_values")
+@pytest.mark.nightly
 def test_transformations(name: str) -> None:
     function, batch = scalar(name), wide(3, *SHAPE, seed=7)
     gradient = jax.grad(function)

@@ -108,6 +108,7 @@ print("equal")
 """
 
 
+@pytest.mark.nightly
 def test_sharded_kernels_and_states() -> None:
     """Kernels split over input channels and states over the entries of vectors, on eight devices made of the host."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"

@@ -119,6 +119,7 @@ def test_constraint_at_every_rank(case: str) -> None:
 
 
 # -- following ---------------------------------------------------------------------------------------------------
+@pytest.mark.nightly
 def test_the_state_follows_a_training_run() -> None:
     """Within 15 % of a TN that is computed anew, every tenth of 300 steps of SGD with momentum under a heavy penalty.
 

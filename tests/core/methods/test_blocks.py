@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from cases import Layer, Recipe, layers
 from checks import assert_exact
 from hypothesis import given
@@ -32,6 +33,7 @@ def test_reduction_to_blocks_has_its_adjoint(layer: Layer) -> None:
     assert abs(one - two) <= 1e-12 * float(np.sum(np.abs(blocks * other)))
 
 
+@pytest.mark.sampled("numpy", "strict", "torch")
 def test_every_library_folds_alike(xp: Lib) -> None:
     """Everything at once, compiled where the library compiles; values and statistics of three groups."""
     kernel = Recipe((6, 2, 3, 4), dtype=xp.dtypes[-1], seed=3).kernel

@@ -135,6 +135,7 @@ def test_traced_bounds_are_close_too(xp: Lib) -> None:
     ],
     ids=str,
 )
+@pytest.mark.sampled(2)
 def test_the_gradient_is_that_of_the_norm(xp: Lib, shape: tuple[int, ...], layer: dict[str, Any]) -> None:
     """Against differences of the oracle; the bound, and so its gradient, is up to 1 % larger."""
     if xp.compiles and len(shape) != 4:

@@ -70,6 +70,7 @@ def test_most_questions_are_answered() -> None:
     assert wide.tally.open == {"certify: undecided": 0}
 
 
+@pytest.mark.sampled("rescale")
 @pytest.mark.parametrize("project", [specnorm.rescale, specnorm.clip])
 def test_projections(project: Callable[..., NDArray[Any]]) -> None:
     """What comes back, as rounded, has a norm of at most the bound."""
@@ -105,7 +106,7 @@ def kernels_for(lib: Lib) -> list[Case]:
 
 @pytest.mark.widths
 @pytest.mark.libraries
-@pytest.mark.sampled("numpy", "torch", "default", "cupy")
+@pytest.mark.sampled("torch", "default", "cupy")  # NumPy: `test_sample`
 def test_backends(xp: Lib) -> None:
     """The same claims on every library."""
     kernels = kernels_for(xp)

@@ -214,6 +214,7 @@ def offsets_in_radians(boxes: Boxes, offsets: NDArray[np.float64]) -> NDArray[np
     return np.asarray(2 * math.pi * (lattice @ boxes.frame.T) / np.asarray(boxes.denominators, dtype=float))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("shape", [s[2:] for s in SHAPES] + [(5, 2), (1, 1), (7,), (1, 3, 2)])
 def test_torus_is_covered(shape: tuple[int, ...]) -> None:
     """Every frequency or its mirror image lies in a cell, within its radius of the centre; after splits too."""
