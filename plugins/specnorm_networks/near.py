@@ -15,6 +15,7 @@ from specnorm_networks.answer import COMPLETE, NetworkBound
 from specnorm_networks.attack import attack
 from specnorm_networks.bounding import bounded
 from specnorm_networks.certified.graph import Graph, concrete
+from specnorm_networks.certified.linear_bounds import written_out
 from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.joins import Extreme
 from specnorm_networks.certified.patterns import prepared, unsorted
@@ -107,9 +108,10 @@ def near(graph: Graph, ball: Ball, measure: Measure, method: Method, found: Rang
         From `ranges_near`, where it is known already.
     """
     found, answers = ranges_near(graph, ball, measure) if found is None else found, []
+    # Sorting is norm-preserving for channels; for units it is ReLU of a difference.
+    written = written_out(unsorted(graph))[-1]
     for units in (False, True):
-        # Sorting is norm-preserving for channels; for units it is ReLU of a difference.
-        local = localised(unsorted(graph) if units else prepared(graph), found)
+        local = localised(written, ranges(written, ball, {}, found)) if units else localised(prepared(graph), found)
         run = None if not units or isinstance(method, Product) else unit_run(local)
         if units and (run is None or measure.clock.expired or not method.affordable(run)):
             continue
@@ -123,7 +125,8 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
     by_channels = bounded(graph, measure, method)
     if isinstance(method, Product) or not (rises(graph) or _flattens(graph)):
         return [by_channels]
-    local = localised(unsorted(graph), anywhere(graph))
+    written = written_out(unsorted(graph))[-1]
+    local = localised(written, anywhere(written))
     run = None if measure.clock.expired else unit_run(local)
     if run is None or not method.affordable(run):
         return [by_channels]

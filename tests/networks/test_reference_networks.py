@@ -18,7 +18,7 @@ pytest.importorskip("onnx.reference", exc_type=ImportError)
 DOCS = Path(__file__).parents[2] / "docs"
 SCRIPT = DOCS / "reference_networks.py"
 CASES: list[dict[str, Any]] = json.loads((DOCS / "reference-networks.json").read_text(encoding="utf-8"))["networks"]
-LOOSEST = {"dense-relu": 1.03, "dense-abs": 1.001, "residual": 1.05, "convolutions": 1.05, "pooling": 1.7}
+LOOSEST = {"dense-relu": 1.03, "dense-abs": 1.001, "residual": 1.05, "convolutions": 1.05, "pooling": 1.4}
 """How many times the published upper bound is what an audit proves, at most."""
 
 

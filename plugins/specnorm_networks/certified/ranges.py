@@ -40,8 +40,6 @@ from specnorm_networks.certified.operators.base import (
     Pointwise,
     _slopes,
 )
-from specnorm_networks.certified.operators.joins import Maximum, Minimum
-from specnorm_networks.certified.operators.pointwise import ReLU
 from specnorm_networks.certified.operators.sources import Input
 from specnorm_networks.certified.regions import Ball, Box, Region
 from specnorm_networks.certified.rules import must_be_claims
@@ -244,15 +242,9 @@ def rises(graph: Graph) -> bool:
 
 def _sloped(node: Node, before: Sequence[Interval | None], regions: frozenset[Region]) -> Node:
     operator, known = node.operator, [each for each in before if each is not None]
-    if len(known) < len(before):
+    if not isinstance(operator, Pointwise) or not known:
         return node
-    if isinstance(operator, Pointwise):
-        slopes = operator.slopes(*known[0].ends)
-    elif isinstance(operator, (Maximum, Minimum)) and len(known) == 2:
-        # Of ReLU at the difference of two values, of which the node is the larger or the smaller one.
-        slopes = ReLU().slopes(*(known[0] - known[1]).ends)
-    else:
-        return node
+    slopes = operator.slopes(*known[0].ends)
     if slopes is None or slopes[0].shape != concrete(node.shape) or not all(np.isfinite(end).all() for end in slopes):
         return node
     with consistent(node):

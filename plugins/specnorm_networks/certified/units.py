@@ -19,8 +19,6 @@ from specnorm import ConvSpec
 from specnorm.proof import arithmetic, host
 from specnorm_networks.certified.graph import Graph, Layer, Node, concrete
 from specnorm_networks.certified.operators.base import FloatArray, LinearMap, NoBoundError, Place, Pointwise
-from specnorm_networks.certified.operators.joins import Maximum, Minimum
-from specnorm_networks.certified.operators.linear import Add
 from specnorm_networks.certified.operators.sources import Constant, Input
 from specnorm_networks.certified.reading import AffineMap, Filter, Subnetwork, Term, blocks_of
 from specnorm_networks.certified.scope import Scope
@@ -62,8 +60,6 @@ class _Units:
         found: _Sum | None = None
         if isinstance(operator, Constant):
             found = _Sum(np.zeros((0, *shape)), np.zeros((0, *shape)))
-        elif isinstance(operator, (Maximum, Minimum)) and operator.near is not None:
-            found = self._extreme(node.name, operator, before, shape)
         elif isinstance(operator, Pointwise):
             found = None if operator.near is None else self._split(node.name, before[0], *operator.near.ends)
         else:
@@ -121,19 +117,6 @@ class _Units:
         found.matrix.reshape(self.count, -1)[first + np.arange(len(places)), places] = 1.0
         return found
 
-    def _extreme(
-        self, name: str, operator: Maximum | Minimum, before: Sequence[_Sum], shape: tuple[int, ...]
-    ) -> _Sum | None:
-        """``max(u, v) = v + p (u - v)``, ``min(u, v) = u - p (u - v)``, p the slope of ReLU."""
-        larger = isinstance(operator, Maximum)
-        less, base = Add((1.0, -1.0)), before[1 if larger else 0]
-        minus = less.linear_map(Place(tuple(each.matrix.shape[1:] for each in before), shape))
-        joined = (Add((1.0, 1.0)) if larger else less).linear_map(Place((base.matrix.shape[1:], shape), shape))
-        if minus is None or joined is None or operator.near is None:
-            return None
-        positive = self._split(name, self._linear(minus, before), *operator.near.ends)
-        return None if positive is None else self._linear(joined, [base, positive])
-
     def _link(self, name: str, value: _Sum, places: NDArray[np.intp], low: FloatArray, high: FloatArray) -> None:
         flat = [each.reshape(len(each), -1)[:, places] for each in (value.matrix, value.error)]
         terms = []
@@ -158,8 +141,8 @@ class _Units:
 def unit_run(graph: Graph) -> Subnetwork | None:
     """A whole network as one run in which every unit that may switch is a channel.
 
-    ``graph``: from `localised`, with one input and one output. None where the network is too large, or something in it
-    has no slopes.
+    ``graph``: written out and `localised`, with one input and one output. None where the network is too large, or
+    something in it has no slopes.
     """
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         return None

@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.proof import Interval, host
-from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Operator, Place, Program, Sizes, Slopes
+from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Operator, Place, Program, Sizes
 from specnorm_networks.certified.operators.broadcasting import gathered, spread
 from specnorm_networks.certified.operators.executed import smallest
 from specnorm_networks.certified.operators.linear import Add, Scale
@@ -41,8 +40,6 @@ class _End(Extreme):
     """The largest or the smallest of several values."""
 
     join: ClassVar[np.ufunc]
-    near: Slopes | None = field(default=None, kw_only=True)
-    """Of two values u and v, those of ReLU on where u - v lies. Set by `ranges.localised` alone."""
 
     def run(self, *values: FloatArray) -> FloatArray:
         return np.asarray(functools.reduce(self.join, values))
