@@ -28,7 +28,8 @@ def padding_count(before: int, after: int, n: int | None, mode: PaddingMode) -> 
         if n is not None and max(before, after) >= n:
             # Back and forth, as often as it takes.
             turn = max(2 * (n - 1), 1)
-            return max(Counter(min(p % turn, turn - p % turn) for p in range(-before, n + after)).values())
+            counts = Counter(min(p % turn, turn - p % turn) for p in range(-before, n + after))
+            return max(counts.values(), default=1)
         both = before > 0 and after > 0
         # One pixel lies in both borders: 1 <= i <= before and n - 1 - after <= i <= n - 2.
         overlap = n is None or max(1, n - 1 - after) <= min(before, n - 2)

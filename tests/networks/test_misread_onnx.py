@@ -317,6 +317,15 @@ def test_halves_are_sorted_wherever_they_are_put(axis: int, new: bool) -> None:
         np.testing.assert_array_equal(recognised(graph).run({"x": x})["y"], values_of(proto, x)[0])
 
 
+def test_pieces_without_entries() -> None:
+    """A stack of matrices without rows, and padding of an axis without pixels, ended in an error of NumPy's."""
+    split = N("Split", ["x", "s"], ["a", "b"], axis=2)
+    given = {"s": np.array([0, 2]), "w": np.zeros((3, 0, 2)), "p": np.zeros(6, np.int64)}
+    for node in (N("MatMul", ["a", "w"], ["y"]), N("Pad", ["a", "p"], ["y"], mode="reflect")):
+        upper = bound(graph_of(model([split, node], (3, 2, 2), given))).upper
+        assert upper is None or 0 <= upper <= 1
+
+
 def test_outputs_that_are_left_out_keep_their_places() -> None:
     """With an empty name before it, the second piece was read as the first."""
     nodes = [N("Split", ["x", "s"], ["", "b"], axis=1), N("Mul", ["b", "b"], ["y"])]

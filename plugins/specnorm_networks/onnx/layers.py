@@ -166,7 +166,7 @@ def _stack(call: Call, x: Value, weight: Constant, *, right: bool) -> Made:
     shape = (*before[:-1], columns) if right else (*before[:-2], columns, before[-1])
 
     def stacked(a: NDArray[Any]) -> NDArray[Any]:
-        return (a.swapaxes(-1, -2) if right else a).reshape(-1, columns, rows)
+        return (a.swapaxes(-1, -2) if right else a).reshape(math.prod(a.shape[:-2]), columns, rows)
 
     equation = "...ij,...jk->...ik" if right else "...jk,...ij->...ik"
     return _matrices(call, x, weight, stacked, equation, shape)
