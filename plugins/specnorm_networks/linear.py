@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specnorm.proof import Clock, Interval, Upper
 from specnorm_networks.bounding import bounded
@@ -152,6 +153,7 @@ def read(graph: Graph, measure: Measure | None = None) -> Network:
 class _Unknown:
     """Of one function: each row's slopes between the smallest and the largest, as logits; logarithms of multipliers."""
 
+    at: NDArray[np.intp]
     low: FloatArray
     high: FloatArray
     moves: FloatArray
@@ -175,15 +177,25 @@ class _Unknown:
 class Ascent:
     """Better slopes and multipliers of some rows of one value, step by step; ``best`` is proven of the rows.
 
-    ``needed``: what every row has to be above.
+    Parameters
+    ----------
+    before : Ascent, optional
+        On what ``bounds`` is a part of: this one begins where that ended.
+    needed : float
+        What every row has to be above.
     """
 
-    def __init__(self, bounds: LinearBounds, name: str, rows: FloatArray, needed: float = 0.0) -> None:
-        self.bounds, self.name, self.rows, self.needed = bounds, name, rows, needed
+    def __init__(
+        self, bounds: LinearBounds, name: str, rows: FloatArray, before: Ascent | None = None, needed: float = 0.0
+    ) -> None:
+        self.bounds, self.name, self.rows = bounds, name, rows
+        self.needed: float = needed if before is None else before.needed
         self.network = bounds.network
         self.unknown: dict[str, _Unknown] = {}
         self.trace: Trace = {}
-        self.best: Interval = bounds.lower(name, rows, usual(self.network))
+        self.begun = {} if before is None else before.unknown
+        # What holds on the whole holds on the part.
+        self.best: Interval = bounds.lower(name, rows, usual(self.network)) if before is None else before.best
 
     @property
     def positive(self) -> bool:
@@ -217,8 +229,12 @@ class Ascent:
             share = np.where(moves, np.clip(share, 0.05, 0.95), share)
             logits = np.log(np.maximum(share, 1e-12)) - np.log(np.maximum(1 - share, 1e-12))
             logs = np.full(len(c), math.log(FIRST))
+            if name in self.begun:
+                begun = self.begun[name]
+                kept, there = np.isin(curve.at, begun.at), np.isin(begun.at, curve.at)
+                logits[:, kept], logs = begun.logits[:, there], begun.logs
             by = Adam(RATES[0]), Adam(RATES[1])
-            self.unknown[name] = _Unknown(low, high, moves, logits, logs, *by)
+            self.unknown[name] = _Unknown(curve.at, low, high, moves, logits, logs, *by)
         here = self.unknown[name]
         return c * here.slopes, np.exp(here.logs)[None] * ball
 
@@ -257,3 +273,18 @@ class Ascent:
         here.logs = np.clip(here.logs + here.by_logs.step(by_logs), -40, 5)
         # The multiplier grows with the norm of the coefficients.
         return np.asarray(slopes * apart + (by_logs / np.maximum(np.square(c).sum(axis=1), 1e-300))[:, None] * c)
+
+    def switching(self) -> tuple[str, int] | None:
+        """The entry, by the name of its value, whose sign alone costs the most; None: none does."""
+        best: tuple[float, str, int] | None = None
+        for name, kept in self.trace.items():
+            curve = self.bounds.curve(name) if is_curved(self.network, name) else None
+            if curve is None or len(curve.slope) != 2 or not len(curve.at):
+                continue
+            low, high = curve.breaks[0], curve.breaks[-1]
+            bend = abs(curve.slope[1] - curve.slope[0]) * np.maximum(-low * high, 0.0) / (high - low + 1e-300)
+            cost = (abs(kept.coefficients)[self.best.low <= self.needed] * bend).max(axis=0, initial=0.0)
+            at = int(cost.argmax())
+            if cost[at] > (0.0 if best is None else best[0]):
+                best = float(cost[at]), self.network.nodes[name].inputs[0], int(curve.at[at])
+        return None if best is None else best[1:]

@@ -1,4 +1,4 @@
-"""Whether a sample's label can change within a radius: by constants, by linear bounds; and by an attack.
+"""Whether a sample's label can change within a radius: by constants, by linear bounds, in parts; and by an attack.
 
 Each is proven, or shown by an input, at the radius that is tried, so that a search may try any.
 """
@@ -25,8 +25,13 @@ from specnorm_networks.logit_margins import Margins
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Product
 
+PARTS = 16
+"""Parts of a ball at most, without a budget; with one, as many as there is time for."""
+MOST_PARTS = 4096
 HALVES, FARTHEST, SHY = 20, 1e6, 0.999
 """Of a radius by constants less roundings that is tried, how large it is at most, and what is left of a guess."""
+AGAIN = 12
+"""Steps of an ascent on a part."""
 ATTACKS, PUSHES = 3, 12
 """Classes that a sample is pushed to, and steps to each."""
 
@@ -107,14 +112,38 @@ class Radii:
 
     def proven(self, x: FloatArray, label: int, radius: float) -> Lower | None:
         """A ball's radius, if no difference of logits reaches 0 in it."""
-        at, clock = self.around(x), Clock.of(self.budget)
-        needed, rows = rules.needed(at, radius), rules.rows_of(label, self.classes)
-        for anew in (False, True) if needed < math.inf else ():
+        at = self.around(x)
+        found = self.parts(x, label, radius, rules.needed(at, radius))
+        return None if found is None else rules.radius_of([(each.bounds, each.best) for each in found], at)
+
+    def parts(self, x: FloatArray, label: int, radius: float, needed: float) -> list[Ascent] | None:
+        """Parts of a ball in which all differences of the label's logit to others are above a number."""
+        clock, rows = Clock.of(self.budget), rules.rows_of(label, self.classes)
+        if needed == math.inf:
+            return None
+        for anew in (False, True):
             bounds = located(self.network, x, radius, anew=anew, clock=clock)
-            ascent = Ascent(bounds, self.output, rows, needed).improved(STEPS if anew else 0, clock)
+            ascent = Ascent(bounds, self.output, rows, needed=needed).improved(STEPS if anew else 0, clock)
             if ascent.positive:
-                return rules.radius_of(bounds, ascent.best, at)
-        return None
+                return [ascent]
+        return self._cut(ascent, clock)
+
+    def _cut(self, whole: Ascent, clock: Clock) -> list[Ascent] | None:
+        """Cut where a sign alone costs the most, and again where that is not enough."""
+        open_parts, done = [whole], list[Ascent]()
+        most = PARTS if self.budget is None else MOST_PARTS
+        while open_parts:
+            part = open_parts.pop()
+            if part.positive:
+                done.append(part)
+                continue
+            place = part.switching()
+            if place is None or clock.expired or len(open_parts) + len(done) + 2 > most:
+                return None
+            for above in (False, True):
+                bounds = part.bounds.cut(*place, above)
+                open_parts.append(Ascent(bounds, part.name, part.rows, part).improved(AGAIN, clock))
+        return done
 
     def attacked(self, x: FloatArray, label: int, radius: float) -> FloatArray | None:
         """An input of the ball, and of its box, whose label is not proven to be that one; None: none is found."""

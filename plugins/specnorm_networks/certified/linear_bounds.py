@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -343,6 +344,8 @@ class Location:
     """How far it is from ``centre``."""
 
 
+Cut: TypeAlias = tuple[str, int, bool]
+"""A value's entry, by flat position: above 0, or not."""
 Trace: TypeAlias = dict[str, Minimiser]
 
 
@@ -366,6 +369,9 @@ class LinearBounds:
         self.known: dict[str, Location] = {}
         self.curves: dict[str, Curve | None] = {}
         self._errors: dict[str, tuple[FloatArray, FloatArray, float]] = {}
+        self.whole: object = object()
+        """One of all parts of a ball."""
+        self.cuts: tuple[Cut, ...] = ()
 
     # -- forward -------------------------------------------------------------------------------------------------------
     @arithmetic.on_host()
@@ -420,6 +426,21 @@ class LinearBounds:
         with consistent(self.network.nodes[name]):
             found = here.range & make_interval(low.reshape(here.centre.shape), high.reshape(here.centre.shape))
         self._locate(name, found, here.moves)
+
+    @arithmetic.on_host()
+    def cut(self, name: str, at: int, above: bool) -> LinearBounds:
+        """The part where an entry of a value is not below 0, or not above.
+
+        `HypothesisError` if there is no such part.
+        """
+        low, high = (np.array(end) for end in self.known[name].range.ends)
+        end = low.reshape(-1) if above else high.reshape(-1)
+        end[at] = max(end[at], 0.0) if above else min(end[at], 0.0)
+        part = copy(self)
+        part.known, part.curves, part._errors = dict(self.known), dict(self.curves), dict(self._errors)
+        part.cuts = (*self.cuts, (name, at, above))
+        part._locate(name, make_interval(low, high), self.known[name].moves)
+        return part
 
     # -- backward ------------------------------------------------------------------------------------------------------
     @arithmetic.on_host()

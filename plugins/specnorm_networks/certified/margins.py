@@ -9,6 +9,7 @@ of two). Constants are intervals from 0 on.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ from specnorm.proof import (
     point,
 )
 from specnorm_networks.certified.kernels import ROUNDINGS
-from specnorm_networks.certified.linear_bounds import LinearBounds
+from specnorm_networks.certified.linear_bounds import Cut, LinearBounds
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.layers import Matrix
 from specnorm_networks.certified.roundings import AtCentre
@@ -124,18 +125,23 @@ def rows_of(label: int, classes: int) -> FloatArray:
     return rows
 
 
-def radius_of(bounds: LinearBounds, differences: Interval, at: AtCentre | None = None) -> Lower | None:
+def radius_of(found: Sequence[tuple[LinearBounds, Interval]], at: AtCentre | None = None) -> Lower | None:
     """A ball's radius, if no difference of logits reaches 0 in it; None if one may.
 
-    ``differences``: the rows' bounds on the ball. ``at``: of its centre: the logits are those that are executed. None:
-    of real arithmetic.
+    ``found``: parts of the ball and the rows' bounds on each. Together they are the ball. ``at``: of its centre: the
+    logits are those that are executed. None: of real arithmetic.
     """
+    balls = {(id(each.network), id(each.whole)) for each, _ in found}
+    if len(balls) != 1 or not _together([each.cuts for each, _ in found]):
+        raise HypothesisError("parts that are not all of one ball")
+    lost, bounds = needed(at, found[0][0].radius), found[0][0]
     if at is not None and not _same_centre(at, bounds):
         raise HypothesisError("roundings around another input")
-    if not bool((differences.low > needed(at, bounds.radius)).all()):
+    if not all(bool((differences.low > lost).all()) for _, differences in found):
         return None
     said = "linear bounds of the differences on ball and box"
-    return make_lower(bounds.radius, RADIUS, said if at is None else f"{said}, less what roundings move")
+    said = said if at is None else f"{said}, less what roundings move"
+    return make_lower(bounds.radius, RADIUS, said if len(found) == 1 else f"{said}, in {len(found)} parts")
 
 
 def needed(at: AtCentre | None, radius: float) -> float:
@@ -147,3 +153,12 @@ def needed(at: AtCentre | None, radius: float) -> float:
 def _same_centre(at: AtCentre, bounds: LinearBounds) -> bool:
     one, other = at.exact[at.roundings.input].low, bounds.exact[bounds.network.input].low
     return one.size == other.size and bool((one.reshape(-1) == other.reshape(-1)).all())
+
+
+def _together(cuts: Sequence[Sequence[Cut]]) -> bool:
+    """Whether parts are a whole: one without a cut, or both sides of one first cut, each of them a whole."""
+    if any(not each for each in cuts):
+        return True
+    places = {(name, at) for (name, at, _), *_ in cuts}
+    sides = [[each[1:] for each in cuts if each[0][2] == side] for side in (False, True)]
+    return len(places) == 1 and all(side and _together(side) for side in sides)

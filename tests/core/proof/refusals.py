@@ -62,7 +62,7 @@ def ball() -> LinearBounds:
     return found
 
 
-BALL = ball()
+BALLS = ball(), ball()
 
 
 class Nearer(ReLU):
@@ -85,6 +85,13 @@ def around(*centre: float) -> AtCentre:
     return Roundings(LINES, EXECUTIONS["float32"], NOTHING, {"y": assumed(1.0, Scope(LINES).map("x", "y"))}).at(
         np.array(centre)
     )
+
+
+def foreign_part() -> LinearBounds:
+    """Of another network, said to be of the first ball."""
+    found = ball()
+    found.whole = BALLS[0].whole
+    return found
 
 
 def cover_in_part() -> cover.Cover:
@@ -255,14 +262,24 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a low end above the high one": lambda: interval(np.ones(1), np.zeros(1)),
     "ends in single precision": lambda: interval(np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.float32)),
     "weights that are not positive": lambda: margins.of_rows(np.eye(2), np.zeros(2), assumed(1.0)),
-    "roundings around another input": lambda: margins.radius_of(BALL, BELOW, around(0.0, 1.0)),
+    "no part of a ball": lambda: margins.radius_of([]),
+    "one side of a cut": lambda: margins.radius_of([(BALLS[0].cut("x", 0, True), BELOW)]),
+    "sides of two cuts": lambda: margins.radius_of(
+        [(BALLS[0].cut("x", at, side), BELOW) for at, side in ((0, True), (1, False))]
+    ),
+    "parts of two balls": lambda: margins.radius_of(
+        [(ball.cut("x", 0, side), BELOW) for ball, side in zip(BALLS, (False, True), strict=True)]
+    ),
+    "roundings around another input": lambda: margins.radius_of([(BALLS[0], BELOW)], around(0.0, 1.0)),
     "a constant of another value": lambda: Roundings(
         LINES, EXECUTIONS["float32"], NOTHING, {"y": assumed(1.0, Scope(LINES).map("y", "x"))}
     ),
+    "a part of another network": lambda: margins.radius_of([(BALLS[0], BELOW), (foreign_part(), BELOW)]),
+    "a cut that leaves nothing": lambda: BALLS[0].cut("x", 1, False),
     "a constant of another network, for linear bounds": lambda: Network(LINES, [FAR]),
     "a norm as a constant between values": lambda: Network(LINES, [assumed(1.0)]),
-    "slopes of other rows": lambda: BALL.lower("y", np.ones((1, 1, 2)), lambda *_: (np.ones((2, 1)), np.ones(1))),
-    "a negative multiplier": lambda: BALL.lower("y", np.ones((1, 1, 2)), lambda *told: (told[1], -np.ones(1))),
+    "slopes of other rows": lambda: BALLS[0].lower("y", np.ones((1, 1, 2)), lambda *_: (np.ones((2, 1)), np.ones(1))),
+    "a negative multiplier": lambda: BALLS[0].lower("y", np.ones((1, 1, 2)), lambda *told: (told[1], -np.ones(1))),
     "a line that is nearer than 0": lambda: near_a_line(),
     "no frequency": lambda: LargestBound(grid.symbol_norms_up, KERNEL, half_grid((20,))[:0], ops=OPS).result(),
     "some frequencies": lambda: some_frequencies(3),

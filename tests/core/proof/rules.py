@@ -12,7 +12,7 @@ from methods import test_deflation
 from networks.executing import FOOLED, dense
 from oracle import dense_matrix
 from proof.network_rules import NETWORK_CHECKS
-from proof.refusals import BALL, CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
+from proof.refusals import BALLS, CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
 from proof.test_claims import DILATED, KERNEL, LAYER, OPS, PART, PARTS, REFLECT, RING, by_unfolding
 from specnorm_networks import Measure
 from specnorm_networks.certified import margins
@@ -144,9 +144,10 @@ def radii() -> Iterator[tuple[Lower | None, float]]:
     """Of logits whose difference is 2 and has the constant 2; and of a ball."""
     differences = interval(np.zeros((2, 2)), np.asarray([[0.0, 2.0], [2.0, 0.0]]))
     yield margins.radii(np.asarray([[3.0, 1.0]]), np.asarray([0]), differences)[0], 1.0
-    bounds, above = BALL, interval(np.ones(1), np.ones(1))
-    yield margins.radius_of(bounds, above), 1.0
-    yield margins.radius_of(bounds, interval(np.zeros(1), np.ones(1))), 0.0
+    bounds, above = BALLS[0], interval(np.ones(1), np.ones(1))
+    yield margins.radius_of([(bounds, above)]), 1.0
+    yield margins.radius_of([(bounds.cut("x", 0, side), above) for side in (False, True)]), 1.0
+    yield margins.radius_of([(bounds, interval(np.zeros(1), np.ones(1)))]), 0.0
 
 
 def as_executed() -> Iterator[tuple[Upper | Lower | None, float]]:
