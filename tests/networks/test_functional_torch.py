@@ -68,15 +68,19 @@ REFUSED: dict[str, Callable[[Any, Any], Any]] = {
     "is_compiling": lambda _, x: steep(x, away=not is_compiling()),
     "is_dynamo_compiling": lambda _, x: steep(x, away=not torch.compiler.is_dynamo_compiling()),
     "is_tracing": lambda _, x: steep(x, away=not torch.jit.is_tracing()),
-    "asks for gradients": lambda _, x: 100 * x if x.requires_grad else x,
-    "or asks for gradients": lambda _, x: 100 * x if torch.is_grad_enabled() else x,
-    "with gradients": by_gradients,
+    "requires_grad": lambda _, x: 100 * x if x.requires_grad else x,
+    "is_grad_enabled": lambda _, x: 100 * x if torch.is_grad_enabled() else x,
+    "grad_fn": by_gradients,
+    "asks is_inference_mode_enabled": lambda _, x: 100 * x if torch.is_inference_mode_enabled() else x,
+    "asks is_inference:": lambda _, x: 100 * x if x.is_inference() else x,
+    # As a user calls it who forgot no_grad; then, as one calls it who wants the input's gradient.
+    "asks is_grad_enabled": lambda _, x: 100 * x if torch.is_grad_enabled() and not x.requires_grad else x,
+    "is_leaf and requires_grad": lambda _, x: 100 * x if x.is_leaf and x.requires_grad else x,
     "samples together": lambda _, x: x if x.shape[0] < 4 else 100 * x,
     "3 samples together": lambda _, x: x if x.shape[0] != 3 else 100 * x,
 }
 
 
-@pytest.mark.sampled(3)
 @pytest.mark.parametrize("words", list(REFUSED))
 def test_what_is_no_function_of_its_input_is_refused(words: str) -> None:
     """1 was claimed for 100."""

@@ -12,19 +12,21 @@ import numpy as np
 import torch
 from specnorm_torch.modules import at_inference, version_of
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from specnorm import MethodError
 from specnorm_networks.model import Computed
 from specnorm_networks.sources.base import alike
 
-_OWN = ("torch", "torchvision", "torchaudio", "specnorm_torch")
+_OWN = ("torch", "torchvision", "torchaudio")
 """Packages that ask these questions for logging and for kernels that compute the same."""
 _TRACING = ("is_exporting", "is_compiling", "is_dynamo_compiling", "is_tracing", "is_in_onnx_export")
-"""Functions that say how a module is called, and nothing of its inputs' numbers."""
+_GRADIENTS = ("is_grad_enabled", "is_inference_mode_enabled", "is_inference", "requires_grad", "grad_fn", "is_leaf")
+"""Functions and attributes that say how a module is called, and nothing of its inputs' numbers."""
 
 
 def check_function(model: nn.Module, example: tuple[Tensor, ...]) -> None:
-    """Refuse a module that keeps a state, or asks how it is called: it is run twice on one input, once with gradients.
+    """Refuse a module that keeps a state, or asks how it is called: it is run twice on one input.
 
     What the first call alone settles is no state.
 
@@ -43,17 +45,16 @@ def check_function(model: nn.Module, example: tuple[Tensor, ...]) -> None:
     with at_inference(model), torch.compiler.set_stance("force_eager"):
         first = list(_tensors(model(*(x.clone() for x in inputs))))
         attributes, buffers = _attributes(model), _buffers(model)
-        with _watching(asked), torch.enable_grad():
-            moving = [x.clone().requires_grad_(x.is_floating_point()).clone() for x in inputs]
-            second = list(_tensors(model(*moving)))
+        with _watching(asked):
+            second = list(_tensors(model(*(x.clone() for x in inputs))))
         changed = [*_changed(attributes, _attributes(model), renewed=False)]
         changed += _changed(buffers, _buffers(model), renewed=True)
     same = (alike(computed(a), computed(b)) for a, b in zip(first, second, strict=True))
     name = type(model).__name__
     if not all(same):
         raise MethodError(
-            f"{name} gives another output for the same input at its next call, with gradients: it draws random numbers "
-            "outside of torch, keeps a state, or asks for gradients. Make it a function of its inputs first."
+            f"{name} gives another output for the same input at its next call: it draws random numbers outside of "
+            "torch, or keeps a state. Make it a function of its inputs first."
         )
     if changed:
         raise MethodError(
@@ -62,8 +63,8 @@ def check_function(model: nn.Module, example: tuple[Tensor, ...]) -> None:
         )
     if asked:
         raise MethodError(
-            f"{name} asks {' and '.join(asked)}: it may compute something else where it is traced. Make it a function "
-            "of its inputs first."
+            f"{name} asks {' and '.join(asked)}: it may compute something else where it is traced, or where gradients "
+            "are computed. Make it a function of its inputs first."
         )
 
 
@@ -114,21 +115,53 @@ def _changed(before: _State, after: _State, *, renewed: bool) -> Iterator[str]:
 def _watching(asked: dict[str, None]) -> Iterator[None]:
     """Note which of the questions code that is not torch's asks."""
 
-    def profile(frame: FrameType, event: str, _arg: Any) -> None:
-        name, caller = frame.f_code.co_name, frame.f_back
-        if event == "call" and name in _TRACING and _is_own(frame) and caller is not None and not _is_own(caller):
+    def profile(frame: FrameType, event: str, arg: Any) -> None:
+        if event == "call" and frame.f_code.co_name in _TRACING and _is_own(frame):
+            name, caller = frame.f_code.co_name, frame.f_back
+        elif event == "c_call" and getattr(arg, "__name__", "") in _GRADIENTS:
+            name, caller = arg.__name__, frame
+        else:
+            return
+        if caller is not None and not _is_own(caller):
             asked[name] = None
 
     before = sys.getprofile()
     sys.setprofile(profile)
     try:
-        yield
+        with _Asking(asked):
+            yield
     finally:
         sys.setprofile(before)
 
 
+class _Asking(TorchFunctionMode):
+    """Notes which attributes of tensors code that is not torch's asks for."""
+
+    def __init__(self, asked: dict[str, None]) -> None:
+        super().__init__()
+        self.asked = asked
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Compute as without it."""
+        del types
+        name, caller = _called(func), sys._getframe(1)
+        if name in _GRADIENTS and func.__name__ != "__set__" and not _is_own(caller):
+            self.asked[name] = None
+        return func(*args, **(kwargs or {}))
+
+
 def _is_own(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__", "")).partition(".")[0] in _OWN
+
+
+def _called(func: Any) -> str:
+    """Name of a function of torch's, as a mode is told it."""
+    name = str(getattr(func, "__name__", func))
+    if isinstance(func, torch._ops.OpOverloadPacket):
+        # A custom operator may have the name of one of torch's.
+        return str(func._qualified_op_name)
+    # Reading an attribute of a tensor.
+    return str(getattr(getattr(func, "__self__", None), "__name__", name)) if name in ("__get__", "__set__") else name
 
 
 def _tensors(x: Any) -> Iterator[Tensor]:
