@@ -46,7 +46,7 @@ def shapes(lib: Lib) -> list[tuple[int, ...]]:
 def test_against_finite_differences(xp: Lib, name: str) -> None:
     """Central differences of the value itself along random directions; float32 has no digits for that."""
     if not xp.has_float64:
-        pytest.skip("float32 only: `check_backend` compares with NumPy")
+        pytest.skip("float32 only: compared with NumPy below")
     if name in ABOVE:
         pytest.skip("its value lies up to rtol above the norm, whose gradient this is; see the next test")
     # One of these kernels takes the tensor norm's alternation 1300 rounds; before, the slope is not the gradient.
@@ -81,6 +81,21 @@ def test_value_and_kind_of_arrays(xp: Lib, name: str) -> None:
             assert xp.backend.is_array(array)
             assert xp.dtype_name(array) == dtype
             assert str(xp.backend.device(array)) == str(xp.backend.device(x))
+
+
+@every
+@pytest.mark.widths
+@pytest.mark.libraries
+def test_agrees_with_numpy(xp: Lib, name: str) -> None:
+    method: Method = METHODS[name]()
+    for shape in shapes(xp):
+        for dtype in xp.dtypes[-1:] if xp.compiles else xp.dtypes:
+            x, where = kernel(shape, dtype), geometry(name, shape)
+            expected, slope = specnorm.value_and_grad(x, method, **where)
+            value, gradient = specnorm.value_and_grad(xp.asarray(x), method, **where)
+            rtol = 1e-3 if not xp.has_float64 else 1e-4 if dtype == "float32" else 1e-6
+            assert abs(xp.number(value) - expected) <= rtol * expected
+            assert np.max(np.abs(xp.to_numpy(gradient) - slope)) <= 30 * rtol * np.max(np.abs(slope))
 
 
 @every
