@@ -107,17 +107,23 @@ def near(graph: Graph, ball: Ball, measure: Measure, method: Method, found: Rang
     found : Ranges, optional
         From `ranges_near`, where it is known already.
     """
-    found, answers = ranges_near(graph, ball, measure) if found is None else found, []
-    # Sorting is norm-preserving for channels; for units it is ReLU of a difference.
-    written = written_out(unsorted(graph))[-1]
-    for units in (False, True):
-        local = localised(written, ranges(written, ball, {}, found)) if units else localised(prepared(graph), found)
-        run = None if not units or isinstance(method, Product) else unit_run(local)
-        if units and (run is None or measure.clock.expired or not method.affordable(run)):
-            continue
-        answer = bounded(local, measure, method, run, found)
-        answers.append(replace(answer, radius=ball.radius))
-    return answers
+    found = ranges_near(graph, ball, measure) if found is None else found
+    answers = [bounded(localised(prepared(graph), found), measure, method, None, found)]
+    if not isinstance(method, Product):
+        written = written_out(unsorted(graph))[-1]
+        answers += _by_units(localised(written, ranges(written, ball, {}, found)), measure, method, found)
+    return [replace(answer, radius=ball.radius) for answer in answers]
+
+
+def _by_units(local: Graph, measure: Measure, method: Method, found: Ranges | None = None) -> list[NetworkBound]:
+    """The bound of a graph that is written out and localised, by its units; none where these are too many.
+
+    Sorting is norm-preserving for channels; for units it is ReLU of a difference.
+    """
+    run = None if measure.clock.expired else unit_run(local)
+    if run is None or measure.clock.expired or not method.affordable(run):
+        return []
+    return [bounded(local, measure, method, run, found)]
 
 
 def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkBound]:
@@ -126,11 +132,7 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
     if isinstance(method, Product) or not (rises(graph) or _flattens(graph)):
         return [by_channels]
     written = written_out(unsorted(graph))[-1]
-    local = localised(written, anywhere(written))
-    run = None if measure.clock.expired else unit_run(local)
-    if run is None or not method.affordable(run):
-        return [by_channels]
-    return [by_channels, bounded(local, measure, method, run)]
+    return [by_channels, *_by_units(localised(written, anywhere(written)), measure, method)]
 
 
 def _flattens(graph: Graph) -> bool:

@@ -520,22 +520,39 @@ def _alone(node: Node | None) -> list[Node] | None:
     return None if node is None else [node]
 
 
-def _joined(node: Node, halves: Node, axis: int, concat: ops.Concat, fresh: Callable[[str], str]) -> list[Node] | None:
-    """Two halves of a value, joined as a node joins them: in their places, on another axis or on one of their own."""
+def _joined(
+    node: Node,
+    concat: ops.Concat,
+    operator: ops.GroupSort | ops.SignParts,
+    source: str,
+    nodes: Nodes,
+    fresh: Callable[[str], str],
+) -> list[Node] | None:
+    """Both halves that an operator makes of a value along its axis, put where a node joins them.
+
+    In their places, on another axis, or on an axis of their own.
+    """
+    axis = operator.axis
     if axis == concat.axis and not concat.new:
-        return [replace(node, operator=halves.operator, inputs=halves.inputs)]
-    if halves.shape is None or node.shape is None or not all(isinstance(n, int) for n in (*halves.shape, *node.shape)):
+        return [replace(node, operator=operator, inputs=(source,))]
+    half, whole = concrete(nodes[node.inputs[0]].shape), concrete(node.shape)
+    if half is None or whole is None:
         return None
-    sizes = [int(n) for n in halves.shape]
-    sizes[axis : axis + 1] = [2, sizes[axis] // 2]
     # The axis of two is put where both halves are joined.
-    order = [at for at in range(len(sizes)) if at != axis]
+    split = (*half[:axis], 2, *half[axis:])
+    order = [at for at in range(len(split)) if at != axis]
     order.insert(concat.axis, axis)
-    split = Node(fresh(f"{node.name}.split"), ops.Reshape(tuple(sizes)), (halves.name,), tuple(sizes), node.label, True)
-    shape = tuple(sizes[at] for at in order)
-    put = Node(fresh(f"{node.name}.put"), ops.Permute(tuple(order)), (split.name,), shape, node.label, True)
-    whole = ops.Reshape(tuple(int(n) for n in node.shape))
-    return [halves, split, put, replace(node, operator=whole, inputs=(put.name,))]
+    steps: list[tuple[ops.Operator, tuple[int, ...]]] = [
+        (operator, (*half[:axis], 2 * half[axis], *half[axis + 1 :])),
+        (ops.Reshape(split), split),
+        (ops.Permute(tuple(order)), tuple(split[at] for at in order)),
+    ]
+    made = list[Node]()
+    for step, shape in steps:
+        name = fresh(f"{node.name}.{type(step).__name__}")
+        made.append(Node(name, step, (source,), shape, node.label, derived=True))
+        source = name
+    return [*made, replace(node, operator=ops.Reshape(whole), inputs=(source,))]
 
 
 def _halves(
@@ -549,9 +566,7 @@ def _halves(
         return None
     half = pairs[0][0]
     operator = ops.GroupSort(half.axis, 2, "strided", isinstance(ends[0].operator, ops.Maximum))
-    shape = nodes[half.source].shape
-    both = Node(fresh(f"{node.name}.sorted"), operator, (half.source,), shape, node.label, derived=True)
-    return _joined(node, both, half.axis, concat, fresh)
+    return _joined(node, concat, operator, half.source, nodes, fresh)
 
 
 def _pairs(node: Node, concat: ops.Concat, ends: list[Node], nodes: Nodes) -> Node | None:
@@ -581,13 +596,9 @@ def _both_signs(
     signs = [number_of(chain[name]) for chain in chains]
     if signs not in ([1, -1], [-1, 1]) or any(each.roundings for chain in chains for each in chain[name]):
         return None
-    shape = nodes[name].shape or ()
-    axis = min(concat.axis, len(shape) - 1)
-    size = shape[axis]
-    wide = (*shape[:axis], 2 * size if isinstance(size, int) else size, *shape[axis + 1 :])
-    operator = ops.SignParts(axis, signs[0] == -1)
-    both = Node(fresh(f"{node.name}.signs"), operator, (name,), wide, node.label, derived=True)
-    return _joined(node, both, axis, concat, fresh)
+    # A new axis behind the last one is made of that one.
+    axis = min(concat.axis, len(nodes[name].shape or ()) - 1)
+    return _joined(node, concat, ops.SignParts(axis, signs[0] == -1), name, nodes, fresh)
 
 
 def _grouped(node: Node, nodes: Nodes) -> Node | None:
