@@ -1,6 +1,6 @@
 """Sessions, each named after what it checks.
 
-``nox`` alone runs what a change can break, in 10 to 15 minutes on two cores; CI and the README run that. ``nox -s
+``nox`` alone runs what a change can break, in about 10 minutes on two cores; CI and the README run that. ``nox -s
 quick`` is for the loop of whoever changes something, and ``nox && nox -t nightly`` runs everything.
 """
 
