@@ -8,10 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from specnorm_networks import builders
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError, Operator
 from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.operators.pointwise import MOST
 from specnorm_networks.certified.shapes import Shape, concrete
 from specnorm_networks.onnx.nodes import (
     FLOATING,
@@ -27,8 +27,6 @@ from specnorm_networks.onnx.nodes import (
 )
 from specnorm_networks.onnx.shapes import broadcast_shapes
 from specnorm_networks.onnx.tensors import Constant
-
-QUOTIENT = "it divides by a value that depends on the input, which has no constant"
 
 
 def function(make: Callable[[], Operator]) -> Builder:
@@ -176,7 +174,9 @@ def power(call: Call, x: Data, exponent: Constant, /) -> Made:
     number = scalar(exponent)
     if number is None:
         raise NoBoundError("its exponent is not one number that is known")
-    operator = builders.power(number)
+    roots: dict[float, Operator] = {0.5: ops.Sqrt(), -0.5: ops.Rsqrt(), -1.0: ops.Reciprocal()}
+    whole = 1 <= number <= MOST and number == int(number)
+    operator = ops.Power(int(number)) if whole else roots.get(number)
     if operator is None:
         raise NoBoundError(f"a power of {number:.6g} has no rule")
     return Made(operator, (x,), _wide(exponent, x))

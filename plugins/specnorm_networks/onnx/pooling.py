@@ -6,7 +6,6 @@ import math
 from fractions import Fraction
 from typing import Protocol
 
-from specnorm_networks import builders
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError, Operator
 from specnorm_networks.certified.operators.linear import PadMode
@@ -175,15 +174,12 @@ def pad(
     if mode != "constant" and min(pads, default=0) < 0:
         raise NoBoundError("negative padding by repeated pixels")
     filled = value if constant_value is None else scalar(constant_value)
-    # Without samples and channels, as convolutions are padded.
-    last = tuple(pairs[2:] if not any(map(any, pairs[:2])) else pairs)
-    steps = builders.padding(_MODES[mode], last, len(shape), math.nan if filled is None else filled) or (
-        ops.Identity(),
-    )
-    source: Data | Made = x
-    for operator in steps:
-        before, counted = shape_of(source), min if isinstance(operator, ops.Slice) else max
-        after = [times(n, 1, sum(counted(a, 0) for a in pair)) for n, pair in zip(before, pairs, strict=True)]
-        source = Made(operator, (source,), tuple(after))
-    assert isinstance(source, Made)  # for the type checker: there is a step
-    return source
+    # Negative amounts cut off; then without samples and channels, as convolutions are padded.
+    cut = tuple((axis, max(-a, 0), min(b, 0) or None, 1) for axis, (a, b) in enumerate(pairs) if min(a, b) < 0)
+    left = tuple(times(n, 1, min(a, 0) + min(b, 0)) for n, (a, b) in zip(shape, pairs, strict=True))
+    whole = tuple(times(n, 1, max(a, 0) + max(b, 0)) for n, (a, b) in zip(left, pairs, strict=True))
+    added = tuple((max(a, 0), max(b, 0)) for a, b in (pairs if any(map(any, pairs[:2])) else pairs[2:]))
+    inner = Made(ops.Slice(cut) if cut else ops.Identity(), (x,), left)
+    if not any(map(any, added)):
+        return inner
+    return Made(ops.Pad(_MODES[mode], added, math.nan if filled is None else filled), (inner if cut else x,), whole)
