@@ -22,7 +22,7 @@ from specnorm_networks.certified.operators.executed import smallest
 from specnorm_networks.certified.operators.sources import Constant, Input, Random, Unknown
 from specnorm_networks.certified.regions import Ball, Box
 from specnorm_networks.certified.shapes import Shape, concrete
-from specnorm_networks.model import Computed, Model, NotExecutedError
+from specnorm_networks.model import Computed, Model, NotExecutedError, alike
 
 Inputs: TypeAlias = dict[str, FloatArray]
 _Make: TypeAlias = Callable[[tuple[int, ...]], FloatArray]
@@ -422,16 +422,13 @@ class _Walk:
                 known[node.name] = ours
                 self.ran.add(node.name)
                 if given is not None:
+                    # Of infinities a map with zeros makes what is no number.
                     overflown = any(not np.isfinite(known[name].value).all() for name in node.inputs)
-                    self._compare(node, ours, given, units[node.name], overflown)
+                    self._fit(node, node.shape, given.value.shape)
+                    self.largest = max(self.largest, _agree(node, ours, [given], units[node.name], overflown))
+                    self.compared.add(node.name)
         if given is not None:
             known[node.name], units[node.name] = Value(given.value), given.unit
-
-    def _compare(self, node: Node, ours: Value, theirs: Computed, unit: float, overflown: bool) -> None:
-        """``overflown``: whether an input holds infinities, of which a map with zeros makes what is no number."""
-        self._fit(node, node.shape, theirs.value.shape)
-        self.largest = max(self.largest, _agree(node, ours, [theirs], unit, overflown))
-        self.compared.add(node.name)
 
     def _fit(self, node: Node, stated: Shape | None, shape: tuple[int, ...]) -> None:
         """A value's shape is the one that the graph states, its symbols the same sizes everywhere."""
@@ -602,13 +599,10 @@ def _alike(node: Node, together: Computed, alone: list[Computed], count: int) ->
     TranslationError
         If it is not.
     """
-    near = math.sqrt(2 * together.unit)
     for axis in range(alone[0].value.ndim):
-        apart: FloatArray = np.concatenate([each.value for each in alone], axis)
-        if together.value.shape == apart.shape:
-            size = float(np.max(np.where(np.isfinite(apart), abs(apart), 0.0), initial=0.0))
-            if np.allclose(together.value, apart, rtol=near, atol=near * size, equal_nan=True):
-                return True
+        apart = Computed(np.concatenate([each.value for each in alone], axis), together.unit)
+        if alike(together, apart):
+            return True
     raise TranslationError(
         f"The model gives another output for {count} samples together than for each by itself ({visible(node.name)}): "
         "a bound for one sample says nothing of several. Give an input with the number of samples that is meant."

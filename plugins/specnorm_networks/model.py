@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,18 @@ class Computed:
         Unit roundoff of the arithmetic that computed it: 2^-53, 2^-24 (float32), 2^-11 (float16), 2^-8 (bfloat16).
     """
 
-    value: NDArray[np.generic]
+    value: NDArray[Any]
     unit: float
+
+
+def alike(one: Computed, other: Computed) -> bool:
+    """Whether a result of a whole network is another one but for rounding: by the root of its unit, of the other."""
+    if one.value.shape != other.value.shape:
+        return False
+    near = math.sqrt(2 * max(one.unit, other.unit))
+    with np.errstate(all="ignore"):
+        size = float(np.max(np.where(np.isfinite(other.value), abs(other.value), 0.0), initial=0.0))
+    return np.allclose(one.value, other.value, rtol=near, atol=near * size, equal_nan=True)
 
 
 class Trial(Protocol):

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm import ConvSpec, SpecnormError
-from specnorm.proof import AnyArray, Upper, host
+from specnorm.proof import Upper, host
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Graph, Layer, Node, Shape, concrete
 from specnorm_networks.certified.kernels import ROUNDINGS, Sizes, by_output
@@ -424,7 +424,7 @@ def merged(form: LinearCombination, layer: Layer, cout: int) -> LinearCombinatio
     whole, name = first, f"{first.filter.layer.name} and {layer.name}"
 
     @cache
-    def product() -> tuple[FloatArray, FloatArray]:
+    def product() -> tuple[Any, Any]:
         one, other = whole.dense(0, dilated=True)[0], layer.kernel()
         found, sizes = other @ one, abs(other) @ abs(one)
         # Roundings of the sum, and those of the first one's entries, which may be off, as the second one's.
@@ -434,16 +434,8 @@ def merged(form: LinearCombination, layer: Layer, cout: int) -> LinearCombinatio
             error = error + np.asarray(layer.error(), np.float64) @ (abs(one) + whole.lost * OFF)
         return found, host.inflate(error, 2 * form.width + 8) + 2.0**-1000
 
-    def load() -> AnyArray:
-        found: Any = product()[0]
-        return found
-
-    def error() -> AnyArray:
-        found: Any = product()[1]
-        return found
-
     spec = ConvSpec.of((cout, first.filter.spec.cin))
-    both = Filter(Layer(name, load, {}, 0, error=error), {}, spec, None)
+    both = Filter(Layer(name, lambda: product()[0], {}, 0, error=lambda: product()[1]), {}, spec, None)
     term = Term(first.source, first.reads, range(cout), (), both, first.columns)
     return LinearCombination((term,), cout, form.axis)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -49,13 +48,3 @@ class Exported:
     narrow: str = ""
     stored: Callable[[], Sequence[Array]] = tuple
     note: str = ""
-
-
-def alike(one: Computed, other: Computed) -> bool:
-    """Whether two results of a whole network differ by no more than rounding may make: by the root of its unit."""
-    if one.value.shape != other.value.shape:
-        return False
-    near = math.sqrt(2 * max(one.unit, other.unit))
-    with np.errstate(all="ignore"):
-        size = float(np.max(np.where(np.isfinite(one.value), abs(one.value), 0.0), initial=0.0))
-    return np.allclose(one.value, other.value, rtol=near, atol=near * size, equal_nan=True)

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from specnorm import MethodError
+from specnorm_networks.certified.operators.executed import UNITS
 from specnorm_networks.model import Computed
 from specnorm_networks.sources.base import Exported
-
-_UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
 def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = None) -> Exported:
@@ -38,9 +37,9 @@ def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = 
     def run(*arrays: Any) -> Sequence[Computed]:
         found = function(*(jax.numpy.asarray(x, dtype) for x, dtype in zip(arrays, dtypes, strict=True)))
         # Other devices than the CPU may multiply in less than single precision.
-        least = 0.0 if jax.default_backend() == "cpu" else _UNITS["bfloat16"]
+        least = 0.0 if jax.default_backend() == "cpu" else UNITS["bfloat16"]
         leaves = jax.tree.leaves(found)
-        return [Computed(np.asarray(x).astype(np.float64), max(least, _UNITS.get(str(x.dtype), 0))) for x in leaves]
+        return [Computed(np.asarray(x).astype(np.float64), max(least, UNITS.get(str(x.dtype), 0))) for x in leaves]
 
     zeros = [np.zeros(shape) for shape in shapes]
     try:

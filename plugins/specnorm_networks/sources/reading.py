@@ -12,9 +12,9 @@ from specnorm.proof import TranslationError
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators import Constant, Convolution, Matrix
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.model import Computed, NotExecutedError, Trial
+from specnorm_networks.model import Computed, NotExecutedError, Trial, alike
 from specnorm_networks.onnx import read
-from specnorm_networks.sources.base import Exported, alike
+from specnorm_networks.sources.base import Exported
 
 
 def graph_of(exported: Exported) -> Graph:

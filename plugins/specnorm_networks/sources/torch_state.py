@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from specnorm import MethodError
-from specnorm_networks.model import Computed
-from specnorm_networks.sources.base import alike
+from specnorm_networks.model import Computed, alike
 
 _OWN = ("torch", "torchvision", "torchaudio")
 """Packages that ask these questions for logging and for kernels that compute the same."""
