@@ -243,15 +243,12 @@ class Search:
                 formed, _ = cover.form(polynomial, hopeful[part], nodes.reduced_for_sq[hopeful[part]])
                 self._prove(cover, nodes, formed, threshold)
         if polynomial.truncation > 0:
-            self._fathom_whole(cover, nodes, limit_sq, hopeful)
+            self._fathom_whole(cover, nodes, limit_sq)
 
-    def _fathom_whole(self, cover: Cover, nodes: NodeEstimates, limit_sq: np.ndarray, hopeful: np.ndarray) -> None:
+    def _fathom_whole(self, cover: Cover, nodes: NodeEstimates, limit_sq: np.ndarray) -> None:
         """Try cells with nothing left out, where the truncation weighs too much, so that no smaller cell passes."""
         smaller_sq = (self.threshold * np.cos(cover.open.boxes.radius / 4)) ** 2
-        # An estimate that allowed what the proof did not tells nothing: small cells get the whole matrix at once.
-        misled = np.zeros(len(cover), dtype=bool)
-        misled[hopeful] = limit_sq[hopeful] > 0.98 * self.threshold**2
-        hard = (nodes.eigenvalues > smaller_sq) | misled
+        hard = nodes.eigenvalues > smaller_sq
         near = (nodes.norms_sq < limit_sq) & (limit_sq > self.tuning.stuck * self.threshold**2)
         stuck = np.flatnonzero((cover.norms == math.inf) & near & hard)
         if len(stuck):
