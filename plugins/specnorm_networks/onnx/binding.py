@@ -1,8 +1,8 @@
 """Arguments of ONNX operators by name, as the standard's own schemas have them, for the functions that build operators.
 
-A builder's parameters are what it knows: after its `Call`, positional ones are inputs in the standard's order, others
-are inputs or attributes by name. What a node gives beyond them is refused by name, unless it is the default. A
-parameter's annotation says what it takes:
+A builder's parameters are what it knows: after its `Call`, if it takes one as ``call``, positional ones are inputs in
+the standard's order, others are inputs or attributes by name. What a node gives beyond them is refused by name, unless
+it is the default. A parameter's annotation says what it takes:
 
 - `Data`: a value that may move; `Value`: or a constant.
 - `Constant`: a constant, of any size.
@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specnorm_networks.certified.operators import NoBoundError
-from specnorm_networks.onnx.nodes import MAX_FOLDED, Call, Data, Known, Value
+from specnorm_networks.onnx.nodes import MAX_FOLDED, Builder, Call, Data, Known, Result, Value
 from specnorm_networks.onnx.tensors import Constant
 
 NEWEST = 28
@@ -51,14 +51,17 @@ def _newest() -> int:
 
 
 @cache
+def _signature(builder: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(builder, eval_str=True).parameters
+
+
 def parameters(builder: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """What a builder takes, after its `Call`."""
-    found = inspect.signature(builder, eval_str=True).parameters
-    return {name: found[name] for name in list(found)[1:]}
+    """What a builder takes besides its `Call`."""
+    return {name: each for name, each in _signature(builder).items() if name != "call"}
 
 
-def bind(call: Call, known: Known, builder: Callable[..., Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Positional and named arguments for a builder.
+def bind(call: Call, known: Known, builder: Builder) -> Callable[[], Result]:
+    """A builder with its arguments.
 
     Raises
     ------
@@ -93,7 +96,8 @@ def bind(call: Call, known: Known, builder: Callable[..., Any]) -> tuple[list[An
             if each.default is each.empty and type(None) not in _kinds(each):
                 raise NoBoundError(f"the argument {name} of {call.operator} is missing")
             named[name] = None if each.default is each.empty else each.default
-    return [*(named.pop(name) for name in ordered), *positional], named
+    first = [call] if "call" in _signature(builder) else []
+    return partial(builder, *first, *(named.pop(name) for name in ordered), *positional, **named)
 
 
 def stated(call: Call, known: Known) -> tuple[list[tuple[str, Value]], dict[str, tuple[Any, Any]]]:

@@ -199,8 +199,7 @@ def _shapes(call: Call, known: Known, values: Sequence[Constant]) -> list[Shape 
         inputs = [x and Data("", x.shape) if at in moving else x for at, x in enumerate(call.inputs)]
         asked = replace(call, inputs=inputs, use=lambda *_: "", missed=lambda: None)
         try:
-            positional, named = bind(asked, known, build)
-            found = build(asked, *positional, **named)
+            found = bind(asked, known, build)()
         except NoBoundError as error:
             last = error
             continue

@@ -32,8 +32,7 @@ from specnorm_networks.onnx.tensors import Constant
 def function(make: Callable[[], Operator]) -> Builder:
     """A function of each entry."""
 
-    def build(call: Call, x: Data, /) -> Made:
-        del call
+    def build(x: Data, /) -> Made:
         return Made(make(), (x,), x.shape)
 
     return build
@@ -42,45 +41,39 @@ def function(make: Callable[[], Operator]) -> Builder:
 def with_alpha(make: Callable[[float], Operator]) -> Builder:
     """The same with a parameter."""
 
-    def build(call: Call, x: Data, /, *, alpha: float) -> Made:
-        del call
+    def build(x: Data, /, *, alpha: float) -> Made:
         return Made(make(alpha), (x,), x.shape)
 
     return build
 
 
-def hard_sigmoid(call: Call, x: Data, /, *, alpha: float, beta: float) -> Made:
+def hard_sigmoid(x: Data, /, *, alpha: float, beta: float) -> Made:
     """Two parameters."""
-    del call
     return Made(ops.HardSigmoid(alpha, beta), (x,), x.shape)
 
 
-def shrink(call: Call, x: Data, /, *, bias: float, lambd: float) -> Made:
+def shrink(x: Data, /, *, bias: float, lambd: float) -> Made:
     """What is near 0 is 0; the rest jumps unless it comes nearer by as much."""
-    del call
     if not 0 <= bias == lambd:
         raise NoBoundError(f"it jumps where the value is {lambd:.6g}")
     return Made(ops.SoftShrink(bias), (x,), x.shape)
 
 
-def selu(call: Call, x: Data, /, *, alpha: float, gamma: float) -> Made:
+def selu(x: Data, /, *, alpha: float, gamma: float) -> Made:
     """``gamma x`` above 0, ``gamma alpha (exp(x) - 1)`` below."""
-    del call
     return Made(ops.ELU(alpha, gamma), (x,), x.shape)
 
 
-def gelu(call: Call, x: Data, /, *, approximate: str) -> Made:
+def gelu(x: Data, /, *, approximate: str) -> Made:
     """Exact, or by tanh."""
-    del call
     forms: dict[str, Literal["erf", "tanh"]] = {"none": "erf", "tanh": "tanh"}
     if approximate not in forms:
         raise NoBoundError(f"approximate={approximate[:20]!r} of Gelu is not known here")
     return Made(ops.GELU(forms[approximate]), (x,), x.shape)
 
 
-def clip(call: Call, x: Data, /, *, min: Constant | float | None, max: Constant | float | None) -> Made:
+def clip(x: Data, /, *, min: Constant | float | None, max: Constant | float | None) -> Made:
     """Between constants, which may be larger than the value."""
-    del call
     ends = [end if end is None or isinstance(end, float) else scalar(end) for end in (min, max)]
     wide = broadcast_shapes([x.shape, *(end.shape for end in (min, max) if isinstance(end, Constant))])
     if wide == x.shape and all(e is not None for e, given in zip(ends, (min, max), strict=True) if given is not None):
@@ -96,9 +89,8 @@ def clip(call: Call, x: Data, /, *, min: Constant | float | None, max: Constant 
     return made
 
 
-def prelu(call: Call, x: Data, /, *, slope: Constant) -> Made:
+def prelu(x: Data, /, *, slope: Constant) -> Made:
     """Constant slopes below 0."""
-    del call
     if x.shape is not None and broadcast_shapes([x.shape, slope.shape]) != x.shape:
         raise NoBoundError(f"its slopes of shape {slope.shape} do not fit {x.shape}")
     return Made(ops.LeakyReLU(_numbers(slope)), (x,), x.shape)
@@ -131,9 +123,8 @@ def extreme(call: Call, *values: Value) -> Made:
     return _joined(operator if len(values) > 1 else ops.Identity(), *values)
 
 
-def multiply(call: Call, a: Value, b: Value, /) -> Made:
+def multiply(a: Value, b: Value, /) -> Made:
     """Product of two values, or with constants."""
-    del call
     if isinstance(a, Data) and isinstance(b, Data):
         return _joined(ops.Product(), a, b)
     x, c = (a, b) if isinstance(b, Constant) else (b, a)
@@ -141,9 +132,8 @@ def multiply(call: Call, a: Value, b: Value, /) -> Made:
     return Made(ops.Scale(_numbers(c), exact=True), (x,), broadcast_shapes([x.shape, c.shape]))
 
 
-def divide(call: Call, a: Value, b: Value, /) -> Made:
+def divide(a: Value, b: Value, /) -> Made:
     """Division by constants; by values that depend on the input, of one number or of values."""
-    del call
     if any(isinstance(x, Constant) and not x.dtype.startswith(FLOATING) for x in (a, b)):
         raise NoBoundError("it divides whole numbers: steps")
     if isinstance(b, Data):
@@ -168,9 +158,8 @@ def _wide(number: Value, x: Data) -> Shape | None:
     return shape
 
 
-def power(call: Call, x: Data, exponent: Constant, /) -> Made:
+def power(x: Data, exponent: Constant, /) -> Made:
     """Whole exponents, roots and inverses."""
-    del call
     number = scalar(exponent)
     if number is None:
         raise NoBoundError("its exponent is not one number that is known")
@@ -182,9 +171,8 @@ def power(call: Call, x: Data, exponent: Constant, /) -> Made:
     return Made(operator, (x,), _wide(exponent, x))
 
 
-def where(call: Call, condition: Value, a: Value, b: Value, /) -> Made:
+def where(condition: Value, a: Value, b: Value, /) -> Made:
     """Choice by a constant condition; by one that moves it is a step, unless it is part of something known."""
-    del call
     shape = broadcast_shapes([condition.shape, a.shape, b.shape])
     if isinstance(condition, Data):
         return Made(ops.Choose(), (condition, a, b), shape)
@@ -197,8 +185,7 @@ def compare(kind: Literal["gt", "ge", "lt", "le"]) -> Builder:
     """A step: 1 or 0."""
     turned: dict[str, Literal["gt", "ge", "lt", "le"]] = {"gt": "lt", "ge": "le", "lt": "gt", "le": "ge"}
 
-    def build(call: Call, a: Value, b: Value, /) -> Made:
-        del call
+    def build(a: Value, b: Value, /) -> Made:
         shape = broadcast_shapes([a.shape, b.shape])
         for x, c, how in ((a, b, kind), (b, a, turned[kind])):
             number = scalar(c)

@@ -42,9 +42,8 @@ def _moved(x: Value, shape: Shape | None, operator: Operator) -> Constant | Made
     return x.mapped(known, lambda a: a.reshape(known))
 
 
-def reshape(call: Call, x: Value, /, *, shape: Wholes | Data, allowzero: int = 0) -> Constant | Made:
+def reshape(x: Value, /, *, shape: Wholes | Data, allowzero: int = 0) -> Constant | Made:
     """New shape, from an attribute or a constant."""
-    del call
     if isinstance(shape, Data):
         return _moved(x, None, ops.Selection())
     if len(shape) > 16 or min(shape, default=0) < -1:
@@ -52,9 +51,8 @@ def reshape(call: Call, x: Value, /, *, shape: Wholes | Data, allowzero: int = 0
     return _moved(x, reshaped(x.shape, shape, allow_zero=bool(allowzero)), ops.Reshape(shape, copies=not allowzero))
 
 
-def transpose(call: Call, x: Value, /, *, perm: Wholes | None) -> Constant | Made:
+def transpose(x: Value, /, *, perm: Wholes | None) -> Constant | Made:
     """Axes in another order."""
-    del call
     axes = perm if perm is not None else tuple(reversed(range(len(shape_of(x)))))
     before = shape_of(x)
     if sorted(axes) != list(range(len(before))):
@@ -62,9 +60,8 @@ def transpose(call: Call, x: Value, /, *, perm: Wholes | None) -> Constant | Mad
     return _moved(x, tuple(before[axis] for axis in axes), ops.Permute(axes))
 
 
-def flatten(call: Call, x: Value, /, *, axis: int) -> Constant | Made:
+def flatten(x: Value, /, *, axis: int) -> Constant | Made:
     """Two axes out of all."""
-    del call
     before = shape_of(x)
     if not -len(before) <= axis <= len(before):
         raise NoBoundError(f"axis {axis} of a value of {len(before)} axes")
@@ -73,9 +70,8 @@ def flatten(call: Call, x: Value, /, *, axis: int) -> Constant | Made:
     return _moved(x, tuple(fresh() if part is None else math.prod(part) for part in parts), ops.TwoAxes(axis))
 
 
-def squeeze(call: Call, x: Value, /, *, axes: Wholes | Data | None) -> Constant | Made:
+def squeeze(x: Value, /, *, axes: Wholes | Data | None) -> Constant | Made:
     """Axes of size 1, taken away."""
-    del call
     if isinstance(axes, Data):
         return _moved(x, None, ops.Selection())
     before = shape_of(x)
@@ -93,9 +89,8 @@ def squeeze(call: Call, x: Value, /, *, axes: Wholes | Data | None) -> Constant 
     return _moved(x, tuple(n for at, n in enumerate(before) if at not in gone), ops.Squeeze(gone))
 
 
-def unsqueeze(call: Call, x: Value, /, *, axes: Wholes | Data) -> Constant | Made:
+def unsqueeze(x: Value, /, *, axes: Wholes | Data) -> Constant | Made:
     """Axes of size 1, put in."""
-    del call
     if isinstance(axes, Data):
         return _moved(x, None, ops.Selection())
     before = shape_of(x)
@@ -107,22 +102,20 @@ def unsqueeze(call: Call, x: Value, /, *, axes: Wholes | Data) -> Constant | Mad
     return _moved(x, tuple(1 if at in new else next(old) for at in range(ndim)), ops.Unsqueeze(new))
 
 
-def identity(call: Call, x: Value, /) -> Constant | Made:
+def identity(x: Value, /) -> Constant | Made:
     """The value itself."""
-    del call
     return x if isinstance(x, Constant) else Made(ops.Identity(), (x,), x.shape)
 
 
-def dropout(call: Call, x: Value, /, *, training_mode: Constant | None) -> Constant | Made:
+def dropout(x: Value, /, *, training_mode: Constant | None) -> Constant | Made:
     """At inference."""
     if training_mode is not None and scalar(training_mode) != 0:
         raise NoBoundError("dropout may be active: training_mode is not false")
-    return identity(call, x)
+    return identity(x)
 
 
-def cast(call: Call, x: Value, /, *, to: int) -> Result:
+def cast(x: Value, /, *, to: int) -> Result:
     """Another floating type."""
-    del call
     if isinstance(x, Constant):
         if x.dtype.startswith(FLOATING) and to in (1, 11) and not (x.dtype == "float64" and to == 1):
             # Exact; what is computed of it is then rounded as the wider type is.
@@ -135,11 +128,10 @@ def cast(call: Call, x: Value, /, *, to: int) -> Result:
 
 
 def dequantize(
-    call: Call, x: Value, /, *, x_scale: Constant, x_zero_point: Array | None, axis: int = 1, block_size: int = 0,
+    x: Value, /, *, x_scale: Constant, x_zero_point: Array | None, axis: int = 1, block_size: int = 0,
     output_dtype: int = 0,
 ) -> Constant:  # fmt: skip
     """Weights from integers, rounded to the type of the scale."""
-    del call
     if isinstance(x, Data):
         raise NoBoundError("it dequantises values of the network: steps")
     if x_scale.size > MAX_KNOWN or x_scale.refusal is not None:
@@ -160,11 +152,10 @@ def dequantize(
 
 
 def slice_of(
-    call: Call, x: Data, /, *, starts: Wholes | Data, ends: Wholes | Data, axes: Wholes | Data | None,
+    x: Data, /, *, starts: Wholes | Data, ends: Wholes | Data, axes: Wholes | Data | None,
     steps: Wholes | Data | None = None,
 ) -> Made:  # fmt: skip
     """A part along some axes."""
-    del call
     if isinstance(starts, Data) or isinstance(ends, Data) or isinstance(axes, Data) or isinstance(steps, Data):
         return Made(ops.Selection(), (x,), None)
     parts = slice_parts(shape_of(x), starts, ends, axes, steps)
@@ -197,9 +188,8 @@ def split(
     )
 
 
-def concat(call: Call, *values: Value, axis: int) -> Made:
+def concat(*values: Value, axis: int) -> Made:
     """Several values along one axis."""
-    del call
     shapes = [shape_of(value) for value in values]
     axis = on_axis(axis, shapes[0])
     sizes = [shape[axis] for shape in shapes if len(shape) == len(shapes[0])]
@@ -210,9 +200,8 @@ def concat(call: Call, *values: Value, axis: int) -> Made:
     return Made(ops.Concat(axis), values, (*shapes[0][:axis], whole, *shapes[0][axis + 1 :]))
 
 
-def gather(call: Call, x: Value, indices: Array | Data, /, *, axis: int) -> Made:
+def gather(x: Value, indices: Array | Data, /, *, axis: int) -> Made:
     """Entries by constant positions."""
-    del call
     if isinstance(x, Constant):
         raise NoBoundError("a table that is read at positions")
     if isinstance(indices, Data):
@@ -223,15 +212,13 @@ def gather(call: Call, x: Value, indices: Array | Data, /, *, axis: int) -> Made
     return Made(ops.Gather(axis, index), (x,), (*before[:axis], *index.shape, *before[axis + 1 :]))
 
 
-def expand(call: Call, x: Data, shape: Wholes, /) -> Made:
+def expand(x: Data, shape: Wholes, /) -> Made:
     """Broadcast to a shape."""
-    del call
     return Made(ops.Broadcast(shape), (x,), broadcast_shapes([x.shape, shape]))
 
 
-def tile(call: Call, x: Data, repeats: Wholes, /) -> Made:
+def tile(x: Data, repeats: Wholes, /) -> Made:
     """Repeat whole axes."""
-    del call
     if min(repeats, default=0) < 1 or (x.shape is not None and len(repeats) != len(x.shape)):
         raise NoBoundError("its repeats make no sense here")
     shape = None if x.shape is None else tuple(times(n, r, 0) for n, r in zip(x.shape, repeats, strict=True))

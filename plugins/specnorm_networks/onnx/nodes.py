@@ -68,7 +68,7 @@ class Made:
 Result: TypeAlias = Constant | Made | tuple[Made | Constant, ...]
 """A constant; the first output; or every output."""
 Builder: TypeAlias = Callable[..., Result]
-"""Makes an operator from a `Call` and its arguments: see `binding`."""
+"""Makes an operator from its arguments, and its `Call` if it takes one: see `binding`."""
 
 
 @dataclass(frozen=True)

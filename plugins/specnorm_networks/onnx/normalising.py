@@ -47,9 +47,8 @@ def layer_norm(
     return _scaled(_normalised(x, axes, epsilon, centred=call.operator == "LayerNormalization"), scale, bias)
 
 
-def instance_norm(call: Call, x: Data, scale: Constant, bias: Constant, /, *, epsilon: float) -> Made:
+def instance_norm(x: Data, scale: Constant, bias: Constant, /, *, epsilon: float) -> Made:
     """Over all axes behind the channels."""
-    del call
     count = len(shape_of(x)) - 2
     return _scaled(_normalised(x, tuple(range(2, 2 + count)), epsilon), scale, bias, count)
 
@@ -73,9 +72,8 @@ def group_norm(call: Call, x: Data, scale: Constant, bias: Constant, /, *, num_g
     return _scaled(whole, scale, bias, len(sizes) - 1)
 
 
-def length_norm(call: Call, x: Data, /, *, axis: int, p: int) -> Made:
+def length_norm(x: Data, /, *, axis: int, p: int) -> Made:
     """Entries over their length along an axis."""
-    del call
     if p != 2:
         raise NoBoundError(f"p={p}: the 2-norm alone has a rule")
     return _normalised(x, (on_axis(axis, shape_of(x)),), 0.0, centred=False, form="largest")

@@ -84,16 +84,14 @@ def _over(make: _Reduction, x: Data, axes: tuple[int, ...], keep: bool) -> Made:
 def over_everything(make: _Reduction) -> Builder:
     """Over all spatial axes."""
 
-    def build(call: Call, x: Data, /) -> Made:
-        del call
+    def build(x: Data, /) -> Made:
         return _over(make, x, tuple(range(2, len(shape_of(x)))), keep=True)
 
     return build
 
 
-def global_length(call: Call, x: Data, /, *, p: int = 2) -> Made:
+def global_length(x: Data, /, *, p: int = 2) -> Made:
     """Euclidean norm over all spatial axes."""
-    del call
     if p != 2:
         raise NoBoundError(f"p={p}: of the p-norms only the Euclidean one, p=2, has a rule")
     return _over(ops.Norm, x, tuple(range(2, len(shape_of(x)))), keep=True)
@@ -102,8 +100,7 @@ def global_length(call: Call, x: Data, /, *, p: int = 2) -> Made:
 def reduce(make: _Reduction) -> Builder:
     """Along some axes."""
 
-    def build(call: Call, x: Data, /, *, axes: Wholes | None, keepdims: int, noop_with_empty_axes: int = 0) -> Made:
-        del call
+    def build(x: Data, /, *, axes: Wholes | None, keepdims: int, noop_with_empty_axes: int = 0) -> Made:
         if not axes and noop_with_empty_axes:
             if make is ops.Norm:
                 raise NoBoundError("noop_with_empty_axes: operator sets disagree on what the norm of no axes is")
@@ -159,11 +156,10 @@ _MODES: dict[str, PadMode] = {"constant": "zeros", "reflect": "reflect", "edge":
 
 
 def pad(
-    call: Call, x: Data, /, *, mode: str, pads: Wholes, constant_value: Constant | None = None, value: float = 0.0,
+    x: Data, /, *, mode: str, pads: Wholes, constant_value: Constant | None = None, value: float = 0.0,
     axes: Wholes | None = None,
 ) -> Made:  # fmt: skip
     """Padding by constants or by pixels."""
-    del call
     shape = shape_of(x)
     where = [on_axis(a, shape) for a in axes] if axes is not None else range(len(shape))
     if mode not in _MODES or len(pads) != 2 * len(where) or any(abs(p) > MAX_AMOUNT for p in pads):

@@ -12,7 +12,7 @@ from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError
 from specnorm_networks.certified.shapes import concrete
 from specnorm_networks.onnx.binding import Array
-from specnorm_networks.onnx.nodes import MAX_KNOWN, UNSIZED, Call, Data, Made, Value, on_axis, shape_of
+from specnorm_networks.onnx.nodes import MAX_KNOWN, UNSIZED, Data, Made, Value, on_axis, shape_of
 
 
 def _sizes(x: Value) -> tuple[int, ...]:
@@ -55,15 +55,13 @@ def _within(indices: Array, size: int) -> NDArray[np.int64]:
     return found % max(size, 1)
 
 
-def gather_elements(call: Call, x: Data, indices: Array, /, *, axis: int = 0) -> Made:
+def gather_elements(x: Data, indices: Array, /, *, axis: int = 0) -> Made:
     """One entry for each position, along an axis."""
-    del call
     return _taken(x, _places(x)[_along(_sizes(x), indices, on_axis(axis, shape_of(x)), indices.shape)])
 
 
-def gather_nd(call: Call, x: Data, indices: Array, /, *, batch_dims: int = 0) -> Made:
+def gather_nd(x: Data, indices: Array, /, *, batch_dims: int = 0) -> Made:
     """Slices by tuples of positions."""
-    del call
     at = _by_tuples(_places(x), indices, batch_dims)
     return _taken(x, at)
 
@@ -83,24 +81,19 @@ def _by_tuples(places: NDArray[np.int64], indices: Array, batch: int = 0) -> NDA
     return found
 
 
-def triangle(call: Call, x: Data, k: int | None = None, /, *, upper: int = 1) -> Made:
+def triangle(x: Data, k: int | None = None, /, *, upper: int = 1) -> Made:
     """The part above a diagonal, or below; zeros elsewhere."""
-    del call
     keep = np.triu if upper else np.tril
     return _taken(x, keep(_places(x) + 1, k or 0) - 1)
 
 
-def scatter_nd(call: Call, x: Value, indices: Array, updates: Value, /, *, reduction: str = "none") -> Made:
+def scatter_nd(x: Value, indices: Array, updates: Value, /, *, reduction: str = "none") -> Made:
     """Slices put at tuples of positions."""
-    del call
     return _put(x, _by_tuples(_places(x), indices), updates, reduction)
 
 
-def scatter_elements(
-    call: Call, x: Value, indices: Array, updates: Value, /, *, axis: int = 0, reduction: str = "none"
-) -> Made:
+def scatter_elements(x: Value, indices: Array, updates: Value, /, *, axis: int = 0, reduction: str = "none") -> Made:
     """Entries put at positions along an axis."""
-    del call
     at = _places(x)[_along(_sizes(x), indices, on_axis(axis, shape_of(x)), indices.shape)]
     return _put(x, at, updates, reduction)
 
@@ -115,9 +108,8 @@ def _put(x: Value, at: NDArray[np.int64], updates: Value, reduction: str) -> Mad
     return Made(ops.Merge(at), (x, updates), x.shape)
 
 
-def top(call: Call, x: Data, k: int, /, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> Made:
+def top(x: Data, k: int, /, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> Made:
     """The first entries in order, or all; where they were is no value with a slope."""
-    del call
     if not sorted:
         raise NoBoundError("in which order its entries come is open: sorted=0")
     shape = shape_of(x)

@@ -374,8 +374,7 @@ class Walk:
         )  # fmt: skip
         try:
             if known.build is not None:
-                positional, named = bind(call, known, known.build)
-                found = known.build(call, *positional, **named)
+                found = bind(call, known, known.build)()
                 if moving or isinstance(found, Constant) or not any(isinstance(value, Constant) for value in inputs):
                     return found
         except NoBoundError:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from specnorm_networks import Graph, NetworkBound, Product, bound, within
 from specnorm_networks.certified.operators import Operator
+from specnorm_networks.onnx.nodes import Call
 
 from specnorm.errors import InternalError, TranslationError
 
@@ -69,10 +70,10 @@ def changed(build: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:
     """A builder that gets other arguments: functions are applied to what was given."""
 
     @functools.wraps(build)
-    def planted(call: Any, *rest: Any, **given: Any) -> Any:
+    def planted(*rest: Any, **given: Any) -> Any:
         for name, value in arguments.items():
             given[name] = value(given.get(name)) if callable(value) else value
-        return build(call, *rest, **given)
+        return build(*rest, **given)
 
     return planted
 
@@ -81,8 +82,8 @@ def remade(build: Callable[..., Any], change: Callable[[Any], Any]) -> Callable[
     """A builder of whose results something is made."""
 
     @functools.wraps(build)
-    def planted(call: Any, *rest: Any, **given: Any) -> Any:
-        return change(build(call, *rest, **given))
+    def planted(*rest: Any, **given: Any) -> Any:
+        return change(build(*rest, **given))
 
     return planted
 
@@ -135,8 +136,9 @@ def rearranged(rule: Callable[..., Plant], key: str, *order: int) -> Plant:
 
     def wrap(build: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(build)
-        def planted(call: Any, *given: Any, **named: Any) -> Any:
-            return build(call, *(given[at] for at in order), **named)
+        def planted(*given: Any, **named: Any) -> Any:
+            first = int(isinstance(given[0], Call))
+            return build(*given[:first], *(given[first + at] for at in order), **named)
 
         return planted
 
