@@ -172,6 +172,3 @@ def test_what_may_move_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 2 <= upper(net.graph()) < 2 + 1e-12
     monkeypatch.setattr(base, "plus_up", lambda first, *_: first)
     assert upper(net.graph()) < 1.5
-
-
-# -- strides that differ ----------------------------------------------------------------------------------------------

@@ -94,8 +94,6 @@ def test_radii_by_constants_of_each_ball() -> None:
 
 
 # -- what is computed for the proof ----------------------------------------------------------------------------------
-
-
 def test_a_range_that_is_too_small_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the radius, or a ReLU declared fixed though it can switch: a pair of the ball is above the bound."""
     chain = NETWORKS["relu"]

@@ -121,9 +121,3 @@ def test_the_length_is_that_of_what_is_divided() -> None:
     assert bound(Graph(right, ("y",))).upper == pytest.approx(2 / math.sqrt(0.1))
     negative = (*right[:3], Node("y", operators.Normalise((1,), -0.1), ("z", "s"), shape))
     assert bound(Graph(negative, ("y",))).upper is None
-
-
-# -- written out -------------------------------------------------------------------------------------------------------
-
-
-# -- architectures -----------------------------------------------------------------------------------------------------

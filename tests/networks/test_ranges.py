@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -140,9 +139,6 @@ def test_each_term_of_a_range_is_needed(of: Any, name: str, mutated: Any, monkey
     monkeypatch.setattr(of, name, mutated(getattr(of, name)))
     with pytest.raises(AssertionError):
         _ = test_values_are_in_their_ranges("ball"), test_rounding_is_counted("relu")
-
-
-LARGER, SMALLER = (partial(reduce, choice) for choice in (np.maximum, np.minimum))
 
 
 @pytest.mark.parametrize("radius", [0.2, 5.0])

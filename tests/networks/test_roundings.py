@@ -232,9 +232,6 @@ def test_what_cancels_in_normalisation_is_counted(monkeypatch: pytest.MonkeyPatc
     assert max(ratios(100.0, "float32")) > 1
 
 
-# -- refused by name ---------------------------------------------------------------------------------------------------
-
-
 # -- radii -------------------------------------------------------------------------------------------------------------
 def test_shares_fall_with_the_precision_and_no_label_flips() -> None:
     """Executed inputs in the ball, pushed to the next class at the certified radius, keep the label."""
