@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +72,19 @@ def _npz(path: Path) -> None:
         archive.writestr("last.weight.npy", files.npy(np.diag([3.0, 1.0]).astype(np.float32)))
 
 
+def _state_dict(path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    arrays = {f"{i}.weight": torch.zeros(ROWS, 4) for i in range(LAYERS)}
+    torch.save({**arrays, "last.weight": torch.diag(torch.tensor([3.0, 1.0]))}, path)
+
+
 @LINUX
-@pytest.mark.parametrize(("kind", "executor"), [("safetensors", ["executor"]), ("npz", [])])
+@pytest.mark.parametrize(("write", "executor"), [(_sparse_safetensors, ["executor"]), (_npz, []), (_state_dict, [])])
 @pytest.mark.nightly
-def test_a_file_larger_than_memory(kind: str, executor: list[str], tmp_path: Path) -> None:
-    if kind == "safetensors":
-        pytest.importorskip("safetensors")
+def test_a_file_larger_than_memory(write: Callable[[Path], None], executor: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
     path = tmp_path / "model"
-    {"safetensors": _sparse_safetensors, "npz": _npz}[kind](path)
+    write(path)
     done = subprocess.run(
         [sys.executable, "-c", f"LIMIT = {LIMIT}\n{_AUDIT}", str(path), *executor],
         capture_output=True, text=True, check=False, timeout=300,
@@ -87,34 +93,3 @@ def test_a_file_larger_than_memory(kind: str, executor: list[str], tmp_path: Pat
     count, largest = done.stdout.split()
     assert int(count) == LAYERS + 1
     assert float(largest) == pytest.approx(3, rel=1e-3)
-
-
-@LINUX
-@pytest.mark.nightly
-def test_a_state_dict_larger_than_memory(tmp_path: Path) -> None:
-    """Its tensors are read when they are measured, and their pages need not stay."""
-    torch = pytest.importorskip("torch")
-    path = tmp_path / "model.pt"
-    arrays = {f"{i}.weight": torch.zeros(ROWS, 4) for i in range(LAYERS)}
-    torch.save({**arrays, "last.weight": torch.diag(torch.tensor([3.0, 1.0]))}, path)
-    del arrays
-    code = """
-import sys, torch, specnorm
-def private():
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
-specnorm.audit({"x": torch.zeros(8, 4)}, methods=[])
-before, most = private(), 0
-def look(*_):
-    global most
-    most = max(most, private() - before)
-report = specnorm.audit(sys.argv[1], methods=[], progress=look)
-print(len(report.layers), max(row.lower for row in report.layers), most)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True, timeout=300
-    )
-    count, largest, most = done.stdout.split()
-    assert int(count) == LAYERS + 1
-    assert float(largest) == pytest.approx(3, rel=1e-3)
-    assert int(most) < LAYERS * ROWS * 4 * 4 / 3

@@ -21,12 +21,16 @@ EPS = 2.0**-52
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """Everywhere, a ball, or a box; ``first`` and ``second`` are its centre and radius, or its ends."""
+    """Everywhere, a ball, or a box; ``first`` and ``second`` are its centre and radius, or its ends.
+
+    ``kinks``: numbers at which a function everywhere may bend or jump.
+    """
 
     kind: Literal["everywhere", "ball", "box"]
     shape: tuple[int, ...]
     first: Vector
     second: Vector
+    kinks: tuple[float, ...] = ()
 
     @classmethod
     def drawn(cls, kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> Region:
@@ -64,7 +68,7 @@ class Region:
             while True:
                 x = rng.choice([0.3, 1.0, 3.0, 10.0]) * rng.standard_normal(self.shape)
                 yield x
-                yield np.round(2 * x) / 2
+                yield np.where(rng.random(self.shape) < 0.4, rng.choice(self.kinks or (0.0,)), np.round(2 * x) / 2)
                 yield np.full(self.shape, rng.standard_normal()) + 0.01 * x
         if self.kind == "ball":
             yield self.first.copy()
@@ -95,8 +99,10 @@ class Reached:
 class Search:
     """Looks for pairs of inputs in a region that a function moves far apart."""
 
-    def __init__(self, f: Function, region: Region, rng: np.random.Generator, relative: float = 1e-12) -> None:
-        self.f, self.region, self.rng, self.relative = f, region, rng, relative
+    def __init__(
+        self, f: Function, region: Region, rng: np.random.Generator, relative: float = 1e-12, absolute: float = 0.0
+    ) -> None:
+        self.f, self.region, self.rng, self.relative, self.absolute = f, region, rng, relative, absolute
         self.best = Reached()
 
     def run(self, points: int) -> Reached:
@@ -139,12 +145,12 @@ class Search:
         distance = float(np.linalg.norm(one - other)) * (1 + 8 * EPS)
         if not distance > 0:
             return
-        ratio = self.ratio(one, other, 0.0)
+        ratio = self.ratio(one, other, self.absolute)
         if ratio > self.best.ratio:
             self.best = Reached(ratio, (one, other))
 
     def ratio(self, one: Vector, other: Vector, noise: float) -> float:
-        """How far apart the images are, less what rounding may make of each, by the distance."""
+        """How far apart the images are, less what rounding may make of each and ``noise``, by the distance."""
         a, b = self.f(one), self.f(other)
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
             return 0.0
