@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from oracle import dense_matrix
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from onnx import helper  # noqa: E402
@@ -72,22 +73,17 @@ LAYERS: dict[str, tuple[Any, Arrays, tuple[int, ...]]] = {
 def transposed_matrix(operator: Any, w: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float64]:
     """By loops: onnx's evaluator knows neither groups nor output_shape here."""
     given = {a.name: helper.get_attribute_value(a) for a in operator.attribute}
-    (sh, sw), (dh, dw) = given.get("strides", [1, 1]), given.get("dilations", [1, 1])
-    groups, (eh, ew) = given.get("group", 1), given.get("output_padding", [0, 0])
-    _, cin, h, wide = shape
-    rows, columns = sh * (h - 1) + dh * (w.shape[2] - 1) + 1, sw * (wide - 1) + dw * (w.shape[3] - 1) + 1
-    full = np.zeros((cin * h * wide, w.shape[1] * groups, rows + eh, columns + ew))
-    for i, y, x, o, k, m in np.ndindex(cin, h, wide, *w.shape[1:]):
-        full[(i * h + y) * wide + x, i // (cin // groups) * w.shape[1] + o, sh * y + dh * k, sw * x + dw * m] += w[
-            i, o, k, m
-        ]
-    top, left, bottom, right = given.get("pads", [0, 0, 0, 0])
+    strides, dilations = given.get("strides", [1, 1]), given.get("dilations", [1, 1])
+    pads, more = given.get("pads", [0] * 4), given.get("output_padding", [0, 0])
+    padding = [(pads[at], pads[at + 2] - more[at]) for at in (0, 1)]
     if "output_shape" in given:
-        spare = [n - m for n, m in zip((rows, columns), given["output_shape"], strict=True)]
-        top, left = (n - n // 2 for n in spare)
-        bottom, right = spare[0] - top, spare[1] - left
-    cut = full[:, :, top : full.shape[2] - bottom, left : full.shape[3] - right]
-    return cut.reshape(len(full), -1).T
+        axes = zip(strides, shape[2:], w.shape[2:], given["output_shape"], strict=True)
+        spare = [s * (n - 1) + k - m for s, n, k, m in axes]
+        padding = [(each - each // 2, each // 2) for each in spare]
+    return dense_matrix(
+        w, shape[2:], stride=strides, dilation=dilations, groups=given.get("group", 1), transposed=True,
+        padding_mode="zeros", padding=padding,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", LAYERS)
