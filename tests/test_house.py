@@ -122,35 +122,38 @@ def test_import_check_can_fail() -> None:
     assert level("numerics") < level("certified") < level("methods") < level("api") < level("__main__")
 
 
-def modules_imported(path: Path) -> set[Path]:
-    """Files of the core that a file imports, wherever in it, for types or not; from a package, the modules named."""
+def names_imported(tree: ast.AST, package: str) -> Iterator[tuple[str, list[str]]]:
+    """Modules of a package and what is taken from them, wherever in a file, under ``if TYPE_CHECKING`` too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == package:
+            yield node.module or "", [alias.name for alias in node.names]
+
+
+def modules_imported(path: Path, package: Path) -> set[Path]:
+    """Files of its package that a file imports; from a package inside, the modules named."""
     found = set()
-    for module, names in names_imported(parsed(path)):
-        base = CORE.parent.joinpath(*module.split("."))
+    for module, names in names_imported(parsed(path), package.name):
+        base = package.parent.joinpath(*module.split("."))
         inside = {base / f"{name}.py" for name in names} | {base / name / "__init__.py" for name in names}
         found |= {place for place in inside if place.exists()} or {base.with_suffix(".py"), base / "__init__.py"}
-    return found & set(core_files()) - {path}
+    return {place for place in found if place.exists()} - {path}
 
 
-def names_imported(node: ast.AST) -> Iterator[tuple[str, list[str]]]:
-    """Modules of the core and what is taken from them, under ``if TYPE_CHECKING`` too."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.ImportFrom) and (child.module or "").split(".")[0] == "specnorm":
-            yield child.module or "", [alias.name for alias in child.names]
-        yield from names_imported(child)
-
-
-def test_no_module_imports_one_that_imports_it() -> None:
+@pytest.mark.parametrize(
+    "package", [CORE, *(path.parent for path in sorted(PLUGINS.glob("*/__init__.py")))], ids=lambda x: x.name
+)
+def test_no_module_imports_one_that_imports_it(package: Path) -> None:
     """However far round, and with imports for types counted."""
-    imported = {path: modules_imported(path) for path in core_files() if path != CORE / "__init__.py"}
+    imported = {path: modules_imported(path, package) for path in package.rglob("*.py")}
+    imported.pop(CORE / "__init__.py", None)
     while leaves := {path for path, its in imported.items() if not its & imported.keys()}:
         imported = {path: its for path, its in imported.items() if path not in leaves}
-    assert not imported, sorted(str(path.relative_to(CORE)) for path in imported)
+    assert not imported, sorted(str(path.relative_to(ROOT)) for path in imported)
 
 
 def test_the_check_for_circles_counts_types() -> None:
     tree = ast.parse("if TYPE_CHECKING:\n    from specnorm.plugin import Backend\n")
-    assert list(names_imported(tree)) == [("specnorm.plugin", ["Backend"])]
+    assert list(names_imported(tree, "specnorm")) == [("specnorm.plugin", ["Backend"])]
 
 
 def test_core_imports_no_framework() -> None:
@@ -373,26 +376,6 @@ def test_text_checks_can_fail() -> None:
         assert WRONG_INSTALL.search("pip " + "install " + wrong), wrong
     for right in (".", "'.[torch]'", "./tests/thirdparty", "-e ."):
         assert not WRONG_INSTALL.search("pip " + "install " + right), right
-
-
-def plugin_imports(path: Path) -> set[Path]:
-    """Modules of a plugin that one of its modules imports, wherever in it."""
-    own = path.relative_to(PLUGINS).parts[0]
-    found = set()
-    for node in ast.walk(parsed(path)):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == own:
-            base = PLUGINS.joinpath(*(node.module or "").split("."))
-            inside = {base / f"{alias.name}.py" for alias in node.names}
-            found |= {place for place in inside if place.exists()} or {base.with_suffix(".py"), base / "__init__.py"}
-    return {place for place in found if place.exists()} - {path}
-
-
-@pytest.mark.parametrize("plugin", sorted(p.name for p in PLUGINS.iterdir() if (p / "__init__.py").exists()))
-def test_modules_of_a_plugin_import_one_way(plugin: str) -> None:
-    imported = {path: plugin_imports(path) for path in (PLUGINS / plugin).rglob("*.py")}
-    while leaves := {path for path, its in imported.items() if not its & imported.keys()}:
-        imported = {path: its for path, its in imported.items() if path not in leaves}
-    assert not imported, sorted(path.name for path in imported)
 
 
 def test_the_street_is_drawn_from_the_imports() -> None:

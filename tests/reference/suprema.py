@@ -18,8 +18,7 @@ from flint import arb, ctx, fmpq
 from numpy.typing import NDArray
 from soundness import balls
 from soundness.balls import BITS, Bounds, Exact, power_of_two
-from soundness.peaks import Peaks
-from soundness.truths import float_of
+from soundness.truths import Peaks, float_of
 
 Float = NDArray[np.float64]
 EXCESS = 31

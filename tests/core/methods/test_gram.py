@@ -1,17 +1,23 @@
-"""Gram iteration: an upper bound of the circular norm at every count, and how close at most."""
+"""Gram iteration, of the circular norm and of the convolution: bounds at every count, sums, rounding, gradients."""
 
 from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
 
 import numpy as np
 import pytest
 from cases import Layer, Recipe
 from checks import assert_tight, assert_valid
 from libraries import Lib
-from oracle import dense_norm
+from numpy.typing import NDArray
+from oracle import dense_norm, sigma_star
 from promises import for_all, layers_for, measured, rounded
 
 import specnorm
 from specnorm import Gram
+from specnorm.certified.symbol.gram_powers import GramTaps
 
 
 @pytest.mark.parametrize("n_iter", [0, 1, 2, 4, 8, 12])
@@ -38,3 +44,94 @@ def test_orthogonal_excess() -> None:
         value = float(specnorm.gram_bound(q, 4, n_iter=n_iter))
         assert abs(value - 64 ** (1 / 2 ** (n_iter + 1))) < 1e-9
         assert abs(100 * (value - 1) - percent) < 0.06
+
+
+# -- of the convolution itself -------------------------------------------------------------------------------------
+
+
+def published(kernel: NDArray[Any], n_iter: int) -> NDArray[np.float64]:
+    """Channel sums to the power 2**-t by correlations of taps with taps, as in the paper, smaller side."""
+    # Taps first: (*kernel_shape, out, in).
+    taps: NDArray[Any] = np.moveaxis(kernel.astype(np.float64), (0, 1), (-2, -1))
+    if taps.shape[-2] < taps.shape[-1]:
+        taps = np.swapaxes(taps, -2, -1)
+    for _ in range(n_iter):
+        sizes, p = taps.shape[:-2], taps.shape[-1]
+        product: NDArray[Any] = np.zeros((*(2 * k - 1 for k in sizes), p, p))
+        for one in itertools.product(*map(range, sizes)):
+            for other in itertools.product(*map(range, sizes)):
+                place = tuple(b - a + k - 1 for a, b, k in zip(one, other, sizes, strict=True))
+                product[place] += taps[one].T @ taps[other]
+        taps = product
+    sums: NDArray[Any] = np.sum(np.abs(taps), axis=(*range(taps.ndim - 2), taps.ndim - 1))
+    return np.asarray(sums ** (1 / 2**n_iter), dtype=np.float64)
+
+
+def smallest_sum(kernel: NDArray[Any], n_iter: int) -> float:
+    """The largest channel sum, of the better side where there are as many outputs as inputs."""
+    sides = [kernel, np.swapaxes(kernel, 0, 1)] if kernel.shape[0] == kernel.shape[1] else [kernel]
+    return min(float(np.max(published(side, n_iter))) for side in sides)
+
+
+def worst(shape: tuple[int, ...], n_iter: int) -> float:
+    """Theorem's largest ratio to sigma*."""
+    count = min(shape[:2]) * math.prod(2**n_iter * (k - 1) + 1 for k in shape[2:])
+    return float(count ** (1 / 2 ** (n_iter + 1)))
+
+
+@pytest.mark.parametrize("n_iter", [None, 1, 2, 4])
+@pytest.mark.widths
+def test_valid_and_tight(xp: Lib, n_iter: int | None) -> None:
+    if xp.compiles and n_iter is not None:
+        pytest.skip("each count is a compilation")
+
+    def check(layer: Layer) -> None:
+        got = measured(xp, layer, Gram(n_iter=n_iter))
+        truth = sigma_star(layer.kernel, max_cells=4000)
+        assert_valid(got, "upper", truth)
+        assert_tight(got, rounded(truth, layer.recipe, xp), worst(layer.recipe.shape, n_iter or 3))
+
+    for_all(xp, layers_for(xp), check, share=0.5)
+
+
+@pytest.mark.parametrize("n_iter", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(4, 3), (3, 4, 3), (5, 2, 2, 3), (2, 3, 7, 1), (2, 2, 2, 1, 2), (4, 4, 3)])
+def test_is_the_published_sum(shape: tuple[int, ...], n_iter: int) -> None:
+    kernel = Recipe(shape, seed=4).kernel
+    expected = smallest_sum(kernel, n_iter)
+    value = float(specnorm.gram_bound(kernel, n_iter=n_iter))
+    assert expected * (1 - 1e-14) <= value <= expected * (1 + 1e-11)
+
+
+@pytest.mark.parametrize("family", ["normal", "orthogonal", "ones", "spread", "corners"])
+@pytest.mark.parametrize(
+    ("shape", "n_iter"), [((24, 20, 3, 2), 2), ((24, 24, 3, 3), 3), ((20, 30, 4), 4), ((12, 12), 5)]
+)
+def test_the_last_product_in_float32(shape: tuple[int, ...], n_iter: int, family: str) -> None:
+    """Of float32 kernels: its allowances lift the bound by less than a thousandth, and never leave it below the sum."""
+    kernel = Recipe(shape, family, dtype="float32", seed=4).kernel
+    expected = smallest_sum(kernel, n_iter)
+    for exponent in (0, -60, 60):
+        value, gradient = specnorm.value_and_grad(np.ldexp(kernel, exponent), Gram(n_iter=n_iter))
+        assert expected <= math.ldexp(float(value), -exponent) <= expected * (1 + 1e-3)
+        assert float(np.sum(gradient * kernel)) == pytest.approx(expected, rel=2e-3)
+    assert_valid(float(specnorm.gram_bound(kernel, n_iter=n_iter)), "upper", sigma_star(kernel, max_cells=2000))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_what_the_taps_before_the_last_product_are_off_is_allowed_for(
+    dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taps that are a thousandth too small, and say so."""
+    kernel, taps = Recipe((9, 8, 3), dtype=dtype, seed=4).kernel, GramTaps.taps
+
+    def smaller(self: GramTaps, columns: Any) -> Any:
+        found: Any
+        found, lost = taps(self, columns)
+        return 0.999 * found, lost + 1.001e-3 * np.linalg.norm(found, axis=(2, 3)).sum(axis=1)
+
+    expected = float(np.max(published(kernel, 3)))
+    monkeypatch.setattr(GramTaps, "taps", smaller)
+    assert expected <= float(specnorm.gram_bound(kernel, n_iter=3)) <= 1.01 * expected
+    monkeypatch.setattr(GramTaps, "taps", lambda *args: (0.999 * taps(*args)[0], taps(*args)[1]))
+    assert float(specnorm.gram_bound(kernel, n_iter=3)) < expected

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
-from cases import Layer
+from assumptions import assumed_lower
+from cases import Layer, Recipe
 from libraries import Lib
 from numpy.typing import NDArray
+from oracle import sigma_star, tensor_norm_best
 from promises import for_all, layers_for
+from real_weights import real_kernel
 
 import specnorm
-from specnorm import TensorNorm
+from specnorm import EstimateWarning, TensorNorm, Undecided
+from specnorm.problem.frequencies import Frequencies
+from specnorm.search.result import SearchResult
+from specnorm.tensor import alternation, form, proving
 
 ROTATION = np.stack([np.eye(2), np.array([[0.0, -1.0], [1.0, 0.0]])], axis=-1)
 
@@ -53,3 +60,108 @@ def test_below_every_unfolding(xp: Lib) -> None:
         assert xp.number(specnorm.tn_bound(kernel)) <= least * (1 + rounding) * 1.001
 
     for_all(xp, layers_for(xp), check)
+
+
+# -- proven, restarted or refused ----------------------------------------------------------------------------------
+
+BELOW = [
+    ("resnet20", "layer3.0.conv2"),
+    ("resnet20", "layer3.1.conv2"),
+    ("dncnn25", "model.22"),
+    ("dncnn25", "model.26"),
+    ("espnet", "level2.0.d16.conv"),
+    ("espnet", "up_l2.0"),
+]
+"""Of the layers on which random-start HOPM ends below the norm for one of eight seeds, down to 0.73 of it."""
+PLAIN = Recipe((3, 4, 3, 3), seed=2)
+
+
+def hopm(kernel: NDArray[Any], seed: int) -> float:
+    """The published recipe: one random start, 60 sweeps."""
+    return float(tensor_norm_best(kernel, starts=1, sweeps=60, seed=seed)[0])
+
+
+@pytest.mark.parametrize(("model", "name"), BELOW, ids=[f"{m} {n}" for m, n in BELOW])
+@pytest.mark.sampled("layer3", "model.2")
+def test_above_the_norm_where_the_published_recipe_is_below(model: str, name: str) -> None:
+    kernel = real_kernel(model, name)
+    truth = sigma_star(kernel, rtol=1e-3, max_cells=1000)
+    assert any(hopm(kernel, seed) < truth.lo * (1 - 1e-3) for seed in range(8))
+    for seed in range(8):
+        result = specnorm.measure(kernel, TensorNorm(seed=seed))
+        assert result.kind == "upper"
+        assert bool(result.stats["proven"])
+        assert float(result.value) >= truth.lo
+        assert float(result.value) <= float(specnorm.f4_bound(kernel)) * 1.0011
+    assert float(specnorm.tn_bound(kernel, certified=True)) >= truth.lo
+
+
+def two_channels(second: list[float]) -> NDArray[np.float64]:
+    """Block diagonal: channel 0 a single tap, with TN sqrt(3) and norm 1; channel 1 what is given."""
+    kernel = np.zeros((2, 2, 3))
+    kernel[0, 0], kernel[1, 1] = [1.0, 0.0, 0.0], second
+    return kernel
+
+
+@pytest.fixture
+def bad_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every start in channel 0, which alternating maximisation then never leaves."""
+    draw = form.starts
+
+    def stuck(blocks: Any, *how: int, **where: Any) -> tuple[Any, list[Any]]:
+        drawn: Any = draw(blocks, *how, **where)
+        v, modes = np.zeros_like(drawn[0]), [np.zeros_like(mode) for mode in drawn[1]]
+        v[..., 0] = 1.0
+        for mode in modes:
+            mode[..., 0] = 1.0
+        return v, modes
+
+    monkeypatch.setattr("specnorm.methods.tensor_norm.starts", stuck)
+
+
+@pytest.mark.usefixtures("bad_starts")
+@pytest.mark.parametrize(
+    ("second", "norm", "factor"),
+    [([1.0, 2.0, 1.0], 4.0, 1.0), ([1.0, 1.0, 1.0], 3.0, 1.001)],
+    ids=["a gap", "no gap"],
+)
+def test_restart_from_a_refuting_cell(second: list[float], norm: float, factor: float) -> None:
+    """From a bad local maximum below the norm: the cell that refutes it is the next start."""
+    kernel = two_channels(second)
+    stuck = specnorm.measure(kernel, TensorNorm(certified=False))
+    assert stuck.kind == "estimate"
+    assert float(stuck.value) == pytest.approx(3**0.5, rel=1e-9)
+    assert float(stuck.value) < norm
+    result = specnorm.measure(kernel, TensorNorm(certified=True))
+    assert result.kind == "upper"
+    assert float(result.stats["factor"]) == factor
+    assert float(result.value) >= norm
+    value, gradient = specnorm.value_and_grad(kernel, TensorNorm())
+    assert float(value) == float(result.value)
+    assert np.all(gradient[0] == 0), "the gradient is that of the value found last"
+
+
+def test_refuted_every_time_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If restarts run out, the last value has not been looked at: it must not be called proven."""
+    seen: list[float] = []
+
+    def refuted(_: Any, value: float, *, plain: bool = True) -> proving.Proof:
+        seen.append(value)
+        where = Frequencies(np.full((1, 2), len(seen), dtype=np.int64), (64, 64))
+        found = SearchResult(assumed_lower(2 * value), None, where, 0, 1, 1)
+        return proving.Proof(1.0, False, found) if plain else proving.Proof(1.001, False)
+
+    maximise = alternation.maximise
+
+    def rising(*args: Any, **where: Any) -> tuple[Any, list[Any], Any]:
+        value, residuals, count = maximise(*args, **where)
+        return value * 0 + 1 + 0.01 * len(seen), residuals, count
+
+    monkeypatch.setattr(proving, "prove", refuted)
+    monkeypatch.setattr("specnorm.methods.tensor_norm.maximise", rising)
+    assert specnorm.measure(PLAIN.kernel, TensorNorm()).kind == "estimate"
+    assert seen == sorted(seen)
+    with pytest.warns(EstimateWarning):
+        specnorm.tn_bound(PLAIN.kernel)
+    with pytest.raises(Undecided, match="grid_bound"):
+        specnorm.tn_bound(PLAIN.kernel, certified=True)

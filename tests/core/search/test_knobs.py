@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from checks import assert_encloses
+from cases import Recipe
+from checks import assert_encloses, assert_valid
 from numpy.typing import NDArray
 from oracle import dense_norm, sigma_star
 
 import specnorm
-from specnorm import Enclose
+from specnorm import Enclose, TensorNorm
+from specnorm.certified.symbol import gram_powers
 from specnorm.methods.certify import Certify
-from specnorm.search import tuning
+from specnorm.numerics import lanczos
+from specnorm.search import (
+    circulants,
+    constant,
+    layer,
+    tuning,
+)
+from specnorm.search.layer import LayerTuning
+from specnorm.tensor import alternation, proving
 
 WILD: dict[str, tuple[float, ...]] = {
     "cache": (1, 2**40),
@@ -106,3 +118,114 @@ def test_wild_values_change_no_claim(name: str, monkeypatch: pytest.MonkeyPatch)
 def test_all_wild_at_once_change_no_claim(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.RandomState(seed)
     check(PLANE, monkeypatch, **{name: ends[random.randint(2)] for name, ends in WILD.items()})
+
+
+# -- numbers of the other searches ---------------------------------------------------------------------------------
+
+Kernel = NDArray[np.float64]
+KERNELS = {
+    "normal": (Recipe((5, 4, 3, 3), seed=1).kernel, {}),
+    "float32": (Recipe((4, 6, 3, 2), seed=2, dtype="float32").kernel, {}),
+    "orthogonal": (Recipe((6, 6, 3, 3), "orthogonal", seed=3).kernel, {}),
+    "grouped": (Recipe((6, 3, 3), seed=4).kernel, {"groups": 2}),
+    "strided": (Recipe((4, 4, 4, 4), seed=5).kernel, {"stride": 2}),
+}
+
+
+def tn(kernel: Kernel, geometry: dict[str, Any]) -> None:
+    found = specnorm.measure(kernel, TensorNorm(), **geometry)
+    assert found.kind in ("upper", "estimate")
+    if found.kind == "upper":
+        assert_valid(found.value, "upper", sigma_star(kernel, **geometry))
+
+
+def tn_certified(kernel: Kernel, geometry: dict[str, Any]) -> None:
+    assert_valid(specnorm.tn_bound(kernel, certified=True, **geometry), "upper", sigma_star(kernel, **geometry))
+
+
+def f4(kernel: Kernel, geometry: dict[str, Any]) -> None:
+    assert_valid(specnorm.f4_bound(kernel, **geometry), "upper", sigma_star(kernel, **geometry))
+
+
+def gram(kernel: Kernel, geometry: dict[str, Any]) -> None:
+    assert_valid(specnorm.gram_bound(kernel, **geometry), "upper", sigma_star(kernel, **geometry))
+
+
+def power(kernel: Kernel, geometry: dict[str, Any]) -> None:
+    truth = dense_norm(kernel, 6, padding_mode="zeros", **geometry)
+    assert_valid(specnorm.power_norm(kernel, 6, padding_mode="zeros", **geometry), "lower", truth)
+
+
+def enclosed(kernel: Kernel, geometry: dict[str, Any]) -> None:
+    for mode in ("zeros", "reflect"):
+        found = specnorm.enclose(kernel, 6, padding_mode=mode, **geometry)
+        truth = dense_norm(kernel, 6, padding_mode=mode, **geometry)
+        assert_encloses(float(found.lower), float(found.upper), truth)
+
+
+def by_circulants(kernel: Kernel, geometry: dict[str, Any]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layer, "TUNING", replace(layer.TUNING, at_once=0, soon=0, work=0))
+        enclosed(kernel, geometry)
+
+
+def split(kernel: Kernel, geometry: dict[str, Any]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layer, "TUNING", LayerTuning(at_once=-1, soon=-1, work=-1, deflated_from=-1))
+        enclosed(kernel, geometry)
+
+
+OTHERS: dict[str, tuple[Any, Any, Callable[..., None]]] = {
+    "alternation that stops at once": (alternation, alternation.AlternationTuning(((1, 1),), 0.0, 0.0, (1.0, 1.0)), tn),
+    "alternation without halving, far ahead": (
+        alternation, alternation.AlternationTuning((), 1e9, 0.9999, (0.0, 0.0)), tn_certified,
+    ),
+    "a proof without cells": (proving, proving.ProvingTuning(1, 1, 1, 1), tn),
+    "a proof in one go": (proving, proving.ProvingTuning(10**6, 1, 1, 1), tn),
+    "no restarts": (proving, proving.ProvingTuning(restarts=0), tn),
+    "Lanczos of one step": (lanczos, lanczos.LanczosTuning(0, 1, 1, 1), f4),
+    "Lanczos beyond the dimension": (lanczos, lanczos.LanczosTuning(0, 60, 60, 240), f4),
+    "unfoldings compared in float32": (constant, constant.UnfoldingTuning(0), f4),
+    "a basis of nothing": (lanczos, replace(lanczos.TUNING, basis=0), power),
+    "a basis beyond the dimension": (lanczos, replace(lanczos.TUNING, basis=10**4), power),
+    "a chunk a frequency": (gram_powers, gram_powers.GramTuning(1, 1), gram),
+    "a search before every matrix": (layer, LayerTuning(at_once=0), enclosed),
+    "no matrix": (layer, LayerTuning(at_once=0, soon=0, work=0), enclosed),
+    "a wave alone": (layer, LayerTuning(at_once=0, soon=0, work=0, applied=0), enclosed),
+    "every group a lower one": (layer, LayerTuning(below=1e9), by_circulants),
+    "no group a lower one": (layer, LayerTuning(below=0.0), by_circulants),
+    "no Lanczos": (layer, LayerTuning(at_once=0, waves=1), enclosed),
+    "a supremum that is never enough": (layer, LayerTuning(near=0.99), by_circulants),
+    "a supremum that is hardly searched": (layer, LayerTuning(loose=3.0), by_circulants),
+    "every layer a small one": (layer, LayerTuning(at_once=-1, soon=-1, work=-1, deflated_from=-1), enclosed),
+    "every wave taken out": (
+        circulants, circulants.DeflationTuning((0.9, 1e-9), (0.9, 1e-9), 0, 2, 10**6, wider=(1.0,)), split,
+    ),
+    "no wave taken out": (circulants, circulants.DeflationTuning((0.9,), (0.9,), 0, 1, 0, wider=(1.0,)), split),
+    "one wave of a frequency": (circulants, circulants.DeflationTuning((0.5,), (0.5,), 0, 1, together=1), split),
+    "one step a matrix": (layer, LayerTuning(matrix_steps=1, matrix_more=1, matrix_wider=()), enclosed),
+}  # fmt: skip
+
+
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("name", OTHERS)
+def test_wild_values_never_change_a_claim(name: str, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, tuning, claim = OTHERS[name]
+    word = "DEFLATION" if isinstance(tuning, circulants.DeflationTuning) else "TUNING"
+    assert tuning != getattr(module, word)
+    monkeypatch.setattr(module, word, tuning)
+    claim(*KERNELS[kernel])
+
+
+def test_wild_values_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the test above would say nothing."""
+    kernel = slow_kernel()
+    value = float(specnorm.tn_bound(kernel, certified=False))
+    monkeypatch.setattr(alternation, "TUNING", OTHERS["alternation that stops at once"][1])
+    assert float(specnorm.tn_bound(kernel, certified=False)) < value * (1 - 1e-9)
+
+
+def slow_kernel() -> Kernel:
+    """A kernel whose TN no single sweep reaches."""
+    return Recipe((12, 12, 3, 3), seed=7).kernel

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from oracle import PaddingMode
 
 import specnorm
-from soundness.claims import Tally
+from soundness.claims import Tally, as_if_large
 from soundness.layers import LARGEST, Layer, layer
-from soundness.sample import as_if_large
 from specnorm.certified.layer.own_matrix import quotients
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose

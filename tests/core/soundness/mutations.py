@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from specnorm_numpy import NumpyBackend
 
 from soundness.claims import Claims
-from soundness.draws import Case, constant_supremum
-from soundness.families import case
+from soundness.families import Case, case, constant_supremum
 from specnorm.certified import host
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol import cover, gram_polynomial

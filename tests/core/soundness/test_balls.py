@@ -15,8 +15,7 @@ from oracle import dense_norm, sigma_star
 
 from soundness import balls
 from soundness.claims import Claims
-from soundness.draws import Case
-from soundness.families import FAMILIES, case
+from soundness.families import FAMILIES, Case, case
 from soundness.truths import Truth
 
 

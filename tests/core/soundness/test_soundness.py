@@ -24,10 +24,8 @@ from libraries import Lib
 from specnorm_numpy import NumpyBackend
 
 import specnorm
-from soundness.claims import Claims
-from soundness.draws import Case
-from soundness.families import FAMILIES, case
-from soundness.sample import OFFSETS, sample
+from soundness.claims import OFFSETS, Claims, sample
+from soundness.families import FAMILIES, Case, case
 from soundness.truths import Truth, float_of
 from specnorm.methods import Enclose
 

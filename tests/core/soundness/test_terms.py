@@ -18,7 +18,7 @@ from specnorm_numpy import BACKEND
 
 from soundness import balls
 from soundness.families import FAMILIES, case
-from soundness.peaks import Peaks
+from soundness.truths import Peaks
 from specnorm.certified import rounding
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol import symbols
