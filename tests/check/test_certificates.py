@@ -221,9 +221,3 @@ def test_radii_of_subnormal_numbers(m: int, bend: int, g: int, dtype: str) -> No
     r = Fraction(float(specnorm.certified_radius(numbers[0], numbers[1][None], numbers[2])))
     assert g * r + Fraction(bend) * r * r / 2 <= m
     assert g or r > 0
-
-
-# -- every library -------------------------------------------------------------------------------------------------
-
-
-# -- refusals ------------------------------------------------------------------------------------------------------

@@ -1,35 +1,79 @@
-"""PyTorch: gradients against finite differences through every transformation, and second derivatives that raise."""
+"""PyTorch: gradients against finite differences through every transformation and compiled; second derivatives raise."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+from cases import functions
 
 import specnorm
 
 torch: Any = pytest.importorskip("torch")
-from torch_functions import (  # noqa: E402 - after the skip where torch is missing
-    BATCHED,
-    FUNCTIONS,
-    SHAPE,
-    Function,
-    close,
-    every,
-    expected_gradient,
-    kernel,
-    normal,
-    scalar,
-    wanted_at,
-)  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("fresh_torch")
+Function = Callable[[Any], Any]
+
+FUNCTIONS = functions(k=4)
+
+SHAPE = (4, 3, 3, 2)
+COMPILER = "aot_eager"
+"""Traces the forward and the backward as the default compiler does, without generating code."""
+
+every = pytest.mark.parametrize("name", FUNCTIONS)
+
+
+def normal(*shape: int, seed: int = 0) -> Any:
+    return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape))
+
+
+def kernel() -> Any:
+    return normal(*SHAPE)
+
+
+def scalar(name: str) -> Function:
+    """The function, its values weighted by a cotangent that is neither 1 nor constant."""
+    function = FUNCTIONS[name]
+
+    def weighted(k: Any) -> Any:
+        value = function(k)
+        weights = torch.linspace(0.5, 1.7, value.numel(), dtype=value.dtype) * (-1.0) ** torch.arange(value.numel())
+        return (value.reshape(-1) * weights).sum()
+
+    return weighted
+
+
+def expected_gradient(name: str, k: Any) -> Any:
+    """Gradient of `scalar` by torch.autograd, itself held against finite differences below."""
+    k = k.detach().clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(scalar(name)(k), k)
+    return gradient
+
+
+BATCHED = 1e-6
+"""A batch stops alternating when its slowest kernel has converged: TN's value, flat there, is known to 1e-13, its
+vectors, and so its gradient, to about the root of that."""
+
+
+def close(found: Any, expected: Any, rtol: float = 1e-9) -> None:
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    assert float((found - expected).abs().max()) <= rtol * float(expected.abs().max())
+    assert float(expected.abs().max()) > 1e-3, "a zero gradient proves nothing"
+
+
+def wanted_at(name: str, batch: Any) -> Any:
+    return torch.stack([expected_gradient(name, k) for k in batch])
+
+
+def compiled(function: Function, backend: str = COMPILER) -> Function:
+    wrapped: Function = torch.compile(function, fullgraph=True, backend=backend)
+    return wrapped
 
 
 # -- first derivatives -------------------------------------------------------------------------------------------
-
-
 @every
 @pytest.mark.sampled(3)
 def test_gradcheck(name: str) -> None:
@@ -129,4 +173,70 @@ def dual(function: Function, x: Any, direction: Any) -> Any:
         return torch.autograd.forward_ad.unpack_dual(result)
 
 
-# -- kinds of tensors --------------------------------------------------------------------------------------------
+# -- the compiler ------------------------------------------------------------------------------------------------
+@every
+@pytest.mark.sampled("matrix_norm")
+def test_compiled_value_and_gradient(name: str) -> None:
+    """Without a graph break."""
+    k = kernel().requires_grad_()
+    value = compiled(FUNCTIONS[name])(k)
+    close(value.detach(), FUNCTIONS[name](kernel()), 1e-12)
+    weighted = compiled(scalar(name))(k)
+    close(torch.autograd.grad(weighted, k)[0], expected_gradient(name, k))
+
+
+def test_compiled_training_step() -> None:
+    """A layer, a penalty on its kernel and an optimizer, in float32, against the same step without compilation."""
+
+    def step(compile_it: bool) -> Any:
+        torch.manual_seed(0)
+        layer = torch.nn.Conv2d(3, 4, 3)
+
+        def loss(x: Any) -> Any:
+            return layer(x).square().mean() + 0.1 * specnorm.tn_bound(layer.weight, certified=False)
+
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        run = compiled(loss) if compile_it else loss
+        for _ in range(3):
+            optimizer.zero_grad()
+            run(torch.ones(2, 3, 6, 6)).backward()
+            optimizer.step()
+        return layer.weight.detach()
+
+    close(step(True), step(False), 1e-5)
+
+
+@pytest.mark.nightly
+def test_default_compiler_smoke() -> None:
+    """One function through inductor, which generates code."""
+    k = kernel().requires_grad_()
+    value = compiled(lambda x: scalar("f4_bound")(x) ** 2, "inductor")(k)
+    (found,) = torch.autograd.grad(value, k)
+    close(found, 2 * scalar("f4_bound")(kernel()) * expected_gradient("f4_bound", kernel()))
+
+
+@pytest.mark.parametrize("need", ["value", "residuals", "jacobian"])
+@pytest.mark.nightly
+def test_operator_is_well_formed(need: str) -> None:
+    """Schema, shapes without values, and compilation, by torch's own checker."""
+    specnorm.tn_bound(kernel())  # registers the operator and the program
+    plan = specnorm.runtime.program.program_for(specnorm.TensorNorm(), SHAPE, "torch.float64", ())
+    for x in (kernel(), normal(3, *SHAPE)):
+        results = torch.library.opcheck(
+            torch.ops.specnorm.evaluate.default,
+            (x, plan.key, need),
+            test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_static"),
+        )
+        assert set(results.values()) == {"SUCCESS"}
+
+
+@every
+@pytest.mark.sampled("singular_values")
+def test_fake_tensors_and_meta(name: str) -> None:
+    """Shapes without values: what shape inference and deferred initialisation ask for."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        value = FUNCTIONS[name](torch.empty(*SHAPE))
+        assert value.dtype == torch.float32
+        assert value.shape == FUNCTIONS[name](kernel().new_empty(0).new_zeros(SHAPE)).shape
