@@ -1,6 +1,6 @@
 """LipSDP's inequality of a small network in ball arithmetic: whether a matrix is definite is proven, without a margin.
 
-The matrices are those that `dense_networks` and `dense_sums` write out by loops, as exact numbers; nothing here is
+The matrices are those of `dense_networks` and `dense_sums`, as exact numbers; nothing here is
 shared with what is checked.
 """
 

@@ -1,4 +1,4 @@
-"""Small networks at random, and their dense matrices, written out by loops.
+"""Small networks at random, and their dense matrices.
 
 Nothing here is imported from `specnorm_networks` but the types that a network is given in.
 """
@@ -6,7 +6,6 @@ Nothing here is imported from `specnorm_networks` but the types that a network i
 from __future__ import annotations
 
 import itertools
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from oracle import dense_matrix
 from specnorm_networks import Graph, Layer, Node
 from specnorm_networks.certified import operators
 
@@ -69,26 +69,16 @@ class Conv:
         return tuple((a + sum(p) - self.dilation * (k - 1) - 1) // self.stride + 1 for a, p, k in sizes)
 
     def matrix(self, n: Sequence[int]) -> Matrix:
-        """Dense, outputs times inputs, channels first; by loops over outputs and taps."""
-        m = self.outputs(n)
-        first, second = self.kernel.shape[:2]
-        whole = np.zeros((self.cout, *m, self.cin, *n))
-        few, many = (n, m) if self.transposed else (m, n)  # where taps are read at, and from
-        for at in itertools.product(*map(range, few)):
-            for tap in itertools.product(*map(range, self.kernel.shape[2:])):
-                there = [self.stride * a + self.dilation * k - p[0] for a, k, p in zip(at, tap, self.pads, strict=True)]
-                if self.mode == "circular":
-                    there = [t % size for t, size in zip(there, many, strict=True)]
-                if not all(0 <= t < size for t, size in zip(there, many, strict=True)):
-                    continue
-                for a in range(first):
-                    for b in range(second):
-                        c = a // (first // self.groups) * second + b
-                        o, i, y, x = (c, a, there, at) if self.transposed else (a, c, at, there)
-                        whole[(o, *y, i, *x)] += self.kernel[(a, b, *tap)]
-        if self.scale is not None:
-            whole *= self.scale.reshape(-1, *(1,) * (whole.ndim - 1))
-        return whole.reshape(self.cout * math.prod(m), self.cin * math.prod(n))
+        """Dense, outputs times inputs, channels first."""
+        found: Matrix = dense_matrix(self.kernel, n, **self.geometry)
+        return found if self.scale is None else np.repeat(self.scale, len(found) // self.cout)[:, None] * found
+
+    @property
+    def geometry(self) -> dict[str, Any]:
+        return {
+            "stride": self.stride, "dilation": self.dilation, "groups": self.groups, "transposed": self.transposed,
+            "padding_mode": self.mode, "padding": self.pads,
+        }  # fmt: skip
 
 
 def draw(
@@ -139,12 +129,8 @@ def graph_of(chain: Sequence[Conv], n: Sequence[int]) -> Graph:
 
     for at, conv in enumerate(chain):
         shape = (1, conv.cout, *sizes[at + 1])
-        geometry = {
-            "stride": conv.stride, "dilation": conv.dilation, "groups": conv.groups, "transposed": conv.transposed,
-            "padding_mode": conv.mode, "padding": conv.pads,
-        }  # fmt: skip
         load = lambda conv=conv: conv.kernel  # noqa: E731
-        add(f"conv{at}", operators.Convolution(Layer(f"w{at}", load, geometry, conv.axes)), shape)
+        add(f"conv{at}", operators.Convolution(Layer(f"w{at}", load, conv.geometry, conv.axes)), shape)
         if conv.scale is not None:
             add(f"norm{at}", operators.Scale(conv.scale.reshape(-1, *(1,) * conv.axes)), shape)
         if conv.function is not None:

@@ -1,7 +1,7 @@
 """Small networks with sums and concatenation, and what is true of them: dense matrices, the quadratic form, masks.
 
 A network is written down twice: as a graph, and as values that each are a function of sums of dense matrices times
-earlier values. Convolutions are those of `dense_networks`, by loops.
+earlier values. Convolutions are those of `dense_networks`.
 """
 
 from __future__ import annotations

@@ -8,24 +8,8 @@ from typing import Any
 
 import numpy as np
 from oracle import dense_matrix
+from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Graph, Layer, Node, concrete
-from specnorm_networks.certified.operators import (
-    Add,
-    AveragePool,
-    Concat,
-    Convolution,
-    Input,
-    LeakyReLU,
-    Matrix,
-    Maximum,
-    MaxPool,
-    Mean,
-    ReLU,
-    Scale,
-    Slice,
-    TwoAxes,
-    Windows,
-)
 
 Array = Any
 
@@ -75,9 +59,9 @@ def shape_of(node: Node) -> tuple[int, ...]:
 def _dense(node: Node, before: Sequence[int]) -> tuple[Array, Array]:
     """A layer's or pooling's matrix, and what it adds, each by loops of its own."""
     operator, shape = node.operator, shape_of(node)
-    if isinstance(operator, Matrix):
+    if isinstance(operator, ops.Matrix):
         matrix = operator.layer.kernel()
-    elif isinstance(operator, Convolution):
+    elif isinstance(operator, ops.Convolution):
         matrix = dense_matrix(operator.layer.kernel(), before[2:], **operator.layer.geometry)
     else:
         raise TypeError(type(operator))
@@ -92,23 +76,23 @@ def execute(graph: Graph, x: Array, execution: str, rng: np.random.Generator) ->
         for node in graph.nodes:
             known = [values[name] for name in node.inputs]
             operator = node.operator
-            if isinstance(operator, Input):
+            if isinstance(operator, ops.Input):
                 found = store(x).reshape(shape_of(node))
-            elif isinstance(operator, (Matrix, Convolution)):
+            elif isinstance(operator, (ops.Matrix, ops.Convolution)):
                 matrix, added = (store(each) for each in _dense(node, known[0].shape))
                 found = store(summed(matrix, known[0].reshape(-1), added, rng)).reshape(shape_of(node))
-            elif isinstance(operator, Mean):
+            elif isinstance(operator, ops.Mean):
                 wide = known[0].reshape(*known[0].shape[:2], -1)
                 found = np.array([[_mean(row, store, rng) for row in sample] for sample in wide])
-            elif isinstance(operator, AveragePool):
+            elif isinstance(operator, ops.AveragePool):
                 b, c, h, w = known[0].shape
                 cells = known[0].reshape(b, c, h // 2, 2, w // 2, 2).swapaxes(3, 4).reshape(-1, 4)
                 found = np.array([_mean(cell, store, rng) for cell in cells]).reshape(shape_of(node))
-            elif isinstance(operator, Add):
+            elif isinstance(operator, ops.Add):
                 found = store(known[0] * np.float32(operator.weights[0]) + known[1] * np.float32(operator.weights[1]))
-            elif isinstance(operator, Scale):
+            elif isinstance(operator, ops.Scale):
                 found = store(store(operator.values) * known[0])
-            elif isinstance(operator, LeakyReLU):
+            elif isinstance(operator, ops.LeakyReLU):
                 found = np.where(known[0] > 0, known[0], store(store(operator.alpha) * known[0]))
             else:
                 found = np.asarray(operator.run(*known), dtype=np.float32)
@@ -125,7 +109,7 @@ def _mean(row: Array, store: Any, rng: np.random.Generator) -> Any:
 def layer(name: str, kernel: Array, source: str, shape: tuple[int, ...], bias: Array = None, **geometry: Any) -> Node:
     """Of numbers in single precision."""
     numbers = np.asarray(kernel, dtype=np.float32)
-    made = Convolution if numbers.ndim > 2 else Matrix
+    made = ops.Convolution if numbers.ndim > 2 else ops.Matrix
     added = None if bias is None else np.asarray(bias, dtype=np.float32).astype(np.float64)
     offset = None if added is None else (lambda: (added, np.zeros(())))
     own = Layer(name, partial(np.asarray, numbers), geometry, max(numbers.ndim - 2, 0))
@@ -134,12 +118,12 @@ def layer(name: str, kernel: Array, source: str, shape: tuple[int, ...], bias: A
 
 def dense(*matrices: Array, biases: Sequence[Array] = ()) -> Graph:
     """Matrices with ReLU between."""
-    nodes = [Node("x", Input(), (), (1, np.shape(matrices[0])[1]))]
+    nodes = [Node("x", ops.Input(), (), (1, np.shape(matrices[0])[1]))]
     for at, matrix in enumerate(matrices):
         shape = (1, len(matrix))
         nodes.append(layer(f"y{at}", matrix, nodes[-1].name, shape, biases[at] if biases else None))
         if at + 1 < len(matrices):
-            nodes.append(Node(f"z{at}", ReLU(), (nodes[-1].name,), shape))
+            nodes.append(Node(f"z{at}", ops.ReLU(), (nodes[-1].name,), shape))
     return Graph(tuple(nodes), (nodes[-1].name,))
 
 
@@ -150,26 +134,26 @@ def mixed(rng: np.random.Generator, channels: int = 3) -> Graph:
     def drawn(*shape: int) -> Array:
         return rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
 
-    image, half = (1, c, 6, 6), Windows((2, 2), (2, 2), (1, 1), ((0, 0), (0, 0)))
+    image, half = (1, c, 6, 6), ops.Windows((2, 2), (2, 2), (1, 1), ((0, 0), (0, 0)))
     strided = {"stride": 2, "padding_mode": "zeros", "padding": ((1, 1), (1, 1))}
-    first, second = (Slice(((1, at, at + 1, 1),)) for at in (0, 1))
+    first, second = (ops.Slice(((1, at, at + 1, 1),)) for at in (0, 1))
     nodes = (
-        Node("x", Input(), (), (1, 2, 6, 6)),
+        Node("x", ops.Input(), (), (1, 2, 6, 6)),
         layer("a", drawn(c, 2, 3, 3), "x", image, drawn(c, 1, 1), **zeros),
-        Node("l", LeakyReLU(0.1), ("a",), image),
+        Node("l", ops.LeakyReLU(0.1), ("a",), image),
         layer("b", drawn(c, c, 3, 3), "l", image, **zeros),
-        Node("s", Add((1.0, -1.0)), ("b", "a"), image),
-        Node("k", Scale(np.full((c, 1, 1), 1 / 3)), ("s",), image),
-        Node("p", AveragePool(half), ("k",), (1, c, 3, 3)),
+        Node("s", ops.Add((1.0, -1.0)), ("b", "a"), image),
+        Node("k", ops.Scale(np.full((c, 1, 1), 1 / 3)), ("s",), image),
+        Node("p", ops.AveragePool(half), ("k",), (1, c, 3, 3)),
         layer("t", drawn(c, c, 3, 3), "p", (1, c, 2, 2), drawn(c, 1, 1), **strided),
-        Node("m", MaxPool(Windows((2, 2), (1, 1), (1, 1), ((0, 0), (0, 0)))), ("p",), (1, c, 2, 2)),
+        Node("m", ops.MaxPool(ops.Windows((2, 2), (1, 1), (1, 1), ((0, 0), (0, 0)))), ("p",), (1, c, 2, 2)),
         Node("u", first, ("t",), (1, 1, 2, 2)),
         Node("v", second, ("t",), (1, 1, 2, 2)),
-        Node("w", Maximum(), ("u", "v"), (1, 1, 2, 2)),
-        Node("c", Concat(1), ("w", "m"), (1, 1 + c, 2, 2)),
-        Node("g", Mean((2, 3)), ("c",), (1, 1 + c)),
-        Node("f", TwoAxes(1), ("t",), (1, 4 * c)),
-        Node("j", Concat(1), ("g", "f"), (1, 1 + 5 * c)),
+        Node("w", ops.Maximum(), ("u", "v"), (1, 1, 2, 2)),
+        Node("c", ops.Concat(1), ("w", "m"), (1, 1 + c, 2, 2)),
+        Node("g", ops.Mean((2, 3)), ("c",), (1, 1 + c)),
+        Node("f", ops.TwoAxes(1), ("t",), (1, 4 * c)),
+        Node("j", ops.Concat(1), ("g", "f"), (1, 1 + 5 * c)),
         layer("o", drawn(4, 1 + 5 * c), "j", (1, 4), drawn(4)),
     )
     return Graph(nodes, ("o",))

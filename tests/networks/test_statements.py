@@ -11,16 +11,7 @@ import numpy as np
 import pytest
 from assumptions import interval
 from networks.written_networks import matrices
-from specnorm_networks import (
-    CertifiedAccuracy,
-    Graph,
-    Margins,
-    Multipliers,
-    Product,
-    bound,
-    forward_step,
-    margins,
-)
+from specnorm_networks import CertifiedAccuracy, Graph, Margins, Multipliers, Product, bound, forward_step, margins
 from specnorm_networks.certified import operators
 
 relu_between = partial(matrices, function=operators.ReLU())

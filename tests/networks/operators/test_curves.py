@@ -9,26 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from specnorm_networks.certified.operators import (
-    ELU,
-    GELU,
-    Arctan,
-    Erf,
-    Exp,
-    Log,
-    Mish,
-    Multiple,
-    Pointwise,
-    Power,
-    Reciprocal,
-    Rsqrt,
-    Sigmoid,
-    SiLU,
-    Softplus,
-    Softsign,
-    Sqrt,
-    Tanh,
-)
+from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators.pointwise import FAR, LOST, Curve, Curved, Turning
 
 flint: Any = pytest.importorskip("flint", exc_type=ImportError)
@@ -58,43 +39,43 @@ def _softplus(x: Any) -> Any:
 
 
 TURNING: dict[str, tuple[Turning, Callable[[Any], Any]]] = {
-    "gelu": (GELU(), lambda x: x * (1 + (x / arb(2).sqrt()).erf()) / 2),
+    "gelu": (ops.GELU(), lambda x: x * (1 + (x / arb(2).sqrt()).erf()) / 2),
     "gelu_tanh": (
-        GELU("tanh"),
+        ops.GELU("tanh"),
         lambda x: x / (1 + (-2 * (2 / arb.pi()).sqrt() * (x + arb("0.044715") * x * x * x)).exp()),
     ),
-    "silu": (SiLU(), lambda x: x / (1 + (-x).exp())),
-    "mish": (Mish(), lambda x: x * (1 - 2 / ((1 + x.exp()) * (1 + x.exp()) + 1))),
-    "erf": (Erf(), lambda x: x.erf()),
-    "softplus": (Softplus(), lambda x: _softplus(x)),
-    "sigmoid": (Sigmoid(), _sigmoid),
-    "tanh": (Tanh(), _tanh),
+    "silu": (ops.SiLU(), lambda x: x / (1 + (-x).exp())),
+    "mish": (ops.Mish(), lambda x: x * (1 - 2 / ((1 + x.exp()) * (1 + x.exp()) + 1))),
+    "erf": (ops.Erf(), lambda x: x.erf()),
+    "softplus": (ops.Softplus(), lambda x: _softplus(x)),
+    "sigmoid": (ops.Sigmoid(), _sigmoid),
+    "tanh": (ops.Tanh(), _tanh),
 }
 """With their definitions, of numbers and of series."""
-OTHERS: dict[str, tuple[Pointwise, Callable[[Any], Any]]] = {
-    "softsign": (Softsign(), lambda x: x / (1 - x) if x[0] < 0 else x / (1 + x)),
-    "arctan": (Arctan(), lambda x: x.atan()),
-    "elu": (ELU(0.7, 1.3), lambda x: arb(1.3) * (arb(0.7) * (x.exp() - 1) if x[0] < 0 else x)),
-    "elu_turned": (ELU(-0.7), lambda x: arb(-0.7) * (x.exp() - 1) if x[0] < 0 else x),
-    "celu": (ELU(0.3, 1.0, 0.3), lambda x: arb(0.3) * ((x / arb(0.3)).exp() - 1) if x[0] < 0 else x),
-    "silu_2": (SiLU(2.3), lambda x: x * _sigmoid(arb(2.3) * x)),
-    "silu_turned": (SiLU(-0.7), lambda x: x * _sigmoid(arb(-0.7) * x)),
-    "multiple": (Multiple(Tanh(), -0.7, 1.9), lambda x: arb(-0.7) * _tanh(arb(1.9) * x)),
+OTHERS: dict[str, tuple[ops.Pointwise, Callable[[Any], Any]]] = {
+    "softsign": (ops.Softsign(), lambda x: x / (1 - x) if x[0] < 0 else x / (1 + x)),
+    "arctan": (ops.Arctan(), lambda x: x.atan()),
+    "elu": (ops.ELU(0.7, 1.3), lambda x: arb(1.3) * (arb(0.7) * (x.exp() - 1) if x[0] < 0 else x)),
+    "elu_turned": (ops.ELU(-0.7), lambda x: arb(-0.7) * (x.exp() - 1) if x[0] < 0 else x),
+    "celu": (ops.ELU(0.3, 1.0, 0.3), lambda x: arb(0.3) * ((x / arb(0.3)).exp() - 1) if x[0] < 0 else x),
+    "silu_2": (ops.SiLU(2.3), lambda x: x * _sigmoid(arb(2.3) * x)),
+    "silu_turned": (ops.SiLU(-0.7), lambda x: x * _sigmoid(arb(-0.7) * x)),
+    "multiple": (ops.Multiple(ops.Tanh(), -0.7, 1.9), lambda x: arb(-0.7) * _tanh(arb(1.9) * x)),
 }
-STEEP: dict[str, tuple[Pointwise, Callable[[Any], Any]]] = {
-    "exp": (Exp(), lambda x: x.exp()),
-    "log": (Log(), lambda x: x.log()),
-    "sqrt": (Sqrt(), lambda x: x.sqrt()),
-    "rsqrt": (Rsqrt(), lambda x: 1 / x.sqrt()),
-    "reciprocal": (Reciprocal(-0.3), lambda x: arb(-0.3) / x),
-    "identity": (Power(1), lambda x: x),
-    "square": (Power(2), lambda x: x * x),
-    "cube": (Power(3), lambda x: x * x * x),
-    "sixteenth": (Power(16), lambda x: math.prod([x] * 16)),
+STEEP: dict[str, tuple[ops.Pointwise, Callable[[Any], Any]]] = {
+    "exp": (ops.Exp(), lambda x: x.exp()),
+    "log": (ops.Log(), lambda x: x.log()),
+    "sqrt": (ops.Sqrt(), lambda x: x.sqrt()),
+    "rsqrt": (ops.Rsqrt(), lambda x: 1 / x.sqrt()),
+    "reciprocal": (ops.Reciprocal(-0.3), lambda x: arb(-0.3) / x),
+    "identity": (ops.Power(1), lambda x: x),
+    "square": (ops.Power(2), lambda x: x * x),
+    "cube": (ops.Power(3), lambda x: x * x * x),
+    "sixteenth": (ops.Power(16), lambda x: math.prod([x] * 16)),
 }
 KINKED = ("elu", "elu_turned", "celu")
 """With two slopes at 0."""
-EVERY: dict[str, tuple[Pointwise, Callable[[Any], Any]]] = {**TURNING, **OTHERS, **STEEP}
+EVERY: dict[str, tuple[ops.Pointwise, Callable[[Any], Any]]] = {**TURNING, **OTHERS, **STEEP}
 
 
 def derivatives(name: str, low: float, high: float, count: int = 2) -> list[Any]:
@@ -128,13 +109,11 @@ def curve_of(name: str) -> Curve:
 
 
 def test_every_curve_is_looked_at() -> None:
-    import specnorm_networks.certified.operators as operators
-
-    classes = [getattr(operators, name) for name in operators.__all__]
+    classes = [getattr(ops, name) for name in ops.__all__]
     curved = {each for each in classes if isinstance(each, type) and issubclass(each, Turning)}
     # 1 / (1 + |x|)^2 and 1 / (1 + x^2) fall with |x|, everywhere, and are computed everywhere.
-    assert curved == {type(operator) for operator, _ in TURNING.values()} | {Arctan, Softsign}
-    assert Arctan.steepness.far == Softsign.steepness.far == math.inf
+    assert curved == {type(operator) for operator, _ in TURNING.values()} | {ops.Arctan, ops.Softsign}
+    assert ops.Arctan.steepness.far == ops.Softsign.steepness.far == math.inf
 
 
 @pytest.mark.parametrize("name", TURNING)
@@ -254,7 +233,7 @@ def test_slopes_on_intervals_without_ends(name: str) -> None:
 
 
 def test_a_place_that_is_forgotten_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SiLU, "steepness", Curve(SiLU.steepness.derivative, (), ((2.39935, 2.39936),)))
+    monkeypatch.setattr(ops.SiLU, "steepness", Curve(ops.SiLU.steepness.derivative, (), ((2.39935, 2.39936),)))
     with pytest.raises(AssertionError):
         test_derivatives_turn_nowhere_else("silu")
     with pytest.raises(AssertionError):
@@ -262,13 +241,13 @@ def test_a_place_that_is_forgotten_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_minimum_that_is_forgotten_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SiLU, "bends", ())
+    monkeypatch.setattr(ops.SiLU, "bends", ())
     with pytest.raises(AssertionError):
         test_values_slopes_and_lines_hold_on_intervals("silu")
 
 
 def test_values_that_are_worse_than_they_say_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Curved, "off", lambda _, x, __: 0 * x)
-    monkeypatch.setattr(Tanh, "value", lambda _, x: np.tanh(x) * (1 + 1e-12))
+    monkeypatch.setattr(ops.Tanh, "value", lambda _, x: np.tanh(x) * (1 + 1e-12))
     with pytest.raises(AssertionError):
         test_values_slopes_and_lines_hold_on_intervals("tanh")

@@ -8,39 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from specnorm_networks.certified.operators import (
-    ELU,
-    GELU,
-    Abs,
-    Arctan,
-    Cos,
-    Erf,
-    Exp,
-    HardSigmoid,
-    HardSwish,
-    HardTanh,
-    LeakyReLU,
-    Log,
-    Mish,
-    Multiple,
-    Negative,
-    Pointwise,
-    Power,
-    Reciprocal,
-    ReLU,
-    Rsqrt,
-    Sigmoid,
-    SiLU,
-    Sin,
-    Softplus,
-    SoftShrink,
-    Softsign,
-    Sqrt,
-    Steep,
-    Tanh,
-    TwoSlopes,
-)
-from specnorm_networks.certified.operators import __all__ as names
+from specnorm_networks.certified import operators as ops
 
 Array = Any
 Function = Callable[[Array], Array]
@@ -61,70 +29,70 @@ def elu(x: Array, alpha: float = 1.0, scale: float = 1.0, rate: float = 1.0) -> 
 
 
 SELU = (1.6732632423543772, 1.0507009873554805)
-EVERYWHERE: list[tuple[Pointwise, Function]] = [
-    (ReLU(), lambda x: x * (x > 0)),
-    (Abs(), lambda x: np.sqrt(x * x)),
-    (Negative(), lambda x: 0 - x),
-    (LeakyReLU(), lambda x: np.where(x < 0, 0.01 * x, x)),
-    (LeakyReLU(-2.0), lambda x: np.where(x < 0, -2 * x, x)),
-    (LeakyReLU(1.7), lambda x: np.where(x < 0, 1.7 * x, x)),
-    (LeakyReLU(BELOW), lambda x: np.maximum(x, 0) + BELOW * np.minimum(x, 0)),
-    (TwoSlopes(BELOW, ABOVE), lambda x: ABOVE * np.maximum(x, 0) + BELOW * np.minimum(x, 0)),
-    (TwoSlopes(BELOW, ABOVE, 20), lambda x: ABOVE * np.maximum(x, 0) + BELOW * np.minimum(x, 0) * (1 - 2.0**-50)),
-    (TwoSlopes(0 * BELOW, 1 + 0 * BELOW, 2**20), lambda x: (1 + 2.0**-33) * np.maximum(x, 0)),
-    (HardTanh(), lambda x: np.clip(x, -1, 1)),
-    (HardTanh(0.0, 6.0), lambda x: np.clip(x, 0, 6)),
-    (HardTanh(-math.inf, 2.5), lambda x: np.minimum(x, 2.5)),
-    (HardTanh(-0.3, math.inf), lambda x: np.maximum(x, -0.3)),
-    (HardTanh(0.7, 0.7), lambda x: np.full(x.shape, 0.7)),
-    (HardSigmoid(), lambda x: np.clip(0.2 * x + 0.5, 0, 1)),
-    (HardSigmoid(-0.4, 1.3), lambda x: np.clip(1.3 - 0.4 * x, 0, 1)),
-    (HardSigmoid(0.0, 0.25), lambda x: np.full(x.shape, 0.25)),
-    (SoftShrink(), lambda x: x - np.clip(x, -0.5, 0.5)),
-    (SoftShrink(0.0), lambda x: x),
-    (HardSwish(), lambda x: x * np.clip(x + 3, 0, 6) / 6),
-    (HardSwish(), lambda x: x * np.clip(x + 3, 0, 6) * np.float64(np.float32(1 / 6))),
-    (Sigmoid(), logistic),
-    (Tanh(), lambda x: -np.expm1(-2 * x) * logistic(2 * x)),
-    (Softsign(), lambda x: x / (1 + abs(x))),
-    (Arctan(), lambda x: np.arctan2(x, 1.0)),
-    (GELU(), lambda x: x * (1 + ERF(x / math.sqrt(2))) / 2),
-    (GELU("tanh"), lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2),
-    (Mish(), lambda x: x * np.tanh(softplus(x))),
-    (SiLU(), lambda x: x * logistic(x)),
-    (SiLU(2.5), lambda x: x * logistic(2.5 * x)),
-    (SiLU(-0.3), lambda x: x * logistic(-0.3 * x)),
-    (SiLU(0.0), lambda x: x / 2),
-    (SiLU(1e-150), lambda x: x / 2),
-    (Erf(), ERF),
-    (Softplus(), softplus),
-    (Sin(), np.sin),
-    (Cos(), np.cos),
-    (ELU(), elu),
-    (ELU(0.3), lambda x: elu(x, 0.3)),
-    (ELU(-1.5, 0.7), lambda x: elu(x, -1.5, 0.7)),
-    (ELU(2.0, -0.7), lambda x: elu(x, 2.0, -0.7)),
-    (ELU(*SELU), lambda x: elu(x, *SELU)),
-    (ELU(1.0, 1.0, 1.0), elu),
-    (ELU(0.3, -0.7, 2.0), lambda x: elu(x, 0.3, -0.7, 0.5)),
-    (ELU(0.3, 1.0, 0.3), lambda x: elu(x, 0.3, 1, 1 / 0.3)),
-    (Multiple(GELU(), -1.7, 0.6), lambda x: -1.7 * (0.6 * x) * (1 + ERF(0.6 * x / math.sqrt(2))) / 2),
-    (Multiple(ReLU(), 3.0, -0.1), lambda x: 3 * np.maximum(-0.1 * x, 0)),
-    (Multiple(Sigmoid(), 1.0, -1.0), lambda x: logistic(-x)),
-    (Multiple(Tanh(), 0.3, 7.0, 30), lambda x: 0.3 * (1 + 2.0**-49) * np.tanh(7.0 * (1 - 2.0**-49) * x)),
+EVERYWHERE: list[tuple[ops.Pointwise, Function]] = [
+    (ops.ReLU(), lambda x: x * (x > 0)),
+    (ops.Abs(), lambda x: np.sqrt(x * x)),
+    (ops.Negative(), lambda x: 0 - x),
+    (ops.LeakyReLU(), lambda x: np.where(x < 0, 0.01 * x, x)),
+    (ops.LeakyReLU(-2.0), lambda x: np.where(x < 0, -2 * x, x)),
+    (ops.LeakyReLU(1.7), lambda x: np.where(x < 0, 1.7 * x, x)),
+    (ops.LeakyReLU(BELOW), lambda x: np.maximum(x, 0) + BELOW * np.minimum(x, 0)),
+    (ops.TwoSlopes(BELOW, ABOVE), lambda x: ABOVE * np.maximum(x, 0) + BELOW * np.minimum(x, 0)),
+    (ops.TwoSlopes(BELOW, ABOVE, 20), lambda x: ABOVE * np.maximum(x, 0) + BELOW * np.minimum(x, 0) * (1 - 2.0**-50)),
+    (ops.TwoSlopes(0 * BELOW, 1 + 0 * BELOW, 2**20), lambda x: (1 + 2.0**-33) * np.maximum(x, 0)),
+    (ops.HardTanh(), lambda x: np.clip(x, -1, 1)),
+    (ops.HardTanh(0.0, 6.0), lambda x: np.clip(x, 0, 6)),
+    (ops.HardTanh(-math.inf, 2.5), lambda x: np.minimum(x, 2.5)),
+    (ops.HardTanh(-0.3, math.inf), lambda x: np.maximum(x, -0.3)),
+    (ops.HardTanh(0.7, 0.7), lambda x: np.full(x.shape, 0.7)),
+    (ops.HardSigmoid(), lambda x: np.clip(0.2 * x + 0.5, 0, 1)),
+    (ops.HardSigmoid(-0.4, 1.3), lambda x: np.clip(1.3 - 0.4 * x, 0, 1)),
+    (ops.HardSigmoid(0.0, 0.25), lambda x: np.full(x.shape, 0.25)),
+    (ops.SoftShrink(), lambda x: x - np.clip(x, -0.5, 0.5)),
+    (ops.SoftShrink(0.0), lambda x: x),
+    (ops.HardSwish(), lambda x: x * np.clip(x + 3, 0, 6) / 6),
+    (ops.HardSwish(), lambda x: x * np.clip(x + 3, 0, 6) * np.float64(np.float32(1 / 6))),
+    (ops.Sigmoid(), logistic),
+    (ops.Tanh(), lambda x: -np.expm1(-2 * x) * logistic(2 * x)),
+    (ops.Softsign(), lambda x: x / (1 + abs(x))),
+    (ops.Arctan(), lambda x: np.arctan2(x, 1.0)),
+    (ops.GELU(), lambda x: x * (1 + ERF(x / math.sqrt(2))) / 2),
+    (ops.GELU("tanh"), lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2),
+    (ops.Mish(), lambda x: x * np.tanh(softplus(x))),
+    (ops.SiLU(), lambda x: x * logistic(x)),
+    (ops.SiLU(2.5), lambda x: x * logistic(2.5 * x)),
+    (ops.SiLU(-0.3), lambda x: x * logistic(-0.3 * x)),
+    (ops.SiLU(0.0), lambda x: x / 2),
+    (ops.SiLU(1e-150), lambda x: x / 2),
+    (ops.Erf(), ERF),
+    (ops.Softplus(), softplus),
+    (ops.Sin(), np.sin),
+    (ops.Cos(), np.cos),
+    (ops.ELU(), elu),
+    (ops.ELU(0.3), lambda x: elu(x, 0.3)),
+    (ops.ELU(-1.5, 0.7), lambda x: elu(x, -1.5, 0.7)),
+    (ops.ELU(2.0, -0.7), lambda x: elu(x, 2.0, -0.7)),
+    (ops.ELU(*SELU), lambda x: elu(x, *SELU)),
+    (ops.ELU(1.0, 1.0, 1.0), elu),
+    (ops.ELU(0.3, -0.7, 2.0), lambda x: elu(x, 0.3, -0.7, 0.5)),
+    (ops.ELU(0.3, 1.0, 0.3), lambda x: elu(x, 0.3, 1, 1 / 0.3)),
+    (ops.Multiple(ops.GELU(), -1.7, 0.6), lambda x: -1.7 * (0.6 * x) * (1 + ERF(0.6 * x / math.sqrt(2))) / 2),
+    (ops.Multiple(ops.ReLU(), 3.0, -0.1), lambda x: 3 * np.maximum(-0.1 * x, 0)),
+    (ops.Multiple(ops.Sigmoid(), 1.0, -1.0), lambda x: logistic(-x)),
+    (ops.Multiple(ops.Tanh(), 0.3, 7.0, 30), lambda x: 0.3 * (1 + 2.0**-49) * np.tanh(7.0 * (1 - 2.0**-49) * x)),
 ]
 """Operators, and their definitions once more."""
-ON_RANGES: list[tuple[Pointwise, Function, float]] = [
-    (Exp(), np.exp, -math.inf),
-    (Log(), np.log, 0.0),
-    (Power(1), lambda x: x, -math.inf),
-    (Power(2), lambda x: x * x, -math.inf),
-    (Power(3), lambda x: x * x * x, -math.inf),
-    (Power(4), lambda x: (x * x) ** 2, -math.inf),
-    (Sqrt(), lambda x: x**0.5, 0.0),
-    (Rsqrt(), lambda x: x**-0.5, 0.0),
-    (Reciprocal(), lambda x: 1 / x, 0.0),
-    (Reciprocal(-0.3), lambda x: -0.3 / x, 0.0),
+ON_RANGES: list[tuple[ops.Pointwise, Function, float]] = [
+    (ops.Exp(), np.exp, -math.inf),
+    (ops.Log(), np.log, 0.0),
+    (ops.Power(1), lambda x: x, -math.inf),
+    (ops.Power(2), lambda x: x * x, -math.inf),
+    (ops.Power(3), lambda x: x * x * x, -math.inf),
+    (ops.Power(4), lambda x: (x * x) ** 2, -math.inf),
+    (ops.Sqrt(), lambda x: x**0.5, 0.0),
+    (ops.Rsqrt(), lambda x: x**-0.5, 0.0),
+    (ops.Reciprocal(), lambda x: 1 / x, 0.0),
+    (ops.Reciprocal(-0.3), lambda x: -0.3 / x, 0.0),
 ]
 """And from where on they are defined."""
 SHOWN = [f"{at}-{type(op).__name__}" for at, (op, *_) in enumerate([*EVERYWHERE, *ON_RANGES])]
@@ -152,31 +120,29 @@ def points(low: Array, high: Array, seed: int, count: int = 9) -> Array:
 
 
 def test_every_function_is_looked_at() -> None:
-    import specnorm_networks.certified.operators as operators
-
-    classes = [getattr(operators, name) for name in names]
-    functions = {each for each in classes if isinstance(each, type) and issubclass(each, Pointwise)}
-    assert functions - {Pointwise, Steep} == {type(op) for op, *_ in ALL}
+    classes = [getattr(ops, name) for name in ops.__all__]
+    functions = {each for each in classes if isinstance(each, type) and issubclass(each, ops.Pointwise)}
+    assert functions - {ops.Pointwise, ops.Steep} == {type(op) for op, *_ in ALL}
 
 
 @pytest.mark.parametrize(("operator", "definition", "least"), ALL, ids=SHOWN)
-def test_values_are_those_of_the_definition(operator: Pointwise, definition: Function, least: float) -> None:
+def test_values_are_those_of_the_definition(operator: ops.Pointwise, definition: Function, least: float) -> None:
     x = np.random.default_rng(0).normal(0, 4, (2000, 4)) if least else np.random.default_rng(0).gamma(1, 4, (2000, 4))
     found, wanted = operator.run(x), definition(x)
     assert found.dtype == np.float64
     allowed = np.asarray(operator.rounding([x], found, 2.0**-53)) + 4e-16 * (abs(wanted) + abs(x))
-    slack = 4e-8 * abs(wanted) if isinstance(operator, (HardSwish, HardSigmoid)) else 1e-14 * abs(x)
+    slack = 4e-8 * abs(wanted) if isinstance(operator, (ops.HardSwish, ops.HardSigmoid)) else 1e-14 * abs(x)
     assert (abs(found - wanted) <= allowed + slack).all()
 
 
 @pytest.mark.parametrize(("operator", "definition", "least"), ALL, ids=SHOWN)
-def test_values_slopes_and_lines_on_intervals(operator: Pointwise, definition: Function, least: float) -> None:
+def test_values_slopes_and_lines_on_intervals(operator: ops.Pointwise, definition: Function, least: float) -> None:
     low, high = intervals(1, least)
     x = points(low, high, 2)
     with np.errstate(all="ignore"):
         y = definition(x)
     noise = 4e-15 * (abs(y) + abs(x) + 1e-30)
-    if isinstance(operator, (GELU, ELU, Tanh, Multiple, Softplus, Sin, Cos)):
+    if isinstance(operator, (ops.GELU, ops.ELU, ops.Tanh, ops.Multiple, ops.Softplus, ops.Sin, ops.Cos)):
         noise = noise + 4e-15  # the definitions here lose what cancels
     down, up = operator.between(low, high)
     assert (down <= y + noise).all()
@@ -205,7 +171,7 @@ def test_values_slopes_and_lines_on_intervals(operator: Pointwise, definition: F
 
 # -- what other libraries round --------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("operator", "definition", "least"), ALL, ids=SHOWN)
-def test_single_precision_is_within_the_rounding(operator: Pointwise, definition: Function, least: float) -> None:
+def test_single_precision_is_within_the_rounding(operator: ops.Pointwise, definition: Function, least: float) -> None:
     """The definition in float32, constants rounded to it; and a slope that is wrong by a percent is not."""
     dice = np.random.default_rng(4)
     x = dice.normal(0, 4, (4000, 4)) if least else dice.gamma(1, 4, (4000, 4)) + 1e-3
@@ -221,6 +187,6 @@ def test_single_precision_is_within_the_rounding(operator: Pointwise, definition
 
 
 def test_a_slope_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LeakyReLU, "sides", lambda self: (self.alpha, 0.999))
+    monkeypatch.setattr(ops.LeakyReLU, "sides", lambda self: (self.alpha, 0.999))
     with pytest.raises(AssertionError):
-        test_values_slopes_and_lines_on_intervals(LeakyReLU(), lambda x: np.where(x < 0, 0.01 * x, x), -math.inf)
+        test_values_slopes_and_lines_on_intervals(ops.LeakyReLU(), lambda x: np.where(x < 0, 0.01 * x, x), -math.inf)
