@@ -16,8 +16,8 @@ from specnorm.certified import host
 from specnorm.certified.bound import HypothesisError, Lower
 from specnorm.certified.interval import Interval
 
-SIZES = (1.0, 1e-162, 1e-300, 1e160, 1e300)
-"""Squares of small ones vanish, those of large ones overflow."""
+SIZES = (1.0, 1e-162, 1e160)
+"""Squares of the second vanish, those of the third overflow."""
 
 
 def rationals(x: Any) -> list[Fraction]:

@@ -16,18 +16,37 @@ import pytest
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from audit.onnx_models import saved  # noqa: E402
-from networks.onnx_networks import everywhere, graph_of, holds, model, steepest, values_of  # noqa: E402
+from networks.onnx_networks import everywhere, graph_of, holds, in_ball, model, steepest, values_of  # noqa: E402
 from onnx import TensorProto, helper  # noqa: E402
 from specnorm_networks import Graph, bound, within  # noqa: E402
-from specnorm_networks.certified.operators import Matrix  # noqa: E402
+from specnorm_networks.certified.operators import Matrix, Maximum, Minimum  # noqa: E402
 from specnorm_networks.certified.patterns import recognised  # noqa: E402
 
 import specnorm  # noqa: E402
 
 N = helper.make_node
+DOWN, OTHER = np.random.default_rng(1).standard_normal((2, 6, 4))
+NULL = np.linalg.svd(DOWN.T)[2][4:]
+"""``NULL @ DOWN`` is 0: a network that is linear between these two is constant."""
 
 
 # -- attributes ----------------------------------------------------------------------------------------------------
+@pytest.mark.sampled("0.5", "-0.7")
+@pytest.mark.parametrize("alpha", [1.0, 0.5, 2.0, -0.7])
+def test_elu_is_curved(alpha: float) -> None:
+    """Read as a leaky ReLU it was linear in units, between two matrices whose product is 0: 2e-14 for 0.9."""
+    nodes = [
+        N("Gemm", ["x", "a"], ["u"], transB=1), N("Elu", ["u"], ["v"], alpha=alpha),
+        N("Gemm", ["v", "b"], ["y"], transB=1),
+    ]  # fmt: skip
+    proto = model(nodes, (1, 4), {"a": DOWN, "b": NULL})
+    reached = steepest(proto, everywhere((1, 4)))
+    assert holds(bound(graph_of(proto)).upper, reached, 0.3)
+    centre = np.full((1, 4), -0.3)
+    near = steepest(proto, in_ball(centre, 0.5))
+    assert holds(bound(graph_of(proto), centre=centre, radius=0.5).upper, near, 1e-3)
+
+
 SAME: dict[str, Any] = {"kernel_shape": [2], "auto_pad": "SAME_UPPER"}
 ODD_POOLS: dict[str, tuple[str, dict[str, Any]]] = {
     "dilations": ("AveragePool", {"dilations": [2]}), "ceil_mode": ("AveragePool", {"ceil_mode": 1}),
@@ -61,6 +80,27 @@ def test_windows_that_runtimes_place_differently(words: str) -> None:
         assert not refused or re.search(words, found.unknown[0].reason)
 
 
+@pytest.mark.parametrize("alpha", [10.0, 1.0, 0.0, -3.0, 0.2])
+def test_swish_has_its_alpha(alpha: float) -> None:
+    """Slopes and values of alpha = 1 were taken on ranges: 0.99 for 1.0998; 0.006 for 10.2."""
+    proto = model([N("Swish", ["x"], ["y"], alpha=alpha)], (1, 2), opset=24)
+    centre = np.full((1, 2), 0.24 if alpha == 10 else 1.0)
+    reached = steepest(proto, in_ball(centre, 0.05))
+    assert holds(bound(graph_of(proto), centre=centre, radius=0.05).upper, reached, 0.05)
+    places = [np.full((1, 2), x) for x in np.linspace(-12, 12, 241)]
+    whole, found = steepest(proto, places), bound(graph_of(proto)).upper
+    assert found is not None
+    assert holds(found, whole, 0.4)
+    assert found <= 1.09986
+
+
+def test_swish_has_its_values_on_a_box() -> None:
+    nodes = [N("Swish", ["x"], ["s"], alpha=0.01), N("Add", ["s", "c"], ["t"]), N("Reciprocal", ["t"], ["y"])]
+    proto = model(nodes, (1, 2), {"c": np.array(6.0)}, opset=24)
+    reached = steepest(proto, [np.full((1, 2), x) for x in np.linspace(-11.9, -1, 30)])
+    assert holds(bound(within(graph_of(proto), -12.0, -1.0)).upper, reached, 0.3)
+
+
 def test_splits_that_do_not_fit_their_outputs_are_refused() -> None:
     """``num_outputs`` was not looked at: pieces began elsewhere."""
     node = N("Split", ["x"], ["a", "y"], axis=1, num_outputs=4)
@@ -70,6 +110,31 @@ def test_splits_that_do_not_fit_their_outputs_are_refused() -> None:
 
 
 # -- constants among operands --------------------------------------------------------------------------------------
+def test_a_sum_of_two_values_counts_its_constant() -> None:
+    """Ranges forgot it: relu(x / 2 + 100) near -5 was constant, its square on a box 13 times as flat."""
+    nodes = [N("Neg", ["x"], ["n"]), N("Mul", ["n", "half"], ["z"]), N("Sum", ["x", "c", "z", "d"], ["v"])]
+    given = {"half": np.array(0.5), "c": np.full((1, 4), 90.0), "d": np.array([10.0])}
+    proto = model([*nodes, N("Relu", ["v"], ["y"])], (1, 4), given)
+    centre = np.full((1, 4), -5.0)
+    upper = bound(graph_of(proto), centre=centre, radius=0.1).upper
+    assert upper == pytest.approx(0.5, rel=1e-3)
+    assert holds(upper, steepest(proto, in_ball(centre, 0.1)), 0.4)
+    squared = model([*nodes, N("Mul", ["v", "v"], ["y"])], (1, 4), given)
+    reached = steepest(squared, [np.full((1, 4), -4.5)])
+    assert holds(bound(within(graph_of(squared), -5.0, -4.0)).upper, reached, 90)
+
+
+def test_an_extreme_of_two_halves_and_a_constant_is_no_sorting() -> None:
+    nodes = [
+        N("Split", ["x"], ["a", "b"], axis=1, num_outputs=2), N("Max", ["a", "b", "c"], ["p"]),
+        N("Min", ["a", "b"], ["q"]), N("Concat", ["p", "q"], ["y"], axis=1),
+    ]  # fmt: skip
+    graph = graph_of(model(nodes, (1, 4), {"c": np.full((1, 2), 0.5)}))
+    joined = [node for node in graph.nodes if isinstance(node.operator, Maximum | Minimum)]
+    assert [len(node.inputs) for node in joined] == [3, 2]
+    assert joined == [node for node in recognised(graph).nodes if isinstance(node.operator, Maximum | Minimum)]
+
+
 @pytest.mark.parametrize(
     ("nodes", "given"),
     [

@@ -1,4 +1,4 @@
-"""Normalisation by a value's own entries everywhere, on balls and boxes; products, which have a constant on boxes."""
+"""Normalisation by a value's own entries: everywhere, on balls and on boxes, against Jacobians; and what is no such."""
 
 from __future__ import annotations
 
@@ -121,24 +121,3 @@ def test_the_length_is_that_of_what_is_divided() -> None:
     assert bound(Graph(right, ("y",))).upper == pytest.approx(2 / math.sqrt(0.1))
     negative = (*right[:3], Node("y", operators.Normalise((1,), -0.1), ("z", "s"), shape))
     assert bound(Graph(negative, ("y",))).upper is None
-
-
-# -- products --------------------------------------------------------------------------------------------------------
-def test_a_gate_has_a_constant_on_a_box() -> None:
-    """``x sigmoid(x)``, if it is not known as one function."""
-    shape = (1, 4)
-    x, g = Node("x", operators.Input(), (), shape), Node("g", operators.Tanh(), ("x",), shape)
-    graph = Graph((x, g, Node("y", operators.Product(), ("x", "g"), shape, "mul")), ("y",))
-    (reason,) = (each.reason for each in bound(graph).unknown)
-    assert "it is a product of two values that depend on the input" in reason
-    assert "on a box of inputs it may have one: specnorm_networks.within(graph, low, high)" in reason
-    small, large = (bound(within(graph, -size, size)).upper or 0 for size in (0.5, 2.0))
-    assert math.tanh(0.5) < small < large < 2 * (math.tanh(2) + 2)
-
-
-def test_a_product_broadcast_to_a_larger_shape() -> None:
-    """One number times four entries: a change of it counts twice."""
-    x, z = (Node(name, operators.Input(), (), (1, count)) for name, count in (("x", 4), ("z", 1)))
-    graph = Graph((x, z, Node("y", operators.Product(), ("x", "z"), (1, 4))), ("y",))
-    found = bound(within(graph, {"x": 0, "z": 0}, {"x": 3, "z": 5}))
-    assert found.upper == pytest.approx(math.hypot(5, 3 * 2), rel=1e-12)

@@ -1,0 +1,64 @@
+"""Products, quotients and steep functions have a constant where their inputs lie in a box, and none elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from specnorm_networks import Graph, Layer, Node, bound, within
+from specnorm_networks.certified.operators import Exp, Input, Matrix, Product, Sigmoid
+
+WEIGHT = np.sin(np.arange(16.0) ** 2).reshape(4, 4)
+
+
+def gate() -> Graph:
+    """``x * sigmoid(W x)``, as squeeze and excitation has it."""
+    nodes = [
+        Node("x", Input(), (), (1, 4)),
+        Node("v", Matrix(Layer("w", lambda: WEIGHT, {}, 0)), ("x",), (1, 4)),
+        Node("g", Sigmoid(), ("v",), (1, 4)),
+        Node("y", Product(), ("x", "g"), (1, 4), "mul"),
+    ]
+    return Graph(tuple(nodes), ("y",))
+
+
+def run_gate(x: np.ndarray) -> np.ndarray:
+    return np.asarray(x / (1 + np.exp(-(x @ WEIGHT.T))))
+
+
+def test_a_gate_has_a_constant_on_a_box() -> None:
+    found = bound(gate())
+    assert found.upper is None
+    assert "it is a product of two values that depend on the input" in found.unknown[0].reason
+    assert "on a box of inputs it may have one" in found.unknown[0].reason
+    assert "within(graph, low, high)" in found.unknown[0].reason
+    previous, dice = 0.0, np.random.default_rng(0)
+    for size in (0.5, 2.0):
+        upper = bound(within(gate(), -size, size)).upper
+        assert upper is not None
+        points = np.clip(dice.normal(size=(400, 4)) * size, -size, size)
+        steps = np.clip(points + 1e-4 * dice.normal(size=(400, 4)), -size, size)
+        apart = np.linalg.norm(run_gate(points) - run_gate(steps), axis=1) / np.linalg.norm(points - steps, axis=1)
+        assert max(previous, float(apart.max())) < upper < 3 * float(apart.max())
+        previous = upper
+
+
+def test_a_ball_does_too() -> None:
+    """Near an input; what is steep by itself and by a product."""
+    graph = Graph((*gate().nodes, Node("e", Exp(), ("y",), (1, 4))), ("e",))
+    centre, dice = np.array([[0.3, -0.2, 0.5, 0.1]]), np.random.default_rng(2)
+    wide, narrow = (bound(graph, radius=radius, centre=centre).upper for radius in (1.0, 0.1))
+    assert wide is not None
+    assert narrow is not None
+    steps = dice.normal(size=(400, 4))
+    points = centre + 0.1 * steps / np.linalg.norm(steps, axis=1)[:, None]
+    values = np.exp(run_gate(points))
+    apart = np.linalg.norm(values[1:] - values[:-1], axis=1) / np.linalg.norm(points[1:] - points[:-1], axis=1)
+    assert float(apart.max()) < narrow < wide
+    assert narrow < 4 * float(apart.max())
+
+
+def test_a_product_broadcast_to_a_larger_shape() -> None:
+    """One number times four entries: a change of it counts twice."""
+    nodes = (Node("x", Input(), (), (1, 4)), Node("z", Input(), (), (1, 1)), Node("y", Product(), ("x", "z"), (1, 4)))
+    graph = within(Graph(nodes, ("y",)), {"x": 0, "z": 0}, {"x": 3, "z": 5})
+    assert bound(graph).upper == pytest.approx(np.hypot(5, 3 * 2), rel=1e-12)
