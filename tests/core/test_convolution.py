@@ -111,29 +111,6 @@ def _ops() -> ArrayOps:
     return ArrayOps(_numpy(), _numpy().namespace(None))
 
 
-@pytest.mark.parametrize("ndim", [1, 2, 3])
-@pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
-def test_agrees_with_torchs_convolution(ndim: int, mode: str) -> None:
-    torch = pytest.importorskip("torch")
-    sizes, padding = (7, 6, 5)[:ndim], (2, 1, 1)[:ndim]
-    module = getattr(torch.nn, f"Conv{ndim}d")(
-        4, 6, (3, 2, 3)[:ndim], stride=(2, 1, 1)[:ndim], dilation=(1, 2, 1)[:ndim], groups=2, padding=padding,
-        padding_mode=mode, bias=False, dtype=torch.float64,
-    )  # fmt: skip
-    kernel = module.weight.detach()
-    x = torch.from_numpy(Recipe((1, 4, *sizes), seed=1).kernel)
-    if mode == "circular":
-        x = x[:, :, :6]
-        sizes = (6, *sizes[1:])
-    expected = module(x).detach()
-    geometry: Any = {"padding": [(p, p) for p in padding], "stride": (2, 1, 1)[:ndim], "dilation": (1, 2, 1)[:ndim]}
-    spec = ConvSpec.of(tuple(kernel.shape), groups=2, padding_mode=mode, input_shape=sizes, **geometry)
-    found = Convolution(kernel.numpy()[None], spec, ops=_ops())
-    assert found.shapes[1] == tuple(expected.shape[1:])
-    got: Any = found.apply(x.numpy().reshape(1, 1, -1))
-    np.testing.assert_allclose(got.reshape(-1), expected.numpy().reshape(-1), rtol=1e-12, atol=1e-12)
-
-
 def test_patches_stay_within_the_budget() -> None:
     """961 taps of 32 depthwise channels on 32x32 would be 252 MB of patches at once."""
     kernel: Any = np.ones((1, 32, 1, 31, 31))

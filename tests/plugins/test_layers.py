@@ -40,8 +40,11 @@ TORCH: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
     "strided": ("Conv2d", (2, 4, 3), {"stride": 2, "padding": (1, 0), "groups": 2}),
     "dilated same": ("Conv1d", (2, 3, 3), {"dilation": 2, "padding": "same"}),
     "circular": ("Conv2d", (2, 3, 3), {"padding": 1, "padding_mode": "circular"}),
+    "circular same": ("Conv2d", (2, 4, (3, 2)), {"padding": "same", "padding_mode": "circular"}),
     "reflect": ("Conv1d", (2, 3, 3), {"padding": 1, "padding_mode": "reflect"}),
     "transposed": ("ConvTranspose2d", (2, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1}),
+    "transposed groups": ("ConvTranspose1d", (2, 4, 3), {"stride": 2, "groups": 2}),
+    "volume": ("Conv3d", (1, 2, 2), {"padding": "valid"}),
     "linear": ("Linear", (6, 4), {}),
 }
 

@@ -137,12 +137,10 @@ def inward() -> list[str]:
 
 def test_what_is_made_of_claims_is_rounded_outward(monkeypatch: pytest.MonkeyPatch) -> None:
     assert inward() == []
-    for name in ("add_up", "mul_up", "div_up", "sqrt_up"):
-        with monkeypatch.context() as patch:
-            patch.setattr(host, "next_up", lambda x: x)
-            assert inward(), f"{name} was not noticed"
     with pytest.raises(HypothesisError):
         assumed(1.0).over(assumed_lower(0.0))
+    monkeypatch.setattr(host, "next_up", lambda x: x)
+    assert {*inward()} == {"plus", "times", "over", "root"}
 
 
 def test_bounds_of_different_norms_are_not_compared() -> None:
