@@ -12,7 +12,7 @@ from assumptions import assumed, assumed_lower, interval
 from methods.test_deflation import cases
 from proof import test_claims
 from proof.network_rules import FAR, NETWORK_REFUSED
-from proof.test_claims import KERNEL, OPS, PART
+from proof.test_claims import KERNEL, OPS, PART, cover_of
 from specnorm_networks.certified import margins
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.linear_bounds import LinearBounds, Network
@@ -177,12 +177,8 @@ def below_truncation() -> object:
 def truncated_by(rest: Callable[[GramPolynomial], Any], boxes: Boxes) -> object:
     """A truncation bound from a cover of some blocks, one direction of KERNEL kept."""
     polynomial = GramPolynomial(KERNEL, rotate(KERNEL, np.eye(3)[None], 1, ops=OPS), ops=OPS)  # type: ignore[arg-type]
-    blocks = rest(polynomial)
-    found = Cover(blocks, boxes, assumed(200.0) if boxes.on_grid else None, ops=OPS)
-    formed, _ = found.form(GramPolynomial(blocks, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
-    found.fathom(formed, 100.0)
-    found.prune()
-    return truncated(polynomial, found)
+    known = assumed(200.0) if boxes.on_grid else None
+    return truncated(polynomial, cover_of(100.0, rest(polynomial), boxes, known))
 
 
 def without_supremum() -> object:

@@ -13,7 +13,7 @@ from networks.executing import FOOLED, dense
 from oracle import dense_matrix
 from proof.network_rules import NETWORK_CHECKS
 from proof.refusals import BALLS, CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
-from proof.test_claims import DILATED, KERNEL, LAYER, OPS, PART, PARTS, REFLECT, RING, by_unfolding
+from proof.test_claims import DILATED, KERNEL, LAYER, OPS, PART, PARTS, REFLECT, RING, by_unfolding, cover_of
 from specnorm_networks import Measure
 from specnorm_networks.certified import margins
 from specnorm_networks.radii import executed
@@ -26,8 +26,7 @@ from specnorm.certified.layer.own_matrix import LayerGram, norm_by_waves, quotie
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
 from specnorm.certified.symbol.cells import dft_points, torus
-from specnorm.certified.symbol.cover import Cover, on_grid
-from specnorm.certified.symbol.gram_polynomial import GramPolynomial
+from specnorm.certified.symbol.cover import on_grid
 from specnorm.problem.frequencies import half_grid
 from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec
@@ -78,12 +77,9 @@ def covered() -> Iterator[tuple[Upper, float]]:
 
     supremum = None
     for boxes, norm, part in ((torus((4,)), largest(4096), 1.5), (dft_points((5,), (4,)), largest(5), 1.2)):
-        found = Cover(KERNEL, boxes, supremum, ops=OPS)
-        formed, _ = found.form(GramPolynomial(KERNEL, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
-        found.fathom(formed, part * norm)
-        found.prune()
-        yield found.proven(), norm
-        supremum = supremum or found.proven()
+        found = cover_of(part * norm, KERNEL, boxes, supremum).proven()
+        yield found, norm
+        supremum = supremum or found
     yield on_grid(assumed(2.0), dft_points((5,), (4,))), 2.0
 
 

@@ -174,10 +174,10 @@ RING = Circulant(shortest(LAYER), (True, False))
 KERNEL: Any = np.random.RandomState(0).standard_normal((1, 3, 3, 4)) / 4
 
 
-def cover_of(threshold: float) -> Cover:
-    """Of the torus, after one round."""
-    found = Cover(KERNEL, torus((4,)), ops=OPS)
-    formed, _ = found.form(GramPolynomial(KERNEL, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
+def cover_of(threshold: float, blocks: Any = KERNEL, boxes: Any = None, *known: Any, **options: Any) -> Cover:
+    """After one round; of KERNEL on the torus unless something else is named."""
+    found = Cover(blocks, torus((4,)) if boxes is None else boxes, *known, **options, ops=OPS)
+    formed, _ = found.form(GramPolynomial(blocks, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
     found.fathom(formed, threshold)
     found.prune()
     return found
@@ -185,20 +185,12 @@ def cover_of(threshold: float) -> Cover:
 
 def kept(blocks: Any, boxes: Boxes) -> Cover:
     """Done with for some blocks, with the norms that a threshold proves."""
-    found = Cover(blocks, boxes, assumed(200.0) if boxes.on_grid else None, keeps=True, ops=OPS)
-    formed, _ = found.form(GramPolynomial(blocks, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
-    found.fathom(formed, 100.0)
-    found.prune()
-    return found
+    return cover_of(100.0, blocks, boxes, assumed(200.0) if boxes.on_grid else None, keeps=True)
 
 
 def norm_of(boxes: Any) -> Upper:
     """A bound of the torus, by a search of some boxes of it that are said to be enough."""
-    found = Cover(KERNEL, boxes, ops=OPS)
-    formed, _ = found.form(GramPolynomial(KERNEL, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
-    found.fathom(formed, 100.0)
-    found.prune()
-    return padded_norm(found.proven(), ConvSpec.of((3, 3, 4)))
+    return padded_norm(cover_of(100.0, KERNEL, boxes).proven(), ConvSpec.of((3, 3, 4)))
 
 
 def visited(bound: Any, sizes: tuple[int, ...]) -> list[LargestBound]:
