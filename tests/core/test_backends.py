@@ -43,19 +43,17 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         real = [e for e in importlib.metadata.entry_points(group=group) if e.name == "numpy"]
         return [e for d in found for e in d.entry_points if e.group == group] + real
 
-    def put(distribution: str, entries: dict[str, str] | str, *, copies: int = 1, **sources: str) -> None:
-        if isinstance(entries, dict):
-            entries = "\n".join(f"{name} = {value}" for name, value in entries.items())
-        for copy in range(copies):
-            folder = tmp_path / f"{distribution}{copy}"
-            metadata = folder / f"{distribution.replace('-', '_')}-1.5.dist-info"
-            metadata.mkdir(parents=True)
-            (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.5\n")
-            (metadata / "entry_points.txt").write_text(f"[{backends.GROUP}]\n{entries}\n")
-            for name, source in sources.items():
-                (folder / f"{name}.py").write_text(source)
-            monkeypatch.syspath_prepend(str(folder))
-            folders.append(str(folder))
+    def put(distribution: str, entries: dict[str, str], **sources: str) -> None:
+        lines = "\n".join(f"{name} = {value}" for name, value in entries.items())
+        folder = tmp_path / distribution
+        metadata = folder / f"{distribution.replace('-', '_')}-1.5.dist-info"
+        metadata.mkdir(parents=True)
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.5\n")
+        (metadata / "entry_points.txt").write_text(f"[{backends.GROUP}]\n{lines}\n")
+        for name, source in sources.items():
+            (folder / f"{name}.py").write_text(source)
+        monkeypatch.syspath_prepend(str(folder))
+        folders.append(str(folder))
         backends.refresh()
 
     monkeypatch.setattr(registry, "entry_points", fake_entry_points)

@@ -88,29 +88,26 @@ def test_the_backward_of_a_bound_needs_the_memory_of_three_kernels(name: str) ->
     assert held < 2
 
 
-@pytest.mark.parametrize("method", [specnorm.TensorNorm(), specnorm.FantasticFour()], ids=["tn", "f4"])
-def test_memory_of_gradients(method: specnorm.Method) -> None:
-    """Differentiating through 100 sweeps held 200 times the kernel; an envelope needs the vectors of the last one.
-
-    The budget of a search is 256 MiB whatever the kernel, so the kernel is large enough to tell the two apart.
-    """
-    kernel = Recipe((256, 256, 3, 3), "rank_one", seed=1).kernel
-    assert 200 * kernel.nbytes > 2 * 300 * 2**20
-    assert peak(lambda: specnorm.value_and_grad(kernel, method)) < 300 * 2**20
-
-
-@pytest.mark.parametrize("method", [specnorm.ExactFFT(), specnorm.Gram(n_iter=2)], ids=["fft", "gram"])
-def test_memory_of_frequencies(method: specnorm.Method) -> None:
-    """The FFT grid of one layer held 2.8 to 4.8 GB; frequencies are taken in chunks of at most 256 MiB."""
-    kernel = Recipe((64, 48, 3, 3), dtype="float32", seed=1).kernel
-    assert peak(lambda: specnorm.measure(kernel, method, input_shape=32)) < 300 * 2**20
+MEMORY: dict[str, Callable[[np.ndarray], object]] = {
+    # Differentiating through 100 sweeps held 200 times the kernel; an envelope needs the vectors of the last one.
+    "gradient of tn": lambda k: specnorm.value_and_grad(k, specnorm.TensorNorm()),
+    "gradient of f4": lambda k: specnorm.value_and_grad(k, specnorm.FantasticFour()),
+    # The FFT grid of one layer held 2.8 to 4.8 GB.
+    "fft": lambda k: specnorm.measure(k, specnorm.ExactFFT(), input_shape=32),
+    "gram at a size": lambda k: specnorm.measure(k, specnorm.Gram(n_iter=2), input_shape=32),
+    # Patches, a Krylov basis, the taps of three products: each is made in parts.
+    "gram": specnorm.gram_bound,
+    "power": lambda k: specnorm.power_norm(k, 24, padding_mode="zeros", n_iter=6),
+}
 
 
-def test_memory_of_the_layer_and_of_doubling_kernels() -> None:
-    """Patches, a Krylov basis, the taps of three products: each is made in parts."""
-    kernel = Recipe((64, 48, 3, 3), dtype="float32", seed=1).kernel
-    assert peak(lambda: specnorm.gram_bound(kernel)) < 300 * 2**20
-    assert peak(lambda: specnorm.power_norm(kernel, 24, padding_mode="zeros", n_iter=6)) < 300 * 2**20
+@pytest.mark.parametrize("name", MEMORY)
+def test_memory_of_a_call(name: str) -> None:
+    """The budget of a search is 256 MiB whatever the kernel; of gradients it is large enough to tell the two apart."""
+    layer, of_gradient = Recipe((64, 48, 3, 3), dtype="float32", seed=1), name.startswith("gradient")
+    kernel = (Recipe((256, 256, 3, 3), "rank_one", seed=1) if of_gradient else layer).kernel
+    assert not of_gradient or 200 * kernel.nbytes > 2 * 300 * 2**20
+    assert peak(lambda: MEMORY[name](kernel)) < 300 * 2**20
 
 
 def test_a_search_of_a_small_kernel_makes_few_calls() -> None:

@@ -20,10 +20,10 @@ from specnorm.types import ArrayOps
 BINOMIAL = np.array([[[1.0, 2.0, 1.0]]])
 
 
-def verdict(kernel: Any, bound: float, size: int | None = None) -> bool | None:
+def verdict(kernel: Any, bound: float) -> bool | None:
     """None: undecided."""
     try:
-        return specnorm.certify(kernel, bound, input_shape=size)
+        return specnorm.certify(kernel, bound)
     except Undecided:
         return None
 

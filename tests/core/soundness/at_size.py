@@ -157,9 +157,9 @@ class AtSize:
     def _roundings(self) -> float:
         return 8 * float(np.finfo(self.drawn.kernel.dtype).eps)
 
-    def projection(self, bound: float = 0.7) -> None:
+    def projection(self) -> None:
         """What comes back, as rounded, has a norm of at most the bound."""
-        at = bound * float(self.low if isinstance(self.low, float) else self.low.mid())
+        at = 0.7 * float(self.low if isinstance(self.low, float) else self.low.mid())
         if at == 0:
             return
         self.tally.claims["rescale"] += 1
