@@ -198,6 +198,24 @@ def test_packages_see_the_core_through_its_doors(package: str) -> None:
                     assert names <= {*specnorm.proof.__all__}
 
 
+def test_packages_see_torch_through_its_door() -> None:
+    """What reads whole models takes names of ``specnorm_torch.__all__`` and of ``specnorm_torch.modules.__all__``."""
+    doors = {"specnorm_torch": "__init__.py", "specnorm_torch.modules": "modules.py"}
+    names = {
+        door: next(
+            set(ast.literal_eval(each.value))
+            for each in ast.walk(parsed(PLUGINS / "specnorm_torch" / file))
+            if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "__all__"
+        )
+        for door, file in doors.items()
+    }
+    for path in [*(PLUGINS / "specnorm_networks").rglob("*.py"), *(PLUGINS / "specnorm_audit").rglob("*.py")]:
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "specnorm_torch":
+                assert node.module in names, f"{path}: {node.module}"
+                assert {alias.name for alias in node.names} <= names[node.module], path
+
+
 def test_the_door_is_narrow() -> None:
     """At most 50 names, each with a docstring but for types of words."""
     assert len(specnorm.proof.__all__) == len({*specnorm.proof.__all__}) <= 50

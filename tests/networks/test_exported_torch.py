@@ -139,3 +139,59 @@ def test_what_decides_on_values_is_refused(case: str) -> None:
 def test_old_names_say_where_they_are() -> None:
     with pytest.raises(AttributeError, match=r"specnorm_networks\.network_bound"):
         specnorm_torch.network_bound  # noqa: B018
+
+
+# -- one wrong word in what the exporter writes --------------------------------------------------------------------
+def rewritten(operator: str, change: Any) -> Any:
+    """The exporter with a mistranslation of one operator."""
+    from specnorm_networks.sources import torch_module
+
+    real = torch_module._written
+
+    def written(*args: Any, **named: Any) -> Any:
+        exported = real(*args, **named)
+        nodes = [node for node in exported.model.graph.node if node.op_type == operator]
+        assert nodes
+        for node in nodes:
+            change(node)
+        return exported
+
+    return written
+
+
+def attribute(name: str, value: Any) -> Any:
+    from onnx import helper
+
+    def change(node: Any) -> None:
+        kept = [each for each in node.attribute if each.name != name]
+        del node.attribute[:]
+        node.attribute.extend([*kept, helper.make_attribute(name, value)])
+
+    return change
+
+
+def kind(name: str) -> Any:
+    def change(node: Any) -> None:
+        node.op_type = name
+
+    return change
+
+
+PLANTED: dict[str, tuple[Any, tuple[int, ...], str, Any]] = {
+    "strides": (lambda: nn.Conv2d(1, 2, 3, padding=1), (1, 5, 5), "Conv", attribute("dilations", [1, 2])),
+    "the other extreme": (lambda: Applied(lambda _, x: torch.maximum(x, x.flip(1))), (4,), "Max", kind("Min")),
+    "padding counted": (lambda: nn.AvgPool2d(3, 1, 1), (1, 5, 5), "AveragePool", attribute("count_include_pad", 0)),
+    "another axis": (lambda: nn.Softmax(1), (3, 3), "Softmax", attribute("axis", 2)),
+    "a small epsilon": (lambda: nn.LayerNorm(8, eps=1e-8), (8,), "LayerNormalization", attribute("epsilon", 4e-8)),
+    "a form of GELU": (lambda: nn.GELU("tanh"), (8,), "Gelu", attribute("approximate", "none")),
+    "alpha of ELU": (lambda: nn.ELU(1.5), (8,), "Elu", attribute("alpha", 1.0)),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.sampled("strides", "epsilon")
+def test_mistranslations_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, shape, operator, change = PLANTED[name]
+    monkeypatch.setattr("specnorm_networks.sources.torch_module._written", rewritten(operator, change))
+    with pytest.raises((TranslationError, MethodError)):
+        network_bound(make(), shape)
