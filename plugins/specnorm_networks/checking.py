@@ -22,7 +22,7 @@ from specnorm_networks.certified.operators.executed import smallest
 from specnorm_networks.certified.operators.sources import Constant, Input, Random, Unknown
 from specnorm_networks.certified.regions import Ball, Box
 from specnorm_networks.certified.shapes import Shape, concrete
-from specnorm_networks.model import Computed, Model, NotExecutedError, alike
+from specnorm_networks.model import Computed, Model, NotExecutedError, equal_but_for_rounding
 
 Inputs: TypeAlias = dict[str, FloatArray]
 _Make: TypeAlias = Callable[[tuple[int, ...]], FloatArray]
@@ -576,8 +576,8 @@ def _several(
             values = (model.values(inputs) for inputs in given)
             alone = [{name: each[name] for name in graph.outputs if name in each} for each in values]
         outputs = [name for name in graph.outputs if name in found and name not in unknown]
-        alike = [_alike(nodes[n], found[n], [alone[at][n] for at in places], count) for n in outputs]
-        if alike and all(alike):
+        same = [_alike(nodes[n], found[n], [alone[at][n] for at in places], count) for n in outputs]
+        if same and all(same):
             agreed.append(count)
     return tuple(agreed)
 
@@ -601,7 +601,7 @@ def _alike(node: Node, together: Computed, alone: list[Computed], count: int) ->
     """
     for axis in range(alone[0].value.ndim):
         apart = Computed(np.concatenate([each.value for each in alone], axis), together.unit)
-        if alike(together, apart):
+        if equal_but_for_rounding(together, apart):
             return True
     raise TranslationError(
         f"The model gives another output for {count} samples together than for each by itself ({visible(node.name)}): "

@@ -31,8 +31,8 @@ class Computed:
     unit: float
 
 
-def alike(one: Computed, other: Computed) -> bool:
-    """Whether a result of a whole network is another one but for rounding: by the root of its unit, of the other."""
+def equal_but_for_rounding(one: Computed, other: Computed) -> bool:
+    """Whether two results of a whole network differ by at most the root of the unit, relative to the second one."""
     if one.value.shape != other.value.shape:
         return False
     near = math.sqrt(2 * max(one.unit, other.unit))

@@ -12,7 +12,7 @@ from specnorm.proof import TranslationError
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators import Constant, Convolution, Matrix
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.model import Computed, NotExecutedError, Trial, alike
+from specnorm_networks.model import Computed, NotExecutedError, Trial, equal_but_for_rounding
 from specnorm_networks.onnx import read
 from specnorm_networks.sources.base import Exported
 
@@ -53,7 +53,7 @@ class Original:
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise NotExecutedError(f"the model does not run on it ({type(error).__name__}: {error})") from error
         for name, value in returned.items():
-            if name in found and not alike(found[name], value):
+            if name in found and not equal_but_for_rounding(found[name], value):
                 raise TranslationError(
                     f"The network was exported otherwise than it computes: output {name} of the program is not the "
                     "model's. No bound is given."

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from specnorm import MethodError
-from specnorm_networks.model import Computed, alike
+from specnorm_networks.model import Computed, equal_but_for_rounding
 
 _OWN = ("torch", "torchvision", "torchaudio")
 """Packages that ask these questions for logging and for kernels that compute the same."""
@@ -48,7 +48,7 @@ def check_function(model: nn.Module, example: tuple[Tensor, ...]) -> None:
             second = list(_tensors(model(*(x.clone() for x in inputs))))
         changed = [*_changed(attributes, _attributes(model), renewed=False)]
         changed += _changed(buffers, _buffers(model), renewed=True)
-    same = (alike(computed(a), computed(b)) for a, b in zip(first, second, strict=True))
+    same = (equal_but_for_rounding(computed(a), computed(b)) for a, b in zip(first, second, strict=True))
     name = type(model).__name__
     if not all(same):
         raise MethodError(
