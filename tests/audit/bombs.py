@@ -24,9 +24,9 @@ from specnorm.errors import SpecnormError
 
 
 def _onnx(nodes: list[Any], arrays: dict[str, Any], shape: tuple[int, ...], inputs: tuple[str, ...] = ("x",)) -> bytes:
-    from audit.onnx_models import model
+    from onnx_models import single
 
-    whole: bytes = model(nodes, arrays, shape, inputs=inputs, opset=13).SerializeToString()
+    whole: bytes = single(nodes, shape, arrays, inputs=inputs, opset=13).SerializeToString()
     return whole
 
 

@@ -113,14 +113,10 @@ def _zip(entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> by
 
 
 def _onnx() -> bytes:
-    import onnx
+    from onnx_models import node, single
 
-    kernel = _arrays()["conv.weight"]
-    node = onnx.helper.make_node("Conv", ["x", "w"], ["y"], strides=[2, 2], pads=[1, 1, 1, 1], dilations=[1, 1])
-    value = onnx.helper.make_tensor_value_info
-    given, got = value("x", 1, [1, 3, 9, 9]), value("y", 1, [1, 2, 5, 5])
-    graph = onnx.helper.make_graph([node], "g", [given], [got], [onnx.numpy_helper.from_array(kernel, "w")])
-    whole: bytes = onnx.helper.make_model(graph).SerializeToString()
+    conv = node("Conv", "x", "w", strides=[2, 2], pads=[1, 1, 1, 1], dilations=[1, 1])
+    whole: bytes = single([conv], (1, 3, 9, 9), {"w": _arrays()["conv.weight"]}).SerializeToString()
     return whole
 
 

@@ -13,11 +13,10 @@ import pytest
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 pytest.importorskip("click")
 import specnorm_networks as networks  # noqa: E402
-from onnx.reference import ReferenceEvaluator  # noqa: E402
+from onnx_models import drawing, node, saved, single, values_of  # noqa: E402
 from specnorm_audit import cli, read_onnx  # noqa: E402
 
 from audit.files import read_here  # noqa: E402
-from audit.onnx_models import drawing, model, node, saved  # noqa: E402
 
 Array = Any
 Run = Callable[..., dict[str, Any]]
@@ -36,7 +35,7 @@ def classifier(shape: Any, path: Path) -> Path:
         node("Flatten", "b", out="c"),
         node("Gemm", "c", "w", "bias", transB=1),
     ]
-    return saved(model(nodes, {"k": draw(4, 2, 2, 2), "w": draw(3, 8), "bias": draw(3)}, shape), path)
+    return saved(single(nodes, shape, {"k": draw(4, 2, 2, 2), "w": draw(3, 8), "bias": draw(3)}), path)
 
 
 @pytest.fixture
@@ -76,8 +75,7 @@ def run(net: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 def logits_of(net: Path, x: Array) -> Array:
-    run: Any = ReferenceEvaluator(onnx.load(str(net)))
-    return run.run(None, {"x": x.astype(np.float32)})[0]
+    return values_of(onnx.load(str(net)), x.astype(np.float32))[0]
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: Any, code: int = cli.TROUBLE) -> str:

@@ -110,27 +110,19 @@ def test_another_model_is_not_proven(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_onnx_layers(tmp_path: Path) -> None:
     """The names and axes of the file: a convolution, a transposed one, and a matrix either way round."""
-    onnx = pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
-    helper, numpy = onnx.helper, onnx.numpy_helper
-    draw = Random(0)
-    arrays = {
-        "w": draw.standard_normal((3, 2, 3, 3)), "t": draw.standard_normal((3, 2, 2, 2)),
-        "m": draw.standard_normal((50, 4)), "n": draw.standard_normal((5, 4)),
-    }  # fmt: skip
+    pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
+    from onnx_models import drawing, node, saved, single
+
+    draw = drawing(Random(0))
+    arrays = {"w": draw(3, 2, 3, 3), "t": draw(3, 2, 2, 2), "m": draw(50, 4), "n": draw(5, 4)}
     nodes = [
-        helper.make_node("Conv", ["x", "w"], ["a"], strides=[2, 2], pads=[1, 1, 1, 1]),
-        helper.make_node("ConvTranspose", ["a", "t"], ["b"], strides=[2, 2], pads=[1, 1, 2, 2]),
-        helper.make_node("Flatten", ["b"], ["c"]),
-        helper.make_node("MatMul", ["c", "m"], ["d"]),
-        helper.make_node("Gemm", ["d", "n"], ["y"], transB=1),
+        node("Conv", "x", "w", out="a", strides=[2, 2], pads=[1, 1, 1, 1]),
+        node("ConvTranspose", "a", "t", out="b", strides=[2, 2], pads=[1, 1, 2, 2]),
+        node("Flatten", "b", out="c"),
+        node("MatMul", "c", "m", out="d"),
+        node("Gemm", "d", "n", transB=1),
     ]
-    graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", 1, [1, 2, 6, 6])],
-        [helper.make_tensor_value_info("y", 1, [1, 5])],
-        [numpy.from_array(a.astype(np.float32), name) for name, a in arrays.items()],
-    )  # fmt: skip
-    model, proof = tmp_path / "m.onnx", tmp_path / "proof.npz"
-    onnx.save(helper.make_model(graph), model)
+    model, proof = saved(single(nodes, (1, 2, 6, 6), arrays), tmp_path / "m.onnx"), tmp_path / "proof.npz"
     report = audit(model, certificate=True)
     assert report.certificate is not None
     report.certificate.save(proof)

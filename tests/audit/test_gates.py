@@ -16,10 +16,10 @@ pytest.importorskip("click")
 pytest.importorskip("jinja2")
 pytest.importorskip("onnx", exc_type=ImportError)
 
+from onnx_models import node, saved, single
 from specnorm_audit import cli
 
 from audit import files
-from audit.onnx_models import model, node, saved
 
 THREE = 3 * np.eye(4, dtype=np.float32)
 
@@ -28,7 +28,7 @@ THREE = 3 * np.eye(4, dtype=np.float32)
 def chain(tmp_path: Path) -> Path:
     """Three layers of norm 3, whose product is 27."""
     nodes = [node("MatMul", f"{'xab'[at]}", f"w{at}", out="aby"[at]) for at in range(3)]
-    return saved(model(nodes, {f"w{at}": THREE for at in range(3)}, (1, 4)), tmp_path / "m.onnx")
+    return saved(single(nodes, (1, 4), {f"w{at}": THREE for at in range(3)}), tmp_path / "m.onnx")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_weights_alone_prove_nothing_of_a_network(tmp_path: Path, capsys: pytest
 def test_alpha_and_the_sum_are_the_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """x + 1000 x/2: the layer has the norm 500, the network 501."""
     nodes = [node("Gemm", "x", "w", out="a", alpha=1000.0), node("Add", "a", "x")]
-    path = saved(model(nodes, {"w": np.eye(4, dtype=np.float32) / 2}, (1, 4)), tmp_path / "m.onnx")
+    path = saved(single(nodes, (1, 4), {"w": np.eye(4, dtype=np.float32) / 2}), tmp_path / "m.onnx")
     assert cli.run(["audit", str(path), "--fail-above", "500.1", "--fail-above-network", "500.5"]) == 1
     err = capsys.readouterr().err
     assert "gate passed" in err

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("click")
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from onnx import TensorProto, defs, helper, numpy_helper  # noqa: E402
-from onnx.reference import ReferenceEvaluator  # noqa: E402
+from onnx_models import saved, single, values_of  # noqa: E402
 from specnorm_audit import (  # noqa: E402
     audit,
     cli,
@@ -28,20 +28,13 @@ OPSET = defs.onnx_opset_version()
 
 
 def save(
-    path: Path, nodes: Sequence[Any], arrays: dict[str, Any] | None = None, *, opset: int = 18,
-    functions: Sequence[Any] = (), domains: Sequence[str] = (), inputs: Sequence[str] = (),
-    shape: Sequence[int] = (2, 4), first: bool = True,
+    path: Path, nodes: Sequence[Any], arrays: dict[str, Any] | None = None, *, inputs: Sequence[str] = (),
+    shape: Sequence[int] = (2, 4), first: bool = True, **more: Any,
 ) -> Path:  # fmt: skip
     """A file of the layer u = x w1, of norm 1, and of ``nodes``, which make y of u."""
     layer = [node("MatMul", ["x", "w1"], ["u"])] if first else []
-    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", *inputs)]
-    made = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
-    constants = [numpy_helper.from_array(np.asarray(a), n) for n, a in {"w1": SMALL, **(arrays or {})}.items()]
-    graph = helper.make_graph([*layer, *nodes], "g", given, made, constants)
-    sets = [helper.make_opsetid("", opset), *(helper.make_opsetid(name, 1) for name in domains)]
-    proto = helper.make_model(graph, opset_imports=sets, functions=list(functions), ir_version=10)
-    path.write_bytes(proto.SerializeToString())
-    return path
+    constants = {"w1": SMALL, **(arrays or {})}
+    return saved(single([*layer, *nodes], shape, constants, inputs=["x", *inputs], **more), path)
 
 
 def judged(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, float]:
@@ -115,7 +108,7 @@ def test_a_kernel_made_by_any_operator(
         proto = onnx.load(path)
         del proto.graph.node[-1], proto.graph.output[:]
         proto.graph.output.append(helper.make_tensor_value_info("k", TensorProto.FLOAT, None))
-        (kernel,) = ReferenceEvaluator(proto).run(None, {"x": np.eye(4, dtype=np.float32)})
+        (kernel,) = values_of(proto, np.eye(4, dtype=np.float32))
         norm = float(np.linalg.norm(np.atleast_2d(np.asarray(kernel, np.float64)), 2))
     except Exception:  # the evaluator computes no kernel
         norm = np.inf

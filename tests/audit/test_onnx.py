@@ -12,9 +12,9 @@ from oracle import dense_matrix
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from onnx import helper  # noqa: E402
+from onnx_models import drawing, jacobian, node, saved, single  # noqa: E402
 
 import specnorm  # noqa: E402
-from audit.onnx_models import Arrays, drawing, matrix_of, model, node, norm, saved  # noqa: E402
 
 DATA = Path(__file__).parent.parent / "data"
 RNG = np.random.RandomState(0)
@@ -22,7 +22,7 @@ weights = drawing(RNG)
 
 
 # -- geometry ------------------------------------------------------------------------------------------------------
-LAYERS: dict[str, tuple[Any, Arrays, tuple[int, ...]]] = {
+LAYERS: dict[str, tuple[Any, dict[str, Any], tuple[int, ...]]] = {
     "plain": (node("Conv", "x", "w", "b"), {"w": weights(3, 2, 3, 3), "b": weights(3)}, (1, 2, 6, 7)),
     "strided, uneven pads": (
         node("Conv", "x", "w", strides=[2, 1], pads=[1, 0, 2, 1], dilations=[1, 2]),
@@ -89,12 +89,13 @@ def transposed_matrix(operator: Any, w: NDArray[Any], shape: tuple[int, ...]) ->
 @pytest.mark.parametrize("name", LAYERS)
 def test_row_and_network_enclose_the_operator(name: str, tmp_path: Path) -> None:
     operator, arrays, shape = LAYERS[name]
-    proto = model([operator], arrays, shape)
-    exact = norm(
+    proto = single([operator], shape, arrays)
+    matrix = (
         transposed_matrix(operator, arrays["w"], shape)
         if operator.op_type == "ConvTranspose"
-        else matrix_of(proto, shape)
+        else jacobian(proto, np.zeros(shape, np.float32), step=1.0)
     )
+    exact = float(np.linalg.norm(matrix, 2))
     report = specnorm.audit(saved(proto, tmp_path / "m.onnx"), input_shape="file")
     (row,) = report.layers
     assert row.status == "ok", row.reason
@@ -113,9 +114,9 @@ def test_kernel_used_twice(tmp_path: Path) -> None:
     """One row for one geometry, two for two."""
     w = weights(2, 2, 3, 3)
     twice = [node("Conv", "x", "w", pads=[1, 1, 1, 1], out="a"), node("Conv", "a", "w", pads=[1, 1, 1, 1])]
-    assert len(specnorm.audit(saved(model(twice, {"w": w}, (1, 2, 6, 6)), tmp_path / "a.onnx")).layers) == 1
+    assert len(specnorm.audit(saved(single(twice, (1, 2, 6, 6), {"w": w}), tmp_path / "a.onnx")).layers) == 1
     other = [node("Conv", "x", "w", pads=[1, 1, 1, 1], out="a"), node("Conv", "a", "w", strides=[2, 2])]
-    report = specnorm.audit(saved(model(other, {"w": w}, (1, 2, 6, 6)), tmp_path / "b.onnx"))
+    report = specnorm.audit(saved(single(other, (1, 2, 6, 6), {"w": w}), tmp_path / "b.onnx"))
     assert [row.name for row in report.layers] == ["w", "w (node y)"]
     assert [row.spec.stride for row in report.layers if row.spec is not None] == [(1, 1), (2, 2)]
 
@@ -129,14 +130,14 @@ def test_what_an_unread_operator_holds_is_never_left_out_silently(tmp_path: Path
         node("Conv", "x", "k", out="y"),
         helper.make_node("Gather", ["table", "at"], ["t"]),
     ]
-    arrays: Arrays = {
+    arrays: dict[str, Any] = {
         "w": np.ones((2, 2, 3, 3), dtype=np.int8),
         "six": weights(1, 1, 2, 2, 2, 2),
         "k": weights(3, 3, 1),
         "at": np.array([[0, 1]]),
         "table": weights(4, 4),
     }
-    report = specnorm.audit(saved(model(nodes, arrays, (5, 3, 3)), tmp_path / "m.onnx"))
+    report = specnorm.audit(saved(single(nodes, (5, 3, 3), arrays), tmp_path / "m.onnx"))
     assert [row.name for row in report.layers] == ["k"]
     assert {row.name: "which is not read" in str(row.reason) for row in report.unmeasured} == {"w": True, "six": True}
 
@@ -145,7 +146,7 @@ def test_a_gemm_behind_a_value_of_unknown_rank_has_a_row(tmp_path: Path) -> None
     """Its operand has two axes by the standard; weights of published files were rows of errors."""
     nodes = [helper.make_node("Unknown", ["x"], ["a"], domain="other"), node("Gemm", "a", "w", "b", transB=1)]
     given = {"w": weights(4, 5), "b": weights(4)}
-    (row,) = specnorm.audit(saved(model(nodes, given, None), tmp_path / "m.onnx")).layers
+    (row,) = specnorm.audit(saved(single(nodes, None, given), tmp_path / "m.onnx")).layers
     assert (row.name, row.status, row.kind) == ("w", "ok", "linear")
-    exact = norm(given["w"])
+    exact = float(np.linalg.norm(given["w"], 2))
     assert (row.lower or 0) <= exact * (1 + 1e-6) <= (row.upper or 0) * (1 + 2e-6)

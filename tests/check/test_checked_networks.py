@@ -24,7 +24,7 @@ pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
 
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
+from onnx_models import model, steepest
 from specnorm_networks import certificates
 
 SCRIPT = Path(specnorm_check.__file__)
@@ -34,38 +34,15 @@ CLOSE = Fraction(1, 10**6)
 """What differences may be off."""
 
 
-def file_of(
-    nodes: Sequence[Any],
-    shape: Sequence[int],
-    constants: Mapping[str, Any],
-    outputs: Sequence[str] = ("y",),
-    opset: int = 18,
-) -> bytes:
-    """A model in double precision with the input x."""
-    made = [helper.make_tensor_value_info(name, TensorProto.DOUBLE, None) for name in outputs]
-    arrays = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
-    graph = helper.make_graph(
-        list(nodes), "g", [helper.make_tensor_value_info("x", TensorProto.DOUBLE, shape)], made, arrays
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
-    content: bytes = onnx.shape_inference.infer_shapes(model).SerializeToString()
+def file_of(nodes: Any, shape: Any, arrays: Any, outputs: Sequence[str] = ("y",), **more: Any) -> bytes:
+    made = model(nodes, shape, arrays, outputs=outputs, **more)
+    content: bytes = onnx.shape_inference.infer_shapes(made).SerializeToString()
     return content
 
 
 def reached(content: bytes, shape: Sequence[int], draws: int = 6) -> float:
     """The largest norm of a Jacobian at some points, by differences."""
-    evaluator = ReferenceEvaluator(onnx.ModelProto.FromString(content))
-
-    def f(x: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.ravel(each) for each in evaluator.run(None, {"x": x})])
-
-    found = 0.0
-    for seed in range(draws):
-        x = Random(seed).standard_normal(shape)
-        moves = np.eye(x.size).reshape(x.size, *shape) * 2.0**-20
-        columns = [(f(x + move) - f(x - move)) * 2.0**19 for move in moves]
-        found = max(found, float(np.linalg.norm(np.stack(columns, axis=1), 2)))
-    return found
+    return steepest(onnx.ModelProto.FromString(content), [Random(seed).standard_normal(shape) for seed in range(draws)])
 
 
 def layer(start: str, end: str, **more: Any) -> Part:
@@ -501,9 +478,9 @@ def weight(text: Any) -> Callable[[dict[str, Any]], None]:
 
 
 def proto_with(change: Callable[[Any], Any]) -> bytes:
-    model = onnx.ModelProto.FromString(CHAIN)
-    change(model.graph)
-    content: bytes = model.SerializeToString()
+    proto = onnx.ModelProto.FromString(CHAIN)
+    change(proto.graph)
+    content: bytes = proto.SerializeToString()
     return content
 
 
@@ -613,18 +590,18 @@ UNREAD = {
 def test_what_is_not_read_is_refused_by_name(name: str) -> None:
     constants = {"k": np.ones((2, 2, 1)), "p": np.array([0, 0, 1, 0, 0, 1]), "c": np.ones((4, 2, 6))}
     made = UNREAD[name]
-    model = onnx.ModelProto.FromString(file_of([node("Identity", "x")], (1, 2, 6), constants))
-    del model.graph.node[:]
-    model.graph.node.append(made)
+    proto = onnx.ModelProto.FromString(file_of([node("Identity", "x")], (1, 2, 6), constants))
+    del proto.graph.node[:]
+    proto.graph.node.append(made)
     if made.domain:
-        model.opset_import.append(helper.make_opsetid(made.domain, 1))
+        proto.opset_import.append(helper.make_opsetid(made.domain, 1))
     if name == "places of a maximum":
-        model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
-    del model.graph.output[0].type.tensor_type.shape.dim[:]
+        proto.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    del proto.graph.output[0].type.tensor_type.shape.dim[:]
     for n in ("a", "b", "c"):
-        model.graph.output[0].type.tensor_type.shape.dim.add().dim_param = n
+        proto.graph.output[0].type.tensor_type.shape.dim.add().dim_param = n
     with pytest.raises(Refused, match=f"beyond one of .*{made.op_type}"):
-        constant(specnorm_check, model.SerializeToString(), (1, 2, 6), [])
+        constant(specnorm_check, proto.SerializeToString(), (1, 2, 6), [])
 
 
 SHORTCUTS = {
@@ -656,22 +633,22 @@ def test_a_shortcut_that_is_not_read_is_refused_by_name(name: str) -> None:
 def test_older_operators_and_numbers_elsewhere_are_refused() -> None:
     with pytest.raises(Refused, match="before set 13"):
         constant(specnorm_check, file_of([node("Relu", "x")], (1, 2), {}, opset=12), (1, 2), [])
-    model = onnx.ModelProto.FromString(CHAIN)
-    model.graph.initializer[0].external_data.add(key="location", value="weights")
-    model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+    proto = onnx.ModelProto.FromString(CHAIN)
+    proto.graph.initializer[0].external_data.add(key="location", value="weights")
+    proto.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
     with pytest.raises(Refused, match="outside of its file"):
-        constant(specnorm_check, model.SerializeToString(), (1, 2, 6), [])
+        constant(specnorm_check, proto.SerializeToString(), (1, 2, 6), [])
 
 
 def test_whole_numbers_are_refused() -> None:
     """Half of 1 is 0 there, and of 2 it is 1."""
-    model = onnx.ModelProto.FromString(file_of([node("Div", "x c")], (1, 2), {"c": np.array([2.0])}))
-    assert constant(specnorm_check, model.SerializeToString(), (1, 2), []) == Fraction(1, 2)
-    for one in (*model.graph.input, *model.graph.output):
+    proto = onnx.ModelProto.FromString(file_of([node("Div", "x c")], (1, 2), {"c": np.array([2.0])}))
+    assert constant(specnorm_check, proto.SerializeToString(), (1, 2), []) == Fraction(1, 2)
+    for one in (*proto.graph.input, *proto.graph.output):
         one.type.tensor_type.elem_type = TensorProto.INT64
-    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.array([2]), "c"))
+    proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.array([2]), "c"))
     with pytest.raises(Refused, match="not floating"):
-        constant(specnorm_check, model.SerializeToString(), (1, 2), [])
+        constant(specnorm_check, proto.SerializeToString(), (1, 2), [])
 
 
 def test_outputs_that_padding_adds_to_a_transposed_layer_count() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +13,11 @@ from networks.drawing import Arguments, Dice, Slot, numbers
 from networks.onnx_arguments import DRAWS
 from networks.onnx_schemas import places, versions
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from onnx_models import graph_of, model
 from specnorm_networks import Graph
-from specnorm_networks.onnx import read
 from specnorm_networks.onnx.binding import NEWEST
 
 
@@ -122,12 +121,11 @@ def _drawn(
     shapes: dict[str, tuple[int, ...]], arrays: dict[str, Any],
 ) -> Drawn | None:  # fmt: skip
     moving = [helper.make_tensor_value_info(name, TensorProto.DOUBLE, shape) for name, shape in shapes.items()]
-    out = helper.make_tensor_value_info(result, TensorProto.DOUBLE, None)
-    constants = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
-    graph = helper.make_graph(nodes, "g", moving, [out], constants)
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    proto, known = (
+        model(nodes, None, arrays, opset=each, inputs=moving, outputs=[result])
+        for each in (opset, max(opset, EVALUATED.get(operator, 1)))
+    )
     ends = np.cumsum([math.prod(shape) for shape in shapes.values()]).tolist()
-    known = helper.make_model(graph, opset_imports=[helper.make_opsetid("", max(opset, EVALUATED.get(operator, 1)))])
     evaluator: list[Any] = []
 
     def f(z: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -142,5 +140,4 @@ def _drawn(
             return None
     except Exception:  # whatever the reference makes of what it does not support
         return None
-    read_graph = read(io.BytesIO(proto.SerializeToString()), "m.onnx", 10**7).graph(None)
-    return Drawn(operator, opset, arguments, list(shapes.values()), read_graph, f)
+    return Drawn(operator, opset, arguments, list(shapes.values()), graph_of(proto), f)

@@ -14,9 +14,8 @@ torch = pytest.importorskip("torch", exc_type=ImportError)
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 import numpy as np  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from audit.onnx_models import saved  # noqa: E402
-from networks.onnx_networks import graph_of, model  # noqa: E402
 from networks.torch_modules import Function, upper_of  # noqa: E402
+from onnx_models import graph_of, model, saved  # noqa: E402
 from specnorm_networks import bound, network_bound  # noqa: E402
 from torch import Tensor  # noqa: E402
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
-from networks.onnx_networks import graph_of  # noqa: E402
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx import TensorProto, helper  # noqa: E402
+from onnx_models import graph_of, model  # noqa: E402
 from specnorm_networks import Product, bound, certified_accuracy  # noqa: E402
 
 import specnorm  # noqa: E402
@@ -36,11 +36,8 @@ def classifier(nodes: list[Any], outputs: tuple[str, ...] = ("label", "table")) 
     }
     whole = {"classes": np.array([0, 1, 2], np.int32), "flat": np.array([-1])}
     given: dict[str, Any] = {"w1": FIRST, "w2": SECOND, **whole}
-    graph = helper.make_graph(
-        [*LOGITS, *nodes], "g", [helper.make_tensor_value_info("x", TensorProto.DOUBLE, [None, 4])],
-        [infos[name] for name in outputs], [numpy_helper.from_array(a, n) for n, a in given.items()],
-    )  # fmt: skip
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 1)])
+    ends = [infos[name] for name in outputs]
+    return model([*LOGITS, *nodes], [None, 4], given, outputs=ends, domains=["ai.onnx.ml"])
 
 
 @pytest.mark.parametrize("operator", ["Softmax", "LogSoftmax"])
@@ -91,10 +88,7 @@ def test_sizes_are_whole_numbers() -> None:
         N("Mul", ["x", "f"], ["y"]),
     ]  # fmt: skip
     given = {"one": np.int64(1), "large": np.int64(256), "three": np.int64(3)}
-    x, y = (helper.make_tensor_value_info(name, TensorProto.DOUBLE, [1, 4]) for name in "xy")
-    graph = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(np.array(a), n) for n, a in given.items()])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
-    assert bound(graph_of(model), method=Product()).upper == pytest.approx(1.0, rel=1e-12)
+    assert bound(graph_of(model(nodes, [1, 4], given)), method=Product()).upper == pytest.approx(1.0, rel=1e-12)
 
 
 def test_a_gate_is_decided(tmp_path: Any) -> None:
@@ -108,8 +102,6 @@ def test_a_gate_is_decided(tmp_path: Any) -> None:
 
 
 def test_a_network_of_whole_numbers_is_refused() -> None:
-    info = [helper.make_tensor_value_info(name, TensorProto.INT64, [1, 4]) for name in "xy"]
-    two = numpy_helper.from_array(np.array([2]), "two")
-    model = helper.make_model(helper.make_graph([N("Div", ["x", "two"], ["y"])], "g", info[:1], info[1:], [two]))
+    halved = model([N("Div", ["x", "two"], ["y"])], [1, 4], {"two": np.array([2])}, dtype=TensorProto.INT64)
     with pytest.raises(MethodError, match="no input of floating numbers"):
-        bound(graph_of(model))
+        bound(graph_of(halved))

@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
-from audit.onnx_models import saved  # noqa: E402
-from networks.onnx_networks import everywhere, graph_of, holds, in_ball, model, steepest, values_of  # noqa: E402
 from onnx import TensorProto, helper  # noqa: E402
+from onnx_models import everywhere, graph_of, holds, in_ball, model, saved, steepest, values_of  # noqa: E402
 from specnorm_networks import Graph, bound, within  # noqa: E402
 from specnorm_networks.certified.operators import Matrix, Maximum, Minimum  # noqa: E402
 from specnorm_networks.certified.patterns import recognised  # noqa: E402
@@ -243,7 +242,7 @@ def test_an_operator_of_another_namespace_is_another_operator(nodes: Callable[[s
         "mylib", name, ["a"], ["b"], [N("Mul", ["a", "a"], ["b"])], [helper.make_opsetid("", 18)]
     )
     shape = (1, 1, 4)
-    own = model(nodes("mylib"), shape, {"two": np.array(2.0)}, functions=[body])
+    own = model(nodes("mylib"), shape, {"two": np.array(2.0)}, functions=[body], domains=["mylib"])
     assert steepest(own, [np.full(shape, 9.0)]) > 10
     assert bound(graph_of(own)).upper is None
     known = bound(graph_of(model(nodes(""), shape, {"two": np.array(2.0)}))).upper
@@ -260,7 +259,7 @@ def test_a_gate_that_is_refused_is_not_recognised() -> None:
 # -- sizes ---------------------------------------------------------------------------------------------------------
 def sum_of(one: Any, two: Any) -> Graph:
     other = helper.make_tensor_value_info("z", TensorProto.DOUBLE, two)
-    return graph_of(model([N("Add", ["x", "z"], ["y"])], one, more=[other]))
+    return graph_of(model([N("Add", ["x", "z"], ["y"])], one, inputs=["x", other]))
 
 
 def test_sizes_that_are_open_are_no_equal_ones() -> None:

@@ -20,7 +20,8 @@ from networks.drawing import Arguments, Dice, Slot, numbers  # noqa: E402
 from networks.onnx_arguments import DRAWS  # noqa: E402
 from networks.onnx_calls import given  # noqa: E402
 from networks.onnx_schemas import versions  # noqa: E402
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx import helper  # noqa: E402
+from onnx_models import single  # noqa: E402
 from specnorm_networks.certified.operators import Unknown  # noqa: E402
 from specnorm_networks.checking import run_with_errors  # noqa: E402
 from specnorm_networks.onnx import read  # noqa: E402
@@ -52,16 +53,8 @@ def drawn(operator: str, d: Dice) -> tuple[Any, int, dict[str, Any], str] | None
     if not moving or (operator == "GroupNormalization" and not _fits(opset, arguments)):
         return None
     node = helper.make_node(operator, names, ["y"], **attributes)
-    entries = [helper.make_tensor_value_info(moving, TensorProto.FLOAT, arrays[moving].shape)]
-    out = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
-    stored = [numpy_helper.from_array(array, name) for name, array in arrays.items() if name != moving]
-    graph = helper.make_graph([node], "g", entries, out, stored)
-    return (
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10),
-        opset,
-        arrays,
-        moving,
-    )
+    stored = {name: array for name, array in arrays.items() if name != moving}
+    return single([node], arrays[moving].shape, stored, opset=opset, inputs=[moving]), opset, arrays, moving
 
 
 def _arguments(operator: str, d: Dice) -> Arguments:

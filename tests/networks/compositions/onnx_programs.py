@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,8 +14,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from onnx_models import graph_of, model
 from specnorm_networks import Graph
-from specnorm_networks.onnx import read
 from specnorm_networks.onnx.evaluator import _NEWER, _SPECIAL, evaluate
 
 TYPES = {
@@ -65,9 +64,7 @@ def function_of(proto: Any, opset: int) -> ReferenceEvaluator:
 def ran(node: Any, opset: int, inputs: Sequence[Any]) -> list[NDArray[Any]]:
     """Outputs of one node."""
     if node.op_type in ("Erf", "Gelu"):
-        graph = helper.make_graph([node], "g", [helper.make_tensor_value_info(node.input[0], 11, None)],
-                                  [helper.make_tensor_value_info(node.output[0], 11, None)])  # fmt: skip
-        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+        proto = model([node], None, opset=opset, inputs=node.input, outputs=node.output)
         found: Any = function_of(proto, opset).run(None, {node.input[0]: inputs[0]})
     else:
         found = evaluate(node, opset, inputs)
@@ -102,24 +99,20 @@ class OnnxProgram:
 
     @cached_property
     def proto(self) -> Any:
-        made = [helper.make_tensor_value_info(name, TYPES[self.dtype], None) for name in self.outputs]
-        given = helper.make_tensor_value_info("x", TYPES[self.dtype], self.shape)
-        tensors = [
-            helper.make_tensor(name, TensorProto.BFLOAT16, np.shape(x), np.ravel(x).tolist())
-            if name in self.brain
-            else numpy_helper.from_array(np.asarray(x), name)
+        stored = {
+            name: helper.make_tensor(name, TensorProto.BFLOAT16, np.shape(x), np.ravel(x).tolist())
             for name, x in self.constants.items()
-        ]
-        domains = [helper.make_opsetid("", self.opset)]
-        functions = []
-        if any(node.domain for node in self.nodes):
-            domains.append(helper.make_opsetid("mylib", 1))
-            functions = [_hundredfold(name, self.opset) for name in sorted({n.op_type for n in self.nodes if n.domain})]
-        graph = helper.make_graph(list(self.nodes), "g", [given], made, tensors)
-        return helper.make_model(graph, opset_imports=domains, ir_version=10, functions=functions)
+            if name in self.brain
+        }
+        own = sorted({node.op_type for node in self.nodes if node.domain})
+        return model(
+            self.nodes, self.shape, {**self.constants, **stored}, opset=self.opset, dtype=TYPES[self.dtype],
+            outputs=self.outputs, functions=[_hundredfold(name, self.opset) for name in own],
+            domains=["mylib"] if own else [],
+        )  # fmt: skip
 
     def graph(self) -> Graph:
-        return read(io.BytesIO(self.proto.SerializeToString()), "m.onnx", 10**8).graph(None)
+        return graph_of(self.proto)
 
     def double(self) -> OnnxProgram:
         """The same in double precision, with the constants that are stored."""

@@ -154,6 +154,6 @@ def method(cls: type, name: str, made: Callable[[Any], Any]) -> Plant:
 def onnx_graph(
     nodes: list[Any], shape: tuple[int, ...], constants: Mapping[str, Any] | None = None, opset: int = 18
 ) -> Callable[[], Graph]:
-    from networks.onnx_networks import graph_of, model
+    from onnx_models import graph_of, model
 
     return lambda: graph_of(model(nodes, shape, constants, opset=opset))
