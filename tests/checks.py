@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from oracle import Truth
 
 Side = Literal["upper", "lower"]
+T = TypeVar("T")
 
 
 def number(got: Any) -> float:
@@ -64,3 +65,9 @@ def assert_encloses(lower: Any, upper: Any, truth: Truth) -> None:
     assert_valid(number(lower), "lower", truth)
     assert_valid(number(upper), "upper", truth)
     assert number(lower) <= number(upper), f"bounds are crossed: {number(lower)!r} > {number(upper)!r}"
+
+
+def present(x: T | None) -> T:
+    """What is there."""
+    assert x is not None
+    return x

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from specnorm_audit import audit
 from specnorm_audit.readers import open_model
-from specnorm_audit.rows import Row
 
 from specnorm.errors import ModelFileError
 
@@ -30,7 +29,7 @@ def _short(name: str) -> str:
     return "/".join(parts)
 
 
-def _rows(path: Path, **options: Any) -> dict[str, Row]:
+def _rows(path: Path, **options: Any) -> dict[str, Any]:
     return {_short(row.name): row for row in audit(path, methods=(), **options).layers}
 
 
@@ -57,8 +56,6 @@ def test_rows_hold_the_norm_of_keras_own_operator(model: str, suffix: str, which
         assert rows.keys() == truths.keys()
         for name, row in rows.items():
             assert (row.kind, row.assumed, row.reason) == ("conv", (), None)
-            assert row.lower is not None
-            assert row.upper is not None
             # Float32 products and their SVD are good to a few units in the sixth digit.
             assert row.lower * (1 - 1e-5) <= truths[name] <= row.upper * (1 + 1e-5), name
             assert row.upper <= 1.002 * truths[name], name

@@ -41,12 +41,10 @@ TORCH = {"a.weight": drawn(8, 2, 3, 3), "b.weight": drawn(3, 8, 3, 3), "c.basis"
 @pytest.mark.parametrize("save", [files.save_npz, files.save_safetensors])
 @pytest.mark.parametrize(("arrays", "layout"), [(FLAX, "HWIO"), (TORCH, "OIHW")])
 def test_names_and_biases_decide(save: Any, arrays: dict[str, Any], layout: str, tmp_path: Path) -> None:
-    report = audit(save(tmp_path / "model", arrays), methods=())
+    report: Any = audit(save(tmp_path / "model", arrays), methods=())
     for row in report.layers:
         axes = layout if len(row.shape) == 4 else layout.replace("H", "")
         assert f"layout={axes}" in row.assumed
-        assert row.upper is not None
-        assert row.lower is not None
         exact = norm(arrays[row.name], axes)
         assert exact * (1 - 1e-5) <= row.upper <= 1.01 * exact
         assert row.lower <= row.upper
@@ -65,15 +63,13 @@ def test_names_and_biases_decide(save: Any, arrays: dict[str, Any], layout: str,
 )
 def test_what_is_not_decided_is_read_both_ways(save: Any, arrays: dict[str, Any], tmp_path: Path) -> None:
     report = audit(save(tmp_path / "model", arrays), methods=("tn", "f4", "reshaped"))
-    row = next(row for row in report.layers if row.name != "a.weight")
+    row: Any = next(row for row in report.layers if row.name != "a.weight")
     torch, flax = ("OIHW", "HWIO") if len(row.shape) == 4 else ("OIW", "WIO")
     assert f"layout={torch} or {flax}" in row.assumed
     readings = [norm(arrays[row.name], axes) for axes in (torch, flax)]
-    assert row.upper is not None
-    assert row.lower is not None
     assert max(readings) * (1 - 1e-5) <= row.upper <= 1.01 * max(readings)
     assert 0.99 * min(readings) <= row.lower <= min(readings) * 1.01
-    assert max(readings) * (1 - 1e-5) <= float(row.values["f4"])  # type: ignore[arg-type]
+    assert max(readings) * (1 - 1e-5) <= row.values["f4"]
     assert gates.norms(report, 0.99 * max(readings)).outcome == "failed"
 
 

@@ -150,12 +150,11 @@ def test_hostile_graphs_give_rows_or_messages(name: str, tmp_path: Path, monkeyp
         monkeypatch.setattr(network, "bound", lambda graph, measure, **_: bound(graph, measure, method=Product()))
     path = saved(hostile()[name](), tmp_path / "m.onnx")
     try:
-        report = specnorm.audit(path, methods=["reshaped"])
+        report: Any = specnorm.audit(path, methods=["reshaped"])
     except ModelFileError:
         return
     for row in report.layers:
         assert (row.upper is not None) == (row.status == "ok")
-    assert report.network is not None
     assert report.network.upper is None or report.network.upper > 0
     assert str(report)
     if name in ("a circle", "one value twice"):
@@ -168,8 +167,7 @@ def test_hostile_graphs_give_rows_or_messages(name: str, tmp_path: Path, monkeyp
 def opened(proto: Any, folder: Path) -> tuple[Graph, Model]:
     path = saved(proto, folder / "m.onnx")
     with path.open("rb") as file:
-        graph = read(file, str(path), 2**30).graph(None)
-    assert graph.model is not None
+        graph: Any = read(file, str(path), 2**30).graph(None)
     return graph, graph.model
 
 

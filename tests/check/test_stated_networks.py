@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import specnorm_check
+from checks import present
 
 from specnorm import CertificateError
 
@@ -35,13 +36,11 @@ def stated(certificate: Any) -> tuple[float, list[int]]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_reference_networks(case: dict[str, Any]) -> None:
-    found = network_bound(DOCS / case["file"])
+    found: Any = network_bound(DOCS / case["file"])
     certificate = found.certificate("whole")
     (verdict,) = specnorm_check.check(certificate.claims, {}, (DOCS / case["file"]).read_bytes())
     number, _ = stated(certificate)
     assert (verdict.name, verdict.reason) == ("whole", "")
-    assert found.upper is not None
-    assert found.product is not None
     assert case["lower"] <= number <= min(found.upper * JOINT.get(case["name"], 1.002), found.product * 1.002)
 
 
@@ -56,13 +55,10 @@ def test_a_chain_of_torch_has_one_part_and_its_file_beside_it(tmp_path: Path) ->
     ).eval()  # fmt: skip
     for at, weight in enumerate(p for p in chain.parameters() if p.ndim > 1):
         weight.data.copy_(torch.sin(torch.arange(weight.numel()) ** 2 + at).reshape(weight.shape))
-    found = network_bound(chain, (1, 12, 12))
+    found: Any = network_bound(chain, (1, 12, 12))
     found.certificate().save(tmp_path / "proof.npz")
     number, parts = stated(found.certificate())
-    assert found.upper is not None
-    assert found.product is not None
-    by_channels = bounded(network_graph(chain, (1, 12, 12)), Measure(), Multipliers()).upper
-    assert by_channels is not None
+    by_channels = present(bounded(network_graph(chain, (1, 12, 12)), Measure(), Multipliers()).upper)
     assert found.upper < by_channels <= number <= by_channels * 1.02 < found.product
     assert 2 in parts
     (tmp_path / "specnorm_check.py").write_bytes(Path(str(specnorm_check.__file__)).read_bytes())
@@ -94,10 +90,8 @@ def test_a_residual_block_is_one_part() -> None:
     block = Block().eval()
     for at, weight in enumerate(p for p in block.parameters() if p.ndim > 1):
         weight.data.copy_(torch.sin(torch.arange(weight.numel()) ** 2 + at).reshape(weight.shape) / 3)
-    found = network_bound(block, (2, 8, 8))
+    found: Any = network_bound(block, (2, 8, 8))
     number, parts = stated(found.certificate())
-    assert found.upper is not None
-    assert found.product is not None
     assert found.upper <= number <= found.upper * 1.02 < found.product
     assert parts == [2]
 
@@ -111,12 +105,12 @@ def test_a_function_of_jax() -> None:
     def f(x: Any) -> Any:
         return jax.nn.relu(jax.lax.conv_general_dilated(x, k, (1, 1), "SAME")).mean((2, 3)) @ w
 
-    found = network_bound(f, (2, 6, 6))
+    found: Any = network_bound(f, (2, 6, 6))
     certificate = found.certificate()
     (verdict,) = specnorm_check.check(certificate.claims, {}, certificate.model)
     assert verdict.reason == ""
-    assert found.product is not None  # its channels stand last: each layer is a part by itself
-    assert stated(certificate)[0] <= found.product * 1.3  # that is at the layer's own size
+    # Its channels stand last, so that each layer is a part by itself; the product is of norms at the layers' own size.
+    assert stated(certificate)[0] <= found.product * 1.3
 
 
 def test_an_audit_states_layers_and_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

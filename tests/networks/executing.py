@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from checks import present
 from oracle import dense_matrix
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Graph, Layer, Node, concrete
@@ -51,9 +52,7 @@ def summed(factors: Array, x: Array, added: Array, rng: np.random.Generator) -> 
 
 
 def shape_of(node: Node) -> tuple[int, ...]:
-    found = concrete(node.shape)
-    assert found is not None
-    return found
+    return present(concrete(node.shape))
 
 
 def _dense(node: Node, before: Sequence[int]) -> tuple[Array, Array]:

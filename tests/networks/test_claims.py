@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from assumptions import assumed
+from checks import present
 from specnorm_networks import Graph, Layer, Multipliers, Node, Product, bound, within
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.patterns import prepared, unsorted
@@ -41,11 +42,10 @@ def claims(graph: Graph, **near: Any) -> dict[str, Upper]:
 
 def test_the_constant_in_a_ball_is_none_everywhere() -> None:
     """0 for a network that stretches some pair by 10.8."""
-    whole, local = bound(network(), method=Product()), bound(network(), method=Product(), radius=1.0, centre=CENTRE)
+    whole: Any = bound(network(), method=Product())
+    local: Any = bound(network(), method=Product(), radius=1.0, centre=CENTRE)
     run = network().run
     stretch = np.linalg.norm(run({"x": np.ones((1, 2))})["y"] - run({"x": np.zeros((1, 2))})["y"]) / np.sqrt(2)
-    assert whole.claim is not None
-    assert local.claim is not None
     assert local.claim.value < stretch < whole.claim.value
     with pytest.raises(HypothesisError, match="different norms: y by x, y by x, in a ball of radius 1"):
         least(whole.claim, local.claim)
@@ -56,8 +56,7 @@ def test_the_constant_of_other_weights_is_not_this_network_s() -> None:
     """Names and shapes alike; also of one graph whose weights are written to between."""
     weights = WEIGHTS.copy()
     graph = network(weights)
-    before = bound(graph, method=Product()).claim
-    assert before is not None
+    before = present(bound(graph, method=Product()).claim)
     assert least(before, bound(network(), method=Product()).claim) is before
     weights /= 100
     for after in (bound(graph, method=Product()), bound(network(WEIGHTS / 100), method=Product())):
@@ -78,8 +77,7 @@ def test_ranges_take_claims_about_this_network_alone() -> None:
         assert claim is not None
         with pytest.raises(HypothesisError, match="no constant of a"):
             ranges(graph, ball, {"a": claim})
-    own = bound(graph, method=Product()).nodes[1].claim
-    assert own is not None
+    own = present(bound(graph, method=Product()).nodes[1].claim)
     near = ranges(graph, ball, {"a": own})["a"]
     assert (honest.low <= near.low).all()
     assert (near.high <= honest.high).all()

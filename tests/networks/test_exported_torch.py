@@ -57,11 +57,10 @@ def test_bounds_hold_and_are_close(name: str) -> None:
     make, shape = NETWORKS[name]
     torch.manual_seed(0)
     model = make().eval()
-    found = network_bound(model, shape)
+    found: Any = network_bound(model, shape)
     assert found.checked.complete
     points = torch.randn(20, *shape, dtype=next((p.dtype for p in model.parameters()), None))
     reached = max(jacobian_norm(model, x) for x in points)
-    assert found.upper is not None
     assert reached * (1 - 1e-5) <= found.upper <= 5 * reached
 
 
@@ -86,10 +85,9 @@ def test_every_activation(name: str, dtype: Any) -> None:
     function = ACTIVATIONS[name]()
     model = nn.Sequential(nn.Linear(4, 6), function, nn.Linear(3 if name == "GLU" else 6, 4)).to(dtype).eval()
     shape = (2, 3, 4) if name == "Softmax2d" else (4,)
-    found = network_bound(model, shape, budget=5)
+    found: Any = network_bound(model, shape, budget=5)
     if name in REFUSED:
         assert found.upper is None
-        assert found.unknown is not None
         assert REFUSED[name] in found.unknown[0].reason
         return
     reached = max(jacobian_norm(model, x) for x in 3 * torch.randn(20, *shape, dtype=dtype))

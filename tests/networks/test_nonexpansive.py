@@ -29,9 +29,8 @@ def ratio(function: Any, pair: tuple[Any, Any]) -> float:
 
 
 def test_a_small_network_is_proven() -> None:
-    found = nonexpansive(denoiser(0.9), (1, 8, 8))
+    found: Any = nonexpansive(denoiser(0.9), (1, 8, 8))
     assert found.proven is True
-    assert found.bound.upper is not None
     assert 0 < found.reached <= found.bound.upper <= 1
     assert "is nonexpansive" in str(found)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from assumptions import interval
+from checks import present
 from networks.written_networks import matrices
 from specnorm_networks import CertifiedAccuracy, Graph, Margins, Multipliers, Product, bound, forward_step, margins
 from specnorm_networks.certified import operators
@@ -25,9 +26,7 @@ def symmetric(*eigenvalues: float) -> Any:
 
 
 def upper(graph: Graph) -> float:
-    found = bound(graph, method=QUICK).upper
-    assert found is not None
-    return found
+    return present(bound(graph, method=QUICK).upper)
 
 
 def test_averaged_maps() -> None:
@@ -42,8 +41,7 @@ def test_a_gradient_step_is_nonexpansive() -> None:
     """x - t W' relu(W x) with t |W|^2 <= 2: a gradient step of a convex function. The rules have 3."""
     w = np.random.default_rng(1).normal(size=(6, 4))
     w = w / np.linalg.norm(w, 2)
-    found = bound(forward_step(relu_between(w, w.T), 1.9), method=Multipliers(steps=200))
-    assert found.upper is not None
+    found: Any = bound(forward_step(relu_between(w, w.T), 1.9), method=Multipliers(steps=200))
     assert 1 - 1e-9 <= found.upper <= 1.02
     assert found.product == pytest.approx(2.9, rel=1e-3)
 

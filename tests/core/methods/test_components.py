@@ -22,8 +22,7 @@ LAYERS = 150
 
 
 def matrix_of(kernel: NDArray[np.float64], sub: PolyphaseComponent) -> NDArray[np.float64]:
-    spec = sub.spec
-    assert spec.input_shape is not None
+    spec: Any = sub.spec
     return dense_matrix(
         kernel, spec.input_shape, stride=spec.stride, dilation=spec.dilation, groups=spec.groups,
         transposed=spec.transposed, padding_mode="zeros", padding=spec.padding,

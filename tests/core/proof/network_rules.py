@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from assumptions import assumed
+from checks import present
 from specnorm_networks import Measure, Multipliers, Product, bound
 from specnorm_networks.certified import heads, margins, rules, segments
 from specnorm_networks.certified.graph import Graph, Layer, Node
@@ -130,8 +131,7 @@ def headed(weight: Any = 1.0, widths: int = 1, error: float = 0.0, **changed: An
         Node("y", Matrix(Layer("w", lambda: matrix, {}, 0)), ("f",), (1, 1)),
     )  # fmt: skip
     (run,) = runs(Graph(nodes, ("y",)))
-    head = heads.head_of(run)
-    assert head is not None
+    head = present(heads.head_of(run))
     body = replace(head.body, links=(replace(head.body.links[0], **changed),))
     weights = np.linspace(1, 2, 2 * widths) * weight
     return heads.constant_through_head(
@@ -218,8 +218,7 @@ def together() -> Iterator[tuple[Upper | None, float]]:
     for starts, last in (([0], 1.0), ([0, 1], 0.5)):
         yield segments.constant_of_run(RUN, starts, [np.ones(1), np.array([last])], Measure()), 6.0
     for run, truth in ((RUN, 6.0), (SKIPPING, 7.0)):
-        near = Multipliers(steps=50).weights(run, [(0, 2)])
-        assert near is not None
+        near = present(Multipliers(steps=50).weights(run, [(0, 2)]))
         yield segments.constant_of_run(run, [0], near, Measure()), truth
     yield from zip(segments.constants(RUN, [(0, 1), (1, 2)], ONES, Measure()), (2.0, 3.0), strict=True)
 
@@ -238,9 +237,7 @@ def behind() -> heads.Head:
     nodes += [Node("z", ReLU(), ("c",), (1, 2, 4)), Node("f", Reshape((1, 8)), ("z",), (1, 8))]
     nodes += [Node("y", Matrix(Layer("w", lambda: matrix, {}, 0)), ("f",), (1, 1))]
     (run,) = runs(Graph(tuple(nodes), ("y",)))
-    head = heads.head_of(run, [0], [0.1 * np.ones(1)])
-    assert head is not None
-    return head
+    return present(heads.head_of(run, [0], [0.1 * np.ones(1)]))
 
 
 def through(head: heads.Head, ahead: Upper | None) -> Upper:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checks import present
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators.pointwise import FAR, LOST, Curve, Curved, Turning
 
@@ -119,8 +120,7 @@ def test_every_curve_is_looked_at() -> None:
 @pytest.mark.parametrize("name", TURNING)
 def test_extents_are_proven_and_tight(name: str) -> None:
     """On [-16, 16] by balls that cover it. Beyond, each derivative is within |x| exp(-|x|) < 2e-6 of 0 or 1."""
-    extent = TURNING[name][0].extent()
-    assert extent is not None
+    extent = present(TURNING[name][0].extent())
     if curve_of(name).lowest and curve_of(name).highest:
         signed(name, -16.0, 16.0, 1, lambda x: x >= arb(extent[0]) and x <= arb(extent[1]))
     x = np.linspace(-16, 16, 8001)
@@ -224,8 +224,7 @@ def test_values_slopes_and_lines_hold_on_intervals(name: str) -> None:
 @pytest.mark.parametrize("name", TURNING)
 def test_slopes_on_intervals_without_ends(name: str) -> None:
     low, high = np.array([-np.inf, 3.0, -np.inf]), np.array([-3.0, np.inf, np.inf])
-    found = TURNING[name][0].slopes(low, high)
-    assert found is not None
+    found = present(TURNING[name][0].slopes(low, high))
     reach = REACH.get(name, FURTHEST)
     for a, b, least, most in zip(*(end.tolist() for end in (low, high, *found)), strict=True):
         exact = [derivatives(name, x, x, 1)[1] for x in np.linspace(max(a, -reach), min(b, reach), 41).tolist()]
