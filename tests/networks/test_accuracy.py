@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from networks.local_networks import Chain, dense
+from networks.dense_networks import Network, dense
 from nightly import NIGHTLY
 from specnorm_networks import CertifiedAccuracy, Multipliers, margins, within
 from specnorm_networks.accuracy import certified_accuracy
@@ -19,7 +19,7 @@ METHOD = Multipliers(steps=3)
 RADII = [0.1, 0.3, 0.8]
 
 
-def classifiers() -> Iterator[Chain]:
+def classifiers() -> Iterator[Network]:
     """Of every function, residual and not; inner widths and depths at random."""
     kinds = ("relu", "maxmin", "tanh", "leaky", "abs", "silu", "sigmoid", "residual", "pooled", "joined")
     for seed in range(NETWORKS):
@@ -29,7 +29,7 @@ def classifiers() -> Iterator[Chain]:
         yield dense(seed, (inner[0] if skips else 4, *inner, 3), "relu" if skips else kind, skips=skips)
 
 
-def flips(chain: Chain, x: Array, label: int, radius: float, numbers: Any) -> bool:
+def flips(chain: Network, x: Array, label: int, radius: float, numbers: Any) -> bool:
     """Whether steps towards each other class, from the sample and from places at random, change the label."""
     for other in set(range(3)) - {label}:
         for start in range(3):

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks.dense_networks import FUNCTIONS, Matrix, draw, graph_of, sizes_of
-from networks.dense_sums import chained, smallest_eigenvalue
+from networks.dense_networks import FUNCTIONS, Matrix, chained, draw, network_of, sizes_of, smallest_eigenvalue
 from specnorm_networks import Graph, Layer, Measure, Multipliers, Node, heads
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.heads import Head, constant_through_head, head_of
@@ -50,7 +49,7 @@ class Drawn:
         self.averages = np.eye(math.prod(self.sizes[-1])) if averages is None else averaging(averages, self.sizes[-1])
         widths = [convs[-1].cout * len(self.averages), *(4,) * further, 3]
         self.dense = [self.random.normal(size=(b, a)) / a**0.5 for a, b in itertools.pairwise(widths)]
-        body = graph_of(self.convs, self.sizes[0])
+        body = network_of(self.convs, self.sizes[0]).graph
         nodes, axes = list(body.nodes), range(2, 2 + convs[0].axes)
         if averages == "all":
             nodes.append(

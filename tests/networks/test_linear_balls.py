@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("flint", exc_type=ImportError)
 from flint import arb, ctx
-from networks.local_networks import Chain, dense
+from networks.dense_networks import Network, dense
 from specnorm_networks import within
 from specnorm_networks.linear import located, read
 
@@ -40,21 +40,20 @@ def least(c: arb, slopes: tuple[float, float], g: arb, lam: arb, centre: arb, lo
     return best
 
 
-def of_chain(chain: Chain, row: Array, taken: dict[str, Any], known: dict[str, Any]) -> arb:
+def of_chain(chain: Network, row: Array, taken: dict[str, Any], known: dict[str, Any]) -> arb:
     """The bound of a row of the output, from the output back to the input."""
-    exact = [[arb(float(x)) for x in matrix.reshape(-1)] for matrix in chain.matrices]
     c, total = [arb(float(x)) for x in row], arb(0)
-    for at in reversed(range(len(chain.matrices))):
-        rows, columns = chain.matrices[at].shape
-        total += sum((a * arb(float(b)) for a, b in zip(c, chain.biases[at], strict=True)), arb(0))
-        c = [sum((c[i] * exact[at][i * columns + j] for i in range(rows)), arb(0)) for j in range(columns)]
-        name = f"z{at - 1}" if at else "x"
-        centre, low, high, rho = known[f"v{at - 1}" if at else "x"]
+    for at, of in reversed(list(enumerate(chain.sums[1:]))):
+        matrix, bias = ([[arb(float(x)) for x in row] for row in each.T] for each in (of[at], of[-1]))
+        total += sum((a * b for a, b in zip(c, *bias, strict=True)), arb(0))
+        c = [sum((a * b for a, b in zip(c, column, strict=True)), arb(0)) for column in matrix]
+        name = chain.names[at]
+        centre, low, high, rho = known[chain.before[at - 1] if at else "x"]
         units, slopes, lam = taken.get(name, ([], [], 0.0))
-        straight = KINKS[str(chain.functions[at - 1])] if at else (1.0, 1.0)
+        straight = KINKS[str(chain.functions[at])] if at else (1.0, 1.0)
         total -= arb(lam) * arb(rho) ** 2 / 2
         before = list(c)
-        for j in range(columns):
+        for j in range(len(c)):
             if j in units:
                 g = arb(float(slopes[units.index(j)])) if at else arb(0)
                 ends = (arb(float(each[j])) for each in (centre, low, high))
@@ -92,7 +91,7 @@ def bounds_of(kind: str, widths: Sequence[int], seed: int, radius: float, boxed:
     found = []
     for share, factor in ((0.3, 0.2), (0.9, 0.02), (0.0, 1.5)):
         row, taken = numbers.normal(size=(1, 1, widths[-1])), dict[str, Any]()
-        low = where.lower(f"v{len(widths) - 2}", row, pick(taken, share, factor)).low[0]
+        low = where.lower(chain.before[-1], row, pick(taken, share, factor)).low[0]
         found.append((float(low), of_chain(chain, row.reshape(-1), taken, known)))
     return found
 

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 from mutants import Function, mutated
-from networks.local_networks import Chain, convolutional, dense
+from networks.dense_networks import CHAINS, Network
 from specnorm_networks import Graph, Layer, Node, within
 from specnorm_networks.certified import linear_bounds, operators
-from specnorm_networks.certified.linear_bounds import Curve, Network
+from specnorm_networks.certified.linear_bounds import Curve
 from specnorm_networks.linear import Ascent, located, read
 
 from specnorm.clock import Clock
@@ -32,19 +32,7 @@ PROGRAMS = int(os.environ.get("SPECNORM_LINEAR_BOUNDS", "12"))
 """Programs at random; by hand thousands."""
 
 
-def chains() -> dict[str, Chain]:
-    kinds = ("relu", "leaky", "abs", "tanh", "sigmoid", "silu", "maxmin", "negative")
-    found = {kind: dense(seed, (4, 8, 8, 3), kind) for seed, kind in enumerate(kinds)}
-    found["residual"] = dense(9, (5, 5, 5, 5, 3), skips=True)
-    for name, given in (("zeros", {"plain": True}), ("geometry", {}), ("circular", {"mode": "circular"})):
-        found[name] = next(c for seed in range(20) if (c := convolutional(seed, n=4, **given)) is not None)
-    return found
-
-
-CHAINS = chains()
-
-
-def lowest(chain: Chain, x: Array, radius: float, row: Array, seed: int, steps: int = 12, starts: int = 6) -> float:
+def lowest(chain: Network, x: Array, radius: float, row: Array, seed: int, steps: int = 12, starts: int = 6) -> float:
     """The least value of a row of the output that steps downhill in the ball find."""
     numbers, best = np.random.default_rng(seed), math.inf
     for _ in range(starts):
@@ -58,9 +46,9 @@ def lowest(chain: Chain, x: Array, radius: float, row: Array, seed: int, steps: 
     return best
 
 
-def gaps(chain: Chain, radius: float, seed: int, steps: int = 12) -> Iterator[tuple[float, float]]:
+def gaps(chain: Network, radius: float, seed: int, steps: int = 12) -> Iterator[tuple[float, float]]:
     """How far below the centre a row's bound is, and how far an attack gets."""
-    network = NETWORKS.setdefault(id(chain), read(chain.graph))
+    network = READ.setdefault(id(chain), read(chain.graph))
     x = np.random.default_rng(seed).normal(size=chain.shape)
     bounds, end = located(network, x, radius), chain.graph.outputs[0]
     shape = bounds.known[end].centre.shape
@@ -73,7 +61,7 @@ def gaps(chain: Chain, radius: float, seed: int, steps: int = 12) -> Iterator[tu
         yield middle - float(low), middle - lowest(chain, x, radius, row, seed)
 
 
-NETWORKS: dict[int, Network] = {}
+READ: dict[int, Any] = {}
 
 
 @pytest.mark.parametrize("name", CHAINS)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from networks.dense_networks import FUNCTIONS, draw, graph_of, sizes_of
-from networks.dense_sums import NETWORKS, Dense, Network, chained, from_below, smallest_eigenvalue
-from specnorm_networks import Graph, Measure, Multipliers, Product, Scaled, bound
+from checks import present
+from networks.dense_networks import FUNCTIONS, NETWORKS, Network, draw, from_below, network_of, smallest_eigenvalue
+from specnorm_networks import Measure, Multipliers, Product, Scaled, bound
 from specnorm_networks.certified import reading, segments
 
 MEASURE = Measure(1e-4)
@@ -28,38 +29,34 @@ CHAINS: dict[str, dict[str, Any]] = {
     "slopes": {"plain": True, "functions": tuple(FUNCTIONS), "layers": 4},
     "slopes, wrapped": {"functions": ("gelu", "abs", "prelu"), "mode": "circular", "layers": 4},
 }
-Case = tuple[Dense, Graph]
 Changed = Callable[[list[Any]], list[Any]]
 
 
-def chains(kind: str) -> Iterator[Case]:
+def chains(kind: str) -> Iterator[Network]:
     """Without end."""
     for seed in itertools.count():
         chain = draw(seed, **CHAINS[kind])
         n = tuple(3 + (seed + axis) % 4 for axis in range(chain[0].axes))
         with contextlib.suppress(ValueError):  # nothing is left of an axis
-            sizes = sizes_of(chain, n)
-            if max(map(np.prod, sizes)) <= 40:
-                graph = graph_of(chain, n)
-                ends = [link.end for run in reading.runs(graph) for link in run.links]
-                matrices = [conv.matrix(size) for conv, size in zip(chain, sizes, strict=False)]
-                assert len(ends) == len(chain)  # links are the chain's layers
-                yield chained(matrices, [conv.slopes for conv in chain], ends), graph
+            net = network_of(chain, n)
+            if max(math.prod(shape[1:]) for shape in net.shapes.values()) <= 40:
+                ends = [link.end for run in reading.runs(net.graph) for link in run.links]
+                assert ends == net.names[1:]  # links are the chain's layers
+                yield net
 
 
-def cases(kind: str, count: int) -> list[Case]:
+def cases(kind: str, count: int) -> list[Network]:
     if kind in CHAINS:
         return list(itertools.islice(chains(kind), count))
     return [NETWORKS[kind](seed) for seed in range(count)]
 
 
-def parts(net: Dense, graph: Graph, steps: int = 6) -> Iterator[tuple[list[int], list[int], list[Any], float]]:
+def parts(net: Network, steps: int = 6) -> Iterator[tuple[list[int], list[int], list[Any], float]]:
     """Values' numbers, depths, multipliers of entries, and what was proven, of each part."""
     number = {name: at for at, name in enumerate(net.names)}
-    for run in reading.runs(graph):
+    for run in reading.runs(net.graph):
         cuts = segments.segments(run)
-        weights = Multipliers(steps=steps).weights(run, cuts)
-        assert weights is not None
+        weights = present(Multipliers(steps=steps).weights(run, cuts))
         values = [np.ones(run.width), *weights]
         ends = [run.start, *(link.end for link in run.links)]
         for first, last in cuts:
@@ -73,22 +70,22 @@ def parts(net: Dense, graph: Graph, steps: int = 6) -> Iterator[tuple[list[int],
             yield order, list(depth.values()), [np.repeat(q, net.count(at) // len(q)) for at, q in own], constant
 
 
-def slack(case: Case, steps: int = 6) -> Iterator[float]:
+def slack(case: Network, steps: int = 6) -> Iterator[float]:
     """Smallest eigenvalue of the dense inequality of each part, at its own input size."""
-    for order, depths, wide, constant in parts(*case, steps):
+    for order, depths, wide, constant in parts(case, steps):
         power = constant ** (-1 / depths[-1])
         weights = [q * power**depth for q, depth in zip(wide, depths, strict=True)]
         # The last value's weight takes the constant, as the others do.
-        yield smallest_eigenvalue(case[0], order, weights, constant * power ** depths[-1])
+        yield smallest_eigenvalue(case, order, weights, constant * power ** depths[-1])
 
 
-def proven(case: Case, changed: Changed = list, steps: int = 6) -> Iterator[bool | None]:
+def proven(case: Network, changed: Changed = list, steps: int = 6) -> Iterator[bool | None]:
     """The same in ball arithmetic, without a margin; the multipliers changed first."""
     pytest.importorskip("flint", exc_type=ImportError)
     from networks.balls import definite, quadratic_form
 
-    for order, depths, wide, constant in parts(*case, steps):
-        yield definite(quadratic_form(order, case[0].sums, case[0].slopes, depths, changed(wide), constant))
+    for order, depths, wide, constant in parts(case, steps):
+        yield definite(quadratic_form(order, case.sums, case.slopes, depths, changed(wide), constant))
 
 
 @pytest.mark.sampled(2)
@@ -115,14 +112,11 @@ def test_the_inequality_is_proven_in_balls(kind: str) -> None:
 def test_whole_network_is_bounded(kind: str) -> None:
     """Products with masks stay below every method's bound, and no method is above the product."""
     gained = []
-    for seed, (net, graph) in enumerate(cases(kind, 2)):
+    for seed, net in enumerate(cases(kind, 2)):
         reached = from_below(net, seed)
-        product, scaled, joint = (
-            bound(graph, method=method) for method in (Product(), Scaled(steps=8), Multipliers(steps=8))
-        )
-        assert product.upper is not None
-        assert scaled.upper is not None
-        assert joint.upper is not None
+        ways: list[Any] = [Product(), Scaled(steps=8), Multipliers(steps=8)]
+        found: list[Any] = [bound(net.graph, method=way) for way in ways]
+        product, scaled, joint = found
         assert reached * (1 - 1e-12) <= min(scaled.upper, joint.upper)
         assert max(scaled.upper, joint.upper) <= product.upper == joint.product
         gained.append(product.upper / joint.upper)
@@ -134,13 +128,11 @@ def test_whole_network_is_bounded(kind: str) -> None:
 @pytest.mark.parametrize("scales", [(0.0, 0.5), (0.5, 0.0)])
 def test_a_block_of_zeros_is_no_obstacle(scales: tuple[float, float]) -> None:
     """Blocks begin at zero in many trainings; the layers around them are still bounded together."""
-    net = Network(0, 2, (5,))
+    net = Network(0, (2, 5))
     u = net.conv("x", 3, 3)
     z = net.function(net.conv(u, 3, 3, scale=scales[0]), "gelu")
     z = net.function(net.add(u, net.conv(z, 3, 3, scale=scales[1])), "relu")
-    found = bound(net.graph(net.conv(z, 2, 3)), method=Multipliers(steps=8))
-    assert found.upper is not None
-    assert found.product is not None
+    found: Any = bound(net.ending(net.conv(z, 2, 3)).graph, method=Multipliers(steps=8))
     assert from_below(net, 0) <= found.upper < 0.99 * found.product
 
 

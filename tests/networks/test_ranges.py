@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks.local_networks import Chain, convolutional, dense
+from checks import present
+from networks.dense_networks import Network, convolutional, dense
 from specnorm_networks import Graph, Node, bound
 from specnorm_networks.certified import operators, ranges
 from specnorm_networks.certified.operators.base import LinearMap
@@ -25,18 +26,18 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def chains() -> list[Chain]:
+def chains() -> list[Network]:
     found = [dense(seed, (4, 8, 8, 3), function) for seed, function in enumerate(["relu", "leaky", "tanh", "sigmoid"])]
     found += [dense(9, (5, 5, 5, 2), skips=True), dense(10, (5, 5, 5, 2), "silu", skips=True)]
     drawn = [convolutional(seed, **kind) for kind in KINDS.values() for seed in range(4)]
     return [*found, *(chain for chain in drawn if chain is not None)]
 
 
-def samples(chain: Chain, region: Ball | Box, seed: int) -> list[Any]:
+def samples(chain: Network, region: Ball | Box, seed: int) -> list[Any]:
     """Points of a region, most of them at its border, many along rows of the maps."""
     numbers = np.random.default_rng(seed)
     found = []
-    rows = np.concatenate([m for m in chain.matrices if m.shape[1] == math.prod(chain.shape)])
+    rows = np.concatenate([m for of in chain.sums for m in of.values() if m.shape[1] == math.prod(chain.shape)])
     for row in [*rows, *numbers.normal(size=(20, rows.shape[1]))]:
         for sign in (-1, 1):
             if isinstance(region, Ball):
@@ -62,28 +63,28 @@ def test_values_are_in_their_ranges(kind: str) -> None:
             found = ranges_by_lines(read(chain.graph), region)
         for point in samples(chain, region, seed):
             values = chain.values(point)
-            for name, value in zip([*chain.names, chain.graph.outputs[0]], values, strict=True):
+            for name, value in zip([*chain.before, chain.graph.outputs[0]], values, strict=True):
                 low, high = (end.reshape(-1) for end in (found[name].low, found[name].high))
                 slack = 1e-11 * (1 + abs(value).max())
                 assert (low - slack <= value).all(), (seed, name)
                 assert (value <= high + slack).all(), (seed, name)
         # The first map's ranges are attained; on a ball, where no border cuts its rows off.
         first = np.array([chain.values(point)[0] for point in samples(chain, region, seed)])
-        width = (found[chain.names[0]].high - found[chain.names[0]].low).reshape(-1)
+        width = (found[chain.before[0]].high - found[chain.before[0]].low).reshape(-1)
         shares = (first.max(axis=0) - first.min(axis=0)) / np.maximum(width, 1e-300)
         tight.append(float(shares.min() if kind == "box" else shares.max()))
     assert min(tight) > 0.999
 
 
-def exact(chain: Chain, x: Any) -> list[list[Any]]:
+def exact(chain: Network, x: Any) -> list[list[Any]]:
     """Values before each function at a point, as balls of 300 bits."""
     flint: Any = pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
     flint.ctx.prec = 300
     z, found = [flint.arb(float(entry)) for entry in x.reshape(-1)], []
-    for matrix, bias, function in zip(chain.matrices, chain.biases, chain.functions, strict=True):
+    for at, (of, function) in enumerate(zip(chain.sums[1:], chain.functions[1:], strict=True)):
         v = [
             sum((flint.arb(float(w)) * entry for w, entry in zip(row, z, strict=True)), flint.arb(float(b)))
-            for row, b in zip(matrix, bias, strict=True)
+            for row, b in zip(of[at], of[-1][:, 0], strict=True)
         ]
         found.append(v)
         z = v if function is None else [e.max(0) if function == "relu" else e.tanh() for e in v]
@@ -98,7 +99,7 @@ def test_rounding_is_counted(function: str) -> None:
         chain = dense(seed, (20, 20, 20, 3), function)
         x = np.random.default_rng(seed).normal(size=chain.shape)
         found = ranges.ranges(chain.graph, Ball({"x": x}, 0.0))
-        for name, values in zip(chain.names, exact(chain, x), strict=True):
+        for name, values in zip(chain.before, exact(chain, x), strict=True):
             for low, high, value in zip(
                 *(end.reshape(-1) for end in (found[name].low, found[name].high)), values, strict=True
             ):
@@ -113,8 +114,7 @@ def test_the_test_of_rounding_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = operators.Matrix.linear_map
 
     def unrounded(matrix: Any, place: Any) -> Any:
-        found = honest(matrix, place)
-        assert found is not None
+        found = present(honest(matrix, place))
         return replace(found, roundings=0)
 
     monkeypatch.setattr(operators.Matrix, "linear_map", unrounded)
@@ -149,6 +149,5 @@ def test_an_input_itself_moves_by_the_radius(radius: float) -> None:
     found = ranges.ranges(graph, Ball({"x": centre}, radius))["x"]
     assert np.allclose(found.low, 0.5 - radius)
     assert np.allclose(found.high, 0.5 + radius)
-    upper = bound(graph, centre=centre, radius=radius).upper
-    assert upper is not None
+    upper = present(bound(graph, centre=centre, radius=radius).upper)
     assert 2 * (0.5 + radius) <= upper <= 2 * (0.5 + radius) * 1.01
