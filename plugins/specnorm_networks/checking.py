@@ -464,11 +464,10 @@ def _agree(node: Node, ours: Value, theirs: Sequence[Computed], unit: float, ove
     if worst > 1:
         at = np.unravel_index(int(np.argmax(share)), share.shape)
         place = ", ".join(str(int(n)) for n in at)
-        mine, other = complex(ours.value[at]), complex(theirs[0].value[at])
-        told = [x.real if not x.imag else x for x in (mine, other)]
+        mine, other = float(ours.value[at]), float(theirs[0].value[at])
         raise _refusal(
-            node, f"is {told[0]!r} at [{place}] in the graph and {told[1]!r} in the model, {worst:.3g} times what "
-            "rounding can make",
+            node, f"is {mine!r} at [{place}] in the graph and {other!r} in the model, {worst:.3g} times what rounding "
+            "can make",
         )  # fmt: skip
     return worst
 

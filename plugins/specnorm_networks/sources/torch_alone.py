@@ -17,10 +17,7 @@ from specnorm_networks.model import Computed, Trial
 
 _STORED = ("zeros_like", "ones_like", "full_like", "fill", "to", "type_as", "copy", "rms_norm", "nan_to_num", "selu")
 """Operators that have constants of a dtype, or round to it."""
-_WIDE = {
-    **dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float64),
-    torch.complex64: torch.complex128,
-}
+_WIDE = dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float64)
 SMALL = 16
 """Entries of constants that are told."""
 
@@ -55,8 +52,8 @@ class Alone(torch.fx.Interpreter):
             sources = [source for source in n.all_input_nodes if source.name in self.moving]
         given = {source.name: self.env[source] for source in sources}
         every = [_first(value), *given.values()]
-        if any(not isinstance(x, Tensor) or x.is_complex() for x in every):
-            return value  # several pieces; complex values have no rule
+        if any(not isinstance(x, Tensor) for x in every):
+            return value  # several pieces
         free = {name for name, x in given.items() if x.is_floating_point()}
 
         def run(inputs: Mapping[str, FloatArray]) -> list[Computed]:
@@ -121,7 +118,7 @@ class Alone(torch.fx.Interpreter):
         for each in found:
             if isinstance(each, torch.fx.Node):
                 each = None if each.name in self.moving else self.env[each]
-            if isinstance(each, Tensor) and each.numel() <= SMALL and not each.is_complex():
+            if isinstance(each, Tensor) and each.numel() <= SMALL:
                 yield from numbers(each).reshape(-1).tolist()
             elif isinstance(each, int | float) and not isinstance(each, bool):
                 yield float(each)
@@ -134,7 +131,7 @@ def _first(value: Any) -> Any:
 def _dtypes(n: torch.fx.Node) -> list[torch.dtype]:
     """Of an operator's value, if it is no comparison, and of what it reads."""
     kinds = [getattr(first_of(each), "dtype", torch.bool) for each in (n, *n.all_input_nodes)]
-    return [each for each in kinds if each.is_floating_point or each.is_complex] or [torch.float64]
+    return [each for each in kinds if each.is_floating_point] or [torch.float64]
 
 
 def first_of(node: Any) -> Any:

@@ -139,7 +139,11 @@ def _program(program: ExportedProgram, name: str, example: tuple[Tensor, ...], *
         program = program.run_decompositions({})
     _look_at(program, name)
     folded = _folded(program)
-    return program if folded is None else _traced(folded, example, free=free)
+    found = program if folded is None else _traced(folded, example, free=free)
+    for node in found.graph.nodes:
+        if any(isinstance(x, Tensor) and x.is_complex() for x in tree_leaves(node.meta.get("val"))):
+            raise MethodError(f"{name} computes complex values ({node.target}): write real and imaginary parts.")
+    return found
 
 
 def _traced(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> ExportedProgram:
@@ -280,7 +284,7 @@ def _written(model: nn.Module, program: ExportedProgram, example: tuple[Tensor, 
             missing = {
                 target for target in targets - own.keys() if f"target=torch.ops.{target}]" in str(error.__cause__)
             }
-            if not missing or any(is_complex(node) for node in program.graph.nodes):
+            if not missing:
                 raise
             own |= {target: as_it_is(target) for target in missing}
     assert written is not None  # for the type checker: with dynamo
@@ -293,12 +297,6 @@ def _written(model: nn.Module, program: ExportedProgram, example: tuple[Tensor, 
     narrow = next((str(node.target) for node in program.graph.nodes if "adaptive" in str(node.target)), "")
     called = _Called(model, example)
     return Exported(proto, called, free, inner, inner.alone, narrow, lambda: _stored(model))
-
-
-def is_complex(node: torch.fx.Node) -> bool:
-    """Whether a value, or the first of several, is complex."""
-    values = [x for x in tree_leaves(node.meta.get("val")) if isinstance(x, Tensor)]
-    return any(x.is_complex() for x in values)
 
 
 def _stored(model: nn.Module) -> list[Array]:

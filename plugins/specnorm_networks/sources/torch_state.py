@@ -69,7 +69,6 @@ def check_function(model: nn.Module, example: tuple[Tensor, ...]) -> None:
 
 def computed(x: Tensor) -> Computed:
     """A tensor's numbers, with the unit roundoff of its dtype, or of the products that it may be made of."""
-    x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
     unit = torch.finfo(x.dtype).eps / 2 if x.is_floating_point() else 2.0**-53
     if x.dtype == torch.float32:
         try:
