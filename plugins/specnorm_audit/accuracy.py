@@ -163,7 +163,7 @@ def _network(model: ModelArrays, sample: tuple[int, ...]) -> tuple[Graph, tuple[
         raise MethodError(f"the network has {len(graph.inputs)} inputs; labels are certified for networks with one.")
     stated = graph.by_name[graph.inputs[0]].shape
     rest = None if not stated else concrete(stated[1:])
-    if stated and stated[0] not in (1,) and not isinstance(stated[0], str):
+    if stated and stated[0] not in (1,):
         raise GeometryError(f"the network takes {stated[0]} samples at a time: export it for one, or for any number.")
     # Flat samples, and axes of length 1 elsewhere, have their entries in the same order.
     flat = rest is None or sample == (math.prod(rest),)

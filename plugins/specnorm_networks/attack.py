@@ -65,12 +65,10 @@ def attack(
     """
     constants = {step.name: step.upper for step in answer.nodes if step.upper is not None and math.isfinite(step.upper)}
     attempt = _Attempt(graph, constants, answer.upper, region, ranges or {})
-    for shapes in sizes(graph):
-        begun = attempt.pairs
+    shapes = sizes(graph)
+    if len(shapes) == len(graph.inputs):  # else it is made by hand
         for inputs in itertools.islice(probes(graph, shapes, region), PROBES):
             attempt.around(inputs)
-        if attempt.pairs > begun:
-            break
     return attempt.pairs, attempt.reached
 
 

@@ -15,21 +15,20 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from specnorm import MethodError
 from specnorm.proof import TranslationError, host, visible
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, Linear, NotRunError, Operator, Place
 from specnorm_networks.certified.operators.executed import smallest
 from specnorm_networks.certified.operators.sources import Constant, Input, Random, Unknown
 from specnorm_networks.certified.regions import Ball, Box
-from specnorm_networks.certified.shapes import Shape, concrete
+from specnorm_networks.certified.shapes import concrete
 from specnorm_networks.model import Computed, Model, NotExecutedError, equal_but_for_rounding
 
 Inputs: TypeAlias = dict[str, FloatArray]
 _Make: TypeAlias = Callable[[tuple[int, ...]], FloatArray]
 """Gives numbers for an input of a shape."""
 UNIT = 2.0**-53
-OPEN = (8, 16, 32, 64, 224)
-"""Sizes tried for open axes; symbols beyond the first get the next whole numbers, so that no two are equal."""
 WORK = 2**27
 """Multiplications of the probes together, beyond the first."""
 HELD = 2**24
@@ -40,6 +39,7 @@ FAR = 1e3
 """In place of infinity, where a box has no end."""
 LARGE = 1e30
 """Constants beyond are infinite."""
+SIZES = "give the input shape (input_shape=, --input-shape; also by name, as NAME=1x3x32x32)"
 SCALES = 4
 MIXED = 16
 """Inputs of one operator: of sizes, and of constants, at most."""
@@ -139,16 +139,10 @@ def inside(radius: float) -> float:
 
 
 # -- inputs to execute a network on ------------------------------------------------------------------------------------
-def sizes(graph: Graph) -> Iterator[dict[str, tuple[int, ...]]]:
-    """Shapes of the inputs that move, with sizes for open axes; several where an axis is open."""
-    shapes = {node.name: node.shape for node in graph.nodes if node.name in graph.inputs}
-    if any(shape is None for shape in shapes.values()):
-        return
-    known: dict[str, Shape] = {name: shape for name, shape in shapes.items() if shape is not None}
-    symbols = list(dict.fromkeys(n for shape in known.values() for n in shape if isinstance(n, str)))
-    for first in OPEN if symbols else OPEN[:1]:
-        place = {symbol: first + number for number, symbol in enumerate(symbols)}
-        yield {name: tuple(place[n] if isinstance(n, str) else n for n in shape) for name, shape in known.items()}
+def sizes(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """Shapes of the inputs that move, but for those of which a size is open."""
+    found = {name: concrete(graph.by_name[name].shape) for name in graph.inputs}
+    return {name: shape for name, shape in found.items() if shape is not None}
 
 
 def probes(graph: Graph, shapes: Mapping[str, tuple[int, ...]], region: Ball | Box | None = None) -> Iterator[Inputs]:
@@ -177,7 +171,7 @@ def _work(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> int:
     most = max((math.prod(shape) for shape in shapes.values()), default=1)
     for node in graph.nodes:
         kernel = getattr(getattr(node.operator, "layer", None), "load", None)
-        entries = math.prod(n if isinstance(n, int) else 8 for n in node.shape or (most,))
+        entries = math.prod(concrete(node.shape) or (most,))
         fan = 1 if kernel is None else math.prod(kernel().shape[1:])
         total += 0 if isinstance(node.operator, Constant) else entries * fan
     return total
@@ -330,17 +324,18 @@ def check(graph: Graph, read: Graph, region: Ball | Box | None = None) -> Checke
     ------
     TranslationError
         If a value differs by more than rounding. The message names the first such node, both numbers and the operator.
+    MethodError
+        If a size of an input is open.
     """
-    model = graph.model
-    if model is None:
+    if graph.model is None:
         return Checked()
-    reason = "the shapes of its inputs are not known"
-    for shapes in sizes(graph):
-        try:
-            return _compared(graph, read, model, shapes, region)
-        except NotExecutedError as error:
-            reason = str(error)
-    return Checked(reason=reason)
+    shapes = sizes(graph)
+    if missing := [visible(name) for name in graph.inputs if name not in shapes]:
+        raise MethodError(f"not all sizes of {', '.join(missing)} are stated: {SIZES}.")
+    try:
+        return _compared(graph, read, graph.model, shapes, region)
+    except NotExecutedError as error:
+        return Checked(reason=str(error))
 
 
 def _compared(
@@ -393,7 +388,6 @@ class _Walk:
         self.compared: set[str] = set()
         self.ran: set[str] = set()
         self.largest = 0.0
-        self.symbols: dict[str, int] = {}
         known: dict[str, Value] = {}
         units: dict[str, float] = {}
         last = last_readers(graph)
@@ -424,21 +418,12 @@ class _Walk:
                 if given is not None:
                     # Of infinities a map with zeros makes what is no number.
                     overflown = any(not np.isfinite(known[name].value).all() for name in node.inputs)
-                    self._fit(node, node.shape, given.value.shape)
+                    if node.shape not in (None, given.value.shape):
+                        raise _refusal(node, f"has shape {node.shape} in the graph, {given.value.shape} in the model")
                     self.largest = max(self.largest, _agree(node, ours, [given], units[node.name], overflown))
                     self.compared.add(node.name)
         if given is not None:
             known[node.name], units[node.name] = Value(given.value), given.unit
-
-    def _fit(self, node: Node, stated: Shape | None, shape: tuple[int, ...]) -> None:
-        """A value's shape is the one that the graph states, its symbols the same sizes everywhere."""
-        if stated is None:
-            return
-        fits = len(stated) == len(shape)
-        for n, m in zip(stated, shape, strict=False):
-            fits = fits and (self.symbols.setdefault(n, m) == m if isinstance(n, str) else n == m)
-        if not fits:
-            raise _refusal(node, f"has shape {stated} in the graph, {shape} in the model")
 
 
 def _alike_in(node: Node, other: Node | None) -> bool:

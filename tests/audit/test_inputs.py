@@ -39,8 +39,8 @@ def speech(tmp_path: Path) -> Path:
 def test_shapes_by_name(speech: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The sum needs the length of its own input; kernels are measured at every size."""
     assert cli.run(["audit", str(speech), "--input-shape", "audio=1x1x16000", "--format", "json"]) == 0
-    capsys.readouterr()
-    report: Any = specnorm.audit(speech, input_shape={"audio": (1, 1, 50)})
+    assert "not all sizes of image are stated" in capsys.readouterr().out
+    report: Any = specnorm.audit(speech, input_shape={"audio": (1, 1, 50), "image": (1, 2, 4, 5)})
     assert report.network.input_shapes["audio"] == (1, 1, 50)
     assert all(row.spec is not None and row.spec.input_shape is None for row in report.layers)
     kernel = np.asarray(read_onnx(speech).by_name["a"].operator.layer.load())  # type: ignore[attr-defined]

@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError
-from specnorm_networks.certified.shapes import Shape, concrete
 from specnorm_networks.onnx.binding import Numbers, Wholes, bind, stated
 from specnorm_networks.onnx.evaluator import cost, evaluate
-from specnorm_networks.onnx.nodes import MAX_FOLDED, MAX_KNOWN, Call, Data, Known, Made, Value
+from specnorm_networks.onnx.nodes import MAX_FOLDED, MAX_KNOWN, Call, Data, Known, Made, Shape, Value
 from specnorm_networks.onnx.pooling import reduce
 from specnorm_networks.onnx.shapes import broadcast_shapes
 from specnorm_networks.onnx.tensors import Constant, Tensors
@@ -64,9 +63,9 @@ def constant(
 
 def shape_of(call: Call, x: Value, /, *, start: int = 0, end: int | None = None) -> Constant | Made:
     """The shape of a value, where it is known; or its number of entries."""
-    known = None if x.shape is None else concrete(x.shape[start:end])
-    if known is None:
+    if x.shape is None:
         return Made(ops.Held("its sizes are not known: give the input shape"), (), None)
+    known = x.shape[start:end]
     return call.fold(np.asarray(known if call.operator == "Shape" else math.prod(known), dtype=np.int64))
 
 
@@ -101,7 +100,7 @@ def computed(proto: Any, call: Call, known: Known, reader: Tensors) -> tuple[Con
     # A bfloat16 is read as float32, in which other numbers come out.
     if not values or unread or (half and (rounds or not alike)):
         raise NoBoundError(f"{call.operator} of constants is not evaluated")
-    shapes = [concrete(shape) for shape in _shapes(call, known, values)]
+    shapes = _shapes(call, known, values)
     sizes = [math.prod(shape or ()) for shape in shapes]
     at_once = alike and not steps and sum(value.size for value in values) <= MAX_FOLDED and max(sizes) <= MAX_FOLDED
     dtype = None if at_once else _dtype(call, values)

@@ -12,7 +12,6 @@ from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError, Operator
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.pointwise import MOST
-from specnorm_networks.certified.shapes import Shape, concrete
 from specnorm_networks.onnx.nodes import (
     FLOATING,
     MAX_KNOWN,
@@ -20,6 +19,7 @@ from specnorm_networks.onnx.nodes import (
     Call,
     Data,
     Made,
+    Shape,
     Value,
     on_axis,
     scalar,
@@ -202,8 +202,4 @@ def softmax(call: Call, x: Data, /, *, axis: int) -> Made:
     shape = shape_of(x)
     first = on_axis(axis, shape)
     axes = (first,) if call.opset >= 13 else tuple(range(first, len(shape)))
-    if call.operator == "Softmax":
-        return Made(ops.Softmax(axes), (x,), x.shape)
-    if concrete(tuple(shape[at] for at in axes)) is None:
-        raise NoBoundError("the number of classes is not known: give the input shape")
-    return Made(ops.LogSoftmax(axes), (x,), x.shape)
+    return Made((ops.Softmax if call.operator == "Softmax" else ops.LogSoftmax)(axes), (x,), x.shape)

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.axes import Window
 from specnorm_networks.certified.operators import Layer, NoBoundError
 from specnorm_networks.certified.operators.linear import normalisation
-from specnorm_networks.certified.shapes import Shape, Size, concrete
 from specnorm_networks.onnx.binding import Wholes
-from specnorm_networks.onnx.nodes import MAX_AMOUNT, Call, Data, Made, Value, offset_of, shape_of
-from specnorm_networks.onnx.shapes import fresh, pooled, same_pads, times
+from specnorm_networks.onnx.nodes import MAX_AMOUNT, UNSIZED, Call, Data, Made, Shape, Value, offset_of, shape_of
+from specnorm_networks.onnx.shapes import same_pads
 from specnorm_networks.onnx.tensors import Constant
 
 PRODUCT = "it is a product of two values that depend on the input, which has no constant"
@@ -36,11 +36,10 @@ def pads_of(
 ) -> Pads | None:
     """Padding per axis; None for "same" at sizes that are not known."""
     if how in ("SAME_UPPER", "SAME_LOWER"):
-        known = concrete(sizes)
-        if known is None and max(stride) > 1:
+        if sizes is None and max(stride) > 1:
             return None
         # Without strides it does not depend on the sizes.
-        return same_pads(known or (1,) * len(kernel), kernel, stride, dilation, lower=how == "SAME_LOWER")
+        return same_pads(sizes or (1,) * len(kernel), kernel, stride, dilation, lower=how == "SAME_LOWER")
     if how not in ("NOTSET", "VALID"):
         raise NoBoundError(f"auto_pad={how[:20]} is not known here")
     flat = amounts("pads", pads, 2 * len(kernel), 0) if how == "NOTSET" else (0,) * (2 * len(kernel))
@@ -65,7 +64,7 @@ def convolution(
     if sizes is not None and len(sizes) != ndim:
         raise NoBoundError(f"its input has shape {x.shape}, its kernel {kernel.shape}")
     unknown, extra = ((0, 0),) * ndim, amounts("output_padding", output_padding, ndim, 0)
-    outputs: Sequence[Size]
+    outputs: Sequence[int]
     stated: Any
     padding: Any
     if transposed:
@@ -77,8 +76,8 @@ def convolution(
         found = pads_of(auto_pad, pads, *window, sizes)
         stated = {"SAME_UPPER": "same_upper", "SAME_LOWER": "same_lower"}.get(auto_pad, found)
         padding, extra = "same" if found is None else found, ()
-        axes = zip(sizes or (), *window, found or ((None, None),) * ndim, strict=False)
-        outputs = [pooled(n, k, s, r, *pair) for n, k, s, r, pair in axes]
+        axes = zip(sizes or (), *window, found or (), strict=False)
+        outputs = [Window(k, s, r, *pair).count(n) for n, k, s, r, pair in axes]
     geometry = {"stride": stride, "dilation": dilation, "groups": group, "transposed": transposed}
     told = [{**geometry, "padding_mode": "zeros", "padding": each} for each in (padding, stated)]
     layer = call.layer(kernel, told[0], stated=told[1], sizes=sizes)
@@ -90,23 +89,21 @@ def convolution(
 def _cropped(
     window: tuple[Wholes, Wholes, Wholes], extra: Wholes, sizes: Shape | None, wanted: Wholes | None, how: str,
     pads: Wholes | None,
-) -> tuple[Pads | None, Sequence[Size]]:  # fmt: skip
+) -> tuple[Pads | None, Sequence[int]]:  # fmt: skip
     """What a transposed convolution crops, and its output sizes; None where that depends on the input's."""
-    known = concrete(sizes)
     if wanted is None and not how.startswith("SAME"):
         given = pads_of(how, pads, *window, None) or ()
         cropped = tuple((before, after - more) for (before, after), more in zip(given, extra, strict=True))
         axes = zip(sizes or (), *window, cropped, strict=False)
-        return cropped, [times(n, s, r * (k - 1) + 1 - s - before - after) for n, k, s, r, (before, after) in axes]
+        return cropped, [s * (n - 1) + r * (k - 1) + 1 - before - after for n, k, s, r, (before, after) in axes]
     if wanted is None and any(r * (k - 1) + 1 < s for k, s, r in zip(*window, strict=True)):
         raise NoBoundError(f"auto_pad={how[:20]} with a kernel shorter than its stride: runtimes disagree on its size")
     wanted = None if wanted is None else wanted[-len(extra) :]
-    if known is None:
-        # Zero padding, so the bound at every size does not depend on the crop.
-        return None, wanted if wanted is not None else [fresh() for _ in extra]
-    outputs = wanted if wanted is not None else tuple(n * s for n, s in zip(known, window[1], strict=True))
+    if sizes is None:
+        return None, ()  # zero padding, so the bound at every size does not depend on the crop
+    outputs = wanted if wanted is not None else tuple(n * s for n, s in zip(sizes, window[1], strict=True))
     pairs = []
-    for n, k, s, r, more, goal in zip(known, *window, extra, outputs, strict=True):
+    for n, k, s, r, more, goal in zip(sizes, *window, extra, outputs, strict=True):
         total = s * (n - 1) + more + r * (k - 1) + 1 - goal
         half = max(total // 2 if how == "SAME_UPPER" else total - total // 2, 0)
         pairs.append((half, total - half - more))
@@ -121,7 +118,6 @@ def matmul(call: Call, a: Value, b: Value, /) -> Made:
 def gemm(call: Call, a: Value, b: Value, c: Constant | None, /, *, alpha: float, beta: float, transA: int,
          transB: int) -> Made:  # fmt: skip
     """The same with its transpositions and factor, of matrices alone."""
-    a, b = (replace(x, shape=(fresh(), fresh())) if isinstance(x, Data) and x.shape is None else x for x in (a, b))
     return _matrix(call, a, b, alpha, bool(transA), bool(transB), c, beta)
 
 
@@ -141,27 +137,29 @@ def _matrix(
         return _stack(call, x, weight, right=right)
     if len(weight.shape) != 2:
         raise NoBoundError(f"its constant matrix has shape {weight.shape}")
-    before = shape_of(x)
-    source: Value | Made = x
-    if flip_x:
-        before = before[::-1]
-        source = Made(ops.Permute((1, 0)), (x,), before)
-    # From the left, of a vector too, which is no column.
-    last = right or len(before) == 1
     turned = right != flip
     outputs = weight.shape[1] if turned else weight.shape[0]
     layer = call.layer(weight, {}, row=_scaled(weight, alpha), transposed=turned)
-    shape = (*before[:-1], outputs) if last else (*before[:-2], outputs, before[-1])
+    before = x.shape
+    if before is None and call.operator == "MatMul":
+        raise NoBoundError(UNSIZED)  # others take matrices alone
+    before = before[::-1] if before and flip_x else before
+    source: Value | Made = Made(ops.Permute((1, 0)), (x,), before) if flip_x else x
+    # From the left, of a vector too, which is no column.
+    last = right or (before is not None and len(before) == 1)
+    shape = None
+    if before is not None:
+        shape = (*before[:-1], outputs) if last else (*before[:-2], outputs, before[-1])
     operator = ops.Matrix(layer, offset_of(added, beta), alpha, "right" if last else "left")
     return Made(operator, (source,), shape)
 
 
 def _stack(call: Call, x: Value, weight: Constant, *, right: bool) -> Made:
     """One matrix for each choice of the leading axes, which the value has, too."""
-    before = concrete(shape_of(x))
+    before = shape_of(x)
     rows, columns = weight.shape[-2:] if right else weight.shape[:-3:-1]
-    fits = before is not None and len(before) > 1 and before[-1 if right else -2] == rows
-    if not fits or before is None or np.broadcast_shapes(before[:-2], weight.shape[:-2]) != before[:-2]:
+    fits = len(before) > 1 and before[-1 if right else -2] == rows
+    if not fits or np.broadcast_shapes(before[:-2], weight.shape[:-2]) != before[:-2]:
         raise NoBoundError(f"it multiplies a value of shape {before} by constants of shape {weight.shape}")
     shape = (*before[:-1], columns) if right else (*before[:-2], columns, before[-1])
 
@@ -184,10 +182,10 @@ def einsum(call: Call, *values: Value, equation: str) -> Made:
     if not arrow or len(values) != 2 or not plain:
         raise NoBoundError(f"its equation {equation[:40]} has no rule")
     at = values.index(moving[0])
-    constant, before = values[1 - at], concrete(shape_of(moving[0]))
+    constant, before = values[1 - at], shape_of(moving[0])
     assert isinstance(constant, Constant)  # for the type checker: one moves
     ours, theirs = names[at], names[1 - at]
-    if before is None or len(ours) != len(before) or len(theirs) != len(constant.shape):
+    if len(ours) != len(before) or len(theirs) != len(constant.shape):
         raise NoBoundError(f"its equation {equation[:40]} does not fit {before} and {constant.shape}")
     summed, new = [x for x in theirs if x in ours and x not in out], [x for x in theirs if x not in ours]
     shared = [x for x in theirs if x in ours and x in out]

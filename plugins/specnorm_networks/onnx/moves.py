@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError, Operator
-from specnorm_networks.certified.shapes import Shape, Size, concrete
 from specnorm_networks.onnx.binding import Array, Wholes
 from specnorm_networks.onnx.nodes import (
     FLOATING,
@@ -21,12 +20,13 @@ from specnorm_networks.onnx.nodes import (
     Data,
     Made,
     Result,
+    Shape,
     Value,
     on_axis,
     scalar,
     shape_of,
 )
-from specnorm_networks.onnx.shapes import broadcast_shapes, fresh, reshaped, slice_parts, sliced, times
+from specnorm_networks.onnx.shapes import broadcast_shapes, reshaped, slice_parts, sliced
 from specnorm_networks.onnx.tensors import Constant
 
 
@@ -34,12 +34,11 @@ def _moved(x: Value, shape: Shape | None, operator: Operator) -> Constant | Made
     """Entries in another order or shape, of data or of a constant."""
     if isinstance(x, Data):
         return Made(operator, (x,), shape)
-    known = concrete(shape)
-    if known is None or math.prod(known) != x.size:
+    if shape is None or math.prod(shape) != x.size:
         raise NoBoundError("a constant to a shape that is not known")
     if isinstance(operator, ops.Permute):
-        return x.mapped(known, lambda a: np.transpose(a, operator.axes))
-    return x.mapped(known, lambda a: a.reshape(known))
+        return x.mapped(shape, lambda a: np.transpose(a, operator.axes))
+    return x.mapped(shape, lambda a: a.reshape(shape))
 
 
 def reshape(x: Value, /, *, shape: Wholes | Data, allowzero: int = 0) -> Constant | Made:
@@ -66,8 +65,7 @@ def flatten(x: Value, /, *, axis: int) -> Constant | Made:
     if not -len(before) <= axis <= len(before):
         raise NoBoundError(f"axis {axis} of a value of {len(before)} axes")
     axis += len(before) if axis < 0 else 0
-    parts = [concrete(part) for part in (before[:axis], before[axis:])]
-    return _moved(x, tuple(fresh() if part is None else math.prod(part) for part in parts), ops.TwoAxes(axis))
+    return _moved(x, (math.prod(before[:axis]), math.prod(before[axis:])), ops.TwoAxes(axis))
 
 
 def squeeze(x: Value, /, *, axes: Wholes | Data | None) -> Constant | Made:
@@ -77,14 +75,12 @@ def squeeze(x: Value, /, *, axes: Wholes | Data | None) -> Constant | Made:
     before = shape_of(x)
     if axes is not None and not axes:
         raise NoBoundError("it has axes, and none of them: runtimes disagree on what it takes away")
-    if not axes and concrete(before) is None:
-        return _moved(x, None, ops.Selection())
     gone = (
         tuple(sorted({on_axis(a, before) for a in axes}))
         if axes
         else tuple(at for at, n in enumerate(before) if n == 1)
     )
-    if any(isinstance(before[at], int) and before[at] != 1 for at in gone):
+    if any(before[at] != 1 for at in gone):
         raise NoBoundError(f"axes={gone} of shape {before} are not all of size 1")
     return _moved(x, tuple(n for at, n in enumerate(before) if at not in gone), ops.Squeeze(gone))
 
@@ -173,13 +169,10 @@ def split(
     n = x.shape[axis]
     if num_outputs not in (None, count) or (split is not None and len(split) != count):
         raise NoBoundError(f"split or num_outputs of Split do not fit its {count} outputs")
-    if split is None and isinstance(n, int):
+    if split is None:
         each = -(-n // count)
         split = tuple(max(min(each, n - each * at), 0) for at in range(count))
-    if split is None:
-        shapes: list[Shape] = [(*x.shape[:axis], fresh(), *x.shape[axis + 1 :]) for _ in range(count)]
-        return tuple(Made(ops.Selection(), (x,), shape) for shape in shapes)
-    if min(split) < 0 or (isinstance(n, int) and sum(split) != n):
+    if min(split) < 0 or sum(split) != n:
         raise NoBoundError(f"split={split[:8]} does not fit an axis of {n}")
     ends = [sum(split[: at + 1]) for at in range(count)]
     return tuple(
@@ -192,11 +185,9 @@ def concat(*values: Value, axis: int) -> Made:
     """Several values along one axis."""
     shapes = [shape_of(value) for value in values]
     axis = on_axis(axis, shapes[0])
-    sizes = [shape[axis] for shape in shapes if len(shape) == len(shapes[0])]
-    if len(sizes) < len(shapes):
+    if len({*map(len, shapes)}) > 1:
         raise NoBoundError("its values have different numbers of axes")
-    known = [n for n in sizes if isinstance(n, int)]
-    whole: Size = sum(known) if len(known) == len(sizes) else fresh()
+    whole = sum(shape[axis] for shape in shapes)
     return Made(ops.Concat(axis), values, (*shapes[0][:axis], whole, *shapes[0][axis + 1 :]))
 
 
@@ -221,13 +212,13 @@ def tile(x: Data, repeats: Wholes, /) -> Made:
     """Repeat whole axes."""
     if min(repeats, default=0) < 1 or (x.shape is not None and len(repeats) != len(x.shape)):
         raise NoBoundError("its repeats make no sense here")
-    shape = None if x.shape is None else tuple(times(n, r, 0) for n, r in zip(x.shape, repeats, strict=True))
+    shape = None if x.shape is None else tuple(n * r for n, r in zip(x.shape, repeats, strict=True))
     return Made(ops.Tile(repeats), (x,), shape)
 
 
 def blocks(call: Call, x: Data, /, *, blocksize: int, mode: str = "DCR") -> Made:
     """Pixels to channels, or back."""
-    b, before = blocksize, concrete(x.shape)
+    b, before = blocksize, x.shape
     if mode not in ("DCR", "CRD"):
         raise NoBoundError(f"mode={mode[:20]!r} of {call.operator} is not known here")
     if before is None:

@@ -9,7 +9,6 @@ import numpy as np
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError
 from specnorm_networks.certified.operators.normalisation import Form
-from specnorm_networks.certified.shapes import concrete
 from specnorm_networks.onnx.nodes import MAX_KNOWN, Call, Data, Made, offset_of, on_axis, shape_of
 from specnorm_networks.onnx.tensors import Constant
 
@@ -56,9 +55,7 @@ def instance_norm(x: Data, scale: Constant, bias: Constant, /, *, epsilon: float
 def group_norm(call: Call, x: Data, scale: Constant, bias: Constant, /, *, num_groups: int, epsilon: float) -> Made:
     """Over groups of channels, and all axes behind them."""
     shape = shape_of(x)
-    sizes = concrete(shape[1:])
-    if sizes is None:
-        raise NoBoundError("its groups are of a size that is not known: give the input shape")
+    sizes = shape[1:]
     if num_groups < 1 or sizes[0] % num_groups:
         raise NoBoundError(f"num_groups={num_groups} of {sizes[0]} channels")
     split = (shape[0], num_groups, math.prod(sizes) // num_groups)

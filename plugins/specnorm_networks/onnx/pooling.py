@@ -7,13 +7,13 @@ from fractions import Fraction
 from typing import Protocol
 
 from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.axes import Window
 from specnorm_networks.certified.operators import NoBoundError, Operator
 from specnorm_networks.certified.operators.linear import PadMode
 from specnorm_networks.onnx.binding import Numbers, Wholes
 from specnorm_networks.onnx.layers import amounts, pads_of
 from specnorm_networks.onnx.nodes import (
     MAX_AMOUNT,
-    UNSIZED,
     Builder,
     Call,
     Data,
@@ -22,7 +22,7 @@ from specnorm_networks.onnx.nodes import (
     scalar,
     shape_of,
 )
-from specnorm_networks.onnx.shapes import fresh, pooled, reduced, times
+from specnorm_networks.onnx.shapes import reduced
 from specnorm_networks.onnx.tensors import Constant
 
 
@@ -43,8 +43,10 @@ def pool(
     if auto_pad.startswith("SAME"):
         _same(kernel, stride, dilation, ceil=ceil, counted=bool(count_include_pad))
     found = pads_of(auto_pad, pads, kernel, stride, dilation, sizes)
-    axes = list(zip(sizes or (), kernel, stride, dilation, found or ((None, None),) * ndim, strict=False))
-    outputs, whole = ([pooled(n, k, s, r, *pair, ceil=c) for n, k, s, r, pair in axes] for c in (ceil, False))
+    if found is None:
+        raise NoBoundError("its padding depends on the input's size: give the input shape")
+    axes = list(zip(sizes or (), kernel, stride, dilation, found, strict=False))
+    outputs, whole = ([Window(k, s, r, *pair, ceil=c).count(n) for n, k, s, r, pair in axes] for c in (ceil, False))
     if 0 in outputs:
         raise NoBoundError("its windows are larger than its input")
     if outputs != whole and auto_pad != "NOTSET":
@@ -52,8 +54,6 @@ def pool(
     windows = ops.Windows(kernel, stride, dilation, found, ceil and auto_pad == "NOTSET")
     operator: Operator = ops.MaxPool(windows)
     if call.operator == "AveragePool":
-        if found is None:
-            raise NoBoundError("its padding depends on the input's size: give the input shape")
         operator = ops.AveragePool(windows, bool(count_include_pad))
     return Made(operator, (x,), None if x.shape is None else (*x.shape[:2], *outputs))
 
@@ -140,15 +140,13 @@ def resize(
             raise NoBoundError("a scale or size that is not positive")
         if scales:
             factors[axis] = Fraction(amount)
-            shape[axis] = math.floor(n * factors[axis]) if isinstance(n, int) else n if amount == 1 else fresh()
-        elif isinstance(n, int) and n:
-            factors[axis], shape[axis] = Fraction(int(amount), n), int(amount)
+            shape[axis] = math.floor(n * factors[axis])
         else:
-            raise NoBoundError(UNSIZED)
-    whole = all(not isinstance(n, int) or (n * f).denominator == 1 for n, f in zip(shape_of(x), factors, strict=True))
+            factors[axis], shape[axis] = Fraction(int(amount), n), int(amount)
+    whole = all((n * f).denominator == 1 for n, f in zip(shape_of(x), factors, strict=True))
     if coordinates == "align_corners" and not whole:
         raise NoBoundError("align_corners where size times scale is no whole number: runtimes take other corners")
-    wanted = None if scales else tuple(int(n) for n in shape)
+    wanted = None if scales else tuple(shape)
     return Made(ops.Resize(mode, wanted, tuple(factors), coordinates, nearest_mode), (x,), tuple(shape))
 
 
@@ -172,8 +170,8 @@ def pad(
     filled = value if constant_value is None else scalar(constant_value)
     # Negative amounts cut off; then without samples and channels, as convolutions are padded.
     cut = tuple((axis, max(-a, 0), min(b, 0) or None, 1) for axis, (a, b) in enumerate(pairs) if min(a, b) < 0)
-    left = tuple(times(n, 1, min(a, 0) + min(b, 0)) for n, (a, b) in zip(shape, pairs, strict=True))
-    whole = tuple(times(n, 1, max(a, 0) + max(b, 0)) for n, (a, b) in zip(left, pairs, strict=True))
+    left = tuple(n + min(a, 0) + min(b, 0) for n, (a, b) in zip(shape, pairs, strict=True))
+    whole = tuple(n + max(a, 0) + max(b, 0) for n, (a, b) in zip(left, pairs, strict=True))
     added = tuple((max(a, 0), max(b, 0)) for a, b in (pairs if any(map(any, pairs[:2])) else pairs[2:]))
     inner = Made(ops.Slice(cut) if cut else ops.Identity(), (x,), left)
     if not any(map(any, added)):

@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm_networks.certified.operators.executed import UNITS
-from specnorm_networks.certified.shapes import Shape, concrete
 from specnorm_networks.model import Computed, NotExecutedError, Trial
 from specnorm_networks.onnx.evaluator import cost, evaluate
-from specnorm_networks.onnx.nodes import has_graphs
+from specnorm_networks.onnx.nodes import Shape, has_graphs
 from specnorm_networks.onnx.operators import OPERATORS
 from specnorm_networks.onnx.tensors import Tensors
 
@@ -133,12 +132,12 @@ class OnnxModel:
     def _limit(self, shapes: Mapping[str, Shape | None], most: int) -> None:
         entries = work = patches = 0
         for node in self._graph.node:
-            known = [concrete(shapes.get(name)) for name in node.output]
+            known = [shapes.get(name) for name in node.output]
             size = sum(math.prod(shape) for shape in known if shape is not None)
             entries += size
-            work += size * cost(node, [concrete(shapes.get(name)) or () for name in node.input])
+            work += size * cost(node, [shapes.get(name) or () for name in node.input])
             if node.op_type == "Conv" and len(node.input) > 1:
-                window = math.prod((concrete(shapes.get(node.input[1])) or ())[2:])
+                window = math.prod((shapes.get(node.input[1]) or ())[2:])
                 patches = max([patches, *(window * math.prod(shape[2:]) for shape in known if shape is not None)])
         if entries > most or work > WORK or patches > PATCHES:
             raise NotExecutedError(f"its {entries} values take {work} multiplications: too many")
@@ -146,7 +145,7 @@ class OnnxModel:
     def _is_sized(self, node: Any, shapes: Mapping[str, Shape | None]) -> bool:
         """Whether the first value of a node that has a name cannot be larger than expected."""
         known = node.op_type in OPERATORS and node.domain in _DOMAINS
-        return known and concrete(shapes.get(next(filter(None, node.output), ""))) is not None
+        return known and shapes.get(next(filter(None, node.output), "")) is not None
 
     def _node(self, node: Any, values: Mapping[str, NDArray[Any]]) -> list[tuple[str, NDArray[Any]]]:
         """Values of a node that the evaluator knows."""

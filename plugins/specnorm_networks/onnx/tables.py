@@ -10,16 +10,13 @@ from numpy.typing import NDArray
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError
-from specnorm_networks.certified.shapes import concrete
 from specnorm_networks.onnx.binding import Array
-from specnorm_networks.onnx.nodes import MAX_KNOWN, UNSIZED, Data, Made, Value, on_axis, shape_of
+from specnorm_networks.onnx.nodes import MAX_KNOWN, Data, Made, Value, on_axis, shape_of
 
 
 def _sizes(x: Value) -> tuple[int, ...]:
     """All known, of a value whose entries can be counted."""
-    known = concrete(x.shape)
-    if known is None:
-        raise NoBoundError(UNSIZED)
+    known = shape_of(x)
     if math.prod(known) > MAX_KNOWN:
         raise NoBoundError("its input is too large for a table of its entries")
     return known
@@ -101,7 +98,7 @@ def scatter_elements(x: Value, indices: Array, updates: Value, /, *, axis: int =
 def _put(x: Value, at: NDArray[np.int64], updates: Value, reduction: str) -> Made:
     if reduction != "none":
         raise NoBoundError(f"reduction={reduction[:20]!r} is not known here")
-    if concrete(updates.shape) != at.shape:
+    if updates.shape != at.shape:
         raise NoBoundError(f"updates of shape {updates.shape} do not fit {at.shape}")
     if len(np.unique(at)) < at.size:
         raise NoBoundError("it writes to an entry twice")
@@ -115,7 +112,7 @@ def top(x: Data, k: int, /, *, axis: int = -1, largest: int = 1, sorted: int = 1
     shape = shape_of(x)
     axis = on_axis(axis, shape)
     size = shape[axis]
-    if not k > 0 or (isinstance(size, int) and k > size):
+    if not 0 < k <= size:
         raise NoBoundError(f"{k} of {size} entries")
     made = ops.Sort(axis, bool(largest), None if k == size else k)
     return Made(made, (x,), (*shape[:axis], k, *shape[axis + 1 :]))

@@ -28,15 +28,13 @@ from specnorm_networks.certified.operators import (
 from specnorm_networks.certified.operators import Constant as Number
 from specnorm_networks.certified.operators.registry import registered
 from specnorm_networks.certified.operators.sources import NO_LOOPS
-from specnorm_networks.certified.shapes import Shape, Size, concrete
 from specnorm_networks.model_arrays import Sizes, Stated, Tensor
 from specnorm_networks.onnx import labels
 from specnorm_networks.onnx.binding import bind
 from specnorm_networks.onnx.constants import computed
-from specnorm_networks.onnx.nodes import Call, Data, Made, Result, Value, has_graphs, scalar
+from specnorm_networks.onnx.nodes import Call, Data, Made, Result, Shape, Value, has_graphs, scalar
 from specnorm_networks.onnx.operators import OPERATORS, RANDOM
 from specnorm_networks.onnx.reference import OnnxModel
-from specnorm_networks.onnx.shapes import fresh
 from specnorm_networks.onnx.tensors import Constant, Tensors
 from specnorm_networks.onnx.unread import LAYER, Hidden, UnreadKernel, origins, unread
 
@@ -207,7 +205,7 @@ class Walk:
         return self.constants[name]
 
     def _input_shape(self, name: str, tensor: Any) -> Shape | None:
-        """Sizes of an input: the file's, one sample, the spatial sizes asked for; others are open."""
+        """Sizes of an input: the file's, one sample, the spatial sizes asked for; None where one of them is open."""
         if isinstance(self.sizes, Mapping) and name in self.sizes:
             return tuple(self.sizes[name])
         if not tensor.HasField("shape"):
@@ -217,7 +215,7 @@ class Walk:
         given = None if isinstance(self.sizes, Mapping) else self.sizes
         asked = given if isinstance(given, tuple) else (given,) * ndim
         spatial = asked if len(asked) == ndim else (None,) * ndim
-        sizes: list[Size] = []
+        sizes: list[int] = []
         for axis, dim in enumerate(dims):
             wanted = spatial[axis - 2] if axis >= 2 else None
             if dim.HasField("dim_value") and dim.dim_value > 0:
@@ -227,7 +225,7 @@ class Walk:
             elif wanted is not None:
                 sizes.append(wanted)
             else:
-                sizes.append(fresh())
+                return None
         return tuple(sizes)
 
     def _walk(self, graph: Any) -> None:
@@ -310,19 +308,18 @@ class Walk:
 
     def _use(self, kernel: Constant, stated: Mapping[str, Any], shape: Shape | None, label: str) -> str:
         """Name of the row of a kernel with this geometry; rows are told apart by their kernels, not by names."""
-        sizes = concrete(shape)
         name, number = kernel.name, 1
         while True:
             old = self.uses.get(name)
             if old is None and (number == 1 or name not in self.called):
                 break
             if old is not None and old.constant.key is kernel.key and old.geometry == stated:
-                if old.sizes != sizes:
+                if old.sizes != shape:
                     self.uses[name] = replace(old, sizes=None)
                 return name
             name = f"{kernel.name} ({label}{f' {number}' if number > 1 else ''})"
             number += 1
-        self.uses[name] = _Use(kernel, stated, sizes)
+        self.uses[name] = _Use(kernel, stated, shape)
         return name
 
     def _translate(self, proto: Any, inputs: list[Value | None], label: str) -> tuple[Constant | Made, ...]:
@@ -385,7 +382,7 @@ class Walk:
     def _mean(self, total: Value | None, count: Value | None) -> Made | None:
         """A sum over its count, as JAX writes means."""
         made = self.sums.get(total.name) if isinstance(total, Data) else None
-        sizes = None if made is None else concrete(made.inputs[0].shape)
+        sizes = None if made is None else made.inputs[0].shape
         if made is None or sizes is None or not isinstance(made.operator, Sum) or not isinstance(count, Constant):
             return None
         whole = math.prod(sizes[axis] for axis in made.operator.axes)
