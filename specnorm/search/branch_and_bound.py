@@ -243,16 +243,24 @@ class Search:
                 formed, _ = cover.form(polynomial, hopeful[part], nodes.reduced_for_sq[hopeful[part]])
                 self._prove(cover, nodes, formed, threshold)
         if polynomial.truncation > 0:
-            self._fathom_whole(cover, nodes, limit_sq)
+            self._fathom_whole(cover, nodes, limit_sq, hopeful)
 
-    def _fathom_whole(self, cover: Cover, nodes: NodeEstimates, limit_sq: np.ndarray) -> None:
+    def _fathom_whole(self, cover: Cover, nodes: NodeEstimates, limit_sq: np.ndarray, hopeful: np.ndarray) -> None:
         """Try cells with nothing left out, where the truncation weighs too much, so that no smaller cell passes."""
         smaller_sq = (self.threshold * np.cos(cover.open.boxes.radius / 4)) ** 2
-        hard = nodes.eigenvalues > smaller_sq
         near = (nodes.norms_sq < limit_sq) & (limit_sq > self.tuning.stuck * self.threshold**2)
-        stuck = np.flatnonzero((cover.norms == math.inf) & near & hard)
+        stuck = np.flatnonzero((cover.norms == math.inf) & near & (nodes.eigenvalues > smaller_sq))
         if len(stuck):
             self._try(cover, self.polynomials.whole, stuck, np.zeros(len(cover)))
+        # An estimate that allowed what the proof did not tells nothing of a small cell. Where there are many of them,
+        # the first tells of the others.
+        small = hopeful[limit_sq[hopeful] > self.tuning.small * self.threshold**2]
+        misled = small[near[small] & (cover.norms[small] == math.inf)]
+        if len(misled) >= self.tuning.misled:
+            misled = misled[np.argsort(-nodes.eigenvalues[misled], kind="stable")]
+            self._try(cover, self.polynomials.whole, misled[:1], np.zeros(len(cover)))
+            if cover.norms[misled[0]] < math.inf:
+                self._try(cover, self.polynomials.whole, misled[1:], np.zeros(len(cover)))
 
     def _fathom_closer(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, cells: int) -> None:
         """Where many cells are open, bound what is left out more closely, and try those again that may pass then."""

@@ -88,6 +88,10 @@ class Tuning(NamedTuple):
     """Cells that must be affordable for that, by those of the round."""
     stuck: float = 0.9
     """Part of the squared threshold above which a limit that fails tells of the truncation, not of the norm."""
+    small: float = 0.98
+    """The same above which a cell is small."""
+    misled: int = 8
+    """Small cells whose proof failed against their estimates, from which the lags of the whole matrix pay."""
 
     trials: int = 4
     """Coarse frequencies with the largest norms: the first ascent starts from them, and their vectors are kept in the
