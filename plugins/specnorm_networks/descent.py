@@ -278,49 +278,36 @@ class _Kept:
     eliminated: Vectors | None
 
 
-def value_and_gradient(
-    run: Sequence[Stage], logs: Sequence[FloatArray], logits: FloatArray
-) -> tuple[float, list[FloatArray], list[FloatArray], FloatArray]:
-    """Logarithm of the constant's square on the grid, multipliers, and gradients with respect to logs and logits.
+def value_and_gradient(run: Sequence[Stage], point: FloatArray) -> tuple[float, list[FloatArray], FloatArray]:
+    """Logarithm of the constant's square on the grid, and its gradient with respect to logs and logits.
 
-    Parameters
-    ----------
-    run : sequence of Stage
-        l of them.
-    logs : sequence of array
-        log D of the first l - 1.
-    logits : array, shape (l - 1,)
-        Of the shares.
+    ``point``: log D of each stage but the last, one after the other, and the logits of their shares.
     """
-    shares = _shares(run, logits)
-    kept = forward(run, [*logs, last_log(run)], shares)
-    return math.log(kept[-1].largest[0]), [each.multipliers for each in kept[:-1]], *_back(run, kept, shares)
+    logs, shares = _unknowns(run, point)
+    kept = forward(run, logs, shares)
+    return math.log(kept[-1].largest[0]), *_back(run, kept, shares)
 
 
-def value_alone(run: Sequence[Stage], logs: Sequence[FloatArray], logits: FloatArray) -> tuple[float, list[FloatArray]]:
-    """The first two results of `value_and_gradient`."""
-    kept = forward(run, [*logs, last_log(run)], _shares(run, logits))
+def value_alone(run: Sequence[Stage], point: FloatArray) -> tuple[float, list[FloatArray]]:
+    """The same value, and the multipliers."""
+    kept = forward(run, *_unknowns(run, point))
     return math.log(kept[-1].largest[0]), [each.multipliers for each in kept[:-1]]
 
 
-def last_log(run: Sequence[Stage]) -> FloatArray:
-    """Logarithm of D of the last: it has no multipliers."""
-    return np.zeros(run[-1].symbols.shape[1])
-
-
-def _shares(run: Sequence[Stage], logits: FloatArray) -> FloatArray:
-    """Of each stage; all of it at a cut."""
-    return np.where([stage.cut for stage in run], 1.0, 1 / (1 + np.exp(-np.append(logits, 0.0))))
+def _unknowns(run: Sequence[Stage], point: FloatArray) -> tuple[list[FloatArray], FloatArray]:
+    """Logarithms of D, and the share of each stage: all of it at a cut."""
+    *logs, logits = np.split(point, np.cumsum([len(stage.centre) for stage in run[:-1]]))
+    return logs, np.where([stage.cut for stage in run], 1.0, 1 / (1 + np.exp(-np.append(logits, 0.0))))
 
 
 def forward(run: Sequence[Stage], logs: Sequence[FloatArray], shares: FloatArray | None) -> list[_Kept]:
-    """``shares``: None where D are the multipliers themselves."""
+    """``logs``: of each stage but the last; ``shares``: None where D are the multipliers themselves."""
     kept: list[_Kept] = []
     form: Vectors | None = None  # a diagonal
     dense = 0
     real = run[0].symbols.real.dtype
     diagonal = np.ones(run[0].symbols.shape[2])
-    for i, (stage, log) in enumerate(zip(run, logs, strict=True)):
+    for i, (stage, log) in enumerate(zip(run, [*logs, np.zeros(len(run[-1].centre))], strict=True)):
         right = adjoint(stage.symbols)
         solved = right / diagonal[:, None].astype(real) if form is None else _solved(form, right, dense)
         weight = np.exp(log / 2) * stage.spread
@@ -461,22 +448,22 @@ def _through(
 def parameters(run: Sequence[Stage], multipliers: Sequence[FloatArray]) -> list[FloatArray]:
     """Logarithms of D and logits of the shares with which multipliers are these ones, as far as they are feasible."""
     logs = [np.log(each) for each in multipliers]
-    norms = np.array([each.largest[0] for each in forward(run, [*logs, last_log(run)], None)[:-1]])
+    norms = np.array([each.largest[0] for each in forward(run, logs, None)[:-1]])
     norms = np.minimum(norms, ALMOST)
     return [*logs, np.log(norms / (1 - norms))]
 
 
 FACTOR = 4.0
 """By which t grows."""
-GAP, GAIN = 1e-4, 5e-5
-"""Ends: the relative distance of the constant's square from its least value, or the gain by a larger t, or
-of ten steps, for which it would not go on."""
+GAP, GAIN, STALLED = 1e-4, 2e-3, 5e-5
+"""Ends: the relative distance of the constant's square from its least value, the gain by a larger t (the next one gains
+a quarter of it), or that of ten steps, for which it would not go on."""
 CENTRED = 0.9
 """Newton decrement below which t grows."""
 INWARD = 1.05
 """The square of the constant that it begins with, over that of the multipliers that it is given."""
-SHARE, SHORTEST = 0.3, 24
-"""What is left of an eigenvalue at least; how often a step is shortened at most."""
+SHARE, SHORTER, SHORTEST = 0.3, 0.6, 24
+"""What is left of an eigenvalue at least; by which a step is shortened, and how often at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -518,9 +505,9 @@ class _Form:
     def _ends(self) -> NDArray[np.intp]:
         return np.cumsum([len(stage.centre) for stage in self.stages[:-1]], dtype=np.intp)
 
-    def derivatives(self, x: FloatArray, gradient: FloatArray, hessian: FloatArray) -> None:
-        """Add those of ``-log det P``."""
-        inverse, first, inner = np.linalg.inv(self.at(x)), self.first, len(self.owner) - self.first
+    def derivatives(self, matrix: FloatArray, gradient: FloatArray, hessian: FloatArray) -> None:
+        """Add those of ``-log det P`` for a P."""
+        inverse, first, inner = np.linalg.inv(matrix), self.first, len(self.owner) - self.first
         right = np.concatenate([inverse[:, stage.alive] @ stage.symbols[0].T for stage in self.stages], axis=1)
         both = np.concatenate([stage.symbols[0] @ right[stage.alive] for stage in self.stages])
         c = np.concatenate([stage.centre for stage in self.stages])[:inner]
@@ -591,24 +578,25 @@ def newton_steps(
         x[own] = each / INWARD ** (cuts / ends[-1])
     x[count + 1] = 1 / (constant_sq * INWARD)
     order = sum(len(form.owner) for form in forms)
-    t, before, value = float(order), math.inf, _barrier(forms, x)
+    matrices = [form.at(x) for form in forms]
+    t, before, value = float(order), math.inf, _barrier(matrices)
     done, long_ago = 0, math.inf
     while value is not None:
-        move, decrement = _newton(forms, x[: count + 2], t)
-        size = 1.0
-        for _ in range(SHORTEST):
-            new = x.copy()
-            new[: count + 1] += size * move
+        move, decrement = _newton(forms, matrices, x, t)
+        changes = [form.at(move) for form in forms]
+        for size in SHORTER ** np.arange(SHORTEST):
+            new = x + size * move
+            there = [p + size * change for p, change in zip(matrices, changes, strict=True)]
             # No eigenvalue falls to less than a share of what it was: near the border steps are short.
-            there = None if _barrier(forms, new - SHARE * x) is None else _barrier(forms, new)
-            if there is not None and there + t * new[count] < value + t * x[count]:
+            short = _barrier([after - SHARE * p for p, after in zip(matrices, there, strict=True)]) is not None
+            next_value = _barrier(there) if short else None
+            if next_value is not None and next_value + t * new[count] < value + t * x[count]:
                 break
-            size *= 0.6
         else:
             yield [x[own] / x[count] for own in owners], True
             return
         outward = new[count] > x[count]
-        x, value, last = new, there, False
+        x, matrices, value, last = new, there, next_value, False
         if decrement < CENTRED and size == 1:
             last = before / x[count] < 1 + GAIN
             t, before = t * FACTOR, x[count]
@@ -616,32 +604,32 @@ def newton_steps(
             t *= FACTOR
         done += 1
         if not done % 10:
-            last, long_ago = last or long_ago / x[count] < 1 + GAIN, float(x[count])
+            last, long_ago = last or long_ago / x[count] < 1 + STALLED, float(x[count])
         last = last or order < GAP * t * x[count]
         yield [x[own] / x[count] for own in owners], last
         if last:
             return
 
 
-def _newton(forms: Sequence[_Form], x: FloatArray, t: float) -> tuple[FloatArray, float]:
-    """The step for all but the last unknown, and its decrement."""
+def _newton(
+    forms: Sequence[_Form], matrices: Sequence[FloatArray], x: FloatArray, t: float
+) -> tuple[FloatArray, float]:
+    """The step, 0 for the last unknown, and its decrement."""
     gradient, hessian = np.zeros(len(x)), np.zeros((len(x), len(x)))
-    for form in forms:
-        form.derivatives(x, gradient, hessian)
+    for form, matrix in zip(forms, matrices, strict=True):
+        form.derivatives(matrix, gradient, hessian)
     gradient, hessian = gradient[:-1], hessian[:-1, :-1]
     gradient[-1] += t
     root = 1 / np.sqrt(np.diag(hessian))
     scaled = hessian * root * root[:, None] + 1e-13 * np.eye(len(root))
     move = -root * np.linalg.solve(scaled, root * gradient)
-    return move, math.sqrt(max(-float(gradient @ move), 0.0))
+    return np.append(move, 0.0), math.sqrt(max(-float(gradient @ move), 0.0))
 
 
-def _barrier(forms: Sequence[_Form], x: FloatArray) -> float | None:
-    """``-log det`` of every P; None where one is not positive definite."""
-    found = 0.0
+def _barrier(matrices: Sequence[FloatArray]) -> float | None:
+    """``-log det`` of all; None where one is not positive definite."""
     try:
-        for form in forms:
-            found -= 2 * float(np.log(np.diag(np.linalg.cholesky(form.at(x)))).sum())
+        found = -2 * sum(float(np.log(np.diag(np.linalg.cholesky(each))).sum()) for each in matrices)
     except np.linalg.LinAlgError:
         return None
     return found if math.isfinite(found) else None
@@ -718,7 +706,6 @@ class _Search:
         self.network, self.parts, self.links = run, parts, run.links[:-1]
         self.steps, self.left, self.whole, self.progress = steps, budget, budget, progress
         self.most = next(at for at in range(steps, -1, -1) if _is_kept(at))
-        self.ends = np.cumsum([link.width for link in self.links])
         self.point = np.zeros(sum(link.width for link in self.links) + len(self.links))
         self.done = 0
         self.states: list[tuple[float, FloatArray]] = []
@@ -798,8 +785,7 @@ class _Search:
 
     def _value(self, grid: Sequence[Stage]) -> tuple[float, list[FloatArray]]:
         """`value_alone` where it stands."""
-        *logs, logits = np.split(self.point, self.ends)
-        return value_alone(grid, logs, logits)
+        return value_alone(grid, self.point)
 
     def _keep(self, value: float, *, anew: bool = False) -> None:
         """Where it stands, if that is better than what is kept; ``anew``: whether or not."""
@@ -830,8 +816,7 @@ class _Search:
         each = newton_products(self.network, self.parts)
         if EXPECTED * each > min(self.left, NEWTON * self.whole):
             return False
-        *logs, logits = np.split(self.point, self.ends)
-        value, multipliers = value_alone(grid, logs, logits)
+        value, multipliers = self._value(grid)
         for better, ends in newton_steps(grid, self.links, multipliers, math.exp(value)):
             self.left -= each
             self._tick()
@@ -850,11 +835,9 @@ def gradient_steps(
 
     ``patience``: steps without a gain of a thousandth after which it ends.
     """
-    ends, by = np.cumsum([link.width for link in links]), Adam(STEP, 0.99)
-    least, best, since = math.inf, point, 0
+    by, least, best, since = Adam(STEP, 0.99), math.inf, point, 0
     for at in range(steps + 1):
-        *logs, logits = np.split(point, ends)
-        value, _, logs_back, logits_back = value_and_gradient(grid, logs, logits)
+        value, logs_back, logits_back = value_and_gradient(grid, point)
         since = 0 if value < least - 1e-3 else since + 1
         if value < least:
             least, best = value, point

@@ -89,13 +89,11 @@ class _Search:
         self.exact = _stages(head, method)
         self.grid = [replace(stage, symbols=_narrow(stage.symbols)) for stage in self.exact]
         self.links = [*head.body.links, *head.run.links[head.at : -1]]
-        self.ends = np.cumsum([link.width for link in self.links])
-        self.point = np.zeros(int(self.ends[-1]) + len(self.links))
+        self.point = np.zeros(sum(link.width for link in self.links) + len(self.links))
 
     def of_body(self) -> list[FloatArray]:
         """The body's multipliers where it stands."""
-        *logs, logits = np.split(self.point, self.ends)
-        return value_alone(self.exact, logs, logits)[1][: len(self.head.body.links)]
+        return value_alone(self.exact, self.point)[1][: len(self.head.body.links)]
 
     def descend(self, steps: int) -> bool:
         """Gradient steps to the best point on the way; whether it is better by a thousandth than the one before."""
