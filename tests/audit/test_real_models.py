@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from real_weights import MODELS, real_file, real_layers
 from specnorm_audit import audit
 from specnorm_audit.rows import Row
+from torch_layers import torch_matrix
 
 torch: Any = pytest.importorskip("torch")
 
@@ -50,20 +51,8 @@ def _size(kernel: NDArray[Any], geometry: dict[str, Any], more: int) -> int:
 
 def _norm_by_torch(kernel: NDArray[Any], geometry: dict[str, Any], size: int) -> float:
     """Norm of torch's operator in float64: on every unit vector, then an SVD. Nothing of this project takes part."""
-    axes = kernel.ndim - 2
-    weight = torch.from_numpy(kernel.astype(np.float64))
-    settings = {key: geometry[key] for key in ("stride", "dilation", "groups")}
-    cin = kernel.shape[0] if geometry["transposed"] else kernel.shape[1] * geometry["groups"]
-    units = torch.eye(cin * size**axes, dtype=torch.float64).reshape(-1, cin, *(size,) * axes)
-    pads = _pads(kernel, geometry)
-    if geometry["transposed"]:
-        operator = getattr(torch.nn.functional, f"conv_transpose{axes}d")
-        images = operator(units, weight, padding=[before for before, _ in pads], **settings)
-        assert all(before == after for before, after in pads)
-    else:
-        flat = [amount for pair in reversed(pads) for amount in pair]
-        images = getattr(torch.nn.functional, f"conv{axes}d")(torch.nn.functional.pad(units, flat), weight, **settings)
-    return float(torch.linalg.matrix_norm(images.reshape(len(units), -1), ord=2))
+    shape = (size,) * (kernel.ndim - 2)
+    return float(np.linalg.norm(torch_matrix(kernel, shape, {**geometry, "padding_mode": "zeros"}), 2))
 
 
 def _pads(kernel: NDArray[Any], geometry: dict[str, Any]) -> list[tuple[int, int]]:

@@ -90,7 +90,9 @@ def test_dense_matrix_is_what_torch_computes_on_every_axis(mode: str, ndim: int)
     }
     layer = Layer(recipe, (5, 4, 3)[:ndim], geometry)
     ours: NDArray[Any] = dense_matrix(layer.kernel, layer.input_shape, **geometry)
-    np.testing.assert_allclose(ours, torch_matrix(layer), rtol=1e-13, atol=1e-13)
+    np.testing.assert_allclose(
+        ours, torch_matrix(layer.kernel, layer.input_shape, layer.geometry), rtol=1e-13, atol=1e-13
+    )
 
 
 @given(recipe=recipes(scaled=False))

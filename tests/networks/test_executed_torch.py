@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
+from networks.torch_modules import Function  # noqa: E402
 from specnorm_networks import (  # noqa: E402
     Measure,
     certified_accuracy,
@@ -23,21 +23,10 @@ from specnorm.errors import MethodError  # noqa: E402
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-class Applied(nn.Module):
-    """A function of an input and of modules."""
-
-    def __init__(self, function: Callable[..., Any], *modules: nn.Module) -> None:
-        super().__init__()
-        self.function, self.inner = function, nn.ModuleList(modules)
-
-    def forward(self, x: Any) -> Any:
-        return self.function(x, *self.inner)
-
-
-def filled(module: nn.Module, weight: float = 0.1) -> nn.Module:
+def filled(module: nn.Module) -> nn.Module:
     """Every weight one number, without a bias."""
     for name, values in module.named_parameters():
-        nn.init.constant_(values, weight if name == "weight" else 0.0)
+        nn.init.constant_(values, 0.1 if name == "weight" else 0.0)
     return module
 
 
@@ -55,11 +44,7 @@ def normalised(channels: int) -> nn.Module:
 
 
 def called(module: nn.Module) -> nn.Module:
-    return Applied(lambda x, inner: inner(x), filled(module))
-
-
-def function(f: Callable[..., Any]) -> nn.Module:
-    return Applied(f)
+    return Function(lambda x, inner: inner(x), filled(module))
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:TF32")
@@ -74,28 +59,28 @@ OPERATORS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "transposed 1d": (called(nn.ConvTranspose1d(128, 2, 9)), (1, 128, 12)),
     "transposed 2d": (called(nn.ConvTranspose2d(128, 2, 3)), (1, 128, 4, 4)),
     "transposed 3d": (called(nn.ConvTranspose3d(32, 2, 3)), (1, 32, 3, 3, 3)),
-    "avg_pool1d": (function(lambda x: F.avg_pool1d(x, 4096)), (1, 1, 4096)),
-    "avg_pool2d": (function(lambda x: F.avg_pool2d(x, 40, 8)), (1, 1, 48, 48)),
-    "avg_pool2d padded": (function(lambda x: F.avg_pool2d(x, 31, 4, 15)), (1, 2, 32, 32)),
-    "avg_pool3d": (function(lambda x: F.avg_pool3d(x, 12)), (1, 1, 12, 12, 12)),
-    "adaptive_avg_pool1d": (function(lambda x: F.adaptive_avg_pool1d(x, 2)), (1, 1, 4096)),
-    "adaptive_avg_pool2d": (function(lambda x: F.adaptive_avg_pool2d(x, 2)), (1, 1, 64, 64)),
-    "adaptive_avg_pool2d, 1": (function(lambda x: F.adaptive_avg_pool2d(x, 1)), (1, 2, 64, 64)),
-    "adaptive_avg_pool3d": (function(lambda x: F.adaptive_avg_pool3d(x, 2)), (1, 1, 24, 24, 24)),
-    "adaptive_avg_pool3d, 1": (function(lambda x: F.adaptive_avg_pool3d(x, 1)), (1, 1, 12, 12, 12)),
-    "mean of the last": (function(lambda x: x.mean(-1)), (1, 2, 4096)),
-    "mean of channels": (function(lambda x: x.mean(1)), (1, 4096, 3)),
-    "mean of several": (function(lambda x: x.mean((2, 3))), (1, 3, 64, 64)),
-    "mean of two apart": (function(lambda x: x.mean((1, 3), keepdim=True)), (1, 64, 3, 64)),
-    "sum of the last": (function(lambda x: x.sum(-1)), (1, 2, 4096)),
-    "sum of channels": (function(lambda x: x.sum(1)), (1, 4096, 3)),
-    "sum of several": (function(lambda x: x.sum((1, 2))), (1, 64, 64, 3)),
-    "batch norm": (Applied(lambda x, norm: norm(x), normalised(4)), (1, 4, 9)),
-    "a sum of two": (function(lambda x: x + 0.3 * x), (1, 7)),
-    "a quotient": (function(lambda x: x / 0.3), (1, 7)),
-    "leaky_relu": (function(lambda x: F.leaky_relu(-x, 0.3)), (1, 7)),
-    "prelu": (Applied(lambda x, slope: slope(-x), nn.PReLU(init=0.3)), (1, 7)),
-    "max_pool2d": (function(lambda x: F.max_pool2d(x, 3)), (1, 2, 9, 9)),
+    "avg_pool1d": (Function(lambda x: F.avg_pool1d(x, 4096)), (1, 1, 4096)),
+    "avg_pool2d": (Function(lambda x: F.avg_pool2d(x, 40, 8)), (1, 1, 48, 48)),
+    "avg_pool2d padded": (Function(lambda x: F.avg_pool2d(x, 31, 4, 15)), (1, 2, 32, 32)),
+    "avg_pool3d": (Function(lambda x: F.avg_pool3d(x, 12)), (1, 1, 12, 12, 12)),
+    "adaptive_avg_pool1d": (Function(lambda x: F.adaptive_avg_pool1d(x, 2)), (1, 1, 4096)),
+    "adaptive_avg_pool2d": (Function(lambda x: F.adaptive_avg_pool2d(x, 2)), (1, 1, 64, 64)),
+    "adaptive_avg_pool2d, 1": (Function(lambda x: F.adaptive_avg_pool2d(x, 1)), (1, 2, 64, 64)),
+    "adaptive_avg_pool3d": (Function(lambda x: F.adaptive_avg_pool3d(x, 2)), (1, 1, 24, 24, 24)),
+    "adaptive_avg_pool3d, 1": (Function(lambda x: F.adaptive_avg_pool3d(x, 1)), (1, 1, 12, 12, 12)),
+    "mean of the last": (Function(lambda x: x.mean(-1)), (1, 2, 4096)),
+    "mean of channels": (Function(lambda x: x.mean(1)), (1, 4096, 3)),
+    "mean of several": (Function(lambda x: x.mean((2, 3))), (1, 3, 64, 64)),
+    "mean of two apart": (Function(lambda x: x.mean((1, 3), keepdim=True)), (1, 64, 3, 64)),
+    "sum of the last": (Function(lambda x: x.sum(-1)), (1, 2, 4096)),
+    "sum of channels": (Function(lambda x: x.sum(1)), (1, 4096, 3)),
+    "sum of several": (Function(lambda x: x.sum((1, 2))), (1, 64, 64, 3)),
+    "batch norm": (Function(lambda x, norm: norm(x), normalised(4)), (1, 4, 9)),
+    "a sum of two": (Function(lambda x: x + 0.3 * x), (1, 7)),
+    "a quotient": (Function(lambda x: x / 0.3), (1, 7)),
+    "leaky_relu": (Function(lambda x: F.leaky_relu(-x, 0.3)), (1, 7)),
+    "prelu": (Function(lambda x, slope: slope(-x), nn.PReLU(init=0.3)), (1, 7)),
+    "max_pool2d": (Function(lambda x: F.max_pool2d(x, 3)), (1, 2, 9, 9)),
 }  # fmt: skip
 
 

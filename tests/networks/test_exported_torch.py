@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 import specnorm_torch  # noqa: E402
-from networks.torch_modules import jacobian_norm  # noqa: E402
+from networks.torch_modules import Function, jacobian_norm  # noqa: E402
 from specnorm_networks import network_bound  # noqa: E402
 from specnorm_networks.sources import torch_translations  # noqa: E402
 from torch import nn  # noqa: E402
@@ -18,13 +18,9 @@ from torch import nn  # noqa: E402
 from specnorm.errors import MethodError, TranslationError  # noqa: E402
 
 
-class Applied(nn.Module):
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function, self.inner = function, nn.Linear(4, 4)
-
-    def forward(self, x: Any) -> Any:
-        return self.function(self.inner, x)
+def applied(function: Any) -> nn.Module:
+    """A function of a layer and an input."""
+    return Function(lambda x, inner: function(inner, x), nn.Linear(4, 4))
 
 
 NETWORKS: dict[str, tuple[Any, tuple[int, ...]]] = {
@@ -38,16 +34,16 @@ NETWORKS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "an orthogonal weight": (lambda: nn.utils.parametrizations.orthogonal(nn.Linear(8, 8)), (8,)),
     "functions": (lambda: nn.Sequential(nn.Softplus(2.0, 30.0), nn.Threshold(0.0, 0.0), nn.LogSigmoid()), (4,)),
     "in place": (lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(True), nn.Linear(4, 4)), (4,)),
-    "one sample alone": (lambda: Applied(lambda inner, x: inner(x.view(1, 4))), (4,)),
+    "one sample alone": (lambda: applied(lambda inner, x: inner(x.view(1, 4))), (4,)),
     "a constant named as a method": (
-        lambda: Applied(lambda inner, x: inner(x) @ (2 * torch.ones(4, 4)).double().float()),
+        lambda: applied(lambda inner, x: inner(x) @ (2 * torch.ones(4, 4)).double().float()),
         (4,),
     ),
     "constants of float64": (
         lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4, eps=0.1), nn.SELU(), nn.ELU(0.3), nn.SELU()).double(),
         (4,),
     ),
-    "sizes": (lambda: Applied(lambda inner, x: inner(x.view(x.shape[0], 2, 2).flatten(1))), (4,)),
+    "sizes": (lambda: applied(lambda inner, x: inner(x.view(x.shape[0], 2, 2).flatten(1))), (4,)),
 }
 
 
@@ -105,7 +101,7 @@ def test_what_the_exporter_drops_is_seen(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_samples_that_are_mixed_are_refused() -> None:
     with pytest.raises(TranslationError, match="samples together"):
-        network_bound(Applied(lambda inner, x: inner(x - x.mean(0))), (4,))
+        network_bound(applied(lambda inner, x: inner(x - x.mean(0))), (4,))
 
 
 def test_memory_written_behind_the_trace_is_refused() -> None:
@@ -115,7 +111,7 @@ def test_memory_written_behind_the_trace_is_refused() -> None:
         return out
 
     with pytest.raises(MethodError, match="cannot export"):
-        network_bound(Applied(write), (4,))
+        network_bound(applied(write), (4,))
 
 
 ON_VALUES = {
@@ -130,8 +126,8 @@ ON_VALUES = {
 @pytest.mark.sampled("the input", "bias")
 def test_what_decides_on_values_is_refused(case: str) -> None:
     """No probe of moderate size sees the other way."""
-    with pytest.raises(MethodError, match="cannot export Applied"):
-        network_bound(Applied(ON_VALUES[case]), (4,))
+    with pytest.raises(MethodError, match="cannot export Function"):
+        network_bound(applied(ON_VALUES[case]), (4,))
 
 
 def test_old_names_say_where_they_are() -> None:
@@ -177,7 +173,7 @@ def kind(name: str) -> Any:
 
 PLANTED: dict[str, tuple[Any, tuple[int, ...], str, Any]] = {
     "strides": (lambda: nn.Conv2d(1, 2, 3, padding=1), (1, 5, 5), "Conv", attribute("dilations", [1, 2])),
-    "the other extreme": (lambda: Applied(lambda _, x: torch.maximum(x, x.flip(1))), (4,), "Max", kind("Min")),
+    "the other extreme": (lambda: applied(lambda _, x: torch.maximum(x, x.flip(1))), (4,), "Max", kind("Min")),
     "padding counted": (lambda: nn.AvgPool2d(3, 1, 1), (1, 5, 5), "AveragePool", attribute("count_include_pad", 0)),
     "another axis": (lambda: nn.Softmax(1), (3, 3), "Softmax", attribute("axis", 2)),
     "a small epsilon": (lambda: nn.LayerNorm(8, eps=1e-8), (8,), "LayerNormalization", attribute("epsilon", 4e-8)),

@@ -31,12 +31,14 @@ def prepared(model: nn.Module) -> nn.Module:
 
 
 class Function(nn.Module):
-    def __init__(self, f: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.f = f
+    """A function of an input and of modules."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.f(x)
+    def __init__(self, f: Callable[..., Any], *modules: nn.Module) -> None:
+        super().__init__()
+        self.f, self.inner = f, nn.ModuleList(modules)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.f(x, *self.inner)
 
 
 def jacobian_norm(f: Callable[[Tensor], Tensor], x: Tensor) -> float:

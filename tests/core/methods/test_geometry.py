@@ -107,7 +107,8 @@ def test_values_agree_with_torchs_own_layers(layer: Layer) -> None:
         pads = [geometry["dilation"][j] * (k - 1) for j, k in enumerate(layer.recipe.shape[2:])]
         if geometry["transposed"] or any(p > n for p, n in zip(pads, layer.input_shape, strict=True)):
             return  # torch has no such layer: it wraps once only
-    values = np.linalg.svd(torch_matrix(layer) / (10.0**layer.recipe.scale), compute_uv=False)
+    theirs = torch_matrix(layer.kernel, layer.input_shape, geometry)
+    values = np.linalg.svd(theirs / (10.0**layer.recipe.scale), compute_uv=False)
     values = values * 10.0**layer.recipe.scale
     if circular:
         found = specnorm.singular_values(layer.kernel, layer.input_shape, **geometry)

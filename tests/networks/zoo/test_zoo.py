@@ -6,13 +6,13 @@ Layers of published packages are in `test_packages`, which the session ``zoo`` r
 from __future__ import annotations
 
 import copy
-import math
 import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from torch_layers import module_matrix
 
 import specnorm
 
@@ -88,17 +88,8 @@ def build(case: str) -> tuple[Any, tuple[int, ...]]:
     return nn.Sequential(make()).double().eval(), shape
 
 
-def dense(model: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-    """Matrix of an affine map, by feeding it every basis vector."""
-    size = math.prod(shape)
-    with torch.no_grad():
-        basis = torch.eye(size, dtype=dtype).reshape(size, 1, *shape)
-        zero = model(torch.zeros(1, *shape, dtype=dtype))
-        return np.stack([(model(x.clone()) - zero).reshape(-1).double().numpy() for x in basis], axis=1)
-
-
 def norm_of(model: Any, shape: tuple[int, ...], dtype: Any = torch.float64) -> float:
-    return float(np.linalg.norm(dense(model, shape, dtype), 2))
+    return float(np.linalg.norm(module_matrix(model, shape, dtype), 2))
 
 
 @pytest.mark.sampled(4)
