@@ -249,3 +249,31 @@ def functions(size: int = 7, k: int = 3) -> dict[str, Callable[[Any], Any]]:
         "power_iteration": lambda x: specnorm.power_iteration(x, n_iter=400),
         "gram_iteration": specnorm.gram_iteration,
     }
+
+
+def _at_a_size(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x, **geometry: function(x, **{"input_shape": 6, **geometry})
+
+
+PUBLIC: dict[str, Callable[..., Any]] = {
+    "tn_bound": specnorm.tn_bound,
+    "f4_bound": specnorm.f4_bound,
+    "unfolding_bounds": specnorm.unfolding_bounds,
+    "gram_bound": _at_a_size(specnorm.gram_bound),
+    "grid_bound": specnorm.grid_bound,
+    "completion_bound": specnorm.completion_bound,
+    "complete": lambda x, **geometry: specnorm.complete(x, **geometry).bound,
+    "conv_norm": _at_a_size(specnorm.conv_norm),
+    "singular_values": _at_a_size(specnorm.singular_values),
+    "reshaped_norm": specnorm.reshaped_norm,
+    "power_norm": _at_a_size(specnorm.power_norm),
+    "gram_rescaling": specnorm.gram_rescaling,
+    "enclose": lambda x, **geometry: specnorm.enclose(x, **geometry).upper,
+    "certify": lambda x, **geometry: specnorm.certify(x, 1.0, **geometry),
+    "measure": lambda x, **geometry: specnorm.measure(x, specnorm.Grid(), **geometry).value,
+    "compare": lambda x, **geometry: specnorm.compare(x, **geometry)["f4"].value,
+    "rescale": specnorm.rescale,
+    "clip": specnorm.clip,
+    "value_and_grad": lambda x, **geometry: specnorm.value_and_grad(x, specnorm.FantasticFour(), **geometry)[1],
+}
+"""Numbers of every public function of a kernel, to be called with geometry by keyword."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import PUBLIC
 from libraries import Lib
 
 import specnorm
@@ -15,30 +16,7 @@ from specnorm import GeometryError, KernelError, MethodError
 
 Call = Callable[..., Any]
 
-FUNCTIONS: dict[str, Call] = {
-    "tn_bound": specnorm.tn_bound,
-    "f4_bound": specnorm.f4_bound,
-    "unfolding_bounds": specnorm.unfolding_bounds,
-    "gram_bound": lambda kernel, **geometry: specnorm.gram_bound(kernel, **{"input_shape": 6, **geometry}),
-    "grid_bound": specnorm.grid_bound,
-    "completion_bound": specnorm.completion_bound,
-    "complete": specnorm.complete,
-    "conv_norm": lambda kernel, **geometry: specnorm.conv_norm(kernel, **{"input_shape": 6, **geometry}),
-    "singular_values": lambda kernel, **geometry: specnorm.singular_values(kernel, **{"input_shape": 6, **geometry}),
-    "reshaped_norm": specnorm.reshaped_norm,
-    "power_norm": lambda kernel, **geometry: specnorm.power_norm(kernel, **{"input_shape": 6, **geometry}),
-    "gram_rescaling": specnorm.gram_rescaling,
-    "enclose": specnorm.enclose,
-    "certify": lambda kernel, **geometry: specnorm.certify(kernel, 100.0, **geometry),
-    "measure": lambda kernel, **geometry: specnorm.measure(kernel, specnorm.Grid(), **geometry),
-    "compare": specnorm.compare,
-    "rescale": specnorm.rescale,
-    "clip": specnorm.clip,
-    "value_and_grad": lambda kernel, **geometry: specnorm.value_and_grad(kernel, specnorm.Grid(), **geometry),
-}
-"""Every public function of a kernel, to be called with geometry by keyword."""
-
-everywhere = pytest.mark.parametrize("name", FUNCTIONS)
+everywhere = pytest.mark.parametrize("name", PUBLIC)
 
 
 def ones(*shape: int, dtype: str = "float32") -> np.ndarray:
@@ -63,7 +41,7 @@ def test_every_public_function_is_tested_here() -> None:
         "audit", "operator_norm", "fold_batch_norm", "curvature_bound", "certified_radius", "init_tracking", "track",
         "track_many", "matrix_norm", "power_iteration", "gram_iteration",
     }  # fmt: skip
-    assert functions - elsewhere == set(FUNCTIONS)
+    assert functions - elsewhere == set(PUBLIC)
 
 
 # -- the kernel --------------------------------------------------------------------------------------------------
@@ -71,7 +49,7 @@ def test_every_public_function_is_tested_here() -> None:
 def test_wrong_rank(xp: Lib, name: str) -> None:
     for shape in ((), (3,), (2, 2, 1, 1, 1, 1)):
         words = f"kernel of shape {shape} has {len(shape)} axes|(cout, cin // groups, *kernel_shape)|give 2 to 5 axes"
-        refused(KernelError, words, FUNCTIONS[name], xp.asarray(ones(*shape)))
+        refused(KernelError, words, PUBLIC[name], xp.asarray(ones(*shape)))
 
 
 @everywhere
@@ -80,14 +58,14 @@ def test_non_finite(xp: Lib, name: str) -> None:
     for value in (np.nan, np.inf, -np.inf):
         kernel = ones(2, 2, 3)
         kernel[0, 1, 2] = value
-        refused(KernelError, words, FUNCTIONS[name], xp.asarray(kernel))
+        refused(KernelError, words, PUBLIC[name], xp.asarray(kernel))
 
 
 @everywhere
 def test_no_array_at_all(name: str) -> None:
     for kernel in ([[1.0]], 1.0, None):
         with pytest.raises(specnorm.NoBackend, match=r"is not an array\. Pass an array of one of these libraries"):
-            FUNCTIONS[name](kernel)
+            PUBLIC[name](kernel)
 
 
 # -- the geometry ------------------------------------------------------------------------------------------------
@@ -128,14 +106,14 @@ BAD_GEOMETRY: dict[str, tuple[dict[str, Any], str]] = {
 @everywhere
 def test_bad_geometry(name: str) -> None:
     for geometry, words in BAD_GEOMETRY.values():
-        refused(GeometryError, words, FUNCTIONS[name], ones(4, 2, 3, 3), **geometry)
+        refused(GeometryError, words, PUBLIC[name], ones(4, 2, 3, 3), **geometry)
 
 
 @everywhere
 def test_unknown_keyword(xp: Lib, name: str) -> None:
     """A misspelt keyword must never be taken for the default."""
     with pytest.raises(TypeError, match=r"unknown geometry 'strides'; expected some of .*stride"):
-        FUNCTIONS[name](xp.asarray(ones(4, 2, 3, 3)), strides=2)
+        PUBLIC[name](xp.asarray(ones(4, 2, 3, 3)), strides=2)
 
 
 def refusal_of(call: Call, *args: Any, **kwargs: Any) -> str | None:
@@ -151,7 +129,7 @@ def refusal_of(call: Call, *args: Any, **kwargs: Any) -> str | None:
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate"])
 def test_padding_that_a_function_does_not_serve(xp: Lib, name: str, mode: str) -> None:
     """Refused, naming what was given; served one day, perhaps, but never answered for circular padding."""
-    function, kernel = FUNCTIONS[name], xp.asarray(ones(4, 2, 3, 3))
+    function, kernel = PUBLIC[name], xp.asarray(ones(4, 2, 3, 3))
     refusal = refusal_of(function, kernel, input_shape=6, padding_mode=mode)
     # The layer itself is enclosed and measured, and bounds of the supremum hold with the factor of the padding.
     served = name in ("enclose", "gram_bound", "conv_norm")

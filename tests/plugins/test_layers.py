@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cases import PUBLIC
+from processes import FINDS_TESTS, python
 
 import specnorm
 
 SIZE = 5
-Layer = Callable[..., Any]
 
 
 def matrix_norm_of(run: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...]) -> float:
@@ -73,26 +71,8 @@ def test_torch_parametrised_layers_have_their_gradient() -> None:
     )
 
 
-EVERY: dict[str, Layer] = {
-    "tn_bound": specnorm.tn_bound,
-    "f4_bound": specnorm.f4_bound,
-    "unfolding_bounds": specnorm.unfolding_bounds,
-    "gram_bound": specnorm.gram_bound,
-    "grid_bound": specnorm.grid_bound,
-    "completion_bound": specnorm.completion_bound,
-    "complete": lambda x, **geometry: specnorm.complete(x, **geometry).bound,
-    "conv_norm": specnorm.conv_norm,
-    "power_norm": lambda x, **geometry: specnorm.power_norm(x, 6, **geometry),
+EVERY = PUBLIC | {
     "singular_values": lambda x, **geometry: specnorm.singular_values(x, 6, k=2, **geometry),
-    "reshaped_norm": specnorm.reshaped_norm,
-    "enclose": lambda x, **geometry: specnorm.enclose(x, **geometry).upper,
-    "certify": lambda x, **geometry: specnorm.certify(x, 1.0, **geometry),
-    "measure": lambda x, **geometry: specnorm.measure(x, specnorm.Gram(), **geometry).value,
-    "compare": lambda x, **geometry: specnorm.compare(x, **geometry)["f4"].value,
-    "value_and_grad": lambda x, **geometry: specnorm.value_and_grad(x, specnorm.FantasticFour(), **geometry)[0],
-    "rescale": specnorm.rescale,
-    "clip": specnorm.clip,
-    "gram_rescaling": specnorm.gram_rescaling,
     "track": lambda x, **geometry: specnorm.track(
         x, specnorm.Gram(), specnorm.init_tracking(x, specnorm.Gram(), **geometry), **geometry
     )[0],
@@ -210,7 +190,7 @@ def test_a_kernel_in_another_order_is_not_returned() -> None:
 # -- Keras, which has one library a process ---------------------------------------------------------------------------
 KERAS = """
 import numpy as np, keras, specnorm
-from test_layers import check, matrix_norm_of
+from plugins.test_layers import check, matrix_norm_of
 keras.utils.set_random_seed(0)
 to_numpy = keras.ops.convert_to_numpy
 LAYERS = [
@@ -240,13 +220,7 @@ for bad in (keras.layers.Dense(3), keras.layers.SeparableConv2D(3, 3)):
 def test_keras_layers_belong_to_the_plugin_of_their_arrays(library: str) -> None:
     if not all(map(importlib.util.find_spec, ("keras", library))):
         pytest.skip(f"keras or {library} is not installed")
-    done = subprocess.run(
-        [sys.executable, "-c", KERAS],
-        env={**os.environ, "KERAS_BACKEND": library, "PYTHONPATH": ":".join(map(str, Path(__file__).parents[:2]))},
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    *backends, unbuilt, separable = done.stdout.strip().splitlines()
+    *backends, unbuilt, separable = python(KERAS, KERAS_BACKEND=library, **FINDS_TESTS).splitlines()
     assert backends == [library] * (6 if library == "numpy" else 2)
     assert "Dense has no kernel yet" in unbuilt
     assert "SeparableConv2D is no array, and no convolution" in separable
