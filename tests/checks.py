@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 from oracle import Truth
@@ -65,6 +67,16 @@ def assert_encloses(lower: Any, upper: Any, truth: Truth) -> None:
     assert_valid(number(lower), "lower", truth)
     assert_valid(number(upper), "upper", truth)
     assert number(lower) <= number(upper), f"bounds are crossed: {number(lower)!r} > {number(upper)!r}"
+
+
+def peak(run: Callable[[], object]) -> int:
+    """Bytes that Python and NumPy take at most."""
+    tracemalloc.start()
+    try:
+        run()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def present(x: T | None) -> T:

@@ -1,4 +1,4 @@
-"""LipSDP's optimum of a small fully connected network with ReLU or leaky ReLU, as a cone program, by Clarabel.
+"""LipSDP's optimum of a small fully connected network with ReLU, as a cone program, by Clarabel.
 
 Fazlyab et al., "Efficient and Accurate Estimation of Lipschitz Constants for Deep Neural Networks", NeurIPS 2019, with
 one multiplier for each neuron (LipSDP-neuron). Written apart from specnorm's code, which it is to judge.
@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def lipsdp(weights: Sequence[NDArray[np.float64]], low: float = 0.0) -> float:
-    """The least L for which a form is nonnegative for some t_i >= 0: of slopes between ``low`` and 1,
+def lipsdp(weights: Sequence[NDArray[np.float64]]) -> float:
+    """The least L for which a form is nonnegative for some t_i >= 0:
 
-        L^2 |x|^2 + sum_i 2 t_i (z_i - low v_i) (z_i - v_i) - |y|^2.
+        L^2 |x|^2 + sum_i 2 t_i z_i (z_i - v_i) - |y|^2.
 
     v are the values before the functions, z those after, y the network's. To the solver's tolerance, about 1e-8.
     """
@@ -33,9 +33,8 @@ def lipsdp(weights: Sequence[NDArray[np.float64]], low: float = 0.0) -> float:
         for row, taps in enumerate(weight):
             here = starts[layer + 1] + row
             forms[at, here, here] = 2
-            forms[at, here, before] -= (1 + low) * taps
-            forms[at, before, here] -= (1 + low) * taps
-            forms[at, before, before] += 2 * low * np.outer(taps, taps)
+            forms[at, here, before] -= taps
+            forms[at, before, here] -= taps
             at += 1
     constant = np.zeros((size, size))
     constant[starts[-2] :, starts[-2] :] = -weights[-1].T @ weights[-1]

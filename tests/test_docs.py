@@ -22,6 +22,7 @@ from typing import Any
 import kinds
 import pytest
 from geometries import table
+from processes import ran
 
 import specnorm
 from specnorm.problem.spec import Geometry, Layer
@@ -192,13 +193,9 @@ def test_readme_shows_what_the_audit_prints() -> None:
     command = setup_commands(README)[0]
     words = shlex.split(command)
     arguments = words[words.index("audit") :]
-    done = subprocess.run(
-        [sys.executable, "-m", "specnorm", *arguments],
-        cwd=ROOT, env={**os.environ, "COLUMNS": "110"}, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    printed = ran("-m", "specnorm", *arguments, cwd=ROOT, COLUMNS="110")
     ((_, shown),) = blocks(README, "text")
-    assert same(done.stdout, shown, 1e-4), done.stdout
+    assert same(printed, shown, 1e-4), printed
 
 
 # -- commands ----------------------------------------------------------------------------------------------------

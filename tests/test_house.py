@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import os
 import re
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import specnorm_networks
+from processes import python
 
 import specnorm
 import specnorm.proof
@@ -254,17 +254,6 @@ def test_the_core_names_no_framework() -> None:
 def test_framework_check_can_fail() -> None:
     source = "def f(x):\n    '''As torch.'''\n    if n == 'torch' or isinstance(x, np.ndarray):\n        raise E('jax')"
     assert sorted(framework_names(ast.parse(source))) == ["isinstance(x, np.ndarray)", "torch"]
-
-
-def python(code: str, **environment: str) -> str:
-    """Run code in a fresh interpreter and return what it printed."""
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**kept, **environment}, capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 def test_import_loads_no_framework_and_scans_nothing() -> None:

@@ -6,7 +6,6 @@ Of ONNX and of torch, written without torch. Run by `test_fuzz.py` as a process 
 from __future__ import annotations
 
 import itertools
-import json
 import resource
 import sys
 from collections.abc import Callable
@@ -16,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from specnorm_audit import audit
 from specnorm_audit.readers import isolated
 
 from audit import files
-from specnorm.errors import SpecnormError
+from audit.fuzz import outcome, write_tally
 
 
 def _onnx(nodes: list[Any], arrays: dict[str, Any], shape: tuple[int, ...], inputs: tuple[str, ...] = ("x",)) -> bytes:
@@ -178,25 +176,12 @@ def main(folder: Path) -> None:
     before = 0.0
     for name, write in (item for bombs in known.values() for item in bombs.items()):
         path.write_bytes(write())
-        said = _outcome(path)
+        said = outcome(path, max_bytes=2**28, budget=2.0)
         isolated._end()  # each in a process of its own, whose time counts when it is over
         spent = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         told[name] = (said, round(spent - before, 1))
         before = spent
-    most = max(resource.getrusage(who).ru_maxrss >> 10 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    (folder / "tally.json").write_text(json.dumps({"most MiB": most, "files": told}, indent=1))
-
-
-def _outcome(path: Path) -> str:
-    """A report or a message; anything else passes through."""
-    try:
-        report = audit(path, methods=(), max_bytes=2**28, budget=2.0)
-    except SpecnormError as error:
-        return f"refused: {str(error).partition(': ')[2]}"
-    network = report.network
-    if network is None:
-        return "rows"
-    return f"at most {network.upper}" if network.upper is not None else f"no bound: {network.unknown[0].reason}"
+    write_tally(folder, told)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ import pytest
 from numpy.typing import NDArray
 from specnorm_audit import readers
 
+from specnorm.errors import ModelFileError
+
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First pickle of the format that torch.save wrote before 1.6."""
 
@@ -40,6 +42,18 @@ def kernels(seed: int = 0) -> dict[str, NDArray[np.float32]]:
 def read_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read every format in this process, whose modules a test has changed."""
     monkeypatch.setattr(readers, "_ISOLATED", frozenset())
+
+
+def read(path: Path, max_bytes: int = 2**33) -> dict[str, Any]:
+    """Every array of a file."""
+    with readers.open_model(str(path), max_bytes) as model:
+        return {tensor.name: tensor.load() for tensor in model.arrays}
+
+
+def refused(path: Path, max_bytes: int = 2**33) -> str:
+    with pytest.raises(ModelFileError) as caught:
+        read(path, max_bytes)
+    return str(caught.value)
 
 
 def save_npz(path: Path, arrays: Mapping[str, Any]) -> Path:

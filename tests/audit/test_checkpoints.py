@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from specnorm_audit import audit
-from specnorm_audit.readers import open_model, pytorch
+from specnorm_audit.readers import pytorch
 
 from audit import files
 from specnorm.errors import ModelFileError
@@ -25,13 +25,9 @@ DATA = np.arange(4, dtype="<f4").tobytes()
 GOOD = files.state_dict({"w": files.tensor(files.storage(4), (2, 2), (2, 1))})
 
 
-def _check(content: bytes, limit: int = LIMIT) -> None:
-    pytorch.read(io.BytesIO(content), "", limit)
-
-
 def _refused(content: bytes, limit: int = LIMIT) -> str:
     with pytest.raises(ModelFileError) as caught:
-        _check(content, limit)
+        pytorch.read(io.BytesIO(content), "", limit)
     return str(caught.value)
 
 
@@ -129,11 +125,6 @@ def test_archives_that_can_be_read_in_two_ways_are_refused(game: str, tmp_path: 
 
 
 # -- files that torch wrote ------------------------------------------------------------------------------------------
-def _read(path: Path) -> dict[str, Any]:
-    with open_model(str(path)) as model:
-        return {tensor.name: tensor.load() for tensor in model.arrays}
-
-
 @pytest.mark.parametrize("how", [{}, {"_use_new_zipfile_serialization": False}, {"pickle_protocol": 4}])
 def test_every_bit_is_what_torch_reads(how: dict[str, Any]) -> None:
     """And of files with one byte changed: what is read is read by torch, with the same bits."""
@@ -238,7 +229,7 @@ def test_whole_modules_are_read_as_their_state_dicts(tmp_path: Path) -> None:
     module = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 3), torch.nn.BatchNorm2d(2))
     for content in (module, {"model": module, "epoch": 3}):
         torch.save(content, tmp_path / "module.pt")
-        found = _read(tmp_path / "module.pt")
+        found = files.read(tmp_path / "module.pt")
         assert found.keys() == module.state_dict().keys()
         assert_array_equal(found["0.weight"], module[0].weight.detach().numpy())
     assert "holds a Tensor" in _refused(_saved(torch, torch.ones(2, 2)))

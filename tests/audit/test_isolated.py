@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import specnorm_audit as auditing
+from processes import FINDS_TESTS
 from specnorm_audit import readers
 from specnorm_audit.readers.isolated import Reader, in_child
 
@@ -96,9 +97,9 @@ with in_child(deadly.loops, {__file__!r}, 2**20):
 
 
 def test_an_interruption_ends_the_child() -> None:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, sys.path)])}
     running = subprocess.Popen(
-        [sys.executable, "-c", _READ], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-c", _READ], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | FINDS_TESTS,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
     )  # fmt: skip
     assert running.stdout is not None

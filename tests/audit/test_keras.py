@@ -12,7 +12,7 @@ import pytest
 from specnorm_audit import audit
 from specnorm_audit.readers import open_model
 
-from specnorm.errors import ModelFileError
+from audit import files
 
 h5py: Any = pytest.importorskip("h5py")
 
@@ -31,12 +31,6 @@ def _short(name: str) -> str:
 
 def _rows(path: Path, **options: Any) -> dict[str, Any]:
     return {_short(row.name): row for row in audit(path, methods=(), **options).layers}
-
-
-def _refused(path: Path, max_bytes: int = 2**33) -> str:
-    with pytest.raises(ModelFileError) as caught, open_model(str(path), max_bytes) as model:
-        [tensor.load() for tensor in model.arrays]
-    return str(caught.value)
 
 
 # -- the numbers ---------------------------------------------------------------------------------------------------
@@ -138,7 +132,7 @@ def test_archives_are_checked_before_they_are_unpacked(tmp_path: Path) -> None:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, data in entries.items():
                 archive.writestr(name, data)
-        assert word in _refused(path, 2**19)
+        assert word in files.refused(path, 2**19)
 
 
 # -- HDF5 ----------------------------------------------------------------------------------------------------------
@@ -156,7 +150,7 @@ def test_links_out_of_the_file_are_refused(tmp_path: Path) -> None:
     secret = _hdf5(tmp_path / "secret.h5", list)
     for link in (h5py.ExternalLink(str(secret), "/layers"), h5py.SoftLink("/layers/conv2d"), h5py.SoftLink("/nowhere")):
         path = _hdf5(tmp_path / "model.h5", lambda file, link=link: file.update({"link": link}) or file)
-        assert "link to somewhere else" in _refused(path)
+        assert "link to somewhere else" in files.refused(path)
 
 
 def test_data_in_other_files_is_refused(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from processes import python
 
 from audit import files
 
@@ -85,11 +85,6 @@ def test_a_file_larger_than_memory(write: Callable[[Path], None], executor: list
     pytest.importorskip("safetensors")
     path = tmp_path / "model"
     write(path)
-    done = subprocess.run(
-        [sys.executable, "-c", f"LIMIT = {LIMIT}\n{_AUDIT}", str(path), *executor],
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    count, largest = done.stdout.split()
+    count, largest = python(f"LIMIT = {LIMIT}\n{_AUDIT}", path, *executor).split()
     assert int(count) == LAYERS + 1
     assert float(largest) == pytest.approx(3, rel=1e-3)

@@ -6,28 +6,11 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from specnorm_audit.readers import open_model
 
 from audit import files
-from specnorm.errors import ModelFileError
-
-SIZE = 8 * 2**30
-
-
-def _read(path: Path, max_bytes: int = SIZE) -> dict[str, Any]:
-    with open_model(str(path), max_bytes) as model:
-        return {tensor.name: tensor.load() for tensor in model.arrays}
-
-
-def _refused(path: Path, max_bytes: int = SIZE) -> str:
-    with pytest.raises(ModelFileError) as caught:
-        _read(path, max_bytes)
-    return str(caught.value)
-
 
 # -- what kind of file -------------------------------------------------------------------------------------------
 
@@ -47,7 +30,7 @@ def _refused(path: Path, max_bytes: int = SIZE) -> str:
 def test_other_files_are_refused_by_name(tmp_path: Path, content: bytes, word: str) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
-    message = _refused(path)
+    message = files.refused(path)
     assert word in message
     assert str(path) in message
 
@@ -55,7 +38,7 @@ def test_other_files_are_refused_by_name(tmp_path: Path, content: bytes, word: s
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_a_pipe_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    assert "not a regular file" in _refused(tmp_path / "pipe")
+    assert "not a regular file" in files.refused(tmp_path / "pipe")
 
 
 # -- safetensors ---------------------------------------------------------------------------------------------------
@@ -77,7 +60,7 @@ def test_safetensors_headers_are_not_believed(tmp_path: Path, header: bytes) -> 
     pytest.importorskip("safetensors")
     path = tmp_path / "model"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
-    _refused(path)
+    files.refused(path)
 
 
 # -- npz -----------------------------------------------------------------------------------------------------------
@@ -89,7 +72,7 @@ def test_npz_objects_are_never_unpickled(tmp_path: Path) -> None:
     header = b"{'descr': '|O', 'fortran_order': False, 'shape': (2, 2), }".ljust(117) + b"\n"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("w.npy", b"\x93NUMPY\x01\x00v\x00" + header + pickled)
-    assert "cannot be read" in _refused(path)
+    assert "cannot be read" in files.refused(path)
     assert not marker.exists()
 
 
@@ -97,5 +80,5 @@ def test_npz_bombs_are_refused_before_unpacking(tmp_path: Path) -> None:
     path = tmp_path / "bomb.npz"
     np.savez_compressed(path, w=np.zeros((1000, 1000)))
     assert path.stat().st_size < 100_000
-    assert "more than the limit" in _refused(path, 1_000_000)
-    _read(path, 9_000_000)
+    assert "more than the limit" in files.refused(path, 1_000_000)
+    files.read(path, 9_000_000)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import sys
 import tomllib
-import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import Recipe
+from checks import peak
 from real_weights import real_kernel
 from specnorm_numpy.namespace import NAMESPACE
 
@@ -32,14 +32,6 @@ def test_few_frequencies_of_three_axes_are_looked_at() -> None:
     kernel = np.random.RandomState(0).randn(6, 6, 3, 3, 3)
     found = specnorm.measure(kernel, specnorm.ExactFFT(), input_shape=32, **CIRCULAR)
     assert int(found.stats["frequencies"]) < 8000
-
-
-def peak(run: Callable[[], object]) -> int:
-    tracemalloc.start()
-    run()
-    found = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return found
 
 
 def test_memory_follows_the_budget_and_not_the_size(monkeypatch: pytest.MonkeyPatch) -> None:

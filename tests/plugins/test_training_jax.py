@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from processes import python
 
 import specnorm
 
@@ -139,11 +138,7 @@ print("equal")
 def test_sharded_kernels_and_states() -> None:
     """Kernels split over input channels and states over the entries of vectors, on eight devices made of the host."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    run = subprocess.run(
-        [sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert run.stdout.strip() == "equal", run.stderr
+    assert python(SHARDED, XLA_FLAGS=flags, JAX_PLATFORMS="cpu") == "equal"
 
 
 # -- projections in chains of Optax ------------------------------------------------------------------------------

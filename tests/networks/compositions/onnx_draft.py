@@ -66,12 +66,6 @@ class Draft:
     def shape_of(self, name: str) -> tuple[int, ...]:
         return tuple((self.values if name in self.values else self.known)[name].shape)
 
-    def axis(self, ndim: int, *, negative: bool = True) -> int:
-        if not ndim:
-            raise SkippedError
-        at = self.dice.randrange(ndim)
-        return at - ndim if negative and self.dice.random() < 0.3 else at
-
     def part(self, shape: Sequence[int]) -> tuple[int, ...]:
         """A shape that broadcasts to another one."""
         found = tuple(1 if self.dice.random() < 0.3 else n for n in shape)
@@ -216,10 +210,6 @@ class Draft:
 
     def program(self, outputs: Sequence[str]) -> OnnxProgram:
         return OnnxProgram(
-            self.shape, tuple(self.nodes), dict(self.constants), self.opset, tuple(outputs), self.dtype_of_input,
+            self.shape, tuple(self.nodes), dict(self.constants), self.opset, tuple(outputs), self.dtype,
             frozenset(self.brain),
         )  # fmt: skip
-
-    @property
-    def dtype_of_input(self) -> str:
-        return self.dtype

@@ -115,8 +115,6 @@ PLANTED = [
     rule("a box's flatter end", one("Exp"), ops.Exp, "lipschitz", shrunk(0.3), box=BOX),
     rule("slopes near an input too small", one("Sigmoid"), ops.Sigmoid, "slopes",
          ends(lambda low, high: (low, high / 2)), ball=(np.zeros((1, 4)), 0.5)),
-    rule("slopes of another alpha", one("Swish", opset=24, alpha=10.0), ops.SiLU, "slopes",
-         lambda old: lambda _, low, high: old(ops.SiLU(), low, high), ball=(np.full((1, 4), 0.24), 0.05)),
     rule("a kink at another place", one("Relu"), ops.ReLU, "slopes",
          lambda old: lambda self, low, high: old(self, low - 1, high - 1), ball=(np.full((1, 4), 0.3), 0.2)),
     rule("values on a range too small", STEEP, ops.Softplus, "between",
