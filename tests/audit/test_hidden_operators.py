@@ -13,11 +13,7 @@ pytest.importorskip("click")
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from onnx import TensorProto, defs, helper, numpy_helper  # noqa: E402
 from onnx_models import saved, single, values_of  # noqa: E402
-from specnorm_audit import (  # noqa: E402
-    audit,
-    cli,
-    gates,
-)
+from specnorm_audit import audit, cli, gates  # noqa: E402
 
 from audit import files  # noqa: E402
 

@@ -11,13 +11,7 @@ from cases import Layer, Recipe, recipes
 from checks import assert_exact
 from hypothesis import given
 from numpy.typing import NDArray
-from oracle import (
-    all_singular_values,
-    dense_matrix,
-    dense_norm,
-    sigma_star,
-    tensor_norm_best,
-)
+from oracle import all_singular_values, dense_matrix, dense_norm, sigma_star, tensor_norm_best
 from torch_layers import torch_matrix
 
 ROTATION = np.zeros((2, 2, 2))

@@ -13,11 +13,7 @@ torch = pytest.importorskip("torch")
 from networks.published import NETWORKS  # noqa: E402
 from networks.torch_modules import Function  # noqa: E402
 from nightly import NIGHTLY  # noqa: E402
-from specnorm_networks import (  # noqa: E402
-    certified_accuracy,
-    network_bound,
-    network_graph,
-)
+from specnorm_networks import certified_accuracy, network_bound, network_graph  # noqa: E402
 from specnorm_networks.certified import operators as ops  # noqa: E402
 from specnorm_networks.checking import Checked, check  # noqa: E402
 from torch import nn  # noqa: E402

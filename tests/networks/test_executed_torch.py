@@ -9,11 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from networks.torch_modules import Function  # noqa: E402
-from specnorm_networks import (  # noqa: E402
-    Measure,
-    certified_accuracy,
-    network_graph,
-)
+from specnorm_networks import Measure, certified_accuracy, network_graph  # noqa: E402
 from specnorm_networks.radii import executed  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402

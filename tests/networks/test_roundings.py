@@ -15,9 +15,7 @@ from specnorm_networks import Measure
 from specnorm_networks.accuracy import certified_accuracy
 from specnorm_networks.certified import roundings
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.operators import (
-    Input,
-)
+from specnorm_networks.certified.operators import Input
 from specnorm_networks.certified.operators.base import LinearMap
 from specnorm_networks.certified.operators.executed import Format, Statistics
 from specnorm_networks.certified.operators.linear import normalisation

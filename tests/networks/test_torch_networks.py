@@ -8,9 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
 from networks.torch_modules import jacobian_norm, prepared, upper_of  # noqa: E402
-from specnorm_networks import (  # noqa: E402
-    network_bound,
-)
+from specnorm_networks import network_bound  # noqa: E402
 from torch import nn  # noqa: E402
 
 import specnorm  # noqa: E402

@@ -12,21 +12,7 @@ import numpy as np
 import pytest
 from assumptions import assumed
 from checks import present
-from proof.network_rules import (
-    NETWORKS,
-    NODES,
-    ONES,
-    PLACE,
-    RUN,
-    SCOPE,
-    STRIDED,
-    U,
-    V,
-    chain,
-    normed,
-    spec,
-    x,
-)
+from proof.network_rules import NETWORKS, NODES, ONES, PLACE, RUN, SCOPE, STRIDED, U, V, chain, normed, spec, x
 from specnorm_networks import Measure, NetworkBound, Product, RunBound, bound
 from specnorm_networks.certified import axes, rules, segments
 from specnorm_networks.certified.graph import Graph, Node

@@ -18,12 +18,7 @@ from specnorm import Enclose, TensorNorm
 from specnorm.certified.symbol import gram_powers
 from specnorm.methods.certify import Certify
 from specnorm.numerics import lanczos
-from specnorm.search import (
-    circulants,
-    constant,
-    layer,
-    tuning,
-)
+from specnorm.search import circulants, constant, layer, tuning
 from specnorm.search.layer import LayerTuning
 from specnorm.tensor import alternation, proving
 
