@@ -100,14 +100,12 @@ class Recipe:
 
     @property
     def kernel(self) -> NDArray[Any]:
-        """The kernel, built anew."""
         random = np.random.RandomState(self.seed)
         contents = FAMILIES[self.family](random, self.shape)
         return (contents * 10.0**self.scale).astype(self.dtype)
 
     @property
     def eps(self) -> float:
-        """Machine epsilon of the dtype."""
         return float(np.finfo(self.dtype).eps)
 
 
@@ -121,7 +119,6 @@ class Layer:
 
     @property
     def kernel(self) -> NDArray[Any]:
-        """The kernel, built anew."""
         return self.recipe.kernel
 
 

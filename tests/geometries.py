@@ -19,17 +19,14 @@ REFUSALS = (GeometryError, MethodError)
 
 
 def pads_of(layer: Layer) -> list[tuple[int, int]]:
-    """(before, after) per axis."""
     return padding_pairs(layer.geometry["padding"], layer.recipe.shape[2:], dilations(layer))
 
 
 def strides(layer: Layer) -> tuple[int, ...]:
-    """Stride per axis."""
     return tuple(layer.geometry.get("stride", (1,) * len(layer.input_shape)))
 
 
 def dilations(layer: Layer) -> tuple[int, ...]:
-    """Dilation per axis."""
     return tuple(layer.geometry.get("dilation", (1,) * len(layer.input_shape)))
 
 

@@ -59,7 +59,6 @@ def kernel_of(function: str) -> np.ndarray:
 
 
 def method_of(function: str, geometry: dict[str, Any]) -> Method:
-    """The method that a function runs."""
     own = geometry.get("padding_mode", "circular") != "circular" and function in AT_SIZE
     return AT_SIZE[function] if own else FUNCTIONS[function][1]
 

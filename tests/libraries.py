@@ -60,7 +60,6 @@ class Lib:
 
     @property
     def dtypes(self) -> tuple[str, ...]:
-        """Kernel dtypes to test."""
         return ("float32", "float64") if self.has_float64 else ("float32",)
 
     @property
@@ -94,7 +93,6 @@ class Lib:
         return float(host)
 
     def dtype_name(self, x: Any) -> str:
-        """Short name of an array's dtype."""
         return str(x.dtype).rpartition(".")[2]
 
 

@@ -51,18 +51,15 @@ class Promise:
     factor: Callable[[tuple[int, ...]], float]
 
     def geometry(self, layer: Layer) -> dict[str, Any]:
-        """Keywords for `specnorm.measure`."""
         return {"input_shape": layer.input_shape} if self.about == "circle" else {}
 
     def truth(self, layer: Layer) -> Truth:
-        """The oracle's answer."""
         if self.about == "circle":
             return dense_norm(layer.kernel, layer.input_shape)
         return sigma_star(layer.kernel, max_cells=4000)
 
 
 def taps(shape: tuple[int, ...]) -> int:
-    """Number of spatial positions."""
     return math.prod(shape[2:])
 
 

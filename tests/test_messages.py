@@ -84,7 +84,6 @@ COMMANDS = {
 
 
 def said_of(expression: str) -> str:
-    """What an expression raises."""
     names: dict[str, Any] = {name: getattr(specnorm, name) for name in specnorm.__all__} | {"K": K, "np": np}
     try:
         eval(expression, names)
@@ -94,7 +93,6 @@ def said_of(expression: str) -> str:
 
 
 def write(folder: Path) -> None:
-    """The files of `COMMANDS`."""
     (folder / "folder").mkdir()
     for name, content in FILES.items():
         path = folder / name

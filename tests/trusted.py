@@ -88,7 +88,6 @@ def imported(tree: ast.AST, *, types: bool = False) -> Iterator[str]:
 
 @functools.cache
 def imports(module: str) -> frozenset[str]:
-    """Modules of ours that one imports."""
     return frozenset(filter(None, map(defining, imported(parsed(modules()[module])))))
 
 

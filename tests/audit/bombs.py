@@ -124,7 +124,6 @@ def _tensor() -> bytes:
 
 
 def _shaped(axes: int, size: int) -> bytes:
-    """A tensor of so many axes."""
     return _checkpoint({"v": files.tensor(files.storage(16), (size,) * axes, (1,) * axes)})
 
 

@@ -65,7 +65,6 @@ def save_npz(path: Path, arrays: Mapping[str, Any]) -> Path:
 
 
 def npy(array: NDArray[Any]) -> bytes:
-    """Bytes of a ``.npy`` file."""
     stream = io.BytesIO()
     np.lib.format.write_array(stream, array, allow_pickle=True)
     return stream.getvalue()
@@ -90,7 +89,6 @@ def save_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Path:
 
 # -- pickles, opcode by opcode -------------------------------------------------------------------------------------
 def text(value: str) -> bytes:
-    """A string."""
     raw = value.encode()
     return b"X" + len(raw).to_bytes(4, "little") + raw
 
@@ -102,7 +100,6 @@ def integer(value: int) -> bytes:
 
 
 def integers(values: Sequence[int]) -> bytes:
-    """A tuple of integers."""
     return b"(" + b"".join(map(integer, values)) + b"t"
 
 
@@ -124,7 +121,6 @@ def tensor(stored: bytes, shape: Sequence[int], strides: Sequence[int], offset: 
 
 
 def state_dict(items: Mapping[str, bytes]) -> bytes:
-    """A pickle of a dictionary."""
     return b"\x80\x02}(" + b"".join(text(key) + value for key, value in items.items()) + b"u."
 
 

@@ -228,7 +228,6 @@ def _damaged_directory(content: bytes, dice: random.Random) -> bytes:
 
 
 def _found(content: bytes, mark: bytes) -> list[int]:
-    """Places of a mark."""
     return [found.start() for found in re.finditer(re.escape(mark), content)]
 
 
@@ -260,7 +259,6 @@ def outcome(path: Path, **limits: Any) -> str:
 
 
 def sharded_index(dice: random.Random, folder: Path) -> Path:
-    """A damaged index beside healthy shards."""
     names = list(_arrays())
     text = json.dumps({"metadata": {"total_size": 400}, "weight_map": dict.fromkeys(names, "shard")}).encode()
     path = folder / f"m{safetensors.SUFFIX}"

@@ -141,7 +141,6 @@ def test_own_workers_do_not_outlive_an_interruption() -> None:
 # -- dask: last, since forks after its threads have started are not safe -----------------------------------------------
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Dask workers."""
     distributed: Any = pytest.importorskip("distributed", reason="not installed: pip install distributed")
     dask: Any = pytest.importorskip("dask")
     workers: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}

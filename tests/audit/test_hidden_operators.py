@@ -147,7 +147,6 @@ SETS = [helper.make_opsetid("", 18)]
 
 
 def scope(nodes: Sequence[Any], given: Sequence[str] = (), made: Sequence[str] = ("y",), **arrays: Any) -> Any:
-    """A sub-graph."""
     infos = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names] for names in (given, made)]
     return helper.make_graph(
         nodes, "s", infos[0], infos[1], [numpy_helper.from_array(np.asarray(a), n) for n, a in arrays.items()]

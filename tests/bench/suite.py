@@ -45,7 +45,6 @@ class Section:
 
 
 def squares(*channels: int, family: str = "trained-like") -> list[Kernel]:
-    """Square 3x3 kernels."""
     made = {"flat": kernels.flat, "decaying": kernels.decaying}
     make = made.get(family, lambda c: kernels.like_trained((c, c, 3, 3)))
     return [(f"{c} channels", family, functools.partial(make, c)) for c in channels]

@@ -35,7 +35,6 @@ MEASURES: dict[str, Callable[[Any], Any]] = PUBLIC | {
 
 
 def graded(dtype: str = "float64") -> NDArray[Any]:
-    """A kernel whose products underflow."""
     kernel = np.random.default_rng(5).standard_normal((4, 5, 3, 3))
     kernel[2] *= 1e-30
     kernel[3, :, 0] *= 1e-36 if dtype == "float32" else 1e-300

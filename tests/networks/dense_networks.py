@@ -186,7 +186,6 @@ class Dense:
     """Of the functions: what is reached."""
 
     def count(self, number: int) -> int:
-        """Entries of a value."""
         return int(next(iter(self.sums[number].values())).shape[0] if number else self.sums[1][0].shape[1])
 
 
@@ -264,7 +263,6 @@ class Network(Dense):
         return self.layer(name, Conv(kernel, stride, 1, 1, False, self.mode, pads, None, None))
 
     def norm(self, name: str, values: Matrix | None = None) -> str:
-        """Batch normalisation."""
         if values is None:
             values = self.numbers.uniform(-1.5, 1.5, size=self.shapes[name][0])
         wide = np.repeat(values, math.prod(self.shapes[name][1:]))[:, None]
@@ -307,7 +305,6 @@ class Network(Dense):
         return self._node(here, operators.SignParts(1), (name,), (2 * channels, *size))
 
     def add(self, *names: str, signs: Sequence[int] = (1, 1)) -> str:
-        """A sum."""
         here = f"add{len(self.nodes)}"
         of: Sum = {}
         for name, sign in zip(names, signs, strict=True):
@@ -398,7 +395,6 @@ def _exact(numbers: Matrix) -> tuple[Matrix, Matrix]:
 
 
 def chained(matrices: Sequence[Matrix], slopes: Sequence[tuple[float, float]], names: Sequence[str] = ()) -> Dense:
-    """One after the other."""
     return Dense(["x", *names], [{}, *({at: matrix} for at, matrix in enumerate(matrices))], [(1.0, 1.0), *slopes])
 
 

@@ -21,8 +21,6 @@ class Slot:
 
 
 class Dice(random.Random):
-    """Dice that make shapes, too."""
-
     def sizes(self, low: int = 1, high: int = 3, most: int = 4) -> tuple[int, ...]:
         """A shape of at most 16 entries."""
         while True:

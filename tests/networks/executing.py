@@ -116,7 +116,6 @@ def layer(name: str, kernel: Array, source: str, shape: tuple[int, ...], bias: A
 
 
 def dense(*matrices: Array, biases: Sequence[Array] = ()) -> Graph:
-    """Matrices with ReLU between."""
     nodes = [Node("x", ops.Input(), (), (1, np.shape(matrices[0])[1]))]
     for at, matrix in enumerate(matrices):
         shape = (1, len(matrix))

@@ -70,7 +70,6 @@ class Drawn:
 
     @property
     def matrices(self) -> list[Matrix]:
-        """Dense, by loops."""
         convs = [conv.matrix(n) for conv, n in zip(self.convs, self.sizes, strict=False)]
         first, *others = self.dense
         return [*convs, first @ np.kron(np.eye(self.convs[-1].cout), self.averages), *others]

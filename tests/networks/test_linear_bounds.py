@@ -149,7 +149,6 @@ def test_rounding_is_counted() -> None:
 
 # -- programs ----------------------------------------------------------------------------------------------------------
 def steepest(f: Callable[[Array], Array], x: Array, row: Array) -> Array:
-    """Gradient of a row by differences."""
     units = np.eye(x.size).reshape(x.size, *x.shape)
     return np.stack([row @ (f(x + 1e-6 * e) - f(x - 1e-6 * e)) for e in units]).reshape(x.shape) / 2e-6
 

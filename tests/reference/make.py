@@ -202,7 +202,6 @@ CASES: tuple[Case, ...] = (
 
 
 def norm_of(it: Case) -> Bounds:
-    """Proven bounds of a layer's norm."""
     kernel, geometry = it.values, dict(it.geometry)
     if it.input_shape is not None:
         return matrix_norm(dense_matrix(kernel, it.input_shape, **geometry))

@@ -90,7 +90,6 @@ def pooled(head: Float, matrix: Float, n: int) -> Iterator[Float]:
 
 
 def networks() -> list[Network]:
-    """All of them."""
     found = []
     for name, operator, slopes, seed in (("relu", "Relu", (0.0, 1.0), 1), ("abs", "Abs", (-1.0, 1.0), 2)):
         a, b, c = weights(seed, 7, 4), weights(seed + 10, 3, 7), weights(seed + 20, 7)
@@ -161,7 +160,6 @@ def upper_of(network: Network) -> float:
 
 
 def row(network: Network) -> dict[str, Any]:
-    """The published record of a network."""
     x, y, ratio = pair_of(network)
     return {
         "name": network.name, "file": f"{FOLDER.name}/{network.name}.onnx", "input_shape": list(network.shape),

@@ -121,7 +121,6 @@ def by_cells(kernel: Float) -> Bounds:
 
 
 def _cosine(turns: Fraction) -> arb:
-    """``cos(pi turns)``."""
     _, cosine = arb.sin_cos_pi_fmpq(fmpq(turns.numerator, turns.denominator))
     return cosine
 

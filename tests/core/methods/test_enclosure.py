@@ -84,7 +84,6 @@ def test_torch_searches_where_numpy_cannot_look(monkeypatch: pytest.MonkeyPatch)
 
 
 def tune(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> None:
-    """Search with other numbers."""
     monkeypatch.setattr(tuning, "TUNING", tuning.TUNING._replace(**changed))
 
 

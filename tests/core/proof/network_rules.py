@@ -89,7 +89,6 @@ def normed(about: ConvSpec, size: tuple[int, ...] | None = (5,), **geometry: Any
 
 
 def chain(*factors: float) -> Graph:
-    """Matrices with ReLU between."""
     nodes = [x()]
     for at, factor in enumerate(factors):
         nodes += [times(f"m{at}", nodes[-1].name, factor), join(f"r{at}", ReLU(), f"m{at}")]

@@ -85,7 +85,6 @@ class AtSize:
         self.keywords: dict[str, Any] = {"input_shape": drawn.input_shape, **drawn.geometry}
 
     def wrong(self, claim: str, detail: str) -> None:
-        """Record a violation."""
         self.tally.violations.append(f"{self.drawn}: {claim}: {detail}")
 
     def upper(self, claim: str, value: Any) -> None:
@@ -202,7 +201,6 @@ def check(index: int, modes: Sequence[PaddingMode] = ("zeros",), *, rigorous: bo
 
 
 def sample(indices: Iterable[int], modes: Sequence[PaddingMode] = ("zeros",), *, rigorous: bool = False) -> Tally:
-    """Check many layers."""
     total = Tally()
     for index in indices:
         total.add(check(index, modes, rigorous=rigorous))

@@ -186,7 +186,6 @@ def scalar_supremum(polynomials: Sequence[NDArray[Any]]) -> arb:
 
 
 def largest(values: Sequence[arb]) -> arb:
-    """Maximum of balls."""
     best = values[0]
     for value in values[1:]:
         best = best.max(value)

@@ -42,14 +42,12 @@ class Tally:
     violations: list[str] = field(default_factory=list)
 
     def add(self, other: Tally) -> None:
-        """Join two tallies."""
         self.kernels += other.kernels
         self.claims += other.claims
         self.open += other.open
         self.violations += other.violations
 
     def summary(self) -> str:
-        """Counts in one line."""
         claims, undecided = sum(self.claims.values()), sum(self.open.values())
         wrong = len(self.violations)
         return f"{self.kernels} kernels, {claims} claims, {undecided} undecided or beyond the budget, {wrong} wrong"
@@ -78,11 +76,9 @@ class Claims:
 
     # -- one value against one truth ------------------------------------------------------------------------------
     def wrong(self, claim: str, detail: str) -> None:
-        """Record a violation."""
         self.tally.violations.append(f"{self.case}: {claim}: {detail}")
 
     def number(self, x: Any) -> float:
-        """The number in a 0-d array."""
         return float(self._numpy(x))
 
     def upper(self, claim: str, value: Any, low: arb) -> None:
@@ -189,7 +185,6 @@ class Claims:
         )
 
     def unfoldings(self) -> None:
-        """Every unfolding bound, and their minimum."""
         for value in self._numpy(specnorm.measure(self.kernel, Unfoldings()).value):
             self.upper("unfolding_bounds", self._asarray(np.asarray(value)), self.truth.low())
         self.upper("f4_bound", specnorm.measure(self.kernel, FantasticFour()).value, self.truth.low())
@@ -200,12 +195,10 @@ class Claims:
         self.upper(f"gram_bound(n_iter={n_iter})", value, self.truth.low(sizes))
 
     def gram_everywhere(self, n_iter: int) -> None:
-        """`gram_bound` at every size."""
         value = specnorm.measure(self.kernel, Gram(n_iter=n_iter)).value
         self.upper(f"gram_bound(n_iter={n_iter}), every size", value, self.truth.low())
 
     def layer(self, sizes: tuple[int, ...], n_iter: int, seed: int = 0) -> None:
-        """`power_norm` of the circular layer."""
         value = specnorm.measure(self.kernel, Power(n_iter=n_iter, seed=seed), input_shape=sizes).value
         self.lower("power_norm", value, self.truth.low(sizes), self._high(sizes), lambda: self.truth.harder(sizes))
 
@@ -266,7 +259,6 @@ def as_if_large(index: int) -> Iterator[None]:
 
 
 def check(index: int, **options: Any) -> Tally:
-    """Check the kernel of a number."""
     with as_if_large(index):
         return _check(index, **options)
 
@@ -317,7 +309,6 @@ def _check(index: int, **options: Any) -> Tally:
 
 
 def sample(indices: Iterable[int], **options: Any) -> Tally:
-    """Check many kernels."""
     total = Tally()
     for index in indices:
         total.add(check(index, **options))

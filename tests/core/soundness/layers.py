@@ -125,7 +125,6 @@ class Layer:
         return [Axis(n, m, k, s, r, b) for m, (k, n, s, r, (b, _)) in zip(counts, each, strict=True)]
 
     def truth(self) -> Truth:
-        """Spectral norm, from the dense matrix."""
         scaled, exponent = scale_to_one(self.kernel)
         matrix, taps = self._dense(scaled), math.prod(scaled.shape[2:])
         absolute = self._dense(np.abs(scaled))
@@ -182,7 +181,6 @@ def _sees(drawn: Layer) -> bool:
 
 
 def _sides(drawn: Layer) -> int:
-    """Larger side of the dense matrix."""
     first, second = drawn.kernel.shape[0], drawn.kernel.shape[1] * drawn.geometry["groups"]
     axes = drawn.axes
     return int(max(first * math.prod(a.outputs for a in axes), second * math.prod(a.n for a in axes)))

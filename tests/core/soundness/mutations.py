@@ -43,7 +43,6 @@ def over(kernels: Iterable[Case], act: Callable[[Claims], None]) -> Violations:
 
 
 def small() -> list[Case]:
-    """Small Gaussian kernels."""
     return [case(index, family="normal", dtypes=("float64",), subnormal=False) for index in range(30)]
 
 

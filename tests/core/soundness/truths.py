@@ -54,7 +54,6 @@ class Peaks:
         return flat.reshape(-1, *self.shape)
 
     def norms(self, theta: Float) -> Float:
-        """Norms at frequencies (f, d)."""
         chunk = max(1, 2_000_000 // (self.shape[0] * self.shape[1] + len(self.offsets)))
         return np.concatenate([self._norms(theta[i : i + chunk]) for i in range(0, len(theta), chunk)])
 
@@ -151,12 +150,10 @@ class Truth:
 
     @functools.cached_property
     def exact(self) -> Exact:
-        """The kernel in ball arithmetic."""
         return Exact(self.kernel)
 
     @functools.cached_property
     def peaks(self) -> Peaks:
-        """The search in floats."""
         return Peaks(self.kernel)
 
     @functools.cached_property

@@ -21,8 +21,6 @@ KINDS = ("everywhere", "ball", "box")
 
 @dataclass
 class Counts:
-    """What happened."""
-
     programs: int = 0
     bounded: int = 0
     unchecked: int = 0

@@ -62,7 +62,6 @@ def function_of(proto: Any, opset: int) -> ReferenceEvaluator:
 
 
 def ran(node: Any, opset: int, inputs: Sequence[Any]) -> list[NDArray[Any]]:
-    """Outputs of one node."""
     if node.op_type in ("Erf", "Gelu"):
         proto = model([node], None, opset=opset, inputs=node.input, outputs=node.output)
         found: Any = function_of(proto, opset).run(None, {node.input[0]: inputs[0]})
@@ -138,7 +137,6 @@ class OnnxProgram:
         return max(float(np.max(each, initial=0.0)) for each in arrays)
 
     def runs(self) -> bool:
-        """Whether it makes sense."""
         try:
             with np.errstate(all="ignore"):
                 self.function()(np.full(self.shape, 0.3, np.float64))

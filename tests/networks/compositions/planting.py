@@ -116,8 +116,6 @@ def operator(rule: Callable[..., Plant], key: str, change: Callable[[Any], Opera
 
 
 def fields(rule: Callable[..., Plant], key: str, **values: Any) -> Plant:
-    """Another value of a field."""
-
     def change(old: Any) -> Operator:
         new = {name: value(getattr(old, name)) if callable(value) else value for name, value in values.items()}
         found: Operator = replace(old, **new)
@@ -127,13 +125,10 @@ def fields(rule: Callable[..., Plant], key: str, **values: Any) -> Plant:
 
 
 def inputs(rule: Callable[..., Plant], key: str, change: Callable[[Any], Any]) -> Plant:
-    """Other inputs."""
     return rule(key, lambda build: remade(build, lambda made: replace(made, inputs=change(made.inputs))))
 
 
 def rearranged(rule: Callable[..., Plant], key: str, *order: int) -> Plant:
-    """Other inputs for the builder."""
-
     def wrap(build: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(build)
         def planted(*given: Any, **named: Any) -> Any:
@@ -146,7 +141,6 @@ def rearranged(rule: Callable[..., Plant], key: str, *order: int) -> Plant:
 
 
 def method(cls: type, name: str, made: Callable[[Any], Any]) -> Plant:
-    """Another method of a class."""
     return lambda patch: patch.setattr(cls, name, made(getattr(cls, name)))
 
 

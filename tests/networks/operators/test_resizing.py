@@ -28,7 +28,6 @@ def places(coordinates: str, n: int, m: int) -> Any:
 
 
 def interpolation(mode: str, coordinates: str, nearest: str, n: int, m: int) -> Any:
-    """The matrix of an axis."""
     x, basis = places(coordinates, n, m), np.eye(n)
     if mode == "linear":
         return np.stack([np.interp(x, np.arange(n), row) for row in basis], 1)

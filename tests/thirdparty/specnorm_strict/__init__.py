@@ -35,7 +35,6 @@ class StrictBackend(Backend):
         return tuple(str(device) for device in array_api_strict.__array_namespace_info__().devices())
 
     def version(self) -> str:
-        """array-api-strict's version."""
         return str(array_api_strict.__version__)
 
     def asarray(self, x: np.ndarray, device: str | None = None) -> Any:
