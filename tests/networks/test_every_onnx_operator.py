@@ -155,7 +155,7 @@ def test_linear_maps_are_what_operators_compute() -> None:
                 seen.add(type(node.operator))
     every = [getattr(operators, name) for name in operators.__all__]
     linear = {each for each in every if getattr(each, "linear_map", Operator.linear_map) is not Operator.linear_map}
-    assert linear - seen == {operators.SameOrder, operators.Selection}  # of which others are made
+    assert linear - seen == {operators.SameOrder}  # of which others are made
 
 
 def test_every_input_attribute_and_version_is_varied() -> None:

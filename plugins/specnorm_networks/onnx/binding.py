@@ -6,7 +6,7 @@ it is the default. A parameter's annotation says what it takes:
 
 - `Data`: a value that may move; `Value`: or a constant.
 - `Constant`: a constant, of any size.
-- numbers (`int`, `Wholes`, ...): from an attribute or a small constant; with ``| Data``: or sizes that are not known.
+- numbers (`int`, `Wholes`, ...): from an attribute or a small constant.
 - `Array`: a small constant, as it is.
 
 A parameter that an operator set does not have takes its own default, or None where it may be None.
@@ -174,7 +174,7 @@ def _taken(call: Call, name: str, value: Value, parameter: inspect.Parameter) ->
     kinds = _kinds(parameter)
     small = [kind for kind in kinds if kind in (*_LISTS, *_SINGLE, Array)]
     if isinstance(value, Data):
-        if Data not in kinds or (small and not value.held):
+        if Data not in kinds:
             _refuse(call, name, value)
         return value
     if Constant in kinds:

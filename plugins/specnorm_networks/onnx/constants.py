@@ -22,9 +22,8 @@ from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError
 from specnorm_networks.onnx.binding import Numbers, Wholes, bind, stated
 from specnorm_networks.onnx.evaluator import cost, evaluate
-from specnorm_networks.onnx.nodes import MAX_FOLDED, MAX_KNOWN, Call, Data, Known, Made, Shape, Value
+from specnorm_networks.onnx.nodes import MAX_FOLDED, MAX_KNOWN, Call, Data, Known, Made, Shape, Value, broadcast_shapes
 from specnorm_networks.onnx.pooling import reduce
-from specnorm_networks.onnx.shapes import broadcast_shapes
 from specnorm_networks.onnx.tensors import Constant, Tensors
 
 WORK = 2**36
@@ -69,9 +68,9 @@ def shape_of(call: Call, x: Value, /, *, start: int = 0, end: int | None = None)
     return call.fold(np.asarray(known if call.operator == "Shape" else math.prod(known), dtype=np.int64))
 
 
-def filled(call: Call, shape: Wholes | Data, /, *, value: Constant | None = None) -> Constant | Made:
+def filled(call: Call, shape: Wholes, /, *, value: Constant | None = None) -> Constant | Made:
     """ConstantOfShape, of a small shape."""
-    if isinstance(shape, Data) or len(shape) > 16 or min(shape, default=0) < 0 or math.prod(shape) > MAX_FOLDED:
+    if len(shape) > 16 or min(shape, default=0) < 0 or math.prod(shape) > MAX_FOLDED:
         return Made(ops.Held("it is a constant that is not evaluated"), (), None)
     each = np.zeros(1, np.float32) if value is None else np.ravel(value.load())
     return call.fold(np.full(shape, each[0]))

@@ -21,11 +21,11 @@ from specnorm_networks.onnx.nodes import (
     Made,
     Shape,
     Value,
+    broadcast_shapes,
     on_axis,
     scalar,
     shape_of,
 )
-from specnorm_networks.onnx.shapes import broadcast_shapes
 from specnorm_networks.onnx.tensors import Constant
 
 

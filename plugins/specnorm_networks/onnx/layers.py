@@ -1,4 +1,4 @@
-"""Layers: operators with a kernel, and batch normalisation."""
+"""Layers: operators with a kernel, and normalisation."""
 
 from __future__ import annotations
 
@@ -14,9 +14,21 @@ from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.axes import Window
 from specnorm_networks.certified.operators import Layer, NoBoundError
 from specnorm_networks.certified.operators.linear import normalisation
+from specnorm_networks.certified.operators.normalisation import Form
 from specnorm_networks.onnx.binding import Wholes
-from specnorm_networks.onnx.nodes import MAX_AMOUNT, UNSIZED, Call, Data, Made, Shape, Value, offset_of, shape_of
-from specnorm_networks.onnx.shapes import same_pads
+from specnorm_networks.onnx.nodes import (
+    MAX_AMOUNT,
+    MAX_KNOWN,
+    Call,
+    Data,
+    Made,
+    Shape,
+    UnsizedError,
+    Value,
+    offset_of,
+    on_axis,
+    shape_of,
+)
 from specnorm_networks.onnx.tensors import Constant
 
 PRODUCT = "it is a product of two values that depend on the input, which has no constant"
@@ -39,7 +51,12 @@ def pads_of(
         if sizes is None and max(stride) > 1:
             return None
         # Without strides it does not depend on the sizes.
-        return same_pads(sizes or (1,) * len(kernel), kernel, stride, dilation, lower=how == "SAME_LOWER")
+        pairs = []
+        for n, k, s, r in zip(sizes or (1,) * len(kernel), kernel, stride, dilation, strict=True):
+            total = max((-(-n // s) - 1) * s + r * (k - 1) + 1 - n, 0)
+            half = total // 2 if how == "SAME_UPPER" else total - total // 2
+            pairs.append((half, total - half))
+        return tuple(pairs)
     if how not in ("NOTSET", "VALID"):
         raise NoBoundError(f"auto_pad={how[:20]} is not known here")
     flat = amounts("pads", pads, 2 * len(kernel), 0) if how == "NOTSET" else (0,) * (2 * len(kernel))
@@ -142,7 +159,7 @@ def _matrix(
     layer = call.layer(weight, {}, row=_scaled(weight, alpha), transposed=turned)
     before = x.shape
     if before is None and call.operator == "MatMul":
-        raise NoBoundError(UNSIZED)  # others take matrices alone
+        raise UnsizedError  # others take matrices alone
     before = before[::-1] if before and flip_x else before
     source: Value | Made = Made(ops.Permute((1, 0)), (x,), before) if flip_x else x
     # From the left, of a vector too, which is no column.
@@ -242,3 +259,67 @@ def batch_norm(
     if not np.all(np.isfinite(operator.values)):
         raise NoBoundError("its variances are negative or not finite")
     return Made(operator, (x,), x.shape)
+
+
+# -- normalisation by a value's own entries ----------------------------------------------------------------------------
+def _normalised(
+    x: Data | Made, axes: tuple[int, ...], eps: float, *, centred: bool = True, form: Form = "mean square"
+) -> Made:
+    """Divided by a function of the length over some axes."""
+    shape = shape_of(x)
+    if not axes or not math.isfinite(eps):
+        raise NoBoundError(f"it normalises over axes {axes}, with epsilon={eps!r}")
+    value = Made(ops.Centre(axes), (x,), shape) if centred else x
+    ones = tuple(1 if axis in axes else n for axis, n in enumerate(shape))
+    length = Made(ops.Norm(axes, keep=True), (value,), ones)
+    return Made(ops.Normalise(axes, eps, form), (value, length), shape)
+
+
+def _times(made: Made, scale: Constant | None, bias: Constant | None, spatial: int = 0) -> Made:
+    """Times a constant, plus another, whose axes are followed by some more."""
+    if scale is None and bias is None:
+        return made
+    if scale is not None and (scale.size > MAX_KNOWN or scale.refusal is not None):
+        raise NoBoundError("one of its constants cannot be read")
+    values = np.ones(()) if scale is None else scale.load().astype(np.float64)
+    values = values.reshape(*values.shape, *(1,) * spatial)
+    return Made(ops.Scale(values, offset_of(bias, spatial=spatial), exact=True), (made,), made.shape)
+
+
+def layer_norm(
+    call: Call, x: Data, scale: Constant, bias: Constant | None = None, /, *, axis: int = -1, epsilon: float = 1e-5
+) -> Made:
+    """Over an axis and all behind it, with a mean or without."""
+    shape = shape_of(x)
+    axes = tuple(range(on_axis(axis, shape), len(shape)))
+    return _times(_normalised(x, axes, epsilon, centred=call.operator == "LayerNormalization"), scale, bias)
+
+
+def instance_norm(x: Data, scale: Constant, bias: Constant, /, *, epsilon: float) -> Made:
+    """Over all axes behind the channels."""
+    count = len(shape_of(x)) - 2
+    return _times(_normalised(x, tuple(range(2, 2 + count)), epsilon), scale, bias, count)
+
+
+def group_norm(call: Call, x: Data, scale: Constant, bias: Constant, /, *, num_groups: int, epsilon: float) -> Made:
+    """Over groups of channels, and all axes behind them."""
+    shape = shape_of(x)
+    sizes = shape[1:]
+    if num_groups < 1 or sizes[0] % num_groups:
+        raise NoBoundError(f"num_groups={num_groups} of {sizes[0]} channels")
+    split = (shape[0], num_groups, math.prod(sizes) // num_groups)
+    made = _normalised(Made(ops.Reshape((0, num_groups, -1), copies=True), (x,), split), (2,), epsilon)
+    whole = Made(ops.Reshape((0, *sizes), copies=True), (made,), shape)
+    if call.opset < 21:
+        # One number a group.
+        each = ops.Reshape((0, num_groups, -1), copies=True)
+        wide = _times(Made(each, (whole,), split), scale, bias, 1)
+        return Made(ops.Reshape((0, *sizes), copies=True), (wide,), shape)
+    return _times(whole, scale, bias, len(sizes) - 1)
+
+
+def length_norm(x: Data, /, *, axis: int, p: int) -> Made:
+    """Entries over their length along an axis."""
+    if p != 2:
+        raise NoBoundError(f"p={p}: the 2-norm alone has a rule")
+    return _normalised(x, (on_axis(axis, shape_of(x)),), 0.0, centred=False, form="largest")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -22,32 +23,36 @@ from specnorm_networks.onnx.nodes import (
     Result,
     Shape,
     Value,
+    broadcast_shapes,
     on_axis,
     scalar,
     shape_of,
 )
-from specnorm_networks.onnx.shapes import broadcast_shapes, reshaped, slice_parts, sliced
 from specnorm_networks.onnx.tensors import Constant
 
 
-def _moved(x: Value, shape: Shape | None, operator: Operator) -> Constant | Made:
+def _moved(x: Value, shape: Shape, operator: Operator) -> Constant | Made:
     """Entries in another order or shape, of data or of a constant."""
     if isinstance(x, Data):
         return Made(operator, (x,), shape)
-    if shape is None or math.prod(shape) != x.size:
-        raise NoBoundError("a constant to a shape that is not known")
+    if math.prod(shape) != x.size:
+        raise NoBoundError(f"a constant of shape {x.shape} to {shape}")
     if isinstance(operator, ops.Permute):
         return x.mapped(shape, lambda a: np.transpose(a, operator.axes))
     return x.mapped(shape, lambda a: a.reshape(shape))
 
 
-def reshape(x: Value, /, *, shape: Wholes | Data, allowzero: int = 0) -> Constant | Made:
-    """New shape, from an attribute or a constant."""
-    if isinstance(shape, Data):
-        return _moved(x, None, ops.Selection())
+def reshape(x: Value, /, *, shape: Wholes, allowzero: int = 0) -> Constant | Made:
+    """New shape, from an attribute or a constant: 0 copies a size, -1 is what is left."""
     if len(shape) > 16 or min(shape, default=0) < -1:
         raise NoBoundError(f"shape={shape[:8]}")
-    return _moved(x, reshaped(x.shape, shape, allow_zero=bool(allowzero)), ops.Reshape(shape, copies=not allowzero))
+    sizes = shape
+    if 0 in shape and not allowzero:
+        sizes = tuple(shape_of(x)[at] if n == 0 else n for at, n in enumerate(shape))
+    if -1 in sizes:
+        known = math.prod(n for n in sizes if n != -1)
+        sizes = tuple(math.prod(shape_of(x)) // known if n == -1 else n for n in sizes)
+    return _moved(x, sizes, ops.Reshape(shape, copies=not allowzero))
 
 
 def transpose(x: Value, /, *, perm: Wholes | None) -> Constant | Made:
@@ -68,10 +73,8 @@ def flatten(x: Value, /, *, axis: int) -> Constant | Made:
     return _moved(x, (math.prod(before[:axis]), math.prod(before[axis:])), ops.TwoAxes(axis))
 
 
-def squeeze(x: Value, /, *, axes: Wholes | Data | None) -> Constant | Made:
+def squeeze(x: Value, /, *, axes: Wholes | None) -> Constant | Made:
     """Axes of size 1, taken away."""
-    if isinstance(axes, Data):
-        return _moved(x, None, ops.Selection())
     before = shape_of(x)
     if axes is not None and not axes:
         raise NoBoundError("it has axes, and none of them: runtimes disagree on what it takes away")
@@ -85,10 +88,8 @@ def squeeze(x: Value, /, *, axes: Wholes | Data | None) -> Constant | Made:
     return _moved(x, tuple(n for at, n in enumerate(before) if at not in gone), ops.Squeeze(gone))
 
 
-def unsqueeze(x: Value, /, *, axes: Wholes | Data) -> Constant | Made:
+def unsqueeze(x: Value, /, *, axes: Wholes) -> Constant | Made:
     """Axes of size 1, put in."""
-    if isinstance(axes, Data):
-        return _moved(x, None, ops.Selection())
     before = shape_of(x)
     ndim = len(before) + len(axes)
     new = tuple(sorted({a % ndim for a in axes}))
@@ -147,26 +148,31 @@ def dequantize(
     return replace(x.mapped(x.shape, change), dtype="float32")
 
 
-def slice_of(
-    x: Data, /, *, starts: Wholes | Data, ends: Wholes | Data, axes: Wholes | Data | None,
-    steps: Wholes | Data | None = None,
-) -> Made:  # fmt: skip
+def slice_of(x: Data, /, *, starts: Wholes, ends: Wholes, axes: Wholes | None, steps: Wholes | None = None) -> Made:
     """A part along some axes."""
-    if isinstance(starts, Data) or isinstance(ends, Data) or isinstance(axes, Data) or isinstance(steps, Data):
-        return Made(ops.Selection(), (x,), None)
-    parts = slice_parts(shape_of(x), starts, ends, axes, steps)
-    return Made(ops.Slice(parts), (x,), sliced(shape_of(x), parts))
+    sizes, parts = list(shape_of(x)), dict[int, tuple[int, int | None, int | None, int]]()
+    given = (starts, ends, range(len(starts)) if axes is None else axes, [1] * len(starts) if steps is None else steps)
+    if len({len(each) for each in given}) > 1 or 0 in given[3]:
+        raise NoBoundError("its starts, ends, axes and steps do not fit each other")
+    for start, end, at, step in zip(*given, strict=True):
+        axis = on_axis(at, shape_of(x))
+        if axis in parts:
+            raise NoBoundError(f"it takes a part of axis {axis} twice")
+        first, last, _ = slice(start, end, step).indices(sizes[axis])
+        if first < 0:  # NumPy takes nothing, onnxruntime may take the first entry
+            raise NoBoundError(f"it steps backwards from {start}, before the {sizes[axis]} entries of axis {axis}")
+        parts[axis] = (axis, first, None if last < 0 else last, step)
+        sizes[axis] = len(range(first, last, step))
+    return Made(ops.Slice(tuple(parts.values())), (x,), tuple(sizes))
 
 
 def split(
-    call: Call, x: Data, /, *, split: Wholes | Data | None, axis: int, num_outputs: int | None = None
+    call: Call, x: Data, /, *, split: Wholes | None, axis: int, num_outputs: int | None = None
 ) -> tuple[Made, ...]:
     """Parts along one axis, each a slice of the whole."""
-    count = call.outputs
-    if x.shape is None or isinstance(split, Data):
-        return (Made(ops.Selection(), (x,), None),) * count
-    axis = on_axis(axis, x.shape)
-    n = x.shape[axis]
+    count, before = call.outputs, shape_of(x)
+    axis = on_axis(axis, before)
+    n = before[axis]
     if num_outputs not in (None, count) or (split is not None and len(split) != count):
         raise NoBoundError(f"split or num_outputs of Split do not fit its {count} outputs")
     if split is None:
@@ -176,7 +182,7 @@ def split(
         raise NoBoundError(f"split={split[:8]} does not fit an axis of {n}")
     ends = [sum(split[: at + 1]) for at in range(count)]
     return tuple(
-        Made(ops.Slice(((axis, end - part, end, 1),)), (x,), (*x.shape[:axis], part, *x.shape[axis + 1 :]))
+        Made(ops.Slice(((axis, end - part, end, 1),)), (x,), (*before[:axis], part, *before[axis + 1 :]))
         for end, part in zip(ends, split, strict=True)
     )
 
@@ -191,12 +197,10 @@ def concat(*values: Value, axis: int) -> Made:
     return Made(ops.Concat(axis), values, (*shapes[0][:axis], whole, *shapes[0][axis + 1 :]))
 
 
-def gather(x: Value, indices: Array | Data, /, *, axis: int) -> Made:
+def gather(x: Value, indices: Array, /, *, axis: int) -> Made:
     """Entries by constant positions."""
     if isinstance(x, Constant):
         raise NoBoundError("a table that is read at positions")
-    if isinstance(indices, Data):
-        raise NoBoundError("the input indices of ops.Gather is not known: give the input shape")
     before = shape_of(x)
     axis = on_axis(axis, before)
     index = indices.astype(np.int64)
@@ -218,11 +222,9 @@ def tile(x: Data, repeats: Wholes, /) -> Made:
 
 def blocks(call: Call, x: Data, /, *, blocksize: int, mode: str = "DCR") -> Made:
     """Pixels to channels, or back."""
-    b, before = blocksize, x.shape
+    b, before = blocksize, shape_of(x)
     if mode not in ("DCR", "CRD"):
         raise NoBoundError(f"mode={mode[:20]!r} of {call.operator} is not known here")
-    if before is None:
-        return Made(ops.Selection(), (x,), None)
     deeper = call.operator == "SpaceToDepth"
     if len(before) != 4 or not 1 <= b <= MAX_AMOUNT or any(n % b for n in before[2:] if deeper) or (
         not deeper and before[1] % b**2
@@ -239,3 +241,108 @@ def blocks(call: Call, x: Data, /, *, blocksize: int, mode: str = "DCR") -> Made
 
     at = move(np.arange(math.prod(before)).reshape(before))
     return Made(ops.Entries(at, at.size), (x,), at.shape)
+
+
+# -- entries at constant places, and sorts ----------------------------------------------------------------------------
+def _sizes(x: Value) -> tuple[int, ...]:
+    """All known, of a value whose entries can be counted."""
+    known = shape_of(x)
+    if math.prod(known) > MAX_KNOWN:
+        raise NoBoundError("its input is too large for a table of its entries")
+    return known
+
+
+def _places(x: Value) -> NDArray[np.int64]:
+    known = _sizes(x)
+    return np.arange(math.prod(known)).reshape(known)
+
+
+def _taken(x: Data, at: NDArray[np.int64]) -> Made:
+    if at.size > MAX_KNOWN:
+        raise NoBoundError("its value is too large for a table of its entries")
+    return Made(ops.Entries(at, math.prod(_sizes(x))), (x,), at.shape)
+
+
+def _along(sizes: tuple[int, ...], indices: Array, axis: int, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], ...]:
+    """Positions on all axes, where one axis' are given for entries of a shape."""
+    if len(indices.shape) != len(sizes) or any(
+        m > n for at, (m, n) in enumerate(zip(indices.shape, sizes, strict=True)) if at != axis
+    ):
+        raise NoBoundError(f"indices of shape {indices.shape} do not fit {sizes}")
+    grid = list(np.indices(shape))
+    grid[axis] = _within(indices, sizes[axis])
+    return tuple(grid)
+
+
+def _within(indices: Array, size: int) -> NDArray[np.int64]:
+    """Positions from the front."""
+    found = indices.astype(np.int64)
+    if ((found < -size) | (found >= size)).any():
+        raise NoBoundError(f"its indices lie outside of an axis of {size}")
+    return found % max(size, 1)
+
+
+def gather_elements(x: Data, indices: Array, /, *, axis: int = 0) -> Made:
+    """One entry for each position, along an axis."""
+    return _taken(x, _places(x)[_along(_sizes(x), indices, on_axis(axis, shape_of(x)), indices.shape)])
+
+
+def gather_nd(x: Data, indices: Array, /, *, batch_dims: int = 0) -> Made:
+    """Slices by tuples of positions."""
+    at = _by_tuples(_places(x), indices, batch_dims)
+    return _taken(x, at)
+
+
+def _by_tuples(places: NDArray[np.int64], indices: Array, batch: int = 0) -> NDArray[np.int64]:
+    depth = indices.shape[-1] if indices.ndim else 0
+    if not 1 <= batch + depth <= places.ndim or places.shape[:batch] != indices.shape[:batch] or batch < 0:
+        raise NoBoundError(f"indices of shape {indices.shape} do not fit {places.shape}")
+    if math.prod(indices.shape[:-1]) * math.prod(places.shape[batch + depth :]) > MAX_KNOWN:
+        raise NoBoundError("its value is too large for a table of its entries")
+    columns = tuple(_within(indices[..., k], places.shape[batch + k]) for k in range(depth))
+    if not batch:
+        return places[columns]
+    found = np.empty((*indices.shape[:-1], *places.shape[batch + depth :]), np.int64)
+    for at in itertools.product(*map(range, places.shape[:batch])):
+        found[at] = places[at][tuple(column[at] for column in columns)]
+    return found
+
+
+def triangle(x: Data, k: int | None = None, /, *, upper: int = 1) -> Made:
+    """The part above a diagonal, or below; zeros elsewhere."""
+    keep = np.triu if upper else np.tril
+    return _taken(x, keep(_places(x) + 1, k or 0) - 1)
+
+
+def scatter_nd(x: Value, indices: Array, updates: Value, /, *, reduction: str = "none") -> Made:
+    """Slices put at tuples of positions."""
+    return _put(x, _by_tuples(_places(x), indices), updates, reduction)
+
+
+def scatter_elements(x: Value, indices: Array, updates: Value, /, *, axis: int = 0, reduction: str = "none") -> Made:
+    """Entries put at positions along an axis."""
+    at = _places(x)[_along(_sizes(x), indices, on_axis(axis, shape_of(x)), indices.shape)]
+    return _put(x, at, updates, reduction)
+
+
+def _put(x: Value, at: NDArray[np.int64], updates: Value, reduction: str) -> Made:
+    if reduction != "none":
+        raise NoBoundError(f"reduction={reduction[:20]!r} is not known here")
+    if updates.shape != at.shape:
+        raise NoBoundError(f"updates of shape {updates.shape} do not fit {at.shape}")
+    if len(np.unique(at)) < at.size:
+        raise NoBoundError("it writes to an entry twice")
+    return Made(ops.Merge(at), (x, updates), x.shape)
+
+
+def top(x: Data, k: int, /, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> Made:
+    """The first entries in order, or all; where they were is no value with a slope."""
+    if not sorted:
+        raise NoBoundError("in which order its entries come is open: sorted=0")
+    shape = shape_of(x)
+    axis = on_axis(axis, shape)
+    size = shape[axis]
+    if not 0 < k <= size:
+        raise NoBoundError(f"{k} of {size} entries")
+    made = ops.Sort(axis, bool(largest), None if k == size else k)
+    return Made(made, (x,), (*shape[:axis], k, *shape[axis + 1 :]))

@@ -21,7 +21,13 @@ MAX_FOLDED = 2**16
 """Entries of constants that are evaluated to learn shapes."""
 MAX_KNOWN = 2**24
 """Entries of constants that become numbers of an operator."""
-UNSIZED = "the shape of its input is not known: give the input shape"
+
+
+class UnsizedError(NoBoundError):
+    """The shape of an input is not known."""
+
+    def __init__(self) -> None:
+        super().__init__("the shape of its input is not known: give the input shape")
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,12 +180,17 @@ def shape_of(x: Value | Made) -> Shape:
 
     Raises
     ------
-    NoBoundError
-        If it is not known.
+    UnsizedError
     """
     if x.shape is None:
-        raise NoBoundError(UNSIZED)
+        raise UnsizedError
     return x.shape
+
+
+def broadcast_shapes(shapes: Sequence[Shape | None]) -> Shape | None:
+    """NumPy's rule; None if a shape is not known."""
+    known = [shape for shape in shapes if shape is not None]
+    return np.broadcast_shapes(*known) if known and len(known) == len(shapes) else None
 
 
 def on_axis(axis: int, shape: Shape) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.onnx import constants, elementwise, layers, moves, normalising, pooling, tables
+from specnorm_networks.onnx import constants, elementwise, layers, moves, pooling
 from specnorm_networks.onnx.elementwise import compare, function, with_alpha
 from specnorm_networks.onnx.nodes import Builder, Known
 
@@ -72,11 +72,11 @@ OPERATORS: dict[str, Known] = {
     "GreaterOrEqual": _known(12, compare("ge")),
     "Less": _known(7, compare("lt")),
     "LessOrEqual": _known(12, compare("le")),
-    "LayerNormalization": _known(17, normalising.layer_norm, ignored="stash_type"),
-    "RMSNormalization": _known(23, normalising.layer_norm, ignored="stash_type"),
-    "InstanceNormalization": _known(6, normalising.instance_norm),
-    "GroupNormalization": _known(18, normalising.group_norm, ignored="stash_type"),
-    "LpNormalization": _known(1, normalising.length_norm),
+    "LayerNormalization": _known(17, layers.layer_norm, ignored="stash_type"),
+    "RMSNormalization": _known(23, layers.layer_norm, ignored="stash_type"),
+    "InstanceNormalization": _known(6, layers.instance_norm),
+    "GroupNormalization": _known(18, layers.group_norm, ignored="stash_type"),
+    "LpNormalization": _known(1, layers.length_norm),
     "Softmax": _known(1, elementwise.softmax),
     "LogSoftmax": _known(1, elementwise.softmax),
     "Reshape": _known(5, moves.reshape),
@@ -92,12 +92,12 @@ OPERATORS: dict[str, Known] = {
     "Split": _known(2, moves.split),
     "Concat": _known(4, moves.concat),
     "Gather": _known(1, moves.gather),
-    "GatherElements": _known(11, tables.gather_elements),
-    "GatherND": _known(11, tables.gather_nd),
-    "ScatterElements": _known(11, tables.scatter_elements),
-    "ScatterND": _known(11, tables.scatter_nd),
-    "Trilu": _known(14, tables.triangle),
-    "TopK": _known(10, tables.top),
+    "GatherElements": _known(11, moves.gather_elements),
+    "GatherND": _known(11, moves.gather_nd),
+    "ScatterElements": _known(11, moves.scatter_elements),
+    "ScatterND": _known(11, moves.scatter_nd),
+    "Trilu": _known(14, moves.triangle),
+    "TopK": _known(10, moves.top),
     "Expand": _known(8, moves.expand),
     "Tile": _known(6, moves.tile),
     "DepthToSpace": _known(1, moves.blocks),

@@ -22,7 +22,6 @@ from specnorm_networks.onnx.nodes import (
     scalar,
     shape_of,
 )
-from specnorm_networks.onnx.shapes import reduced
 from specnorm_networks.onnx.tensors import Constant
 
 
@@ -78,7 +77,8 @@ class _Reduction(Protocol):
 
 
 def _over(make: _Reduction, x: Data, axes: tuple[int, ...], keep: bool) -> Made:
-    return Made(make(axes, keep), (x,), reduced(shape_of(x), axes, keep=keep))
+    shape = tuple(1 if at in axes else n for at, n in enumerate(shape_of(x)) if keep or at not in axes)
+    return Made(make(axes, keep), (x,), shape)
 
 
 def over_everything(make: _Reduction) -> Builder:

@@ -21,6 +21,7 @@ _CONVOLUTIONS = {
 }  # fmt: skip
 _FACTORS = _CONVOLUTIONS | {"MatMul": (0, 1), "Gemm": (0, 1), "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3)}
 """Inputs that operators multiply; Einsum multiplies all of them."""
+PRODUCTS = frozenset((*_FACTORS, "Einsum"))
 _OF_VALUES = {"EyeLike": (), "RandomNormalLike": (), "RandomUniformLike": (), "CastLike": (0,)}
 """Inputs whose numbers reach the output, where others give a shape or type alone."""
 _CHOICES = frozenset(("tensor(bool)", "tensor(int64)"))
@@ -93,7 +94,7 @@ def _chooses(proto: Any, opset: int, at: int) -> bool:
 def unread(proto: Any, inputs: Sequence[Value | None], label: str) -> Iterator[Hidden | UnreadKernel]:
     """What may be kernels of a node without a rule."""
     operator = f"{proto.op_type[:40]} ({label[:80]})"
-    multiplies = proto.op_type in _FACTORS or proto.op_type == "Einsum"
+    multiplies = proto.op_type in PRODUCTS
     places = _FACTORS.get(proto.op_type, range(len(inputs)))
     factors = [inputs[at] for at in places if at < len(inputs) and inputs[at] is not None]
     if not any(isinstance(value, Data) and value.depends for value in inputs):

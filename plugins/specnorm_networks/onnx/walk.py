@@ -32,11 +32,11 @@ from specnorm_networks.model_arrays import Sizes, Stated, Tensor
 from specnorm_networks.onnx import labels
 from specnorm_networks.onnx.binding import bind
 from specnorm_networks.onnx.constants import computed
-from specnorm_networks.onnx.nodes import Call, Data, Made, Result, Shape, Value, has_graphs, scalar
+from specnorm_networks.onnx.nodes import Call, Data, Made, Result, Shape, UnsizedError, Value, has_graphs, scalar
 from specnorm_networks.onnx.operators import OPERATORS, RANDOM
 from specnorm_networks.onnx.reference import OnnxModel
 from specnorm_networks.onnx.tensors import Constant, Tensors
-from specnorm_networks.onnx.unread import LAYER, Hidden, UnreadKernel, origins, unread
+from specnorm_networks.onnx.unread import LAYER, PRODUCTS, Hidden, UnreadKernel, origins, unread
 
 _DOMAINS = ("", "ai.onnx")
 _FLOATS = (1, 10, 11, 16)
@@ -332,6 +332,10 @@ class Walk:
                 # Made of constants; a broken graph gives no bound.
                 found = found if isinstance(found.operator, Held) else Made(Held("a constant"), (), found.shape)
             return found if isinstance(found, tuple) else (found,)
+        except UnsizedError as error:
+            reason = str(error)
+            if proto.op_type not in PRODUCTS and all(value.depends for value in data):  # with sizes it has a rule
+                return (self._unknown(proto, inputs, reason),) * len(proto.output)
         except NoBoundError as error:
             reason = str(error)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, MemoryError) as error:

@@ -23,7 +23,6 @@ from specnorm_networks.certified.operators.moves import (
     Permute,
     Reshape,
     SameOrder,
-    Selection,
     Slice,
     Squeeze,
     Tile,
@@ -80,7 +79,7 @@ __all__ = [
     "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish", "Multiple",
     "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "Pad", "Permute", "Place",
     "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",
-    "Resize", "Rsqrt", "SameOrder", "Scale", "Selection", "SiLU", "Sigmoid", "Sign", "SignParts", "Sin", "Slice",
+    "Resize", "Rsqrt", "SameOrder", "Scale", "SiLU", "Sigmoid", "Sign", "SignParts", "Sin", "Slice",
     "Smallest", "SoftShrink", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Squeeze", "Steep", "Sum", "Tanh",
     "Tile", "TwoAxes", "TwoSlopes", "Unknown", "Unsqueeze", "Where", "Windows",
 ]  # fmt: skip

@@ -188,7 +188,3 @@ class Tile(_Copies):
 
     def most(self, place: Place) -> int:
         return math.prod(self.counts)
-
-
-class Selection(Move):
-    """Entries of the input, each once at most, and constants: which ones depends on sizes that are not known."""
