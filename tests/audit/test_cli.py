@@ -8,6 +8,7 @@ import math
 import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -102,17 +103,10 @@ def test_wrong_usage(arguments: list[str], model: Path, capsys: pytest.CaptureFi
 def test_a_crash_is_not_taken_for_a_failed_gate(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def crashes(*_: Any, **__: Any) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(cli, "audit", crashes)
+    monkeypatch.setattr(cli, "audit", Mock(side_effect=ZeroDivisionError))
     assert cli.run(["audit", str(model)]) == 2
     assert "ZeroDivisionError" in capsys.readouterr().err
-
-    def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli, "audit", interrupted)
+    monkeypatch.setattr(cli, "audit", Mock(side_effect=KeyboardInterrupt))
     assert cli.run(["audit", str(model)]) == 130
 
 
@@ -154,15 +148,10 @@ def test_jobs_give_the_same_rows(
 def test_a_minute_a_layer_unless_told_otherwise(
     model: Path, given: list[str], budget: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[float] = []
-
-    def audit(*_: Any, **options: Any) -> Any:
-        asked.append(options["budget"])
-        raise specnorm.ModelFileError("seen")
-
+    audit = Mock(side_effect=specnorm.ModelFileError("seen"))
     monkeypatch.setattr(cli, "audit", audit)
     cli.run(["audit", str(model), *given])
-    assert asked == [budget]
+    assert [call.kwargs["budget"] for call in audit.mock_calls] == [budget]
 
 
 def test_an_interruption_in_a_search_leaves_what_was_there(

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -99,10 +100,7 @@ REFUSED: dict[str, Case] = {
 def test_it_is_refused_before_anything_is_measured(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def measured(*_: Any, **__: Any) -> None:
-        raise AssertionError
-
-    monkeypatch.setattr(cli, "audit", measured)
+    monkeypatch.setattr(cli, "audit", Mock(side_effect=AssertionError))
     monkeypatch.setattr(plots, "installed", lambda: True)
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from specnorm_audit.output import replace_file
@@ -35,14 +35,7 @@ def test_links_are_followed(tmp_path: Path) -> None:
 def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     path = tmp_path / "report"
     path.write_text("old")
-
-    def fails(*_: Any) -> None:
-        raise OSError("disk full")
-
-    if step == "fsync":
-        monkeypatch.setattr(os, "fsync", fails)
-    else:
-        monkeypatch.setattr(Path, "replace", fails)
+    monkeypatch.setattr(os if step == "fsync" else Path, step, Mock(side_effect=OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         replace_file(path, "new")
     assert path.read_text() == "old"

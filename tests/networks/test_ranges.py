@@ -122,17 +122,12 @@ def test_the_test_of_rounding_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
         test_rounding_is_counted("relu")
 
 
-def without_rounding(_: Any) -> Any:
-    return lambda linear, sizes: 0 * linear.absolute(sizes)
-
-
-def half_of_the_reach(real: Any) -> Any:
-    return lambda walk, *given: real(walk, *given) / 2
-
-
 @pytest.mark.parametrize(
     ("of", "name", "mutated"),
-    [(LinearMap, "lost", without_rounding), (ranges._Walk, "_reach", half_of_the_reach)],
+    [
+        (LinearMap, "lost", lambda _: lambda linear, sizes: 0 * linear.absolute(sizes)),
+        (ranges._Walk, "_reach", lambda real: lambda walk, *given: real(walk, *given) / 2),
+    ],
     ids=["error of a map", "reach of a ball"],
 )
 def test_each_term_of_a_range_is_needed(of: Any, name: str, mutated: Any, monkeypatch: pytest.MonkeyPatch) -> None:

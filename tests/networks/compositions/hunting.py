@@ -25,10 +25,8 @@ class Counts:
     bounded: int = 0
     unchecked: int = 0
     """Bounded, and some value was not compared with the model."""
-    drawn: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
-    """Programs without a bound, by the operator that is named first, and why."""
-    reasons: Counter[str] = field(default_factory=Counter)
+    """Programs without a bound, by the operator that is named first."""
     kinds: Counter[str] = field(default_factory=Counter)
     tight: int = 0
     """Bounds of which half was reached."""
@@ -57,15 +55,18 @@ class Trial:
 
     def run(self, counts: Counts | None = None) -> str | None:
         """What is wrong; None if nothing is."""
+        counts = counts or Counts()
         if not self.program.double().runs():
-            return self._refused(counts, "(not run)", "half precision allows empty values that double does not")
+            counts.refused["(not run)"] += 1  # half precision allows empty values that double does not
+            return None
         try:
             graph = self.program.graph()
             answer = self.region.claim(graph, self.method, check=self.check)
         except TranslationError as error:
             return f"TranslationError: {error}"
-        except MethodError as error:
-            return self._refused(counts, "(not traced)", str(error))
+        except MethodError:
+            counts.refused["(not traced)"] += 1
+            return None
         except InternalError as error:
             return f"InternalError: {error}"
         except Exception as error:  # a crash is a failure, too
@@ -73,22 +74,16 @@ class Trial:
         if answer.upper is None and not answer.unknown:
             return "no bound, and no operator is named"
         if answer.upper is None:
-            return self._refused(counts, answer.unknown[0].operator, answer.unknown[0].reason)
+            counts.refused[answer.unknown[0].operator] += 1
+            return None
         search, largest = self._search()
-        if counts is not None:
-            counts.bounded += 1
-            counts.kinds[self.region.kind] += 1
-            counts.tight += search.best.ratio > 0.5 * answer.upper
-            counts.unchecked += self.check and not answer.checked.complete
+        counts.bounded += 1
+        counts.kinds[self.region.kind] += 1
+        counts.tight += search.best.ratio > 0.5 * answer.upper
+        counts.unchecked += self.check and not answer.checked.complete
         if search.exceeds(answer.upper, largest):
             return f"claimed {answer.upper!r}, reached {search.best.ratio!r}"
         return None
-
-    @staticmethod
-    def _refused(counts: Counts | None, operator: str, reason: str) -> None:
-        if counts is not None:
-            counts.refused[operator] += 1
-            counts.reasons[f"{operator}: {reason}"] += 1
 
     def _search(self) -> tuple[Search, Callable[[Vector], float]]:
         double = self.program.double()
@@ -114,7 +109,6 @@ def hunt(seeds: range, draw: Callable[[random.Random, str], Any]) -> Counts:
     for seed in seeds:
         one = trial(seed, draw)
         counts.programs += 1
-        counts.drawn.update(one.program.operators())
         failure = one.run(counts)
         if failure is not None:
             counts.failures.append(f"seed {seed}, {one.region}: {failure}\n{onnx.printer.to_text(one.program.proto)}")
