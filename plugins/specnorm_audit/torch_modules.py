@@ -278,7 +278,7 @@ def _layers(nodes: Sequence[Node]) -> list[Any]:
     return [
         node
         for node in nodes
-        if (isinstance(node.operator, ops.Convolution) and node.operator.sized)
+        if isinstance(node.operator, ops.Convolution)
         or (isinstance(node.operator, ops.Matrix) and node.operator.alpha == 1 and node.operator.layer.error is None)
     ]
 

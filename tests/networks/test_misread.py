@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from checks import present
 from networks.written_networks import matrices
-from specnorm_networks import Graph, Layer, Measure, Node, Product, bound, forward_step, margins
+from specnorm_networks import Graph, Measure, Node, Product, bound, forward_step, margins
 from specnorm_networks.certified import operators
 from specnorm_networks.certified.kernels import fold_error
 
@@ -96,26 +96,6 @@ def test_a_norm_rounded_up(exponent: int) -> None:
             assert below < 0 or below**2 <= truth_sq
         else:
             assert norm == 0
-
-
-# -- sizes -----------------------------------------------------------------------------------------------------------
-def test_padding_that_depends_on_the_size_is_not_summed() -> None:
-    """ONNX's "same" of stride 2 pads (0, 1) at even sizes, not (1, 1): aligned so, taps cancel that do not there."""
-    kernel, shortcut = np.array([[[0.0, -1.0, 0.5]]]), np.ones((1, 1, 1))
-    given: dict[str, Any] = {"stride": 2, "padding_mode": "zeros"}
-    same = operators.Convolution(Layer("k", lambda: kernel, {**given, "padding": "same"}, 1), sized=False)
-    plain = operators.Convolution(Layer("s", lambda: shortcut, {**given, "padding": ((0, 0),)}, 1))
-    nodes = (
-        Node("x", operators.Input(), (), (1, 1, "n")),
-        Node("k", same, ("x",), (1, 1, "m")),
-        Node("s", plain, ("x",), (1, 1, "m")),
-        Node("y", operators.Add((1.0, 1.0)), ("k", "s"), (1, 1, "m")),
-        Node("z", operators.ReLU(), ("y",), (1, 1, "m")),
-        Node("p", operators.Convolution(Layer("p", lambda: shortcut, {"padding": ((0, 0),)}, 1)), ("z",), (1, 1, "m")),
-    )
-    found: Any = bound(Graph(nodes, ("p",)))
-    assert found.upper >= 1.49
-    assert found.runs == ()
 
 
 # -- names -----------------------------------------------------------------------------------------------------------

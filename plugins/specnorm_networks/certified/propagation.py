@@ -267,7 +267,7 @@ def past_shifts(node: Node, nodes: Mapping[str, Node]) -> Node:
 def _by_channel(scale: Scale, layer: Node) -> Any:
     """One number an output channel of a layer, if the values are such; None otherwise."""
     operator = layer.operator
-    if not isinstance(operator, (Convolution, Matrix)) or (isinstance(operator, Convolution) and not operator.sized):
+    if not isinstance(operator, (Convolution, Matrix)):
         return None
     left = isinstance(operator, Matrix) and operator.side == "left"
     values = numbers_along(scale.values, -1 - operator.layer.spatial - left, 0)

@@ -402,8 +402,6 @@ def is_padded_layer(node: Node, pad: Node, source: Node) -> bool:
     if not isinstance(node.operator, ops.Convolution) or not isinstance(pad.operator, ops.Pad):
         return False
     layer, pads, mode = node.operator.layer, pad.operator.pads, pad.operator.mode
-    if not node.operator.sized:
-        return False
     padding = layer.geometry.get("padding", ())
     if isinstance(padding, str) or any(sum(pair) for pair in padding) or layer.geometry.get("transposed"):
         return False
@@ -587,7 +585,7 @@ class Reader:
 
     def _formed(self, node: Node) -> LinearCombination | None:
         match node.operator:
-            case ops.Convolution(sized=True) as layer:
+            case ops.Convolution() as layer:
                 return self._layer(node, layer, 1.0)
             case ops.Matrix(side="right") as layer:
                 return self._layer(node, layer, layer.alpha)

@@ -98,8 +98,10 @@ def convolution(
     geometry = {"stride": stride, "dilation": dilation, "groups": group, "transposed": transposed}
     told = [{**geometry, "padding_mode": "zeros", "padding": each} for each in (padding, stated)]
     layer = call.layer(kernel, told[0], stated=told[1], sizes=sizes)
+    if found is None:
+        raise UnsizedError
     channels = kernel.shape[1] * group if transposed else kernel.shape[0]
-    operator = ops.Convolution(layer, offset_of(bias, spatial=ndim), extra=extra, sized=found is not None)
+    operator = ops.Convolution(layer, offset_of(bias, spatial=ndim), extra=extra)
     return Made(operator, (x,), None if x.shape is None else (x.shape[0], channels, *outputs))
 
 

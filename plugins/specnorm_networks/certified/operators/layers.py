@@ -111,14 +111,12 @@ class Convolution(_Layered):
     extra: tuple[int, ...] = ()
     """Rows behind the last one of each spatial axis that hold the bias alone: of a transposed convolution whose output
     padding is beyond what is cropped."""
-    sized: bool = True
-    """Whether the padding is the layer's own; else it depends on sizes that are not known, and the norm alone holds."""
 
     def alike(self, place: Place) -> frozenset[int]:
         return frozenset({0})
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
-        if not self.sized or len(before) != self.layer.spatial + 2:
+        if len(before) != self.layer.spatial + 2:
             return None
         kernel = self.layer.kernel()
         try:
