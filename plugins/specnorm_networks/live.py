@@ -121,16 +121,12 @@ def network_graph(source: Source, input_shape: Any = None) -> Graph:
             "(3, 32, 32), or an input."
         )
     sizes = tuple(input_shape) if isinstance(input_shape, list) else input_shape
-    if isinstance(source, str | os.PathLike):
-        from specnorm_networks.onnx import read
-
-        with Path(source).open("rb") as file:
-            return read(file, os.fspath(source), MAX_BYTES).graph(sizes)
     if is_file(source):
         from specnorm_networks.onnx import read
 
-        data = source.SerializeToString()
-        return read(io.BytesIO(data), "model", len(data) + 1).graph(sizes)
+        path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+        with io.BytesIO(source.SerializeToString()) if path is None else Path(path).open("rb") as file:
+            return read(file, path or "model", MAX_BYTES).graph(sizes)
     from specnorm_networks.sources import export
     from specnorm_networks.sources.reading import graph_of
 

@@ -142,23 +142,25 @@ def _attributes(call: Call, schema: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def _converted(call: Call, attribute: Any) -> Any:
-    """Number, text, tuple of either, or constant."""
-    kind = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints", 8: "strings"}.get(attribute.type)
-    if kind is None:
-        raise NoBoundError(f"the attribute {attribute.name[:40]} of {call.operator} is of a kind that is not read")
-    value = getattr(attribute, kind)
-    if kind in ("floats", "ints"):
-        return tuple(value)
-    if kind == "strings":
-        return tuple(each.decode("utf-8", "replace") for each in value)
-    if kind == "t":
+    """Number, text, tuple of numbers, or constant."""
+    from onnx import TensorProto, helper
+
+    value = helper.get_attribute_value(attribute)
+    if isinstance(value, TensorProto):
         return call.describe(value)
-    return value.decode("utf-8", "replace") if kind == "s" else value
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, int | float):
+        return value
+    if not isinstance(value, list) or not all(isinstance(each, int | float) for each in value):
+        raise NoBoundError(f"the attribute {attribute.name[:40]} of {call.operator} is of a kind that is not read")
+    return tuple(value)
 
 
 def _differ(value: Any, default: Any) -> bool:
-    kinds = ("f", "i", "s", "floats", "ints", "strings")
-    return default is None or any(getattr(value, kind) != getattr(default, kind) for kind in kinds)
+    from onnx import helper
+
+    return default is None or bool(helper.get_attribute_value(value) != helper.get_attribute_value(default))
 
 
 def _kinds(parameter: inspect.Parameter) -> tuple[Any, ...]:

@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array: TypeAlias = NDArray[Any]
-Inputs: TypeAlias = Sequence[Array | None]
+Inputs: TypeAlias = Sequence[Any]
+"""Arrays; None for one that is left out."""
 _NEWER = {"BatchNormalization": 15, "DequantizeLinear": 19, "AveragePool": 19}
 """Operator sets that are evaluated for older ones, which mean the same: those train always, or lack an attribute."""
 WINDOWS = 2**22
@@ -83,11 +82,6 @@ def _attribute(node: Any, name: str, default: Any) -> Any:
     return found.decode() if isinstance(found, bytes) else found
 
 
-def _first(inputs: Inputs) -> Array:
-    assert inputs[0] is not None  # for the type checker: it is never left out
-    return inputs[0]
-
-
 def _padding(node: Any, sizes: Sequence[int], reach: Sequence[int], strides: Sequence[int]) -> list[list[int]]:
     """Before and after each axis, as the standard has it."""
     how = _attribute(node, "auto_pad", "NOTSET")
@@ -104,7 +98,7 @@ def _padding(node: Any, sizes: Sequence[int], reach: Sequence[int], strides: Seq
 
 def _pool(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     """With all its attributes; of stride 1 with padding of its own."""
-    x = _first(inputs)
+    x = inputs[0]
     kernel, sizes = _attribute(node, "kernel_shape", []), x.shape[2:]
     strides, dilations = (_attribute(node, name, None) or [1] * len(kernel) for name in ("strides", "dilations"))
     reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
@@ -122,8 +116,7 @@ def _pool(node: Any, opset: int, inputs: Inputs) -> list[Any]:
 
 def _convolution(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     """Some channels at a time: the evaluator holds all their windows, and of each number where it is read."""
-    x, weight = _first(inputs), inputs[1]
-    assert weight is not None  # for the type checker: it is never left out
+    x, weight = inputs[:2]
     groups, each = _attribute(node, "group", 1), weight.shape[1]
     most = max(1, WINDOWS // max(x[:, 0].size * math.prod(weight.shape[2:]), 1))
     if x.shape[1] <= most or each * groups != x.shape[1]:
@@ -148,9 +141,7 @@ def _convolution(node: Any, opset: int, inputs: Inputs) -> list[Any]:
 
 def _transposed(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     """Each group by itself."""
-    x, groups = _first(inputs), _attribute(node, "group", 1)
-    weight = inputs[1]
-    assert weight is not None  # for the type checker: it is never left out
+    x, weight, groups = *inputs[:2], _attribute(node, "group", 1)
     if _attribute(node, "auto_pad", "NOTSET").startswith("SAME"):
         strides = _attribute(node, "strides", None) or [1] * (x.ndim - 2)
         if any(k < s for k, s in zip(weight.shape[2:], strides, strict=True)):
@@ -158,7 +149,7 @@ def _transposed(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     bias = inputs[2] if len(inputs) > 2 and inputs[2] is not None else None
     parts = []
     for at in range(groups):
-        given: list[Array | None] = [np.split(each, groups, axis)[at] for each, axis in ((x, 1), (weight, 0))]
+        given: list[Any] = [np.split(each, groups, axis)[at] for each, axis in ((x, 1), (weight, 0))]
         given += [None if bias is None else np.split(bias, groups)[at]] if len(inputs) > 2 else []
         parts += _run(_with(node, group=1), opset, given)
     return [np.concatenate(parts, axis=1)]
@@ -168,14 +159,14 @@ def _flat_softmax(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     """Before operator set 13: all axes from one on are one."""
     if opset >= 13:
         return _run(node, opset, inputs)
-    x, axis = _first(inputs), _attribute(node, "axis", 1)
+    x, axis = inputs[0], _attribute(node, "axis", 1)
     flat = x.reshape(math.prod(x.shape[: axis % x.ndim]), -1)
     return [each.reshape(x.shape) for each in _run(_with(node, axis=1), 13, [flat])]
 
 
 def _global(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     """As for images; the evaluator has no 2-norm, but a reduction."""
-    x = _first(inputs)
+    x = inputs[0]
     flat = x.reshape(*x.shape[:2], -1, 1)
     if node.op_type == "GlobalLpPool":
         if _attribute(node, "p", 2) != 2:
@@ -190,16 +181,14 @@ def _unsqueeze(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     """Axes in any order."""
     axes = _attribute(node, "axes", None)
     if axes is not None:
-        ndim = _first(inputs).ndim + len(axes)
+        ndim = inputs[0].ndim + len(axes)
         node = _with(node, axes=sorted(axis % ndim for axis in axes))
     return _run(node, opset, inputs)
 
 
 def _group_norm(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     """As the standard has it: the evaluator's own takes no inputs."""
-    x, scale, bias = _first(inputs), inputs[1], inputs[2]
-    assert scale is not None  # for the type checker: none of them
-    assert bias is not None  # is ever left out
+    x, scale, bias = inputs
     groups = _attribute(node, "num_groups", 1)
     flat = x.reshape(x.shape[0], groups, -1)
     flat = flat - flat.mean(axis=2, keepdims=True)
