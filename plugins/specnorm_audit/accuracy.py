@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from specnorm_networks import Graph, ModelArrays, Multipliers, certified_accuracy, concrete, moved_up, within
+from specnorm_networks import Graph, ModelArrays, Multipliers, certified_accuracy, moved_up, within
 
 from specnorm import GeometryError, MethodError, ModelFileError, SpecnormError
 from specnorm.proof import AnyArray
@@ -162,7 +162,7 @@ def _network(model: ModelArrays, sample: tuple[int, ...]) -> tuple[Graph, tuple[
     if len(graph.inputs) != 1:
         raise MethodError(f"the network has {len(graph.inputs)} inputs; labels are certified for networks with one.")
     stated = graph.by_name[graph.inputs[0]].shape
-    rest = None if not stated else concrete(stated[1:])
+    rest = None if not stated else stated[1:]
     if stated and stated[0] not in (1,):
         raise GeometryError(f"the network takes {stated[0]} samples at a time: export it for one, or for any number.")
     # Flat samples, and axes of length 1 elsewhere, have their entries in the same order.

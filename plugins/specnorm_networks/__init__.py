@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from specnorm_networks.certified.operators.registry import register_operator, registered_operators
     from specnorm_networks.certified.propagation import Step, UnknownNode
     from specnorm_networks.certified.ranges import within
-    from specnorm_networks.certified.shapes import concrete
     from specnorm_networks.certified.statements import forward_step
     from specnorm_networks.checking import moved_up
     from specnorm_networks.live import certified_accuracy, network_bound, network_graph
@@ -58,7 +57,6 @@ __all__ = [
     "bound",
     "certificate_of_network",
     "certified_accuracy",
-    "concrete",
     "forward_step",
     "in_float32",
     "margins",
@@ -90,7 +88,6 @@ _WHERE = {
     "near": "bound",
     "nonexpansiveness": "Nonexpansive nonexpansive",
     "certified.kernels": "speaks_of",
-    "certified.shapes": "concrete",
     "checking": "moved_up",
     "model_arrays": "Kind ModelArrays Sizes Stated Tensor in_float32",
 }

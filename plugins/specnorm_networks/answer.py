@@ -77,7 +77,7 @@ class NetworkBound:
     unknown : tuple of UnknownNode
         Nodes without a rule; what follows them is unknown, too.
     input_shapes : mapping of str to tuple, or None
-        Shapes for which the bound holds; sizes that are symbols may be anything.
+        Shapes for which the bound holds; None: any.
     product_claim : Upper or None
         What the rules give without `runs`.
     runs : tuple of RunBound
@@ -101,7 +101,7 @@ class NetworkBound:
     ends: Mapping[str, Upper | None]
     nodes: tuple[Step, ...]
     unknown: tuple[UnknownNode, ...]
-    input_shapes: Mapping[str, tuple[int | str, ...] | None]
+    input_shapes: Mapping[str, tuple[int, ...] | None]
     product_claim: Upper | None = None
     runs: tuple[RunBound, ...] = ()
     radius: float | None = None
@@ -227,7 +227,7 @@ class NetworkBound:
         }
         shapes = ", ".join(
             f"{visible(name)}: "
-            + ("any shape" if shape is None else "x".join(visible(str(n)) for n in shape))
+            + ("any shape" if shape is None else "x".join(str(n) for n in shape))
             + box.get(name, "")
             for name, shape in self.input_shapes.items()
         )

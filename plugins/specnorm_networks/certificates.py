@@ -50,10 +50,7 @@ def certificate_of_network(found: NetworkBound, content: bytes, name: str, *, ex
     shapes = list(found.input_shapes.values())
     if len(shapes) != 1 or shapes[0] is None:
         raise CertificateError("no claim about it can be made: it has not one input of a known shape.")
-    shape = [1 if isinstance(n, str) and at == 0 else n for at, n in enumerate(shapes[0])]
-    if not all(isinstance(n, int) for n in shape):
-        raise CertificateError(f"no claim about it can be made: its input {shape} has sizes that are open.")
-    return _certificate(found, content, [int(n) for n in shape], name, exported=exported)
+    return _certificate(found, content, [*shapes[0]], name, exported=exported)
 
 
 def _certificate(found: NetworkBound, content: bytes, shape: list[int], name: str, *, exported: bool) -> Certificate:

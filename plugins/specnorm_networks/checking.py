@@ -22,7 +22,6 @@ from specnorm_networks.certified.operators.base import FloatArray, Linear, NotRu
 from specnorm_networks.certified.operators.executed import smallest
 from specnorm_networks.certified.operators.sources import Constant, Input, Random, Unknown
 from specnorm_networks.certified.regions import Ball, Box
-from specnorm_networks.certified.shapes import concrete
 from specnorm_networks.model import Computed, Model, NotExecutedError, equal_but_for_rounding
 
 Inputs: TypeAlias = dict[str, FloatArray]
@@ -99,7 +98,7 @@ def run_with_errors(graph: Graph, inputs: Mapping[str, FloatArray]) -> Iterator[
         if isinstance(node.operator, Input):
             if node.name in inputs:
                 value = Value(np.asarray(inputs[node.name], dtype=np.float64))
-        elif all(name in found for name in node.inputs) and held + math.prod(concrete(node.shape) or ()) <= HELD:
+        elif all(name in found for name in node.inputs) and held + math.prod(node.shape or ()) <= HELD:
             with suppress(NotRunError):
                 value = executed(node, [found[name] for name in node.inputs])
         if value is not None:
@@ -141,7 +140,7 @@ def inside(radius: float) -> float:
 # -- inputs to execute a network on ------------------------------------------------------------------------------------
 def sizes(graph: Graph) -> dict[str, tuple[int, ...]]:
     """Shapes of the inputs that move, but for those of which a size is open."""
-    found = {name: concrete(graph.by_name[name].shape) for name in graph.inputs}
+    found = {name: graph.by_name[name].shape for name in graph.inputs}
     return {name: shape for name, shape in found.items() if shape is not None}
 
 
@@ -171,7 +170,7 @@ def _work(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> int:
     most = max((math.prod(shape) for shape in shapes.values()), default=1)
     for node in graph.nodes:
         kernel = getattr(getattr(node.operator, "layer", None), "load", None)
-        entries = math.prod(concrete(node.shape) or (most,))
+        entries = math.prod(node.shape or (most,))
         fan = 1 if kernel is None else math.prod(kernel().shape[1:])
         total += 0 if isinstance(node.operator, Constant) else entries * fan
     return total

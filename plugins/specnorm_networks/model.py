@@ -79,7 +79,7 @@ class Model(Protocol):
         Parameters
         ----------
         inputs : mapping of str to array
-            One for each of the graph's inputs that move, in the graph's shape (open sizes: any). Inputs that are held
+            One for each of the graph's inputs that move, in the graph's shape. Inputs that are held
             are the original's to choose.
 
         Returns

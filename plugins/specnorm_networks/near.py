@@ -14,7 +14,7 @@ from specnorm.proof import AnyArray, Clock, Upper, check_budget
 from specnorm_networks.answer import COMPLETE, NetworkBound
 from specnorm_networks.attack import attack
 from specnorm_networks.bounding import bounded
-from specnorm_networks.certified.graph import Graph, concrete
+from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.linear_bounds import written_out
 from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.joins import Extreme
@@ -154,7 +154,7 @@ def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> Ranges:
 
 def _by_lines(graph: Graph, ball: Ball, measure: Measure) -> Ranges | None:
     """By linear bounds; None for several inputs, or more than `ENTRIES` entries of curved functions."""
-    curved = [concrete(node.shape) for node in graph.nodes if isinstance(node.operator, (Pointwise, Extreme))]
+    curved = [node.shape for node in graph.nodes if isinstance(node.operator, (Pointwise, Extreme))]
     if len(graph.inputs) != 1 or sum(math.prod(shape or (ENTRIES,)) for shape in curved) > ENTRIES:
         return None
     try:

@@ -14,7 +14,7 @@ from specnorm import MethodError
 from specnorm.proof import Clock, Interval, Lower, Upper, least
 from specnorm_networks.bounding import bounded
 from specnorm_networks.certified import margins as rules
-from specnorm_networks.certified.graph import Graph, concrete
+from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.linear_bounds import LinearBounds, Network
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Pointwise
 from specnorm_networks.certified.patterns import prepared
@@ -65,7 +65,7 @@ class Radii:
     execution: str | None = None
 
     def __post_init__(self) -> None:
-        ends = [concrete(self.graph.by_name[name].shape) for name in (*self.graph.inputs, *self.graph.outputs)]
+        ends = [self.graph.by_name[name].shape for name in (*self.graph.inputs, *self.graph.outputs)]
         if len(ends) != 2 or ends[0] is None or ends[1] is None or len(ends[1]) != 2 or ends[1][0] != 1:
             raise MethodError(
                 "Radii need a network with one input and one output of shape (1, classes), of known sizes."

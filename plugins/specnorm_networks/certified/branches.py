@@ -38,7 +38,6 @@ from specnorm_networks.certified.operators.base import (
     times_up,
 )
 from specnorm_networks.certified.scope import Map, Scope
-from specnorm_networks.certified.shapes import concrete
 
 FARTHEST = 512
 """Nodes that weights go back."""
@@ -238,7 +237,7 @@ class Branches:
         maps: list[LinearMap] = []
         for node in between:
             at = self._place(node).shortened(same)
-            size = concrete(at.after)
+            size = at.after
             if at.sizes() is None or size is None or not 0 < count * math.prod(size) <= ENTRIES:
                 return None
             linear = _linear_at(node, at, same)

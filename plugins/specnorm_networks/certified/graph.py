@@ -19,10 +19,10 @@ from specnorm_networks.certified.operators.base import NotRunError, Operator, Sl
 from specnorm_networks.certified.operators.layers import Layer
 from specnorm_networks.certified.operators.sources import Constant, Input
 from specnorm_networks.certified.regions import Box, Region
-from specnorm_networks.certified.shapes import Shape, Size, concrete
+from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.model import Model
 
-__all__ = ["Graph", "Layer", "Node", "Shape", "Size", "concrete"]
+__all__ = ["Graph", "Layer", "Node", "Shape"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Node:
         What computes it.
     inputs : tuple of str
         The values that it is computed from, as often as they are used, in the operator's order.
-    shape : tuple of Size or None
+    shape : tuple of int or None
         Of the value; None: not known.
     label : str
         What the framework calls the operator.

@@ -40,7 +40,7 @@ from specnorm.proof import (
     make_interval,
     within,
 )
-from specnorm_networks.certified.graph import Graph, Node, concrete
+from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import (
     Adjoint,
     FloatArray,
@@ -65,7 +65,7 @@ def written_out(graph: Graph) -> list[Graph]:
     while True:
         nodes: list[Node] = []
         for node in found[-1].nodes:
-            before = [concrete(found[-1].by_name[name].shape) for name in node.inputs]
+            before = [found[-1].by_name[name].shape for name in node.inputs]
             known = [shape for shape in before if shape is not None]
             try:
                 program = node.operator.written_out(known) if known and len(known) == len(before) else None
@@ -84,7 +84,7 @@ def _steps(graph: Graph, node: Node, program: Program, values: list[FloatArray])
         values.append(operator.run(*(values[number] for number in inputs)))
         taken = tuple(names[number] for number in inputs)
         steps.append(Node(names[-1], operator, taken, values[-1].shape, node.label, derived=True))
-    if values[-1].shape != concrete(node.shape):
+    if values[-1].shape != node.shape:
         raise NotRunError(f"{node.name}, written out, has shape {values[-1].shape}")
     return steps
 
@@ -159,8 +159,8 @@ class Network:
     """
 
     def __init__(self, graph: Graph, constants: Iterable[Upper] = ()) -> None:
-        shapes = [concrete(graph.by_name[name].shape) for name in graph.inputs]
-        sizes = [concrete(node.shape) for node in graph.nodes]
+        shapes = [graph.by_name[name].shape for name in graph.inputs]
+        sizes = [node.shape for node in graph.nodes]
         if len(shapes) != 1 or shapes[0] is None or any(size is None or 0 in size for size in sizes):
             raise MethodError("Linear bounds need a network with one input, and values of known sizes above 0.")
         self.graph, self.input, self.nodes = graph, graph.inputs[0], graph.by_name
@@ -190,9 +190,9 @@ class Network:
         return enclosing((low, np.broadcast_to(math.inf if stated.high is None else stated.high, self.shape)))
 
     def _read(self, node: Node) -> LinearOperator | None:
-        before = [concrete(self.nodes[name].shape) for name in node.inputs]
+        before = [self.nodes[name].shape for name in node.inputs]
         known = [shape for shape in before if shape is not None]
-        if not known or len(known) < len(before) or concrete(node.shape) is None:
+        if not known or len(known) < len(before) or node.shape is None:
             return None
         try:
             found = node.operator.linear_map(Place(tuple(known), node.shape))
@@ -507,7 +507,7 @@ class LinearBounds:
         """What a linear operator adds, what an entry of its value counts for in rounding, and in underflow."""
         if node.name not in self._errors:
             sizes = [self.known[name].range.magnitude() for name in node.inputs]
-            n, shape = linear.roundings, concrete(node.shape) or ()
+            n, shape = linear.roundings, node.shape or ()
             error = host.inflate(linear.map.absolute([size[None] for size in sizes])[0], linear.map.roundings + 4)
             error = error * ((n + 4) * 2.0**-52) if n else np.zeros(shape)
             added, off = np.zeros(()), np.zeros(())
@@ -523,7 +523,7 @@ class LinearBounds:
         node = self.network.nodes[name]
         if node.name in self.curves or not isinstance(node.operator, Pointwise):
             return self.curves.get(node.name)
-        before, shape = self.known[node.inputs[0]], concrete(node.shape)
+        before, shape = self.known[node.inputs[0]], node.shape
         low, high = (end.reshape(-1) for end in before.range.ends)
         breaks = node.operator.breaks(*before.range.ends).reshape(-1, low.size)
         whole = breaks[:-1].reshape(-1, *before.centre.shape), breaks[1:].reshape(-1, *before.centre.shape)

@@ -16,7 +16,7 @@ import numpy as np
 
 from specnorm.proof import host
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.graph import Graph, Node, concrete
+from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, Pointwise
 from specnorm_networks.certified.operators.normalisation import Form, Normalise
 from specnorm_networks.certified.permutations import settled
@@ -68,7 +68,6 @@ def piece(name: str, nodes: Nodes) -> Piece:
         cuts = []
         for axis, *part in node.operator.parts:
             size = source.shape[axis]
-            size = size if isinstance(size, int) else 0
             first, last, step = slice(*part).indices(size)
             if not size or (first, last, step) != (0, size, 1):
                 cuts.append((Piece(source.name, axis, first, last, size), step == 1 and first < last))
@@ -232,7 +231,7 @@ def _gate(node: Node, nodes: Nodes) -> tuple[ops.Pointwise, str, *tuple[Factor, 
 
 def _is_one(node: Node, beside: Node) -> bool:
     """Whether a node is the number 1, and its shape makes a value beside it no larger."""
-    shape = concrete(node.shape)
+    shape = node.shape
     if not isinstance(node.operator, ops.Constant) or shape is None or math.prod(shape) != 1:
         return False
     return (not shape or len(shape) <= len(beside.shape or ())) and node.operator.run().item() == 1
@@ -496,7 +495,7 @@ def _added(node: Node, nodes: Nodes) -> tuple[float, str] | None:
     if not isinstance(node.operator, ops.Add) or node.operator.weights != (1.0, 1.0) or node.operator.over != 1:
         return None
     for name, other in (node.inputs, node.inputs[::-1]):
-        constant, shape = nodes[other], concrete(nodes[other].shape)
+        constant, shape = nodes[other], nodes[other].shape
         if isinstance(constant.operator, ops.Constant) and shape is not None and nodes[name].shape == node.shape:
             value = constant.operator.run()
             if value.size == 1:
@@ -535,7 +534,7 @@ def _joined(
     axis = operator.axis
     if axis == concat.axis and not concat.new:
         return [replace(node, operator=operator, inputs=(source,))]
-    half, whole = concrete(nodes[node.inputs[0]].shape), concrete(node.shape)
+    half, whole = nodes[node.inputs[0]].shape, node.shape
     if half is None or whole is None:
         return None
     # The axis of two is put where both halves are joined.
@@ -614,7 +613,7 @@ def _grouped(node: Node, nodes: Nodes) -> Node | None:
     if before is None or between is None or before != node.shape or len(between) != len(before) + 1:
         return None
     groups, count, whole = between[axis - 1], between[axis], before[axis - 1]
-    if not (isinstance(groups, int) and isinstance(count, int) and groups * count == whole):
+    if groups * count != whole:
         return None
     if (*between[: axis - 1], whole, *between[axis + 1 :]) != before:
         return None

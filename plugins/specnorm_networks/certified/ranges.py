@@ -30,7 +30,7 @@ from specnorm.proof import (
     interval,
     visible,
 )
-from specnorm_networks.certified.graph import Graph, Node, concrete
+from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import (
     FloatArray,
     LinearMap,
@@ -90,7 +90,7 @@ def ranges(
     than these. `HypothesisError, TypeError` if a constant or a range is another map's, another network's or another
     region's, or a number. `MethodError` if the region does not fit the network's inputs.
     """
-    shapes = {name: concrete(graph.by_name[name].shape) for name in graph.inputs}
+    shapes = {name: graph.by_name[name].shape for name in graph.inputs}
     _check(shapes, region)
     regions = graph.regions | {region.region}
     if known is not None:
@@ -161,7 +161,7 @@ class _Walk:
         self.radius = region.radius if isinstance(region, Ball) else math.inf
         self.ranges: dict[str, Interval] = {}
         for node in graph.nodes:
-            shape = concrete(node.shape)
+            shape = node.shape
             if shape is None:
                 continue
             with consistent(node):
@@ -228,7 +228,7 @@ def localised(graph: Graph, found: Ranges) -> Graph:
 
 def anywhere(graph: Graph) -> Ranges:
     """Ranges of values that may be anything."""
-    shapes = {node.name: concrete(node.shape) for node in graph.nodes}
+    shapes = {node.name: node.shape for node in graph.nodes}
     known = {name: anything(shape) for name, shape in shapes.items() if shape is not None}
     return Ranges(known, graph.origin, frozenset(), _MAKER)
 
@@ -245,7 +245,7 @@ def _sloped(node: Node, before: Sequence[Interval | None], regions: frozenset[Re
     if not isinstance(operator, Pointwise) or not known:
         return node
     slopes = operator.slopes(*known[0].ends)
-    if slopes is None or slopes[0].shape != concrete(node.shape) or not all(np.isfinite(end).all() for end in slopes):
+    if slopes is None or slopes[0].shape != node.shape or not all(np.isfinite(end).all() for end in slopes):
         return node
     with consistent(node):
         return replace(node, operator=replace(operator, near=_slopes(enclosing(slopes), regions)))
@@ -288,7 +288,7 @@ def _boxed(node: Node, low: Given, high: Given) -> Node:
         raise MethodError(
             f"The box of input {node.name} has a low end above its high end, or ends that are no numbers."
         )
-    shape = concrete(node.shape)
+    shape = node.shape
     if shape is not None:
         for end in ends:
             try:
@@ -360,7 +360,7 @@ def box_of(graph: Graph) -> Box | None:
     low: dict[str, NDArray[np.float64]] = {}
     high: dict[str, NDArray[np.float64]] = {}
     for name, box in _inputs(graph):
-        shape = concrete(graph.by_name[name].shape)
+        shape = graph.by_name[name].shape
         if shape is None:
             return None
         low[name] = np.broadcast_to(-math.inf if box.low is None else box.low, shape).astype(np.float64)

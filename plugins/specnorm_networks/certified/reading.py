@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from specnorm import ConvSpec, SpecnormError
 from specnorm.proof import Upper, host
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.graph import Graph, Layer, Node, Shape, concrete
+from specnorm_networks.certified.graph import Graph, Layer, Node, Shape
 from specnorm_networks.certified.kernels import ROUNDINGS, Sizes, by_output
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.rules import NOTHING, Average, followed, of_operator, of_slopes, unmoved
@@ -406,7 +406,7 @@ def is_padded_layer(node: Node, pad: Node, source: Node) -> bool:
     if isinstance(padding, str) or any(sum(pair) for pair in padding) or layer.geometry.get("transposed"):
         return False
     if mode == "reflect":
-        sizes = concrete(None if source.shape is None else source.shape[len(source.shape) - layer.spatial :])
+        sizes = None if source.shape is None else source.shape[len(source.shape) - layer.spatial :]
         if sizes is None or any(max(pair) >= n for pair, n in zip(pads, sizes, strict=False)):
             return False
     return len(pads) == layer.spatial
@@ -457,7 +457,7 @@ def keeps_channels(operator: ops.Operator, before: Shape | None, after: Shape | 
 
 def averages(operator: ops.Operator, before: Shape | None, factor: Upper) -> Average | None:
     """What averages pixels, if they are few."""
-    sizes = concrete(None if before is None else before[2:])
+    sizes = None if before is None else before[2:]
     if not isinstance(operator, (ops.Mean, ops.AveragePool)) or sizes is None:
         return None
     return Average(factor, operator.run, sizes) if math.prod(sizes) <= PIXELS else None
@@ -471,13 +471,13 @@ def numbers_along(values: FloatArray, axis: int, ndim: int) -> FloatArray | None
 
 def spatial(before: Shape | None, after: Shape | None, count: int) -> Sizes | None:
     """Spatial sizes before and after a layer."""
-    ends = [concrete(None if shape is None else shape[len(shape) - count :]) for shape in (before, after)]
+    ends = [None if shape is None else shape[len(shape) - count :] for shape in (before, after)]
     return None if ends[0] is None or ends[1] is None else (ends[0], ends[1])
 
 
 def flattened(node: Node, before: Shape | None, form: LinearCombination) -> int | None:
     """Positions of each channel that become features, those of one channel next to each other."""
-    old, new = concrete(before), concrete(node.shape)
+    old, new = before, node.shape
     if old is None or new is None or len(old) < 3 or form.axis != 1 or len(new) != 2:
         return None
     return math.prod(old[2:]) if old[0] == new[0] and old[1] == form.width else None
@@ -827,7 +827,7 @@ class Reader:
         form = self._forms.get(name) or self._form(name, 1)
         for axis, start, stop, step in cut.parts:
             size = before[axis]
-            if form is None or not isinstance(size, int) or step < 1:
+            if form is None or step < 1:
                 return None
             form = sliced(form, len(before), axis, size, range(size)[slice(start, stop, step)])
         return form

@@ -26,7 +26,7 @@ import numpy as np
 
 from specnorm import KernelError
 from specnorm.proof import HypothesisError, Interval, Upper, arithmetic, host, make_upper, rounding
-from specnorm_networks.certified.graph import Graph, Node, concrete
+from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.kernels import Norms
 from specnorm_networks.certified.operators.base import FloatArray, LinearMap, NoBoundError, Operator, Place
 from specnorm_networks.certified.operators.executed import BRAIN, DOUBLE, EXACT, HALF, SINGLE, Executed, Format
@@ -97,7 +97,7 @@ class _Step:
     @cached_property
     def root(self) -> float:
         """Of the number of entries, rounded up."""
-        return host.root_up(math.prod(concrete(self.node.shape) or ()))
+        return host.root_up(math.prod(self.node.shape or ()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +146,7 @@ class Roundings:
     def _executed(self, graph: Graph, node: Node) -> Executed:
         if isinstance(node.operator, Constant) or node.name == self.input:
             return EXACT
-        if concrete(node.shape) is None:
+        if node.shape is None:
             raise NoBoundError(f"{node.name} ({node.label or type(node.operator).__name__}): its size is not known")
         try:
             return node.operator.executed(_place(graph, node), self.execution.stored)
@@ -204,7 +204,7 @@ class AtCentre:
     def __init__(self, roundings: Roundings, centre: FloatArray) -> None:
         self.roundings = roundings
         graph = roundings.graph
-        x = np.asarray(centre, dtype=np.float64).reshape(concrete(graph.by_name[roundings.input].shape) or ())
+        x = np.asarray(centre, dtype=np.float64).reshape(graph.by_name[roundings.input].shape or ())
         self.exact = ranges(graph, Ball({roundings.input: x}, 0.0))
         self.sizes = [self._sizes(step) for step in roundings.steps]
 
@@ -250,7 +250,7 @@ class AtCentre:
             return sizes.value if sizes.largest <= execution.stored.largest else math.inf
         before = [errors[name] for name in node.inputs]
         if execution.flushed and not executed.exact:
-            sizes_before = [math.prod(concrete(shape) or ()) for shape in step.place.before]
+            sizes_before = [math.prod(shape or ()) for shape in step.place.before]
             unread = [host.mul_up(execution.flushed, host.root_up(n)) for n in sizes_before]
             before = [host.add_up(*pair) for pair in zip(before, unread, strict=True)]
         if step.factor is None:

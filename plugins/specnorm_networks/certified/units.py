@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from specnorm import ConvSpec
 from specnorm.proof import arithmetic, host
-from specnorm_networks.certified.graph import Graph, Layer, Node, concrete
+from specnorm_networks.certified.graph import Graph, Layer, Node
 from specnorm_networks.certified.operators.base import FloatArray, LinearMap, NoBoundError, Place, Pointwise
 from specnorm_networks.certified.operators.sources import Constant, Input
 from specnorm_networks.certified.reading import AffineMap, Filter, Subnetwork, Term, blocks_of
@@ -51,7 +51,7 @@ class _Units:
 
     def read(self, node: Node) -> bool:
         """Whether a value is a linear map of the input and functions with known slopes."""
-        shape, operator = concrete(node.shape), node.operator
+        shape, operator = node.shape, node.operator
         if shape is None or any(name not in self.sums for name in node.inputs):
             return False
         if self.count * math.prod(shape) > ENTRIES:
@@ -75,7 +75,7 @@ class _Units:
 
     def start(self, node: Node) -> None:
         """The input's entries."""
-        shape = concrete(node.shape) or ()
+        shape = node.shape or ()
         count = math.prod(shape)
         self.groups.append(range(count))
         eye = np.eye(count).reshape(count, *shape)
@@ -149,7 +149,7 @@ def unit_run(graph: Graph) -> Subnetwork | None:
     (start,), (end,) = graph.inputs, graph.outputs
     units = _Units(graph)
     first = units.nodes[start]
-    whole = concrete(first.shape)
+    whole = first.shape
     if whole is None or math.prod(whole) > INPUTS:
         return None
     units.start(first)

@@ -12,6 +12,7 @@ from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError, Operator
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.pointwise import MOST
+from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.onnx.nodes import (
     FLOATING,
     MAX_KNOWN,
@@ -19,7 +20,6 @@ from specnorm_networks.onnx.nodes import (
     Call,
     Data,
     Made,
-    Shape,
     Value,
     broadcast_shapes,
     on_axis,

@@ -15,6 +15,7 @@ from specnorm_networks.certified.axes import Window
 from specnorm_networks.certified.operators import Layer, NoBoundError
 from specnorm_networks.certified.operators.linear import normalisation
 from specnorm_networks.certified.operators.normalisation import Form
+from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.onnx.binding import Wholes
 from specnorm_networks.onnx.nodes import (
     MAX_AMOUNT,
@@ -22,7 +23,6 @@ from specnorm_networks.onnx.nodes import (
     Call,
     Data,
     Made,
-    Shape,
     UnsizedError,
     Value,
     offset_of,

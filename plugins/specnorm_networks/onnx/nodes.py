@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from specnorm_networks.certified.operators import Layer, NoBoundError, Operator
 from specnorm_networks.certified.operators.base import Offset, multiplied
+from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.onnx.tensors import Constant
 
-Shape: TypeAlias = tuple[int, ...]
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 MAX_AMOUNT = 2**16
 """Largest stride, dilation, padding or group count that is believed."""

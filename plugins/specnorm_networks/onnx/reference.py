@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm_networks.certified.operators.executed import UNITS
+from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.model import Computed, NotExecutedError, Trial
 from specnorm_networks.onnx.evaluator import cost, evaluate
-from specnorm_networks.onnx.nodes import Shape, has_graphs
+from specnorm_networks.onnx.nodes import has_graphs
 from specnorm_networks.onnx.operators import OPERATORS
 from specnorm_networks.onnx.tensors import Tensors
 

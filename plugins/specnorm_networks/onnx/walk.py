@@ -28,11 +28,12 @@ from specnorm_networks.certified.operators import (
 from specnorm_networks.certified.operators import Constant as Number
 from specnorm_networks.certified.operators.registry import registered
 from specnorm_networks.certified.operators.sources import NO_LOOPS
+from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.model_arrays import Sizes, Stated, Tensor
 from specnorm_networks.onnx import labels
 from specnorm_networks.onnx.binding import bind
 from specnorm_networks.onnx.constants import computed
-from specnorm_networks.onnx.nodes import Call, Data, Made, Result, Shape, UnsizedError, Value, has_graphs, scalar
+from specnorm_networks.onnx.nodes import Call, Data, Made, Result, UnsizedError, Value, has_graphs, scalar
 from specnorm_networks.onnx.operators import OPERATORS, RANDOM
 from specnorm_networks.onnx.reference import OnnxModel
 from specnorm_networks.onnx.tensors import Constant, Tensors

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from specnorm.proof import Interval, around, enclosing, host, point
 from specnorm_networks.certified.operators.executed import EXACT, SINGLE, Executed, Format, smallest
 from specnorm_networks.certified.regions import Region
-from specnorm_networks.certified.shapes import Shape, concrete
+from specnorm_networks.certified.shapes import Shape
 
 FloatArray: TypeAlias = NDArray[Any]
 """float64."""
@@ -91,9 +91,8 @@ class Place:
 
     def sizes(self) -> list[tuple[int, ...]] | None:
         """Shapes of the inputs; None unless all sizes of all are known."""
-        found = [concrete(shape) for shape in self.before]
-        known = [shape for shape in found if shape is not None]
-        return known if len(known) == len(found) else None
+        known = [shape for shape in self.before if shape is not None]
+        return known if len(known) == len(self.before) else None
 
     def shortened(self, axes: frozenset[int]) -> Place:
         """The same where some axes have size 1."""
@@ -105,7 +104,7 @@ class Place:
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether the value may have a shape: it is the one that is known, or none is."""
-        return concrete(self.after) in (None, shape)
+        return self.after in (None, shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,7 +300,7 @@ class Linear(Operator):
         # Of what moves entries: each weight goes to where its entry came from. One entry stands for all that are alike.
         same = frozenset(axis for axis in self.alike(place) if weights.shape[axis] == 1)
         at = place.shortened(same)
-        befores, after = at.sizes(), concrete(at.after)
+        befores, after = at.sizes(), at.after
         if not self.moves or befores is None or after is None or max(map(math.prod, [*befores, after])) > TABLE:
             return None
         linear = self.shortened(same).linear_map(at)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from specnorm.proof import host
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Place, Sizes
-from specnorm_networks.certified.shapes import Shape, Size
+from specnorm_networks.certified.shapes import Shape
 
 AT_ONCE = 2**23
 """Entries of what is gathered for some copies of a value together."""
@@ -28,25 +27,16 @@ def last_sizes(shape: Shape | None, count: int) -> list[int | None]:
     """Sizes of the last axes; None where they are not known."""
     if shape is None or len(shape) < count:
         return [None] * count
-    return [n if isinstance(n, int) else None for n in shape[len(shape) - count :]]
+    return list(shape[len(shape) - count :])
 
 
 def broadcasted(*shapes: Shape | None) -> Shape | None:
-    """The shape that values are broadcast to, by NumPy's rules; None where that is not known.
-
-    A symbol beside a number above 1 is that number, or 1: what is said is the number.
-    """
-    if any(shape is None for shape in shapes):
-        return None
+    """The shape that values are broadcast to, by NumPy's rules; None where that is not known, or they do not fit."""
     known = [shape for shape in shapes if shape is not None]
-    found: list[Size] = []
-    for sizes in itertools.zip_longest(*(shape[::-1] for shape in known), fillvalue=1):
-        others = {n for n in sizes if n != 1}
-        numbers = {n for n in others if isinstance(n, int)}
-        if len(numbers or others) > 1:
-            return None
-        found.append(next(iter(numbers or others), 1))
-    return tuple(found[::-1])
+    try:
+        return np.broadcast_shapes(*known) if len(known) == len(shapes) else None
+    except ValueError:
+        return None
 
 
 def repeats(before: Shape | None, after: Shape | None) -> int:
@@ -58,8 +48,8 @@ def repeats(before: Shape | None, after: Shape | None) -> int:
     for n, m in zip(aligned, after, strict=True):
         if n == m:
             continue
-        if n != 1 or not isinstance(m, int):
-            raise NoBoundError(f"shape {before} cannot be compared with {after}: give the input shape")
+        if n != 1:
+            raise NoBoundError(f"shape {before} cannot be compared with {after}")
         found *= m
     return found
 
@@ -74,7 +64,7 @@ def gathered(weights: FloatArray, before: Shape | None, after: Shape | None) -> 
     assert after is not None
     for axis in range(len(after)):
         n, m = ((1,) * (len(after) - len(before)) + before)[axis], after[axis]
-        if n != m and isinstance(m, int):
+        if n != m:
             summed = weights.sum(axis=axis, keepdims=True) if weights.shape[axis] == m else weights * float(m)
             weights = host.inflate(summed, m)
     return weights.reshape(weights.shape[len(after) - len(before) :])

@@ -22,7 +22,7 @@ from specnorm_networks.certified.operators.base import (
     Sizes,
 )
 from specnorm_networks.certified.operators.executed import EXACT, Executed, Format, Statistics, means
-from specnorm_networks.certified.shapes import Shape, concrete
+from specnorm_networks.certified.shapes import Shape
 
 PadMode = Literal["zeros", "reflect", "replicate", "circular"]
 SCALED = 20
@@ -277,7 +277,7 @@ class Broadcast(Linear):
         return host.root_up(broadcasting.repeats(before, broadcasting.broadcasted(before, self.target)))
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
-        shape = concrete(broadcasting.broadcasted(before, self.target))
+        shape = broadcasting.broadcasted(before, self.target)
         if shape is None:
             return None
         return LinearMap.moving(lambda x: np.broadcast_to(_wide(x[0], len(shape)), (len(x[0]), *shape)))
@@ -291,9 +291,7 @@ class _Reduction(Linear):
 
     def _count(self, before: Shape | None) -> int | None:
         """How many numbers become one; None where it is not known."""
-        sizes = [None] if before is None else [before[axis] for axis in self.axes]
-        known = [n for n in sizes if isinstance(n, int)]
-        return math.prod(known) if len(known) == len(sizes) else None
+        return None if before is None else math.prod(before[axis] for axis in self.axes)
 
     def executed(self, place: Place, format: Format) -> Executed:
         count = self._count(place.before[0])

@@ -27,7 +27,7 @@ from specnorm_networks.certified.operators.base import (
 )
 from specnorm_networks.certified.operators.executed import smallest
 from specnorm_networks.certified.operators.pointwise import hint
-from specnorm_networks.certified.shapes import Shape, concrete
+from specnorm_networks.certified.shapes import Shape
 
 Form = Literal["mean square", "largest"]
 
@@ -117,5 +117,4 @@ def _count(shape: Shape | None, axes: tuple[int, ...]) -> int | None:
     """How many entries are normalised together; None where that is not known, 0 for none."""
     if shape is None or len(set(axes)) < len(axes) or any(not 0 <= axis < len(shape) for axis in axes):
         return None
-    sizes = concrete(tuple(shape[axis] for axis in axes))
-    return None if sizes is None else math.prod(sizes)
+    return math.prod(shape[axis] for axis in axes)

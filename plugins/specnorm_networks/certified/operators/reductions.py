@@ -21,7 +21,6 @@ from specnorm_networks.certified.operators.base import (
 from specnorm_networks.certified.operators.executed import smallest
 from specnorm_networks.certified.operators.moves import Identity, Squeeze
 from specnorm_networks.certified.operators.windows import Along
-from specnorm_networks.certified.shapes import concrete
 
 
 class Length(Operator):
@@ -159,10 +158,9 @@ class LogSoftmax(_Probabilities):
 
     def lipschitz(self, place: Place) -> float:
         (before,) = place.before
-        sizes = None if before is None else concrete(tuple(before[axis] for axis in self.axes))
-        if sizes is None:
+        if before is None:
             raise NoBoundError("the number of classes is not known: give the input shape")
-        return host.root_up(max(math.prod(sizes), 1))
+        return host.root_up(max(math.prod(before[axis] for axis in self.axes), 1))
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         # The logarithm has the relative error of its sum; differences add those of their terms.

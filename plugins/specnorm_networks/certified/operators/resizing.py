@@ -21,15 +21,10 @@ from specnorm_networks.certified.operators.base import (
     Sizes,
 )
 from specnorm_networks.certified.operators.windows import sums_along
-from specnorm_networks.certified.shapes import Size
 
 UNKNOWN = "its sizes are not known: give the input shape"
 _MODES = ("nearest", "linear")
 _COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")
-
-
-def _known(size: Size) -> int | None:
-    return size if isinstance(size, int) else None
 
 
 class Resize(Linear):
@@ -52,7 +47,7 @@ class Resize(Linear):
 
     def alike(self, place: Place) -> frozenset[int]:
         sizes = place.before[0] or ()
-        return frozenset(a for a, n in enumerate(sizes) if len(sizes) == len(self.scales) and self._idle(a, _known(n)))
+        return frozenset(a for a, n in enumerate(sizes) if len(sizes) == len(self.scales) and self._idle(a, n))
 
     def shortened(self, axes: frozenset[int]) -> Resize:
         if self.sizes is None:
@@ -63,21 +58,19 @@ class Resize(Linear):
         (before,) = place.before
         if before is None or len(before) != len(self.scales):
             raise NoBoundError(UNKNOWN)
-        return host.mul_up(*(self._norm_up(axis, _known(n)) for axis, n in enumerate(before)))
+        return host.mul_up(*(self._norm_up(axis, n) for axis, n in enumerate(before)))
 
-    def _norm_up(self, axis: int, size: int | None) -> float:
+    def _norm_up(self, axis: int, size: int) -> float:
         if self._idle(axis, size):
             return 1.0
-        if size is None:
-            raise NoBoundError(UNKNOWN)
         norm = axes.resize_norm_up(self.mode, *self._along(axis, size), self.nearest)
         if norm is None:
             raise NoBoundError(f"resizing by {self.mode} with {self.coordinates} coordinates has no rule")
         return norm
 
-    def _idle(self, axis: int, size: int | None) -> bool:
+    def _idle(self, axis: int, size: int) -> bool:
         """Whether an axis stays as it is."""
-        same = self.sizes is None or size is None or self.sizes[axis] == size
+        same = self.sizes is None or self.sizes[axis] == size
         return same and self.scales[axis] == 1 and self.mode in _MODES and self.coordinates in _COORDINATES
 
     def _along(self, axis: int, size: int) -> tuple[int, int, Fraction, str]:
