@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, closing, suppress
 from fnmatch import fnmatchcase
@@ -17,11 +17,10 @@ from specnorm_networks import ModelArrays, Tensor
 from specnorm import BackendError, GeometryError, MethodError, ModelFileError
 from specnorm.proof import AnyArray, Layout, backends, padding_rules
 from specnorm_audit import streams
-from specnorm_audit.devices import check_target
 from specnorm_audit.executing import check_executor, measured
 from specnorm_audit.geometry import check_names, overrides
 from specnorm_audit.layers import Layer, select
-from specnorm_audit.measuring import BUDGET, NEEDS_A_SIZE, Settings
+from specnorm_audit.measuring import BUDGET, NEEDS_A_SIZE, Settings, check_target
 from specnorm_audit.plots import draw
 from specnorm_audit.readers import MAX_BYTES, isolated, open_model
 from specnorm_audit.renderers import render
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Report", "Row", "audit", "draw", "read_onnx", "render"]
 
-Progress = Callable[[int, int, str], None]
-"""Called with the number of layers done, the number in all, and the name of the one just done."""
 _OF_MODULES = "; specnorm_torch.audit_module(model, input_shape) audits a module"
 
 
@@ -53,7 +50,7 @@ def audit(
     geometry: Mapping[str, Mapping[str, Any]] | None = None,
     backend: str | None = None,
     device: str | None = None,
-    progress: Progress | bool | None = None,
+    progress: streams.Tick | bool | None = None,
     max_bytes: int = MAX_BYTES,
     certificate: bool = False,
 ) -> Report:
@@ -198,7 +195,7 @@ def _audit(
     patterns: Sequence[str] | None,
     settings: Settings,
     executor: Executor | None,
-    progress: Progress | None,
+    progress: streams.Tick | None,
     shapes: Mapping[str, tuple[int, ...]] | None,
     between: tuple[float, float] | None,
     certificate: bool,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,6 +14,7 @@ from specnorm import GeometryError, MethodError, ModelFileError, SpecnormError
 from specnorm.proof import AnyArray
 from specnorm_audit.readers import MAX_BYTES, open_model
 from specnorm_audit.readers.isolated import GRAPH_SECONDS
+from specnorm_audit.streams import Tick
 
 SAMPLE_SECONDS = 60.0
 """Processor time that a sample may take at each radius, unless a budget is given; in a process that reads the file."""
@@ -64,7 +65,7 @@ def certified(
     budget: float | None = None,
     execution: str | None = None,
     max_bytes: int = MAX_BYTES,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Tick | None = None,
 ) -> Accuracy:
     """`specnorm_networks.certified_accuracy` with ``local=True``, of files."""
     x, y = samples_of(data, max_bytes, input_range)
@@ -124,7 +125,7 @@ def _certified(
     input_range: tuple[float, float] | None,
     budget: float | None,
     execution: str | None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Tick | None = None,
 ) -> list[Sample]:
     try:
         graph, shape = _network(model, x.shape[1:])

@@ -11,6 +11,7 @@ from specnorm_networks import speaks_of
 
 from specnorm import (
     METHODS,
+    BackendError,
     ConvSpec,
     Enclose,
     ExactFFT,
@@ -22,7 +23,6 @@ from specnorm import (
     Undecided,
 )
 from specnorm.proof import ArrayObject, Upper, backends, padding_rules, proven, status_of
-from specnorm_audit.devices import place
 from specnorm_audit.geometry import Override, resolve
 from specnorm_audit.layers import Layer
 from specnorm_audit.rows import CIRCULAR, Row, Value, either, least_upper
@@ -202,3 +202,29 @@ def _value(result: Result) -> Value:
 def _number(x: ArrayObject) -> float:
     """The number in a 0-d array, exactly; through the plugin, which knows how to detach it."""
     return float(backends.backend_for(x).to_numpy(x))
+
+
+def check_target(name: str | None, device: str | None) -> None:
+    """Refuse a plugin's name or a device of it that is not there, before any file is read."""
+    if name is None:
+        if device is not None:
+            raise BackendError(f"device={device!r} needs a backend to go with it: say which array library to use.")
+        return
+    backend = backends.load(name)
+    if device is not None and device not in backend.devices():
+        raise BackendError(
+            f"device={device!r} is not one of {name}'s devices here: {', '.join(backend.devices()) or 'none'}."
+        )
+
+
+def place(kernel: ArrayObject, name: str, device: str | None = None) -> ArrayObject:
+    """Copy a kernel to another library, by its plugin's name; refused if that cannot hold the dtype or device."""
+    host = backends.backend_for(kernel).to_numpy(kernel)
+    target = backends.load(name)
+    moved: ArrayObject = target.asarray(host, device)
+    if str(moved.dtype).rpartition(".")[2] != host.dtype.name:
+        raise BackendError(
+            f"{name} turned a {host.dtype.name} kernel into {moved.dtype}, which would change what is measured. Use "
+            "another backend (JAX does so unless 64-bit values are enabled: set JAX_ENABLE_X64=1)."
+        )
+    return moved

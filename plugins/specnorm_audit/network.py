@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +22,7 @@ from specnorm import ConvSpec, GeometryError, MethodError, ModelFileError
 from specnorm.proof import Upper
 from specnorm_audit.readers.isolated import GRAPH_SECONDS
 from specnorm_audit.rows import Row
+from specnorm_audit.streams import Tick
 
 QUICK = Multipliers(steps=50, seconds=3.0, widest=64)
 """The network's method in an audit, whose layers take about as long."""
@@ -33,7 +34,7 @@ def network_of(
     input_shape: Sizes,
     *,
     input_range: tuple[float, float] | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Tick | None = None,
     seconds: float | None = GRAPH_SECONDS,
 ) -> NetworkBound | None:
     """Bound the network of a model where its file is open.
@@ -57,7 +58,7 @@ def _bounded(
     rows: Sequence[Row],
     input_shape: Sizes,
     input_range: tuple[float, float] | None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Tick | None = None,
 ) -> NetworkBound:
     """`network_of` in the process that has the file open."""
     measured = {(row.name, _key(row.spec)): row for row in rows if row.status == "ok" and row.spec is not None}

@@ -37,8 +37,7 @@ class Windows:
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...] | None
-    """None: "same" at sizes that are not known."""
+    padding: tuple[tuple[int, int], ...]
     ceil: bool = False
     """Whether the last window may leave the padded input; none starts behind the input."""
 
@@ -52,11 +51,9 @@ class Windows:
         """
         ndim, found = len(self.kernel), []
         ends = [last_sizes(shape, ndim) for shape in (place.before[0], place.after)]
-        for k, s, r, pads, n, m in zip(
-            self.kernel, self.stride, self.dilation, self.padding or ((0, 0),) * ndim, *ends, strict=True
-        ):
+        for k, s, r, pads, n, m in zip(self.kernel, self.stride, self.dilation, self.padding, *ends, strict=True):
             window = Window(k, s, r, pads[0], pads[1], n, m, self.ceil, count_padding)
-            if n is not None and self.padding is not None:
+            if n is not None:
                 window = replace(window, outputs=window.count(n))
                 if m not in (None, window.outputs):
                     raise NoBoundError(f"its windows give {window.outputs} outputs along an axis, not {m}")
@@ -64,10 +61,9 @@ class Windows:
         return found
 
     def at(self, before: Sizes, *, count_padding: bool = True) -> list[Window] | None:
-        """The windows along each axis at known sizes; None where the padding depends on them, or there is no axis."""
-        if self.padding is None or len(before) < len(self.kernel):
-            return None
-        return self.along(Place((before,)), count_padding=count_padding)
+        """The windows along each axis at known sizes; None where there is no axis."""
+        fits = len(before) >= len(self.kernel)
+        return self.along(Place((before,)), count_padding=count_padding) if fits else None
 
 
 def sums_along(before: Sizes, rows: Sequence[Sequence[Row] | None] | None) -> LinearMap | None:
@@ -184,8 +180,6 @@ class AveragePool(Linear):
         return frozenset(range(len(place.after or ()) - len(self.windows.kernel)))
 
     def lipschitz(self, place: Place) -> float:
-        if self.windows.padding is None:
-            raise NoBoundError("its padding depends on the input's size: give the input shape")
         windows = self.windows.along(place, count_padding=self.count_padding)
         norms = [axes.average_norm_up(window) for window in windows]
         known = [norm for norm in norms if norm is not None]
