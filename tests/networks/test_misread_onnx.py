@@ -18,8 +18,9 @@ from checks import present
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from onnx import TensorProto, helper  # noqa: E402
 from onnx_models import everywhere, graph_of, holds, in_ball, model, saved, steepest, values_of  # noqa: E402
-from specnorm_networks import Graph, bound, within  # noqa: E402
-from specnorm_networks.certified.operators import Matrix, Maximum, Minimum  # noqa: E402
+from specnorm_networks import Graph, bound, register_operator, within  # noqa: E402
+from specnorm_networks.certified.operators import Matrix, Maximum, Minimum, Operator, registry  # noqa: E402
+from specnorm_networks.certified.operators.base import Place  # noqa: E402
 from specnorm_networks.certified.patterns import recognised  # noqa: E402
 
 import specnorm  # noqa: E402
@@ -289,6 +290,26 @@ def test_no_axes_to_squeeze_is_refused() -> None:
     """NumPy takes none away, other runtimes all of length 1."""
     nodes = [N("Squeeze", ["x", "none"], ["y"])]
     assert bound(graph_of(model(nodes, [1, 4], {"none": np.zeros(0, np.int64)}))).upper is None
+
+
+def test_the_shape_of_a_registered_operator_is_that_of_what_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what needs one has a constant behind it."""
+    monkeypatch.setattr(registry, "_KNOWN", {})
+
+    @register_operator
+    class Halves(Operator):
+        names = ("mylib::halves",)
+
+        def run(self, *values: Any) -> Any:
+            return values[0][:, :2]
+
+        def lipschitz(self, place: Place) -> float:
+            return 1.0
+
+    nodes = [N("halves", ["x"], ["h"], domain="mylib"), N("MatMul", ["h", "w"], ["g"]), N("Softmax", ["g"], ["y"])]
+    graph = graph_of(model(nodes, [1, 4], {"w": 2 * np.eye(2)}, domains=["mylib"]))
+    assert graph.by_name["h"].shape == (1, 2)
+    assert 0 < present(bound(graph).upper) <= 2
 
 
 # -- pieces --------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,6 @@ from specnorm_networks.certified.operators import (
     Matrix,
     Mean,
     NoBoundError,
-    Pointwise,
     Random,
     Sum,
     Unknown,
@@ -33,7 +33,7 @@ from specnorm_networks.model_arrays import Sizes, Stated, Tensor
 from specnorm_networks.onnx import labels
 from specnorm_networks.onnx.binding import bind
 from specnorm_networks.onnx.constants import computed
-from specnorm_networks.onnx.nodes import Call, Data, Made, Result, UnsizedError, Value, has_graphs, scalar
+from specnorm_networks.onnx.nodes import MAX_KNOWN, Call, Data, Made, Result, UnsizedError, Value, has_graphs, scalar
 from specnorm_networks.onnx.operators import OPERATORS, RANDOM
 from specnorm_networks.onnx.reference import OnnxModel
 from specnorm_networks.onnx.tensors import Constant, Tensors
@@ -405,8 +405,11 @@ class Walk:
         if operator is None:
             raise NoBoundError(f"{proto.op_type[:40]} of {proto.domain[:40]} has no rule here")
         values = tuple(value for value in inputs if value is not None)
-        same = isinstance(operator, Pointwise) and len(values) == 1
-        return Made(operator, values, values[0].shape if same else None)
+        shape, shapes = None, [value.shape for value in values if value.shape is not None]
+        if len(shapes) == len(values) and sum(map(math.prod, shapes)) <= MAX_KNOWN:
+            with suppress(Exception):  # whatever a user's code raises
+                shape = np.shape(operator.run(*map(np.zeros, shapes)))
+        return Made(operator, values, shape)
 
     def _unknown(self, proto: Any, inputs: list[Value | None], reason: str) -> Made:
         """What has no rule: random numbers, a constant, or a function that is not known."""
