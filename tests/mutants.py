@@ -18,6 +18,7 @@ from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
+import specnorm_check
 from test_house import CORE, PLUGINS, ROOT
 
 ROOMS = (CORE / "certified", PLUGINS / "specnorm_networks" / "certified")
@@ -105,11 +106,13 @@ def mutated(function: Function, change: Change) -> Iterator[None]:
         there.__code__ = before
 
 
-def checker(text: str) -> Any:
-    """The lone checker of certificates with another text: its mutants."""
+def checker(right: str = "", wrong: str = "") -> Any:
+    """The lone checker of certificates, with other text in the one place of some: its mutants."""
+    text = Path(specnorm_check.__file__).read_text(encoding="utf-8")
+    assert not right or text.count(right) == 1, right
     spec = importlib.util.spec_from_loader("changed_check", loader=None)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["changed_check"] = module
-    exec(compile(text, "changed_check", "exec"), module.__dict__)
+    exec(compile(text.replace(right, wrong) if right else text, "changed_check", "exec"), module.__dict__)
     return module

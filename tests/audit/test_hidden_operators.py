@@ -71,11 +71,12 @@ def operand(schema: Any, at: int, arrays: dict[str, Any], large: bool) -> str:
     return name
 
 
-def graph_of(outputs: int) -> Any:
-    """A sub-graph that hands out the kernel."""
-    made = [helper.make_tensor_value_info(f"inner{at}", TensorProto.FLOAT, None) for at in range(outputs)]
-    body = [node("Constant", [], [f"inner{at}"], value=numpy_helper.from_array(LARGE)) for at in range(outputs)]
-    return helper.make_graph(body, "body", [], made)
+INNER = node("Constant", [], ["inner"], value=numpy_helper.from_array(LARGE))
+
+
+def scope(nodes: Sequence[Any], given: Sequence[Any] = (), made: Sequence[Any] = ("y",), **arrays: Any) -> Any:
+    """A sub-graph."""
+    return single(nodes, None, arrays, inputs=given, outputs=made).graph
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.name)
@@ -89,7 +90,7 @@ def test_a_kernel_made_by_any_operator(
         operand(schema, at, arrays, factor == 1) for at in range(len(schema.inputs)) if at < max(schema.min_input, 1)
     ]
     attributes = {
-        name: graph_of(1) if each.type == defs.OpSchema.AttrType.GRAPH else LISTS.get(name, 1)
+        name: scope([INNER], made=["inner"]) if each.type == defs.OpSchema.AttrType.GRAPH else LISTS.get(name, 1)
         for name, each in schema.attributes.items()
         if each.required
     }
@@ -146,13 +147,6 @@ BODY = [node("Constant", [], ["w"], value=numpy_helper.from_array(LARGE)), node(
 SETS = [helper.make_opsetid("", 18)]
 
 
-def scope(nodes: Sequence[Any], given: Sequence[str] = (), made: Sequence[str] = ("y",), **arrays: Any) -> Any:
-    infos = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names] for names in (given, made)]
-    return helper.make_graph(
-        nodes, "s", infos[0], infos[1], [numpy_helper.from_array(np.asarray(a), n) for n, a in arrays.items()]
-    )
-
-
 NOT = node("Identity", ["u"], ["y"])
 
 
@@ -173,15 +167,13 @@ def trilu(name: str = "k") -> list[Any]:
 
 PARTS = {"v": np.full(1, 100, np.float32), "s": np.array([4, 4])}
 TRUE = {"t": np.array(True)}
-LOOP = [*(helper.make_tensor_value_info(n, t, []) for n, t in (("n", TensorProto.INT64), ("more", TensorProto.BOOL)))]
+LOOP = [("n", TensorProto.INT64), ("more", TensorProto.BOOL), ("more2", TensorProto.BOOL)]
 
 
 def loop(nodes: Sequence[Any], carried: Sequence[str], made: Sequence[str], **arrays: Any) -> Any:
-    infos = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names] for names in (carried, made)]
-    constants = [numpy_helper.from_array(np.asarray(a), n) for n, a in arrays.items()]
-    outputs = [helper.make_tensor_value_info("more2", TensorProto.BOOL, []), *infos[1]]
+    count, more, goes_on = (helper.make_tensor_value_info(name, kind, []) for name, kind in LOOP)
     keep = node("Identity", ["more"], ["more2"])
-    return helper.make_graph([keep, *nodes], "s", [*LOOP, *infos[0]], outputs, constants)
+    return scope([keep, *nodes], [count, more, *carried], [goes_on, *made], **arrays)
 
 
 def chosen(*more: Any) -> list[Any]:

@@ -207,19 +207,17 @@ def test_external_data_from_the_models_folder_alone(tmp_path: Path) -> None:
 
 
 def _loops() -> Any:
-    body = helper.make_graph([node("Identity", "c", out="d")], "b", [
-        helper.make_tensor_value_info("i", TensorProto.INT64, []),
-        helper.make_tensor_value_info("c", TensorProto.BOOL, []),
-    ], [helper.make_tensor_value_info("d", TensorProto.BOOL, [])])  # fmt: skip
+    kinds = {"i": TensorProto.INT64, "c": TensorProto.BOOL, "d": TensorProto.BOOL}
+    count, going, goes_on = (helper.make_tensor_value_info(name, kind, []) for name, kind in kinds.items())
+    body = single([node("Identity", "c", out="d")], None, inputs=[count, going], outputs=[goes_on]).graph
     loop = helper.make_node("Loop", ["", "yes"], [], body=body)
     return single([node("MatMul", "x", "w"), loop], (1, 3), {"w": weights(3, 3), "yes": np.array(True)})
 
 
 def _functions() -> Any:
-    proto = single([node("MatMul", "x", "w")], (1, 3), {"w": weights(3, 3)})
     ids = [helper.make_opsetid("", 17)]
-    proto.functions.append(helper.make_function("mine", "F", ["a"], ["b"], [node("Relu", "a", out="b")], ids))
-    return proto
+    own = helper.make_function("mine", "F", ["a"], ["b"], [node("Relu", "a", out="b")], ids)
+    return single([node("MatMul", "x", "w")], (1, 3), {"w": weights(3, 3)}, functions=[own])
 
 
 def _wide(*nodes: Any, **arrays: Any) -> Any:

@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,6 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_models import model, steepest
 from specnorm_networks import certificates
 
-SCRIPT = Path(specnorm_check.__file__)
 Random = np.random.RandomState
 Part = dict[str, Any]
 CLOSE = Fraction(1, 10**6)
@@ -320,9 +318,7 @@ def test_the_checker_proves_nothing_false_of_them() -> None:
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_in_the_checker_is_noticed(name: str) -> None:
-    text, (right, wrong) = SCRIPT.read_text(encoding="utf-8"), MISTAKES[name]
-    assert text.count(right) == 1, right
-    assert false_of(checker(text.replace(right, wrong))), name
+    assert false_of(checker(*MISTAKES[name])), name
 
 
 # -- parts that somebody made up -----------------------------------------------------------------------------------

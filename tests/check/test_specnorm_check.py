@@ -188,9 +188,7 @@ def test_the_checker_proves_nothing_false_of_them() -> None:
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_in_the_checker_is_noticed(name: str) -> None:
-    text, (right, wrong) = SCRIPT.read_text(encoding="utf-8"), MISTAKES[name]
-    assert text.count(right) == 1, right
-    assert false_of(checker(text.replace(right, wrong))), name
+    assert false_of(checker(*MISTAKES[name])), name
 
 
 def test_it_imports_nothing_of_ours() -> None:
@@ -205,7 +203,7 @@ def test_it_imports_nothing_of_ours() -> None:
             imported.add(str(node.module).split(".")[0])
     assert imported - sys.stdlib_module_names == {"numpy", "onnx", "safetensors"}
     first = set(sys.modules)
-    checker(text)
+    checker()
     assert not {"onnx", "safetensors"} & (set(sys.modules) - first)
 
 
@@ -298,13 +296,17 @@ def write(path: Path, *, claims: Any = None, text: str | None = None, **arrays: 
     return path
 
 
+def _header(count: int) -> bytes:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<i2", "fortran_order": False, "shape": (count,)})
+    return header.getvalue()
+
+
 def _bomb(path: Path) -> Path:
     """A gigabyte of zeros in some megabytes."""
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<i2", "fortran_order": False, "shape": (2**29,)})
     archive = zipfile.ZipFile(write(path), "a", zipfile.ZIP_DEFLATED, compresslevel=1)
     with archive, archive.open("H1.npy", "w", force_zip64=True) as file:
-        file.write(header.getvalue())
+        file.write(_header(2**29))
         for _ in range(64):
             file.write(bytes(2**24))
     return path
@@ -312,10 +314,8 @@ def _bomb(path: Path) -> Path:
 
 def _promises(path: Path) -> Path:
     """An array that says to be larger than the file."""
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<i2", "fortran_order": False, "shape": (2**39,)})
     with zipfile.ZipFile(write(path), "a") as archive:
-        archive.writestr("H1.npy", header.getvalue())
+        archive.writestr("H1.npy", _header(2**39))
     return path
 
 
