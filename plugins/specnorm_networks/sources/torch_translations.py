@@ -26,7 +26,7 @@ def _log_sigmoid(self: Any) -> Any:
 def _threshold(self: Any, _threshold: float, value: float) -> Any:
     if _threshold != value:
         raise NotImplementedError("a _threshold that is not its value is a step")
-    return op.Max(self, op.Constant(value_float=float(value))) if value else op.Relu(self)
+    return op.Max(self, _constant(value, self)) if value else op.Relu(self)
 
 
 def _hard_sigmoid(self: Any) -> Any:
