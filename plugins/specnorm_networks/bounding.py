@@ -73,7 +73,6 @@ def _bounded(
     run: Subnetwork | None,
     values: Values,
 ) -> NetworkBound:
-    """Once."""
     product = constants = propagate(graph, measure, values)
     found: list[RunBound] = []
     # An output that no rule reaches has no constant, whatever a search finds before it.

@@ -411,7 +411,6 @@ def _back(run: Sequence[Stage], kept: Sequence[_Kept], shares: FloatArray) -> tu
 
 
 def _with(at_all: list[int], cotangents: Vectors, at: list[int], new: Vectors) -> tuple[list[int], Vectors]:
-    """Those of some frequencies, and of some more."""
     for one, more in zip(at, new, strict=True):
         if one in at_all:
             cotangents[at_all.index(one)] += more
@@ -686,7 +685,6 @@ def search(
 
 
 def _is_kept(at: int) -> bool:
-    """Whether the state after so many steps may be proposed."""
     return at % 5 == 0 or at in (1, 2)
 
 
@@ -784,7 +782,6 @@ class _Search:
             self.progress(self.done, self.steps, f"{self.network.start} to {self.network.end}")
 
     def _value(self, grid: Sequence[Stage]) -> tuple[float, list[FloatArray]]:
-        """`value_alone` where it stands."""
         return value_alone(grid, self.point)
 
     def _keep(self, value: float, *, anew: bool = False) -> None:

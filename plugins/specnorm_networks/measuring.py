@@ -124,7 +124,6 @@ class Measure:
         return None if math.isinf(self.clock.deadline) else max(self.clock.left, LEAST)
 
     def _prove(self, kernel: AnyArray, spec: ConvSpec) -> list[Upper]:
-        """What is proven of a kernel's norm."""
         geometry, size = spec.geometry, spec.input_shape
         found, upper = claimed(kernel, Enclose(rtol=self.rtol, budget=self._seconds), **geometry, input_shape=size)
         claims = [upper, claimed(kernel, FantasticFour(), **geometry)[1]]

@@ -136,7 +136,6 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
 
 
 def _flattens(graph: Graph) -> bool:
-    """Whether a run has channels whose pixels are read one by one."""
     return any(link.repeat > 1 for run in runs(prepared(graph)) for link in run.links)
 
 

@@ -115,29 +115,6 @@ def average_rows(window: Window) -> tuple[Row, ...]:
 
 
 # -- resizing ----------------------------------------------------------------------------------------------------------
-def resize_norm_up(mode: str, size: int, outputs: int, scale: Fraction, coordinates: str, nearest: str) -> float | None:
-    """Norm of resizing along one axis, rounded up; None for modes that are not known.
-
-    Parameters
-    ----------
-    mode : {"nearest", "linear"}
-    scale : Fraction
-        Outputs per input pixel, as the framework uses it for coordinates.
-    coordinates : {"half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"}
-        Where an output's centre lies in the input.
-    nearest : {"floor", "ceil", "round_prefer_floor", "round_prefer_ceil"}
-        For "nearest", whose scale is a whole number.
-    """
-    if max(size, outputs) > LONGEST:
-        return None
-    if mode == "nearest":
-        pixels = nearest_pixels(size, outputs, scale, coordinates, nearest)
-        # Each output is one pixel: columns are orthogonal.
-        return None if pixels is None else host.root_up(int(np.bincount(pixels, minlength=size).max(initial=0)))
-    rows = linear_rows(size, outputs, scale, coordinates) if mode == "linear" else None
-    return None if rows is None else weights_norm_up(rows)
-
-
 @lru_cache(maxsize=64)
 def linear_rows(size: int, outputs: int, scale: Fraction, coordinates: str) -> tuple[Row, ...] | None:
     """Pixels and weights of each output of linear interpolation; None for coordinates that are not known."""

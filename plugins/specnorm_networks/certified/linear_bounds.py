@@ -550,7 +550,6 @@ class LinearBounds:
         return found
 
     def _on_ball(self, name: str, c: FloatArray, choose: Choose, trace: Trace | None) -> FloatArray:
-        """A row of a value, by the value's own ball and box."""
         here = self.known[name]
         size = here.centre.size
         low, high = (end.reshape(-1) for end in here.range.ends)

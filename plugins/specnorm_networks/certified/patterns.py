@@ -230,7 +230,6 @@ def _gate(node: Node, nodes: Nodes) -> tuple[ops.Pointwise, str, *tuple[Factor, 
 
 
 def _is_one(node: Node, beside: Node) -> bool:
-    """Whether a node is the number 1, and its shape makes a value beside it no larger."""
     shape = node.shape
     if not isinstance(node.operator, ops.Constant) or shape is None or math.prod(shape) != 1:
         return False
@@ -557,7 +556,6 @@ def _joined(
 def _halves(
     node: Node, concat: ops.Concat, ends: list[Node], nodes: Nodes, fresh: Callable[[str], str]
 ) -> list[Node] | None:
-    """Larger and smaller of the two halves of a value."""
     if {type(end.operator) for end in ends} != {ops.Maximum, ops.Minimum} or any(len(end.inputs) != 2 for end in ends):
         return None
     pairs = [sorted((piece(name, nodes) for name in end.inputs), key=lambda each: each.start) for end in ends]

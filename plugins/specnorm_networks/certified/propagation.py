@@ -289,6 +289,5 @@ def _combined(node: Node, steps: list[Step], graph: Graph) -> Step:
 
 
 def _all(values: Sequence[T | None]) -> list[T] | None:
-    """Some values, if all of them are known."""
     found = [value for value in values if value is not None]
     return found if len(found) == len(values) else None

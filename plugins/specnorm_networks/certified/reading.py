@@ -125,7 +125,6 @@ class Term:
 
 
 def _ungrouped(kernel: FloatArray, spec: ConvSpec, dilation: Sequence[int]) -> FloatArray:
-    """A grouped, dilated kernel with the zeros that these stand for."""
     g = spec.groups
     first, second = kernel.shape[0] // g, kernel.shape[1]
     extent = [r * (k - 1) + 1 for r, k in zip(dilation, spec.kernel_shape, strict=True)]
@@ -640,7 +639,6 @@ class Reader:
         return LinearCombination((Term(len(self.values) - 1, every, every),), width, axis)
 
     def _made(self, node: Node, form: LinearCombination, link: AffineMap) -> LinearCombination:
-        """A node as a new value."""
         if self.readers[node.name] == 1:
             self._sole.add(node.name)
         return self._add(node.name, link.width, form.axis, link)
@@ -700,7 +698,6 @@ class Reader:
         return 1 if link is None else link.repeat
 
     def _scaled(self, node: Node, scale: ops.Scale) -> LinearCombination | None:
-        """A product with one number a channel, or one number."""
         if not self._keeps_shape(node, node.inputs[0]) or not bool(np.all(np.isfinite(scale.values))):
             return None
         if scale.values.size == 1:
@@ -772,7 +769,6 @@ class Reader:
         return form
 
     def _added(self, node: Node, add: ops.Add) -> LinearCombination | None:
-        """A weighted sum of values, and constants."""
         terms = [
             (name, weight)
             for name, weight in zip(node.inputs, add.weights, strict=True)
@@ -802,7 +798,6 @@ class Reader:
         return self._changed(node, form, name, lambda link: link)
 
     def _stacked(self, node: Node, axis: int) -> LinearCombination | None:
-        """Channels one after the other."""
         if node.shape is None or not any(name in self._forms for name in node.inputs):
             return None
         forms = [self._form(name, axis) for name in node.inputs]
@@ -819,7 +814,6 @@ class Reader:
         return LinearCombination(tuple(terms), at, axis) if at == node.shape[axis] else None
 
     def _cut(self, node: Node, cut: ops.Slice) -> LinearCombination | None:
-        """Some channels, or every s-th pixel."""
         name = node.inputs[0]
         before = self.nodes[name].shape
         if before is None or len(before) < 3:

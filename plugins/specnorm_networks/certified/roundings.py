@@ -154,7 +154,6 @@ class Roundings:
             raise NoBoundError(f"{node.name} ({node.label or type(node.operator).__name__}): {error}") from error
 
     def _reach(self, node: Node, scope: Scope, constants: Mapping[str, Upper]) -> float:
-        """Constant from the network's input."""
         if node.name == self.input:
             return 1.0
         if isinstance(node.operator, Input):

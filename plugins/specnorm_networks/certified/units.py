@@ -40,8 +40,6 @@ class _Sum:
 
 
 class _Units:
-    """Reads a localised graph unit by unit."""
-
     def __init__(self, graph: Graph) -> None:
         self.nodes = graph.by_name
         self.sums: dict[str, _Sum] = {}

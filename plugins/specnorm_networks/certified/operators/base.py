@@ -344,7 +344,6 @@ class Move(Linear):
         return LinearMap.moving(apply)
 
     def _none(self, before: Sizes, dtype: Any) -> FloatArray:
-        """The value of no copies."""
         return np.zeros((0, *self.moved(np.zeros(before, np.bool_)).shape), dtype)
 
 

@@ -188,7 +188,6 @@ class Convolution(_Layered):
 
 
 def _by_output(kernel: FloatArray, spec: ConvSpec) -> FloatArray:
-    """What each output channel reads, along the first axis."""
     if not spec.transposed:
         return kernel
     # (cin, cout / groups, ...): output g c + o reads the inputs of its group.

@@ -447,7 +447,6 @@ AT_0 = ((0.0, 0.0),)
 
 
 def _bell(x: FloatArray) -> FloatArray:
-    """The derivative of sigmoid."""
     small = np.exp(-abs(x))
     return np.asarray(small / (1 + small) ** 2)
 

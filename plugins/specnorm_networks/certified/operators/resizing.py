@@ -63,13 +63,12 @@ class Resize(Linear):
     def _norm_up(self, axis: int, size: int) -> float:
         if self._idle(axis, size):
             return 1.0
-        norm = axes.resize_norm_up(self.mode, *self._along(axis, size), self.nearest)
-        if norm is None:
+        rows = self._rows(*self._along(axis, size))
+        if rows is None:
             raise NoBoundError(f"resizing by {self.mode} with {self.coordinates} coordinates has no rule")
-        return norm
+        return axes.weights_norm_up(tuple(rows))
 
     def _idle(self, axis: int, size: int) -> bool:
-        """Whether an axis stays as it is."""
         same = self.sizes is None or self.sizes[axis] == size
         return same and self.scales[axis] == 1 and self.mode in _MODES and self.coordinates in _COORDINATES
 
@@ -86,7 +85,6 @@ class Resize(Linear):
         return None if unknown else sums_along(before, found)
 
     def _rows(self, size: int, outputs: int, scale: Fraction, coordinates: str) -> Sequence[Row] | None:
-        """The rows of an axis; None where they are not known."""
         if max(size, outputs) > axes.LONGEST:
             return None
         if self.mode == "linear":
