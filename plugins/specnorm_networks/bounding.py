@@ -129,7 +129,7 @@ def _through_head(
     starts, weights = (known.starts, known.weights) if known is not None else ((0,), ())
     for first in starts:
         head = head_of(run, [at for at in starts if at < first], weights[:first])
-        found = None if head is None else bound_through_head(head, measure, method, share)
+        found = None if head is None else bound_through_head(head, measure, method, share, weights)
         if found is not None:
             return found
     return None

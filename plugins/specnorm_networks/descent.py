@@ -1,7 +1,7 @@
 """Search: weights that make a run's constant small. It proposes, and claims nothing; `segments` proves.
 
 Gradient steps (Adam), and Newton steps for matrices, in single precision where that is enough, on coarse grids first.
-At the end the last states are made feasible on a fine grid.
+At the end the last states are made feasible on a fine grid, and their constants looked at between its points.
 
 *The gradient* of the constant of a run's weights on a grid of frequencies. At each frequency the values that later
 links read have a positive definite matrix F, the Schur complement of the quadratic form of `segments` where all earlier
@@ -106,6 +106,8 @@ class Stage:
         Numbers of the p inputs among the entries of all values of the part; which of them are read after it.
     copies : int
         Inputs of the next part for each channel.
+    angles : array, shape (f, d)
+        The frequencies.
     """
 
     symbols: Vectors
@@ -116,7 +118,10 @@ class Stage:
     alive: NDArray[np.intp]
     kept: NDArray[np.intp]
     copies: int
+    angles: FloatArray
     vectors: Vectors | None = field(default=None)
+    values: FloatArray = field(default_factory=lambda: np.zeros(0))
+    """Largest eigenvalues of the last step, nearly: the two largest of them exactly."""
     summed: bool = False
     """Whether what counts is the sum over the frequencies: a head behind a ring (`heads`)."""
 
@@ -139,7 +144,7 @@ class Stage:
         near = np.argsort(values)[-2:]
         exact, vectors = np.linalg.eigh(gram[near])
         values[near], kept[near] = exact[:, -1], vectors[:, :, -1]
-        at, self.vectors = int(np.argmax(values)), kept
+        at, self.vectors, self.values = int(np.argmax(values)), kept, values
         return float(values[at]), at, kept[at]
 
 
@@ -231,7 +236,7 @@ def stages_of(
         copies = math.prod(_next(run, parts, last).stride) if cut and last < len(run.links) else 1
         numbers = np.concatenate([np.arange(begins[s], begins[s] + widths[s]) for s in alive])
         symbols = symbols.astype(dtype) if angles.any() else symbols.real
-        of_link = (symbols, behind == first + 1, cut, centre, leaf, numbers, kept, link.repeat * copies)
+        of_link = (symbols, behind == first + 1, cut, centre, leaf, numbers, kept, link.repeat * copies, angles)
         found.append(Stage(*of_link))
     return found
 
@@ -297,17 +302,24 @@ def value_alone(run: Sequence[Stage], point: FloatArray) -> tuple[float, list[Fl
 def _unknowns(run: Sequence[Stage], point: FloatArray) -> tuple[list[FloatArray], FloatArray]:
     """Logarithms of D, and the share of each stage: all of it at a cut."""
     *logs, logits = np.split(point, np.cumsum([len(stage.centre) for stage in run[:-1]]))
-    return logs, np.where([stage.cut for stage in run], 1.0, 1 / (1 + np.exp(-np.append(logits, 0.0))))
+    return [*logs, _last_log(run)], np.where(
+        [stage.cut for stage in run], 1.0, 1 / (1 + np.exp(-np.append(logits, 0.0)))
+    )
+
+
+def _last_log(run: Sequence[Stage]) -> FloatArray:
+    """Logarithm of D of the last: it has no multipliers."""
+    return np.zeros(len(run[-1].centre))
 
 
 def forward(run: Sequence[Stage], logs: Sequence[FloatArray], shares: FloatArray | None) -> list[_Kept]:
-    """``logs``: of each stage but the last; ``shares``: None where D are the multipliers themselves."""
+    """``shares``: None where D are the multipliers themselves."""
     kept: list[_Kept] = []
     form: Vectors | None = None  # a diagonal
     dense = 0
     real = run[0].symbols.real.dtype
     diagonal = np.ones(run[0].symbols.shape[2])
-    for i, (stage, log) in enumerate(zip(run, [*logs, np.zeros(len(run[-1].centre))], strict=True)):
+    for i, (stage, log) in enumerate(zip(run, logs, strict=True)):
         right = adjoint(stage.symbols)
         solved = right / diagonal[:, None].astype(real) if form is None else _solved(form, right, dense)
         weight = np.exp(log / 2) * stage.spread
@@ -447,7 +459,7 @@ def _through(
 def parameters(run: Sequence[Stage], multipliers: Sequence[FloatArray]) -> list[FloatArray]:
     """Logarithms of D and logits of the shares with which multipliers are these ones, as far as they are feasible."""
     logs = [np.log(each) for each in multipliers]
-    norms = np.array([each.largest[0] for each in forward(run, logs, None)[:-1]])
+    norms = np.array([each.largest[0] for each in forward(run, [*logs, _last_log(run)], None)[:-1]])
     norms = np.minimum(norms, ALMOST)
     return [*logs, np.log(norms / (1 - norms))]
 
@@ -650,6 +662,10 @@ FINEST = 16
 """Frequencies an axis on which the multipliers of the end are made, lest they are infeasible between the others."""
 LOOKED_AT, CHEAP = 3, 0.02
 """States that are looked at on the finest grid; part of the budget that may be spent on more."""
+REFINED, PEAKS, NEAR = 2, 6, 0.97
+"""Of them, whose constants are looked at between its points; near how many of its points, and how high."""
+RESONANT = 0.01
+"""Such a rise is a narrow peak, for which it is better to scale all multipliers, as the proof does."""
 FEWEST = 3
 """Frequencies an axis below which no weights are looked for."""
 STEP = 0.07
@@ -735,16 +751,53 @@ class _Search:
         return False
 
     def _refined(self) -> list[tuple[float, list[FloatArray]]]:
-        """Constants and multipliers of the last states, feasible on the finest grid; of earlier ones if cheap."""
-        found = []
+        """Constants and multipliers of the last states, feasible on the finest grid; of earlier ones if cheap.
+
+        Of the best few the constants are looked at between the points of the grid; the others' are as much larger.
+        """
+        found: list[tuple[float, list[FloatArray], list[FloatArray]]] = []
         each = cost(self.network, self.parts, self.finest).products
         for count, (_, point) in enumerate(reversed(self.states)):
             if count >= LOOKED_AT and count * each > CHEAP * self.whole:
                 break
             self.point = point
             with contextlib.suppress(np.linalg.LinAlgError, ValueError):
-                found.append(self._value(self.fine))
-        return found
+                found.append((*self._value(self.fine), [self.fine[last - 1].values for _, last in self.parts]))
+        found.sort(key=lambda state: state[0])
+        with contextlib.suppress(np.linalg.LinAlgError, ValueError):
+            rises = [self._rises(multipliers, on_grid) for _, multipliers, on_grid in found[:REFINED]]
+            rises += [np.min(rises, axis=0)] * (len(found) - len(rises))
+            return [self._raised(*state[:2], more) for state, more in zip(found, rises, strict=True)]
+        return [state[:2] for state in found]
+
+    def _raised(
+        self, value: float, multipliers: Sequence[FloatArray], rises: FloatArray
+    ) -> tuple[float, list[FloatArray]]:
+        """Where the square of each part's constant is ``exp(rise)`` times larger."""
+        better, so_far = [], 0.0
+        for (first, last), more in zip(self.parts, rises.tolist(), strict=True):
+            better += [each * math.exp(-so_far) for each in multipliers[first : last - 1]]
+            so_far += more
+            better += [each * math.exp(-so_far) for each in multipliers[last - 1 : last]]
+        return value + so_far, better
+
+    def _rises(self, multipliers: Sequence[FloatArray], on_grid: Sequence[FloatArray]) -> FloatArray:
+        """Logarithm of how much larger the square of each part's constant is between the points of the finest grid."""
+        logs, rises = [*map(np.log, multipliers), _last_log(self.fine)], np.zeros(len(self.parts))
+        for at, ((first, last), known) in enumerate(zip(self.parts, on_grid, strict=True)):
+            entry = None if first == 0 else np.sqrt(multipliers[first - 1])
+
+            def values(angles: FloatArray, part: tuple[int, int] = (first, last), entry: Any = entry) -> FloatArray:
+                grid = stages_of(self.network, self.parts, part, angles, np.complex128, entry)
+                kept = forward(grid, logs[slice(*part)], None)
+                feasible = all(each.largest[0] < ALMOST for each in kept[:-1])
+                return grid[-1].values if feasible else np.full(len(angles), math.inf)
+
+            angles = self.fine[first].angles
+            if angles.any():
+                on_this = known * (float(values(angles[known.argmax()][None])[0]) / float(known.max()))
+                rises[at] = math.log(highest(values, angles, 2 * math.pi / self.finest, on_this) / float(on_this.max()))
+        return np.where(rises < RESONANT, rises, 0.0)
 
     def _go_on(self) -> None:
         """Rounds of gradient steps, and Newton steps after the first."""
@@ -823,6 +876,33 @@ class _Search:
             if self.done >= self.most or self.left < each:
                 break
         return True
+
+
+def highest(values: Callable[[FloatArray], FloatArray], grid: FloatArray, apart: float, on_grid: FloatArray) -> float:
+    """The largest value near the highest points of a grid of angles (f, d), by parabolas along the axes."""
+    step = np.where(grid.any(axis=0), apart, 0.0)
+    peaks: list[FloatArray] = []
+    for at in np.argsort(-on_grid):
+        far = [np.minimum(*(abs(_turned(grid[at] - sign * each)) for sign in (1, -1))) for each in peaks]
+        if len(peaks) < PEAKS and on_grid[at] > NEAR * on_grid.max() and all((d > 1.5 * step).any() for d in far):
+            peaks.append(grid[at])
+    centres, best = np.asarray(peaks), float(on_grid.max())
+    axes = np.flatnonzero(step)
+    for share in (1 / 2, 1 / 4, 1 / 8):
+        moves = np.concatenate([np.zeros((1, len(step))), *(sign * share * np.diag(step)[axes] for sign in (1, -1))])
+        found = values((centres[:, None] + moves).reshape(-1, len(step))).reshape(len(centres), -1)
+        best = max(best, float(found.max()))
+        if not math.isfinite(best):
+            break
+        here, after, before = found[:, :1], found[:, 1 : 1 + len(axes)], found[:, 1 + len(axes) :]
+        bend = np.maximum(2 * here - after - before, 1e-12 * here)
+        centres[:, axes] += np.clip((after - before) / (2 * bend), -1, 1) * share * step[axes]
+    return best
+
+
+def _turned(angles: FloatArray) -> FloatArray:
+    """Between -pi and pi."""
+    return np.asarray((angles + math.pi) % (2 * math.pi) - math.pi)
 
 
 def gradient_steps(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from specnorm_networks.descent import (
     cost,
     frequencies,
     gradient_steps,
+    parameters,
     stages,
     stages_of,
     symbols_at,
@@ -41,10 +42,20 @@ RUNGS = (0, 10, 25, 100, 400, 1600)
 """Steps after which a proof is tried: what a budget finds, a larger one finds too."""
 PART, PATIENCE = 1 / 4, 10
 """Of the method's seconds; steps without a gain of a thousandth after which the search ends."""
+LOWER = (1.0, 0.9, 0.7)
+"""What is left of the last multipliers, for those of a cut run are feasible only nearly."""
 
 
-def bound_through_head(head: Head, measure: Measure, method: Multipliers, share: float) -> Upper | None:
-    """The least constant of a run that is found within a share of the method's seconds; None: none is."""
+def bound_through_head(
+    head: Head, measure: Measure, method: Multipliers, share: float, known: Sequence[FloatArray] = ()
+) -> Upper | None:
+    """The least constant of a run that is found within a share of the method's seconds; None: none is.
+
+    Parameters
+    ----------
+    known : sequence of array
+        Weights of the run's values, where it is cut before the head: the search for its last part may begin with them.
+    """
     claims: list[Upper] = []
     like: Any = head.body.links[0].slopes[0]
     ops = ArrayOps.of(backends.backend_for(like), like)
@@ -60,7 +71,7 @@ def bound_through_head(head: Head, measure: Measure, method: Multipliers, share:
     try:
         with np.errstate(all="ignore"), arithmetic.exact(like, backend=backends.backend_for(like)):
             ahead = constant_before(head, measure) if head.before else None
-            for weights in weights_of(head, method, PART * share * method.seconds * RATE):
+            for weights in weights_of(head, method, PART * share * method.seconds * RATE, known):
                 if measure.clock.expired:
                     break
                 claims.append(constant_through_head(head, weights, following, measure, ahead, ops=ops))
@@ -69,12 +80,16 @@ def bound_through_head(head: Head, measure: Measure, method: Multipliers, share:
     return min(claims, key=float, default=None)
 
 
-def weights_of(head: Head, method: Multipliers, budget: float) -> Iterator[list[FloatArray]]:
+def weights_of(
+    head: Head, method: Multipliers, budget: float, known: Sequence[FloatArray] = ()
+) -> Iterator[list[FloatArray]]:
     """Of the values of the body but the first, the better ones last; ``budget``: products of numbers."""
     products, memory = _cost(head)
     if memory > MEMORY or budget < products:
         return
     search = _Search(head, method)
+    if known and head.before:
+        search.begin(known)
     for done, rung in itertools.pairwise(RUNGS):
         yield [np.sqrt(multipliers) * _unit(head) for multipliers in search.of_body()]
         if rung > min(method.steps, budget / products) or not search.descend(rung - done):
@@ -94,6 +109,24 @@ class _Search:
     def of_body(self) -> list[FloatArray]:
         """The body's multipliers where it stands."""
         return value_alone(self.exact, self.point)[1][: len(self.head.body.links)]
+
+    def begin(self, known: Sequence[FloatArray]) -> None:
+        """Where the weights of a run that is cut before the head are, if that is better than the closed form."""
+        count, best = len(self.head.body.links), (self._value(), self.point)
+        multipliers = [np.square(each / _unit(self.head)) for each in known[len(self.head.before) : -1]]
+        multipliers = [np.repeat(each, x.width // len(each)) for each, x in zip(multipliers, self.links, strict=True)]
+        centre, _ = middle(*self.head.body.links[-1].slopes)
+        # Behind a function with multipliers as much as before a cut is left of these, where they are most.
+        multipliers[count - 1] /= np.where(centre == 0, 1.0, 2 * np.square(centre))
+        for lower in LOWER:
+            shares = lower ** (np.minimum(np.arange(1, len(self.links) + 1), count) / count)
+            logs = [each * by for each, by in zip(multipliers, shares, strict=True)]
+            self.point = np.concatenate(parameters(self.grid, logs))
+            best = min(best, (self._value(), self.point), key=lambda each: each[0])
+        self.point = best[1]
+
+    def _value(self) -> float:
+        return value_alone(self.grid, self.point)[0]
 
     def descend(self, steps: int) -> bool:
         """Gradient steps to the best point on the way; whether it is better by a thousandth than the one before."""
