@@ -68,15 +68,16 @@ def _constant(values: Any, like: Any = None) -> Any:
 def _adaptive(*, largest: bool) -> Callable[..., Any]:
     """Axis by axis: means are a product with a matrix, maxima those of the entries of each window.
 
-    Means of windows of one length are an average pooling.
+    Windows of one length are an ordinary pooling.
     """
 
     def write(self: Any, output_size: Any) -> Any:
         found, ndim = self, len(self.shape)
         sizes = [int(n) for n in self.shape[ndim - len(output_size) :]]
-        if not largest and all(n % m == 0 for n, m in zip(sizes, output_size, strict=True)):
+        if all(n % m == 0 for n, m in zip(sizes, output_size, strict=True)):
             windows = [n // m for n, m in zip(sizes, output_size, strict=True)]
-            return op.AveragePool(self, kernel_shape=windows, strides=windows)
+            pool = op.MaxPool if largest else op.AveragePool
+            return pool(self, kernel_shape=windows, strides=windows)
         for axis, m in zip(range(ndim - len(output_size), ndim), output_size, strict=True):
             n = int(self.shape[axis])
             windows = [range(k * n // m, -(-(k + 1) * n // m)) for k in range(m)]

@@ -55,6 +55,8 @@ WILD: dict[str, tuple[float, ...]] = {
     "covered": (0.0, 1e6),
     "repaid": (0.0, 1e6),
     "stuck": (0.0, 1.0),
+    "small": (0.0, 1.0),
+    "misled": (1, 1000),
     "trials": (1, 1000),
     "around": (0.0, 3.0),
     "doubtful": (0.0, 2.0),
