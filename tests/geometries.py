@@ -142,16 +142,18 @@ def answer(function: Callable[..., Any], geometry: dict[str, Any]) -> str:
 
 
 def table() -> str:
-    """Markdown, generated from what the functions do; one row a padding, if strides and the like change nothing."""
-    rows = ["| padding | size | " + " | ".join(FUNCTIONS) + " |", "|---" * (2 + len(FUNCTIONS)) + "|"]
+    """Markdown, generated from what the functions do; one row for paddings with the same answers."""
+    found: dict[tuple[str, ...], list[str]] = {}
     for padding, keywords in PADDINGS.items():
         for size, at in SIZES.items():
-            cells: list[str] = []
+            cells = [size]
             for function in FUNCTIONS.values():
                 known = ('circular, `"same"`', "zeros")
                 shapes = [x for x in SHAPES.values() if padding in known or not x.get("transposed")]
-                found = {answer(function, {**shape, **keywords, **at}) for shape in shapes}
-                assert len(found) == 1, f"{padding}, {size}: depends on stride, dilation, groups or transposed"
-                cells += found
-            rows.append(f"| {padding} | {size} | " + " | ".join(cells) + " |")
+                answers = {answer(function, {**shape, **keywords, **at}) for shape in shapes}
+                assert len(answers) == 1, f"{padding}, {size}: depends on stride, dilation, groups or transposed"
+                cells += answers
+            found.setdefault(tuple(cells), []).append(padding)
+    rows = ["| padding | size | " + " | ".join(FUNCTIONS) + " |", "|---" * (2 + len(FUNCTIONS)) + "|"]
+    rows += [f"| {'; '.join(paddings)} | {' | '.join(cells)} |" for cells, paddings in found.items()]
     return "\n".join(rows) + "\n"
