@@ -18,6 +18,7 @@ from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.linear_bounds import written_out
 from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.joins import Extreme
+from specnorm_networks.certified.operators.layers import Convolution, Matrix
 from specnorm_networks.certified.patterns import prepared, unsorted
 from specnorm_networks.certified.ranges import Ranges, anywhere, localised, ranges, region_of, rises
 from specnorm_networks.certified.reading import runs
@@ -136,7 +137,12 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
 
 
 def _flattens(graph: Graph) -> bool:
-    return any(link.repeat > 1 for run in runs(prepared(graph)) for link in run.links)
+    """Whether channels are flattened, in a run or before a layer that is in none."""
+    ready = prepared(graph)
+    every = [link for run in runs(ready) for link in run.links]
+    read = sum(term.filter is not None for link in every for term in link.terms)
+    layers = sum(isinstance(node.operator, (Convolution, Matrix)) for node in ready.nodes)
+    return any(link.repeat > 1 for link in every) or read < layers
 
 
 def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> Ranges:
