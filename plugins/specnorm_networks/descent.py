@@ -302,9 +302,8 @@ def value_alone(run: Sequence[Stage], point: FloatArray) -> tuple[float, list[Fl
 def _unknowns(run: Sequence[Stage], point: FloatArray) -> tuple[list[FloatArray], FloatArray]:
     """Logarithms of D, and the share of each stage: all of it at a cut."""
     *logs, logits = np.split(point, np.cumsum([len(stage.centre) for stage in run[:-1]]))
-    return [*logs, _last_log(run)], np.where(
-        [stage.cut for stage in run], 1.0, 1 / (1 + np.exp(-np.append(logits, 0.0)))
-    )
+    shares = 1 / (1 + np.exp(-np.append(logits, 0.0)))
+    return [*logs, _last_log(run)], np.where([stage.cut for stage in run], 1.0, shares)
 
 
 def _last_log(run: Sequence[Stage]) -> FloatArray:

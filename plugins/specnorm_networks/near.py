@@ -128,16 +128,16 @@ def _by_units(local: Graph, measure: Measure, method: Method, found: Ranges | No
 
 
 def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkBound]:
-    """By channels; and by units where these say more: channels are flattened, or slopes are above 0 (leaky ReLU)."""
+    """By channels; and by units where these say more: runs lack channels, or slopes are above 0 (leaky ReLU)."""
     by_channels = bounded(graph, measure, method)
-    if isinstance(method, Product) or not (rises(graph) or _flattens(graph)):
+    if isinstance(method, Product) or not (rises(graph) or _lacks_channels(graph)):
         return [by_channels]
     written = written_out(unsorted(graph))[-1]
     return [by_channels, *_by_units(localised(written, anywhere(written)), measure, method)]
 
 
-def _flattens(graph: Graph) -> bool:
-    """Whether channels are flattened, in a run or before a layer that is in none."""
+def _lacks_channels(graph: Graph) -> bool:
+    """Whether a run flattens channels, or a layer is in no run of channels."""
     ready = prepared(graph)
     every = [link for run in runs(ready) for link in run.links]
     read = sum(term.filter is not None for link in every for term in link.terms)

@@ -11,6 +11,7 @@ import numpy as np
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError, Operator
 from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
 from specnorm_networks.certified.operators.pointwise import MOST
 from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.onnx.nodes import (
@@ -21,7 +22,6 @@ from specnorm_networks.onnx.nodes import (
     Data,
     Made,
     Value,
-    broadcast_shapes,
     on_axis,
     scalar,
     shape_of,

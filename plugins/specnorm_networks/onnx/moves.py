@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError, Operator
+from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
 from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.onnx.binding import Array, Wholes
 from specnorm_networks.onnx.nodes import (
@@ -23,7 +24,6 @@ from specnorm_networks.onnx.nodes import (
     Made,
     Result,
     Value,
-    broadcast_shapes,
     on_axis,
     scalar,
     shape_of,

@@ -187,12 +187,6 @@ def shape_of(x: Value | Made) -> Shape:
     return x.shape
 
 
-def broadcast_shapes(shapes: Sequence[Shape | None]) -> Shape | None:
-    """NumPy's rule; None if a shape is not known."""
-    known = [shape for shape in shapes if shape is not None]
-    return np.broadcast_shapes(*known) if known and len(known) == len(shapes) else None
-
-
 def on_axis(axis: int, shape: Shape) -> int:
     """A non-negative number of an axis.
 

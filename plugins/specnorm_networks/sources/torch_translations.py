@@ -73,13 +73,13 @@ def _adaptive(*, largest: bool) -> Callable[..., Any]:
 
     def write(self: Any, output_size: Any) -> Any:
         found, ndim = self, len(self.shape)
-        sizes = [int(n) for n in self.shape[ndim - len(output_size) :]]
+        first = ndim - len(output_size)
+        sizes = [int(n) for n in self.shape[first:]]
         if all(n % m == 0 for n, m in zip(sizes, output_size, strict=True)):
-            windows = [n // m for n, m in zip(sizes, output_size, strict=True)]
+            lengths = [n // m for n, m in zip(sizes, output_size, strict=True)]
             pool = op.MaxPool if largest else op.AveragePool
-            return pool(self, kernel_shape=windows, strides=windows)
-        for axis, m in zip(range(ndim - len(output_size), ndim), output_size, strict=True):
-            n = int(self.shape[axis])
+            return pool(self, kernel_shape=lengths, strides=lengths)
+        for axis, (n, m) in enumerate(zip(sizes, output_size, strict=True), first):
             windows = [range(k * n // m, -(-(k + 1) * n // m)) for k in range(m)]
             if n == m:
                 continue
@@ -95,7 +95,6 @@ def _adaptive(*, largest: bool) -> Callable[..., Any]:
             turned = found if axis == ndim - 1 else op.Transpose(found, perm=order)
             turned = op.MatMul(turned, _constant(means, self))
             found = turned if axis == ndim - 1 else op.Transpose(turned, perm=order)
-        found = op.Identity(self) if found is self else found
         return (found, op.Constant(value_int=0)) if largest else found
 
     return write

@@ -30,11 +30,16 @@ def last_sizes(shape: Shape | None, count: int) -> list[int | None]:
     return list(shape[len(shape) - count :])
 
 
-def broadcasted(*shapes: Shape | None) -> Shape | None:
-    """The shape that values are broadcast to, by NumPy's rules; None where that is not known, or they do not fit."""
+def broadcast_shapes(shapes: Sequence[Shape | None]) -> Shape | None:
+    """The shape that values are broadcast to, by NumPy's rules (`ValueError`); None where that is not known."""
     known = [shape for shape in shapes if shape is not None]
+    return np.broadcast_shapes(*known) if known and len(known) == len(shapes) else None
+
+
+def broadcasted(*shapes: Shape | None) -> Shape | None:
+    """The same; None where they do not fit, too."""
     try:
-        return np.broadcast_shapes(*known) if len(known) == len(shapes) else None
+        return broadcast_shapes(shapes)
     except ValueError:
         return None
 
