@@ -163,8 +163,10 @@ class LogSoftmax(_Probabilities):
         return host.root_up(max(math.prod(before[axis] for axis in self.axes), 1))
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        # The logarithm has the relative error of its sum; differences add those of their terms.
-        return np.asarray(2 * unit * (self.units(values[0]) + abs(result)))
+        # The logarithm has the relative error of its sum; differences add those of their terms. Of a probability p that
+        # underflows to another number, by twice the smallest at most, it is off by four times log(1 + 2 smallest / p).
+        underflow = 4 * np.logaddexp(0.0, math.log(2 * smallest(unit)) - result)
+        return np.asarray(2 * unit * (self.units(values[0]) + abs(result)) + underflow)
 
 
 def _count(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
