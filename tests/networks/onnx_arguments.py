@@ -313,7 +313,7 @@ def tiled(d: Dice) -> Arguments:
 def blocked(operator: str) -> Callable[[Dice], Arguments]:
     def draw(d: Dice) -> Arguments:
         b = d.choice([1, 2])
-        shape = (1, b * b, d.randint(1, 2), 2) if operator == "DepthToSpace" else (1, 1, b * 2, b)
+        shape = (1, b * b, d.randint(1, 2), 2) if operator == "DepthToSpace" else (1, d.randint(1, 2), b * 2, b)
         return {"input": Slot(shape), "blocksize": b, "mode": d.choice([None, "DCR", "CRD"])}
 
     return draw

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -17,7 +16,6 @@ from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.onnx.binding import Array, Wholes
 from specnorm_networks.onnx.nodes import (
     FLOATING,
-    MAX_AMOUNT,
     MAX_KNOWN,
     Call,
     Data,
@@ -221,91 +219,64 @@ def tile(x: Data, repeats: Wholes, /) -> Made:
 
 
 def blocks(call: Call, x: Data, /, *, blocksize: int, mode: str = "DCR") -> Made:
-    """Pixels to channels, or back."""
-    b, before = blocksize, shape_of(x)
-    if mode not in ("DCR", "CRD"):
-        raise NoBoundError(f"mode={mode[:20]!r} of {call.operator} is not known here")
+    """Pixels to channels, or back, which is the inverse."""
+    b, (n, c, h, w) = blocksize, shape_of(x)
     deeper = call.operator == "SpaceToDepth"
-    if len(before) != 4 or not 1 <= b <= MAX_AMOUNT or any(n % b for n in before[2:] if deeper) or (
-        not deeper and before[1] % b**2
-    ):  # fmt: skip
-        raise NoBoundError(f"blocks of {b} do not fit {before}")
-    n, c, h, w = before
-
-    def move(a: NDArray[Any]) -> NDArray[Any]:
-        if deeper:
-            return a.reshape(n, c, h // b, b, w // b, b).transpose(0, 3, 5, 1, 2, 4).reshape(n, -1, h // b, w // b)
-        parts = (n, b, b, c // b**2, h, w) if mode == "DCR" else (n, c // b**2, b, b, h, w)
-        order = (0, 3, 4, 1, 5, 2) if mode == "DCR" else (0, 1, 4, 2, 5, 3)
-        return a.reshape(parts).transpose(order).reshape(n, -1, h * b, w * b)
-
-    at = move(np.arange(math.prod(before)).reshape(before))
+    if deeper:
+        c, h, w = c * b**2, h // b, w // b
+    parts, order = (n, b, b, c // b**2, h, w), (0, 3, 4, 1, 5, 2)
+    if mode != "DCR":
+        parts, order = (n, c // b**2, b, b, h, w), (0, 1, 4, 2, 5, 3)
+    if mode not in ("DCR", "CRD") or b < 1 or math.prod(parts) != math.prod(shape_of(x)):
+        raise NoBoundError(f"blocks of {b} by mode={mode[:20]!r} of a value of shape {x.shape}")
+    at = np.arange(math.prod(parts)).reshape(parts).transpose(order).reshape(n, -1, h * b, w * b)
+    if deeper:
+        at = np.argsort(at, axis=None).reshape(n, c, h, w)
     return Made(ops.Entries(at, at.size), (x,), at.shape)
 
 
 # -- entries at constant places, and sorts ----------------------------------------------------------------------------
-def _sizes(x: Value) -> tuple[int, ...]:
-    """All known, of a value whose entries can be counted."""
+def _places(x: Value) -> NDArray[np.int64]:
+    """Numbers of a value's entries."""
     known = shape_of(x)
     if math.prod(known) > MAX_KNOWN:
         raise NoBoundError("its input is too large for a table of its entries")
-    return known
-
-
-def _places(x: Value) -> NDArray[np.int64]:
-    known = _sizes(x)
     return np.arange(math.prod(known)).reshape(known)
 
 
 def _taken(x: Data, at: NDArray[np.int64]) -> Made:
     if at.size > MAX_KNOWN:
         raise NoBoundError("its value is too large for a table of its entries")
-    return Made(ops.Entries(at, math.prod(_sizes(x))), (x,), at.shape)
+    return Made(ops.Entries(at, math.prod(shape_of(x))), (x,), at.shape)
 
 
-def _along(sizes: tuple[int, ...], indices: Array, axis: int, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], ...]:
-    """Positions on all axes, where one axis' are given for entries of a shape."""
-    if len(indices.shape) != len(sizes) or any(
-        m > n for at, (m, n) in enumerate(zip(indices.shape, sizes, strict=True)) if at != axis
-    ):
-        raise NoBoundError(f"indices of shape {indices.shape} do not fit {sizes}")
-    grid = list(np.indices(shape))
-    grid[axis] = _within(indices, sizes[axis])
-    return tuple(grid)
+def _along(x: Value, indices: Array, axis: int) -> NDArray[np.int64]:
+    """Entries at positions along an axis."""
+    places = _places(x)
+    if indices.ndim != places.ndim:
+        raise NoBoundError(f"indices of shape {indices.shape} do not fit {places.shape}")
+    grid: list[NDArray[Any]] = [*np.indices(indices.shape)]
+    grid[on_axis(axis, places.shape)] = indices.astype(np.int64)
+    return np.asarray(places[tuple(grid)])
 
 
-def _within(indices: Array, size: int) -> NDArray[np.int64]:
-    """Positions from the front."""
-    found = indices.astype(np.int64)
-    if ((found < -size) | (found >= size)).any():
-        raise NoBoundError(f"its indices lie outside of an axis of {size}")
-    return found % max(size, 1)
+def _by_tuples(places: NDArray[np.int64], indices: Array, batch: int = 0) -> NDArray[np.int64]:
+    depth = indices.shape[-1]
+    if depth < 1 or math.prod(indices.shape[:-1]) * math.prod(places.shape[batch + depth :]) > MAX_KNOWN:
+        raise NoBoundError("its value is too large for a table of its entries, or has no positions")
+    if batch:
+        return np.stack([_by_tuples(*each, batch - 1) for each in zip(places, indices, strict=True)])
+    return np.asarray(places[tuple(np.moveaxis(indices.astype(np.int64), -1, 0))])
 
 
 def gather_elements(x: Data, indices: Array, /, *, axis: int = 0) -> Made:
     """One entry for each position, along an axis."""
-    return _taken(x, _places(x)[_along(_sizes(x), indices, on_axis(axis, shape_of(x)), indices.shape)])
+    return _taken(x, _along(x, indices, axis))
 
 
 def gather_nd(x: Data, indices: Array, /, *, batch_dims: int = 0) -> Made:
     """Slices by tuples of positions."""
-    at = _by_tuples(_places(x), indices, batch_dims)
-    return _taken(x, at)
-
-
-def _by_tuples(places: NDArray[np.int64], indices: Array, batch: int = 0) -> NDArray[np.int64]:
-    depth = indices.shape[-1] if indices.ndim else 0
-    if not 1 <= batch + depth <= places.ndim or places.shape[:batch] != indices.shape[:batch] or batch < 0:
-        raise NoBoundError(f"indices of shape {indices.shape} do not fit {places.shape}")
-    if math.prod(indices.shape[:-1]) * math.prod(places.shape[batch + depth :]) > MAX_KNOWN:
-        raise NoBoundError("its value is too large for a table of its entries")
-    columns = tuple(_within(indices[..., k], places.shape[batch + k]) for k in range(depth))
-    if not batch:
-        return places[columns]
-    found = np.empty((*indices.shape[:-1], *places.shape[batch + depth :]), np.int64)
-    for at in itertools.product(*map(range, places.shape[:batch])):
-        found[at] = places[at][tuple(column[at] for column in columns)]
-    return found
+    return _taken(x, _by_tuples(_places(x), indices, batch_dims))
 
 
 def triangle(x: Data, k: int | None = None, /, *, upper: int = 1) -> Made:
@@ -321,8 +292,7 @@ def scatter_nd(x: Value, indices: Array, updates: Value, /, *, reduction: str = 
 
 def scatter_elements(x: Value, indices: Array, updates: Value, /, *, axis: int = 0, reduction: str = "none") -> Made:
     """Entries put at positions along an axis."""
-    at = _places(x)[_along(_sizes(x), indices, on_axis(axis, shape_of(x)), indices.shape)]
-    return _put(x, at, updates, reduction)
+    return _put(x, _along(x, indices, axis), updates, reduction)
 
 
 def _put(x: Value, at: NDArray[np.int64], updates: Value, reduction: str) -> Made:
