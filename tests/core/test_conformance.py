@@ -18,14 +18,18 @@ from specnorm.backends import Backend
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.libraries
-@pytest.mark.sampled("numpy", "torch", "jax32", "default", "cupy")  # strict: CI's session `wheel`; JAX takes long
-def test_conformance(xp: Lib) -> None:
-    testing.check_backend(xp.backend)
-
-
 LONG = ("values", "gradients")
-"""What another device takes as long for, and does alike."""
+"""What takes long with strict and JAX."""
+SHORT = [title for title in testing.CHECKS if title not in LONG]
+
+
+@pytest.mark.libraries
+@pytest.mark.widths
+@pytest.mark.sampled("numpy", "torch", "jax32", "default", "cupy", "jax-gradients", *SHORT)  # strict: session `wheel`
+@pytest.mark.parametrize("title", testing.CHECKS)
+def test_conformance(xp: Lib, title: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_out(monkeypatch, *(testing.CHECKS.keys() - {title}))
+    testing.check_backend(xp.backend)
 
 
 def leave_out(monkeypatch: pytest.MonkeyPatch, *titles: str) -> None:
@@ -34,7 +38,7 @@ def leave_out(monkeypatch: pytest.MonkeyPatch, *titles: str) -> None:
 
 @pytest.mark.libraries
 def test_conformance_on_another_device(xp: Lib, monkeypatch: pytest.MonkeyPatch) -> None:
-    leave_out(monkeypatch, *LONG)
+    leave_out(monkeypatch, "values")
     others = [d for d in xp.backend.devices()[1:] if "no_" not in d]
     if not others:
         pytest.skip(f"{xp.name} has one device here")
