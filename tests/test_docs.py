@@ -1,4 +1,4 @@
-"""The documentation runs: its examples, its links, its commands. Pages are found by walking the tree."""
+"""The documentation runs: examples, links, commands, notebooks. Pages are found by walking the tree."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import doctest
 import importlib.util
 import inspect
 import io
+import json
 import math
 import os
 import re
@@ -266,3 +267,63 @@ def test_the_table_of_kinds_is_what_the_methods_say() -> None:
     assert specnorm.METHODS.keys() == {name for name, _ in kinds.FUNCTIONS.values() if name}
     page = kinds.PAGE.read_text(encoding="utf-8")
     assert kinds.replaced(page) == page, "docs/guarantees.md holds another table; write it by: python tests/kinds.py"
+
+
+# -- notebooks -----------------------------------------------------------------------------------------------------
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.sampled("numpy")
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_cells_run(path: Path) -> None:
+    if path.stem == "cupy":
+        cupy = pytest.importorskip("cupy", reason="CuPy needs an NVIDIA GPU", exc_type=ImportError)
+        if not cupy.cuda.is_available():
+            pytest.skip("no NVIDIA GPU here")
+    pytest.importorskip(path.stem, exc_type=ImportError)
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert code
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for number, source in enumerate(code):
+        exec(compile(source, f"{path.name}[{number}]", "exec"), namespace)
+
+
+def test_there_is_one_for_each_backend() -> None:
+    assert [path.stem for path in NOTEBOOKS] == ["cupy", "jax", "numpy", "torch"]
+
+
+# -- adding a method -------------------------------------------------------------------------------------------------
+def put_after(path: Path, anchor: str, text: str) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert source.count(anchor) == 1, f"{path.name} has no single {anchor!r} any more"
+    path.write_text(source.replace(anchor, anchor + text), encoding="utf-8")
+
+
+@pytest.mark.nightly
+def test_the_second_method_of_the_page_keeps_its_promises(tmp_path: Path) -> None:
+    """docs/adding-a-method.md, followed to the letter: its method joins a copy of specnorm."""
+    page = (ROOT / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
+    (_, first), *_ = blocks(page, "python")
+    for name in ("specnorm", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "data", "outside"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    example = doctest.DocTestParser().get_examples(first)
+    (tmp_path / "specnorm" / "methods" / "frobenius.py").write_text("".join(e.source for e in example))
+    imported, promise = (source for _, source in blocks(page, "py"))
+    registry = tmp_path / "specnorm" / "methods" / "__init__.py"
+    put_after(registry, "from specnorm.methods.fft import ExactFFT\n", imported)
+    put_after(registry, "Reshaped, Enclose", ", Frobenius")
+    with (tmp_path / "tests" / "promises.py").open("a", encoding="utf-8") as file:
+        file.write(promise)
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist",
+         "tests/core/methods/test_every_method.py", "-k", "frobenius or promise or orders"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "SPECNORM_TEST_BACKENDS": "numpy"},
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    passed = re.search(r"(\d+) passed", run.stdout)
+    assert passed is not None, run.stdout
+    assert int(passed[1]) > 12, run.stdout

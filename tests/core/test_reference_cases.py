@@ -1,4 +1,4 @@
-"""The published reference cases: the file is what its generator makes, the script can tell, and we are right."""
+"""The published reference cases: the file is what its generator makes, and we are right, on real weights too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from checks import assert_encloses, assert_exact, assert_tight, assert_valid, number
-from oracle import Truth
+from nightly import sample
+from oracle import Truth, sigma_star
+from real_weights import real_layers
 
 import specnorm
 from specnorm import GeometryError, MethodError
@@ -172,3 +174,19 @@ def check(name: str, case: dict[str, Any]) -> None:
     else:
         for value in np.ravel(got):
             assert_valid(value, "upper", truth)
+
+
+# -- published networks ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("model", ["resnet20", "espnet", "mini_xception"])
+def test_layers_as_they_are_used(model: str) -> None:
+    """Every strided, dilated, grouped or transposed layer with its own geometry and zero padding."""
+    for name, kernel, geometry in sample(real_layers(model), 2):
+        folded = {key: geometry[key] for key in ("stride", "dilation", "groups", "transposed")}
+        if folded["groups"] == 1 and not folded["transposed"] and set(folded["stride"] + folded["dilation"]) <= {1}:
+            continue
+        truth = sigma_star(kernel, **folded, rtol=1e-4)
+        for bound in (specnorm.f4_bound, specnorm.grid_bound, specnorm.tn_bound):
+            assert truth.lo <= float(bound(kernel, **geometry)), name
+        found = specnorm.enclose(kernel, **geometry)
+        assert_encloses(found.lower, found.upper, truth)
+        assert float(found.upper) <= 1.0011 * truth.hi, name

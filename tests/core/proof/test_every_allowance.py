@@ -18,7 +18,7 @@ pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
 
 from methods import test_rescaling, test_waves
 from mutants import certified, mutated
-from proof import test_layer_roundings, test_pruning
+from proof import test_fathom, test_layer_roundings
 from proof.test_layer_roundings import UNIT, Instead, execution
 from test_mutations import MUTATIONS
 
@@ -149,7 +149,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "matrix_norm_up": matrix,
     "gram_norm_up": gram_norm,
     "ritz_down": ritz,
-    "GramIterates.square": passes(test_pruning.test_products_that_lose_every_small_term_are_allowed_for),
+    "GramIterates.square": passes(test_fathom.test_products_that_lose_every_small_term_are_allowed_for),
     "_off": blocks,
     "lag_norms": passes(test_rescaling.test_lags_that_lose_every_small_term_are_allowed_for),
     "GramTaps.values": powers,
