@@ -29,6 +29,7 @@ class Completed(NamedTuple):
     ----------
     kernel : array, shape (groups, rows, c, *block_kernel_shape)
         H beside each group's block, c the smaller number of the block's channels: what `complete` can start from.
+        Zeros where no H proves less than zeros do.
     bound : 0-d array
         Upper bound of the layer's norm.
     """
@@ -53,7 +54,9 @@ class CompletionFrom(Completion):
         scaled, exponent = arrays.scale(blocks, xp=xp)
         wide = xp.reshape(exponent, (-1,) + (1,) * (h.ndim - 1))
         found = self.found(scaled, arrays.unscale(h, -wide, xp=xp), ops=ops)
-        return self.evaluation(found, exponent, ops=ops), (arrays.unscale(found.kernel, wide, xp=xp),)
+        after = xp.where(xp.reshape(found.helps, wide.shape), found.kernel, xp.zeros_like(found.kernel))
+        value = self.evaluation(found.bound, found.products, found.gradient, exponent, ops=ops)
+        return value, (arrays.unscale(after, wide, xp=xp),)
 
 
 @takes_layers

@@ -7,7 +7,7 @@ core is in ``specnorm.__all__``.
 
 from __future__ import annotations
 
-from specnorm import backends, certificates
+from specnorm import backends
 from specnorm.arrays import random_vectors
 from specnorm.certified import arithmetic, host, interval, rounding
 from specnorm.certified.bound import HypothesisError, Lower, Upper, finite, greatest, known, least
@@ -29,7 +29,6 @@ from specnorm.problem import layer_map
 from specnorm.problem import padding as padding_rules
 from specnorm.problem.spec import Layout, at_every_size
 from specnorm.proving import status_of
-from specnorm.result import Certificate
 from specnorm.runtime.program import check_values
 from specnorm.text import install, number, visible
 from specnorm.types import AnyArray, ArrayObject, ArrayOps
@@ -45,8 +44,8 @@ __all__ = [
     # The problem: a layer, its frequencies, its map.
     "at_every_size", "frequency_grids", "layer_map", "Layout", "padding_rules", "random_vectors",
     # Running a method, and what answers say.
-    "AnyArray", "ArrayObject", "ArrayOps", "backends", "Certificate", "certificates", "check_budget", "check_count",
-    "check_values", "Clock", "gram_power", "install", "InternalError", "lines", "number",
-    "OutOfTime", "proven", "status_of", "TranslationError", "visible",
+    "AnyArray", "ArrayObject", "ArrayOps", "backends", "check_budget", "check_count", "check_values", "Clock",
+    "gram_power", "install", "InternalError", "lines", "number", "OutOfTime", "proven", "status_of",
+    "TranslationError", "visible",
 ]
 # fmt: on

@@ -12,10 +12,13 @@ from specnorm.layers import takes_layers
 from specnorm.measuring import proven
 from specnorm.methods.enclosure import Enclose
 from specnorm.problem.spec import ConvSpec, Layer
-from specnorm.result import BoundSource, Certificate, Enclosure, Outcome, Result
+from specnorm.registry import function
+from specnorm.result import BoundSource, Enclosure, Outcome, Result
 from specnorm.types import ArrayObject
 
 if TYPE_CHECKING:
+    from specnorm_networks import Certificate
+
     from specnorm.certified.bound import Lower, Upper
 
 
@@ -83,9 +86,8 @@ def enclose(
 
 
 def _certificate(kernel: ArrayObject, spec: ConvSpec, name: str) -> Certificate:
-    from specnorm.certificates import certificate_of  # for few
-
-    return certificate_of(backend_for(kernel).to_numpy(kernel), spec, name)
+    found: Certificate = function("Enclosure.certificate")(backend_for(kernel).to_numpy(kernel), spec, name)
+    return found
 
 
 def _explained(lower: Lower, upper: Upper) -> str:

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from specnorm.errors import CertificateError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from specnorm_check import Claim
+    from specnorm_networks import Certificate
 
     from specnorm.certified.bound import Lower, Upper
     from specnorm.problem.spec import ConvSpec
@@ -55,58 +53,6 @@ class BoundSource(Enum):
     SUPREMUM = "the supremum over all sizes"
     CIRCULANT = "a circulant that the layer is a part of"
     MATRIX = "the layer's own matrix"
-
-
-@dataclass(frozen=True, eq=False)
-class Certificate:
-    """Claims, and what proves them.
-
-    Parameters
-    ----------
-    claims : tuple of Claim
-        As ``specnorm_check.check`` takes them.
-    model : bytes
-        Of the ONNX file that they are about, where a model that is no file was exported to one.
-    """
-
-    claims: tuple[Claim, ...]
-    model: bytes = b""
-
-    def __add__(self, other: Certificate) -> Certificate:
-        return Certificate(self.claims + other.claims, self.model or other.model)
-
-    def dumps(self) -> bytes:
-        """The file's content, which ``python -m specnorm_check`` reads."""
-        import io
-        import json
-
-        import numpy as np
-        from specnorm_check import VERSION  # for few, as below
-
-        statements, arrays = list[Any](), dict[str, Any]()
-
-        def named(statement: Any, completion: Any) -> dict[str, Any]:
-            arrays[f"H{len(arrays)}"] = completion
-            return {**statement, "completion": f"H{len(arrays) - 1}"}
-
-        for statement, found in self.claims:
-            if "parts" in statement:
-                parts = [named(part, h) for part, h in zip(statement["parts"], found, strict=True)]
-                statements.append({**statement, "parts": parts})
-            else:
-                statements.append(named(statement, found))
-        text = json.dumps({"specnorm_certificate": VERSION, "claims": statements}, allow_nan=False).encode()
-        file = io.BytesIO()
-        np.savez(file, claims=np.frombuffer(text, np.uint8), **arrays)
-        return file.getvalue()
-
-    def save(self, path: str | Path) -> None:
-        """Write the file, and beside it the model's ONNX file where there is none yet."""
-        from pathlib import Path
-
-        Path(path).write_bytes(self.dumps())
-        if self.model:
-            Path(path).with_suffix(".onnx").write_bytes(self.model)
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ PROPOSES = (
 """Rooms and modules that can but waste time."""
 LISTS = {"specnorm", "specnorm.methods"}
 """Packages whose own file lists alternatives: a name taken from one leads to where it is defined."""
-WRITERS = {"specnorm.certificates", "specnorm_networks.certificates", "specnorm_check"}
+WRITERS = {"specnorm_networks.layer_certificates", "specnorm_networks.certificates", "specnorm_check"}
 """What writes the file of a certificate, and checks it: no other answer is made of it."""
 AT_A_SIZE = "specnorm.search.layer"
 """What encloses a layer at its size; without one it is not run."""

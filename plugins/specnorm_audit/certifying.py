@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from specnorm_check import Claim, Refused, Verdict, check, digest, read_certificate
-from specnorm_networks import ModelArrays, NetworkBound, certificate_of_network
+from specnorm_networks import Certificate, ModelArrays, NetworkBound, certificate_of, certificate_of_network
 
 from specnorm import CertificateError, SpecnormError
-from specnorm.proof import Certificate, backends, certificates, number
+from specnorm.proof import backends, number
 from specnorm_audit.layers import Layer
 from specnorm_audit.readers import MAX_BYTES, open_model
 from specnorm_audit.readers.isolated import GRAPH_SECONDS
@@ -32,7 +32,7 @@ def claims_of(model: ModelArrays, layers: Sequence[Layer], rows: Sequence[Row]) 
             continue
         try:
             kernel = backends.backend_for(layer.tensor.load()).to_numpy(layer.tensor.load())
-            found += certificates.certificate_of(kernel, row.spec, row.name, _stored(kernel, row.name, names))
+            found += certificate_of(kernel, row.spec, row.name, _stored(kernel, row.name, names))
         except SpecnormError as error:
             missing.append(f"{row.name}: {error}")
     return found, missing

@@ -16,9 +16,7 @@ from specnorm_audit import tables
 from specnorm_audit.rows import Row, finite
 
 if TYPE_CHECKING:
-    from specnorm_networks import NetworkBound
-
-    from specnorm.proof import Certificate
+    from specnorm_networks import Certificate, NetworkBound
 
 
 Outcome: TypeAlias = Literal["passed", "failed", "undecided"]

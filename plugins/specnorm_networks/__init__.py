@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from specnorm_networks.certified.ranges import within
     from specnorm_networks.certified.statements import forward_step
     from specnorm_networks.checking import moved_up
+    from specnorm_networks.layer_certificates import Certificate, certificate_of
     from specnorm_networks.live import certified_accuracy, network_bound, network_graph
     from specnorm_networks.logit_margins import Margins, margins
     from specnorm_networks.measuring import Measure
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from specnorm_networks.nonexpansiveness import Nonexpansive, nonexpansive
 
 __all__ = [
+    "Certificate",
     "CertifiedAccuracy",
     "Graph",
     "Kind",
@@ -55,6 +57,7 @@ __all__ = [
     "Tensor",
     "UnknownNode",
     "bound",
+    "certificate_of",
     "certificate_of_network",
     "certified_accuracy",
     "forward_step",
@@ -76,6 +79,7 @@ _WHERE = {
     "accuracy": "CertifiedAccuracy",
     "answer": "NetworkBound RunBound",
     "certificates": "certificate_of_network",
+    "layer_certificates": "Certificate certificate_of",
     "certified.ranges": "within",
     "certified.graph": "Graph Layer Node",
     "certified.operators.registry": "register_operator registered_operators",

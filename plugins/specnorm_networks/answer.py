@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from specnorm import CertificateError
-from specnorm.proof import Certificate, Upper, number, visible
+from specnorm.proof import Upper, number, visible
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.propagation import Step, UnknownNode
 from specnorm_networks.certified.rules import must_be_claims, premises_first
 from specnorm_networks.checking import Checked
+
+if TYPE_CHECKING:
+    from specnorm_networks.layer_certificates import Certificate
 
 COMPLETE = "complete"
 """Status of a bound that no clock cut."""

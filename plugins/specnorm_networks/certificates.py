@@ -17,10 +17,10 @@ import numpy as np
 from specnorm_check import LAYERS, Claim, Network, Refused, at_least
 
 from specnorm import CertificateError
-from specnorm.proof import Certificate, certificates
 from specnorm_networks.answer import NetworkBound, RunBound, Weighted
+from specnorm_networks.layer_certificates import Certificate, completed
 
-AIM, LEAST, CLOSE, OFF = 0.008, 1e-3, 5e-4, 2.0**-48
+AIM, LEAST, CLOSE, OFF = 0.008, 1e-3, 2.5e-4, 2.0**-48
 """Relative distances from norms, of all layers together, of one at least, of a matrix; and what is counted for
 roundings of a kernel's entries."""
 WIDEST = 640
@@ -178,6 +178,6 @@ def _proven(network: Network, part: Part) -> tuple[Part, Any]:
     with contextlib.suppress(Refused):
         sizes = network.together({**part, "sizes": "own"}).geometry["sizes"]
         own = () if sizes == "every" else sizes
-    found = certificates.completed(whole.kernel, whole.geometry, own, aim, OFF)
+    found = completed(whole.kernel, whole.geometry, own, aim, OFF)
     part = {**part, "sizes": "own" if found.at_size else "every"}
     return {**part, "exponent": found.exponent, "completion": ""}, found.completion

@@ -7,13 +7,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specnorm import CertificateError, MethodError
-from specnorm.proof import Certificate
 from specnorm_networks.accuracy import CertifiedAccuracy
 from specnorm_networks.accuracy import certified_accuracy as of_graph
 from specnorm_networks.answer import NetworkBound
@@ -22,6 +21,9 @@ from specnorm_networks.certified.ranges import within
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method
 from specnorm_networks.near import bound
+
+if TYPE_CHECKING:
+    from specnorm_networks.layer_certificates import Certificate
 
 MAX_BYTES = 2**33
 """Of a file, as `specnorm.audit` has it."""

@@ -60,7 +60,8 @@ class Completion(Stepped):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Search from small random numbers."""
         scaled, exponent = arrays.scale(blocks, xp=ops.xp)
-        return self.evaluation(self.found(scaled, None, ops=ops), exponent, ops=ops)
+        found = self.found(scaled, None, ops=ops)
+        return self.evaluation(found.bound, found.products, found.gradient, exponent, ops=ops)
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """The derivative that the search or the step found."""
@@ -73,10 +74,10 @@ class Completion(Stepped):
         return search.complete(scaled, begin, rtol=self.rtol, products=self.n_iter, seed=self.seed, ops=ops)
 
     @staticmethod
-    def evaluation(found: search.Found, exponent: Array, *, ops: ArrayOps) -> Evaluation:
-        """That, in the scale of the blocks."""
-        bound = arrays.unscale(found.bound, ops.xp.astype(exponent, found.bound.dtype), xp=ops.xp)
-        return Evaluation(bound, (found.products,), (found.gradient,))
+    def evaluation(bound: Array, products: Array, gradient: Array, exponent: Array, *, ops: ArrayOps) -> Evaluation:
+        """Of scaled blocks, in their own scale."""
+        bound = arrays.unscale(bound, ops.xp.astype(exponent, bound.dtype), xp=ops.xp)
+        return Evaluation(bound, (products,), (gradient,))
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
@@ -126,8 +127,8 @@ class Completion(Stepped):
         h, lags, age = arrays.applied(mended, due, (h, lags, age), ops=ops)
         h, lags = arrays.applied(renewed, due | wrong, (h, lags), ops=ops)
         bound, gradient = search.bound_and_gradient(scaled, own, rule.kept(h, lags, ops=ops), ops=ops)
-        found = search.Found(h, bound, age, gradient)
-        return self.evaluation(found, exponent, ops=ops), (h, lags, exponent, age + 1 if sweeps else age)
+        after = (h, lags, exponent, age + 1 if sweeps else age)
+        return self.evaluation(bound, age, gradient, exponent, ops=ops), after
 
 
 _FAR = 20

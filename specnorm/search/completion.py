@@ -51,13 +51,14 @@ class Peak(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Completions (b, rows, c, *taps) of a stack of blocks, the bounds (b,) that they prove, the products it took (b,).
+    """Completions (b, rows, c, *taps) of a stack of blocks, the bounds (b,) that are proven, whether by the completion.
 
-    And the derivative of the blocks' norm at its maximum, times bound over norm.
+    And the products it took (b,), and the derivative of the blocks' norm at its maximum, times bound over norm.
     """
 
     kernel: Array
     bound: Array
+    helps: Array
     products: Array
     gradient: Array
 
@@ -274,7 +275,8 @@ def complete(
 
     limit = PRODUCTS if products is None else products
     count, beside = arrays.counter(h, ops=ops), lags_of_taps(h)
-    best, bound = h, completion.norms_up(own, beside, ops=ops)[0]
+    bound, helps = completion.norms_up(own, beside, ops=ops)
+    best, first = h, bound
     if limit:
         searched = _Products.of(narrow_blocks, ops=ops)
         target = (norm * (1 + _AIM * rtol)) ** 2
@@ -294,11 +296,11 @@ def complete(
             best = xp.where(_wide(better, xp=xp), x, best)
             return count + used, x, beside.values, best, xp.where(better, now, bound)
 
-        count, _, _, best, bound = ops.loop(going, further, (count, h, beside.values, h, bound))
+        count, _, _, best, bound = ops.loop(going, further, (count, h, beside.values, best, bound))
     slope = _in_rows(norm_gradient(narrow_blocks, peak, xp=xp), blocks, xp=xp)
     slope = slope * xp.reshape(xp.astype(bound, norm.dtype) / size, (-1,) + (1,) * (blocks.ndim - 1))
     count = xp.broadcast_to(xp.asarray(count, dtype=xp.int32, device=ops.device(bound)), bound.shape)
-    return Found(by_row(best, taps, xp=xp), bound, count, slope)
+    return Found(by_row(best, taps, xp=xp), bound, helps | (bound < first), count, slope)
 
 
 def mend(blocks: Array, h: Array, own: Array, beside: Array, steps: int, *, ops: ArrayOps) -> Array:

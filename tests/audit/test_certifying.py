@@ -13,11 +13,10 @@ from hypothesis import given
 from oracle import dense_norm, sigma_star
 from specnorm_audit import audit, cli
 from specnorm_audit.certifying import verify_file
+from specnorm_networks import layer_certificates as writing
+from specnorm_networks.layer_certificates import Certificate, certificate_of
 
-from specnorm import certificates as writing
-from specnorm.certificates import certificate_of
-from specnorm.problem.spec import ConvSpec
-from specnorm.result import Certificate
+from specnorm import ConvSpec
 
 RESNET = Path(__file__).parents[2] / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
 Random = np.random.RandomState

@@ -123,3 +123,16 @@ def test_a_broken_method_is_named(entries: Any) -> None:
         METHODS["gone"]
     with pytest.raises(KeyError):
         METHODS["nobody's"]
+
+
+@pytest.mark.parametrize(
+    ("package", "call", "what"),
+    [
+        ("specnorm_audit", lambda: specnorm.audit({}), "specnorm.audit"),
+        ("specnorm_networks", lambda: specnorm.enclose(KERNEL).certificate(), "specnorm.Enclosure.certificate"),
+    ],
+)
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, package: str, call: Any, what: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ModuleNotFoundError, match=rf"^{what} needs the package {package}, which is missing"):
+        call()

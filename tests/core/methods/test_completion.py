@@ -175,6 +175,15 @@ def test_a_completion_is_a_start_for_the_kernel_that_has_moved() -> None:
     assert float(bound) <= 1.0101 * sigma_star(kernel, max_cells=3000).hi
 
 
+def test_a_completion_that_proves_nothing_is_zero() -> None:
+    """Of two groups the first is a multiple of the identity, whose own lags prove its norm."""
+    one, two = np.eye(9)[4].reshape(1, 3, 3), Recipe((1, 3, 3), seed=1).kernel
+    h, bound = specnorm.complete(np.stack([3 * one, two / 9]), groups=2)
+    assert float(bound) == pytest.approx(3, rel=1e-12)
+    assert not h[0].any()
+    assert h[1].any()
+
+
 def test_refusals() -> None:
     kernel = Recipe((4, 3, 3, 2)).kernel
     with pytest.raises(specnorm.MethodError, match=r"start has the shape \(1, 8, 3, 3, 2\).*has \(1, 12, 3, 3, 2\)"):

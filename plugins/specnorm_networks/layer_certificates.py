@@ -1,13 +1,17 @@
 """The file that somebody else checks: claims about layers, each with the kernel H that proves it.
 
-H is searched for here; ``specnorm_check.py``, which shares no code with this package, proves the claim from it by
+H is searched for here; ``specnorm_check.py``, which shares no code with these packages, proves the claim from it by
 products of whole numbers. Nothing here is trusted.
 """
 
 from __future__ import annotations
 
+import io
+import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -15,25 +19,64 @@ import specnorm_check
 from numpy.typing import NDArray
 from specnorm_check import Claim, Refused
 
-from specnorm.backends import backend_for
-from specnorm.certified.completion import norms_up
-from specnorm.errors import CertificateError
-from specnorm.problem.spec import ConvSpec
-from specnorm.result import Certificate
-from specnorm.search.completion import complete, lags_of, largest_symbol, row_count
-from specnorm.types import ArrayOps
+from specnorm import CertificateError, ConvSpec, complete, power_iteration
 
-AIM, ENOUGH = 0.008, 0.01
-"""Relative distances from the norm: what is searched for, and what shall be proven after rounding."""
+AIM, SPARE = 0.008, 0.25
+"""Relative distance from the norm that is searched for, and the part of it that rounding H may add."""
 PRODUCTS, WORK = 200, 2.0**41
 """Of a search, and its multiplications, about: 50 products reach 1 %. Layers of 3x3 taps and more than 500 channels get
 fewer, and what is proven of them is looser."""
-COLUMNS, CLOSE = 1024, 5e-4
+COLUMNS, CLOSE = 1024, 2.5e-4
 """Of a layer's own matrix that is completed, at most, and its distance from the norm. Of more the claim is about every
 size."""
 WORTH = 0.05
 """What an H of a layer's own matrix, which is large, must gain in a network."""
 FloatArray: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """Claims, and what proves them.
+
+    Parameters
+    ----------
+    claims : tuple of Claim
+        As ``specnorm_check.check`` takes them.
+    model : bytes
+        Of the ONNX file that they are about, where a model that is no file was exported to one.
+    """
+
+    claims: tuple[Claim, ...]
+    model: bytes = b""
+
+    def __add__(self, other: Certificate) -> Certificate:
+        return Certificate(self.claims + other.claims, self.model or other.model)
+
+    def dumps(self) -> bytes:
+        """The file's content, which ``python -m specnorm_check`` reads."""
+        statements, arrays = list[Any](), dict[str, Any]()
+
+        def named(statement: Any, completion: Any) -> dict[str, Any]:
+            arrays[f"H{len(arrays)}"] = completion
+            return {**statement, "completion": f"H{len(arrays) - 1}"}
+
+        for statement, found in self.claims:
+            if "parts" in statement:
+                parts = [named(part, h) for part, h in zip(statement["parts"], found, strict=True)]
+                statements.append({**statement, "parts": parts})
+            else:
+                statements.append(named(statement, found))
+        whole = {"specnorm_certificate": specnorm_check.VERSION, "claims": statements}
+        text = json.dumps(whole, allow_nan=False).encode()
+        file = io.BytesIO()
+        np.savez(file, claims=np.frombuffer(text, np.uint8), **arrays)
+        return file.getvalue()
+
+    def save(self, path: str | Path) -> None:
+        """Write the file, and beside it the model's ONNX file where there is none yet."""
+        Path(path).write_bytes(self.dumps())
+        if self.model:
+            Path(path).with_suffix(".onnx").write_bytes(self.model)
 
 
 class Proven(NamedTuple):
@@ -120,21 +163,17 @@ def completed(
     """
     blocks, lift = specnorm_check.blocks_of(stored.astype(np.float64), statement)
     groups, _, channels, *taps = blocks.shape
-    nothing = np.zeros((groups, 0, channels, *taps))
     largest = float(np.abs(blocks).max())
     scale = math.frexp(largest)[1] if math.isfinite(largest) else 0
-    scaled = np.ldexp(blocks, -scale)
 
     def proven(h: FloatArray, bits: int) -> Proven:
         return _rounded(stored, statement, h, scale, bits, off)
 
-    best = proven(nothing, 20)
-    near = math.ldexp(float(np.max(_norms(scaled))), scale)
-    enough = near * float(lift) * (1 + ENOUGH * aim / AIM)
-    if best.upper > enough:
-        h = completions(scaled, aim)
+    best = proven(np.zeros((groups, 0, channels, *taps)), 20)
+    h, near = _completions(np.ldexp(blocks, -scale), aim)
+    if h.any():
         best = min(best, proven(h, 16), key=_upper)
-        if best.upper > enough:
+        if best.upper > math.ldexp(near, scale) * float(lift) * (1 + SPARE * aim):
             best = min(best, proven(h, 20), key=_upper)
     if own and blocks.shape[2] * math.prod(own) <= COLUMNS:
         there = _at_size(stored, {**statement, "sizes": list(own)}, off)
@@ -164,60 +203,41 @@ def _at_size(stored: NDArray[Any], statement: dict[str, Any], off: float = 0.0) 
         matrices, _ = specnorm_check.blocks_of(np.ldexp(kernel, -scale), statement)
     except Refused:
         return None
-    some = [_root(one, CLOSE) if one.any() else np.zeros((one.shape[1],) * 2) for one in matrices]
-    return _rounded(stored, statement, np.stack(some), scale, specnorm_check.BITS, off)._replace(at_size=True)
+    roots = np.stack([_root(one, CLOSE)[0] for one in matrices])
+    return _rounded(stored, statement, roots, scale, specnorm_check.BITS, off)._replace(at_size=True)
 
 
 def _upper(found: Proven) -> float:
     return found.upper
 
 
-def completions(blocks: FloatArray, aim: float = AIM) -> FloatArray:
-    """H for each of some narrow blocks (groups, rows, channels, *taps), ``aim`` above the norm or more."""
+def _completions(blocks: FloatArray, aim: float) -> tuple[FloatArray, float]:
+    """H for each of some narrow blocks (groups, rows, channels, *taps) of numbers up to 1, and the bound aimed at.
+
+    ``aim`` above the norm, or more where that takes too long.
+    """
     groups, rows, channels, *taps = blocks.shape
-    scales = np.frexp(np.abs(blocks).max(axis=tuple(range(1, blocks.ndim))))[1].reshape(-1, *[1] * (blocks.ndim - 1))
-    some = np.flatnonzero(blocks.any(axis=tuple(range(1, blocks.ndim))))
-    own: Any = np.ldexp(blocks, -scales)[some].astype(np.float32)
     if math.prod(taps) == 1:
-        found = np.stack([_root(one.reshape(rows, channels), aim) for one in own]).reshape(
-            -1, channels, channels, *taps
-        )
-    else:
-        points = math.prod(2 * k - 1 for k in taps) / 2
-        both = row_count(channels)
-        cost = len(some) * points * both * channels * (8 * channels + 6 * math.prod(taps))
-        products = int(min(PRODUCTS if aim >= AIM else 2 * PRODUCTS, WORK / cost))
-        with np.errstate(all="ignore"):  # whatever it comes to, the checker says what it proves
-            found = np.asarray(complete(own, rtol=aim, products=products, ops=_ops(own)).kernel)
-            found = np.where(np.isfinite(found), found, 0.0)
-            # Where it proves no less than none does, there is none.
-            beside: Any = found.astype(np.float32)
-            helps: Any = norms_up(lags_of(own, ops=_ops(own)), lags_of(beside, ops=_ops(own)), ops=_ops(own))[1]
-            found[~np.asarray(helps)] = 0.0
-    h = np.zeros((groups, *found.shape[1:]))
-    h[some] = found
-    return np.asarray(np.ldexp(h, scales))
+        roots = [_root(one.reshape(rows, channels), aim) for one in blocks]
+        found = np.stack([root for root, _ in roots]).reshape(-1, channels, channels, *taps)
+        return found, max(bound for _, bound in roots)
+    points = math.prod(2 * k - 1 for k in taps) / 2
+    cost = groups * points * max(4 * channels, 8) * channels * (8 * channels + 6 * math.prod(taps))
+    products = int(min(PRODUCTS if aim >= AIM else 2 * PRODUCTS, WORK / cost))
+    kernel: Any = blocks.reshape(-1, channels, *taps).astype(np.float32)
+    searched = complete(kernel, groups=groups, rtol=aim, n_iter=products)
+    return np.asarray(searched.kernel, dtype=np.float64), float(searched.bound)
 
 
-def _norms(blocks: FloatArray) -> FloatArray:
-    """Estimates of the norms of blocks of numbers up to 1."""
-    own: Any = blocks.astype(np.float32)
-    lags = lags_of(own, ops=_ops(own)).values
-    return np.asarray(largest_symbol(lags, own.shape[3:], ops=_ops(own)).norm, dtype=np.float64)
-
-
-def _ops(like: Any) -> ArrayOps:
-    return ArrayOps.of(backend_for(like), like, dtype="float32")
-
-
-def _root(matrix: NDArray[Any], distance: float) -> FloatArray:
-    """An upper triangle R with ``R^T R = t**2 I - M^T M``, t just above the norm of M."""
-    own: Any = matrix[None]
-    gram = matrix.T.astype(np.float64) @ matrix
-    t = max(float(_norms(own)[0]), math.sqrt(float(gram.diagonal().max())))
+def _root(matrix: NDArray[Any], distance: float) -> tuple[FloatArray, float]:
+    """An upper triangle R with ``R^T R = t**2 I - M^T M``, t just above the norm of M; and t."""
+    gram: Any = matrix.T.astype(np.float64) @ matrix
+    t = math.sqrt(max(float(power_iteration(gram)), float(gram.diagonal().max())))
+    if t == 0:
+        return np.zeros_like(gram), 0.0
     while True:
         t *= 1 + distance
         try:
-            return np.asarray(np.linalg.cholesky(t**2 * np.eye(len(gram)) - gram).T)
+            return np.asarray(np.linalg.cholesky(t**2 * np.eye(len(gram)) - gram).T), t
         except np.linalg.LinAlgError:
             continue  # the estimate was too small
