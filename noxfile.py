@@ -32,7 +32,7 @@ SECOND_OPINION = "onnxruntime>=1.20"
 NIGHT = {"SPECNORM_HYPOTHESIS_PROFILE": "nightly", "SPECNORM_NIGHTLY": "1"}
 """Tests with the mark ``nightly`` run, of what else CI takes a sample all is looked at."""
 QUICK = (
-    "tests/test_house.py", "tests/core/test_traps.py", "tests/core/test_oracle.py", "tests/core/test_checks.py",
+    "tests/test_house.py", "tests/core/test_traps.py", "tests/core/test_oracle.py",
     "tests/core/test_errors.py", "tests/check/test_certificates.py", "tests/core/test_convolution.py",
     "tests/core/test_arithmetic.py", "tests/core/methods/test_every_method.py", "tests/core/methods/test_geometry.py",
     "tests/core/methods/test_certify.py", "tests/core/methods/test_enclosure.py", "tests/core/methods/test_layer.py",

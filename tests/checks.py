@@ -1,6 +1,6 @@
 """Assertions that state a promise. Each compares with the bound that favours the library, without tolerance.
 
-`tests/core/test_checks.py` feeds every one of them a wrong number and expects it to fail.
+`tests/core/test_oracle.py` feeds every one of them a wrong number and expects it to fail.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """No value is below its linear bound on a ball and a box; the bounds are close; each part of them is needed.
 
-Attacks go downhill by Jacobians that `local_networks` computes from dense matrices of its own.
+Attacks go downhill by Jacobians that `dense_networks` computes from dense matrices of its own.
 """
 
 from __future__ import annotations
