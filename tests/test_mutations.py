@@ -70,16 +70,8 @@ def by_any_supremum(self: cover.Cover, threshold: float) -> bool:
     supremum = self.open.supremum
     if supremum is None or threshold < 0.5 * supremum.value:
         return False
-    self._note(np.arange(len(self)), np.full(len(self), threshold), threshold)
+    self._note(np.arange(len(self)), threshold)
     return True
-
-
-_norm_up = GramPolynomial.norm_up
-
-
-def flattered(self: GramPolynomial, limit_sq: np.ndarray) -> np.ndarray:
-    """Norms at the centres of the torus' cells, a hundredth less than proven."""
-    return _norm_up(self, limit_sq) * 0.99
 
 
 _truncation_bound = gram_polynomial.truncation_bound
@@ -147,8 +139,7 @@ MUTATIONS = {
     ),
     "supremum on grids": Mutation(below_the_circle, ((cover, "limits_sq", without_supremum),)),
     "supremum that is no larger": Mutation(below_the_circle, ((cover.Cover, "fathom_by_supremum", by_any_supremum),)),
-    "norms that leave grid points out": Mutation(below_the_circle, ((GramPolynomial, "norm_up", flattered),)),
-    "lemma that leaves grid points out": Mutation(
+    "lemma of the grid": Mutation(
         below_the_circle, ((cover, "grid_lemma", lambda threshold, _, radius: cover.cell_lemma(threshold, radius)),)
     ),
     "numbers above": Mutation(outward, ((host, "next_up", lambda x: x),)),

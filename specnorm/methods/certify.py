@@ -114,7 +114,7 @@ class Certify(Method):
         if found.upper is not None or spec.input_shape is None:
             return found
         sizes = grid_sizes(spec, tuple(cut.shape[3:]))
-        whole = search.run(cover, rtol=1e-3, grid_follows=True, max_cells=self.max_cells)
+        whole = search.run(cover, rtol=1e-3, max_cells=self.max_cells)
         supremum = whole.upper or norm_by_frobenius(cut, ops=ops)
         return search.run(dft(sizes, cut.shape[3:]), bound=bound, supremum=supremum, max_cells=self.max_cells)
 

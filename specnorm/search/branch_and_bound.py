@@ -51,7 +51,6 @@ class Search:
         self.clock = clock or Clock()
         self.incumbent = Incumbent(blocks, self.tuning, seed=seed, clock=self.clock, ops=ops)
         self.polynomials = Polynomials(blocks, self.tuning, clock=self.clock, ops=ops)
-        self._torus: Cover | None = None
         self._cells = self._levels = 0
         self._crowded = False
 
@@ -63,7 +62,6 @@ class Search:
         bound: float | None = None,
         supremum: Upper | None = None,
         start: SearchResult | None = None,
-        grid_follows: bool = False,
         max_cells: int,
         max_levels: int | None = None,
         relaxes: bool = False,
@@ -80,8 +78,6 @@ class Search:
             Of the whole torus, for boxes of grid points.
         start : SearchResult, optional
             An earlier search of these blocks over the same frequencies, for its lower bound and frequency.
-        grid_follows : bool
-            Prove more than is needed where that is easy: the grid points there need no search of their own.
         max_cells : int
             Budget, for each block.
         max_levels : int, optional
@@ -89,12 +85,10 @@ class Search:
         relaxes : bool
             Whether to ask for less where ``rtol`` does not fit into what is left of cells and time (torus alone).
         """
-        self._begin(boxes, rtol, bound, start, grid_follows)
+        self._begin(boxes, rtol, bound, start)
         if supremum is not None and supremum <= self.threshold:
             return self._result(on_grid(supremum, boxes))
-        cover = Cover(
-            self.blocks, boxes, supremum, torus=self._torus, threshold=self.threshold, keeps=grid_follows, ops=self.ops
-        )
+        cover = Cover(self.blocks, boxes, supremum, ops=self.ops)
         try:
             found = self._refine(cover, max_cells * self.blocks.shape[0], max_levels, relaxes=relaxes)
         except OutOfTime:
@@ -102,8 +96,6 @@ class Search:
         if found.upper is None and self._free and not self.incumbent.best.claim.value > 0:
             self.incumbent.multistart()
             return self._result(None)
-        if grid_follows and found.upper is not None:
-            self._torus = cover
         return found
 
     def _refine(self, cover: Cover, max_cells: int, max_levels: int | None, *, relaxes: bool) -> SearchResult:
@@ -145,15 +137,10 @@ class Search:
         return self._result(cover.proven())
 
     # -- what is to be proven ----------------------------------------------------------------------------------------
-    def _begin(
-        self, boxes: Boxes, rtol: float, bound: float | None, start: SearchResult | None, grid_follows: bool
-    ) -> None:
+    def _begin(self, boxes: Boxes, rtol: float, bound: float | None, start: SearchResult | None) -> None:
         """Set the threshold; take over an earlier lower bound, or find a first one."""
         self._free, self._rtol, self._bound = not boxes.on_grid, rtol, bound
         self._cells = self._levels = 0
-        self._excess_angle = math.acos(1 / (1 + self.tuning.excess * rtol)) if grid_follows else 0.0
-        if self._free:
-            self._torus = None
         zero = LowerBound(nothing(), boxes.centres[:1], 0)
         first = zero if start is None else LowerBound(start.lower, start.frequency, start.block)
         self.incumbent.begin(first, free=self._free, rtol=min(rtol, self.tuning.close), bound=bound)
@@ -201,8 +188,7 @@ class Search:
         trial = self.polynomials.for_trial(polynomial, threshold, cover.open.boxes.radius) if loose else polynomial
         vectors = self.xp.astype(vectors, arrays.complex_dtype(trial.even.dtype, xp=self.xp), copy=False)
         least_sq = max(self.polynomials.least_limit_sq(trial), self.tuning.least * threshold**2)
-        wanted_sq, _ = self._wanted_sq(cover, trial, threshold, slice(None))
-        reduced_for_sq = np.minimum(np.maximum(wanted_sq, least_sq), 1e300)
+        reduced_for_sq = np.minimum(np.maximum(cover.limits_sq(trial, threshold), least_sq), 1e300)
         nodes = NodeEstimates(trial, threshold, vectors, reduced_for_sq, self.tuning.exact)
         keeps, found = trial.itemsize * count * trial.rank**2 <= self.tuning.kept, []
 
@@ -236,7 +222,7 @@ class Search:
         if polynomial is nodes.polynomial and nodes.kept and not polynomial.truncation > 0:
             return
         limit_sq = cover.limits_sq(polynomial, threshold)
-        likely = (nodes.eigenvalues < limit_sq) & (limit_sq >= nodes.reduced_for_sq) & (cover.norms == math.inf)
+        likely = (nodes.eigenvalues < limit_sq) & (limit_sq >= nodes.reduced_for_sq) & ~cover.done
         hopeful = np.flatnonzero(likely)
         if polynomial is not nodes.polynomial or (not nodes.kept and threshold > nodes.threshold):
             for part in self.polynomials.parts(polynomial, len(hopeful)):
@@ -249,17 +235,17 @@ class Search:
         """Try cells with nothing left out, where the truncation weighs too much, so that no smaller cell passes."""
         smaller_sq = (self.threshold * np.cos(cover.open.boxes.radius / 4)) ** 2
         near = (nodes.norms_sq < limit_sq) & (limit_sq > self.tuning.stuck * self.threshold**2)
-        stuck = np.flatnonzero((cover.norms == math.inf) & near & (nodes.eigenvalues > smaller_sq))
+        stuck = np.flatnonzero(~cover.done & near & (nodes.eigenvalues > smaller_sq))
         if len(stuck):
             self._try(cover, self.polynomials.whole, stuck, np.zeros(len(cover)))
         # An estimate that allowed what the proof did not tells nothing of a small cell. Where there are many of them,
         # the first tells of the others.
         small = hopeful[limit_sq[hopeful] > self.tuning.small * self.threshold**2]
-        misled = small[near[small] & (cover.norms[small] == math.inf)]
+        misled = small[near[small] & ~cover.done[small]]
         if len(misled) >= self.tuning.misled:
             misled = misled[np.argsort(-nodes.eigenvalues[misled], kind="stable")]
             self._try(cover, self.polynomials.whole, misled[:1], np.zeros(len(cover)))
-            if cover.norms[misled[0]] < math.inf:
+            if cover.done[misled[0]]:
                 self._try(cover, self.polynomials.whole, misled[1:], np.zeros(len(cover)))
 
     def _fathom_closer(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, cells: int) -> None:
@@ -269,7 +255,7 @@ class Search:
             trial = self.polynomials.for_trial(closer, self.threshold, cover.open.boxes.radius)
             limit_sq = cover.limits_sq(trial, self.threshold)
             likely = (nodes.norms_sq < limit_sq) & (limit_sq >= self.polynomials.least_limit_sq(trial))
-            self._try(cover, trial, np.flatnonzero(likely & (cover.norms == math.inf)), limit_sq)
+            self._try(cover, trial, np.flatnonzero(likely & ~cover.done), limit_sq)
 
     def _try(self, cover: Cover, polynomial: GramPolynomial, index: np.ndarray, reduced_for_sq: np.ndarray) -> None:
         for part in self.polynomials.parts(polynomial, len(index)):
@@ -282,25 +268,19 @@ class Search:
         Tried are cells whose estimates allow it.
         """
         polynomial, index = formed.polynomial, formed.index
-        easy_sq, limit_sq = self._wanted_sq(cover, polynomial, threshold, index)
+        limit_sq = cover.limits_sq(polynomial, threshold)[index]
         # What the factorisation takes of the limit for its own rounding.
         part = 1 - norms.likely_loss(polynomial.rank, formed.matrices, ops=self.ops)
-        attempts = [limit_sq]
-        if self._excess_angle and polynomial is nodes.polynomial:
-            # Float64 after float32 is for what is close: more than needed is not asked of it.
-            attempts = [np.clip(self.tuning.raised * nodes.eigenvalues[index], easy_sq, limit_sq), limit_sq]
-        for wanted_sq in attempts:
-            allowed = (nodes.eigenvalues[index] < part * wanted_sq) & (wanted_sq >= nodes.reduced_for_sq[index])
-            tried = (allowed & (cover.norms[index] == math.inf) & (wanted_sq < math.inf)).nonzero()[0]
-            if not len(tried):
-                continue
-            passed = cover.fathom(formed.take(tried, ops=self.ops), threshold, wanted_sq=wanted_sq[tried])
-            failed = tried[~passed]
-            failed = failed[np.argsort(-nodes.eigenvalues[index[failed]], kind="stable")[: nodes.exact]]
-            # What failed in float32 is formed again in float64.
-            if len(failed) and not polynomial.is_float32:
-                nodes.exact -= len(failed)
-                self._sharpen(cover, nodes, formed.take(np.sort(failed), ops=self.ops))
+        allowed = (nodes.eigenvalues[index] < part * limit_sq) & (limit_sq >= nodes.reduced_for_sq[index])
+        tried = (allowed & ~cover.done[index] & (limit_sq < math.inf)).nonzero()[0]
+        if not len(tried):
+            return
+        failed = tried[~cover.fathom(formed.take(tried, ops=self.ops), threshold)]
+        failed = failed[np.argsort(-nodes.eigenvalues[index[failed]], kind="stable")[: nodes.exact]]
+        # What failed in float32 is formed again in float64.
+        if len(failed) and not polynomial.is_float32:
+            nodes.exact -= len(failed)
+            self._sharpen(cover, nodes, formed.take(np.sort(failed), ops=self.ops))
 
     def _sharpen(self, cover: Cover, nodes: NodeEstimates, formed: CentreMatrices) -> None:
         """Replace the estimates of a few cells by eigenpairs, and ascend from there."""
@@ -332,7 +312,7 @@ class Search:
         """Ask for less where the next round would be too many cells: the cells that are done with stay so."""
         axes = int(np.count_nonzero(cover.open.boxes.half_degree))
         while self._rtol < 1:
-            rest = (cover.norms == math.inf).nonzero()[0]
+            rest = (~cover.done).nonzero()[0]
             ratio = np.sqrt(nodes.norms_sq[rest]) / max(self.threshold, 1e-300)
             if (self._pieces(ratio, cover.open.boxes.radius[rest]) ** axes).sum() <= most:
                 break
@@ -352,16 +332,6 @@ class Search:
         return np.asarray(found.astype(np.int64))
 
     # -- helpers -----------------------------------------------------------------------------------------------------
-    def _wanted_sq(
-        self, cover: Cover, polynomial: GramPolynomial, threshold: float, index: np.ndarray | slice
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Limits that will be enough for the grid points in some cells, if a grid follows, and for the cells."""
-        limit_sq = cover.limits_sq(polynomial, threshold)[index]
-        if not self._excess_angle:
-            return limit_sq, limit_sq
-        angle = np.minimum(cover.open.boxes.radius[index] + self._excess_angle, math.pi / 2)
-        return np.minimum(polynomial.limit_sq(threshold * np.cos(angle)), limit_sq), limit_sq
-
     def at_nearest(self, where: SearchResult, sizes: tuple[int, ...], skew: tuple[bool, ...] = ()) -> SearchResult:
         """Lower bound at the best frequency of a circulant next to one of the torus.
 

@@ -62,7 +62,7 @@ def bound_by_circulant(
     search : Search
         Of the layer's blocks.
     torus : SearchResult
-        Of its last search of the torus, with ``grid_follows``.
+        Of its last search of the torus.
     fewest : tuple of int
         `shortest` of the layer; 1 on axes with one tap.
     lower : float

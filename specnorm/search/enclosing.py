@@ -59,22 +59,20 @@ def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bo
     return found, found.within(rtol)
 
 
-def search_torus(problem: Problem, *, grid_follows: bool, ops: ArrayOps) -> tuple[Search, SearchResult]:
+def search_torus(problem: Problem, *, ops: ArrayOps) -> tuple[Search, SearchResult]:
     """Enclose the supremum over all sizes, and keep the search for circulants that follow.
 
     Parameters
     ----------
     problem : Problem
         Of blocks, without ``input_shape``.
-    grid_follows : bool
-        As in `Search.run`.
     """
     support = polyphase.support(problem.kernel, ops=ops)
     search = Search(support, clock=problem.clock, ops=ops)
     constant = enclose_zero(support, ops=ops) or enclose_constant(support, problem.rtol, close=False, ops=ops)
     if constant is not None:
         return search, constant
-    return search, _enclose_torus(search, _cover(support, problem), problem, grid_follows=grid_follows)
+    return search, _enclose_torus(search, _cover(support, problem), problem)
 
 
 def _cover(support: Array, problem: Problem) -> Boxes | None:
@@ -83,21 +81,17 @@ def _cover(support: Array, problem: Problem) -> Boxes | None:
     return torus(shape) if torus_size(shape) <= problem.max_cells * support.shape[0] else None
 
 
-def _enclose_torus(
-    search: Search, cover: Boxes | None, problem: Problem, *, grid_follows: bool = False
-) -> SearchResult:
-    found = _search_torus(search, cover, problem, grid_follows=grid_follows, relaxes=True)
+def _enclose_torus(search: Search, cover: Boxes | None, problem: Problem) -> SearchResult:
+    found = _search_torus(search, cover, problem, relaxes=True)
     return found if found.within(problem.rtol) else _widened(search, cover, found, problem)
 
 
-def _search_torus(
-    search: Search, cover: Boxes | None, problem: Problem, *, grid_follows: bool, relaxes: bool
-) -> SearchResult:
+def _search_torus(search: Search, cover: Boxes | None, problem: Problem, *, relaxes: bool) -> SearchResult:
     most = problem.max_cells
     if cover is None:
         # One cell is too many for a search that may visit none: what is known from below, and nothing from above.
         cover, most = one_box(tuple(search.blocks.shape[3:])), 0
-    return search.run(cover, rtol=problem.rtol, grid_follows=grid_follows, max_cells=most, relaxes=relaxes)
+    return search.run(cover, rtol=problem.rtol, max_cells=most, relaxes=relaxes)
 
 
 def _at_points(search: Search, cover: Boxes | None, problem: Problem) -> SearchResult:
@@ -113,12 +107,7 @@ def _at_points(search: Search, cover: Boxes | None, problem: Problem) -> SearchR
     # What the torus leaves of the points is little for a loose tolerance, and costs as much again for a tight one.
     cells = 0 if cover is None else len(cover)
     most = min(most_cells, count if rtol >= 1e-3 else max(count // 3, cells))
-    # The best point of a fine grid is so close to the torus' maximum that the supremum alone prunes all others.
-    apart = sum((k - 1) / 2 * math.pi / n for k, n in zip(kernel_shape, sizes, strict=True))
-    fine = rtol >= 1e-3 and 1 - math.cos(min(apart, math.pi / 2)) < 0.02 * rtol
-    whole = _search_torus(
-        search, cover, replace(problem, rtol=loose, max_cells=most), grid_follows=not fine, relaxes=False
-    )
+    whole = _search_torus(search, cover, replace(problem, rtol=loose, max_cells=most), relaxes=False)
     start = search.at_nearest(whole, sizes)
     found, grid = replace(start, cells=0), dft(sizes, kernel_shape)
     if whole.upper is None and count <= most_cells:

@@ -577,17 +577,17 @@ class Supremum:
             constant = all(k == 1 for k in blocks.shape[3:])
             rtol = problem.rtol if constant or not reads_zeros(problem.spec) else self._tolerance()
             self.is_loose = rtol > problem.rtol
-            self._found = self._search(rtol, grid_follows=not constant)
+            self._found = self._search(rtol)
         return self._found
 
     def refine(self) -> Upper | None:
         """To the tolerance that was asked for."""
-        return self._search(self._problem.rtol, grid_follows=False)[1].upper
+        return self._search(self._problem.rtol)[1].upper
 
-    def _search(self, rtol: float, *, grid_follows: bool) -> tuple[Search, SearchResult]:
+    def _search(self, rtol: float) -> tuple[Search, SearchResult]:
         problem, blocks = self._problem, self.blocks()
         given = Problem(blocks, self._everywhere, rtol, problem.max_cells, problem.clock)
-        return search_torus(given, grid_follows=grid_follows, ops=self._ops)
+        return search_torus(given, ops=self._ops)
 
     def blocks(self) -> Array:
         """Of the whole layer, as they are searched."""

@@ -73,7 +73,7 @@ class Polynomials:
         if polynomial is not self._reduced or polynomial is self._closer:
             return polynomial
         g, _, p, *shape = self.blocks.shape
-        large, cells = g == 1 and p >= self.tuning.smallest_shared, np.count_nonzero(cover.norms == math.inf)
+        large, cells = g == 1 and p >= self.tuning.smallest_shared, np.count_nonzero(~cover.done)
         if large and cells >= self.tuning.covered * torus_size(tuple(shape)):
             self._reduced = self._closer = sharpened(polynomial, self.parts, ops=self.ops)
         return self._reduced

@@ -48,10 +48,6 @@ class Tuning(NamedTuple):
     """By how much at once."""
     share: float = 0.999
     """Part of the tolerance that is asked of the proof, so that the answer is within it after rounding."""
-    excess: float = 1.5
-    """Tolerances by which more is proven, where it is easy, for the grid that follows."""
-    raised: float = 1.03
-    """Over an estimate of an eigenvalue, where more is proven than is needed."""
     progress: float = 1e-14
     """Relative gain of the incumbent below which single frequencies count as undecided: some roundings."""
     angle: float = 1e-9

@@ -24,12 +24,6 @@ if TYPE_CHECKING:
 
 _DEPTH = 40
 """Halvings that the lattice of a torus cell allows; far beyond float64."""
-_MARGIN = 1e-9
-"""Of a turn, added to both ends of a box when it is compared. A compared number is a sum of at most six quotients below
-2**12 turns, off by less than 1e-11 of a turn; the frame is one of 0 and 1 with its rows scaled, so each entry of its
-inverse is off by a few roundings."""
-_PAIRS = 2**14
-"""Pairs of boxes that may be compared: that takes as long as a few cells do."""
 _WIDEST = 0.55
 """Radius of the first cells: those where the norm is below 0.7 of its maximum pass at once."""
 _KEPT = ("centres", "radius")
@@ -135,42 +129,6 @@ class Boxes:
     def radius(self) -> np.ndarray:
         """Largest sum over the axes of half-degree times distance from the centre, rounded up, shape (c,)."""
         return np.asarray(self.largest_phase(signs(len(self.half_degree)) * self.half_degree).max(axis=1))
-
-    def meets(self, others: Boxes) -> np.ndarray:
-        """Which of these boxes, of a grid, may share a frequency with one of some others or a mirror image, shape (c,).
-
-        Compared along the frequency axes and along the lattice axes of the others, with a margin for rounding.
-        """
-        points, spacing = np.asarray(self.denominators, dtype=float), np.diagonal(self.frame)
-        middle = ((self.low + self.high) / 2 * spacing + self.offset) / points
-        width = (self.high - self.low) / 2 * spacing / points
-        turns = others.frame / np.asarray(others.denominators, dtype=float)[:, None]
-        own_middle, own_width = (others.low + others.high) / 2 @ turns.T, (others.high - others.low) / 2
-        inverse = np.linalg.inv(turns)
-        along, across = own_width @ np.abs(turns).T + _MARGIN, (width + _MARGIN) @ np.abs(inverse).T
-        met = np.zeros(len(self), dtype=bool)
-        for sign in (1, -1):
-            apart = sign * middle[:, None, :] - own_middle
-            apart -= np.round(apart)
-            widths = width[:, None, :] + along
-            near = (np.abs(apart @ inverse.T) <= across[:, None, :] + own_width).all(axis=2)
-            # Boxes that together are as long as half a turn may meet on either side.
-            near |= (widths >= 0.5).any(axis=2)
-            met |= ((np.abs(apart) <= widths).all(axis=2) & near).any(axis=1)
-        return met
-
-    def around(self, others: Boxes) -> Boxes:
-        """Pieces of these boxes, of a grid, that hold all frequencies of the others; closer ones cost more."""
-        boxes, largest = self, float(others.radius.max(initial=0.0))
-        while len(boxes) * len(others) <= _PAIRS:
-            boxes = boxes[boxes.meets(others)]
-            coarse = boxes.divisible & (boxes.radius > largest)
-            if not coarse.any():
-                break
-            fine, _ = boxes[coarse].split(np.full(int(coarse.sum()), 2))
-            low, high = (np.concatenate([getattr(boxes, end)[~coarse], getattr(fine, end)]) for end in ("low", "high"))
-            boxes = boxes.between(low, high)
-        return boxes
 
     @cached_property
     def divisible(self) -> np.ndarray:

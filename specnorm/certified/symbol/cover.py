@@ -147,21 +147,13 @@ def speaks_of(formed: CentreMatrices, limit_sq: np.ndarray) -> np.ndarray:
     return np.asarray((limit_sq >= formed.reduced_for_sq) | (formed.polynomial.rank == formed.polynomial.size))
 
 
-def proven_norms(formed: CentreMatrices, limit_sq: np.ndarray, *, ops: ArrayOps) -> np.ndarray:
-    """Norms at the centres that a factorisation proves, rounded up; infinite where it does not complete, shape (c,).
-
-    Parameters
-    ----------
-    limit_sq : float array, shape (c,)
-        What to prove about the eigenvalues of H.
-    """
-    polynomial = formed.polynomial
+def proven_below(formed: CentreMatrices, limit_sq: np.ndarray, *, ops: ArrayOps) -> np.ndarray:
+    """Whether a factorisation proves limits, shape (c,), of the eigenvalues of H at the centres."""
     limits = host.sub_down(limit_sq, formed.errors)
     if arrays.real_dtype(formed.matrices, xp=ops.xp) == ops.xp.float32:
         limits = host.float32_down(limits)
-    below = norms.gram_below(formed.matrices, ops.from_numpy(limits, polynomial.blocks), ops=ops)
-    proven = np.asarray(ops.to_numpy(below)) & speaks_of(formed, limit_sq)
-    return np.where(proven, polynomial.norm_up(limit_sq), math.inf)
+    below = norms.gram_below(formed.matrices, ops.from_numpy(limits, formed.polynomial.blocks), ops=ops)
+    return np.asarray(ops.to_numpy(below) & speaks_of(formed, limit_sq))
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,49 +180,28 @@ class Cover:
         Of each block; they say what they cover (`Boxes.covers`).
     supremum : Upper, optional
         Of the whole torus; required for grid points.
-    torus : Cover, optional
-        Of the torus, for the same blocks, done with and kept: grid points in cells whose proven norms satisfy the grid
-        lemma already are left out.
-    threshold : float
-        That they are left out for.
-    keeps : bool
-        Whether to keep the fathomed cells, for a grid that follows.
     """
 
-    def __init__(
-        self,
-        blocks: Array,
-        boxes: Boxes,
-        supremum: Upper | None = None,
-        *,
-        torus: Cover | None = None,
-        threshold: float = 0.0,
-        keeps: bool = False,
-        ops: ArrayOps,
-    ) -> None:
+    def __init__(self, blocks: Array, boxes: Boxes, supremum: Upper | None = None, *, ops: ArrayOps) -> None:
         if boxes.covers is None:
             raise HypothesisError(f"{len(boxes)} boxes are a cover of nothing: take those of torus, dft or dft_points")
         if not np.array_equal(boxes.half_degree, [(k - 1) / 2 for k in blocks.shape[3:]]):
             raise HypothesisError("the boxes are of a symbol of another degree")
         if boxes.on_grid and supremum is None:
             raise HypothesisError("grid points are fathomed by a proven supremum of the torus: none was given")
-        self._blocks, self._ops, self._keeps, self._what = blocks, ops, keeps, boxes.covers
-        self._fathomed: list[tuple[Cells, np.ndarray]] = []
+        self._blocks, self._ops, self._what = blocks, ops, boxes.covers
         self._limits: tuple[GramPolynomial, float, np.ndarray] | None = None
         # The largest threshold that a cell was fathomed for, and how many were.
         self._upper, self._count, self._supremum = 0.0, 0, supremum
         block = np.arange(blocks.shape[0])
-        if torus is not None and supremum is not None:
-            boxes, block = torus._around_open(blocks, boxes, supremum, threshold)
-            self._upper = threshold
         every = boxes[np.tile(np.arange(len(boxes)), len(block))]
         self._reopen(Cells(every, np.repeat(block, len(boxes)), supremum))
 
     def _reopen(self, cells: Cells) -> None:
-        self._open, self._norms, self._limits = cells, np.full(len(cells), math.inf), None
+        self._open, self._done, self._limits = cells, np.zeros(len(cells), dtype=bool), None
 
     def __len__(self) -> int:
-        return len(self._norms)
+        return len(self._done)
 
     @property
     def what(self) -> object:
@@ -243,9 +214,9 @@ class Cover:
         return self._open
 
     @property
-    def norms(self) -> np.ndarray:
-        """Proven norms at the centres of those that are done with since, infinite for the others, shape (c,)."""
-        view = self._norms.view()
+    def done(self) -> np.ndarray:
+        """Which of them are done with since, shape (c,)."""
+        view = self._done.view()
         view.flags.writeable = False
         return view
 
@@ -261,24 +232,6 @@ class Cover:
         if self._supremum is None:
             return _upper(self._upper, what, f"cell lemma, {self._count} cells")
         return _upper(self._upper, what, f"grid lemma, {self._count} cells", self._supremum)
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether all cells are done with, and kept with the norms proven at their centres."""
-        return self._keeps and not len(self)
-
-    def _around_open(self, blocks: Array, boxes: Boxes, supremum: Upper, threshold: float) -> tuple[Boxes, np.ndarray]:
-        """Grid boxes around the cells of this torus that the grid lemma does not fathom, and the blocks of those."""
-        if self._blocks is not blocks or self.what != EVERYWHERE or not self.is_kept:
-            raise HypothesisError("grid points are left out for what a cover of the torus for the same blocks has kept")
-        kept = self._fathomed
-        rest = [cells[norms > grid_lemma(threshold, supremum, cells.boxes.radius)] for cells, norms in kept]
-        block = np.unique(np.concatenate([cells.block for cells in rest]))
-        if sum(map(len, rest)) == sum(len(cells) for cells, _ in kept):
-            return boxes, block
-        ends = np.unique(np.concatenate([np.concatenate([x.boxes.low, x.boxes.high], axis=1) for x in rest]), axis=0)
-        half = ends.shape[1] // 2
-        return boxes.around(kept[0][0].boxes.between(ends[:, :half], ends[:, half:])), block
 
     def limits_sq(self, polynomial: GramPolynomial, threshold: float) -> np.ndarray:
         """`limits_sq` of the open cells."""
@@ -308,53 +261,46 @@ class Cover:
         host_errors = np.asarray(self._ops.to_numpy(errors), dtype=np.float64)
         return CentreMatrices(polynomial, self._open, index, reduced_for_sq, reduced, host_errors, _MAKER), planes
 
-    def fathom(self, formed: CentreMatrices, threshold: float, *, wanted_sq: np.ndarray | None = None) -> np.ndarray:
+    def fathom(self, formed: CentreMatrices, threshold: float) -> np.ndarray:
         """Prove that cells hold no norm above a threshold. Which of them are done with, boolean array, shape (c,).
 
         Parameters
         ----------
         formed : CentreMatrices
             Of the cells to try.
-        wanted_sq : float array, shape (c,), optional
-            Smaller limits to prove, where more is proven than is needed.
         """
         if formed.cells is not self._open:
             raise HypothesisError("the matrices were formed for cells that have changed since")
         if self.fathom_by_supremum(threshold):
             return np.ones(len(formed), dtype=bool)
         limit_sq = self.limits_sq(formed.polynomial, threshold)[formed.index]
-        if wanted_sq is not None:
-            limit_sq = np.minimum(limit_sq, wanted_sq)
-        return self._note(formed.index, proven_norms(formed, limit_sq, ops=self._ops), threshold)
+        done = proven_below(formed, limit_sq, ops=self._ops)
+        self._note(formed.index[done], threshold)
+        return done
 
     def fathom_by_supremum(self, threshold: float) -> bool:
         """Whether the supremum of the torus is no larger than the threshold: then every cell is done with."""
         supremum = self._open.supremum
         if supremum is None or not supremum <= threshold:
             return False
-        self._note(np.arange(len(self)), np.full(len(self), supremum.value), threshold)
+        self._note(np.arange(len(self)), threshold)
         return True
 
-    def _note(self, index: np.ndarray, norms: np.ndarray, threshold: float) -> np.ndarray:
-        self._norms[index] = np.minimum(self._norms[index], norms)
-        done = norms < math.inf
-        if done.any():
+    def _note(self, index: np.ndarray, threshold: float) -> None:
+        self._done[index] = True
+        if len(index):
             self._upper = max(self._upper, threshold)
-        return done
 
     def prune(self) -> np.ndarray:
         """Take away the cells that are done with. Positions of those that stay."""
-        rest: np.ndarray = (self._norms == math.inf).nonzero()[0]
-        if self._keeps:
-            done = (self._norms < math.inf).nonzero()[0]
-            self._fathomed.append((self._open[done], self._norms[done]))
-        self._count += len(self._norms) - len(rest)
+        rest: np.ndarray = (~self._done).nonzero()[0]
+        self._count += len(self) - len(rest)
         self._reopen(self._open[rest])
         return rest
 
     def split(self, ratio: np.ndarray) -> np.ndarray:
         """Cut the open cells, so that their radii shrink at least so many times. Position of each piece's parent."""
-        if (self._norms < math.inf).any():
+        if self._done.any():
             raise HypothesisError("cells that are done with are pruned before the others are cut")
         boxes, parent = self._open.boxes.split(ratio)
         self._reopen(Cells(boxes, self._open.block[parent], self._open.supremum))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 from unittest.mock import patch
@@ -86,32 +86,6 @@ def test_every_frequency_of_a_ring_is_covered(sizes: tuple[int, ...], shape: tup
         assert set(found) | mirrored == frequencies_of(sizes, skew)
 
 
-def lost_near_cells_of_the_torus(sizes: tuple[int, ...], shape: tuple[int, ...]) -> list[str]:
-    """Frequencies of a circulant in some cells of the torus that are in no box around them, nor their mirror images."""
-    random, lost = np.random.RandomState(0), []
-    for skew in itertools.product((False, True), repeat=len(sizes)):
-        every, torus = sorted(frequencies_of(sizes, skew)), cells.torus(shape)
-        for _ in range(4 if len(sizes) < 3 else 2):
-            some = torus[np.sort(random.permutation(len(torus))[: 1 + random.randint(3)])]
-            kept = set(turns_of(to_points(cells.dft(sizes, shape, skew).around(some))))
-            for turns in [every[j] for j in random.permutation(len(every))[:60]]:
-                if is_in(some, turns) and not {turns, tuple(-turn % 1 for turn in turns)} & kept:
-                    lost.append(f"{turns} of {sizes}, {skew}")
-            torus, _ = torus.split(np.full(len(torus), 2))
-    return lost
-
-
-def is_in(boxes: Boxes, turns: tuple[Fraction, ...]) -> bool:
-    """Whether a frequency, or what is the same a number of turns away, is well inside one of some cells."""
-    inverse = np.linalg.inv(boxes.frame)
-    for shift in itertools.product((-1, 0, 1), repeat=len(turns)):
-        at = [float((t + s) * n) for t, s, n in zip(turns, shift, boxes.denominators, strict=True)]
-        lattice, slack = inverse @ np.asarray(at), 1e-9 * (boxes.high - boxes.low)
-        if ((boxes.low + slack <= lattice) & (lattice <= boxes.high - slack)).all(axis=1).any():
-            return True
-    return False
-
-
 # -- without one of the conditions, the library's bounds are false ---------------------------------------------------
 FIRST = 5_000_000
 """Where the layers of the mutations begin."""
@@ -172,14 +146,6 @@ def phase_forgotten(given: Frequencies, points: NDArray[Any]) -> Any:
     return cos, sin
 
 
-def offset_forgotten(self: Boxes, others: Boxes) -> NDArray[np.bool_]:
-    """Boxes of a skew-circulant compared as if they were those of the DFT."""
-    return _meets(replace(self, offset=np.zeros_like(self.offset), covers=None), others)
-
-
-_meets = Boxes.meets
-
-
 @dataclass(frozen=True)
 class Mutation:
     """One condition taken away: ``owner.name`` becomes something else; ``check`` must notice."""
@@ -194,9 +160,6 @@ MUTATIONS = {
     "mirror images": Mutation(((circulant_search, "dft", half_less_a_point),)),
     "phase of one tap": Mutation(
         ((gram_polynomial, "phases_at", phase_forgotten), (frequencies, "phases_at", phase_forgotten))
-    ),
-    "offset of the boxes": Mutation(
-        ((Boxes, "meets", offset_forgotten),), lambda: lost_near_cells_of_the_torus((40,), (5,))
     ),
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -89,17 +88,16 @@ def tune(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> None:
 
 def test_nothing_is_proven_below_what_its_matrix_was_reduced_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A matrix reduced for a limit says nothing of lower ones; wide tolerances on grids ask for such."""
-    prove, above = cover.proven_norms, []
+    prove, above = cover.proven_below, []
 
     def watched(formed: Any, limit_sq: Any, **given: Any) -> Any:
-        norms = prove(formed, limit_sq, **given)
+        proven = prove(formed, limit_sq, **given)
         if formed.polynomial.rank < formed.polynomial.size:
-            proven = norms < math.inf
-            above.extend(norms[proven] - formed.polynomial.norm_up(formed.reduced_for_sq[proven]))
-        return norms
+            above.extend(limit_sq[proven] - formed.reduced_for_sq[proven])
+        return proven
 
     tune(monkeypatch, smallest_reduced=12)
-    monkeypatch.setattr(cover, "proven_norms", watched)
+    monkeypatch.setattr(cover, "proven_below", watched)
     random = np.random.RandomState(0)
     for rtol in (0.001, 0.1, 0.4, 0.9):
         profiles = random.standard_normal((16, 3, 3)) * 2.0 ** -np.minimum(np.arange(16), 6)[:, None, None]

@@ -51,7 +51,7 @@ from specnorm.types import ArrayOps
 
 OPS: Any = ArrayOps(BACKEND, BACKEND.namespace(None))
 ROOM = ("certified", "specnorm_networks.certified")
-COVER = {"_open", "_norms", "_upper", "_note", "_reopen", "_what", "_same", "_of", "_origin", "_regions", "_about"}
+COVER = {"_open", "_done", "_upper", "_note", "_reopen", "_what", "_same", "_of", "_origin", "_regions", "_about"}
 """What a cover, a graph and a run keep to themselves."""
 MAKERS = {"Upper", "Lower", "Interval", "_upper", "_lower", "_largest", "_interval", "_covering", "_slopes"}
 MAKERS |= {"_KERNEL", "_MAKER", "_Claim", "make_upper", "make_lower", "make_interval"}
@@ -95,7 +95,7 @@ def test_claims_are_made_in_one_room() -> None:
         "room = bound._KERNEL",
         *("Interval(low, high)", "regions.Range(low, high)"),
         "from specnorm.certified.interval import _interval",
-        *("cover._norms[:] = 0", "cover._upper = 0.0", "cover._note(index, norms, 1.0)"),
+        *("cover._done[:] = True", "cover._upper = 0.0", "cover._note(index, 1.0)"),
     ],
 )
 def test_the_ban_on_making_claims_can_fail(source: str) -> None:
@@ -174,18 +174,13 @@ RING = Circulant(shortest(LAYER), (True, False))
 KERNEL: Any = np.random.RandomState(0).standard_normal((1, 3, 3, 4)) / 4
 
 
-def cover_of(threshold: float, blocks: Any = KERNEL, boxes: Any = None, *known: Any, **options: Any) -> Cover:
+def cover_of(threshold: float, blocks: Any = KERNEL, boxes: Any = None, supremum: Upper | None = None) -> Cover:
     """After one round; of KERNEL on the torus unless something else is named."""
-    found = Cover(blocks, torus((4,)) if boxes is None else boxes, *known, **options, ops=OPS)
+    found = Cover(blocks, torus((4,)) if boxes is None else boxes, supremum, ops=OPS)
     formed, _ = found.form(GramPolynomial(blocks, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
     found.fathom(formed, threshold)
     found.prune()
     return found
-
-
-def kept(blocks: Any, boxes: Boxes) -> Cover:
-    """Done with for some blocks, with the norms that a threshold proves."""
-    return cover_of(100.0, blocks, boxes, assumed(200.0) if boxes.on_grid else None, keeps=True)
 
 
 def norm_of(boxes: Any) -> Upper:
@@ -250,15 +245,6 @@ REFUSED: dict[str, Callable[[], object]] = {
     "no box at all": lambda: Cover(KERNEL, torus((4,))[:0], ops=OPS),
     "one box of the torus": lambda: Cover(KERNEL, torus((4,))[:1], ops=OPS),
     "a point of the grid": lambda: on_grid(assumed(1.0), dft((5,), (4,))[:1]),
-    "points left out for a torus of the caller's": lambda: Cover(
-        KERNEL, dft((9,), (4,)), assumed(9.0), torus=kept(KERNEL.copy(), torus((4,))), threshold=1e-9, ops=OPS
-    ),
-    "points left out for those of a grid": lambda: Cover(
-        KERNEL, dft((9,), (4,)), assumed(9.0), torus=kept(KERNEL, dft((5,), (4,))), ops=OPS
-    ),
-    "points left out for a torus that is open": lambda: Cover(
-        KERNEL, dft((9,), (4,)), assumed(9.0), torus=Cover(KERNEL, torus((4,)), keeps=True, ops=OPS), ops=OPS
-    ),
     "a bound of one kernel for another": lambda: of_kernel(*of_kernel(ONE, TWO, KERNEL, 0), 0 * KERNEL, -40),
     "the lower bound of one kernel with another's": lambda: of_kernel(
         of_kernel(ONE, TWO, KERNEL, 0)[0], TWO, KERNEL, 0

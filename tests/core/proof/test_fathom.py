@@ -69,18 +69,18 @@ def test_what_is_fathomed_holds_no_norm_above_the_threshold(seed: int) -> None:
     fathomed = 0
     for _ in range(12):
         threshold = truth.hi * float(random.uniform(0.6, 1.3))
-        cover = Cover(blocks, torus((3, 2)), keeps=True, ops=OPS)
+        cover = Cover(blocks, torus((3, 2)), ops=OPS)
         for _ in range(4):
             polynomial = polynomials[random.randint(len(polynomials))]
             index = np.flatnonzero(random.uniform(size=len(cover)) < 0.8)
             reduced_for_sq = polynomial.truncation + threshold**2 * random.uniform(0.01, 1, size=len(index))
             formed, _ = cover.form(polynomial, index, reduced_for_sq)
-            wanted_sq = threshold**2 * random.uniform(0.2, 1.5, size=len(index)) if random.randint(2) else None
-            passed = index[cover.fathom(formed, threshold, wanted_sq=wanted_sq)]
+            proven = polynomial.norm_up(cover.limits_sq(polynomial, threshold))
+            passed = index[cover.fathom(formed, threshold)]
             fathomed += len(passed)
             for i in passed:
                 centre = cover.open.boxes.centres.angles[i]
-                assert norm_at(blocks[0], centre) <= cover.norms[i]
+                assert norm_at(blocks[0], centre) <= proven[i]
             cover.prune()
             if not len(cover):
                 break

@@ -38,8 +38,6 @@ WILD: dict[str, tuple[float, ...]] = {
     "ahead": (0.0, 100.0),
     "wider": (1.001, 10.0),
     "share": (0.0, 1.0),
-    "excess": (0.0, 100.0),
-    "raised": (0.0, 100.0),
     "progress": (0.0, 1.0),
     "angle": (1e-15, 1.0),
     "prefilter": (0, 10**9),
