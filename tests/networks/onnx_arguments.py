@@ -393,7 +393,6 @@ DRAWS: dict[str, Callable[[Dice], Arguments]] = {
     "MaxPool": pooled,
     "AveragePool": pooled,
     "GlobalAveragePool": lambda d: {"X": Slot(d.image(d.choice([1, 2])))},
-    "GlobalLpPool": lambda d: {"X": Slot(d.image(d.choice([1, 2]))), "p": d.choice([None, 2, 2, 1, 3])},
     "GlobalMaxPool": lambda d: {"X": Slot(d.image(d.choice([1, 2])))},
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"), reduced),
     "Resize": resized,

@@ -52,7 +52,7 @@ SAME: dict[str, Any] = {"kernel_shape": [2], "auto_pad": "SAME_UPPER"}
 ODD_POOLS: dict[str, tuple[str, dict[str, Any]]] = {
     "dilations": ("AveragePool", {"dilations": [2]}), "ceil_mode": ("AveragePool", {"ceil_mode": 1}),
     "count_include_pad": ("AveragePool", {"count_include_pad": 1}), "beyond": ("AveragePool", {"strides": [3]}),
-    "dilations=": ("MaxPool", {"dilations": [2]}),
+    "dilations, or": ("MaxPool", {"dilations": [2]}),
     "shorter than its stride": ("ConvTranspose", {"strides": [3]}),
 }  # fmt: skip
 

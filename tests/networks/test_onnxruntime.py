@@ -29,7 +29,7 @@ from specnorm_networks.onnx.evaluator import evaluate  # noqa: E402
 
 COUNT = int(os.environ.get("SPECNORM_ONNX_DRAWS", "150"))
 OPERATORS = (
-    "AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "Conv", "ConvTranspose",
+    "AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool", "Conv", "ConvTranspose",
     "BatchNormalization", "LayerNormalization", "RMSNormalization", "InstanceNormalization",
     "GroupNormalization", "LpNormalization",
 )  # fmt: skip

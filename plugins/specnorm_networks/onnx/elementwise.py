@@ -10,18 +10,17 @@ import numpy as np
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError, Operator
-from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
 from specnorm_networks.certified.operators.pointwise import MOST
 from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.onnx.nodes import (
     FLOATING,
-    MAX_KNOWN,
     Builder,
     Call,
     Data,
     Made,
     Value,
+    numbers_of,
     on_axis,
     scalar,
     shape_of,
@@ -73,33 +72,20 @@ def gelu(x: Data, /, *, approximate: str) -> Made:
 
 
 def clip(x: Data, /, *, min: Constant | float | None, max: Constant | float | None) -> Made:
-    """Between constants, which may be larger than the value."""
-    ends = [end if end is None or isinstance(end, float) else scalar(end) for end in (min, max)]
-    wide = broadcast_shapes([x.shape, *(end.shape for end in (min, max) if isinstance(end, Constant))])
-    if wide == x.shape and all(e is not None for e, given in zip(ends, (min, max), strict=True) if given is not None):
-        low, high = (-math.inf if ends[0] is None else ends[0]), (math.inf if ends[1] is None else ends[1])
-        if not low <= high:
-            raise NoBoundError(f"its limits are {low:.6g} and {high:.6g}")
-        return Made(ops.HardTanh(low, high), (x,), x.shape)
-    made: Made | Data = x
-    for end, operator in ((min, ops.Maximum()), (max, ops.Minimum())):
-        if isinstance(end, Constant):
-            made = Made(operator, (made, end), broadcast_shapes([made.shape, end.shape]))
-    assert isinstance(made, Made)  # for the type checker: one end is an array
-    return made
+    """Between two numbers."""
+    ends = [default if end is None else end if isinstance(end, float) else scalar(end)
+            for end, default in ((min, -math.inf), (max, math.inf))]  # fmt: skip
+    low, high = ends
+    if low is None or high is None or not low <= high:
+        raise NoBoundError(f"its limits are {low} and {high}")
+    return Made(ops.HardTanh(low, high), (x,), _wide(x, *(end for end in (min, max) if isinstance(end, Constant))))
 
 
 def prelu(x: Data, /, *, slope: Constant) -> Made:
     """Constant slopes below 0."""
     if x.shape is not None and broadcast_shapes([x.shape, slope.shape]) != x.shape:
         raise NoBoundError(f"its slopes of shape {slope.shape} do not fit {x.shape}")
-    return Made(ops.LeakyReLU(_numbers(slope)), (x,), x.shape)
-
-
-def _numbers(constant: Constant) -> FloatArray:
-    if constant.size > MAX_KNOWN or constant.refusal is not None:
-        raise NoBoundError("one of its constants cannot be read")
-    return constant.load().astype(np.float64)
+    return Made(ops.LeakyReLU(numbers_of(slope)), (x,), x.shape)
 
 
 def _joined(operator: Operator, *values: Value | Made) -> Made:
@@ -129,7 +115,7 @@ def multiply(a: Value, b: Value, /) -> Made:
         return _joined(ops.Product(), a, b)
     x, c = (a, b) if isinstance(b, Constant) else (b, a)
     assert isinstance(c, Constant)  # for the type checker: one moves
-    return Made(ops.Scale(_numbers(c), exact=True), (x,), broadcast_shapes([x.shape, c.shape]))
+    return Made(ops.Scale(numbers_of(c), exact=True), (x,), broadcast_shapes([x.shape, c.shape]))
 
 
 def divide(a: Value, b: Value, /) -> Made:
@@ -139,10 +125,10 @@ def divide(a: Value, b: Value, /) -> Made:
     if isinstance(b, Data):
         number = scalar(a)
         return (
-            _joined(ops.Quotient(), a, b) if number is None else Made(ops.Reciprocal(scale=number), (b,), _wide(a, b))
+            _joined(ops.Quotient(), a, b) if number is None else Made(ops.Reciprocal(scale=number), (b,), _wide(b, a))
         )
     with np.errstate(all="ignore"):
-        values = 1 / _numbers(b)
+        values = 1 / numbers_of(b)
     return Made(ops.Scale(values), (a,), broadcast_shapes([a.shape, b.shape]))
 
 
@@ -150,11 +136,11 @@ def _spreads_to(x: Data, number: Value) -> bool:
     return x.shape is not None and broadcast_shapes([number.shape, x.shape]) == x.shape
 
 
-def _wide(number: Value, x: Data) -> Shape | None:
-    """The shape of a value that one number is joined with."""
-    shape = broadcast_shapes([number.shape, x.shape])
+def _wide(x: Data, *numbers: Value) -> Shape | None:
+    """The shape of a value that numbers are joined with."""
+    shape = broadcast_shapes([x.shape, *(number.shape for number in numbers)])
     if shape != x.shape:
-        raise NoBoundError("a number of more axes than the value that it is divided by")
+        raise NoBoundError("a number of more axes than the value that it is joined with")
     return shape
 
 
@@ -168,7 +154,7 @@ def power(x: Data, exponent: Constant, /) -> Made:
     operator = ops.Power(int(number)) if whole else roots.get(number)
     if operator is None:
         raise NoBoundError(f"a power of {number:.6g} has no rule")
-    return Made(operator, (x,), _wide(exponent, x))
+    return Made(operator, (x,), _wide(x, exponent))
 
 
 def where(condition: Value, a: Value, b: Value, /) -> Made:

@@ -66,13 +66,13 @@ def _run(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     return list(evaluator.run(None, given))
 
 
-def _with(node: Any, operator: str = "", **attributes: Any) -> Any:
+def _with(node: Any, **attributes: Any) -> Any:
     """A node with other attributes; None takes one away."""
     from onnx import helper
 
     kept = {a.name: helper.get_attribute_value(a) for a in node.attribute} | attributes
     given = {name: value for name, value in kept.items() if value is not None}
-    return helper.make_node(operator or node.op_type, list(node.input), list(node.output)[:1], **given)
+    return helper.make_node(node.op_type, list(node.input), list(node.output)[:1], **given)
 
 
 def _attribute(node: Any, name: str, default: Any) -> Any:
@@ -165,15 +165,9 @@ def _flat_softmax(node: Any, opset: int, inputs: Inputs) -> list[Any]:
 
 
 def _global(node: Any, opset: int, inputs: Inputs) -> list[Any]:
-    """As for images; the evaluator has no 2-norm, but a reduction."""
+    """As for images."""
     x = inputs[0]
-    flat = x.reshape(*x.shape[:2], -1, 1)
-    if node.op_type == "GlobalLpPool":
-        if _attribute(node, "p", 2) != 2:
-            raise NotEvaluatedError
-        found = _run(_with(node, "ReduceL2", axes=[2, 3], p=None), 13, [flat])
-    else:
-        found = _run(node, opset, [flat])
+    found = _run(node, opset, [x.reshape(*x.shape[:2], -1, 1)])
     return [each.reshape(*x.shape[:2], *(1 for _ in x.shape[2:])) for each in found]
 
 
@@ -205,7 +199,7 @@ _SPECIAL: dict[str, Callable[[Any, int, Inputs], list[Any]]] = {
     "Conv": _convolution,
     "ConvTranspose": _transposed,
     **dict.fromkeys(("Softmax", "LogSoftmax"), _flat_softmax),
-    **dict.fromkeys(("GlobalMaxPool", "GlobalLpPool"), _global),
+    "GlobalMaxPool": _global,
     "Unsqueeze": _unsqueeze,
     "GroupNormalization": _group_norm,
 }

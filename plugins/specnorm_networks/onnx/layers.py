@@ -19,12 +19,12 @@ from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.onnx.binding import Wholes
 from specnorm_networks.onnx.nodes import (
     MAX_AMOUNT,
-    MAX_KNOWN,
     Call,
     Data,
     Made,
     UnsizedError,
     Value,
+    numbers_of,
     offset_of,
     on_axis,
     shape_of,
@@ -252,12 +252,9 @@ def batch_norm(
     # Before operator set 14, further outputs asked for training.
     if (call.opset < 14 and call.outputs > 1) or training_mode or not spatial:
         raise NoBoundError("it normalises by the statistics of the batch")
-    constants = (mean, variance, scale, bias)
-    if any(each.size > 2**20 or each.refusal is not None for each in constants):
-        raise NoBoundError("its statistics cannot be read")
-    arrays = tuple(each.load().astype(np.float64) for each in constants)
+    mean_of, variance_of, scale_of, bias_of = map(numbers_of, (mean, variance, scale, bias))
     with np.errstate(all="ignore"):
-        operator = normalisation(arrays[0], arrays[1], arrays[2], arrays[3], epsilon, len(shape_of(x)))
+        operator = normalisation(mean_of, variance_of, scale_of, bias_of, epsilon, len(shape_of(x)))
     if not np.all(np.isfinite(operator.values)):
         raise NoBoundError("its variances are negative or not finite")
     return Made(operator, (x,), x.shape)
@@ -281,9 +278,7 @@ def _times(made: Made, scale: Constant | None, bias: Constant | None, spatial: i
     """Times a constant, plus another, whose axes are followed by some more."""
     if scale is None and bias is None:
         return made
-    if scale is not None and (scale.size > MAX_KNOWN or scale.refusal is not None):
-        raise NoBoundError("one of its constants cannot be read")
-    values = np.ones(()) if scale is None else scale.load().astype(np.float64)
+    values = np.ones(()) if scale is None else numbers_of(scale)
     values = values.reshape(*values.shape, *(1,) * spatial)
     return Made(ops.Scale(values, offset_of(bias, spatial=spatial), exact=True), (made,), made.shape)
 
@@ -312,11 +307,9 @@ def group_norm(call: Call, x: Data, scale: Constant, bias: Constant, /, *, num_g
     split = (shape[0], num_groups, math.prod(sizes) // num_groups)
     made = _normalised(Made(ops.Reshape((0, num_groups, -1), copies=True), (x,), split), (2,), epsilon)
     whole = Made(ops.Reshape((0, *sizes), copies=True), (made,), shape)
-    if call.opset < 21:
-        # One number a group.
-        each = ops.Reshape((0, num_groups, -1), copies=True)
-        wide = _times(Made(each, (whole,), split), scale, bias, 1)
-        return Made(ops.Reshape((0, *sizes), copies=True), (wide,), shape)
+    if call.opset < 21:  # one number a group
+        count = sizes[0] // num_groups
+        scale, bias = (each.mapped(sizes[:1], lambda a: np.repeat(a, count)) for each in (scale, bias))
     return _times(whole, scale, bias, len(sizes) - 1)
 
 

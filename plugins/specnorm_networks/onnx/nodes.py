@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm_networks.certified.operators import Layer, NoBoundError, Operator
-from specnorm_networks.certified.operators.base import Offset, multiplied
+from specnorm_networks.certified.operators.base import FloatArray, Offset, multiplied
 from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.onnx.tensors import Constant
 
@@ -166,6 +166,19 @@ def offset_of(value: Constant | None, factor: float = 1.0, spatial: int = 0) -> 
         return multiplied(numbers.reshape((*numbers.shape, *(1,) * spatial)), factor)
 
     return load
+
+
+def numbers_of(constant: Constant) -> FloatArray:
+    """All its numbers.
+
+    Raises
+    ------
+    NoBoundError
+        If they cannot be read, or are too many.
+    """
+    if constant.size > MAX_KNOWN or constant.refusal is not None:
+        raise NoBoundError("one of its constants cannot be read")
+    return constant.load().astype(np.float64)
 
 
 def scalar(value: Value | None) -> float | None:

@@ -34,7 +34,6 @@ OPERATORS: dict[str, Known] = {
     "MaxPool": _known(1, pooling.pool, ignored="storage_order"),
     "AveragePool": _known(1, pooling.pool),
     "GlobalAveragePool": _known(1, pooling.over_everything(ops.Mean)),
-    "GlobalLpPool": _known(2, pooling.global_length),
     "GlobalMaxPool": _known(1, pooling.over_everything(ops.Largest)),
     "ReduceMean": _known(1, pooling.reduce(ops.Mean)),
     "ReduceSum": _known(1, pooling.reduce(ops.Sum)),

@@ -39,8 +39,12 @@ def pool(
     sizes = None if x.shape is None else x.shape[2:]
     if sizes is not None and len(sizes) != ndim:
         raise NoBoundError(f"its input has shape {x.shape}, its windows {ndim} axes")
-    if auto_pad.startswith("SAME"):
-        _same(kernel, stride, dilation, ceil=ceil, counted=bool(count_include_pad))
+    beyond = max(dilation) > 1 or any(s > k for s, k in zip(stride, kernel, strict=True))
+    if auto_pad.startswith("SAME") and (ceil or count_include_pad or beyond):
+        raise NoBoundError(
+            "auto_pad=SAME with ceil_mode, count_include_pad, dilations, or strides beyond the kernel: runtimes "
+            "disagree; give the padding by pads"
+        )
     found = pads_of(auto_pad, pads, kernel, stride, dilation, sizes)
     if found is None:
         raise NoBoundError("its padding depends on the input's size: give the input shape")
@@ -55,21 +59,6 @@ def pool(
     if call.operator == "AveragePool":
         operator = ops.AveragePool(windows, bool(count_include_pad))
     return Made(operator, (x,), None if x.shape is None else (*x.shape[:2], *outputs))
-
-
-def _same(kernel: Wholes, stride: Wholes, dilation: Wholes, *, ceil: bool, counted: bool) -> None:
-    """Refuse windows of auto_pad=SAME_* that runtimes place, or weigh, differently."""
-    odd = {
-        "ceil_mode=1": ceil,
-        "count_include_pad=1": counted,
-        f"dilations={list(dilation)}": max(dilation) > 1,
-        f"strides={list(stride)} beyond kernel_shape={list(kernel)}": any(
-            s > k for k, s in zip(kernel, stride, strict=True)
-        ),
-    }
-    given = [words for words, present in odd.items() if present]
-    if given:
-        raise NoBoundError(f"auto_pad=SAME with {', '.join(given)}: runtimes disagree; give the padding by pads")
 
 
 class _Reduction(Protocol):
@@ -88,13 +77,6 @@ def over_everything(make: _Reduction) -> Builder:
         return _over(make, x, tuple(range(2, len(shape_of(x)))), keep=True)
 
     return build
-
-
-def global_length(x: Data, /, *, p: int = 2) -> Made:
-    """Euclidean norm over all spatial axes."""
-    if p != 2:
-        raise NoBoundError(f"p={p}: of the p-norms only the Euclidean one, p=2, has a rule")
-    return _over(ops.Norm, x, tuple(range(2, len(shape_of(x)))), keep=True)
 
 
 def reduce(make: _Reduction) -> Builder:
