@@ -10,9 +10,10 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from specnorm_torch.modules import at_inference, check_module, check_values
 from specnorm_torch.modules import computed as computed_of
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind
+from torch.export.graph_signature import OutputKind
 from torch.utils._pytree import tree_leaves
 
 from specnorm import MethodError
@@ -148,7 +149,7 @@ def _program(program: ExportedProgram, name: str, example: tuple[Tensor, ...], *
 
 def _traced(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> ExportedProgram:
     each = tuple({0: Dim.DYNAMIC} for _ in example) if free else None
-    variadic = each is not None and not isinstance(model, torch.fx.GraphModule) and _is_variadic(model)
+    variadic = each is not None and _is_variadic(model)
     shapes: Any = {"args": each} if variadic else each
     return torch.export.export(model, example, dynamic_shapes=shapes, strict=False)
 
@@ -183,80 +184,39 @@ def _is_drawing(node: torch.fx.Node) -> bool:
     return bool(arguments.get("train", arguments.get("training", True))) and share != 0.0
 
 
+def _unlifted(program: ExportedProgram) -> torch.fx.GraphModule:
+    """The program with its own tensors inside, its inputs called as there; it checks none, and writes nothing back."""
+    whole = program.module()
+    inputs = whole.graph.find_nodes(op="placeholder")
+    for node, name in zip(inputs, program.graph_signature.user_inputs, strict=True):
+        node.name = name
+    for node in reversed(whole.graph.nodes):
+        if node.op == "call_module" or node.target is torch.ops.aten.copy_.default:
+            whole.graph.erase_node(node)
+    return torch.fx.GraphModule(whole, whole.graph)
+
+
 def _folded(program: ExportedProgram) -> torch.fx.GraphModule | None:
     """The program with the values of what no input reaches in place of it; None: there is no such thing."""
-    signature = program.graph_signature
-    inputs = {spec.arg.name for spec in signature.input_specs if spec.kind == InputKind.USER_INPUT}
-    stored = {
-        spec.arg.name: (str(spec.target), _constant(program, spec))
-        for spec in signature.input_specs
-        if spec.kind != InputKind.USER_INPUT and getattr(spec.arg, "name", None)
-    }
-    returned = [
-        spec.arg.name
-        for spec in signature.output_specs
-        if spec.kind == OutputKind.USER_OUTPUT and hasattr(spec.arg, "name")
-    ]
-    mutated = any(spec.kind != OutputKind.USER_OUTPUT for spec in signature.output_specs)
-    known: dict[str, Any] = {name: value for name, (_, value) in stored.items()}
-    reached: set[str] = set(inputs)
-    computed = False
-    for node in program.graph.nodes:
+    whole, known, computed = _unlifted(program), dict[torch.fx.Node, Any](), False
+    for node in whole.graph.nodes:
         if node.op == "get_attr":
-            known[node.name] = getattr(program.graph_module, str(node.target))
-        elif node.op == "call_function" and reached.isdisjoint(x.name for x in node.all_input_nodes):
-            args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: known[n.name])
-            known[node.name] = node.target(*args, **kwargs)
+            known[node] = attrgetter(str(node.target))(whole)
+        elif node.op == "call_function" and known.keys() >= {*node.all_input_nodes}:
+            args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
+            known[node] = found = node.target(*args, **kwargs)
             computed = True
-        elif node.op == "call_function":
-            reached.add(node.name)
-    if not (computed or mutated):
+            if isinstance(found, Tensor):
+                whole.register_buffer(f"computed_{node.name}", found.detach())
+                with whole.graph.inserting_before(node):
+                    stored = whole.graph.get_attr(f"computed_{node.name}")
+                node.replace_all_uses_with(stored)
+                known[stored] = found
+    if not computed and all(spec.kind == OutputKind.USER_OUTPUT for spec in program.graph_signature.output_specs):
         return None
-    return _rewritten(program, known, {name: path for name, (path, _) in stored.items()}, returned)
-
-
-def _rewritten(
-    program: ExportedProgram, known: Mapping[str, Any], paths: Mapping[str, str], returned: Sequence[str]
-) -> torch.fx.GraphModule:
-    root, graph, made = nn.Module(), torch.fx.Graph(), dict[str, Any]()
-
-    def value(node: torch.fx.Node) -> Any:
-        if node.name not in made:
-            constant = known[node.name]
-            if not isinstance(constant, Tensor):
-                return constant
-            path = paths.get(node.name, f"computed.value_{node.name}")
-            _hold(root, path, constant.detach())
-            made[node.name] = graph.get_attr(path)
-        return made[node.name]
-
-    for node in program.graph.nodes:
-        if node.op == "placeholder" and node.name not in known:
-            made[node.name] = graph.placeholder(node.name)
-        elif node.op == "call_function" and node.name not in known:
-            made[node.name] = graph.node_copy(node, value)
-    by_name = {node.name: node for node in program.graph.nodes}
-    graph.output(tuple(value(by_name[name]) for name in returned))
-    graph.eliminate_dead_code()
-    return torch.fx.GraphModule(root, graph)
-
-
-def _hold(root: nn.Module, path: str, value: Tensor) -> None:
-    """Put a tensor into modules below a root, by its path."""
-    *prefix, name = path.split(".")
-    for part in prefix:
-        if not hasattr(root, part):
-            root.add_module(part, nn.Module())
-        root = getattr(root, part)
-    if not hasattr(root, name):
-        root.register_buffer(name, value)
-
-
-def _constant(program: ExportedProgram, spec: Any) -> Any:
-    """What an input of a program that is no user's holds."""
-    if spec.target in program.state_dict:
-        return program.state_dict[spec.target]
-    return program.constants.get(spec.target)
+    whole.graph.eliminate_dead_code()
+    whole.recompile()
+    return whole
 
 
 def _written(model: nn.Module, program: ExportedProgram, example: tuple[Tensor, ...], *, free: bool) -> Exported:
@@ -323,28 +283,22 @@ class _Inner:
     """The program that was written, whose values have the names of the graph's."""
 
     def __init__(self, program: ExportedProgram, example: tuple[Tensor, ...]) -> None:
-        self.program, self.example = program, example
+        self.program, self.example = _unlifted(program), example
 
     def __call__(self, *arrays: Array) -> dict[str, Computed]:
         """Every value by name."""
-        recorder = _Recorder(self.program.graph_module)
+        recorder = _Recorder(self.program)
         with torch.no_grad():
-            recorder.run(*self._values([_like(x, like) for x, like in zip(arrays, self.example, strict=True)]))
+            recorder.run(*(_like(x, like) for x, like in zip(arrays, self.example, strict=True)))
         return recorder.seen
 
     def alone(self, trial: Trial, *arrays: Array) -> None:
         """Every operator in double precision."""
         pairs = zip(arrays, self.example, strict=True)
         given = [_like(x, like.double() if like.is_floating_point() else like) for x, like in pairs]
-        names = {str(s.arg.name) for s in self.program.graph_signature.input_specs if s.kind == InputKind.USER_INPUT}
+        names = {node.name for node in self.program.graph.find_nodes(op="placeholder")}
         with torch.no_grad():
-            Alone(self.program.graph_module, names, trial).run(*self._values(given))
-
-    def _values(self, given: list[Tensor]) -> list[Any]:
-        """Of all placeholders."""
-        inputs = iter(given)
-        specs = self.program.graph_signature.input_specs
-        return [next(inputs) if s.kind == InputKind.USER_INPUT else _constant(self.program, s) for s in specs]
+            Alone(self.program, names, trial).run(*given)
 
 
 class _Recorder(torch.fx.Interpreter):
