@@ -1,0 +1,182 @@
+"""What is recognised computes what was written out, and moves no pair further apart; what looks like it is left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import present
+from networks.written_networks import SHAPE, Written
+from specnorm_networks import Measure, Product, bound
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.operators import Operator
+from specnorm_networks.certified.patterns import recognised
+
+Write = Callable[[Written], str]
+PLUS, MINUS = ops.Add((1.0, 1.0)), ops.Add((1.0, -1.0))
+
+
+def gate(net: Written, *functions: Operator, of: str = "x", times: str = "x") -> str:
+    for function in functions:
+        of = net(function, of)
+    return net(ops.Product(), times, of)
+
+
+def gelu(net: Written, inner: float = 1 / math.sqrt(2), one: float = 1.0, weights: Operator = PLUS) -> str:
+    erf = net(ops.Erf(), net.scaled(inner, exact=False))
+    sides = (erf, net.constant(one)) if weights is PLUS else (net.constant(one), erf)
+    return net(ops.Product(), net.scaled(0.5), net(weights, *sides))
+
+
+def softsign(net: Written, one: float = 1.0, of: str = "x") -> str:
+    return net(ops.Quotient(), "x", net(PLUS, net(ops.Abs(), of), net.constant(one)))
+
+
+def softshrink(net: Written, edge: float = 0.5, moved: float = 0.5, kind: Any = "gt", rest: float = 0.0) -> str:
+    far = net(MINUS, "x", net.scaled(moved, net(ops.Sign(), "x")))
+    return net(ops.Choose(), net(ops.Compare(kind, edge), net(ops.Abs(), "x")), far, net.scaled(rest))
+
+
+def leaky(net: Written, kind: Any = "gt", sign: float = 1.0, slope: float = 0.3, threshold: float = 0.0) -> str:
+    ends = ("x", net.scaled(slope))
+    compared = net(ops.Compare(kind, threshold), net.scaled(sign) if sign != 1 else "x")
+    return net(ops.Choose(), compared, *ends if kind in ("gt", "ge") else ends[::-1])
+
+
+def by_products(net: Written, one: Any = "ge", other: Any = "lt") -> str:
+    sides = [("x", one), (net.scaled(-0.7), other)]
+    return net(PLUS, *(gate(net, ops.Compare(kind, 0.0), times=value) for value, kind in sides))
+
+
+ANGLES = np.linspace(0.3, 2, 3).reshape(-1, 1, 1)
+
+
+def householder(
+    net: Written, border: float = 0.5, swapped: bool = False, along: int = 1, products: bool = False,
+    theta: Any = ANGLES, stretch: float = 1.0,
+) -> str:  # fmt: skip
+    x, y = net.halves()
+
+    def mixed(a: Any, b: Any) -> str:
+        return net(PLUS, net.scaled(a, x), net.scaled(b, y))
+
+    sign = mixed(np.sin(border * theta), -np.cos(border * theta))
+    turned, ends = (mixed(np.cos(theta), np.sin(theta)), mixed(np.sin(theta), -np.cos(theta))), []
+    for plain, other in zip((y, x) if swapped else (x, y), turned, strict=True):
+        plain, other = (net.scaled(1.0 if ends else stretch, each) for each in (plain, other))
+        if products:
+            sides = [gate(net, ops.Compare(kind, 0.0), of=sign, times=v) for v, kind in ((plain, "le"), (other, "gt"))]
+            ends.append(net(PLUS, *sides))
+        else:
+            ends.append(net(ops.Choose(), net(ops.Compare("le", 0.0), sign), plain, other))
+    return net(ops.Concat(along), *ends)
+
+
+def pairs(net: Written, keep: bool = True, along: int = 2) -> str:
+    split = net(ops.Reshape((2, 3, 2, 4, 4)), "x")
+    ends = [net(one((2,), keep), split) for one in (ops.Largest, ops.Smallest)]
+    return net(ops.Reshape(SHAPE), net(ops.Concat(along, not keep), *ends))
+
+
+def groups(net: Written, between: tuple[int, ...] = (2, 2, 3, 4, 4), axis: int = 2) -> str:
+    return net(ops.Reshape(SHAPE), net(ops.Sort(axis, descending=True), net(ops.Reshape(between), "x")))
+
+
+def normalised(net: Written, form: str, eps: float = 0.1, of: str = "x", axes: tuple[int, ...] = (1,)) -> str:
+    """By the length or the root of the mean square, as a quotient or as a product with an inverse."""
+    if form.startswith("length"):
+        below = net(ops.HardTanh(eps, math.inf), net(ops.Norm(axes, keep=True), of))
+        inverse: Operator = ops.Reciprocal()
+    else:
+        square = net(ops.Power(2), of) if "power" in form else net(ops.Product(), of, of)
+        below = net(PLUS, net(ops.Mean(axes, keep=True), square), net.constant(eps))
+        inverse = ops.Rsqrt()
+        if "quotient" in form:
+            below = net(ops.Sqrt(), below)
+    return net(ops.Quotient(), "x", below) if "quotient" in form else net(ops.Product(), "x", net(inverse, below))
+
+
+PATTERNS: dict[str, tuple[type[Operator], Write]] = {
+    "SiLU with factors": (ops.Multiple, lambda net: gate(net, ops.Sigmoid(), of=net.scaled(-0.3, exact=False))),
+    "hard swish": (ops.HardSwish, lambda net: gate(net, ops.HardSigmoid(1 / 6))),
+    "Mish": (ops.Mish, lambda net: gate(net, ops.Softplus(), ops.Tanh())),
+    "GELU": (ops.Multiple, gelu),
+    "GELU by 1 - erf": (ops.Multiple, lambda net: gelu(net, -1 / math.sqrt(2), weights=MINUS)),
+    "softsign": (ops.Softsign, softsign),
+    "softshrink": (ops.SoftShrink, softshrink),
+    "leaky": (ops.TwoSlopes, leaky),
+    "leaky, at most": (ops.TwoSlopes, lambda net: leaky(net, "le")),
+    "leaky by a negative multiple": (ops.TwoSlopes, lambda net: leaky(net, sign=-3.0, slope=-2.0)),
+    "leaky by products": (ops.TwoSlopes, by_products),
+    "Householder": (ops.Reflection, householder),
+    "Householder by products": (ops.Reflection, lambda net: householder(net, products=True)),
+    "Householder, stretched": (ops.Reflection, lambda net: householder(net, stretch=3.0)),
+    "pairs": (ops.GroupSort, pairs),
+    "pairs, stacked": (ops.GroupSort, lambda net: pairs(net, keep=False)),
+    "groups": (ops.GroupSort, groups),
+    **{form: (ops.Normalise, lambda net, form=form: normalised(net, form)) for form in (
+        "length, quotient", "length, inverse", "mean square, quotient", "mean square, power, inverse"
+    )},
+}  # fmt: skip
+"""The operator that is to be seen in the place of the last node, and what is written out."""
+LEFT: dict[str, Write] = {
+    "hard sigmoid of a fifth": lambda net: gate(net, ops.HardSigmoid(0.2)),
+    "tanh of no softplus": lambda net: gate(net, ops.Tanh()),
+    "a gate of another value": lambda net: gate(net, ops.Sigmoid(), of=net(ops.Sin(), "x")),
+    "a gate by channel": lambda net: gate(net, ops.Sigmoid(), of=net.scaled(np.array([1.0, 2, 1, 1]))),
+    "not 1 + erf": lambda net: gelu(net, one=1.001),
+    "not 1 + |x|": lambda net: softsign(net, one=2.0),
+    "1 + |sin|": lambda net: softsign(net, of=net(ops.Sin(), "x")),
+    "shrunk by more than the edge": lambda net: softshrink(net, moved=0.6),
+    "what is not shrunk to 0": lambda net: softshrink(net, rest=0.1),
+    "shrunk inside": lambda net: softshrink(net, kind="lt"),
+    "a jump": lambda net: leaky(net, threshold=1.0),
+    "one side twice": lambda net: by_products(net, "gt", "gt"),
+    "neither side at 0": lambda net: by_products(net, "gt", "lt"),
+    "reflected at another line": lambda net: householder(net, border=0.4),
+    "reflected and swapped": lambda net: householder(net, swapped=True),
+    "reflected, put elsewhere": lambda net: householder(net, along=2, theta=np.array(1.2)),
+    "pairs put elsewhere": lambda net: pairs(net, along=3),
+    "sorted along a part of another axis": lambda net: groups(net, (2, 3, 2, 4, 4), 3),
+    "sorted in another shape": lambda net: groups(net, (4, 2, 3, 4, 2)),
+    "the length of another value": lambda net: normalised(net, "length, quotient", of=net(ops.Sin(), "x")),
+    "a mean square of another value": lambda net: normalised(net, "mean square, inverse", of=net(ops.Sin(), "x")),
+    "a negative eps": lambda net: normalised(net, "mean square, inverse", eps=-1e-3),
+}  # fmt: skip
+
+
+def points() -> list[Any]:
+    """At random, with ties, of one sign, large, and near 0."""
+    spread = 3 * np.random.default_rng(0).normal(size=SHAPE)
+    return [spread, np.round(spread), -abs(spread), 100 * spread, 1e-3 * spread, np.full(SHAPE, 1.5)]
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_what_is_recognised_computes_the_same(name: str) -> None:
+    expected, write = PATTERNS[name]
+    net, numbers, reached = Written(), np.random.default_rng(1), 0.0
+    graph = net.graph(write(net))
+    (end,) = graph.outputs
+    read = recognised(graph)
+    assert type(read.by_name[end].operator) is expected
+    upper = present(bound(graph, Measure(1e-6), method=Product(), check=False).upper)
+    for x in points():
+        before, after = (each.run({"x": x})[end] for each in (graph, read))
+        assert abs(before - after).max() <= 1e-12 * (abs(before).max() + abs(x).max())
+        for size in (1e-4, 0.1, 10.0):
+            y = x + size * numbers.normal(size=SHAPE) * numbers.choice([1e-3, 1.0], size=SHAPE)
+            apart = np.linalg.norm(graph.run({"x": y})[end] - before) - 1e-12 * np.linalg.norm(before)
+            reached = max(reached, float(apart / np.linalg.norm(y - x)))
+    assert 0.2 * upper < reached <= upper * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_what_only_looks_like_it_is_left(name: str) -> None:
+    net = Written()
+    with np.errstate(all="ignore"):
+        graph = net.graph(LEFT[name](net))
+    end = graph.outputs[0]
+    assert recognised(graph).by_name[end].operator is graph.by_name[end].operator
