@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,8 @@ def leaky(net: Written, kind: Any = "gt", sign: float = 1.0, slope: float = 0.3,
     return net(ops.Choose(), compared, *ends if kind in ("gt", "ge") else ends[::-1])
 
 
-def by_products(net: Written, one: Any = "ge", other: Any = "lt") -> str:
-    sides = [("x", one), (net.scaled(-0.7), other)]
+def by_products(net: Written, *kinds: Any) -> str:
+    sides = zip(("x", net.scaled(-0.7)), kinds or ("ge", "lt"), strict=True)
     return net(PLUS, *(gate(net, ops.Compare(kind, 0.0), times=value) for value, kind in sides))
 
 
@@ -64,11 +65,13 @@ def householder(
         return net(PLUS, net.scaled(a, x), net.scaled(b, y))
 
     sign = mixed(np.sin(border * theta), -np.cos(border * theta))
-    turned, ends = (mixed(np.cos(theta), np.sin(theta)), mixed(np.sin(theta), -np.cos(theta))), []
+    turned = mixed(np.cos(theta), np.sin(theta)), mixed(np.sin(theta), -np.cos(theta))
+    ends: list[str] = []
     for plain, other in zip((y, x) if swapped else (x, y), turned, strict=True):
         plain, other = (net.scaled(1.0 if ends else stretch, each) for each in (plain, other))
         if products:
-            sides = [gate(net, ops.Compare(kind, 0.0), of=sign, times=v) for v, kind in ((plain, "le"), (other, "gt"))]
+            gates = ops.Compare("le", 0.0), ops.Compare("gt", 0.0)
+            sides = [gate(net, one, of=sign, times=value) for one, value in zip(gates, (plain, other), strict=True)]
             ends.append(net(PLUS, *sides))
         else:
             ends.append(net(ops.Choose(), net(ops.Compare("le", 0.0), sign), plain, other))
@@ -117,7 +120,7 @@ PATTERNS: dict[str, tuple[type[Operator], Write]] = {
     "pairs": (ops.GroupSort, pairs),
     "pairs, stacked": (ops.GroupSort, lambda net: pairs(net, keep=False)),
     "groups": (ops.GroupSort, groups),
-    **{form: (ops.Normalise, lambda net, form=form: normalised(net, form)) for form in (
+    **{form: (ops.Normalise, partial(normalised, form=form)) for form in (
         "length, quotient", "length, inverse", "mean square, quotient", "mean square, power, inverse"
     )},
 }  # fmt: skip

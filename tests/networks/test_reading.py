@@ -1,0 +1,101 @@
+"""Two layers are bounded together whatever stands between them, and no pair of inputs is further apart than is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import present
+from networks.written_networks import Written
+from specnorm_networks import Graph, Layer, Measure, Multipliers, bound
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.operators import Operator
+
+SPATIAL = {"padding_mode": "zeros", "padding": ((1, 1),)}
+
+
+def layer(net: Written, of: str, kernel: Any) -> str:
+    spatial = kernel.ndim == 3
+    own = Layer(f"w{len(net.nodes)}", partial(np.array, kernel), SPATIAL if spatial else {}, kernel.ndim - 2)
+    return net((ops.Convolution if spatial else ops.Matrix)(own), of)
+
+
+def between(first: Any, *operators: Operator | Callable[[Written, str], str], last: Any) -> Graph:
+    """Two layers, and something between them; their numbers are a matrix' diagonal, or a kernel's middle taps."""
+    spatial = any(getattr(kernel, "ndim", 1) == 3 for kernel in (first, last))
+    net = Written((1, len(first), *(5,) * spatial))
+    at = layer(net, "x", diagonal(first, spatial))
+    for each in operators:
+        at = net(each, at) if isinstance(each, Operator) else each(net, at)
+    return net.graph(layer(net, at, diagonal(last, spatial)))
+
+
+def diagonal(numbers: Any, spatial: bool) -> Any:
+    if np.ndim(numbers) > 1:
+        return numbers
+    return np.diag(numbers)[..., None] * np.array([0.0, 1.0, 0.0]) if spatial else np.diag(numbers)
+
+
+def scaled(*values: float) -> Operator:
+    return ops.Scale(np.array(values if len(values) > 1 else values[0]), exact=True)
+
+
+def summed(net: Written, at: str) -> str:
+    """With three times the value before the first layer."""
+    return net(ops.Add((1.0, 1.0)), at, net(scaled(3.0), "x"))
+
+
+def convolved(*numbers: float) -> Any:
+    return diagonal(numbers, True)
+
+
+RELU, ANGLES = ops.ReLU(), np.array([1.0, 1.5])
+ONE, NONE, COS, SIN = np.ones(2), np.zeros(2), np.cos(ANGLES), np.sin(ANGLES)
+REFLECTION = ops.Reflection(
+    1, np.array([np.sin(ANGLES / 2), -np.cos(ANGLES / 2)]), np.array([[ONE, NONE], [NONE, ONE]]),
+    np.array([[COS, SIN], [SIN, -COS]]), 1.0 + 2.0**-40,
+)  # fmt: skip
+SWAPPED = partial(layer, kernel=np.array([[0.0, 3.0], [1.0, 0.0]]))
+STEEP, FLAT = (9.0, 9.0, 0.1, 0.1), (0.1, 0.1, 9.0, 9.0)
+NETWORKS: dict[str, Callable[[], Graph]] = {
+    "a matrix": lambda: between((1.0, 2.0), SWAPPED, RELU, last=(5.0, 1.0)),
+    "a matrix and scales": lambda: between((1.0, 2.0), SWAPPED, scaled(0.1, -4.0), RELU, last=(1.0, 3.0)),
+    "a steeper function": lambda: between((1.0, 2.0), ops.LeakyReLU(0.5), ops.LeakyReLU(4.0), last=(1.0, 2.0)),
+    "scales behind a function": lambda: between((1.0, 1.0), RELU, scaled(0.1, -5.0), last=(1.0, 1.0)),
+    "some channels": lambda: between(FLAT, RELU, ops.Slice(((1, 2, 3, 1),)), last=(3.0,)),
+    "some channels of convolutions": lambda: between(
+        FLAT, RELU, ops.Slice(((1, 2, 3, 1),)), last=convolved(3.0)
+    ),
+    "sorting": lambda: between(STEEP, ops.Sort(1), last=FLAT),
+    "neighbours sorted": lambda: between(STEEP, ops.GroupSort(1, 4, "consecutive", True), last=FLAT),
+    "halves sorted": lambda: between(STEEP, ops.GroupSort(1, 2, "strided", True), last=FLAT),
+    "reflections": lambda: between(STEEP, REFLECTION, last=FLAT),
+    "a sum with the input": lambda: between((0.5, 0.1), summed, RELU, last=(1.0, 2.0)),
+    "windows": lambda: between(
+        STEEP, RELU, ops.MaxPool(ops.Windows((2,), (2,), (1,), ((0, 0),))), last=convolved(*STEEP)
+    ),
+    "zeros as channels": lambda: between(
+        STEEP, RELU, ops.Pad("zeros", ((2, 1), (0, 0))), last=convolved(0.1, 0.1, 9.0, 9.0, 0.1, 0.1, 0.1)
+    ),
+}  # fmt: skip
+
+
+def reached(graph: Graph, draws: int = 12) -> float:
+    """The largest norm of a Jacobian at points at random, by differences."""
+    shape, (end,), best, step = present(graph.nodes[0].shape), graph.outputs, 0.0, 1e-5
+    moves = step * np.eye(int(np.prod(shape))).reshape(-1, *shape)
+    for seed in range(draws):
+        x = np.random.default_rng(seed).normal(size=shape)
+        columns = [graph.run({"x": x + move})[end] - graph.run({"x": x - move})[end] for move in moves]
+        best = max(best, float(np.linalg.norm(np.stack([np.ravel(c) for c in columns]) / (2 * step), 2)))
+    return best
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_pair_is_further_apart(name: str) -> None:
+    graph = NETWORKS[name]()
+    found = bound(graph, Measure(1e-4), method=Multipliers(steps=10))
+    assert reached(graph) * (1 - 1e-6) <= present(found.upper) <= present(found.product)
