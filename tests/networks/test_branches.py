@@ -118,6 +118,14 @@ def backwards(net: Written) -> str:
     return net(ops.Concat(1), net.cut(0, 4), net.cut(-1, -4, step=-1))
 
 
+MASK = (np.arange(6) % 2 == 0).reshape(6, 1, 1)
+
+
+def chosen(net: Written) -> str:
+    """A function of every other channel, five times as large there, and the other channels."""
+    return net(ops.Where(lambda: MASK), net.scaled(np.where(MASK, 5.0, 0.1), net(ops.ReLU(), "x")), "x")
+
+
 def wrapped(net: Written) -> str:
     """Two rows each of a value and of that value rolled by one: one row twice."""
     return net(ops.Concat(2), net.cut(0, 2, 2), net.cut(2, 4, 2, of=rolled(net, "x", 1, 2)))
@@ -137,6 +145,7 @@ TRUTHS: dict[str, tuple[Callable[[Written], str], float]] = {
     "Haar": (haar, 1.0),
     "coupling": (coupled, GOLDEN),
     "overlap by one channel": (overlapping, 2**0.5),
+    "a choice by entry": (chosen, 5.0),
     "read backwards": (backwards, 2**0.5),
     "a roll that wraps": (wrapped, 2**0.5),
 }

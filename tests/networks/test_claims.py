@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,15 +13,30 @@ import numpy as np
 import pytest
 from assumptions import assumed
 from checks import present
-from specnorm_networks import Graph, Layer, Multipliers, Node, Product, bound, within
+from specnorm_networks import (
+    Graph,
+    Layer,
+    Measure,
+    Multipliers,
+    Node,
+    Product,
+    bound,
+    forward_step,
+    register_operator,
+    within,
+)  # fmt: skip
 from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified import segments
 from specnorm_networks.certified.operators import Identity, Input, Matrix, Operator, ReLU, Unknown
 from specnorm_networks.certified.patterns import prepared, unsorted
 from specnorm_networks.certified.ranges import Ranges, localised, ranges
-from specnorm_networks.certified.regions import Ball
+from specnorm_networks.certified.reading import runs
+from specnorm_networks.certified.regions import Ball, Box
 from specnorm_networks.certified.scope import digest_of
+from specnorm_networks.linear import located, read
 
 from specnorm.certified.bound import HypothesisError, Upper, least
+from specnorm.errors import MethodError
 
 WEIGHTS = np.array([[2.0, 1.0], [0.5, 3.0]])
 CENTRE = np.array([[-1.0, -1.0]])
@@ -178,3 +194,55 @@ def test_every_rule_is_in_the_table() -> None:
     ours -= {"input", "constant", "held", "random", "unknown"}
     assert ours > {"select", "pad", "pointwise"}
     assert [name for name in sorted(ours) if f"`{name}`" not in table] == []
+
+
+# -- what is supposed ------------------------------------------------------------------------------------------------
+def uneven_weights() -> object:
+    """Two channels that are sorted together, with multipliers of their own."""
+    nodes = (*chain(1.0)[:2], Node("b", ops.Sort(1), ("a",), (1, 2)), replace(chain(1.0)[3], inputs=("b",)))
+    (run,) = runs(Graph(nodes, ("y",)))
+    weights = [np.ones(2), np.array([1.0, 2.0]), np.ones(2)]
+    return segments.constant_of_part(run.part(0, 2), weights, Measure())
+
+
+def parts(*starts: int) -> object:
+    (run,) = runs(Graph(tuple(chain(1.0)), ("y",)))
+    return segments.parts_from(run, starts)
+
+
+WIDE = Graph((X, Node("y", ops.Matrix(Layer("w", lambda: np.ones((3, 2)), {}, 0)), ("x",), (1, 3))), ("y",))
+BOXED = within(network(), -1.0, 1.0)
+SUPPOSED: dict[str, tuple[Callable[[], object], str]] = {
+    "a negative radius": (lambda: bound(network(), radius=-1.0, centre=CENTRE), "radius=-1.0"),
+    "no number as radius": (lambda: ranges(network(), Ball({"x": CENTRE}, math.nan)), "radius=nan"),
+    "a centre of no numbers": (lambda: ranges(network(), Ball({"x": CENTRE * math.inf}, 1.0)), "not finite"),
+    "a centre of another shape": (lambda: ranges(network(), Ball({"x": CENTRE[0]}, 1.0)), "numbers for its input x"),
+    "a box from high to low": (lambda: ranges(network(), Box({"x": CENTRE}, {"x": CENTRE - 1})), "low ends are above"),
+    "a box of no numbers": (lambda: within(network(), math.nan, 1.0), "ends that are no numbers"),
+    "a box of another input": (lambda: within(network(), {"z": 0}, {"z": 1}), "has no ends for the network's input x"),
+    "a box of another shape": (lambda: within(network(), np.zeros(3), 1.0), r"an end of shape \(3,\)"),
+    "a centre outside of the box": (lambda: located(read(BOXED), 3 * CENTRE, 0.1), "outside of the box"),
+    "a step of 0": (lambda: forward_step(network(), 0.0), "size=0.0"),
+    "a step to another shape": (lambda: forward_step(WIDE), "needs the same shape"),
+    "weights of sorted channels that differ": (uneven_weights, "sorted together prove nothing"),
+    "parts that leave the first layer out": (lambda: parts(1), "do not cover"),
+    "parts that overlap": (lambda: parts(0, 1, 1), "do not cover"),
+    "an operator without a name": (lambda: register_operator(ops.ReLU), "no operator with names"),
+    "an operator that cannot be run": (lambda: register_operator(named("a::b", run=False)), "has no `run`"),
+    "an operator of onnx": (lambda: register_operator(named("aten::relu")), "no name for an operator of yours"),
+    "an operator without a namespace": (lambda: register_operator(named("relu")), "no name for an operator of yours"),
+    "a node that is missing": (lambda: Graph((X, Node("y", ReLU(), ("z",), (1, 2))), ("y",)), "no node before it"),
+    "an output that is missing": (lambda: Graph((X,), ("y",)), "not all nodes"),
+}
+
+
+def named(name: str, *, run: bool = True) -> Any:
+    members: dict[str, Any] = {"names": (name,)}
+    return type("Mine", (Operator,), members | ({"run": lambda _, *values: values[0]} if run else {}))
+
+
+@pytest.mark.parametrize("name", SUPPOSED)
+def test_what_is_supposed_is_looked_at(name: str) -> None:
+    call, words = SUPPOSED[name]
+    with pytest.raises((MethodError, ValueError), match=words):
+        call()

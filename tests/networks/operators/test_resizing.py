@@ -1,4 +1,4 @@
-"""Interpolation, with coordinates that are exact and with those that are rounded."""
+"""Interpolation, with coordinates that are exact and with those that are rounded; averages at sizes that are open."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from specnorm_networks.certified.axes import LONGEST
+from specnorm_networks.certified.axes import LONGEST, Window, average_norm_up
 from specnorm_networks.certified.operators import NoBoundError, NotRunError, Place, Resize
 
 ONE = Fraction(1)
@@ -102,3 +102,17 @@ def test_sizes_that_are_not_known() -> None:
     crop = Resize("nearest", None, (ONE, ONE), "tf_crop_and_resize")
     assert "no rule" in refused(crop, Place(((4, 5),)))
     assert crop.linear_map(Place(((4, 5),))) is None
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (2, 1), (3, 2), (5, 2), (3, 3), (2, 3), (7, 4)])
+def test_averages_along_an_axis_of_any_size(kernel: int, stride: int) -> None:
+    """Above the matrix of each size, and attained as it grows."""
+    found = average_norm_up(Window(kernel, stride))
+    norms = []
+    for size in (kernel, 2 * kernel + 1, 240):
+        rows = [np.arange(size) - at for at in range(0, size - kernel + 1, stride)]
+        norms.append(float(np.linalg.norm([((row >= 0) & (row < kernel)) / kernel for row in rows], 2)))
+    assert found is not None
+    assert max(norms) <= found <= 1.001 * norms[-1]
+    for other in ({"ceil": True}, {"dilation": 2}, {"count_padding": False, "before": 1}):
+        assert average_norm_up(Window(kernel, stride, **other)) is None
