@@ -13,13 +13,14 @@ import pytest
 from networks.executing import FOOLED, STORE, dense, execute, mixed, shape_of
 from specnorm_networks import Measure
 from specnorm_networks.accuracy import certified_accuracy
+from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified import roundings
-from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.operators import Input
+from specnorm_networks.certified.graph import Graph, Layer, Node
+from specnorm_networks.certified.operators import Input, NoBoundError, Operator
 from specnorm_networks.certified.operators.base import LinearMap
 from specnorm_networks.certified.operators.executed import Format, Statistics
 from specnorm_networks.certified.operators.linear import normalisation
-from specnorm_networks.certified.roundings import AtCentre
+from specnorm_networks.certified.roundings import EXECUTIONS, AtCentre
 from specnorm_networks.radii import Radii, executed
 
 Array = Any
@@ -253,3 +254,38 @@ def test_shares_fall_with_the_precision_and_no_label_flips() -> None:
             if np.linalg.norm(at - sample) <= radius:
                 flips += execute(graph, at, "bfloat16", rng)[0].argmax() != label
     assert flips == 0
+
+
+# -- what no rounding is known of ------------------------------------------------------------------------------------
+def matrix(number: Any, *, bias: Any = None, error: Any = None, **more: Any) -> ops.Matrix:
+    return ops.Matrix(Layer("w", lambda: np.full((2, 2), number), {}, 0, error=error), bias, **more)
+
+
+UNCOUNTED: dict[str, tuple[Operator, str, str]] = {
+    "a kernel that is computed": (matrix(1.0, error=lambda: np.full((2, 2), 1e-9)), "float32", "computed besides"),
+    "a bias that is computed": (
+        matrix(1.0, bias=lambda: (np.ones(2), np.ones(2))),
+        "float32",
+        "computed besides",
+    ),
+    "a kernel in double precision": (matrix(1 + 2.0**-40), "float16", "stored in more than float32"),
+    "a subnormal kernel": (matrix(2.0**-127), "bfloat16", "processors may take for 0"),
+    "a kernel beyond all numbers": (matrix(1e6), "float16", "beyond the numbers of float16"),
+    "a matrix times a number": (matrix(1.0, alpha=2.0), "float32", "a product times a number"),
+    "small scales": (ops.Scale(np.full(2, 1e-6)), "float16", "beyond the normal numbers of float16"),
+    "a small slope": (ops.LeakyReLU(1e-7), "float16", "beyond the normal numbers of float16"),
+    "a sum with weights": (ops.Add((0.5, 1.0)), "float32", "a weighted sum"),
+    "a sum of three": (ops.Add((1.0, 1.0, 1.0)), "float32", "one of several values"),
+    "limits of another precision": (ops.HardTanh(-0.1, 0.1), "float16", "no numbers of float16"),
+    "padding of another precision": (ops.Pad("zeros", ((1, 1),), 0.1), "float16", "no number of float16"),
+    "a length": (ops.Norm((1,), True), "float32", "not known here"),
+}
+
+
+@pytest.mark.parametrize("name", UNCOUNTED)
+def test_what_is_not_counted_is_refused(name: str) -> None:
+    operator, execution, words = UNCOUNTED[name]
+    shapes = ((1, 2),) * (len(operator.weights) if isinstance(operator, ops.Add) else 1)
+    after = (1, 4) if isinstance(operator, ops.Pad) else (1, 2)
+    with pytest.raises(NoBoundError, match=words):
+        operator.executed(ops.Place(shapes, after), EXECUTIONS[execution].stored)
