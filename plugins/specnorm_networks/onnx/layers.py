@@ -245,12 +245,11 @@ def _scaled(weight: Constant, alpha: float) -> Constant:
 
 
 def batch_norm(
-    call: Call, x: Data, scale: Constant, bias: Constant, mean: Constant, variance: Constant, /, *, epsilon: float,
-    training_mode: int = 0, spatial: int = 1,
+    call: Call, x: Data, scale: Constant, bias: Constant, mean: Constant, variance: Constant, /, *, epsilon: float
 ) -> Made:  # fmt: skip
     """Batch normalisation at inference: a product with constants."""
     # Before operator set 14, further outputs asked for training.
-    if (call.opset < 14 and call.outputs > 1) or training_mode or not spatial:
+    if call.opset < 14 and call.outputs > 1:
         raise NoBoundError("it normalises by the statistics of the batch")
     mean_of, variance_of, scale_of, bias_of = map(numbers_of, (mean, variance, scale, bias))
     with np.errstate(all="ignore"):
@@ -313,8 +312,6 @@ def group_norm(call: Call, x: Data, scale: Constant, bias: Constant, /, *, num_g
     return _times(whole, scale, bias, len(sizes) - 1)
 
 
-def length_norm(x: Data, /, *, axis: int, p: int) -> Made:
+def length_norm(x: Data, /, *, axis: int) -> Made:
     """Entries over their length along an axis."""
-    if p != 2:
-        raise NoBoundError(f"p={p}: the 2-norm alone has a rule")
     return _normalised(x, (on_axis(axis, shape_of(x)),), 0.0, centred=False, form="largest")

@@ -123,15 +123,14 @@ def cast(x: Value, /, *, to: int) -> Result:
 
 
 def dequantize(
-    x: Value, /, *, x_scale: Constant, x_zero_point: Array | None, axis: int = 1, block_size: int = 0,
-    output_dtype: int = 0,
+    x: Value, /, *, x_scale: Constant, x_zero_point: Array | None, axis: int = 1, output_dtype: int = 0
 ) -> Constant:  # fmt: skip
     """Weights from integers, rounded to the type of the scale."""
     if isinstance(x, Data):
         raise NoBoundError("it dequantises values of the network: steps")
     if x_scale.size > MAX_KNOWN or x_scale.refusal is not None:
         raise NoBoundError("its scale cannot be read")
-    unread = x_scale.dtype != "float32" or output_dtype not in (0, 1) or bool(block_size)
+    unread = x_scale.dtype != "float32" or output_dtype not in (0, 1)
     if unread or x.dtype not in ("int8", "uint8", "int16", "uint16", "int32"):
         return x.refused(f"its quantisation ({x.dtype}, in blocks or of another kind) is not read.")
     ones = [1] * len(x.shape)
@@ -285,19 +284,17 @@ def triangle(x: Data, k: int | None = None, /, *, upper: int = 1) -> Made:
     return _taken(x, keep(_places(x) + 1, k or 0) - 1)
 
 
-def scatter_nd(x: Value, indices: Array, updates: Value, /, *, reduction: str = "none") -> Made:
+def scatter_nd(x: Value, indices: Array, updates: Value, /) -> Made:
     """Slices put at tuples of positions."""
-    return _put(x, _by_tuples(_places(x), indices), updates, reduction)
+    return _put(x, _by_tuples(_places(x), indices), updates)
 
 
-def scatter_elements(x: Value, indices: Array, updates: Value, /, *, axis: int = 0, reduction: str = "none") -> Made:
+def scatter_elements(x: Value, indices: Array, updates: Value, /, *, axis: int = 0) -> Made:
     """Entries put at positions along an axis."""
-    return _put(x, _along(x, indices, axis), updates, reduction)
+    return _put(x, _along(x, indices, axis), updates)
 
 
-def _put(x: Value, at: NDArray[np.int64], updates: Value, reduction: str) -> Made:
-    if reduction != "none":
-        raise NoBoundError(f"reduction={reduction[:20]!r} is not known here")
+def _put(x: Value, at: NDArray[np.int64], updates: Value) -> Made:
     if updates.shape != at.shape:
         raise NoBoundError(f"updates of shape {updates.shape} do not fit {at.shape}")
     if len(np.unique(at)) < at.size:
@@ -305,10 +302,8 @@ def _put(x: Value, at: NDArray[np.int64], updates: Value, reduction: str) -> Mad
     return Made(ops.Merge(at), (x, updates), x.shape)
 
 
-def top(x: Data, k: int, /, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> Made:
+def top(x: Data, k: int, /, *, axis: int = -1, largest: int = 1) -> Made:
     """The first entries in order, or all; where they were is no value with a slope."""
-    if not sorted:
-        raise NoBoundError("in which order its entries come is open: sorted=0")
     shape = shape_of(x)
     axis = on_axis(axis, shape)
     size = shape[axis]

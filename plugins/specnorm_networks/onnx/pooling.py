@@ -97,14 +97,9 @@ def reduce(make: _Reduction) -> Builder:
 def resize(
     call: Call, x: Data, /, *, scales: Numbers | None, mode: str, sizes: Wholes | None = None,
     coordinate_transformation_mode: str = "asymmetric", nearest_mode: str = "floor", axes: Wholes | None = None,
-    antialias: int = 0, exclude_outside: int = 0, keep_aspect_ratio_policy: str = "stretch",
 ) -> Made:  # fmt: skip
     """Resize, and Upsample before it."""
     coordinates, shape = coordinate_transformation_mode, list(shape_of(x))
-    if antialias or exclude_outside or keep_aspect_ratio_policy != "stretch":
-        raise NoBoundError("antialias, exclude_outside and keep_aspect_ratio_policy have no rule")
-    if coordinates == "tf_crop_and_resize":
-        raise NoBoundError("tf_crop_and_resize reads the region that roi states, which has no rule")
     if mode not in ("nearest", "linear") or coordinates not in (
         "half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"
     ):  # fmt: skip
