@@ -33,6 +33,9 @@ NETWORKS: dict[str, tuple[Any, tuple[int, ...]]] = {
         (3, 8, 8),
     ),
     "a divisor": (lambda: nn.AvgPool2d(3, 2, 1, divisor_override=2), (2, 7, 7)),
+    "means of three": (lambda: nn.AdaptiveAvgPool1d(2), (2, 5)),
+    "stable sorting": (lambda: applied(lambda _, x: x.sort(dim=1, stable=True)[0]), (4,)),
+    "exact pixels": (lambda: nn.Upsample(scale_factor=1.5, mode="nearest-exact"), (2, 5, 5)),
     "an orthogonal weight": (lambda: nn.utils.parametrizations.orthogonal(nn.Linear(8, 8)), (8,)),
     "functions": (lambda: nn.Sequential(nn.Softplus(2.0, 30.0), nn.Threshold(0.0, 0.0), nn.LogSigmoid()), (4,)),
     "in place": (lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(True), nn.Linear(4, 4)), (4,)),
@@ -50,7 +53,7 @@ NETWORKS: dict[str, tuple[Any, tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
-@pytest.mark.sampled("convolutions", "float64")
+@pytest.mark.sampled("convolutions", "float64", "three")
 def test_bounds_hold_and_are_close(name: str) -> None:
     make, shape = NETWORKS[name]
     torch.manual_seed(0)

@@ -89,42 +89,34 @@ def _adaptive(*, largest: bool) -> Callable[..., Any]:
                 at = [[w[min(k, len(w) - 1)] for k in range(length)] for w in windows]
                 found = op.ReduceMax(op.Gather(found, _constant(at), axis=axis), _constant([axis + 1]), keepdims=0)
                 continue
-            means = [[1 / len(w) if k in w else 0.0 for w in windows] for k in range(n)]
+            # In float32 a third would be another number than torch divides by.
+            whole = math.lcm(*map(len, windows))
+            weights = [[whole // len(w) if k in w else 0 for w in windows] for k in range(n)]
             order = [*range(ndim)]
             order[axis], order[-1] = order[-1], order[axis]
             turned = found if axis == ndim - 1 else op.Transpose(found, perm=order)
-            turned = op.MatMul(turned, _constant(means, self))
+            turned = op.Div(op.MatMul(turned, _constant(weights, self)), _constant(whole, self))
             found = turned if axis == ndim - 1 else op.Transpose(turned, perm=order)
         return (found, op.Constant(value_int=0)) if largest else found
 
     return write
 
 
-def _resize(**how: str) -> Callable[..., Any]:
+def _nearest_exact(self: Any, output_size: Any, *scales: float | None, **named: float | None) -> Any:
     """By scales where they are given, as torch does; else to sizes."""
-
-    def write(self: Any, output_size: Any, *more: Any, align_corners: bool = False, **named: Any) -> Any:
-        if more and isinstance(more[0], bool):
-            align_corners, more = more[0], more[1:]
-        given = more[0] if more and isinstance(more[0], list | tuple) else more or tuple(named.values())
-        scales = [float(x) for x in given if x]
-        told: dict[str, Any] = how | ({"coordinate_transformation_mode": "align_corners"} if align_corners else {})
-        axes = [*range(2, len(self.shape))]
-        if len(scales) == len(axes) and not align_corners:
-            factors: Any = op.Constant(value_floats=scales)
-            return op.Resize(self, None, factors, None, axes=axes, **told)
-        return op.Resize(self, None, None, _constant(np.asarray(output_size, np.int64)), axes=axes, **told)
-
-    return write
+    factors, axes = [float(x) for x in (*scales, *named.values()) if x], [*range(2, len(self.shape))]
+    by, to = None, _constant(np.asarray(output_size, np.int64))
+    if len(factors) == len(axes):
+        by, to = _constant(np.asarray(factors, np.float32)), None
+    return op.Resize(
+        self, None, by, to, axes=axes, mode="nearest", coordinate_transformation_mode="half_pixel",
+        nearest_mode="round_prefer_ceil",
+    )  # fmt: skip
 
 
-def _sort(self: Any, dim: int = -1, descending: bool = False) -> Any:
-    return op.TopK(self, _constant([int(self.shape[dim])]), axis=dim, largest=int(descending), sorted=1)
-
-
-def _sort_stable(self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
+def _sort(self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
     del stable
-    return _sort(self, dim, descending)
+    return op.TopK(self, _constant([int(self.shape[dim])]), axis=dim, largest=int(descending), sorted=1)
 
 
 def _diagonal(self: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
@@ -216,8 +208,6 @@ def _are_plain(value: Any) -> bool:
 def table() -> dict[Any, Callable[..., Any]]:
     """Operators of torch, and what writes them."""
     aten = torch.ops.aten
-    linear = _resize(mode="linear", coordinate_transformation_mode="half_pixel")
-    exact = _resize(mode="nearest", coordinate_transformation_mode="half_pixel", nearest_mode="round_prefer_ceil")
     means, maxima = _adaptive(largest=False), _adaptive(largest=True)
     return {
         aten.softplus.default: _softplus,
@@ -234,9 +224,7 @@ def table() -> dict[Any, Callable[..., Any]]:
         **{getattr(aten, f"adaptive_avg_pool{n}d").default: means for n in (1, 2, 3)},
         **{getattr(aten, f"_adaptive_avg_pool{n}d").default: means for n in (2, 3)},
         **{getattr(aten, f"adaptive_max_pool{n}d").default: maxima for n in (1, 2, 3)},
-        aten.upsample_linear1d.default: linear,
-        **{getattr(aten, f"_upsample_nearest_exact{n}d").default: exact for n in (1, 2, 3)},
+        **{getattr(aten, f"_upsample_nearest_exact{n}d").default: _nearest_exact for n in (1, 2, 3)},
         aten.diagonal.default: _diagonal,
-        aten.sort.default: _sort,
-        aten.sort.stable: _sort_stable,
+        aten.sort.stable: _sort,
     }
