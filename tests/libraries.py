@@ -13,9 +13,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from specnorm_numpy import BACKEND
 
 from specnorm import registry
 from specnorm.backends import GROUP, Backend, backend_for
+from specnorm.types import ArrayOps
+
+OPS: Any = ArrayOps(BACKEND, BACKEND.namespace(None))
+"""NumPy's, for functions below the front door."""
 
 LIBRARIES = {
     "numpy": "numpy", "strict": "strict", "torch": "torch", "jax": "jax", "jax32": "jax", "cupy": "cupy",

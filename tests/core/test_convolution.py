@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import FEW_LAYERS, Layer, Recipe, layers
-from libraries import Lib
+from libraries import OPS, Lib
 from numpy.typing import NDArray
 from oracle import dense_matrix
 from promises import for_all
@@ -89,9 +89,8 @@ def test_rounding_stays_within_its_bound() -> None:
     ):
         kernel: Any = Recipe((6, 6, 3, 5), "spread", dtype="float32", seed=seed).kernel
         spec = ConvSpec.of(kernel.shape, input_shape=8, **geometry)  # type: ignore[arg-type]
-        backend = _numpy()
-        narrow = Convolution(kernel[None], spec, ops=ArrayOps(backend, backend.namespace(None)))
-        wide = Convolution(kernel.astype(np.float64)[None], spec, ops=ArrayOps(backend, backend.namespace(None)))
+        narrow = Convolution(kernel[None], spec, ops=OPS)
+        wide = Convolution(kernel.astype(np.float64)[None], spec, ops=OPS)
         for n, one, other, absolute, count in (
             (narrow.shape[1], narrow.apply, wide.apply, wide.absolute().apply, narrow.roundings[0]),
             (narrow.shape[0], narrow.adjoint, wide.adjoint, wide.absolute().adjoint, narrow.roundings[1]),
@@ -101,21 +100,11 @@ def test_rounding_stays_within_its_bound() -> None:
             assert (error <= count * 2.0**-24 * 1.001 * absolute(np.abs(x).astype(np.float64))).all()
 
 
-def _numpy() -> Any:
-    from specnorm.backends import load
-
-    return load("numpy")
-
-
-def _ops() -> ArrayOps:
-    return ArrayOps(_numpy(), _numpy().namespace(None))
-
-
 def test_patches_stay_within_the_budget() -> None:
     """961 taps of 32 depthwise channels on 32x32 would be 252 MB of patches at once."""
     kernel: Any = np.ones((1, 32, 1, 31, 31))
     spec = ConvSpec.of(kernel.shape[1:], groups=32, input_shape=32)
-    found = Convolution(kernel, spec, budget=2**24, ops=_ops())
+    found = Convolution(kernel, spec, budget=2**24, ops=OPS)
     assert found.lead == 1
     image = found.apply(found.xp.ones((1, 1, found.shape[1])))
     np.testing.assert_array_equal(image, np.full((1, 1, math.prod(found.shapes[1])), 961.0))

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from libraries import OPS
 from numpy.typing import NDArray
 from oracle import dense_matrix
-from specnorm_numpy import NumpyBackend
 
 from specnorm.certified.bound import finite, known
 from specnorm.certified.layer import deflation
@@ -26,7 +26,6 @@ from specnorm.numerics.power import top_eigenvectors
 from specnorm.problem.spec import ConvSpec
 from specnorm.search.branch_and_bound import Search
 from specnorm.search.circulants import DeflatedCirculant
-from specnorm.types import ArrayOps
 
 
 @dataclass(frozen=True)
@@ -41,15 +40,10 @@ class Case:
 
     def deflated_circulant(self) -> DeflatedCirculant:
         kernel: Any = self.kernel[None, ...]
-        ops = execution()
+        ops = OPS
         search = Search(kernel, ops=ops)
         whole = search.run(torus(kernel.shape[3:]), rtol=1e-2, max_cells=10_000)
         return DeflatedCirculant(kernel, self.spec, self.circulant, known(whole.upper), ops=ops)
-
-
-def execution() -> Any:
-    backend = NumpyBackend()
-    return ArrayOps(backend, backend.namespace(None))
 
 
 def cases(count: int, *, first: int = 0) -> Iterator[Case]:
@@ -160,16 +154,16 @@ def test_what_is_left_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
         nothing = DeflatedModes(highest.points, highest.at[:0], highest.x[:0], highest.y[:0])
         if len(highest.at):
             given += [(circulant.kernel, nothing, 0.5 * case.norm), (circulant.kernel, highest, 0.499 * case.norm)]
-    proven = [deflation.rest_below(*x, ops=execution()) for x in given]
+    proven = [deflation.rest_below(*x, ops=OPS) for x in given]
     assert len(proven) > 4
     assert not any(proven)
     monkeypatch.setattr(norms, "gram_below", lambda gram, *_, **__: np.ones(gram.shape[:-2], dtype=bool))
-    assert all(deflation.rest_below(*x, ops=execution()) for x in given)
+    assert all(deflation.rest_below(*x, ops=OPS) for x in given)
 
 
 def test_few_waves_of_a_frequency_are_found_without_all_others() -> None:
     """Eigenvectors by a filter: those above the cut, as by an eigenvalue routine."""
-    ops, random = execution(), np.random.RandomState(0)
+    ops, random = OPS, np.random.RandomState(0)
     basis, _ = np.linalg.qr(random.randn(5, 40, 40) + 1j * random.randn(5, 40, 40))
     values = np.concatenate([[4.0, 3.0, 3.0, 2.5], np.linspace(0.0, 1.0, 36)])
     gram: Any = (basis * values) @ basis.conj().transpose(0, 2, 1)

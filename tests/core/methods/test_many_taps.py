@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from checks import peak
-from specnorm_numpy import BACKEND
+from libraries import OPS
 
 import specnorm
 from specnorm.certified.symbol import cover
 from specnorm.certified.symbol.cells import Cells, torus
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, paired_taps
 from specnorm.problem.frequencies import half_lags
-from specnorm.types import MEMORY, ArrayOps
+from specnorm.types import MEMORY
 
 SHAPES = [(1, 1, 3000), (1, 1, 20_000), (1, 1, 100, 100), (2, 2, 12, 12, 12), (1, 1, 200, 200)]
 BUDGET = 2.0
@@ -51,7 +52,7 @@ def test_cells_by_some_at_once_are_bounded_alike() -> None:
     cells = Cells(boxes, np.zeros(len(boxes), dtype=np.int64), None)
     found, ticks = [], []
     for memory in (2**28, 2**13):
-        ops: Any = ArrayOps(BACKEND, BACKEND.namespace(None), memory=memory)
+        ops: Any = replace(OPS, memory=memory)
         polynomial = GramPolynomial(kernel, tick=lambda: ticks.append(1), ops=ops)
         ticks.clear()
         found.append(cover.limits_sq(polynomial, cells, 20.0))

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from cases import Layer, Recipe, layers, recipes
-from libraries import Lib
+from libraries import OPS, Lib, opened
 from oracle import dense_norm, sigma_star
-from promises import for_all
-from specnorm_numpy import BACKEND
+from promises import for_all, layers_for
 
 import specnorm
 from specnorm import MethodError
 from specnorm.certified.symbol.gram_powers import Powers, lag_norms
 from specnorm.certified.symbol.symbols import Symbol
 from specnorm.result import Outcome
-from specnorm.types import ArrayOps
 
 
 @pytest.mark.parametrize("n_iter", [1, 2, 3])
@@ -37,8 +36,6 @@ def test_certify_one(xp: Lib, n_iter: int) -> None:
 
     shapes = recipes(dtypes=xp.dtypes)
     if xp.compiles:
-        from promises import layers_for
-
         for_all(xp, layers_for(xp), check, share=0.3)
     else:
         for_all(xp, shapes.map(lambda recipe: Layer(recipe, ())), check, share=0.6)
@@ -51,8 +48,6 @@ def test_every_geometry(n_iter: int) -> None:
     def check(layer: Layer) -> None:
         kernel = specnorm.gram_rescaling(layer.kernel, n_iter=n_iter, **layer.geometry)
         assert dense_norm(kernel, layer.input_shape, **layer.geometry).lo <= 1
-
-    from libraries import opened
 
     with opened("numpy") as lib:
         for_all(lib, layers(modes=("circular", "zeros")), check, share=2.0)
@@ -77,9 +72,9 @@ def test_one_product_is_taken_lag_by_lag(monkeypatch: pytest.MonkeyPatch, shape:
     given: Any = np.stack([Recipe(shape, family, dtype="float32", seed=3).kernel for family in families])
 
     wide = given.astype(np.float64)
-    exact: Any = lag_norms(wide, ops=ArrayOps(BACKEND, BACKEND.namespace(None)))[1] ** 0.5
+    exact: Any = lag_norms(wide, ops=OPS)[1] ** 0.5
     for single, blocks in ((False, wide), (True, given)):
-        ops = ArrayOps(BACKEND, BACKEND.namespace(None), wide_dtype="float32" if single else "float64")
+        ops = replace(OPS, wide_dtype="float32" if single else "float64")
         found: Any = lag_norms(blocks, ops=ops)
         by_lags, sums, _ = found
         by_frequencies: Any = Powers(blocks, 1, ops=ops).channel_norms()[0]
@@ -96,7 +91,7 @@ def test_lags_that_lose_every_small_term_are_allowed_for() -> None:
     small = np.float32(2.0**-12.5)
     blocks: Any = np.full((1, 2**16, 1), small)
     blocks[0, 0, 0] = 1
-    norms, *_ = lag_norms(blocks, ops=ArrayOps(BACKEND, BACKEND.namespace(None), wide_dtype="float32"))
+    norms, *_ = lag_norms(blocks, ops=replace(OPS, wide_dtype="float32"))
     truth = (1 + (2**16 - 1) * float(small) ** 2) ** 0.5
     assert truth <= float(norms[0, 0]) <= 1.02 * truth
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from libraries import OPS
 from numpy.typing import NDArray
 from oracle import dense_matrix
-from specnorm_numpy import NumpyBackend
 
 import specnorm
 from specnorm.certified import rounding
@@ -21,10 +21,7 @@ from specnorm.problem.spec import ConvSpec
 from specnorm.problem.taps import sizes_of
 from specnorm.search import layer as layer_search
 from specnorm.search.layer import LayerTuning
-from specnorm.types import ArrayOps
 
-BACKEND = NumpyBackend()
-OPS: Any = ArrayOps(BACKEND, BACKEND.namespace(None))
 SHAPES: list[tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, int], ...]]] = [
     ((2, 3, 3), (7,), ((1, 1),)), ((3, 1, 4), (5,), ((3, 0),)), ((2, 2, 3, 2), (4, 5), ((1, 2), (0, 1))),
     ((1, 2, 5, 1), (3, 4), ((4, 4), (0, 0))), ((2, 2, 2, 3, 2), (3, 4, 3), ((1, 0), (1, 1), (0, 1))),

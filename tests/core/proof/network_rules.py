@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from assumptions import assumed
 from checks import present
+from libraries import OPS
 from specnorm_networks import Measure, Multipliers, Product, bound
 from specnorm_networks.certified import heads, margins, rules, segments
 from specnorm_networks.certified.graph import Graph, Layer, Node
@@ -34,10 +35,8 @@ from specnorm_networks.certified.reading import runs
 from specnorm_networks.certified.regions import Ball, Region
 from specnorm_networks.certified.scope import Scope
 
-from specnorm.backends import backend_for
 from specnorm.certified.bound import Upper, least
 from specnorm.problem.spec import ConvSpec
-from specnorm.types import ArrayOps
 
 
 def times(name: str, source: str, number: float, alpha: float = 1.0) -> Node:
@@ -54,7 +53,6 @@ def join(name: str, operator: Operator, *inputs: str, width: int = 1) -> Node:
     return Node(name, operator, inputs, (1, width))
 
 
-OPS: Any = ArrayOps.of(backend_for(np.empty(0)), np.empty(0))
 SUM = join("s", Add((1.0, 1.0)), "u", "v")
 NETWORKS: dict[str, tuple[Graph, float]] = {
     "chain": (Graph((x(), times("u", "x", 6), times("v", "u", 5)), ("v",)), 30),

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 from assumptions import assumed, assumed_lower, interval
+from libraries import OPS
 from methods.test_deflation import cases
 from proof import test_claims
 from proof.network_rules import FAR, NETWORK_REFUSED
-from proof.test_claims import KERNEL, OPS, PART, cover_of
+from proof.test_claims import KERNEL, PART, cover_of
 from specnorm_networks.certified import margins
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.linear_bounds import LinearBounds, Network

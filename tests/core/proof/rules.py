@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 from assumptions import assumed, assumed_lower, interval
+from libraries import OPS
 from methods import test_deflation
 from networks.executing import FOOLED, dense
 from oracle import dense_matrix
 from proof.network_rules import NETWORK_CHECKS
 from proof.refusals import BALLS, CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
-from proof.test_claims import DILATED, KERNEL, LAYER, OPS, PART, PARTS, REFLECT, RING, by_unfolding, cover_of
+from proof.test_claims import DILATED, KERNEL, LAYER, PART, PARTS, REFLECT, RING, by_unfolding, cover_of
 from specnorm_networks import Measure
 from specnorm_networks.certified import margins
 from specnorm_networks.radii import executed

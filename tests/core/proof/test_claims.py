@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from assumptions import assumed, assumed_lower
-from specnorm_numpy import BACKEND
+from libraries import OPS
 from test_house import PLUGINS, ROOT, core_files, parsed, room
 
 import specnorm
@@ -47,9 +47,7 @@ from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec
 from specnorm.search import layer as layer_search
 from specnorm.search.layer import TUNING, enclose_by_matrix
-from specnorm.types import ArrayOps
 
-OPS: Any = ArrayOps(BACKEND, BACKEND.namespace(None))
 ROOM = ("certified", "specnorm_networks.certified")
 COVER = {"_open", "_done", "_upper", "_note", "_reopen", "_what", "_same", "_of", "_origin", "_regions", "_about"}
 """What a cover, a graph and a run keep to themselves."""

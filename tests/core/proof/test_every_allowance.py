@@ -16,10 +16,11 @@ import pytest
 
 pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
 
+from libraries import OPS
 from methods import test_rescaling, test_waves
 from mutants import certified, mutated
 from proof import test_fathom, test_layer_roundings
-from proof.test_layer_roundings import UNIT, Instead, execution
+from proof.test_layer_roundings import UNIT, Instead
 from test_mutations import MUTATIONS
 
 from specnorm.certified import rounding
@@ -48,7 +49,7 @@ def off(sign: int) -> Any:
     def matmul(a: Any, b: Any) -> Any:
         return np.matmul(a, b) * np.asarray(1 + sign * 0.99 * _gamma(a.shape[-1], UNIT), dtype=np.result_type(a, b))
 
-    ops = execution()
+    ops = OPS
     return Instead(ops, xp=Instead(ops.xp, matmul=matmul))
 
 
@@ -75,7 +76,7 @@ def gram_norm() -> bool:
 def ritz() -> bool:
     """The image of a vector whose length comes out too small, by a map that is 1."""
     vector: Any = np.full((1, 1, LONG), 1 / math.sqrt(LONG), dtype=np.float32) * np.float32(1)
-    found = own_matrix.ritz_down(np.float32(1 + 3e-4) * vector, vector, vector, 5_000, ops=execution())
+    found = own_matrix.ritz_down(np.float32(1 + 3e-4) * vector, vector, vector, 5_000, ops=OPS)
     return float(found[0, 0]) <= float(np.linalg.norm(vector.astype(np.float64)))
 
 
@@ -91,7 +92,7 @@ def blocks() -> bool:
     def matmul(a: Any, b: Any) -> Any:
         return np.matmul(a, b) - np.float32(less)
 
-    ops = execution()
+    ops = OPS
     linalg = Instead(ops.xp.linalg, cholesky=cholesky)
     planted: Any = Instead(ops, xp=Instead(ops.xp, matmul=matmul, linalg=linalg), cholesky_ok=lambda a: a[:, 0, 0] > 0)
     ones: Any = np.ones((1, 1, size, size), dtype=np.float32)
@@ -125,7 +126,7 @@ def waves() -> bool:
     gram = WaveGram(
         spec, Embedding((1,), (False,)), DeflatedModes(ZERO, np.zeros(1, dtype=np.int64), x, y), ops=off(-1)
     )
-    return not gram.norm_below(A_LITTLE_LESS * (1 + LONG) / 2, ops=execution())
+    return not gram.norm_below(A_LITTLE_LESS * (1 + LONG) / 2, ops=OPS)
 
 
 def powers() -> bool:

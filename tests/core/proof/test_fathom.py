@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from assumptions import assumed
+from libraries import OPS
 from numpy.typing import NDArray
 from oracle import sigma_star
 from specnorm_numpy import BACKEND
@@ -26,8 +27,6 @@ from specnorm.problem.frequencies import half_grid
 from specnorm.search import pruned
 from specnorm.search.pruned import leave_out
 from specnorm.types import ArrayOps
-
-OPS = ArrayOps(BACKEND, BACKEND.namespace(None))
 
 
 def blocks_of(seed: int, *shape: int) -> Any:

@@ -13,23 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from libraries import OPS
 from oracle import dense_matrix
-from specnorm_numpy import NumpyBackend
 
 from specnorm.certified import rounding
 from specnorm.certified.layer.own_matrix import residuals_up
 from specnorm.certified.matrices.block_tridiagonal import gram_blocks, plans
 from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec
-from specnorm.types import ArrayOps
 
 UNIT = 2.0**-24
 _gamma = rounding.gamma
-
-
-def execution() -> Any:
-    backend = NumpyBackend()
-    return ArrayOps(backend, backend.namespace(None))
 
 
 class Instead:
@@ -92,7 +86,7 @@ def test_entries_of_the_gram_matrix_are_off_by_what_is_said_and_hardly_less(name
     dense = dense_matrix(kernel[0], cut.size, **geometry)
     truth = np.sort((dense @ dense.T if cut.wide else dense.T @ dense).reshape(-1))
     plan = next(x for x in plans(spec) if x.axis == cut.axis and x.wide == cut.wide and x.blocks == 1)
-    band, roundings = gram_blocks(kernel, spec, plan, ops=coarse(execution()))
+    band, roundings = gram_blocks(kernel, spec, plan, ops=coarse(OPS))
     found = np.sort(np.asarray(band.diagonal).reshape(-1))
     off = 1 - float(np.min(found[truth > 0] / truth[truth > 0]))
     assert 0 < off <= rounding.gamma(roundings, UNIT)
@@ -104,7 +98,7 @@ def too_close_by_products() -> bool:
     """Whether a number is said to be nearer to the only singular value than it is, for products that come out small."""
     kernel: Any = np.ones((1, 1, 300, 1), dtype=np.float32)
     spec = ConvSpec.of(kernel.shape[1:], input_shape=(1,), padding_mode="zeros", padding=0)
-    layer = Convolution(kernel, spec, ops=execution())
+    layer = Convolution(kernel, spec, ops=OPS)
     apply: Any = layer.apply
     adjoint: Any = layer.adjoint
     # One entry of A v, and one of A* u, is a sum of as many terms as there are roundings; the other is exact.
@@ -114,7 +108,7 @@ def too_close_by_products() -> bool:
     u: Any = np.ones((1, 1, 1), dtype=np.float32)
     v: Any = np.full((1, 1, 300), 1 / math.sqrt(300), dtype=np.float32)
     s: Any = np.full((1, 1), math.sqrt(300) * small[0], dtype=np.float32)
-    return float(residuals_up(layer, u, v, s, ops=execution())[0, 0]) < math.sqrt(300) - float(s[0, 0])
+    return float(residuals_up(layer, u, v, s, ops=OPS)[0, 0]) < math.sqrt(300) - float(s[0, 0])
 
 
 def too_close_by_lengths() -> bool:
@@ -125,8 +119,8 @@ def too_close_by_lengths() -> bool:
         u: Any = np.full((1, 1, 1), value, dtype=np.float32)
         v: Any = np.full((1, 1, count), value, dtype=np.float32)
         s: Any = np.full((1, 1), number, dtype=np.float32)
-        layer = Convolution(kernel, spec, ops=execution())
-        if residuals_up(layer, u, v, s, ops=execution())[0, 0] < s[0, 0]:
+        layer = Convolution(kernel, spec, ops=OPS)
+        if residuals_up(layer, u, v, s, ops=OPS)[0, 0] < s[0, 0]:
             return True
     return False
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from libraries import OPS
 from real_weights import real_layers
-from specnorm_numpy import BACKEND
 
 import specnorm
 from specnorm import Enclose
@@ -17,9 +17,7 @@ from specnorm.search import branch_and_bound, incumbent, reduction, tuning
 from specnorm.search.branch_and_bound import Search
 from specnorm.search.reduction import Polynomials, sharpened
 from specnorm.search.tuning import TUNING
-from specnorm.types import ArrayOps
 
-OPS = ArrayOps(BACKEND, BACKEND.namespace(None))
 KERNELS = {name: kernel for name, kernel, _ in real_layers("dncnn25")}
 
 

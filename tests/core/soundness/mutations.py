@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from assumptions import assumed
 from flint import arb
+from libraries import OPS
 from numpy.typing import NDArray
 from specnorm_numpy import NumpyBackend
 
@@ -27,8 +28,7 @@ from specnorm.search import incumbent, tuning
 from specnorm.search.incumbent import Incumbent
 from specnorm.types import ArrayOps
 
-xp = NumpyBackend().namespace(None)
-OPS = ArrayOps(NumpyBackend(), xp)
+xp = OPS.xp
 
 Violations = Iterator[str]
 """Found one by one: a mutation is noticed by the first."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
 
 from flint import acb, acb_mat, arb, ctx, fmpq
-from specnorm_numpy import BACKEND
+from libraries import OPS
 
 from soundness import balls
 from soundness.families import FAMILIES, case
@@ -25,9 +25,8 @@ from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.cells import Boxes, torus
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 from specnorm.problem.frequencies import PHASE_ERROR, Frequencies, cos_sin, half_grid
-from specnorm.types import ArrayOps
 
-xp = BACKEND.namespace(None)
+xp = OPS.xp
 
 SHAPES = [(1, 1, 2), (3, 2, 3), (2, 3, 4), (4, 4, 3, 3), (2, 2, 2, 5), (3, 1, 1, 4), (2, 2, 2, 3, 2), (3, 4)]
 
@@ -88,8 +87,8 @@ def test_symbols(dtype: str) -> None:
         frequencies = half_grid([7] * (len(shape) - 2))
         chosen = frequencies[np.arange(0, len(frequencies), max(1, len(frequencies) // 6))]
         tall = block if shape[0] >= shape[1] else np.swapaxes(block, 1, 2)
-        gram = GramPolynomial(tall, ops=ArrayOps(BACKEND, xp))
-        exact_symbols: Any = symbols.Symbol(block, chosen, ops=ArrayOps(BACKEND, xp)).matrices()[0]
+        gram = GramPolynomial(tall, ops=OPS)
+        exact_symbols: Any = symbols.Symbol(block, chosen, ops=OPS).matrices()[0]
         grams: Any = gram.columns_at(chosen, np.zeros(len(chosen), dtype=np.int64))
         symbol_error = float(symbols.symbol_error(block, xp=xp)[0])
         gram_error, copied = gram.error, gram.float32_copy()
@@ -131,7 +130,7 @@ def test_no_limit_below_the_largest_eigenvalue_is_proven(dtype: str, kind: str) 
             u = float(np.finfo(dtype).eps) / 2
             for factor in (1 - 64 * u, 1 - 4 * u, 1 - u, 1.0, 1 + 2e4 * u):
                 limit: Any = np.asarray([top * factor], dtype=dtype)
-                said = bool(norms.gram_below(h[None], limit, ops=ArrayOps(BACKEND, xp))[0])
+                said = bool(norms.gram_below(h[None], limit, ops=OPS)[0])
                 surely_below = not balls.positive_definite(exact, arb(float(limit[0])) * (1 + arb("1e-40")))
                 assert not (said and surely_below), (seed, factor)
                 proven_above += said
@@ -141,7 +140,7 @@ def test_no_limit_below_the_largest_eigenvalue_is_proven(dtype: str, kind: str) 
 @pytest.mark.parametrize("decay", [1.0, 0.9])
 def test_what_a_factor_says_was_lost(decay: float) -> None:
     """No less than was lost; a tenth of what the trace says, or less, and no more than was left for it."""
-    random, size, ops = np.random.RandomState(0), 128, ArrayOps(BACKEND, xp)
+    random, size, ops = np.random.RandomState(0), 128, OPS
     g: Any = (random.standard_normal((2, size, size)) * decay ** np.arange(size)).astype(np.float32)
     g = g[0] + 1j * g[1]
     h: Any = np.conj(g.T) @ g
@@ -187,7 +186,7 @@ def test_variation(family: str) -> None:
             continue
         block = np.ldexp(kernel, -balls.exponent_of(kernel))
         tall: Any = block if block.shape[0] >= block.shape[1] else np.swapaxes(block, 0, 1)
-        gram, peaks = GramPolynomial(tall[None], ops=ArrayOps(BACKEND, xp)), Peaks(tall)
+        gram, peaks = GramPolynomial(tall[None], ops=OPS), Peaks(tall)
         boxes = torus(block.shape[2:])
         random = np.random.RandomState(index)
         for _ in range(3):
