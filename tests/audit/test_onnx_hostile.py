@@ -19,6 +19,7 @@ from specnorm_networks import Graph, Product, bound
 from specnorm_networks.checking import check
 from specnorm_networks.model import Model, NotExecutedError
 from specnorm_networks.onnx import read
+from specnorm_networks.onnx.evaluator import NotEvaluatedError, evaluate
 
 import specnorm
 from audit import files
@@ -204,6 +205,16 @@ def test_external_data_from_the_models_folder_alone(tmp_path: Path) -> None:
         else:
             with pytest.raises(NotExecutedError, match="leaves the model's folder"):
                 original.values({"x": np.eye(3)[:1]})
+
+
+def test_a_tensor_of_a_node_that_lies_elsewhere_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnx's own evaluator looks for it in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.bin").write_bytes(weights(1).tobytes())
+    tensor = external("w.bin").graph.initializer[0]
+    tensor.dims[:] = [1]
+    with pytest.raises(NotEvaluatedError):
+        evaluate(helper.make_node("ConstantOfShape", ["s"], ["y"], value=tensor), 18, [np.array([2])])
 
 
 def _loops() -> Any:

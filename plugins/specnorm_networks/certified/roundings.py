@@ -30,6 +30,7 @@ from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.kernels import Norms
 from specnorm_networks.certified.operators.base import FloatArray, LinearMap, NoBoundError, Operator, Place
 from specnorm_networks.certified.operators.executed import BRAIN, DOUBLE, EXACT, HALF, SINGLE, Executed, Format
+from specnorm_networks.certified.operators.joins import sup
 from specnorm_networks.certified.operators.layers import Convolution, Matrix
 from specnorm_networks.certified.operators.sources import Constant, Input
 from specnorm_networks.certified.patterns import recognised
@@ -216,16 +217,16 @@ class AtCentre:
         node, executed = step.node, step.executed
         value = self.exact[node.name].magnitude()
         if isinstance(node.operator, Constant):
-            return _Sizes(value=_norm(_lost(value, self.roundings.execution.stored)), largest=_largest(value))
+            return _Sizes(value=_norm(_lost(value, self.roundings.execution.stored)), largest=sup(value))
         if executed.exact:
-            return _Sizes(value=_norm(value), largest=_largest(value))
+            return _Sizes(value=_norm(value), largest=sup(value))
         place, total, change = step.place, np.zeros(()), np.zeros(())
         if executed.sums:
             linear = _linear(executed.stored or node.operator, place)
             total = linear.magnitude([self.exact[name].magnitude() for name in node.inputs])
         if executed.change is not None:
             change = _linear(executed.change, place).image([self.exact[name] for name in node.inputs]).magnitude()
-        return _Sizes(_norm(total), _largest(total), _norm(change), _norm(value), _largest(value))
+        return _Sizes(_norm(total), sup(total), _norm(change), _norm(value), sup(value))
 
     @arithmetic.on_host()
     def error(self, radius: float) -> Upper | None:
@@ -306,9 +307,4 @@ def _lost(value: FloatArray, format: Format) -> FloatArray:
 
 def _norm(x: FloatArray) -> float:
     found = float(host.norm_up(x.reshape(-1)))
-    return math.inf if math.isnan(found) else found
-
-
-def _largest(x: FloatArray) -> float:
-    found = float(np.max(x, initial=0.0))
     return math.inf if math.isnan(found) else found

@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from specnorm_networks.onnx.tensors import EXTERNAL
+
 Inputs: TypeAlias = Sequence[Any]
 """Arrays; None for one that is left out."""
 _NEWER = {"BatchNormalization": 15, "DequantizeLinear": 19, "AveragePool": 19}
@@ -49,6 +51,8 @@ def evaluate(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     Exception
         Whatever the evaluator raises for what it does not support.
     """
+    if any(attribute.t.data_location == EXTERNAL for attribute in node.attribute):
+        raise NotEvaluatedError  # its file would be read from the working directory
     return _SPECIAL.get(node.op_type, _run)(node, opset, inputs)
 
 

@@ -20,7 +20,7 @@ from specnorm_networks.model import Computed, NotExecutedError, Trial
 from specnorm_networks.onnx.evaluator import cost, evaluate
 from specnorm_networks.onnx.nodes import has_graphs
 from specnorm_networks.onnx.operators import OPERATORS
-from specnorm_networks.onnx.tensors import Tensors
+from specnorm_networks.onnx.tensors import EXTERNAL, Tensors
 
 ENTRIES = 2**27
 """Entries of all values together; half as many in double precision."""
@@ -125,7 +125,8 @@ class OnnxModel:
         found = {}
         for proto in self._graph.initializer:
             try:
-                found[proto.name] = numpy_helper.to_array(self._reader.inlined(proto))
+                outside = proto.data_location == EXTERNAL
+                found[proto.name] = self._reader.outside(proto) if outside else numpy_helper.to_array(proto)
             except Exception as error:  # whatever a damaged tensor raises
                 raise NotExecutedError(f"its tensor {proto.name[:40]!r} cannot be read: {error}") from error
         return found
@@ -151,13 +152,8 @@ class OnnxModel:
     def _node(self, node: Any, values: Mapping[str, NDArray[Any]]) -> list[tuple[str, NDArray[Any]]]:
         """Values of a node that the evaluator knows."""
         try:
-            copy = type(node)()
-            copy.CopyFrom(node)
-            for attribute in copy.attribute:
-                if attribute.HasField("t"):
-                    attribute.t.CopyFrom(self._reader.inlined(attribute.t))
             with np.errstate(all="ignore"):
-                found = evaluate(copy, self.opset, [values[name] if name else None for name in node.input])
+                found = evaluate(node, self.opset, [values[name] if name else None for name in node.input])
         except Exception:  # whatever the evaluator raises for what it does not support
             return []
         named = zip([name for name in node.output if name], found, strict=False)

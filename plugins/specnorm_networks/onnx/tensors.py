@@ -34,7 +34,7 @@ _TYPES: dict[int, tuple[str, str, str]] = {
     16: ("bfloat16", "<u2", "int32_data"),
 }
 _OTHERS = {8: "string", 14: "complex64", 15: "complex128", 17: "float8e4m3fn", 18: "float8e4m3fnuz", 19: "float8e5m2"}
-_EXTERNAL = 1
+EXTERNAL = 1
 MAX_AXES = 8
 
 
@@ -125,7 +125,7 @@ class Tensors:
         needed = count * np.dtype(stored).itemsize
         if proto.HasField("segment"):
             return blank.refused("it is stored in segments, which are not read.")
-        if proto.data_location == _EXTERNAL:
+        if proto.data_location == EXTERNAL:
             return self._external(proto, blank, needed, stored)
         raw = proto.raw_data if proto.HasField("raw_data") else None
         have = len(raw) if raw is not None else len(getattr(proto, place))
@@ -150,25 +150,14 @@ class Tensors:
                 f"its tensors claim more than the limit of {self.limit} bytes. Raise max_bytes if you trust it."
             )
 
-    def inlined(self, proto: Any) -> Any:
-        """A TensorProto that holds its data itself.
+    def outside(self, proto: Any) -> NDArray[Any]:
+        """An array that lies in another file; `ModelFileError` if it cannot be read."""
+        found = self.describe(proto, proto.name)
+        if found.refusal is not None:
+            raise ModelFileError(found.refusal)
+        return found.load()
 
-        Raises
-        ------
-        ModelFileError
-            If they cannot be read.
-        """
-        if proto.data_location != _EXTERNAL:
-            return proto
-        shape, dtype = tuple(int(n) for n in proto.dims), _TYPES.get(proto.data_type)
-        refusal = self.describe(proto, proto.name).refusal
-        if refusal is not None or dtype is None:
-            raise ModelFileError(str(refusal))
-        read, _ = self._outside(proto, math.prod(shape) * np.dtype(dtype[1]).itemsize)
-        return type(proto)(dims=shape, data_type=proto.data_type, name=proto.name, raw_data=read())
-
-    def _outside(self, proto: Any, needed: int) -> tuple[Callable[[], bytes], str]:
-        """What reads external data, and why it cannot be done."""
+    def _external(self, proto: Any, blank: Constant, needed: int, stored: str) -> Constant:
         entries = {entry.key: entry.value for entry in proto.external_data}
         location = entries.get("location", "")
         try:
@@ -176,29 +165,23 @@ class Tensors:
             path = _inside(self.model, location)
             size = path.stat().st_size
         except (OSError, ValueError) as error:
-            return bytes, f"its data lie in {location!r}, which cannot be read: {error}"
+            return blank.refused(f"its data lie in {location!r}, which cannot be read: {error}")
         if length != needed or offset < 0 or offset + needed > size:
-            return bytes, (
+            return blank.refused(
                 f"it takes {needed} bytes; {length} are claimed at {offset} of {location!r}, which has {size}."
             )
+        self._claim(needed)
+        self.largest = max(self.largest, blank.size)
 
-        def read() -> bytes:
+        def load() -> NDArray[Any]:
             with path.open("rb") as file:
                 file.seek(offset)
                 raw = file.read(needed)
             if len(raw) != needed:
                 raise ModelFileError(f"{location!r} ends in the middle of it.")
-            return raw
+            return _array(proto, raw, blank.shape, blank.dtype, stored, "")
 
-        return read, ""
-
-    def _external(self, proto: Any, blank: Constant, needed: int, stored: str) -> Constant:
-        read, refusal = self._outside(proto, needed)
-        if refusal:
-            return blank.refused(refusal)
-        self._claim(needed)
-        self.largest = max(self.largest, blank.size)
-        return replace(blank, load=lambda: _array(proto, read(), blank.shape, blank.dtype, stored, ""))
+        return replace(blank, load=load)
 
 
 def initialisers(model: Any, reader: Tensors) -> dict[str, Constant]:

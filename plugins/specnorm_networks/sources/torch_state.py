@@ -155,9 +155,6 @@ def _is_own(frame: FrameType) -> bool:
 def _called(func: Any) -> str:
     """Name of a function of torch's, as a mode is told it."""
     name = str(getattr(func, "__name__", func))
-    if isinstance(func, torch._ops.OpOverloadPacket):
-        # A custom operator may have the name of one of torch's.
-        return str(func._qualified_op_name)
     # Reading an attribute of a tensor.
     return str(getattr(getattr(func, "__self__", None), "__name__", name)) if name in ("__get__", "__set__") else name
 

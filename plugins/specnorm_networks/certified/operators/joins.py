@@ -108,7 +108,7 @@ class Multiplied(Operator):
         """
         known = place.ranges()
         with np.errstate(all="ignore"):
-            factors = [_sup(each) for each in self.factors(*(known if len(known) == 2 else (None, None)))]
+            factors = [sup(each) for each in self.factors(*(known if len(known) == 2 else (None, None)))]
         if any(bound and not math.isfinite(factor) for bound, factor in zip(bounds, factors, strict=True)):
             raise NoBoundError(f"{self.reason}; {hint(known)}")
         pairs = zip(spread(bounds, place), factors, strict=True)
@@ -162,7 +162,8 @@ def _largest(ends: Interval | None) -> FloatArray:
     return np.array(math.inf) if ends is None else ends.magnitude()
 
 
-def _sup(numbers: FloatArray) -> float:
+def sup(numbers: FloatArray) -> float:
+    """The largest of non-negative numbers; infinite where one is no number."""
     largest = float(np.max(numbers, initial=0.0))
     return math.inf if math.isnan(largest) else largest
 
