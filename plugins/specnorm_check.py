@@ -461,7 +461,9 @@ class Network:
         for node in graph.node:
             given = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
             unread = given.keys() & {"output_shape"} or given.get("training_mode") or given.get("ceil_mode")
-            unread = unread or (node.op_type[:4] != "Conv" and given.get("auto_pad", b"NOTSET") != b"NOTSET")
+            unread = unread or (
+                node.op_type[:4] != "Conv" and given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
+            )
             unread = unread or (node.op_type == "Dropout" and len(node.input) > 2)
             op = f"{node.domain}.{node.op_type}".lstrip(".") + (" as it is given" if unread else "")
             for at, name in enumerate(node.output):

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from specnorm import MethodError, SpecnormError
 from specnorm.proof import Upper
 from specnorm_networks.answer import NetworkBound, RunBound, Weighted
@@ -19,7 +17,7 @@ from specnorm_networks.certified.reading import Subnetwork, runs
 from specnorm_networks.certified.segments import constant_of_run
 from specnorm_networks.descent import proof_products
 from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Method, Multipliers, Product, Proposal, Scaled
+from specnorm_networks.methods import Method, Multipliers, Product, Proposal, Scaled, hoped
 
 MOST_WORK = 2**20
 """Uses of values that are followed for all inputs together: a graph of a few kilobytes has thousands of both."""
@@ -141,12 +139,10 @@ def _best(run: Subnetwork, proposed: Sequence[Proposal], measure: Measure, produ
     for parts, weights in proposed:
         if measure.clock.expired:
             break
-        # The last value is weighed by what the search hopes for; with too little hope there is no proof.
-        hoped = math.prod(link.factor.value for link in run.links) / float(np.min(weights[-1]))
         share = HOPELESS if any(last - first == 1 for first, last in parts) else WORTHWHILE
         lower = LOWER if proof_products(run, parts) > DEAR else 1.0
-        if not hoped < (share * product if best is None else lower * limit):
-            continue
+        if not hoped(run, weights) < (share * product if best is None else lower * limit):
+            continue  # too little to be proven
         try:
             claim = constant_of_run(run, [first for first, _ in parts], weights, measure)
         except (SpecnormError, OSError, OverflowError):

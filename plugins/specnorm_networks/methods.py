@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -20,6 +21,11 @@ WIDTHS, SOME_STEPS = (2**20, 4096, 2048, 1024, 512), 20
 Parts = Sequence[tuple[int, int]]
 Proposal = tuple[list[tuple[int, int]], list[FloatArray]]
 """Links that are bounded together, and one number a channel of each link's value."""
+
+
+def hoped(run: Subnetwork, weights: Sequence[FloatArray]) -> float:
+    """The constant that a search hopes for: it weighs the last value by that."""
+    return math.prod(link.factor.value for link in run.links) / float(np.min(weights[-1]))
 
 
 class Method:
@@ -48,6 +54,10 @@ class Method:
         """Whether a run of single units can be taken up."""
         return True
 
+    def begins_at(self, run: Subnetwork) -> float:
+        """The constant that the closed form hopes for."""
+        return math.inf
+
 
 @dataclass(frozen=True)
 class Product(Method):
@@ -74,6 +84,10 @@ class _Searching(Method):
         except (np.linalg.LinAlgError, ValueError, ArithmeticError):  # a kernel of zeros, of no entries, or far from 1
             return []
         return [weights for weights in found if all(map(usable, weights))]
+
+    def begins_at(self, run: Subnetwork) -> float:
+        weights = replace(self, steps=0).weights(run, self.parts(run))
+        return math.inf if weights is None else hoped(run, weights)
 
     def affordable(self, run: Subnetwork) -> bool:
         """Whether search and proof are within the seconds."""

@@ -33,6 +33,8 @@ from specnorm_networks.methods import Method, Multipliers, Product
 Centre: TypeAlias = AnyArray | Mapping[str, AnyArray]
 ROUNDS = 3
 """How often ranges are computed, each time with the constants that the ones before give."""
+HOPE = 1.5
+"""By how much a search lowers the closed form's constant, at most, as a rule."""
 ENTRIES = 8192
 """Of values of curved functions, up to which their ranges come from linear bounds."""
 
@@ -116,33 +118,49 @@ def near(graph: Graph, ball: Ball, measure: Measure, method: Method, found: Rang
     return [replace(answer, radius=ball.radius) for answer in answers]
 
 
-def _by_units(local: Graph, measure: Measure, method: Method, found: Ranges | None = None) -> list[NetworkBound]:
+def _by_units(
+    local: Graph, measure: Measure, method: Method, found: Ranges | None = None, limit: float | None = None
+) -> list[NetworkBound]:
     """The bound of a graph that is written out and localised, by its units; none where these are too many.
 
-    Sorting is norm-preserving for channels; for units it is ReLU of a difference.
+    Sorting is norm-preserving for channels; for units it is ReLU of a difference. ``limit``: a bound that is
+    known; units that begin far above are not worth a search.
     """
     run = None if measure.clock.expired else unit_run(local)
     if run is None or measure.clock.expired or not method.affordable(run):
+        return []
+    if limit is not None and not method.begins_at(run) < HOPE * limit:
         return []
     return [bounded(local, measure, method, run, found)]
 
 
 def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkBound]:
-    """By channels; and by units where these say more: runs lack channels, or slopes are above 0 (leaky ReLU)."""
+    """By channels, and by the units of a small network: what borders and pooling leave of channels."""
     by_channels = bounded(graph, measure, method)
-    if isinstance(method, Product) or not (rises(graph) or _lacks_channels(graph)):
+    layers = [node.operator for node in prepared(graph).nodes if isinstance(node.operator, (Convolution, Matrix))]
+    lacking = rises(graph) or _lacks_channels(graph, len(layers))
+    if isinstance(method, Product) or not (lacking or any(isinstance(layer, Convolution) for layer in layers)):
         return [by_channels]
     written = written_out(unsorted(graph))[-1]
-    return [by_channels, *_by_units(localised(written, anywhere(written)), measure, method)]
+    limit = None if lacking else by_channels.upper
+    by_units = _by_units(localised(written, anywhere(written)), measure, method, limit=limit)
+    return [by_channels, *(_with_steps_of(by_channels, found) for found in by_units)]
 
 
-def _lacks_channels(graph: Graph) -> bool:
-    """Whether a run flattens channels, or a layer is in no run of channels."""
-    ready = prepared(graph)
-    every = [link for run in runs(ready) for link in run.links]
-    read = sum(term.filter is not None for link in every for term in link.terms)
-    layers = sum(isinstance(node.operator, (Convolution, Matrix)) for node in ready.nodes)
-    return any(link.repeat > 1 for link in every) or read < layers
+def _lacks_channels(graph: Graph, layers: int) -> bool:
+    """Whether a run flattens channels, or one of so many layers is in no run of channels."""
+    links = [link for run in runs(prepared(graph)) for link in run.links]
+    read = sum(term.filter is not None for link in links for term in link.terms)
+    return any(link.repeat > 1 for link in links) or read < layers
+
+
+def _with_steps_of(by_channels: NetworkBound, by_units: NetworkBound) -> NetworkBound:
+    """The bound by units, with the nodes of the graph as it was read and the product of its layers' norms."""
+    own = {step.name: step for step in by_units.nodes}
+    nodes = tuple(own.get(step.name, step) if step.name in by_units.ends else step for step in by_channels.nodes)
+    known = math.inf if by_channels.product is None else by_channels.product
+    shorter = tuple(replace(run, product=min(run.product, known)) for run in by_units.runs)
+    return replace(by_units, nodes=nodes, product_claim=by_channels.product_claim, runs=shorter)
 
 
 def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> Ranges:

@@ -33,8 +33,6 @@ TWINS = [
     *(("equinox", name) for name in ("depthwise", "max-min")),
     *(("keras", name) for name in ("depthwise", "gelu", "batch norm", "max-min")),
 ]
-LOOSER = {("flax", "pooling"): 0.2}
-"""Flax sums over windows, which is written as their means times 9 over 9: its layers are not bounded together there."""
 EPS, LAYOUT = 1e-3, {"flax": (6, 6, 3), "equinox": (3, 6, 6), "keras": (6, 6, 3)}
 
 
@@ -162,7 +160,6 @@ def test_a_twin_has_the_same_bound(framework: str, name: str) -> None:
         first = network_bound(ours, (3, 6, 6), method=method)
         second = network_bound(foreign(framework, name), LAYOUT[framework], method=method)
         assert (first.checked.complete, second.checked.complete) == (True, True)
-        near = near if method else LOOSER.get((framework, name), near)
         assert second.upper == pytest.approx(first.upper, rel=near)
 
 

@@ -135,6 +135,12 @@ class _Units:
         self._link(name, value, np.arange(count), np.ones(count), np.ones(count))
 
 
+def _units_of(node: Node) -> int:
+    """Entries that may switch."""
+    slopes = node.operator.near if isinstance(node.operator, Pointwise) else None
+    return 0 if slopes is None else int(np.count_nonzero(slopes.high > slopes.low))
+
+
 @arithmetic.on_host()
 def unit_run(graph: Graph) -> Subnetwork | None:
     """A whole network as one run in which every unit that may switch is a channel.
@@ -152,6 +158,8 @@ def unit_run(graph: Graph) -> Subnetwork | None:
         return None
     units.start(first)
     nodes = graph.pruned().nodes
+    if sum(map(_units_of, nodes)) > UNITS:
+        return None
     last = {name: at for at, node in enumerate(nodes) for name in node.inputs}
     for at, node in enumerate(nodes):
         if not isinstance(node.operator, Input) and not (units.read(node) and units.count <= math.prod(whole) + UNITS):
