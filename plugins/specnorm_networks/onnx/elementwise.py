@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from inspect import Parameter, Signature
 from typing import Literal
 
 import numpy as np
@@ -28,27 +29,16 @@ from specnorm_networks.onnx.nodes import (
 from specnorm_networks.onnx.tensors import Constant
 
 
-def function(make: Callable[[], Operator]) -> Builder:
-    """A function of each entry."""
+def function(make: Callable[..., Operator], *names: str) -> Builder:
+    """A function of each entry, with numbers that attributes of these names state."""
 
-    def build(x: Data, /) -> Made:
-        return Made(make(), (x,), x.shape)
+    def build(x: Data, /, **numbers: float) -> Made:
+        return Made(make(*(numbers[name] for name in names)), (x,), x.shape)
 
+    known = [Parameter("x", Parameter.POSITIONAL_ONLY, annotation=Data)]
+    known += [Parameter(name, Parameter.KEYWORD_ONLY, annotation=float) for name in names]
+    build.__signature__ = Signature(known)  # type: ignore[attr-defined]  # which `binding` reads
     return build
-
-
-def with_alpha(make: Callable[[float], Operator]) -> Builder:
-    """The same with a parameter."""
-
-    def build(x: Data, /, *, alpha: float) -> Made:
-        return Made(make(alpha), (x,), x.shape)
-
-    return build
-
-
-def hard_sigmoid(x: Data, /, *, alpha: float, beta: float) -> Made:
-    """Two parameters."""
-    return Made(ops.HardSigmoid(alpha, beta), (x,), x.shape)
 
 
 def shrink(x: Data, /, *, bias: float, lambd: float) -> Made:
@@ -56,11 +46,6 @@ def shrink(x: Data, /, *, bias: float, lambd: float) -> Made:
     if not 0 <= bias == lambd:
         raise NoBoundError(f"it jumps where the value is {lambd:.6g}")
     return Made(ops.SoftShrink(bias), (x,), x.shape)
-
-
-def selu(x: Data, /, *, alpha: float, gamma: float) -> Made:
-    """``gamma x`` above 0, ``gamma alpha (exp(x) - 1)`` below."""
-    return Made(ops.ELU(alpha, gamma), (x,), x.shape)
 
 
 def gelu(x: Data, /, *, approximate: str) -> Made:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.onnx import constants, elementwise, layers, moves, pooling
-from specnorm_networks.onnx.elementwise import compare, function, with_alpha
+from specnorm_networks.onnx.elementwise import compare, function
 from specnorm_networks.onnx.nodes import Builder, Known
 
 
@@ -16,7 +16,7 @@ _FUNCTIONS: dict[int, dict[str, type[ops.Operator]]] = {
     1: {"Softplus": ops.Softplus, "Softsign": ops.Softsign},
     6: {
         "Relu": ops.ReLU, "Sigmoid": ops.Sigmoid, "Tanh": ops.Tanh, "Exp": ops.Exp, "Log": ops.Log,
-        "Reciprocal": ops.Reciprocal,
+        "Reciprocal": ops.Reciprocal, "Abs": ops.Abs, "Neg": ops.Negative, "Sqrt": ops.Sqrt,
     },
     7: {"Sin": ops.Sin, "Cos": ops.Cos, "Atan": ops.Arctan},
     9: {"Sign": ops.Sign, "Erf": ops.Erf},
@@ -44,19 +44,16 @@ OPERATORS: dict[str, Known] = {
     "Upsample": _known(7, pooling.resize),
     "Pad": _known(2, pooling.pad),
     **{name: _known(at, function(make)) for at, some in _FUNCTIONS.items() for name, make in some.items()},
-    "Abs": _known(6, function(ops.Abs)),
-    "Neg": _known(6, function(ops.Negative)),
-    "LeakyRelu": _known(6, with_alpha(ops.LeakyReLU)),
-    "Elu": _known(6, with_alpha(ops.ELU)),
-    "Celu": _known(12, with_alpha(lambda alpha: ops.ELU(alpha, 1.0, alpha))),
-    "Swish": _known(24, with_alpha(ops.SiLU)),
+    "LeakyRelu": _known(6, function(ops.LeakyReLU, "alpha")),
+    "Elu": _known(6, function(ops.ELU, "alpha")),
+    "Celu": _known(12, function(lambda alpha: ops.ELU(alpha, 1.0, alpha), "alpha")),
+    "Selu": _known(6, function(ops.ELU, "alpha", "gamma")),
+    "Swish": _known(24, function(ops.SiLU, "alpha")),
+    "HardSigmoid": _known(6, function(ops.HardSigmoid, "alpha", "beta")),
     "Shrink": _known(9, elementwise.shrink),
-    "HardSigmoid": _known(6, elementwise.hard_sigmoid),
     "Clip": _known(6, elementwise.clip),
-    "Selu": _known(6, elementwise.selu),
     "Gelu": _known(20, elementwise.gelu),
     "PRelu": _known(7, elementwise.prelu),
-    "Sqrt": _known(6, function(ops.Sqrt)),
     "Pow": _known(7, elementwise.power),
     "Add": _known(7, elementwise.total),
     "Sub": _known(7, elementwise.total),

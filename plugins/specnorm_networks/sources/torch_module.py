@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -252,11 +253,12 @@ def _written(model: nn.Module, program: ExportedProgram, example: tuple[Tensor, 
     optimizer.inline(written.model)
     optimizer.fold_constants(written.model, input_size_limit=LARGEST, output_size_limit=LARGEST)
     optimizer.remove_unused_nodes(written.model)
-    proto = written.model_proto
-    inner = _Inner(written.exported_program or program, example)
+    whole = _unlifted(written.exported_program or program)
     narrow = next((str(node.target) for node in program.graph.nodes if "adaptive" in str(node.target)), "")
-    called = _Called(model, example)
-    return Exported(proto, called, free, inner, inner.alone, narrow, lambda: _stored(model))
+    return Exported(
+        written.model_proto, partial(_called, model, example), free, partial(_inner, whole, example),
+        partial(_alone, whole, example), narrow, partial(_stored, model),
+    )  # fmt: skip
 
 
 def _stored(model: nn.Module) -> list[Array]:
@@ -265,40 +267,29 @@ def _stored(model: nn.Module) -> list[Array]:
     return [computed(x).value for x in (*model.parameters(), *model.buffers()) if id(x) not in inputs]
 
 
-class _Called:
-    """A module, called as its user calls it."""
-
-    def __init__(self, model: nn.Module, example: tuple[Tensor, ...]) -> None:
-        self.model, self.example = model, example
-
-    def __call__(self, *arrays: Array) -> list[Computed]:
-        """What it returns, tensors alone."""
-        given = [_like(x, like) for x, like in zip(arrays, self.example, strict=True)]
-        with at_inference(self.model), torch.no_grad():
-            found = tree_leaves(self.model(*given))
-        return [computed(x) for x in found if isinstance(x, Tensor)]
+def _called(model: nn.Module, example: tuple[Tensor, ...], *arrays: Array) -> list[Computed]:
+    """What a module returns, called as its user calls it; tensors alone."""
+    given = [_like(x, like) for x, like in zip(arrays, example, strict=True)]
+    with at_inference(model), torch.no_grad():
+        found = tree_leaves(model(*given))
+    return [computed(x) for x in found if isinstance(x, Tensor)]
 
 
-class _Inner:
-    """The program that was written, whose values have the names of the graph's."""
+def _inner(program: torch.fx.GraphModule, example: tuple[Tensor, ...], *arrays: Array) -> dict[str, Computed]:
+    """Every value of the program that was written, by the name that it has in the graph."""
+    recorder = _Recorder(program)
+    with torch.no_grad():
+        recorder.run(*(_like(x, like) for x, like in zip(arrays, example, strict=True)))
+    return recorder.seen
 
-    def __init__(self, program: ExportedProgram, example: tuple[Tensor, ...]) -> None:
-        self.program, self.example = _unlifted(program), example
 
-    def __call__(self, *arrays: Array) -> dict[str, Computed]:
-        """Every value by name."""
-        recorder = _Recorder(self.program)
-        with torch.no_grad():
-            recorder.run(*(_like(x, like) for x, like in zip(arrays, self.example, strict=True)))
-        return recorder.seen
-
-    def alone(self, trial: Trial, *arrays: Array) -> None:
-        """Every operator in double precision."""
-        pairs = zip(arrays, self.example, strict=True)
-        given = [_like(x, like.double() if like.is_floating_point() else like) for x, like in pairs]
-        names = {node.name for node in self.program.graph.find_nodes(op="placeholder")}
-        with torch.no_grad():
-            Alone(self.program, names, trial).run(*given)
+def _alone(program: torch.fx.GraphModule, example: tuple[Tensor, ...], trial: Trial, *arrays: Array) -> None:
+    """Every operator of the same in double precision."""
+    pairs = zip(arrays, example, strict=True)
+    given = [_like(x, like.double() if like.is_floating_point() else like) for x, like in pairs]
+    names = {node.name for node in program.graph.find_nodes(op="placeholder")}
+    with torch.no_grad():
+        Alone(program, names, trial).run(*given)
 
 
 class _Recorder(torch.fx.Interpreter):
