@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from specnorm.backends import backend_for
 from specnorm.errors import EstimateWarning, GeometryError, MethodError, SpecnormError, Undecided
@@ -21,7 +21,10 @@ from specnorm.methods import (
 from specnorm.problem.spec import Geometry, Layer
 from specnorm.result import Comparison
 from specnorm.runtime.program import program_for
-from specnorm.types import ArrayObject, ArrayT
+from specnorm.types import ArrayT
+
+if TYPE_CHECKING:
+    from specnorm.array_types import ArrayObject
 
 _BOUNDS_HERE = (
     "completion_bound, grid_bound, gram_bound and f4_bound are proven upper bounds, also under jit, compile and vmap"

@@ -18,8 +18,9 @@ from specnorm.search.completion import completion_shape
 from specnorm.types import ArrayT
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array
     from specnorm.problem.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import ArrayOps
 
 
 class Completed(NamedTuple):

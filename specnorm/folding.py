@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any, Unpack
 
+from specnorm.array_types import Array, Namespace
 from specnorm.backends import Backend, backend_for, common_backend
 from specnorm.certified import arithmetic
 from specnorm.errors import KernelError
 from specnorm.layers import takes_layers
 from specnorm.problem.spec import FLOATING, ConvSpec, Layer, check_dtype
-from specnorm.types import AnyArray, Array, ArrayT, Namespace
+from specnorm.types import AnyArray, ArrayT
 
 
 @takes_layers

@@ -12,9 +12,9 @@ from specnorm.methods import METHODS, Method
 from specnorm.problem.spec import Geometry
 from specnorm.result import Result
 from specnorm.runtime.program import program_for
-from specnorm.types import ArrayObject
 
 if TYPE_CHECKING:
+    from specnorm.array_types import ArrayObject
     from specnorm.certified.bound import Lower, Upper
     from specnorm.runtime.program import Claims
 

@@ -14,9 +14,11 @@ from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import NormAtSize
 from specnorm.methods.fft import SingularValues
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
-from specnorm.types import ArrayObject, ArrayT
+from specnorm.types import ArrayT
 
 if TYPE_CHECKING:
+    from specnorm.array_types import ArrayObject
+
     pass
 
 

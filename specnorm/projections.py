@@ -10,6 +10,7 @@ import math
 from typing import Any, Unpack
 
 from specnorm import arrays
+from specnorm.array_types import Array
 from specnorm.backends import Backend, backend_for
 from specnorm.certified import arithmetic
 from specnorm.certified.symbol import symbols
@@ -23,7 +24,7 @@ from specnorm.numerics import gradients
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import half_grid, mirror_index
 from specnorm.problem.spec import ConvSpec, Geometry
-from specnorm.types import Array, ArrayOps, ArrayT
+from specnorm.types import ArrayOps, ArrayT
 
 _CHEAP = 1000
 """Cells of a search to 1e-3 up to which one to 1e-5 costs little more."""

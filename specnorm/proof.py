@@ -8,6 +8,7 @@ core is in ``specnorm.__all__``.
 from __future__ import annotations
 
 from specnorm import backends
+from specnorm.array_types import ArrayObject
 from specnorm.arrays import random_vectors
 from specnorm.certified import arithmetic, host, interval, rounding
 from specnorm.certified.bound import HypothesisError, Lower, Upper, finite, greatest, known, least
@@ -31,7 +32,7 @@ from specnorm.problem.spec import Layout, at_every_size
 from specnorm.proving import status_of
 from specnorm.runtime.program import check_values
 from specnorm.text import install, number, visible
-from specnorm.types import AnyArray, ArrayObject, ArrayOps
+from specnorm.types import AnyArray, ArrayOps
 
 # ruff: noqa: RUF022 - by what they are for
 # fmt: off

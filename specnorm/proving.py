@@ -14,11 +14,11 @@ from specnorm.methods.enclosure import Enclose
 from specnorm.problem.spec import ConvSpec, Layer
 from specnorm.registry import function
 from specnorm.result import BoundSource, Enclosure, Outcome, Result
-from specnorm.types import ArrayObject
 
 if TYPE_CHECKING:
     from specnorm_networks import Certificate
 
+    from specnorm.array_types import ArrayObject
     from specnorm.certified.bound import Lower, Upper
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, get_args
 
+from specnorm.array_types import Array
 from specnorm.backends import Backend, common_backend
 from specnorm.certified.curvature import SECOND_DERIVATIVE, curvature_up, radius_down
 from specnorm.errors import KernelError, MethodError
 from specnorm.problem.spec import check_dtype
-from specnorm.types import Array, ArrayT
+from specnorm.types import ArrayT
 
 Activation = Literal["sigmoid", "tanh", "softplus"]
 

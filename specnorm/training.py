@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, Unpack
 
+from specnorm.array_types import ArrayObject
 from specnorm.backends import Backend, backend_for
 from specnorm.errors import MethodError
 from specnorm.layers import takes_layers
@@ -19,7 +20,7 @@ from specnorm.methods.base import check_count
 from specnorm.problem.spec import Geometry
 from specnorm.runtime.program import Program, program_for, state_shapes
 from specnorm.runtime.zero_channels import batches, moved, padded
-from specnorm.types import AnyArray, ArrayObject, ArrayT
+from specnorm.types import AnyArray, ArrayT
 
 State: TypeAlias = dict[str, Any]
 """Arrays by name. Which, and of what shape, the method and the geometry tell; `Gram` keeps none."""

@@ -22,7 +22,7 @@ CORE = ROOT / "specnorm"
 PLUGINS = ROOT / "plugins"
 
 LEVELS = (
-    "clock errors registry text types", "arrays problem result", "numerics", "certified", "search", "tensor", "methods",
+    "array_types clock errors registry text types", "arrays problem result", "numerics", "certified", "search", "tensor", "methods",
     "runtime", "backends standard",
     "api completing explaining folding layers matrices measuring norms probable projections "
     "proving robustness testing training",

@@ -15,7 +15,8 @@ import numpy as np
 from specnorm.errors import BackendError
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, Backend
+    from specnorm.array_types import Array
+    from specnorm.types import Backend
 
 _SMALLEST = [5e-324, 2.0**-1022, 0.5]
 """In a list, so that nothing is computed with them before this program runs."""

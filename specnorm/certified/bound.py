@@ -19,7 +19,8 @@ from specnorm.certified import host
 from specnorm.text import POWER
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, ArrayOps
+    from specnorm.array_types import Array
+    from specnorm.types import ArrayOps
 
 EVERYWHERE = "sigma*"
 """What a bound of the symbol's norm at every frequency bounds: the supremum over all sizes."""

@@ -27,7 +27,8 @@ from specnorm import arrays
 from specnorm.certified import rounding
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.array_types import Array, Namespace
+    from specnorm.types import ArrayOps
 
 _ROWS = 32
 """Rows that are multiplied at once in float32, where the sums of more of them would lose too many digits."""

@@ -15,7 +15,8 @@ from specnorm.certified import arithmetic, host, rounding
 from specnorm.certified.matrices import norms
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, Backend, Namespace
+    from specnorm.array_types import Array, Namespace
+    from specnorm.types import Backend
 
 SECOND_DERIVATIVE: dict[str, float] = {
     "sigmoid": host.sqrt_up(host.div_up(1.0, 108.0)),

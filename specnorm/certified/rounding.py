@@ -14,7 +14,7 @@ from specnorm import arrays
 from specnorm.errors import KernelError
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, Namespace
+    from specnorm.array_types import Array, Namespace
 
 Rounds = Literal["nearest", "up", "down"]
 SLACK = 1.001

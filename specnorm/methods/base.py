@@ -13,11 +13,12 @@ from specnorm.problem.frequencies import tap_grid
 from specnorm.problem.spec import TRACED
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array, Namespace
     from specnorm.certified.bound import Lower, Upper
     from specnorm.certified.rounding import Rounds
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.types import ArrayOps
 
 
 def check_count(name: str, value: object, least: int = 0) -> None:

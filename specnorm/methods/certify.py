@@ -24,11 +24,12 @@ from specnorm.search.enclosing import enclose_zero, grid_sizes
 from specnorm.search.result import Problem, SearchResult
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array, Namespace
     from specnorm.certified.bound import Upper
     from specnorm.certified.rounding import Rounds
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.types import ArrayOps
 
 _CERTIFY_LEVELS = 40
 """Rounds after which a norm is called too close to the bound: cells are then within 1e-6 of a point."""

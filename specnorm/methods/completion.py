@@ -11,11 +11,12 @@ from specnorm import arrays
 from specnorm.methods.base import Evaluation, Needs, Stepped, check_count, check_rtol, weighted
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array, Namespace
     from specnorm.certified.rounding import Rounds
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
     from specnorm.search import completion as search
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.types import ArrayOps
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,12 @@ from specnorm.search.enclosing import enclose_blocks
 from specnorm.search.result import Problem, SearchResult
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array, Namespace
     from specnorm.certified.rounding import Rounds
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
     from specnorm.search.layer import LayerBounds
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.types import ArrayOps
 
 
 @dataclass(frozen=True)

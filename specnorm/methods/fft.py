@@ -23,10 +23,11 @@ from specnorm.search.enclosing import enclose_blocks, grid_sizes
 from specnorm.search.result import Problem
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array, Namespace
     from specnorm.certified.rounding import Rounds
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.types import ArrayOps
 
 _FEW = 24
 """Grids of at most this many frequencies are not worth a search."""

@@ -30,9 +30,10 @@ from specnorm.search.enclosing import grid_sizes
 from specnorm.search.pruned import largest_bound
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array, Namespace
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.types import ArrayOps
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from specnorm.problem.frequencies import half_grid
 from specnorm.search.pruned import PRODUCTS, grid_points, largest_bound
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array, Namespace
     from specnorm.certified.rounding import Rounds
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.types import ArrayOps
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from specnorm.numerics.power import follow, matrix_maps
 from specnorm.search.constant import enclose_each
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array, Namespace
     from specnorm.certified.rounding import Rounds
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.types import ArrayOps
 
 
 class _OfTriples(Method):

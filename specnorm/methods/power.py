@@ -18,10 +18,11 @@ from specnorm.problem.layer_map import Convolution
 from specnorm.problem.taps import shapes_of
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array, Namespace
     from specnorm.certified.rounding import Rounds
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.types import ArrayOps
 
 
 POLISHED = 4

@@ -25,10 +25,11 @@ from specnorm.tensor.form import Form, best, starts
 from specnorm.tensor.proving import LIFT, TUNING, certified
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array, Namespace
     from specnorm.certified.rounding import Rounds
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.types import ArrayOps
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,10 @@ from specnorm.problem import polyphase, unfoldings
 from specnorm.search.constant import no_vectors, smallest
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array, Namespace
     from specnorm.problem.spec import ConvSpec
     from specnorm.result import Kind
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.types import ArrayOps
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from specnorm import arrays
 from specnorm.problem.frequencies import tap_grid, tap_points
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, Namespace
+    from specnorm.array_types import Array, Namespace
 
 
 def symbol_gradient(u: Array, v: Array, phase: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:

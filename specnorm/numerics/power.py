@@ -10,7 +10,8 @@ import numpy as np
 from specnorm import arrays
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.array_types import Array, Namespace
+    from specnorm.types import ArrayOps
 
 
 LinearMap: TypeAlias = Callable[["Array"], "Array"]

@@ -19,8 +19,9 @@ import numpy as np
 from specnorm.problem.taps import along_axes, axis_tables, readers_of, shapes_of, sizes_of, tables_of_axes
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array
     from specnorm.problem.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import ArrayOps
 
 
 class Convolution:

@@ -16,8 +16,9 @@ import numpy as np
 from specnorm import arrays
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array, Namespace
     from specnorm.problem.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.types import ArrayOps
 
 
 def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:

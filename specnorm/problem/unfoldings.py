@@ -7,7 +7,7 @@ from itertools import chain, combinations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, Namespace
+    from specnorm.array_types import Array, Namespace
 
 
 def unfolding_splits(ndim: int, *, every: bool = True) -> tuple[tuple[int, ...], ...]:

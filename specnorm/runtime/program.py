@@ -25,9 +25,10 @@ from specnorm.problem.spec import ConvSpec, check_dtype
 from specnorm.types import ArrayOps
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array, Namespace
     from specnorm.certified.bound import Lower, Upper
     from specnorm.methods import Method
-    from specnorm.types import AnyArray, Array, Backend, Namespace
+    from specnorm.types import AnyArray, Backend
 
     Claims = Callable[[], Sequence[tuple[Lower, Upper]]]
 

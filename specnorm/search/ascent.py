@@ -12,9 +12,10 @@ from specnorm.numerics.power import contraction, matrix_maps
 from specnorm.problem.frequencies import Frequencies, tap_points
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array
     from specnorm.clock import Clock
     from specnorm.search.tuning import Tuning
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import ArrayOps
 
 _LATTICE = 2**40
 """Points a turn for frequencies found by ascent."""

@@ -23,10 +23,11 @@ from specnorm.search.reduction import Polynomials
 from specnorm.search.result import SearchResult
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array
     from specnorm.certified.bound import Upper
     from specnorm.certified.symbol.cells import Boxes, Cells
     from specnorm.certified.symbol.gram_polynomial import GramPolynomial
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import ArrayOps
 
 
 class Search:

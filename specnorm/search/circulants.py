@@ -25,6 +25,7 @@ from specnorm.search import tuning as knobs
 from specnorm.search.reduction import Polynomials
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array
     from specnorm.certified.bound import Upper
     from specnorm.certified.layer.circulant import Embedding
     from specnorm.certified.symbol.gram_polynomial import GramPolynomial
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from specnorm.problem.spec import ConvSpec
     from specnorm.search.branch_and_bound import Search
     from specnorm.search.result import SearchResult
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import ArrayOps
 
 
 _LONGER = 0.125

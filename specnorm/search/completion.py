@@ -18,7 +18,8 @@ from specnorm.certified import completion
 from specnorm.problem.frequencies import Frequencies, full_grid, half_grid, half_lags, phases
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.array_types import Array, Namespace
+    from specnorm.types import ArrayOps
 
 PRODUCTS = 700
 """Products at most, unless the caller says how many."""

@@ -23,9 +23,10 @@ from specnorm.problem.frequencies import Frequencies
 from specnorm.search.result import Bounds, SearchResult
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array, Namespace
     from specnorm.certified.bound import Upper
     from specnorm.problem.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.types import ArrayOps
 
 
 SMALLEST = 64

@@ -20,8 +20,9 @@ from specnorm.search.pruned import bound_without_search
 from specnorm.search.result import Problem, SearchResult
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array
     from specnorm.problem.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import ArrayOps
 
 _WIDE = 0.15
 """Relative width from which a bound of fixed cost may be closer than what a search ended with."""

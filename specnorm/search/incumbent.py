@@ -20,13 +20,14 @@ from specnorm.problem.frequencies import Frequencies, coarse_grid, product
 from specnorm.search.ascent import Ascent, nearby
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array
     from specnorm.certified.bound import Lower
     from specnorm.certified.symbol.cells import Cells
     from specnorm.certified.symbol.cover import CentreMatrices
     from specnorm.certified.symbol.gram_polynomial import GramPolynomial
     from specnorm.clock import Clock
     from specnorm.search.tuning import Tuning
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import ArrayOps
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,6 +46,7 @@ from specnorm.search.plane_wave import WaveSum, windowed_wave
 from specnorm.search.result import Bounds, Problem
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array
     from specnorm.certified.bound import Lower, Upper
     from specnorm.certified.matrices.block_tridiagonal import BlockPlan
     from specnorm.clock import Clock
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from specnorm.result import BoundSource
     from specnorm.search.branch_and_bound import Search
     from specnorm.search.result import Problem, SearchResult
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import ArrayOps
 
 
 @dataclass(frozen=True, eq=False)

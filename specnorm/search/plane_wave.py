@@ -21,9 +21,10 @@ from specnorm.problem.frequencies import coarse_grid, product, tap_points
 from specnorm.problem.taps import sizes_of
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array
     from specnorm.certified.bound import Lower
     from specnorm.problem.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import ArrayOps
 
 
 _CANDIDATES, _NEAR = 4, 0.9

@@ -16,11 +16,12 @@ from specnorm.problem.frequencies import half_grid
 from specnorm.search.constant import smallest
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array
     from specnorm.certified.bound import Upper
     from specnorm.certified.symbol.grid import Bound
     from specnorm.problem.frequencies import Frequencies
     from specnorm.search.result import Problem
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import ArrayOps
 
 
 _FEW = 4

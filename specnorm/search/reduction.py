@@ -18,8 +18,9 @@ from specnorm.clock import Clock
 from specnorm.numerics.power import largest_eigenvalues
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array
     from specnorm.search.tuning import Tuning
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import ArrayOps
 
 _DEGREE = 8
 """Of the estimates of what is left out."""

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from specnorm.clock import Clock
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array
     from specnorm.certified.bound import Lower, Upper
     from specnorm.problem.frequencies import Frequencies
     from specnorm.problem.spec import ConvSpec
-    from specnorm.types import Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,8 @@ from specnorm import arrays
 from specnorm.tensor.form import Form, best
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, ArrayOps
+    from specnorm.array_types import Array
+    from specnorm.types import ArrayOps
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,8 @@ from specnorm.problem.frequencies import coarse_grid
 from specnorm.tensor.one_set import best_modes, outer
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.array_types import Array, Namespace
+    from specnorm.types import ArrayOps
 
 
 class Form:

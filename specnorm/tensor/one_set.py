@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, Namespace
+    from specnorm.array_types import Array, Namespace
 
 _LEAST = 1e-30
 """Added to norms: a zero vector is divided by it."""

@@ -14,9 +14,10 @@ from specnorm.search.result import SearchResult
 from specnorm.tensor.form import units, waves
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array
     from specnorm.clock import Clock
     from specnorm.problem.frequencies import Frequencies
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import ArrayOps
 
 LIFT = 1.001
 """The fixed factor of a value that cannot be proven by itself: the contract's."""

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from specnorm.array_types import Linalg, Namespace
 from specnorm.backends import Backend
-from specnorm.types import AnyArray, Linalg, Namespace
+from specnorm.types import AnyArray
 
 FUNCTIONS = (
     *(name for name, it in vars(Namespace).items() if callable(it) and not name.startswith("_")),

@@ -31,10 +31,11 @@ from specnorm.problem.frequencies import Frequencies, cos_sin
 from specnorm.problem.taps import sizes_of
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array
     from specnorm.certified.layer.circulant import Embedding
     from specnorm.certified.symbol.cover import Cover
     from specnorm.problem.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import ArrayOps
 
 _MORE = 2.0**-16
 """Part of t by which E may be larger where waves are taken out: an eigenvalue routine in float32 finds them."""

@@ -24,10 +24,11 @@ from specnorm.problem.taps import axis_tables, sizes_of
 if TYPE_CHECKING:
     import numpy as np
 
+    from specnorm.array_types import Array
     from specnorm.certified.matrices.block_tridiagonal import BlockPlan, BlockTridiagonal
     from specnorm.problem.layer_map import Convolution
     from specnorm.problem.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps
+    from specnorm.types import ArrayOps
 
 
 def quotients(layer: Convolution, vectors: Array, wide: bool, *, ops: ArrayOps) -> tuple[list[Lower], Array]:

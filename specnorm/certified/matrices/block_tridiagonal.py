@@ -20,8 +20,9 @@ from specnorm.certified.matrices.norms import frobenius_up
 from specnorm.problem.taps import readers_of, sizes_of, tables_of_axes
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array, Namespace
     from specnorm.problem.spec import ConvSpec
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.types import ArrayOps
 
 
 @dataclass(frozen=True, eq=False)

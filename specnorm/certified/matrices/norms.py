@@ -16,8 +16,9 @@ from specnorm.problem import unfoldings
 if TYPE_CHECKING:
     import numpy as np
 
+    from specnorm.array_types import Array, Namespace
     from specnorm.problem.frequencies import Frequencies
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.types import ArrayOps
 
 _DIVISION = 8
 """Extra roundings granted to a library's complex division and square root inside Cholesky."""

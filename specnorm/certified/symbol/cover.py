@@ -41,7 +41,8 @@ from specnorm.certified.symbol.cells import Boxes, Cells
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, ArrayOps
+    from specnorm.array_types import Array
+    from specnorm.types import ArrayOps
 
 _MAKER = object()
 

@@ -31,7 +31,8 @@ from specnorm.certified.symbol import symbols
 from specnorm.problem.frequencies import Frequencies, half_lags, phases_at
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.array_types import Array, Namespace
+    from specnorm.types import ArrayOps
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,8 @@ from specnorm.certified.symbol.symbols import taps_below
 from specnorm.problem.frequencies import cos_sin, half_grid, phases, tap_grid
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.array_types import Array, Namespace
+    from specnorm.types import ArrayOps
 
 
 class GramTaps:

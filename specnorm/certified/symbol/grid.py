@@ -17,9 +17,10 @@ from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 from specnorm.problem.frequencies import half_grid
 
 if TYPE_CHECKING:
+    from specnorm.array_types import Array, Namespace
     from specnorm.certified.symbol.symbols import Symbol
     from specnorm.problem.frequencies import Frequencies
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.types import ArrayOps
 
 
 def symbol_norms_up(symbol: Symbol, *, ops: ArrayOps) -> Array:

@@ -14,7 +14,8 @@ from specnorm.certified import rounding
 from specnorm.problem.frequencies import PHASE_ERROR, Frequencies, phases
 
 if TYPE_CHECKING:
-    from specnorm.types import Array, ArrayOps, Namespace
+    from specnorm.array_types import Array, Namespace
+    from specnorm.types import ArrayOps
 
 
 class Symbol:
