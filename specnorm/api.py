@@ -19,7 +19,7 @@ from specnorm.methods import (
     Unfoldings,
 )
 from specnorm.problem.spec import Geometry, Layer
-from specnorm.result import Comparison
+from specnorm.result import Result, shown
 from specnorm.runtime.program import program_for
 from specnorm.types import ArrayT
 
@@ -29,6 +29,27 @@ if TYPE_CHECKING:
 _BOUNDS_HERE = (
     "completion_bound, grid_bound, gram_bound and f4_bound are proven upper bounds, also under jit, compile and vmap"
 )
+
+
+class Comparison(dict[str, Result]):
+    """Results by the names of their methods; it prints as a table."""
+
+    def __repr__(self) -> str:
+        """One row a method, in aligned columns."""
+        widths = [max(map(len, column)) for column in zip(*self._rows(), strict=True)]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in self._rows())
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook."""
+        from html import escape
+
+        head, *rows = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self._rows()]
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        each = [(name, x.kind, shown(x.value, x.kind)) for name, x in self.items()]
+        return [("method", "promise", "value"), *each]
 
 
 @takes_layers

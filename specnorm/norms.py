@@ -11,8 +11,7 @@ from specnorm.measuring import measure
 from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped
 from specnorm.methods.base import Method, as_number
 from specnorm.methods.certify import Certify
-from specnorm.methods.enclosure import NormAtSize
-from specnorm.methods.fft import SingularValues
+from specnorm.methods.fft import NormAtSize, SingularValues
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
 from specnorm.types import ArrayT
 

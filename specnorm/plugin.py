@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from specnorm.api import Comparison
 from specnorm.folding import fold_stack
 from specnorm.methods.base import check_count
 from specnorm.probable import LinearOperator, Vector
@@ -13,7 +14,6 @@ from specnorm.problem.padding import same_upper
 from specnorm.problem.spec import at_every_size, per_axis
 from specnorm.projections import check_bound
 from specnorm.registry import function
-from specnorm.result import Comparison
 from specnorm.runtime.program import Program, Ran, check_values, keep, program, program_for
 from specnorm.tensor import one_set
 from specnorm.training import init_stack, step_stack

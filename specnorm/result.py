@@ -99,7 +99,7 @@ class Enclosure:
 
     def __repr__(self) -> str:
         """Both bounds and how the search ended, in one line."""
-        return f"{_number(self.lower, 'lower')} <= norm <= {_number(self.upper, 'upper')} ({self.status})"
+        return f"{shown(self.lower, 'lower')} <= norm <= {shown(self.upper, 'upper')} ({self.status})"
 
     @property
     def outcome(self) -> Outcome:
@@ -140,7 +140,7 @@ class Enclosure:
 
     def explain(self) -> str:
         """The rules that prove both bounds, one a line, each with its number and above those that it rests on."""
-        ends = f"{_number(self.lower, 'lower')} <= norm <= {_number(self.upper, 'upper')}"
+        ends = f"{shown(self.lower, 'lower')} <= norm <= {shown(self.upper, 'upper')}"
         if self._claims is None:
             return f"{ends}: made from another enclosure, whose proof it is not"
         return f"{ends}\n{self._explained(*self._claims)}"
@@ -173,31 +173,10 @@ class Result:
     def __repr__(self) -> str:
         """What the value promises, its number and the method, in one line."""
         sizes = self.spec.sizes if self.spec.input_shape is None else f"input size {self.spec.input_shape}"
-        return f"{self.kind} {_number(self.value, self.kind)} ({self.method.name}, {sizes})"
+        return f"{self.kind} {shown(self.value, self.kind)} ({self.method.name}, {sizes})"
 
 
-class Comparison(dict[str, Result]):
-    """Results by the names of their methods; it prints as a table."""
-
-    def __repr__(self) -> str:
-        """One row a method, in aligned columns."""
-        widths = [max(map(len, column)) for column in zip(*self._rows(), strict=True)]
-        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in self._rows())
-
-    def _repr_html_(self) -> str:
-        """The same for a notebook."""
-        from html import escape
-
-        head, *rows = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self._rows()]
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-    def _rows(self) -> list[tuple[str, str, str]]:
-        each = [(name, x.kind, _number(x.value, x.kind)) for name, x in self.items()]
-        return [("method", "promise", "value"), *each]
-
-
-def _number(x: Any, promise: str) -> str:
+def shown(x: Any, promise: str) -> str:
     """A value for people: of an array with several, the first and the last; of none that is known, a word."""
     from specnorm.text import number  # takes a while to import
 

@@ -13,8 +13,7 @@ from marks import put
 
 import specnorm
 from specnorm import METHODS, GeometryError, Method, MethodError, PowerTopK, TensorNorm
-from specnorm.methods.enclosure import NormAtSize
-from specnorm.methods.fft import SingularValues
+from specnorm.methods.fft import NormAtSize, SingularValues
 from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
 from specnorm.problem.spec import ConvSpec
 

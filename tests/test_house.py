@@ -22,8 +22,8 @@ CORE = ROOT / "specnorm"
 PLUGINS = ROOT / "plugins"
 
 LEVELS = (
-    "array_types clock errors registry text types", "arrays problem result", "numerics", "certified", "search", "tensor", "methods",
-    "runtime", "backends standard",
+    "array_types clock errors registry text types", "arrays problem result", "numerics", "certified", "search",
+    "tensor", "methods", "runtime", "backends standard",
     "api completing explaining folding layers matrices measuring norms probable projections "
     "proving robustness testing training",
     "plugin proof", "__init__ __main__",

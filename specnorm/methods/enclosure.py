@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from specnorm.certified.bound import as_array, finite, known
+from specnorm.certified.bound import as_array, known
 from specnorm.certified.layer.circulant import padded_norm
 from specnorm.clock import Clock
-from specnorm.errors import GeometryError, Undecided
 from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, weighted
 from specnorm.problem import polyphase
 from specnorm.problem.taps import shapes_of
@@ -55,13 +53,7 @@ class Enclose(Method):
     promise: ClassVar[Kind] = "upper"
     stats: ClassVar[Mapping[str, Rounds | None]] = {
         "lower": "down",
-        "converged": None,
-        "bound_source": None,
-        "cells": None,
-        "levels": None,
-        "frequency": None,
-        "u": None,
-        "v": None,
+        **dict.fromkeys(("converged", "bound_source", "cells", "levels", "frequency", "u", "v")),
     }
 
     def __post_init__(self) -> None:
@@ -71,14 +63,8 @@ class Enclose(Method):
 
     def needs(self, spec: ConvSpec) -> Needs:
         """A search for all groups; of the layer itself at a size where symbols do not describe it."""
-        return Needs(
-            rounds="up",
-            precision="wide",
-            narrow_gradient=True,
-            blocks=spec.input_shape is None or spec.periodic,
-            by_layer=True,
-            searches=True,
-        )
+        symbols = spec.input_shape is None or spec.periodic
+        return Needs(rounds="up", precision="wide", narrow_gradient=True, blocks=symbols, by_layer=True, searches=True)
 
     def check(self, spec: ConvSpec) -> None:
         if not self.needs(spec).blocks:
@@ -150,50 +136,3 @@ def _columns(
     lower = as_array([f.lower for f in found], like, ops=ops)
     upper = as_array([known(f.upper) for f in found], like, ops=ops)
     return lower, *(ops.from_numpy(column, like) for column in columns), upper
-
-
-@dataclass(frozen=True)
-class NormAtSize(Method):
-    """Norm of the layer itself at ``input_shape``, to a relative tolerance.
-
-    It is not in ``METHODS``: an audit has both bounds.
-
-    Parameters
-    ----------
-    rtol : float
-        The value is proven to be at most this far, relatively, below the norm, and not above it.
-    max_cells : int
-        Budget of a search.
-    """
-
-    rtol: float = 1e-6
-    max_cells: int = 100_000
-
-    name: ClassVar[str] = "at_size"
-    promise: ClassVar[Kind] = "exact"
-    asks: ClassVar[Needs] = Needs(precision="wide", narrow_gradient=True, blocks=False, searches=True)
-    stats: ClassVar[Mapping[str, Rounds | None]] = {"upper": "up"}
-
-    def __post_init__(self) -> None:
-        check_rtol(self.rtol)
-        check_count("max_cells", self.max_cells, least=1)
-
-    def check(self, spec: ConvSpec) -> None:
-        if spec.input_shape is None:
-            raise GeometryError("the layer itself has a norm at one size only: give input_shape.")
-        shapes_of(spec)
-
-    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        found = enclose_layers(blocks, spec, self.rtol, self.max_cells, None, ops=ops)
-        if not all(x.within(self.rtol) for x in found):
-            apart = max(finite(x.upper) / x.lower.value - 1 if x.lower > 0 else math.inf for x in found)
-            raise Undecided(
-                f"the norm at input_shape={spec.input_shape} is known to {apart:.1e} only, not to rtol={self.rtol:g}: "
-                "give a larger rtol, or use enclose(kernel, input_shape), which returns what is proven."
-            )
-        lower = as_array([x.lower for x in found], blocks, ops=ops)
-        upper = as_array([known(x.upper) for x in found], blocks, ops=ops)
-        return Evaluation(lower, (upper,), (ops.xp.concat([x.gradient for x in found], axis=0),))
-
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
-        return weighted(residuals, cotangent, xp=xp)

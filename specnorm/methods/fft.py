@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from specnorm import arrays
+from specnorm.certified.bound import as_array, finite, known
 from specnorm.certified.symbol import symbols
 from specnorm.clock import Clock
-from specnorm.errors import MethodError, Undecided
+from specnorm.errors import GeometryError, MethodError, Undecided
 from specnorm.methods import base
-from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol
+from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, weighted
+from specnorm.methods.enclosure import enclose_layers
 from specnorm.numerics import gradients
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies, half_grid, mirror_index
+from specnorm.problem.taps import shapes_of
 from specnorm.search.constant import top_gradient, top_triples
 from specnorm.search.enclosing import enclose_blocks, grid_sizes
 from specnorm.search.result import Problem
@@ -132,6 +135,53 @@ def _norms(xp: Namespace) -> Callable[[symbols.Symbol], Array]:
 
 
 @dataclass(frozen=True)
+class NormAtSize(Method):
+    """Norm of the layer itself at ``input_shape``, to a relative tolerance.
+
+    It is not in ``METHODS``: an audit has both bounds.
+
+    Parameters
+    ----------
+    rtol : float
+        The value is proven to be at most this far, relatively, below the norm, and not above it.
+    max_cells : int
+        Budget of a search.
+    """
+
+    rtol: float = 1e-6
+    max_cells: int = 100_000
+
+    name: ClassVar[str] = "at_size"
+    promise: ClassVar[Kind] = "exact"
+    asks: ClassVar[Needs] = Needs(precision="wide", narrow_gradient=True, blocks=False, searches=True)
+    stats: ClassVar[Mapping[str, Rounds | None]] = {"upper": "up"}
+
+    def __post_init__(self) -> None:
+        check_rtol(self.rtol)
+        check_count("max_cells", self.max_cells, least=1)
+
+    def check(self, spec: ConvSpec) -> None:
+        if spec.input_shape is None:
+            raise GeometryError("the layer itself has a norm at one size only: give input_shape.")
+        shapes_of(spec)
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        found = enclose_layers(blocks, spec, self.rtol, self.max_cells, None, ops=ops)
+        if not all(x.within(self.rtol) for x in found):
+            apart = max(finite(x.upper) / x.lower.value - 1 if x.lower > 0 else math.inf for x in found)
+            raise Undecided(
+                f"the norm at input_shape={spec.input_shape} is known to {apart:.1e} only, not to rtol={self.rtol:g}: "
+                "give a larger rtol, or use enclose(kernel, input_shape), which returns what is proven."
+            )
+        lower = as_array([x.lower for x in found], blocks, ops=ops)
+        upper = as_array([known(x.upper) for x in found], blocks, ops=ops)
+        return Evaluation(lower, (upper,), (ops.xp.concat([x.gradient for x in found], axis=0),))
+
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+        return weighted(residuals, cotangent, xp=xp)
+
+
+@dataclass(frozen=True)
 class SingularValues(Method):
     """All singular values of a circular layer at one input size, descending; or the k largest.
 
@@ -154,7 +204,7 @@ class SingularValues(Method):
 
     def check(self, spec: ConvSpec) -> None:
         """Circular at a given size only, and no more values than there are."""
-        base.require_circular(spec, "singular_values", "conv_norm and the bounds")
+        require_circular(spec, "singular_values", "conv_norm and the bounds")
         base.require_exact(spec, "singular_values")
         total = self._total(spec)
         if self.k is not None:
@@ -237,3 +287,22 @@ def _unsorted(values: Array, order: Array, *, xp: Namespace) -> Array:
     listed = ranks < values.shape[1]
     found = xp.take_along_axis(values, xp.where(listed, ranks, xp.zeros_like(ranks)), axis=1)
     return xp.where(listed, found, xp.zeros_like(found))
+
+
+def require_circular(spec: ConvSpec, function: str, otherwise: str) -> None:
+    """Refuse what is not a circular layer at a given input size.
+
+    Raises
+    ------
+    GeometryError
+        Naming what to use instead.
+    """
+    if spec.padding_mode != "circular" and spec.ndim:
+        raise GeometryError(
+            f'{function} needs padding_mode="circular" for all values; got "{spec.padding_mode}". Give k for the '
+            f"largest ones. The supremum over all sizes bounds zero padding too: use {otherwise}."
+        )
+    if spec.input_shape is None:
+        raise GeometryError(
+            f"{function} needs input_shape, the layer's spatial input sizes. For every size at once: {otherwise}."
+        )

@@ -13,6 +13,7 @@ taps, whose cost grows with the square of their number.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -20,12 +21,11 @@ from specnorm import arrays
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.gram_powers import Powers, divisors, lag_norms
-from specnorm.errors import GeometryError
-from specnorm.methods import base
+from specnorm.errors import GeometryError, MethodError
 from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count
 from specnorm.numerics import gradients
 from specnorm.numerics.gradients import first_vjp, powers_vjp, schatten_gradient, sums_vjp
-from specnorm.problem.frequencies import half_grid
+from specnorm.problem.frequencies import half_grid, tap_grid
 from specnorm.search.enclosing import grid_sizes
 from specnorm.search.pruned import largest_bound
 
@@ -65,7 +65,7 @@ class ZeroPaddedGram(Method):
     def check(self, spec: ConvSpec) -> None:
         """Every size at once, as long as the taps can be counted."""
         super().check(spec)
-        base.require_countable_taps(self.n_iter, spec.block_kernel_shape)
+        _require_countable_taps(self.n_iter, spec.block_kernel_shape)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Largest channel norm, with the signs of that channel's taps for the gradient; of two sides the lower one."""
@@ -233,7 +233,7 @@ class ChannelNorms(Method):
                 f"padding={spec.padding} with padding_mode='circular' repeats outputs, which raises the norm above the "
                 "kernel's own. Use padding='same', or padding_mode='zeros'."
             )
-        base.require_countable_taps(self.n_iter, spec.kernel_shape)
+        _require_countable_taps(self.n_iter, spec.kernel_shape)
 
     def _value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
         """One number for each group and channel of the kernel's smaller side, the second axis where equal."""
@@ -298,3 +298,22 @@ def rescaled(kernel: Array, norms: Array, spec: ConvSpec, *, xp: Namespace) -> A
     else:
         divisor = xp.reshape(divisor, (spec.groups * first, shape[2], *ones))
     return xp.astype(xp.astype(kernel, norms.dtype) / divisor, kernel.dtype)
+
+
+_LARGEST_GRID = 2**22
+"""Frequencies; beyond, the taps of the last product would not fit any memory."""
+
+
+def _require_countable_taps(n_iter: int, kernel_shape: tuple[int, ...]) -> None:
+    """Refuse a number of products whose taps fit no memory.
+
+    Raises
+    ------
+    MethodError
+    """
+    points = math.prod(tap_grid(kernel_shape, n_iter))
+    if points > _LARGEST_GRID:
+        raise MethodError(
+            f"n_iter={n_iter} makes {points} taps out of a kernel {kernel_shape}: each product doubles their "
+            "number on every axis. Use fewer (3 is the default), or grid_bound(kernel)."
+        )
