@@ -18,8 +18,6 @@ from specnorm.types import ArrayT
 if TYPE_CHECKING:
     from specnorm.array_types import ArrayObject
 
-    pass
-
 
 @takes_layers
 def conv_norm(

@@ -86,7 +86,7 @@ class Enclose(Method):
 
     def _at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
-        found = enclose_layers(kernels, spec, self.rtol, self.max_cells, self.budget, ops=ops)
+        found = enclose_layers(kernels, spec, self, ops=ops)
         # A witness of such a layer has no frequency.
         nowhere: list[tuple[float, ...]] = [()] * len(found)
         done = [x.within(self.rtol) for x in found]
@@ -103,17 +103,14 @@ class Enclose(Method):
         return top_gradient(residuals, cotangent, spec, xp=xp)
 
 
-def enclose_layers(
-    kernels: Array, spec: ConvSpec, rtol: float, max_cells: int, budget: float | None, *, ops: ArrayOps
-) -> list[LayerBounds]:
+def enclose_layers(kernels: Array, spec: ConvSpec, method: Enclose, *, ops: ArrayOps) -> list[LayerBounds]:
     """Bounds of the norms of layers (b, *shape) at their size, one after another, each within a budget of its own."""
     # A fifth of what there is to import; for a size alone.
     from specnorm.search.layer import enclose_layer
 
-    def enclose(kernel: Array) -> LayerBounds:
-        return enclose_layer(Problem(kernel, spec, rtol, max_cells, Clock.of(budget)), ops=ops)
-
-    return [enclose(kernels[j : j + 1, ...]) for j in range(kernels.shape[0])]
+    each = (kernels[j : j + 1, ...] for j in range(kernels.shape[0]))
+    limits = (spec, method.rtol, method.max_cells)
+    return [enclose_layer(Problem(kernel, *limits, Clock.of(method.budget)), ops=ops) for kernel in each]
 
 
 def _columns(

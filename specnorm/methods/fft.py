@@ -16,7 +16,7 @@ from specnorm.clock import Clock
 from specnorm.errors import GeometryError, MethodError, Undecided
 from specnorm.methods import base
 from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, weighted
-from specnorm.methods.enclosure import enclose_layers
+from specnorm.methods.enclosure import Enclose, enclose_layers
 from specnorm.numerics import gradients
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies, half_grid, mirror_index
@@ -144,12 +144,9 @@ class NormAtSize(Method):
     ----------
     rtol : float
         The value is proven to be at most this far, relatively, below the norm, and not above it.
-    max_cells : int
-        Budget of a search.
     """
 
     rtol: float = 1e-6
-    max_cells: int = 100_000
 
     name: ClassVar[str] = "at_size"
     promise: ClassVar[Kind] = "exact"
@@ -158,7 +155,6 @@ class NormAtSize(Method):
 
     def __post_init__(self) -> None:
         check_rtol(self.rtol)
-        check_count("max_cells", self.max_cells, least=1)
 
     def check(self, spec: ConvSpec) -> None:
         if spec.input_shape is None:
@@ -166,7 +162,7 @@ class NormAtSize(Method):
         shapes_of(spec)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        found = enclose_layers(blocks, spec, self.rtol, self.max_cells, None, ops=ops)
+        found = enclose_layers(blocks, spec, Enclose(rtol=self.rtol), ops=ops)
         if not all(x.within(self.rtol) for x in found):
             apart = max(finite(x.upper) / x.lower.value - 1 if x.lower > 0 else math.inf for x in found)
             raise Undecided(
