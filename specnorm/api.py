@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
+from specnorm.array_types import ArrayObject
 from specnorm.backends import backend_for
 from specnorm.errors import EstimateWarning, GeometryError, MethodError, SpecnormError, Undecided
 from specnorm.layers import takes_layers
@@ -22,9 +23,6 @@ from specnorm.problem.spec import Geometry, Layer
 from specnorm.result import Result, shown
 from specnorm.runtime.program import program_for
 from specnorm.types import ArrayT
-
-if TYPE_CHECKING:
-    from specnorm.array_types import ArrayObject
 
 _BOUNDS_HERE = (
     "completion_bound, grid_bound, gram_bound and f4_bound are proven upper bounds, also under jit, compile and vmap"

@@ -13,7 +13,8 @@ from specnorm.layers import takes_layers
 from specnorm.methods import Completion
 from specnorm.methods.base import Evaluation
 from specnorm.problem.spec import Geometry
-from specnorm.runtime.program import check_values, program_for, state_shapes
+from specnorm.runtime.program import check_values
+from specnorm.runtime.stepping import state_shapes, stepped_program
 from specnorm.search.completion import completion_shape
 from specnorm.types import ArrayT
 
@@ -98,7 +99,8 @@ def complete(
     """
     x: Any = kernel
     backend = backend_for(x) if start is None else common_backend([x, start])
-    plan = program_for(CompletionFrom(rtol=rtol, n_iter=n_iter), tuple(x.shape), str(x.dtype), tuple(geometry.items()))
+    method = CompletionFrom(rtol=rtol, n_iter=n_iter)
+    plan = stepped_program(method, tuple(x.shape), str(x.dtype), tuple(geometry.items()))
     ((_, shape),) = state_shapes(plan.key)
     begin: Any = start
     if start is None:

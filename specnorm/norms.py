@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
+from specnorm.array_types import ArrayObject
 from specnorm.errors import Undecided
 from specnorm.layers import takes_layers
 from specnorm.measuring import measure
@@ -14,9 +15,6 @@ from specnorm.methods.certify import Certify
 from specnorm.methods.fft import NormAtSize, SingularValues
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
 from specnorm.types import ArrayT
-
-if TYPE_CHECKING:
-    from specnorm.array_types import ArrayObject
 
 
 @takes_layers

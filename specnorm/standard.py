@@ -18,6 +18,7 @@ from specnorm.types import Backend
 
 if TYPE_CHECKING:
     from specnorm.runtime.program import Program, Ran
+    from specnorm.runtime.stepping import SteppedProgram
     from specnorm.types import AnyArray
 
 _TRIAL = 64
@@ -136,7 +137,7 @@ class StandardBackend(Backend):
             return ran
 
     def step(
-        self, program: Program, kernels: AnyArray, state: tuple[AnyArray, ...], sweeps: int
+        self, program: SteppedProgram, kernels: AnyArray, state: tuple[AnyArray, ...], sweeps: int
     ) -> tuple[AnyArray, tuple[AnyArray, ...]]:
         """Take a training step of a program, as `apply` runs one."""
         with self._by_the_standard():

@@ -18,7 +18,7 @@ from specnorm.measuring import check_method, measure
 from specnorm.methods import Method
 from specnorm.methods.base import check_count
 from specnorm.problem.spec import Geometry
-from specnorm.runtime.program import Program, program_for, state_shapes
+from specnorm.runtime.stepping import SteppedProgram, state_shapes, stepped_program
 from specnorm.runtime.zero_channels import batches, moved, padded
 from specnorm.types import AnyArray, ArrayT
 
@@ -178,7 +178,7 @@ def step_stack(
 
 
 def _step_stack(
-    backend: Backend, plan: Program, kernels: Any, state: tuple[Any, ...], sweeps: int
+    backend: Backend, plan: SteppedProgram, kernels: Any, state: tuple[Any, ...], sweeps: int
 ) -> tuple[Any, tuple[Any, ...]]:
     if state:
         return backend.step(plan, kernels, state, sweeps)
@@ -188,14 +188,14 @@ def _step_stack(
 
 def _plan(
     kernel: Any, method: Method, geometry: Mapping[str, Any], *, stacked: bool = False
-) -> tuple[Backend, Program]:
+) -> tuple[Backend, SteppedProgram]:
     check_method(method)
     backend = backend_for(kernel)
-    return backend, program_for(method, tuple(kernel.shape)[stacked:], str(kernel.dtype), tuple(geometry.items()))
+    return backend, stepped_program(method, tuple(kernel.shape)[stacked:], str(kernel.dtype), tuple(geometry.items()))
 
 
 def _checked(
-    plan: Program, state: Mapping[str, ArrayObject], batch: tuple[int, ...] = ()
+    plan: SteppedProgram, state: Mapping[str, ArrayObject], batch: tuple[int, ...] = ()
 ) -> dict[str, tuple[int, ...]]:
     """Names and shapes that the state must have, and has."""
     shapes = {name: (*batch, *shape) for name, shape in state_shapes(plan.key)}

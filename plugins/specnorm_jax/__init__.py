@@ -21,7 +21,7 @@ from specnorm.plugin import Backend, Comparison, LayerKernel, Ran, check_values
 from specnorm_jax.linear import linear_operator
 
 if TYPE_CHECKING:
-    from specnorm.plugin import Program
+    from specnorm.plugin import Program, SteppedProgram
 
 __all__ = ["BACKEND", "JaxBackend", "linear_operator"]
 
@@ -137,7 +137,7 @@ class JaxBackend(Backend):
         found: tuple[Array, Array] = _compiled_gradient(program, kernel)
         return found
 
-    def init(self, program: Program, kernels: Array) -> tuple[Array, ...]:
+    def init(self, program: SteppedProgram, kernels: Array) -> tuple[Array, ...]:
         """Run in NumPy where values are known: once a run, so that compiling would take longer than computing."""
         if self.is_traced(kernels) or not kernels.is_fully_addressable:
             _check(program, kernels)
@@ -148,7 +148,7 @@ class JaxBackend(Backend):
         return tuple(jax.device_put(x, self.device(kernels)) for x in found)
 
     def step(
-        self, program: Program, kernels: Array, state: tuple[Array, ...], sweeps: int
+        self, program: SteppedProgram, kernels: Array, state: tuple[Array, ...], sweeps: int
     ) -> tuple[Array, tuple[Array, ...]]:
         """Run compiled."""
         still = tuple(self.detach(x) for x in state)
@@ -188,13 +188,13 @@ def _compiled_gradient(program: Program, kernel: Array) -> tuple[Array, Array]:
 
 
 @partial(jax.jit, static_argnums=0)
-def _compiled_init(program: Program, kernels: Array) -> tuple[Array, ...]:
+def _compiled_init(program: SteppedProgram, kernels: Array) -> tuple[Array, ...]:
     return program.init(kernels, backend=BACKEND)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _compiled_step(
-    program: Program, sweeps: int, kernels: Array, state: tuple[Array, ...]
+    program: SteppedProgram, sweeps: int, kernels: Array, state: tuple[Array, ...]
 ) -> tuple[Array, Array, tuple[Array, ...]]:
     return program.step(kernels, state, sweeps=sweeps, backend=BACKEND)
 

@@ -15,7 +15,7 @@ from specnorm_torch import derivatives, operators
 from specnorm_torch.arrays import TorchArrays, transformed
 
 if TYPE_CHECKING:
-    from specnorm.plugin import Program
+    from specnorm.plugin import Program, SteppedProgram
 
 
 class TorchBackend(TorchArrays):
@@ -80,7 +80,7 @@ class TorchBackend(TorchArrays):
         return not (forward_mode or self.is_traced(kernels) or transformed(kernels))
 
     def step(
-        self, program: Program, kernels: Array, state: tuple[Array, ...], sweeps: int
+        self, program: SteppedProgram, kernels: Array, state: tuple[Array, ...], sweeps: int
     ) -> tuple[Array, tuple[Array, ...]]:
         """One operator too; the gradient meets the kernels in a product.
 

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 import specnorm
 from specnorm.errors import GeometryError, KernelError
 from specnorm.methods import Method, TensorNorm
-from specnorm.plugin import check_bound, check_count, one_set, program_for
+from specnorm.plugin import check_bound, check_count, one_set, stepped_program
 from specnorm_torch import derivatives
 from specnorm_torch.backend import BACKEND
 from specnorm_torch.modules import geometry_of, is_layer, is_lazy, name_of, version_of
@@ -95,7 +95,7 @@ class SpectralNorm(nn.Module):
         if self.training and self.at_once and (found := self._at_once(weight)) is not None:
             return found
         kernel = self.kernel(weight.detach())
-        plan = program_for(self.method, tuple(kernel.shape), str(kernel.dtype), tuple(self.geometry.items()))
+        plan = stepped_program(self.method, tuple(kernel.shape), str(kernel.dtype), tuple(self.geometry.items()))
         state = tuple(self.state.values()) if self.training else self._state_in_eval(weight)
         sweeps = self.training * self.n_power_iterations
         value, gradient, after = plan.step(kernel, state, sweeps=sweeps, backend=BACKEND)

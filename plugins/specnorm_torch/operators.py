@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
+from specnorm.errors import MethodError
 from specnorm.plugin import Ran, keep, program
 from specnorm_torch.arrays import ARRAYS, SHAPES, TorchArrays
+
+if TYPE_CHECKING:
+    from specnorm.plugin import Program, SteppedProgram
 
 
 def run(kernels: Tensor, key: str, need: str, backend: TorchArrays = ARRAYS) -> tuple[list[Tensor], Ran]:
@@ -19,9 +24,33 @@ def run(kernels: Tensor, key: str, need: str, backend: TorchArrays = ARRAYS) -> 
     if need == "residuals":
         found += ran.residuals
     if need == "jacobian":
-        found.append(plan.jacobian(ran.value, ran.residuals, backend=backend))
+        found.append(_jacobian(plan, ran, backend))
     # An operator may not return its input, a view of it, or one tensor twice.
     return [x.clone() for x in found], ran
+
+
+def _jacobian(plan: Program, ran: Ran, backend: TorchArrays) -> Tensor:
+    """Derivative of each value with respect to its kernel, shape (*batch, *value_shape, *shape), in the result's dtype.
+
+    Raises
+    ------
+    MethodError
+        If it would need more than 1 GiB.
+    """
+    value: Tensor = ran.value
+    given: dict[str, Any] = {"dtype": plan.result_dtype, "backend": backend}
+    if not plan.value_shape:
+        found: Tensor = plan.pullback(ran.residuals, torch.ones_like(value), **given)
+        return found
+    (count,) = plan.value_shape
+    if 8 * value.numel() * math.prod(plan.shape) > 2**30:
+        raise MethodError(
+            f"the gradients of {count} values of a kernel of shape {plan.shape} need more than 1 GiB under "
+            "a compiler. Ask for fewer (k=...), or call this function outside the compiled region."
+        )
+    eye = torch.eye(count, dtype=value.dtype, device=value.device)
+    rows = [plan.pullback(ran.residuals, eye[j].expand(value.shape), **given) for j in range(count)]
+    return torch.stack(rows, dim=value.ndim - 1)
 
 
 def evaluated(kernels: Tensor, key: str, need: str) -> list[Tensor]:
@@ -58,7 +87,8 @@ def _evaluate_vmap(
 @torch.library.custom_op("specnorm::step", mutates_args=())
 def step(kernels: Tensor, state: list[Tensor], key: str, sweeps: int) -> list[Tensor]:
     """Value, gradient and next state of a program for kernels (*batch, *shape)."""
-    value, gradient, after = program(key).step(kernels, tuple(state), sweeps=sweeps, backend=ARRAYS)
+    plan = cast("SteppedProgram", program(key))
+    value, gradient, after = plan.step(kernels, tuple(state), sweeps=sweeps, backend=ARRAYS)
     # An operator may not return an input or a view of one: without sweeps the state stays as it is.
     return [value.clone(), gradient.clone(), *(x.clone() for x in after)]
 

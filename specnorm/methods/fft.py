@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -112,7 +112,13 @@ class ExactFFT(Method):
 
     def _visit_all(self, blocks: Array, groups: int, every: Frequencies, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
-        _, phase = symbols.largest(_norms(xp), blocks, every, ops=ops)
+
+        def norms(symbol: symbols.Symbol) -> Array:
+            gram = arrays.gram_smaller(symbol.matrices(), xp=xp)
+            top = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
+            return xp.sqrt(xp.maximum(top, xp.zeros_like(top)))
+
+        _, phase = symbols.largest(norms, blocks, every, ops=ops)
         u, v, value = symbols.top_triple(symbols.matrix_at(blocks, phase, xp=xp), xp=xp)
         u, v, value, phase = (xp.reshape(x, (-1, groups, *x.shape[1:])) for x in (u, v, value, phase))
         group = xp.argmax(value, axis=1)
@@ -123,15 +129,6 @@ class ExactFFT(Method):
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Re(conj(u_o) v_i e^{i k.theta}) at the arg-max frequency of the arg-max group."""
         return top_gradient(residuals, cotangent, spec, xp=xp)
-
-
-def _norms(xp: Namespace) -> Callable[[symbols.Symbol], Array]:
-    def norms(symbol: symbols.Symbol) -> Array:
-        gram = arrays.gram_smaller(symbol.matrices(), xp=xp)
-        top = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
-        return xp.sqrt(xp.maximum(top, xp.zeros_like(top)))
-
-    return norms
 
 
 @dataclass(frozen=True)

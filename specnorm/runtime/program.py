@@ -18,8 +18,8 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified import arithmetic, rounding
-from specnorm.errors import BackendError, KernelError, MethodError
-from specnorm.methods.base import Needs, Stepped
+from specnorm.errors import BackendError, KernelError
+from specnorm.methods.base import Needs
 from specnorm.problem import polyphase, taps
 from specnorm.problem.spec import ConvSpec, check_dtype
 from specnorm.types import ArrayOps
@@ -203,121 +203,6 @@ class Program:
         pairs = ((xp.float64, xp.float32), (xp.complex128, xp.complex64))
         return tuple(next((xp.astype(x, lower) for wide, lower in pairs if x.dtype == wide), x) for x in residuals)
 
-    def state_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of the arrays that a step keeps for one kernel; the first axis is its groups'.
-
-        Raises
-        ------
-        MethodError
-            If the method cannot be stepped.
-        """
-        lead = self.spec.groups if self.needs.blocks else 1
-        return {name: (lead, *shape) for name, shape in self._stepped.state_shapes(self.spec).items()}
-
-    @property
-    def _stepped(self) -> Stepped:
-        if not isinstance(self.method, Stepped):
-            raise MethodError(
-                f"{self.method.name} has no training state. TensorNorm, FantasticFour and Power (at an input size) are "
-                "stepped with the vectors they keep, Completion with its H; Gram keeps nothing. These two are "
-                "bounds at every step."
-            )
-        return self.method
-
-    def init(self, kernels: AnyArray, *, backend: Backend) -> tuple[AnyArray, ...]:
-        """Training state of a batch of kernels (*batch, *shape): the arrays of `state_shapes`, leading axes batch."""
-        run = self.execution(kernels, backend=backend, training=True)
-        if run.in_numpy:
-            found = self.init(backend.to_numpy(kernels), backend=backend.host())
-            return tuple(backend.from_numpy(x, kernels) for x in found)
-        xp = run.xp
-        batch = kernels.shape[: kernels.ndim - len(self.shape)]
-        with arithmetic.exact(kernels, backend=backend):
-            if not run.traced:
-                check_values(kernels, self.shape, backend=backend)
-            blocks, _ = self._scaled_blocks(kernels, run)
-            found = self._stepped.start(blocks, self.spec, ops=run)
-            dtype = getattr(xp, self.result_dtype)
-            shapes = self.state_shapes().values()
-            return tuple(xp.reshape(xp.astype(x, dtype), (*batch, *n)) for x, n in zip(found, shapes, strict=True))
-
-    def step(
-        self, kernels: AnyArray, state: tuple[AnyArray, ...], *, sweeps: int, backend: Backend
-    ) -> tuple[AnyArray, AnyArray, tuple[AnyArray, ...]]:
-        """Move the state by a few sweeps; values are not looked at, and a non-finite kernel has the value NaN.
-
-        Parameters
-        ----------
-        kernels : array, shape (*batch, *shape)
-        state : tuple of arrays
-            From `init` or the step before.
-
-        Returns
-        -------
-        value : array, shape batch
-        gradient : array, shape (*batch, *shape)
-            In the result's dtype, the vectors held constant.
-        state : tuple of arrays
-            Shapes and dtypes as given.
-        """
-        run = self.execution(kernels, backend=backend, training=True)
-        xp = run.xp
-        if run.in_numpy:
-            there = tuple(map(backend.to_numpy, state))
-            value, gradient, after = self.step(backend.to_numpy(kernels), there, sweeps=sweeps, backend=backend.host())
-            moved = tuple(
-                xp.astype(backend.share_numpy(new, kernels), old.dtype, copy=False)
-                for new, old in zip(after, state, strict=True)
-            )
-            return backend.share_numpy(value, kernels), backend.share_numpy(gradient, kernels), moved
-        batch = kernels.shape[: kernels.ndim - len(self.shape)]
-        with arithmetic.exact(kernels, backend=backend):
-            blocks, exponent = self._scaled_blocks(kernels, run)
-            inside = tuple(xp.astype(xp.reshape(x, (-1, *x.shape[len(batch) + 1 :])), blocks.dtype) for x in state)
-            found, after = self._stepped.advance(blocks, inside, self.spec, sweeps=sweeps, ops=run)
-            del blocks  # the gradient is as large
-            per_group = xp.reshape(found.value, (math.prod(batch), self.parts))
-            value, chosen = self.method.over_groups(per_group, xp=xp)
-            value, dtype = arrays.unscale(value, exponent, xp=xp), getattr(xp, self.result_dtype)
-            if self._stepped.bounds_at_every_step:
-                if self.factor > 1:
-                    value = rounding.padded_up(value, self.spec.padding_gain_sq, xp=xp)
-                value = rounding.to_dtype(value, dtype, "up", xp=xp)
-            else:
-                value = xp.astype(value * self.factor, dtype)
-            value = xp.reshape(value, batch)
-            ones = xp.ones_like(value)
-            gradient = self.pullback((*found.residuals, chosen), ones, dtype=self.result_dtype, backend=backend)
-            moved = tuple(
-                xp.astype(xp.reshape(new, old.shape), old.dtype) for new, old in zip(after, state, strict=True)
-            )
-            return value, gradient, moved
-
-    def attached(self, kernels: AnyArray, value: AnyArray, gradient: AnyArray, *, backend: Backend) -> AnyArray:
-        """Return the value with its gradient, as the plain product that every library can differentiate."""
-        xp = backend.namespace(kernels)
-        with arithmetic.exact(kernels, backend=backend):
-            size = math.prod(self.shape)
-            flat = xp.reshape(xp.astype(kernels, gradient.dtype), (*value.shape, 1, size))
-            slope = xp.matmul(flat, xp.reshape(gradient, (*value.shape, size, 1)))[..., 0, 0]
-            return value + (slope - backend.detach(slope))
-
-    def _scaled_blocks(self, kernels: Array, run: ArrayOps) -> tuple[Array, Array]:
-        """Blocks of a batch in the kernels' own precision, each layer scaled by a power of two, and its exponent."""
-        xp = run.xp
-        count = math.prod(kernels.shape[: kernels.ndim - len(self.shape)])
-        blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), run.own_dtype, run)
-        if not self.needs.scaled:
-            return blocks, xp.zeros(count, dtype=blocks.dtype, device=run.device(blocks))
-        layers = xp.reshape(blocks, (count, -1))
-        if run.concrete and not run.asynchronous:
-            # What is within 2**16 of 1 already is not copied.
-            squares = xp.vecdot(layers, layers)
-            if xp.all((squares * 2.0**32 > 1) & (squares < 2.0**32)):
-                return blocks, xp.zeros_like(squares)
-        layers, exponent = arrays.scale(layers, xp=xp)
-        return xp.reshape(layers, blocks.shape), exponent
-
     @property
     def parts(self) -> int:
         """Answers that the method gives for one layer, of which the largest counts."""
@@ -345,34 +230,6 @@ class Program:
     def value_shape(self) -> tuple[int, ...]:
         """Shape of one kernel's value: () for a norm, (r,) for methods with several values."""
         return self.needs.value_shape
-
-    def jacobian(self, value: AnyArray, residuals: tuple[AnyArray, ...], *, backend: Backend) -> AnyArray:
-        """Derivative of each value with respect to its kernel, shape (*batch, *value_shape, *shape).
-
-        In the result's dtype. For a method with many values this is large: use `pullback` where the library allows.
-
-        Raises
-        ------
-        MethodError
-            If it would need more than 1 GiB.
-        """
-        xp = backend.namespace(value)
-        if not self.value_shape:
-            return self.pullback(residuals, xp.ones_like(value), dtype=self.result_dtype, backend=backend)
-        (count,) = self.value_shape
-        if 8 * math.prod(value.shape) * math.prod(self.shape) > 2**30:
-            raise MethodError(
-                f"the gradients of {count} values of a kernel of shape {self.shape} need more than 1 GiB under "
-                "a compiler. Ask for fewer (k=...), or call this function outside the compiled region."
-            )
-        eye = xp.eye(count, dtype=value.dtype, device=backend.device(value))
-        rows = [
-            self.pullback(
-                residuals, xp.broadcast_to(eye[j, ...], value.shape), dtype=self.result_dtype, backend=backend
-            )
-            for j in range(count)
-        ]
-        return xp.stack(rows, axis=value.ndim - 1)
 
     def execution(self, kernels: AnyArray, *, backend: Backend, training: bool = False) -> ArrayOps:
         """Where and in which precision the program runs on these kernels.
@@ -435,7 +292,14 @@ def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Backend) ->
     KernelError, BackendError
     """
     with np.errstate(all="ignore"):
-        _check_finite(kernels, shape, backend=backend)
+        xp = backend.namespace(kernels)
+        finite = xp.isfinite(kernels)
+        if not bool(xp.all(finite)):
+            count = int(xp.sum(xp.astype(~finite, xp.int32)))
+            raise KernelError(
+                f"kernel of shape {shape} holds {count} non-finite value{'s' * (count > 1)} (NaN or infinity). "
+                "Expected finite numbers: look where the training diverged, or at how the file was read."
+            )
     if not arithmetic.flushes() or not (backend.numpy_view(kernels) or backend.host() is backend):
         return
     if arithmetic.too_small(backend.to_numpy(kernels).reshape(-1, math.prod(shape))):
@@ -443,17 +307,6 @@ def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Backend) ->
             f"kernel of shape {shape} is so small that subnormal numbers matter, and the processor takes them "
             "for zero in this thread (torch.set_flush_denormal(True), or a library compiled with -ffast-math). "
             "Switch that off before the call, or measure the kernel in a process without it."
-        )
-
-
-def _check_finite(kernels: Array, shape: tuple[int, ...], *, backend: Backend) -> None:
-    xp = backend.namespace(kernels)
-    finite = xp.isfinite(kernels)
-    if not bool(xp.all(finite)):
-        count = int(xp.sum(xp.astype(~finite, xp.int32)))
-        raise KernelError(
-            f"kernel of shape {shape} holds {count} non-finite value{'s' * (count > 1)} (NaN or infinity). "
-            "Expected finite numbers: look where the training diverged, or at how the file was read."
         )
 
 
@@ -470,7 +323,13 @@ _keys: dict[str, str] = {}  # of a problem as it was written: the checked key
 _lock = threading.Lock()
 
 
-def program_for(method: Method, shape: tuple[int, ...], dtype: str, geometry: tuple[tuple[str, Any], ...]) -> Program:
+def program_for(
+    method: Method,
+    shape: tuple[int, ...],
+    dtype: str,
+    geometry: tuple[tuple[str, Any], ...],
+    kind: type[Program] = Program,
+) -> Program:
     """Validate a problem and return its program; the same object for the same problem, however it is written.
 
     Parameters
@@ -479,6 +338,8 @@ def program_for(method: Method, shape: tuple[int, ...], dtype: str, geometry: tu
         Of one kernel, as the caller stores it.
     dtype : str
         As the library prints it.
+    kind : type
+        `Program`, or `stepping.SteppedProgram`.
 
     Raises
     ------
@@ -488,7 +349,7 @@ def program_for(method: Method, shape: tuple[int, ...], dtype: str, geometry: tu
     # (torch 2.13 replaces a dataclass by its defaults). So the method travels as its class and its values.
     cls = type(method)
     values = tuple([getattr(method, name) for name in _field_names(cls)])
-    return _programs[_program_key(cls, values, shape, dtype, geometry)]
+    return _programs[_program_key(kind, cls, values, shape, dtype, geometry)]
 
 
 def program(key: str) -> Program:
@@ -509,6 +370,7 @@ def _field_names(cls: type[Method]) -> tuple[str, ...]:
 
 
 def _program_key(
+    kind: type[Program],
     cls: type[Method],
     values: tuple[Any, ...],
     shape: tuple[int, ...],
@@ -516,7 +378,7 @@ def _program_key(
     geometry: tuple[tuple[str, Any], ...],
 ) -> str:
     # The class by identity too: a class that was defined anew under the same name is another method.
-    method_key = (cls.__module__, cls.__qualname__, id(cls), values)
+    method_key = (kind.__name__, cls.__module__, cls.__qualname__, id(cls), values)
     written = repr((method_key, shape, dtype, geometry))
     with _lock:
         key = _keys.get(written)
@@ -530,7 +392,7 @@ def _program_key(
     method = cls(**dict(zip(_field_names(cls), values, strict=True)))
     method.check(spec)
     with _lock:
-        found = _alive.setdefault(key, Program(key, method, spec, shape, short))
+        found = _alive.setdefault(key, kind(key, method, spec, shape, short))
         _programs.pop(key, None)
         _keys[written], _programs[key] = key, found
         _forget()
@@ -546,11 +408,5 @@ def _forget() -> None:
         del _keys[written]
 
 
-def state_shapes(key: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """`Program.state_shapes` of the program behind a key, as plain values."""
-    return tuple(program(key).state_shapes().items())
-
-
 _field_names._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _program_key._dynamo_marked_constant = True  # type: ignore[attr-defined]
-state_shapes._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -9,8 +9,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from specnorm.methods.base import Stepped
-from specnorm.runtime.program import Program, program_for
+from specnorm.runtime.stepping import SteppedProgram, stepped_program
 from specnorm.types import AnyArray
 
 NARROW = 64
@@ -22,11 +21,11 @@ class Batch(NamedTuple):
     """Layers that are stepped together, by their places, and the program of all: as wide as the widest."""
 
     members: list[int]
-    program: Program
+    program: SteppedProgram
 
 
 def batches(
-    plans: Sequence[Program], geometries: Sequence[Mapping[str, Any]], devices: Sequence[str], *, merge: bool
+    plans: Sequence[SteppedProgram], geometries: Sequence[Mapping[str, Any]], devices: Sequence[str], *, merge: bool
 ) -> list[Batch]:
     """Layers of one shape, dtype, device and geometry together; where ``merge``, of one class of widths."""
     found: dict[Hashable, list[int]] = {}
@@ -37,9 +36,9 @@ def batches(
     return [Batch(members, _widest([plans[j] for j in members], geometries[members[0]])) for members in found.values()]
 
 
-def _class(plan: Program) -> Hashable:
+def _class(plan: SteppedProgram) -> Hashable:
     spec = plan.spec
-    known = plan.method.state_class(spec) if isinstance(plan.method, Stepped) else None
+    known = plan.stepped.state_class(spec)
     if known is None or spec.groups > 1 or max(spec.stride, default=1) > 1:
         return plan.key
     return repr((plan.method, replace(spec, cout=_width(spec.cout), cin=_width(spec.cin)), known, plan.dtype))
@@ -49,10 +48,10 @@ def _width(channels: int) -> int:
     return max(NARROW, 1 << (channels - 1).bit_length())
 
 
-def _widest(plans: Sequence[Program], geometry: Mapping[str, Any]) -> Program:
+def _widest(plans: Sequence[SteppedProgram], geometry: Mapping[str, Any]) -> SteppedProgram:
     shape = tuple(map(max, zip(*(plan.shape for plan in plans), strict=True)))
     first = plans[0]
-    return first if shape == first.shape else program_for(first.method, shape, first.dtype, tuple(geometry.items()))
+    return first if shape == first.shape else stepped_program(first.method, shape, first.dtype, tuple(geometry.items()))
 
 
 def padded(kernel: AnyArray, shape: tuple[int, ...], *, xp: Any) -> AnyArray:
@@ -65,8 +64,8 @@ def padded(kernel: AnyArray, shape: tuple[int, ...], *, xp: Any) -> AnyArray:
     return kernel
 
 
-def moved(state: tuple[AnyArray, ...], here: Program, there: Program, *, xp: Any) -> tuple[AnyArray, ...]:
+def moved(state: tuple[AnyArray, ...], here: SteppedProgram, there: SteppedProgram, *, xp: Any) -> tuple[AnyArray, ...]:
     """A state of one program as one of another of its class."""
-    if here.shape == there.shape or not isinstance(here.method, Stepped):
+    if here.shape == there.shape:
         return state
-    return here.method.with_channels(state, here.spec, there.spec, xp=xp)
+    return here.stepped.with_channels(state, here.spec, there.spec, xp=xp)
