@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from specnorm.errors import CertificateError
 
 if TYPE_CHECKING:
-    from specnorm_networks import Certificate
-
     from specnorm.certified.bound import Lower, Upper
     from specnorm.problem.spec import ConvSpec
 
@@ -112,12 +110,12 @@ class Enclosure:
         object.__setattr__(self, "_explained", explained)
         return self
 
-    def stated_by(self, statement: Callable[[str], Certificate]) -> Enclosure:
+    def stated_by(self, statement: Callable[[str], Any]) -> Enclosure:
         """The same, with what `certificate` gives for a kernel's name."""
         object.__setattr__(self, "_statement", statement)
         return self
 
-    def certificate(self, name: str = "kernel") -> Certificate:
+    def certificate(self, name: str = "kernel") -> Any:
         """What somebody else can check without specnorm: ``python -m specnorm_check``, `docs/check-it-yourself.md`.
 
         A claim about every input size, some 1 % above the norm. Its proof is searched for, which may take longer than
@@ -128,6 +126,10 @@ class Enclosure:
         name : str, default "kernel"
             Of the kernel in the file of the model that is given to the checker.
 
+        Returns
+        -------
+        specnorm_networks.Certificate
+
         Raises
         ------
         CertificateError
@@ -135,8 +137,7 @@ class Enclosure:
         """
         if self._statement is None:
             raise CertificateError("this enclosure was made from another one: take that one's certificate.")
-        found: Certificate = self._statement(name)
-        return found
+        return self._statement(name)
 
     def explain(self) -> str:
         """The rules that prove both bounds, one a line, each with its number and above those that it rests on."""

@@ -107,6 +107,15 @@ def test_imports_go_one_way() -> None:
         assert level(there) <= level(here), f"{here} imports {there}, which lies above it"
 
 
+def test_the_core_imports_nothing_above_it() -> None:
+    """Not for type checkers either, but for `audit`, which the front door has."""
+    for path in set(CORE.rglob("*.py")) - {CORE / "__init__.py"}:
+        for node in ast.walk(parsed(path)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not any(name.startswith("specnorm_") for name in names), f"{path.name} imports {names}"
+
+
 def every_import() -> Iterator[tuple[Path, str, bool]]:
     """File of the core, module that it imports at run time, and whether at the top."""
     for path in core_files():

@@ -73,7 +73,7 @@ class Certificate:
         return file.getvalue()
 
     def save(self, path: str | Path) -> None:
-        """Write the file, and beside it the model's ONNX file where there is none yet."""
+        """Write the file, and beside it the ONNX file of a model that had none."""
         Path(path).write_bytes(self.dumps())
         if self.model:
             Path(path).with_suffix(".onnx").write_bytes(self.model)

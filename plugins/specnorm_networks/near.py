@@ -137,9 +137,11 @@ def _by_units(
 def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkBound]:
     """By channels, and by the units of a small network: what borders and pooling leave of channels."""
     by_channels = bounded(graph, measure, method)
+    if isinstance(method, Product):
+        return [by_channels]
     layers = [node.operator for node in prepared(graph).nodes if isinstance(node.operator, (Convolution, Matrix))]
     lacking = rises(graph) or _lacks_channels(graph, len(layers))
-    if isinstance(method, Product) or not (lacking or any(isinstance(layer, Convolution) for layer in layers)):
+    if not (lacking or any(isinstance(layer, Convolution) for layer in layers)):
         return [by_channels]
     written = written_out(unsorted(graph))[-1]
     limit = None if lacking else by_channels.upper
