@@ -6,7 +6,6 @@ modules of this room: whoever holds a claim holds its proof, and a search can bu
 
 from __future__ import annotations
 
-import hashlib
 import math
 import sys
 from collections.abc import Sequence
@@ -180,6 +179,8 @@ def finite(claim: Upper | None) -> float:
 
 def digest_of(kernel: Any) -> str:
     """SHA-256 of a kernel's shape and numbers, on the host, whatever real precision it is stored in."""
+    import hashlib  # here, since OpenSSL takes four megabytes
+
     numbers = np.ascontiguousarray(kernel, dtype=np.float64)
     whole = hashlib.sha256(repr(np.shape(kernel)).encode())
     whole.update(numbers.reshape(-1).view(np.uint8).data)

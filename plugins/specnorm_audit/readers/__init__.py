@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
 
-from specnorm_networks import ModelArrays, registered_operators
+from specnorm_networks import ModelArrays
 
 from specnorm import ModelFileError
 from specnorm_audit.readers.isolated import Reader, in_child
@@ -102,9 +102,13 @@ def _listed(stack: ExitStack, file: BinaryIO, path: str, max_bytes: int) -> Mode
 
 def _is_safe_here(kind: str, file: BinaryIO) -> bool:
     """Whether a PyTorch file says too little to take long, or operators are registered that only this process knows."""
+    if kind == "onnx":
+        from specnorm_networks import registered_operators  # with all operators
+
+        return bool(registered_operators())
     from specnorm_audit.readers import pytorch
 
-    return pytorch.is_short(file) if kind == "pytorch" else kind == "onnx" and bool(registered_operators())
+    return kind == "pytorch" and pytorch.is_short(file)
 
 
 def sniff(file: BinaryIO) -> str:
