@@ -135,6 +135,22 @@ def test_what_decides_on_values_is_refused(case: str) -> None:
         network_bound(applied(ON_VALUES[case]), (4,))
 
 
+def test_a_table_read_by_an_integer_input_adds_a_constant() -> None:
+    class Conditioned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.layer = nn.Embedding(5, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Any, at: Any) -> Any:
+            return self.layer(x + self.table(at))
+
+    model = Conditioned()
+    found = network_bound(model, (torch.zeros(1, 4), torch.zeros(1, dtype=torch.int64)))
+    norm = float(specnorm.matrix_norm(model.layer.weight.detach()))
+    assert found.upper == pytest.approx(norm, rel=1e-5)
+    assert found.checked.inputs
+
+
 def test_old_names_say_where_they_are() -> None:
     with pytest.raises(AttributeError, match=r"specnorm_networks\.network_bound"):
         specnorm_torch.network_bound  # noqa: B018

@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from typing import Any, TypeAlias, get_args
+from typing import Any, NoReturn, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +83,7 @@ def bind(call: Call, known: Known, builder: Builder) -> Callable[[], Result]:
         elif rest is not None:
             positional.append(_taken(call, name, value, rest))
         elif isinstance(value, Data):
-            _refuse(call, name, value)
+            refuse(call, name, value)
         elif name not in known.ignored:
             raise NoBoundError(f"the input {name} of {call.operator} is not known here")
     for name, (value, default) in attributes.items():
@@ -177,7 +177,7 @@ def _taken(call: Call, name: str, value: Value, parameter: inspect.Parameter) ->
     small = [kind for kind in kinds if kind in (*_LISTS, *_SINGLE, Array)]
     if isinstance(value, Data):
         if Data not in kinds:
-            _refuse(call, name, value)
+            refuse(call, name, value)
         return value
     if Constant in kinds:
         return value
@@ -200,7 +200,8 @@ def _taken(call: Call, name: str, value: Value, parameter: inspect.Parameter) ->
     return numbers[0] if small[0] in _SINGLE else numbers
 
 
-def _refuse(call: Call, name: str, value: Data) -> None:
+def refuse(call: Call, name: str, value: Data) -> NoReturn:
+    """Say that an input must be a constant."""
     if value.held:
         raise NoBoundError(
             f"the input {name} of {call.operator} is computed from sizes or constants that are not known: give the "

@@ -13,7 +13,7 @@ from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError, Operator
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
 from specnorm_networks.certified.shapes import Shape
-from specnorm_networks.onnx.binding import Array, Wholes
+from specnorm_networks.onnx.binding import Array, Wholes, refuse
 from specnorm_networks.onnx.nodes import (
     FLOATING,
     MAX_KNOWN,
@@ -194,12 +194,18 @@ def concat(*values: Value, axis: int) -> Made:
     return Made(ops.Concat(axis), values, (*shapes[0][:axis], whole, *shapes[0][axis + 1 :]))
 
 
-def gather(x: Value, indices: Array, /, *, axis: int) -> Made:
-    """Entries by constant positions."""
-    if isinstance(x, Constant):
-        raise NoBoundError("a table that is read at positions")
+def gather(call: Call, x: Value, indices: Array | Data, /, *, axis: int) -> Made:
+    """Entries by constant positions; of a constant by integers, which do not move."""
     before = shape_of(x)
     axis = on_axis(axis, before)
+    if isinstance(indices, Data):
+        if isinstance(x, Data):
+            refuse(call, "indices", indices)
+        call.missed()
+        shape = (*before[:axis], *shape_of(indices), *before[axis + 1 :])
+        return Made(ops.Unknown("a table that is read at positions"), (indices,), shape)
+    if isinstance(x, Constant):
+        raise NoBoundError("a table that is read at positions")
     index = indices.astype(np.int64)
     return Made(ops.Gather(axis, index), (x,), (*before[:axis], *index.shape, *before[axis + 1 :]))
 
