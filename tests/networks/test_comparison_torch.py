@@ -122,7 +122,7 @@ def chosen(threshold: float) -> Any:
     return lambda x: torch.where(x > threshold, x, 3 * x)
 
 
-PLANTED: dict[str, tuple[Any, Any, type[Any], dict[str, Any]]] = {
+PLANTED: dict[str, tuple[Any, Any, type[Any], dict[str, Any] | ops.Pointwise]] = {
     **{f"eps of {eps} in {str(dtype)[6:]}": (normalised(eps), dtype, ops.Normalise, {"eps": 4 * eps})
        for eps in (1e-5, 1e-8, 1e-12) for dtype in (torch.float32, torch.bfloat16)},
     **{f"a threshold of {c}": (chosen(c), torch.float64, ops.Compare, {"threshold": other})
@@ -131,19 +131,23 @@ PLANTED: dict[str, tuple[Any, Any, type[Any], dict[str, Any]]] = {
     "limits lost": (lambda x: x.clamp(-1e3, 1e3) - x, torch.float32, ops.HardTanh, {"low": -1e9, "high": 1e9}),
     "a slope": (lambda x: functional.leaky_relu(x, 0.01), torch.float32, ops.LeakyReLU, {"alpha": 0.0101}),
     "a slope, barely": (lambda x: functional.leaky_relu(x, 0.01), torch.bfloat16, ops.LeakyReLU, {"alpha": 0.010001}),
-    **{f"gelu in {str(dtype)[6:]}": (lambda x: functional.gelu(x, approximate="tanh"), dtype, ops.GELU,
-                                    {"form": "erf"}) for dtype in (torch.float32, torch.bfloat16)},
+    **{f"gelu in {str(dtype)[6:]}": (lambda x: functional.gelu(x, approximate="tanh"), dtype, ops.TanhGELU,
+                                    ops.GELU()) for dtype in (torch.float32, torch.bfloat16)},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PLANTED)
 @pytest.mark.sampled("1e-08 in b", "barely", "gelu in b")
 def test_mistranslations_of_constants_are_seen(name: str) -> None:
-    f, dtype, kind, fields = PLANTED[name]
+    f, dtype, kind, other = PLANTED[name]
     graph = network_graph(Function(f), torch.zeros(1, 8, dtype=dtype))
     assert check(graph, graph).alone > 0
-    nodes = [replace(n, operator=replace(n.operator, **fields)) if type(n.operator) is kind else n for n in graph.nodes]
-    assert any(one is not other for one, other in zip(nodes, graph.nodes, strict=True))
+
+    def planted(right: Any) -> Any:
+        return replace(right, **other) if isinstance(other, dict) else other
+
+    nodes = [replace(n, operator=planted(n.operator)) if type(n.operator) is kind else n for n in graph.nodes]
+    assert any(one is not before for one, before in zip(nodes, graph.nodes, strict=True))
     wrong = replace(graph, nodes=tuple(nodes))
     with pytest.raises(TranslationError):
         check(wrong, wrong)

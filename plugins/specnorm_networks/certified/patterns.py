@@ -242,9 +242,7 @@ def _multiple(function: ops.Pointwise, ahead: tuple[Factor, ...], inside: tuple[
     if k is None or c is None:
         return None
     roundings = sum(each.roundings for each in (*ahead, *inside))
-    if isinstance(function, ops.SiLU) and not any(each.roundings for each in inside) and Fraction(float(c)) == c:
-        function, outer, inner = ops.SiLU(float(c)), k, Fraction(1)
-    elif isinstance(function, ops.GELU):
+    if isinstance(function, ops.GELU):
         root = Fraction(math.sqrt(2))
         outer, inner, roundings = root * k / c, root * c, roundings + 1
     else:

@@ -13,6 +13,7 @@ from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError, Operator
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
 from specnorm_networks.certified.operators.pointwise import MOST
+from specnorm_networks.certified.patterns import SMALLEST
 from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.onnx.nodes import (
     FLOATING,
@@ -50,10 +51,19 @@ def shrink(x: Data, /, *, bias: float, lambd: float) -> Made:
 
 def gelu(x: Data, /, *, approximate: str) -> Made:
     """Exact, or by tanh."""
-    forms: dict[str, Literal["erf", "tanh"]] = {"none": "erf", "tanh": "tanh"}
+    forms: dict[str, Operator] = {"none": ops.GELU(), "tanh": ops.TanhGELU()}
     if approximate not in forms:
         raise NoBoundError(f"approximate={approximate[:20]!r} of Gelu is not known here")
-    return Made(ops.GELU(forms[approximate]), (x,), x.shape)
+    return Made(forms[approximate], (x,), x.shape)
+
+
+def swish(x: Data, /, *, alpha: float) -> Made:
+    """``x sigmoid(alpha x) = silu(alpha x) / alpha``."""
+    if alpha in (0.0, 1.0):
+        return Made(ops.SiLU() if alpha else ops.Scale(np.array(0.5), exact=True), (x,), x.shape)
+    if not SMALLEST < abs(alpha) < 1 / SMALLEST:
+        raise NoBoundError(f"alpha={alpha!r} of Swish is not known here")
+    return Made(ops.Multiple(ops.SiLU(), 1 / alpha, alpha, 1), (x,), x.shape)
 
 
 def clip(x: Data, /, *, min: Constant | float | None, max: Constant | float | None) -> Made:

@@ -48,7 +48,7 @@ OPERATORS: dict[str, Known] = {
     "Elu": _known(6, function(ops.ELU, "alpha")),
     "Celu": _known(12, function(lambda alpha: ops.ELU(alpha, 1.0, alpha), "alpha")),
     "Selu": _known(6, function(ops.ELU, "alpha", "gamma")),
-    "Swish": _known(24, function(ops.SiLU, "alpha")),
+    "Swish": _known(24, elementwise.swish),
     "HardSigmoid": _known(6, function(ops.HardSigmoid, "alpha", "beta")),
     "Shrink": _known(9, elementwise.shrink),
     "Clip": _known(6, elementwise.clip),

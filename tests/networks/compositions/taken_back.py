@@ -125,7 +125,7 @@ ONNX = {
     "7 constants of extremes": (
         Planted("", EXTREME, rearranged(onnx_rule, "Max", 0, 1), ball=(np.zeros((1, 4)), 0.1)), "execution"),
     "8 alpha of Swish on ranges": (
-        rule("", SWISH, ops.SiLU, "slopes", lambda old: lambda _, low, high: old(ops.SiLU(), low, high),
+        rule("", SWISH, ops.Multiple, "slopes", lambda _: lambda made, low, high: made.function.slopes(low, high),
              ball=(np.full((1, 4), 0.24), 0.05)), "attack"),
     "9 halves of a transposed value": (Planted("", TRANSPOSED, through_permutations), "execution"),
     "10 pieces that overlap": (Planted("", OVERLAP, any_pieces), "execution"),

@@ -42,7 +42,7 @@ def _softplus(x: Any) -> Any:
 TURNING: dict[str, tuple[Turning, Callable[[Any], Any]]] = {
     "gelu": (ops.GELU(), lambda x: x * (1 + (x / arb(2).sqrt()).erf()) / 2),
     "gelu_tanh": (
-        ops.GELU("tanh"),
+        ops.TanhGELU(),
         lambda x: x / (1 + (-2 * (2 / arb.pi()).sqrt() * (x + arb("0.044715") * x * x * x)).exp()),
     ),
     "silu": (ops.SiLU(), lambda x: x / (1 + (-x).exp())),
@@ -59,8 +59,8 @@ OTHERS: dict[str, tuple[ops.Pointwise, Callable[[Any], Any]]] = {
     "elu": (ops.ELU(0.7, 1.3), lambda x: arb(1.3) * (arb(0.7) * (x.exp() - 1) if x[0] < 0 else x)),
     "elu_turned": (ops.ELU(-0.7), lambda x: arb(-0.7) * (x.exp() - 1) if x[0] < 0 else x),
     "celu": (ops.ELU(0.3, 1.0, 0.3), lambda x: arb(0.3) * ((x / arb(0.3)).exp() - 1) if x[0] < 0 else x),
-    "silu_2": (ops.SiLU(2.3), lambda x: x * _sigmoid(arb(2.3) * x)),
-    "silu_turned": (ops.SiLU(-0.7), lambda x: x * _sigmoid(arb(-0.7) * x)),
+    "swish": (ops.Multiple(ops.SiLU(), 1 / 2.3, 2.3, 1), lambda x: x * _sigmoid(arb(2.3) * x)),
+    "swish_turned": (ops.Multiple(ops.SiLU(), 1 / -0.7, -0.7, 1), lambda x: x * _sigmoid(arb(-0.7) * x)),
     "multiple": (ops.Multiple(ops.Tanh(), -0.7, 1.9), lambda x: arb(-0.7) * _tanh(arb(1.9) * x)),
 }
 STEEP: dict[str, tuple[ops.Pointwise, Callable[[Any], Any]]] = {
@@ -106,15 +106,16 @@ def _falls(derivative: Any) -> bool:
 
 
 def curve_of(name: str) -> Curve:
-    return TURNING[name][0].curve()
+    return TURNING[name][0].curve
 
 
 def test_every_curve_is_looked_at() -> None:
     classes = [getattr(ops, name) for name in ops.__all__]
     curved = {each for each in classes if isinstance(each, type) and issubclass(each, Turning)}
-    # 1 / (1 + |x|)^2 and 1 / (1 + x^2) fall with |x|, everywhere, and are computed everywhere.
-    assert curved == {type(operator) for operator, _ in TURNING.values()} | {ops.Arctan, ops.Softsign}
-    assert ops.Arctan.steepness.far == ops.Softsign.steepness.far == math.inf
+    # 1 / (1 + |x|)^2 and 1 / (1 + x^2) fall with |x|, and are computed everywhere; so is what hard swish has, a line.
+    plain = {ops.Arctan, ops.Softsign, ops.HardSwish}
+    assert curved == {type(operator) for operator, _ in TURNING.values()} | plain
+    assert {each.curve.far for each in plain} == {math.inf}
 
 
 @pytest.mark.parametrize("name", TURNING)
@@ -171,7 +172,7 @@ def test_derivatives_turn_nowhere_else(name: str) -> None:
 def test_functions_turn_nowhere_else(name: str) -> None:
     """They fall before the place and rise behind it, and the value there is known; beyond the reach they are tiny."""
     operator, _ = TURNING[name]
-    ((start, end), (least, most)), reach = operator.turns()[0], REACH.get(name, FURTHEST)
+    ((start, end), (least, most)), reach = operator.turns[0], REACH.get(name, FURTHEST)
     signed(name, -reach, start, 1, _falls)
     signed(name, end, reach, 1, _rises)
     value, _, bend = derivatives(name, start, end)
@@ -232,7 +233,7 @@ def test_slopes_on_intervals_without_ends(name: str) -> None:
 
 
 def test_a_place_that_is_forgotten_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops.SiLU, "steepness", Curve(ops.SiLU.steepness.derivative, (), ((2.39935, 2.39936),)))
+    monkeypatch.setattr(ops.SiLU, "curve", Curve(ops.SiLU.curve.derivative, (), ((2.39935, 2.39936),)))
     with pytest.raises(AssertionError):
         test_derivatives_turn_nowhere_else("silu")
     with pytest.raises(AssertionError):
@@ -240,7 +241,7 @@ def test_a_place_that_is_forgotten_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_minimum_that_is_forgotten_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops.SiLU, "bends", ())
+    monkeypatch.setattr(ops.SiLU, "turns", ())
     with pytest.raises(AssertionError):
         test_values_slopes_and_lines_hold_on_intervals("silu")
 

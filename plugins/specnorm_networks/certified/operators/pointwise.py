@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -41,17 +41,13 @@ class Curved(Pointwise):
     """`extent`, where it depends on no field."""
     limits: ClassVar[Extent] = (-math.inf, math.inf)
     """Between which all its values lie."""
-    bends: ClassVar[tuple[Turn, ...]] = ()
-    """`turns`, where they depend on no field."""
+    turns: ClassVar[tuple[Turn, ...]] = ()
+    """Where the function turns; between turns it rises or falls."""
     units: ClassVar[int | None] = None
     """Relative roundings of other libraries, beside which the value may underflow; None: as of elementary functions."""
 
     def extent(self) -> Extent | None:
         return self.whole
-
-    def turns(self) -> tuple[Turn, ...]:
-        """Where the function turns; between turns it rises or falls."""
-        return self.bends
 
     def off(self, x: FloatArray, value: FloatArray) -> FloatArray:
         """By how much a value may be off: rounding of the function, and of its argument."""
@@ -63,7 +59,7 @@ class Curved(Pointwise):
         with np.errstate(all="ignore"):
             ends = [self._near(end) for end in (low, high)]
             down, up = np.minimum(ends[0][0], ends[1][0]), np.maximum(ends[0][1], ends[1][1])
-            for (start, end), (least, most) in self.turns():
+            for (start, end), (least, most) in self.turns:
                 met = (low <= end) & (high >= start)
                 down, up = np.where(met, np.minimum(down, least), down), np.where(met, np.maximum(up, most), up)
         return np.maximum(down, self.limits[0]), np.minimum(up, self.limits[1])
@@ -86,22 +82,23 @@ class Curved(Pointwise):
 class Curve:
     """A derivative that turns a few times: between its values at both ends, where no turn is between these.
 
-    The tests prove by ball arithmetic that there are no other turns, and that values are good to `LOST`.
+    The tests prove by ball arithmetic that there are no other turns, and that values are good to ``lost``.
     """
 
     derivative: Callable[[FloatArray], FloatArray]
-    """Off by at most `LOST`."""
+    """Off by at most ``lost``."""
     lowest: tuple[Extent, ...] = ()
     highest: tuple[Extent, ...] = ()
     """Intervals that hold the places where the derivative is smallest and largest, and where alone it turns."""
     far: float = FAR
-    """Beyond, the derivative is within `LOST` of what it is there."""
+    """Beyond, the derivative is within ``lost`` of what it is there."""
+    lost: float = LOST
 
     def slopes(self, extent: Extent, low: FloatArray, high: FloatArray) -> Ends:
         """Smallest and largest derivative on intervals, rounded outward; all over it is in ``extent``."""
         with np.errstate(all="ignore"):
             ends = [self.derivative(np.clip(end, -self.far, self.far)) for end in (low, high)]
-        down, up = host.next_down(np.minimum(*ends) - LOST), host.next_up(np.maximum(*ends) + LOST)
+        down, up = host.next_down(np.minimum(*ends) - self.lost), host.next_up(np.maximum(*ends) + self.lost)
         for start, end in self.lowest:
             down = np.where((low <= end) & (high >= start), extent[0], down)
         for start, end in self.highest:
@@ -112,16 +109,12 @@ class Curve:
 class Turning(Curved):
     """A function with a `Curve`."""
 
-    steepness: ClassVar[Curve]
-    """`curve`, where it depends on no field."""
-
-    def curve(self) -> Curve:
-        """Its derivative."""
-        return self.steepness
+    whole: ClassVar[Extent]
+    curve: ClassVar[Curve]
+    """Its derivative."""
 
     def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
-        extent = self.extent()
-        return None if extent is None else self.curve().slopes(extent, low, high)
+        return self.curve.slopes(self.whole, low, high)
 
 
 def sigmoid(x: FloatArray) -> FloatArray:
@@ -401,47 +394,6 @@ class SoftShrink(Piecewise):
         return np.asarray(2 * unit * (abs(result) + self.edge))
 
 
-SIXTH = 0.16666668
-"""1/6 in single precision, rounded up."""
-
-
-class HardSwish(Piecewise):
-    """``x min(max(x + 3, 0), 6) / 6``; libraries have 1/6 in single precision.
-
-    Between -3 and 3 the slope (2x + 3) / 6 rises; where 1/6 is in single precision, it is larger by 3e-8 of itself.
-    """
-
-    whole = (-0.5000001, 1.5000001)
-    limits = (-0.3750001, math.inf)
-    bends = (((-1.5, -1.5), (-0.3750001, -0.375)),)
-
-    def extent(self) -> Extent | None:
-        return self.whole
-
-    def value(self, x: FloatArray) -> FloatArray:
-        return np.where(x <= -3, 0.0, np.where(x >= 3, x, x * (x + 3) / 6))
-
-    def off(self, x: FloatArray, value: FloatArray) -> FloatArray:
-        return np.asarray(super().off(x, value) + 2.0**-23 * abs(value))
-
-    def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
-        # The parabola has the slopes at the ends of an interval.
-        ends = [(2 * np.clip(end, -3.0, 3.0) + 3) / 6 for end in (low, high)]
-        least, most = (end + side * 2.0**-22 * (abs(end) + 2.0**-20) for end, side in zip(ends, (-1, 1), strict=True))
-        least, most = np.maximum(least, -0.5000001), np.minimum(most, 1.5000001)
-        return Piece(-math.inf, -3.0, 0.0, 0.0), Piece(-3.0, 3.0, least, most), Piece(3.0, math.inf, 1.0, 6 * SIXTH)
-
-    def breaks(self, low: FloatArray, high: FloatArray) -> FloatArray:
-        return Curved.breaks(self, low, high)  # the parabola
-
-    def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        return Curved.between(self, low, high)
-
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        # A library may add x^2/6 and x/2, of sizes up to 3 where the result is not 0.
-        return (8 * unit + 2.0**-23) * (abs(result) + 3)
-
-
 # -- derivatives that turn at 0 or nowhere --------------------------------------------------------------------------
 AT_0 = ((0.0, 0.0),)
 
@@ -455,7 +407,7 @@ class Sigmoid(Turning):
     """1 / (1 + exp(-x)), of slope s (1 - s)."""
 
     whole = (0.0, 0.25)
-    steepness = Curve(_bell, (), AT_0)
+    curve = Curve(_bell, (), AT_0)
     limits = (0.0, 1.0)
 
     def value(self, x: FloatArray) -> FloatArray:
@@ -466,7 +418,7 @@ class Tanh(Turning):
     """2 sigmoid(2 x) - 1, of slope 1 - tanh^2."""
 
     whole = (0.0, 1.0)
-    steepness = Curve(lambda x: 4 * _bell(2 * x), (), AT_0)
+    curve = Curve(lambda x: 4 * _bell(2 * x), (), AT_0)
     limits = (-1.0, 1.0)
 
     def value(self, x: FloatArray) -> FloatArray:
@@ -477,7 +429,7 @@ class Softsign(Turning):
     """``x / (1 + |x|)``."""
 
     whole = (0.0, 1.0)
-    steepness = Curve(lambda x: 1 / np.square(1 + abs(x)), (), AT_0, math.inf)
+    curve = Curve(lambda x: 1 / np.square(1 + abs(x)), (), AT_0, math.inf)
     limits = (-1.0, 1.0)
 
     def value(self, x: FloatArray) -> FloatArray:
@@ -488,7 +440,7 @@ class Arctan(Turning):
     """The inverse of the tangent."""
 
     whole = (0.0, 1.0)
-    steepness = Curve(lambda x: 1 / (1 + np.square(x)), (), AT_0, math.inf)
+    curve = Curve(lambda x: 1 / (1 + np.square(x)), (), AT_0, math.inf)
     limits = (-1.5707963267948968, 1.5707963267948968)  # half of pi, rounded up
 
     def value(self, x: FloatArray) -> FloatArray:
@@ -499,7 +451,7 @@ class Erf(Turning):
     """The error function."""
 
     whole = (0.0, 1.1283791670955128)  # 2 / sqrt(pi) at 0
-    steepness = Curve(lambda x: 2 / math.sqrt(math.pi) * np.exp(-np.square(x)), (), AT_0)
+    curve = Curve(lambda x: 2 / math.sqrt(math.pi) * np.exp(-np.square(x)), (), AT_0)
     limits = (-1.0, 1.0)
 
     def value(self, x: FloatArray) -> FloatArray:
@@ -510,7 +462,7 @@ class Softplus(Turning):
     """``log(1 + exp(x))``, of slope sigmoid(x)."""
 
     whole = (0.0, 1.0)
-    steepness = Curve(sigmoid)
+    curve = Curve(sigmoid)
     limits = (0.0, math.inf)
 
     def value(self, x: FloatArray) -> FloatArray:
@@ -526,7 +478,7 @@ class Softplus(Turning):
 class ELU(Curved):
     """``scale x`` above 0, ``scale alpha (exp(x / width) - 1)`` below; CELU has ``width = alpha``."""
 
-    bends = (((0.0, 0.0), (0.0, 0.0)),)  # slopes may change their sign
+    turns = (((0.0, 0.0), (0.0, 0.0)),)  # slopes may change their sign
     alpha: float = 1.0
     scale: float = 1.0
     width: float = 1.0
@@ -600,10 +552,6 @@ class Cos(Wave):
         return np.cos(x)
 
 
-SMALLEST = 1e-100
-"""Factor of an argument, such that no quotient by it overflows that matters."""
-
-
 def _odd(above: Callable[[FloatArray], FloatArray]) -> Callable[[FloatArray], FloatArray]:
     """A derivative with ``f'(x) + f'(-x) = 1``, from its values above 0, where nothing cancels."""
 
@@ -641,6 +589,10 @@ def _mish(x: FloatArray) -> FloatArray:
     return np.asarray(t + x * steep)
 
 
+def _hard_swish(x: FloatArray) -> FloatArray:
+    return np.where(x < -3, 0.0, np.where(x > 3, 1.0, (2 * x + 3) / 6))
+
+
 class Gated(Turning):
     """x times a number between 0 and 1."""
 
@@ -659,70 +611,69 @@ class Gated(Turning):
 
 
 class GELU(Gated):
-    """``x Phi(x)``, or its form by tanh."""
+    """``x Phi(x)``, Phi the distribution of a normal number."""
 
-    form: Literal["erf", "tanh"] = "erf"
+    whole = (-0.12892, 1.12892)  # Phi(x) + x phi(x) at the root of 2; slopes at x and at -x have the sum 1
+    curve = Curve(_odd(_gelu), ((-1.41422, -1.41421),), ((1.41421, 1.41422),))
+    turns = (((-0.75180, -0.75179), (-0.169971208, -0.169971207)),)
 
     def gate(self, x: FloatArray) -> FloatArray:
-        """The distribution of a normal number; (1 + tanh(y / 2)) / 2 = sigmoid(y)."""
-        if self.form == "erf":
-            return np.asarray(0.5 * erfc(-x / math.sqrt(2)))
+        return np.asarray(0.5 * erfc(-x / math.sqrt(2)))
+
+
+class TanhGELU(Gated):
+    """Its form by tanh: (1 + tanh(y / 2)) / 2 = sigmoid(y)."""
+
+    whole = (-0.12900, 1.12900)
+    curve = Curve(_odd(_gelu_tanh), ((-1.4186, -1.4185),), ((1.4185, 1.4186),))
+    turns = (((-0.75247, -0.75246), (-0.170040751, -0.170040750)),)
+
+    def gate(self, x: FloatArray) -> FloatArray:
         return sigmoid(2 * math.sqrt(2 / math.pi) * x * (1 + 0.044715 * x * x))
-
-    def extent(self) -> Extent | None:
-        """Phi(x) + x phi(x) at the root of 2; slopes at x and at -x have the sum 1."""
-        return (-0.12892, 1.12892) if self.form == "erf" else (-0.12900, 1.12900)
-
-    def turns(self) -> tuple[Turn, ...]:
-        if self.form == "erf":
-            return (((-0.75180, -0.75179), (-0.169971208, -0.169971207)),)
-        return (((-0.75247, -0.75246), (-0.170040751, -0.170040750)),)
-
-    def curve(self) -> Curve:
-        if self.form == "erf":
-            return Curve(_odd(_gelu), ((-1.41422, -1.41421),), ((1.41421, 1.41422),))
-        return Curve(_odd(_gelu_tanh), ((-1.4186, -1.4185),), ((1.4185, 1.4186),))
 
 
 class Mish(Gated):
     """``x tanh(softplus(x))``."""
 
     whole = (-0.11253, 1.08851)  # at -2.2564 and 1.4906
-    steepness = Curve(_mish, ((-2.2564, -2.2563),), ((1.4905, 1.4906),))
-    bends = (((-1.19244, -1.19243), (-0.308843414, -0.308843413)),)
+    curve = Curve(_mish, ((-2.2564, -2.2563),), ((1.4905, 1.4906),))
+    turns = (((-1.19244, -1.19243), (-0.308843414, -0.308843413)),)
 
     def gate(self, x: FloatArray) -> FloatArray:
         return np.tanh(np.logaddexp(0.0, x))
 
 
 class SiLU(Gated):
-    """``x sigmoid(alpha x)``: ``silu(alpha x) / alpha``, of the slopes of silu whatever alpha is; of 1/2 for 0."""
+    """``x sigmoid(x)``."""
 
-    whole = (-0.09985, 1.09985)  # s (1 + x (1 - s)) at 2.3994
-    steepness = Curve(_odd(_silu), ((-2.39936, -2.39935),), ((2.39935, 2.39936),))  # x tanh(x / 2) = 2
-    bends = (((-1.27847, -1.27846), (-0.278464543, -0.278464542)),)
-    alpha: float = 1.0
+    whole = (-0.09985, 1.09985)  # s (1 + x (1 - s)) at 2.3994; slopes at x and at -x have the sum 1
+    curve = Curve(_odd(_silu), ((-2.39936, -2.39935),), ((2.39935, 2.39936),))  # x tanh(x / 2) = 2
+    turns = (((-1.27847, -1.27846), (-0.278464543, -0.278464542)),)
 
     def gate(self, x: FloatArray) -> FloatArray:
-        return sigmoid(np.zeros(x.shape) if self.alpha == 0 else self.alpha * x)
+        return sigmoid(x)
 
-    def extent(self) -> Extent | None:
-        """Slopes at x and at -x have the sum 1, whatever alpha is."""
-        return self.whole if math.isfinite(self.alpha) else None
 
-    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
-        return super().slopes(*enclosing((low, high)).scaled(self.alpha).ends)
+class HardSwish(Turning):
+    """``x min(max(x + 3, 0), 6) / 6``; libraries have 1/6 in single precision, which is larger by 3e-8 of itself.
 
-    def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        """``silu(alpha x) / alpha``; and between 0 and x."""
-        if self.alpha == 1:
-            return super().between(low, high)
-        least, most = np.minimum(low, 0.0), np.maximum(high, 0.0)
-        if not SMALLEST < abs(self.alpha) < 1 / SMALLEST:
-            return least, most
-        ends = SiLU().between(*enclosing((low, high)).scaled(self.alpha).ends)
-        down, up = (end / self.alpha for end in (ends if self.alpha > 0 else ends[::-1]))
-        return np.maximum(host.next_down(down), least), np.minimum(host.next_up(up), most)
+    Between -3 and 3 the slope (2x + 3) / 6 rises, from -1/2 to 3/2; at both it jumps.
+    """
+
+    whole = (-0.5000001, 1.5000001)
+    curve = Curve(_hard_swish, ((-3.0, -3.0),), ((3.0, 3.0),), math.inf, 2.0**-23)
+    limits = (-0.3750001, math.inf)
+    turns = (((-1.5, -1.5), (-0.3750001, -0.375)),)
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.where(x <= -3, 0.0, np.where(x >= 3, x, x * (x + 3) / 6))
+
+    def off(self, x: FloatArray, value: FloatArray) -> FloatArray:
+        return np.asarray(super().off(x, value) + 2.0**-23 * abs(value))
+
+    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+        # A library may add x^2/6 and x/2, of sizes up to 3 where the result is not 0.
+        return (8 * unit + 2.0**-23) * (abs(result) + 3)
 
 
 MOST = 16
