@@ -1,24 +1,27 @@
-"""A network's answer attacked before it is given: no execution may contradict what was proven.
+"""Attacks: no execution may contradict what was proven, of a network's values or of its labels.
 
 The graph is executed in float64 at pairs of inputs, with a bound of its rounding. No value of a pair may be further
-apart than its constant allows, and each must lie in the range that was proven for it.
+apart than its constant allows, and each must lie in the range that was proven for it. Steps follow gradients, which the
+adjoints of the operators give.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from specnorm.proof import InternalError, Interval, visible
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.certified.graph import Graph
+from specnorm_networks.certified.linear_bounds import LinearOperator, linear_operators, written_out
+from specnorm_networks.certified.operators.base import FloatArray, Pointwise
+from specnorm_networks.certified.patterns import unsorted
+from specnorm_networks.certified.ranges import region_of
 from specnorm_networks.certified.regions import Ball, Box
 from specnorm_networks.checking import (
-    HELD,
     Inputs,
     Value,
     apart_down,
@@ -64,97 +67,86 @@ def attack(
         If an execution contradicts it.
     """
     constants = {step.name: step.upper for step in answer.nodes if step.upper is not None and math.isfinite(step.upper)}
-    attempt = _Attempt(graph, constants, answer.upper, region, ranges or {})
+    pairs = Pairs(graph, constants, answer.upper, region, ranges or {})
     shapes = sizes(graph)
     if len(shapes) == len(graph.inputs):  # else it is made by hand
         for inputs in itertools.islice(probes(graph, shapes, region), PROBES):
-            attempt.around(inputs)
-    return attempt.pairs, attempt.reached
+            pairs.ascend(inputs, STEPS, NEAR)
+    return pairs.count, pairs.reached
 
 
-class _Attempt:
-    """Pairs of inputs, and what they reach."""
+class Pairs:
+    """Pairs of inputs, and what they reach.
+
+    ``constants``: of values, by name; ``upper``: of all outputs together, or None.
+    """
 
     def __init__(
-        self, graph: Graph, constants: Mapping[str, float], upper: float | None, region: Ball | Box | None,
-        ranges: Mapping[str, Interval],
+        self, graph: Graph, constants: Mapping[str, float] | None = None, upper: float | None = None,
+        region: Ball | Box | None = None, ranges: Mapping[str, Interval] | None = None,
     ) -> None:  # fmt: skip
-        self.graph, self.constants, self.upper = graph, constants, upper
-        self.region, self.ranges = region, ranges
+        self.graph, self.constants, self.upper, self.ranges = graph, constants or {}, upper, ranges or {}
+        self.regions = [each for each in (region, region_of(graph)) if each is not None]
+        self.written = written_out(unsorted(graph))[-1]
+        self.linear = linear_operators(self.written)
         self.rng = np.random.default_rng(1)
-        self.pairs, self.reached = 0, 0.0
+        self.count, self.reached = 0, 0.0
+        self.best: tuple[Inputs, Inputs] | None = None
+        """The pair that reaches most."""
 
-    def around(self, inputs: Inputs) -> None:
-        """Ascent from one input: the direction that stretches most so far, moved at random."""
-        here = self._repeated(inputs)
-        best: Inputs = {name: self.rng.standard_normal(x.shape) for name, x in inputs.items()}
-        most = 0.0
-        size = math.sqrt(sum(float(np.square(x).sum()) for x in inputs.values())) or 1.0
-        for step in range(STEPS):
-            trial = {name: d + (step > 0) * 0.5 * self.rng.standard_normal(d.shape) for name, d in best.items()}
-            length = math.sqrt(sum(float(np.square(d).sum()) for d in trial.values()))
-            if not length:
-                return
-            there = self._moved(inputs, trial, NEAR[step % 2] * size / length)
-            ratio = self._pair(inputs, here, there)
-            if ratio is None:
-                return
-            if ratio > most:
-                most, best = ratio, trial
+    def ascend(self, start: Inputs, steps: int, distances: Sequence[float]) -> None:
+        """Along the strongest direction of the Jacobian between a pair, moved together to where that is stronger.
 
-    def _moved(self, inputs: Inputs, direction: Inputs, share: float) -> Inputs:
-        """The other input of a pair, in the region."""
-        found = {name: x + share * direction[name] for name, x in inputs.items()}
-        if isinstance(self.region, Box):
-            return {n: np.clip(x, self.region.low[n], self.region.high[n]) for n, x in found.items()}
-        if isinstance(self.region, Ball):
-            away = {name: x - self.region.centre[name].reshape(x.shape) for name, x in found.items()}
-            length = math.sqrt(sum(float(np.square(each).sum()) for each in away.values()))
-            most = inside(self.region.radius)
-            if length > most:
-                shrink = most / length
-                found = {n: self.region.centre[n].reshape(x.shape) + shrink * away[n] for n, x in found.items()}
-        return found
-
-    def _repeated(self, inputs: Inputs) -> Callable[[], Iterable[tuple[str, Value | None]]]:
-        """The values at an input, as often as they are asked for: computed once if they are few."""
-        again = partial(run_with_errors, self.graph, inputs)
-        kept, held = [], 0
-        for name, value in again():
-            self._in_range(name, value)
-            kept.append((name, value))
-            held += 0 if value is None else value.value.size
-            if held > HELD // 4:
-                return again
-        return lambda: kept
-
-    def _pair(self, one: Inputs, here: Callable[[], Iterable[tuple[str, Value | None]]], other: Inputs) -> float | None:
-        """The ratio that a pair reaches at the outputs, all values compared with their constants.
-
-        None: no output can be computed.
+        ``distances``: of a pair, in turn, as parts of the start's size.
         """
+        x, size = nearest(start, *self.regions), length(start) or 1.0
+        direction = self._random(x)
+        for step in range(steps):
+            share = distances[step % len(distances)] * size
+            other = nearest(moved(x, direction, share), *self.regions)
+            outputs = self._pair(x, other)
+            if not outputs or not (0 < (far := length(outputs)) < math.inf):
+                return
+            rows = {name: apart / far for name, apart in outputs.items()}
+            # J'J d of the chord: one step of the power iteration; what moves both ends together raises the ratio.
+            ends = [gradient(self.written, self.linear, each, rows) for each in (x, other)]
+            direction = {name: ends[0][name] + ends[1][name] for name in x}
+            direction = direction if length(direction) else self._random(x)
+            away = {name: ends[1][name] - ends[0][name] for name in x}
+            x = nearest(moved(x, away, share), *self.regions)
+
+    def _random(self, like: Inputs) -> Inputs:
+        return {name: self.rng.standard_normal(x.shape) for name, x in like.items()}
+
+    def _pair(self, one: Inputs, other: Inputs) -> Inputs:
+        """How far the outputs are apart, all values compared with their constants; those that can be computed."""
         distance = moved_up(one, other)
         if not (distance > 0 and math.isfinite(distance)):
-            return 0.0
+            return {}
         apart: dict[str, float] = {}
-        for (name, value), (_, moved) in zip(here(), run_with_errors(self.graph, other), strict=True):
+        outputs: Inputs = {}
+        both = (run_with_errors(self.graph, x) for x in (one, other))
+        for (name, value), (_, there) in zip(*both, strict=True):
             self._in_range(name, value)
-            self._in_range(name, moved)
-            if value is None or moved is None or not (name in self.graph.outputs or name in self.constants):
+            self._in_range(name, there)
+            if value is None or there is None or not (name in self.graph.outputs or name in self.constants):
                 continue
-            apart[name] = apart_down(value, moved)
+            apart[name] = apart_down(value, there)
+            if name in self.graph.outputs:
+                with np.errstate(all="ignore"):
+                    outputs[name] = there.value - value.value
             ratio = apart[name] / distance
             if ratio > self.constants.get(name, math.inf):
                 self._contradicted(name, self.constants[name], ratio, one, other)
-        ends = [name for name in self.graph.outputs if name in apart]
-        if not ends:
-            return None
-        self.pairs += 1
-        reached = math.hypot(*(apart[name] for name in ends)) / distance
-        if self.upper is not None and len(ends) == len(self.graph.outputs) and reached > self.upper:
+        if not outputs:
+            return {}
+        self.count += 1
+        reached = math.hypot(*(apart[name] for name in outputs)) / distance
+        if self.upper is not None and len(outputs) == len(self.graph.outputs) and reached > self.upper:
             self._contradicted("its outputs", self.upper, reached, one, other)
-        self.reached = max(self.reached, reached)
-        return reached
+        if reached > self.reached or self.best is None:
+            self.reached, self.best = reached, (one, other)
+        return outputs
 
     def _in_range(self, name: str, found: Value | None) -> None:
         between = self.ranges.get(name)
@@ -173,3 +165,49 @@ class _Attempt:
             f"reaches {ratio!r}. No bound is given. Please report the network and the pair (this error's `pair`).",
             (one, other),
         )
+
+
+# -- steps -------------------------------------------------------------------------------------------------------------
+def length(x: Inputs) -> float:
+    """2-norm of all together."""
+    return math.hypot(*(float(np.linalg.norm(each)) for each in x.values()))
+
+
+def moved(x: Inputs, direction: Inputs, far: float) -> Inputs:
+    """So far along a direction."""
+    share = far / (length(direction) or 1.0)
+    return {name: each + share * direction[name] for name, each in x.items()}
+
+
+def nearest(x: Inputs, *regions: Ball | Box) -> Inputs:
+    """Inputs in all of some regions: a ball, and a box that its centre lies in."""
+    for region in regions:
+        if isinstance(region, Box):
+            x = {name: np.clip(each, region.low[name], region.high[name]) for name, each in x.items()}
+            continue
+        centre = {name: np.reshape(region.centre[name], each.shape) for name, each in x.items()}
+        away = {name: each - centre[name] for name, each in x.items()}
+        if length(away) > inside(region.radius):
+            x = moved(centre, away, inside(region.radius))
+    return x
+
+
+def gradient(graph: Graph, linear: Mapping[str, LinearOperator], x: Inputs, rows: Mapping[str, FloatArray]) -> Inputs:
+    """Of rows of some values, added up, at an input; 0 where an operator in between has no slope here.
+
+    ``graph``: written out. ``linear``: its linear operators. ``rows``: in the values' shapes.
+    """
+    values, waiting = graph.run(x), {name: row[None] for name, row in rows.items()}
+    for node in reversed(graph.nodes):
+        c = waiting.get(node.name)
+        if c is None or not node.inputs:
+            continue
+        parts: list[FloatArray] = []
+        if node.name in linear:
+            parts = linear[node.name].adjoint(c)
+        elif isinstance(node.operator, Pointwise) and node.inputs[0] in values:
+            slopes = node.operator.slopes(*(values[node.inputs[0]],) * 2)
+            parts = [] if slopes is None else [c * np.nan_to_num((slopes[0] + slopes[1]) / 2)]
+        for each, part in zip(node.inputs if parts else (), parts, strict=True):
+            waiting[each] = waiting[each] + part if each in waiting else part
+    return {name: waiting[name][0] if name in waiting else np.zeros(each.shape) for name, each in x.items()}

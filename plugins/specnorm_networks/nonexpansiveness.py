@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +11,13 @@ from numpy.typing import NDArray
 from specnorm import MethodError
 from specnorm.proof import check_count, number
 from specnorm_networks.answer import NetworkBound
+from specnorm_networks.attack import Pairs
 from specnorm_networks.certified.graph import Graph
-from specnorm_networks.certified.linear_bounds import Network, written_out
-from specnorm_networks.certified.patterns import unsorted
 from specnorm_networks.certified.statements import forward_step
-from specnorm_networks.checking import apart_down, moved_up, run_with_errors
 from specnorm_networks.live import Source, network_graph, numbers
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method
 from specnorm_networks.near import bound
-from specnorm_networks.radii import gradient
 
 _DISTANCE = 1e-2
 """Of the two inputs, as a part of the first one's norm: far enough for the difference of outputs to keep its digits."""
@@ -119,35 +115,13 @@ def nonexpansive(
 
 
 def _search(graph: Graph, start: Array | None, steps: int) -> tuple[float, tuple[Array, Array]]:
-    """The pair with the largest ratio seen.
-
-    The two lie along the strongest direction of the Jacobian between them, and move together to where it is stronger.
-    """
-    network = Network(written_out(unsorted(graph))[-1])
-    name, output, rng = graph.inputs[0], graph.outputs[0], np.random.default_rng(0)
-    x: Array = rng.standard_normal(network.shape) if start is None else start.reshape(network.shape).astype(float)
-    direction: Array = rng.standard_normal(network.shape)
-    distance = _DISTANCE * float(np.linalg.norm(x) or 1)
-    best = 0.0, (x, x)
-    for _ in range(steps):
-        direction = direction * (distance / (float(np.linalg.norm(direction)) or 1.0))
-        first, second = x, x + direction
-        found = [dict(run_with_errors(graph, {name: each})).get(output) for each in (first, second)]
-        if found[0] is None or found[1] is None:
-            break
-        ratio = apart_down(found[0], found[1]) / moved_up({name: first}, {name: second})
-        if ratio > best[0] or best[0] == 0:
-            best = ratio, (first, second)
-        outputs = found[1].value - found[0].value
-        length = float(np.linalg.norm(outputs))
-        if not (length > 0 and math.isfinite(length)):
-            break
-        row = np.asarray(outputs / length)[None]
-        ends = [np.asarray(gradient(network, each, network.graph.outputs[0], row)) for each in (first, second)]
-        # J'J d of the chord: one step of the power iteration; what moves both ends together raises the ratio.
-        direction = (ends[0] + ends[1]).reshape(network.shape)
-        away = (ends[1] - ends[0]).reshape(network.shape)
-        x = x + distance * away / (float(np.linalg.norm(away)) or 1.0)
-        if not np.any(direction):
-            break
-    return best
+    """The pair with the largest ratio seen."""
+    (name,) = graph.inputs
+    shape = graph.by_name[name].shape
+    if shape is None:
+        raise MethodError("The search for a pair needs an input of a known shape: give input_shape.")
+    x = np.random.default_rng(0).standard_normal(shape) if start is None else start.reshape(shape).astype(float)
+    pairs = Pairs(graph)
+    pairs.ascend({name: x}, steps, (_DISTANCE,))
+    one, other = pairs.best or ({name: x}, {name: x})
+    return pairs.reached, (one[name], other[name])

@@ -12,12 +12,14 @@ import numpy as np
 
 from specnorm import MethodError
 from specnorm.proof import Clock, Interval, Lower, Upper, least
+from specnorm_networks.attack import gradient, length, moved, nearest
 from specnorm_networks.bounding import bounded
 from specnorm_networks.certified import margins as rules
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.linear_bounds import LinearBounds, Network
-from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Pointwise
+from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
 from specnorm_networks.certified.patterns import prepared
+from specnorm_networks.certified.regions import Ball, Box
 from specnorm_networks.certified.roundings import EXECUTIONS, AtCentre, Roundings
 from specnorm_networks.checking import inside, moved_up, run_with_errors
 from specnorm_networks.linear import STEPS, Ascent, located, read
@@ -147,31 +149,25 @@ class Radii:
 
     def attacked(self, x: FloatArray, label: int, radius: float) -> FloatArray | None:
         """An input of the ball, and of its box, whose label is not proven to be that one; None: none is found."""
-        x = x.reshape(self.shape)
-        low, high = self.network.box.ends
-        values = self.graph.run({self.network.input: x})
+        name, x = self.network.input, x.reshape(self.shape)
+        values = self.graph.run({name: x})
         if self.output not in values:
             return None
         if self._changes(x, x, label, 0.0):
             return x
-        others = [int(j) for j in np.argsort(-values[self.output][0]) if j != label][:ATTACKS]
-        for other in others:
-            at = x
+        box = Box(*({name: end} for end in self.network.box.ends))
+        for other in [int(j) for j in np.argsort(-values[self.output][0]) if j != label][:ATTACKS]:
+            at = {name: x}
+            row = np.zeros((1, self.classes))
+            row[0, other], row[0, label] = 1.0, -1.0
             for step in range(PUSHES):
-                row = np.zeros((1, 1, self.classes))
-                row[0, 0, other], row[0, 0, label] = 1.0, -1.0
-                way = gradient(self.network, at, self.output, row)
-                length = float(np.linalg.norm(way))
-                if not length:
+                way = gradient(self.network.graph, self.network.linear, at, {self.output: row})
+                if not length(way):
                     break
-                reach = inside(radius) * (2.0 if step == 0 else 0.5)
-                away = at + reach / length * way - x
-                for _ in range(2):
-                    away = away * min(1.0, inside(radius) / max(float(np.linalg.norm(away)), 1e-300))
-                    away = np.clip(x + away, low, high) - x
-                at = x + away
-                if self._changes(x, at, label, radius):
-                    return at
+                far = inside(radius) * (2.0 if step == 0 else 0.5)
+                at = nearest(moved(at, way, far), Ball({name: x}, radius), box)
+                if self._changes(x, at[name], label, radius):
+                    return at[name]
         return None
 
     def _changes(self, x: FloatArray, at: FloatArray, label: int, radius: float) -> bool:
@@ -186,28 +182,6 @@ class Radii:
         own = found.value[0, label] + error[label]
         others = np.delete(found.value[0] - error, label)
         return bool((others >= own).any())
-
-
-def gradient(network: Network, x: FloatArray, name: str, row: FloatArray) -> FloatArray:
-    """Of a row of a value at an input; 0 where an operator in between has no slope here."""
-    values = network.graph.run({network.input: x})
-    waiting = {name: row}
-    for node in reversed(network.graph.nodes):
-        c = waiting.pop(node.name, None)
-        if c is None or node.name not in network.moving:
-            continue
-        if node.name == network.input:
-            return np.asarray(c[0])
-        linear = network.linear.get(node.name)
-        parts: list[FloatArray] = []
-        if linear is not None:
-            parts = linear.adjoint(c)
-        elif isinstance(node.operator, Pointwise):
-            slopes = node.operator.slopes(*(values[node.inputs[0]],) * 2)
-            parts = [] if slopes is None else [c * np.nan_to_num((slopes[0] + slopes[1]) / 2)]
-        for each, part in zip(node.inputs if parts else (), parts, strict=True):
-            waiting[each] = waiting[each] + part if each in waiting else part
-    return np.zeros(network.shape)
 
 
 def executed(graph: Graph, execution: str, measure: Measure) -> Roundings:

@@ -20,6 +20,7 @@ place of its operator.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
@@ -151,6 +152,21 @@ class LinearOperator:
     roundings: int
 
 
+def linear_operators(graph: Graph) -> dict[str, LinearOperator]:
+    """Those of a graph whose maps and adjoints are known, by their values."""
+    found: dict[str, LinearOperator] = {}
+    for node in graph.nodes:
+        before = [graph.by_name[name].shape for name in node.inputs]
+        known = tuple(shape for shape in before if shape is not None)
+        if not known or len(known) < len(before) or node.shape is None:
+            continue
+        with contextlib.suppress(NoBoundError, NotRunError, SpecnormError, OSError):
+            linear = node.operator.linear_map(Place(known, node.shape))
+            if linear is not None:
+                found[node.name] = LinearOperator(linear, *transposed(linear, known))
+    return found
+
+
 class Network:
     """A graph of one input, read for linear bounds; the same for every region.
 
@@ -165,7 +181,7 @@ class Network:
             raise MethodError("Linear bounds need a network with one input, and values of known sizes above 0.")
         self.graph, self.input, self.nodes = graph, graph.inputs[0], graph.by_name
         self.shape: Sizes = shapes[0]
-        self.linear = {n.name: found for n in graph.nodes if (found := self._read(n)) is not None}
+        self.linear = linear_operators(graph)
         self.moving: set[str] = set()
         self.readers: dict[str, list[str]] = {}
         for node in graph.nodes:
@@ -188,17 +204,6 @@ class Network:
         assert isinstance(stated, Input)  # for the type checker: `Graph.inputs` are such
         low = np.broadcast_to(-math.inf if stated.low is None else stated.low, self.shape)
         return enclosing((low, np.broadcast_to(math.inf if stated.high is None else stated.high, self.shape)))
-
-    def _read(self, node: Node) -> LinearOperator | None:
-        before = [self.nodes[name].shape for name in node.inputs]
-        known = [shape for shape in before if shape is not None]
-        if not known or len(known) < len(before) or node.shape is None:
-            return None
-        try:
-            found = node.operator.linear_map(Place(tuple(known), node.shape))
-            return None if found is None else LinearOperator(found, *transposed(found, known))
-        except (NoBoundError, NotRunError, SpecnormError, OSError):
-            return None
 
     def _passes(self, what: Map) -> bool:
         """Whether nothing of the input reaches the end of a map but through its start: all else is held then."""
