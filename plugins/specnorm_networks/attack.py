@@ -170,7 +170,8 @@ class Pairs:
 # -- steps -------------------------------------------------------------------------------------------------------------
 def length(x: Inputs) -> float:
     """2-norm of all together."""
-    return math.hypot(*(float(np.linalg.norm(each)) for each in x.values()))
+    with np.errstate(all="ignore"):
+        return math.hypot(*(float(np.linalg.norm(each)) for each in x.values()))
 
 
 def moved(x: Inputs, direction: Inputs, far: float) -> Inputs:
