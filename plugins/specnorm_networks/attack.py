@@ -16,8 +16,8 @@ import numpy as np
 from specnorm.proof import InternalError, Interval, visible
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.certified.graph import Graph
-from specnorm_networks.certified.linear_bounds import LinearOperator, linear_operators, written_out
-from specnorm_networks.certified.operators.base import FloatArray, Pointwise
+from specnorm_networks.certified.linear_bounds import linear_operators, written_out
+from specnorm_networks.certified.operators.base import FloatArray, LinearMap, Pointwise
 from specnorm_networks.certified.patterns import unsorted
 from specnorm_networks.certified.ranges import region_of
 from specnorm_networks.certified.regions import Ball, Box
@@ -193,7 +193,7 @@ def nearest(x: Inputs, *regions: Ball | Box) -> Inputs:
     return x
 
 
-def gradient(graph: Graph, linear: Mapping[str, LinearOperator], x: Inputs, rows: Mapping[str, FloatArray]) -> Inputs:
+def gradient(graph: Graph, linear: Mapping[str, LinearMap], x: Inputs, rows: Mapping[str, FloatArray]) -> Inputs:
     """Of rows of some values, added up, at an input; 0 where an operator in between has no slope here.
 
     ``graph``: written out. ``linear``: its linear operators. ``rows``: in the values' shapes.
@@ -205,7 +205,7 @@ def gradient(graph: Graph, linear: Mapping[str, LinearOperator], x: Inputs, rows
             continue
         parts: list[FloatArray] = []
         if node.name in linear:
-            parts = linear[node.name].adjoint(c)
+            parts = linear[node.name].back(c)
         elif isinstance(node.operator, Pointwise) and node.inputs[0] in values:
             slopes = node.operator.slopes(*(values[node.inputs[0]],) * 2)
             parts = [] if slopes is None else [c * np.nan_to_num((slopes[0] + slopes[1]) / 2)]

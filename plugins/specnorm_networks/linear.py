@@ -252,9 +252,9 @@ class Ascent:
                 fixed = self.bounds.exact[name].low
                 points[name] = np.broadcast_to(fixed, (count, *fixed.shape))
             elif linear is not None and known and len(known) == len(node.inputs):
-                points[name] = linear.map.apply(known)
-                if linear.map.offset is not None:
-                    points[name] = points[name] + linear.map.offset()[0]
+                points[name] = linear.apply(known)
+                if linear.offset is not None:
+                    points[name] = points[name] + linear.offset()[0]
             elif curve is not None:
                 before = known[0].reshape(count, -1)
                 point = curve.lines * before + curve.added

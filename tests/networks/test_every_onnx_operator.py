@@ -25,7 +25,6 @@ from networks.onnx_schemas import HISTORY, attributes, places, versions  # noqa:
 from onnx import helper  # noqa: E402
 from specnorm_networks import bound, within  # noqa: E402
 from specnorm_networks.certified import operators  # noqa: E402
-from specnorm_networks.certified.linear_bounds import transposed  # noqa: E402
 from specnorm_networks.certified.operators import NoBoundError, NotRunError, Operator, Place  # noqa: E402
 from specnorm_networks.checking import check  # noqa: E402
 from specnorm_networks.onnx import binding  # noqa: E402
@@ -117,8 +116,8 @@ def check_map(operator: Operator, shapes: list[tuple[int, ...]], rng: np.random.
     columns = [operator.run(*each) - added for each in zip(*split(units), strict=True)]
     matrix = np.stack([np.ravel(column) for column in columns], axis=1)
     x, y = rng.normal(size=(3, len(units))), rng.normal(size=(3, added.size))
-    adjoint, backward = transposed(linear, shapes)
-    back = adjoint(y.reshape(3, *added.shape))
+    linear = linear.with_adjoint(shapes)
+    back = linear.back(y.reshape(3, *added.shape))
     assert [part.shape for part in back] == [(3, *shape) for shape in shapes]
     # Twice what rounding makes of a product, and what it makes of differences to what is added.
     lost = 2.0**-50 * abs(added).max(initial=0.0) * sum(matrix.shape)
@@ -130,7 +129,7 @@ def check_map(operator: Operator, shapes: list[tuple[int, ...]], rng: np.random.
     size = abs(x) @ abs(matrix).T
     assert near(linear.apply(split(x)), x @ matrix.T, size, linear.roundings)
     together = np.concatenate([part.reshape(3, math.prod(part.shape[1:])) for part in back], axis=1)
-    assert near(together, y @ matrix, abs(y) @ abs(matrix), backward)
+    assert near(together, y @ matrix, abs(y) @ abs(matrix), linear.backward)
     assert (linear.absolute(split(abs(x))).reshape(3, -1) >= size * (1 - 1e-12) - lost).all()
     if linear.rows is not None:
         lengths = np.linalg.norm(matrix, axis=1).reshape(added.shape)

@@ -245,7 +245,7 @@ MUTATIONS: dict[str, tuple[str, str, str]] = {
     "the constant of an earlier value": (
         "visit", "host.mul_up(constant, self.known[start].moves)", "0.3 * self.known[start].moves"),
     "half of a row's length": ("_image", "self.known[moving[0]].moves", "self.known[moving[0]].moves / 2"),
-    "what a linear operator adds": ("_back", "self._product(c, added, error)", "0.0 * _flat(c)[:, 0]"),
+    "what a linear operator adds": ("_back", "self._product(c, added, error)", "0.0 * flattened(c)[:, 0]"),
     "a second reader of a value": ("lower", "waiting[before] + part", "part"),
 }  # fmt: skip
 """Of a method of `LinearBounds`."""
@@ -285,7 +285,7 @@ def test_a_part_of_the_offset_that_is_left_out_is_noticed(name: str) -> None:
 
 
 def test_rounding_that_is_not_counted_is_noticed() -> None:
-    sums = of(linear_bounds, "LinearBounds._linear"), replaced("host.next_up(host.next_up(error) + off)", "0 * error")
+    sums = of(linear_bounds, "LinearBounds._linear"), replaced("host.next_up(error + off)", "0 * error")
     product = of(linear_bounds, "LinearBounds._product"), replaced("flat @ wide - lost", "flat @ wide")
     with (
         mutated(*sums),

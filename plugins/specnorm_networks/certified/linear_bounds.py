@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -43,7 +43,6 @@ from specnorm.proof import (
 )
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import (
-    Adjoint,
     FloatArray,
     LinearMap,
     NoBoundError,
@@ -52,8 +51,8 @@ from specnorm_networks.certified.operators.base import (
     Pointwise,
     Program,
     Sizes,
+    flattened,
 )
-from specnorm_networks.certified.operators.broadcasting import AT_ONCE
 from specnorm_networks.certified.operators.sources import Constant, Input
 from specnorm_networks.certified.ranges import consistent, image_of, ranges, reach_of
 from specnorm_networks.certified.regions import Ball
@@ -90,71 +89,10 @@ def _steps(graph: Graph, node: Node, program: Program, values: list[FloatArray])
     return steps
 
 
-# -- transposes --------------------------------------------------------------------------------------------------------
-def transposed(linear: LinearMap, before: Sequence[Sizes]) -> tuple[Adjoint, int]:
-    """Adjoint of a linear map and its roundings; where none is stated, by the places of entries, or by the matrix.
-
-    `NoBoundError` if that matrix has too many entries.
-    """
-    if linear.adjoint is not None:
-        return linear.adjoint, linear.backward
-    ends = np.cumsum([0, *(math.prod(shape) for shape in before)])
-    count = int(ends[-1])
-    if not linear.moves and count**2 > AT_ONCE:
-        raise NoBoundError("its transpose has too many entries")
-    numbers = np.arange(1.0, count + 1)[None] if linear.moves else np.eye(count)
-    split = list(zip(ends, ends[1:], before, strict=False))
-    found = _flat(linear.apply([numbers[:, a:b].reshape(len(numbers), *shape) for a, b, shape in split]))
-    if linear.moves:
-        back, roundings = _by_places(found[0], count)
-    else:
-        back, roundings = (lambda y: y @ found.T), found.shape[1]
-
-    def adjoint(y: FloatArray) -> list[FloatArray]:
-        x = back(_flat(y))
-        return [x[:, a:b].reshape(len(x), *shape) for a, b, shape in split]
-
-    return adjoint, roundings + linear.roundings + 2
-
-
-def _flat(x: FloatArray) -> FloatArray:
-    return x.reshape(len(x), math.prod(x.shape[1:]))
-
-
-def _by_places(found: FloatArray, count: int) -> tuple[Callable[[FloatArray], FloatArray], int]:
-    """From the number (from 1 on, 0 for none) of the entry that each of the value's is."""
-    used = np.flatnonzero(found)
-    places = found[used].astype(np.intp) - 1
-    order = np.argsort(places, kind="stable")
-    taken, starts = np.unique(places[order], return_index=True)
-    kept = len(used) == count and np.array_equal(places, np.arange(count))
-
-    def back(y: FloatArray) -> FloatArray:
-        if kept:
-            return y[:, used]
-        x = np.zeros((len(y), count))
-        if len(taken) == len(places):
-            x[:, places] = y[:, used]
-        elif len(taken):
-            x[:, taken] = np.add.reduceat(y[:, used[order]], starts, axis=1)
-        return x
-
-    return back, int(np.diff([*starts, len(places)]).max(initial=0))
-
-
 # -- what is read once a network ---------------------------------------------------------------------------------------
-@dataclass(frozen=True, eq=False)
-class LinearOperator:
-    """Its map, and the transpose of that with its roundings."""
-
-    map: LinearMap
-    adjoint: Adjoint
-    roundings: int
-
-
-def linear_operators(graph: Graph) -> dict[str, LinearOperator]:
+def linear_operators(graph: Graph) -> dict[str, LinearMap]:
     """Those of a graph whose maps and adjoints are known, by their values."""
-    found: dict[str, LinearOperator] = {}
+    found: dict[str, LinearMap] = {}
     for node in graph.nodes:
         before = [graph.by_name[name].shape for name in node.inputs]
         known = tuple(shape for shape in before if shape is not None)
@@ -163,7 +101,7 @@ def linear_operators(graph: Graph) -> dict[str, LinearOperator]:
         with contextlib.suppress(NoBoundError, NotRunError, SpecnormError, OSError):
             linear = node.operator.linear_map(Place(known, node.shape))
             if linear is not None:
-                found[node.name] = LinearOperator(linear, *transposed(linear, known))
+                found[node.name] = linear.with_adjoint(known)
     return found
 
 
@@ -411,7 +349,7 @@ class LinearBounds:
     def _image(self, node: Node) -> Interval:
         """By intervals, and by the rows of a linear map of one value that moves."""
         known, exact = [self.known[name].range for name in node.inputs], self.exact[node.name]
-        linear = None if (read := self.network.linear.get(node.name)) is None else read.map
+        linear = self.network.linear.get(node.name)
         image = image_of(node, linear, known, exact.shape)
         moving = [name for name in node.inputs if name in self.network.moving]
         if len(moving) != 1:
@@ -471,7 +409,7 @@ class LinearBounds:
     def _rounded(self, coefficients: FloatArray, name: str) -> FloatArray:
         """What one rounding of each coefficient changes."""
         size = self.known[name].range.magnitude().reshape(-1)
-        return host.inflate(_flat(abs(coefficients)) @ size, size.size + 4) * 2.0**-52 + TINY
+        return host.inflate(flattened(abs(coefficients)) @ size, size.size + 4) * 2.0**-52 + TINY
 
     def _back(
         self, node: Node, c: FloatArray, choose: Choose, trace: Trace | None
@@ -482,10 +420,10 @@ class LinearBounds:
             return [], self._product(c, *self.exact[node.name].middle())
         if linear is not None:
             added, error, tiny = self._linear(node, linear)
-            return linear.adjoint(c), host.next_down(self._product(c, added, error) - tiny)
+            return linear.back(c), host.next_down(self._product(c, added, error) - tiny)
         if curve is None:
             return [], self._on_ball(node.name, c, choose, trace)
-        flat = _flat(c)
+        flat = flattened(c)
         g = flat * curve.lines
         least = host.next_down(self._product(flat, curve.added, curve.error) - curve.tiny)
         if len(curve.at):
@@ -504,22 +442,20 @@ class LinearBounds:
         """``c . added`` at least, where that is known up to an error an entry."""
         shape = c.shape[1:]
         wide, off = (np.broadcast_to(each, shape).reshape(-1) for each in (added, error))
-        flat, n = _flat(c), math.prod(shape)
+        flat, n = flattened(c), math.prod(shape)
         lost = host.inflate(abs(flat) @ (off + abs(wide) * ((n + 4) * 2.0**-52)), n + 8) + TINY
         return host.next_down(flat @ wide - lost)
 
-    def _linear(self, node: Node, linear: LinearOperator) -> tuple[FloatArray, FloatArray, float]:
+    def _linear(self, node: Node, linear: LinearMap) -> tuple[FloatArray, FloatArray, float]:
         """What a linear operator adds, what an entry of its value counts for in rounding, and in underflow."""
         if node.name not in self._errors:
             sizes = [self.known[name].range.magnitude() for name in node.inputs]
-            n, shape = linear.roundings, node.shape or ()
-            error = host.inflate(linear.map.absolute([size[None] for size in sizes])[0], linear.map.roundings + 4)
-            error = error * ((n + 4) * 2.0**-52) if n else np.zeros(shape)
+            error = linear.lost([size[None] for size in sizes], linear.backward)[0]
             added, off = np.zeros(()), np.zeros(())
-            if linear.map.offset is not None:
-                added, off = (np.asarray(each, dtype=np.float64) for each in linear.map.offset())
-            tiny = host.inflate(float(sum(float(size.sum()) for size in sizes)) + 1.0, 2**24) * TINY if n else 0.0
-            self._errors[node.name] = added, host.next_up(host.next_up(error) + off), tiny
+            if linear.offset is not None:
+                added, off = (np.asarray(each, dtype=np.float64) for each in linear.offset())
+            tiny = host.inflate(float(sum(float(size.sum()) for size in sizes)) + 1.0, 2**24) * TINY
+            self._errors[node.name] = added, host.next_up(error + off), tiny if linear.backward else 0.0
         return self._errors[node.name]
 
     @arithmetic.on_host()
@@ -563,7 +499,7 @@ class LinearBounds:
             np.arange(size), here.centre.reshape(-1), here.radius, np.stack([low, high]), identity, none, none,
             none[0], none[0], none[0],
         )  # fmt: skip
-        flat = _flat(c)
+        flat = flattened(c)
         multipliers = choose(name, flat, curve)[1]
         found, kept = parabolas(flat, np.zeros_like(flat), multipliers, curve, trace is not None)
         if trace is not None and kept is not None:

@@ -32,10 +32,13 @@ Line: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]
 Sizes: TypeAlias = tuple[int, ...]
 Apply: TypeAlias = Callable[[Sequence[FloatArray]], FloatArray]
 Adjoint: TypeAlias = Callable[[FloatArray], list[FloatArray]]
+"""Arrays (copies, *shape of the value) -> one (copies, *shape) for each input."""
 Program: TypeAlias = "list[tuple[Operator, tuple[int, ...]]]"
 """Operators, and the numbers of the values that each takes: inputs from 0 on, then those of the operators before."""
 UNDERFLOW = 2.0**-1000
 """More than underflow takes from an entry."""
+AT_ONCE = 2**23
+"""Entries of what is gathered for some copies of a value together."""
 TABLE = 2**20
 """Most entries of a value whose places are looked up one by one."""
 
@@ -59,6 +62,11 @@ def plus_up(*terms: FloatArray) -> FloatArray:
             beyond = np.nextafter(total + term, math.inf)
         total = np.where(total == 0, term, np.where(term == 0, total, beyond))
     return total
+
+
+def flattened(x: FloatArray) -> FloatArray:
+    """Each copy's entries along one axis."""
+    return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
 class NoBoundError(Exception):
@@ -123,7 +131,7 @@ class LinearMap:
     shape: Sizes | None = None
     """Of the value; None: that of `apply`'s."""
     adjoint: Adjoint | None = None
-    """Arrays (copies, *shape of the value) -> one (copies, *shape) for each input; None: `linear_reading` finds it."""
+    """None: `with_adjoint` finds it."""
     backward: int = 0
     """Roundings of `adjoint`: ``|computed A^T y - A^T y| <= gamma(backward) |A^T| |y|``."""
     moves: bool = False
@@ -134,9 +142,47 @@ class LinearMap:
         """The map whose values are entries of the inputs, or 0: exact."""
         return cls(apply, apply, 0, np.ones(()), offset, moves=True)
 
-    def lost(self, sizes: Sequence[FloatArray]) -> FloatArray:
-        """What rounding changes at most in `apply`, for inputs whose absolute values are at most ``sizes``."""
-        n, found = self.roundings, self.absolute(sizes)
+    def with_adjoint(self, before: Sequence[Sizes]) -> LinearMap:
+        """With an adjoint, for inputs of some shapes: where none is stated, by the places of entries, or by the matrix.
+
+        `NoBoundError` if that matrix has too many entries.
+        """
+        if self.adjoint is not None:
+            return self
+        ends = np.cumsum([0, *map(math.prod, before)])
+        count = int(ends[-1])
+        if not self.moves and count**2 > AT_ONCE:
+            raise NoBoundError("its transpose has too many entries")
+
+        def split(x: FloatArray) -> list[FloatArray]:
+            pairs = zip(ends, ends[1:], before, strict=False)
+            return [x[:, a:b].reshape(len(x), *shape) for a, b, shape in pairs]
+
+        found = flattened(self.apply(split(np.arange(1.0, count + 1)[None] if self.moves else np.eye(count))))
+        if not self.moves:
+            n = found.shape[1] + self.roundings + 2
+            return dataclasses.replace(self, adjoint=lambda y: split(flattened(y) @ found.T), backward=n)
+        # The number, from 1 on, of the entry that each of the value's is; 0: none.
+        used = np.flatnonzero(found[0])
+        places = found[0, used].astype(np.intp) - 1
+
+        def gather(y: FloatArray) -> list[FloatArray]:
+            rows = [np.bincount(places, row, count) for row in flattened(y)[:, used]]
+            return split(np.array(rows).reshape(len(y), count))
+
+        return dataclasses.replace(self, adjoint=gather, backward=max(int(np.bincount(places).max(initial=1)) - 1, 0))
+
+    def back(self, y: FloatArray) -> list[FloatArray]:
+        """The adjoint's values; it is known."""
+        assert self.adjoint is not None
+        return self.adjoint(y)
+
+    def lost(self, sizes: Sequence[FloatArray], roundings: int | None = None) -> FloatArray:
+        """What rounding changes at most in `apply`, for inputs whose absolute values are at most ``sizes``.
+
+        ``roundings``: as many, such as of the adjoint: then as much of the product of a row with the value.
+        """
+        n, found = self.roundings if roundings is None else roundings, self.absolute(sizes)
         return host.inflate(found * ((n + 4) * 2.0**-52), 2 * n + 8) + UNDERFLOW if n else np.zeros(found.shape)
 
     def magnitude(self, sizes: Sequence[FloatArray]) -> FloatArray:
@@ -306,13 +352,9 @@ class Linear(Operator):
         linear = self.shortened(same).linear_map(at)
         if linear is None:
             return None
-        ends = np.cumsum([1, *map(math.prod, befores)])
-        numbered = [np.arange(a, b).reshape(1, *n) for a, b, n in zip(ends, ends[1:], befores, strict=False)]
-        read = linear.apply(numbered).reshape(-1).astype(np.intp)
-        total = np.bincount(read, np.broadcast_to(weights, after).reshape(-1), ends[-1])
-        often = np.bincount(read, minlength=ends[-1])
-        total = np.where(often > 1, host.inflate(total, int(often[1:].max(initial=1))), total)
-        return [total[a:b].reshape(n) for a, b, n in zip(ends, ends[1:], befores, strict=False)]
+        linear = linear.with_adjoint(befores)
+        total = [each[0] for each in linear.back(np.broadcast_to(weights, (1, *after)))]
+        return [host.inflate(each, linear.backward) for each in total] if linear.backward else total
 
     def run(self, *values: FloatArray) -> FloatArray:
         # By the linear map, so that what is compared with a model is what ranges are made with.

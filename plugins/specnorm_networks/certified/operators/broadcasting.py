@@ -7,11 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from specnorm.proof import host
-from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Place, Sizes
+from specnorm_networks.certified.operators.base import AT_ONCE, FloatArray, NoBoundError, Place, Sizes
 from specnorm_networks.certified.shapes import Shape
-
-AT_ONCE = 2**23
-"""Entries of what is gathered for some copies of a value together."""
 
 
 def in_parts(apply: Callable[[FloatArray], FloatArray], x: FloatArray, entries: int) -> FloatArray:
