@@ -19,7 +19,7 @@ from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.linear_bounds import linear_operators, written_out
 from specnorm_networks.certified.operators.base import FloatArray, LinearMap, Pointwise
 from specnorm_networks.certified.patterns import unsorted
-from specnorm_networks.certified.ranges import region_of
+from specnorm_networks.certified.ranges import box_of
 from specnorm_networks.certified.regions import Ball, Box
 from specnorm_networks.checking import (
     Inputs,
@@ -86,7 +86,7 @@ class Pairs:
         region: Ball | Box | None = None, ranges: Mapping[str, Interval] | None = None,
     ) -> None:  # fmt: skip
         self.graph, self.constants, self.upper, self.ranges = graph, constants or {}, upper, ranges or {}
-        self.regions = [each for each in (region, region_of(graph)) if each is not None]
+        self.regions = [box_of(graph)] if region is None else [region, box_of(graph)]
         self.written = written_out(unsorted(graph))[-1]
         self.linear = linear_operators(self.written)
         self.rng = np.random.default_rng(1)

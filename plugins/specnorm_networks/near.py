@@ -20,7 +20,7 @@ from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.joins import Extreme
 from specnorm_networks.certified.operators.layers import Convolution, Matrix
 from specnorm_networks.certified.patterns import prepared, unsorted
-from specnorm_networks.certified.ranges import Ranges, anywhere, localised, ranges, region_of, rises
+from specnorm_networks.certified.ranges import Ranges, anywhere, box_of, localised, ranges, rises, stated
 from specnorm_networks.certified.reading import runs
 from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.units import unit_run
@@ -84,7 +84,7 @@ def bound(
     check_budget(budget)
     method = Multipliers() if method is None else method
     ball = None if radius is None and centre is None else _ball(graph, radius, centre)
-    region = ball or region_of(graph)
+    region = ball or (box_of(graph) if stated(graph) else None)
     checked = compared(graph, prepared(graph), region) if check else Checked(reason="check=False")
     ranges_of: Ranges | None = None
     measure = replace(measure or Measure(), clock=Clock.of(budget))

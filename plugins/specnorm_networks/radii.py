@@ -19,7 +19,8 @@ from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.linear_bounds import LinearBounds, Network
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
 from specnorm_networks.certified.patterns import prepared
-from specnorm_networks.certified.regions import Ball, Box
+from specnorm_networks.certified.ranges import box_of
+from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.roundings import EXECUTIONS, AtCentre, Roundings
 from specnorm_networks.checking import inside, moved_up, run_with_errors
 from specnorm_networks.linear import STEPS, Ascent, located, read
@@ -155,7 +156,7 @@ class Radii:
             return None
         if self._changes(x, x, label, 0.0):
             return x
-        box = Box(*({name: end} for end in self.network.box.ends))
+        box = box_of(self.network.graph)
         for other in [int(j) for j in np.argsort(-values[self.output][0]) if j != label][:ATTACKS]:
             at = {name: x}
             row = np.zeros((1, self.classes))

@@ -53,8 +53,8 @@ from specnorm_networks.certified.operators.base import (
     Sizes,
     flattened,
 )
-from specnorm_networks.certified.operators.sources import Constant, Input
-from specnorm_networks.certified.ranges import consistent, image_of, ranges, reach_of
+from specnorm_networks.certified.operators.sources import Constant
+from specnorm_networks.certified.ranges import box_of, check_region, consistent, image_of, ranges, reach_of
 from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.scope import Map, Scope
 
@@ -138,10 +138,8 @@ class Network:
     @property
     def box(self) -> Interval:
         """The box that is stated for the input."""
-        stated = self.nodes[self.input].operator
-        assert isinstance(stated, Input)  # for the type checker: `Graph.inputs` are such
-        low = np.broadcast_to(-math.inf if stated.low is None else stated.low, self.shape)
-        return enclosing((low, np.broadcast_to(math.inf if stated.high is None else stated.high, self.shape)))
+        box = box_of(self.graph)
+        return enclosing((box.low[self.input], box.high[self.input]))
 
     def _passes(self, what: Map) -> bool:
         """Whether nothing of the input reaches the end of a map but through its start: all else is held then."""
@@ -304,9 +302,8 @@ class LinearBounds:
     def __init__(self, network: Network, centre: FloatArray, radius: float) -> None:
         self.network, self.radius = network, float(radius)
         x = np.asarray(centre, dtype=np.float64).reshape(network.shape)
+        check_region(network.graph, Ball({network.input: x}, self.radius))
         self.exact = ranges(network.graph, Ball({network.input: x}, 0.0))
-        if not (self.radius >= 0 and math.isfinite(self.radius)):
-            raise MethodError(f"radius={radius!r}; expected a number of at least 0.")
         if not ((x >= network.box.low) & (x <= network.box.high)).all():
             raise MethodError("The centre of the ball lies outside of the box that is stated for the input.")
         self.known: dict[str, Location] = {}

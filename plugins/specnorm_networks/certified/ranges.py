@@ -90,8 +90,7 @@ def ranges(
     than these. `HypothesisError, TypeError` if a constant or a range is another map's, another network's or another
     region's, or a number. `MethodError` if the region does not fit the network's inputs.
     """
-    shapes = {name: graph.by_name[name].shape for name in graph.inputs}
-    _check(shapes, region)
+    check_region(graph, region)
     regions = graph.regions | {region.region}
     if known is not None:
         known.check(graph)
@@ -115,7 +114,9 @@ def _reach(graph: Graph, region: Ball, constants: Mapping[str, Upper]) -> dict[s
     return {name: claim.value for name, claim in constants.items()}
 
 
-def _check(shapes: Mapping[str, tuple[int, ...] | None], region: Ball | Box) -> None:
+def check_region(graph: Graph, region: Ball | Box) -> None:
+    """Refuse a region that does not fit the inputs of a network: `MethodError`."""
+    shapes = {name: graph.by_name[name].shape for name in graph.inputs}
     given = [region.centre] if isinstance(region, Ball) else [region.low, region.high]
     for name, shape in shapes.items():
         found = [np.shape(each[name]) if name in each else None for each in given]
@@ -284,7 +285,7 @@ def _boxed(node: Node, low: Given, high: Given) -> Node:
         if isinstance(each, Mapping) and node.name not in each:
             raise MethodError(f"The box has no ends for the network's input {node.name}; expected one for each input.")
         ends.append(np.asarray(each[node.name] if isinstance(each, Mapping) else each, dtype=np.float64))
-    if not all(map(_is_any, ends)) or not bool(np.all(ends[0] <= ends[1])):
+    if not bool(np.all(ends[0] <= ends[1])):
         raise MethodError(
             f"The box of input {node.name} has a low end above its high end, or ends that are no numbers."
         )
@@ -319,10 +320,6 @@ def _inputs(graph: Graph) -> Iterator[tuple[str, Input]]:
             yield node.name, node.operator
 
 
-def _is_any(end: NDArray[np.float64]) -> bool:
-    return not bool(np.isnan(end).any())
-
-
 class Values:
     """Where a network's values lie, looked at when somebody asks.
 
@@ -338,31 +335,18 @@ class Values:
 
     def __getitem__(self, name: str) -> Interval | None:
         if self._known is None:
-            box = box_of(self.graph)
-            if box is None:
+            if any(self.graph.by_name[name].shape is None for name in self.graph.inputs):
                 return None
-            self._known = ranges(self.graph, box)
+            self._known = ranges(self.graph, box_of(self.graph))
         return self._known.get(name)
 
 
-def region_of(graph: Graph) -> Box | None:
-    """The box that is stated for the inputs, its ends broadcasting to their shapes; None where there is none."""
-    ends = {name: box for name, box in _inputs(graph) if box.low is not None}
-    if not ends:
-        return None
-    low = {name: np.asarray(-math.inf if box.low is None else box.low) for name, box in _inputs(graph)}
-    high = {name: np.asarray(math.inf if box.high is None else box.high) for name, box in _inputs(graph)}
-    return Box(low, high)
-
-
-def box_of(graph: Graph) -> Box | None:
-    """The box that inputs lie in, infinite where none is stated; None where their sizes are not known."""
-    low: dict[str, NDArray[np.float64]] = {}
-    high: dict[str, NDArray[np.float64]] = {}
+def box_of(graph: Graph) -> Box:
+    """The box that is stated for the inputs, infinite where none is; in their shapes where these are known."""
+    ends: tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]] = {}, {}
     for name, box in _inputs(graph):
         shape = graph.by_name[name].shape
-        if shape is None:
-            return None
-        low[name] = np.broadcast_to(-math.inf if box.low is None else box.low, shape).astype(np.float64)
-        high[name] = np.broadcast_to(math.inf if box.high is None else box.high, shape).astype(np.float64)
-    return Box(low, high)
+        for found, end, far in zip(ends, (box.low, box.high), (-math.inf, math.inf), strict=True):
+            numbers = np.asarray(far if end is None else end, dtype=np.float64)
+            found[name] = numbers if shape is None else np.broadcast_to(numbers, shape)
+    return Box(*ends)
