@@ -52,7 +52,7 @@ def located(
     boxed = np.isfinite(network.box.low).any() or np.isfinite(network.box.high).any()
     straight = set() if boxed else {network.input}
     for node in network.graph.nodes:
-        found.visit(node.name)
+        found.visit(node)
         if node.name in network.linear and straight.issuperset(set(node.inputs) & network.moving):
             straight.add(node.name)  # its rows say all
         if not anew or node.name in straight or node.name == network.input or node.name not in network.moving:

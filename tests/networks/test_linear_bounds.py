@@ -21,7 +21,7 @@ import pytest
 from mutants import Function, mutated
 from networks.dense_networks import CHAINS, Network
 from specnorm_networks import Graph, Layer, Node, within
-from specnorm_networks.certified import linear_bounds, operators
+from specnorm_networks.certified import linear_bounds, operators, ranges
 from specnorm_networks.certified.linear_bounds import Curve
 from specnorm_networks.linear import Ascent, located, read
 
@@ -243,12 +243,13 @@ MUTATIONS: dict[str, tuple[str, str, str]] = {
     "the slope of a unit that cannot switch": ("_back", "flat * curve.lines", "0.9 * flat * curve.lines"),
     "the ball of the input in place of the value's": ("curve", "before.radius", "self.radius"),
     "the constant of an earlier value": (
-        "visit", "host.mul_up(constant, self.known[start].moves)", "0.3 * self.known[start].moves"),
+        "visit", "host.mul_up(constant, self.known[start].moves if start in self.known else self.radius)",
+        "0.3 * self.known[start].moves"),
     "half of a row's length": ("_image", "self.known[moving[0]].moves", "self.known[moving[0]].moves / 2"),
     "what a linear operator adds": ("_back", "self._product(c, added, error)", "0.0 * flattened(c)[:, 0]"),
     "a second reader of a value": ("lower", "waiting[before] + part", "part"),
 }  # fmt: skip
-"""Of a method of `LinearBounds`."""
+"""Of a method of `LinearBounds`, or of the `Walk` that it is."""
 
 
 def noticed() -> bool:
@@ -274,7 +275,10 @@ def test_nothing_is_noticed_without_a_mutation() -> None:
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_part_that_is_left_out_is_noticed(name: str) -> None:
     method, old, new = MUTATIONS[name]
-    with mutated(of(linear_bounds, f"LinearBounds.{method}"), replaced(old, new)):
+    where = (
+        of(ranges, f"Walk.{method}") if method in ("visit", "_image") else of(linear_bounds, f"LinearBounds.{method}")
+    )
+    with mutated(where, replaced(old, new)):
         assert noticed()
 
 

@@ -16,7 +16,7 @@ from specnorm_networks.certified.operators.base import LinearMap
 from specnorm_networks.certified.regions import Ball, Box
 from specnorm_networks.linear import ranges_by_lines, read
 
-from specnorm.certified import host
+from specnorm.certified import host, interval
 
 KINDS: dict[str, dict[str, Any]] = {
     "zeros": {"plain": True},
@@ -126,7 +126,7 @@ def test_the_test_of_rounding_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     ("of", "name", "mutated"),
     [
         (LinearMap, "lost", lambda _: lambda linear, sizes: 0 * linear.absolute(sizes)),
-        (ranges._Walk, "_reach", lambda real: lambda walk, *given: real(walk, *given) / 2),
+        (interval, "within", lambda real: lambda radius: real(radius / 2)),
     ],
     ids=["error of a map", "reach of a ball"],
 )

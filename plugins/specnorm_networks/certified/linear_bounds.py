@@ -30,7 +30,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm import MethodError, SpecnormError
+from specnorm import MethodError
 from specnorm.proof import (
     HypothesisError,
     Interval,
@@ -39,7 +39,6 @@ from specnorm.proof import (
     enclosing,
     host,
     make_interval,
-    within,
 )
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import (
@@ -47,14 +46,13 @@ from specnorm_networks.certified.operators.base import (
     LinearMap,
     NoBoundError,
     NotRunError,
-    Place,
     Pointwise,
     Program,
     Sizes,
     flattened,
 )
 from specnorm_networks.certified.operators.sources import Constant
-from specnorm_networks.certified.ranges import box_of, check_region, consistent, image_of, ranges, reach_of
+from specnorm_networks.certified.ranges import Walk, box_of, check_region, consistent, linear_map_of, ranges
 from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.scope import Map, Scope
 
@@ -94,14 +92,11 @@ def linear_operators(graph: Graph) -> dict[str, LinearMap]:
     """Those of a graph whose maps and adjoints are known, by their values."""
     found: dict[str, LinearMap] = {}
     for node in graph.nodes:
-        before = [graph.by_name[name].shape for name in node.inputs]
-        known = tuple(shape for shape in before if shape is not None)
-        if not known or len(known) < len(before) or node.shape is None:
-            continue
-        with contextlib.suppress(NoBoundError, NotRunError, SpecnormError, OSError):
-            linear = node.operator.linear_map(Place(known, node.shape))
+        linear = linear_map_of(graph, node)
+        with contextlib.suppress(NoBoundError):
             if linear is not None:
-                found[node.name] = linear.with_adjoint(known)
+                shapes = [graph.by_name[name].shape for name in node.inputs]
+                found[node.name] = linear.with_adjoint([shape for shape in shapes if shape is not None])
     return found
 
 
@@ -273,25 +268,13 @@ Choose: TypeAlias = "Callable[[str, FloatArray, Curve], tuple[FloatArray, FloatA
 value that is bounded on its own ball and box slopes are 0, whatever is given."""
 
 
-@dataclass(frozen=True, eq=False)
-class Location:
-    """Where a value lies: in a ball and in a box."""
-
-    centre: FloatArray
-    range: Interval
-    moves: float
-    """How far the value is from the one at the input's centre at most."""
-    radius: float
-    """How far it is from ``centre``."""
-
-
 Cut: TypeAlias = tuple[str, int, bool]
 """A value's entry, by flat position: above 0, or not."""
 Trace: TypeAlias = dict[str, Minimiser]
 
 
 # -- on a region -------------------------------------------------------------------------------------------------------
-class LinearBounds:
+class LinearBounds(Walk):
     """A network's values while its input is in a ball and its box; each from what is known so far.
 
     ``centre``: of the ball, in the input's shape or another one of that size. `MethodError` if that does not
@@ -300,13 +283,14 @@ class LinearBounds:
 
     @arithmetic.on_host()
     def __init__(self, network: Network, centre: FloatArray, radius: float) -> None:
-        self.network, self.radius = network, float(radius)
+        self.network, graph = network, network.graph
         x = np.asarray(centre, dtype=np.float64).reshape(network.shape)
-        check_region(network.graph, Ball({network.input: x}, self.radius))
-        self.exact = ranges(network.graph, Ball({network.input: x}, 0.0))
+        ball = Ball({network.input: x}, float(radius))
+        check_region(graph, ball)
+        exact = ranges(graph, Ball(ball.centre, 0.0))
+        super().__init__(graph, ball, exact, network.constants, {network.input: network.box})
         if not ((x >= network.box.low) & (x <= network.box.high)).all():
             raise MethodError("The centre of the ball lies outside of the box that is stated for the input.")
-        self.known: dict[str, Location] = {}
         self.curves: dict[str, Curve | None] = {}
         self._errors: dict[str, tuple[FloatArray, FloatArray, float]] = {}
         self.whole: object = object()
@@ -314,44 +298,16 @@ class LinearBounds:
         self.cuts: tuple[Cut, ...] = ()
 
     # -- forward -------------------------------------------------------------------------------------------------------
-    @arithmetic.on_host()
-    def visit(self, name: str) -> Location:
-        """Where a value lies, from where its inputs do."""
-        node, exact = self.network.nodes[name], self.exact[name]
-        with consistent(node):
-            found, moves = self._image(node), math.inf
-            if name not in self.network.moving:
-                found, moves = found & exact, 0.0
-            elif name == self.network.input:
-                found, moves = found & self.network.box, self.radius
-            for start, constant in self.network.constants.get(name, ()):
-                moves = min(moves, host.mul_up(constant, self.known[start].moves))
-            found &= exact + within(np.full(exact.shape, moves))
-        self._locate(name, found, moves)
-        return self.known[name]
+    def linear(self, node: Node) -> LinearMap | None:
+        """As the network was read."""
+        return self.network.linear.get(node.name)
 
-    def _locate(self, name: str, found: Interval, moves: float) -> None:
-        """The smaller one of ball and box."""
-        centre, half = self.exact[name].middle()
-        off = float(host.norm_up(half.reshape(-1)))
-        away = np.maximum(host.next_up(found.high - centre), host.next_up(centre - found.low))
-        boxed = float(host.norm_up(np.maximum(away, 0.0).reshape(-1)))
-        moves = min(moves, host.add_up(boxed, off))
-        radius = min(boxed, host.add_up(moves, off))
-        self.known[name] = Location(centre, found, moves, math.inf if math.isnan(radius) else radius)
+    def locate(self, name: str, found: Interval, moves: float) -> None:
+        """And what was made of where it lay before is forgotten."""
+        super().locate(name, found, moves)
         for reader in self.network.readers.get(name, ()):
             self.curves.pop(reader, None)
             self._errors.pop(reader, None)
-
-    def _image(self, node: Node) -> Interval:
-        """By intervals, and by the rows of a linear map of one value that moves."""
-        known, exact = [self.known[name].range for name in node.inputs], self.exact[node.name]
-        linear = self.network.linear.get(node.name)
-        image = image_of(node, linear, known, exact.shape)
-        moving = [name for name in node.inputs if name in self.network.moving]
-        if len(moving) != 1:
-            return image
-        return image & (exact + within(reach_of(linear, self.known[moving[0]].moves, exact.shape)))
 
     @arithmetic.on_host()
     def tighten(self, name: str, at: NDArray[np.intp], choose: Choose) -> None:
@@ -365,7 +321,7 @@ class LinearBounds:
         high[at] = np.minimum(high[at], -self.lower(name, -shaped, choose).low)
         with consistent(self.network.nodes[name]):
             found = here.range & make_interval(low.reshape(here.centre.shape), high.reshape(here.centre.shape))
-        self._locate(name, found, here.moves)
+        self.locate(name, found, here.moves)
 
     @arithmetic.on_host()
     def cut(self, name: str, at: int, above: bool) -> LinearBounds:
@@ -379,7 +335,7 @@ class LinearBounds:
         part = copy(self)
         part.known, part.curves, part._errors = dict(self.known), dict(self.curves), dict(self._errors)
         part.cuts = (*self.cuts, (name, at, above))
-        part._locate(name, make_interval(low, high), self.known[name].moves)
+        part.locate(name, make_interval(low, high), self.known[name].moves)
         return part
 
     # -- backward ------------------------------------------------------------------------------------------------------

@@ -96,22 +96,21 @@ def ranges(
         known.check(graph)
         if not known.regions <= regions:
             raise HypothesisError("these are ranges on another region")
-    at_centre: Mapping[str, Interval] = {}
-    reach = dict.fromkeys(graph.inputs, 1.0)
+    exact, maps = dict[str, Interval](), dict[str, list[tuple[str, float]]]()
     if isinstance(region, Ball) and region.radius > 0:
-        reach |= _reach(graph, region, constants or {})
-        at_centre = _Walk(graph, Ball(region.centre, 0.0), {}, {}, {}).ranges
-    return Ranges(_Walk(graph, region, at_centre, reach, known or {}).ranges, graph.origin, regions, _MAKER)
+        maps = _maps(graph, region, constants or {})
+        exact = Walk(graph, Ball(region.centre, 0.0), {}, {}, {}).to_the_end()
+    return Ranges(Walk(graph, region, exact, maps, known or {}).to_the_end(), graph.origin, regions, _MAKER)
 
 
-def _reach(graph: Graph, region: Ball, constants: Mapping[str, Upper]) -> dict[str, float]:
+def _maps(graph: Graph, region: Ball, constants: Mapping[str, Upper]) -> dict[str, list[tuple[str, float]]]:
     """The constants as numbers, each of which bounds what it is said to on that ball."""
     must_be_claims(*constants.values())
     start, scope = ", ".join(graph.inputs), Scope(graph, frozenset({region.region}))
     for name, claim in constants.items():
         if not scope.holds(claim, start, name):
             raise HypothesisError(f"{claim.what} is no constant of {name} on {region.region}")
-    return {name: claim.value for name, claim in constants.items()}
+    return {name: [(start, claim.value)] for name, claim in constants.items()}
 
 
 def check_region(graph: Graph, region: Ball | Box) -> None:
@@ -147,66 +146,104 @@ def consistent(node: Node) -> Iterator[None]:
         ) from error
 
 
-class _Walk:
-    """Ranges of all nodes, in order."""
+@dataclass(frozen=True, eq=False)
+class Location:
+    """Where a value lies: in a box, and around the value at the ball's centre."""
+
+    centre: FloatArray
+    range: Interval
+    moves: float
+    """How far the value is from the one at the ball's centre at most."""
+    radius: float
+    """How far it is from ``centre``."""
+
+
+class Walk:
+    """Where values lie while inputs stay in a region, each from where the ones before do: visited in order.
+
+    ``exact``: ranges at a ball's centre. ``maps``: constants of maps by the value at the end, each with the one at its
+    start, or the names of all inputs. ``stated``: where values lie besides.
+    """
 
     def __init__(
-        self,
-        graph: Graph,
-        region: Ball | Box,
-        at_centre: Mapping[str, Interval],
-        constants: Mapping[str, float],
-        known: Mapping[str, Interval],
-    ) -> None:
-        self.fixed, self.at_centre, self.constants, self.known = graph.constants, at_centre, constants, known
+        self, graph: Graph, region: Ball | Box, exact: Mapping[str, Interval],
+        maps: Mapping[str, Sequence[tuple[str, float]]], stated: Mapping[str, Interval],
+    ) -> None:  # fmt: skip
+        self.graph, self.region, self.exact, self.maps, self.stated = graph, region, exact, maps, stated
         self.radius = region.radius if isinstance(region, Ball) else math.inf
-        self.ranges: dict[str, Interval] = {}
-        for node in graph.nodes:
-            shape = node.shape
-            if shape is None:
-                continue
-            with consistent(node):
-                if node.name in graph.inputs:
-                    self.ranges[node.name] = _of_input(node.name, region) & known.get(node.name, anything(shape))
-                elif all(name in self.ranges for name in node.inputs):
-                    self.ranges[node.name] = self._of(node, shape)
-                else:
-                    self.ranges[node.name] = anything(shape)
+        self.moving = set(graph.inputs)
+        self.known: dict[str, Location] = {}
 
-    def _of(self, node: Node, shape: tuple[int, ...]) -> Interval:
-        """By what its operator makes of its inputs' ranges, by constants, and by what else is known."""
-        before, known = [self.ranges[name] for name in node.inputs], self.known.get(node.name, anything(shape))
-        try:
-            linear = node.operator.linear_map(Place(tuple(each.shape for each in before), shape))
-            image = image_of(node, linear, before, shape)
-        except (SpecnormError, NoBoundError, NotRunError, OSError):  # the rules say so
-            return known
-        if node.name in self.at_centre:
-            image &= self.at_centre[node.name] + interval.within(self._reach(node, linear, shape))
-        return image & known
+    def to_the_end(self) -> dict[str, Interval]:
+        """Ranges of all values."""
+        for node in self.graph.nodes:
+            self.visit(node)
+        return {name: location.range for name, location in self.known.items()}
 
-    def _reach(self, node: Node, linear: LinearMap | None, shape: tuple[int, ...]) -> FloatArray:
-        """No entry moves further than the value, nor than its row of the last map lets it."""
-        own = host.mul_up(self.constants.get(node.name, math.inf), self.radius)
-        moving = [self.constants.get(name, math.inf) for name in node.inputs if name not in self.fixed]
-        before = host.mul_up(moving[0], self.radius) if len(moving) == 1 else math.inf
-        return np.minimum(own, reach_of(linear, before, shape))
+    def linear(self, node: Node) -> LinearMap | None:
+        """A node's linear map, if it has one."""
+        return linear_map_of(self.graph, node)
+
+    @arithmetic.on_host()
+    def visit(self, node: Node) -> None:
+        """By what an operator makes of where its inputs lie, by constants, and by what is stated."""
+        name, shape = node.name, node.shape
+        if not self.moving.isdisjoint(node.inputs):
+            self.moving.add(name)
+        if shape is None:
+            return
+        found, moves = self.stated.get(name, anything(shape)), math.inf if name in self.moving else 0.0
+        for start, constant in self.maps.get(name, ()):
+            moves = min(moves, host.mul_up(constant, self.known[start].moves if start in self.known else self.radius))
+        with consistent(node):
+            if name in self.graph.inputs:
+                found, moves = found & _of_input(name, self.region), self.radius
+            elif all(each in self.known for each in node.inputs):
+                found = found & self._image(node, shape)
+            if name in self.exact:
+                found = found & (self.exact[name] + interval.within(np.full(shape, moves)))
+        self.locate(name, found, moves)
+
+    def _image(self, node: Node, shape: tuple[int, ...]) -> Interval:
+        """By intervals, and by the rows of a linear map of one value that moves."""
+        linear, before = self.linear(node), [self.known[name].range for name in node.inputs]
+        said: Interval | None = None
+        with contextlib.suppress(SpecnormError, NoBoundError, NotRunError, OSError):  # the rules say so
+            place = Place(tuple(each.shape for each in before), shape)
+            said = node.operator.image(before, place) if linear is None else linear.image(before)
+        image = anything(shape) if said is None else enclosing(said)
+        image = image if image.shape == shape else anything(shape)
+        moving = [name for name in node.inputs if name in self.moving]
+        if len(moving) != 1 or node.name not in self.exact or linear is None or linear.rows is None:
+            return image
+        # No entry moves further than its row lets it.
+        reach = host.next_up((host.inflate(linear.rows, 2**24) + 2.0**-500) * self.known[moving[0]].moves)
+        reach = np.broadcast_to(np.where(np.isnan(reach), math.inf, reach), shape)
+        return image & (self.exact[node.name] + interval.within(reach))
+
+    def locate(self, name: str, found: Interval, moves: float) -> None:
+        """The smaller one of ball and box."""
+        if name not in self.exact:
+            self.known[name] = Location(found.middle()[0], found, moves, math.inf)
+            return
+        centre, half = self.exact[name].middle()
+        off = float(host.norm_up(half.reshape(-1)))
+        away = np.maximum(host.next_up(found.high - centre), host.next_up(centre - found.low))
+        boxed = float(host.norm_up(np.maximum(away, 0.0).reshape(-1)))
+        moves = min(moves, host.add_up(boxed, off))
+        radius = min(boxed, host.add_up(moves, off))
+        self.known[name] = Location(centre, found, moves, math.inf if math.isnan(radius) else radius)
 
 
-def image_of(node: Node, linear: LinearMap | None, before: Sequence[Interval], shape: tuple[int, ...]) -> Interval:
-    """Where a node's value lies while its inputs lie in intervals; ``linear``: its map, if it has one."""
-    place = Place(tuple(each.shape for each in before), shape)
-    said = linear.image(before) if linear is not None else node.operator.image(before, place)
-    image = anything(shape) if said is None else enclosing(said)
-    return image if image.shape == shape else anything(shape)
-
-
-def reach_of(linear: LinearMap | None, moves: float, shape: tuple[int, ...]) -> FloatArray:
-    """How far the entries of a linear map's value move at most, while what it is computed from does by ``moves``."""
-    if linear is None or linear.rows is None or math.isinf(moves):
-        return np.full(shape, math.inf)
-    reach = host.next_up((host.inflate(linear.rows, 2**24) + 2.0**-500) * moves)
-    return np.broadcast_to(np.where(np.isnan(reach), math.inf, reach), shape)
+def linear_map_of(graph: Graph, node: Node) -> LinearMap | None:
+    """A node's linear map at its place; None where it has none, or sizes are not known."""
+    place = Place(tuple(graph.by_name[name].shape for name in node.inputs), node.shape)
+    if not place.sizes() or node.shape is None:
+        return None
+    try:
+        return node.operator.linear_map(place)
+    except (NoBoundError, NotRunError, SpecnormError, OSError):  # the rules say so where they meet them
+        return None
 
 
 def _of_input(name: str, region: Ball | Box) -> Interval:

@@ -58,8 +58,7 @@ BELOW = interval(-np.ones(1), np.ones(1))
 def ball() -> LinearBounds:
     """Around a first entry that may have either sign, and a second one that is above 0."""
     found = LinearBounds(Network(LINES), np.array([0.0, 2.0]), 1.0)
-    for name in ("x", "y"):
-        found.visit(name)
+    found.to_the_end()
     return found
 
 
@@ -77,7 +76,7 @@ def near_a_line() -> object:
     found = LinearBounds(
         Network(Graph((LINES.nodes[0], Node("y", Nearer(), ("x",), (1, 2))), ("y",))), np.zeros(2), 1.0
     )
-    found.visit("x")
+    found.visit(LINES.nodes[0])
     return found.curve("y")
 
 
