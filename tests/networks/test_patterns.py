@@ -26,6 +26,10 @@ def gate(net: Written, *functions: Operator, of: str = "x", times: str = "x") ->
     return net(ops.Product(), times, of)
 
 
+def line(slope: float) -> Operator:
+    return ops.Scale(np.array(slope), lambda: (np.array(0.5), np.zeros(())), exact=True)
+
+
 def gelu(net: Written, inner: float = 1 / math.sqrt(2), one: float = 1.0, weights: Operator = PLUS) -> str:
     erf = net(ops.Erf(), net.scaled(inner, exact=False))
     sides = (erf, net.constant(one)) if weights is PLUS else (net.constant(one), erf)
@@ -104,16 +108,16 @@ def normalised(net: Written, form: str, eps: float = 0.1, of: str = "x", axes: t
 
 PATTERNS: dict[str, tuple[type[Operator], Write]] = {
     "SiLU with factors": (ops.Multiple, lambda net: gate(net, ops.Sigmoid(), of=net.scaled(-0.3, exact=False))),
-    "hard swish": (ops.HardSwish, lambda net: gate(net, ops.HardSigmoid(1 / 6))),
+    "hard swish": (ops.HardSwish, lambda net: gate(net, line(1 / 6), ops.HardTanh(0.0, 1.0))),
     "Mish": (ops.Mish, lambda net: gate(net, ops.Softplus(), ops.Tanh())),
     "GELU": (ops.Multiple, gelu),
     "GELU by 1 - erf": (ops.Multiple, lambda net: gelu(net, -1 / math.sqrt(2), weights=MINUS)),
     "softsign": (ops.Softsign, softsign),
     "softshrink": (ops.SoftShrink, softshrink),
-    "leaky": (ops.TwoSlopes, leaky),
-    "leaky, at most": (ops.TwoSlopes, lambda net: leaky(net, "le")),
-    "leaky by a negative multiple": (ops.TwoSlopes, lambda net: leaky(net, sign=-3.0, slope=-2.0)),
-    "leaky by products": (ops.TwoSlopes, by_products),
+    "leaky": (ops.LeakyReLU, leaky),
+    "leaky, at most": (ops.LeakyReLU, lambda net: leaky(net, "le")),
+    "leaky by a negative multiple": (ops.LeakyReLU, lambda net: leaky(net, sign=-3.0, slope=-2.0)),
+    "leaky by products": (ops.LeakyReLU, by_products),
     "Householder": (ops.Reflection, householder),
     "Householder by products": (ops.Reflection, lambda net: householder(net, products=True)),
     "Householder, stretched": (ops.Reflection, lambda net: householder(net, stretch=3.0)),
@@ -126,7 +130,7 @@ PATTERNS: dict[str, tuple[type[Operator], Write]] = {
 }  # fmt: skip
 """The operator that is to be seen in the place of the last node, and what is written out."""
 LEFT: dict[str, Write] = {
-    "hard sigmoid of a fifth": lambda net: gate(net, ops.HardSigmoid(0.2)),
+    "hard sigmoid of a fifth": lambda net: gate(net, line(0.2), ops.HardTanh(0.0, 1.0)),
     "tanh of no softplus": lambda net: gate(net, ops.Tanh()),
     "a gate of another value": lambda net: gate(net, ops.Sigmoid(), of=net(ops.Sin(), "x")),
     "a gate by channel": lambda net: gate(net, ops.Sigmoid(), of=net.scaled(np.array([1.0, 2, 1, 1]))),

@@ -211,8 +211,12 @@ def _gate(node: Node, nodes: Nodes) -> tuple[ops.Pointwise, str, *tuple[Factor, 
     operator = node.operator
     if isinstance(operator, ops.Sigmoid):
         return ops.SiLU(), node.inputs[0]
-    if isinstance(operator, ops.HardSigmoid) and operator.alpha in SIXTHS and operator.beta == 0.5:
-        return ops.HardSwish(), node.inputs[0]
+    if isinstance(operator, ops.HardTanh) and (operator.low, operator.high) == (0.0, 1.0):
+        inner = origin(node.inputs[0], nodes)
+        if isinstance(inner.operator, ops.Scale) and inner.operator.offset is not None:
+            exact, (added, off) = inner.operator.exact and np.size(inner.operator.values) == 1, inner.operator.offset()
+            if exact and inner.operator.values.item() in SIXTHS and np.all(added == 0.5) and not np.any(off):
+                return ops.HardSwish(), inner.inputs[0]
     if isinstance(operator, ops.Tanh):
         inner = origin(node.inputs[0], nodes)
         if isinstance(inner.operator, ops.Softplus):
@@ -323,7 +327,7 @@ def _two_slopes(node: Node, choice: Choice, nodes: Nodes) -> Node | None:
     if not bool(np.all(np.isfinite(below) & np.isfinite(above) & (sign != 0))):
         return None
     roundings = max(sum(each.roundings for each in some) + max(len(some) - 1, 0) for some in factors)
-    return replace(node, operator=ops.TwoSlopes(below, above, roundings), inputs=(name,))
+    return replace(node, operator=ops.LeakyReLU(below, above, roundings), inputs=(name,))
 
 
 def _reflection(node: Node, concat: ops.Concat, nodes: Nodes) -> Node | None:

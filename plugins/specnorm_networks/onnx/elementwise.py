@@ -12,7 +12,6 @@ import numpy as np
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError, Operator
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
-from specnorm_networks.certified.operators.pointwise import MOST
 from specnorm_networks.certified.patterns import SMALLEST
 from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.onnx.nodes import (
@@ -28,6 +27,9 @@ from specnorm_networks.onnx.nodes import (
     shape_of,
 )
 from specnorm_networks.onnx.tensors import Constant
+
+MOST = 16
+"""Largest whole exponent of a power."""
 
 
 def function(make: Callable[..., Operator], *names: str) -> Builder:
@@ -55,6 +57,14 @@ def gelu(x: Data, /, *, approximate: str) -> Made:
     if approximate not in forms:
         raise NoBoundError(f"approximate={approximate[:20]!r} of Gelu is not known here")
     return Made(forms[approximate], (x,), x.shape)
+
+
+def hard_sigmoid(x: Data, /, *, alpha: float, beta: float) -> Made:
+    """``alpha x + beta`` between 0 and 1."""
+    if not (math.isfinite(alpha) and math.isfinite(beta)):
+        raise NoBoundError(f"its slope and what it adds are {alpha} and {beta}")
+    line = ops.Scale(np.array(alpha), lambda: (np.array(beta), np.zeros(())), exact=True)
+    return Made(ops.HardTanh(0.0, 1.0), (Made(line, (x,), x.shape),), x.shape)
 
 
 def swish(x: Data, /, *, alpha: float) -> Made:

@@ -49,7 +49,7 @@ OPERATORS: dict[str, Known] = {
     "Celu": _known(12, function(lambda alpha: ops.ELU(alpha, 1.0, alpha), "alpha")),
     "Selu": _known(6, function(ops.ELU, "alpha", "gamma")),
     "Swish": _known(24, elementwise.swish),
-    "HardSigmoid": _known(6, function(ops.HardSigmoid, "alpha", "beta")),
+    "HardSigmoid": _known(6, elementwise.hard_sigmoid),
     "Shrink": _known(9, elementwise.shrink),
     "Clip": _known(6, elementwise.clip),
     "Gelu": _known(20, elementwise.gelu),

@@ -38,7 +38,6 @@ from specnorm_networks.certified.operators.pointwise import (
     Cos,
     Erf,
     Exp,
-    HardSigmoid,
     HardSwish,
     HardTanh,
     LeakyReLU,
@@ -60,7 +59,6 @@ from specnorm_networks.certified.operators.pointwise import (
     Steep,
     Tanh,
     TanhGELU,
-    TwoSlopes,
 )
 from specnorm_networks.certified.operators.reductions import Largest, LogSoftmax, Norm, Smallest, Softmax
 from specnorm_networks.certified.operators.resizing import Resize
@@ -75,12 +73,12 @@ from specnorm_networks.certified.operators.windows import (
 __all__ = [
     "ELU", "GELU", "Abs", "Add", "Arctan", "AveragePool",
     "Broadcast", "Cast", "Centre", "Choose", "Compare", "Concat", "Constant", "Convolution",
-    "Cos", "Entries", "Erf", "Exp", "Gather", "GroupSort", "HardSigmoid", "HardSwish", "HardTanh",
+    "Cos", "Entries", "Erf", "Exp", "Gather", "GroupSort", "HardSwish", "HardTanh",
     "Held", "Identity", "Input", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log",
     "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish", "Multiple",
     "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "Pad", "Permute", "Place",
     "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",
     "Resize", "Rsqrt", "SameOrder", "Scale", "SiLU", "Sigmoid", "Sign", "SignParts", "Sin", "Slice",
     "Smallest", "SoftShrink", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Squeeze", "Steep", "Sum", "Tanh",
-    "TanhGELU",    "Tile", "TwoAxes", "TwoSlopes", "Unknown", "Unsqueeze", "Where", "Windows",
+    "TanhGELU", "Tile", "TwoAxes", "Unknown", "Unsqueeze", "Where", "Windows",
 ]  # fmt: skip

@@ -8,14 +8,16 @@ values, hundreds of units in the last place.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 
-from specnorm.proof import Interval, anything, enclosing, host
+from specnorm.proof import Interval, enclosing, host, point
 from specnorm_networks.certified.operators.base import Ends, FloatArray, Line, NoBoundError, Place, Pointwise
 from specnorm_networks.certified.operators.executed import EXACT, Executed, Format, smallest
 
@@ -282,26 +284,16 @@ class Negative(Kinked):
 
 
 class LeakyReLU(Kinked):
-    """x above 0, ``alpha x`` below."""
+    """``above x`` above 0, ``alpha x`` below: of numbers, or of one pair of slopes an entry."""
 
     alpha: Numbers = 0.01
-    """A number, or float64, broadcasting against the value without making it larger."""
-
-    def sides(self) -> tuple[Numbers, Numbers]:
-        return self.alpha, 1.0
-
-
-class TwoSlopes(Kinked):
-    """``below x`` where x <= 0, ``above x`` elsewhere: a leaky ReLU written out, one pair of slopes an entry."""
-
-    below: FloatArray
-    above: FloatArray
-    """float64, broadcasting against the value without making it larger, as ``below``."""
+    """A number, or float64, broadcasting against the value without making it larger, as ``above``."""
+    above: Numbers = 1.0
     roundings: int = 0
     """Made in computing both."""
 
     def sides(self) -> tuple[Numbers, Numbers]:
-        return self.below, self.above
+        return self.alpha, self.above
 
     def slack(self) -> float:
         return (self.roundings + 2) * 2.0**-52 if self.roundings else 0.0
@@ -333,42 +325,6 @@ class HardTanh(Piecewise):
         if not (self.low <= self.high and format.holds(self.low) and format.holds(self.high)):
             raise NoBoundError(f"its limits {self.low!r} and {self.high!r} are no numbers of {format.name}")
         return EXACT
-
-
-class HardSigmoid(Piecewise):
-    """``alpha x + beta`` between 0 and 1."""
-
-    limits = (0.0, 1.0)
-    alpha: float = 0.2
-    beta: float = 0.5
-
-    def value(self, x: FloatArray) -> FloatArray:
-        return np.clip((np.zeros(x.shape) if self.alpha == 0 else self.alpha * x) + self.beta, 0.0, 1.0)
-
-    def off(self, x: FloatArray, value: FloatArray) -> FloatArray:
-        return super().off(x, value) + self._lost(2.0**-50)
-
-    def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
-        # Pieces overlap where kinks are known up to rounding.
-        if not (math.isfinite(self.alpha) and math.isfinite(self.beta)):
-            return ()
-        if self.alpha == 0:
-            return (Piece(-math.inf, math.inf, 0.0, 0.0, min(max(self.beta, 0.0), 1.0)),)
-        ends = [(end - self.beta, end) for end in (0.0, 1.0)]
-        (one, first), (two, last) = sorted((apart / self.alpha, end) for apart, end in ends)
-        near, far = (abs(kink) * 2.0**-48 + 2.0**-1000 for kink in (one, two))
-        return (
-            Piece(-math.inf, one + near, 0.0, 0.0, first),
-            Piece(one - near, two + far, self.alpha, self.alpha, self.beta),
-            Piece(two - far, math.inf, 0.0, 0.0, last),
-        )
-
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        return self._lost(4 * unit)
-
-    def _lost(self, relative: float) -> float:
-        """Of alpha x and beta while their sum is between 0 and 1, so that ``|alpha x| <= 1 + |beta|``."""
-        return relative * (2 + 2 * abs(self.beta))
 
 
 class SoftShrink(Piecewise):
@@ -676,8 +632,6 @@ class HardSwish(Turning):
         return (8 * unit + 2.0**-23) * (abs(result) + 3)
 
 
-MOST = 16
-"""Largest whole exponent of a power."""
 HINT = (
     "box of inputs it may have one: specnorm_networks.within(graph, low, high) or --input-range states one, radius= a "
     "ball"
@@ -758,7 +712,7 @@ class Log(Steep):
 
 
 class Power(Steep):
-    """Whole powers, from 1 to `MOST`."""
+    """Whole powers, from 1 on."""
 
     exponent: int
 
@@ -766,36 +720,23 @@ class Power(Steep):
         return np.asarray(x**self.exponent)
 
     def derivative(self, x: Interval) -> Interval:
-        """``n x^(n-1)``; none for exponents that no allowance was derived for."""
-        return (
-            enclosing(_power(*x.ends, self.exponent - 1)).scaled(float(self.exponent))
-            if self._fits()
-            else anything(x.shape)
-        )
+        """``n x^(n-1)``."""
+        return _power(x, self.exponent - 1).scaled(float(self.exponent))
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        if not self._fits():
-            return anything(low.shape).ends
-        with np.errstate(all="ignore"):
-            down, up = _power(low, high, self.exponent)
-        down, up = np.where(np.isnan(down), -math.inf, down), np.where(np.isnan(up), math.inf, up)
-        return np.maximum(down, 0.0) if self.exponent % 2 == 0 else down, up
+        return _power(enclosing((low, high)), self.exponent).ends
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         return (16 + self.exponent) * unit * abs(result) + smallest(unit)
 
-    def _fits(self) -> bool:
-        return 1 <= self.exponent <= MOST and self.exponent == int(self.exponent)
 
-
-def _power(low: FloatArray, high: FloatArray, exponent: int) -> Ends:
-    """Whole powers, from 0, rounded outward: a product of n factors has n roundings."""
+def _power(x: Interval, exponent: int) -> Interval:
+    """Whole powers, from 0: of both ends, and 0 where an even one has its least."""
     if exponent < 2:
-        return (low, high) if exponent else (np.ones(low.shape), np.ones(high.shape))
-    one, other = (np.asarray(math.prod([end] * exponent)) for end in (low, high))
-    lost = host.inflate(np.maximum(abs(one), abs(other)), exponent) * (2 * exponent * 2.0**-52) + TINY
-    down, up = host.next_down(np.minimum(one, other) - lost), host.next_up(np.maximum(one, other) + lost)
-    return (np.where((low <= 0) & (high >= 0), 0.0, np.maximum(down, 0.0)), up) if exponent % 2 == 0 else (down, up)
+        return x if exponent else point(np.ones(x.shape))
+    one, other = (functools.reduce(operator.mul, [point(end)] * exponent) for end in x.ends)
+    low, high = np.minimum(one.low, other.low), np.maximum(one.high, other.high)
+    return enclosing((np.where(x.mignitude() == 0, 0.0, np.maximum(low, 0.0)) if exponent % 2 == 0 else low, high))
 
 
 class Sqrt(Steep):
