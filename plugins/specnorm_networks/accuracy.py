@@ -145,21 +145,18 @@ def _of_sample(
         example = of.attacked(x, label, 0.0)
         unsafe = math.inf if example is None else 0.0
     status = np.full(len(asked), "open", dtype="<U6")
-    failed = math.inf if local else -math.inf
+    failed = math.inf
     for number in np.argsort(asked, kind="stable"):
         r = float(asked[number])
         # Strictly less: at the radius by constants two logits may be equal.
         safe = r < by_constants.value or (r <= radius and radius > by_constants.value)
-        if not safe and r < failed and r < unsafe and radius > 0:
+        if local and not safe and r < unsafe:
             found = of.attacked(x, label, r)
             if found is not None:
                 unsafe, example = r, found
-            else:
+            elif r < failed and radius > 0:
                 proven = of.proven(x, label, r)
-                failed = r if proven is None else failed
-                radius, safe = (radius, False) if proven is None else (max(radius, proven.value), True)
-        elif local and not safe and r < unsafe:
-            found = of.attacked(x, label, r)
-            unsafe, example = (unsafe, example) if found is None else (r, found)
+                safe = proven is not None
+                radius, failed = (radius, r) if proven is None else (max(radius, proven.value), failed)
         status[number] = "safe" if safe else "unsafe" if r >= unsafe else "open"
     return radius, status, example

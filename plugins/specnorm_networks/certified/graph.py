@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm import MethodError
-from specnorm_networks.certified.operators.base import NotRunError, Operator, Slopes
+from specnorm_networks.certified.operators.base import NotRunError, Operator, Place, Slopes
 from specnorm_networks.certified.operators.layers import Layer
 from specnorm_networks.certified.operators.sources import Constant, Input
 from specnorm_networks.certified.regions import Box, Region
@@ -142,6 +142,10 @@ class Graph:
         object.__setattr__(found, "_origin", self.origin)
         object.__setattr__(found, "_regions", self._regions | regions)
         return found
+
+    def place(self, node: Node) -> Place:
+        """Where a node stands: shapes of what it is computed from, and of its value."""
+        return Place(tuple(self.by_name[name].shape for name in node.inputs), node.shape)
 
     def readers(self) -> Counter[str]:
         """How often each value is used, as an output, too."""

@@ -63,11 +63,10 @@ def written_out(graph: Graph) -> list[Graph]:
     while True:
         nodes: list[Node] = []
         for node in found[-1].nodes:
-            before = [found[-1].by_name[name].shape for name in node.inputs]
-            known = [shape for shape in before if shape is not None]
+            sizes = found[-1].place(node).sizes()
             try:
-                program = node.operator.written_out(known) if known and len(known) == len(before) else None
-                nodes += [node] if program is None else _steps(found[-1], node, program, [np.zeros(n) for n in known])
+                program = node.operator.written_out(sizes) if sizes else None
+                nodes += [node] if program is None else _steps(found[-1], node, program, [*map(np.zeros, sizes or ())])
             except (NoBoundError, NotRunError):
                 nodes.append(node)
         if all(node is before for node, before in zip(nodes, found[-1].nodes, strict=False)):
@@ -92,11 +91,10 @@ def linear_operators(graph: Graph) -> dict[str, LinearMap]:
     """Those of a graph whose maps and adjoints are known, by their values."""
     found: dict[str, LinearMap] = {}
     for node in graph.nodes:
-        linear = linear_map_of(graph, node)
+        linear, sizes = linear_map_of(graph, node), graph.place(node).sizes()
         with contextlib.suppress(NoBoundError):
-            if linear is not None:
-                shapes = [graph.by_name[name].shape for name in node.inputs]
-                found[node.name] = linear.with_adjoint([shape for shape in shapes if shape is not None])
+            if linear is not None and sizes is not None:
+                found[node.name] = linear.with_adjoint(sizes)
     return found
 
 

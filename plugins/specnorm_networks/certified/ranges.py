@@ -36,7 +36,6 @@ from specnorm_networks.certified.operators.base import (
     LinearMap,
     NoBoundError,
     NotRunError,
-    Place,
     Pointwise,
     _slopes,
 )
@@ -209,8 +208,7 @@ class Walk:
         linear, before = self.linear(node), [self.known[name].range for name in node.inputs]
         said: Interval | None = None
         with contextlib.suppress(SpecnormError, NoBoundError, NotRunError, OSError):  # the rules say so
-            place = Place(tuple(each.shape for each in before), shape)
-            said = node.operator.image(before, place) if linear is None else linear.image(before)
+            said = node.operator.image(before, self.graph.place(node)) if linear is None else linear.image(before)
         image = anything(shape) if said is None else enclosing(said)
         image = image if image.shape == shape else anything(shape)
         moving = [name for name in node.inputs if name in self.moving]
@@ -237,7 +235,7 @@ class Walk:
 
 def linear_map_of(graph: Graph, node: Node) -> LinearMap | None:
     """A node's linear map at its place; None where it has none, or sizes are not known."""
-    place = Place(tuple(graph.by_name[name].shape for name in node.inputs), node.shape)
+    place = graph.place(node)
     if not place.sizes() or node.shape is None:
         return None
     try:

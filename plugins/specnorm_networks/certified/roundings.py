@@ -150,7 +150,7 @@ class Roundings:
         if node.shape is None:
             raise NoBoundError(f"{node.name} ({node.label or type(node.operator).__name__}): its size is not known")
         try:
-            return node.operator.executed(_place(graph, node), self.execution.stored)
+            return node.operator.executed(graph.place(node), self.execution.stored)
         except NoBoundError as error:
             raise NoBoundError(f"{node.name} ({node.label or type(node.operator).__name__}): {error}") from error
 
@@ -169,7 +169,7 @@ class Roundings:
         return claim.value
 
     def _step(self, node: Node, norms: Norms, reach: Mapping[str, float]) -> _Step:
-        executed, operator, place = self._executed(self.graph, node), node.operator, _place(self.graph, node)
+        executed, operator, place = self._executed(self.graph, node), node.operator, self.graph.place(node)
         ends = reach[node.name], reach[node.inputs[0]] if len(node.inputs) == 1 else math.inf
         if not isinstance(operator, (Convolution, Matrix)):
             return _Step(node, executed, place, *ends)
@@ -278,10 +278,6 @@ class AtCentre:
                 return math.inf
             found = host.add_up(found, host.mul_up(times, host.add_up(sizes.value, moved)), tiny)
         return found
-
-
-def _place(graph: Graph, node: Node) -> Place:
-    return Place(tuple(graph.by_name[name].shape for name in node.inputs), node.shape)
 
 
 def _gamma(count: int, format: Format) -> float:

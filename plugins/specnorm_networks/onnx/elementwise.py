@@ -69,11 +69,23 @@ def hard_sigmoid(x: Data, /, *, alpha: float, beta: float) -> Made:
 
 def swish(x: Data, /, *, alpha: float) -> Made:
     """``x sigmoid(alpha x) = silu(alpha x) / alpha``."""
-    if alpha in (0.0, 1.0):
-        return Made(ops.SiLU() if alpha else ops.Scale(np.array(0.5), exact=True), (x,), x.shape)
-    if not SMALLEST < abs(alpha) < 1 / SMALLEST:
-        raise NoBoundError(f"alpha={alpha!r} of Swish is not known here")
-    return Made(ops.Multiple(ops.SiLU(), 1 / alpha, alpha, 1), (x,), x.shape)
+    if alpha == 0:
+        return Made(ops.Scale(np.array(0.5), exact=True), (x,), x.shape)
+    return Made(_stretched(ops.SiLU(), 1 / alpha), (x,), x.shape)
+
+
+def celu(x: Data, /, *, alpha: float) -> Made:
+    """``alpha elu(x / alpha)``."""
+    if not alpha > 0:
+        raise NoBoundError(f"alpha={alpha!r}: below 0 the exponential grows")
+    return Made(_stretched(ops.ELU(), alpha), (x,), x.shape)
+
+
+def _stretched(f: ops.Pointwise, by: float) -> Operator:
+    """``by f(x / by)``."""
+    if not SMALLEST < abs(by) < 1 / SMALLEST:
+        raise NoBoundError(f"alpha={by!r} or its inverse is not known here")
+    return f if by == 1 else ops.Multiple(f, by, 1 / by, 1)
 
 
 def clip(x: Data, /, *, min: Constant | float | None, max: Constant | float | None) -> Made:

@@ -82,7 +82,7 @@ FUNCTIONS = [
     Planted("alpha of Elu ignored", one("Elu", alpha=2.0), argument(R, "Elu", alpha=1.0)),
     Planted("gamma of Selu ignored", one("Selu", gamma=0.5), argument(R, "Selu", gamma=1.05)),
     Planted("alpha of LeakyRelu ignored", one("LeakyRelu", alpha=0.5), argument(R, "LeakyRelu", alpha=0.01)),
-    Planted("Celu as Elu", one("Celu", alpha=2.0), operator(R, "Celu", lambda old: ops.ELU(old.alpha))),
+    Planted("Celu as Elu", one("Celu", alpha=2.0), operator(R, "Celu", lambda old: ops.ELU(old.outer))),
     Planted("alpha of Swish ignored", one("Swish", opset=24, alpha=2.0), argument(R, "Swish", alpha=1.0)),
     Planted("beta of HardSigmoid ignored", one("HardSigmoid", beta=0.2), argument(R, "HardSigmoid", beta=0.5)),
     Planted("Gelu by tanh", one("Gelu", opset=20), argument(R, "Gelu", approximate="tanh")),

@@ -432,55 +432,32 @@ class Softplus(Turning):
 
 # -- exponentials below 0 ------------------------------------------------------------------------------------------
 class ELU(Curved):
-    """``scale x`` above 0, ``scale alpha (exp(x / width) - 1)`` below; CELU has ``width = alpha``."""
+    """x above 0, ``alpha (exp(x) - 1)`` below."""
 
     turns = (((0.0, 0.0), (0.0, 0.0)),)  # slopes may change their sign
     alpha: float = 1.0
-    scale: float = 1.0
-    width: float = 1.0
 
     def value(self, x: FloatArray) -> FloatArray:
-        below = self.scale * self.alpha * np.expm1(np.minimum(x, 0.0) / self.width)
-        return np.where(x > 0, self.scale * x, below)
-
-    def steep(self) -> float | None:
-        """Slope just below 0, rounded away from 0; None where the exponential grows, or slopes are infinite."""
-        if not self.width > 0:
-            return None
-        steep = abs(self.scale)
-        if self.alpha != self.width:
-            steep = host.mul_up(abs(self.alpha), steep)
-            steep = steep if self.width == 1 else host.div_up(steep, self.width)
-        known = all(map(math.isfinite, (steep, self.scale, self.alpha * self.scale)))
-        return math.copysign(steep, self.alpha) * math.copysign(1.0, self.scale) if known else None
+        return np.where(x > 0, x, self.alpha * np.expm1(np.minimum(x, 0.0)))
 
     def extent(self) -> Extent | None:
-        """The slope above 0; between 0 and the slope at 0 below."""
-        steep = self.steep()
-        return None if steep is None else (min(0.0, self.scale, steep), max(0.0, self.scale, steep))
+        return (min(0.0, self.alpha), max(1.0, self.alpha)) if math.isfinite(self.alpha) else None
 
     def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
         """Below 0 the exponential, which rises: an error of its argument a u makes at most one of a exp(a) u < u."""
-        steep, extent, above = self.steep(), self.extent(), self.scale
-        if steep is None or extent is None:
+        if not math.isfinite(self.alpha):
             return None
-        with np.errstate(all="ignore"):
-            least, most = (np.exp(np.minimum(end, 0.0) / self.width) for end in (low, high))
+        least, most = (np.exp(np.minimum(end, 0.0)) for end in (low, high))
         least, most = np.maximum(host.next_down(least - LOST), 0.0), np.minimum(host.next_up(most + LOST), 1.0)
-        # ``steep`` was rounded away from 0 a few times.
-        least, most = host.next_down(host.lowered(abs(steep), 14) * least), host.next_up(abs(steep) * most)
-        down, up = (least, most) if steep >= 0 else (-most, -least)
+        ends = enclosing((least, most)).scaled(self.alpha).ends
+        down, up = np.maximum(ends[0], min(0.0, self.alpha)), np.minimum(ends[1], max(0.0, self.alpha))
         falls, rises = (low < 0) | (high <= 0), (high > 0) | (low >= 0)
-        down = np.where(falls, np.where(rises, np.minimum(down, above), down), above)
-        up = np.where(falls, np.where(rises, np.maximum(up, above), up), above)
-        return np.maximum(down, extent[0]), np.minimum(up, extent[1])
+        down = np.where(falls, np.where(rises, np.minimum(down, 1.0), down), 1.0)
+        return down, np.where(falls, np.where(rises, np.maximum(up, 1.0), up), 1.0)
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
-        """Elementary functions; a library may compute exp(x) - 1 by a difference. One that grows feels its argument."""
-        (x,) = values
-        lost = np.where(x < 0, 16 * unit * abs(self.alpha * self.scale), 0.0)
-        grows = 1.0 if self.width > 0 else 1 + np.where(x < 0, abs(x / self.width), 0.0)
-        return super().rounding(values, result, unit) * grows + lost
+        """Elementary functions; a library may compute exp(x) - 1 by a difference."""
+        return super().rounding(values, result, unit) + np.where(values[0] < 0, 16 * unit * abs(self.alpha), 0.0)
 
 
 # -- waves ---------------------------------------------------------------------------------------------------------
