@@ -15,15 +15,15 @@ from specnorm import ModelFileError
 from specnorm.proof import install
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.model_arrays import ModelArrays, Sizes
-from specnorm_networks.onnx.tensors import Tensors, initialisers
-from specnorm_networks.onnx.walk import Walk
 
 
 def prepare() -> None:
-    """Import what executes a network."""
+    """Import what reads and executes a network."""
     import onnx.reference
 
-    del onnx
+    from specnorm_networks.onnx import walk
+
+    del onnx, walk
 
 
 def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
@@ -35,6 +35,9 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     try:
         from google.protobuf.message import DecodeError
         from onnx import ModelProto
+
+        from specnorm_networks.onnx.tensors import Tensors, initialisers
+        from specnorm_networks.onnx.walk import Walk
     except ModuleNotFoundError as error:
         raise ModelFileError(f"ONNX models need the package onnx: {install('onnx')}.") from error
     size = file.seek(0, 2)
@@ -45,7 +48,7 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
         )
     try:
         model = ModelProto.FromString(file.read())
-    except (DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    except (DecodeError, RecursionError, ValueError) as error:
         raise ModelFileError(f"it is damaged, or no ONNX model: {error}.") from error
     if not _is_text(model):
         raise ModelFileError("it is damaged: one of its names is no text.")

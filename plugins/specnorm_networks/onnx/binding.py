@@ -21,6 +21,7 @@ from typing import Any, NoReturn, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto, defs, helper
 
 from specnorm_networks.certified.operators import NoBoundError
 from specnorm_networks.onnx.nodes import MAX_FOLDED, Builder, Call, Data, Known, Result, Value
@@ -37,15 +38,11 @@ _SINGLE = (int, float)
 
 @cache
 def _schema(operator: str, opset: int) -> Any:
-    from onnx import defs
-
     return defs.get_schema(operator, opset)
 
 
 @cache
 def _newest() -> int:
-    from onnx import defs
-
     known: int = defs.onnx_opset_version()
     return min(NEWEST, known)
 
@@ -143,8 +140,6 @@ def _attributes(call: Call, schema: Any) -> dict[str, tuple[Any, Any]]:
 
 def _converted(call: Call, attribute: Any) -> Any:
     """Number, text, tuple of numbers, or constant."""
-    from onnx import TensorProto, helper
-
     value = helper.get_attribute_value(attribute)
     if isinstance(value, TensorProto):
         return call.describe(value)
@@ -158,8 +153,6 @@ def _converted(call: Call, attribute: Any) -> Any:
 
 
 def _differ(value: Any, default: Any) -> bool:
-    from onnx import helper
-
     return default is None or bool(helper.get_attribute_value(value) != helper.get_attribute_value(default))
 
 
@@ -202,7 +195,7 @@ def _taken(call: Call, name: str, value: Value, parameter: inspect.Parameter) ->
 
 def refuse(call: Call, name: str, value: Data) -> NoReturn:
     """Say that an input must be a constant."""
-    if value.held:
+    if not value.origins:
         raise NoBoundError(
             f"the input {name} of {call.operator} is computed from sizes or constants that are not known: give the "
             "input shape"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+from onnx import GraphProto, ValueInfoProto, helper
 
 from specnorm_networks.onnx.tensors import EXTERNAL
 
@@ -57,7 +58,6 @@ def evaluate(node: Any, opset: int, inputs: Inputs) -> list[Any]:
 
 
 def _run(node: Any, opset: int, inputs: Inputs) -> list[Any]:
-    from onnx import GraphProto, ValueInfoProto
     from onnx.reference import ReferenceEvaluator
 
     given = {name: each for name, each in zip(node.input, inputs, strict=True) if name}
@@ -72,16 +72,12 @@ def _run(node: Any, opset: int, inputs: Inputs) -> list[Any]:
 
 def _with(node: Any, **attributes: Any) -> Any:
     """A node with other attributes; None takes one away."""
-    from onnx import helper
-
     kept = {a.name: helper.get_attribute_value(a) for a in node.attribute} | attributes
     given = {name: value for name, value in kept.items() if value is not None}
     return helper.make_node(node.op_type, list(node.input), list(node.output)[:1], **given)
 
 
 def _attribute(node: Any, name: str, default: Any) -> Any:
-    from onnx import helper
-
     found = next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
     return found.decode() if isinstance(found, bytes) else found
 

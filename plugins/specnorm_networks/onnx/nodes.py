@@ -38,8 +38,6 @@ class Data:
     ----------
     name : str
         Of its node.
-    held : bool
-        Whether it depends on shapes and integers only: then it stays while floating inputs move.
     origins : frozenset of str
         Inputs that its numbers come from; see `unread`.
     depends : bool
@@ -48,7 +46,6 @@ class Data:
 
     name: str
     shape: Shape | None
-    held: bool = False
     origins: frozenset[str] = frozenset()
     depends: bool = False
 

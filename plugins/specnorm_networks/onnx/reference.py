@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
 from specnorm_networks.certified.operators.executed import UNITS
 from specnorm_networks.certified.shapes import Shape
@@ -102,8 +103,6 @@ class OnnxModel:
 
     def _inputs(self, inputs: Mapping[str, NDArray[np.float64]]) -> Iterator[tuple[str, NDArray[Any] | None]]:
         """Inputs in the file's types; those that are held are 0."""
-        from onnx import helper
-
         stored = {each.name for each in self._graph.initializer}
         for each in self._graph.input:
             tensor = each.type.tensor_type
@@ -120,8 +119,6 @@ class OnnxModel:
 
     @cached_property
     def _constants(self) -> dict[str, NDArray[Any]]:
-        from onnx import numpy_helper
-
         found = {}
         for proto in self._graph.initializer:
             try:

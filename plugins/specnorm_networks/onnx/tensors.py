@@ -13,28 +13,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
 from specnorm import ModelFileError
-from specnorm_networks.model_arrays import in_float32
 
-# data_type -> (name, how it is stored, field of the message that holds it if raw_data does not)
-_TYPES: dict[int, tuple[str, str, str]] = {
-    1: ("float32", "<f4", "float_data"),
-    2: ("uint8", "u1", "int32_data"),
-    3: ("int8", "i1", "int32_data"),
-    4: ("uint16", "<u2", "int32_data"),
-    5: ("int16", "<i2", "int32_data"),
-    6: ("int32", "<i4", "int32_data"),
-    7: ("int64", "<i8", "int64_data"),
-    9: ("bool", "?", "int32_data"),
-    10: ("float16", "<f2", "int32_data"),
-    11: ("float64", "<f8", "double_data"),
-    12: ("uint32", "<u4", "uint64_data"),
-    13: ("uint64", "<u8", "uint64_data"),
-    16: ("bfloat16", "<u2", "int32_data"),
-}
-_OTHERS = {8: "string", 14: "complex64", 15: "complex128", 17: "float8e4m3fn", 18: "float8e4m3fnuz", 19: "float8e5m2"}
-EXTERNAL = 1
+_READ = (1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 16)
+"""Element types that are read: floating ones, whole numbers of 8 bits and more, and truths."""
+EXTERNAL = TensorProto.EXTERNAL
 MAX_AXES = 8
 
 
@@ -112,30 +97,32 @@ class Tensors:
             If the tensors take more than the limit.
         """
         shape = tuple(int(n) for n in proto.dims)
-        blank = Constant(name, shape, _OTHERS.get(proto.data_type, "unknown"), lambda: np.zeros(0))
-        if proto.data_type not in _TYPES:
+        kind = proto.data_type
+        called = TensorProto.DataType.Name(kind).lower() if kind in TensorProto.DataType.values() else "unknown"
+        blank = Constant(name, shape, called, lambda: np.zeros(0))
+        if kind not in _READ:
             return blank.refused(
                 f"it is stored as {blank.dtype}, which is not measured; expected float32, float64, float16 or bfloat16."
             )
-        dtype, stored, place = _TYPES[proto.data_type]
-        blank = replace(blank, dtype=dtype)
+        dtype = helper.tensor_dtype_to_np_dtype(kind)
+        blank = replace(blank, dtype=dtype.name)
         if len(shape) > MAX_AXES or any(n < 0 for n in shape):
             return replace(blank, shape=()).refused(f"it claims the shape {shape[:MAX_AXES]}: the file is damaged.")
         count = math.prod(shape)
-        needed = count * np.dtype(stored).itemsize
+        needed = count * dtype.itemsize
         if proto.HasField("segment"):
             return blank.refused("it is stored in segments, which are not read.")
         if proto.data_location == EXTERNAL:
-            return self._external(proto, blank, needed, stored)
-        raw = proto.raw_data if proto.HasField("raw_data") else None
-        have = len(raw) if raw is not None else len(getattr(proto, place))
-        if have != (needed if raw is not None else count):
+            return self._external(proto, blank, needed)
+        raw = proto.HasField("raw_data")
+        have = len(proto.raw_data if raw else getattr(proto, helper.tensor_dtype_to_field(kind)))
+        if have != (needed if raw else count):
             return blank.refused(
-                f"shape {shape} of {dtype} does not fit its {have} stored values: the file is damaged."
+                f"shape {shape} of {blank.dtype} does not fit its {have} stored values: the file is damaged."
             )
         self._claim(needed)
         self.largest = max(self.largest, count)
-        return replace(blank, load=lambda: _array(proto, raw, shape, dtype, stored, place))
+        return replace(blank, load=lambda: _array(proto))
 
     def computes(self, count: int, work: int, most: int) -> bool:
         """Whether so many bytes, by so many multiplications, are computed besides: no more than may be read."""
@@ -157,7 +144,7 @@ class Tensors:
             raise ModelFileError(found.refusal)
         return found.load()
 
-    def _external(self, proto: Any, blank: Constant, needed: int, stored: str) -> Constant:
+    def _external(self, proto: Any, blank: Constant, needed: int) -> Constant:
         entries = {entry.key: entry.value for entry in proto.external_data}
         location = entries.get("location", "")
         try:
@@ -179,7 +166,7 @@ class Tensors:
                 raw = file.read(needed)
             if len(raw) != needed:
                 raise ModelFileError(f"{location!r} ends in the middle of it.")
-            return _array(proto, raw, blank.shape, blank.dtype, stored, "")
+            return _array(TensorProto(data_type=proto.data_type, dims=proto.dims, raw_data=raw))
 
         return replace(blank, load=load)
 
@@ -207,13 +194,6 @@ def _inside(model: Path, location: str) -> Path:
     return path
 
 
-def _array(proto: Any, raw: bytes | None, shape: tuple[int, ...], dtype: str, stored: str, place: str) -> NDArray[Any]:
-    if raw is not None:
-        array = np.frombuffer(raw, dtype=stored)
-    else:
-        values = np.asarray(getattr(proto, place))
-        # Half precision is stored as its bits.
-        array = values.astype("<u2").view(stored) if dtype == "float16" else values.astype(stored)
-    if dtype == "bfloat16":
-        array = in_float32(array)
-    return np.asarray(array.reshape(shape).astype(array.dtype.newbyteorder("="), copy=False))
+def _array(proto: Any) -> NDArray[Any]:
+    found = numpy_helper.to_array(proto)
+    return found.astype(np.float32) if found.dtype.name == "bfloat16" else found

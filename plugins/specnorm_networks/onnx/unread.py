@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from onnx import defs
+
 from specnorm_networks.onnx.nodes import FLOATING, Data, Value
 from specnorm_networks.onnx.tensors import Constant
 
@@ -30,40 +32,27 @@ _CHOICE_TYPES = (5, 6, 7, 9, 12, 13)
 _QUANTISED = ("int4", "int8", "uint4", "uint8")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Hidden:
-    """A node that may hold a kernel which is not read.
+    """What may be a kernel and is not read: a node, or a constant in an operator.
 
     Parameters
     ----------
+    name : str
+        Of its row.
     kind : {"unknown", "none"}
         Of its row: an error, or what leaves a gate undecided.
+    constant : Constant or None
+        None: no constant stands for it.
+    multiplied : bool
+        Whether the constant is a factor of a product.
     """
 
     name: str
     kind: Literal["unknown", "none"]
     reason: str
-
-
-@dataclass(frozen=True, eq=False)
-class UnreadKernel:
-    """A constant in an operator that is not read.
-
-    Parameters
-    ----------
-    multiplied : bool
-        Whether it is a factor of a product.
-    """
-
-    constant: Constant
-    reason: str
-    multiplied: bool
-
-    @property
-    def kind(self) -> Literal["unknown", "none"]:
-        """Of its row: integers may say where and how much, and more axes hold what is no kernel."""
-        shaped = self.multiplied or 2 <= len(self.constant.shape) <= 5
-        return "unknown" if shaped and self.constant.dtype.startswith(FLOATING) else "none"
+    constant: Constant | None = None
+    multiplied: bool = False
 
 
 def origins(proto: Any, opset: int, at: int, inputs: Sequence[Value | None]) -> frozenset[str]:
@@ -76,8 +65,6 @@ def origins(proto: Any, opset: int, at: int, inputs: Sequence[Value | None]) -> 
 
 def _chooses(proto: Any, opset: int, at: int) -> bool:
     """Whether an output holds truths or whole numbers."""
-    from onnx import defs
-
     if proto.op_type == "Cast":
         return any(each.name == "to" and each.i in _CHOICE_TYPES for each in proto.attribute)
     try:
@@ -91,7 +78,7 @@ def _chooses(proto: Any, opset: int, at: int) -> bool:
     return _CHOICES.issuperset(allowed)
 
 
-def unread(proto: Any, inputs: Sequence[Value | None], label: str) -> Iterator[Hidden | UnreadKernel]:
+def unread(proto: Any, inputs: Sequence[Value | None], label: str) -> Iterator[Hidden]:
     """What may be kernels of a node without a rule."""
     operator = f"{proto.op_type[:40]} ({label[:80]})"
     multiplies = proto.op_type in PRODUCTS
@@ -102,7 +89,11 @@ def unread(proto: Any, inputs: Sequence[Value | None], label: str) -> Iterator[H
     for value in inputs:
         multiplied = multiplies and any(value is factor for factor in factors)
         if isinstance(value, Constant) and (multiplied or _is_weight(value)):
-            yield UnreadKernel(value, f"it is a weight of {operator}, which is not read as a layer.", multiplied)
+            # Integers may say where and how much, and more axes hold what is no kernel.
+            shaped = multiplied or 2 <= len(value.shape) <= 5
+            kind: Any = "unknown" if shaped and value.dtype.startswith(FLOATING) else "none"
+            reason = f"it is a weight of {operator}, which is not read as a layer."
+            yield Hidden(value.name, kind, reason, value, multiplied)
     data = [value for value in factors if isinstance(value, Data)]
     if proto.op_type in _CONVOLUTIONS and len(data) == len(factors):
         yield Hidden(label, "unknown", f"the kernel of {operator} is an input or computed, and is not measured.")

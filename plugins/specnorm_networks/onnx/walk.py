@@ -18,10 +18,8 @@ from specnorm_networks.certified.operators import (
     Held,
     Input,
     Matrix,
-    Mean,
     NoBoundError,
     Random,
-    Sum,
     Unknown,
     Unsqueeze,
 )
@@ -33,11 +31,11 @@ from specnorm_networks.model_arrays import Sizes, Stated, Tensor
 from specnorm_networks.onnx import labels
 from specnorm_networks.onnx.binding import bind
 from specnorm_networks.onnx.constants import computed
-from specnorm_networks.onnx.nodes import MAX_KNOWN, Call, Data, Made, Result, UnsizedError, Value, has_graphs, scalar
+from specnorm_networks.onnx.nodes import MAX_KNOWN, Call, Data, Made, Result, UnsizedError, Value, has_graphs
 from specnorm_networks.onnx.operators import OPERATORS, RANDOM
 from specnorm_networks.onnx.reference import OnnxModel
 from specnorm_networks.onnx.tensors import Constant, Tensors
-from specnorm_networks.onnx.unread import LAYER, PRODUCTS, Hidden, UnreadKernel, origins, unread
+from specnorm_networks.onnx.unread import LAYER, PRODUCTS, Hidden, origins, unread
 
 _DOMAINS = ("", "ai.onnx")
 _FLOATS = (1, 10, 11, 16)
@@ -87,14 +85,10 @@ class Walk:
         """Nodes of constants, by the names of their values."""
         self.inner: dict[int, tuple[Made, str]] = {}
         """Values that operators made of several are computed from, with the names of their nodes."""
-        self.sums: dict[str, Made] = {}
-        """Sums over axes, by name."""
         self.unsqueezed: dict[str, tuple[int, str]] = {}
         """Nodes that put one axis of size 1 in: which, and of what."""
-        self.unread: dict[object, UnreadKernel] = {}
-        """Constants in operators that are not read, by their keys."""
-        self.hidden: list[Hidden] = []
-        """Nodes that may hold a kernel which no constant stands for."""
+        self.hidden: dict[object, Hidden] = {}
+        """What may be kernels and is not read: by the keys of constants, or by names and reasons."""
         self.functions = {(f.domain.replace("ai.onnx", ""), f.name) for f in model.functions}
         """Operators that the model defines itself."""
         self.broken: str | None = None
@@ -120,18 +114,17 @@ class Walk:
             found.append(Tensor(name, c.shape, c.dtype, c.load, kind, stated, use.sizes, c.refusal, told))
         own = {c.key for c in self.constants.values()}
         rows = {use.constant.key for use in self.uses.values()}
-        for each in self.unread.values():
-            c = each.constant
+        if self.broken is not None:
+            self._hide(Hidden("graph", "unknown", f"{self.broken}: the graph is damaged."))
+        for c, each in ((each.constant, each) for each in self.hidden.values() if each.constant is not None):
             # A table that is also a layer's kernel has its row; a kernel that is computed from it has another norm.
             if c.key not in rows and (c.name not in used or each.multiplied or c.steps):
                 used.add(c.name)
                 name = c.name if c.key in own and c.name not in self.uses else self._called(c.name)
                 found.append(Tensor(name, c.shape, c.dtype, c.load, each.kind, refusal=c.refusal or each.reason))
         found += [Tensor(n, c.shape, c.dtype, c.load, "none") for n, c in self.constants.items() if n not in used]
-        hidden = list(dict.fromkeys(self.hidden))
-        if self.broken is not None:
-            hidden.append(Hidden("graph", "unknown", f"{self.broken}: the graph is damaged."))
-        return found + [Tensor(self._called(h.name), (), "unknown", list, h.kind, refusal=h.reason) for h in hidden]
+        alone = [each for each in self.hidden.values() if each.constant is None]
+        return found + [Tensor(self._called(h.name), (), "unknown", list, h.kind, refusal=h.reason) for h in alone]
 
     def graph(self) -> Graph:
         """The network; values that no output needs are left out."""
@@ -187,7 +180,7 @@ class Walk:
             held = tensor.elem_type in _INTEGERS
             shape = self._input_shape(given.name, tensor)
             origin = frozenset[str]() if held else frozenset((given.name,))
-            scope[given.name] = Data(given.name, shape, held, origins=origin, depends=True)
+            scope[given.name] = Data(given.name, shape, origin, depends=True)
             known = held or tensor.elem_type in _FLOATS
             operator = Input(moves=not held) if known else Unknown("its type is not known here")
             self.nodes.append(Node(given.name, operator, (), shape, "input"))
@@ -238,7 +231,7 @@ class Walk:
                 self.broken = self.broken or f"{label[:80]} uses {missing[:80]!r}, which nothing before it makes"
             inputs = [scope.get(name) if name else None for name in proto.input]
             if has_graphs(proto):
-                self.hidden.append(Hidden(label, "none", f"{_SUBGRAPH}."))
+                self._hide(Hidden(label, "none", f"{_SUBGRAPH}."))
             found = self._translate(proto, inputs, label)
             for at, name in enumerate(proto.output):
                 if not name:
@@ -251,18 +244,14 @@ class Walk:
                     scope[name] = replace(each, value=name)
                     continue
                 data = [value for value in inputs if isinstance(value, Data)]
-                held = bool(each.inputs) and all(value.held for value in data) and not isinstance(each.operator, Random)
                 sources = origins(proto, self.opset, at, inputs)
                 # A sub-graph may use any value that is in sight.
                 depends = has_graphs(proto) or any(value.depends for value in data)
                 layer = isinstance(each.operator, Convolution | Matrix) or proto.op_type in _LOOPS
                 if layer and depends:
                     sources |= {LAYER}
-                held |= isinstance(each.operator, Held)
-                scope[name] = Data(name, each.shape, held, sources, depends)
+                scope[name] = Data(name, each.shape, sources, depends)
                 self._node(name, each, proto.op_type)
-                if isinstance(each.operator, Sum):
-                    self.sums[name] = each
 
     def _node(self, name: str, made: Made, label: str) -> str:
         """Put a value into the graph, after what it is made of."""
@@ -349,22 +338,21 @@ class Walk:
         name = (proto.domain.replace("ai.onnx", ""), proto.op_type)
         if name in self.functions:
             reason = "it is a function of the model, which is not followed: inline it (onnx.inliner)."
-            self.hidden.append(Hidden(proto.op_type[:80], "none", reason))
+            self._hide(Hidden(proto.op_type[:80], "none", reason))
         elif name[0] and not (proto.domain == labels.DOMAIN and proto.op_type in labels.WITHOUT_KERNELS):
             reason = f"it is an operator of {proto.domain[:40]}, which is not known: register it, or export without it."
-            self.hidden.append(Hidden(proto.op_type[:80], "none", reason))
+            self._hide(Hidden(proto.op_type[:80], "none", reason))
         for missed in unread(proto, inputs, label):
-            if isinstance(missed, Hidden):
-                self.hidden.append(missed)
-            else:
-                self.unread.setdefault(missed.constant.key, missed)
+            self._hide(missed)
+
+    def _hide(self, found: Hidden) -> None:
+        key = (found.name, found.reason) if found.constant is None else found.constant.key
+        self.hidden.setdefault(key, found)
 
     def _built(self, proto: Any, inputs: list[Value | None], label: str) -> Result:
         """What one of ONNX's own operators becomes."""
         known = OPERATORS.get(proto.op_type)
         moving = any(isinstance(value, Data) for value in inputs)
-        if proto.op_type == "Div" and (mean := self._mean(*inputs)) is not None:
-            return mean
         if known is None or (known.build is None and moving):
             raise NoBoundError(NO_LOOPS if proto.op_type in _LOOPS else f"{proto.op_type[:40]} has no rule here")
         call = Call(
@@ -383,17 +371,6 @@ class Walk:
             if moving:
                 raise
         return computed(proto, call, known, self.reader)
-
-    def _mean(self, total: Value | None, count: Value | None) -> Made | None:
-        """A sum over its count, as JAX writes means."""
-        made = self.sums.get(total.name) if isinstance(total, Data) else None
-        sizes = None if made is None else made.inputs[0].shape
-        if made is None or sizes is None or not isinstance(made.operator, Sum) or not isinstance(count, Constant):
-            return None
-        whole = math.prod(sizes[axis] for axis in made.operator.axes)
-        if scalar(count) != whole or len(count.shape) > len(made.shape or ()):
-            return None
-        return Made(Mean(made.operator.axes, made.operator.keep), made.inputs, made.shape)
 
     def _registered(self, proto: Any, inputs: list[Value | None]) -> Made:
         """What an operator of another domain becomes, if its user told."""
