@@ -102,18 +102,6 @@ def _adaptive(*, largest: bool) -> Callable[..., Any]:
     return write
 
 
-def _nearest_exact(self: Any, output_size: Any, *scales: float | None, **named: float | None) -> Any:
-    """By scales where they are given, as torch does; else to sizes."""
-    factors, axes = [float(x) for x in (*scales, *named.values()) if x], [*range(2, len(self.shape))]
-    by, to = None, _constant(np.asarray(output_size, np.int64))
-    if len(factors) == len(axes):
-        by, to = _constant(np.asarray(factors, np.float32)), None
-    return op.Resize(
-        self, None, by, to, axes=axes, mode="nearest", coordinate_transformation_mode="half_pixel",
-        nearest_mode="round_prefer_ceil",
-    )  # fmt: skip
-
-
 def _sort(self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
     del stable
     return op.TopK(self, _constant([int(self.shape[dim])]), axis=dim, largest=int(descending), sorted=1)
@@ -224,7 +212,6 @@ def table() -> dict[Any, Callable[..., Any]]:
         **{getattr(aten, f"adaptive_avg_pool{n}d").default: means for n in (1, 2, 3)},
         **{getattr(aten, f"_adaptive_avg_pool{n}d").default: means for n in (2, 3)},
         **{getattr(aten, f"adaptive_max_pool{n}d").default: maxima for n in (1, 2, 3)},
-        **{getattr(aten, f"_upsample_nearest_exact{n}d").default: _nearest_exact for n in (1, 2, 3)},
         aten.diagonal.default: _diagonal,
         aten.sort.stable: _sort,
     }
