@@ -186,36 +186,18 @@ class NetworkBound:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: the field ``network`` of an audit's JSON. What is not finite becomes None."""
-        ranges = {name: _ends(between) for name, between in self.input_ranges.items()}
-        return {
-            "upper": _finite(self.upper),
-            "product": _finite(self.product),
-            **({} if self.radius is None else {"radius": self.radius}),
-            **({"input_ranges": ranges} if ranges else {}),
-            **({"note": self.note} if self.note else {}),
-            **({} if self.status == COMPLETE else {"status": self.status}),
-            "runs": [
-                {
-                    "start": r.start, "end": r.end, "layers": [list(names) for names in r.layers],
-                    "product": _finite(r.product), "upper": _finite(r.upper),
-                }
-                for r in self.runs
-            ],
-            "checked": self.checked.to_dict(),
-            "input_shapes": {name: None if s is None else list(s) for name, s in self.input_shapes.items()},
-            "outputs": {name: _finite(value) for name, value in self.outputs.items()},
-            "unknown": [
-                {"name": u.name, "operator": u.operator, "reason": u.reason, "before": _finite(u.before)}
-                for u in self.unknown
-            ],
-            "nodes": [
-                {
-                    "name": s.name, "operator": s.operator, "rule": s.rule, "layer": s.layer,
-                    "factor": _finite(s.factor), "upper": _finite(s.upper),
-                }
-                for s in self.nodes
-            ],
-        }  # fmt: skip
+        usual: dict[str, object] = {"radius": None, "input_ranges": {}, "note": "", "status": COMPLETE}
+        told = {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
+        tables = {
+            "runs": (self.runs, ("start", "end", "layers", "product", "upper")),
+            "unknown": (self.unknown, ("name", "operator", "reason", "before")),
+            "nodes": (self.nodes, ("name", "operator", "rule", "layer", "factor", "upper")),
+        }
+        rows = {key: [{name: getattr(x, name) for name in names} for x in of] for key, (of, names) in tables.items()}
+        numbers = {"upper": self.upper, "product": self.product, "outputs": self.outputs}
+        whole = {**numbers, **told, "checked": self.checked.to_dict(), "input_shapes": self.input_shapes, **rows}
+        found: dict[str, Any] = _plain(whole)
+        return found
 
     def __str__(self) -> str:
         """Table of the nodes, and what follows from them."""
@@ -268,12 +250,13 @@ class NetworkBound:
         return f"at most {number(value, 'upper')}" if value < math.inf else self.infinite
 
 
-def _ends(between: tuple[float, float] | None) -> list[float | None] | None:
-    return None if between is None else [_finite(end) for end in between]
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def _plain(value: Any) -> Any:
+    """Lists for tuples, None for numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _table(nodes: Sequence[Step]) -> list[str]:

@@ -50,10 +50,7 @@ def certificate_of_network(found: NetworkBound, content: bytes, name: str, *, ex
     shapes = list(found.input_shapes.values())
     if len(shapes) != 1 or shapes[0] is None:
         raise CertificateError("no claim about it can be made: it has not one input of a known shape.")
-    return _certificate(found, content, [*shapes[0]], name, exported=exported)
-
-
-def _certificate(found: NetworkBound, content: bytes, shape: list[int], name: str, *, exported: bool) -> Certificate:
+    shape = [*shapes[0]]
     try:
         content = _of_fixed_size(content, shape) if exported else content
         network = Network(content, shape)
