@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,6 @@ from specnorm.proof import host
 from specnorm_networks.certified import axes
 from specnorm_networks.certified.axes import Row, Window
 from specnorm_networks.certified.operators.base import (
-    Apply,
     FloatArray,
     Linear,
     LinearMap,
@@ -75,27 +74,26 @@ def sums_along(before: Sizes, rows: Sequence[Sequence[Row] | None] | None) -> Li
     if any(row and not n for row, n in zip(rows, before[first:], strict=True)):
         return None
 
-    def all_axes(x: FloatArray) -> FloatArray:
-        for at, each in enumerate(rows):
-            x = x if each is None else axes.weighted(x, first + at + 1, each)
-        return x
+    largest = math.prod(map(max, before, shape))
 
-    widths = [max([len(row) for row in each], default=0) for each in rows if each is not None]
-    entries = math.prod(map(max, before, shape)) * max(widths, default=1)
-    apply: Apply = lambda x: in_parts(all_axes, x[0], entries)  # noqa: E731
+    def sums(each: Sequence[Sequence[Row] | None]) -> tuple[Callable[[FloatArray], FloatArray], int]:
+        """Along every axis; and their roundings."""
+        widths = [max(map(len, some), default=0) for some in each if some is not None]
+
+        def all_axes(x: FloatArray) -> FloatArray:
+            for axis, some in enumerate(each, first + 1):
+                x = x if some is None else axes.weighted(x, axis, some)
+            return x
+
+        return (lambda x: in_parts(all_axes, x, largest * max(widths, default=1))), sum(n + 4 for n in widths)
+
+    apply, roundings = sums(rows)
     columns = [None if r is None else axes.transposed_rows(r, n) for r, n in zip(rows, before[first:], strict=True)]
-    deepest = [max([len(row) for row in each], default=0) for each in columns if each is not None]
-
-    def back(y: FloatArray) -> FloatArray:
-        for at, each in reversed(list(enumerate(columns))):
-            y = y if each is None else axes.weighted(y, first + at + 1, each)
-        return y
-
+    back, backward = sums(columns)
     # All weights have one sign.
     return LinearMap(
-        apply, lambda x: abs(apply(x)), sum(width + 4 for width in widths), shape=shape,
-        adjoint=lambda y: [in_parts(back, y, math.prod(map(max, before, shape)) * max(deepest, default=1))],
-        backward=sum(width + 4 for width in deepest),
+        lambda x: apply(x[0]), lambda x: abs(apply(x[0])), roundings, shape=shape,
+        adjoint=lambda y: [back(y)], backward=backward,
     )  # fmt: skip
 
 
