@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from specnorm_networks import Graph, Layer, Node, bound, within
-from specnorm_networks.certified.operators import Exp, Input, Matrix, Product, Sigmoid
+from specnorm_networks.certified.operators import Exp, Input, LeakyReLU, Matrix, Product, Sigmoid
 
 WEIGHT = np.sin(np.arange(16.0) ** 2).reshape(4, 4)
 
@@ -19,6 +19,13 @@ def gate() -> Graph:
         Node("y", Product(), ("x", "g"), (1, 4), "mul"),
     ]
     return Graph(tuple(nodes), ("y",))
+
+
+def test_no_pair_is_tried_outside_of_a_box_around_a_ball_s_centre() -> None:
+    """Of both the bound is: a pair of the ball beyond the box was said to contradict it."""
+    graph = Graph((Node("x", Input(), (), (1, 2)), Node("y", LeakyReLU(3.0), ("x",), (1, 2))), ("y",))
+    assert bound(within(graph, 0.0, 1.0), radius=0.5, centre=np.full((1, 2), 0.01)).upper == 1.0
+    assert bound(within(graph, -1.0, 1.0), radius=0.5, centre=np.full((1, 2), 0.01)).upper == 3.0
 
 
 def run_gate(x: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from specnorm.proof import Interval, enclosing, host, point, within
+from specnorm.proof import Interval, anything, enclosing, host, point, within
 from specnorm_networks.certified.operators.base import (
     FloatArray,
     Linear,
@@ -74,23 +74,22 @@ class Normalise(Operator):
     def combine(self, bounds: Sequence[float], place: Place) -> float:
         """The first input's bound, over the smallest number that is divided by."""
         known = place.ranges()
-        lengths = known[1] if len(known) == 2 else None
-        least = 0.0 if lengths is None else max(float(np.min(lengths.low, initial=math.inf)), 0.0)
-        if not self.eps >= 0 or math.isnan(least):
+        lengths = known[1] if len(known) == 2 and known[1] is not None else anything(())
+        if not self.eps >= 0:
             raise NoBoundError(f"eps={self.eps!r} is negative, or no number")
-        divisor = self._divisor_down(least, _count(place.before[0], self.axes))
+        divisor = float(np.min(self._divisor(lengths, _count(place.before[0], self.axes)).low, initial=math.inf))
         if not divisor > 0:
             raise NoBoundError(f"it divides by the length of its input, which may be 0, and eps is 0; {hint(known)}")
         return host.mul_up(bounds[0], host.div_up(1.0, divisor))
 
-    def _divisor_down(self, least: float, count: int | None) -> float:
-        """The divisor for the smallest length, rounded down; of how many entries may be unknown."""
+    def _divisor(self, lengths: Interval, count: int | None) -> Interval:
+        """What entries are divided by; of how many there are may be unknown."""
+        s = enclosing((np.maximum(lengths.low, 0.0), np.maximum(lengths.high, 0.0)))
         if self.form == "largest":
-            return max(least, self.eps)
-        if not least or not count or math.isinf(least):
-            return host.sqrt_down(self.eps)
-        square = max(host.next_down(host.mul_down(least, least) / count), 0.0)
-        return host.sqrt_down(max(host.sub_down(square, -self.eps), 0.0))
+            return enclosing((np.maximum(s.low, self.eps), np.maximum(s.high, self.eps)))
+        unknown = enclosing((np.zeros(s.shape), np.full(s.shape, math.inf)))
+        square = (s * s).scaled(1 / count, 2.0**-52) if count else unknown
+        return (square + point(np.full(s.shape, self.eps))).root()
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
         """No entry is larger than the length of all, nor than itself over the smallest divisor."""
@@ -99,14 +98,7 @@ class Normalise(Operator):
         if not count or not self.eps >= 0:
             return None
         most = host.root_up(count) if self.form == "mean square" else 1.0
-        s = enclosing((np.maximum(lengths.low, 0.0), np.maximum(lengths.high, 0.0)))
-        if self.form == "mean square":
-            over = ((s * s).scaled(1 / count, 2.0**-52) + point(np.full(s.shape, self.eps))).root()
-        else:
-            over = enclosing((np.maximum(s.low, self.eps), np.maximum(s.high, self.eps)))
-        # A root or a sum that was rounded below 0 says nothing.
-        over = enclosing((np.maximum(over.low, 0.0), over.high))
-        return (z * over.inverse()) & within(np.full(z.shape, most))
+        return (z * self._divisor(lengths, count).inverse()) & within(np.full(z.shape, most))
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         # The length's own rounding is counted where it is computed.
