@@ -24,6 +24,7 @@ from specnorm_networks.near import bound
 
 if TYPE_CHECKING:
     from specnorm_networks.layer_certificates import Certificate
+    from specnorm_networks.sources.base import Exported
 
 MAX_BYTES = 2**33
 """Of a file, as `specnorm.audit` has it."""
@@ -206,10 +207,9 @@ def certified_accuracy(
             "at least one."
         )
     graph = network_graph(source, None if isinstance(source, Graph) else _sizes(source, inputs))
-    if execution is not None:
-        _check_sums(graph, execution)
-        if not is_file(source):
-            _check_stored(graph, execution)
+    exported = getattr(graph.model, "exported", None)
+    if execution is not None and exported is not None:
+        _check_executed(exported, execution)
     graph = graph if input_range is None else within(graph, *input_range)
     return of_graph(
         graph, inputs, labels, radii, local=local, budget=budget, execution=execution, method=method,
@@ -222,24 +222,13 @@ def _sizes(source: Source, x: NDArray[np.float64]) -> Any:
     return (x.shape[3:] and x.shape[2:]) or None if is_file(source) else x.shape[1:]
 
 
-def _check_sums(graph: Graph, execution: str) -> None:
-    """Refuse sums of 16 bits, which the graph does not show."""
-    from specnorm_networks.sources.reading import Original
-
-    narrow = graph.model.exported.narrow if isinstance(graph.model, Original) else ""
-    if narrow and execution != "float32":
-        raise MethodError(f"execution={execution!r}: {narrow} is summed in 16 bits there, which has no rule.")
-
-
-def _check_stored(graph: Graph, execution: str) -> None:
-    """Refuse constants that a model computes when it is called: they are rounded otherwise where it is executed."""
-    from specnorm_networks.sources.reading import Original
-
-    assert isinstance(graph.model, Original)  # for the type checker: of a live model
-    name = graph.model.computed_constant(graph)
-    if name is not None:
+def _check_executed(exported: Exported, execution: str) -> None:
+    """Refuse constants that a model computes when it is called, and sums of 16 bits, which the graph does not show."""
+    if exported.narrow and execution != "float32":
+        raise MethodError(f"execution={execution!r}: {exported.narrow} is summed in 16 bits there, which has no rule.")
+    if exported.computed:
         raise MethodError(
-            f"execution={execution!r}: a constant of {name} is no array that the model stores, but computed when it is "
+            f"execution={execution!r}: {exported.computed} is no array that the model stores, but computed when it is "
             "called, and rounded otherwise there. Bake it (specnorm_torch.bake_), or give the exported ONNX file."
         )
 

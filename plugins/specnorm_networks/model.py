@@ -21,14 +21,19 @@ class Computed:
 
     Parameters
     ----------
-    value : array
-        float64, exactly what was computed.
+    array : array
+        As it was computed.
     unit : float
         Unit roundoff of the arithmetic that computed it: 2^-53, 2^-24 (float32), 2^-11 (float16), 2^-8 (bfloat16).
     """
 
-    value: NDArray[Any]
+    array: NDArray[Any]
     unit: float
+
+    @property
+    def value(self) -> NDArray[np.float64]:
+        """The same numbers in float64."""
+        return self.array.astype(np.float64, copy=False)
 
 
 def equal_but_for_rounding(one: Computed, other: Computed) -> bool:

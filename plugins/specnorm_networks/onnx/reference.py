@@ -84,7 +84,12 @@ class OnnxModel:
                 single.update(node.output)
             for name, array in self._node(node, found):
                 found[name] = made[name] = array
-        return _Values({name: a for name, a in made.items() if a.dtype.name in UNITS or a.dtype.kind in "iub"}, single)
+        least = dict.fromkeys(single, UNITS["float32"])
+        return {
+            name: Computed(a, max(UNITS.get(a.dtype.name, 0.0), least.get(name, UNITS["float64"])))
+            for name, a in made.items()
+            if a.dtype.name in UNITS or a.dtype.kind in "iub"
+        }
 
     def alone(self, inputs: Mapping[str, NDArray[np.float64]], trial: Trial) -> None:
         """Nothing: values are in the file's precision."""
@@ -155,28 +160,3 @@ class OnnxModel:
             return []
         named = zip([name for name in node.output if name], found, strict=False)
         return [(name, np.asarray(each)) for name, each in named if isinstance(each, np.ndarray | np.generic)]
-
-
-class _Values(Mapping[str, Computed]):
-    """Values in double precision as they are asked for, each with the unit roundoff of its own.
-
-    Parameters
-    ----------
-    arrays : dict of str to array
-    single : set of str
-        Those that were computed in single precision, whatever their type.
-    """
-
-    def __init__(self, arrays: dict[str, NDArray[Any]], single: set[str]) -> None:
-        self.arrays, self.single = arrays, single
-
-    def __getitem__(self, name: str) -> Computed:
-        array = self.arrays[name]
-        unit = UNITS.get(array.dtype.name, UNITS["float64"])
-        return Computed(array.astype(np.float64), max(unit, UNITS["float32"]) if name in self.single else unit)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.arrays)
-
-    def __len__(self) -> int:
-        return len(self.arrays)

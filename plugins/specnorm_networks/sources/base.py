@@ -34,8 +34,8 @@ class Exported:
         ``alone(trial, *arrays)``: shows operators one by one; see `specnorm_networks.model.Model`.
     narrow : str
         An operator that its framework sums in 16 bits where values have so many; empty: there is none.
-    stored : callable
-        Gives the arrays that the original stores; nothing: it is not known.
+    computed : str
+        A value that the original computes from what it stores when it is called; empty: there is none.
     note : str
         What an answer has to say of the original, in a sentence.
     """
@@ -46,5 +46,5 @@ class Exported:
     inner: Callable[..., Mapping[str, Computed]] | None = None
     alone: Callable[..., None] | None = None
     narrow: str = ""
-    stored: Callable[[], Sequence[Array]] = tuple
+    computed: str = "one of its constants"
     note: str = ""

@@ -39,7 +39,7 @@ def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = 
         # Other devices than the CPU may multiply in less than single precision.
         least = 0.0 if jax.default_backend() == "cpu" else UNITS["bfloat16"]
         leaves = jax.tree.leaves(found)
-        return [Computed(np.asarray(x).astype(np.float64), max(least, UNITS.get(str(x.dtype), 0))) for x in leaves]
+        return [Computed(np.asarray(x), max(least, UNITS.get(str(x.dtype), 0))) for x in leaves]
 
     zeros = [np.zeros(shape) for shape in shapes]
     try:

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+from onnx import helper
 
 from specnorm.proof import TranslationError
 from specnorm_networks.certified.graph import Graph
-from specnorm_networks.certified.operators import Constant, Convolution, Matrix
 from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.operators.executed import UNITS
 from specnorm_networks.model import Computed, NotExecutedError, Trial, equal_but_for_rounding
 from specnorm_networks.onnx import read
 from specnorm_networks.sources.base import Exported
@@ -24,10 +25,6 @@ def graph_of(exported: Exported) -> Graph:
     outputs = tuple(each.name for each in exported.model.graph.output)
     note = " ".join(filter(None, (graph.note, exported.note)))
     return replace(graph, model=Original(exported, outputs), note=note)
-
-
-_PRECISIONS = {1: ("float32", 2.0**-24), 10: ("float16", 2.0**-11)}
-"""Element types whose numbers are rounded, with their unit roundoffs."""
 
 
 class Original:
@@ -63,13 +60,11 @@ class Original:
     def _rounded(self, inputs: Mapping[str, FloatArray]) -> dict[str, Computed]:
         """Inputs as the original takes them, with the precision that it computes in."""
         kinds = {
-            each.name: _PRECISIONS.get(each.type.tensor_type.elem_type) for each in self.exported.model.graph.input
+            each.name: helper.tensor_dtype_to_np_dtype(each.type.tensor_type.elem_type)
+            for each in self.exported.model.graph.input
         }
-        found = {}
-        for name, x in inputs.items():
-            dtype, unit = kinds.get(name) or ("float64", 2.0**-53)
-            found[name] = Computed(np.asarray(x).astype(dtype).astype(np.float64), unit)
-        return found
+        given = {name: np.asarray(x).astype(kinds.get(name, np.float64)) for name, x in inputs.items()}
+        return {name: Computed(x, UNITS.get(x.dtype.name, UNITS["float64"])) for name, x in given.items()}
 
     def alone(self, inputs: Mapping[str, FloatArray], trial: Trial) -> None:
         """Show every operator to a trial, where the export names them."""
@@ -90,20 +85,3 @@ class Original:
             return dict(zip(self.outputs, self.exported.run(*self._arrays(inputs)), strict=True))
         except Exception:  # whatever the model's own code raises
             return None
-
-    def computed_constant(self, graph: Graph) -> str | None:
-        """A node with numbers that the original does not store; None: there is none."""
-        held = {_sorted(x) for x in self.exported.stored()}
-        for node in graph.nodes:
-            operator, found = node.operator, list[FloatArray]()
-            if isinstance(operator, Convolution | Matrix):
-                found = [operator.layer.kernel(), *([] if operator.bias is None else [operator.bias()[0]])]
-            elif isinstance(operator, Constant):
-                found = [operator.run()]
-            if any(x.size > 1 and _sorted(x) not in held for x in found):
-                return node.name
-        return None
-
-
-def _sorted(x: FloatArray) -> bytes:
-    return np.sort(np.asarray(x, np.float64), axis=None).tobytes()

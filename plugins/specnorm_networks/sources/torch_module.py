@@ -257,14 +257,24 @@ def _written(model: nn.Module, program: ExportedProgram, example: tuple[Tensor, 
     narrow = next((str(node.target) for node in program.graph.nodes if "adaptive" in str(node.target)), "")
     return Exported(
         written.model_proto, partial(_called, model, example), free, partial(_inner, whole, example),
-        partial(_alone, whole, example), narrow, partial(_stored, model),
+        partial(_alone, whole, example), narrow, _computed(model, program),
     )  # fmt: skip
 
 
-def _stored(model: nn.Module) -> list[Array]:
-    """Tensors that the model holds, but for those that it computes others from at each call."""
+def _computed(model: nn.Module, program: ExportedProgram) -> str:
+    """A folded constant of several numbers that are not those of a tensor which the model stores; empty: none is."""
     inputs = {id(x) for module in model.modules() if computed_of(module) for x in module.parameters()}
-    return [computed(x).value for x in (*model.parameters(), *model.buffers()) if id(x) not in inputs]
+    stored = {_sorted(x) for x in (*model.parameters(), *model.buffers()) if id(x) not in inputs}
+    names = program.graph_signature.inputs_to_buffers
+    for node in program.graph.find_nodes(op="placeholder"):
+        x = program.state_dict.get(names.get(node.name, "")) if node.users else None
+        if x is not None and x.is_floating_point() and x.numel() > 1 and _sorted(x) not in stored:
+            return f"what {names[node.name].removeprefix('computed_')} gives"
+    return ""
+
+
+def _sorted(x: Tensor) -> bytes:
+    return np.sort(computed(x).value, axis=None).tobytes()
 
 
 def _called(model: nn.Module, example: tuple[Tensor, ...], *arrays: Array) -> list[Computed]:
