@@ -146,6 +146,12 @@ class NetworkBound:
         return None if self.product_claim is None else self.product_claim.value
 
     @property
+    def constants(self) -> dict[str, Upper]:
+        """Proven constants of the values that have a finite one."""
+        known = {step.name: step.claim for step in self.nodes if step.claim is not None}
+        return {name: claim for name, claim in known.items() if math.isfinite(claim.value)}
+
+    @property
     def infinite(self) -> str:
         """Of a constant that is no finite number: the first value that has such a one, and why."""
         step = next((step for step in self.nodes if step.upper == math.inf), None)

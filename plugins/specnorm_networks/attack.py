@@ -66,7 +66,7 @@ def attack(
     InternalError
         If an execution contradicts it.
     """
-    constants = {step.name: step.upper for step in answer.nodes if step.upper is not None and math.isfinite(step.upper)}
+    constants = {name: claim.value for name, claim in answer.constants.items()}
     pairs = Pairs(graph, constants, answer.upper, region, ranges or {})
     shapes = sizes(graph)
     if len(shapes) == len(graph.inputs):  # else it is made by hand

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from specnorm import MethodError
-from specnorm.proof import AnyArray, Clock, Upper, check_budget
+from specnorm.proof import AnyArray, Clock, check_budget
 from specnorm_networks.answer import COMPLETE, NetworkBound
 from specnorm_networks.attack import attack
 from specnorm_networks.bounding import bounded
@@ -168,12 +168,13 @@ def _with_steps_of(by_channels: NetworkBound, by_units: NetworkBound) -> Network
 def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> Ranges:
     """Ranges of all values on a ball; the constants up to each value make them smaller, and they the constants."""
     whole, plain = prepared(graph), unsorted(graph)
-    constants = _finite(bounded(whole, measure, Product()))
+    constants = bounded(whole, measure, Product()).constants
     found = ranges(plain, ball, constants)
     lines = _by_lines(graph, ball, measure)
     found = found if lines is None else ranges(plain, ball, constants, lines)
     for _ in range(ROUNDS - 1):
-        found = ranges(plain, ball, _finite(bounded(localised(whole, found), measure, Product(), known=found)), found)
+        constants = bounded(localised(whole, found), measure, Product(), known=found).constants
+        found = ranges(plain, ball, constants, found)
     return found
 
 
@@ -186,11 +187,6 @@ def _by_lines(graph: Graph, ball: Ball, measure: Measure) -> Ranges | None:
         return ranges_by_lines(read(graph, measure), ball)
     except MethodError:  # sizes that are not known, or a centre outside of the stated box
         return None
-
-
-def _finite(bound: NetworkBound) -> dict[str, Upper]:
-    """Constants of the values, where there are any."""
-    return {step.name: step.claim for step in bound.nodes if step.claim is not None and math.isfinite(step.claim.value)}
 
 
 def _smallest(answers: list[NetworkBound]) -> NetworkBound:

@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from specnorm import MethodError
-from specnorm.proof import Clock, Interval, Lower, Upper, least
+from specnorm.proof import Clock, Interval, Lower
 from specnorm_networks.attack import gradient, length, moved, nearest
 from specnorm_networks.bounding import bounded
 from specnorm_networks.certified import margins as rules
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.linear_bounds import LinearBounds, Network
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
-from specnorm_networks.certified.patterns import prepared
 from specnorm_networks.certified.ranges import box_of
 from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.roundings import EXECUTIONS, AtCentre, Roundings
@@ -195,12 +194,7 @@ def executed(graph: Graph, execution: str, measure: Measure) -> Roundings:
     """
     if execution not in EXECUTIONS:
         raise MethodError(f"execution={execution!r}; expected None, {', '.join(map(repr, EXECUTIONS))}.")
-    steps = [step for of in (graph, prepared(graph)) for step in bounded(of, measure, Product()).nodes]
-    constants: dict[str, Upper] = {}
-    for step in steps:
-        if step.claim is not None and math.isfinite(step.claim.value):
-            constants[step.name] = least(step.claim, constants.get(step.name))
     try:
-        return Roundings(graph, EXECUTIONS[execution], measure, constants)
+        return Roundings(graph, EXECUTIONS[execution], measure, bounded(graph, measure, Product()).constants)
     except NoBoundError as error:
         raise MethodError(f"execution={execution!r}: what the network rounds is not known. {error}") from error
