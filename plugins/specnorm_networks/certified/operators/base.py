@@ -342,6 +342,17 @@ class Linear(Operator):
             return None
         return linear if place.fits(shape) else None
 
+    def lipschitz(self, place: Place) -> float:
+        """Of what moves entries: columns are orthogonal, each with as many ones as its entry has copies."""
+        if self.lipschitz_constant is not None or not self.moves:
+            return super().lipschitz(place)
+        same = self.alike(place)
+        sizes = place.shortened(same).sizes()
+        linear = self.shortened(same).linear_map(place.shortened(same)) if sizes else None
+        if linear is None or sizes is None:
+            raise NoBoundError("it has no map of values of such sizes, or these are not known: give the input shape")
+        return host.root_up(linear.with_adjoint(sizes).backward + 1)
+
     def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
         # Of what moves entries: each weight goes to where its entry came from. One entry stands for all that are alike.
         same = frozenset(axis for axis in self.alike(place) if weights.shape[axis] == 1)
@@ -371,7 +382,7 @@ class Move(Linear):
     """Each entry of the value is one entry of the input, none twice, or 0: `moved` says which."""
 
     rule = "select"
-    lipschitz_constant = 1.0
+    lipschitz_constant: ClassVar[float | None] = 1.0
     rounds_nothing = True
     moves = True
 

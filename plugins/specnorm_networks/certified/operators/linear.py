@@ -272,10 +272,6 @@ class Broadcast(Linear):
     target: tuple[int, ...]
     """It may have fewer axes than the value, or 1 where the value has more (ONNX's Expand): both are broadcast."""
 
-    def lipschitz(self, place: Place) -> float:
-        (before,) = place.before
-        return host.root_up(broadcasting.repeats(before, broadcasting.broadcasted(before, self.target)))
-
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         shape = broadcasting.broadcasted(before, self.target)
         if shape is None:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.proof import host
 from specnorm_networks.certified.operators.base import FloatArray, LinearMap, Move, NotRunError, Place, Sizes
 
 
@@ -116,20 +115,14 @@ class Slice(Move):
         return x[tuple(places)]
 
 
-class _Copies(Move):
-    """Entries may be repeated: columns are orthogonal, each with as many ones as its entry has copies."""
+class Copies(Move):
+    """Entries may be repeated."""
 
     rule = "copies"
-
-    def most(self, place: Place) -> int:
-        """Largest number of copies of one entry."""
-        raise NotImplementedError
-
-    def lipschitz(self, place: Place) -> float:
-        return host.root_up(self.most(place))
+    lipschitz_constant = None
 
 
-class Entries(_Copies):
+class Entries(Copies):
     """Entry i of the value is entry ``at[i]`` of the flattened input, 0 where that is -1."""
 
     at: NDArray[Any]
@@ -143,19 +136,12 @@ class Entries(_Copies):
         found = np.append(x.reshape(-1), np.zeros(1, x.dtype))[self.at]
         return np.asarray(found)
 
-    def most(self, place: Place) -> int:
-        return self._most
-
-    @functools.cached_property
-    def _most(self) -> int:
-        return int(np.unique(self.at[self.at >= 0], return_counts=True)[1].max(initial=0))
-
     @functools.cached_property
     def _outside(self) -> bool:
         return bool(((self.at < -1) | (self.at >= self.size)).any())
 
 
-class Gather(_Copies):
+class Gather(Copies):
     """``numpy.take(x, index, axis)``; negative positions count from the end."""
 
     axis: int
@@ -168,23 +154,11 @@ class Gather(_Copies):
     def moved(self, x: FloatArray) -> FloatArray:
         return np.asarray(np.take(x, self.index, self.axis))
 
-    def most(self, place: Place) -> int:
-        # Where the axis' size is not known, a position from the start may be one from the end, too.
-        (before,), index = place.before, np.ravel(self.index)
-        size = before[self.axis] if before is not None else None
-        if isinstance(size, int):
-            index = np.where(index < 0, index + size, index)
-        signs = (index[index >= 0], index[index < 0])
-        return sum(int(np.unique(part, return_counts=True)[1].max(initial=0)) for part in signs)
 
-
-class Tile(_Copies):
+class Tile(Copies):
     """``numpy.tile``: whole axes repeated."""
 
     counts: tuple[int, ...]
 
     def moved(self, x: FloatArray) -> FloatArray:
         return np.tile(x, self.counts)
-
-    def most(self, place: Place) -> int:
-        return math.prod(self.counts)
