@@ -150,7 +150,7 @@ def mixed(rng: np.random.Generator, channels: int = 3) -> Graph:
         Node("w", ops.Maximum(), ("u", "v"), (1, 1, 2, 2)),
         Node("c", ops.Concat(1), ("w", "m"), (1, 1 + c, 2, 2)),
         Node("g", ops.Mean((2, 3)), ("c",), (1, 1 + c)),
-        Node("f", ops.TwoAxes(1), ("t",), (1, 4 * c)),
+        Node("f", ops.Reshape((1, 4 * c)), ("t",), (1, 4 * c)),
         Node("j", ops.Concat(1), ("g", "f"), (1, 1 + 5 * c)),
         layer("o", drawn(4, 1 + 5 * c), "j", (1, 4), drawn(4)),
     )

@@ -68,7 +68,8 @@ def flatten(x: Value, /, *, axis: int) -> Constant | Made:
     if not -len(before) <= axis <= len(before):
         raise NoBoundError(f"axis {axis} of a value of {len(before)} axes")
     axis += len(before) if axis < 0 else 0
-    return _moved(x, (math.prod(before[:axis]), math.prod(before[axis:])), ops.TwoAxes(axis))
+    shape = math.prod(before[:axis]), math.prod(before[axis:])
+    return _moved(x, shape, ops.Reshape(shape))
 
 
 def squeeze(x: Value, /, *, axes: Wholes | None) -> Constant | Made:
@@ -83,7 +84,8 @@ def squeeze(x: Value, /, *, axes: Wholes | None) -> Constant | Made:
     )
     if any(before[at] != 1 for at in gone):
         raise NoBoundError(f"axes={gone} of shape {before} are not all of size 1")
-    return _moved(x, tuple(n for at, n in enumerate(before) if at not in gone), ops.Squeeze(gone))
+    shape = tuple(n for at, n in enumerate(before) if at not in gone)
+    return _moved(x, shape, ops.Reshape(shape))
 
 
 def unsqueeze(x: Value, /, *, axes: Wholes) -> Constant | Made:

@@ -24,9 +24,7 @@ from specnorm_networks.certified.operators.moves import (
     Reshape,
     SameOrder,
     Slice,
-    Squeeze,
     Tile,
-    TwoAxes,
     Unsqueeze,
 )
 from specnorm_networks.certified.operators.normalisation import Centre, Normalise
@@ -79,6 +77,6 @@ __all__ = [
     "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "Pad", "Permute", "Place",
     "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",
     "Resize", "Rsqrt", "SameOrder", "Scale", "SiLU", "Sigmoid", "Sign", "SignParts", "Sin", "Slice",
-    "Smallest", "SoftShrink", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Squeeze", "Steep", "Sum", "Tanh",
-    "TanhGELU", "Tile", "TwoAxes", "Unknown", "Unsqueeze", "Where", "Windows",
+    "Smallest", "SoftShrink", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Steep", "Sum", "Tanh",
+    "TanhGELU", "Tile", "Unknown", "Unsqueeze", "Where", "Windows",
 ]  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,26 +55,6 @@ class Reshape(SameOrder):
     def moved(self, x: FloatArray) -> FloatArray:
         wanted = [x.shape[axis] if self.copies and n == 0 else n for axis, n in enumerate(self.target)]
         return x.reshape(wanted)
-
-
-class TwoAxes(SameOrder):
-    """ONNX's Flatten: axes before ``axis`` as one, the others as one."""
-
-    axis: int
-
-    def moved(self, x: FloatArray) -> FloatArray:
-        if not 0 <= self.axis <= x.ndim:
-            raise NotRunError(f"axis {self.axis} of a value of shape {x.shape}")
-        return x.reshape(math.prod(x.shape[: self.axis]), math.prod(x.shape[self.axis :]))
-
-
-class Squeeze(SameOrder):
-    """Without some axes of size 1; None: without all of them."""
-
-    axes: tuple[int, ...] | None = None
-
-    def moved(self, x: FloatArray) -> FloatArray:
-        return np.squeeze(x, self.axes)
 
 
 class Unsqueeze(SameOrder):

@@ -19,7 +19,7 @@ from specnorm_networks.certified.operators.base import (
     Sizes,
 )
 from specnorm_networks.certified.operators.executed import smallest
-from specnorm_networks.certified.operators.moves import Identity, Squeeze
+from specnorm_networks.certified.operators.moves import Identity, Reshape
 from specnorm_networks.certified.operators.windows import Along
 
 
@@ -54,7 +54,8 @@ class _End(Length):
             return None
         whole = [np.arange(shape[axis], dtype=np.intp)[None] for axis in self.axes]
         steps = [Along(axis, each, self.join is np.minimum) for axis, each in zip(self.axes, whole, strict=True)]
-        last = Identity() if self.keep else Squeeze(self.axes)
+        left = tuple(n for axis, n in enumerate(shape) if axis not in self.axes)
+        last = Identity() if self.keep else Reshape(left)
         return [*((step, (at,)) for at, step in enumerate(steps)), (last, (len(steps),))]
 
 
