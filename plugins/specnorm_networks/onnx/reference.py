@@ -7,7 +7,7 @@ executed whose size is not known beforehand, no loop, and external data come fro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +32,31 @@ PATCHES = 2**24
 _SINGLE = ("Erf", "Gelu")
 """Operators that the evaluator computes in single precision, whatever it is given."""
 _DOMAINS = ("", "ai.onnx")
+
+
+def given_arrays(graph: Any, inputs: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[Any]]:
+    """Inputs of a GraphProto in its types, in order; those that are held are 0.
+
+    Raises
+    ------
+    NotExecutedError
+        If a type is not known.
+    """
+    stored = {each.name for each in graph.initializer}
+    found: dict[str, NDArray[Any]] = {}
+    for each in graph.input:
+        tensor = each.type.tensor_type
+        try:
+            dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+        except (KeyError, TypeError, ValueError) as error:
+            raise NotExecutedError(f"the type of its input {each.name[:40]!r} is not known") from error
+        shape = tuple(int(dim.dim_value) or 1 for dim in tensor.shape.dim)
+        if each.name in inputs:
+            with np.errstate(all="ignore"):
+                found[each.name] = np.asarray(inputs[each.name]).astype(dtype)
+        elif each.name not in stored and dtype.kind in "iub" and 0 <= math.prod(shape) <= ENTRIES:
+            found[each.name] = np.zeros(shape, dtype)
+    return found
 
 
 class OnnxModel:
@@ -69,7 +94,7 @@ class OnnxModel:
         """
         if self._functions or any(has_graphs(node) for node in self._graph.node):
             raise NotExecutedError("it has control flow or functions, which are not executed")
-        given = {name: array for name, array in self._inputs(inputs) if array is not None}
+        given = given_arrays(self._graph, inputs)
         shapes = self._shapes({name: array.shape for name, array in given.items()})
         wide = any(array.dtype == np.float64 for array in given.values())
         self._limit(shapes, ENTRIES // (1 + wide))
@@ -86,7 +111,7 @@ class OnnxModel:
                 found[name] = made[name] = array
         least = dict.fromkeys(single, UNITS["float32"])
         return {
-            name: Computed(a, max(UNITS.get(a.dtype.name, 0.0), least.get(name, UNITS["float64"])))
+            name: Computed(a, max(unit_of(a), least.get(name, 0.0)))
             for name, a in made.items()
             if a.dtype.name in UNITS or a.dtype.kind in "iub"
         }
@@ -105,22 +130,6 @@ class OnnxModel:
         except NotExecutedError:
             return None
         return {each.name: found[each.name] for each in self._graph.output if each.name in found}
-
-    def _inputs(self, inputs: Mapping[str, NDArray[np.float64]]) -> Iterator[tuple[str, NDArray[Any] | None]]:
-        """Inputs in the file's types; those that are held are 0."""
-        stored = {each.name for each in self._graph.initializer}
-        for each in self._graph.input:
-            tensor = each.type.tensor_type
-            try:
-                dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-            except (KeyError, TypeError, ValueError) as error:
-                raise NotExecutedError(f"the type of its input {each.name[:40]!r} is not known") from error
-            if each.name in inputs:
-                with np.errstate(all="ignore"):
-                    yield each.name, np.asarray(inputs[each.name]).astype(dtype)
-            elif each.name not in stored and np.dtype(dtype).kind in "iub":
-                shape = tuple(int(dim.dim_value) or 1 for dim in tensor.shape.dim)
-                yield each.name, np.zeros(shape, dtype) if 0 <= math.prod(shape) <= ENTRIES else None
 
     @cached_property
     def _constants(self) -> dict[str, NDArray[Any]]:
@@ -160,3 +169,8 @@ class OnnxModel:
             return []
         named = zip([name for name in node.output if name], found, strict=False)
         return [(name, np.asarray(each)) for name, each in named if isinstance(each, np.ndarray | np.generic)]
+
+
+def unit_of(x: NDArray[Any]) -> float:
+    """Unit roundoff of an array's type; that of float64 for whole numbers."""
+    return UNITS.get(x.dtype.name, UNITS["float64"])

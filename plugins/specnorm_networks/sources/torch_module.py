@@ -32,7 +32,7 @@ from specnorm.proof import install
 from specnorm_networks.model import Computed, Trial
 from specnorm_networks.sources.base import Array, Exported
 from specnorm_networks.sources.torch_alone import Alone
-from specnorm_networks.sources.torch_state import check_function, computed
+from specnorm_networks.sources.torch_state import check_function, computed, state
 
 OPSET = 23
 """The first with an operator for attention."""
@@ -113,13 +113,7 @@ def _exported(model: nn.Module, given: Any) -> Exported:
 
 
 def _tensor_names(model: nn.Module) -> set[str]:
-    """Names of all tensors that its modules hold, in attributes too."""
-    return {
-        f"{path}.{name}".removeprefix(".")
-        for path, module in model.named_modules()
-        for name, x in (vars(module) | module._parameters | module._buffers).items()
-        if isinstance(x, Tensor)
-    }
+    return {name for name, (value, *_) in state(model).items() if isinstance(value, Tensor)}
 
 
 def _examples(model: nn.Module, given: Any) -> Iterator[tuple[tuple[Tensor, ...], bool]]:
@@ -318,7 +312,7 @@ class _Recorder(torch.fx.Interpreter):
 
 
 def _like(values: Array, x: Tensor) -> Tensor:
-    return torch.tensor(np.asarray(values), dtype=x.dtype, device=x.device)
+    return torch.tensor(np.asarray(values, np.float64), dtype=x.dtype, device=x.device)
 
 
 @contextmanager

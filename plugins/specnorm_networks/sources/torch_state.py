@@ -43,11 +43,10 @@ def check_function(model: nn.Module, example: tuple[Tensor, ...]) -> None:
     inputs = [torch.randn(x.shape, generator=generator).to(x) if x.is_floating_point() else x for x in example]
     with at_inference(model), torch.compiler.set_stance("force_eager"):
         first = list(_tensors(model(*(x.clone() for x in inputs))))
-        attributes, buffers = _attributes(model), _buffers(model)
+        before = state(model)
         with _watching(asked):
             second = list(_tensors(model(*(x.clone() for x in inputs))))
-        changed = [*_changed(attributes, _attributes(model), renewed=False)]
-        changed += _changed(buffers, _buffers(model), renewed=True)
+        changed = [*_changed(before, state(model))]
     same = (equal_but_for_rounding(computed(a), computed(b)) for a, b in zip(first, second, strict=True))
     name = type(model).__name__
     if not all(same):
@@ -80,30 +79,28 @@ def computed(x: Tensor) -> Computed:
     return Computed(np.asarray(x.detach().cpu().to(torch.float64).numpy()), unit)
 
 
-_State: TypeAlias = Mapping[str, tuple[Any, int]]
-"""What is held by name, and how often it was written to."""
+State: TypeAlias = dict[str, tuple[Any, int, bool]]
+"""What modules hold by name, how often it was written to, and whether it is a parameter or buffer."""
 
 
-def _attributes(model: nn.Module) -> _State:
-    """Tensors and numbers that modules hold as attributes."""
+def state(model: nn.Module) -> State:
+    """Tensors and numbers that modules hold."""
     return {
-        f"{prefix}.{name}".removeprefix("."): (value, version_of(value) if isinstance(value, Tensor) else 0)
+        f"{prefix}.{name}".removeprefix("."): (
+            value, version_of(value) if isinstance(value, Tensor) else 0, name not in vars(module)
+        )
         for prefix, module in model.named_modules()
-        for name, value in vars(module).items()
+        for name, value in (vars(module) | module._parameters | module._buffers).items()
         if isinstance(value, Tensor | bool | int | float | str)
-    }
+    }  # fmt: skip
 
 
-def _buffers(model: nn.Module) -> _State:
-    return {name: (value, version_of(value)) for name, value in model.named_buffers(remove_duplicate=False)}
-
-
-def _changed(before: _State, after: _State, *, renewed: bool) -> Iterator[str]:
-    """Names of numbers that are others, and of tensors that were written to, or that another one has replaced."""
+def _changed(before: State, after: State) -> Iterator[str]:
+    """Names of numbers that are others, of tensors that were written to, and of buffers that another one replaces."""
     for name in before.keys() & after.keys():
-        (one, version), (other, later) = before[name], after[name]
+        (one, version, registered), (other, later, _) = before[name], after[name]
         if isinstance(one, Tensor) or isinstance(other, Tensor):
-            if renewed if one is not other else version != later:
+            if version != later if one is other else registered:
                 yield name
         elif one != other:
             yield name
