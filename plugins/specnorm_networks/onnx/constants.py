@@ -131,7 +131,7 @@ def computed(proto: Any, call: Call, known: Known, reader: Tensors) -> tuple[Con
         found = [call.fold(array) for array in run()]
         keeps = half and call.operator != "Cast"
         return tuple(replace(x, dtype="bfloat16") if keeps and x.dtype == "float32" else x for x in found)
-    largest = max((value for value in values if value.dtype in _FLOATS), key=lambda value: value.size)
+    largest = max(values, key=lambda value: value.size)
     if steps >= _DEEPEST:
         run()
         steps = 0
@@ -186,6 +186,8 @@ def _shapes(call: Call, known: Known, values: Sequence[Constant]) -> list[Shape 
     """Of all outputs: as they would be for values that move."""
     if call.operator == "MatMul":
         return [_product(*(value.shape for value in values))]
+    if call.operator == "DequantizeLinear":
+        return [values[0].shape if len(values[1].shape) < 2 else None]  # else in blocks
     if call.operator == "Range":
         start, limit, delta = (Fraction(value.load().item()) for value in values)
         return [(max(math.ceil((limit - start) / delta), 0),)]

@@ -124,29 +124,6 @@ def cast(x: Value, /, *, to: int) -> Result:
     return Made(ops.Cast(), (x,), x.shape)
 
 
-def dequantize(
-    x: Value, /, *, x_scale: Constant, x_zero_point: Array | None, axis: int = 1, output_dtype: int = 0
-) -> Constant:  # fmt: skip
-    """Weights from integers, rounded to the type of the scale."""
-    if isinstance(x, Data):
-        raise NoBoundError("it dequantises values of the network: steps")
-    if x_scale.size > MAX_KNOWN or x_scale.refusal is not None:
-        raise NoBoundError("its scale cannot be read")
-    unread = x_scale.dtype != "float32" or output_dtype not in (0, 1)
-    if unread or x.dtype not in ("int8", "uint8", "int16", "uint16", "int32"):
-        return x.refused(f"its quantisation ({x.dtype}, in blocks or of another kind) is not read.")
-    ones = [1] * len(x.shape)
-    if x_scale.size > 1:
-        ones[on_axis(axis, x.shape)] = x_scale.size
-
-    def change(a: NDArray[Any]) -> NDArray[Any]:
-        centre = np.zeros((), x.dtype) if x_zero_point is None else x_zero_point.reshape(ones)
-        whole = a.astype(np.int64) - centre.astype(np.int64)
-        return np.asarray(whole.astype(np.float32) * x_scale.load().reshape(ones))
-
-    return replace(x.mapped(x.shape, change), dtype="float32")
-
-
 def slice_of(x: Data, /, *, starts: Wholes, ends: Wholes, axes: Wholes | None, steps: Wholes | None = None) -> Made:
     """A part along some axes."""
     sizes, parts = list(shape_of(x)), dict[int, tuple[int, int | None, int | None, int]]()

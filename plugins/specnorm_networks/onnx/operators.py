@@ -83,7 +83,6 @@ OPERATORS: dict[str, Known] = {
     "Identity": _known(1, moves.identity),
     "Dropout": _known(7, moves.dropout, ignored="ratio seed"),
     "Cast": _known(6, moves.cast, ignored="saturate round_mode"),
-    "DequantizeLinear": _known(10, moves.dequantize),
     "Slice": _known(1, moves.slice_of),
     "Split": _known(2, moves.split),
     "Concat": _known(4, moves.concat),
@@ -106,7 +105,7 @@ OPERATORS: dict[str, Known] = {
     **dict.fromkeys(("Equal", "And", "Or", "Xor"), _known(7, None)),
     **dict.fromkeys(("Floor", "Ceil"), _known(6, None)),
     **dict.fromkeys(("Not", "ReduceProd"), _known(1, None)),
-    "Mod": _known(10, None),
+    **dict.fromkeys(("DequantizeLinear", "Mod"), _known(10, None)),
     "Range": _known(11, None, ignored="stash_type"),
 }
 """Operator -> what is known of it. Everything else is unknown."""
