@@ -426,7 +426,6 @@ class _Walk:
 
 
 def _alike_in(node: Node, other: Node | None) -> bool:
-    """Whether a node of another graph computes the same."""
     return other is not None and node.operator is other.operator and node.inputs == other.inputs
 
 
@@ -522,7 +521,6 @@ class _Alone:
 
 
 def _numbers(node: Node) -> Iterator[float]:
-    """Constants of an operator."""
     for _, value in node.operator.named():
         with suppress(TypeError, ValueError):  # no number
             found = np.asarray(value, dtype=np.float64)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, defs, helper
 
 from specnorm_networks.certified.operators import NoBoundError
+from specnorm_networks.onnx.evaluator import plain
 from specnorm_networks.onnx.nodes import MAX_FOLDED, Builder, Call, Data, Known, Result, Value
 from specnorm_networks.onnx.tensors import Constant
 
@@ -114,7 +115,6 @@ def stated(call: Call, known: Known) -> tuple[list[tuple[str, Value]], dict[str,
 
 
 def _inputs(call: Call, schema: Any) -> list[tuple[str, Value]]:
-    """Those that are given, with their names."""
     places = [each.name for each in schema.inputs]
     if schema.inputs and schema.inputs[-1].option == schema.inputs[-1].option.Variadic:
         places += places[-1:] * (len(call.inputs) - len(places))
@@ -140,16 +140,13 @@ def _attributes(call: Call, schema: Any) -> dict[str, tuple[Any, Any]]:
 
 def _converted(call: Call, attribute: Any) -> Any:
     """Number, text, tuple of numbers, or constant."""
-    value = helper.get_attribute_value(attribute)
+    value = plain(attribute)
     if isinstance(value, TensorProto):
         return call.describe(value)
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if isinstance(value, int | float):
-        return value
-    if not isinstance(value, list) or not all(isinstance(each, int | float) for each in value):
+    many = isinstance(value, tuple) and all(isinstance(each, int | float) for each in value)
+    if not many and not isinstance(value, int | float | str):
         raise NoBoundError(f"the attribute {attribute.name[:40]} of {call.operator} is of a kind that is not read")
-    return tuple(value)
+    return value
 
 
 def _differ(value: Any, default: Any) -> bool:
@@ -157,7 +154,6 @@ def _differ(value: Any, default: Any) -> bool:
 
 
 def _kinds(parameter: inspect.Parameter) -> tuple[Any, ...]:
-    """The alternatives of an annotation."""
     annotation = parameter.annotation
     if annotation in (*_LISTS, Array):
         return (annotation,)
@@ -165,7 +161,6 @@ def _kinds(parameter: inspect.Parameter) -> tuple[Any, ...]:
 
 
 def _taken(call: Call, name: str, value: Value, parameter: inspect.Parameter) -> Any:
-    """An input as a builder takes it."""
     kinds = _kinds(parameter)
     small = [kind for kind in kinds if kind in (*_LISTS, *_SINGLE, Array)]
     if isinstance(value, Data):

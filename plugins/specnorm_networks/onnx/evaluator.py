@@ -70,6 +70,14 @@ def _run(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     return list(evaluator.run(None, given))
 
 
+def plain(attribute: Any) -> Any:
+    """What an attribute holds: a number, text, a tuple, or a message."""
+    value = helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _with(node: Any, **attributes: Any) -> Any:
     """A node with other attributes; None takes one away."""
     kept = {a.name: helper.get_attribute_value(a) for a in node.attribute} | attributes
@@ -78,8 +86,7 @@ def _with(node: Any, **attributes: Any) -> Any:
 
 
 def _attribute(node: Any, name: str, default: Any) -> Any:
-    found = next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
-    return found.decode() if isinstance(found, bytes) else found
+    return next((plain(a) for a in node.attribute if a.name == name), default)
 
 
 def _padding(node: Any, sizes: Sequence[int], reach: Sequence[int], strides: Sequence[int]) -> list[list[int]]:

@@ -43,6 +43,20 @@ def amounts(name: str, given: Wholes | None, count: int, default: int) -> tuple[
     return found
 
 
+def steps_of(
+    x: Data, windows: Wholes, strides: Wholes | None, dilations: Wholes | None
+) -> tuple[Wholes, Wholes, Shape | None]:
+    """Strides, dilations, and the sizes of the axes that windows go along; None where these are not known."""
+    ndim = len(windows)
+    stride, dilation = amounts("strides", strides, ndim, 1), amounts("dilations", dilations, ndim, 1)
+    sizes = None if x.shape is None else x.shape[2:]
+    if not 1 <= ndim <= 3 or (sizes is not None and len(sizes) != ndim):
+        raise NoBoundError(f"its windows {windows[:8]} do not fit an input of shape {x.shape}")
+    if 0 in stride or 0 in dilation:
+        raise NoBoundError("a stride or dilation of 0")
+    return stride, dilation, sizes
+
+
 def pads_of(
     how: str, pads: Wholes | None, kernel: Wholes, stride: Wholes, dilation: Wholes, sizes: Shape | None
 ) -> Pads | None:
@@ -70,16 +84,10 @@ def convolution(
 ) -> Made:  # fmt: skip
     """Convolution or transposed convolution with a constant kernel."""
     ndim, taps, transposed = len(kernel.shape) - 2, kernel.shape[2:], call.operator == "ConvTranspose"
-    if not 1 <= ndim <= 3:
-        raise NoBoundError(f"its kernel has {len(kernel.shape)} axes")
-    stride, dilation = amounts("strides", strides, ndim, 1), amounts("dilations", dilations, ndim, 1)
-    if 0 in stride or 0 in dilation or (kernel_shape or taps) != taps:
-        raise NoBoundError("its strides, dilations or kernel_shape do not fit its kernel")
-    if not 1 <= group <= MAX_AMOUNT:
-        raise NoBoundError(f"group={group}")
-    sizes, window = None if x.shape is None else x.shape[2:], (taps, stride, dilation)
-    if sizes is not None and len(sizes) != ndim:
-        raise NoBoundError(f"its input has shape {x.shape}, its kernel {kernel.shape}")
+    stride, dilation, sizes = steps_of(x, taps, strides, dilations)
+    window = (taps, stride, dilation)
+    if (kernel_shape or taps) != taps or not 1 <= group <= MAX_AMOUNT:
+        raise NoBoundError(f"its kernel_shape does not fit its kernel of shape {kernel.shape}, or group={group}")
     unknown, extra = ((0, 0),) * ndim, amounts("output_padding", output_padding, ndim, 0)
     outputs: Sequence[int]
     stated: Any

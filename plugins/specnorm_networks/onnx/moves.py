@@ -221,7 +221,6 @@ def blocks(call: Call, x: Data, /, *, blocksize: int, mode: str = "DCR") -> Made
 
 # -- entries at constant places, and sorts ----------------------------------------------------------------------------
 def _places(x: Value) -> NDArray[np.int64]:
-    """Numbers of a value's entries."""
     known = shape_of(x)
     if math.prod(known) > MAX_KNOWN:
         raise NoBoundError("its input is too large for a table of its entries")
@@ -235,7 +234,6 @@ def _taken(x: Data, at: NDArray[np.int64]) -> Made:
 
 
 def _along(x: Value, indices: Array, axis: int) -> NDArray[np.int64]:
-    """Entries at positions along an axis."""
     places = _places(x)
     if indices.ndim != places.ndim:
         raise NoBoundError(f"indices of shape {indices.shape} do not fit {places.shape}")

@@ -11,7 +11,7 @@ from specnorm_networks.certified.axes import Window
 from specnorm_networks.certified.operators import NoBoundError, Operator
 from specnorm_networks.certified.operators.linear import PadMode
 from specnorm_networks.onnx.binding import Numbers, Wholes
-from specnorm_networks.onnx.layers import amounts, pads_of
+from specnorm_networks.onnx.layers import pads_of, steps_of
 from specnorm_networks.onnx.nodes import (
     MAX_AMOUNT,
     Builder,
@@ -30,15 +30,10 @@ def pool(
     dilations: Wholes | None = None, ceil_mode: int = 0, count_include_pad: int = 0,
 ) -> Made:  # fmt: skip
     """Maximum or average over windows."""
-    kernel, ndim, ceil = kernel_shape, len(kernel_shape), bool(ceil_mode)
-    if not 1 <= ndim <= 3 or min(kernel) < 1 or max(kernel) > MAX_AMOUNT:
+    kernel, ceil = kernel_shape, bool(ceil_mode)
+    if any(not 0 < n <= MAX_AMOUNT for n in kernel):
         raise NoBoundError(f"kernel_shape={list(kernel[:8])}")
-    stride, dilation = amounts("strides", strides, ndim, 1), amounts("dilations", dilations, ndim, 1)
-    if 0 in stride or 0 in dilation:
-        raise NoBoundError("a stride or dilation of 0")
-    sizes = None if x.shape is None else x.shape[2:]
-    if sizes is not None and len(sizes) != ndim:
-        raise NoBoundError(f"its input has shape {x.shape}, its windows {ndim} axes")
+    stride, dilation, sizes = steps_of(x, kernel, strides, dilations)
     beyond = max(dilation) > 1 or any(s > k for s, k in zip(stride, kernel, strict=True))
     if auto_pad.startswith("SAME") and (ceil or count_include_pad or beyond):
         raise NoBoundError(

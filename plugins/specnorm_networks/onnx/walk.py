@@ -31,6 +31,7 @@ from specnorm_networks.model_arrays import Sizes, Stated, Tensor
 from specnorm_networks.onnx import labels
 from specnorm_networks.onnx.binding import bind
 from specnorm_networks.onnx.constants import computed
+from specnorm_networks.onnx.evaluator import plain
 from specnorm_networks.onnx.nodes import MAX_KNOWN, Call, Data, Made, Result, UnsizedError, Value, has_graphs
 from specnorm_networks.onnx.operators import OPERATORS, RANDOM
 from specnorm_networks.onnx.reference import OnnxModel
@@ -162,7 +163,6 @@ class Walk:
                 )
 
     def _shapes(self, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, Shape | None]:
-        """Of all values, for inputs of other shapes."""
         return {name: value.shape for name, value in Walk(self.model, self.reader.again(), inputs).values.items()}
 
     def _scope(self, graph: Any) -> dict[str, Value]:
@@ -334,7 +334,6 @@ class Walk:
         return (self._unknown(proto, inputs, reason),) * len(proto.output)
 
     def _missed(self, proto: Any, inputs: list[Value | None], label: str) -> None:
-        """What a node without a rule may hide."""
         name = (proto.domain.replace("ai.onnx", ""), proto.op_type)
         if name in self.functions:
             reason = "it is a function of the model, which is not followed: inline it (onnx.inliner)."
@@ -350,7 +349,6 @@ class Walk:
         self.hidden.setdefault(key, found)
 
     def _built(self, proto: Any, inputs: list[Value | None], label: str) -> Result:
-        """What one of ONNX's own operators becomes."""
         known = OPERATORS.get(proto.op_type)
         moving = any(isinstance(value, Data) for value in inputs)
         if known is None or (known.build is None and moving):
@@ -376,7 +374,9 @@ class Walk:
         """What an operator of another domain becomes, if its user told."""
         name = f"{proto.domain}::{proto.op_type}"
         try:
-            operator = registered(name, {a.name: _plain(a) for a in proto.attribute})
+            given = {a.name: plain(a) for a in proto.attribute}
+            known = {key: x if isinstance(x, int | float | str | tuple) else None for key, x in given.items()}
+            operator = registered(name, known)
         except MethodError as error:
             raise NoBoundError(str(error)) from error
         if operator is None:
@@ -389,17 +389,9 @@ class Walk:
         return Made(operator, values, shape)
 
     def _unknown(self, proto: Any, inputs: list[Value | None], reason: str) -> Made:
-        """What has no rule: random numbers, a constant, or a function that is not known."""
         data = tuple(dict.fromkeys(value for value in inputs if isinstance(value, Data)))
         if has_graphs(proto):
             return Made(Unknown(_SUBGRAPH), data, None)
         if proto.op_type in RANDOM or proto.op_type == "Dropout":  # in training
             return Made(Random(), data, None)
         return Made(Unknown(reason) if data or proto.domain not in _DOMAINS else Held(reason), data, None)
-
-
-def _plain(attribute: Any) -> Any:
-    """Number, text, or tuple of numbers; None for others."""
-    kinds = {1: "f", 2: "i", 3: "s", 6: "floats", 7: "ints"}
-    value: Any = getattr(attribute, kinds[attribute.type]) if attribute.type in kinds else None
-    return tuple(value) if attribute.type in (6, 7) else value

@@ -83,7 +83,6 @@ def _inference(source: Any) -> Callable[..., Any]:
 
 
 def _check_pure(call: Callable[[], Sequence[Computed]], name: str) -> None:
-    """Refuse a function whose second call gives something else."""
     pairs = zip(call(), call(), strict=True)
     if any(not np.array_equal(one.value, other.value, equal_nan=True) for one, other in pairs):
         raise MethodError(

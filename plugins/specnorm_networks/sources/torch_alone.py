@@ -111,7 +111,6 @@ class Alone(torch.fx.Interpreter):
         return target(*args, **kwargs)
 
     def _constants(self, n: torch.fx.Node) -> Iterator[float]:
-        """Numbers among an operator's arguments, defaults included."""
         schema = getattr(n.target, "_schema", None)
         found: list[Any] = [a.default_value for a in schema.arguments if a.has_default_value()] if schema else []
         torch.fx.node.map_aggregate((n.args, n.kwargs), found.append)

@@ -108,7 +108,6 @@ def _changed(before: State, after: State) -> Iterator[str]:
 
 @contextmanager
 def _watching(asked: dict[str, None]) -> Iterator[None]:
-    """Note which of the questions code that is not torch's asks."""
 
     def profile(frame: FrameType, event: str, arg: Any) -> None:
         if event == "call" and frame.f_code.co_name in _TRACING and _is_own(frame):
@@ -157,7 +156,6 @@ def _called(func: Any) -> str:
 
 
 def _tensors(x: Any) -> Iterator[Tensor]:
-    """Tensors in what a module returns."""
     if isinstance(x, Tensor):
         yield x
     elif isinstance(x, Mapping):
