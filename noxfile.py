@@ -218,7 +218,7 @@ def operators(session: nox.Session) -> None:
 @nox.session(python=PYTHON, default=False, tags=["nightly"])
 def zoo(session: nox.Session) -> None:
     """Layers of orthogonium, deel-torchlip and timm: proven, the dense matrix agrees, or refused; and a tutorial."""
-    prepare(session, "-e", ".[cli,torch]", *TEST_TOOLS, *ZOO_NEEDS)
+    prepare(session, "-e", ".[cli,torch,networks]", *TEST_TOOLS, *ZOO_NEEDS)
     # Without what they require: it would bring another build of torch.
     session.install("-q", "--no-deps", *ZOO)
     session.run(

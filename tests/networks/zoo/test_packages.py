@@ -34,7 +34,7 @@ CASES: dict[str, tuple[str, str, Callable[[Any], Any], tuple[int, ...], str]] = 
         "orthogonium", ".layers.conv.adaptiveSOC", lambda m: m.AdaptiveSOCConv2d(4, 4, 3, padding=1), (4, 6, 6), PROVEN
     ),
     "Cayley": ("orthogonium", ".legacy.cayley_ortho_conv", lambda m: m.Cayley(4, 4, 3), (4, 6, 6), REFUSED),
-    "OrthoLinear": ("orthogonium", ".layers", lambda m: m.OrthoLinear(6, 4), (6,), MOVING),
+    "OrthoLinear": ("orthogonium", ".layers", lambda m: m.OrthoLinear(6, 4), (6,), PROVEN),
     "UnitNormLinear": ("orthogonium", ".layers", lambda m: m.UnitNormLinear(6, 4), (6,), PROVEN),
     "SLL, dense": ("orthogonium", ".layers.conv.SLL", lambda m: m.SDPBasedLipschitzDense(5, 5, 7), (5,), REFUSED),
     "SLL, block": ("orthogonium", ".layers.conv.SLL", lambda m: m.SDPBasedLipschitzResBlock(3, 4), (3, 5, 5), REFUSED),
@@ -106,10 +106,11 @@ def test_proven_or_said(case: str) -> None:
     model = torch.nn.Sequential(layer, torch.nn.Flatten(), torch.nn.LazyLinear(2, dtype=dtype)).eval()
     model(torch.zeros(1, *shape, dtype=dtype))
     if wanted == MOVING:
-        moving = specnorm_torch.audit_module(model, shape).layers[0]
+        moving: Any = specnorm_torch.audit_module(model, shape).layers[0]
         assert "moves from call to call" in str(moving.note)
         model, wanted = specnorm_torch.baked(model), PROVEN
-        assert moving.upper == specnorm_torch.audit_module(model, shape).layers[0].upper
+        # Another call's kernel, in float32.
+        assert specnorm_torch.audit_module(model, shape).layers[0].upper == pytest.approx(moving.upper, rel=1e-6)
     report = specnorm_torch.audit_module(model, shape)
     report = replace(report, layers=report.layers[:-1])
     if wanted == PROVEN:
