@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.onnx import constants, elementwise, layers, moves, pooling
 from specnorm_networks.onnx.elementwise import compare, function
@@ -16,7 +18,7 @@ _FUNCTIONS: dict[int, dict[str, type[ops.Operator]]] = {
     1: {"Softplus": ops.Softplus, "Softsign": ops.Softsign},
     6: {
         "Relu": ops.ReLU, "Sigmoid": ops.Sigmoid, "Tanh": ops.Tanh, "Exp": ops.Exp, "Log": ops.Log,
-        "Reciprocal": ops.Reciprocal, "Abs": ops.Abs, "Neg": ops.Negative, "Sqrt": ops.Sqrt,
+        "Reciprocal": ops.Reciprocal, "Abs": ops.Abs, "Sqrt": ops.Sqrt,
     },
     7: {"Sin": ops.Sin, "Cos": ops.Cos, "Atan": ops.Arctan},
     9: {"Sign": ops.Sign, "Erf": ops.Erf},
@@ -44,6 +46,7 @@ OPERATORS: dict[str, Known] = {
     "Upsample": _known(7, pooling.resize),
     "Pad": _known(2, pooling.pad),
     **{name: _known(at, function(make)) for at, some in _FUNCTIONS.items() for name, make in some.items()},
+    "Neg": _known(6, function(lambda: ops.Scale(np.array(-1.0), exact=True))),
     "LeakyRelu": _known(6, function(ops.LeakyReLU, "alpha")),
     "Elu": _known(6, function(ops.ELU, "alpha")),
     "Celu": _known(12, elementwise.celu),

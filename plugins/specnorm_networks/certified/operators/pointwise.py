@@ -277,12 +277,6 @@ class Abs(Kinked):
     both = (-1.0, 1.0)
 
 
-class Negative(Kinked):
-    """-x."""
-
-    both = (-1.0, -1.0)
-
-
 class LeakyReLU(Kinked):
     """``above x`` above 0, ``alpha x`` below: of numbers, or of one pair of slopes an entry."""
 
@@ -751,19 +745,18 @@ class Rsqrt(Steep):
 
 
 class Reciprocal(Steep):
-    """``scale / x``."""
+    """1 / x."""
 
     units = 4
-    scale: float = 1.0
 
     def value(self, x: FloatArray) -> FloatArray:
-        return np.asarray(self.scale / x)
+        return np.asarray(1 / x)
 
     def derivative(self, x: Interval) -> Interval:
-        return (x * x).inverse().scaled(-self.scale)
+        return -(x * x).inverse()
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        return enclosing((low, high)).inverse().scaled(self.scale).ends
+        return enclosing((low, high)).inverse().ends
 
 
 class Multiple(Pointwise):
