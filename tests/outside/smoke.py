@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -40,10 +41,13 @@ def numpy() -> None:
     assert specnorm.__version__
 
 
-def command(*arguments: str) -> str:
+def command(*arguments: str, **environment: str) -> str:
     """What ``specnorm`` prints; its exit code must be 0."""
     program = Path(sys.executable).with_name("specnorm")
-    done = subprocess.run([str(program), *arguments], capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(
+        [str(program), *arguments], capture_output=True, text=True, check=False, timeout=300,
+        env={**os.environ, **environment},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -57,7 +61,7 @@ def cli() -> None:
     assert find_spec("torch") is None
     assert "numpy" in command("backends")
     assert "Examples:" in command("audit", "--help")
-    assert "specnorm" in command("completion", "bash")
+    assert "specnorm" in command(_SPECNORM_COMPLETE="bash_source")
     module = subprocess.run(
         [sys.executable, "-m", "specnorm", "--version"], capture_output=True, text=True, check=True, timeout=300
     )
