@@ -131,6 +131,11 @@ def wrapped(net: Written) -> str:
     return net(ops.Concat(2), net.cut(0, 2, 2), net.cut(2, 4, 2, of=rolled(net, "x", 1, 2)))
 
 
+def overwritten(net: Written) -> str:
+    """All of a value written over, as slices that are assigned to are exported: the one before counts no more."""
+    return net(ops.Merge(np.arange(net.values["x"].size)), net.scaled(1.0), net(ops.Abs(), "x"))
+
+
 GOLDEN = 0.5 + 1.25**0.5
 TRUTHS: dict[str, tuple[Callable[[Written], str], float]] = {
     "LipNeXt-like, depth 4": (deep, 1.0),
@@ -146,6 +151,7 @@ TRUTHS: dict[str, tuple[Callable[[Written], str], float]] = {
     "coupling": (coupled, GOLDEN),
     "overlap by one channel": (overlapping, 2**0.5),
     "a choice by entry": (chosen, 5.0),
+    "written over": (overwritten, 1.0),
     "read backwards": (backwards, 2**0.5),
     "a roll that wraps": (wrapped, 2**0.5),
 }
