@@ -243,8 +243,7 @@ MUTATIONS: dict[str, tuple[str, str, str]] = {
     "the slope of a unit that cannot switch": ("_back", "flat * curve.lines", "0.9 * flat * curve.lines"),
     "the ball of the input in place of the value's": ("curve", "before.radius", "self.radius"),
     "the constant of an earlier value": (
-        "visit", "host.mul_up(constant, self.known[start].moves if start in self.known else self.radius)",
-        "0.3 * self.known[start].moves"),
+        "visit", "host.mul_up(constant, far)", "0.3 * far"),
     "half of a row's length": ("_image", "self.known[moving[0]].moves", "self.known[moving[0]].moves / 2"),
     "what a linear operator adds": ("_back", "self._product(c, added, error)", "0.0 * flattened(c)[:, 0]"),
     "a second reader of a value": ("lower", "waiting[before] + part", "part"),

@@ -193,7 +193,10 @@ class Walk:
             return
         found, moves = self.stated.get(name, anything(shape)), math.inf if name in self.moving else 0.0
         for start, constant in self.maps.get(name, ()):
-            moves = min(moves, host.mul_up(constant, self.known[start].moves if start in self.known else self.radius))
+            # Of all inputs together, of which one may be this value itself, or of a value before.
+            whole = start not in self.known and start == ", ".join(self.graph.inputs)
+            far = self.radius if whole else self.known[start].moves
+            moves = min(moves, host.mul_up(constant, far))
         with consistent(node):
             if name in self.graph.inputs:
                 found, moves = found & _of_input(name, self.region), self.radius

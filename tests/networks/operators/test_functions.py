@@ -190,6 +190,13 @@ def test_a_logarithm_of_probabilities_that_underflow_is_within_the_rounding(spre
     assert (0.01 * abs(found) > allowed)[(found < -1) & (found > -80)].all()
 
 
+@pytest.mark.parametrize("exponent", [-1, -2, 0.5, 2.5])
+def test_of_other_powers_nothing_is_known(exponent: Any) -> None:
+    low, high = np.array([1.0]), np.array([2.0])
+    assert ops.Power(exponent).slopes(low, high) is None
+    assert not np.isfinite(ops.Power(exponent).between(low, high)).any()
+
+
 def test_a_slope_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops.LeakyReLU, "sides", lambda self: (self.alpha, 0.999))
     with pytest.raises(AssertionError):

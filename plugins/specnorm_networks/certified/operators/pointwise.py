@@ -17,7 +17,7 @@ from typing import ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 
-from specnorm.proof import Interval, enclosing, host, point
+from specnorm.proof import Interval, anything, enclosing, host, point
 from specnorm_networks.certified.operators.base import Ends, FloatArray, Line, NoBoundError, Place, Pointwise
 from specnorm_networks.certified.operators.executed import EXACT, Executed, Format, smallest
 
@@ -702,7 +702,9 @@ class Power(Steep):
 
 
 def _power(x: Interval, exponent: int) -> Interval:
-    """Whole powers, from 0: of both ends, and 0 where an even one has its least."""
+    """Whole powers, from 0: of both ends, and 0 where an even one has its least; of others nothing is known."""
+    if not 0 <= exponent == int(exponent):
+        return anything(x.shape)
     if exponent < 2:
         return x if exponent else point(np.ones(x.shape))
     one, other = (functools.reduce(operator.mul, [point(end)] * exponent) for end in x.ends)
