@@ -24,19 +24,15 @@ class CupyBackend(Backend):
     api_version: ClassVar[int] = 2
 
     def is_array(self, x: object) -> bool:
-        """Arrays on a CUDA device."""
         return isinstance(x, cupy.ndarray)
 
     def namespace(self, x: Array) -> Any:
-        """array-api-compat's CuPy."""
         return array_api_compat.cupy
 
     def devices(self) -> Sequence[str]:
-        """CUDA devices."""
         return tuple(f"cuda:{i}" for i in range(cupy.cuda.runtime.getDeviceCount()))
 
     def version(self) -> str:
-        """CuPy's version."""
         return str(cupy.__version__)
 
     def working_dtype(self, x: Array, dtype: Literal["float32", "float64"]) -> Literal["float32", "float64"]:
@@ -67,11 +63,9 @@ class CupyBackend(Backend):
             return cupy.asarray(x)
 
     def to_numpy(self, x: Array) -> np.ndarray:
-        """Copy to the host."""
         return np.asarray(cupy.asnumpy(x))
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:
-        """Copy to the device of ``like``."""
         with cupy.cuda.Device(like.device.id):
             return cupy.asarray(x)
 

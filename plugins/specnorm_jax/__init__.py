@@ -49,7 +49,6 @@ class JaxBackend(Backend):
         return layer_kernel(x, input_shape)
 
     def namespace(self, x: Array) -> Any:
-        """jax.numpy, which follows the standard by itself."""
         return jnp
 
     def device(self, x: Array) -> Any:
@@ -60,15 +59,12 @@ class JaxBackend(Backend):
         return next(iter(devices)) if len(devices) == 1 else None
 
     def devices(self) -> Sequence[str]:
-        """All devices."""
         return tuple(str(d) for d in jax.devices())
 
     def version(self) -> str:
-        """JAX's version."""
         return str(jax.__version__)
 
     def is_traced(self, x: Array) -> bool:
-        """Whether x is a tracer."""
         return isinstance(x, _Tracer)
 
     def wide_dtype(self, x: Array) -> Literal["float32", "float64"]:
@@ -85,7 +81,6 @@ class JaxBackend(Backend):
     def loop(
         self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: tuple[Array, ...]
     ) -> tuple[Array, ...]:
-        """``lax.while_loop``."""
         result: tuple[Array, ...] = jax.lax.while_loop(cond, body, state)
         return result
 
@@ -104,7 +99,6 @@ class JaxBackend(Backend):
             super().check_cholesky(like)
 
     def complex(self, real: Array, imag: Array) -> Array:
-        """Return ``lax.complex``."""
         return jax.lax.complex(real, imag)
 
     def asarray(self, x: np.ndarray, device: str | None = None) -> Array:
@@ -112,15 +106,12 @@ class JaxBackend(Backend):
         return jnp.asarray(x, device=next((d for d in jax.devices() if str(d) == device), None))
 
     def to_numpy(self, x: Array) -> np.ndarray:
-        """Copy to the host."""
         return np.asarray(x)
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:
-        """Copy to the device of ``like``."""
         return jnp.asarray(x, device=self.device(like))
 
     def detach(self, x: Array) -> Array:
-        """Return ``stop_gradient(x)``."""
         return jax.lax.stop_gradient(x)
 
     def apply(self, program: Program, kernels: Array) -> Ran:
@@ -157,11 +148,9 @@ class JaxBackend(Backend):
         return _attached(self.first_order(kernels), self.detach(value), self.detach(gradient)), after
 
     def without_derivative(self, value: Array, x: Array, reason: str) -> Array:
-        """By a custom rule that raises where it is differentiated."""
         return _underivable(reason, value, x)
 
     def first_order(self, x: Array) -> Array:
-        """Guarded by a custom rule."""
         return _first_order(x)
 
 
@@ -239,9 +228,8 @@ def _apply_fwd(program: Program, seen: _Seen, kernels: Array) -> tuple[Any, Any]
 
 
 def _apply_bwd(
-    program: Program, seen: _Seen, residuals: tuple[Array, ...], cotangents: tuple[Array, Any]
+    program: Program, _seen: _Seen, residuals: tuple[Array, ...], cotangents: tuple[Array, Any]
 ) -> tuple[Array]:
-    del seen
     return (_pullback(program, residuals, cotangents[0]),)
 
 
@@ -264,9 +252,8 @@ _pullback.defvjp(_second_order, _second_order)
 
 
 @jax.custom_vjp
-def _guarded(gradient: Array, kernels: Array) -> Array:
+def _guarded(gradient: Array, _kernels: Array) -> Array:
     """Identity on a gradient that must not be differentiated; the kernels are what it depends on."""
-    del kernels
     return gradient
 
 
@@ -282,13 +269,11 @@ _first_order.defvjp(lambda x: (x, x), lambda x, cotangent: (_guarded(cotangent, 
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _underivable(reason: str, value: Array, x: Array) -> Array:
-    del reason, x
+def _underivable(_reason: str, value: Array, _x: Array) -> Array:
     return value
 
 
-def _underivable_fwd(reason: str, value: Array, x: Array) -> tuple[Array, None]:
-    del value, x
+def _underivable_fwd(reason: str, _value: Array, _x: Array) -> tuple[Array, None]:
     raise MethodError(reason)
 
 
@@ -296,8 +281,7 @@ _underivable.defvjp(_underivable_fwd, lambda *_: (None, None))
 
 
 @jax.custom_vjp
-def _attached(kernels: Array, value: Array, gradient: Array) -> Array:
-    del kernels, gradient
+def _attached(_kernels: Array, value: Array, _gradient: Array) -> Array:
     return value
 
 

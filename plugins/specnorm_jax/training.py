@@ -258,8 +258,7 @@ def project_spectral_norm(
     def init(params: Any) -> ProjectionState:
         return ProjectionState(_init(params, method, rule, layers))
 
-    def update(updates: Any, state: ProjectionState, params: Any = None, **extra: Any) -> tuple[Any, ProjectionState]:
-        del extra
+    def update(updates: Any, state: ProjectionState, params: Any = None, **_extra: Any) -> tuple[Any, ProjectionState]:
         if params is None:
             raise ValueError("project_spectral_norm needs the parameters: call update(updates, state, params).")
         found = kernels(params, rule, layers=layers)

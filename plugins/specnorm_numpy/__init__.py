@@ -86,15 +86,12 @@ class NumpyBackend(Backend):
         return None
 
     def namespace(self, x: Any) -> Any:
-        """NumPy's functions under the standard's names."""
         return NAMESPACE
 
     def device(self, x: Any) -> Any:
-        """Return "cpu"."""
         return "cpu"
 
     def version(self) -> str:
-        """NumPy's version."""
         return np.__version__
 
     def precise(self, x: Any) -> contextlib.AbstractContextManager[object]:
@@ -133,15 +130,12 @@ class NumpyBackend(Backend):
         return out
 
     def asarray(self, x: np.ndarray, device: str | None = None) -> Any:
-        """Return a copy."""
         return np.array(x)
 
     def to_numpy(self, x: Any) -> np.ndarray:
-        """Return it as an array."""
         return np.asarray(x)
 
     def from_numpy(self, x: np.ndarray, like: Any) -> Any:
-        """Return it."""
         return x
 
 

@@ -52,9 +52,8 @@ def workers() -> int:
 
 
 @functools.cache
-def _pool(process: int, count: int) -> ThreadPoolExecutor:
+def _pool(_process: int, count: int) -> ThreadPoolExecutor:
     """Of a process, by its id: a fork has no threads of its parent's."""
-    del process
     return ThreadPoolExecutor(count, thread_name_prefix="specnorm")
 
 

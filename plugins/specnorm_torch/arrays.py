@@ -28,7 +28,6 @@ class TorchArrays(Backend):
     api_version: ClassVar[int] = 2
 
     def is_array(self, x: object) -> bool:
-        """Tensors, parameters included."""
         return isinstance(x, Tensor)
 
     def refusal(self, x: Array) -> str | None:
@@ -46,16 +45,12 @@ class TorchArrays(Backend):
         return None
 
     def namespace(self, x: Array) -> Any:
-        """array-api-compat's torch."""
-        del x
         return array_api_compat.torch
 
     def devices(self) -> Sequence[str]:
-        """CPU and CUDA devices."""
         return ("cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())))
 
     def version(self) -> str:
-        """Torch's version."""
         return str(torch.__version__)
 
     def is_traced(self, x: Array) -> bool:
@@ -90,12 +85,10 @@ class TorchArrays(Backend):
         return (info == 0) & torch.isfinite(sums)
 
     def cholesky_factors(self, a: Array) -> Array:
-        """By LAPACK's info."""
         factor, info = torch.linalg.cholesky_ex(a)
         return factor.masked_fill((info != 0)[..., None, None], math.nan)
 
     def complex(self, real: Array, imag: Array) -> Array:
-        """Return ``torch.complex``."""
         return torch.complex(real, imag)
 
     def asarray(self, x: np.ndarray, device: str | None = None) -> Array:
@@ -112,11 +105,9 @@ class TorchArrays(Backend):
         return torch.tensor(np.asarray(x, order="C"), device=like.device)  # torch refuses negative strides
 
     def asynchronous(self, x: Array) -> bool:
-        """Anywhere but on the CPU."""
         return bool(x.device.type != "cpu")
 
     def share_numpy(self, x: np.ndarray, like: Array) -> Array:
-        """Share its memory on the CPU."""
         x = np.asarray(x)
         return torch.from_numpy(x) if self.numpy_view(like) and x.flags.carray else self.from_numpy(x, like)
 
@@ -125,7 +116,6 @@ class TorchArrays(Backend):
         return bool(x.device.type == "cpu")
 
     def detach(self, x: Array) -> Array:
-        """Return ``x.detach()``."""
         return x.detach()
 
     def as_proven(self, x: Array) -> Array:
@@ -137,16 +127,14 @@ class _ShapesOnly(TorchArrays):
     """Stands in while shapes are inferred: values are unknown, loops run once."""
 
     def is_traced(self, x: Array) -> bool:
-        del x
         return True
 
     def check_cholesky(self, like: Array) -> None:
-        del like
+        pass
 
     def loop(
         self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: tuple[Array, ...]
     ) -> tuple[Array, ...]:
-        del cond
         return tuple(body(state))
 
 

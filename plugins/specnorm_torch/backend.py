@@ -22,7 +22,6 @@ class TorchBackend(TorchArrays):
     """torch.Tensor and its subclasses."""
 
     def layer(self, x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel | None:
-        """Torch's convolutions and linear layers."""
         from specnorm_torch import modules  # for few
 
         if not isinstance(x, nn.Module) or not modules.is_layer(x):
@@ -31,7 +30,6 @@ class TorchBackend(TorchArrays):
         return LayerKernel(modules.weight_of(x), {word: v for word, v in geometry.items() if word != "input_shape"})
 
     def without_derivative(self, value: Array, x: Array, reason: str) -> Array:
-        """A node whose backward raises, where the kernel is differentiated."""
         return derivatives.without_derivative(value, x, reason)
 
     def apply(self, program: Program, kernels: Array) -> Ran:
@@ -100,7 +98,6 @@ class TorchBackend(TorchArrays):
         return self.is_traced(kernels) or any(transformed(x) for x in (kernels, *others))
 
     def first_order(self, x: Array) -> Array:
-        """Guarded by a function of one tensor."""
         return derivatives.first_order(x)
 
 

@@ -41,14 +41,12 @@ class _Underivable(Function):
     """Identity on a value that was computed of an input without a derivative."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, x: Tensor, reason: str) -> Tensor:
-        del x
+    def forward(ctx: Any, value: Tensor, _x: Tensor, reason: str) -> Tensor:
         ctx.reason = reason
         return value.view_as(value)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        del grads
+    def backward(ctx: Any, *_grads: Any) -> Any:
         raise MethodError(ctx.reason)
 
 
@@ -58,13 +56,11 @@ class _Attach(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(kernels: Tensor, value: Tensor, key: str, *residuals: Tensor) -> Tensor:
-        del kernels, key, residuals
+    def forward(_kernels: Tensor, value: Tensor, _key: str, *_residuals: Tensor) -> Tensor:
         return value.clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        del output
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Tensor) -> None:
         kernels, _, key, *residuals = inputs
         ctx.program = program(key)  # kept alive by the graph
         ctx.save_for_backward(kernels, *residuals)
@@ -137,8 +133,7 @@ class _FirstOrder(Function):
         return kernels.clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        del output
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Tensor) -> None:
         ctx.save_for_backward(inputs[0])
 
     @staticmethod
@@ -155,17 +150,15 @@ class _Guard(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(gradient: Tensor, kernels: Tensor) -> Tensor:
-        del kernels
+    def forward(gradient: Tensor, _kernels: Tensor) -> Tensor:
         return gradient.clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        del ctx, inputs, output
+    def setup_context(_ctx: Any, _inputs: tuple[Any, ...], _output: Tensor) -> None:
+        pass
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        del ctx, grads
+    def backward(_ctx: Any, *_grads: Any) -> Any:
         raise SecondDerivativeError(_FIRST_ORDER)
 
 
@@ -192,23 +185,20 @@ without_derivative: Callable[[Tensor, Tensor, str], Tensor] = _Underivable.apply
 
 
 @torch.library.custom_op("specnorm::first_order_only", mutates_args=())
-def _guard(gradient: Tensor, kernels: Tensor) -> Tensor:
+def _guard(gradient: Tensor, _kernels: Tensor) -> Tensor:
     """`_Guard` for compiled backwards, where a Function would be traced through and lost."""
-    del kernels
     return gradient.clone()
 
 
 @_guard.register_fake
-def _guard_fake(gradient: Tensor, kernels: Tensor) -> Tensor:
-    del kernels
+def _guard_fake(gradient: Tensor, _kernels: Tensor) -> Tensor:
     return torch.empty_like(gradient)
 
 
 @_guard.register_vmap
 def _guard_vmap(
-    info: Any, in_dims: tuple[int | None, ...], gradient: Tensor, kernels: Tensor
+    _info: Any, in_dims: tuple[int | None, ...], gradient: Tensor, kernels: Tensor
 ) -> tuple[Tensor, int | None]:
-    del info
     return _guard(gradient, kernels), in_dims[0]
 
 

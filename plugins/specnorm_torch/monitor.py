@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -89,8 +89,7 @@ class NormMonitor:
         """Make a Lightning callback, which calls ``log_dict`` of the module."""
         base = _first("lightning.pytorch", "pytorch_lightning").Callback
 
-        def on_train_batch_end(_: Any, trainer: Any, module: Any, *arguments: Any, **keywords: Any) -> None:
-            del arguments, keywords
+        def on_train_batch_end(_: Any, trainer: Any, module: Any, *_arguments: Any, **_keywords: Any) -> None:
             if values := self(trainer.global_step):
                 module.log_dict(values)
 
@@ -100,8 +99,7 @@ class NormMonitor:
         """Make a callback of Transformers: ``trainer.add_callback(monitor.transformers(trainer.log))``."""
         base = _first("transformers").TrainerCallback
 
-        def on_step_end(_: Any, args: Any, state: Any, control: Any, **keywords: Any) -> None:
-            del args, control, keywords
+        def on_step_end(_self: Any, _args: Any, state: Any, _control: Any, **_keywords: Any) -> None:
             if values := self(state.global_step):
                 log(values)
 
@@ -112,13 +110,11 @@ class NormMonitor:
         base = _first("keras").callbacks.Callback
         seen: dict[str, Any] = {"step": 0, "values": {}}
 
-        def on_train_batch_end(_: Any, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-            del batch, logs
+        def on_train_batch_end(*_arguments: Any, **_keywords: Any) -> None:
             seen["step"] += 1
             seen["values"] = self(seen["step"]) or seen["values"]
 
-        def on_epoch_end(_: Any, epoch: int, logs: dict[str, Any] | None = None) -> None:
-            del epoch
+        def on_epoch_end(_self: Any, _epoch: int, logs: dict[str, Any] | None = None) -> None:
             if logs is not None:
                 logs.update(seen["values"])
 

@@ -71,11 +71,9 @@ def _evaluate_fake(kernels: Tensor, key: str, need: str) -> list[Tensor]:
 
 @evaluate.register_vmap
 def _evaluate_vmap(
-    info: Any, in_dims: tuple[int | None, ...], kernels: Tensor, key: str, need: str
+    _info: Any, in_dims: tuple[int, ...], kernels: Tensor, key: str, need: str
 ) -> tuple[list[Tensor], list[int]]:
     """Batch through the operator's own leading axes; residuals have them flattened into one."""
-    del info
-    assert in_dims[0] is not None
     kernels = kernels.movedim(in_dims[0], 0)
     found = evaluate(kernels, key, need)
     if need == "residuals":
@@ -94,8 +92,7 @@ def step(kernels: Tensor, state: list[Tensor], key: str, sweeps: int) -> list[Te
 
 
 @step.register_fake
-def _step_fake(kernels: Tensor, state: list[Tensor], key: str, sweeps: int) -> list[Tensor]:
-    del sweeps
+def _step_fake(kernels: Tensor, state: list[Tensor], key: str, _sweeps: int) -> list[Tensor]:
     plan = keep(key)
     dtype = getattr(torch, plan.result_dtype)
     value = kernels.new_empty(kernels.shape[: kernels.ndim - len(plan.shape)], dtype=dtype)

@@ -62,9 +62,8 @@ _MOST_PIXELS = 2**24
 """Larger input sizes in a configuration are not believed."""
 
 
-def read_hdf5(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
+def read_hdf5(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
     """List the arrays of an HDF5 file, and what a Keras configuration in it says of them."""
-    del path
     root = hdf5.open_file(file)
     config = hdf5.text_attribute(root, "model_config", file.seek(0, 2))
     version = hdf5.text_attribute(root, "keras_version", 100)
@@ -84,9 +83,8 @@ def read_hdf5(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     return ModelArrays(_described(found, owners, None if config is None else _parse(config)))
 
 
-def read_archive(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
+def read_archive(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
     """List the arrays of a ``.keras`` archive; ``max_bytes`` is of all of them, and of the archive unpacked."""
-    del path
     try:
         with zipfile.ZipFile(file) as archive:
             entries = entries_of(archive)

@@ -25,9 +25,8 @@ _DAMAGE = (
 )  # fmt: skip
 
 
-def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
+def read(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
     """List the arrays of an ``.npz`` file; ``max_bytes`` is of all of them, uncompressed."""
-    del path
     try:
         archive = zipfile.ZipFile(file)
     except _DAMAGE as error:

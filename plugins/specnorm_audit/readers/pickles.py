@@ -286,8 +286,8 @@ def _tensor(
     return found
 
 
-def _nothing(scan: Scan, argument: Any) -> None:
-    del scan, argument
+def _nothing(_scan: Scan, _argument: Any) -> None:
+    pass
 
 
 _OPERATIONS: dict[str, Callable[[Scan, Any], None]] = {

@@ -75,13 +75,12 @@ class _Numbers:
         return native(np.array(array, order="C"), tensor.dtype)
 
 
-def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
+def read(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
     """List the tensors of a state dict, or of a dictionary that holds one under ``"state_dict"``, ``"model"``, ….
 
     Tensors in other nested dictionaries are named ``"outer.inner"``, in lists ``"outer.0.inner"``, in pickled modules
     as in their state dict; the state of an optimizer is left out.
     """
-    del path
     size = file.seek(0, 2)
     file.seek(0)
     check_size(size, max_bytes)
