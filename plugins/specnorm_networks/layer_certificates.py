@@ -6,6 +6,7 @@ products of whole numbers. Nothing here is trusted.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -131,11 +132,10 @@ def certificate_of(stored: NDArray[Any], spec: ConvSpec, name: str, tensor: str 
     try:
         found = None
         if spec.input_shape and spec.cin // spec.groups * math.prod(spec.input_shape) <= COLUMNS:
-            found = _at_size(stored, {**statement, "sizes": list(spec.input_shape)})
-        if found is not None:
-            statement["sizes"] = list(spec.input_shape or ())
-        else:
-            found = completed(stored, statement)
+            there = {**statement, "sizes": list(spec.input_shape)}
+            with contextlib.suppress(Refused):  # it is too large
+                found, statement = completed(stored, there, aim=CLOSE), there
+        found = found or completed(stored, statement)
     except (Refused, OverflowError) as error:
         raise CertificateError(f"no claim about it can be made: {error}.") from error
     return Certificate(
@@ -146,7 +146,7 @@ def certificate_of(stored: NDArray[Any], spec: ConvSpec, name: str, tensor: str 
 def completed(
     stored: NDArray[Any], statement: dict[str, Any], own: Sequence[int] = (), aim: float = AIM, off: float = 0.0
 ) -> Proven:
-    """What H proves of a layer at every size: none where that is enough; else in 16 bits, or in 20.
+    """What H proves of a layer at the statement's sizes: none where that is enough; else in 16 bits, or in 20.
 
     Parameters
     ----------
@@ -176,8 +176,9 @@ def completed(
         if best.upper > math.ldexp(near, scale) * float(lift) * (1 + SPARE * aim):
             best = min(best, proven(h, 20), key=_upper)
     if own and blocks.shape[2] * math.prod(own) <= COLUMNS:
-        there = _at_size(stored, {**statement, "sizes": list(own)}, off)
-        best = there if there is not None and there.upper < best.upper * (1 - WORTH) else best
+        with contextlib.suppress(Refused):
+            there = completed(stored, {**statement, "sizes": list(own)}, aim=CLOSE, off=off)
+            return there if there.upper < best.upper * (1 - WORTH) else best
     return best
 
 
@@ -190,21 +191,7 @@ def _rounded(
     whole = np.clip(np.rint(np.ldexp(h, exponent)), -most, most).astype(np.int16 if bits <= 16 else np.int32)
     told = {**statement, "exponent": exponent - scale}
     upper = specnorm_check.at_least(specnorm_check.bound(stored, told, whole, off))
-    return Proven(upper, exponent - scale, whole)
-
-
-def _at_size(stored: NDArray[Any], statement: dict[str, Any], off: float = 0.0) -> Proven | None:
-    """As `completed`, of the layer's own matrix at the statement's size; None: it is too large."""
-    kernel = stored.astype(np.float64)
-    if not np.isfinite(kernel).all():
-        return None
-    scale = math.frexp(float(np.abs(kernel).max()))[1]
-    try:
-        matrices, _ = specnorm_check.blocks_of(np.ldexp(kernel, -scale), statement)
-    except Refused:
-        return None
-    roots = np.stack([_root(one, CLOSE)[0] for one in matrices])
-    return _rounded(stored, statement, roots, scale, specnorm_check.BITS, off)._replace(at_size=True)
+    return Proven(upper, exponent - scale, whole, statement["sizes"] != "every")
 
 
 def _upper(found: Proven) -> float:
