@@ -31,6 +31,8 @@ from specnorm.problem.spec import Geometry, Layer
 ROOT = Path(__file__).parent.parent
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 FRAMEWORKS = ("torch", "jax", "cupy")
+NEEDED = {"check-it-yourself": "onnx", "report": "matplotlib"}
+"""What else examples of a page import."""
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -116,8 +118,8 @@ def examples_to_run() -> list[Any]:
 # -- examples ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("path", "library"), examples_to_run())
 def test_examples_print_what_they_say(path: Path, library: str) -> None:
-    if library:
-        pytest.importorskip(library, exc_type=ImportError)
+    for needed in filter(None, (library, NEEDED.get(path.stem))):
+        pytest.importorskip(needed, exc_type=ImportError)
     mine = [(line, source) for name, line, source in examples_of(path) if name == library]
     failed, said = run_blocks(mine, name_of(path))
     assert failed == 0, said
