@@ -218,7 +218,7 @@ def test_what_no_builder_names_is_refused_by_name() -> None:
         for opset, schema in versions(operator).items():
             for name, each in schema.attributes.items():
                 said = refusal(operator, opset, **{name: STRANGE[each.type.value]})
-                assert (said == "") == (name in named | known.ignored), (operator, opset, name, said)
+                assert (said == "") == (name in {*named, *known.ignored}), (operator, opset, name, said)
                 assert said == "" or f"attribute {name} of {operator}" in said
                 refused += said != ""
             assert "steepness" in refusal(operator, opset, steepness=3.0)
@@ -250,7 +250,7 @@ def test_a_builder_that_forgets_an_argument_refuses_it(monkeypatch: pytest.Monke
                 given = call(operator, opset, **{name: STRANGE[schema.attributes[name].type.value]})
                 monkeypatch.setattr(binding, "parameters", lambda _, without=without: without)
                 with pytest.raises(NoBoundError, match=f"attribute {name} of {operator} is not known"):
-                    bind(given, replace(known, ignored=frozenset()), make)
+                    bind(given, replace(known, ignored=()), make)
                 monkeypatch.undo()
                 forgotten += 1
     assert forgotten > 150

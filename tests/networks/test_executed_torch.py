@@ -225,6 +225,10 @@ def test_what_is_not_stored_as_the_model_has_it_is_refused() -> None:
     with pytest.raises(MethodError, match="bake_"):
         certified_accuracy(computed, x, y, [0.1], execution="float16")
     assert certified_accuracy(baked(computed), x, y, [0.1], execution="float16").radius.shape == (2,)
+    scaled: Any = Function(lambda x: (x * scaled.weight.exp()) @ scaled.matrix)
+    scaled.weight, scaled.matrix = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(4, 3))
+    with pytest.raises(MethodError, match="what exp gives"):
+        certified_accuracy(scaled, x, y, [0.1], execution="float16")
     normal = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)).eval()
     assert certified_accuracy(normal, x, y, [0.1], execution="float32").radius.shape == (2,)
     nn.init.zeros_(normal[1].weight)  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -137,13 +137,13 @@ class Known:
         The first operator set whose meaning is known.
     build : callable or None
         Of moving values; None: of constants alone.
-    ignored : str
+    ignored : tuple of str
         Names of constant inputs and attributes that change nothing here.
     """
 
     since: int
     build: Builder | None = None
-    ignored: frozenset[str] = field(default_factory=frozenset)
+    ignored: tuple[str, ...] = ()
 
 
 def has_graphs(proto: Any) -> bool:
