@@ -185,7 +185,10 @@ def _is_plain(call: Call, arrays: Sequence[NDArray[Any]]) -> bool:
 def _shapes(call: Call, known: Known, values: Sequence[Constant]) -> list[Shape | None]:
     """Of all outputs: as they would be for values that move."""
     if call.operator == "MatMul":
-        return [_product(*(value.shape for value in values))]
+        a, b = (value.shape for value in values)
+        if min(len(a), len(b)) < 2 or a[-1] != b[-2]:
+            raise NoBoundError(f"a product of constants of shapes {a} and {b}")
+        return [(*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])]
     if call.operator == "DequantizeLinear":
         return [values[0].shape if len(values[1].shape) < 2 else None]  # else in blocks
     if call.operator == "Range":
@@ -208,13 +211,3 @@ def _shapes(call: Call, known: Known, values: Sequence[Constant]) -> list[Shape 
         made = found if isinstance(found, tuple) else (found,)
         return [each.shape for each in made]
     raise NoBoundError(str(last))
-
-
-def _product(a: tuple[int, ...], b: tuple[int, ...]) -> Shape:
-    """Of a matrix product: NumPy's."""
-    left, right = (a, b) if a and b else ((0,), ())
-    rows, columns = left[:-1], right[-1:] if len(right) > 1 else ()
-    inner = right[-2] if len(right) > 1 else (right or (None,))[0]
-    if left[-1] != inner:
-        raise NoBoundError(f"a product of constants of shapes {a} and {b}")
-    return (*np.broadcast_shapes(rows[:-1], right[:-2]), *rows[-1:], *columns)

@@ -32,7 +32,7 @@ from specnorm.proof import install
 from specnorm_networks.model import Computed, Trial
 from specnorm_networks.sources.base import Array, Exported
 from specnorm_networks.sources.torch_alone import Alone
-from specnorm_networks.sources.torch_state import check_function, computed, state
+from specnorm_networks.sources.torch_state import check_function, computed, outputs, state
 
 OPSET = 23
 """The first with an operator for attention."""
@@ -275,8 +275,7 @@ def _called(model: nn.Module, example: tuple[Tensor, ...], *arrays: Array) -> li
     """What a module returns, called as its user calls it; tensors alone."""
     given = [_like(x, like) for x, like in zip(arrays, example, strict=True)]
     with at_inference(model), torch.no_grad():
-        found = tree_leaves(model(*given))
-    return [computed(x) for x in found if isinstance(x, Tensor)]
+        return outputs(model, given)
 
 
 def _inner(program: torch.fx.GraphModule, example: tuple[Tensor, ...], *arrays: Array) -> dict[str, Computed]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeAlias
@@ -13,6 +13,7 @@ import torch
 from specnorm_torch.modules import at_inference, version_of
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from specnorm import MethodError
 from specnorm_networks.model import Computed, equal_but_for_rounding
@@ -42,12 +43,12 @@ def check_function(model: nn.Module, example: tuple[Tensor, ...]) -> None:
     generator, asked = torch.Generator().manual_seed(0), dict[str, None]()
     inputs = [torch.randn(x.shape, generator=generator).to(x) if x.is_floating_point() else x for x in example]
     with at_inference(model), torch.compiler.set_stance("force_eager"):
-        first = list(_tensors(model(*(x.clone() for x in inputs))))
+        first = outputs(model, inputs)
         before = state(model)
         with _watching(asked):
-            second = list(_tensors(model(*(x.clone() for x in inputs))))
+            second = outputs(model, inputs)
         changed = [*_changed(before, state(model))]
-    same = (equal_but_for_rounding(computed(a), computed(b)) for a, b in zip(first, second, strict=True))
+    same = (equal_but_for_rounding(a, b) for a, b in zip(first, second, strict=True))
     name = type(model).__name__
     if not all(same):
         raise MethodError(
@@ -64,6 +65,11 @@ def check_function(model: nn.Module, example: tuple[Tensor, ...]) -> None:
             f"{name} asks {' and '.join(asked)}: it may compute something else where it is traced, or where gradients "
             "are computed. Make it a function of its inputs first."
         )
+
+
+def outputs(model: nn.Module, inputs: Sequence[Tensor]) -> list[Computed]:
+    """Tensors that a module returns for copies of inputs."""
+    return [computed(x) for x in tree_leaves(model(*(x.clone() for x in inputs))) if isinstance(x, Tensor)]
 
 
 def computed(x: Tensor) -> Computed:
@@ -153,13 +159,3 @@ def _called(func: Any) -> str:
     name = str(getattr(func, "__name__", func))
     # Reading an attribute of a tensor.
     return str(getattr(getattr(func, "__self__", None), "__name__", name)) if name in ("__get__", "__set__") else name
-
-
-def _tensors(x: Any) -> Iterator[Tensor]:
-    if isinstance(x, Tensor):
-        yield x
-    elif isinstance(x, Mapping):
-        yield from _tensors(list(x.values()))
-    elif isinstance(x, list | tuple):
-        for item in x:
-            yield from _tensors(item)
