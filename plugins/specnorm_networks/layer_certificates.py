@@ -163,7 +163,7 @@ def completed(
     """
     blocks, lift = specnorm_check.blocks_of(stored.astype(np.float64), statement)
     groups, _, channels, *taps = blocks.shape
-    largest = float(np.abs(blocks).max())
+    largest = float(np.abs(stored).max())
     scale = math.frexp(largest)[1] if math.isfinite(largest) else 0
 
     def proven(h: FloatArray, bits: int) -> Proven:

@@ -1,6 +1,6 @@
 """Where each value of a network can lie while its inputs stay in a ball or a box: intervals, rounding counted.
 
-On a ball the proven constants of the maps up to each value give intervals, too, and `by_rule` gives linear bounds; the
+On a ball the proven constants of the maps up to each value, and the rows of linear maps, give intervals, too; the
 smaller ones count. What has no rule here can be anything. Where the ranges of a function's inputs are known, its slopes
 lie between the smallest and the largest derivative there: a ReLU that cannot switch has slope 0 or 1 (`localised`).
 """
