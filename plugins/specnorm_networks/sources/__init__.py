@@ -51,7 +51,10 @@ def export(source: Any, input_shape: Any) -> Exported:
             return _adapter(_OWN[root])(source, input_shape)
     if callable(source) and "torch" not in roots:
         return _adapter("jax_function")(source, input_shape)
-    raise MethodError(f"No adapter exports a {type(source).__module__}.{type(source).__qualname__}.")
+    raise MethodError(
+        f"source must be a torch, Flax or Equinox module, a JAX function, a Keras 3 model, an ONNX file or a Graph; got "
+        f"the {type(source).__qualname__} {source!r:.80}."
+    )
 
 
 def _adapter(name: str) -> Callable[[Any, Any], Exported]:
