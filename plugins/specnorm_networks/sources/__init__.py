@@ -52,8 +52,8 @@ def export(source: Any, input_shape: Any) -> Exported:
     if callable(source) and "torch" not in roots:
         return _adapter("jax_function")(source, input_shape)
     raise MethodError(
-        f"source must be a torch, Flax or Equinox module, a JAX function, a Keras 3 model, an ONNX file or a Graph; got "
-        f"the {type(source).__qualname__} {source!r:.80}."
+        "source must be a torch, Flax or Equinox module, a JAX function, a Keras 3 model, an ONNX file or a Graph; "
+        f"got the {type(source).__qualname__} {source!r:.80}."
     )
 
 
