@@ -7,7 +7,7 @@ it stands in the graph.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -146,6 +146,14 @@ class Graph:
     def place(self, node: Node) -> Place:
         """Where a node stands: shapes of what it is computed from, and of its value."""
         return Place(tuple(self.by_name[name].shape for name in node.inputs), node.shape)
+
+    def moved_by(self, starts: Iterable[str], held: str = "") -> set[str]:
+        """Names of the values that some values move, these too, while one is held."""
+        found = {*starts} - {held}
+        for node in self.nodes:
+            if node.name != held and not found.isdisjoint(node.inputs):
+                found.add(node.name)
+        return found
 
     def readers(self) -> Counter[str]:
         """How often each value is used, as an output, too."""

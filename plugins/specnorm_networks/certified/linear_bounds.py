@@ -113,13 +113,11 @@ class Network:
         self.graph, self.input, self.nodes = graph, graph.inputs[0], graph.by_name
         self.shape: Sizes = shapes[0]
         self.linear = linear_operators(graph)
-        self.moving: set[str] = set()
+        self.moving = graph.moved_by(graph.inputs)
         self.readers: dict[str, list[str]] = {}
         for node in graph.nodes:
             for name in node.inputs:
                 self.readers.setdefault(name, []).append(node.name)
-            if node.name == self.input or any(name in self.moving for name in node.inputs):
-                self.moving.add(node.name)
         self.constants: dict[str, list[tuple[str, float]]] = {}
         about = Scope(graph).about
         for claim in constants:
@@ -136,12 +134,8 @@ class Network:
 
     def _passes(self, what: Map) -> bool:
         """Whether nothing of the input reaches the end of a map but through its start: all else is held then."""
-        reached = {self.input} - {what.start}
-        for node in self.graph.nodes:
-            if node.name not in (self.input, what.start) and any(name in reached for name in node.inputs):
-                reached.add(node.name)
         moving = what.start in self.moving and what.end in self.moving - {what.start}
-        return moving and what.end not in reached
+        return moving and what.end not in self.graph.moved_by([self.input], held=what.start)
 
 
 LEAST = 2.0**-400

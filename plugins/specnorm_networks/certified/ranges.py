@@ -170,7 +170,7 @@ class Walk:
     ) -> None:  # fmt: skip
         self.graph, self.region, self.exact, self.maps, self.stated = graph, region, exact, maps, stated
         self.radius = region.radius if isinstance(region, Ball) else math.inf
-        self.moving = set(graph.inputs)
+        self.moving = graph.moved_by(graph.inputs)
         self.known: dict[str, Location] = {}
 
     def to_the_end(self) -> dict[str, Interval]:
@@ -187,8 +187,6 @@ class Walk:
     def visit(self, node: Node) -> None:
         """By what an operator makes of where its inputs lie, by constants, and by what is stated."""
         name, shape = node.name, node.shape
-        if not self.moving.isdisjoint(node.inputs):
-            self.moving.add(name)
         if shape is None:
             return
         found, moves = self.stated.get(name, anything(shape)), math.inf if name in self.moving else 0.0
