@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.operators import NoBoundError, Operator
+from specnorm_networks.certified.operators import NoBoundError
+from specnorm_networks.certified.operators.base import Move
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
-from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.onnx.binding import Array, Wholes, refuse
 from specnorm_networks.onnx.nodes import (
     FLOATING,
@@ -29,28 +29,21 @@ from specnorm_networks.onnx.nodes import (
 from specnorm_networks.onnx.tensors import Constant
 
 
-def _moved(x: Value, shape: Shape, operator: Operator) -> Constant | Made:
+def _moved(x: Value, operator: Move) -> Constant | Made:
     """Entries in another order or shape, of data or of a constant."""
-    if isinstance(x, Data):
-        return Made(operator, (x,), shape)
-    if math.prod(shape) != x.size:
-        raise NoBoundError(f"a constant of shape {x.shape} to {shape}")
-    if isinstance(operator, ops.Permute):
-        return x.mapped(shape, lambda a: np.transpose(a, operator.axes))
-    return x.mapped(shape, lambda a: a.reshape(shape))
+    # An array whose entries are all the same one: nothing is copied.
+    shape = operator.moved(np.broadcast_to(np.zeros(()), shape_of(x))).shape
+    return Made(operator, (x,), shape) if isinstance(x, Data) else x.mapped(shape, operator.moved)
 
 
 def reshape(x: Value, /, *, shape: Wholes, allowzero: int = 0) -> Constant | Made:
     """New shape, from an attribute or a constant: 0 copies a size, -1 is what is left."""
     if len(shape) > 16 or min(shape, default=0) < -1:
         raise NoBoundError(f"shape={shape[:8]}")
-    sizes = shape
-    if 0 in shape and not allowzero:
-        sizes = tuple(shape_of(x)[at] if n == 0 else n for at, n in enumerate(shape))
-    if -1 in sizes:
-        known = math.prod(n for n in sizes if n != -1)
-        sizes = tuple(math.prod(shape_of(x)) // known if n == -1 else n for n in sizes)
-    return _moved(x, sizes, ops.Reshape(shape, copies=not allowzero))
+    operator = ops.Reshape(shape, copies=not allowzero)
+    if x.shape is None and min(shape, default=1) >= (0 if allowzero else 1):
+        return Made(operator, (x,), shape)
+    return _moved(x, operator)
 
 
 def transpose(x: Value, /, *, perm: Wholes | None) -> Constant | Made:
@@ -59,7 +52,7 @@ def transpose(x: Value, /, *, perm: Wholes | None) -> Constant | Made:
     before = shape_of(x)
     if sorted(axes) != list(range(len(before))):
         raise NoBoundError(f"perm={axes[:8]} does not fit shape {before}")
-    return _moved(x, tuple(before[axis] for axis in axes), ops.Permute(axes))
+    return _moved(x, ops.Permute(axes))
 
 
 def flatten(x: Value, /, *, axis: int) -> Constant | Made:
@@ -68,8 +61,7 @@ def flatten(x: Value, /, *, axis: int) -> Constant | Made:
     if not -len(before) <= axis <= len(before):
         raise NoBoundError(f"axis {axis} of a value of {len(before)} axes")
     axis += len(before) if axis < 0 else 0
-    shape = math.prod(before[:axis]), math.prod(before[axis:])
-    return _moved(x, shape, ops.Reshape(shape))
+    return _moved(x, ops.Reshape((math.prod(before[:axis]), math.prod(before[axis:]))))
 
 
 def squeeze(x: Value, /, *, axes: Wholes | None) -> Constant | Made:
@@ -84,8 +76,7 @@ def squeeze(x: Value, /, *, axes: Wholes | None) -> Constant | Made:
     )
     if any(before[at] != 1 for at in gone):
         raise NoBoundError(f"axes={gone} of shape {before} are not all of size 1")
-    shape = tuple(n for at, n in enumerate(before) if at not in gone)
-    return _moved(x, shape, ops.Reshape(shape))
+    return _moved(x, ops.Reshape(tuple(n for at, n in enumerate(before) if at not in gone)))
 
 
 def unsqueeze(x: Value, /, *, axes: Wholes) -> Constant | Made:
@@ -95,8 +86,7 @@ def unsqueeze(x: Value, /, *, axes: Wholes) -> Constant | Made:
     new = tuple(sorted({a % ndim for a in axes}))
     if len(new) < len(axes) or any(not -ndim <= a < ndim for a in axes):
         raise NoBoundError(f"axes={axes[:8]} do not fit shape {before}")
-    old = iter(before)
-    return _moved(x, tuple(1 if at in new else next(old) for at in range(ndim)), ops.Unsqueeze(new))
+    return _moved(x, ops.Unsqueeze(new))
 
 
 def identity(x: Value, /) -> Constant | Made:
@@ -124,9 +114,9 @@ def cast(x: Value, /, *, to: int) -> Result:
     return Made(ops.Cast(), (x,), x.shape)
 
 
-def slice_of(x: Data, /, *, starts: Wholes, ends: Wholes, axes: Wholes | None, steps: Wholes | None = None) -> Made:
+def slice_of(x: Data, /, *, starts: Wholes, ends: Wholes, axes: Wholes | None, steps: Wholes | None = None) -> Result:
     """A part along some axes."""
-    sizes, parts = list(shape_of(x)), dict[int, tuple[int, int | None, int | None, int]]()
+    parts = dict[int, tuple[int, int | None, int | None, int]]()
     given = (starts, ends, range(len(starts)) if axes is None else axes, [1] * len(starts) if steps is None else steps)
     if len({len(each) for each in given}) > 1 or 0 in given[3]:
         raise NoBoundError("its starts, ends, axes and steps do not fit each other")
@@ -134,21 +124,17 @@ def slice_of(x: Data, /, *, starts: Wholes, ends: Wholes, axes: Wholes | None, s
         axis = on_axis(at, shape_of(x))
         if axis in parts:
             raise NoBoundError(f"it takes a part of axis {axis} twice")
-        first, last, _ = slice(start, end, step).indices(sizes[axis])
+        first, last, _ = slice(start, end, step).indices(shape_of(x)[axis])
         if first < 0:  # NumPy takes nothing, onnxruntime may take the first entry
-            raise NoBoundError(f"it steps backwards from {start}, before the {sizes[axis]} entries of axis {axis}")
+            raise NoBoundError(f"it steps backwards from {start}, before the first entry of axis {axis}")
         parts[axis] = (axis, first, None if last < 0 else last, step)
-        sizes[axis] = len(range(first, last, step))
-    return Made(ops.Slice(tuple(parts.values())), (x,), tuple(sizes))
+    return _moved(x, ops.Slice(tuple(parts.values())))
 
 
-def split(
-    call: Call, x: Data, /, *, split: Wholes | None, axis: int, num_outputs: int | None = None
-) -> tuple[Made, ...]:
+def split(call: Call, x: Data, /, *, split: Wholes | None, axis: int, num_outputs: int | None = None) -> Result:
     """Parts along one axis, each a slice of the whole."""
-    count, before = call.outputs, shape_of(x)
-    axis = on_axis(axis, before)
-    n = before[axis]
+    count, axis = call.outputs, on_axis(axis, shape_of(x))
+    n = shape_of(x)[axis]
     if num_outputs not in (None, count) or (split is not None and len(split) != count):
         raise NoBoundError(f"split or num_outputs of Split do not fit its {count} outputs")
     if split is None:
@@ -157,10 +143,7 @@ def split(
     if min(split) < 0 or sum(split) != n:
         raise NoBoundError(f"split={split[:8]} does not fit an axis of {n}")
     ends = [sum(split[: at + 1]) for at in range(count)]
-    return tuple(
-        Made(ops.Slice(((axis, end - part, end, 1),)), (x,), (*before[:axis], part, *before[axis + 1 :]))
-        for end, part in zip(ends, split, strict=True)
-    )
+    return tuple(_moved(x, ops.Slice(((axis, end - n, end, 1),))) for end, n in zip(ends, split, strict=True))
 
 
 def concat(*values: Value, axis: int) -> Made:
