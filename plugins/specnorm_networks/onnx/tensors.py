@@ -113,7 +113,7 @@ class Tensors:
         if proto.HasField("segment"):
             return blank.refused("it is stored in segments, which are not read.")
         if proto.data_location == EXTERNAL:
-            return self._external(proto, blank, needed)
+            return self._external(proto, blank, dtype)
         raw = proto.HasField("raw_data")
         have = len(proto.raw_data if raw else getattr(proto, helper.tensor_dtype_to_field(kind)))
         if have != (needed if raw else count):
@@ -122,7 +122,7 @@ class Tensors:
             )
         self._claim(needed)
         self.largest = max(self.largest, count)
-        return replace(blank, load=lambda: _array(proto))
+        return replace(blank, load=lambda: _widened(numpy_helper.to_array(proto)))
 
     def computes(self, count: int, work: int, most: int) -> bool:
         """Whether so many bytes, by so many multiplications, are computed besides: no more than may be read."""
@@ -144,7 +144,8 @@ class Tensors:
             raise ModelFileError(found.refusal)
         return found.load()
 
-    def _external(self, proto: Any, blank: Constant, needed: int) -> Constant:
+    def _external(self, proto: Any, blank: Constant, dtype: np.dtype[Any]) -> Constant:
+        needed = blank.size * dtype.itemsize
         entries = {entry.key: entry.value for entry in proto.external_data}
         location = entries.get("location", "")
         try:
@@ -161,12 +162,10 @@ class Tensors:
         self.largest = max(self.largest, blank.size)
 
         def load() -> NDArray[Any]:
-            with path.open("rb") as file:
-                file.seek(offset)
-                raw = file.read(needed)
-            if len(raw) != needed:
+            found = np.fromfile(path, dtype.newbyteorder("<"), blank.size, offset=offset)
+            if found.size != blank.size:
                 raise ModelFileError(f"{location!r} ends in the middle of it.")
-            return _array(TensorProto(data_type=proto.data_type, dims=proto.dims, raw_data=raw))
+            return _widened(found.astype(dtype, copy=False).reshape(blank.shape))
 
         return replace(blank, load=load)
 
@@ -194,6 +193,5 @@ def _inside(model: Path, location: str) -> Path:
     return path
 
 
-def _array(proto: Any) -> NDArray[Any]:
-    found = numpy_helper.to_array(proto)
+def _widened(found: NDArray[Any]) -> NDArray[Any]:
     return found.astype(np.float32) if found.dtype.name == "bfloat16" else found
