@@ -10,6 +10,7 @@ from specnorm import MethodError, SpecnormError
 from specnorm.proof import Upper
 from specnorm_networks.answer import NetworkBound, RunBound, Weighted
 from specnorm_networks.certified.graph import Graph
+from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.patterns import prepared
 from specnorm_networks.certified.propagation import Constants, propagate
 from specnorm_networks.certified.ranges import Ranges, Values, stated
@@ -17,7 +18,7 @@ from specnorm_networks.certified.reading import Subnetwork, runs
 from specnorm_networks.certified.segments import constant_of_run
 from specnorm_networks.descent import proof_products
 from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Method, Multipliers, Product, Proposal, Scaled, hoped
+from specnorm_networks.methods import Method, Multipliers, Parts, Product, Scaled, hoped
 
 MOST_WORK = 2**20
 """Uses of values that are followed for all inputs together: a graph of a few kilobytes has thousands of both."""
@@ -102,7 +103,8 @@ def _shorter(candidates: Sequence[Subnetwork], measure: Measure, method: Method,
         if measure.clock.expired:
             break
         share = len(run.links) / in_all
-        best = _best(run, method.proposals(run, share, measure.clock), measure, product)
+        parts = method.parts(run)
+        best = _best(run, parts, method.search(run, parts, share, measure.clock), measure, product)
         through = _through_head(run, measure, method, share, None if best is None else best.weighted)
         if through is not None and through < (product if best is None else best.upper):
             names = (tuple(n for link in run.links for n in link.names),)
@@ -133,14 +135,16 @@ def _through_head(
     return None
 
 
-def _best(run: Subnetwork, proposed: Sequence[Proposal], measure: Measure, product: float) -> RunBound | None:
-    """The least that the proposals prove, and what proves it; None: it is no less than the product."""
+def _best(
+    run: Subnetwork, parts: Parts, proposed: Sequence[list[FloatArray]], measure: Measure, product: float
+) -> RunBound | None:
+    """The least that weights prove of the run's parts, and what proves it; None: it is no less than the product."""
     best, limit = None, product
-    for parts, weights in proposed:
+    share = HOPELESS if any(last - first == 1 for first, last in parts) else WORTHWHILE
+    lower = LOWER if proof_products(run, parts) > DEAR else 1.0
+    for weights in proposed:
         if measure.clock.expired:
             break
-        share = HOPELESS if any(last - first == 1 for first, last in parts) else WORTHWHILE
-        lower = LOWER if proof_products(run, parts) > DEAR else 1.0
         if not hoped(run, weights) < (share * product if best is None else lower * limit):
             continue  # too little to be proven
         try:

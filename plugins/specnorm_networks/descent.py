@@ -190,8 +190,7 @@ def proof_products(run: Subnetwork, parts: Parts) -> float:
 
 def frequencies(part: Segment, points: int) -> int:
     """How many there are on the grid of a part."""
-    specs = [term.filter.spec for link in part.links for term in link.terms if term.filter is not None]
-    wide = [any(spec.kernel_shape[j] > 1 for spec in specs) for j in range(part.axes)]
+    wide = [any(each.spec.kernel_shape[j] > 1 for each in part.filters) for j in range(part.axes)]
     return len(frequency_grids.half_grid([points if each else 1 for each in wide]))
 
 
@@ -920,14 +919,8 @@ def gradient_steps(
         yield at, least, best
         if since > patience:
             return
-        slopes = [_grouped(slope, link) for slope, link in zip(logs_back, links, strict=True)]
+        slopes = [
+            slope if link.groups is None else np.bincount(link.groups, slope)[link.groups]  # one number a group
+            for slope, link in zip(logs_back, links, strict=True)
+        ]
         point = point - by.step(np.concatenate([*slopes, logits_back]), min(1.0, 0.1 + 1.8 * (1 - at / max(steps, 1))))
-
-
-def _grouped(slope: FloatArray, link: AffineMap) -> FloatArray:
-    """A gradient with respect to one number a group, at each of its channels."""
-    if link.groups is None:
-        return slope
-    sums: FloatArray = np.zeros(int(link.groups.max()) + 1)
-    np.add.at(sums, link.groups, slope)
-    return sums[link.groups]

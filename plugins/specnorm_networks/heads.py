@@ -61,12 +61,11 @@ def bound_through_head(
     ops = ArrayOps.of(backends.backend_for(like), like)
 
     def following(rest: Subnetwork) -> list[tuple[list[int], list[FloatArray]]]:
-        found = (
-            method.proposals(rest, share, measure.clock)
-            if len(rest.links) > 1
-            else [([(0, 1)], [np.ones(rest.links[0].width)])]
-        )
-        return [([first for first, _ in parts], weights) for parts, weights in found]
+        if len(rest.links) == 1:
+            return [([0], [np.ones(rest.links[0].width)])]
+        parts = method.parts(rest)
+        starts = [first for first, _ in parts]
+        return [(starts, weights) for weights in method.search(rest, parts, share, measure.clock)]
 
     try:
         with np.errstate(all="ignore"), arithmetic.exact(like, backend=backends.backend_for(like)):

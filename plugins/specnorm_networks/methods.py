@@ -19,8 +19,6 @@ from specnorm_networks.descent import RATE, ROUNDS, Progress, cost, proof_produc
 WIDTHS, SOME_STEPS = (2**20, 4096, 2048, 1024, 512), 20
 """Channels at which runs are cut, the first that is affordable; steps of the search that have to be."""
 Parts = Sequence[tuple[int, int]]
-Proposal = tuple[list[tuple[int, int]], list[FloatArray]]
-"""Links that are bounded together, and one number a channel of each link's value."""
 
 
 def hoped(run: Subnetwork, weights: Sequence[FloatArray]) -> float:
@@ -44,11 +42,6 @@ class Method:
     def weights(self, run: Subnetwork, parts: Parts, share: float = 1.0) -> list[FloatArray] | None:
         """The most promising; None: the run stays a product."""
         return next(iter(self.search(run, parts, share, Clock())), None)
-
-    def proposals(self, run: Subnetwork, share: float, clock: Clock) -> list[Proposal]:
-        """Parts of a run with weights, the most promising first."""
-        parts = self.parts(run)
-        return [(parts, weights) for weights in self.search(run, parts, share, clock)]
 
     def affordable(self, run: Subnetwork) -> bool:
         """Whether a run of single units can be taken up."""

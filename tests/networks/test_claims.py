@@ -169,11 +169,11 @@ def test_an_infinite_constant_is_said_of_a_value_and_why() -> None:
 def test_nothing_is_searched_where_there_can_be_no_constant(monkeypatch: pytest.MonkeyPatch) -> None:
     searched = list[bool]()
 
-    def proposals(*_: object) -> list[object]:
+    def search(*_: object) -> list[object]:
         searched.append(True)
         return []
 
-    monkeypatch.setattr(Multipliers, "proposals", proposals)
+    monkeypatch.setattr(Multipliers, "search", search)
     nodes, end = chain(1.0), Node("z", Unknown("it has no rule"), ("y",), (1, 2))
     assert bound(Graph((*nodes, end), ("z",))).unknown[0].before == pytest.approx(4)
     assert not searched

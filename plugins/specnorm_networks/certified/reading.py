@@ -244,9 +244,14 @@ class Segment:
     """Whether taps stand at their places, although another shift or spacing says the same."""
 
     @property
+    def filters(self) -> list[Filter]:
+        """Layers of all terms."""
+        return [term.filter for term in self._terms if term.filter is not None]
+
+    @property
     def axes(self) -> int:
         """Spatial axes."""
-        return max((t.filter.layer.spatial for t in self._terms if t.filter is not None), default=0)
+        return max((each.layer.spatial for each in self.filters), default=0)
 
     @property
     def stride(self) -> tuple[int, ...]:
@@ -279,7 +284,7 @@ class Segment:
     @property
     def computed(self) -> bool:
         """Whether entries of a kernel may be off."""
-        return any(term.filter is not None and term.filter.layer.error is not None for term in self._terms)
+        return any(each.layer.error is not None for each in self.filters)
 
     @property
     def families(self) -> set[str]:
@@ -289,8 +294,8 @@ class Segment:
     @property
     def agrees(self) -> bool:
         """Whether all values but the first, which only strided terms may read, are on one grid."""
-        wide = {t.filter.layer.spatial for t in self._terms if t.filter is not None}
-        if len(wide) > 1 or any(not link.open or link.repeat > 1 for link in self.links[:-1]):
+        grids = {each.layer.spatial for each in self.filters}
+        if len(grids) > 1 or any(not link.open or link.repeat > 1 for link in self.links[:-1]):
             return False
         ones = (1,) * self.axes
         first = {term.stride or ones for term in self._terms if term.source == self.first}
@@ -303,7 +308,7 @@ class Segment:
         strided = max(self.stride, default=1) > 1
         if self.placed or strided or not self.chain or any(len(link.terms) > 1 for link in self.links):
             return False
-        specs = [term.filter.spec for term in self._terms if term.filter is not None]
+        specs = [each.spec for each in self.filters]
         return all(len({s.dilation[j] for s in specs if s.kernel_shape[j] > 1}) <= 1 for j in range(self.axes))
 
     def kernels(self, *, absolute: bool = False) -> list[dict[int, Placed]]:
@@ -323,21 +328,31 @@ class Segment:
             terms = [term for term in link.terms if term.source == source]
             stride = self.stride if source == self.first else (1,) * self.axes
             placed = [self._placed(term, stride, absolute) for term in terms]
-            low = [min(start) for start in zip(*(start for _, start in placed), strict=True)]
-            ends = [[s + n for s, n in zip(start, k.shape[2:], strict=True)] for k, start in placed]
-            size = [max(e) - a for e, a in zip(zip(*ends, strict=True), low, strict=True)]
+            low, size, taps = window_of(placed)
             whole = np.zeros((link.width, widths[source] * math.prod(stride), *size))
-            for term, (kernel, start) in zip(terms, placed, strict=True):
-                taps = [slice(s - a, s - a + n) for s, a, n in zip(start, low, kernel.shape[2:], strict=True)]
+            for term, (kernel, _), at in zip(terms, placed, taps, strict=True):
                 columns = slice(term.reads.start * math.prod(stride), term.reads.stop * math.prod(stride))
-                whole[(slice(term.rows.start, term.rows.stop), columns, *taps)] += kernel
-            found[source] = (whole, tuple(low))
+                whole[(slice(term.rows.start, term.rows.stop), columns, *at)] += kernel
+            found[source] = (whole, low)
         return found
 
     def _placed(self, term: Term, stride: tuple[int, ...], absolute: bool) -> Placed:
         kernel, start = term.dense(self.axes, dilated=not self.undilated)
         kernel = abs(kernel) + term.lost if absolute else kernel
         return phased(kernel, (0,) * self.axes if self.undilated else start, stride)
+
+
+def window_of(placed: Sequence[Placed], *least: int) -> tuple[tuple[int, ...], list[int], list[list[slice]]]:
+    """First place and size, an axis, of a window with all taps of kernels in it, and where there those of each are.
+
+    ``least``: places that it does not begin behind.
+    """
+    low = tuple(min([*axis, *least]) for axis in zip(*(start for _, start in placed), strict=True))
+    taps = [
+        [slice(s - a, s - a + n) for s, a, n in zip(start, low, kernel.shape[2:], strict=True)]
+        for kernel, start in placed
+    ]
+    return low, [max(each.stop for each in axis) for axis in zip(*taps, strict=True)], taps
 
 
 def phased(kernel: FloatArray, start: tuple[int, ...], stride: tuple[int, ...]) -> Placed:
@@ -1020,14 +1035,11 @@ def _by_phases(term: Term, after: tuple[int, ...], before: tuple[int, ...], axes
         # Output r n + q reads s (r n + q) + start + t.
         there = tuple(a + s * p for a, s, p in zip(start, term.stride or (1,) * axes, q, strict=True))
         placed.append(phased(kernel, there, before) if term.source else (kernel, there))
-    low = [min(0, *axis) for axis in zip(*(place for _, place in placed), strict=True)]
-    ends = [[p + n for p, n in zip(place, k.shape[2:], strict=True)] for k, place in placed]
-    size = [max(end) - a for end, a in zip(zip(*ends, strict=True), low, strict=True)]
+    low, size, taps = window_of(placed, 0)
     found = np.zeros((len(term.rows), len(placed), placed[0][0].shape[1], *size))
-    for at, (each, place) in enumerate(placed):
-        taps = [slice(p - a, p - a + n) for p, a, n in zip(place, low, each.shape[2:], strict=True)]
+    for at, (each, _) in enumerate(placed):
         of_phase = found[:, at]
-        of_phase[(slice(None), slice(None), *taps)] = each
+        of_phase[(slice(None), slice(None), *taps[at])] = each
     whole: Any = found.reshape(-1, *found.shape[2:])
     stride = (1,) * axes if term.source else before
     geometry = {"stride": stride, "padding_mode": "zeros", "padding": tuple((-a, 0) for a in low)}
@@ -1077,6 +1089,6 @@ def size_of(part: Segment) -> tuple[int, int, int]:
 
 def taps_of(part: Segment) -> int:
     """Taps of a kernel that holds those of all layers."""
-    specs = [term.filter.spec for link in part.links for term in link.terms if term.filter is not None]
+    specs = [each.spec for each in part.filters]
     extents = [[r * (k - 1) + 1 for k, r in zip(spec.kernel_shape, spec.dilation, strict=True)] for spec in specs]
     return math.prod(max(axis) for axis in zip(*extents, strict=True))
