@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from specnorm.api import Comparison
 from specnorm.folding import fold_stack
+from specnorm.layers import layer_kernel
 from specnorm.methods.base import check_count
 from specnorm.probable import LinearOperator, Vector
 from specnorm.problem.padding import same_upper
@@ -23,5 +24,5 @@ from specnorm.types import AnyArray, Backend, LayerKernel
 __all__ = [
     "AnyArray", "Backend", "Comparison", "LayerKernel", "LinearOperator", "Program", "Ran", "SteppedProgram", "Vector",
     "at_every_size", "check_bound", "check_count", "check_values", "fold_stack", "function", "init_stack", "keep",
-    "one_set", "per_axis", "program", "same_upper", "step_stack", "stepped_program",
+    "layer_kernel", "one_set", "per_axis", "program", "same_upper", "step_stack", "stepped_program",
 ]  # fmt: skip

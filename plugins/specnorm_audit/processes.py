@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -173,24 +173,22 @@ def _cause(code: int) -> str:
     return f"{name}, often for lack of memory" if name == "SIGKILL" else name
 
 
-class Workers(Executor):
-    """Processes of our own as an executor; one that dies fails its own call alone and is replaced."""
+class Workers(ThreadPoolExecutor):
+    """Processes of our own as an executor, a thread each; one that dies fails its own call alone and is replaced."""
 
     def __init__(self, count: int, worth: int = 0) -> None:
+        super().__init__(count)
         self.worth = worth
         self.workers: list[Worker] = []
-        self._threads = ThreadPoolExecutor(count)
         self._mine = threading.local()
         self._lock = threading.Lock()
         self._closed = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call a function in one of the processes; arguments by position only."""
-        if kwargs:
-            raise TypeError("arguments by position only")
-        return self._threads.submit(self._call, fn, args)
+        return super().submit(self._call, fn, *args, **kwargs)
 
-    def _call(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         worker: Worker | None = getattr(self._mine, "worker", None)
         if worker is None or not worker.is_alive:
             worker = self._mine.worker = Worker(ONE_THREAD)
@@ -207,7 +205,7 @@ class Workers(Executor):
                 self._closed = True
                 for worker in self.workers:
                     worker.kill()
-        self._threads.shutdown(wait, cancel_futures=cancel_futures)
+        super().shutdown(wait, cancel_futures=cancel_futures)
         for worker in self.workers if wait else ():
             worker.close()
 

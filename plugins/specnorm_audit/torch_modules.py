@@ -9,7 +9,7 @@ from typing import Any
 
 import specnorm_networks
 import torch
-from specnorm_networks import Graph, Layer, Node, Product
+from specnorm_networks import Graph, Kind, Layer, Node, Product
 from specnorm_networks import operators as ops
 from specnorm_torch import baked
 from specnorm_torch.modules import (
@@ -43,6 +43,7 @@ _Call = tuple[tuple[Any, ...], dict[str, Any], tuple[str, torch.dtype, bool]]
 _COMPUTED = ("", "_orig", "_g", "_v", "_u")
 """Ends of the names of the tensors that a hook of torch's computes a kernel from."""
 _MATRIX = 2
+_NOT_CALLED = "the forward pass did not call this layer (its weight may be used without it): its input is not known."
 _MOVING = "its kernel moves from call to call: measured is that of its next call"
 
 
@@ -111,10 +112,8 @@ def audit_module(
         with at_inference(model):  # what moves at each call is as before for the layers
             calls = _calls(model, layers | others, _example(model, layers, input_shape))
         for name, module in model.named_modules():
-            if name in layers:
-                rows.append(_row(name, module, calls.get(name), settings))
-            elif name in others:
-                row = _row_of_another(name, module, calls.get(name), settings)
+            if name in layers or name in others:
+                row = _row(name, module, calls.get(name), settings)
                 rows += [] if row is None else [row]
     if not rows:
         raise MethodError(
@@ -283,56 +282,41 @@ def _layers(nodes: Sequence[Node]) -> list[Any]:
     ]
 
 
-def _row(name: str, layer: nn.Module, call: _Call | None, settings: Settings) -> Row:
-    """Measure one layer; whatever goes wrong becomes the row's reason, and what was measured before it is kept."""
+def _row(name: str, module: nn.Module, call: _Call | None, settings: Settings) -> Row | None:
+    """Measure one module; None: it is no layer of torch's, and not seen to be one.
+
+    Whatever goes wrong with a layer becomes the row's reason, and what was measured before it is kept.
+    """
     named = f"{name}.weight" if name else "weight"
-    kind: Any = "linear" if isinstance(layer, nn.Linear) else "conv"
+    kind: Kind = "conv" if isinstance(module, _ConvNd) else "linear"
     row = Row(named, kind, (), None, values=dict.fromkeys(settings.methods))
-    try:
-        if call is not None:
-            weight, geometry, note, _ = _seen(layer, call)
-            row = replace(row, note=note)
-        else:
-            weight, geometry = weight_of(layer).detach(), {}
-        row = replace(row, shape=tuple(weight.shape))
-        if call is None:
-            lost = (
-                "the forward pass did not call this layer (its weight may be used without it): its input is not known."
-            )
-            row = replace(row, reason=lost)
-            if not computes_as_torch(layer):
-                return row
-            geometry = geometry_of(layer)
-        row = replace(row, spec=ConvSpec.of(row.shape, **geometry))
-        return replace(fill(replace(row, reason=None), weight, settings), **_reason(row))
-    except SpecnormError as error:
-        return replace(row, reason=row.reason or str(error))
-    except Exception as error:  # one bad layer must not lose the others
-        return replace(row, reason=row.reason or f"{type(error).__name__}: {error}")
-
-
-def _reason(row: Row) -> dict[str, Any]:
-    return {} if row.reason is None else {"reason": row.reason}
-
-
-def _row_of_another(name: str, module: nn.Module, call: _Call | None, settings: Settings) -> Row | None:
-    kind = name_of(module)
     if is_quantised(module):
-        reason = f"{kind} is quantised: its map has steps. Audit the model before it is quantised."
-        return Row(f"{name}.weight", "linear", (), None, values=dict.fromkeys(settings.methods), reason=reason)
-    try:
-        # Torch's own that are no layers (recurrent ones, attention, tables) are no single product.
-        if call is None or type_before_parametrizations(module).__module__.startswith("torch.nn.modules."):
-            return None
-        weight, geometry, note, own = _seen(module, call)
-        spec = ConvSpec.of(tuple(weight.shape), **geometry)
-    except Exception:  # it computes something else: its arrays are counted and named as skipped
+        reason = f"{name_of(module)} is quantised: its map has steps. Audit the model before it is quantised."
+        return replace(row, reason=reason)
+    ours = is_layer(module)
+    # Torch's own that are no layers (recurrent ones, attention, tables) are no single product.
+    if not ours and (call is None or type_before_parametrizations(module).__module__.startswith("torch.nn.modules.")):
         return None
-    own = own if own in module._parameters else "weight"
-    named = f"{name}.{own}" if hasattr(module, own) else f"{name} (its kernel)"
-    what: Any = "conv" if spec.ndim else "linear"
-    row = Row(named, what, tuple(weight.shape), spec, values=dict.fromkeys(settings.methods), note=note)
-    return fill(row, weight, settings)
+    try:
+        if call is None:
+            weight, geometry = weight_of(module).detach(), geometry_of(module) if computes_as_torch(module) else None
+            row = replace(row, shape=tuple(weight.shape), reason=_NOT_CALLED)
+        else:
+            weight, geometry, note, own = _seen(module, call)
+            row = replace(row, shape=tuple(weight.shape), note=note)
+        if geometry is None:
+            return row
+        spec = ConvSpec.of(row.shape, **geometry)
+        row = replace(row, spec=spec)
+        if not ours:
+            own = own if own in module._parameters else "weight"
+            named = f"{name}.{own}" if hasattr(module, own) else f"{name} (its kernel)"
+            row = replace(row, name=named, kind="conv" if spec.ndim else "linear")
+    except Exception as error:  # one bad layer must not lose the others; what another module computes is its own affair
+        said = str(error) if isinstance(error, SpecnormError) else f"{type(error).__name__}: {error}"
+        return replace(row, reason=row.reason or said) if ours else None
+    found = fill(replace(row, reason=None), weight, settings)
+    return found if row.reason is None else replace(found, reason=row.reason)
 
 
 def _skipped(model: nn.Module, rows: Sequence[str]) -> list[tuple[str, Tensor]]:

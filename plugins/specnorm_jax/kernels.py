@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from specnorm import Geometry
 from specnorm.errors import GeometryError, KernelError
+from specnorm_jax.layers import equinox_layer
 
 Rule: TypeAlias = Callable[[str, Any], Mapping[str, Any] | None]
 _LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
@@ -200,10 +201,7 @@ def _stated(kind: str, module: Any) -> Mapping[str, Any] | None:
         return None
     if kind == "Linear":
         return {"ndim": 2}
-    geometry: dict[str, Any] = {"ndim": module.num_spatial_dims + 2}
-    if kind == "ConvTranspose":
-        return geometry
-    geometry |= {"stride": tuple(module.stride), "dilation": tuple(module.dilation), "groups": module.groups}
-    mode = module.padding_mode.lower()
-    padding = {} if isinstance(module.padding, str) or mode == "circular" else {"padding": tuple(module.padding)}
-    return {**geometry, "padding_mode": mode, **padding}
+    ndim = module.num_spatial_dims + 2
+    # A transposed layer's kernel is bounded as it is stored: by that of stride 1. Several layers in one are left out.
+    known = kind == "Conv" and getattr(module.weight, "ndim", None) == ndim
+    return {"ndim": ndim, **(equinox_layer(kind, module).geometry if known else {})}

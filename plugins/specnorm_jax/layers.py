@@ -17,7 +17,7 @@ _EQUINOX = ("Conv", "ConvTranspose", "Linear")
 
 def layer_kernel(x: Any, input_shape: int | Sequence[int] | None) -> LayerKernel | None:
     """`specnorm.plugin.Backend.layer` of these; None for anything else."""
-    for module, known, read in (("flax.nnx", _FLAX, _flax), ("equinox.nn", _EQUINOX, _equinox)):
+    for module, known, read in (("flax.nnx", _FLAX, _flax), ("equinox.nn", _EQUINOX, equinox_layer)):
         bases = [cls for cls in type(x).__mro__ if cls.__module__.startswith(module) and cls.__name__ in known]
         if bases:
             if type(x).__call__ is not bases[0].__call__:
@@ -93,7 +93,8 @@ def _pairs(
     return [(p, p) if isinstance(p, int) else tuple(p) for p in amount]
 
 
-def _equinox(kind: str, x: Any, input_shape: int | Sequence[int] | None) -> LayerKernel:
+def equinox_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel:
+    """Kernel and geometry by the attributes of Equinox's class ``kind``."""
     kernel = x.weight
     axes = 2 if kind == "Linear" else x.num_spatial_dims + 2
     if kernel.ndim != axes:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 import specnorm
 from specnorm.errors import MethodError
-from specnorm_torch.modules import Select, at_inference, geometry_of, layers_of, weight_of
+from specnorm.plugin import layer_kernel
+from specnorm_torch.modules import Select, at_inference, layers_of
 
-_LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
 _BOUND = specnorm.Completion(every=1)
 _SWEEPS = 4
 """A kernel has moved by many steps between two measurements."""
@@ -53,11 +51,12 @@ class NormMonitor:
         if every < 1:
             raise MethodError(f"every={every!r} must be a positive number of steps.")
         self.model, self.every, self.upper = model, every, upper
-        layers = _keras_layers(model) if hasattr(model, "layers") and hasattr(model, "fit") else None
-        if layers is None:
-            layers = {name: (partial(weight_of, m), geometry_of(m)) for name, m in layers_of(model)}
-        by_name = {**dict(model.named_modules()), **{layer.name: layer for layer in getattr(model, "layers", ())}}
-        self._layers = {name: x for name, x in layers.items() if select is None or select(name, by_name[name])}
+        keras = hasattr(model, "layers") and hasattr(model, "fit")
+        layers = _keras_layers(model) if keras else dict(layers_of(model))
+        self._layers = {name: x for name, x in layers.items() if select is None or select(name, x)}
+        with at_inference(model):
+            for layer in self._layers.values():
+                layer_kernel(layer)  # refuses one with a forward of its own
         if not self._layers:
             raise MethodError("the model has no convolution or linear layer that is selected.")
         self._states: dict[str, dict[str, Tensor]] = {}
@@ -70,8 +69,9 @@ class NormMonitor:
         """Return the norms now."""
         found: dict[str, dict[str, float]] = {"norm": {}, "upper": {}}
         with at_inference(self.model):
-            for name, (read, geometry) in self._layers.items():
-                kernel = read().detach()
+            for name, layer in self._layers.items():
+                kernel, geometry, _ = layer_kernel(layer)
+                kernel = kernel.detach()
                 found["norm"][name] = float(specnorm.tn_bound(kernel, certified=False, **geometry))
                 if self.upper:
                     if name not in self._states:
@@ -131,18 +131,7 @@ def _first(*names: str) -> Any:
     raise MethodError(f"{' or '.join(names)} is not installed here.")
 
 
-def _keras_kernel(layer: Any) -> Tensor:
-    return torch.as_tensor(layer.kernel.value)
-
-
-def _keras_layers(model: Any) -> dict[str, tuple[Callable[[], Tensor], dict[str, Any]]]:
-    """Kernels of Keras's dense and plain convolution layers; those that are neither do not count, as in torch."""
-    found: dict[str, tuple[Callable[[], Tensor], dict[str, Any]]] = {}
-    for layer in model._flatten_layers(include_self=False):
-        if type(layer).__name__ in ("Dense", "Conv1D", "Conv2D", "Conv3D"):
-            geometry: dict[str, Any] = {"layout": _LAYOUTS[len(layer.kernel.shape)]}
-            if hasattr(layer, "strides"):
-                geometry |= {"stride": layer.strides, "dilation": layer.dilation_rate, "groups": layer.groups}
-                geometry |= {"padding_mode": "zeros"}
-            found[layer.name] = partial(_keras_kernel, layer), geometry
-    return found
+def _keras_layers(model: Any) -> dict[str, Any]:
+    """Keras's dense and plain convolution layers; those that are neither do not count, as in torch."""
+    plain = ("Dense", "Conv1D", "Conv2D", "Conv3D")
+    return {x.name: x for x in model._flatten_layers(include_self=False) if type(x).__name__ in plain}
