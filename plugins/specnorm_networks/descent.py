@@ -314,12 +314,11 @@ def forward(run: Sequence[Stage], logs: Sequence[FloatArray], shares: FloatArray
     """``shares``: None where D are the multipliers themselves."""
     kept: list[_Kept] = []
     form: Vectors | None = None  # a diagonal
-    dense = 0
     real = run[0].symbols.real.dtype
     diagonal = np.ones(run[0].symbols.shape[2])
     for i, (stage, log) in enumerate(zip(run, logs, strict=True)):
         right = adjoint(stage.symbols)
-        solved = right / diagonal[:, None].astype(real) if form is None else _solved(form, right, dense)
+        solved = right / diagonal[:, None].astype(real) if form is None else np.linalg.solve(form, right)
         weight = np.exp(log / 2) * stage.spread
         gram, narrow = stage.symbols @ solved, weight.astype(real)
         if stage.summed:
@@ -338,25 +337,12 @@ def forward(run: Sequence[Stage], logs: Sequence[FloatArray], shares: FloatArray
             gram *= steep
             own = np.arange(len(lam))
             gram[:, own, own] += lam.astype(real)
-            form, dense = gram, 0
+            form = gram
         else:
             before = form if form is not None else diagonal.astype(real) * np.eye(len(diagonal), dtype=real)
             form, eliminated = _eliminated(stage, before, lam.astype(real))
-            dense = len(stage.kept) if len(stage.kept) == stage.symbols.shape[2] else 0
         kept.append(_Kept(lam, (norm, at, vector * weight), solved, eliminated))
     return kept
-
-
-def _solved(form: Vectors, right: Vectors, dense: int) -> Vectors:
-    """``form^-1 right``; ``dense``: entries but for which the form is diagonal, 0: all."""
-    if not dense:
-        return np.asarray(np.linalg.solve(form, right))
-    between, diagonal = form[:, :dense, dense:], np.einsum("kii->ki", form[:, dense:, dense:]).real
-    scaled = between / diagonal[:, None]
-    inner = form[:, :dense, :dense] - scaled @ adjoint(between)
-    first = np.linalg.solve(inner, right[:, :dense] - scaled @ right[:, dense:])
-    second = (right[:, dense:] - adjoint(between) @ first) / diagonal[..., None]
-    return np.concatenate([first, second], axis=1)
 
 
 def _eliminated(stage: Stage, form: Vectors, lam: FloatArray) -> tuple[Vectors, Vectors]:
