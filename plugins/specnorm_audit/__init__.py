@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from specnorm_networks import ModelArrays, Tensor
 
+import specnorm
 from specnorm import BackendError, GeometryError, MethodError, ModelFileError
 from specnorm.proof import AnyArray, Layout, backends, padding_rules
 from specnorm_audit import streams
 from specnorm_audit.executing import check_executor, measured
 from specnorm_audit.geometry import check_names, overrides
 from specnorm_audit.layers import Layer, select
-from specnorm_audit.measuring import BUDGET, NEEDS_A_SIZE, Settings, check_target
+from specnorm_audit.measuring import BUDGET, NEEDS_A_SIZE, Settings, check_target, checked_names
 from specnorm_audit.plots import draw
 from specnorm_audit.readers import MAX_BYTES, isolated, open_model
 from specnorm_audit.renderers import render
-from specnorm_audit.report import Report, environment, own_version
+from specnorm_audit.report import Report, environment
 from specnorm_audit.rows import COLUMNS, Row
 
 if TYPE_CHECKING:
@@ -127,9 +128,8 @@ def audit(
     shapes = {name: tuple(n) for name, n in size.items()} if isinstance(size, Mapping) else None
     size = None if shapes is not None else size
     given = overrides(geometry)
-    if isinstance(methods, str):
-        raise MethodError(f"methods={methods!r} is one name; expected a sequence of them: methods=[{methods!r}].")
-    settings = Settings(tuple(dict.fromkeys(methods)), size, layout, padding_mode, backend, device, given, rtol, budget)
+    columns = checked_names(methods, COLUMNS)
+    settings = Settings(columns, size, layout, padding_mode, backend, device, given, rtol, budget)
     _check(settings)
     between = _range(input_range)
     for name, value in (("input_range", between), ("input_shape by name", shapes)):
@@ -250,15 +250,12 @@ def _audit(
         used += [backends.backend_for(layer.tensor.load()).name for layer in found[: path is None]]
     left_out = len(selection.names) - len(found)
     return Report(
-        own_version(), path, tuple(rows), tuple(selection.skipped), network, environment(used), unmeasured,
+        specnorm.__version__, path, tuple(rows), tuple(selection.skipped), network, environment(used), unmeasured,
         left_out, stated, tuple(missing), inert=model.inert,
     )  # fmt: skip
 
 
 def _check(settings: Settings) -> None:
-    unknown = [name for name in settings.methods if name not in COLUMNS]
-    if unknown:
-        raise MethodError(f"methods={', '.join(map(repr, unknown))} unknown; expected some of {', '.join(COLUMNS)}.")
     settings.method("enclose")  # refuses a tolerance or a budget that is none
     sized = [name for name in settings.methods if name in NEEDS_A_SIZE]
     if sized and settings.input_shape is None:

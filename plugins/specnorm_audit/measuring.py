@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Literal
@@ -17,6 +18,7 @@ from specnorm import (
     ExactFFT,
     FantasticFour,
     Method,
+    MethodError,
     Result,
     SpecnormError,
     TensorNorm,
@@ -64,6 +66,16 @@ class Settings:
             return Enclose(rtol=self.rtol, budget=self.budget)
         found = METHODS[name]()
         return replace(found, budget=self.budget) if isinstance(found, TensorNorm | ExactFFT) else found
+
+
+def checked_names(methods: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+    """Names of methods, each once; refused if one is not ``known``."""
+    if isinstance(methods, str):
+        raise MethodError(f"methods={methods!r} is one name; expected a sequence of them: methods=[{methods!r}].")
+    unknown = [name for name in methods if name not in known]
+    if unknown:
+        raise MethodError(f"methods={', '.join(map(repr, unknown))} unknown; expected some of {', '.join(known)}.")
+    return tuple(dict.fromkeys(methods))
 
 
 def describe(layer: Layer, settings: Settings) -> Row:

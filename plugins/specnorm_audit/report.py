@@ -11,6 +11,7 @@ from html import escape
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import specnorm
 from specnorm.proof import backends, number, visible
 from specnorm_audit import tables
 from specnorm_audit.rows import Row, finite
@@ -160,19 +161,9 @@ def environment(used: Iterable[str] = ()) -> dict[str, str]:
     return found | {"platform": f"{platform.system()} {platform.machine()}"}
 
 
-def own_version() -> str:
-    """Of specnorm; "unknown" where it is not installed."""
-    from importlib.metadata import PackageNotFoundError, version  # here, since help needs none of it
-
-    try:
-        return version("specnorm-bounds")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 def unreadable(model: str, error: str) -> Report:
     """The report of a model that could not be read."""
-    return Report(own_version(), model, (), (), error=error)
+    return Report(specnorm.__version__, model, (), (), error=error)
 
 
 def _named(row: Row) -> dict[str, Any]:

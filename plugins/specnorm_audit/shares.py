@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import specnorm
 from specnorm.proof import number, visible
 from specnorm_audit import plots, tables
 from specnorm_audit.accuracy import Accuracy, Sample
 from specnorm_audit.renderers import code, to_csv
-from specnorm_audit.report import own_version
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,7 +55,7 @@ def to_dict(found: Accuracy) -> dict[str, Any]:
     """As ``--format json`` writes it; what is not finite is None."""
     names = ("radius", "safe", "unsafe", "open")
     return {
-        "version": own_version(),
+        "version": specnorm.__version__,
         "model": visible(found.model),
         "data": visible(found.data),
         "input_range": found.input_range,

@@ -46,11 +46,6 @@ def ratio(methods: Sequence[str]) -> list[str]:
     return ["ratio"] if "tn" in methods else []
 
 
-def shape(row: Row) -> str:
-    """A kernel's sizes."""
-    return "x".join(map(str, row.shape))
-
-
 def numbers(row: Row, methods: Sequence[str]) -> list[str]:
     """A row's lower, upper, a number a method, and ratio: rounded so that each keeps its promise."""
     return [
@@ -65,7 +60,7 @@ def texts(rows: Sequence[Row]) -> list[list[str]]:
     """The table's cells, its head first: layer, shape, numbers, remark."""
     methods = columns(rows)
     body = [
-        [visible(row.name), shape(row), *numbers(row, methods), word]
+        [visible(row.name), "x".join(map(str, row.shape)), *numbers(row, methods), word]
         for row, word in zip(rows, remarks(rows), strict=True)
     ]
     return [["layer", "shape", "lower", "upper", *methods, *ratio(methods), "remark"], *body]

@@ -34,7 +34,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 import specnorm
 from specnorm import METHODS, ConvSpec, GeometryError, MethodError, SpecnormError
-from specnorm_audit.measuring import BUDGET, Settings, fill
+from specnorm_audit.measuring import BUDGET, Settings, checked_names, fill
 from specnorm_audit.report import Report
 from specnorm_audit.rows import Row
 
@@ -94,18 +94,13 @@ def audit_module(
     GeometryError
         If a layer has no values yet: a lazy one, or one on the device "meta".
     """
-    if isinstance(methods, str):
-        raise MethodError(f"methods={methods!r} is one name; expected a sequence of them: methods=[{methods!r}].")
-    unknown = [name for name in methods if name not in METHODS]
-    if unknown:
-        raise MethodError(f"methods={', '.join(map(repr, unknown))} unknown; expected some of {', '.join(METHODS)}.")
+    settings = Settings(checked_names(methods, METHODS), rtol=rtol, budget=budget)
     check_module(model)
     layers = dict(layers_of(model, select))
     others = {name: module for name, module in _others(model) if select is None or select(name, module)}
     if not layers and not others:
         raise MethodError("the model has no convolution or linear layer that is selected.")
     check_values(model)
-    settings = Settings(tuple(dict.fromkeys(methods)), rtol=rtol, budget=budget)
     settings.method("enclose")  # refuses a tolerance or a budget that is none
     rows = []
     with at_inference(model):
@@ -245,7 +240,8 @@ def _changes_no_norm(node: Node, graph: Graph) -> bool:
 def _one_layer(graph: Graph, of: str) -> tuple[Any, dict[str, Any], str]:
     """Kernel, geometry and name of the only layer of a graph, which is all that it computes but for a bias."""
     moving = [node for node in graph.nodes if node.name not in graph.constants]
-    (node, *more), pads = _layers(moving) or [None], _pads(moving)
+    node, *more = _layers(moving) or [None]
+    pads: list[Any] = [x for x in moving if isinstance(x.operator, ops.Pad)]
     others = [x for x in moving if x not in (node, *more, *pads) and not _changes_no_norm(x, graph)]
     before = None if node is None else graph.by_name[node.inputs[0]]
     whole = len(graph.inputs) == 1 and graph.outputs == (moving[-1].name,)
@@ -266,10 +262,6 @@ def _one_layer(graph: Graph, of: str) -> tuple[Any, dict[str, Any], str]:
         before = graph.by_name[before.inputs[0]]
     size = tuple(before.shape or ())[2:] if layer.spatial else ()
     return kernel, geometry | {"input_shape": size}, layer.name
-
-
-def _pads(nodes: Sequence[Node]) -> list[Any]:
-    return [node for node in nodes if isinstance(node.operator, ops.Pad)]
 
 
 def _layers(nodes: Sequence[Node]) -> list[Any]:

@@ -32,13 +32,10 @@ __all__ = [
     "spectral_norm",
 ]
 
-_NETWORKS = ("Nonexpansive", "certified_accuracy", "network_bound", "network_graph", "nonexpansive")
-
 
 def __getattr__(name: str) -> Any:
     if name == "audit_module":  # the audit lies above
         from specnorm.plugin import function
 
         return function(name)
-    moved = f": it is specnorm_networks.{name} now, for every framework" if name in _NETWORKS else ""
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{moved}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
