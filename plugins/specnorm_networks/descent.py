@@ -450,9 +450,9 @@ def parameters(run: Sequence[Stage], multipliers: Sequence[FloatArray]) -> list[
 
 FACTOR = 4.0
 """By which t grows."""
-GAP, GAIN, STALLED = 1e-4, 2e-3, 5e-5
-"""Ends: the relative distance of the constant's square from its least value, the gain by a larger t (the next one gains
-a quarter of it), or that of ten steps, for which it would not go on."""
+GAP, GAIN = 1e-4, 2e-3
+"""Ends: the relative distance of the constant's square from its least value, or the gain by a larger t (the next one
+gains a quarter of it), for which it would not go on."""
 CENTRED = 0.9
 """Newton decrement below which t grows."""
 INWARD = 1.05
@@ -575,7 +575,6 @@ def newton_steps(
     order = sum(len(form.owner) for form in forms)
     matrices = [form.at(x) for form in forms]
     t, before, value = float(order), math.inf, _barrier(matrices)
-    done, long_ago = 0, math.inf
     while value is not None:
         move, decrement = _newton(forms, matrices, x, t)
         changes = [form.at(move) for form in forms]
@@ -597,9 +596,6 @@ def newton_steps(
             t, before = t * FACTOR, x[count]
         elif outward:
             t *= FACTOR
-        done += 1
-        if not done % 10:
-            last, long_ago = last or long_ago / x[count] < 1 + STALLED, float(x[count])
         last = last or order < GAP * t * x[count]
         yield [x[own] / x[count] for own in owners], last
         if last:
