@@ -51,11 +51,7 @@ def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geomet
     MethodError
         If the method cannot be stepped.
     """
-    backend, plan = _plan(kernel, method, geometry)
-    names = [name for name, _ in state_shapes(plan.key)]
-    if not names:
-        return {}
-    return dict(zip(names, backend.init(plan, kernel), strict=True))
+    return _init(kernel, *_plan(kernel, method, geometry))
 
 
 @takes_layers
@@ -156,9 +152,7 @@ def track_many(
 
 def init_stack(kernels: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> State:
     """`init_tracking` for kernels of one shape and geometry, (n, *shape): the state of all of them, leading axis n."""
-    backend, plan = _plan(kernels, method, geometry, stacked=True)
-    names = [name for name, _ in state_shapes(plan.key)]
-    return dict(zip(names, backend.init(plan, kernels), strict=True)) if names else {}
+    return _init(kernels, *_plan(kernels, method, geometry, stacked=True))
 
 
 def step_stack(
@@ -175,6 +169,11 @@ def step_stack(
     shapes = _checked(plan, state, (kernels.shape[0],))
     value, after = _step_stack(backend, plan, kernels, tuple(state[name] for name in shapes), sweeps)
     return value, dict(zip(shapes, after, strict=True))
+
+
+def _init(kernels: Any, backend: Backend, plan: SteppedProgram) -> State:
+    names = [name for name, _ in state_shapes(plan.key)]
+    return dict(zip(names, backend.init(plan, kernels), strict=True)) if names else {}
 
 
 def _step_stack(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -20,30 +20,20 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 
-@dataclass(frozen=True, eq=False)
-class LanczosTuning:
-    """How many steps are taken, and between which checks of convergence. It decides on time alone.
-
-    Parameters
-    ----------
-    direct : int
-        Rows or columns up to which an eigenvalue routine of the Gram matrix is faster than any iteration.
-    first : int
-        Steps before the first check, enough to leave most unfoldings out.
-    more : int
-        Steps before each further check at least; half as many as there were. A check is a transfer to the host.
-    limit : int
-        Steps at most. Where the largest values are clustered that can be too few; then the proof takes longer.
-    basis : int
-        Vectors of the block Krylov basis before a restart. The gap of eigenvalues that a restart resolves shrinks with
-        its inverse square; orthogonalisation grows with its square.
-    """
+class LanczosTuning(NamedTuple):
+    """How many steps are taken, and between which checks of convergence. It decides on time alone."""
 
     direct: int = 48
+    """Rows or columns up to which an eigenvalue routine of the Gram matrix is faster than any iteration."""
     first: int = 4
+    """Steps before the first check, enough to leave most unfoldings out."""
     more: int = 8
+    """Steps before each further check at least; half as many as there were. A check is a transfer to the host."""
     limit: int = 160
+    """Steps at most. Where the largest values are clustered that can be too few; then the proof takes longer."""
     basis: int = 24
+    """Vectors of the block Krylov basis before a restart. The gap of eigenvalues that a restart resolves shrinks with
+    its inverse square; orthogonalisation grows with its square."""
 
 
 TUNING = LanczosTuning()

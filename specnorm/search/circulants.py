@@ -7,8 +7,7 @@ The fewer waves stay in, the closer is the bound; what is taken out makes a matr
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -124,35 +123,23 @@ def _distance(angle: float, points: int, skew: bool) -> float:
     return abs(at - round(at)) * 2 * math.pi / points
 
 
-@dataclass(frozen=True, eq=False)
-class DeflationTuning:
-    """How many waves are taken out. It decides on time and on how close the bound comes.
-
-    Parameters
-    ----------
-    parts : tuple of float
-        Of the norm: waves above are taken out.
-    deeper : tuple of float
-        The same on fewer pixels, where the border takes more off each wave.
-    pixels : int
-        Of an axis, down to which the first are right.
-    first : int
-        How many of these are tried before the lower bound is raised.
-    waves : int
-        Most that are taken out, mirror images included.
-    together : int
-        Waves of one frequency that are looked for before all are.
-    wider : tuple of float
-        Tolerances, in those asked for, that are tried where none of them is enough.
-    """
+class DeflationTuning(NamedTuple):
+    """How many waves are taken out. It decides on time and on how close the bound comes."""
 
     parts: tuple[float, ...] = (0.96, 0.9, 0.8, 0.68)
+    """Of the norm: waves above are taken out."""
     deeper: tuple[float, ...] = (0.92, 0.82, 0.7, 0.6)
+    """The same on fewer pixels, where the border takes more off each wave."""
     pixels: int = 24
+    """Of an axis, down to which the first are right."""
     first: int = 1
+    """How many of these are tried before the lower bound is raised."""
     waves: int = 1000
+    """Most that are taken out, mirror images included."""
     together: int = 8
+    """Waves of one frequency that are looked for before all are."""
     wider: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0)
+    """Tolerances, in those asked for, that are tried where none of them is enough."""
 
 
 DEFLATION = DeflationTuning()

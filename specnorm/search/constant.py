@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -218,20 +218,13 @@ def norms_of_one_tap(blocks: Array, *, ops: ArrayOps) -> tuple[Array, list[Array
     return value, [u + 0j, v + 0j, xp.ones_like(v[:, :1]) + 0j], run.steps
 
 
-@dataclass(frozen=True, eq=False)
-class UnfoldingTuning:
-    """Precision of the search. It decides on time, and on which of two nearly equal unfoldings is proven.
-
-    Parameters
-    ----------
-    float32_from : int
-        Entries of a kernel from which the smallest norm is looked for in float32, in half the time.
-    steps : int
-        After so many of one alone, the Gram matrix of its proof is formed: a step takes half as long with it.
-    """
+class UnfoldingTuning(NamedTuple):
+    """Precision of the search. It decides on time, and on which of two nearly equal unfoldings is proven."""
 
     float32_from: int = 2**17
+    """Entries of a kernel from which the smallest norm is looked for in float32, in half the time."""
     steps: int = 12
+    """After so many of one alone, the Gram matrix of its proof is formed: a step takes half as long with it."""
 
 
 TUNING = UnfoldingTuning()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -96,78 +96,53 @@ class LayerBounds(Bounds):
         return replace(self, upper=upper, bound_source=source)
 
 
-@dataclass(frozen=True, eq=False)
-class LayerTuning:
-    """Effort for a layer at its size. It decides on time and on how wide the interval is.
-
-    Parameters
-    ----------
-    at_once : float
-        Multiplications of a proof by the layer's own matrix up to which nothing else is tried: a search takes longer.
-    soon : float
-        Those up to which it is tried after one circulant: less than a second.
-    work : float
-        Those up to which it is tried where nothing else came close enough: some seconds.
-    deflated_from : float
-        Those from which a circulant is deflated first.
-    deflated_groups : int
-        Groups up to which a circulant is deflated for each.
-    deflated_down_to : float
-        Tolerance: for a smaller one too many waves would have to be taken out.
-    steps : int
-        Lanczos steps from a plane wave at the best frequency. The wave alone is within 1e-4 to 4e-3 of the norm on
-        trained layers at 32 pixels an axis, after four steps within 1e-6 to 4e-4, after eight within 1e-7 to 1e-4.
-    waves : int
-        Pixels an axis from which a sum of waves takes the place of these steps: it is as close.
-    closer : int
-        Steps where few waves taken out of a circulant are not enough.
-    more : int
-        Steps where the bounds are still apart, or closer ones are asked for.
-    applied : float
-        Pixels times channels times steps at most; of a larger layer a restriction is taken, which loses the less the
-        larger it is: by the square of its inverse size.
-    again : float
-        Times as much where the bounds are still apart.
-    witness : int
-        Inputs and outputs up to which the vectors are given.
-    near : float
-        Part of the tolerance that a layer may be below its supremum, as most are, for the supremum to be enough.
-    loose : float
-        Tolerance of the supremum where the layer is farther below. Wider ones leave the circulant more frequencies
-        than they save.
-    below : float
-        Part of the layer's norm up to which estimates of a group's norm count as lower.
-    tries : int
-        Proofs that some groups are lower, each without one more group.
-    matrix_steps : int
-        Lanczos steps on a layer's own matrix: its proof is tried near the lower bound, and fails unless that has
-        converged.
-    matrix_more : int
-        Steps after a proof that failed, where the matrix has several blocks.
-    matrix_wider : tuple of float
-        Tolerances, in those asked for, that are tried then.
-    """
+class LayerTuning(NamedTuple):
+    """Effort for a layer at its size. It decides on time and on how wide the interval is."""
 
     at_once: float = 3e6
+    """Multiplications of a proof by the layer's own matrix up to which nothing else is tried: a search takes longer."""
     soon: float = 2e9
+    """Those up to which it is tried after one circulant: less than a second."""
     work: float = 3e10
-    steps: int = 4
-    waves: int = 24
-    closer: int = 10
-    more: int = 48
-    applied: float = 2.0**21
-    again: float = 2.0
-    witness: int = 2**23
+    """Those up to which it is tried where nothing else came close enough: some seconds."""
     deflated_from: float = 2e8
+    """Those from which a circulant is deflated first."""
     deflated_groups: int = 12
+    """Groups up to which a circulant is deflated for each."""
     deflated_down_to: float = 1e-4
+    """Tolerance: for a smaller one too many waves would have to be taken out."""
+    steps: int = 4
+    """Lanczos steps from a plane wave at the best frequency. The wave alone is within 1e-4 to 4e-3 of the norm on
+    trained layers at 32 pixels an axis, after four steps within 1e-6 to 4e-4, after eight within 1e-7 to 1e-4."""
+    waves: int = 24
+    """Pixels an axis from which a sum of waves takes the place of these steps: it is as close."""
+    closer: int = 10
+    """Steps where few waves taken out of a circulant are not enough."""
+    more: int = 48
+    """Steps where the bounds are still apart, or closer ones are asked for."""
+    applied: float = 2.0**21
+    """Pixels times channels times steps at most; of a larger layer a restriction is taken, which loses the less the
+    larger it is: by the square of its inverse size."""
+    again: float = 2.0
+    """Times as much where the bounds are still apart."""
+    witness: int = 2**23
+    """Inputs and outputs up to which the vectors are given."""
     near: float = 0.3
+    """Part of the tolerance that a layer may be below its supremum, as most are, for the supremum to be enough."""
     loose: float = 0.01
+    """Tolerance of the supremum where the layer is farther below. Wider ones leave the circulant more frequencies than
+    they save."""
     below: float = 0.97
+    """Part of the layer's norm up to which estimates of a group's norm count as lower."""
     tries: int = 6
+    """Proofs that some groups are lower, each without one more group."""
     matrix_steps: int = 400
+    """Lanczos steps on a layer's own matrix: its proof is tried near the lower bound, and fails unless that has
+    converged."""
     matrix_more: int = 1600
+    """Steps after a proof that failed, where the matrix has several blocks."""
     matrix_wider: tuple[float, ...] = (0.5, 2.0, 8.0, 32.0)
+    """Tolerances, in those asked for, that are tried then."""
 
 
 TUNING = LayerTuning()
@@ -179,16 +154,16 @@ def enclose_layer(problem: Problem, *, ops: ArrayOps) -> LayerBounds:
     """Enclose the norm of a layer with at least one axis, at ``spec.input_shape``, whatever its geometry."""
     whole = Supremum(problem, ops=ops)
     components = polyphase_components(problem.spec)
-    parts = [_enclose(ComponentSearch(problem, component, whole, TUNING, ops=ops)) for component in components]
+    parts = [_enclose(ComponentSearch(problem, component, whole, ops=ops)) for component in components]
     if not parts:
-        zero = no_bounds(problem, problem.spec, TUNING, ops=ops)
+        zero = no_bounds(problem, problem.spec, ops=ops)
         return replace(zero, upper=norms_of_parts(problem.spec, [])[1])
     return _direct_sum(problem.spec, parts)
 
 
 def _enclose(layer: ComponentSearch) -> LayerBounds:
     """Each attempt in its order until the bounds are close enough; one that is not affordable changes nothing."""
-    bounds = no_bounds(layer.problem, layer.spec, layer.tuning, ops=layer.ops)
+    bounds = no_bounds(layer.problem, layer.spec, ops=layer.ops)
     for attempt in ATTEMPTS:
         if bounds.within(layer.rtol):
             break
@@ -231,8 +206,8 @@ def small_matrix(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
 
 def near_supremum(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
     """From above the supremum over all sizes; from below a wave near its frequency, in few steps if rtol is loose."""
-    steps = layer.tuning.steps if layer.rtol >= 1e-3 else layer.tuning.more
-    return layer.by_supremum(bounds.intersect(layer.near_supremum(steps, layer.tuning.applied)))
+    steps = TUNING.steps if layer.rtol >= 1e-3 else TUNING.more
+    return layer.by_supremum(bounds.intersect(layer.near_supremum(steps, TUNING.applied)))
 
 
 def best_circulant(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
@@ -252,11 +227,11 @@ def more_steps(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
 
     In a restriction of a larger layer they come no closer than the waves on all of it.
     """
-    tuning = layer.tuning
-    fits = layer.size * tuning.closer <= tuning.again * tuning.applied
+    most = TUNING.again * TUNING.applied
+    fits = layer.size * TUNING.closer <= most
     if not (fits and layer.is_plain and layer.rtol >= 1e-3 and layer.deflated(bounds)):
         return bounds
-    return bounds.intersect(layer.near_supremum(tuning.closer, tuning.again * tuning.applied))
+    return bounds.intersect(layer.near_supremum(TUNING.closer, most))
 
 
 def many_waves(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
@@ -274,7 +249,7 @@ def _deflation(layer: ComponentSearch, bounds: LayerBounds, *, first: bool) -> L
 
 def own_matrix(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
     """The open groups' own matrices, in some seconds, if they were not tried at once."""
-    if layer.is_small or layer.problem.clock.expired or layer.work(bounds) > layer.tuning.work:
+    if layer.is_small or layer.problem.clock.expired or layer.work(bounds) > TUNING.work:
         return bounds
     return bounds.intersect(layer.by_matrix(layer.open_groups(bounds), bounds.lower.value))
 
@@ -309,11 +284,10 @@ class ComponentSearch:
         problem: Problem,
         component: PolyphaseComponent,
         supremum: Supremum,
-        tuning: LayerTuning,
         *,
         ops: ArrayOps,
     ) -> None:
-        self.problem, self.component, self.supremum, self.tuning = problem, component, supremum, tuning
+        self.problem, self.component, self.supremum = problem, component, supremum
         self.ops, self.xp = ops, ops.xp
         self.spec, self.rtol, self.groups = component.spec, problem.rtol, problem.spec.groups
         self.single = of_one_group(component.spec)
@@ -328,17 +302,17 @@ class ComponentSearch:
     @property
     def is_small(self) -> bool:
         """Whether the layer's own matrix is less work than a search."""
-        return self.plan.work * self.groups <= self.tuning.at_once
+        return self.plan.work * self.groups <= TUNING.at_once
 
     @property
     def is_plain(self) -> bool:
         """Whether circulants can be deflated: no stride, and no tolerance for which too many waves would go."""
-        return set(self.spec.stride) == {1} and self.rtol >= self.tuning.deflated_down_to
+        return set(self.spec.stride) == {1} and self.rtol >= TUNING.deflated_down_to
 
     @property
     def one_circulant(self) -> bool:
         """Whether something else will come close enough where the best circulant does not."""
-        return self.is_plain or (self._fits and self.plan.work * self.groups <= self.tuning.soon)
+        return self.is_plain or (self._fits and self.plan.work * self.groups <= TUNING.soon)
 
     @property
     def _fits(self) -> bool:
@@ -393,8 +367,8 @@ class ComponentSearch:
 
     def deflates(self, bounds: LayerBounds) -> bool:
         """Whether a circulant of each open group is deflated before others are tried, or the layer's own matrix."""
-        few = len(self.open_groups(bounds)) <= self.tuning.deflated_groups
-        return self.work(bounds) > self.tuning.deflated_from and few and self.fewest is not None
+        few = len(self.open_groups(bounds)) <= TUNING.deflated_groups
+        return self.work(bounds) > TUNING.deflated_from and few and self.fewest is not None
 
     def deflated(self, bounds: LayerBounds) -> list[DeflatedCirculant]:
         """The circulant of each open group."""
@@ -423,11 +397,11 @@ class ComponentSearch:
     # -- bounds ------------------------------------------------------------------------------------------------------
     def near_supremum(self, steps: int, applied: float) -> LayerBounds:
         """From below near the wave of the supremum, which is the upper bound; of a large layer in a restriction."""
-        xp, tuning, channels, block = self.xp, self.tuning, max(self.single.stored_channels), self.whole.block
+        xp, channels, block = self.xp, max(self.single.stored_channels), self.whole.block
         kernel, upper = self.parts[block : block + 1, ...], self.padded(self.whole.upper)
         plain, angles = reads_zeros(self.spec) and set(self.spec.stride) == {1}, self.whole.frequency.angles[0]
         restriction = self.component.restricted(applied / (max(steps, 1) * channels))
-        nowhere = witness_shapes(self.problem.spec, self.tuning) == ((0,), (0,))
+        nowhere = witness_shapes(self.problem.spec) == ((0,), (0,))
         if plain and nowhere and (self.rtol >= 1e-3 or restriction is not self.component):
             quotient, gradient = WaveSum(kernel, self.single, angles, ops=self.ops).bound()
             lower = norm_of_restriction(self.component, self.component, quotient)
@@ -435,8 +409,8 @@ class ComponentSearch:
             gradient = xp.reshape(self._among_groups(gradient, block), self.problem.kernel.shape)
             return LayerBounds(lower, upper, empty, empty, gradient, BoundSource.SUPREMUM)
         sizes = [x.pixels for x, k in zip(self.component.parts, self.spec.kernel_shape, strict=True) if k > 1]
-        sums = plain and min(sizes, default=0) >= tuning.waves
-        if sums and steps == tuning.steps:
+        sums = plain and min(sizes, default=0) >= TUNING.waves
+        if sums and steps == TUNING.steps:
             steps = 0
         restriction = self.component.restricted(applied / (max(steps, 1) * channels))
         single = of_one_group(restriction.spec)
@@ -449,7 +423,7 @@ class ComponentSearch:
             vectors = windowed_wave(kernel, single, angles, ops=self.ops)
         if steps > 0 and not self.problem.clock.expired:
             # What is proven is a quotient of the vector, however it was found: float32 does for most of the way.
-            trial = xp.astype(kernel, xp.float32) if self.rtol >= 1e-3 and steps <= tuning.closer else kernel
+            trial = xp.astype(kernel, xp.float32) if self.rtol >= 1e-3 and steps <= TUNING.closer else kernel
             tried = Convolution(trial, single, budget=budget, ops=self.ops)
             # From the large side to the small one, and back.
             there, back = (tried.adjoint, tried.apply) if single.transposed else (tried.apply, tried.adjoint)
@@ -502,7 +476,7 @@ class ComponentSearch:
         lower = norm_of_restriction(self.component, restriction, lower)
         gradient = layer.kernel_gradient(u[:, None, :], v[:, None, :])[:, 0, ...]
         gradient = xp.reshape(self._among_groups(gradient, group), self.problem.kernel.shape)
-        inputs, outputs = witness_shapes(self.problem.spec, self.tuning)
+        inputs, outputs = witness_shapes(self.problem.spec)
         pixels, lines = [x.pixel for x in restriction.parts], [x.output for x in restriction.parts]
         whole_u = self._placed(u, group, layer.shapes[1], outputs, pixels if self.spec.transposed else lines)
         whole_v = self._placed(v, group, layer.shapes[0], inputs, lines if self.spec.transposed else pixels)
@@ -537,20 +511,20 @@ def fewest_points(spec: ConvSpec, search: Search) -> tuple[int, ...] | None:
     return None if all(k == 1 for k in kernel_shape) else fewest
 
 
-def no_bounds(problem: Problem, spec: ConvSpec, tuning: LayerTuning, *, ops: ArrayOps) -> LayerBounds:
+def no_bounds(problem: Problem, spec: ConvSpec, *, ops: ArrayOps) -> LayerBounds:
     """Of a layer, or of one of its components, of which nothing is known yet."""
     xp, kernel = ops.xp, problem.kernel
     u, v = (
         xp.zeros((1, math.prod(shape)), dtype=kernel.dtype, device=ops.device(kernel))
-        for shape in reversed(witness_shapes(problem.spec, tuning))
+        for shape in reversed(witness_shapes(problem.spec))
     )
     return LayerBounds(nothing(spec), None, u, v, xp.zeros_like(kernel), BoundSource.MATRIX)
 
 
-def witness_shapes(spec: ConvSpec, tuning: LayerTuning) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def witness_shapes(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of the layer's input and output; (0,) where they are too large for their vectors to be given."""
     inputs, outputs = shapes_of(spec)
-    fits = math.prod(inputs) + math.prod(outputs) <= tuning.witness
+    fits = math.prod(inputs) + math.prod(outputs) <= TUNING.witness
     return (inputs, outputs) if fits else ((0,), (0,))
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from specnorm import arrays
 from specnorm.tensor.form import Form, best
@@ -14,27 +13,18 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 
-@dataclass(frozen=True, eq=False)
-class AlternationTuning:
-    """How long to go on, and with what. It decides on time and how near the maximum a value comes.
-
-    Parameters
-    ----------
-    halving : tuple of (sweeps, kept)
-        After so many sweeps the best so many iterates go on: two sweeps tell those that have a chance from the rest.
-    patience : float
-        Sweeps within which an iterate that gains as it last did must reach the highest, or does not keep the others
-        waiting.
-    largest_ratio : float
-        Largest rate of convergence that is believed in extrapolation: a sweep then begins 32 changes ahead at most.
-    tolerances : tuple of (float32, float64)
-        Relative gains in a sweep below which an iterate has converged: two roundings, and some hundred.
-    """
+class AlternationTuning(NamedTuple):
+    """How long to go on, and with what. It decides on time and how near the maximum a value comes."""
 
     halving: tuple[tuple[int, int], ...] = ((2, 8), (4, 4))
+    """After so many sweeps the best so many iterates go on: two sweeps tell those that have a chance from the rest."""
     patience: float = 30
+    """Sweeps within which an iterate that gains as it last did must reach the highest, or does not keep the others
+    waiting."""
     largest_ratio: float = 0.97
+    """Largest rate of convergence that is believed in extrapolation: a sweep then begins 32 changes ahead at most."""
     tolerances: tuple[float, float] = (2e-7, 1e-13)
+    """Relative gains in a sweep below which an iterate has converged: two roundings, and some hundred."""
 
 
 TUNING = AlternationTuning()

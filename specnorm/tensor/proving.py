@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from specnorm.certified.symbol.cells import torus
 from specnorm.problem import polyphase
@@ -23,25 +23,17 @@ LIFT = 1.001
 """The fixed factor of a value that cannot be proven by itself: the contract's."""
 
 
-@dataclass(frozen=True, eq=False)
-class ProvingTuning:
-    """Budgets of the proof: they decide on time, and on which values are proven at all.
-
-    Parameters
-    ----------
-    cells : int
-        Cells of the search for ``LIFT`` times a value.
-    plain_cells, plain_levels : int
-        Cells and rounds of the search for the value itself: where the gap is (nearly) nothing, cells would shrink for
-        nothing.
-    restarts : int
-        How often the maximisation restarts from a frequency that refutes its value.
-    """
+class ProvingTuning(NamedTuple):
+    """Budgets of the proof: they decide on time, and on which values are proven at all."""
 
     cells: int = 20_000
+    """Cells of the search for ``LIFT`` times a value."""
     plain_cells: int = 3_000
     plain_levels: int = 24
+    """Both of the search for the value itself, cells and rounds: where the gap is (nearly) nothing, cells would shrink
+    for nothing."""
     restarts: int = 8
+    """How often the maximisation restarts from a frequency that refutes its value."""
 
 
 TUNING = ProvingTuning()

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -321,22 +320,15 @@ def contract(x: Array, tables_: dict[int, Array], shape: list[int], *, xp: Names
     return xp.reshape(x, (b, math.prod(sizes), p, r))
 
 
-@dataclass(frozen=True, eq=False)
-class GramTuning:
-    """Memory of the engine: it decides on time and rounding.
-
-    Parameters
-    ----------
-    backward_host, backward_device : int
-        Bytes that a chunk of the backward may take even if the kernel is smaller. On the host a quarter MiB, which
-        stays in the cache; on a device 16 MiB, as small launches wait for one another.
-    forward_host : int
-        Bytes of a chunk's matrices in the forward on the host.
-    """
+class GramTuning(NamedTuple):
+    """Memory of the engine: it decides on time and rounding."""
 
     backward_host: int = 2**18
     backward_device: int = 2**24
+    """Bytes that a chunk of the backward may take, on both, even if the kernel is smaller. On the host a quarter MiB,
+    which stays in the cache; on a device 16 MiB, as small launches wait for one another."""
     forward_host: int = 2**23
+    """Bytes of a chunk's matrices in the forward on the host."""
 
 
 TUNING = GramTuning()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -160,7 +159,7 @@ def enclosed(kernel: Kernel, geometry: dict[str, Any]) -> None:
 
 def by_circulants(kernel: Kernel, geometry: dict[str, Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layer, "TUNING", replace(layer.TUNING, at_once=0, soon=0, work=0))
+        patch.setattr(layer, "TUNING", layer.TUNING._replace(at_once=0, soon=0, work=0))
         enclosed(kernel, geometry)
 
 
@@ -181,8 +180,8 @@ OTHERS: dict[str, tuple[Any, Any, Callable[..., None]]] = {
     "Lanczos of one step": (lanczos, lanczos.LanczosTuning(0, 1, 1, 1), f4),
     "Lanczos beyond the dimension": (lanczos, lanczos.LanczosTuning(0, 60, 60, 240), f4),
     "unfoldings compared in float32": (constant, constant.UnfoldingTuning(0), f4),
-    "a basis of nothing": (lanczos, replace(lanczos.TUNING, basis=0), power),
-    "a basis beyond the dimension": (lanczos, replace(lanczos.TUNING, basis=10**4), power),
+    "a basis of nothing": (lanczos, lanczos.TUNING._replace(basis=0), power),
+    "a basis beyond the dimension": (lanczos, lanczos.TUNING._replace(basis=10**4), power),
     "a chunk a frequency": (gram_powers, gram_powers.GramTuning(1, 1), gram),
     "a search before every matrix": (layer, LayerTuning(at_once=0), enclosed),
     "no matrix": (layer, LayerTuning(at_once=0, soon=0, work=0), enclosed),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -55,7 +54,7 @@ def by_circulants(*, split: bool = False) -> Iterator[None]:
         return [assumed_lower((0.985 if split else 0.5) * x.value, x.what) for x in found], images
 
     with (
-        patch.object(layer_search, "TUNING", replace(TUNING, **(SPLIT if split else RINGS))),
+        patch.object(layer_search, "TUNING", TUNING._replace(**(SPLIT if split else RINGS))),
         patch.object(layer_search, "quotients", lowered),
         patch.object(layer_search, "bound_by_circulant", every_circulant),
     ):
@@ -175,7 +174,7 @@ def in_a_way(way: int) -> Iterator[None]:
         with by_circulants(split=way > len(WAYS)):
             yield
     else:
-        with patch.object(layer_search, "TUNING", replace(TUNING, **WAYS[way])):
+        with patch.object(layer_search, "TUNING", TUNING._replace(**WAYS[way])):
             yield
 
 
