@@ -10,7 +10,6 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 torch = pytest.importorskip("torch", exc_type=ImportError)
-import specnorm_torch  # noqa: E402
 from networks.torch_modules import Function, jacobian_norm, prepared, upper_of  # noqa: E402  # noqa: E402
 from specnorm_networks import network_bound  # noqa: E402
 from specnorm_networks.sources import torch_translations  # noqa: E402
@@ -149,11 +148,6 @@ def test_a_table_read_by_an_integer_input_adds_a_constant() -> None:
     norm = float(specnorm.matrix_norm(model.layer.weight.detach()))
     assert found.upper == pytest.approx(norm, rel=1e-5)
     assert found.checked.inputs
-
-
-def test_old_names_say_where_they_are() -> None:
-    with pytest.raises(AttributeError, match=r"specnorm_networks\.network_bound"):
-        specnorm_torch.network_bound  # noqa: B018
 
 
 # -- one wrong word in what the exporter writes --------------------------------------------------------------------
