@@ -24,6 +24,7 @@ from specnorm_networks.near import bound
 
 if TYPE_CHECKING:
     from specnorm_networks.layer_certificates import Certificate
+    from specnorm_networks.onnx.reference import OnnxModel
     from specnorm_networks.sources.base import Exported
 
 MAX_BYTES = 2**33
@@ -207,9 +208,8 @@ def certified_accuracy(
             "at least one."
         )
     graph = network_graph(source, None if isinstance(source, Graph) else _sizes(source, inputs))
-    exported = getattr(graph.model, "exported", None)
-    if execution is not None and exported is not None:
-        _check_executed(exported, execution)
+    if execution is not None and graph.model is not None:
+        _check_executed(getattr(graph.model, "exported", graph.model), execution)
     graph = graph if input_range is None else within(graph, *input_range)
     return of_graph(
         graph, inputs, labels, radii, local=local, budget=budget, execution=execution, method=method,
@@ -222,14 +222,14 @@ def _sizes(source: Source, x: NDArray[np.float64]) -> Any:
     return (x.shape[3:] and x.shape[2:]) or None if is_file(source) else x.shape[1:]
 
 
-def _check_executed(exported: Exported, execution: str) -> None:
+def _check_executed(original: Exported | OnnxModel, execution: str) -> None:
     """Refuse constants that a model computes when it is called, and sums of 16 bits, which the graph does not show."""
-    if exported.narrow and execution != "float32":
-        raise MethodError(f"execution={execution!r}: {exported.narrow} is summed in 16 bits there, which has no rule.")
-    if exported.computed:
+    if original.narrow and execution != "float32":
+        raise MethodError(f"execution={execution!r}: {original.narrow} is summed in 16 bits there, which has no rule.")
+    if original.computed:
         raise MethodError(
-            f"execution={execution!r}: {exported.computed} is no array that the model stores, but computed when it is "
-            "called, and rounded otherwise there. Bake it (specnorm_torch.bake_), or give the exported ONNX file."
+            f"execution={execution!r}: {original.computed} is no array that the model stores, but computed when it is "
+            "called, and rounded otherwise there. Bake it (specnorm_torch.bake_), or store it in the ONNX file."
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -234,6 +235,33 @@ def test_what_is_not_stored_as_the_model_has_it_is_refused() -> None:
     nn.init.zeros_(normal[1].weight)  # type: ignore[arg-type]
     with pytest.raises(MethodError, match="fold batch normalisation"):
         certified_accuracy(normal, x, y, [0.1], execution="float32")
+
+
+class Cancelling(nn.Module):
+    """Classes by a sum with a number that is computed from a stored one, of which half precision keeps little."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stored, self.last = nn.Parameter(torch.tensor(8.3036)), nn.Linear(2, 2)
+        self.last.weight.data, self.last.bias.data = torch.eye(2), torch.zeros(2)
+
+    def forward(self, x: Any) -> Any:
+        return self.last(x + torch.tensor([0.0, 1.0]).to(x) * ((self.stored - 8.296875) * 256))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_number_that_is_computed_when_it_is_called_is_refused(tmp_path: Path) -> None:
+    """1.72 in single precision, 2 in half: another label, which was certified."""
+    model, half, x = Cancelling().eval(), Cancelling().half().eval(), torch.tensor([[1.9, 0.0]])
+    y = model(x).argmax(1)
+    assert y.item() == 0
+    assert half(x.half()).argmax(1).item() == 1
+    path = tmp_path / "computed.onnx"
+    torch.onnx.export(model, (x,), path, dynamo=True, optimize=False, external_data=False, verbose=False)
+    for source in (model, path):
+        assert certified_accuracy(source, x, y, [0.0]).status[0, 0] == "safe"
+        with pytest.raises(MethodError, match="is no array that the model stores"):
+            certified_accuracy(source, x, y, [0.0], execution="float16")
 
 
 def test_rounding_of_logits_is_counted() -> None:

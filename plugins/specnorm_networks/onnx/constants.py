@@ -24,7 +24,7 @@ from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
 from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.onnx.binding import Numbers, Wholes, bind, stated
 from specnorm_networks.onnx.evaluator import cost, evaluate
-from specnorm_networks.onnx.nodes import MAX_FOLDED, MAX_KNOWN, Call, Data, Known, Made, Value
+from specnorm_networks.onnx.nodes import FLOATING, MAX_FOLDED, MAX_KNOWN, Call, Data, Known, Made, Value
 from specnorm_networks.onnx.pooling import reduce
 from specnorm_networks.onnx.tensors import Constant, Tensors
 
@@ -35,15 +35,18 @@ PATCHES = 2**27
 _DEEPEST = 64
 """Constants computed from one another that wait to be read."""
 _FLOATS = ("float16", "float32", "float64")
+_AS_READ = {"bfloat16": "float32"}
 _CASTS = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
 _JUMPS = frozenset((
     "Sign", "Floor", "Ceil", "Mod", "Range", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal",
 ))  # fmt: skip
 _ROUNDED = frozenset(("Add", "Sub", "Mul", "Div", "Mod", "Range", "Sqrt"))
-_ALIKE = _ROUNDED | _JUMPS - {"Sign"} | {
-    "Abs", "And", "Cast", "Concat", "Expand", "Gather", "Max", "Min", "Neg", "Not", "Or", "ReduceProd", "Slice",
-    "Split", "Tile", "Trilu", "Where", "Xor",
-}  # fmt: skip
+_EXACT = frozenset((
+    "Abs", "And", "Concat", "Expand", "Gather", "Max", "Min", "Neg", "Not", "Or", "Slice", "Split", "Tile", "Trilu",
+    "Where", "Xor",
+))  # fmt: skip
+"""What rounds nothing, in any precision."""
+_ALIKE = _ROUNDED | _JUMPS - {"Sign"} | _EXACT | {"Cast", "ReduceProd"}
 """What every runtime computes alike; some of it rounds floating numbers to their type."""
 
 
@@ -142,6 +145,18 @@ def computed(proto: Any, call: Call, known: Known, reader: Tensors) -> tuple[Con
         for at, shape in enumerate(shapes)
         if shape is not None
     )  # fmt: skip
+
+
+def rounds(operator: str, given: Sequence[Constant], found: Sequence[Constant]) -> bool:
+    """Whether constants that are computed from others would be other numbers in another precision."""
+    if operator in _EXACT or not any(x.dtype.startswith(FLOATING) for x in (*given, *found)):
+        return False
+    if operator != "Cast":
+        return True
+    (x,), (y,) = given, found
+    if x.steps or y.steps:  # not evaluated yet
+        return np.promote_types(_AS_READ.get(x.dtype, x.dtype), y.dtype) != y.dtype
+    return not np.array_equal(x.load(), y.load())
 
 
 def _output(run: Any, at: int) -> NDArray[Any]:

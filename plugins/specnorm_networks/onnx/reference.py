@@ -68,7 +68,11 @@ class OnnxModel:
         Gives external data.
     shapes : callable
         Gives the shapes of all values from those of the inputs.
+    computed : str
+        A floating constant that the graph computes from others, with a rounding; empty: there is none.
     """
+
+    narrow = ""
 
     def __init__(
         self,
@@ -76,6 +80,7 @@ class OnnxModel:
         reader: Tensors,
         opset: int,
         shapes: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, Shape | None]],
+        computed: str = "",
     ) -> None:
         self._model = model
         self._graph = model.graph
@@ -83,6 +88,7 @@ class OnnxModel:
         self._reader = reader
         self.opset = opset
         self._shapes = shapes
+        self.computed = computed
 
     def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:
         """Values by name, in the file's precision; see `specnorm_networks.model.Model`.

@@ -256,13 +256,13 @@ def _written(model: nn.Module, program: ExportedProgram, example: tuple[Tensor, 
 
 
 def _computed(model: nn.Module, program: ExportedProgram) -> str:
-    """A folded constant of several numbers that are not those of a tensor which the model stores; empty: none is."""
+    """A folded constant whose numbers are not those of a tensor which the model stores; empty: none is."""
     inputs = {id(x) for module in model.modules() if computed_of(module) for x in module.parameters()}
     stored = {_sorted(x) for x in (*model.parameters(), *model.buffers()) if id(x) not in inputs}
     names = program.graph_signature.inputs_to_buffers
     for node in program.graph.find_nodes(op="placeholder"):
         x = program.state_dict.get(names.get(node.name, "")) if node.users else None
-        if x is not None and x.is_floating_point() and x.numel() > 1 and _sorted(x) not in stored:
+        if x is not None and x.is_floating_point() and _sorted(x) not in stored:
             return f"what {names[node.name].removeprefix('computed_')} gives"
     return ""
 
