@@ -32,7 +32,7 @@ FUNCTIONS: dict[str, tuple[operators.Pointwise, float, float]] = {
     "gelu": (operators.GELU(), -0.1289, 1.1289),
     "silu": (operators.SiLU(), -0.0998, 1.0998),
     "abs": (operators.Abs(), -1.0, 1.0),
-    "negative": (operators.LeakyReLU(-1.0, -1.0), -1.0, -1.0),
+    "negative": (operators.Negative(), -1.0, -1.0),
     "leaky": (operators.LeakyReLU(0.2), 0.2, 1.0),
     "prelu": (operators.LeakyReLU(np.array(-0.5)), -0.5, 1.0),
 }

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 torch = pytest.importorskip("torch", exc_type=ImportError)
+from checks import present  # noqa: E402
 from networks.torch_modules import Function, jacobian_norm, prepared, upper_of  # noqa: E402  # noqa: E402
 from specnorm_networks import network_bound  # noqa: E402
 from specnorm_networks.sources import torch_translations  # noqa: E402
@@ -132,6 +133,16 @@ def test_what_decides_on_values_is_refused(case: str) -> None:
     """No probe of moderate size sees the other way."""
     with pytest.raises(MethodError, match="cannot export Function"):
         network_bound(applied(ON_VALUES[case]), (4,))
+
+
+def test_a_negative_keeps_half_lines_and_joins_layers() -> None:
+    torch.manual_seed(0)
+    layer, last = nn.Linear(6, 6), nn.Linear(6, 5)
+    norm = float(specnorm.matrix_norm(layer.weight.detach()))
+    half_line = Function(lambda x, inner: torch.exp(-inner(x).abs()), layer)
+    assert upper_of(half_line, (6,)) == pytest.approx(norm, rel=1e-5)
+    found = network_bound(nn.Sequential(layer, nn.LogSigmoid(), last), (6,))
+    assert present(found.upper) < 0.99 * present(found.product)
 
 
 def test_a_table_read_by_an_integer_input_adds_a_constant() -> None:

@@ -96,6 +96,8 @@ class Factor:
 def factor_of(node: Node, nodes: Nodes) -> Factor | None:
     """By what a node multiplies its input, if that is all it does."""
     operator = node.operator
+    if isinstance(operator, ops.Negative):
+        return Factor(np.array(-1.0))
     if not isinstance(operator, ops.Scale) or operator.offset is not None or operator.values.dtype.kind != "f":
         return None
     keeps_shape = operator.values.ndim == 0 or (node.shape is not None and node.shape == nodes[node.inputs[0]].shape)
@@ -441,7 +443,7 @@ def _divided(node: Node, nodes: Nodes) -> tuple[str, _Divisor] | None:
         divisor = None
         if isinstance(below.operator, ops.Rsqrt):
             divisor = _mean_square(below.inputs[0], nodes)
-        elif isinstance(below.operator, ops.Reciprocal):
+        elif isinstance(below.operator, ops.Reciprocal) and below.operator.scale == 1:
             inner = origin(below.inputs[0], nodes)
             divisor = _length(inner, nodes) or _root(inner, nodes)
         if divisor is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.onnx import constants, elementwise, layers, moves, pooling
 from specnorm_networks.onnx.elementwise import compare, function
@@ -13,7 +11,7 @@ _FUNCTIONS: dict[int, dict[str, type[ops.Operator]]] = {
     1: {"Softplus": ops.Softplus, "Softsign": ops.Softsign},
     6: {
         "Relu": ops.ReLU, "Sigmoid": ops.Sigmoid, "Tanh": ops.Tanh, "Exp": ops.Exp, "Log": ops.Log,
-        "Reciprocal": ops.Reciprocal, "Abs": ops.Abs, "Sqrt": ops.Sqrt,
+        "Reciprocal": ops.Reciprocal, "Abs": ops.Abs, "Neg": ops.Negative, "Sqrt": ops.Sqrt,
     },
     7: {"Sin": ops.Sin, "Cos": ops.Cos, "Atan": ops.Arctan},
     9: {"Sign": ops.Sign, "Erf": ops.Erf},
@@ -41,7 +39,6 @@ OPERATORS: dict[str, Known] = {
     "Upsample": Known(7, pooling.resize),
     "Pad": Known(2, pooling.pad),
     **{name: Known(at, function(make)) for at, some in _FUNCTIONS.items() for name, make in some.items()},
-    "Neg": Known(6, function(lambda: ops.Scale(np.array(-1.0), exact=True))),
     "LeakyRelu": Known(6, function(ops.LeakyReLU, "alpha")),
     "Elu": Known(6, function(ops.ELU, "alpha")),
     "Celu": Known(12, elementwise.celu),

@@ -71,7 +71,7 @@ STEEP: dict[str, tuple[ops.Pointwise, Callable[[Any], Any]]] = {
     "log": (ops.Log(), lambda x: x.log()),
     "sqrt": (ops.Sqrt(), lambda x: x.sqrt()),
     "rsqrt": (ops.Rsqrt(), lambda x: 1 / x.sqrt()),
-    "reciprocal": (ops.Reciprocal(), lambda x: 1 / x),
+    "reciprocal": (ops.Reciprocal(-0.3), lambda x: arb(-0.3) / x),
     "identity": (ops.Power(1), lambda x: x),
     "square": (ops.Power(2), lambda x: x * x),
     "cube": (ops.Power(3), lambda x: x * x * x),

@@ -32,7 +32,7 @@ SELU = (1.6732632423543772, 1.0507009873554805)
 EVERYWHERE: list[tuple[ops.Pointwise, Function]] = [
     (ops.ReLU(), lambda x: x * (x > 0)),
     (ops.Abs(), lambda x: np.sqrt(x * x)),
-    (ops.LeakyReLU(-1.0, -1.0), lambda x: 0 - x),
+    (ops.Negative(), lambda x: 0 - x),
     (ops.LeakyReLU(), lambda x: np.where(x < 0, 0.01 * x, x)),
     (ops.LeakyReLU(-2.0), lambda x: np.where(x < 0, -2 * x, x)),
     (ops.LeakyReLU(1.7), lambda x: np.where(x < 0, 1.7 * x, x)),
@@ -84,6 +84,7 @@ ON_RANGES: list[tuple[ops.Pointwise, Function, float]] = [
     (ops.Sqrt(), lambda x: x**0.5, 0.0),
     (ops.Rsqrt(), lambda x: x**-0.5, 0.0),
     (ops.Reciprocal(), lambda x: 1 / x, 0.0),
+    (ops.Reciprocal(-0.3), lambda x: -0.3 / x, 0.0),
 ]
 """And from where on they are defined."""
 SHOWN = [f"{at}-{type(op).__name__}" for at, (op, *_) in enumerate([*EVERYWHERE, *ON_RANGES])]

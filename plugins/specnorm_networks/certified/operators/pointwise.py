@@ -277,6 +277,12 @@ class Abs(Kinked):
     both = (-1.0, 1.0)
 
 
+class Negative(Kinked):
+    """-x."""
+
+    both = (-1.0, -1.0)
+
+
 class LeakyReLU(Kinked):
     """``above x`` above 0, ``alpha x`` below: of numbers, or of one pair of slopes an entry."""
 
@@ -747,18 +753,19 @@ class Rsqrt(Steep):
 
 
 class Reciprocal(Steep):
-    """1 / x."""
+    """``scale / x``."""
 
     units = 4
+    scale: float = 1.0
 
     def value(self, x: FloatArray) -> FloatArray:
-        return np.asarray(1 / x)
+        return np.asarray(self.scale / x)
 
     def derivative(self, x: Interval) -> Interval:
-        return -(x * x).inverse()
+        return (x * x).inverse().scaled(-self.scale)
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        return enclosing((low, high)).inverse().ends
+        return enclosing((low, high)).inverse().scaled(self.scale).ends
 
 
 class Multiple(Pointwise):
