@@ -47,6 +47,26 @@ def test_elu_is_curved(alpha: float) -> None:
     assert holds(bound(graph_of(proto), centre=centre, radius=0.5).upper, near, 1e-3)
 
 
+HALF = np.full((4, 4), 0.5, np.float16)
+COMPUTED: dict[str, tuple[list[onnx.NodeProto], bool]] = {
+    "moved": ([N("Transpose", ["a"], ["c"]), N("Concat", ["c", "a"], ["d"], axis=1)], False),
+    "sum": ([N("Add", ["a", "a"], ["d"])], True),
+    "compared": ([N("Less", ["a", "b"], ["c"]), N("Where", ["c", "a", "b"], ["d"])], True),
+    "narrower": ([N("Cast", ["a"], ["d"], to=TensorProto.FLOAT)], True),
+    "the same in fewer digits": ([N("Cast", ["b"], ["d"], to=TensorProto.FLOAT)], False),
+    "wider": ([N("Cast", ["h"], ["d"], to=TensorProto.DOUBLE)], False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_constants_that_depend_on_the_precision_are_named(name: str) -> None:
+    """As executed in another one they are other numbers than the file's."""
+    nodes, expected = COMPUTED[name]
+    proto = model([*nodes, N("Relu", ["x"], ["y"])], (1, 4), {"a": DOWN[:4] / 3, "b": np.eye(4), "h": HALF})
+    original: Any = graph_of(proto).model
+    assert bool(original.computed) is expected
+
+
 SAME: dict[str, Any] = {"kernel_shape": [2], "auto_pad": "SAME_UPPER"}
 ODD_POOLS: dict[str, tuple[str, dict[str, Any]]] = {
     "dilations": ("AveragePool", {"dilations": [2]}), "ceil_mode": ("AveragePool", {"ceil_mode": 1}),
