@@ -209,7 +209,8 @@ def certified_accuracy(
         )
     graph = network_graph(source, None if isinstance(source, Graph) else _sizes(source, inputs))
     if execution is not None and graph.model is not None:
-        _check_executed(getattr(graph.model, "exported", graph.model), execution)
+        original: Any = graph.model
+        _check_executed(getattr(original, "exported", original), execution)
     graph = graph if input_range is None else within(graph, *input_range)
     return of_graph(
         graph, inputs, labels, radii, local=local, budget=budget, execution=execution, method=method,

@@ -48,7 +48,7 @@ def test_elu_is_curved(alpha: float) -> None:
 
 
 HALF = np.full((4, 4), 0.5, np.float16)
-COMPUTED: dict[str, tuple[list[onnx.NodeProto], bool]] = {
+COMPUTED: dict[str, tuple[list[Any], bool]] = {
     "moved": ([N("Transpose", ["a"], ["c"]), N("Concat", ["c", "a"], ["d"], axis=1)], False),
     "sum": ([N("Add", ["a", "a"], ["d"])], True),
     "compared": ([N("Less", ["a", "b"], ["c"]), N("Where", ["c", "a", "b"], ["d"])], True),
