@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from specnorm.api import (
-    compare,
-    f4_bound,
-    gram_bound,
-    grid_bound,
-    tn_bound,
-    unfolding_bounds,
-    value_and_grad,
-)
+from specnorm.api import compare, f4_bound, gram_bound, grid_bound, tn_bound, unfolding_bounds, value_and_grad
 from specnorm.errors import (
     BackendConflict,
     BackendError,

@@ -10,15 +10,7 @@ from specnorm.backends import backend_for
 from specnorm.errors import EstimateWarning, GeometryError, MethodError, SpecnormError, Undecided
 from specnorm.layers import takes_layers
 from specnorm.measuring import check_method, measure
-from specnorm.methods import (
-    METHODS,
-    FantasticFour,
-    Gram,
-    Grid,
-    Method,
-    TensorNorm,
-    Unfoldings,
-)
+from specnorm.methods import METHODS, FantasticFour, Gram, Grid, Method, TensorNorm, Unfoldings
 from specnorm.problem.spec import Geometry, Layer
 from specnorm.result import Result, shown
 from specnorm.runtime.program import program_for

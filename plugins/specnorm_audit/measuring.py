@@ -132,9 +132,7 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
                 row = replace(row, note=_joined(row.note, f"{column}: {error}"))
                 continue
             row = replace(
-                row,
-                values={**row.values, column: _value(result)},
-                promises={**row.promises, column: result.kind},
+                row, values={**row.values, column: _value(result)}, promises={**row.promises, column: result.kind}
             )
     except SpecnormError as error:
         row = replace(row, reason=str(error))

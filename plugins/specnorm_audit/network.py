@@ -6,17 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from specnorm_networks import (
-    Layer,
-    Measure,
-    ModelArrays,
-    Multipliers,
-    NetworkBound,
-    Sizes,
-    UnknownNode,
-    bound,
-    within,
-)
+from specnorm_networks import Layer, Measure, ModelArrays, Multipliers, NetworkBound, Sizes, UnknownNode, bound, within
 
 from specnorm import ConvSpec, GeometryError, MethodError, ModelFileError
 from specnorm.proof import Upper

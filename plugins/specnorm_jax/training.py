@@ -210,12 +210,7 @@ class ProjectionState(NamedTuple):
 
 
 def project_spectral_norm(
-    bound: float = 1.0,
-    *,
-    method: Method = _TENSOR_NORM,
-    rule: Rule = flax_layout,
-    layers: str = "*",
-    sweeps: int = 1,
+    bound: float = 1.0, *, method: Method = _TENSOR_NORM, rule: Rule = flax_layout, layers: str = "*", sweeps: int = 1
 ) -> optax.GradientTransformationExtraArgs:
     """Optax transformation after whose step no kernel's norm exceeds ``bound``: projected gradient descent.
 

@@ -21,16 +21,7 @@ from specnorm_networks.certified.operators.base import FloatArray, LinearMap, Po
 from specnorm_networks.certified.patterns import unsorted
 from specnorm_networks.certified.ranges import box_of
 from specnorm_networks.certified.regions import Ball, Box
-from specnorm_networks.checking import (
-    Inputs,
-    Value,
-    apart_down,
-    inside,
-    moved_up,
-    probes,
-    run_with_errors,
-    sizes,
-)
+from specnorm_networks.checking import Inputs, Value, apart_down, inside, moved_up, probes, run_with_errors, sizes
 
 PROBES, STEPS = 4, 3
 """Inputs that pairs are tried around, and steps of ascent from each."""

@@ -33,11 +33,7 @@ of the tolerance, or to the second number."""
 
 
 def bounded(
-    graph: Graph,
-    measure: Measure,
-    method: Method,
-    run: Subnetwork | None = None,
-    known: Ranges | None = None,
+    graph: Graph, measure: Measure, method: Method, run: Subnetwork | None = None, known: Ranges | None = None
 ) -> NetworkBound:
     """Bound the Lipschitz constant of a network with the slopes that the graph states; see `near.bound`.
 
@@ -65,13 +61,7 @@ def bounded(
     return whole
 
 
-def _bounded(
-    graph: Graph,
-    measure: Measure,
-    method: Method,
-    run: Subnetwork | None,
-    values: Values,
-) -> NetworkBound:
+def _bounded(graph: Graph, measure: Measure, method: Method, run: Subnetwork | None, values: Values) -> NetworkBound:
     product = constants = propagate(graph, measure, values)
     found: list[RunBound] = []
     # An output that no rule reaches has no constant, whatever a search finds before it.

@@ -688,13 +688,7 @@ class _Search:
     """One search: where it stands, what it may still cost, and what it proposes."""
 
     def __init__(
-        self,
-        run: Subnetwork,
-        parts: Parts,
-        steps: int,
-        budget: float,
-        progress: Progress | None,
-        clock: Clock,
+        self, run: Subnetwork, parts: Parts, steps: int, budget: float, progress: Progress | None, clock: Clock
     ) -> None:
         self.clock = clock
         self.network, self.parts, self.links = run, parts, run.links[:-1]

@@ -71,13 +71,7 @@ class Lanczos:
     """
 
     def __init__(
-        self,
-        matrix: Array,
-        start: Array | None = None,
-        *,
-        gram: Array | None = None,
-        tolerance: float,
-        ops: ArrayOps,
+        self, matrix: Array, start: Array | None = None, *, gram: Array | None = None, tolerance: float, ops: ArrayOps
     ) -> None:
         xp = ops.xp
         self.xp, self.ops, self.matrix = xp, ops, matrix

@@ -69,12 +69,7 @@ _DEGREE = 4
 
 
 def chebyshev_filter(
-    mapped: LinearMap,
-    x: Array,
-    degree: int,
-    *,
-    renormalise_every: int | None = None,
-    xp: Namespace,
+    mapped: LinearMap, x: Array, degree: int, *, renormalise_every: int | None = None, xp: Namespace
 ) -> Array:
     """``T_degree(B) x`` by the three-term recurrence ``T_j = 2 B T_(j-1) - T_(j-2)``.
 

@@ -39,15 +39,7 @@ class Ascent:
     """
 
     def __init__(
-        self,
-        block: Array,
-        tuning: Tuning,
-        *,
-        free: bool,
-        rtol: float,
-        best: float,
-        clock: Clock,
-        ops: ArrayOps,
+        self, block: Array, tuning: Tuning, *, free: bool, rtol: float, best: float, clock: Clock, ops: ArrayOps
     ) -> None:
         self.clock = clock
         self.block, self.tuning, self.ops, self.xp = block, tuning, ops, ops.xp

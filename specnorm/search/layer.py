@@ -279,14 +279,7 @@ ATTEMPTS: tuple[Callable[[ComponentSearch, LayerBounds], LayerBounds], ...] = (
 class ComponentSearch:
     """The groups of one layer that is no sum of others, and what the attempts to bound their norm share."""
 
-    def __init__(
-        self,
-        problem: Problem,
-        component: PolyphaseComponent,
-        supremum: Supremum,
-        *,
-        ops: ArrayOps,
-    ) -> None:
+    def __init__(self, problem: Problem, component: PolyphaseComponent, supremum: Supremum, *, ops: ArrayOps) -> None:
         self.problem, self.component, self.supremum = problem, component, supremum
         self.ops, self.xp = ops, ops.xp
         self.spec, self.rtol, self.groups = component.spec, problem.rtol, problem.spec.groups

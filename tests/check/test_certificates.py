@@ -38,12 +38,7 @@ ACTIVATIONS: dict[str, tuple[Callable[[Float], Float], Callable[[Float], Float],
         lambda z: -2 * np.tanh(z) * (1 - np.tanh(z) ** 2),
         math.atanh(1 / math.sqrt(3)),
     ),
-    "softplus": (
-        lambda z: np.logaddexp(0, z),
-        _sigmoid,
-        lambda z: _sigmoid(z) * (1 - _sigmoid(z)),
-        0.0,
-    ),
+    "softplus": (lambda z: np.logaddexp(0, z), _sigmoid, lambda z: _sigmoid(z) * (1 - _sigmoid(z)), 0.0),
 }
 """phi, phi', phi'', and where |phi''| is largest."""
 

@@ -263,11 +263,7 @@ def matrix(number: Any, *, bias: Any = None, error: Any = None, **more: Any) -> 
 
 UNCOUNTED: dict[str, tuple[Operator, str, str]] = {
     "a kernel that is computed": (matrix(1.0, error=lambda: np.full((2, 2), 1e-9)), "float32", "computed besides"),
-    "a bias that is computed": (
-        matrix(1.0, bias=lambda: (np.ones(2), np.ones(2))),
-        "float32",
-        "computed besides",
-    ),
+    "a bias that is computed": (matrix(1.0, bias=lambda: (np.ones(2), np.ones(2))), "float32", "computed besides"),
     "a kernel in double precision": (matrix(1 + 2.0**-40), "float16", "stored in more than float32"),
     "a subnormal kernel": (matrix(2.0**-127), "bfloat16", "processors may take for 0"),
     "a kernel beyond all numbers": (matrix(1e6), "float16", "beyond the numbers of float16"),

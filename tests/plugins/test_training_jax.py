@@ -174,9 +174,7 @@ what the enclosure and rounding take."""
 
 
 @pytest.mark.parametrize(
-    ("method", "bound"),
-    [(METHODS[0], 1.0), (METHODS[1], 5.0), (METHODS[2], 1.0)],
-    ids=["tn-1", "f4-5", "gram-1"],
+    ("method", "bound"), [(METHODS[0], 1.0), (METHODS[1], 5.0), (METHODS[2], 1.0)], ids=["tn-1", "f4-5", "gram-1"]
 )
 @pytest.mark.sampled("f4-5")
 def test_the_projection_keeps_the_norms_at_the_bound(method: Any, bound: float) -> None:

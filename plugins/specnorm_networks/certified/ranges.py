@@ -77,10 +77,7 @@ class Ranges(Mapping[str, Interval]):
 
 @arithmetic.on_host()
 def ranges(
-    graph: Graph,
-    region: Ball | Box,
-    constants: Mapping[str, Upper] | None = None,
-    known: Ranges | None = None,
+    graph: Graph, region: Ball | Box, constants: Mapping[str, Upper] | None = None, known: Ranges | None = None
 ) -> Ranges:
     """Range of each value of known size.
 

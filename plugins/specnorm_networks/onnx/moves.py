@@ -14,18 +14,7 @@ from specnorm_networks.certified.operators import NoBoundError
 from specnorm_networks.certified.operators.base import Move
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
 from specnorm_networks.onnx.binding import Array, Wholes, refuse
-from specnorm_networks.onnx.nodes import (
-    FLOATING,
-    MAX_KNOWN,
-    Call,
-    Data,
-    Made,
-    Result,
-    Value,
-    on_axis,
-    scalar,
-    shape_of,
-)
+from specnorm_networks.onnx.nodes import FLOATING, MAX_KNOWN, Call, Data, Made, Result, Value, on_axis, scalar, shape_of
 from specnorm_networks.onnx.tensors import Constant
 
 

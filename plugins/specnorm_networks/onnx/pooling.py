@@ -12,16 +12,7 @@ from specnorm_networks.certified.operators import NoBoundError, Operator
 from specnorm_networks.certified.operators.linear import PadMode
 from specnorm_networks.onnx.binding import Numbers, Wholes
 from specnorm_networks.onnx.layers import pads_of, steps_of
-from specnorm_networks.onnx.nodes import (
-    MAX_AMOUNT,
-    Builder,
-    Call,
-    Data,
-    Made,
-    on_axis,
-    scalar,
-    shape_of,
-)
+from specnorm_networks.onnx.nodes import MAX_AMOUNT, Builder, Call, Data, Made, on_axis, scalar, shape_of
 from specnorm_networks.onnx.tensors import Constant
 
 

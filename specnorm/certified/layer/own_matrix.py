@@ -89,17 +89,13 @@ def ritz_down(images: Array, terms: Array, vectors: Array, count: int, *, ops: A
     eye = xp.eye(k, dtype=vectors.dtype, device=ops.device(vectors))
     mass = rounding.up(xp.linalg.trace(lengths), k + roundings, xp=xp)
     width = rounding.up(
-        frobenius_up(lengths - eye, xp=xp) + 1 + mass * (rounding.SLACK * rounding.gamma(roundings + 2, u)),
-        4,
-        xp=xp,
+        frobenius_up(lengths - eye, xp=xp) + 1 + mass * (rounding.SLACK * rounding.gamma(roundings + 2, u)), 4, xp=xp
     )
     gram, roundings = _inner_products(images, ops=ops)
     diagonal = xp.linalg.diagonal(gram)
     mass = rounding.up(xp.sum(diagonal, axis=-1), k + roundings, xp=xp)
     spread = rounding.up(
-        frobenius_up(gram * (1 - eye), xp=xp) + mass * (rounding.SLACK * rounding.gamma(roundings + 2, u)),
-        4,
-        xp=xp,
+        frobenius_up(gram * (1 - eye), xp=xp) + mass * (rounding.SLACK * rounding.gamma(roundings + 2, u)), 4, xp=xp
     )
     tiny = float(xp.finfo(diagonal.dtype).smallest_normal)
     # Squares of small entries underflow, each by less than the smallest normal number.

@@ -159,12 +159,7 @@ class GramPolynomial:
     """
 
     def __init__(
-        self,
-        blocks: Array,
-        rotation: Rotation | None = None,
-        *,
-        tick: Callable[[], None] | None = None,
-        ops: ArrayOps,
+        self, blocks: Array, rotation: Rotation | None = None, *, tick: Callable[[], None] | None = None, ops: ArrayOps
     ) -> None:
         xp = ops.xp
         self.xp, self.ops, self.blocks, self.rotation, self.tick = xp, ops, blocks, rotation, tick

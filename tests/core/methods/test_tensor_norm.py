@@ -121,9 +121,7 @@ def bad_starts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("bad_starts")
 @pytest.mark.parametrize(
-    ("second", "norm", "factor"),
-    [([1.0, 2.0, 1.0], 4.0, 1.0), ([1.0, 1.0, 1.0], 3.0, 1.001)],
-    ids=["a gap", "no gap"],
+    ("second", "norm", "factor"), [([1.0, 2.0, 1.0], 4.0, 1.0), ([1.0, 1.0, 1.0], 3.0, 1.001)], ids=["a gap", "no gap"]
 )
 def test_restart_from_a_refuting_cell(second: list[float], norm: float, factor: float) -> None:
     """From a bad local maximum below the norm: the cell that refutes it is the next start."""

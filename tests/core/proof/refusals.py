@@ -137,12 +137,7 @@ def with_wide_boxes() -> float:
     modes: DeflatedModes = SPLIT[1]
     centres = found.open.boxes.centres
     none = np.zeros(0, dtype=np.int64)
-    return limit_of_rest(
-        CASE.spec,
-        CASE.circulant,
-        found,
-        DeflatedModes(centres, none, modes.x[:0], modes.y[:0]),
-    )
+    return limit_of_rest(CASE.spec, CASE.circulant, found, DeflatedModes(centres, none, modes.x[:0], modes.y[:0]))
 
 
 def grouped() -> LayerGram:
@@ -196,8 +191,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "words for a circular layer": lambda: padded_norm(assumed(1.0, "words"), CIRCULAR),
     "a circulant for every size": lambda: padded_norm(assumed(1.0, OWN), ConvSpec.of((3, 3, 4))),
     "a circulant for zero padding": lambda: padded_norm(
-        assumed(1.0, OWN),
-        ConvSpec.of((3, 3, 4), input_shape=9, padding_mode="zeros"),
+        assumed(1.0, OWN), ConvSpec.of((3, 3, 4), input_shape=9, padding_mode="zeros")
     ),
     "a circulant of another size": lambda: padded_norm(assumed(1.0, Circulant((8,), (False,))), CIRCULAR),
     "a skew circulant for a circular layer": lambda: padded_norm(assumed(1.0, Circulant((9,), (True,))), CIRCULAR),

@@ -62,11 +62,7 @@ from specnorm_networks.certified.operators.reductions import Largest, LogSoftmax
 from specnorm_networks.certified.operators.resizing import Resize
 from specnorm_networks.certified.operators.sorting import GroupSort, Reflection, SignParts, Sort
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random, Unknown
-from specnorm_networks.certified.operators.windows import (
-    AveragePool,
-    MaxPool,
-    Windows,
-)
+from specnorm_networks.certified.operators.windows import AveragePool, MaxPool, Windows
 
 __all__ = [
     "ELU", "GELU", "Abs", "Add", "Arctan", "AveragePool",

@@ -12,14 +12,7 @@ import numpy as np
 from specnorm.proof import host
 from specnorm_networks.certified import axes
 from specnorm_networks.certified.axes import Row
-from specnorm_networks.certified.operators.base import (
-    FloatArray,
-    Linear,
-    LinearMap,
-    NoBoundError,
-    Place,
-    Sizes,
-)
+from specnorm_networks.certified.operators.base import FloatArray, Linear, LinearMap, NoBoundError, Place, Sizes
 from specnorm_networks.certified.operators.windows import sums_along
 
 UNKNOWN = "its sizes are not known: give the input shape"
