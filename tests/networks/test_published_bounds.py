@@ -28,19 +28,19 @@ def test_no_bound_is_above_the_one_of_before(name: str, most: float) -> None:
 
 
 def test_a_joint_kernel_is_proven_in_few_cells(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of five layers of DnCNN, in 800; with proofs of reduced matrices alone it takes 2,700."""
+    """Of five layers of DnCNN, in 790 or 1,270, by the processor; by proofs of reduced matrices alone in 2,700."""
     cells: list[Any] = []
 
     def prove(self: Measure, kernel: Any, rtol: float) -> Any:
         del self
-        found, ((_, upper),) = proven(kernel, specnorm.Enclose(rtol=rtol, max_cells=1200))
+        found, ((_, upper),) = proven(kernel, specnorm.Enclose(rtol=rtol, max_cells=2000))
         cells.append(found.stats["cells"])
         return upper
 
     monkeypatch.setattr(Measure, "of_kernel", prove)
     network_bound(Denoiser().noise[2:11].double().eval(), (64, 8, 8), method=Multipliers(steps=20), budget=None)
     assert cells
-    assert max(cells) < 1100
+    assert max(cells) < 1800
 
 
 @pytest.mark.parametrize(("size", "kind"), [(1, "Avg"), ((4, 1), "Avg"), (1, "Max")])
