@@ -11,55 +11,39 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import BinaryIO
 
 from specnorm_networks import ModelArrays
 
 from specnorm import ModelFileError
+from specnorm_audit.readers import keras, npz, pytorch, safetensors
+from specnorm_audit.readers.common import DAMAGE
 from specnorm_audit.readers.isolated import Reader, in_child
 
 MAX_BYTES = 8 * 2**30
 """Default limit on what a file's arrays may take in memory."""
 
 
-@dataclass(frozen=True)
-class _Imported:
-    """A reader in a module that is imported when a file is of its kind; of this package, or by its whole name."""
+def _read_onnx(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
+    from specnorm_networks import onnx  # with all operators, which few files need
 
-    module: str
-    name: str = "read"
-
-    def __call__(self, file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
-        reader: Reader = getattr(self._imported(), self.name)
-        return reader(file, path, max_bytes)
-
-    def prepare(self) -> None:
-        """Import the module, and what it says that it needs."""
-        getattr(self._imported(), "prepare", lambda: None)()
-
-    def _imported(self) -> ModuleType:
-        return import_module(self.module if "." in self.module else f"{__name__}.{self.module}")
+    return onnx.read(file, path, max_bytes)
 
 
 _READERS: dict[str, Reader] = {
-    "safetensors": _Imported("safetensors"),
-    "safetensors-index": _Imported("safetensors", "read_sharded"),
-    "npz": _Imported("npz"),
-    "pytorch": _Imported("pytorch"),
-    "onnx": _Imported("specnorm_networks.onnx"),
-    "hdf5": _Imported("keras", "read_hdf5"),
-    "keras": _Imported("keras", "read_archive"),
+    "safetensors": safetensors.read,
+    "safetensors-index": safetensors.read_sharded,
+    "npz": npz.read,
+    "pytorch": pytorch.read,
+    "onnx": _read_onnx,
+    "hdf5": keras.read_hdf5,
+    "keras": keras.read_archive,
 }
 _ISOLATED = frozenset({"hdf5", "keras", "onnx", "pytorch"})
 """Formats whose library can be made to loop for ever, or that say in few bytes what takes long."""
 _PACKED = frozenset({"hdf5", "keras"})
 """Of these, formats of which a small file may hold many bytes: its memory is not limited by its size."""
-_DAMAGE = (OSError, ValueError, EOFError, ArithmeticError, RecursionError, MemoryError)
-"""What a reader or its library raises on damage; anything else is a fault of ours, and passes through as it is."""
 _ONNX_TAGS = bytes([0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42, 0x72])
 """How the second field of a serialised ModelProto may start; the first is its version of the format."""
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -74,9 +58,7 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[ModelArrays]:
         try:
             place = Path(path)
             if place.is_dir():
-                from specnorm_audit.readers.safetensors import index_of
-
-                place = index_of(place)
+                place = safetensors.index_of(place)
             # A named pipe would block, a device never end.
             if not stat.S_ISREG(place.stat().st_mode):
                 raise ModelFileError("it is not a regular file.")
@@ -84,7 +66,7 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[ModelArrays]:
             model = _listed(stack, file, str(place), max_bytes)
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {error}") from error
-        except _DAMAGE as error:
+        except DAMAGE as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise ModelFileError(f"{path} cannot be read: {reason}.") from error
         yield model
@@ -93,22 +75,18 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[ModelArrays]:
 def _listed(stack: ExitStack, file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     """Let the file's reader list its arrays, in a child process where that is safer."""
     kind = sniff(file)
-    if kind in _ISOLATED and not _is_safe_here(kind, file):
+    if kind in _ISOLATED and not (kind == "onnx" and _has_own_operators()):
         return stack.enter_context(in_child(_READERS[kind], path, max_bytes, packed=kind in _PACKED))
     with warnings.catch_warnings():  # what libraries warn of here changes no number: how an old file was written
         warnings.simplefilter("ignore")
         return _READERS[kind](file, path, max_bytes)
 
 
-def _is_safe_here(kind: str, file: BinaryIO) -> bool:
-    """Whether a PyTorch file says too little to take long, or operators are registered that only this process knows."""
-    if kind == "onnx":
-        from specnorm_networks import registered_operators  # with all operators
+def _has_own_operators() -> bool:
+    """Whether operators are registered, which only this process knows."""
+    from specnorm_networks import registered_operators
 
-        return bool(registered_operators())
-    from specnorm_audit.readers import pytorch
-
-    return kind == "pytorch" and pytorch.is_short(file)
+    return bool(registered_operators())
 
 
 def sniff(file: BinaryIO) -> str:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import zipfile
-from typing import Any, NoReturn
+import zlib
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 from specnorm_networks import Tensor, in_float32
 
 from specnorm import ModelFileError
+
+DAMAGE = (
+    ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, ArithmeticError, MemoryError,
+)  # fmt: skip
+"""What a reader or its library raises on damage; anything else is a fault of ours, and passes through as it is."""
 
 
 def check_size(claimed: int, most: int) -> None:
@@ -20,15 +26,19 @@ def check_size(claimed: int, most: int) -> None:
         )
 
 
-def entries_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Entries by name. Other compressions than deflate can claim gigabytes of working memory for a few bytes."""
+def zip_of(file: BinaryIO) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
+    """A zip archive and its entries by name.
+
+    Other compressions than deflate can claim gigabytes of working memory for a few bytes.
+    """
+    archive = zipfile.ZipFile(file)
     entries = archive.infolist()
     if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
         raise ModelFileError("it uses a compression that neither NumPy nor Keras writes. Save it again.")
     found = {entry.filename: entry for entry in entries}
     if len(found) != len(entries):
         raise ModelFileError("two of its entries have one name.")
-    return found
+    return archive, found
 
 
 def native(array: NDArray[Any], dtype: str = "") -> NDArray[Any]:

@@ -50,7 +50,6 @@ def in_child(read: Reader, path: str, max_bytes: int, *, packed: bool = True) ->
     """List the arrays of a file in a child process, which also reads them."""
     child = _Child(path, max_bytes)
     try:
-        child.prepare(read)
         size = Path(path).stat().st_size
         memory = None if packed else PLAIN_MEMORY + 4 * size
         listed = child.call(_seconds(size), _list, read, path, max_bytes, memory=memory)
@@ -74,13 +73,6 @@ class _Child:
         self.lost: str | None = None
         owner, worker = _spare.pop() if _spare else (os.getpid(), None)
         self.worker = worker if worker is not None and owner == os.getpid() and worker.is_alive else _started()
-
-    def prepare(self, read: Reader) -> None:
-        """Let the reader import what it needs."""
-        try:
-            self.worker.call(_prepare, read)
-        except WorkerLost:  # the reader says what is wrong there
-            self.worker = _started()
 
     def call(
         self,
@@ -158,11 +150,6 @@ def _end() -> None:
 # -- in the child --------------------------------------------------------------------------------------------------
 _listed = ModelArrays(())
 _opened: list[BinaryIO] = []
-
-
-def _prepare(read: Reader) -> None:
-    with suppress(Exception):  # the reader itself says it in words
-        getattr(read, "prepare", lambda: None)()
 
 
 def _list(read: Reader, path: str, max_bytes: int) -> ModelArrays:

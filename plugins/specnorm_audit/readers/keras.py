@@ -1,6 +1,6 @@
 """Keras files, ``.h5`` in all its kinds and ``.keras`` archives: which array is which kernel.
 
-A configuration is read as data; nothing in it is imported or called. `hdf5` opens the files.
+A configuration is read as data; nothing in it is imported or called.
 """
 
 from __future__ import annotations
@@ -9,29 +9,38 @@ import io
 import json
 import math
 import re
-import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from specnorm_networks import ModelArrays, Stated, Tensor
 
 from specnorm import ModelFileError
+from specnorm.proof import install
 from specnorm_audit.geometry import at_rank
-from specnorm_audit.readers import hdf5
-from specnorm_audit.readers.common import check_size, entries_of, lost
-from specnorm_audit.readers.hdf5 import Dataset
+from specnorm_audit.readers.common import check_size, lost, native, zip_of
+
+if TYPE_CHECKING:
+    import h5py
+
+Place: TypeAlias = tuple[str, ...]
+"""Names of the groups around an array, and its own."""
+Items: TypeAlias = Sequence[tuple[Place, Any]]
+"""Groups and arrays of a file."""
+_MAX_DEPTH = 64
+_FILTERS = {1: 1100, 2: 1, 3: 1, 32000: 300}
+"""Filters that HDF5 itself brings, and how much they can shrink: deflate, shuffle, checksum, LZF.
+
+For others it would load a shared library.
+"""
 
 _WEIGHTS = "model.weights.h5"
 _MAX_CONFIG = 64 * 2**20
-_DAMAGE = (
-    ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, OverflowError, KeyError,
-)  # fmt: skip
 _KERNEL, _DEPTHWISE, _POINTWISE = "kernel", "depthwise_kernel", "pointwise_kernel"
 ROLES = {
     **{f"Conv{d}D{end}": {"0": _KERNEL, _KERNEL: _KERNEL} for d in (1, 2, 3) for end in ("", "Transpose")},
@@ -64,48 +73,164 @@ _MOST_PIXELS = 2**24
 
 def read_hdf5(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
     """List the arrays of an HDF5 file, and what a Keras configuration in it says of them."""
-    root = hdf5.open_file(file)
-    config = hdf5.text_attribute(root, "model_config", file.seek(0, 2))
-    version = hdf5.text_attribute(root, "keras_version", 100)
-    items = list(hdf5.walk(root))
-    inner = dict(items).get(("model_weights",))
-    if version is None and inner is not None:
-        version = hdf5.text_attribute(inner, "keras_version", 100)
+    root = _opened(file)
+    items = list(_walk(root))
+    config = _text(root, "model_config", file.seek(0, 2))
+    places = [root, *(item for place, item in items if place == ("model_weights",))]
+    version = next((told for place in places if (told := _text(place, "keras_version", 100)) is not None), None)
     if version is not None and version.startswith(("0.", "1.")):
         raise ModelFileError(
             f"it was written by Keras {version}, whose kernels may be in either order of axes. Load and save it with "
             "Keras 2 or newer."
         )
-    found, owners = list(hdf5.datasets(items, max_bytes)), hdf5.names(items)
-    if config is None and version is None and not owners and not any("vars" in dataset.path for dataset in found):
-        # It is not of Keras: names and shapes decide.
-        return ModelArrays([dataset.tensor("/".join(dataset.path)) for dataset in found])
+    found, owners = _arrays(items, max_bytes), _owners(items)
+    if config is None and version is None and not owners and not any("vars" in place for place in found):
+        return ModelArrays(list(found.values()))  # It is not of Keras: names and shapes decide.
     return ModelArrays(_described(found, owners, None if config is None else _parse(config)))
 
 
 def read_archive(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
     """List the arrays of a ``.keras`` archive; ``max_bytes`` is of all of them, and of the archive unpacked."""
+    archive, entries = zip_of(file)
+    if _WEIGHTS not in entries:
+        raise ModelFileError(
+            f"it has no {_WEIGHTS}: its weights are sharded or elsewhere. Save it again into one file."
+        )
+    weights, config = entries[_WEIGHTS], entries["config.json"]
+    check_size(weights.file_size, max_bytes)
+    if config.file_size > _MAX_CONFIG:
+        raise ModelFileError(f"its configuration has more than {_MAX_CONFIG} bytes.")
+    text = archive.read(config).decode("utf-8", "replace")
+    items = list(_walk(_opened(io.BytesIO(archive.read(weights)))))
+    return ModelArrays(_described(_arrays(items, max_bytes), _owners(items), _parse(text)))
+
+
+# -- HDF5, looked at link by link, so that nothing outside the file is ever opened -------------------------------------
+def _opened(file: BinaryIO) -> h5py.File:
     try:
-        with zipfile.ZipFile(file) as archive:
-            entries = entries_of(archive)
-            if _WEIGHTS not in entries:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise ModelFileError(f"Keras files need the package h5py: {install('keras')}.") from error
+    try:
+        return h5py.File(file, "r")
+    except Exception as error:
+        raise ModelFileError(f"it is damaged or cut short: {error}.") from error
+
+
+def _walk(root: h5py.File) -> Iterator[tuple[Place, Any]]:
+    """Groups and arrays below a group, each group once. Links that leave the file, or could, are refused."""
+    import h5py
+
+    seen = set()
+    stack: list[tuple[Place, Any]] = [((), root)]
+    while stack:
+        place, group = stack.pop()
+        try:
+            address, entries = h5py.h5o.get_info(group.id).addr, list(group)
+        except Exception as error:
+            raise ModelFileError(f"group {'/'.join(place)!r} is damaged: {error}.") from error
+        if address in seen:
+            continue
+        seen.add(address)
+        if len(place) > _MAX_DEPTH:
+            raise ModelFileError(f"its groups are nested more than {_MAX_DEPTH} deep.")
+        inner = []
+        for name in entries:
+            if not isinstance(name, str):  # bytes, where they are no UTF-8
+                raise ModelFileError(f"group {'/'.join(place)!r} is damaged: one of its names is no text ({name!r}).")
+            here = (*place, name)
+            try:
+                inside = isinstance(group.get(name, getlink=True), h5py.HardLink)
+                item = group[name] if inside else None
+            except Exception as error:
+                raise ModelFileError(f"{'/'.join(here)!r} is damaged: {error}.") from error
+            if not inside:
                 raise ModelFileError(
-                    f"it has no {_WEIGHTS}: its weights are sharded or elsewhere. Save it again into one file."
+                    f"{'/'.join(here)!r} is a link to somewhere else, which is not followed. Save the weights again "
+                    "into one file."
                 )
-            wanted = [entries[_WEIGHTS], entries["config.json"]]
-            check_size(wanted[0].file_size, max_bytes)
-            if wanted[1].file_size > _MAX_CONFIG:
-                raise ModelFileError(f"its configuration has more than {_MAX_CONFIG} bytes.")
-            weights, config = archive.read(wanted[0]), archive.read(wanted[1])
-    except ModelFileError:
-        raise
-    except _DAMAGE as error:
-        raise ModelFileError(f"it is a damaged .keras archive: {error}.") from error
-    items = list(hdf5.walk(hdf5.open_file(io.BytesIO(weights))))
-    configuration = _parse(config.decode("utf-8", "replace"))
-    return ModelArrays(_described(list(hdf5.datasets(items, max_bytes)), hdf5.names(items), configuration))
+            if isinstance(item, h5py.Group):
+                inner.append((here, item))
+            if isinstance(item, h5py.Dataset | h5py.Group):
+                yield here, item
+        stack.extend(reversed(inner))
 
 
+def _arrays(items: Items, max_bytes: int) -> dict[Place, Tensor]:
+    """Every array of a file by its place, which is also its name; together of at most ``max_bytes``."""
+    import h5py
+
+    found, claimed = {}, 0
+    for place, item in items:
+        if isinstance(item, h5py.Dataset):
+            found[place] = _array("/".join(place), item)
+            with suppress(Exception):  # refused already
+                claimed += int(item.nbytes)
+            check_size(claimed, max_bytes)
+    return found
+
+
+def _array(name: str, item: h5py.Dataset) -> Tensor:
+    try:
+        shape = tuple(int(n) for n in item.shape or ())
+        raw = item.dtype.kind == "V" and item.dtype.itemsize == 2
+        dtype = "bfloat16" if raw and _text(item, "dtype", 100) == "bfloat16" else item.dtype.name
+        refusal = _refusal(item, math.prod(shape) * item.dtype.itemsize)
+    except Exception as error:
+        return lost(name, f"it is damaged: {error}.")
+    return Tensor(name, shape, dtype, partial(_load, item, dtype), refusal=refusal)
+
+
+def _load(item: h5py.Dataset, dtype: str) -> NDArray[Any]:
+    try:
+        array = np.asarray(item[()])
+    except Exception as error:  # the library fails in many ways on damaged data
+        raise ModelFileError(f"it cannot be read: {error}.") from error
+    return native(array, dtype)
+
+
+def _refusal(item: h5py.Dataset, claimed: int) -> str | None:
+    plan = item.id.get_create_plist()
+    if item.is_virtual or plan.get_external_count():
+        return "its data lies in another file, which is not opened. Save the weights again into one file."
+    stored = item.id.get_storage_size()
+    shrink = 1
+    if item.chunks is not None:
+        chunk = math.prod(item.chunks) * item.dtype.itemsize
+        if chunk > max(2 * claimed, 2**20):
+            return f"its pieces claim {chunk} bytes each, but it has {claimed} in all: the file is damaged."
+        filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
+        strange = [number for number in filters if number not in _FILTERS]
+        if strange or len(set(filters)) != len(filters):
+            return f"it went through HDF5 filter {', '.join(map(str, strange or filters))}, which is not read."
+        shrink = math.prod(_FILTERS[number] for number in filters)
+    if claimed > stored * shrink:
+        return f"shape {item.shape} of {item.dtype} claims {claimed} bytes; {stored} are stored."
+    return None
+
+
+def _owners(items: Items) -> dict[Place, str]:
+    """Names that Keras 3 gives the owners of variables: place of the group that holds ``vars`` -> name of the layer."""
+    names = {place[:-1]: _text(item, "name", 10_000) for place, item in items if place[-1] == "vars"}
+    return {place: name for place, name in names.items() if name is not None}
+
+
+def _text(item: Any, name: str, most: int) -> str | None:
+    """Text of an attribute, of at most so many bytes; None if there is none, or it is no text."""
+    try:
+        if name not in item.attrs:
+            return None
+        held = item.attrs.get_id(name)
+        if math.prod(held.shape) != 1 or held.dtype.itemsize > most:
+            return None
+        value = np.asarray(item.attrs[name]).reshape(-1)[0]
+        text = value.decode("utf-8") if isinstance(value, bytes) else str(value)
+    except Exception:  # a damaged attribute says nothing; what it would have said is then assumed, and the rows say so
+        return None
+    return text if len(text) <= most else None
+
+
+# -- Keras: what its configuration says of the arrays ------------------------------------------------------------------
 def _snake(name: str) -> str:
     """Turn a class into the name of a group in a Keras 3 file, by Keras's own rule."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
@@ -171,46 +296,46 @@ def _class_of(entry: Mapping[str, Any]) -> str:
     return kind if own and not entry.get("registered_name") else f"custom {kind}"
 
 
-def _described(found: Sequence[Dataset], names: Mapping[tuple[str, ...], str], config: Node | None) -> list[Tensor]:
-    tensors = [_tensor(dataset, names, config) for dataset in found]
+def _described(found: Mapping[Place, Tensor], names: Mapping[Place, str], config: Node | None) -> list[Tensor]:
+    tensors = [_tensor(place, tensor, names, config) for place, tensor in found.items()]
     known = Counter(tensor.name for tensor in tensors)
     # Names of layers read better than places in the file; but two arrays must not share one.
     return [
-        tensor if known[tensor.name] == 1 else replace(tensor, name="/".join(dataset.path))
-        for tensor, dataset in zip(tensors, found, strict=True)
+        tensor if known[tensor.name] == 1 else replace(tensor, name=stored.name)
+        for tensor, stored in zip(tensors, found.values(), strict=True)
     ]
 
 
-def _tensor(dataset: Dataset, names: Mapping[tuple[str, ...], str], config: Node | None) -> Tensor:
-    groups, leaf = dataset.path[:-1], re.sub(r":\d+$", "", dataset.path[-1])
-    whole = "/".join(dataset.path)
+def _tensor(place: Place, stored: Tensor, names: Mapping[Place, str], config: Node | None) -> Tensor:
+    groups, leaf, shape = place[:-1], re.sub(r":\d+$", "", place[-1]), stored.shape
     # Without a configuration, only a name says so.
-    sure = config is not None or len(dataset.shape) < 2
+    sure = config is not None or len(shape) < 2
     unsure = None if sure else "it is no kernel by its name in the file, which has no configuration."
     if groups and groups[0] in _OPTIMIZER:
-        return replace(dataset.tensor(whole), kind="none", refusal=unsure)
+        return replace(stored, kind="none", refusal=unsure)
     if groups[:1] == ("model_weights",):
         groups = groups[1:]
     modern = groups[-1:] == ("vars",)
     owner = _in_vars(groups[:-1], names, config) if modern else _in_groups(groups, config)
     role = ROLES[owner.kind].get(leaf) if owner.kind in ROLES else leaf if leaf in (_DEPTHWISE, _POINTWISE) else None
-    name = "/".join((*owner.shown, role or leaf)) if modern else "/".join((*groups, dataset.path[-1]))
-    if dataset.dtype == "unknown":
-        return lost(name, str(dataset.refusal))
-    kernel = replace(dataset.tensor(name), assumed=owner.assumed)
+    kernel = replace(
+        stored, name="/".join((*owner.shown, role or leaf) if modern else (*groups, place[-1])), assumed=owner.assumed
+    )
+    if stored.kind == "unknown":
+        return kernel
     if owner.kind in _NO_KERNELS or (owner.kind in ROLES and role is None):
         return replace(kernel, kind="none", refusal=unsure)
     if role is not None:
         return _kernel(kernel, owner, role)
     if owner.kind in _REFUSED:
-        if leaf == "bias" or (len(dataset.shape) == 2 and leaf not in ("0", _KERNEL)):
+        if leaf == "bias" or (len(shape) == 2 and leaf not in ("0", _KERNEL)):
             return replace(kernel, kind="none", refusal=unsure)
-        if len(dataset.shape) > 2:
+        if len(shape) > 2:
             reason = f"it belongs to a layer of class {owner.kind}, which is not measured."
-            return replace(kernel, refusal=dataset.refusal or reason)
-    if not 2 <= len(dataset.shape) <= 5:
+            return replace(kernel, refusal=stored.refusal or reason)
+    if not 2 <= len(shape) <= 5:
         return kernel
-    layout = at_rank("HWIO", len(dataset.shape))
+    layout = at_rank("HWIO", len(shape))
     kind = "linear" if len(layout) == 2 else "conv"
     guess = (f"kind={kind} (class {owner.kind or 'unknown'})", *([f"layout={layout}"] if kind == "conv" else ()))
     return replace(kernel, geometry={"layout": layout}, assumed=guess)
@@ -237,7 +362,7 @@ def _in_groups(groups: Sequence[str], config: Node | None) -> _Owner:
     return _Owner() if node is None or node is config else _Owner(node.kind, node)
 
 
-def _in_vars(groups: Sequence[str], names: Mapping[tuple[str, ...], str], config: Node | None) -> _Owner:
+def _in_vars(groups: Sequence[str], names: Mapping[Place, str], config: Node | None) -> _Owner:
     """Owner in a file of Keras 3: groups are attributes and containers, in which classes are counted."""
     node, kind, certain = config, "", True
     shown = []

@@ -6,7 +6,6 @@ import math
 import tokenize
 import warnings
 import zipfile
-import zlib
 from functools import partial
 from typing import IO, Any, BinaryIO
 
@@ -16,24 +15,18 @@ from numpy.typing import NDArray
 from specnorm_networks import ModelArrays, Tensor
 
 from specnorm import ModelFileError
-from specnorm_audit.readers.common import check_size, entries_of, native
+from specnorm_audit.readers.common import DAMAGE, check_size, native, zip_of
 
 MAX_HEADER = 10_000
-_DAMAGE = (
-    ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, SyntaxError, tokenize.TokenError,
-    OverflowError, MemoryError, TypeError,
-)  # fmt: skip
+_DAMAGE = (*DAMAGE, SyntaxError, tokenize.TokenError, TypeError)
+"""A header is a literal of Python."""
 
 
 def read(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
     """List the arrays of an ``.npz`` file; ``max_bytes`` is of all of them, uncompressed."""
-    try:
-        archive = zipfile.ZipFile(file)
-    except _DAMAGE as error:
-        raise ModelFileError(f"it is a damaged .npz file: {error}.") from error
-    entries = entries_of(archive).values()
-    check_size(sum(entry.file_size for entry in entries), max_bytes)
-    return ModelArrays([_describe(archive, entry) for entry in entries])
+    archive, entries = zip_of(file)
+    check_size(sum(entry.file_size for entry in entries.values()), max_bytes)
+    return ModelArrays([_describe(archive, entry) for entry in entries.values()])
 
 
 def _describe(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:

@@ -36,8 +36,6 @@ _WRAPPERS = (
     "params",
 )  # fmt: skip
 """Keys under which training scripts put the model; their content is read as if it were the whole file."""
-_SHORT = 2**16
-"""Bytes of a pickle that can take at most some two seconds, whatever it says; a thousand layers have fewer."""
 _NESTED = (dict, list, tuple, Inert)
 """What tensors may lie in."""
 _OF_MODULES = ("_parameters", "_buffers", "_modules")
@@ -107,20 +105,6 @@ def read(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
     return ModelArrays(list(found.values()), inert=tuple(numbers.inert))
 
 
-def is_short(file: BinaryIO) -> bool:
-    """Whether a file's pickles have few bytes."""
-    start = io.BytesIO(file.read(_SHORT))
-    try:
-        if start.read(2) == b"PK":
-            return sum(entry.size for name, entry in stored_entries(file).items() if name.endswith(".pkl")) <= _SHORT
-        _pickles(start)
-    except Exception:  # it goes on, or is hostile
-        return False
-    finally:
-        file.seek(0)
-    return True
-
-
 def _archive(file: BinaryIO) -> tuple[Any, _Numbers]:
     entries = stored_entries(file)
     folders = {name.partition("/")[0] for name in entries}
@@ -141,18 +125,13 @@ def _archive(file: BinaryIO) -> tuple[Any, _Numbers]:
     return loaded, _Numbers(file, starts, order, found, scan.inert)
 
 
-def _pickles(file: BinaryIO) -> tuple[Scan, Any, Any]:
-    """What a file of torch before 1.6 begins with: its storages, what it holds, and the storages' order."""
+def _legacy(file: BinaryIO, size: int) -> tuple[Any, _Numbers]:
+    """What torch wrote before 1.6: pickles, the storages' order as the last one, and the storages."""
     file.seek(0)
     scan = Scan()
     magic, version, _, loaded, keys = (scan.run(file) for _ in range(5))
     if (magic, version) != _LEGACY:
         raise ModelFileError("it is of another version than torch.save wrote before 1.6. Save it again.")
-    return scan, loaded, keys
-
-
-def _legacy(file: BinaryIO, size: int) -> tuple[Any, _Numbers]:
-    scan, loaded, keys = _pickles(file)
     wanted = sum(8 + claimed.nbytes for claimed in scan.storages.values())
     if wanted > size - file.tell():
         raise ModelFileError(f"its tensors claim {wanted} bytes; {size - file.tell()} are stored.")

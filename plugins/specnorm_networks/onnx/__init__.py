@@ -17,15 +17,6 @@ from specnorm_networks.certified.graph import Graph
 from specnorm_networks.model_arrays import ModelArrays, Sizes
 
 
-def prepare() -> None:
-    """Import what reads and executes a network."""
-    import onnx.reference
-
-    from specnorm_networks.onnx import walk
-
-    del onnx, walk
-
-
 def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     """List the kernels and other tensors of an ONNX model; ``max_bytes`` is of the file, and of all tensors.
 
