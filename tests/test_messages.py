@@ -66,7 +66,7 @@ COMMANDS = {
     "audit a.npz --budget soon": "is not a time: give seconds above 0, such as 10, 10s or inf",
     "audit a.npz --fail-above 1_0": "is not a finite number of at least 0",
     "audit a.npz --output a.pdf": "which say the format",
-    "audit a.npz --methods foo": "is not one of tn, f4",
+    "audit a.npz --methods foo": "expected some of tn, f4",
     "audit a.npz --format foo": "is not one of 'table', 'json'",
     "audit a.npz --input-shape 0": "such as 32 or 32x48",
     "audit a.npz --input-shape 3x32x32": "give spatial sizes alone, such as 32x32",

@@ -17,11 +17,11 @@ from specnorm_networks import ModelArrays, Tensor
 import specnorm
 from specnorm import BackendError, GeometryError, MethodError, ModelFileError
 from specnorm.proof import AnyArray, Layout, backends, padding_rules
-from specnorm_audit import streams
 from specnorm_audit.executing import check_executor, measured
 from specnorm_audit.geometry import check_names, overrides
 from specnorm_audit.layers import Layer, select
-from specnorm_audit.measuring import BUDGET, NEEDS_A_SIZE, Settings, check_target, checked_names
+from specnorm_audit.measuring import BUDGET, NEEDS_A_SIZE, Settings, check_target, checked_names, checked_range
+from specnorm_audit.output import Tick
 from specnorm_audit.plots import draw
 from specnorm_audit.readers import MAX_BYTES, isolated, open_model
 from specnorm_audit.renderers import render
@@ -51,7 +51,7 @@ def audit(
     geometry: Mapping[str, Mapping[str, Any]] | None = None,
     backend: str | None = None,
     device: str | None = None,
-    progress: streams.Tick | bool | None = None,
+    progress: Tick | None = None,
     max_bytes: int = MAX_BYTES,
     certificate: bool = False,
 ) -> Report:
@@ -95,9 +95,9 @@ def audit(
     backend, device : str, optional
         Array library to measure with, by the name of its plugin, and one of its devices. None: NumPy for files, the
         arrays' own library for a mapping.
-    progress : callable or bool, optional
-        True: a line on stderr, which terminals and notebooks show. Or called after each layer with (done, in all,
-        name), and after each step of the network's search with (done, at most, between which values).
+    progress : callable, optional
+        Called after each layer with (done, in all, name), and after each step of the network's search with (done, at
+        most, between which values).
     max_bytes : int, default 8 GiB
         Refuse files whose arrays claim more than that in all.
     certificate : bool, default False
@@ -131,13 +131,12 @@ def audit(
     columns = checked_names(methods, COLUMNS)
     settings = Settings(columns, size, layout, padding_mode, backend, device, given, rtol, budget)
     _check(settings)
-    between = _range(input_range)
+    between = checked_range(input_range)
     for name, value in (("input_range", between), ("input_shape by name", shapes)):
         if value is not None and patterns is not None:
             raise MethodError(f"{name} is about the whole network, and layers chooses a part of it: leave one out.")
     check_executor(executor)
     with ExitStack() as stack:
-        tick = stack.enter_context(streams.progress()) if progress is True else progress or None
         if isinstance(source, Mapping):
             path, model = None, ModelArrays(list(_from_tree(source)))
             names = [tensor.name for tensor in model.arrays]
@@ -151,7 +150,7 @@ def audit(
                 f"a {type(source).__name__} is no model file: give its path, or a mapping of names to arrays"
                 f"{_OF_MODULES if hasattr(source, 'state_dict') else ''}."
             )
-        return _audit(path, model, patterns, settings, executor, tick, shapes, between, certificate)
+        return _audit(path, model, patterns, settings, executor, progress, shapes, between, certificate)
 
 
 def read_onnx(
@@ -195,7 +194,7 @@ def _audit(
     patterns: Sequence[str] | None,
     settings: Settings,
     executor: Executor | None,
-    progress: streams.Tick | None,
+    progress: Tick | None,
     shapes: Mapping[str, tuple[int, ...]] | None,
     between: tuple[float, float] | None,
     certificate: bool,
@@ -273,13 +272,6 @@ def _check(settings: Settings) -> None:
     ):
         raise GeometryError(f"input_shape={settings.input_shape!r} is not a positive integer, or one per spatial axis.")
     check_target(settings.backend, settings.device)
-
-
-def _range(between: tuple[float, float] | None) -> tuple[float, float] | None:
-    ends = None if between is None else tuple(float(end) for end in between)
-    if ends is not None and (len(ends) != 2 or not ends[0] < ends[1]):
-        raise MethodError(f"input_range={between!r}; expected two numbers, the smaller one first.")
-    return None if ends is None else (ends[0], ends[1])
 
 
 _A_LAYER = "A layer is a real floating array with 2 axes (linear) or 3 to 5 (convolution)."

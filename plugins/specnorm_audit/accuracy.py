@@ -12,9 +12,10 @@ from specnorm_networks import Graph, ModelArrays, Multipliers, certified_accurac
 
 from specnorm import GeometryError, MethodError, ModelFileError, SpecnormError
 from specnorm.proof import AnyArray
+from specnorm_audit.measuring import checked_range
+from specnorm_audit.output import Tick
 from specnorm_audit.readers import MAX_BYTES, open_model
 from specnorm_audit.readers.isolated import GRAPH_SECONDS
-from specnorm_audit.streams import Tick
 
 SAMPLE_SECONDS = 60.0
 """Processor time that a sample may take at each radius, unless a budget is given; in a process that reads the file."""
@@ -68,7 +69,7 @@ def certified(
     progress: Tick | None = None,
 ) -> Accuracy:
     """`specnorm_networks.certified_accuracy` with ``local=True``, of files."""
-    x, y = samples_of(data, max_bytes, input_range)
+    x, y = samples_of(data, max_bytes, checked_range(input_range))
     asked = tuple(sorted(set(map(float, radii))))
     seconds = GRAPH_SECONDS + len(x) * len(asked) * (SAMPLE_SECONDS if budget is None else 10 * budget)
     with open_model(model, max_bytes) as found:

@@ -20,13 +20,12 @@ from specnorm import ModelFileError, SpecnormError
 from specnorm.proof import Layout, backends, padding_rules, visible
 from specnorm_audit import audit, gates, options, plots
 from specnorm_audit.measuring import BUDGET
-from specnorm_audit.output import check_outputs, replace_file
+from specnorm_audit.output import check_outputs, complain, progress, replace_file, write
 from specnorm_audit.processes import Workers, cpus
 from specnorm_audit.readers import MAX_BYTES
 from specnorm_audit.renderers import FORMATS, render
 from specnorm_audit.report import Report, unreadable
 from specnorm_audit.rows import COLUMNS
-from specnorm_audit.streams import complain, progress, write
 
 OK, GATE_FAILED, TROUBLE, INTERRUPTED = 0, 1, 2, 130
 STREAM = "-"
@@ -120,7 +119,7 @@ def backends_command() -> int:
 
 # -- audit ------------------------------------------------------------------------------------------------------------
 _RANGE = click.option(
-    "--input-range", type=(options.REAL, options.REAL), callback=options.ends, metavar="LOW HIGH",
+    "--input-range", type=(float, float), metavar="LOW HIGH",
     help="Range of every entry of an ONNX network's inputs, such as 0 1: squares and products need one.",
 )  # fmt: skip
 
@@ -137,12 +136,12 @@ def _reporting(formats: Sequence[str], drawn: str) -> Callable[[Callable[..., in
             help="Form of the report. Default: by the suffix of --output, or a table.",
         ),
         click.option(
-            "-o", "--output", type=options.OUTPUT, metavar="FILE|-",
+            "-o", "--output", type=options.output, metavar="FILE|-",
             help="Write to this file, whose suffix says the format.",
         ),
         click.option("-q", "--quiet", is_flag=True, help="No progress, and no word about gates that passed."),
         click.option(
-            "--plot", type=options.PLOT, metavar="FILE.png|svg", help=f"Also draw {drawn}; needs the extra 'plot'."
+            "--plot", type=options.plot, metavar="FILE.png|svg", help=f"Also draw {drawn}; needs the extra 'plot'."
         ),
     )  # fmt: skip
     return lambda command: reduce(lambda found, option: option(found), reversed(shared), command)
@@ -152,12 +151,12 @@ def _reporting(formats: Sequence[str], drawn: str) -> Callable[[Callable[..., in
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @click.option("--layers", multiple=True, metavar="GLOB", help="Only layers whose name matches; repeatable.")
 @click.option(
-    "--input-shape", multiple=True, type=options.SIZE, callback=options.sizes, metavar="N|NxM|file|NAME=NxM",
+    "--input-shape", multiple=True, type=options.size, callback=options.sizes, metavar="N|NxM|file|NAME=NxM",
     help="Spatial input sizes, such as 32 or 32x48, or those that the file states. Or the whole shape of a network's "
     "input by its name, such as audio=1x16000; repeatable.",
 )  # fmt: skip
 @click.option(
-    "--geometry", type=options.GEOMETRY, metavar="JSON|FILE",
+    "--geometry", type=options.geometry, metavar="JSON|FILE",
     help="What is known of layers, in JSON or a file of it: '{\"*.conv1\": {\"stride\": 2, \"padding\": 1}}'.",
 )  # fmt: skip
 @click.option("--layout", type=click.Choice(get_args(Layout)), help="Order of the kernels' axes. Default: torch's.")
@@ -167,34 +166,34 @@ def _reporting(formats: Sequence[str], drawn: str) -> Callable[[Callable[..., in
 )  # fmt: skip
 @_RANGE
 @click.option(
-    "--methods", type=options.METHODS, metavar="NAME,...", help=f"What other methods say, out of {', '.join(COLUMNS)}."
+    "--methods", type=options.methods, metavar="NAME,...", help=f"What other methods say, out of {', '.join(COLUMNS)}."
 )
 @click.option("--all", "every", is_flag=True, help="What JSON and CSV have: tn, f4, reshaped; circular at a size.")
 @click.option(
-    "--rtol", type=options.TOLERANCE, default=1e-3, metavar="R",
+    "--rtol", type=options.tolerance, default="0.001", metavar="R",
     help="Relative width of the proven interval asked for.",
 )  # fmt: skip
 @click.option(
-    "--budget", type=options.SECONDS, default=BUDGET, metavar="SECONDS",
+    "--budget", type=options.seconds, default=f"{BUDGET:g}", metavar="SECONDS",
     help="Time for the interval of one layer; a row that it ends says how wide its interval is. inf: all it takes.",
 )  # fmt: skip
 @click.option("--backend", metavar="NAME", help="Array library to measure with; see 'specnorm backends'.")
 @click.option("--device", metavar="NAME", help="Device of that library.")
 @click.option(
-    "--jobs", type=options.JOBS, default="auto", metavar="N|auto",
+    "--jobs", type=options.jobs, default="auto", metavar="N|auto",
     help="Processes to measure in, a thread each; auto: as many as processors.",
 )  # fmt: skip
 @_reporting(FORMATS, "every layer's interval")
 @click.option(
-    "--certificate", type=options.FILE, metavar="FILE.npz",
+    "--certificate", type=click.Path(path_type=Path), metavar="FILE.npz",
     help="Also write claims of the layers with their proofs, for 'specnorm verify' and specnorm_check.py.",
 )  # fmt: skip
 @click.option(
-    "--fail-above", type=options.BOUND, metavar="L",
+    "--fail-above", type=options.bound, metavar="L",
     help="Exit with 1 unless every layer is proven to have a norm of at most L.",
 )  # fmt: skip
 @click.option(
-    "--fail-above-network", type=options.BOUND, metavar="L",
+    "--fail-above-network", type=options.bound, metavar="L",
     help="Exit with 1 unless the network of each ONNX file is proven to have a Lipschitz constant of at most L.",
 )  # fmt: skip
 def audit_command(
@@ -322,7 +321,7 @@ _SAMPLE_FORMATS = ("table", "json", "csv", "markdown")
 @click.argument("model", metavar="MODEL.onnx")
 @click.argument("data", metavar="DATA.npz")
 @click.option(
-    "--radius", "radii", type=options.RADIUS, multiple=True, required=True, metavar="R",
+    "--radius", "radii", type=options.radius, multiple=True, required=True, metavar="R",
     help="Largest change of a sample, in the 2-norm; repeatable.",
 )  # fmt: skip
 @_RANGE
@@ -331,12 +330,12 @@ _SAMPLE_FORMATS = ("table", "json", "csv", "markdown")
     help="Precision that the network is executed in. Default: real arithmetic.",
 )  # fmt: skip
 @click.option(
-    "--budget", type=options.SECONDS, metavar="SECONDS",
+    "--budget", type=options.seconds, metavar="SECONDS",
     help="Time for each sample and radius. Default: a fixed number of steps, whatever the machine.",
 )  # fmt: skip
 @_reporting(_SAMPLE_FORMATS, "the share that is certified over the radius")
 @click.option(
-    "--fail-below", type=options.SHARE, metavar="SHARE",
+    "--fail-below", type=options.share, metavar="SHARE",
     help="Exit with 1 unless at least this share of the labels is certified, from 0 to 1, at every radius.",
 )  # fmt: skip
 def certify_command(
@@ -371,7 +370,7 @@ def certify_command(
 
 
 @application.command("verify", epilog=EXIT_CODES)
-@click.argument("certificate", type=options.FILE)
+@click.argument("certificate", type=click.Path(path_type=Path))
 @click.argument("model")
 def verify_command(certificate: Path, model: str) -> int:
     """Prove the claims of the CERTIFICATE about MODEL's layers, as 'python -m specnorm_check' does.

@@ -78,6 +78,14 @@ def checked_names(methods: Sequence[str], known: Collection[str]) -> tuple[str, 
     return tuple(dict.fromkeys(methods))
 
 
+def checked_range(between: Sequence[float] | None) -> tuple[float, float] | None:
+    """Two numbers, refused unless the first is smaller."""
+    ends = None if between is None else tuple(map(float, between))
+    if ends is not None and (len(ends) != 2 or not ends[0] < ends[1]):
+        raise MethodError(f"input_range={between!r}; expected two numbers, the smaller one first.")
+    return None if ends is None else (ends[0], ends[1])
+
+
 def describe(layer: Layer, settings: Settings) -> Row:
     """Row of a layer before it is measured: its geometry and what of it is assumed."""
     tensor = layer.tensor

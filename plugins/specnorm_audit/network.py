@@ -10,9 +10,9 @@ from specnorm_networks import Layer, Measure, ModelArrays, Multipliers, NetworkB
 
 from specnorm import ConvSpec, GeometryError, MethodError, ModelFileError
 from specnorm.proof import Upper
+from specnorm_audit.output import Tick
 from specnorm_audit.readers.isolated import GRAPH_SECONDS
 from specnorm_audit.rows import Row
-from specnorm_audit.streams import Tick
 
 QUICK = Multipliers(steps=50, seconds=3.0, widest=64)
 """The network's method in an audit, whose layers take about as long."""

@@ -1,16 +1,24 @@
-"""Writing a report to a file, all of it or nothing."""
+"""What is written: a file whole or not at all; and standard streams, which may be missing or full, without raising."""
 
 from __future__ import annotations
 
 import codecs
 import os
+import shutil
 import stat
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
+from specnorm.proof import visible
 from specnorm_audit.readers.safetensors import files_of
 
+Tick = Callable[[int, int, str], None]
+"""Is called with what is done, how much there is, and the name of what was done last."""
+_BAR = 24
+"""Characters of a bar."""
 _CONTROLS = frozenset(range(32)) - frozenset(b"\t\n\r\f")
 
 
@@ -69,8 +77,6 @@ def _beside(target: Path) -> Path:
 
 def replace_file(path: Path, content: str | bytes) -> None:
     """Write a file so that it holds either its old content or all of the new one, whatever happens."""
-    import shutil  # here, since most reports are printed
-
     check_output(path)
     target = path.resolve()
     temporary = _beside(target)
@@ -84,3 +90,64 @@ def replace_file(path: Path, content: str | bytes) -> None:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+# -- standard streams -------------------------------------------------------------------------------------------------
+def complete() -> None:
+    """Put streams in the place of those that this process was started without.
+
+    Their numbers are taken then, so that no file is written to in their stead. Standard output refuses what is written,
+    since it is lost; messages are dropped.
+    """
+    for name, flags in (("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            file = os.open(os.devnull, flags)
+            setattr(sys, name, os.fdopen(file, "r" if name == "stdin" else "w", encoding="utf-8"))
+
+
+def write(stream: TextIO, text: str, raw: bool = False) -> str | None:
+    """Write at once; as escapes what the stream's encoding lacks and, on a terminal, what would control it (not raw).
+
+    Why the text is lost, or None. A reader that has gone (head, less) has read what it wanted.
+    """
+    encoding = stream.encoding or "utf-8"
+    try:
+        if stream.isatty() and not raw:
+            text = "\n".join(map(visible, text.split("\n")))
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+    except (OSError, ValueError) as error:
+        with suppress(OSError, ValueError):  # else the interpreter tries once more, at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return None if isinstance(error, BrokenPipeError) else getattr(error, "strerror", None) or str(error)
+    return None
+
+
+def complain(message: str, prefix: str = "specnorm: ") -> None:
+    """Say something on stderr, in one line."""
+    write(sys.stderr, f"{prefix}{visible(message)}\n")
+
+
+@contextmanager
+def progress(model: str, shown: bool) -> Iterator[Tick | None]:
+    """A line on stderr that says what is done, if that is a terminal, and gone at the end."""
+    if not shown or not sys.stderr.isatty():
+        yield None
+        return
+    longest = 0
+
+    def line(text: str) -> None:
+        nonlocal longest
+        shortened = visible(text)[: shutil.get_terminal_size().columns - 1]
+        write(sys.stderr, f"\r{shortened:<{longest}}\r{shortened}", raw=True)
+        longest = len(shortened)
+
+    def tick(done: int, total: int, name: str) -> None:
+        full = _BAR * done // max(total, 1)
+        line(f"{'#' * full}{'.' * (_BAR - full)} {done}/{total} {name}")
+
+    try:
+        line(Path(model).name)
+        yield tick
+    finally:
+        line("")

@@ -209,18 +209,6 @@ def test_what_a_notebook_and_pandas_show(monkeypatch: pytest.MonkeyPatch) -> Non
         report.to_pandas()
 
 
-@pytest.mark.parametrize("notebook", [True, False])
-def test_progress_is_shown_where_somebody_watches(
-    notebook: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if notebook:
-        monkeypatch.setitem(sys.modules, "ipykernel", SimpleNamespace())
-    audit({"a\x1b.weight": np.eye(2), "b": np.eye(2)}, progress=True)
-    err = capsys.readouterr().err
-    assert ("2/2 b" in err) == notebook
-    assert "\x1b" not in err
-
-
 def test_sizes_that_fit_no_convolution_are_refused() -> None:
     arrays = {"a": np.ones((2, 2, 3, 3)), "b": np.eye(2)}
     with pytest.raises(GeometryError, match=r"input_shape=3x32x32 has 3 sizes.* such as 32x32"):

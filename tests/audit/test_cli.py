@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -104,6 +105,18 @@ def test_a_crash_is_not_taken_for_a_failed_gate(
     assert "ZeroDivisionError" in capsys.readouterr().err
     monkeypatch.setattr(cli, "audit", Mock(side_effect=KeyboardInterrupt))
     assert cli.run(["audit", str(model)]) == 130
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_progress_is_shown_where_somebody_watches(
+    watched: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = files.save_npz(tmp_path / "m.npz", {"a\x1b.weight": np.eye(2), "b": np.eye(2)})
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: watched)
+    assert cli.run(["audit", str(model)]) == 0
+    err = capsys.readouterr().err
+    assert ("2/2 b" in err) == watched
+    assert "\x1b" not in err
 
 
 # -- backends ------------------------------------------------------------------------------------------------------
