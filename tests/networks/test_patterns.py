@@ -106,6 +106,18 @@ def normalised(net: Written, form: str, eps: float = 0.1, of: str = "x", axes: t
     return net(ops.Quotient(), "x", below) if "quotient" in form else net(ops.Product(), "x", net(inverse, below))
 
 
+def by_moments(
+    net: Written, axes: tuple[int, ...] = (1,), of: str = "x", weights: Any = MINUS, top: str = "", floor: float = 0.0
+) -> str:  # fmt: skip
+    """Layer norm as Flax has it: of the mean of squares less the square of the mean."""
+    mean = net(ops.Mean((1,), keep=True), "x")
+    variance = net(weights, net(ops.Mean(axes, keep=True), net(ops.Product(), of, of)), net(ops.Product(), mean, mean))
+    if floor == 0:
+        variance = net(ops.ReLU(), variance)
+    centred = top or net(MINUS, "x", mean)
+    return net(ops.Quotient(), centred, net(ops.Sqrt(), net(PLUS, variance, net.constant(0.1))))
+
+
 PATTERNS: dict[str, tuple[type[Operator], Write]] = {
     "SiLU with factors": (ops.Multiple, lambda net: gate(net, ops.Sigmoid(), of=net.scaled(-0.3, exact=False))),
     "hard swish": (ops.HardSwish, lambda net: gate(net, line(1 / 6), ops.HardTanh(0.0, 1.0))),
@@ -127,9 +139,16 @@ PATTERNS: dict[str, tuple[type[Operator], Write]] = {
     **{form: (ops.Normalise, partial(normalised, form=form)) for form in (
         "length, quotient", "length, inverse", "mean square, quotient", "mean square, power, inverse"
     )},
+    "variance by moments": (ops.Normalise, by_moments),
+    "variance by moments, as it is": (ops.Normalise, lambda net: by_moments(net, floor=1.0)),
 }  # fmt: skip
 """The operator that is to be seen in the place of the last node, and what is written out."""
 LEFT: dict[str, Write] = {
+    "moments of other axes": lambda net: by_moments(net, (2,)),
+    "squares of another value": lambda net: by_moments(net, of=net(ops.Sin(), "x")),
+    "mean of squares and square of the mean": lambda net: by_moments(net, weights=PLUS),
+    "not centred": lambda net: by_moments(net, top="x"),
+    "centred by another value": lambda net: by_moments(net, top=net(MINUS, "x", net(ops.Sin(), "x"))),
     "hard sigmoid of a fifth": lambda net: gate(net, line(0.2), ops.HardTanh(0.0, 1.0)),
     "tanh of no softplus": lambda net: gate(net, ops.Tanh()),
     "a gate of another value": lambda net: gate(net, ops.Sigmoid(), of=net(ops.Sin(), "x")),

@@ -29,7 +29,7 @@ NETWORKS: dict[str, list[Any]] = {
 }
 """Layers in order; a list is added to what it is given."""
 TWINS = [
-    *(("flax", name) for name in NETWORKS if name != "layer norm"),
+    *(("flax", name) for name in NETWORKS),
     *(("equinox", name) for name in ("depthwise", "max-min")),
     *(("keras", name) for name in ("depthwise", "gelu", "batch norm", "max-min")),
 ]
@@ -161,11 +161,3 @@ def test_a_twin_has_the_same_bound(framework: str, name: str) -> None:
         second = network_bound(foreign(framework, name), LAYOUT[framework], method=method)
         assert (first.checked.complete, second.checked.complete) == (True, True)
         assert second.upper == pytest.approx(first.upper, rel=near)
-
-
-@pytest.mark.nightly
-def test_layer_norm_by_moments_is_refused_by_name() -> None:
-    """Flax has the variance as a difference of two."""
-    found = network_bound(foreign("flax", "layer norm"), LAYOUT["flax"], method=Product())
-    assert found.upper is None
-    assert found.unknown

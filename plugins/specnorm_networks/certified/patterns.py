@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -413,12 +413,16 @@ def normalised(node: Node, nodes: Nodes, fresh: Callable[[str], str]) -> list[No
     """The length of a value, and its quotient by a function of it; None where a node is no such quotient.
 
     That is x / max(|x|, eps), x / |x|, or x / sqrt(mean(x^2) + eps), as layer norm and RMS norm are
-    exported; also as products with an inverse.
+    exported; also as products with an inverse, and with max(mean(x^2) - mean(x)^2, 0) of an x whose mean is taken off.
     """
     found = _divided(node, nodes)
     if found is None:
         return None
     top, (source, axes, eps, form) = found
+    if form == "variance":
+        if not _is_centred(origin(top, nodes), (source, axes), nodes):
+            return None
+        source, form = top, "mean square"
     shape = nodes[source].shape
     if shape is None or node.shape != shape or origin(top, nodes).name != origin(source, nodes).name:
         return None
@@ -427,7 +431,7 @@ def normalised(node: Node, nodes: Nodes, fresh: Callable[[str], str]) -> list[No
     return [lengths, replace(node, operator=ops.Normalise(axes, eps, form), inputs=(source, lengths.name))]
 
 
-_Divisor = tuple[str, tuple[int, ...], float, Form]
+_Divisor = tuple[str, tuple[int, ...], float, Form | Literal["variance"]]
 """Whose length, along which axes, eps, and how both are one."""
 
 
@@ -477,18 +481,56 @@ def _root(node: Node, nodes: Nodes) -> _Divisor | None:
 
 
 def _mean_square(name: str, nodes: Nodes) -> _Divisor | None:
-    """The mean of squares, perhaps with eps added."""
+    """The mean of squares, perhaps less the square of the mean and not below 0, and with eps added."""
     node, eps = origin(name, nodes), 0.0
     if (found := _added(node, nodes)) is not None:
         eps, inner = found
         node = origin(inner, nodes)
-    if not isinstance(node.operator, ops.Mean) or not node.operator.keep or not 0 <= eps < float("inf"):
+    if isinstance(node.operator, ops.ReLU):
+        node = origin(node.inputs[0], nodes)
+    form: Form | Literal["variance"] = "mean square"
+    subtracted = _difference(node, nodes)
+    if subtracted is not None:
+        form, node = "variance", subtracted[0]
+    squares = _averaged(node, nodes)
+    source = None if squares is None else _squared(squares[0], nodes)
+    if squares is None or source is None or not 0 <= eps < float("inf"):
         return None
-    square = origin(node.inputs[0], nodes)
-    twice = isinstance(square.operator, ops.Product) and len({origin(n, nodes).name for n in square.inputs}) == 1
-    if not twice and not (isinstance(square.operator, ops.Power) and square.operator.exponent == 2):
+    if subtracted is not None:
+        mean = _squared(subtracted[1], nodes)
+        average = None if mean is None else _averaged(origin(mean, nodes), nodes)
+        if average is None or (average[0].name, average[1]) != (origin(source, nodes).name, squares[1]):
+            return None
+    return source, squares[1], eps, form
+
+
+def _difference(node: Node, nodes: Nodes) -> tuple[Node, Node] | None:
+    if not isinstance(node.operator, ops.Add) or node.operator.weights != (1.0, -1.0) or node.operator.over != 1:
         return None
-    return square.inputs[0], tuple(sorted(node.operator.axes)), eps, "mean square"
+    return origin(node.inputs[0], nodes), origin(node.inputs[1], nodes)
+
+
+def _averaged(node: Node, nodes: Nodes) -> tuple[Node, tuple[int, ...]] | None:
+    """Of what a node is the mean, and along which axes, which it keeps."""
+    if not isinstance(node.operator, ops.Mean) or not node.operator.keep:
+        return None
+    return origin(node.inputs[0], nodes), tuple(sorted(node.operator.axes))
+
+
+def _squared(node: Node, nodes: Nodes) -> str | None:
+    """What a node squares."""
+    twice = isinstance(node.operator, ops.Product) and len({origin(n, nodes).name for n in node.inputs}) == 1
+    twice = twice or (isinstance(node.operator, ops.Power) and node.operator.exponent == 2)
+    return node.inputs[0] if twice else None
+
+
+def _is_centred(node: Node, of: tuple[str, tuple[int, ...]], nodes: Nodes) -> bool:
+    """Whether a node is a value less its mean."""
+    parts = _difference(node, nodes)
+    average = None if parts is None else _averaged(parts[1], nodes)
+    if parts is None or average is None:
+        return False
+    return parts[0].name == average[0].name == origin(of[0], nodes).name and average[1] == of[1]
 
 
 def _added(node: Node, nodes: Nodes) -> tuple[float, str] | None:
