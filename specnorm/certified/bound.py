@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import InitVar, dataclass
+from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -52,7 +52,7 @@ class _Claim:
     value: float
     what: object
     rule: str
-    of: tuple[Upper | Lower, ...] = ()
+    of: tuple[Upper | Lower, ...] = field(default=(), repr=False)
     maker: InitVar[object] = None
     digest: str = ""
 

@@ -443,3 +443,9 @@ def test_an_enclosure_explains_itself() -> None:
 def test_every_way_to_a_bound_is_told(shape: tuple[int, ...], at: dict[str, Any], rule: str) -> None:
     found = specnorm.enclose(np.random.RandomState(0).standard_normal(shape), **at)
     assert rule in found.explain()
+
+
+def test_a_claim_prints_on_one_line_whatever_it_was_made_of() -> None:
+    """What it was made of, of each claim in its turn, filled a screen for a node of a network."""
+    first = assumed(2.0)
+    assert repr(first.plus(first).root()).count("Upper(") == 1
