@@ -440,7 +440,8 @@ class Network:
 
         model = onnx.ModelProto.FromString(content)
         graph = model.graph
-        require(not any(one.external_data for one in graph.initializer), "the model has numbers outside of its file")
+        tensors = (*graph.initializer, *(one.t for node in graph.node for one in node.attribute))
+        require(not any(one.external_data for one in tensors), "the model has numbers outside of its file")
         self.arrays = constants_of(graph)
         inputs = [one for one in graph.input if one.name not in self.arrays]
         require(len(inputs) == 1, "the model has not one input")
@@ -458,14 +459,17 @@ class Network:
         self.shapes = {name: shape for name, shape in shapes.items() if all(shape)}
         self.start, self.ends = inputs[0].name, [one.name for one in graph.output]
         self.made = {self.start: Node("the input of the graph", [], {})}
+        kinds = {name: one.elem_type for name, one in types.items()}
         for node in graph.node:
-            given = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+            op, given = node.op_type, {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+            long = all(kinds.get(one, 7) in REAL | {7, 9} for one in node.output[:1])  # 7: of 64 bits, 9: bool
+            long = long and (op != "Cast" or given["to"] in REAL or kinds.get(node.input[0], 7) == 7)
+            require(long, f"shapes of onnx are not those of a {op} to or from whole numbers of few bits")
             unread = given.keys() & {"output_shape"} or given.get("training_mode") or given.get("ceil_mode")
-            unread = unread or (
-                node.op_type[:4] != "Conv" and given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
-            )
-            unread = unread or (node.op_type == "Dropout" and len(node.input) > 2)
-            op = f"{node.domain}.{node.op_type}".lstrip(".") + (" as it is given" if unread else "")
+            unread = unread or (op[:4] != "Conv" and given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"))
+            unread = unread or (op == "Dropout" and len(node.input) > 2)
+            unread = unread or (op == "BatchNormalization" and len(node.output) > 1)  # in set 13: by the batch
+            op = (f"{node.domain}." if node.domain else "") + op + (" as it is given" if unread else "")
             for at, name in enumerate(node.output):
                 self.made[name] = Node(f"output {at} of {op}" if at and op != "Split" else op, list(node.input), given)
 
@@ -534,9 +538,10 @@ class Network:
     def _scales(self, node: Node) -> Numbers:
         """What batch normalisation multiplies each channel by."""
         weights, _, _, variances = (self.arrays[one].astype(np.float64) for one in node.inputs[1:])
-        found = weights / np.sqrt(variances + node.given.get("epsilon", float(np.float32(1e-5))))
-        require(np.isfinite(found).all() and (variances >= 0).all(), "a batch normalisation divides by nothing")
-        return np.asarray(found)
+        roots = np.sqrt(variances + node.given.get("epsilon", float(np.float32(1e-5))))
+        fits = np.isfinite(weights / roots).all() and (variances >= 0).all()
+        require(fits, "a batch normalisation divides by nothing")
+        return _product(weights, 1 / roots)
 
     def _function(self, name: str) -> tuple[str, tuple[float, float], Fraction]:
         """What a part's value is a function of, entry by entry; its slopes; by how much pooling after it lifts."""
@@ -548,6 +553,7 @@ class Network:
             require(factor and (node.op != "ReduceMean" or min(axes) > 1), f"{node.op} stands in a part")
             name, lift = node.inputs[0], lift * Fraction(factor or 1)
         slopes = self._slopes_of(node)
+        require(slopes is None or set(node.inputs[1:]) <= {"", *self.arrays}, f"a {node.op} of several values")
         return (name, (1.0, 1.0), lift) if slopes is None else (node.inputs[0], slopes, lift)
 
     def _links(self, name: str, values: Sequence[str], weights: Sequence[Numbers], rows: Numbers) -> Iterator[Link]:
@@ -559,7 +565,7 @@ class Network:
             kernel = channels.reshape(*channels.shape, *[1] * len(steps))
             yield self._link(start, values, start, Node("Conv", [], {"strides": steps}), kernel, weights, rows)
         elif op == "BatchNormalization":
-            yield from self._links(x, values, weights, rows * self._scales(node))
+            yield from self._links(x, values, weights, _product(rows, self._scales(node)))
         elif op in SUMS | {"Identity", "Dropout"}:
             for at, one in enumerate(inputs):
                 if one not in self.arrays:
@@ -605,7 +611,7 @@ class Network:
         (op, _, given), d, kernel = node, kernel.ndim - 2, kernel.astype(np.float64)
         require((d == 0 or op[:4] == "Conv") and not given.get("transA"), f"such a {op}")
         if op[:4] != "Conv":
-            kernel = (kernel if given.get("transB") else kernel.T) * given.get("alpha", 1.0)
+            kernel = _product(kernel if given.get("transB") else kernel.T, np.array(given.get("alpha", 1.0)))
         transposed, g = op == "ConvTranspose", given.get("group", 1)
         read, shape = self.shapes[reads], self.shapes[start]
         channels = rows.ndim == 0 or len(read) == kernel.ndim  # what normalises them is one number a channel
@@ -618,16 +624,13 @@ class Network:
             flat = start == values[0] and read == (shape[0], math.prod(shape[1:]))
             fits = (flat or read == shape) and len(read) == kernel.ndim and (len(q), len(after)) == (shape[1], outer)
             require(fits, "multipliers are not one a channel")
-            writes, divided = writes * after, 1 / np.repeat(q, inner // len(q))
+            writes, divided = _product(writes, after), 1 / np.repeat(q, inner // len(q))
         found = kernel.reshape(g, len(kernel) // g, kernel.shape[1], -1)
         one, other = (divided, writes) if transposed else (writes, divided)
-        for factor in (one.reshape(g, -1, 1, 1), other.reshape(g, 1, -1, 1)):
-            before, found = found, found * factor
-            large = (np.abs(found) > 2.0**-800) | (before == 0) | (factor == 0)
-            require(large.all(), "numbers so small that products of them are inexact")
+        found = _product(_product(found, one.reshape(g, -1, 1, 1)), other.reshape(g, 1, -1, 1))
         geometry = {
             "layout": "OI", "stride": given.get("strides", [1] * d), "dilation": given.get("dilations", [1] * d),
-            "groups": g, "transposed": transposed, "padding_mode": "zeros", "sizes": "every",
+            "groups": g, "transposed": transposed, "padding_mode": "zeros", "sizes": list(read[2:]),
             "padding": np.reshape(given.get("pads", [0] * 2 * d), (2, d)).T.tolist(),
         }  # fmt: skip
         free = transposed or given.get("auto_pad", b"NOTSET") != b"NOTSET"  # outputs may be more: output_padding
@@ -648,7 +651,7 @@ class Network:
             own = part["sizes"] == "own"
             require(not (own and first.free), "a part at its size pads by itself, or is transposed")
             require(len(values) == 2, "layers of a part do not fit together")
-            geometry = {**first.geometry, "sizes": list(self.shapes[values[0]][2:]) if own else "every"}
+            geometry = first.geometry if own else {**first.geometry, "sizes": "every"}
             return Together(first.kernel, geometry, False, 1, lift * Fraction(max(map(abs, slopes[1]))))
         steps = {(one.start == 0, *one.geometry["stride"]) for one in links}
         fits = len(steps) == len({first for first, *_ in steps})
@@ -660,7 +663,7 @@ class Network:
             depth[one.end] = max(depth[one.end], depth[one.start] + 1)
         whole = _hermitian(links, slopes, chain)
         ones = [1] * (whole.ndim - 2)
-        geometry = {**first.geometry, "groups": 1, "stride": ones, "dilation": ones}
+        geometry = {**first.geometry, "groups": 1, "stride": ones, "dilation": ones, "sizes": "every"}
         return Together(whole, geometry, not chain, depth[-1], lift)
 
     def _join(self, part: Mapping[str, Any], h: Numbers) -> None:
@@ -732,10 +735,16 @@ def _on_grid(link: Link) -> tuple[Numbers, list[int]]:
 def _multipliers(part: Mapping[str, Any]) -> list[Numbers]:
     """Of each value of a part; none for a layer by itself, as it is."""
     count, weights = len(part["values"]), [np.array([number(text) for text in texts]) for texts in part["weights"]]
-    fits = count > 1 and (len(weights) == count or (count == 2 and not weights))
+    fits = type(part["values"]) is list and count > 1 and (len(weights) == count or (count == 2 and not weights))
     require(fits, "a part has not multipliers for each value")
     require(all(((q > 2.0**-99) & (q < 2.0**99)).all() for q in weights), "a multiplier is 0, or close to it or beyond")
     return weights
+
+
+def _product(a: Numbers, b: Numbers) -> Numbers:
+    found = a * b
+    require(((np.abs(found) > 2.0**-800) | (a == 0) | (b == 0)).all(), "numbers so small that products are inexact")
+    return np.asarray(found)
 
 
 def _root_of_squares(numbers: Sequence[Fraction]) -> Fraction:
@@ -862,7 +871,7 @@ def constants_of(graph: Any) -> dict[str, Numbers]:
 
     found = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
     for node in graph.node:
-        if node.op_type == "Constant" and not node.domain:
+        if node.op_type == "Constant" and not node.domain and len(node.attribute) == 1:
             value = helper.get_attribute_value(node.attribute[0])
             found[node.output[0]] = numpy_helper.to_array(value) if hasattr(value, "raw_data") else np.asarray(value)
     return {name: a.astype(np.float32) if a.dtype.name == "bfloat16" else a for name, a in found.items()}

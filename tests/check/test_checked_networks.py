@@ -256,12 +256,12 @@ MISTAKES = {
     "a sum is taken as a mean": ('count if op == "ReduceSum"', '1 if op == "ReduceSum"'),
     "numbers are the least": ("Fraction(float(numbers.max()))", "Fraction(float(numbers.min()))"),
     "divisors are the largest": ("1 / Fraction(float(numbers.min()))", "1 / Fraction(float(numbers.max()))"),
-    "the root of a variance is forgotten": ("weights / np.sqrt(", "weights / np.sqrt(1 + 0 * "),
-    "normalisation of a layer is forgotten": ("rows * self._scales(node))", "rows)"),
+    "the root of a variance is forgotten": ("weights, 1 / roots", "weights, 1 + 0 * roots"),
+    "normalisation of a layer is forgotten": ("_product(rows, self._scales(node))", "rows"),
     "normalisation of another axis is taken as of channels": (
         "rows.ndim == 0 or len(read) == kernel.ndim", "True",
     ),
-    "a number before a layer is forgotten": ('* given.get("alpha", 1.0)', ""),
+    "a number before a layer is forgotten": ('np.array(given.get("alpha", 1.0))', "np.array(1.0)"),
     "what a layer adds is forgotten": ('require(set(others) <= {"", *self.arrays}', "require(True"),
     "pooling inside a part is forgotten": ("require(lift == 1, ", "require(True, "),
     "pooling at the end of a part is forgotten": (
@@ -619,6 +619,86 @@ def test_a_shortcut_that_is_not_read_is_refused_by_name(name: str) -> None:
     network.shapes["w"] = network.shapes["g"]
     with pytest.raises(Refused, match=words):
         network.together(joint(["x", "r", "w"], [1, 1], [1, 1], [1, 1]))
+
+
+SMALL = {"s": np.full(1, 1e-180), "z": np.zeros(1), "v": np.full(1, 1e300), "b": np.array(1e300)}
+EYE = np.eye(4)
+TWICE = helper.make_node("Constant", [], ["w"], __w=numpy_helper.from_array(EYE / 100))
+TWICE.attribute.append(helper.make_attribute("value", numpy_helper.from_array(100 * EYE)))
+ELSEWHERE = numpy_helper.from_array(EYE)
+ELSEWHERE.external_data.add(key="location", value="weights")
+ELSEWHERE.data_location = TensorProto.EXTERNAL
+SHAPED = [node("Concat", "d m", "t", axis=0), node("Reshape", "x t", "r"), node("ReduceMean", "r a")]
+FORGED: dict[str, tuple[Sequence[Any], Sequence[int], Mapping[str, Any], Sequence[Part], str]] = {
+    "a limit that moves: 0.013 for 3,500": (
+        [gemm("x", "w", "h"), node("ReduceMax", "x", "m", keepdims=0), node("Mul", "m b", "l"), node("Clip", "h l")],
+        (1, 4), {"w": EYE / 100, "b": np.array(1e3)}, [layer("x", "y")], "a Clip of several values",
+    ),
+    "an operator of the domain .": ([node("Relu", "x", domain=".")], (1, 4), {}, [], "beyond one of ..Relu"),
+    "a constant of two values: 0.01 for 100": (
+        [TWICE, gemm("x", "w", "y")], (1, 4), {}, [layer("x", "y")], "a Gemm of several values",
+    ),
+    "a constant that is elsewhere": (
+        [node("Constant", "", "w", value=ELSEWHERE), gemm("x", "w", "y")], (1, 4), {}, [layer("x", "y")],
+        "outside of its file",
+    ),
+    "a normalisation that underflows: 0 for 1e-30": (
+        [node("BatchNormalization", "x s z z v", "h"), node("Mul", "h b")], (1, 1, 2), SMALL, [], "inexact",
+    ),
+    "normalisations that underflow together": (
+        [node("Conv", "x k", "h"), node("BatchNormalization", "h s z z o", "g"),
+         node("BatchNormalization", "g s z z o", "f"), node("Mul", "f b")],
+        (1, 1, 2), {**SMALL, "k": np.ones((1, 1, 1)), "o": np.ones(1)}, [layer("x", "f")], "inexact",
+    ),
+    "a factor that underflows: 5e-24 for 1e-38": (
+        [gemm("x", "w", "h", alpha=1e-38), node("Mul", "h b")], (1, 1), {"w": ONE * 1e-300, "b": np.array(1e300)},
+        [layer("x", "h")], "inexact",
+    ),
+    "a name as a list: 1 for 100": (
+        [node("Mul", "x b", "xh"), gemm("x", "w", "g"), node("Relu", "g", "h"), gemm("xh", "w", "e"),
+         gemm("h", "w", "f"), node("Add", "e f")],
+        (1, 1), {"w": ONE / 8, "b": np.array(1e3)}, [{**joint("xhy", [1], [1], [1]), "values": "xhy"}],
+        "not multipliers for each value",
+    ),
+    "a cast that inference forgets: 0.45 for 1": (
+        [node("Cast", "c", "e", to=TensorProto.BOOL), node("Cast", "e", "d", to=TensorProto.INT64), *SHAPED], (1, 20),
+        {"c": np.array([5]), "m": np.array([-1]), "a": np.array([0])}, [], "Cast to or from whole numbers",
+    ),
+    "whole numbers that wrap: 1.5e-5 for 0.22": (
+        [node("Mul", "c c", "e"), node("Add", "e f", "g"), node("Cast", "g", "d", to=TensorProto.INT64), *SHAPED],
+        (1, 20), {"c": np.array([65536], np.int32), "f": np.array([20], np.int32), "m": np.array([1]),
+                  "a": np.array([0])}, [], "Mul to or from whole numbers",
+    ),
+}  # fmt: skip
+"""What was proven of networks whose constant is larger, and what it is refused by."""
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_what_was_proven_and_false_is_refused(name: str) -> None:
+    nodes, shape, constants, parts, words = FORGED[name]
+    proto = onnx.ModelProto.FromString(file_of(nodes, shape, constants, domains=["."]))
+    (end,) = proto.graph.output
+    end.type.tensor_type.shape.SetInParent()
+    with pytest.raises(Refused, match=re.escape(words)):
+        constant(specnorm_check, proto.SerializeToString(), shape, parts)
+
+
+def test_normalisation_by_the_batch_is_refused() -> None:
+    """Of set 13, whose fifth output tells: 0.001 for 1."""
+    made = node("BatchNormalization", "x s z z v", "y a b c d")
+    content = file_of([made], (1, 1, 20), {**NORMAL, "v": np.full(1, 1e6)}, opset=13)
+    with pytest.raises(Refused, match="BatchNormalization as it is given"):
+        constant(specnorm_check, content, (1, 1, 20), [])
+
+
+def test_a_layer_at_its_size_is_one_of_what_it_reads() -> None:
+    """Behind a Reshape these are other sizes: 0 for 7.3."""
+    kernel = np.ones((1, 1, 3, 3))
+    kernel[0, 0, 1, 1] = 0
+    nodes = [node("Reshape", "x s", "r"), node("Conv", "r k", pads=[1, 1, 1, 1])]
+    content = file_of(nodes, (1, 64, 1, 1), {"s": np.array([1, 1, 8, 8]), "k": kernel})
+    proven = constant(specnorm_check, content, (1, 64, 1, 1), [layer("x", "y", sizes="own")])
+    assert proven > reached(content, (1, 64, 1, 1)) > 7
 
 
 def test_older_operators_and_numbers_elsewhere_are_refused() -> None:
