@@ -260,6 +260,51 @@ def test_an_operator_of_another_namespace_is_another_operator() -> None:
     assert present(bound(graph_of(model(nodes, shape))).upper) < 1.2
 
 
+@pytest.mark.parametrize(
+    ("domain", "nodes"),
+    [
+        ("mylib", [N("ArgMax", ["x"], ["y"], domain="mylib")]),
+        ("ai.onnx.ml", [N("ZipMap", ["x"], ["y"], domain="ai.onnx.ml")]),
+        ("mylib", [N("ArgMax", ["x"], ["i"]), N("Cast", ["i"], ["f"], to=11), N("Cast", ["f"], ["y"], domain="mylib")]),
+    ],
+    ids=["ArgMax", "ZipMap", "Cast"],
+)
+def test_labels_are_made_by_operators_of_the_standard_alone(domain: str, nodes: list[Any]) -> None:
+    """A function of the model with such a name was left out, as a label is: 1 for 100."""
+    inner = [N("Concat", 100 * ["a"], ["c"], axis=0), N("ReduceSum", ["c"], ["b"])]
+    body = helper.make_function(domain, nodes[-1].op_type, ["a"], ["b"], inner, [helper.make_opsetid("", 18)])
+    assert bound(graph_of(model(nodes, (1, 4), functions=[body], domains=[domain]))).upper is None
+
+
+def test_outputs_are_counted_as_often_as_they_are_named() -> None:
+    """A module that returns (y, y): 1 for the root of 2."""
+    nodes = [N("Relu", ["x"], ["y"]), N("ArgMax", ["y"], ["label"], axis=1)]
+    infos = {"label": helper.make_tensor_value_info("label", TensorProto.INT64, None), "y": "y"}
+    for names, times in ((["y", "y"], 2), (["label", "y", "label"], 1)):
+        graph = graph_of(model(nodes, (1, 4), outputs=[infos[name] for name in names]))
+        assert graph.outputs == times * ("y",)
+        assert holds(bound(graph).upper, math.sqrt(times), 0.9)
+
+
+def test_what_is_no_network_is_refused_in_words() -> None:
+    """Labels of nothing, constants that nobody computes, outputs that are constants."""
+    for nodes in ([N("Identity", [], ["y"])], [N("ArgMax", [], ["y"])]):
+        assert bound(graph_of(model(nodes, (1, 4)))).upper == 0
+    with pytest.raises(specnorm.MethodError, match="no output of the network"):
+        bound(graph_of(model([], (1, 4), {"y": np.ones(3)})))
+    odd = N("AveragePool", ["k"], ["a"], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
+    for join in ([N("Add", ["a", "x"], ["y"])], [N("Conv", ["x", "a"], ["y"])]):
+        graph = graph_of(model([odd, *join], (1, 1, 4, 4), {"k": np.ones((1, 1, 7, 7))}, opset=19))
+        with pytest.raises(specnorm.ModelFileError, match="AveragePool of constants is not evaluated"):
+            bound(graph)
+    scaled = N("DequantizeLinear", ["q", "s"], ["w"], output_dtype=TensorProto.FLOAT16)
+    given = {"q": np.ones((4, 4), np.int8), "s": np.float32(0.1)}
+    half = [scaled, N("Cast", ["w"], ["v"], to=TensorProto.DOUBLE), N("MatMul", ["x", "v"], ["y"])]
+    assert bound(graph_of(model(half, (1, 4), given, opset=23))).upper is None
+    unknown = [N("Add", ["x", "c"], ["y"])]
+    assert bound(graph_of(model(unknown, (1,), {"c": np.array(np.nan)})), centre=np.ones(1), radius=1.0).upper == 1
+
+
 def test_a_gate_that_is_refused_is_not_recognised() -> None:
     gate = N("Sigmoid", ["x"], ["s"])
     gate.attribute.append(helper.make_attribute("steepness", 100.0))

@@ -113,6 +113,8 @@ def propagate(
     """
     if not graph.inputs:
         raise MethodError("the network has no input of floating numbers, so that it has no Lipschitz constant.")
+    if not graph.outputs:
+        raise MethodError("no output of the network is computed from its inputs.")
     scope = Scope(graph, values.regions)
     passes = [_Pass(scope, norms, name, shortcuts or {}, values) for name in graph.inputs]
     steps = {node.name: _combined(node, [run.steps[node.name] for run in passes], graph) for node in graph.nodes}

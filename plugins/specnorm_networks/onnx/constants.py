@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specnorm import ModelFileError
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
@@ -48,6 +49,10 @@ _EXACT = frozenset((
 """What rounds nothing, in any precision."""
 _ALIKE = _ROUNDED | _JUMPS - {"Sign"} | _EXACT | {"Cast", "ReduceProd"}
 """What every runtime computes alike; some of it rounds floating numbers to their type."""
+
+
+class NotComputedError(NoBoundError, ModelFileError):
+    """Constants that nobody computes, wherever they are read."""
 
 
 # -- where constants come from -----------------------------------------------------------------------------------------
@@ -123,9 +128,9 @@ def computed(proto: Any, call: Call, known: Known, reader: Tensors) -> tuple[Con
             with np.errstate(all="ignore"):
                 arrays = [np.asarray(each) for each in evaluate(proto, call.opset, given)]
         except Exception as error:  # whatever the evaluator raises for what it does not support
-            raise NoBoundError(f"{call.operator} of constants is not evaluated: {type(error).__name__}") from error
+            raise NotComputedError(f"{call.operator} of constants is not evaluated: {type(error).__name__}") from error
         if [x.shape for x in arrays] != shapes or (dtype is not None and any(x.dtype != dtype for x in arrays)):
-            raise NoBoundError(f"{call.operator} computes constants of other shapes or types than was expected")
+            raise NotComputedError(f"{call.operator} computes constants of other shapes or types than was expected")
         return arrays
 
     if at_once:
@@ -166,7 +171,7 @@ def _output(run: Any, at: int) -> NDArray[Any]:
 
 def _dtype(call: Call, values: Sequence[Constant]) -> str | None:
     """Of floating values that are computed later; None: it is not known, or no such type."""
-    if call.operator in _JUMPS:
+    if call.operator in _JUMPS or "output_dtype" in call.attributes:
         return None
     if call.operator == "Cast":
         dtypes = {_CASTS.get(call.attributes["to"].i, "")} if values[0].dtype in _FLOATS else set()

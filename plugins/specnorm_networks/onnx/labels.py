@@ -13,12 +13,15 @@ _RENAMING = {"ArrayFeatureExtractor": 1, "Cast": 0, "Reshape": 0, "Squeeze": 0, 
 """Operators that write a label in another way, with the input that holds it."""
 _RISING = ("Softmax", "LogSoftmax")
 DOMAIN, WITHOUT_KERNELS = "ai.onnx.ml", ("ZipMap", "ArrayFeatureExtractor")
+_ONNX = ("ArgMax", "Cast", "Reshape", "Squeeze", "Identity", *_RISING)
+_DOMAINS = {DOMAIN: WITHOUT_KERNELS, "": _ONNX, "ai.onnx": _ONNX}
 
 
 def logits(model: Any, values: Mapping[str, Value], opset: int) -> tuple[list[str], str]:
     """Names of the outputs, those of labels replaced by what decides them, and a sentence that says so."""
-    makers = {name: node for node in model.graph.node for name in node.output if name}
-    names, passed = [], dict[str, None]()
+    own = {(function.domain, function.name) for function in model.functions}
+    makers = {name: node for node in model.graph.node for name in node.output if _is_known(node, own)}
+    names, decisive, passed = [], [], dict[str, None]()
     for output in model.graph.output:
         name, on_the_way = output.name, list[str]()
         node = makers.get(name)
@@ -36,10 +39,16 @@ def logits(model: Any, values: Mapping[str, Value], opset: int) -> tuple[list[st
             if axis is not None and axis == _axis(node, -1, before):
                 on_the_way.append(node.op_type)
                 name = node.input[0]
-        names.append(name)
+        decisive.append(name)
         passed |= dict.fromkeys(reversed(on_the_way))
     note = f"The bound is of the values before {', '.join(passed)}, which keep their order." if passed else ""
-    return list(dict.fromkeys(names)), note
+    return names + [name for name in dict.fromkeys(decisive) if name not in names], note
+
+
+def _is_known(node: Any, own: set[tuple[str, str]]) -> bool:
+    """Whether an operator here is the standard's, not the model's own, and has the input that counts."""
+    named = node.op_type in _DOMAINS.get(node.domain, ()) and (node.domain, node.op_type) not in own
+    return named and any(node.input[_RENAMING.get(node.op_type, 0) :][:1])
 
 
 def _axis(node: Any, default: int, value: Value | None) -> int | None:

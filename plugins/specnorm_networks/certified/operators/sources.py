@@ -39,7 +39,7 @@ class Constant(Operator):
 
     def image(self, ranges: object, place: Place) -> Interval | None:
         value = self.run()
-        return point(value) if value.dtype.kind == "f" else None
+        return point(value) if value.dtype.kind == "f" and not np.isnan(value).any() else None
 
 
 class Held(Operator):
