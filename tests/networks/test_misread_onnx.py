@@ -445,6 +445,15 @@ def test_products_of_bfloat16_constants_are_not_computed() -> None:
     assert bound(graph_of(model(nodes, (1, 2), {"a": brain}))).upper is None
 
 
+def test_factors_of_normalisation_that_underflow_are_refused() -> None:
+    """1e-180 / sqrt(1e300) is no number of double precision: 0 for 1e-30, and 0.7 of what it rounds to above that."""
+    given = {"z": np.zeros(1), "v": np.full(1, 1e300), "big": np.array(1e300)}
+    nodes = [N("BatchNormalization", ["x", "s", "z", "z", "v"], ["h"]), N("Mul", ["h", "big"], ["y"])]
+    for scale, refused in ((1e-180, True), (1e-174, True), (0.0, False), (1e-140, False)):
+        upper = bound(graph_of(model(nodes, (1, 1, 2), {**given, "s": np.full(1, scale)}))).upper
+        assert (upper is None) == refused, scale
+
+
 # -- signs -------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("operator", ["Sub", "Gemm"])
 def test_a_value_that_is_subtracted_keeps_its_sign(operator: str) -> None:

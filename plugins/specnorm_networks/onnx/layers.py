@@ -262,8 +262,9 @@ def batch_norm(
     mean_of, variance_of, scale_of, bias_of = map(numbers_of, (mean, variance, scale, bias))
     with np.errstate(all="ignore"):
         operator = normalisation(mean_of, variance_of, scale_of, bias_of, epsilon, len(shape_of(x)))
-    if not np.all(np.isfinite(operator.values)):
-        raise NoBoundError("its variances are negative or not finite")
+    factors = operator.values.ravel()
+    if not np.all(np.isfinite(factors) & ((abs(factors) > 1e-300) | (scale_of == 0))):
+        raise NoBoundError("its variances are negative or not finite, or its factors underflow")
     return Made(operator, (x,), x.shape)
 
 
