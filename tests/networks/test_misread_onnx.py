@@ -16,7 +16,7 @@ from checks import present
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from onnx import TensorProto, helper  # noqa: E402
-from onnx_models import everywhere, graph_of, holds, in_ball, model, saved, steepest, values_of  # noqa: E402
+from onnx_models import everywhere, graph_of, holds, in_ball, jacobian, model, saved, steepest, values_of  # noqa: E402
 from specnorm_networks import Graph, bound, register_operator, within  # noqa: E402
 from specnorm_networks.certified.operators import Matrix, Maximum, Minimum, Operator, registry  # noqa: E402
 from specnorm_networks.certified.operators.base import Place  # noqa: E402
@@ -112,6 +112,18 @@ def test_swish_has_its_alpha(alpha: float) -> None:
     assert found is not None
     assert holds(found, whole, 0.4)
     assert found <= 1.09986
+
+
+@pytest.mark.parametrize("end", [1, -1])
+def test_hard_swish_bends_where_single_precision_says(end: int) -> None:
+    """1/6 as the file has it is more by 3e-8: behind the bend 1.4e-7 for 1/2."""
+    nodes = [
+        N("HardSigmoid", ["x"], ["s"], alpha=1 / 6), N("Mul", ["x", "s"], ["h"]), N("Mul", ["x", "c"], ["u"]),
+        N("Sub", ["h", "u"], ["y"]),
+    ]  # fmt: skip
+    proto, centre = model(nodes, (1, 1), {"c": np.array(0.5 + end)}), np.full((1, 1), 2.99999995 * end)
+    reached = float(np.linalg.norm(jacobian(proto, centre, 2.0**-30), 2))
+    assert holds(bound(graph_of(proto), centre=centre, radius=1e-8).upper, reached, 0.49)
 
 
 def test_swish_has_its_values_on_a_box() -> None:

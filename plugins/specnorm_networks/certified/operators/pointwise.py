@@ -590,7 +590,7 @@ class SiLU(Gated):
 class HardSwish(Turning):
     """``x min(max(x + 3, 0), 6) / 6``; libraries have 1/6 in single precision, which is larger by 3e-8 of itself.
 
-    Between -3 and 3 the slope (2x + 3) / 6 rises, from -1/2 to 3/2; at both it jumps.
+    Between -3 and 3 the slope (2x + 3) / 6 rises, from -1/2 to 3/2; at both, or 1e-7 before, it jumps.
     """
 
     whole = (-0.5000001, 1.5000001)
@@ -600,6 +600,9 @@ class HardSwish(Turning):
 
     def value(self, x: FloatArray) -> FloatArray:
         return np.where(x <= -3, 0.0, np.where(x >= 3, x, x * (x + 3) / 6))
+
+    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+        return super().slopes(low - 2.0**-23, high + 2.0**-23)
 
     def off(self, x: FloatArray, value: FloatArray) -> FloatArray:
         return np.asarray(super().off(x, value) + 2.0**-23 * abs(value))
