@@ -466,7 +466,7 @@ class Network:
             long = long and (op != "Cast" or given["to"] in REAL or kinds.get(node.input[0], 7) == 7)
             require(long, f"shapes of onnx are not those of a {op} to or from whole numbers of few bits")
             unread = given.keys() & {"output_shape"} or given.get("training_mode") or given.get("ceil_mode")
-            unread = unread or (op[:4] != "Conv" and given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"))
+            unread = unread or (op != "Conv" and given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"))
             unread = unread or (op == "Dropout" and len(node.input) > 2)
             unread = unread or (op == "BatchNormalization" and len(node.output) > 1)  # in set 13: by the batch
             op = (f"{node.domain}." if node.domain else "") + op + (" as it is given" if unread else "")

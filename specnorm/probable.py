@@ -126,18 +126,19 @@ def operator_norm(
     forth, back = (_checked(known.matvec, "matvec", m), _checked(known.rmatvec, "rmatvec", n))
     v, u = random.standard_normal(n), random.standard_normal(m)
     ahead, behind = forth(v), back(u)
+    # Of about the operator's entries.
+    scale = 2.0 ** min(math.frexp(float(np.max(np.abs(ahead)) + np.max(np.abs(behind))))[1], 1023)
+    ahead, behind = ahead / scale, behind / scale
     size = float(np.linalg.norm(ahead) * np.linalg.norm(u) + np.linalg.norm(v) * np.linalg.norm(behind))
     if abs(float(ahead @ u) - float(v @ behind)) > _ADJOINT * size:
         raise MethodError(
-            f"rmatvec is not the adjoint of matvec: <A v, u> is {float(ahead @ u):.6g} and <v, A* u> is "
-            f"{float(v @ behind):.6g} for a random pair. A map with an offset or a nonlinearity has no adjoint."
+            f"rmatvec is not the adjoint of matvec: <A v, u> is {scale * float(ahead @ u):.6g} and <v, A* u> is "
+            f"{scale * float(v @ behind):.6g} for a random pair. A map with an offset or a nonlinearity has no adjoint."
         )
     if m < n:
         forth, back, n = back, forth, m
     eps = 1 - (1 + rtol) ** -2
     steps = min(n, math.ceil((math.log(1.648 * math.sqrt(n) / delta) / math.sqrt(eps) + 1) / 2))
-    # Of about the operator's entries.
-    scale = 2.0 ** math.frexp(float(np.max(np.abs(ahead)) + np.max(np.abs(behind))))[1]
     largest, taken = _lanczos(lambda x: back(forth(x) / scale) / scale, random.standard_normal(n), steps)
     lower = scale * math.sqrt(max(largest, 0.0))
     return ProbableBound(lower, lower * (1 + rtol), delta, 2 + 2 * taken)

@@ -567,6 +567,7 @@ UNREAD = {
     "a control": node("Einsum", "x", equation="abc->abc"),
     "an operator of others": helper.make_node("Relu", ["x"], ["y"], domain="com.example"),
     "padding by itself": node("MaxPool", "x", kernel_shape=[2], auto_pad="SAME_UPPER"),
+    "sizes that onnx infers otherwise": node("ConvTranspose", "x k", strides=[3], auto_pad="SAME_UPPER"),
     "windows beyond the border": node("AveragePool", "x", kernel_shape=[4], strides=[4], ceil_mode=1),
     "averages of fewer": node("AveragePool", "x", kernel_shape=[3], pads=[1, 1]),
     "places of a maximum": helper.make_node("MaxPool", ["x"], ["m", "y"], kernel_shape=[2]),

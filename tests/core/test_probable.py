@@ -27,6 +27,13 @@ def test_encloses_the_norm(shape: tuple[int, int]) -> None:
         assert found.kind == "probable"
 
 
+@pytest.mark.parametrize("scale", [1e-310, 1e-250, 1e-170, 1e160, 1e300])
+def test_no_square_underflows(scale: float) -> None:
+    a = scale * np.array([[1.0], [0.1]])
+    found = specnorm.operator_norm(lambda v: a @ v, lambda u: a.T @ u, (2, 1))
+    assert found.lower * 0.999 <= scale * math.hypot(1, 0.1) <= found.upper
+
+
 def test_falls_below_no_more_often_than_stated() -> None:
     """Of the spectrum that Lanczos is slowest on, and with few steps: the share of failures is at most delta."""
     values = (1 + np.cos(np.pi * np.arange(1, 401) / 400)) / 2
