@@ -230,8 +230,11 @@ def _check_executed(original: Exported | OnnxModel, execution: str) -> None:
     if original.computed:
         raise MethodError(
             f"execution={execution!r}: {original.computed} is no array that the model stores, but computed when it is "
-            "called, and rounded otherwise there. Bake it (specnorm_torch.bake_), or store it in the ONNX file."
+            "called, and rounded otherwise there. Bake it (specnorm_torch.bake_), or store it in a buffer or the ONNX "
+            "file."
         )
+    if what := original.otherwise(execution):
+        raise MethodError(f"execution={execution!r}: {what}.")
 
 
 def numbers(x: Any) -> NDArray[Any]:

@@ -264,6 +264,87 @@ def test_a_number_that_is_computed_when_it_is_called_is_refused(tmp_path: Path) 
             certified_accuracy(source, x, y, [0.0], execution="float16")
 
 
+class Own(nn.Module):
+    """Two classes by a function of a module of its own numbers."""
+
+    def __init__(self, f: Any, stored: Any = (0.0, 0.0), bias: float = 0.0) -> None:
+        super().__init__()
+        self.f, self.stored, self.last = f, nn.Parameter(torch.tensor(stored)), nn.Linear(2, 2)
+        self.last.weight.data, self.last.bias.data = torch.eye(2), torch.tensor([0.0, bias])
+
+    def forward(self, x: Any) -> Any:
+        return self.last(self.f(x, self.stored))
+
+
+class Shrunk(nn.Module):
+    """A kernel by control flow that no trace follows."""
+
+    def forward(self, w: Any) -> Any:
+        return w / w.norm() if w.norm() > 1 else w
+
+
+def shrunk() -> nn.Module:
+    linear = nn.Linear(2, 2)
+    torch.nn.utils.parametrize.register_parametrization(linear, "weight", Shrunk())
+    return nn.Sequential(nn.Flatten(), linear)
+
+
+THIRD = float(torch.tensor(0.3))
+OTHERWISE: dict[str, tuple[nn.Module, list[float], str, str]] = {
+    # 0.10001 is 0.1 in bfloat16, and 1.0001 is 1 in half precision.
+    "mask": (Own(lambda x, w: torch.where(w > 0.1, x, 0 * x), (0.10001, 0.5)), [1.0, 0.5], "bfloat16", "what gt"),
+    "order": (Own(lambda x, w: x[:, w.argsort(stable=True)], (1.0001, 1.0)), [1.0, 0.5], "float16", "what argsort"),
+    "stored order": (
+        Own(lambda x, w: x + w[w.argsort(stable=True).argsort(stable=True)], (1.0001, 1.0)), [1.0, 1.00005], "float16",
+        "what index gives",
+    ),
+    "number": (
+        Own(lambda x, w: x + torch.eye(2)[1].to(x) * ((w[0].item() - 8.296875) * 256), (8.3036, 0.0)), [1.9, 0.0],
+        "float16", "what .* gives",
+    ),
+    "smallest step": (
+        Own(lambda x, _: x.clamp(min=torch.finfo(x.dtype).eps), bias=-(2.0**-12)), [0.0, 2.0**-11], "float16",
+        "clamp.default otherwise",
+    ),
+    "branch": (
+        Own(lambda x, _: x if x.dtype == torch.float32 else x.flip(1)), [1.0, 0.5], "float16", "otherwise there",
+    ),
+    "wider": (Own(lambda x, _: x * 0.3, bias=THIRD), [1 + 5e-9, 0.0], "float64", r"give model\.to\(torch\.float64\)"),
+    "wider slope": (
+        Own(lambda x, _: F.leaky_relu(x, 0.3), bias=-THIRD), [-1 + 1e-9, 0.0], "float64", "give model",
+    ),
+    "of half": (Own(lambda x, _: x * 0.3, bias=0.3).half(), [1.0, 0.0], "float32", "give model"),
+    "baked": (shrunk(), [1.0, 0.5], "float16", "one of its kernels"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(OTHERWISE))
+def test_what_is_another_network_in_the_precision_is_refused(name: str) -> None:
+    """Other numbers, other code: labels were certified that torch does not compute."""
+    model, x, precision, reason = OTHERWISE[name]
+    given, labels = torch.tensor([x], dtype=torch.float64), torch.tensor([0])
+    with pytest.raises(MethodError, match=reason):
+        certified_accuracy(model.eval(), given, labels, [0.0], execution=precision)
+
+
+def test_what_moves_or_is_cast_is_the_same_in_each_precision() -> None:
+    """Views of stored numbers, and casts to the input's type."""
+    model = Own(lambda x, w: (x + w.flip(0)[None].expand(1, 2)) * torch.tensor([1.0, 0.5]).to(x.dtype)).eval()
+    for name in DTYPES:
+        found = certified_accuracy(model, torch.tensor([[1.0, 0.5]]), [0], [0.0], execution=name)
+        assert found.radius[0] > 0
+
+
+def test_sums_in_parts_are_refused() -> None:
+    """Of one output torch keeps a part for each thread, in 16 bits: infinite here, less infinity."""
+    x = torch.full((1, 1, 110, 300), 5.0)
+    x[:, :, 55:] *= -1
+    model = nn.Sequential(Function(lambda x: x.sum((2, 3))), head(1, 1.0, 700.0)).eval()
+    with pytest.raises(MethodError, match="a sum of 33000 numbers may be summed in 16 bits"):
+        certified_accuracy(model, x, [1], [0.0], execution="float16")
+    assert certified_accuracy(model, x, [1], [0.0], execution="float32").radius[0] > 0
+
+
 def test_rounding_of_logits_is_counted() -> None:
     """Without an execution: what is added cancels in single precision, and the label of the sample is another one."""
     model = nn.Linear(3, 2)

@@ -90,6 +90,11 @@ class OnnxModel:
         self._shapes = shapes
         self.computed = computed
 
+    def otherwise(self, execution: str) -> str:
+        """Nothing: see `specnorm_networks.sources.base.Exported`."""
+        del execution
+        return ""
+
     def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:
         """Values by name, in the file's precision; see `specnorm_networks.model.Model`.
 

@@ -36,6 +36,8 @@ class Exported:
         An operator that its framework sums in 16 bits where values have so many; empty: there is none.
     computed : str
         A value that the original computes from what it stores when it is called; empty: there is none.
+    otherwise : callable
+        ``otherwise(execution)``: what the original does otherwise in that precision, in words; empty: nothing.
     note : str
         What an answer has to say of the original, in a sentence.
     """
@@ -47,4 +49,5 @@ class Exported:
     alone: Callable[..., None] | None = None
     narrow: str = ""
     computed: str = "one of its constants"
+    otherwise: Callable[[str], str] = lambda _: ""
     note: str = ""

@@ -7,14 +7,16 @@ which folds batch normalisation in the precision of the file.
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import partial
-from operator import attrgetter
+from itertools import count, zip_longest
+from operator import attrgetter, getitem
 from typing import Any
 
 import numpy as np
@@ -45,6 +47,8 @@ BAKED = (
 """What an answer says that is about a copy."""
 SMALLEST = 2.0**-126
 """Smallest normal number of single precision, which attributes and constants of a file have."""
+_MOVES = ("cat", "clone", "flip", "index", "index_select", "lift_fresh_copy", "roll", "stack", "_to_copy")
+"""Operators that move numbers, besides views."""
 LARGEST = 2**22
 """Entries of constants that are folded in the file."""
 
@@ -81,7 +85,7 @@ def export(model: nn.Module, given: Sequence[int] | Tensor | tuple[Tensor, ...])
             twin = None
         if twin is None:
             raise
-        return replace(_exported(twin, given), note=BAKED)
+        return replace(_exported(twin, given), note=BAKED, computed="one of its kernels")
 
 
 def _exported(model: nn.Module, given: Any) -> Exported:
@@ -90,7 +94,7 @@ def _exported(model: nn.Module, given: Any) -> Exported:
         known = _tensor_names(model)
         try:
             with _silent(), at_inference(model):
-                program = _program(_traced(model, example, free=free), type(model).__name__, example, free=free)
+                program, changed = _program(model, example, free=free)
                 made = sorted(_tensor_names(model) - known)
             if made:
                 raise MethodError(
@@ -98,8 +102,10 @@ def _exported(model: nn.Module, given: Any) -> Exported:
                     "then ask again."
                 )
             check_function(model, example)
+            batch = not isinstance(given, Tensor) and given is not example
             with _silent(), at_inference(model):
-                return _written(model, program, example, free=not isinstance(given, Tensor) and given is not example)
+                found = _written(model, program, example, free=batch)
+            return replace(found, computed=changed, otherwise=partial(_otherwise, model, program, example, free))
         except MethodError:
             raise
         except Exception as error:  # whatever the model's own code raises while it is traced
@@ -128,18 +134,19 @@ def _examples(model: nn.Module, given: Any) -> Iterator[tuple[tuple[Tensor, ...]
             yield (torch.zeros(count, *given, dtype=like.dtype, device=like.device),), count == SAMPLES
 
 
-def _program(program: ExportedProgram, name: str, example: tuple[Tensor, ...], *, free: bool) -> ExportedProgram:
-    """The program of a module, functional, in which no value is computed from constants alone."""
+def _program(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> tuple[ExportedProgram, str]:
+    """The program of a module, functional, in which no value is computed from constants alone; and as `_folded`."""
+    program, name = _traced(model, example, free=free), type(model).__name__
     if any(getattr(getattr(node.target, "_schema", None), "is_mutable", False) for node in program.graph.nodes):
         # An empty table decomposes nothing; it makes in-place operators functional.
         program = program.run_decompositions({})
     _look_at(program, name)
-    folded = _folded(program)
+    folded, changed = _folded(program)
     found = program if folded is None else _traced(folded, example, free=free)
     for node in found.graph.nodes:
         if any(isinstance(x, Tensor) and x.is_complex() for x in tree_leaves(node.meta.get("val"))):
             raise MethodError(f"{name} computes complex values ({node.target}): write real and imaginary parts.")
-    return found
+    return found, changed
 
 
 def _traced(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> ExportedProgram:
@@ -191,9 +198,13 @@ def _unlifted(program: ExportedProgram) -> torch.fx.GraphModule:
     return torch.fx.GraphModule(whole, whole.graph)
 
 
-def _folded(program: ExportedProgram) -> torch.fx.GraphModule | None:
-    """The program with the values of what no input reaches in place of it; None: there is no such thing."""
-    whole, known, computed = _unlifted(program), dict[torch.fx.Node, Any](), False
+def _folded(program: ExportedProgram) -> tuple[torch.fx.GraphModule | None, str]:
+    """The program with the values of what no input reaches in place of it; None: there is no such thing.
+
+    And one of these values that is another one in another precision; empty: there is none.
+    """
+    whole, known, computed, changed = _unlifted(program), dict[torch.fx.Node, Any](), False, ""
+    rounded = dict[torch.fx.Node, str]()
     for node in whole.graph.nodes:
         if node.op == "get_attr":
             known[node] = attrgetter(str(node.target))(whole)
@@ -201,17 +212,81 @@ def _folded(program: ExportedProgram) -> torch.fx.GraphModule | None:
             args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
             known[node] = found = node.target(*args, **kwargs)
             computed = True
+            if not rounded.keys().isdisjoint(node.all_input_nodes) or _rounds(node, known):
+                rounded[node] = f"what {node.name} gives"
             if isinstance(found, Tensor):
                 whole.register_buffer(f"computed_{node.name}", found.detach())
                 with whole.graph.inserting_before(node):
                     stored = whole.graph.get_attr(f"computed_{node.name}")
                 node.replace_all_uses_with(stored)
                 known[stored] = found
+                if node in rounded:
+                    rounded[stored] = rounded[node]
+        else:
+            changed = changed or next((rounded[x] for x in node.all_input_nodes if x in rounded), "")
     if not computed and all(spec.kind == OutputKind.USER_OUTPUT for spec in program.graph_signature.output_specs):
-        return None
+        return None, changed
     whole.graph.eliminate_dead_code()
     whole.recompile()
-    return whole
+    return whole, changed
+
+
+def _rounds(node: torch.fx.Node, known: Mapping[torch.fx.Node, Any]) -> bool:
+    """Whether what is computed of stored numbers is none of them, and would be another one in another precision."""
+    found, given = known[node], [known[x] for x in node.all_input_nodes]
+    tensors = [x for x in (found, *given) if isinstance(x, Tensor)]
+    if node.target is getitem or not any(x.is_floating_point() for x in tensors):
+        return False
+    moves = getattr(node.target, "is_view", False) or str(node.target).split(".")[1] in _MOVES
+    if not moves or not isinstance(found, Tensor) or found.dtype == given[0].dtype:
+        return not moves
+    # A cast to integers, or to fewer digits, does not move numbers alone.
+    return not (found.is_floating_point() and torch.equal(found.double(), given[0].double()))
+
+
+def _otherwise(
+    model: nn.Module, program: ExportedProgram, example: tuple[Tensor, ...], free: bool, execution: str
+) -> str:
+    """What a module does otherwise where it is converted to another precision; empty: nothing."""
+    dtype: torch.dtype = getattr(torch, execution)
+    given = tuple(x.to(dtype) if x.is_floating_point() else x for x in example)
+    own = next(x.dtype for x in example if x.is_floating_point())
+    if own != torch.float64 and (own != torch.float32 or dtype == torch.float64):
+        wide = torch.promote_types(dtype, torch.float32)
+        return f"the numbers in the module's code are read as those of {own}: give model.to({wide})"
+    if own == dtype:
+        return ""
+    try:
+        twin = copy.deepcopy(model).to(dtype)
+        with _silent(), at_inference(twin):
+            other, _ = _program(twin, given, free=free)
+    except Exception as error:  # whatever the model's own code raises
+        return f"the module cannot be converted and traced there ({type(error).__name__}: {error})"
+    pairs = zip_longest(_calls(program, dtype), _calls(other, dtype))
+    return next((f"the module computes {(a or b)[0]} otherwise there" for a, b in pairs if a != b), "")
+
+
+def _calls(program: ExportedProgram, dtype: torch.dtype) -> Iterator[tuple[str, list[Any]]]:
+    """What a program calls, with numbers, tensors in a precision, and places of values; casts to it are left out."""
+    signature, tensors = program.graph_signature, {**program.state_dict, **program.constants}
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    names |= signature.inputs_to_lifted_tensor_constants
+    seen, places = dict[torch.fx.Node, Any](), count()
+    for node in program.graph.nodes:
+        stored = tensors.get(names.get(node.name, ""))
+        if stored is not None:
+            x = stored.to(dtype) if stored.is_floating_point() else stored
+            seen[node] = computed(x).value.tobytes()
+            continue
+        if str(node.target).startswith(("aten.to.", "aten._to_copy.")):
+            to = node.meta["val"].dtype
+            if torch.promote_types(to, dtype) == to:
+                seen[node] = seen[node.all_input_nodes[0]]
+                continue
+        if node.users or node.op == "output":
+            leaves = [x for x in tree_leaves((node.args, node.kwargs)) if not isinstance(x, torch.dtype)]
+            yield str(node.target), [seen[x] if isinstance(x, torch.fx.Node) else repr(x) for x in leaves]
+            seen[node] = next(places)
 
 
 def _written(model: nn.Module, program: ExportedProgram, example: tuple[Tensor, ...], *, free: bool) -> Exported:
@@ -251,24 +326,8 @@ def _written(model: nn.Module, program: ExportedProgram, example: tuple[Tensor, 
     narrow = next((str(node.target) for node in program.graph.nodes if "adaptive" in str(node.target)), "")
     return Exported(
         written.model_proto, partial(_called, model, example), free, partial(_inner, whole, example),
-        partial(_alone, whole, example), narrow, _computed(model, program),
+        partial(_alone, whole, example), narrow,
     )  # fmt: skip
-
-
-def _computed(model: nn.Module, program: ExportedProgram) -> str:
-    """A folded constant whose numbers are not those of a tensor which the model stores; empty: none is."""
-    inputs = {id(x) for module in model.modules() if computed_of(module) for x in module.parameters()}
-    stored = {_sorted(x) for x in (*model.parameters(), *model.buffers()) if id(x) not in inputs}
-    names = program.graph_signature.inputs_to_buffers
-    for node in program.graph.find_nodes(op="placeholder"):
-        x = program.state_dict.get(names.get(node.name, "")) if node.users else None
-        if x is not None and x.is_floating_point() and _sorted(x) not in stored:
-            return f"what {names[node.name].removeprefix('computed_')} gives"
-    return ""
-
-
-def _sorted(x: Tensor) -> bytes:
-    return np.sort(computed(x).value, axis=None).tobytes()
 
 
 def _called(model: nn.Module, example: tuple[Tensor, ...], *arrays: Array) -> list[Computed]:

@@ -20,6 +20,7 @@ from specnorm_networks.certified.operators.base import (
     Offset,
     Place,
     Sizes,
+    refuse_narrow,
 )
 from specnorm_networks.certified.operators.executed import EXACT, Executed, Format, Statistics, means
 from specnorm_networks.certified.shapes import Shape
@@ -27,6 +28,8 @@ from specnorm_networks.certified.shapes import Shape
 PadMode = Literal["zeros", "reflect", "replicate", "circular"]
 SCALED = 20
 """Roundings of a scale that is not exact, and of the product with it."""
+IN_PARTS = 2**15
+"""Numbers that torch sums in parts, where there is one sum, with several threads."""
 _NUMPY = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
@@ -293,6 +296,8 @@ class _Reduction(Linear):
         count = self._count(place.before[0])
         if not count:
             raise NoBoundError("it sums numbers whose count is not known: give the input shape")
+        if isinstance(self, Sum) and count >= IN_PARTS:
+            refuse_narrow(f"a sum of {count} numbers", format)
         return means(count) if isinstance(self, Mean) else Executed(count + 2, 2)
 
     def alike(self, place: Place) -> frozenset[int]:
