@@ -17,10 +17,19 @@ from specnorm_networks import ModelArrays, Tensor
 import specnorm
 from specnorm import BackendError, GeometryError, MethodError, ModelFileError
 from specnorm.proof import AnyArray, Layout, backends, padding_rules
-from specnorm_audit.executing import check_executor, measured
+from specnorm_audit import tables
 from specnorm_audit.geometry import check_names, overrides
-from specnorm_audit.layers import Layer, select
-from specnorm_audit.measuring import BUDGET, NEEDS_A_SIZE, Settings, check_target, checked_names, checked_range
+from specnorm_audit.layers import select
+from specnorm_audit.measuring import (
+    BUDGET,
+    NEEDS_A_SIZE,
+    Settings,
+    check_executor,
+    check_target,
+    checked_names,
+    checked_range,
+    measured,
+)
 from specnorm_audit.output import Tick
 from specnorm_audit.plots import draw
 from specnorm_audit.readers import MAX_BYTES, isolated, open_model
@@ -32,8 +41,6 @@ if TYPE_CHECKING:
     from specnorm_networks import Graph
 
 __all__ = ["Report", "Row", "audit", "draw", "read_onnx", "render"]
-
-_OF_MODULES = "; specnorm_torch.audit_module(model, input_shape) audits a module"
 
 
 def audit(
@@ -137,20 +144,59 @@ def audit(
             raise MethodError(f"{name} is about the whole network, and layers chooses a part of it: leave one out.")
     check_executor(executor)
     with ExitStack() as stack:
-        if isinstance(source, Mapping):
-            path, model = None, ModelArrays(list(_from_tree(source)))
-            names = [tensor.name for tensor in model.arrays]
-            if len({*names}) < len(names):
-                raise ModelFileError("two of the mapping's arrays have one name, joined by dots.")
-        elif isinstance(source, str | os.PathLike):
-            path = os.fspath(source)
-            model = stack.enter_context(open_model(path, max_bytes))
-        else:
+        path, model = _opened(stack, source, max_bytes)
+        label = "the mapping" if path is None else path
+        if model.network is None and (between or shapes):
+            told = "input_range" if between else "input_shape by name"
             raise ModelFileError(
-                f"a {type(source).__name__} is no model file: give its path, or a mapping of names to arrays"
-                f"{_OF_MODULES if hasattr(source, 'state_dict') else ''}."
+                f"{label} holds weights and no graph, and {told} is about a network's inputs: give its ONNX file, or "
+                f"leave {told} out."
             )
-        return _audit(path, model, patterns, settings, executor, progress, shapes, between, certificate)
+        selection = select(model.arrays, patterns, of_caller=path is None)
+        found = selection.layers
+        unmeasured = tuple(
+            Row(x.tensor.name, x.kind, x.tensor.shape, None, reason=x.refusal) for x in selection.unmeasured
+        )
+        idle = [x for x in patterns or () if not any(fnmatchcase(name, x) for name in selection.names)]
+        if not found or idle:
+            # An empty report would pass every gate.
+            wanted = f" whose name matches {' or '.join(idle)}" if idle else ""
+            left = "".join(f" {row.name} could be one: {row.reason}" for row in unmeasured[:3])
+            raise ModelFileError(
+                f"{label} holds no layer{wanted} ({len(selection.skipped)} arrays seen). "
+                + (f"Layers are {tables.some(selection.names)}." if selection.names else f"{_A_LAYER}{left}")
+            )
+        check_names(settings.geometry, selection.names)
+        rows: list[Row] = []
+        with closing(measured(found, settings, executor)) as answers:
+            for row in answers:
+                rows.append(row)
+                if progress is not None:
+                    progress(len(rows), len(found), row.name)
+        network = None
+        limited = budget is not None and budget < math.inf
+        seconds = max(isolated.GRAPH_SECONDS, 10 * (budget or 0)) if limited else None
+        if patterns is None and model.network is not None:  # of a part of the layers there is no network
+            from specnorm_audit.network import network_of  # without a graph nothing of networks is imported
+
+            sizes: Any = shapes or (None if size == "file" else size)
+            network = network_of(model, rows, sizes, input_range=between, progress=progress, seconds=seconds)
+        stated, missing = None, list[str]()
+        if certificate:
+            from specnorm_audit.certifying import claim_of, claims_of  # for few
+
+            stated, missing = claims_of(model, found, rows)
+            if network is not None and path is not None:
+                claim, looser = claim_of(model, path, network, seconds)
+                stated, missing = stated + claim, missing + looser
+        used = [backend] if backend else []
+        with suppress(BackendError):  # of a row that says so
+            used += [backends.backend_for(layer.tensor.load()).name for layer in found[: path is None]]
+    left_out = len(selection.names) - len(found)
+    return Report(
+        specnorm.__version__, path, tuple(rows), tuple(selection.skipped), network, environment(used), unmeasured,
+        left_out, stated, tuple(missing), inert=model.inert,
+    )  # fmt: skip
 
 
 def read_onnx(
@@ -188,70 +234,20 @@ def read_onnx(
         return onnx.read(file, os.fspath(path), max_bytes).graph(input_shape)
 
 
-def _audit(
-    path: str | None,
-    model: ModelArrays,
-    patterns: Sequence[str] | None,
-    settings: Settings,
-    executor: Executor | None,
-    progress: Tick | None,
-    shapes: Mapping[str, tuple[int, ...]] | None,
-    between: tuple[float, float] | None,
-    certificate: bool,
-) -> Report:
-    label = "the mapping" if path is None else path
-    told = "input_range" if between else "input_shape by name" if shapes else None
-    if told is not None and model.network is None:
+def _opened(stack: ExitStack, source: Any, max_bytes: int) -> tuple[str | None, ModelArrays]:
+    """A model's path, None for a mapping, and its arrays."""
+    if isinstance(source, str | os.PathLike):
+        path = os.fspath(source)
+        return path, stack.enter_context(open_model(path, max_bytes))
+    if not isinstance(source, Mapping):
         raise ModelFileError(
-            f"{label} holds weights and no graph, and {told} is about a network's inputs: give its ONNX file, or "
-            f"leave {told} out."
+            f"a {type(source).__name__} is no model file: give its path, or a mapping of names to arrays; "
+            "specnorm_torch.audit_module(model, input_shape) audits a module."
         )
-    selection = select(model.arrays, patterns, of_caller=path is None)
-    found = selection.layers
-    unmeasured = tuple(Row(x.tensor.name, x.kind, x.tensor.shape, None, reason=x.refusal) for x in selection.unmeasured)
-    idle = [x for x in patterns or () if not any(fnmatchcase(name, x) for name in selection.names)]
-    if not found or idle:
-        # An empty report would pass every gate.
-        wanted = f" whose name matches {' or '.join(idle)}" if idle else ""
-        left = "".join(f" {row.name} could be one: {row.reason}" for row in unmeasured[:3])
-        raise ModelFileError(
-            f"{label} holds no layer{wanted} ({len(selection.skipped)} arrays seen). "
-            + (_nearest(idle, selection.names) or f"{_A_LAYER}{left}")
-        )
-    _check_rank(settings.input_shape, found)
-    check_names(settings.geometry, selection.names)
-    rows: list[Row] = []
-    with closing(measured(found, settings, executor)) as answers:
-        for row in answers:
-            rows.append(row)
-            if progress is not None:
-                progress(len(rows), len(found), row.name)
-    stated, missing = None, list[str]()
-    if certificate:
-        from specnorm_audit.certifying import claims_of  # for few
-
-        stated, missing = claims_of(model, found, rows)
-    network = None
-    if patterns is None and model.network is not None:  # of a part of the layers there is no network
-        from specnorm_audit.network import network_of  # without a graph nothing of networks is imported
-
-        size: Any = shapes or (None if settings.input_shape == "file" else settings.input_shape)
-        limited = settings.budget is not None and settings.budget < math.inf
-        seconds = max(isolated.GRAPH_SECONDS, 10 * (settings.budget or 0)) if limited else None
-        network = network_of(model, rows, size, input_range=between, progress=progress, seconds=seconds)
-        if stated is not None and network is not None and path is not None:
-            from specnorm_audit.certifying import claim_of  # for few
-
-            claim, looser = claim_of(model, path, network, seconds)
-            stated, missing = stated + claim, missing + looser
-    used = [settings.backend] if settings.backend else []
-    with suppress(BackendError):  # of a row that says so
-        used += [backends.backend_for(layer.tensor.load()).name for layer in found[: path is None]]
-    left_out = len(selection.names) - len(found)
-    return Report(
-        specnorm.__version__, path, tuple(rows), tuple(selection.skipped), network, environment(used), unmeasured,
-        left_out, stated, tuple(missing), inert=model.inert,
-    )  # fmt: skip
+    model = ModelArrays(list(_from_tree(source)))
+    if len({tensor.name for tensor in model.arrays}) < len(model.arrays):
+        raise ModelFileError("two of the mapping's arrays have one name, joined by dots.")
+    return None, model
 
 
 def _check(settings: Settings) -> None:
@@ -275,26 +271,6 @@ def _check(settings: Settings) -> None:
 
 
 _A_LAYER = "A layer is a real floating array with 2 axes (linear) or 3 to 5 (convolution)."
-
-
-def _nearest(patterns: Sequence[str], names: Sequence[str]) -> str:
-    if not patterns or not names:
-        return ""
-    inner = [f"*{pattern}*" for pattern in patterns if any(fnmatchcase(name, f"*{pattern}*") for name in names)]
-    meant = f"Did you mean {' or '.join(map(repr, inner))}? " if inner else ""
-    return f"{meant}A pattern is of whole names. Layers are {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}."
-
-
-def _check_rank(size: Any, layers: Sequence[Layer]) -> None:
-    """Refuse sizes that fit no convolution at all: each row would say so."""
-    ranks = sorted({len(layer.tensor.shape) - 2 for layer in layers if layer.kind == "conv" and layer.refusal is None})
-    if isinstance(size, tuple) and ranks and len(size) not in ranks:
-        axes = " or ".join(map(str, ranks))
-        hint = f", such as {'x'.join(map(str, size[-ranks[-1] :]))}" if len(size) > ranks[-1] else ""
-        raise GeometryError(
-            f"input_shape={'x'.join(map(str, size))} has {len(size)} sizes, and the convolutions have {axes} spatial "
-            f"axes: give spatial sizes alone{hint}, or one number for all axes."
-        )
 
 
 def _from_tree(tree: Any, prefix: str = "") -> Iterator[Tensor]:

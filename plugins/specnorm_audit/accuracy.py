@@ -1,25 +1,38 @@
-"""A classifier's ONNX file and a file of samples -> how far the label of each is proven to stay."""
+"""A classifier's ONNX file and a file of samples -> how far the label of each is proven to stay; as text, as a curve.
+
+Shares and radii are rounded down, distances of attacks up.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from specnorm_networks import Graph, ModelArrays, Multipliers, certified_accuracy, moved_up, within
 
-from specnorm import GeometryError, MethodError, ModelFileError, SpecnormError
-from specnorm.proof import AnyArray
+import specnorm
+from specnorm import GeometryError, MethodError, ModelFileError
+from specnorm.proof import AnyArray, number, visible
+from specnorm_audit import plots, tables
 from specnorm_audit.measuring import checked_range
+from specnorm_audit.network import ask
 from specnorm_audit.output import Tick
 from specnorm_audit.readers import MAX_BYTES, open_model
 from specnorm_audit.readers.isolated import GRAPH_SECONDS
+from specnorm_audit.renderers import code, to_csv
+from specnorm_audit.rows import finite
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SAMPLE_SECONDS = 60.0
 """Processor time that a sample may take at each radius, unless a budget is given; in a process that reads the file."""
 Status = Literal["safe", "unsafe", "open"]
+_STATES: tuple[Status, ...] = ("safe", "unsafe", "open")
 
 
 @dataclass(frozen=True)
@@ -52,9 +65,10 @@ class Accuracy:
     budget: float | None = None
     execution: str | None = None
 
-    def count(self, status: Status) -> tuple[int, ...]:
-        """Samples of that status at each radius."""
-        return tuple(sum(sample.status[at] == status for sample in self.samples) for at in range(len(self.radii)))
+    def counts(self) -> list[tuple[float, list[int]]]:
+        """Each radius, and how many samples are safe, unsafe and open there."""
+        states = [[sample.status[at] for sample in self.samples] for at in range(len(self.radii))]
+        return [(r, [*map(each.count, _STATES)]) for r, each in zip(self.radii, states, strict=True)]
 
 
 def certified(
@@ -69,50 +83,44 @@ def certified(
     progress: Tick | None = None,
 ) -> Accuracy:
     """`specnorm_networks.certified_accuracy` with ``local=True``, of files."""
-    x, y = samples_of(data, max_bytes, checked_range(input_range))
+    x, y = _samples(data, max_bytes, checked_range(input_range))
     asked = tuple(sorted(set(map(float, radii))))
     seconds = GRAPH_SECONDS + len(x) * len(asked) * (SAMPLE_SECONDS if budget is None else 10 * budget)
+    limit = seconds if seconds < 1e9 else None
     with open_model(model, max_bytes) as found:
         if found.network is None:
             raise ModelFileError(f"{model} holds weights and no graph: give the ONNX file of the network.")
-        limit = seconds if seconds < 1e9 else None
-        given = (asked, input_range, budget, execution)
         try:
-            samples = found.ask(limit, _certified, x, y, *given, progress=progress)
+            samples = ask(found, limit, _certified, x, y, asked, input_range, budget, execution, progress=progress)
         except (ModelFileError, MethodError, GeometryError) as error:
             raise type(error)(f"{model}: {error}") from error
     return Accuracy(model, data, asked, tuple(samples), input_range, budget, execution)
 
 
-def samples_of(
-    path: str, max_bytes: int = MAX_BYTES, input_range: tuple[float, float] | None = None
-) -> tuple[AnyArray, AnyArray]:
+def _samples(path: str, max_bytes: int, between: tuple[float, float] | None) -> tuple[AnyArray, AnyArray]:
     """The arrays x (samples, ...) and y (labels)."""
     with open_model(path, max_bytes) as found:
         try:
             x, y = (np.asarray(found.array(name)) for name in ("x", "y"))
         except LookupError as error:
-            names = ", ".join(tensor.name for tensor in found.arrays[:8]) or "no array"
+            names = tables.some([tensor.name for tensor in found.arrays]) or "no array"
             raise ModelFileError(f"{path} holds {names}; expected the arrays x (samples) and y (labels).") from error
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {error}") from error
     if y.dtype.kind not in "iu" or y.ndim != 1:
         raise ModelFileError(f"{path}: y has shape {y.shape} of {y.dtype}; expected one whole number a sample.")
-    if x.ndim < 2 or len(x) != len(y):
+    if x.ndim < 2 or len(x) != len(y) or not x.size:
         raise ModelFileError(f"{path}: x has shape {x.shape} and y {y.shape}; expected (samples, ...) and (samples,).")
-    if not x.size:
-        raise ModelFileError(f"{path}: x of shape {x.shape} has no entries.")
-    if x.dtype.kind not in "fiu" or (x.dtype.kind == "f" and x.dtype.itemsize > np.dtype(np.float64).itemsize):
-        raise ModelFileError(f"{path}: x is of {x.dtype}; expected float16, float32, float64 or integers.")
-    if not (np.isfinite(x).all() and (x.dtype.kind == "f" or -(2**53) <= x.min() <= x.max() <= 2**53)):
-        raise ModelFileError(f"{path}: x holds NaN, infinity, or integers beyond 2**53; expected numbers of float64.")
-    low, high = (-math.inf, math.inf) if input_range is None else input_range
-    flat = x.reshape(len(x), -1)
-    outside = np.flatnonzero((flat.min(axis=1) < low) | (flat.max(axis=1) > high))
-    if len(outside):
+    real = x.dtype.kind in "iu" or (x.dtype.kind == "f" and x.dtype.itemsize <= np.dtype(np.float64).itemsize)
+    if not (real and np.isfinite(x).all() and (x.dtype.kind == "f" or -(2**53) <= x.min() <= x.max() <= 2**53)):
+        raise ModelFileError(
+            f"{path}: x is of {x.dtype}; expected numbers of float64, without NaN, infinity, or integers beyond 2**53."
+        )
+    low, high = (-math.inf, math.inf) if between is None else between
+    if not low <= x.min() <= x.max() <= high:
         raise MethodError(
-            f"{path}: sample {outside[0]} has entries from {flat[outside[0]].min():g} to {flat[outside[0]].max():g}, "
-            f"outside of the input range {low:g} to {high:g}: give the range of the data as the network takes it."
+            f"{path}: samples have entries from {x.min():g} to {x.max():g}, outside of the input range {low:g} to "
+            f"{high:g}: give the range of the data as the network takes it."
         )
     return x, y
 
@@ -128,38 +136,33 @@ def _certified(
     execution: str | None,
     progress: Tick | None = None,
 ) -> list[Sample]:
-    try:
-        graph, shape = _network(model, x.shape[1:])
-        graph = graph if input_range is None else within(graph, *input_range)
-        x = x.reshape(len(x), *shape).astype(np.float64)
+    graph = _network(model, x.shape[1:])
+    shape = graph.by_name[graph.inputs[0]].shape
+    graph = graph if input_range is None else within(graph, *input_range)
+    x = x.reshape(len(x), *(shape or ())[1:]).astype(np.float64)
 
-        def tick(done: int, total: int) -> None:
-            if progress is not None:
-                progress(done, total, f"{done} samples")
+    def tick(done: int, total: int) -> None:
+        if progress is not None:
+            progress(done, total, f"{done} samples")
 
-        method = replace(Multipliers(), progress=progress)
-        found = certified_accuracy(
-            graph, x, y, radii, local=True, budget=budget, execution=execution, method=method, progress=tick
+    method = replace(Multipliers(), progress=progress)
+    found = certified_accuracy(
+        graph, x, y, radii, local=True, budget=budget, execution=execution, method=method, progress=tick
+    )
+    return [
+        Sample(
+            int(y[at]),
+            *_logits(graph, each, int(y[at])),
+            float(found.radius[at]),
+            moved_up({"x": each}, {"x": found.changed[at].reshape(each.shape)}) if at in found.changed else None,
+            tuple(found.status[:, at].tolist()),
         )
-        return [
-            Sample(
-                int(y[at]),
-                *_logits(graph, each, int(y[at])),
-                float(found.radius[at]),
-                moved_up({"x": each}, {"x": found.changed[at].reshape(each.shape)}) if at in found.changed else None,
-                tuple(found.status[:, at].tolist()),
-            )
-            for at, each in enumerate(x)
-        ]
-    except SpecnormError:
-        raise
-    except MemoryError as error:
-        raise ModelFileError(f"certifying its labels takes more memory than its limit: {error}") from error
-    except Exception as error:  # a damaged graph
-        raise ModelFileError(f"the graph cannot be followed: {type(error).__name__}: {error}") from error
+        for at, each in enumerate(x)
+    ]
 
 
-def _network(model: ModelArrays, sample: tuple[int, ...]) -> tuple[Graph, tuple[int, ...]]:
+def _network(model: ModelArrays, sample: tuple[int, ...]) -> Graph:
+    """The graph for one sample of this shape."""
     graph = model.graph(None)
     if len(graph.inputs) != 1:
         raise MethodError(f"the network has {len(graph.inputs)} inputs; labels are certified for networks with one.")
@@ -171,8 +174,7 @@ def _network(model: ModelArrays, sample: tuple[int, ...]) -> tuple[Graph, tuple[
     flat = rest is None or sample == (math.prod(rest),)
     if not flat and [n for n in rest or () if n > 1] != [n for n in sample if n > 1]:
         raise GeometryError(f"x has samples of shape {sample}; the network takes {rest}.")
-    shape = sample if rest is None else rest
-    return model.graph({graph.inputs[0]: (1, *shape)}), shape
+    return model.graph({graph.inputs[0]: (1, *(sample if rest is None else rest))})
 
 
 def _logits(graph: Graph, x: AnyArray, label: int) -> tuple[int | None, float | None]:
@@ -181,3 +183,117 @@ def _logits(graph: Graph, x: AnyArray, label: int) -> tuple[int | None, float | 
         return None, None
     logits = logits.reshape(-1)
     return int(logits.argmax()), float(logits[label] - np.delete(logits, label).max())
+
+
+# -- as text -----------------------------------------------------------------------------------------------------------
+def render(found: Accuracy, output_format: str) -> str:
+    """One row a sample, and what is certified at each radius; CSV has the samples alone."""
+    if output_format == "json":
+        return json.dumps(_to_dict(found), indent=2, allow_nan=False) + "\n"
+    if output_format == "csv":
+        at = [f"at {radius!r}" for radius in found.radii]
+        rows = [row | dict(zip(at, row.pop("status"), strict=True)) for row in _plain(found)]
+        return to_csv(rows)
+    markdown = output_format == "markdown"
+    title = [f"## {code(found.model)}, {code(found.data)}", ""] if markdown else []
+    head = ["sample", "label", "predicted", "margin", "radius", "attacked", *(f"at {r:g}" for r in found.radii)]
+    samples = [[str(at), *_cells(each), *each.status] for at, each in enumerate(found.samples)]
+    radii = [
+        [f"{r:g}", *map(str, each), f"{10_000 * each[0] // len(samples) / 100:.2f} %"] for r, each in found.counts()
+    ]
+    lines = [*_table([head, *samples], markdown), "", *_table([["radius", *_STATES, "certified"], *radii], markdown)]
+    return "\n".join([*title, *_verdict(found), "", *lines, ""])
+
+
+def _plain(found: Accuracy) -> list[dict[str, Any]]:
+    """A row a sample; what is no finite number is None."""
+    return [
+        {"sample": at, **{name: finite(x) if isinstance(x, float) else x for name, x in vars(each).items()}}
+        for at, each in enumerate(found.samples)
+    ]
+
+
+def _to_dict(found: Accuracy) -> dict[str, Any]:
+    return {
+        "version": specnorm.__version__,
+        "model": visible(found.model),
+        "data": visible(found.data),
+        "input_range": found.input_range,
+        "budget": finite(found.budget),
+        "execution": found.execution,
+        "radii": [
+            {"radius": r, **dict(zip(_STATES, each, strict=True)), "certified": each[0] / len(found.samples)}
+            for r, each in found.counts()
+        ],
+        "samples": _plain(found),
+    }
+
+
+def _verdict(found: Accuracy) -> list[str]:
+    """What is said above the table: one line a radius."""
+    box = found.input_range
+    place = "" if box is None else f", of inputs between {box[0]:g} and {box[1]:g}"
+    place += "" if found.execution is None else f", executed in {found.execution}"
+    return [
+        f"Within {radius!r} (2-norm{place}), {safe} of {len(found.samples)} labels are proven to stay; "
+        f"{unsafe} are wrong or changed by an input that was found; {left} are open."
+        for radius, (safe, unsafe, left) in found.counts()
+    ]
+
+
+def below(found: Accuracy, share: float | None) -> list[str]:
+    """What to say of the radii at which a smaller share of labels is certified."""
+    of = len(found.samples)
+    return [
+        f"--fail-below {share:g}: {safe} of {of} labels are certified at {radius!r}; {left} are open."
+        for radius, (safe, _, left) in found.counts()
+        if share is not None and not safe / of >= share
+    ]
+
+
+def _cells(sample: Sample) -> list[str]:
+    predicted = "-" if sample.predicted is None else str(sample.predicted)
+    proven = number(sample.radius, "lower"), number(sample.attacked, "upper")
+    return [str(sample.label), predicted, number(sample.margin), *proven]
+
+
+def _table(texts: Sequence[Sequence[str]], markdown: bool) -> list[str]:
+    head, rule, *body = tables.aligned(texts, range(len(texts[0])))
+    return [head, f"|{' ---: |' * len(texts[0])}" if markdown else rule, *body]
+
+
+# -- as a curve --------------------------------------------------------------------------------------------------------
+def curve(found: Accuracy) -> Figure:
+    """Share of samples whose label is proven to stay within a radius, and share that no attack has reached.
+
+    Returns
+    -------
+    Figure
+        In SVG the lines are groups with the ids ``proven`` and ``attacked``.
+    """
+    from matplotlib.figure import Figure
+
+    proven = np.array([each.radius for each in found.samples])
+    attacked = np.array([np.inf if each.attacked is None else each.attacked for each in found.samples])
+    known = [*found.radii, *proven[np.isfinite(proven)]]
+    most = float(np.clip(1.05 * max(known) or 1.0, 1e-200, 1e200))  # what can be drawn
+    with plots.style():
+        figure = Figure(figsize=(7.6, 4.2), layout="constrained")
+        axes = figure.subplots()
+        for name, values, until, colour, label in (
+            ("attacked", attacked, max(found.radii), "reshaped", "not attacked"),
+            ("proven", proven, most, "proven", "proven"),
+        ):
+            places = np.unique(np.concatenate([[0.0], values[values < until], [min(until, most)]]))
+            share = [float(np.mean(values > place)) for place in places]
+            colour = plots.COLOURS[colour]
+            axes.step(places, share, where="post", color=colour, linewidth=1.8, label=label, gid=name)
+        safe = [each / len(found.samples) for _, (each, *_) in found.counts()]
+        axes.plot(found.radii, safe, linestyle="none", marker="o", color=plots.COLOURS["proven"], gid="radii")
+        axes.set_xlim(0, most)
+        axes.set_ylim(0, 1.02)
+        axes.grid()
+        axes.set_xlabel("radius, 2-norm")
+        axes.set_ylabel("share of samples")
+        axes.legend(frameon=False)
+    return figure

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +50,8 @@ def claim_of(
     except SpecnormError as error:
         return Certificate(()), [f"network: {error}"]
     stated, upper = float.fromhex(found.claims[0].statement["upper"]), network.claim.value
-    looser = (
-        f"network: its constant {number(upper, 'upper')}, whose rules the format lacks; {number(stated, 'upper')} is."
-    )
+    ends = number(upper, "upper"), number(stated, "upper")
+    looser = f"network: its constant {ends[0]}, whose rules the format lacks; {ends[1]} is."
     return found, [looser] if stated > upper * CLOSE else []
 
 
@@ -80,24 +80,11 @@ def verify_file(
 
 
 def _checked(model: ModelArrays, claim: Claim, content: bytes) -> Verdict:
-    (verdict,) = check([claim], _Stored(model), content)
+    name, arrays = str(claim.statement.get("tensor")), {}
+    with suppress(LookupError):  # which the check says
+        arrays = {name: np.asarray(model.array(name))}
+    (verdict,) = check([claim], arrays, content)
     return verdict
-
-
-class _Stored(Mapping[str, np.ndarray]):
-    """Arrays of a model as its file stores them, each read when it is asked for."""
-
-    def __init__(self, model: ModelArrays) -> None:
-        self.model = model
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return np.asarray(self.model.array(name))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(tensor.name for tensor in self.model.arrays)
-
-    def __len__(self) -> int:
-        return len(self.model.arrays)
 
 
 def stored_names(model: ModelArrays) -> dict[Key, list[str]] | None:

@@ -16,15 +16,16 @@ from typing import Any, get_args
 import click
 import numpy as np
 
+import specnorm
 from specnorm import ModelFileError, SpecnormError
 from specnorm.proof import Layout, backends, padding_rules, visible
-from specnorm_audit import audit, gates, options, plots
+from specnorm_audit import audit, options, plots
 from specnorm_audit.measuring import BUDGET
 from specnorm_audit.output import check_outputs, complain, progress, replace_file, write
 from specnorm_audit.processes import Workers, cpus
 from specnorm_audit.readers import MAX_BYTES
 from specnorm_audit.renderers import FORMATS, render
-from specnorm_audit.report import Report, unreadable
+from specnorm_audit.report import Report, gates_of
 from specnorm_audit.rows import COLUMNS
 
 OK, GATE_FAILED, TROUBLE, INTERRUPTED = 0, 1, 2, 130
@@ -33,23 +34,6 @@ STREAM = "-"
 WORTH = 4 * 2**20
 """Bytes of kernels from which processes of their own save more than the half second that they take to start."""
 
-ABOUT = """Spectral norms of convolution layers: bounded, computed and proved.
-
-The spectral norm of a layer is the largest factor by which it can stretch an input: its Lipschitz constant. 'audit'
-encloses the norm of every layer of a model file between two proven numbers; 'certify' proves how far a classifier's
-labels stay.
-"""
-EXAMPLES = """\b
-Examples:
-  specnorm audit resnet20.safetensors
-      a table, one row a layer; lower and upper are proven
-  specnorm audit resnet20.safetensors --input-shape 32
-      of the layers at 32 x 32 pixels
-  specnorm audit resnet20.safetensors --layers '*conv1*' --output report.html
-      some layers, as a page
-  specnorm audit resnet20.safetensors --fail-above 12 --output report.txt
-      a check for continuous integration: exit code 1 unless proven
-"""
 EXIT_CODES = """\b
 Exit codes:
   0    every layer was measured, and the gates passed if there were any
@@ -57,23 +41,10 @@ Exit codes:
   2    wrong usage, a file that cannot be read or written, a layer without bounds, or a gate that is not decided
   130  interrupted
 """
-EPILOG = f"{EXAMPLES}\n\n{EXIT_CODES}"
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        None: those of the process.
-
-    Returns
-    -------
-    int
-        Exit code: 0; 1 if a gate failed, whatever else happened; 2 for wrong usage, an unreadable file or a layer that
-        could not be measured.
-    """
+    """Run the command line, and give its exit code; ``arguments`` None: those of the process."""
     text = io.StringIO()
     code: Any = TROUBLE
     try:
@@ -86,10 +57,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if error.code == 1:  # click's, where nobody reads its help any more
             return OK
         raise  # a signal
-    except SpecnormError as error:
+    except (SpecnormError, OSError) as error:  # of the system: click's, where its help cannot be written
         complain(str(error))
-    except OSError as error:  # click's, where its help cannot be written
-        complain(f"the help cannot be written: {error.strerror or error}.")
     except Exception:  # Python's own exit code for a crash is 1, which here says that a gate failed
         traceback.print_exc(file=text)
     write(sys.stderr, text.getvalue())
@@ -97,10 +66,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) and code else OK if printed else TROUBLE
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True}, help=ABOUT, epilog=EPILOG)
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True}, epilog=EXIT_CODES)
 @click.version_option(package_name="specnorm-bounds", prog_name="specnorm")
 def application() -> None:
-    """What is common to all commands: nothing."""
+    """Spectral norms of convolution layers: bounded, computed and proved.
+
+    The spectral norm of a layer is the largest factor by which it can stretch an input: its Lipschitz constant. 'audit'
+    encloses the norm of every layer of a model file between two proven numbers; 'certify' proves how far a classifier's
+    labels stay.
+    """
 
 
 @application.command("backends")
@@ -147,7 +121,7 @@ def _reporting(formats: Sequence[str], drawn: str) -> Callable[[Callable[..., in
     return lambda command: reduce(lambda found, option: option(found), reversed(shared), command)
 
 
-@application.command("audit", epilog=EPILOG)
+@application.command("audit", epilog=EXIT_CODES)
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @click.option("--layers", multiple=True, metavar="GLOB", help="Only layers whose name matches; repeatable.")
 @click.option(
@@ -238,9 +212,9 @@ def audit_command(
                     report = audit(path, progress=tick, executor=executor, **given)
                 report = replace(report, model=model)
             except ModelFileError as error:
-                report = unreadable(model, str(error))
+                report = Report(specnorm.__version__, model, (), (), error=str(error))
                 complain(report.error or "")
-            reports.append(replace(report, gates=gates.of(report, fail_above, fail_above_network)))
+            reports.append(replace(report, gates=gates_of(report, fail_above, fail_above_network)))
     many, whole = len(models) > 1, all(report.error is None for report in reports)
     text = partial(render, reports, kind, many=many)
     some = any(report.error is None for report in reports)
@@ -252,11 +226,11 @@ def audit_command(
         written = _write(plot, partial(plots.draw, reports, plot.suffix[1:].lower()), whole) and written
     if certificate is not None:
         written = _certify(reports[0], certificate) and written
-    outcome = _say(reports, quiet)
-    if outcome == "failed":
+    outcomes = _say(reports, quiet)
+    if "failed" in outcomes:
         return GATE_FAILED
     bad_rows = any(row.status == "error" for report in reports for row in report.layers)
-    return OK if whole and written and not bad_rows and outcome == "passed" else TROUBLE
+    return OK if whole and written and not bad_rows and "undecided" not in outcomes else TROUBLE
 
 
 @contextmanager
@@ -301,8 +275,8 @@ def _certify(report: Report, path: Path) -> bool:
     return _write(path, found.dumps)
 
 
-def _say(reports: Sequence[Report], quiet: bool) -> str:
-    """Say on stderr what the gates found; the worst of their answers."""
+def _say(reports: Sequence[Report], quiet: bool) -> set[str]:
+    """Say on stderr what the gates found; their answers."""
     for report in reports:
         name = f"{report.model}: " if len(reports) > 1 else ""
         for gate in report.gates:
@@ -310,7 +284,7 @@ def _say(reports: Sequence[Report], quiet: bool) -> str:
                 complain(f"{name}{gate.sentence}")
                 for place in gate.places:
                     complain(f"  {place}", prefix="")
-    return gates.worst(gate.outcome for report in reports for gate in report.gates)
+    return {gate.outcome for report in reports for gate in report.gates}
 
 
 # -- certify, verify --------------------------------------------------------------------------------------------------
@@ -353,17 +327,18 @@ def certify_command(
     MODEL is the ONNX file of a classifier; DATA a file with the arrays x (samples, ...) and y (labels), as numpy.savez
     writes them.
     """
-    from specnorm_audit import accuracy, shares  # with networks, which few need
+    from specnorm_audit import accuracy  # with networks, which few need
 
     _check({"--output": output, "--plot": plot}, [model, data])
     kind = options.format_of(output_format, output, _SAMPLE_FORMATS)
     with progress(model, shown=not quiet) as tick:
         found = accuracy.certified(model, data, progress=tick, **given)
-    text = partial(shares.render, found, kind)
+    text = partial(accuracy.render, found, kind)
     written = _print(text()) if output is None else _write(output, text)
     if plot is not None:
-        written = _write(plot, partial(shares.draw, found, plot.suffix[1:].lower())) and written
-    failed = shares.below(found, fail_below)
+        drawn = partial(plots.to_bytes, accuracy.curve(found), plot.suffix[1:].lower())
+        written = _write(plot, drawn) and written
+    failed = accuracy.below(found, fail_below)
     for line in failed:
         complain(line)
     return GATE_FAILED if failed else OK if written else TROUBLE

@@ -11,6 +11,7 @@ from specnorm_networks import Stated
 
 from specnorm import ConvSpec, GeometryError
 from specnorm.proof import Layout, padding_rules
+from specnorm_audit.tables import some
 
 SIZED = ("same_upper", "same_lower")
 """Padding that depends on the input size: as many outputs as strides fit, the odd pixel after (upper) or before."""
@@ -51,8 +52,7 @@ def check_names(given: Sequence[Override], names: Sequence[str]) -> None:
     """Refuse a pattern that matches none of the model's layers: its geometry would be lost silently."""
     for override in given:
         if not any(fnmatchcase(name, override.pattern) for name in names):
-            known = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-            raise GeometryError(f"geometry: {override.pattern!r} matches no layer. Layers are {known or 'none'}.")
+            raise GeometryError(f"geometry: {override.pattern!r} matches no layer. Layers are {some(names) or 'none'}.")
 
 
 def resolve(

@@ -197,13 +197,9 @@ def _alone(by_shape: Convention | None, by_name: Convention | None) -> tuple[Con
 
 
 def _by_name(leaf: str) -> Convention | None:
-    return (
-        "HWIO"
-        if leaf == "kernel"
-        else "OIHW"
-        if leaf.startswith(("weight", "original")) and leaf != "weights"
-        else None
-    )
+    if leaf == "kernel":
+        return "HWIO"
+    return "OIHW" if leaf.startswith(("weight", "original")) and leaf != "weights" else None
 
 
 def _by_bias(tensor: Tensor, vectors: Mapping[tuple[str, ...], int]) -> Convention | None:

@@ -1,9 +1,11 @@
-"""One layer -> one row: the geometry that is assumed, the proven interval, the methods' columns."""
+"""One layer -> one row: the geometry that is assumed, the proven interval, the methods' columns; and many layers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections import deque
+from collections.abc import Collection, Generator, Iterable, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Literal
@@ -27,6 +29,7 @@ from specnorm import (
 from specnorm.proof import ArrayObject, Upper, backends, padding_rules, proven, status_of
 from specnorm_audit.geometry import Override, resolve
 from specnorm_audit.layers import Layer
+from specnorm_audit.processes import WorkerLost, Workers
 from specnorm_audit.rows import CIRCULAR, Row, Value, either, least_upper
 
 NEEDS_A_SIZE = frozenset({"power", CIRCULAR})
@@ -41,6 +44,8 @@ ALWAYS = FantasticFour.name
 
 BUDGET = 60.0
 """Seconds of a layer's search, unless others are given."""
+IN_FLIGHT = 512 * 2**20
+"""Bytes of kernels that an executor is given before its answers are waited for; one kernel may be larger."""
 _LEAST = 1e-3
 """Seconds for a column where nothing is left: none is no budget."""
 _OVERFLOW = "no bound of its norm is below the largest number of float64, 1.8e308. Scale the kernel down."
@@ -246,3 +251,89 @@ def place(kernel: ArrayObject, name: str, device: str | None = None) -> ArrayObj
             "another backend (JAX does so unless 64-bit values are enabled: set JAX_ENABLE_X64=1)."
         )
     return moved
+
+
+# -- many layers: here, one after the other, or by an executor ---------------------------------------------------------
+def check_executor(executor: object) -> None:
+    """Refuse what is no `concurrent.futures.Executor`, and say what is one."""
+    if executor is not None and not isinstance(executor, Executor):
+        raise MethodError(
+            f"executor={executor!r} is no concurrent.futures.Executor. Give concurrent.futures.ProcessPoolExecutor(n), "
+            "joblib's loky.get_reusable_executor(), or dask's Client.get_executor()."
+        )
+
+
+def measured(found: Sequence[Layer], settings: Settings, executor: Executor | None) -> Generator[Row, None, None]:
+    """Measure layers and give their rows in order; `IN_FLIGHT` bytes of kernels are in memory at once.
+
+    Without an executor, or with `Workers` that are not worth it: here, one layer after the other. A layer that the
+    executor loses is a row that says how.
+    """
+    worth = executor.worth if isinstance(executor, Workers) else 0
+    if executor is None or (worth and (len(found) < 2 or sum(map(_bytes, found)) < worth)):
+        for layer in found:
+            yield fill(*_loaded(layer, settings), settings)
+        return
+    waiting: deque[tuple[Layer, Future[Row]]] = deque()
+    try:
+        for layer in found:
+            while waiting and (waiting[0][1].done() or _bytes(layer) + _in_flight(waiting) > IN_FLIGHT):
+                yield _row(*waiting.popleft(), settings)
+            waiting.append((layer, _submitted(layer, settings, executor)))
+        while waiting:
+            yield _row(*waiting.popleft(), settings)
+    finally:
+        for _, future in waiting:
+            future.cancel()
+
+
+def _in_flight(waiting: Iterable[tuple[Layer, Future[Row]]]) -> int:
+    return sum(_bytes(layer) for layer, future in waiting if not future.done())
+
+
+def _bytes(layer: Layer) -> int:
+    """Memory of a layer's kernel; half precision counts as the float32 that it becomes."""
+    return math.prod(layer.tensor.shape) * (8 if "64" in layer.tensor.dtype else 4)
+
+
+def _submitted(layer: Layer, settings: Settings, executor: Executor) -> Future[Row]:
+    row, kernel = _loaded(layer, settings)
+    known: Future[Row] = Future()
+    if row.reason is not None:
+        known.set_result(row)
+        return known
+    try:
+        return executor.submit(fill, row, kernel, settings)
+    except Exception as error:  # broken, shut down, or the kernel cannot be sent: every executor has its own errors
+        known.set_exception(error)
+        return known
+
+
+def _row(layer: Layer, future: Future[Row], settings: Settings) -> Row:
+    """Wait for a layer's row; measuring itself raises nothing, so what is raised is the executor's."""
+    try:
+        lost = future.exception()
+    except Exception as error:  # it was cancelled
+        lost = error
+    if lost is None:
+        row: Row = future.result()
+        return row
+    if isinstance(lost, KeyboardInterrupt):
+        raise lost
+    row = describe(layer, settings)
+    if isinstance(lost, WorkerLost):
+        return replace(row, reason=f"the process that measures it dies: {lost}.")
+    first = str(lost).strip().partition("\n")[0].rstrip(".")
+    return replace(row, reason=f"the executor failed with {type(lost).__name__}{first and ': '}{first}.")
+
+
+def _loaded(layer: Layer, settings: Settings) -> tuple[Row, ArrayObject | None]:
+    row = describe(layer, settings)
+    if row.reason is not None:
+        return row, None
+    try:
+        return row, layer.tensor.load()
+    except SpecnormError as error:
+        return replace(row, reason=str(error)), None
+    except Exception as error:  # a damaged array must not lose the others
+        return replace(row, reason=f"cannot be read: {type(error).__name__}: {error}"), None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from specnorm_networks import Layer, Measure, ModelArrays, Multipliers, NetworkBound, Sizes, UnknownNode, bound, within
 
-from specnorm import ConvSpec, GeometryError, MethodError, ModelFileError
+from specnorm import ConvSpec, GeometryError, MethodError, ModelFileError, SpecnormError
 from specnorm.proof import Upper
 from specnorm_audit.output import Tick
 from specnorm_audit.readers.isolated import GRAPH_SECONDS
@@ -16,6 +17,22 @@ from specnorm_audit.rows import Row
 
 QUICK = Multipliers(steps=50, seconds=3.0, widest=64)
 """The network's method in an audit, whose layers take about as long."""
+
+
+def ask(
+    model: ModelArrays,
+    seconds: float | None,
+    function: Callable[..., Any],
+    *arguments: Any,
+    progress: Tick | None = None,
+) -> Any:
+    """`ModelArrays.ask`; what a damaged graph makes a library raise is a `ModelFileError`."""
+    try:
+        return model.ask(seconds, function, *arguments, progress=progress)
+    except SpecnormError:
+        raise
+    except Exception as error:
+        raise ModelFileError(f"its graph cannot be followed: {type(error).__name__}: {error}") from error
 
 
 def network_of(
@@ -29,17 +46,18 @@ def network_of(
 ) -> NetworkBound | None:
     """Bound the network of a model where its file is open.
 
-    The upper bounds of measured ``rows`` are used where the geometry is the same. ``input_shape`` are sizes for axes
-    that the file leaves open; ``input_range`` between which all entries of the inputs lie; ``seconds`` of processor
-    time, at most, in a process that reads the file. None: the file holds no graph. Whatever goes wrong with the graph
-    leaves the rows as they are, but for shapes that are not its inputs'.
+    The upper bounds of measured ``rows`` are used where the geometry is the same. ``seconds`` of processor time, at
+    most, in a process that reads the file. None: the file holds no graph. Whatever goes wrong with the graph leaves the
+    rows as they are, but for shapes that are not its inputs'.
     """
     if model.network is None:
         return None
     try:
-        found: NetworkBound = model.ask(seconds, _bounded, tuple(rows), input_shape, input_range, progress=progress)
-    except ModelFileError as error:
-        return _without(f"bounding the network: {error}")
+        found: NetworkBound = ask(model, seconds, _bounded, tuple(rows), input_shape, input_range, progress=progress)
+    except GeometryError:
+        raise
+    except SpecnormError as error:
+        return NetworkBound(None, {}, (), (UnknownNode("graph", "Graph", str(error)),), {})
     return found
 
 
@@ -64,25 +82,11 @@ def _bounded(
         # Where a column that makes no claim has proven less, the layer is measured once more.
         return row.claim if row.claim <= row.upper else None
 
-    try:
-        graph = model.graph(input_shape)
-        graph = graph if input_range is None else within(graph, *input_range)
-        if graph.inputs and graph.outputs:
-            return bound(graph, Measure(known=known), method=replace(QUICK, progress=progress))
-        reason = "no output of the graph depends on a floating input"
-    except GeometryError:
-        raise
-    except MethodError as error:
-        reason = str(error)
-    except MemoryError as error:
-        reason = f"bounding the network takes more memory than its limit: {error}"
-    except Exception as error:  # a damaged graph must not lose the rows
-        reason = f"the graph cannot be followed: {type(error).__name__}: {error}"
-    return _without(reason)
-
-
-def _without(reason: str) -> NetworkBound:
-    return NetworkBound(None, {}, (), (UnknownNode("graph", "Graph", reason),), {})
+    graph = model.graph(input_shape)
+    graph = graph if input_range is None else within(graph, *input_range)
+    if not (graph.inputs and graph.outputs):
+        raise MethodError("no output of the graph depends on a floating input")
+    return bound(graph, Measure(known=known), method=replace(QUICK, progress=progress))
 
 
 def _key(spec: ConvSpec) -> ConvSpec | None:

@@ -84,11 +84,11 @@ def sizes(_: click.Context, __: click.Parameter, given: Sequence[tuple[str, Any]
     """Spatial sizes, ``file``, or shapes by the names of inputs: of an option that may be repeated."""
     if not given:
         return None
-    if any(name for name, _ in given):
-        found = {name: shape for name, shape in given if name}
-        if len(found) != len(given):
+    names = [name for name, _ in given]
+    if any(names):
+        if not all(names) or len({*names}) < len(names):
             raise click.BadParameter("give every input once, as NAME=NxM, and no other size beside it.")
-        return found
+        return dict(given)
     if len(given) > 1:
         raise click.BadParameter("it is given twice; give several inputs by name, as NAME=NxM.")
     found = given[0][1]

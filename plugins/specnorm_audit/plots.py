@@ -11,9 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from specnorm.proof import install, visible
 from specnorm_audit.report import Report
-from specnorm_audit.rows import CIRCULAR, Row
+from specnorm_audit.rows import CIRCULAR
 from specnorm_audit.tables import columns, promises
 
 if TYPE_CHECKING:
@@ -37,8 +39,8 @@ _TOP, _PITCH, _TALLEST = 1.0, 0.2, 90.0
 _LEAST = 1e-200
 """Numbers from here to its inverse are drawn: with more, matplotlib's ticks overflow."""
 _NAME = 40
-"""Characters of a layer's name on the axis."""
-_STYLE = {
+"""Characters of a layer's name on the axis: its end, in which names differ."""
+_STYLE: Any = {
     "font.family": ["DejaVu Sans"], "font.size": 9, "axes.titlesize": 9, "axes.titleweight": "bold",
     "text.color": COLOURS["ink"], "axes.labelcolor": COLOURS["ink"], "axes.edgecolor": COLOURS["muted"],
     "xtick.color": COLOURS["muted"], "ytick.color": COLOURS["muted"], "xtick.labelcolor": COLOURS["ink"],
@@ -80,12 +82,10 @@ def style() -> Iterator[None]:
     """Matplotlib's own defaults and ours on them, whatever matplotlibrc says (it could send names to LaTeX)."""
     import matplotlib
 
-    kept = ("backend", "interactive", "toolbar")
-    settings: dict[Any, Any] = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith(kept)}
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # drawn as a box
-        warnings.filterwarnings("ignore", category=matplotlib.MatplotlibDeprecationWarning)  # of their own defaults
-        matplotlib.rcParams.update(settings | _STYLE)
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
         yield
 
 
@@ -100,111 +100,61 @@ def intervals(reports: Sequence[Report]) -> Figure:
     from matplotlib.figure import Figure
 
     counts = [max(len(report.layers), 1) for report in reports]
-    pitch = min(_PITCH, _TALLEST / max(sum(counts), 1))
+    pitch = min(_PITCH, _TALLEST / sum(counts))
+    heights = [_TOP + pitch * n for n in counts]
     with style():
-        figure = Figure(figsize=(_WIDTH, sum(_TOP + pitch * n for n in counts)), layout="constrained")
-        ratios = [0.4 + pitch * n for n in counts]
-        panels = figure.subplots(max(len(reports), 1), 1, squeeze=False, sharex=True, height_ratios=ratios or None)
-        for position, (axes, report) in enumerate(zip(panels[:, 0], reports, strict=False)):
-            _panel(axes, report, position, pitch, titled=len(reports) > 1)
-        drawn = [x for report in reports for row in report.layers for x in _numbers(row) if is_drawn(x)]
-        log_axis(list(panels[:, 0]), drawn)
-        handles = {label: handle for axes in panels[:, 0] for handle, label in zip(
-            *axes.get_legend_handles_labels(), strict=True)}  # fmt: skip
-        figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=5, frameon=False, fontsize=8)
+        figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
+        panels = figure.subplots(len(reports), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
+        for position, (axes, report) in enumerate(zip(panels, reports, strict=True)):
+            _panel(axes, report, f"m{position}", pitch)
+            if len(reports) > 1:
+                axes.set_title(visible(report.model or "a mapping of arrays")[-2 * _NAME :], loc="left")
+        low, high = panels[0].get_xlim()
+        panels[0].set_xlim(low / 1.02, high * 1.02)  # of all panels: a norm that is known to all digits has a width
+        marks = {label: mark for axes in panels for mark, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        figure.legend(marks.values(), marks.keys(), loc="outside upper left", ncols=5, frameon=False, fontsize=8)
     return figure
 
 
-def _panel(axes: Axes, report: Report, position: int, pitch: float, *, titled: bool) -> None:
+def _panel(axes: Axes, report: Report, name: str, pitch: float) -> None:
+    from matplotlib.ticker import LogLocator
+
     rows = report.layers
     labelled = range(0, len(rows), max(1, math.ceil(0.16 / pitch)))
-    axes.set_yticks(list(labelled), [f"{shortened(rows[i].name, _NAME)}  #{i + 1}" for i in labelled], fontsize=8)
+    axes.set_yticks(list(labelled), [f"{visible(rows[i].name)[-_NAME:]}  #{i + 1}" for i in labelled], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
-    axes.tick_params(axis="x", labelbottom=True)
-    axes.grid(axis="x")
+    axes.tick_params(axis="x", which="both", labelbottom=True)
+    axes.grid(axis="x", which="both")
     axes.set_axisbelow(True)
     axes.spines["left"].set_visible(False)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(numticks=9))
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5), numticks=3))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.set_xlabel("spectral norm, logarithmic")
-    if titled:
-        axes.set_title(shortened(report.model or "a mapping of arrays", 80), loc="left")
-    bars = [
-        (i, row.lower, row.upper)
-        for i, row in enumerate(rows)
-        if row.lower is not None and row.upper is not None and is_drawn(row.lower) and is_drawn(row.upper)
-    ]
-    lines = axes.hlines(
-        [i for i, _, _ in bars], [low for _, low, _ in bars], [high for _, _, high in bars],
-        color=COLOURS["proven"], linewidth=4.5, zorder=3, label=_PROVEN,
-    )  # fmt: skip
-    lines.set_gid(f"m{position}-interval")
+    bars = [(i, row.lower, row.upper) for i, row in enumerate(rows) if _is_drawn(row.lower) and _is_drawn(row.upper)]
+    at, low, high = zip(*bars, strict=True) if bars else ((), (), ())
+    lines = axes.hlines(at, low, high, color=COLOURS["proven"], linewidth=4.5, zorder=3, label=_PROVEN)
+    lines.set_gid(f"{name}-interval")
     # Most intervals are narrower than a pixel: their ends are drawn, too.
     axes.plot(
-        [x for _, *ends in bars for x in ends], [i for i, *_ in bars for _ in range(2)], linestyle="none", marker="|",
-        markersize=9, markeredgewidth=1.4, color=COLOURS["proven"], zorder=4, gid=f"m{position}-ends",
+        [*low, *high], [*at, *at], linestyle="none", marker="|", markersize=9, markeredgewidth=1.4,
+        color=COLOURS["proven"], zorder=4, gid=f"{name}-ends",
     )  # fmt: skip
     kinds = promises(rows)
     for column in columns(rows):
-        marks = [(x, i) for i, row in enumerate(rows) for x in _each(row.values.get(column)) if is_drawn(x)]
+        said: list[Any] = [row.values.get(column) for row in rows]
+        marks = [(x, i) for i, value in enumerate(said) for x in np.ravel(value) if _is_drawn(x)]
         axes.plot(
             [x for x, _ in marks], [i for _, i in marks], linestyle="none", marker=_MARKERS.get(column, "s"),
             markersize=5.2, markerfacecolor=COLOURS["paper"], markeredgewidth=1.2,
-            color=COLOURS.get(column, COLOURS["other"]), zorder=2, gid=f"m{position}-{column}",
+            color=COLOURS.get(column, COLOURS["other"]), zorder=2, gid=f"{name}-{column}",
             label=f"{column} ({kinds.get(column, 'not measured')})",
         )  # fmt: skip
-    for i, row in enumerate(rows):
-        if word := _instead(row):
-            axes.annotate(
-                word, (0, i), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points",
-                va="center", fontsize=8, color=COLOURS["reshaped"] if row.reason else COLOURS["muted"], zorder=5,
-            )  # fmt: skip
 
 
-def _instead(row: Row) -> str:
-    """What stands for a bar that a logarithmic axis cannot show."""
-    if row.reason is not None:
-        return "error"
-    if row.lower is None or row.upper is None or (is_drawn(row.lower) and is_drawn(row.upper)):
-        return ""
-    return "0" if row.upper == 0 else f"{row.lower:g} to {row.upper:g}"
-
-
-def log_axis(panels: Sequence[Axes], values: Sequence[float]) -> None:
-    """Limits and ticks for whatever there is to show: nothing, one value, 600 decades; labels are plain text."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-
-    low, high = (min(values), max(values)) if values else (0.1, 10.0)
-    pad = max(0.04 * (math.log10(high) - math.log10(low)), 0.02)
-    low, high = low / 10**pad, high * 10**pad
-    decades = math.log10(high) - math.log10(low)
-    subs = (1, 2, 3, 4, 5, 6, 8) if decades < 1.2 else (1, 2, 5) if decades < 2.5 else (1,)
-    locator: Any = MaxNLocator(6) if decades < 0.6 else LogLocator(subs=subs, numticks=9 if decades >= 2.5 else None)
-    for axes in panels:
-        axes.set_xscale("log")
-        axes.set_xlim(low, high)
-        axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-
-
-def shortened(name: str, length: int) -> str:
-    """A name for an axis, of ``length`` characters at most: what does not print as escapes, the middle left out."""
-    shown = visible(name)
-    if len(shown) <= length:
-        return shown
-    end = (length - 1) * 2 // 3  # names differ in their last parts
-    return f"{shown[: length - 1 - end]}…{shown[-end:]}"
-
-
-def is_drawn(x: float) -> bool:
+def _is_drawn(x: float | None) -> bool:
     """Whether a logarithmic axis can show a number."""
-    return _LEAST <= x <= 1 / _LEAST
-
-
-def _each(value: Any) -> tuple[float, ...]:
-    return () if value is None else value if isinstance(value, tuple) else (value,)
-
-
-def _numbers(row: Row) -> list[float]:
-    bounds = [x for x in (row.lower, row.upper) if x is not None]
-    return [*bounds, *(x for value in row.values.values() for x in _each(value))]
+    return x is not None and _LEAST <= x <= 1 / _LEAST

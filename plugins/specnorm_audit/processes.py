@@ -10,15 +10,13 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-ONE_THREAD = dict.fromkeys(_THREAD_VARIABLES, "1")
-"""For `Worker`: a thread each, unless the environment says otherwise; how many there are changes no answer."""
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+"""One each, unless the environment says otherwise; how many there are changes no answer."""
 
 
 class WorkerLost(RuntimeError):
@@ -32,10 +30,10 @@ class Worker:
     environment is set before it loads NumPy; and when it dies, it is known which call it died of.
     """
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", _START],  # -P: no module of the current folder, where a model may lie
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**(environment or {}), **os.environ},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict.fromkeys(_THREADS, "1") | os.environ,
         )  # fmt: skip
         try:
             self._send(sys.path)
@@ -50,10 +48,10 @@ class Worker:
         """Call a function there; ``told`` is called with what it has to `tell` meanwhile."""
         try:
             self._send((function, arguments))
-            while isinstance(answer := self._answer(), _Told):
+            while (message := self._answer())[0]:
                 if told is not None:
-                    told(*answer.words)
-            return answer
+                    told(*message[1])
+            return message[1]
         except (EOFError, OSError, pickle.UnpicklingError) as error:
             try:
                 code = self.process.wait(_DYING)
@@ -70,10 +68,6 @@ class Worker:
     def is_alive(self) -> bool:
         """Whether the process has not ended."""
         return self.process.poll() is None
-
-    def kill(self) -> None:
-        """End the process, whatever it is doing; a call under way raises `WorkerLost`."""
-        self.process.kill()
 
     def close(self) -> None:
         """End the process and let go of it."""
@@ -119,22 +113,16 @@ def serve() -> None:
     _ending(_answering, calls)
 
 
-@dataclass(frozen=True)
-class _Told:
-    """What a call says before it answers."""
-
-    words: tuple[Any, ...]
-
-
 _answers: BinaryIO | None = None
+"""Where the messages of this process go: whether more will come, and what is said."""
 
 
 def tell(*words: Any) -> None:
     """In a `Worker`'s process: say something to the caller of what is under way."""
-    _answer(_Told(words))
+    _answer((True, words))
 
 
-def _answer(message: Any) -> None:
+def _answer(message: tuple[bool, Any]) -> None:
     assert _answers is not None, "called in a process of its own"
     pickle.dump(message, _answers, protocol=pickle.HIGHEST_PROTOCOL)
     _answers.flush()
@@ -143,7 +131,7 @@ def _answer(message: Any) -> None:
 def _answering(calls: queue.SimpleQueue[Any]) -> None:
     answer: Any = None  # the first one says that this process is ready
     while True:
-        _answer(answer)
+        _answer((False, answer))
         function, arguments = calls.get()
         answer = function(*arguments)
         del function, arguments  # two kernels must not meet
@@ -191,11 +179,11 @@ class Workers(ThreadPoolExecutor):
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         worker: Worker | None = getattr(self._mine, "worker", None)
         if worker is None or not worker.is_alive:
-            worker = self._mine.worker = Worker(ONE_THREAD)
+            worker = self._mine.worker = Worker()
             with self._lock:
                 self.workers.append(worker)
                 if self._closed:
-                    worker.kill()
+                    worker.process.kill()
         return worker.call(function, *arguments)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -204,7 +192,7 @@ class Workers(ThreadPoolExecutor):
             with self._lock:
                 self._closed = True
                 for worker in self.workers:
-                    worker.kill()
+                    worker.process.kill()
         super().shutdown(wait, cancel_futures=cancel_futures)
         for worker in self.workers if wait else ():
             worker.close()
@@ -216,7 +204,5 @@ class Workers(ThreadPoolExecutor):
 
 def cpus() -> int:
     """Processors that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
-        return os.cpu_count() or 1
+    known = hasattr(os, "sched_getaffinity")  # not on macOS and Windows
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1

@@ -11,7 +11,6 @@ from html import escape
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import specnorm
 from specnorm.proof import backends, number, visible
 from specnorm_audit import tables
 from specnorm_audit.rows import Row, finite
@@ -97,24 +96,20 @@ class Report:
     def summary(self) -> dict[str, Any]:
         """Counts and extremes over the layers that were measured."""
         measured = [row for row in self.layers if row.status == "ok"]
-        ratios = sorted(row.ratio for row in measured if row.ratio is not None and math.isfinite(row.ratio))
-        # One or two of them; `statistics` takes longer to import than a layer to measure.
-        middle = ratios[(len(ratios) - 1) // 2 : len(ratios) // 2 + 1]
-        largest = max(measured, key=lambda row: _or_zero(row.upper), default=None)
+        unmeasured = [{"name": row.name, "shape": list(row.shape), "reason": row.reason} for row in self.unmeasured]
+        largest = max(measured, key=lambda row: row.upper or 0, default=None)
         return {
             "layers": len(self.layers),
             "conv": sum(row.kind == "conv" for row in self.layers),
             "linear": sum(row.kind == "linear" for row in self.layers),
             "errors": len(self.layers) - len(measured),
             "skipped": len(self.skipped),
-            **({"unmeasured": [_named(row) for row in self.unmeasured]} if self.unmeasured else {}),
+            **({"unmeasured": unmeasured} if unmeasured else {}),
             **({"inert": list(self.inert)} if self.inert else {}),
             **({"left_out": self.left_out} if self.left_out else {}),
-            "max_lower": finite(max((_or_zero(row.lower) for row in measured), default=None)),
+            "max_lower": finite(max((row.lower or 0 for row in measured), default=None)),
             "max_upper": None if largest is None else finite(largest.upper),
             "max_upper_layer": None if largest is None else largest.name,
-            "median_ratio": sum(middle) / len(middle) if ratios else None,
-            "max_ratio": max(ratios, default=None),
             "network": None if self.network is None else self.network.to_dict(),
         }
 
@@ -132,10 +127,9 @@ class Report:
 
     def __str__(self) -> str:
         """The table that ``--format table`` prints."""
-        title = [*([visible(self.model)] if self.model is not None else []), verdict(self), ""]
-        if not self.layers:
-            return "\n".join([*title, *notes(self)])
-        return "\n".join([*title, *tables.lines(self.layers), "", *notes(self), ""])
+        title = [] if self.model is None else [visible(self.model)]
+        table = [*tables.lines(self.layers), ""] if self.layers else []
+        return "\n".join([*title, verdict(self), "", *table, *notes(self)]).rstrip("\n") + "\n"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the same table."""
@@ -161,19 +155,6 @@ def environment(used: Iterable[str] = ()) -> dict[str, str]:
     return found | {"platform": f"{platform.system()} {platform.machine()}"}
 
 
-def unreadable(model: str, error: str) -> Report:
-    """The report of a model that could not be read."""
-    return Report(specnorm.__version__, model, (), (), error=error)
-
-
-def _named(row: Row) -> dict[str, Any]:
-    return {"name": row.name, "shape": list(row.shape), "reason": row.reason}
-
-
-def _or_zero(value: float | None) -> float:
-    return 0.0 if value is None else value
-
-
 def verdict(report: Report) -> str:
     """What a report proves, in one sentence: of how many layers, how large the norms are, the network's constant."""
     rows = report.layers
@@ -185,16 +166,7 @@ def verdict(report: Report) -> str:
     chosen = f" ({report.left_out} more left out)" if report.left_out else ""
     parts = [f"{len(measured)} of {len(rows)} layers proven{chosen}"]
     if measured:
-        above = [row for row in measured if row.lower is not None and row.lower > 1]
-        open_ = sum(row.upper is not None and row.upper > 1 for row in measured) - len(above)
-        largest = f"the largest norm is at most {number(report.summary['max_upper'], 'upper')}"
-        if not above and not open_:
-            whole = len(measured) == len(rows) and not report.unmeasured and not report.left_out
-            parts.append("each nonexpansive" if whole else "each of these nonexpansive")
-        elif 2 * len(above) <= len(measured):
-            counts = ((len(above), "above 1"), (open_, "not decided to be at most 1"))
-            parts.append(", ".join(f"{n} {what}" for n, what in counts if n))
-        parts.append(largest)
+        parts.append(f"the largest norm is at most {number(report.summary['max_upper'], 'upper')}")
     if report.network is not None:
         upper = report.network.upper
         if upper is None or math.isinf(upper):
@@ -222,10 +194,9 @@ def notes(report: Report) -> list[str]:
         named = ", ".join(visible(row.name) for row in report.unmeasured if row.reason == reason)
         notes.append(f"Not measured, though it could be a layer: {named}: {visible(str(reason))}")
     if summary["max_upper_layer"] is not None:
-        ratios = f" tn/lower: median {number(summary['median_ratio'])}, largest {number(summary['max_ratio'])}."
         notes.append(
             f"Largest norm: at most {number(summary['max_upper'], 'upper')} ({visible(summary['max_upper_layer'])}), "
-            f"at least {number(summary['max_lower'], 'lower')}.{'' if summary['max_ratio'] is None else ratios}"
+            f"at least {number(summary['max_lower'], 'lower')}."
         )
     notes.append(
         f"lower and upper are proven, {tables.where(report.layers)}. {tables.promised(report.layers)}".rstrip()
@@ -238,3 +209,65 @@ def notes(report: Report) -> list[str]:
         names = [visible(row.name) for row in report.layers if row.note == note]
         notes.append(f"{tables.some(names)}: {visible(note).rstrip('.')}.")
     return notes
+
+
+# -- gates: whether the layers, or the network, are proven to stay within a bound --------------------------------------
+def gate_layers(report: Report, bound: float) -> Gate:
+    """Whether all norms are proven to be at most ``bound``.
+
+    Undecided: nothing speaks against it but arrays that could be layers and are not measured.
+    """
+    option = f"--fail-above {bound!r}"
+    if report.error is not None:
+        return Gate(option, bound, "undecided", "the model could not be read.")
+    places = [place for row in report.layers if (place := _against(row, bound))]
+    if places:
+        reason = f"{len(places)} of {len(report.layers)} layers are not proven to have a norm of at most {bound!r}:"
+        return Gate(option, bound, "failed", reason, tuple(places))
+    if report.unmeasured:
+        unmeasured = tuple(f"{row.name}: {row.reason}" for row in report.unmeasured)
+        advice = "--layers with the names of the others leaves out what is none"
+        reason = f"{len(unmeasured)} arrays could be layers and are not measured; {advice}:"
+        return Gate(option, bound, "undecided", reason, unmeasured)
+    chosen = f", {report.left_out} more left out," if report.left_out else ""
+    reason = f"each of {len(report.layers)} layers{chosen} is proven to have a norm of at most {bound!r}, as assumed."
+    return Gate(option, bound, "passed", reason)
+
+
+def _against(row: Row, bound: float) -> str | None:
+    if row.status != "ok" or row.lower is None or row.upper is None:
+        return f"{row.name}: error: {row.reason or 'its bounds are no numbers'}"
+    if row.lower > bound:
+        return f"{row.name}: lower = {row.lower!r} > {bound!r}: the norm is above it"
+    if not row.upper <= bound:
+        return f"{row.name}: upper = {row.upper!r} > {bound!r}, lower = {row.lower!r}: not proven"
+    return None
+
+
+def gate_network(report: Report, bound: float) -> Gate:
+    """Whether the network's constant is proven to be at most ``bound``.
+
+    Undecided: proven of a graph that could not be compared with the file's own values.
+    """
+    option, found = f"--fail-above-network {bound!r}", report.network
+    if report.error is not None:
+        return Gate(option, bound, "undecided", "the model could not be read.")
+    claim = f"f is not proven to have a constant of at most {bound!r}"
+    if found is None:
+        why = "--layers chose a part of it" if report.left_out else "the file holds no graph, so give an ONNX file"
+        return Gate(option, bound, "failed", f"{claim}: {why}.")
+    if found.upper is None:
+        return Gate(option, bound, "failed", f"{claim}: {found.unknown[0].reason}.")
+    finite = found.upper < float("inf")
+    constant = f"its constant is at most {number(found.upper, 'upper')}" if finite else found.infinite
+    if not found.upper <= bound:
+        return Gate(option, bound, "failed", f"{claim}: {constant}.")
+    if not found.checked.complete:
+        return Gate(option, bound, "undecided", f"f is not decided: {constant} as it was read. {found.checked}")
+    return Gate(option, bound, "passed", f"{claim.replace('not proven', 'proven')}: {constant}.")
+
+
+def gates_of(report: Report, layers: float | None, whole: float | None) -> tuple[Gate, ...]:
+    """The gates that are asked for: a bound on every layer's norm, and one on the network's constant."""
+    asked = ((gate_layers, layers), (gate_network, whole))
+    return tuple(gate(report, bound) for gate, bound in asked if bound is not None)

@@ -22,6 +22,8 @@ CIRCULAR = "circular"
 """The exact norm with circular padding, at a size."""
 COLUMNS = (*METHODS, CIRCULAR)
 """What may be measured besides the interval."""
+GEOMETRY = ("stride", "dilation", "groups", "transposed", "padding_mode", "padding", "input_shape")
+"""What a row says of it."""
 STANDARD = ("tn", "f4", "reshaped")
 """What ``--all`` measures, besides "circular" where there is a size."""
 
@@ -90,23 +92,11 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, in the order of the documentation; numbers that are not finite become None."""
-        spec = self.spec
-        spatial = spec is not None and spec.ndim > 0
-        row: dict[str, Any] = {
-            "name": self.name,
-            "kind": self.kind,
-            "shape": list(self.shape),
-            "stride": None if spec is None else list(spec.stride),
-            "dilation": None if spec is None else list(spec.dilation),
-            "groups": None if spec is None else spec.groups,
-            "transposed": None if spec is None else spec.transposed,
-            "padding_mode": spec.padding_mode if spec is not None and spatial else None,
-            "padding": None if spec is None else [list(pair) for pair in spec.padding],
-            "input_shape": None if spec is None or spec.input_shape is None else list(spec.input_shape),
-            "assumed": list(self.assumed),
-            "lower": finite(self.lower),
-            "upper": finite(self.upper),
-        }
+        row: dict[str, Any] = {"name": self.name, "kind": self.kind, "shape": list(self.shape)}
+        row |= {name: _listed(getattr(self.spec, name, None)) for name in GEOMETRY}
+        if not row["padding"]:
+            row["padding_mode"] = None  # of a matrix
+        row |= {"assumed": list(self.assumed), "lower": finite(self.lower), "upper": finite(self.upper)}
         row |= {name: finite(value) for name, value in self.values.items()}
         row |= {"ratio": finite(self.ratio)} if "tn" in self.values else {}
         return row | {"status": self.status, "reason": self.reason, "note": self.note}
@@ -148,6 +138,10 @@ def either(a: Row, b: Row) -> Row:
     }
     upper, lower = max(a.upper, b.upper), min(a.lower, b.lower)
     return replace(a, lower=lower, upper=upper, values=values, promises=promises, note=a.note or b.note, claim=None)
+
+
+def _listed(value: Any) -> Any:
+    return list(map(_listed, value)) if isinstance(value, tuple) else value
 
 
 def finite(value: Value) -> Any:

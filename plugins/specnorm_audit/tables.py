@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from unicodedata import combining, east_asian_width
 
 from specnorm.proof import number, visible
 from specnorm_audit.rows import Row, Value
@@ -74,20 +73,11 @@ def lines(rows: Sequence[Row]) -> list[str]:
 
 def aligned(texts: Sequence[Sequence[str]], numbers: range) -> list[str]:
     """Lines of a table; columns of ``numbers`` are set to the right. ``texts`` begins with its head."""
-    widths = [max(map(_width, column)) for column in zip(*texts, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     rule = f"|{'|'.join('-' * (width + 2) for width in widths)}|"
-    head, *body = ([_filled(text, widths[j], j in numbers) for j, text in enumerate(row)] for row in texts)
+    sides = [">" if j in numbers else "<" for j in range(len(widths))]
+    head, *body = ([f"{text:{side}{n}}" for text, side, n in zip(row, sides, widths, strict=True)] for row in texts)
     return [f"| {' | '.join(head)} |", rule, *(f"| {' | '.join(row)} |" for row in body)]
-
-
-def _filled(text: str, width: int, right: bool) -> str:
-    space = " " * (width - _width(text))
-    return space + text if right else text + space
-
-
-def _width(text: str) -> int:
-    """Columns of a terminal: two for a wide character, none for a mark that combines with the one before."""
-    return sum(0 if combining(c) else 1 + (east_asian_width(c) in "WF") for c in text)
 
 
 def _cell(value: Value, promise: str) -> str:

@@ -111,10 +111,7 @@ def audit_module(
                 row = _row(name, module, calls.get(name), settings)
                 rows += [] if row is None else [row]
     if not rows:
-        raise MethodError(
-            f"nothing of the model is seen to be one convolution or linear map; {', '.join(others)} "
-            f"({', '.join(sorted({name_of(x) for x in others.values()}))}) hold matrices that are used otherwise."
-        )
+        raise MethodError(f"of {', '.join(others)} none is seen to be one convolution or linear map.")
     skipped = _skipped(model, [row.name for row in rows])
     # What a measured module holds besides has been seen not to matter, or is what its kernel is computed from.
     told = tuple(row.name.rpartition(".")[0] + "." for row in rows if row.reason is None and "." in row.name)
@@ -123,13 +120,8 @@ def audit_module(
         for name, x in skipped
         if x.ndim >= _MATRIX and isinstance(x, nn.Parameter) and not name.startswith(told)
     )
-    return Report(
-        specnorm.__version__,
-        type(model).__name__,
-        tuple(rows),
-        tuple(name for name, _ in skipped),
-        unmeasured=unmeasured,
-    )
+    names = tuple(name for name, _ in skipped)
+    return Report(specnorm.__version__, type(model).__name__, tuple(rows), names, unmeasured=unmeasured)
 
 
 def _others(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -149,19 +141,19 @@ def _others(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _example(model: nn.Module, layers: dict[str, nn.Module], given: int | Sequence[int] | Tensor) -> Tensor:
     if isinstance(given, Tensor):
         return given
-    if not isinstance(given, Sequence) and _whole(given):
+    shape: tuple[Any, ...] = tuple(given) if isinstance(given, Sequence) else (given,)
+    if not all(_whole(n) for n in shape):
+        raise MethodError(
+            f"input_shape={given!r} is no int, no sequence of positive ints such as (3, 32, 32), and no tensor."
+        )
+    if not isinstance(given, Sequence):
         first: Any = next(iter(layers.values()), None)
         if not isinstance(first, _ConvNd):
             raise MethodError(
                 f"input_shape={given} is a spatial size, but the model's first layer is no convolution. Give one input "
                 "without the batch axis, such as (3, 32, 32)."
             )
-        given = (first.in_channels, *[given for _ in first.kernel_size])
-    shape: tuple[Any, ...] = tuple(given) if isinstance(given, Sequence) else (given,)
-    if not all(_whole(n) for n in shape):
-        raise MethodError(
-            f"input_shape={given!r} is no int, no sequence of positive ints such as (3, 32, 32), and no tensor."
-        )
+        shape = (first.in_channels, *shape * len(first.kernel_size))
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     return torch.zeros(1, *map(index, shape), dtype=like.dtype, device=like.device)
 

@@ -207,11 +207,3 @@ def test_what_a_notebook_and_pandas_show(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match="pip install pandas"):
         report.to_pandas()
-
-
-def test_sizes_that_fit_no_convolution_are_refused() -> None:
-    arrays = {"a": np.ones((2, 2, 3, 3)), "b": np.eye(2)}
-    with pytest.raises(GeometryError, match=r"input_shape=3x32x32 has 3 sizes.* such as 32x32"):
-        audit(arrays, input_shape=(3, 32, 32))
-    mixed = audit(arrays | {"c": np.ones((2, 2, 3))}, input_shape=(8, 8))
-    assert [row.status for row in mixed.layers] == ["ok", "ok", "error"]

@@ -145,7 +145,7 @@ def test_rows_are_the_python_functions(
         ({"y": np.full(4, 3)}, "labels from 3 to 3; expected whole numbers 0..2"),
         ({"y": np.full(4, -1)}, "labels from -1 to -1"),
         ({"x": np.zeros((4, 9))}, "samples of shape (9,); the network takes (2, 2, 4)"),
-        ({"x": np.zeros((0, *SIZES)), "y": np.zeros(0, int)}, "has no entries"),
+        ({"x": np.zeros((0, *SIZES)), "y": np.zeros(0, int)}, "expected (samples, ...) and (samples,)"),
         ({"x": np.full((4, *SIZES), np.nan)}, "NaN"),
         ({"x": np.full((4, *SIZES), 2**60)}, "beyond 2**53"),
         ({"x": np.zeros((4, *SIZES), np.complex64)}, "x is of complex64"),
@@ -153,7 +153,7 @@ def test_rows_are_the_python_functions(
         ({"x": np.full((4, *SIZES), None)}, "cannot be read"),
         (
             {"x": np.full((4, *SIZES), 255, np.uint8)},
-            "sample 0 has entries from 255 to 255, outside of the input range",
+            "samples have entries from 255 to 255, outside of the input range",
         ),
     ],
 )

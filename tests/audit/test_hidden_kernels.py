@@ -14,9 +14,9 @@ import pytest
 pytest.importorskip("click")
 pytest.importorskip("jinja2")
 
-from specnorm_audit import audit, cli, gates
+from specnorm_audit import audit, cli
 from specnorm_audit.renderers import render
-from specnorm_audit.report import Report, verdict
+from specnorm_audit.report import Report, gate_layers, verdict
 from specnorm_audit.rows import Row
 
 from audit import files
@@ -80,13 +80,10 @@ def test_none_passes_a_gate(hidden: tuple[Path, str], capsys: pytest.CaptureFixt
     """It fails, or is not decided; the gate names the array, unless ``--layers`` left it out."""
     path, name = hidden
     assert cli.run(["audit", str(path), "--fail-above", "1"]) in (1, 2)
-    out, err = capsys.readouterr()
+    err = capsys.readouterr().err
     assert "gate failed" in err or "gate not decided" in err
     assert f"  {name}: " in err
-    assert "each nonexpansive" not in out
     assert cli.run(["audit", str(path), "--fail-above", "1", "--layers", "ok*"]) == 0
-    out, err = capsys.readouterr()
-    assert ("each of these nonexpansive" if "more left out" in out else "each nonexpansive") in out
 
 
 @pytest.mark.sampled("object", "overflow", "six", "bias_weight")
@@ -115,7 +112,7 @@ def test_every_format_names_it_with_the_reason(hidden: tuple[Path, str]) -> None
 def test_what_is_no_number_passes_no_gate(ends: tuple[float, float]) -> None:
     row = Row("a", "linear", (2, 2), None, lower=ends[0], upper=ends[1])
     report = Report("0", None, (row,), ())
-    gate = gates.norms(report, 1.0)
+    gate = gate_layers(report, 1.0)
     assert gate.outcome == "failed"
     assert "its bounds are no numbers" in gate.places[0]
     assert verdict(report) == "0 of 1 layers proven."

@@ -29,8 +29,8 @@ import resource, sys
 from concurrent.futures import ThreadPoolExecutor
 resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
 import specnorm
-from specnorm_audit import executing
-executing.IN_FLIGHT = 16 * 2**20
+from specnorm_audit import measuring
+measuring.IN_FLIGHT = 16 * 2**20
 try:
     bytearray(LIMIT)
 except MemoryError:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from specnorm_audit import audit, gates
+from specnorm_audit import audit
 from specnorm_audit.layers import Layer, conventions, select
+from specnorm_audit.report import gate_layers
 from specnorm_networks.model_arrays import Tensor
 
 from audit import files
@@ -71,7 +72,7 @@ def test_what_is_not_decided_is_read_both_ways(save: Any, arrays: dict[str, Any]
     assert max(readings) * (1 - 1e-5) <= row.upper <= 1.01 * max(readings)
     assert 0.99 * min(readings) <= row.lower <= min(readings) * 1.01
     assert max(readings) * (1 - 1e-5) <= row.values["f4"]
-    assert gates.norms(report, 0.99 * max(readings)).outcome == "failed"
+    assert gate_layers(report, 0.99 * max(readings)).outcome == "failed"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def _npz(path: Path, array: NDArray[Any]) -> None:
 def test_what_is_no_floating_number_is_undecided(write: Any, kind: str, tmp_path: Path) -> None:
     write(tmp_path / "m", IN_NPZ[kind])
     report = audit(tmp_path / "m")
-    assert gates.norms(report, 2.0).outcome != "passed"
+    assert gate_layers(report, 2.0).outcome != "passed"
     assert "q.weight" in [row.name for row in (*report.unmeasured, *report.layers)]
 
 

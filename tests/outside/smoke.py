@@ -60,7 +60,7 @@ def cli() -> None:
     assert "dncnn_25" in command("audit", str(checkpoint), "--layers", "*model.0.*")
     assert find_spec("torch") is None
     assert "numpy" in command("backends")
-    assert "Examples:" in command("audit", "--help")
+    assert "Exit codes:" in command("audit", "--help")
     assert "specnorm" in command(_SPECNORM_COMPLETE="bash_source")
     module = subprocess.run(
         [sys.executable, "-m", "specnorm", "--version"], capture_output=True, text=True, check=True, timeout=300

@@ -75,18 +75,16 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[ModelArrays]:
 def _listed(stack: ExitStack, file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     """Let the file's reader list its arrays, in a child process where that is safer."""
     kind = sniff(file)
-    if kind in _ISOLATED and not (kind == "onnx" and _has_own_operators()):
+    own: tuple[str, ...] = ()
+    if kind == "onnx":
+        from specnorm_networks import registered_operators  # with all operators
+
+        own = registered_operators()  # which only this process knows
+    if kind in _ISOLATED and not own:
         return stack.enter_context(in_child(_READERS[kind], path, max_bytes, packed=kind in _PACKED))
     with warnings.catch_warnings():  # what libraries warn of here changes no number: how an old file was written
         warnings.simplefilter("ignore")
         return _READERS[kind](file, path, max_bytes)
-
-
-def _has_own_operators() -> bool:
-    """Whether operators are registered, which only this process knows."""
-    from specnorm_networks import registered_operators
-
-    return bool(registered_operators())
 
 
 def sniff(file: BinaryIO) -> str:
@@ -110,14 +108,8 @@ def sniff(file: BinaryIO) -> str:
             "it is a pickle, but not one that torch.save wrote; pickles can run code, so it is not opened. "
             f"{_KNOWN}: save the weights as one of those."
         )
-    if head.startswith(b"\x93NUMPY"):
-        raise ModelFileError("it is a single .npy array without a name. Save it with numpy.savez, by name.")
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return "hdf5"
-    if head[257:262] == b"ustar":
-        raise ModelFileError(
-            "it is a tar archive (as PyTorch wrote before 0.1.10), which is not opened. Save it again with torch.save."
-        )
     if size == 0:
         raise ModelFileError("it is empty.")
     raise ModelFileError(f"its content is of no known kind. {_KNOWN}, whatever the file is called.")

@@ -78,7 +78,8 @@ def stored_entries(file: BinaryIO) -> dict[str, Entry]:
                 raise ModelFileError("something is written around its zip archive, or its entries overlap.")
             begin = _data_start(file, raw, offset, length)
             reached = begin + length
-            found[raw.decode()] = Entry(raw.decode(), begin, length, crc)
+            name = raw.decode()  # which raises where it is no text
+            found[name] = Entry(name, begin, length, crc)
         if reached > start:
             raise ModelFileError("its entries claim more bytes than the file has.")
         return found
@@ -127,7 +128,7 @@ def _listed(directory: bytes) -> Iterator[tuple[bytes, int, int, int]]:
             raise _ambiguous(f"{_shown(name)} is marked as a folder")
         if method or size != packed or flags & _ENCRYPTED:
             raise ModelFileError("its entries are compressed, which torch.save never does. Save it again.")
-        if not 0 < len(name) <= _LONGEST_NAME or min(name) < 32 or not _is_text(name):
+        if not 0 < len(name) <= _LONGEST_NAME or min(name) < 32:
             raise ModelFileError(f"one of its entries is called {_shown(name)}, which torch.save never does.")
         yield name, offset, size, crc
 
@@ -164,14 +165,6 @@ def _bytes(file: BinaryIO, at: int, count: int) -> bytes:
         raise ModelFileError("its zip archive is damaged or cut short.")
     file.seek(at)
     return file.read(count)
-
-
-def _is_text(name: bytes) -> bool:
-    try:
-        name.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _shown(name: bytes) -> str:

@@ -19,11 +19,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from specnorm_networks import ModelArrays, Tensor
+from specnorm_networks import ModelArrays
 
 from specnorm import ModelFileError
 from specnorm.proof import ArrayObject
-from specnorm_audit.processes import ONE_THREAD, Worker, WorkerLost, tell
+from specnorm_audit.processes import Worker, WorkerLost, tell
 
 SECONDS = 10
 """Processor time that listing a file, or reading one array, may take; and a second more for each of these bytes:"""
@@ -48,13 +48,15 @@ cannot make sense of a `Tensor.refusal`. What the file says of an array goes int
 @contextmanager
 def in_child(read: Reader, path: str, max_bytes: int, *, packed: bool = True) -> Iterator[ModelArrays]:
     """List the arrays of a file in a child process, which also reads them."""
-    child = _Child(path, max_bytes)
+    child = _Child(max_bytes)
     try:
         size = Path(path).stat().st_size
         memory = None if packed else PLAIN_MEMORY + 4 * size
         listed = child.call(_seconds(size), _list, read, path, max_bytes, memory=memory)
-        child.arrays = sum(8 * math.prod(tensor.shape) for tensor in listed.arrays)
-        arrays = [replace(tensor, load=partial(child.load, i, tensor)) for i, tensor in enumerate(listed.arrays)]
+        sizes = [8 * math.prod(tensor.shape) for tensor in listed.arrays]
+        child.arrays = sum(sizes)
+        loads = [partial(child.call, _seconds(n), _load, i) for i, n in enumerate(sizes)]
+        arrays = [replace(tensor, load=load) for tensor, load in zip(listed.arrays, loads, strict=True)]
         yield replace(listed, arrays=arrays, elsewhere=child.ask)
     finally:
         child.release()
@@ -65,14 +67,13 @@ _spare: list[tuple[int, Worker]] = []
 
 
 class _Child:
-    def __init__(self, path: str, max_bytes: int) -> None:
-        self.path = path
+    def __init__(self, max_bytes: int) -> None:
         self.memory = 2 * max_bytes + MEMORY
         self.arrays = 0
         """Bytes of all of them in float64."""
         self.lost: str | None = None
         owner, worker = _spare.pop() if _spare else (os.getpid(), None)
-        self.worker = worker if worker is not None and owner == os.getpid() and worker.is_alive else _started()
+        self.worker = worker if worker is not None and owner == os.getpid() and worker.is_alive else Worker()
 
     def call(
         self,
@@ -113,11 +114,6 @@ class _Child:
         memory = None if seconds is None else PLAIN_MEMORY + 4 * self.arrays
         return self.call(seconds, _asked, progress is not None, function, *arguments, memory=memory, told=progress)
 
-    def load(self, index: int, tensor: Tensor) -> ArrayObject:
-        """Read one of the arrays."""
-        found: ArrayObject = self.call(_seconds(8 * math.prod(tensor.shape)), _load, index)
-        return found
-
     def release(self) -> None:
         """Keep the process for the next file, or end it."""
         if self.lost is None:
@@ -130,13 +126,6 @@ class _Child:
 
 def _seconds(size: int) -> float:
     return SECONDS + math.ceil(size / BYTES_PER_SECOND)
-
-
-def _started() -> Worker:
-    try:
-        return Worker(ONE_THREAD)
-    except RuntimeError as error:
-        raise ModelFileError(f"it is read in a child process, and {error}.") from error
 
 
 @atexit.register

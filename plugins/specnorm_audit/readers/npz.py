@@ -32,7 +32,7 @@ def read(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
 def _describe(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:
     name = entry.filename.removesuffix(".npy")
     try:
-        with archive.open(entry) as stream, _unwarned():
+        with archive.open(entry) as stream:
             shape, dtype = _header(stream)
             header = stream.tell()
     except _DAMAGE as error:
@@ -47,19 +47,11 @@ def _describe(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:
     return Tensor(name, shape, kind, partial(_load, archive, entry))
 
 
-def _unwarned() -> warnings.catch_warnings[None]:
-    """NumPy warns of headers that Python 2 wrote, which changes no number."""
-    return warnings.catch_warnings(action="ignore")
-
-
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
-    version = npy.read_magic(stream)
-    if version == (1, 0):
-        shape, _, dtype = npy.read_array_header_1_0(stream, max_header_size=MAX_HEADER)
-    elif version == (2, 0):
-        shape, _, dtype = npy.read_array_header_2_0(stream, max_header_size=MAX_HEADER)
-    else:
-        raise ValueError(f"format version {version}; expected (1, 0) or (2, 0)")
+    read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(npy.read_magic(stream))
+    if read is None:
+        raise ValueError("its version is neither (1, 0) nor (2, 0)")
+    shape, _, dtype = read(stream, max_header_size=MAX_HEADER)
     if any(n < 0 for n in shape):
         raise ValueError(f"shape {shape}")
     return shape, dtype
@@ -67,7 +59,7 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
 
 def _load(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
     try:
-        with archive.open(entry) as stream, _unwarned():
+        with archive.open(entry) as stream, warnings.catch_warnings(action="ignore"):  # of what Python 2 wrote
             array = npy.read_array(stream, allow_pickle=False, max_header_size=MAX_HEADER)
             if stream.read(1):  # reaching the end makes zipfile compare the checksum
                 raise ValueError("data after the end")

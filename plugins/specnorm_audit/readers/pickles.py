@@ -35,7 +35,6 @@ _LEAST = {_TENSOR: 4, f"{_TENSOR}_v2": 6, _TENSOR_OF: 7}
 _PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
 _CALLS = frozenset({
     *_LEAST, *_PARAMETERS, "torch.Size", "torch.device", "collections.OrderedDict",
-    "collections.Counter", "_codecs.encode",
 })  # fmt: skip
 _DTYPES = frozenset(f"torch.{name}" for name in ITEMSIZE)
 SCALARS = (str, int, float, bytes, type(None))
@@ -93,14 +92,13 @@ class Scan:
         """What each claims. One has one type and one length: torch would read a second tensor by those of the first."""
         self.inert: list[str] = []
         """Names that torch would import and call, and that are no part of a state dict: nothing was."""
+
+    def run(self, file: BinaryIO) -> Any:
+        """What a pickle holds: dictionaries, lists and tuples as such, `StoredTensor`, `Inert`."""
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
         self._work = 0
-
-    def run(self, file: BinaryIO) -> Any:
-        """What a pickle holds: dictionaries, lists and tuples as such, `StoredTensor`, `Inert`."""
-        self._stack, self._marks, self._memo, self._work = [], [], {}, 0
         start = file.tell()
         for opcode, argument, _ in pickletools.genops(file):
             if self._work > _WORK * (file.tell() - start):
@@ -208,16 +206,11 @@ class Scan:
             if not _counts(*arguments[0]):
                 raise ModelFileError("one of its shapes holds what is no number.")
             self._push(tuple(arguments[0]))
-        elif name == "torch.device" or (name == "_codecs.encode" and all(isinstance(x, str) for x in arguments)):
-            self._push(None)  # of the second, bytes
-        elif name == "_codecs.encode":
-            raise ModelFileError(f"its pickle encodes what is no text. {_ADVICE}")
+        elif name == "torch.device":
+            self._push(None)
         else:
-            given = arguments[0] if arguments else ()
-            if name == "collections.Counter" and not isinstance(given, dict | tuple):
-                raise ModelFileError(f"its pickle counts something that is no part of a state dict. {_ADVICE}")
             self._push(OrderedDict())
-            self._set(list(given.items() if isinstance(given, dict) else given))
+            self._set(list(arguments[0]) if arguments else [])
 
     def _build(self, _: Any) -> None:
         state = self._pop()
@@ -286,14 +279,8 @@ def _tensor(
     return found
 
 
-def _nothing(_scan: Scan, _argument: Any) -> None:
-    pass
-
-
 _OPERATIONS: dict[str, Callable[[Scan, Any], None]] = {
-    "PROTO": _nothing,
-    "STOP": _nothing,
-    "FRAME": _nothing,
+    **dict.fromkeys(("PROTO", "STOP", "FRAME"), lambda *_: None),
     "GLOBAL": Scan._name_global,
     "STACK_GLOBAL": Scan._name_on_stack,
     "REDUCE": Scan._call,

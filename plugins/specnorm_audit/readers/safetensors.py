@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,8 +25,6 @@ SUFFIX = ".safetensors.index.json"
 MAX_HEADER = 100_000_000
 """The format's own limit on a header, in bytes; also the longest index that is read."""
 
-Opener = Callable[[], AbstractContextManager[BinaryIO]]
-
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64"}
 _KINDS = {"F": "float", "I": "int", "U": "uint"}
 _STORED = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
@@ -35,10 +32,10 @@ _STORED = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u
 
 def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     """List the arrays of a safetensors file; ``path`` is the same file, for the library."""
-    return ModelArrays(_listing(file, path, max_bytes, lambda: nullcontext(file)))
+    return ModelArrays(_listing(file, path, max_bytes))
 
 
-def _listing(file: BinaryIO, path: str, max_bytes: int, reopen: Opener) -> list[Tensor]:
+def _listing(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
     try:
         from safetensors import SafetensorError, safe_open
     except ModuleNotFoundError as error:
@@ -56,28 +53,28 @@ def _listing(file: BinaryIO, path: str, max_bytes: int, reopen: Opener) -> list[
         raise ModelFileError(f"it is damaged or cut short: {error}.") from error
     try:
         header: dict[str, Any] = json.loads(file.read(length))
-        return [_describe(reopen, name, entry, 8 + length) for name, entry in header.items() if name != "__metadata__"]
+        return [_describe(path, name, entry, 8 + length) for name, entry in header.items() if name != "__metadata__"]
     except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
         raise ModelFileError(f"its header is damaged: {error}.") from error
 
 
-def _describe(reopen: Opener, name: str, entry: dict[str, Any], start: int) -> Tensor:
+def _describe(path: str, name: str, entry: dict[str, Any], start: int) -> Tensor:
     shape = tuple(int(n) for n in entry["shape"])
     begin, end = entry["data_offsets"]
     stored = str(entry["dtype"])
     # Types without a NumPy counterpart keep their own name: a float8 kernel is refused by name.
     dtype = _DTYPES.get(stored) or re.sub("^(F|I|U)(?=[0-9])", lambda m: _KINDS[m[0]], stored).lower()
-    return Tensor(name, shape, dtype, partial(_load, reopen, shape, stored, start + begin, end - begin))
+    return Tensor(name, shape, dtype, partial(_load, path, shape, stored, start + begin, end - begin))
 
 
-def _load(reopen: Opener, shape: tuple[int, ...], stored: str, start: int, count: int) -> NDArray[Any]:
+def _load(path: str, shape: tuple[int, ...], stored: str, start: int, count: int) -> NDArray[Any]:
     dtype = _DTYPES.get(stored)
     if dtype not in _STORED:
         raise not_measured(stored)
     layout = np.dtype(_STORED[dtype])
     if count != math.prod(shape) * layout.itemsize:
         raise ModelFileError(f"shape {shape} of {stored} does not take {count} bytes: the header is damaged.")
-    with reopen() as file:
+    with Path(path).open("rb") as file:
         file.seek(start)
         data = file.read(count)
     if len(data) != count:
@@ -121,7 +118,7 @@ def read_sharded(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
         promised = [name for name, its in owner.items() if its == shard]
         try:
             with place.open("rb") as opened:
-                found = _listing(opened, str(place), left, partial(_open, place))
+                found = _listing(opened, str(place), left)
             left -= place.stat().st_size
         except (ModelFileError, OSError) as error:
             reason = getattr(error, "strerror", None) or str(error)
@@ -164,7 +161,3 @@ def _beside(index: Path, shard: str) -> Path:
     if place.exists() and not place.is_file():
         raise ModelFileError(f"its shard {shard!r} is not a regular file.")
     return place
-
-
-def _open(place: Path) -> BinaryIO:
-    return place.open("rb")
