@@ -51,9 +51,11 @@ _WEIGHT_NORM = (
     "weight normalisation stores a direction and a length, not the weight. Fold them first: "
     "torch.nn.utils.remove_weight_norm, or torch.nn.utils.parametrize.remove_parametrizations."
 )
+_RAW = ("weight_orig", "weight_bar")
+"""Last parts of names, by torch's hooks and a widespread older spectral normalisation."""
 _LENGTH_OF = {"weight_v": "weight_g", ".original1": ".original0"}
 """How names end of directions, and of the lengths beside them."""
-_RAW_PARAMETER = "weight as stored (a parametrisation computes the layer's weight from it)"
+_RAW_PARAMETER = "the layer computes its weight from it. Make that a plain one first: specnorm_torch.bake_(model)."
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,8 @@ def _as_layer(tensor: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> Layer | 
         return Layer(tensor, "none", doubt)
     if axes == 3 and parts[-1] == "kernel" and parts[-2:-1] and parts[-2] in _ATTENTION:
         return Layer(tensor, kind, f"it is the {parts[-2]} of an attention by its name, which is not measured.")
-    stored = parts[-1] == "weight_orig" or (parts[-1].startswith("original") and "parametrizations" in parts)
-    raw = (_RAW_PARAMETER,) if stored and unreadable is None else ()
-    return Layer(tensor, kind, tensor.refusal or unreadable, (*tensor.assumed, *raw))
+    stored = parts[-1] in _RAW or (parts[-1].startswith("original") and "parametrizations" in parts)
+    return Layer(tensor, kind, tensor.refusal or unreadable or (_RAW_PARAMETER if stored else None), tensor.assumed)
 
 
 def _is_position(tensor: Tensor, leaf: str) -> bool:
@@ -156,6 +157,8 @@ def _doubt(parts: Sequence[str]) -> str | None:
     last = parts[-1]
     if (part := next((part for part in parts if _TRAINING_STATE.fullmatch(part)), None)) is not None:
         return f"it lies under {part!r}, as what belongs to a training run."
+    if (part := next((part for part in parts if part.startswith("lora_")), None)) is not None:
+        return f"it lies under {part!r}, as what is added to another layer's kernel."
     # Buffers of the parametrisation: vectors of a power iteration, the base of an orthogonal one.
     inside = "parametrizations" in parts and not last.startswith("original")
     if inside or last in _NO_KERNEL or last.startswith("bias_") or last.endswith("_bias"):

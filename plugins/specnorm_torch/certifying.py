@@ -215,7 +215,7 @@ def _input_of(module: Any) -> tuple[int, ...]:
     if isinstance(module, nn.Linear):
         return 1, module.in_features
     reach = [d * (k - 1) + 1 for d, k in zip(module.dilation, module.kernel_size, strict=True)]
-    # Reflection needs more pixels than it adds, circular padding as many, and sizes that its stride divides.
-    most = max(module._reversed_padding_repeated_twice)
+    # Reflection needs more pixels than it adds, circular padding sizes that its stride divides, cropping leaves one.
+    most = 2 * max(module._reversed_padding_repeated_twice)
     sizes = [s * ((max(n, most) + s) // s) for n, s in zip(reach, module.stride, strict=True)]
     return (1, module.in_channels, *sizes)

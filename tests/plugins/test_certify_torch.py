@@ -87,6 +87,11 @@ def test_a_shared_weight_is_within_the_bound_of_both() -> None:
         assert specnorm.certify(layer.weight, 0.5, **specnorm_torch.geometry_of(layer))
 
 
+def test_cropping_beyond_the_kernel_leaves_an_output_to_look_at() -> None:
+    layer = nn.ConvTranspose1d(2, 2, 1, padding=2)
+    assert specnorm_torch.rescale_(nn.Sequential(layer), 0.1) == ["0"]
+
+
 def test_baking_changes_no_output() -> None:
     model = hooked().eval()
     x = torch.randn(2, 3, 6, 6)

@@ -401,7 +401,7 @@ def _kernel(tensor: Tensor, owner: _Owner, role: str) -> Tensor:
     size = None
     if owner.node is not None:
         geometry = _configured(owner.node, tensor.shape[:-2]) | geometry
-        size = _size(owner.node, len(shape) - 2)
+        size = _size(owner.node, len(shape) - 2) if "padding" in geometry else None  # a bound at a size is of a padding
     return replace(tensor, kind="conv", shape=shape, load=load, geometry=geometry, input_shape=size)
 
 
@@ -420,7 +420,7 @@ def _configured(node: Node, kernel_shape: Sequence[int]) -> Stated:
     if "dilation_rate" in config:
         found["dilation"] = config["dilation_rate"]
     amount = config.get("padding")
-    if config.get("output_padding") is not None:
+    if config.get("output_padding") is not None and amount != "valid":
         return found  # Keras then crops by a rule of its own, and differently on each library
     if amount == "causal" and len(kernel_shape) == 1:
         rate = found.get("dilation", 1)
