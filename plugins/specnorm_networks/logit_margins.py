@@ -17,6 +17,7 @@ from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.layers import Matrix
 from specnorm_networks.certified.operators.reductions import LogSoftmax, Softmax
+from specnorm_networks.certified.operators.sources import Unknown
 from specnorm_networks.certified.patterns import prepared
 from specnorm_networks.certified.propagation import past_shifts
 from specnorm_networks.certified.reading import Subnetwork, runs
@@ -132,6 +133,9 @@ def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:
         node = past_shifts(node, graph.by_name)
         if isinstance(node.operator, Matrix) and node.operator.side == "right" and len(node.shape or ()) == 2:
             return node.inputs, node.operator
+    for other in graph.nodes:
+        if isinstance(other.operator, Unknown):  # behind it no sizes are known
+            raise MethodError(f"The network has no bound: {other.operator.reason}.")
     raise MethodError(
         "Margins need a network with one input and one output that a matrix ends with, of shape (1, classes); this one "
         f"ends with {'several outputs' if node is None else node.label or type(node.operator).__name__}."

@@ -131,6 +131,13 @@ def test_adaptive_averages_are_refused_by_name() -> None:
             certified_accuracy(source, x, [0], [0.0], execution="float16")
 
 
+def test_an_operator_without_a_rule_is_named() -> None:
+    """No sizes are known behind it: the network was said to end with no matrix."""
+    model = nn.Sequential(Function(lambda x: x.cumsum(1)), nn.Linear(4, 2)).eval()
+    with pytest.raises(MethodError, match="CumSum has no rule here"):
+        certified_accuracy(model, torch.zeros(1, 4), [0], [0.0])
+
+
 def head(inputs: int, weight: float, bias: float) -> nn.Linear:
     layer = nn.Linear(inputs, 2)
     layer.weight.data = torch.tensor([[weight], [0.0]]).expand(2, inputs).clone()
