@@ -57,8 +57,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if error.code == 1:  # click's, where nobody reads its help any more
             return OK
         raise  # a signal
-    except (SpecnormError, OSError) as error:  # of the system: click's, where its help cannot be written
-        complain(str(error))
+    except (SpecnormError, OSError) as error:  # the system's: click's own, where there is no place for its help
+        complain(f"the help cannot be written: {error}" if isinstance(error, OSError) else str(error))
     except Exception:  # Python's own exit code for a crash is 1, which here says that a gate failed
         traceback.print_exc(file=text)
     write(sys.stderr, text.getvalue())
