@@ -1,7 +1,4 @@
-"""A classifier's ONNX file and a file of samples -> how far the label of each is proven to stay; as text, as a curve.
-
-Shares and radii are rounded down, distances of attacks up.
-"""
+"""An ONNX file and samples -> how far each label is proven to stay; shares and radii rounded down, attacks up."""
 
 from __future__ import annotations
 
