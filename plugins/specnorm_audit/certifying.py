@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from specnorm_check import Claim, Refused, Verdict, check, digest, read_certificate
+from specnorm_check import Claim, Refused, Verdict, check, digest, plain, read_certificate
 from specnorm_networks import Certificate, ModelArrays, NetworkBound, certificate_of, certificate_of_network
 
-from specnorm import CertificateError, SpecnormError
+from specnorm import CertificateError, ModelFileError, SpecnormError
 from specnorm.proof import backends, number
 from specnorm_audit.layers import Layer
 from specnorm_audit.readers import MAX_BYTES, open_model
@@ -81,8 +81,11 @@ def verify_file(
 
 def _checked(model: ModelArrays, claim: Claim, content: bytes) -> Verdict:
     name, arrays = str(claim.statement.get("tensor")), {}
-    with suppress(LookupError):  # which the check says
-        arrays = {name: np.asarray(model.array(name))}
+    try:
+        with suppress(LookupError):  # which the check says
+            arrays = {name: np.asarray(model.array(name))}
+    except ModelFileError as error:
+        return Verdict(plain(claim.statement.get("name")), "", f"its array cannot be read: {error}", 0.0)
     (verdict,) = check([claim], arrays, content)
     return verdict
 

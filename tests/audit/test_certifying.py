@@ -107,6 +107,20 @@ def test_another_model_is_not_proven(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "FAILED other: the model's array has other numbers" in said
 
 
+def test_an_array_that_cannot_be_read_fails_its_claim_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    k = Random(0).standard_normal((2, 2, 3))
+    np.savez(tmp_path / "model.npz", k=k, other=k)
+    np.savez(tmp_path / "wrong.npz", k=k, other=np.array([None]))
+    proof, model, wrong = (str(tmp_path / name) for name in ("proof.npz", "model.npz", "wrong.npz"))
+    assert cli.run(["audit", model, "--certificate", proof]) == 0
+    for command in (["verify", proof, wrong], None):
+        capsys.readouterr()
+        assert (cli.run(command) if command else specnorm_check.main([proof, wrong])) == 1
+        said = capsys.readouterr().out
+        assert "proven k" in said
+        assert "FAILED other" in said
+
+
 def test_onnx_layers(tmp_path: Path) -> None:
     """The names and axes of the file: a convolution, a transposed one, and a matrix either way round."""
     pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
