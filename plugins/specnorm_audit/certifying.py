@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -69,10 +68,8 @@ def verify_file(
     try:
         claims = read_certificate(os.fspath(certificate))
     except Refused as error:
-        raise CertificateError(
-            f"{Path(certificate).name} is no certificate ({error}): expected what 'specnorm audit --certificate' "
-            "writes."
-        ) from error
+        words = f"is no certificate ({error}): expected what 'specnorm audit --certificate' writes."
+        raise CertificateError(f"{Path(certificate).name} {words}") from error
     with open_model(os.fspath(model), max_bytes) as found:
         for claim in claims:
             content = Path(model).read_bytes() if "parts" in claim.statement else b""
@@ -80,10 +77,11 @@ def verify_file(
 
 
 def _checked(model: ModelArrays, claim: Claim, content: bytes) -> Verdict:
-    name, arrays = str(claim.statement.get("tensor")), {}
+    name = str(claim.statement.get("tensor"))
     try:
-        with suppress(LookupError):  # which the check says
-            arrays = {name: np.asarray(model.array(name))}
+        arrays = {name: np.asarray(model.array(name))}
+    except LookupError:
+        arrays = {}  # which the check says
     except ModelFileError as error:
         return Verdict(plain(claim.statement.get("name")), "", f"its array cannot be read: {error}", 0.0)
     (verdict,) = check([claim], arrays, content)
