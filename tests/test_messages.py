@@ -37,6 +37,9 @@ CALLS = {
     "audit({'a': K}, layers='b*')": "whose name matches b*",
     "audit({'a': K}, geometry={'b': {'stride': 2}})": "'b'",
     "audit({'a': K}, device='gpu')": "gpu",
+    "audit({'a': K}, backend='array-api')": "name a library",
+    "audit({'a': K}, input_range=3)": "expected two numbers",
+    "audit({'a': K}, input_range=(0, 'a'))": "expected two numbers",
     "audit({'a': K}, executor=2)": "ProcessPoolExecutor(n)",
     "audit({'a': K}, executor='dask')": "get_executor()",
 }
@@ -72,6 +75,7 @@ COMMANDS = {
     "audit a.npz --layers zz": "whose name matches zz",
     "audit a.npz --layers eigh": "Layers are weight.",
     "audit a.npz --input-range 0 1": "no graph",
+    "audit a.npz --geometry one.npy": "this is no JSON",
     "audit a.npz --geometry stride=2": "No such file",
     "audit a.npz --certificate": "requires an argument",
     "verify a.npz": "MODEL",

@@ -9,7 +9,6 @@ from concurrent.futures import Executor
 from contextlib import ExitStack, closing, suppress
 from fnmatch import fnmatchcase
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from specnorm_networks import ModelArrays, Tensor
@@ -230,8 +229,7 @@ def read_onnx(
     """
     from specnorm_networks import onnx  # with networks, which few need
 
-    with Path(path).open("rb") as file:
-        return onnx.read(file, os.fspath(path), max_bytes).graph(input_shape)
+    return onnx.graph_of_file(os.fspath(path), max_bytes, input_shape)
 
 
 def _opened(stack: ExitStack, source: Any, max_bytes: int) -> tuple[str | None, ModelArrays]:

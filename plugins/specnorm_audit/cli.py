@@ -79,7 +79,7 @@ def application() -> None:
 
 @application.command("backends")
 def backends_command() -> int:
-    """List the array libraries that can be used here, their devices, and what is missing."""
+    """List the array libraries, and what is missing."""
     listing = backends.listing()
     width = max((len(row.name) for row in listing), default=0)
     lines = []
@@ -348,9 +348,9 @@ def certify_command(
 @click.argument("certificate", type=click.Path(path_type=Path))
 @click.argument("model")
 def verify_command(certificate: Path, model: str) -> int:
-    """Prove the claims of the CERTIFICATE about MODEL's layers, as 'python -m specnorm_check' does.
+    """Prove what the CERTIFICATE claims about MODEL.
 
-    Nothing is searched for: the certificate's numbers are put into the proofs.
+    Nothing is searched for: the certificate's numbers are put into the proofs, as 'python -m specnorm_check' does.
     """
     from specnorm_audit.certifying import verify_file
 

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Collection, Generator, Iterable, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Literal
@@ -85,10 +86,13 @@ def checked_names(methods: Sequence[str], known: Collection[str]) -> tuple[str, 
 
 def checked_range(between: Sequence[float] | None) -> tuple[float, float] | None:
     """Two numbers, refused unless the first is smaller."""
-    ends = None if between is None else tuple(map(float, between))
-    if ends is not None and (len(ends) != 2 or not ends[0] < ends[1]):
-        raise MethodError(f"input_range={between!r}; expected two numbers, the smaller one first.")
-    return None if ends is None else (ends[0], ends[1])
+    if between is None:
+        return None
+    with suppress(TypeError, ValueError):
+        low, high = map(float, between)
+        if low < high:
+            return low, high
+    raise MethodError(f"input_range={between!r}; expected two numbers, the smaller one first.")
 
 
 def describe(layer: Layer, settings: Settings) -> Row:
@@ -234,6 +238,8 @@ def check_target(name: str | None, device: str | None) -> None:
             raise BackendError(f"device={device!r} needs a backend to go with it: say which array library to use.")
         return
     backend = backends.load(name)
+    if name == "array-api":  # of arrays that there are already: it makes none
+        raise BackendError(f"backend={name!r} stands for libraries without a plugin: name a library.")
     if device is not None and device not in backend.devices():
         raise BackendError(
             f"device={device!r} is not one of {name}'s devices here: {', '.join(backend.devices()) or 'none'}."

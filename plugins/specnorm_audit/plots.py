@@ -65,6 +65,7 @@ def installed() -> bool:
 
 def draw(reports: Sequence[Report], kind: str) -> bytes:
     """The plot of `intervals` as a file, "png" or "svg": the same for the same reports and the same matplotlib."""
+    check_plot(Path(f"plot.{kind}"))
     return to_bytes(intervals(reports), kind)
 
 

@@ -252,7 +252,7 @@ def gate_network(report: Report, bound: float) -> Gate:
     option, found = f"--fail-above-network {bound!r}", report.network
     if report.error is not None:
         return Gate(option, bound, "undecided", "the model could not be read.")
-    claim = f"f is not proven to have a constant of at most {bound!r}"
+    claim = f"the network is not proven to have a constant of at most {bound!r}"
     if found is None:
         why = "--layers chose a part of it" if report.left_out else "the file holds no graph, so give an ONNX file"
         return Gate(option, bound, "failed", f"{claim}: {why}.")
@@ -263,7 +263,7 @@ def gate_network(report: Report, bound: float) -> Gate:
     if not found.upper <= bound:
         return Gate(option, bound, "failed", f"{claim}: {constant}.")
     if not found.checked.complete:
-        return Gate(option, bound, "undecided", f"f is not decided: {constant} as it was read. {found.checked}")
+        return Gate(option, bound, "undecided", f"the network is open: {constant} as it was read. {found.checked}")
     return Gate(option, bound, "passed", f"{claim.replace('not proven', 'proven')}: {constant}.")
 
 

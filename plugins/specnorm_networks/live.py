@@ -119,18 +119,21 @@ def network_graph(source: Source, input_shape: Any = None) -> Graph:
     """
     if isinstance(source, Graph):
         return source
-    if isinstance(input_shape, int) and not isinstance(source, str | os.PathLike):
+    sizes = tuple(input_shape) if isinstance(input_shape, list) else input_shape
+    counts = (
+        [n for n in sizes if isinstance(n, int)] if isinstance(sizes, tuple) else [0] * isinstance(sizes, int | str)
+    )
+    if min(counts, default=1) < 1 and not is_file(source):
         raise MethodError(
-            f"input_shape={input_shape} is one number; give one input's shape without the batch axis, such as "
+            f"input_shape={input_shape!r} is none: give one input's shape without the batch axis, such as "
             "(3, 32, 32), or an input."
         )
-    sizes = tuple(input_shape) if isinstance(input_shape, list) else input_shape
     if is_file(source):
-        from specnorm_networks.onnx import read
+        from specnorm_networks.onnx import graph_of_file, read
 
-        path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
-        with io.BytesIO(source.SerializeToString()) if path is None else Path(path).open("rb") as file:
-            return read(file, path or "model", MAX_BYTES).graph(sizes)
+        if isinstance(source, str | os.PathLike):
+            return graph_of_file(os.fspath(source), MAX_BYTES, sizes)
+        return read(io.BytesIO(source.SerializeToString()), "model", MAX_BYTES).graph(sizes)
     from specnorm_networks.sources import export
     from specnorm_networks.sources.reading import graph_of
 

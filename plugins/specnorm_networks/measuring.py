@@ -58,6 +58,9 @@ class Measure:
     _stacks: dict[str, Upper] = field(default_factory=dict)
     """By the digest of their bits."""
 
+    def __post_init__(self) -> None:
+        Enclose(rtol=self.rtol)  # refuses what is no tolerance
+
     def __call__(
         self,
         layer: Layer,

@@ -83,6 +83,8 @@ def bound(
     """
     check_budget(budget)
     method = Multipliers() if method is None else method
+    if not isinstance(method, Method):
+        raise MethodError(f"method={method!r} is none of Product(), Scaled() and Multipliers().")
     ball = None if radius is None and centre is None else _ball(graph, radius, centre)
     region = ball or (box_of(graph) if stated(graph) else None)
     checked = compared(graph, prepared(graph), region) if check else Checked(reason="check=False")

@@ -83,6 +83,6 @@ def test_alpha_and_the_sum_are_the_networks(tmp_path: Path, capsys: pytest.Captu
     assert cli.run(["audit", str(path), "--fail-above", "500.1", "--fail-above-network", "500.5"]) == 1
     err = capsys.readouterr().err
     assert "gate passed" in err
-    assert "gate failed: f is not proven" in err
+    assert "gate failed: the network is not proven" in err
     assert cli.run(["audit", str(path), "--fail-above", "499"]) == 1
     assert cli.run(["audit", str(path), "--fail-above-network", "501.1"]) == 0

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from specnorm_audit import audit, plots
+from specnorm_audit import audit, plots, render
 from specnorm_audit.rows import STANDARD
 
 from audit import files
@@ -56,3 +56,10 @@ def test_marks_stand_where_the_numbers_say() -> None:
     assert heights == [heights[0]] * 4
     np.testing.assert_allclose([y for _, y, _, _ in ends], heights[0], atol=1e-3)
     assert heights[0] == sorted(heights[0])
+
+
+def test_other_formats_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"neither \.png nor \.svg"):
+        plots.draw([], "pdf")
+    with pytest.raises(ValueError, match="'xml' is none of table"):
+        render([], "xml")

@@ -125,3 +125,24 @@ def test_a_file_of_two_operator_sets_is_refused() -> None:
         twice.opset_import.append(onnx.helper.make_opsetid(domain, 11))
         with pytest.raises(specnorm.ModelFileError, match="operator sets 11, 17"):
             graph_of(twice)
+
+
+@pytest.mark.parametrize(
+    ("source", "given", "said"),
+    [
+        (torch.nn.Linear(4, 4), {"input_shape": "4"}, "input_shape='4' is none"),
+        (torch.nn.Linear(4, 4), {"input_shape": (-4,)}, "such as (3, 32, 32)"),
+        (torch.nn.Linear(4, 4), {"input_shape": (4,), "method": "product"}, "method='product' is none of Product()"),
+        (torch.nn.Linear(4, 4), {"input_shape": (4,), "rtol": -1}, "rtol=-1 is not between 0 and 1"),
+        ("none.onnx", {}, "none.onnx cannot be read: No such file"),
+        ("cut.onnx", {}, "cut.onnx: it is damaged"),
+    ],
+)
+def test_mistakes_are_answered_in_the_users_words(
+    source: Any, given: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("cut.onnx").write_bytes(b"\x08\x09\x3a\xff")
+    with pytest.raises(specnorm.SpecnormError) as raised:
+        network_bound(source, **given)
+    assert said in str(raised.value)

@@ -32,6 +32,8 @@ def render(reports: Sequence[Report], output_format: str, *, many: bool = False)
     many : bool
         Whether several models were asked for: JSON is then a list, whatever became of them.
     """
+    if output_format not in FORMATS:
+        raise ValueError(f"{output_format!r} is none of {', '.join(FORMATS)}")
     if output_format == "html":
         return _html(reports)
     if output_format == "json":

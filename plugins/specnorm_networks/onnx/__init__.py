@@ -17,6 +17,17 @@ from specnorm_networks.certified.graph import Graph
 from specnorm_networks.model_arrays import ModelArrays, Sizes
 
 
+def graph_of_file(path: str, max_bytes: int, sizes: Sizes) -> Graph:
+    """The network of an ONNX file, whose name is in every refusal."""
+    try:
+        with Path(path).open("rb") as file:
+            return read(file, path, max_bytes).graph(sizes)
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+
+
 def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     """List the kernels and other tensors of an ONNX model; ``max_bytes`` is of the file, and of all tensors.
 
