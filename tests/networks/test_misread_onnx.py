@@ -133,6 +133,15 @@ def test_swish_has_its_values_on_a_box() -> None:
     assert holds(bound(within(graph_of(proto), -12.0, -1.0)).upper, reached, 0.3)
 
 
+def test_one_pixel_of_a_size_and_a_half_is_refused() -> None:
+    """ONNX Runtime takes the first pixel for it, onnx's reference the middle."""
+    how: dict[str, Any] = {"mode": "linear", "coordinate_transformation_mode": "pytorch_half_pixel"}
+    scales = {"s": np.array([1, 1, 0.5], np.float32)}
+    found = bound(graph_of(model([N("Resize", ["x", "", "s"], ["y"], **how)], (1, 1, 3), scales)))
+    assert found.upper is None
+    assert "pytorch_half_pixel where size times scale is no whole number" in found.unknown[0].reason
+
+
 def test_splits_that_do_not_fit_their_outputs_are_refused() -> None:
     """``num_outputs`` was not looked at: pieces began elsewhere."""
     node = N("Split", ["x"], ["a", "y"], axis=1, num_outputs=4)

@@ -106,9 +106,9 @@ def resize(
             shape[axis] = math.floor(n * factors[axis])
         else:
             factors[axis], shape[axis] = Fraction(int(amount), n), int(amount)
-    whole = all((n * f).denominator == 1 for n, f in zip(shape_of(x), factors, strict=True))
-    if coordinates == "align_corners" and not whole:
-        raise NoBoundError("align_corners where size times scale is no whole number: runtimes take other corners")
+    cut = [m for n, f, m in zip(shape_of(x), factors, shape, strict=True) if (n * f).denominator > 1]
+    if (coordinates == "align_corners" and cut) or (coordinates == "pytorch_half_pixel" and 1 in cut):
+        raise NoBoundError(f"{coordinates} where size times scale is no whole number: runtimes take other corners")
     wanted = None if scales else tuple(shape)
     return Made(ops.Resize(mode, wanted, tuple(factors), coordinates, nearest_mode), (x,), tuple(shape))
 
