@@ -87,7 +87,8 @@ def bound(
         raise MethodError(f"method={method!r} is none of Product(), Scaled() and Multipliers().")
     ball = None if radius is None and centre is None else _ball(graph, radius, centre)
     region = ball or (box_of(graph) if stated(graph) else None)
-    checked = compared(graph, prepared(graph), region) if check else Checked(reason="check=False")
+    read = prepared(graph)
+    checked = compared(graph, read, region) if check else Checked(reason="check=False")
     ranges_of: Ranges | None = None
     measure = replace(measure or Measure(), clock=Clock.of(budget))
     if ball is None:
@@ -99,9 +100,9 @@ def bound(
         found = _smallest([*_everywhere(graph, measure, method), *near(graph, ball, measure, method, ranges_of)])
     status = COMPLETE if not measure.clock.expired else f"budget: {budget:g} s ended; the best proven by then"
     if check:
-        pairs, reached = attack(prepared(graph), found, region, ranges_of or {})
+        pairs, reached = attack(read, found, region, ranges_of or {})
         checked = replace(checked, pairs=pairs, reached=reached)
-    return replace(found, checked=checked, note=graph.note, status=status)
+    return replace(found, checked=checked, note=read.note, status=status)
 
 
 def near(graph: Graph, ball: Ball, measure: Measure, method: Method, found: Ranges | None = None) -> list[NetworkBound]:

@@ -206,3 +206,21 @@ def test_what_only_looks_like_it_is_left(name: str) -> None:
         graph = net.graph(LEFT[name](net))
     end = graph.outputs[0]
     assert recognised(graph).by_name[end].operator is graph.by_name[end].operator
+
+
+@pytest.mark.parametrize(("theta", "jumps"), [(ANGLES, True), (np.zeros((3, 1, 1)), False)])
+def test_the_answer_names_jumps_of_householder_activations(theta: Any, jumps: bool) -> None:
+    """Of rounded angles both maps differ on the border: next to it no constant holds."""
+    net = Written()
+    found = bound(net.graph(householder(net, theta=theta)), Measure(1e-6), method=Product(), check=False)
+    assert ("jumps of its Householder" in found.note) is jumps
+    assert ("jumps" in str(found)) is jumps
+
+
+def test_a_reflection_of_maps_that_differ_has_no_bound() -> None:
+    """Its norm is computed, and was a field that anybody could state."""
+    one, none = np.ones(3), np.zeros(3)
+    maps = np.array([[one, none], [none, one]])
+    apart = ops.Reflection(1, np.array([none, one]), maps, 2 * maps)
+    net = Written()
+    assert bound(net.graph(net(apart, "x")), Measure(1e-6), method=Product(), check=False).upper is None

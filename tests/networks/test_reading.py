@@ -56,7 +56,7 @@ RELU, ANGLES = ops.ReLU(), np.array([1.0, 1.5])
 ONE, NONE, COS, SIN = np.ones(2), np.zeros(2), np.cos(ANGLES), np.sin(ANGLES)
 REFLECTION = ops.Reflection(
     1, np.array([np.sin(ANGLES / 2), -np.cos(ANGLES / 2)]), np.array([[ONE, NONE], [NONE, ONE]]),
-    np.array([[COS, SIN], [SIN, -COS]]), 1.0 + 2.0**-40,
+    np.array([[COS, SIN], [SIN, -COS]]),
 )  # fmt: skip
 SWAPPED = partial(layer, kernel=np.array([[0.0, 3.0], [1.0, 0.0]]))
 STEEP, FLAT = (9.0, 9.0, 0.1, 0.1), (0.1, 0.1, 9.0, 9.0)

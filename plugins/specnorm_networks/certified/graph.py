@@ -136,9 +136,9 @@ class Graph:
         low, high = ({name: np.asarray(ends[at]) for name, ends in boxes.items()} for at in (0, 1))
         return found | {Box(low, high).region}
 
-    def _same(self, nodes: Sequence[Node], regions: frozenset[Region] = frozenset()) -> Graph:
+    def _same(self, nodes: Sequence[Node], regions: frozenset[Region] = frozenset(), note: str = "") -> Graph:
         """Written otherwise, in a region: nodes of the same name have the same value. For the trusted room alone."""
-        found = replace(self, nodes=tuple(nodes))
+        found = replace(self, nodes=tuple(nodes), note=" ".join(filter(None, (self.note, note))))
         object.__setattr__(found, "_origin", self.origin)
         object.__setattr__(found, "_regions", self._regions | regions)
         return found

@@ -14,7 +14,6 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from specnorm.proof import host
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, Pointwise
@@ -259,8 +258,7 @@ def _multiple(function: ops.Pointwise, ahead: tuple[Factor, ...], inside: tuple[
     return ops.Multiple(function, float(outer), float(inner), roundings)
 
 
-JUMP = 2.0**-20
-"""Of the larger norm: some roundings in single precision."""
+JUMPS = "The jumps of its Householder activations, whose angles are rounded, are not counted."
 Linear: TypeAlias = Mapping[Piece, FloatArray]
 """A sum of pieces of values: by what each is multiplied."""
 Choice: TypeAlias = tuple[str, str, str]
@@ -274,7 +272,7 @@ def chosen(node: Node, nodes: Nodes) -> Node | None:
     segment crosses the border once, so that |f(z) - f(z')| <= max(||A||, ||B||) |z - z'|.
 
     The angle of a Householder activation is a parameter, and its sine and cosine are computed: A and B then agree up to
-    rounding alone. That jump, at most `JUMP` of |z|, is not counted.
+    rounding alone. That jump is not counted, as the answer's note says.
     """
     if isinstance(node.operator, ops.Concat):
         return _reflection(node, node.operator, nodes)
@@ -348,10 +346,8 @@ def _reflection(node: Node, concat: ops.Concat, nodes: Nodes) -> Node | None:
     if len(known) < len(rows):
         return None
     sign, below, above = known[0], np.array(known[1:3]), np.array(known[3:])
-    norm = _norm(sign, below, above)
-    if norm is None:
-        return None
-    return replace(node, operator=ops.Reflection(axis, sign, below, above, norm), inputs=(source.name,))
+    reflection = ops.Reflection(axis, sign, below, above)
+    return None if reflection.norm is None else replace(node, operator=reflection, inputs=(source.name,))
 
 
 def _linear(name: str, nodes: Nodes, depth: int = 0) -> Linear | None:
@@ -388,25 +384,6 @@ def _by_channel(part: Linear, pieces: Sequence[Piece], behind: int, half: int) -
             return None
         found[at] = values.reshape(-1)
     return found
-
-
-def _norm(sign: FloatArray, below: FloatArray, above: FloatArray) -> float | None:
-    """Of the larger map, rounded up; None where they differ on the border. Shapes (2, channels), (2, 2, channels)."""
-    a, b = below.transpose(2, 0, 1), above.transpose(2, 0, 1)
-    border = np.array([sign[1], -sign[0]]).T
-    length = np.linalg.norm(border, axis=1)
-    largest = float(max(np.max(np.linalg.norm(m, axis=(1, 2))) for m in (a, b)))
-    if not (0 < length.min() <= length.max() < np.inf and SMALLEST < largest < 1 / SMALLEST):
-        return None
-    jump = np.linalg.norm(np.einsum("kij,kj->ki", a - b, border / length[:, None]), axis=1)
-    if float(jump.max()) > JUMP * largest:
-        return None
-    # ||M||^2 = (t + root of (t^2 - 4 d^2)) / 2, t the sum of squares and d the determinant.
-    worst = 0.0
-    for (p, q), (r, s) in np.concatenate([a, b]):
-        apart = np.hypot(p - s, q + r) * np.hypot(p + s, q - r)
-        worst = max(worst, float((p * p + q * q + r * r + s * s + apart) / 2))
-    return host.root_up(Fraction(host.inflate(worst, 64)))
 
 
 def normalised(node: Node, nodes: Nodes, fresh: Callable[[str], str]) -> list[Node] | None:
@@ -676,7 +653,8 @@ def recognised(graph: Graph) -> Graph:
         several = _alone(one) or sorted_pieces(node, nodes, graph.fresh)
         several = several or normalised(node, nodes, graph.fresh) or [node]
         nodes.update({each.name: each for each in several})
-    return graph._same([*nodes.values()])
+    jumps = any(isinstance(node.operator, ops.Reflection) and node.operator.jump for node in nodes.values())
+    return graph._same([*nodes.values()], note=JUMPS if jumps else "")
 
 
 def prepared(graph: Graph) -> Graph:

@@ -858,8 +858,10 @@ class Reader:
         form = self._forms.get(node.inputs[0])
         if form is None or self._repeat(form) > 1 or not self._keeps_shape(node, node.inputs[0]):
             return None
-        groups = sorted_together(sort, form)
-        steep = np.full(form.width, sort.norm if isinstance(sort, ops.Reflection) else 1.0)
+        norm = sort.norm if isinstance(sort, ops.Reflection) else 1.0
+        if norm is None:
+            return None
+        groups, steep = sorted_together(sort, form), np.full(form.width, norm)
         return self._made(node, form, AffineMap(form.terms, form.width, (-steep, steep), node.name, groups=groups))
 
     def _both_signs(self, node: Node, parts: ops.SignParts) -> LinearCombination | None:

@@ -8,13 +8,18 @@ is 0, has the larger one's norm (Householder activations).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
 
-from specnorm.proof import Interval, enclosing
-from specnorm_networks.certified.operators.base import FloatArray, NotRunError, Operator, Place
+from specnorm.proof import Interval, enclosing, host
+from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, NotRunError, Operator, Place
+
+JUMP = 2.0**-20
+"""Some roundings in single precision."""
 
 
 class Sorted(Operator):
@@ -95,7 +100,8 @@ class Reflection(Operator):
     """A choice between two linear maps of pairs by the sign of a third, which agree where that is 0.
 
     The pair at channel c is (x[c], x[c + n/2]) along an axis. Householder activations are such. The choice is
-    continuous, and linear on either side; a segment crosses the border once.
+    continuous, and linear on either side; a segment crosses the border once. Both maps may differ there by a `jump` of
+    at most `JUMP`, which is not counted.
     """
 
     rule = "reflect"
@@ -106,21 +112,45 @@ class Reflection(Operator):
     """Rows of the map where that is not above 0: ``first' = m[0, 0] first + m[0, 1] second``; shape (2, 2, ...)."""
     above: FloatArray
     """And where it is."""
-    norm: float
-    """The larger norm, rounded up."""
+
+    @property
+    def jump(self) -> float:
+        """By how much both maps differ where the sign is 0, over a vector's length and the larger map's norm."""
+        a, b = self.below.transpose(2, 0, 1), self.above.transpose(2, 0, 1)
+        border = np.array([self.sign[1], -self.sign[0]]).T
+        length = np.linalg.norm(border, axis=1)
+        largest = float(max(np.max(np.linalg.norm(m, axis=(1, 2))) for m in (a, b)))
+        if not (0 < length.min() <= length.max() < np.inf and 1e-100 < largest < 1e100):
+            return math.inf
+        return float(np.max(np.linalg.norm(np.einsum("kij,kj->ki", a - b, border / length[:, None]), axis=1))) / largest
+
+    @property
+    def norm(self) -> float | None:
+        """Of the larger map, rounded up; None where they differ on the border by more than rounding."""
+        if not self.jump <= JUMP:
+            return None
+        # ||M||^2 = (t + root of (t^2 - 4 d^2)) / 2, t the sum of squares and d the determinant.
+        worst = 0.0
+        for (p, q), (r, s) in np.concatenate([self.below.transpose(2, 0, 1), self.above.transpose(2, 0, 1)]):
+            apart = np.hypot(p - s, q + r) * np.hypot(p + s, q - r)
+            worst = max(worst, float((p * p + q * q + r * r + s * s + apart) / 2))
+        return host.root_up(Fraction(host.inflate(worst, 64)))
 
     def run(self, *values: FloatArray) -> FloatArray:
         sign, below, above = self._parts(*self._pair(*values))
         return np.where(np.concatenate([sign, sign], self.axis) > 0, above, below)
 
     def lipschitz(self, place: Place) -> float:
-        return self.norm
+        norm = self.norm
+        if norm is None:
+            raise NoBoundError("its two maps differ where its sign is 0: it jumps")
+        return norm
 
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         # A sum of two products whose factors are rounded; next to the border either map may be chosen.
         pair = self._pair(*values)
         sizes = tuple(abs(part) for part in pair)
-        absolute = Reflection(self.axis, abs(self.sign), abs(self.below), abs(self.above), self.norm)
+        absolute = Reflection(self.axis, abs(self.sign), abs(self.below), abs(self.above))
         signs, belows, aboves = absolute._parts(*sizes)
         sign, below, above = self._parts(*pair)
         beside = abs(sign) <= 16 * unit * signs
