@@ -21,6 +21,7 @@ from specnorm_torch.modules import (
     computes_as_torch,
     computes_with,
     geometry_of,
+    has_hooks,
     is_layer,
     is_lazy,
     is_quantised,
@@ -195,7 +196,8 @@ def _seen(module: nn.Module, call: _Call) -> tuple[Any, dict[str, Any], str | No
     """Kernel and geometry of a module, what has to be said of it, and the kernel's name in the module."""
     args, kwargs, casting = call
     with torch.autocast(*casting):
-        if is_layer(module) and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
+        plain = is_layer(module) and not has_hooks(module)
+        if plain and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
             generator = torch.Generator().manual_seed(0)
             x = torch.randn(args[0].shape, generator=generator).to(args[0]) if args[0].is_floating_point() else args[0]
             copies = [(module, None), *([(baked(module), _MOVING)] if any(map(computed, module.modules())) else [])]

@@ -19,7 +19,8 @@ from specnorm.errors import GeometryError, MethodError
 
 __all__ = [
     "Select", "at_inference", "check_module", "check_values", "computed", "computes_as_torch", "computes_with",
-    "geometry_of", "is_layer", "is_lazy", "is_quantised", "layers_of", "name_of", "version_of", "weight_of",
+    "geometry_of", "has_hooks", "is_layer", "is_lazy", "is_quantised", "layers_of", "name_of", "version_of",
+    "weight_of",
 ]  # fmt: skip
 
 Select: TypeAlias = Callable[[str, nn.Module], bool]
@@ -161,11 +162,18 @@ def computed(module: nn.Module) -> dict[str, str]:
     return found
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether hooks see what goes into a module or comes out of it, besides those of `computed`."""
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return any(not isinstance(x, WeightNorm | OldSpectralNorm | prune.BasePruningMethod) for x in hooks)
+
+
 @contextlib.contextmanager
 def at_inference(model: nn.Module) -> Iterator[None]:
-    """Put a model in ``eval()``, without gradients; modes, buffers and attributes are as before afterwards."""
+    """Put a model in ``eval()``, without gradients; modes, tensors and attributes are as before afterwards."""
     modes = {module: module.training for module in model.modules()}
-    buffers = [(x, x.detach().clone()) for x in model.buffers() if not is_lazy(x)]
+    # Parameters, too: some models merge them in `eval()`, or set them at their first call.
+    tensors = [(x, x.detach().clone()) for x in (*model.parameters(), *model.buffers()) if not is_lazy(x)]
     # What hooks compute lies in attributes (old-style weight normalisation), and what a first call makes.
     kept = [(held, dict(held)) for module in modes for held in (vars(module), module._parameters, module._buffers)]
     try:
@@ -177,7 +185,7 @@ def at_inference(model: nn.Module) -> Iterator[None]:
             for name in held.keys() - before.keys():
                 del held[name]
             held.update(before)
-        for x, values in buffers:
+        for x, values in tensors:
             if not (x.is_meta or torch.equal(x, values)):
                 with torch.no_grad():
                     x.copy_(values)

@@ -146,6 +146,20 @@ def test_a_hook_that_pads_runs_once() -> None:
     assert row.lower * (1 - 1e-12) <= norm <= row.upper * (1 + 1e-12)
 
 
+def steep(x: Any) -> Any:
+    return torch.where(x.abs() > 1000, 100 * x, x)
+
+
+def test_hooks_are_read_where_random_numbers_do_not_reach() -> None:
+    """0.87 was proven for 87."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    model[0].register_forward_hook(lambda *given: steep(given[2]))
+    model[1].register_forward_hook(lambda *_: None)  # looks at it
+    first, plain = specnorm_torch.audit_module(model, (4,)).layers
+    assert first.status == "error"
+    assert plain.upper is not None
+
+
 def scaled_(x: Any) -> None:
     """Where nothing watches, as in compiled code of one's own."""
     with torch._C.DisableTorchFunction():

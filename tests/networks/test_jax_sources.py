@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 import pytest
 
-from specnorm.errors import MethodError
+from specnorm.errors import MethodError, TranslationError
 
+os.environ.setdefault("KERAS_BACKEND", "jax")
 jax = pytest.importorskip("jax")
 pytest.importorskip("jax2onnx", reason="pip install jax2onnx")
 from specnorm_networks import network_bound  # noqa: E402
@@ -57,6 +59,44 @@ def test_state_is_refused() -> None:
     calls = iter(range(9))
     with pytest.raises(MethodError, match="another output for the same input"):
         export(lambda x: x + next(calls), (3,))
+
+
+def test_state_that_is_not_seen_yet_is_refused() -> None:
+    """1 was claimed for 100."""
+    calls = [0]
+
+    def counting(x: Any) -> Any:
+        calls[0] += 1
+        return 100 * x if calls[0] > 100 else x
+
+    with pytest.raises(MethodError, match="keeps a state"):
+        export(counting, (3,))
+
+
+def test_an_output_that_is_an_input_is_compared() -> None:
+    """1 was claimed for 3."""
+    with pytest.raises(TranslationError, match="exported otherwise than it computes"):
+        network_bound(lambda x: x if isinstance(x, jax.core.Tracer) else 3 * x, (3,))
+
+
+def test_keras_layers_that_write_their_variables_are_refused() -> None:
+    """1 was claimed for 100, and the model did not run any more."""
+    keras: Any = pytest.importorskip("keras")
+    if keras.backend.backend() != "jax":
+        pytest.skip("Keras runs on another backend")
+
+    class Counting(keras.layers.Layer):  # type: ignore[misc]  # of any type
+        def build(self, _: Any) -> None:
+            self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+        def call(self, x: Any) -> Any:
+            self.calls.assign_add(1.0)
+            return x * jax.numpy.where(self.calls.value > 100, 100.0, 1.0)
+
+    model = keras.Sequential([keras.Input((3,)), Counting()])
+    with pytest.raises(MethodError, match="writes its variables"):
+        network_bound(model, (3,))
+    assert np.asarray(model(np.ones((1, 3)))).tolist() == [[1, 1, 1]]
 
 
 def test_no_shape_is_refused() -> None:

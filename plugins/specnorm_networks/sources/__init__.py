@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -40,6 +40,13 @@ def export(source: Any, input_shape: Any) -> Exported:
         raise MethodError(
             f"{type(source).__name__} states no sizes: give input_shape, one input's shape without the batch axis, "
             "such as (32, 32, 3)."
+        )
+    each = (input_shape,) if hasattr(input_shape, "dtype") else input_shape
+    arrays = isinstance(each, tuple) and bool(each) and all(hasattr(x, "dtype") for x in each)
+    if not arrays and not (isinstance(each, Sequence) and all(isinstance(n, int) for n in each)):
+        raise MethodError(
+            f"input_shape={input_shape!r:.80} is neither one input's shape without the batch axis, such as "
+            "(3, 32, 32), nor an array, nor a tuple of arrays."
         )
     roots = [base.__module__.partition(".")[0] for base in type(source).__mro__]
     others = {entry.name: entry for entry in entry_points(group=GROUP)}

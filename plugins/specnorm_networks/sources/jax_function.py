@@ -11,6 +11,7 @@ from specnorm import MethodError
 from specnorm_networks.certified.operators.executed import UNITS
 from specnorm_networks.model import Computed
 from specnorm_networks.sources.base import Exported
+from specnorm_networks.sources.held import drawn, held
 
 
 def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = None) -> Exported:
@@ -43,7 +44,7 @@ def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = 
 
     zeros = [np.zeros(shape) for shape in shapes]
     try:
-        _check_pure(lambda: run(*zeros), name)
+        _check_pure(lambda: run(*zeros), source, name)
         wide = "float64" in dtypes
         try:
             if examples is not None:
@@ -82,9 +83,15 @@ def _inference(source: Any) -> Callable[..., Any]:
     return call
 
 
-def _check_pure(call: Callable[[], Sequence[Computed]], name: str) -> None:
-    pairs = zip(call(), call(), strict=True)
-    if any(not np.array_equal(one.value, other.value, equal_nan=True) for one, other in pairs):
+def _check_pure(call: Callable[[], Sequence[Computed]], source: Any, name: str) -> None:
+    def state() -> dict[str, Any]:
+        return dict(held(type(source), {"": source} | getattr(source, "__dict__", {}), {}))
+
+    first, before, at = call(), state(), drawn()
+    pairs, after = zip(first, call(), strict=True), state()
+    same = all(np.array_equal(one.value, other.value, equal_nan=True) for one, other in pairs)
+    kept = all(after[key] is x or np.array_equal(after[key], x) for key, x in before.items() if key in after)
+    if not (same and kept and drawn() == at):
         raise MethodError(
             f"{name} gives another output for the same input at its next call: it draws random numbers, or keeps a "
             "state. Make it a function of its inputs first."

@@ -17,6 +17,15 @@ def export(source: Any, input_shape: Any) -> Exported:
         raise MethodError(f"Keras runs on {backend} here: load the model with KERAS_BACKEND=jax.")
 
     def function(*arrays: Any) -> Any:
-        return source(arrays[0] if len(arrays) == 1 else list(arrays), training=False)
+        given = arrays[0] if len(arrays) == 1 else list(arrays)
+        if not source.built:
+            return source(given, training=False)
+        with keras.StatelessScope() as scope:  # else a layer that writes its variables would leave a tracer there
+            found = source(given, training=False)
+        if any(scope.get_current_value(x) is not None for x in source.variables):
+            raise MethodError(
+                f"{source.name} writes its variables when it is called. Make it a function of its inputs."
+            )
+        return found
 
     return jax_function.export(source, input_shape, function)

@@ -35,7 +35,8 @@ class Original:
         given = given_arrays(self.exported.model.graph, inputs)
         arrays = given.values()
         try:
-            found = dict(self.exported.inner(*arrays)) if self.exported.inner is not None else {}
+            found = {name: Computed(x, unit_of(x)) for name, x in given.items() if name in inputs}
+            found |= self.exported.inner(*arrays) if self.exported.inner is not None else {}
             returned = dict(zip(self.outputs, self.exported.run(*arrays), strict=True))
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise NotExecutedError(f"the model does not run on it ({type(error).__name__}: {error})") from error
@@ -45,7 +46,7 @@ class Original:
                     f"The network was exported otherwise than it computes: output {name} of the program is not the "
                     "model's. No bound is given."
                 )
-        return {name: Computed(x, unit_of(x)) for name, x in given.items() if name in inputs} | returned | found
+        return returned | found
 
     def alone(self, inputs: Mapping[str, FloatArray], trial: Trial) -> None:
         """Show every operator to a trial, where the export names them."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import partial
-from itertools import count, zip_longest
+from itertools import compress, count, zip_longest
 from operator import attrgetter, getitem
 from typing import Any
 
@@ -34,7 +34,7 @@ from specnorm.proof import install
 from specnorm_networks.model import Computed, Trial
 from specnorm_networks.sources.base import Array, Exported
 from specnorm_networks.sources.torch_alone import Alone
-from specnorm_networks.sources.torch_state import check_function, computed, outputs, state
+from specnorm_networks.sources.torch_state import check_function, computed, first_call, outputs
 
 OPSET = 23
 """The first with an operator for attention."""
@@ -74,6 +74,9 @@ def export(model: nn.Module, given: Sequence[int] | Tensor | tuple[Tensor, ...])
     """
     check_module(model)
     check_values(model)
+    arrays: Any = (given,) if hasattr(given, "dtype") else given
+    if arrays and hasattr(arrays[0], "dtype"):
+        given = tuple(torch.as_tensor(x).detach().clone() for x in arrays)
     try:
         return _exported(model, given)
     except MethodError:
@@ -91,8 +94,10 @@ def export(model: nn.Module, given: Sequence[int] | Tensor | tuple[Tensor, ...])
 def _exported(model: nn.Module, given: Any) -> Exported:
     errors: list[Exception] = []
     for example, free in _examples(model, given):
-        known = _tensor_names(model)
         try:
+            # What a first call computes and keeps, a trace would keep without its numbers.
+            first_call(model, example)
+            known = _tensor_names(model)
             with _silent(), at_inference(model):
                 program, changed = _program(model, example, free=free)
                 made = sorted(_tensor_names(model) - known)
@@ -102,9 +107,8 @@ def _exported(model: nn.Module, given: Any) -> Exported:
                     "then ask again."
                 )
             check_function(model, example)
-            batch = not isinstance(given, Tensor) and given is not example
             with _silent(), at_inference(model):
-                found = _written(model, program, example, free=batch)
+                found = _written(model, program, example, free=given is not example)
             return replace(found, computed=changed, otherwise=partial(_otherwise, model, program, example, free))
         except MethodError:
             raise
@@ -119,14 +123,17 @@ def _exported(model: nn.Module, given: Any) -> Exported:
 
 
 def _tensor_names(model: nn.Module) -> set[str]:
-    return {name for name, (value, *_) in state(model).items() if isinstance(value, Tensor)}
+    return {
+        f"{prefix}.{name}".removeprefix(".")
+        for prefix, module in model.named_modules()
+        for name, value in (vars(module) | module._parameters | module._buffers).items()
+        if isinstance(value, Tensor)
+    }
 
 
 def _examples(model: nn.Module, given: Any) -> Iterator[tuple[tuple[Tensor, ...], bool]]:
     """Inputs to trace with, and whether their first axis is free."""
-    if isinstance(given, Tensor):
-        yield (given,), False
-    elif isinstance(given, tuple) and given and all(isinstance(x, Tensor) for x in given):
+    if given and isinstance(given[0], Tensor):
         yield given, False
     else:
         like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
@@ -140,6 +147,7 @@ def _program(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> tu
     if any(getattr(getattr(node.target, "_schema", None), "is_mutable", False) for node in program.graph.nodes):
         # An empty table decomposes nothing; it makes in-place operators functional.
         program = program.run_decompositions({})
+    _write_nothing(program)
     _look_at(program, name)
     folded, changed = _folded(program)
     found = program if folded is None else _traced(folded, example, free=free)
@@ -149,11 +157,25 @@ def _program(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> tu
     return found, changed
 
 
+def _write_nothing(program: ExportedProgram) -> None:
+    """Take away the outputs that are written back to inputs and buffers."""
+    signature, end = program.graph_signature, program.graph.output_node()
+    kept = [spec.kind == OutputKind.USER_OUTPUT for spec in signature.output_specs]
+    end.args = (tuple(compress(end.args[0], kept)),)
+    signature.output_specs = [*compress(signature.output_specs, kept)]
+
+
 def _traced(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> ExportedProgram:
     each = tuple({0: Dim.DYNAMIC} for _ in example) if free else None
     variadic = each is not None and _is_variadic(model)
     shapes: Any = {"args": each} if variadic else each
-    return torch.export.export(model, example, dynamic_shapes=shapes, strict=False)
+    program = torch.export.export(model, example, dynamic_shapes=shapes, strict=False)
+    if free and (guards := getattr(program, "_guards_code", None)):
+        raise MethodError(
+            f"{type(model).__name__} looks at the number of samples (it was traced for {guards[0]}), and may compute "
+            "something else for others. Give an input with the number that is meant."
+        )
+    return program
 
 
 def _is_variadic(model: nn.Module) -> bool:
@@ -187,13 +209,13 @@ def _is_drawing(node: torch.fx.Node) -> bool:
 
 
 def _unlifted(program: ExportedProgram) -> torch.fx.GraphModule:
-    """The program with its own tensors inside, its inputs called as there; it checks none, and writes nothing back."""
+    """The program with its own tensors inside, its inputs called as there; it checks none."""
     whole = program.module()
     inputs = whole.graph.find_nodes(op="placeholder")
     for node, name in zip(inputs, program.graph_signature.user_inputs, strict=True):
         node.name = name
     for node in reversed(whole.graph.nodes):
-        if node.op == "call_module" or node.target is torch.ops.aten.copy_.default:
+        if node.op == "call_module":
             whole.graph.erase_node(node)
     return torch.fx.GraphModule(whole, whole.graph)
 
@@ -224,7 +246,7 @@ def _folded(program: ExportedProgram) -> tuple[torch.fx.GraphModule | None, str]
                     rounded[stored] = rounded[node]
         else:
             changed = changed or next((rounded[x] for x in node.all_input_nodes if x in rounded), "")
-    if not computed and all(spec.kind == OutputKind.USER_OUTPUT for spec in program.graph_signature.output_specs):
+    if not computed:
         return None, changed
     whole.graph.eliminate_dead_code()
     whole.recompile()
@@ -325,32 +347,36 @@ def _written(model: nn.Module, program: ExportedProgram, example: tuple[Tensor, 
     whole = _unlifted(written.exported_program or program)
     narrow = next((str(node.target) for node in program.graph.nodes if "adaptive" in str(node.target)), "")
     return Exported(
-        written.model_proto, partial(_called, model, example), free, partial(_inner, whole, example),
-        partial(_alone, whole, example), narrow,
+        written.model_proto, partial(_called, model, example), free, partial(_inner, model, whole, example),
+        partial(_alone, model, whole, example), narrow,
     )  # fmt: skip
 
 
 def _called(model: nn.Module, example: tuple[Tensor, ...], *arrays: Array) -> list[Computed]:
     """What a module returns, called as its user calls it; tensors alone."""
     given = [_like(x, like) for x, like in zip(arrays, example, strict=True)]
-    with at_inference(model), torch.no_grad():
+    with at_inference(model):
         return outputs(model, given)
 
 
-def _inner(program: torch.fx.GraphModule, example: tuple[Tensor, ...], *arrays: Array) -> dict[str, Computed]:
+def _inner(
+    model: nn.Module, program: torch.fx.GraphModule, example: tuple[Tensor, ...], *arrays: Array
+) -> dict[str, Computed]:
     """Every value of the program that was written, by the name that it has in the graph."""
     recorder = _Recorder(program)
-    with torch.no_grad():
+    with at_inference(model):  # whose tensors the program has
         recorder.run(*(_like(x, like) for x, like in zip(arrays, example, strict=True)))
     return recorder.seen
 
 
-def _alone(program: torch.fx.GraphModule, example: tuple[Tensor, ...], trial: Trial, *arrays: Array) -> None:
+def _alone(
+    model: nn.Module, program: torch.fx.GraphModule, example: tuple[Tensor, ...], trial: Trial, *arrays: Array
+) -> None:
     """Every operator of the same in double precision."""
     pairs = zip(arrays, example, strict=True)
     given = [_like(x, like.double() if like.is_floating_point() else like) for x, like in pairs]
     names = {node.name for node in program.graph.find_nodes(op="placeholder")}
-    with torch.no_grad():
+    with at_inference(model):
         Alone(program, names, trial).run(*given)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TypeAlias
 
@@ -17,16 +17,21 @@ from torch.utils._pytree import tree_leaves
 
 from specnorm import MethodError
 from specnorm_networks.model import Computed, equal_but_for_rounding
+from specnorm_networks.sources.held import drawn, held, is_own
 
-_OWN = ("torch", "torchvision", "torchaudio")
-"""Packages that ask these questions for logging and for kernels that compute the same."""
 _TRACING = ("is_exporting", "is_compiling", "is_dynamo_compiling", "is_tracing", "is_in_onnx_export")
 _GRADIENTS = ("is_grad_enabled", "is_inference_mode_enabled", "is_inference", "requires_grad", "grad_fn", "is_leaf")
 """Functions and attributes that say how a module is called, and nothing of its inputs' numbers."""
 
 
+def first_call(model: nn.Module, example: tuple[Tensor, ...]) -> None:
+    """Run a module once, for what it computes once and keeps where no module is: a trace would leave its own there."""
+    with at_inference(model), torch.compiler.set_stance("force_eager"):
+        outputs(model, example)
+
+
 def check_function(model: nn.Module, example: tuple[Tensor, ...]) -> None:
-    """Refuse a module that keeps a state, or asks how it is called: it is run twice on one input.
+    """Refuse a module that keeps a state, or asks how it is called: it is run on one input again and again.
 
     What the first call alone settles is no state.
 
@@ -44,13 +49,13 @@ def check_function(model: nn.Module, example: tuple[Tensor, ...]) -> None:
     inputs = [torch.randn(x.shape, generator=generator).to(x) if x.is_floating_point() else x for x in example]
     with at_inference(model), torch.compiler.set_stance("force_eager"):
         first = outputs(model, inputs)
-        before = state(model)
+        before, at = state(model), drawn()
         with _watching(asked):
             second = outputs(model, inputs)
-        changed = [*_changed(before, state(model))]
-    same = (equal_but_for_rounding(a, b) for a, b in zip(first, second, strict=True))
+        changed, same = [*_changed(before, state(model))], drawn() == at
+        others = [*_called_otherwise(model, inputs)]
     name = type(model).__name__
-    if not all(same):
+    if not (same and _same(first, second)):
         raise MethodError(
             f"{name} gives another output for the same input at its next call: it draws random numbers outside of "
             "torch, or keeps a state. Make it a function of its inputs first."
@@ -65,6 +70,27 @@ def check_function(model: nn.Module, example: tuple[Tensor, ...]) -> None:
             f"{name} asks {' and '.join(asked)}: it may compute something else where it is traced, or where gradients "
             "are computed. Make it a function of its inputs first."
         )
+    if not all(_same(first, each) for each in others):
+        raise MethodError(
+            f"{name} gives another output for the same input where gradients are computed, or where the input lies "
+            "otherwise in memory. Make it a function of its inputs' numbers first."
+        )
+
+
+def _same(first: list[Computed], second: list[Computed]) -> bool:
+    return all(equal_but_for_rounding(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _called_otherwise(model: nn.Module, inputs: Sequence[Tensor]) -> Iterator[list[Computed]]:
+    """Outputs with gradients, of parameters alone and of inputs, and of inputs that lie otherwise in memory."""
+    turned = [x.transpose(0, -1).contiguous().transpose(0, -1) if x.ndim else x for x in inputs]
+    moving = [x.detach().requires_grad_(x.is_floating_point()) for x in inputs]
+    for given, gradients in ((inputs, True), (moving, True), (turned, False)):
+        found = None
+        with suppress(Exception), torch.set_grad_enabled(gradients):  # it need not run so
+            found = outputs(model, given)
+        if found is not None:
+            yield found
 
 
 def outputs(model: nn.Module, inputs: Sequence[Tensor]) -> list[Computed]:
@@ -90,15 +116,17 @@ State: TypeAlias = dict[str, tuple[Any, int, bool]]
 
 
 def state(model: nn.Module) -> State:
-    """Tensors and numbers that modules hold."""
-    return {
-        f"{prefix}.{name}".removeprefix("."): (
-            value, version_of(value) if isinstance(value, Tensor) else 0, name not in vars(module)
-        )
-        for prefix, module in model.named_modules()
-        for name, value in (vars(module) | module._parameters | module._buffers).items()
-        if isinstance(value, Tensor | bool | int | float | str)
-    }  # fmt: skip
+    """Tensors and numbers that modules hold: themselves, or in containers, objects, functions and classes of theirs."""
+    found: State = {}
+    seen: dict[int, Any] = {
+        id(x): x for module in model.modules() for x in (module, module._parameters, module._buffers, module._modules)
+    }
+    for prefix, module in model.named_modules():
+        registered = module._parameters | module._buffers
+        for name, value in held(type(module), vars(module) | registered, seen):
+            version = version_of(value) if isinstance(value, Tensor) else 0
+            found[f"{prefix}.{name}".removeprefix(".")] = value, version, name in registered
+    return found
 
 
 def _changed(before: State, after: State) -> Iterator[str]:
@@ -108,7 +136,7 @@ def _changed(before: State, after: State) -> Iterator[str]:
         if isinstance(one, Tensor) or isinstance(other, Tensor):
             if version != later if one is other else registered:
                 yield name
-        elif one != other:
+        elif one is not other and not np.array_equal(one, other):
             yield name
 
 
@@ -151,7 +179,7 @@ class _Asking(TorchFunctionMode):
 
 
 def _is_own(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0] in _OWN
+    return is_own(frame.f_globals.get("__name__", ""))
 
 
 def _called(func: Any) -> str:
