@@ -40,10 +40,10 @@ def _flax(kind: str, x: Any, input_shape: int | Sequence[int] | None) -> LayerKe
     geometry: dict[str, Any] = {"stride": stride, "dilation": dilation, "layout": _LAYOUTS[ndim]}
     if kind == "ConvTranspose":
         pads = _of_dilated_input(x, stride, dilation)
-        # Flax slides the kernel as it is: mirrored, it is the transposed layer, of the same norm with sides exchanged.
-        crops = [(max(r * (k - 1) - after, 0), max(r * (k - 1) - before, 0))
-                 for (before, after), k, r in zip(pads, x.kernel_size, dilation, strict=True)]  # fmt: skip
+        # Slid as it is, the kernel is mirrored that of the transposed layer, of the same norm with sides exchanged.
         stored = bool(x.transpose_kernel)
+        crops = [tuple(max(r * (k - 1) - n, 0) for n in (pair if stored else pair[::-1]))
+                 for pair, k, r in zip(pads, x.kernel_size, dilation, strict=True)]  # fmt: skip
         geometry |= {"transposed": True, "padding_mode": "zeros", "padding": crops}
         return LayerKernel(kernel if stored else jnp.swapaxes(kernel, -1, -2), geometry, as_stored=stored)
     if per_axis("input_dilation", 1 if x.input_dilation is None else x.input_dilation, ndim) != (1,) * ndim:

@@ -27,6 +27,9 @@ class TorchBackend(TorchArrays):
         if not isinstance(x, nn.Module) or not modules.is_layer(x):
             return None
         geometry = modules.geometry_of(x, None if input_shape is None else ())
+        if modules.has_hooks(x):
+            with modules.at_inference(x):
+                modules.check_used(x)
         return LayerKernel(modules.weight_of(x), {word: v for word, v in geometry.items() if word != "input_shape"})
 
     def without_derivative(self, value: Array, x: Array, reason: str) -> Array:

@@ -16,9 +16,9 @@ from specnorm_torch.constraint import GramRescaling, SpectralNorm
 from specnorm_torch.modules import (
     at_inference,
     check_module,
+    check_used,
     check_values,
     computed,
-    computes_with,
     geometry_of,
     is_layer,
     is_quantised,
@@ -133,7 +133,7 @@ class _Plan:
             # Sizes that the stride does not divide count too.
             geometry = at_every_size(geometry_of(module)) if layer else {}
             if layer and not computed(module):
-                _check_used(module)
+                check_used(module)
             weight = weight_of(module) if layer else getattr(module, name)
         except SpecnormError as error:
             raise type(error)(f"{label}: {error}") from error
@@ -168,7 +168,7 @@ class _Plan:
 
     def check(self) -> None:
         """Compare the kernel that is used now with the proven one."""
-        used = _check_used(self.module) if self.is_layer else getattr(self.module, self.name)
+        used = check_used(self.module) if self.is_layer else getattr(self.module, self.name)
         if torch.equal(used, self.kernel):
             return
         # Of a shared weight, which was shrunk for another layer as well.
@@ -197,25 +197,3 @@ def _check_writable(module: nn.Module, name: str, bake: bool) -> None:
             f"{name} of {name_of(module)} is no parameter but computed, so that it cannot be set. Put a plain "
             "layer with the kernel that it computes in its place."
         )
-
-
-def _check_used(module: nn.Module) -> Tensor:
-    """The kernel that a layer uses, which has to be its weight, in its own geometry."""
-    if not torch.isfinite(weight_of(module)).all():
-        raise MethodError("its weight holds NaN or infinity: look where the training diverged.")
-    x = torch.randn(_input_of(module), generator=torch.Generator().manual_seed(0)).to(weight_of(module))
-    weight = computes_with(module, x)
-    if weight is None:
-        raise MethodError(f"{name_of(module)} does not use its weight as it stands.")
-    return weight
-
-
-def _input_of(module: Any) -> tuple[int, ...]:
-    """Shape of some input of a layer, as small as it can be."""
-    if isinstance(module, nn.Linear):
-        return 1, module.in_features
-    reach = [d * (k - 1) + 1 for d, k in zip(module.dilation, module.kernel_size, strict=True)]
-    # Reflection needs more pixels than it adds, circular padding sizes that its stride divides, cropping leaves one.
-    most = 2 * max(module._reversed_padding_repeated_twice)
-    sizes = [s * ((max(n, most) + s) // s) for n, s in zip(reach, module.stride, strict=True)]
-    return (1, module.in_channels, *sizes)

@@ -18,11 +18,12 @@ from torch.nn.utils.weight_norm import WeightNorm
 from specnorm.errors import GeometryError, MethodError
 
 __all__ = [
-    "Select", "at_inference", "check_module", "check_values", "computed", "computes_as_torch", "computes_with",
-    "geometry_of", "has_hooks", "is_layer", "is_lazy", "is_quantised", "layers_of", "name_of", "version_of",
-    "weight_of",
+    "Select", "at_inference", "check_module", "check_used", "check_values", "computed", "computes_as_torch",
+    "computes_with", "geometry_of", "has_hooks", "is_layer", "is_lazy", "is_quantised", "layers_of", "name_of",
+    "version_of", "weight_of",
 ]  # fmt: skip
 
+_Hooks: TypeAlias = WeightNorm | OldSpectralNorm | prune.BasePruningMethod
 Select: TypeAlias = Callable[[str, nn.Module], bool]
 """Told a layer's name and the layer: whether it counts."""
 
@@ -165,7 +166,7 @@ def computed(module: nn.Module) -> dict[str, str]:
 def has_hooks(module: nn.Module) -> bool:
     """Whether hooks see what goes into a module or comes out of it, besides those of `computed`."""
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    return any(not isinstance(x, WeightNorm | OldSpectralNorm | prune.BasePruningMethod) for x in hooks)
+    return any(not isinstance(x, _Hooks) for x in hooks)
 
 
 @contextlib.contextmanager
@@ -191,6 +192,28 @@ def at_inference(model: nn.Module) -> Iterator[None]:
                     x.copy_(values)
         for module, mode in modes.items():
             module.training = mode
+
+
+def check_used(module: nn.Module) -> Tensor:
+    """The kernel that a layer uses, which has to be its weight, in its own geometry."""
+    if not torch.isfinite(weight_of(module)).all():
+        raise MethodError("its weight holds NaN or infinity: look where the training diverged.")
+    x = torch.randn(_input_of(module), generator=torch.Generator().manual_seed(0)).to(weight_of(module))
+    weight = computes_with(module, x)
+    if weight is None:
+        raise MethodError(f"{name_of(module)} does not use its weight as it stands.")
+    return weight
+
+
+def _input_of(module: Any) -> tuple[int, ...]:
+    """Shape of some input of a layer, as small as it can be."""
+    if isinstance(module, nn.Linear):
+        return 1, module.in_features
+    reach = [d * (k - 1) + 1 for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+    # Reflection needs more pixels than it adds, circular padding sizes that its stride divides, cropping leaves one.
+    most = 2 * max(module._reversed_padding_repeated_twice)
+    sizes = [s * ((max(n, most) + s) // s) for n, s in zip(reach, module.stride, strict=True)]
+    return (1, module.in_channels, *sizes)
 
 
 def is_quantised(module: nn.Module) -> bool:
@@ -232,8 +255,18 @@ def _check_values(name: str, x: Tensor) -> None:
         raise GeometryError(f"{name} has no values: it is on the device 'meta'. Load the model's weights first.")
 
 
+def _run_hooks(module: nn.Module) -> None:
+    """Compute what torch's old-style hooks do before a call in ``eval()``: after loading or a step, it is of before."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, _Hooks):
+            mode, module.training = module.training, False
+            hook(module, ())
+            module.training = mode
+
+
 def weight_of(module: nn.Module) -> Tensor:
-    """The kernel, of which torch's types say only that it is a tensor or a module."""
+    """The kernel of the next call, of which torch's types say only that it is a tensor or a module."""
+    _run_hooks(module)
     weight: Any = module.weight
     if not isinstance(weight, Tensor):
         raise GeometryError(f"{name_of(module)}.weight is a {type(weight).__name__}, not a tensor.")

@@ -172,14 +172,15 @@ class TensorNorm(Stepped):
         return (xp.concat([kept, more, spatial], axis=-2),)
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
-        """Left and spatial vectors of the maximiser; where the kernel is zero, those of a start."""
+        """Left and spatial vectors of the maximiser; where the kernel is zero, constant ones."""
         xp, form = ops.xp, Form(blocks, ops=ops)
         v, modes = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
         _, value, v, modes, _ = alternate(blocks, v, modes, self.max_iter, ops=ops)
         value, v, modes = best(value, v, modes, 1, xp=xp)
         u, _ = form.left(v, form.weights(modes))
-        u = xp.where((value > 0)[..., None], u, xp.ones_like(u) / math.sqrt(form.m))
-        return (arrays.real_pair(xp.concat([u, *modes], axis=2)[:, 0, :], xp=xp),)
+        found, usable = [u, *modes], (value > 0)[..., None]
+        found = [xp.where(usable, x, xp.ones_like(x) / math.sqrt(x.shape[2])) for x in found]
+        return (arrays.real_pair(xp.concat(found, axis=2)[:, 0, :], xp=xp),)
 
     def advance(
         self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps

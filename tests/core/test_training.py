@@ -54,6 +54,17 @@ def test_first_step_is_the_methods_value(name: str, shape: tuple[int, ...], laye
 
 
 @every
+def test_a_state_of_zeros_follows_the_kernel_that_comes(name: str) -> None:
+    """A layer that is initialised with zeros had the norm 0 from then on."""
+    method, geometry = METHODS[name]
+    kernel = normal(4, 3, 3, 2)
+    state = specnorm.init_tracking(0 * kernel, method, **geometry)
+    for step in range(20):
+        value, state = specnorm.track(kernel * min(step, 1), method, state, **geometry)
+    assert float(value) > 0.5 * specnorm.reshaped_norm(kernel)
+
+
+@every
 @pytest.mark.libraries
 def test_every_library_takes_the_same_steps(name: str, xp: Lib) -> None:
     method, geometry = METHODS[name]

@@ -92,6 +92,20 @@ def test_cropping_beyond_the_kernel_leaves_an_output_to_look_at() -> None:
     assert specnorm_torch.rescale_(nn.Sequential(layer), 0.1) == ["0"]
 
 
+@pytest.mark.parametrize("apply", [
+    torch.nn.utils.weight_norm, torch.nn.utils.spectral_norm,
+    lambda x: torch.nn.utils.prune.l1_unstructured(x, "weight", 2),
+])  # fmt: skip
+def test_a_loaded_weight_is_that_of_the_next_call(apply: Any) -> None:
+    """Old-style hooks compute it there: enclose gave 0.88 for 34, and rescale_ put back what was before loading."""
+    given, model = (nn.Sequential(apply(nn.Linear(4, 4))).eval() for _ in range(2))
+    given(torch.ones(1, 4))
+    model.load_state_dict(given.state_dict())
+    assert specnorm.certify(model[0], 1.01 * float(specnorm.enclose(given[0].weight.detach()).upper))
+    specnorm_torch.rescale_(model, 100.0, bake=True)
+    assert torch.equal(model[0].weight, given[0].weight)
+
+
 def test_baking_changes_no_output() -> None:
     model = hooked().eval()
     x = torch.randn(2, 3, 6, 6)

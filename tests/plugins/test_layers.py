@@ -71,6 +71,17 @@ def test_torch_parametrised_layers_have_their_gradient() -> None:
     )
 
 
+@pytest.mark.usefixtures("seeded_torch")
+def test_a_torch_layer_whose_hook_changes_its_map_is_refused() -> None:
+    torch: Any = pytest.importorskip("torch")
+    layer = torch.nn.Linear(4, 4)
+    layer.register_forward_hook(lambda _module, _inputs, _output: None)
+    assert specnorm.certify(layer, 10.0)
+    layer.register_forward_hook(lambda _module, _inputs, output: 100 * output)
+    with pytest.raises(specnorm.MethodError, match="Linear does not use its weight as it stands"):
+        specnorm.certify(layer, 10.0)
+
+
 EVERY = PUBLIC | {
     "singular_values": lambda x, **geometry: specnorm.singular_values(x, 6, k=2, **geometry),
     "track": lambda x, **geometry: specnorm.track(
@@ -138,7 +149,8 @@ FLAX: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
     "transposed": ("ConvTranspose", (2, 3, (3, 4)), {"strides": 2}),
     "transposed valid": ("ConvTranspose", (2, 3, (2,)), {"strides": 3, "padding": "VALID"}),
     "transposed pairs": ("ConvTranspose", (2, 3, (4,)), {"strides": 2, "padding": ((1, 2),)}),
-    "transposed kernel": ("ConvTranspose", (2, 3, (4,)), {"strides": 2, "transpose_kernel": True}),
+    "transposed kernel": ("ConvTranspose", (2, 3, (4, 3)), {"strides": (4, 2), "transpose_kernel": True}),
+    "kernel, pairs": ("ConvTranspose", (2, 3, (4,)), {"strides": 2, "padding": ((0, 2),), "transpose_kernel": True}),
     "linear": ("Linear", (6, 4), {}),
 }
 
