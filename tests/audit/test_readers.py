@@ -144,6 +144,18 @@ def test_a_lost_shard_is_rows_with_the_reason(tmp_path: Path, damage: str) -> No
     json.dumps([row.to_dict() for row in rows.values()], allow_nan=False)
 
 
+@pytest.mark.parametrize("name", ["conv1.weight", "another.weight"])
+def test_an_array_in_two_shards_is_refused(tmp_path: Path, name: str) -> None:
+    """Transformers loads each shard as a whole, and keeps the last; the index named the first, and a gate passed."""
+    path = _split(tmp_path)
+    for shard in SHARDS:
+        arrays = files.read(tmp_path / shard)
+        files.save_safetensors(
+            tmp_path / shard, {**arrays, name: arrays.get(name, 900 * files.kernels()["conv1.weight"])}
+        )
+    assert f"{name!r} lies in its shards" in files.refused(path)
+
+
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "..", ".", "", "a\\b", "a\0b"])
 def test_shards_may_not_be_named_elsewhere(tmp_path: Path, name: str) -> None:
     files.save_safetensors(tmp_path / "secret", files.kernels())

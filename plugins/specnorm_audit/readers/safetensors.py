@@ -124,8 +124,11 @@ def read_sharded(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
             reason = getattr(error, "strerror", None) or str(error)
             tensors += [lost(name, f"its shard {shard} cannot be read: {reason}") for name in promised]
             continue
-        there = {tensor.name: tensor for tensor in found if owner.get(tensor.name, shard) == shard}
-        tensors += there.values()
+        for name in (tensor.name for tensor in found):
+            if owner.setdefault(name, shard) != shard:  # some programs take the last that they load
+                raise ModelFileError(f"{name!r} lies in its shards {owner[name]} and {shard}. Save the model again.")
+        there = {tensor.name for tensor in found}
+        tensors += found
         tensors += [lost(name, f"it is not in its shard {shard}.") for name in promised if name not in there]
     return ModelArrays(tensors)
 
