@@ -205,4 +205,4 @@ def _ball(graph: Graph, radius: float | None, centre: Centre | None) -> Ball:
         if len(graph.inputs) != 1:
             raise MethodError(f"The network has {len(graph.inputs)} inputs: give the centre of each by name.")
         centre = {graph.inputs[0]: centre}
-    return Ball({name: np.asarray(x, dtype=np.float64) for name, x in centre.items()}, float(radius))
+    return Ball({name: np.array(x, dtype=np.float64) for name, x in centre.items()}, float(radius))

@@ -85,6 +85,24 @@ def test_the_constant_of_other_weights_is_not_this_network_s() -> None:
             least(before, after.claim)
 
 
+@pytest.mark.parametrize("near", [{}, {"radius": 0.5, "centre": np.full((1, 2), -11.0)}])
+def test_a_box_with_one_end_is_a_box(near: dict[str, Any]) -> None:
+    """5e-5 for exp, which has no constant; on a ball outside of the box besides."""
+    nodes = Node("x", Input(high=np.array(-10.0)), (), (1, 2)), Node("y", ops.Exp(), ("x",), (1, 2))
+    found = bound(Graph(nodes, ("y",)), **near)
+    assert ", in a box" in str(present(found.claim).what)
+    assert found.input_ranges == {"x": (-math.inf, -10.0)}
+
+
+def test_boxes_and_balls_are_those_that_were_given() -> None:
+    """Whatever is written to their arrays afterwards."""
+    high = np.full((1, 2), 1.0)
+    graph = within(Graph((X, Node("y", ops.Exp(), ("x",), (1, 2))), ("y",)), -1.0, high)
+    before = bound(graph).claim
+    high -= 9
+    assert least(present(before), bound(graph).claim) is before
+
+
 def test_ranges_take_claims_about_this_network_alone() -> None:
     graph, ball = network(), Ball({"x": CENTRE}, 3.0)
     honest = ranges(graph, ball)["a"]

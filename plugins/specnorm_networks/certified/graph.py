@@ -129,12 +129,9 @@ class Graph:
         """Those that its inputs are said to lie in, and in which its slopes hold; none: everywhere."""
         slopes = [getattr(node.operator, "near", None) for node in self.nodes]
         found = self._regions.union(*(each.regions for each in slopes if isinstance(each, Slopes)))
-        inputs = {node.name: node.operator for node in self.nodes if isinstance(node.operator, Input)}
-        boxes = {name: (x.low, x.high) for name, x in inputs.items() if x.low is not None and x.high is not None}
-        if not boxes:
-            return found
-        low, high = ({name: np.asarray(ends[at]) for name, ends in boxes.items()} for at in (0, 1))
-        return found | {Box(low, high).region}
+        boxes = {node.name: node.operator.box for node in self.nodes if isinstance(node.operator, Input)}
+        low, high = ({name: box[at] for name, box in boxes.items() if box is not None} for at in (0, 1))
+        return found | {Box(low, high).region} if low else found
 
     def _same(self, nodes: Sequence[Node], regions: frozenset[Region] = frozenset(), note: str = "") -> Graph:
         """Written otherwise, in a region: nodes of the same name have the same value. For the trusted room alone."""

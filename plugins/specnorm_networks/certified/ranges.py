@@ -317,7 +317,7 @@ def _boxed(node: Node, low: Given, high: Given) -> Node:
     for each in (low, high):
         if isinstance(each, Mapping) and node.name not in each:
             raise MethodError(f"The box has no ends for the network's input {node.name}; expected one for each input.")
-        ends.append(np.asarray(each[node.name] if isinstance(each, Mapping) else each, dtype=np.float64))
+        ends.append(np.array(each[node.name] if isinstance(each, Mapping) else each, dtype=np.float64))
     if not bool(np.all(ends[0] <= ends[1])):
         raise MethodError(
             f"The box of input {node.name} has a low end above its high end, or ends that are no numbers."
@@ -340,9 +340,9 @@ def stated(graph: Graph) -> dict[str, tuple[float, float] | None]:
     ``graph``: from `within`.
     """
     found: dict[str, tuple[float, float] | None] = {}
-    for name, box in _inputs(graph):
-        if box.low is not None and box.high is not None:
-            low, high = np.unique(box.low), np.unique(box.high)
+    for name, operator in _inputs(graph):
+        if operator.box is not None:
+            low, high = map(np.unique, operator.box)
             found[name] = (float(low[0]), float(high[0])) if len(low) == len(high) == 1 else None
     return found
 
@@ -377,9 +377,9 @@ class Values:
 def box_of(graph: Graph) -> Box:
     """The box that is stated for the inputs, infinite where none is; in their shapes where these are known."""
     ends: tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]] = {}, {}
-    for name, box in _inputs(graph):
+    anywhere = np.array(-math.inf), np.array(math.inf)
+    for name, operator in _inputs(graph):
         shape = graph.by_name[name].shape
-        for found, end, far in zip(ends, (box.low, box.high), (-math.inf, math.inf), strict=True):
-            numbers = np.asarray(far if end is None else end, dtype=np.float64)
+        for found, numbers in zip(ends, operator.box or anywhere, strict=True):
             found[name] = numbers if shape is None else np.broadcast_to(numbers, shape)
     return Box(*ends)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import field
 
 import numpy as np
 
 from specnorm.proof import Interval, point
-from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, NotRunError, Operator, Place
+from specnorm_networks.certified.operators.base import Ends, FloatArray, NoBoundError, NotRunError, Operator, Place
 
 NO_LOOPS = (
     "recurrent layers (RNN, GRU, LSTM) have no constant here that holds for every length; written out step by step "
@@ -25,7 +26,16 @@ class Input(Operator):
     """Whether a constant is asked for with respect to it; others (integers, text) are held."""
     low: FloatArray | None = None
     high: FloatArray | None = None
-    """End of the box in which it is said to lie, as ``low``, broadcasting to its shape; None: anywhere."""
+    """End of the box in which it is said to lie, as ``low``, broadcasting to its shape; None: no end."""
+
+    @property
+    def box(self) -> Ends | None:
+        """Both ends, infinite where there is none; None: anywhere."""
+        if self.low is None and self.high is None:
+            return None
+        ends = zip((self.low, self.high), (-math.inf, math.inf), strict=True)
+        low, high = (np.asarray(far if end is None else end, dtype=np.float64) for end, far in ends)
+        return low, high
 
 
 class Constant(Operator):
