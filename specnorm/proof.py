@@ -11,7 +11,7 @@ from specnorm import backends
 from specnorm.array_types import ArrayObject
 from specnorm.arrays import random_vectors
 from specnorm.certified import arithmetic, host, interval, rounding
-from specnorm.certified.bound import HypothesisError, Lower, Upper, finite, greatest, known, least
+from specnorm.certified.bound import HypothesisError, Lower, Upper, digest_of, finite, greatest, known, least
 from specnorm.certified.bound import _lower as make_lower
 from specnorm.certified.bound import _upper as make_upper
 from specnorm.certified.interval import Interval, anything, around, enclosing, point, within
@@ -38,8 +38,8 @@ from specnorm.types import AnyArray, ArrayOps
 # fmt: off
 __all__ = [
     # Claims: numbers that are proven, and the rules that combine them.
-    "anything", "around", "enclosing", "finite", "greatest", "HypothesisError", "Interval", "known", "least", "Lower",
-    "make_interval", "make_lower", "make_upper", "point", "Upper", "within",
+    "anything", "around", "digest_of", "enclosing", "finite", "greatest", "HypothesisError", "Interval", "known",
+    "least", "Lower", "make_interval", "make_lower", "make_upper", "point", "Upper", "within",
     # Outward arithmetic: ``host`` of NumPy numbers, ``arithmetic`` of arrays, ``rounding`` for sums; norms of matrices.
     "arithmetic", "host", "interval", "matrix_norm_up", "matrix_norms", "rounding", "symbol_error",
     # The problem: a layer, its frequencies, its map.

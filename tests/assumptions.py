@@ -8,14 +8,14 @@ from specnorm.certified.bound import EVERYWHERE, Lower, Upper, _lower, _upper
 from specnorm.certified.interval import Interval, _interval
 
 
-def assumed(value: float, what: object = EVERYWHERE) -> Upper:
+def assumed(value: float, what: object = EVERYWHERE, digest: str = "") -> Upper:
     """As if it were proven."""
-    return _upper(value, what, "assumed")
+    return _upper(value, what, "assumed", digest=digest)
 
 
-def assumed_lower(value: float, what: object = EVERYWHERE) -> Lower:
+def assumed_lower(value: float, what: object = EVERYWHERE, digest: str = "") -> Lower:
     """As if it were proven."""
-    return _lower(value, what, "assumed")
+    return _lower(value, what, "assumed", digest=digest)
 
 
 def interval(low: np.ndarray, high: np.ndarray) -> Interval:

@@ -89,7 +89,10 @@ def _moved(operator: Operator, inputs: Sequence[Value], found: FloatArray) -> Fl
 
 
 def run_with_errors(graph: Graph, inputs: Mapping[str, FloatArray]) -> Iterator[tuple[str, Value | None]]:
-    """Every value in turn; None if it cannot be computed here, or more than `HELD` entries would be held."""
+    """Every value in turn; None if it cannot be computed here, or more than `HELD` entries would be held.
+
+    `MethodError` for a shape that is not the one that the graph states.
+    """
     last = last_readers(graph)
     found: dict[str, Value] = {}
     held = 0
@@ -102,6 +105,9 @@ def run_with_errors(graph: Graph, inputs: Mapping[str, FloatArray]) -> Iterator[
             with suppress(NotRunError):
                 value = executed(node, [found[name] for name in node.inputs])
         if value is not None:
+            if node.shape not in (None, value.value.shape):
+                said = f"Node {visible(node.name)} is said to have shape {node.shape}; it has {value.value.shape}."
+                raise MethodError(f"{said} Constants depend on it: no bound is given.")
             found[node.name] = value
             held += value.value.size
         for name in last.get(at, ()):

@@ -59,8 +59,14 @@ class _Claim:
     def __post_init__(self, maker: object) -> None:
         if maker is not _KERNEL:
             raise TypeError(f"{type(self).__name__}: a claim is made by the rules of specnorm.certified alone")
+        if not all(isinstance(claim, _Claim) for claim in self.of):
+            raise HypothesisError(f"{self.rule} was applied to what is no claim")
         if not self.value >= 0:
             raise HypothesisError(f"{self.value!r} bounds no norm ({self.rule})")
+
+    def __init_subclass__(cls) -> None:
+        if _Claim not in cls.__bases__:
+            raise TypeError("a claim is an Upper or a Lower, and no other class")
 
     def __float__(self) -> float:
         return self.value
@@ -82,24 +88,6 @@ class Upper(_Claim):
     """Never below the norm, rounding included."""
 
     __slots__ = ()
-
-    def plus(self, other: Upper) -> Upper:
-        """Of a sum."""
-        return _upper(host.add_up(self.value, other.value), f"{self.what} + {other.what}", "sum", self, other)
-
-    def times(self, other: Upper) -> Upper:
-        """Of a product."""
-        return _upper(host.mul_up(self.value, other.value), f"{self.what} times {other.what}", "product", self, other)
-
-    def over(self, other: Lower) -> Upper:
-        """Of a quotient."""
-        if not other.value > 0:
-            raise HypothesisError(f"nothing is divided by {other.what}, which may be 0")
-        return _upper(host.div_up(self.value, other.value), f"{self.what} / {other.what}", "quotient", self, other)
-
-    def root(self) -> Upper:
-        """Of a root."""
-        return _upper(host.sqrt_up(self.value), f"root of {self.what}", "root", self)
 
 
 class Lower(_Claim):

@@ -35,6 +35,7 @@ from specnorm_networks.certified.regions import Ball, Box
 from specnorm_networks.certified.scope import digest_of
 from specnorm_networks.linear import located, read
 
+from specnorm import enclose
 from specnorm.certified.bound import HypothesisError, Upper, least
 from specnorm.errors import MethodError
 
@@ -130,6 +131,26 @@ def test_ranges_are_those_of_the_network_they_were_found_for() -> None:
         Ranges(dict(small), network(), frozenset())
     with pytest.raises(TypeError, match="found by"):
         replace(small, regions=frozenset())
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_norms_are_those_of_the_network_s_own_kernels(scaled: bool) -> None:
+    """1e-9 for 3.3, from whoever says so: a kernel of one shape, said to be known, or measured by somebody else."""
+    small = present(enclose(WEIGHTS / 1e9).claim)[1]
+
+    class Mine(Measure):
+        def __call__(self, *_: Any) -> Upper:
+            return small
+
+    graph = network()
+    if scaled:
+        node = Node("z", ops.Scale(np.array([1.0, 2.0])), ("y",), (1, 2))
+        graph = Graph((*graph.nodes, node), ("z",))
+    for measure in (Measure(known=lambda *_: small), Mine()):
+        with pytest.raises(HypothesisError, match=r"another kernel|none is the norm"):
+            bound(graph, measure, method=Product(), check=False)
+    own = present(enclose(WEIGHTS, rtol=0.1).claim)[1]
+    assert present(bound(network(), Measure(known=lambda *_: own), method=Product()).upper) >= own.value**2
 
 
 def test_a_network_is_known_by_its_bits() -> None:
@@ -230,6 +251,9 @@ def parts(*starts: int) -> object:
 
 WIDE = Graph((X, Node("y", ops.Matrix(Layer("w", lambda: np.ones((3, 2)), {}, 0)), ("x",), (1, 3))), ("y",))
 BOXED = within(network(), -1.0, 1.0)
+HUNDRED = Node("a", ReLU(), ("x",), (1, 100)), Node("y", ops.Mean((1,)), ("a",), (1,))
+MISSHAPEN = Graph((X, *HUNDRED), ("y",))
+"""Of which 0.1 was said to be the constant, for 0.7."""
 SUPPOSED: dict[str, tuple[Callable[[], object], str]] = {
     "a negative radius": (lambda: bound(network(), radius=-1.0, centre=CENTRE), "radius=-1.0"),
     "no number as radius": (lambda: ranges(network(), Ball({"x": CENTRE}, math.nan)), "radius=nan"),
@@ -240,6 +264,7 @@ SUPPOSED: dict[str, tuple[Callable[[], object], str]] = {
     "a box of another input": (lambda: within(network(), {"z": 0}, {"z": 1}), "has no ends for the network's input x"),
     "a box of another shape": (lambda: within(network(), np.zeros(3), 1.0), r"an end of shape \(3,\)"),
     "a centre outside of the box": (lambda: located(read(BOXED), 3 * CENTRE, 0.1), "outside of the box"),
+    "a shape that is another one": (lambda: bound(MISSHAPEN), r"shape \(1, 100\); it has \(1, 2\)"),
     "a step of 0": (lambda: forward_step(network(), 0.0), "size=0.0"),
     "a step to another shape": (lambda: forward_step(WIDE), "needs the same shape"),
     "weights of sorted channels that differ": (uneven_weights, "sorted together prove nothing"),

@@ -25,7 +25,7 @@ import numpy as np
 from specnorm import ConvSpec
 from specnorm.proof import HypothesisError, Upper, host, make_upper
 from specnorm_networks.certified.graph import Node
-from specnorm_networks.certified.kernels import Norms, speaks_of
+from specnorm_networks.certified.kernels import Norms, proves
 from specnorm_networks.certified.operators import Identity, Pointwise, Scale
 from specnorm_networks.certified.operators.base import (
     FloatArray,
@@ -258,7 +258,7 @@ class Branches:
         if not np.isfinite(sizes).all():
             return None
         spec, norm = ConvSpec.of(matrix.shape), self.norms.of_kernel(matrix, RTOL)
-        if not speaks_of(norm, spec):
+        if not proves(norm, spec, matrix):
             raise HypothesisError(f"{norm.what} is not {spec}")
         # Roundings of all maps one after the other, and as much again for those of the sizes; and underflow.
         lost = host.mul_up(sum(linear.roundings for linear in maps) * 2.0**-50, float(host.norm_up(sizes.reshape(-1))))

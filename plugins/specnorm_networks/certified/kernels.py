@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm import ConvSpec
-from specnorm.proof import HypothesisError, Upper, at_every_size, host, make_upper, matrix_norm_up
+from specnorm.proof import HypothesisError, Upper, at_every_size, digest_of, host, make_upper, matrix_norm_up
 
 if TYPE_CHECKING:
     from specnorm.proof import AnyArray, ArrayOps
@@ -77,27 +77,69 @@ def norm_of_layer(
     shrink : array, shape (cin,), or None
         Positive, exact.
     """
-    kernel = layer.stored()
-    spec = ConvSpec.of(tuple(kernel.shape), **geometry, input_shape=size)
-    if size is None and spec.divided:
-        spec = ConvSpec.of(tuple(kernel.shape), **at_every_size(dict(geometry)))
-    lost = 0.0
-    if scale is not None or shrink is not None:
-        kernel = layer.kernel()
-        if scale is not None:
-            kernel = kernel * by_output(scale, spec)
-        if shrink is not None:
-            kernel = kernel / _by_input(shrink, spec)
-        lost = fold_error(kernel, spec)
-    claims = prove(kernel, spec)
-    best = min((claim for claim in claims if speaks_of(claim, spec)), key=float, default=None)
+    spec, kernel, lost = _folded(layer, geometry, size, scale, shrink)
+    claims = prove(kernel if lost else layer.stored(), spec)
+    best = min((claim for claim in claims if proves(claim, spec, kernel)), key=float, default=None)
     if best is None:
         raise HypothesisError(f"{[claim.what for claim in claims]}: none is the norm of {spec}")
-    if lost:
-        best = make_upper(host.add_up(best.value, lost), spec, "each channel scaled, rounding counted", best)
-    elif best.what != spec:
-        best = make_upper(best.value, spec, "no larger than at every size", best)
-    return best
+    rule = "each channel scaled, rounding counted" if lost else "no larger than at every size"
+    said = make_upper(host.add_up(best.value, lost), spec, rule, best, digest=_named(kernel, lost))
+    return best if (best.what, best.digest) == (said.what, said.digest) else said
+
+
+def norm_by(
+    norms: Norms,
+    layer: Layer,
+    geometry: dict[str, Any],
+    sizes: Sizes | None,
+    scale: Numbers | None,
+    shrink: Numbers | None = None,
+) -> Upper:
+    """What somebody proves of a layer by `norm_of_layer`; `HypothesisError` if that is the norm of another one."""
+    found = norms(layer, geometry, sizes, scale, shrink)
+    size = getattr(found.what, "input_shape", None)
+    spec, kernel, lost = _folded(layer, geometry, size, scale, shrink)
+    if not _is_of(found, spec, _named(kernel, lost)):
+        raise HypothesisError(f"{found.what} is not {spec}, or of another kernel")
+    if size not in (None, (), sizes and sizes[0]):
+        raise HypothesisError(f"{found.what} is of another size than {sizes}")
+    return found
+
+
+def _is_of(claim: object, what: object, digest: str) -> bool:
+    return isinstance(claim, Upper) and (claim.what, claim.digest) == (what, digest)
+
+
+def _named(kernel: Numbers, lost: float) -> str:
+    return f"scaled {digest_of(kernel)}" if lost else digest_of(kernel)
+
+
+def _folded(
+    layer: Layer,
+    geometry: Mapping[str, Any],
+    size: tuple[int, ...] | None,
+    scale: Numbers | None,
+    shrink: Numbers | None,
+) -> tuple[ConvSpec, Numbers, float]:
+    """A layer, its kernel with each channel scaled, and the norm of what rounding changes in that."""
+    kernel = layer.kernel()
+    spec = ConvSpec.of(kernel.shape, **geometry, input_shape=size)
+    if size is None and spec.divided:
+        spec = ConvSpec.of(kernel.shape, **at_every_size(dict(geometry)))
+    if scale is None and shrink is None:
+        return spec, kernel, 0.0
+    if scale is not None:
+        kernel = kernel * by_output(scale, spec)
+    if shrink is not None:
+        kernel = kernel / _by_input(shrink, spec)
+    return spec, kernel, fold_error(kernel, spec)
+
+
+def proves(claim: object, spec: ConvSpec, kernel: Numbers) -> bool:
+    """Whether a claim is an upper bound of a layer of this kernel, by its bits."""
+    if not isinstance(claim, Upper) or not speaks_of(claim, spec):
+        return False
+    return claim.digest == digest_of(kernel) or (not spec.ndim and claim.digest == digest_of(kernel.T))
 
 
 def speaks_of(claim: Upper, spec: ConvSpec) -> bool:
@@ -140,7 +182,19 @@ def norm_of_matrices(stack: Numbers, *, ops: ArrayOps) -> Upper:
     step = max(1, AT_ONCE // max(math.prod(stack.shape[1:]), 1))
     parts = (stack[at : at + step] for at in range(0, len(stack), step))
     norms = [_largest_up(part, ops) for part in parts if part.size]
-    return make_upper(max(norms, default=0.0), f"largest of {len(stack)} matrices", "factorisation")
+    return make_upper(max(norms, default=0.0), _of_stack(stack), "factorisation", digest=digest_of(stack))
+
+
+def _of_stack(stack: Numbers) -> str:
+    return f"largest of {len(stack)} matrices"
+
+
+def norm_of_stack_by(norms: Norms, layer: Layer) -> Upper:
+    """What somebody proves of a stack by `norm_of_matrices`; `HypothesisError` if that is the norm of another one."""
+    found, stack = norms.matrices(layer), layer.kernel()
+    if not _is_of(found, _of_stack(stack), digest_of(stack)):
+        raise HypothesisError(f"{found.what} is not the {_of_stack(stack)}")
+    return found
 
 
 def _largest_up(part: Numbers, ops: ArrayOps) -> float:

@@ -14,7 +14,7 @@ from specnorm.proof import Interval, Upper, arithmetic, finite, known, least
 from specnorm_networks.certified import rules
 from specnorm_networks.certified.branches import Branches
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.kernels import Norms
+from specnorm_networks.certified.kernels import Norms, norm_by, norm_of_stack_by
 from specnorm_networks.certified.operators.base import NoBoundError, Place
 from specnorm_networks.certified.operators.layers import Convolution, Matrices, Matrix
 from specnorm_networks.certified.operators.linear import Add, Pad, Scale
@@ -198,7 +198,9 @@ class _Pass:
         place = Place(tuple(self.nodes[each].shape for each in node.inputs), node.shape, partial(self._ranges, node))
         moving = [name for name in node.inputs if name not in self.constants]
         if isinstance(operator, Matrices):
-            factor = rules.of_layer(self.scope, moving[0], node, node, self.norms.matrices(operator.layer), node.rule)
+            factor = rules.of_layer(
+                self.scope, moving[0], node, node, norm_of_stack_by(self.norms, operator.layer), node.rule
+            )
         elif len(moving) == 1:
             inputs = [
                 rules.unmoved(self.scope, name)
@@ -237,7 +239,7 @@ class _Pass:
             geometry |= {"padding_mode": source.operator.mode, "padding": source.operator.pads}
             source = self.nodes[source.inputs[0]]
             rule = f"{rule}, padded"
-        norm = self.norms(layer, geometry, spatial(source.shape, node.shape, layer.spatial), scale)
+        norm = norm_by(self.norms, layer, geometry, spatial(source.shape, node.shape, layer.spatial), scale)
         before = self.steps[source.name]
         factor = rules.of_layer(self.scope, source.name, shown, node, norm, rule)
         return _shown(shown, rule, factor, rules.along(factor, known(before.claim)), layer.name)

@@ -27,7 +27,7 @@ import numpy as np
 from specnorm import KernelError
 from specnorm.proof import HypothesisError, Interval, Upper, arithmetic, host, make_upper, rounding
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.kernels import Norms
+from specnorm_networks.certified.kernels import Norms, norm_by
 from specnorm_networks.certified.operators.base import FloatArray, LinearMap, NoBoundError, Operator, Place
 from specnorm_networks.certified.operators.executed import BRAIN, DOUBLE, EXACT, HALF, SINGLE, Executed, Format
 from specnorm_networks.certified.operators.joins import sup
@@ -190,7 +190,7 @@ class Roundings:
         if absolute:
             layer = type(layer)(f"|{layer.name}|", lambda: kernel, layer.geometry, layer.spatial)
         sizes = spatial(self.graph.by_name[node.inputs[0]].shape, node.shape, layer.spatial)
-        return norms(layer, dict(layer.geometry), sizes, None).value
+        return norm_by(norms, layer, dict(layer.geometry), sizes, None).value
 
     def at(self, centre: FloatArray) -> AtCentre:
         """The same around an input, in its shape or another one of that size."""

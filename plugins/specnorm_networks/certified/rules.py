@@ -94,7 +94,9 @@ class Average:
 
 def followed(factor: Upper, by: Upper) -> Upper:
     """What follows the function of a link, and one more."""
-    return by if factor is NOTHING else factor.times(by)
+    if factor is NOTHING:
+        return by
+    return make_upper(host.mul_up(factor.value, by.value), f"{factor.what} times {by.what}", "product", factor, by)
 
 
 def of_layer(scope: Scope, source: str, node: Node, layer: Node, norm: Upper, rule: str) -> Upper:

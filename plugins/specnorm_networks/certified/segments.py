@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from specnorm import ConvSpec, MethodError
 from specnorm.proof import HypothesisError, Upper, arithmetic, host, make_upper, number
-from specnorm_networks.certified.kernels import Norms, fold_error, speaks_of
+from specnorm_networks.certified.kernels import Norms, fold_error, norm_by, proves
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.reading import Segment, Subnetwork, joinable
 from specnorm_networks.certified.scope import Map
@@ -274,7 +274,7 @@ def constant_of_part(part: Segment, weights: Sequence[FloatArray], norms: Norms)
     after = after if np.all(steep == steepest) else after * (steep / steepest)
     if not np.all(after == 1):
         scale = after if scale is None else after * scale
-    norm = norms(alone.filter.layer, alone.filter.geometry, alone.filter.sizes, scale, shrink)
+    norm = norm_by(norms, alone.filter.layer, alone.filter.geometry, alone.filter.sizes, scale, shrink)
     found = host.mul_up(norm.value, host.inflate(abs(alone.alpha), 16), steepest)
     return make_upper(found, what, f"its norm times the largest slope, {number(steepest, 'upper')}", norm)
 
@@ -299,7 +299,7 @@ def _of_kernel(part: Segment, weights: Sequence[FloatArray], norms: Norms) -> Up
         every = np.arange(whole.shape[0])
         whole[(every, every, *(n // 2 for n in whole.shape[2:]))] += centre
     norm = norms.of_kernel(whole, rtol)
-    if not speaks_of(norm, spec):
+    if not proves(norm, spec, whole):
         raise HypothesisError(f"{norm.what} is not {spec}")
     return _concluded(part, host.add_up(norm.value, lost, -centre), norm)
 

@@ -8,13 +8,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from assumptions import assumed
+from assumptions import assumed, assumed_lower
 from checks import present
 from libraries import OPS
 from specnorm_networks import Measure, Multipliers, Product, bound
 from specnorm_networks.certified import heads, margins, rules, segments
 from specnorm_networks.certified.graph import Graph, Layer, Node
-from specnorm_networks.certified.kernels import norm_of_layer
+from specnorm_networks.certified.kernels import norm_by, norm_of_layer, norm_of_matrices, norm_of_stack_by
 from specnorm_networks.certified.operators import (
     Add,
     Concat,
@@ -35,7 +35,7 @@ from specnorm_networks.certified.reading import runs
 from specnorm_networks.certified.regions import Ball, Region
 from specnorm_networks.certified.scope import Scope
 
-from specnorm.certified.bound import Upper, least
+from specnorm.certified.bound import Upper, digest_of, least
 from specnorm.problem.spec import ConvSpec
 
 
@@ -83,7 +83,16 @@ STRIDED: dict[str, Any] = {"stride": 2, "padding_mode": "circular"}
 def normed(about: ConvSpec, size: tuple[int, ...] | None = (5,), **geometry: Any) -> Upper:
     """A layer's norm, from a claim about something."""
     geometry = geometry or dict(LAYER.geometry)
-    return norm_of_layer(LAYER, geometry, size, None, None, lambda *_: [assumed(1.0, about)])
+    return norm_of_layer(LAYER, geometry, size, None, None, lambda *_: [assumed(1.0, about, digest_of(CONV))])
+
+
+def normed_by(found: Any, stack: Any = None) -> Upper:
+    """A layer's norm, or that of a stack of matrices, by somebody who says it."""
+    norms: Any = lambda *_: found  # noqa: E731
+    norms.matrices = norms
+    if stack is not None:
+        return norm_of_stack_by(norms, Layer("w", lambda: stack, {}, 0))
+    return norm_by(norms, LAYER, dict(LAYER.geometry), ((5,), (5,)), None)
 
 
 def chain(*factors: float) -> Graph:
@@ -180,6 +189,11 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "the norm at another size": lambda: normed(spec((6,))),
     "the norm of other padding": lambda: normed(replace(spec((5,)), padding_mode="reflect")),
     "the norm of another shape": lambda: normed(ConvSpec.of((2, 1, 3), **LAYER.geometry)),
+    "the norm of a kernel of another's bits": lambda: normed_by(assumed(1.0, spec(), digest_of(CONV / 2))),
+    "the lower bound of a layer": lambda: normed_by(assumed_lower(1.0, spec(), digest_of(CONV))),
+    "the norm of a layer as if at every size": lambda: normed_by(assumed(1.0, spec((4,)), digest_of(CONV))),
+    "the norm of another stack": lambda: normed_by(assumed(1.0, "largest of 2 matrices", digest_of(CONV / 2)), CONV),
+    "the lower bound of a stack": lambda: normed_by(assumed_lower(1.0, "largest of 2 matrices", digest_of(CONV)), CONV),
     "every divided size for every size": lambda: normed(spec(**STRIDED), None, **STRIDED),
     "no norm at all": lambda: normed(spec(), (5,)) and norm_of_layer(LAYER, {}, None, None, None, lambda *_: []),
     "negative weights of a run": lambda: segments.constant_of_run(RUN, [0], [-np.ones(1), np.ones(1)], Measure()),
@@ -253,10 +267,10 @@ def before_heads() -> Iterator[tuple[Upper | None, float]]:
 def layers() -> Iterator[tuple[Upper | None, float]]:
     yield normed(spec((5,))), 1.0
     yield normed(spec()), 1.0
-    claims = [assumed(1.0, spec())]
+    claims = [assumed(1.0, spec(), digest_of(CONV))]
     yield norm_of_layer(LAYER, dict(LAYER.geometry), (5,), np.ones(2), None, lambda *_: claims), 1.0
     stack = np.stack([np.eye(3), np.diag([2.0, 1.0, 0.5])])
-    yield Measure().matrices(Layer("w", lambda: stack, {}, 0)), 2.0
+    yield norm_of_matrices(stack, ops=OPS), 2.0
 
 
 def branches() -> Iterator[tuple[Upper | None, float]]:
@@ -286,6 +300,7 @@ def lied_to() -> object:
 NETWORK_CHECKS = {
     "Branches._together": branches, "Branches._matrix": branches,
     "before_rows": constants,
+    "followed": constants,
     "unmoved": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants, "along": constants,
     "of_inputs": constants, "_together": constants, "held": constants, "constant_of_run": together,
     "constant_through_head": before_heads, "constant_before": before_heads,

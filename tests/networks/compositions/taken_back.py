@@ -120,7 +120,7 @@ ONNX = {
     "1 Elu is no leaky ReLU": (
         Planted("", ELU, operator(onnx_rule, "Elu", lambda _: ops.LeakyReLU(1.0)), box=(-1.5, -1.1)), "execution"),
     "2 names of constants that are folded": (Planted("", TWO_KERNELS, by_name), "execution"),
-    "5 one measure for two networks": (Planted("", planted_layer(100 * np.eye(4)), measured_by_name), "attack"),
+    "5 one measure for two networks": (Planted("", planted_layer(100 * np.eye(4)), measured_by_name), "claims"),
     "6 constants of sums": (Planted("", SUM, rearranged(onnx_rule, "Sum", 0, 1), box=BOX), "execution"),
     "7 constants of extremes": (
         Planted("", EXTREME, rearranged(onnx_rule, "Max", 0, 1), ball=(np.zeros((1, 4)), 0.1)), "execution"),
