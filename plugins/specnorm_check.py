@@ -462,9 +462,10 @@ class Network:
         kinds = {name: one.elem_type for name, one in types.items()}
         for node in graph.node:
             op, given = node.op_type, {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
-            long = all(kinds.get(one, 7) in REAL | {7, 9} for one in node.output[:1])  # 7: of 64 bits, 9: bool
+            kind, rank = kinds.get(node.output[0], 9), len(shapes.get(node.output[0], "??"))
+            long = kind in REAL | {9} or (kind == 7 and rank < 2)  # 7: of 64 bits, 9: bool or unknown
             long = long and (op != "Cast" or given["to"] in REAL or kinds.get(node.input[0], 7) == 7)
-            require(long, f"shapes of onnx are not those of a {op} to or from whole numbers of few bits")
+            require(long, f"shapes of onnx are not those of a {op} to or from whole numbers of few bits or several axes")
             unread = given.keys() & {"output_shape"} or given.get("training_mode") or given.get("ceil_mode")
             unread = unread or (op != "Conv" and given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"))
             unread = unread or (op == "Dropout" and len(node.input) > 2)
@@ -494,7 +495,7 @@ class Network:
         """A value's constant, from those of what it is computed from."""
         moving = [one for one in node.inputs if self.known[one][0] != 0]
         known = [end for end in (self.known[one][0] for one in moving) if end is not None]
-        if not moving or node.op == "Shape":
+        if not moving or (node.op == "Shape" and moving[0] in self.shapes):  # else inputs choose it
             return Fraction(0) if node.op in HELD else None
         alike = name in self.shapes and all(self.shapes.get(one) == self.shapes[name] for one in moving)
         if len(known) < len(moving):

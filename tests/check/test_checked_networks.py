@@ -670,6 +670,16 @@ FORGED: dict[str, tuple[Sequence[Any], Sequence[int], Mapping[str, Any], Sequenc
         (1, 20), {"c": np.array([65536], np.int32), "f": np.array([20], np.int32), "m": np.array([1]),
                   "a": np.array([0])}, [], "Mul to or from whole numbers",
     ),
+    "a list of several axes, read by the first: 2 for 4.9": (
+        [node("Unsqueeze", "c z", "u"), node("Slice", "u z o z", "g"), node("Squeeze", "g z", "s"),
+         node("Reshape", "x s", "r"), node("ReduceSum", "r")],
+        (2, 12), {"c": np.array([4, 6]), "z": np.array([0]), "o": np.array([1])}, [], "Unsqueeze to or from whole",
+    ),
+    "how many numbers are above 0: 1 for a jump": (
+        [node("Greater", "x z", "g"), node("Compress", "x g", "m"), node("Shape", "m", "s"),
+         node("Cast", "s", "c", to=TensorProto.DOUBLE), node("Add", "x c")],
+        (3,), {"z": np.array(0.0)}, [], "beyond one of Add, Cast, Compress, Greater, Shape",
+    ),
 }  # fmt: skip
 """What was proven of networks whose constant is larger, and what it is refused by."""
 
