@@ -89,6 +89,13 @@ NEAR = {"Slice", "Split", "Pad", "Transpose", "TopK", "Softmax", "ReduceMax", "G
 POOLS, MEANS = {"MaxPool", "AveragePool"}, {"GlobalAveragePool", "ReduceMean"}
 SUMS, LAYERS = {"Add", "Sub", "Sum"}, {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 HELD = ALIKE | SUMS | {"Shape", "Gather", "Cast", "Concat", "Slice", "Mul", "Div", "ConstantOfShape", "Range"}
+READ = """allowzero alpha axes axis beta count_include_pad dilations end epsilon group keepdims kernel_shape largest
+momentum noop_with_empty_axes num_outputs output_padding pads perm saturate seed start storage_order strides to transB
+value value_float value_floats value_int value_ints"""  # attributes that a rule reads, or that change nothing it says
+ONLY = [  # the values of others that rules are for
+    ("auto_pad", b"NOTSET"), ("auto_pad", b"VALID"), ("mode", b"constant"), ("approximate", b"none"),
+    ("approximate", b"tanh"), ("ceil_mode", 0), ("training_mode", 0), ("transA", 0), ("sorted", 1),
+]  # fmt: skip
 CENTRE = Fraction(1, 2)  # of N
 
 Numbers = NDArray[Any]
@@ -465,11 +472,10 @@ class Network:
             kind, rank = kinds.get(node.output[0], 9), len(shapes.get(node.output[0], "??"))
             long = kind in REAL | {9} or (kind == 7 and rank < 2)  # 7: of 64 bits, 9: bool or unknown
             long = long and (op != "Cast" or given["to"] in REAL or kinds.get(node.input[0], 7) == 7)
-            require(long, f"shapes of onnx are not those of a {op} to or from whole numbers of few bits or several axes")
-            unread = given.keys() & {"output_shape"} or given.get("training_mode") or given.get("ceil_mode")
-            unread = unread or (op != "Conv" and given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"))
-            unread = unread or (op == "Dropout" and len(node.input) > 2)
-            unread = unread or (op == "BatchNormalization" and len(node.output) > 1)  # in set 13: by the batch
+            require(long, f"shapes of onnx are not those of a {op} to or from whole numbers of few bits or many axes")
+            others = {key for key, x in given.items() if key not in READ.split() and (key, x) not in ONLY}
+            more = (op, len(node.input)) == ("Dropout", 3) or (op == "BatchNormalization" and len(node.output) > 1)
+            unread = more or others - ({"auto_pad"} if op == "Conv" else set())  # more: they may say it is trained
             op = (f"{node.domain}." if node.domain else "") + op + (" as it is given" if unread else "")
             for at, name in enumerate(node.output):
                 self.made[name] = Node(f"output {at} of {op}" if at and op != "Split" else op, list(node.input), given)
@@ -515,7 +521,7 @@ class Network:
             return Fraction(max(map(abs, slopes)))
         if op == "BatchNormalization":
             return Fraction(float(np.abs(self._scales(node)).max())) * (1 + Fraction(1, 2**48))
-        if op in ALIKE or (op in NEAR and given.get("mode", b"constant") == b"constant" and given.get("sorted", 1)):
+        if op in ALIKE | NEAR:
             return Fraction(1)
         if op in {*MEANS, "ReduceSum"} and before and after:
             count = Fraction(math.prod(before), math.prod(after))
@@ -540,8 +546,7 @@ class Network:
         """What batch normalisation multiplies each channel by."""
         weights, _, _, variances = (self.arrays[one].astype(np.float64) for one in node.inputs[1:])
         roots = np.sqrt(variances + node.given.get("epsilon", float(np.float32(1e-5))))
-        fits = np.isfinite(weights / roots).all() and (variances >= 0).all()
-        require(fits, "a batch normalisation divides by nothing")
+        require(np.isfinite(weights / roots).all() and variances.min() >= 0, "a batch normalisation divides by nothing")
         return _product(weights, 1 / roots)
 
     def _function(self, name: str) -> tuple[str, tuple[float, float], Fraction]:
@@ -592,15 +597,14 @@ class Network:
         require(set(node.inputs[1:]) <= {"", *self.arrays}, f"a {node.op} of several values stands in a part")
         before, after = self.shapes[node.inputs[0]], self.shapes[name]
         constants: list[Any] = [self.arrays.get(one) for one in node.inputs[1:]]
-        if node.op == "Pad" and node.given.get("mode", b"constant") == b"constant" and len(constants) < 3:  # all axes
+        if node.op == "Pad" and len(constants) < 3:  # all axes
             pads = np.reshape(constants[0], (2, len(before)))
             require(pads.min() >= 0 and pads.sum() == pads[:, 1].sum(), "padding of pixels stands in a part")
             return start, np.pad(channels, (pads[:, 1].tolist(), (0, 0))), steps
         require(node.op == "Slice" and len(constants) == 4, f"such a {node.op} stands in a part")
         for first, axis, step in zip(constants[0], *constants[2:], strict=True):
-            require(
-                first == 0 and step > 0 and (axis > 1 or before[axis] == after[axis]), "such a Slice stands in a part"
-            )
+            fits = first == 0 and step > 0 and (axis > 1 or before[axis] == after[axis])
+            require(fits, "such a Slice stands in a part")
             steps = [n * int(step) if at == axis - 2 else n for at, n in enumerate(steps)]
         return start, channels, steps
 
@@ -610,15 +614,13 @@ class Network:
     ) -> Link:  # fmt: skip
         """A layer that reads a value of a part: outputs times rows and multipliers, inputs divided by multipliers."""
         (op, _, given), d, kernel = node, kernel.ndim - 2, kernel.astype(np.float64)
-        require((d == 0 or op[:4] == "Conv") and not given.get("transA"), f"such a {op}")
+        require(d == 0 or op[:4] == "Conv", f"such a {op}")
         if op[:4] != "Conv":
             kernel = _product(kernel if given.get("transB") else kernel.T, np.array(given.get("alpha", 1.0)))
         transposed, g = op == "ConvTranspose", given.get("group", 1)
         read, shape = self.shapes[reads], self.shapes[start]
-        channels = rows.ndim == 0 or len(read) == kernel.ndim  # what normalises them is one number a channel
-        require(channels, f"a BatchNormalization of other axes than those of {op}")
-        sides = [len(kernel), kernel.shape[1] * g]
-        inner, outer = sides if transposed else sides[::-1]
+        require(rows.ndim == 0 or len(read) == kernel.ndim, f"a BatchNormalization of other axes than those of {op}")
+        inner, outer = (len(kernel), kernel.shape[1] * g)[:: 1 if transposed else -1]
         writes, divided = rows * np.ones(outer), np.ones(inner)
         if weights:
             q, after = weights[values.index(start)], weights[len(values)]
@@ -655,8 +657,7 @@ class Network:
             geometry = first.geometry if own else {**first.geometry, "sizes": "every"}
             return Together(first.kernel, geometry, False, 1, lift * Fraction(max(map(abs, slopes[1]))))
         steps = {(one.start == 0, *one.geometry["stride"]) for one in links}
-        fits = len(steps) == len({first for first, *_ in steps})
-        fits = fits and all(first or max(s, default=1) == 1 for first, *s in steps)
+        fits = len(steps) == len({s[0] for s in steps}) and all(s[0] or max(s[1:], default=1) == 1 for s in steps)
         fits = fits and len({one[:2] for one in links}) == len(links) and not any(one.free for one in links)
         require(fits, "layers of a part do not fit together")
         chain, depth = all(one.end == one.start + 1 for one in links), [0] * len(values)
@@ -675,13 +676,11 @@ class Network:
         (least, pairs), (alone, others) = self.known[start], self.known[end]
         first, last = (weights[0], weights[-1]) if weights else (np.ones(1), np.ones(1))
         known = [] if least is None else [least * Fraction(float(first.max()))]
-        for q, c in pairs:
-            if len(q) == len(first):
-                known.append(c * Fraction(float((first / q).max())) * (1 + Fraction(1, 2**50)))
+        fit, more = [(q, c) for q, c in pairs if len(q) == len(first)], 1 + Fraction(1, 2**50)
+        known += [c * Fraction(float((first / q).max())) * more for q, c in fit]
         require(known, f"a part begins at {plain(start)}, of which nothing is known")
         found = min(known) * s**whole.depth * whole.lift
-        total = found / Fraction(float(last.min()))
-        total = total if alone is None else min(alone, total)
+        total = min(x for x in (found / Fraction(float(last.min())), alone) if x is not None)
         self.known[end] = (total, [*others, *([(last, found)] if weights else [])])
 
 

@@ -77,7 +77,7 @@ def gemm(x: str, w: str, y: str, **attributes: Any) -> Any:
 
 # -- the checker's own mistakes, one by one ------------------------------------------------------------------------
 Case = tuple[Sequence[Any], Sequence[int], Mapping[str, Any], Sequence[Part], Sequence[str]]
-ONE, HALF = np.array([[1.0]]), 0.5
+ONE, HALF, EYE = np.array([[1.0]]), 0.5, np.eye(4)
 LINE = np.array([[[1.0, 1.0]]])
 NORMAL = {"s": np.array([3.0]), "z": np.zeros(1), "v": np.array([0.25])}
 CASES: dict[str, Case] = {
@@ -276,7 +276,7 @@ MISTAKES = {
     "phases of a sum are those of its taps": ("fronts = [-p % s for", "fronts = [0 * s for"),
     "adjoints are forgotten": ("= kernel.swapaxes(0, 1)", "= 0.0"),
     "two layers between two values are one": ("len({one[:2] for one in links}) == len(links)", "True"),
-    "steps that differ are taken as the same": ("len(steps) == len({first for first, *_ in steps})", "True"),
+    "steps that differ are taken as the same": ("len(steps) == len({s[0] for s in steps})", "True"),
     "all pixels are taken for every other": ("steps = [n * int(step)", "steps = [n * int(1)"),
     "channels of constants are at the other end": ("pads[:, 1].tolist()", "pads[::-1, 1].tolist()"),
     "channels are flattened in another order": ("np.repeat(q, inner // len(q))", "np.tile(q, inner // len(q))"),
@@ -596,8 +596,29 @@ def test_what_is_not_read_is_refused_by_name(name: str) -> None:
         constant(specnorm_check, proto.SerializeToString(), (1, 2, 6), [])
 
 
+GIVEN: dict[str, tuple[Any, dict[str, Any]]] = {
+    "of which size": (node("ConvTranspose", "x k", output_shape=[7]), {}),
+    "transposed": (node("Gemm", "m m", transA=1), {}),
+    "in any order": (node("TopK", "x n", "y i", sorted=0), {}),
+    "windows beyond the border": (node("MaxPool", "x", kernel_shape=[4], ceil_mode=1), {}),
+    "windows where it likes": (node("MaxPool", "x", kernel_shape=[4], auto_pad="SAME_LOWER"), {}),
+    "a mirror": (node("Pad", "x p", mode="reflect"), {}),
+    "a function by another name": (node("Gelu", "x", approximate="sharp"), {}),
+    "an attribute that is new": (node("Cast", "x", to=TensorProto.DOUBLE, round_mode="down"), {"opset": 25}),
+    "what tells that it is trained": (node("Dropout", "x r t"), {}),
+}
+CONSTANTS = {"k": np.ones((2, 2, 1)), "m": EYE, "n": [1], "p": [0, 0, 1, 0, 0, 1], "r": 0.5, "t": True}
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_no_rule_is_for_an_operator_with_what_it_does_not_read(name: str) -> None:
+    made, more = GIVEN[name]
+    network = specnorm_check.Network(file_of([made], (1, 2, 6), CONSTANTS, **{"opset": 20, **more}), [1, 2, 6])
+    assert network.made["y"].op == f"{made.op_type} as it is given"
+
+
 SHORTCUTS = {
-    "a mirror": ([node("Pad", "x p", "g", mode="reflect")], "such a Pad"),
+    "a mirror": ([node("Pad", "x p", "g", mode="reflect")], "Pad as it is given"),
     "some axes": ([node("Pad", "x q c a", "g")], "such a Pad"),
     "pixels": ([node("Pad", "x o", "g")], "padding of pixels"),
     "a number that moves": ([node("ReduceMax", "x", "m", keepdims=0), node("Pad", "x p m", "g")], "of several values"),
@@ -623,7 +644,6 @@ def test_a_shortcut_that_is_not_read_is_refused_by_name(name: str) -> None:
 
 
 SMALL = {"s": np.full(1, 1e-180), "z": np.zeros(1), "v": np.full(1, 1e300), "b": np.array(1e300)}
-EYE = np.eye(4)
 TWICE = helper.make_node("Constant", [], ["w"], __w=numpy_helper.from_array(EYE / 100))
 TWICE.attribute.append(helper.make_attribute("value", numpy_helper.from_array(100 * EYE)))
 ELSEWHERE = numpy_helper.from_array(EYE)
