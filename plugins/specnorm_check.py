@@ -613,8 +613,8 @@ class Network:
         rows: Numbers,
     ) -> Link:  # fmt: skip
         """A layer that reads a value of a part: outputs times rows and multipliers, inputs divided by multipliers."""
-        (op, _, given), d, kernel = node, kernel.ndim - 2, kernel.astype(np.float64)
-        require(d == 0 or op[:4] == "Conv", f"such a {op}")
+        (op, _, given), d, taps, kernel = node, kernel.ndim - 2, [*kernel.shape[2:]], kernel.astype(np.float64)
+        require((d == 0 or op[:4] == "Conv") and given.get("kernel_shape", taps) == taps, f"such a {op}")
         if op[:4] != "Conv":
             kernel = _product(kernel if given.get("transB") else kernel.T, np.array(given.get("alpha", 1.0)))
         transposed, g = op == "ConvTranspose", given.get("group", 1)

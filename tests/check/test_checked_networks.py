@@ -695,6 +695,10 @@ FORGED: dict[str, tuple[Sequence[Any], Sequence[int], Mapping[str, Any], Sequenc
          node("Reshape", "x s", "r"), node("ReduceSum", "r")],
         (2, 12), {"c": np.array([4, 6]), "z": np.array([0]), "o": np.array([1])}, [], "Unsqueeze to or from whole",
     ),
+    "a kernel of another shape than is said, of which onnx makes one pixel": (
+        [node("Conv", "x k", "h", kernel_shape=[8]), node("ReduceSum", "h")], (1, 1, 8), {"k": np.ones((1, 1, 3))},
+        [layer("x", "h")], "such a Conv",
+    ),
     "how many numbers are above 0: 1 for a jump": (
         [node("Greater", "x z", "g"), node("Compress", "x g", "m"), node("Shape", "m", "s"),
          node("Cast", "s", "c", to=TensorProto.DOUBLE), node("Add", "x c")],
