@@ -170,9 +170,8 @@ def _prove_layer(statement: Mapping[str, Any], completion: Numbers, arrays: Mapp
     require(same and stored.dtype.name in FLOATING, f"the model's array is {stored.dtype.name} {stored.shape}")
     require(statement["sha256"] == digest(stored), "the model's array has other numbers: its digest differs")
     _compare(upper, bound(stored, statement, completion), "its H proves")
-    divided = mode == "circular" and max(statement["stride"], default=1) > 1
-    every = "every input size" + (" that the stride divides" if divided else "")
-    where = every if sizes == "every" else f"the input size {sizes}"
+    divided = " that the stride divides" if mode == "circular" and max(statement["stride"], default=1) > 1 else ""
+    where = f"every input size{divided}" if sizes == "every" else f"the input size {sizes}"
     read = [f"{key} {statement[key]}" for key in sorted(KEYS - {"name", "sizes", "upper", "completion", "exponent"})]
     return f"norm <= {float.fromhex(upper)!r} ({upper}) at {where}, of {', '.join(read)}, by {completion.shape[1]} rows"
 
@@ -458,8 +457,9 @@ class Network:
         for size, n in zip(sizes, wholes(input_shape, len(sizes), 1), strict=True):
             require(size.dim_value in (0, n), "the model's input has another shape")
             size.dim_value = n
-        new = all(one.domain not in ("", "ai.onnx") or one.version > 12 for one in model.opset_import)
-        require(new and not model.functions, "the model has operators from before set 13, or functions of its own")
+        sets = [one.version for one in model.opset_import if one.domain in ("", "ai.onnx")]
+        read = len(sets) == 1 and 12 < sets[0] < 29 and not model.functions  # what others mean has not been read
+        require(read, "the model has operators of other sets than one from 13 to 28, or functions of its own")
         graph = _inferred(model)
         types = {one.name: one.type.tensor_type for one in (*graph.input, *graph.value_info, *graph.output)}
         shapes = {x: tuple(n.dim_value for n in one.shape.dim) for x, one in types.items() if one.HasField("shape")}
