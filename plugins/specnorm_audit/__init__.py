@@ -16,19 +16,9 @@ from specnorm_networks import ModelArrays, Tensor
 import specnorm
 from specnorm import BackendError, GeometryError, MethodError, ModelFileError
 from specnorm.proof import AnyArray, Layout, backends, padding_rules
-from specnorm_audit import tables
+from specnorm_audit import measuring, tables
 from specnorm_audit.geometry import check_names, overrides
 from specnorm_audit.layers import select
-from specnorm_audit.measuring import (
-    BUDGET,
-    NEEDS_A_SIZE,
-    Settings,
-    check_executor,
-    check_target,
-    checked_names,
-    checked_range,
-    measured,
-)
 from specnorm_audit.output import Tick
 from specnorm_audit.plots import draw
 from specnorm_audit.readers import MAX_BYTES, isolated, open_model
@@ -49,7 +39,7 @@ def audit(
     input_range: tuple[float, float] | None = None,
     methods: Sequence[str] = (),
     rtol: float = 1e-3,
-    budget: float | None = BUDGET,
+    budget: float | None = measuring.BUDGET,
     executor: Executor | None = None,
     layers: str | Sequence[str] | None = None,
     layout: Layout | None = None,
@@ -134,14 +124,14 @@ def audit(
     shapes = {name: tuple(n) for name, n in size.items()} if isinstance(size, Mapping) else None
     size = None if shapes is not None else size
     given = overrides(geometry)
-    columns = checked_names(methods, COLUMNS)
-    settings = Settings(columns, size, layout, padding_mode, backend, device, given, rtol, budget)
+    columns = measuring.checked_names(methods, COLUMNS)
+    settings = measuring.Settings(columns, size, layout, padding_mode, backend, device, given, rtol, budget)
     _check(settings)
-    between = checked_range(input_range)
+    between = measuring.checked_range(input_range)
     for name, value in (("input_range", between), ("input_shape by name", shapes)):
         if value is not None and patterns is not None:
             raise MethodError(f"{name} is about the whole network, and layers chooses a part of it: leave one out.")
-    check_executor(executor)
+    measuring.check_executor(executor)
     with ExitStack() as stack:
         path, model = _opened(stack, source, max_bytes)
         label = "the mapping" if path is None else path
@@ -167,7 +157,7 @@ def audit(
             )
         check_names(settings.geometry, selection.names)
         rows: list[Row] = []
-        with closing(measured(found, settings, executor)) as answers:
+        with closing(measuring.measured(found, settings, executor)) as answers:
             for row in answers:
                 rows.append(row)
                 if progress is not None:
@@ -248,13 +238,11 @@ def _opened(stack: ExitStack, source: Any, max_bytes: int) -> tuple[str | None, 
     return None, model
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: measuring.Settings) -> None:
     settings.method("enclose")  # refuses a tolerance or a budget that is none
-    sized = [name for name in settings.methods if name in NEEDS_A_SIZE]
+    sized = [name for name in settings.methods if name in measuring.NEEDS_A_SIZE]
     if sized and settings.input_shape is None:
-        raise MethodError(
-            f"{', '.join(sized)} needs input_shape, the size of the layer: give it, or leave the method out."
-        )
+        raise MethodError(f"{', '.join(sized)} needs input_shape, the layer's size: give it, or leave the method out.")
     if settings.layout is not None and settings.layout not in get_args(Layout):
         raise GeometryError(f"layout={settings.layout!r} is not one of {', '.join(get_args(Layout))}, or None.")
     modes = get_args(padding_rules.PaddingMode)
@@ -265,7 +253,7 @@ def _check(settings: Settings) -> None:
         isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes
     ):
         raise GeometryError(f"input_shape={settings.input_shape!r} is not a positive integer, or one per spatial axis.")
-    check_target(settings.backend, settings.device)
+    measuring.check_target(settings.backend, settings.device)
 
 
 _A_LAYER = "A layer is a real floating array with 2 axes (linear) or 3 to 5 (convolution)."

@@ -97,9 +97,7 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
         padding at a given size.
     """
     if is_layer(module) and not computes_as_torch(module):
-        plain = "Put the plain layer that its vanilla_export() makes in its place; or " * hasattr(
-            module, "vanilla_export"
-        )
+        plain = "Put what its vanilla_export() makes in its place; or " * hasattr(module, "vanilla_export")
         advice = (
             "specnorm_torch.audit tries it at one input size; else give the kernel that it amounts to, with its "
             "geometry, to specnorm's functions, and leave the layer out of what goes through all layers."
@@ -165,8 +163,8 @@ def computed(module: nn.Module) -> dict[str, str]:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether hooks see what goes into a module or comes out of it, besides those of `computed`."""
-    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    return any(not isinstance(x, _Hooks) for x in hooks)
+    others = (x for x in module._forward_pre_hooks.values() if not isinstance(x, _Hooks))
+    return bool(module._forward_hooks) or any(others)
 
 
 @contextlib.contextmanager
@@ -209,10 +207,10 @@ def _input_of(module: Any) -> tuple[int, ...]:
     """Shape of some input of a layer, as small as it can be."""
     if isinstance(module, nn.Linear):
         return 1, module.in_features
-    reach = [d * (k - 1) + 1 for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+    axes = zip(module.dilation, module.kernel_size, module.stride, strict=True)
     # Reflection needs more pixels than it adds, circular padding sizes that its stride divides, cropping leaves one.
     most = 2 * max(module._reversed_padding_repeated_twice)
-    sizes = [s * ((max(n, most) + s) // s) for n, s in zip(reach, module.stride, strict=True)]
+    sizes = [s * ((max(d * (k - 1) + 1, most) + s) // s) for d, k, s in axes]
     return (1, module.in_channels, *sizes)
 
 
@@ -255,18 +253,13 @@ def _check_values(name: str, x: Tensor) -> None:
         raise GeometryError(f"{name} has no values: it is on the device 'meta'. Load the model's weights first.")
 
 
-def _run_hooks(module: nn.Module) -> None:
-    """Compute what torch's old-style hooks do before a call in ``eval()``: after loading or a step, it is of before."""
+def weight_of(module: nn.Module) -> Tensor:
+    """The kernel of the next call, of which torch's types say only that it is a tensor or a module."""
     for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, _Hooks):
+        if isinstance(hook, _Hooks):  # after loading or a step, what it computed is of before
             mode, module.training = module.training, False
             hook(module, ())
             module.training = mode
-
-
-def weight_of(module: nn.Module) -> Tensor:
-    """The kernel of the next call, of which torch's types say only that it is a tensor or a module."""
-    _run_hooks(module)
     weight: Any = module.weight
     if not isinstance(weight, Tensor):
         raise GeometryError(f"{name_of(module)}.weight is a {type(weight).__name__}, not a tensor.")
