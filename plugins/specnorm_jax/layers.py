@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+from jax import lax
 
 from specnorm.errors import GeometryError
 from specnorm.plugin import LayerKernel, per_axis, same_upper
@@ -30,6 +31,9 @@ def layer_kernel(x: Any, input_shape: int | Sequence[int] | None) -> LayerKernel
 
 
 def _flax(kind: str, x: Any, input_shape: int | Sequence[int] | None) -> LayerKernel:
+    for name in ("dot_general", "conv_general_dilated"):
+        if getattr(x, name, getattr(lax, name)) is not getattr(lax, name):
+            raise GeometryError(f"{kind} has a {name} of its own: its attributes do not say what it computes.")
     kernel = x.kernel[...]
     if kind == "Linear":
         return LayerKernel(kernel, {"layout": "IO"})

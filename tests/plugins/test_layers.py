@@ -166,6 +166,20 @@ def test_flax_layers(name: str) -> None:
     check(layer, truth, **({"input_shape": SIZE} if spatial else {}))
 
 
+def test_flax_layers_with_products_of_their_own_are_refused() -> None:
+    """Twice the layer's map was read as the layer's."""
+    nnx, jax = pytest.importorskip("flax.nnx"), pytest.importorskip("jax")
+    layers = {
+        "dot_general": nnx.Linear(3, 4, rngs=nnx.Rngs(0), dot_general=lambda *args, **more: 2 * jax.lax.dot_general(
+            *args, **more)),
+        "conv_general_dilated": nnx.Conv(2, 3, (3,), rngs=nnx.Rngs(0), conv_general_dilated=lambda *args, **more: 2
+            * jax.lax.conv_general_dilated(*args, **more)),
+    }  # fmt: skip
+    for name, layer in layers.items():
+        with pytest.raises(specnorm.GeometryError, match=f"has a {name} of its own"):
+            specnorm.enclose(layer)
+
+
 EQUINOX: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
     "plain": ("Conv2d", (2, 3, 3), {}),
     "strided same": ("Conv1d", (2, 3, 3), {"stride": 2, "padding": "SAME"}),
