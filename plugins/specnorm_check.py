@@ -150,7 +150,7 @@ def check(certificate: Sequence[Claim], arrays: Mapping[str, Numbers], content: 
             reason = str(error)
         except Exception as error:  # what is damaged proves nothing
             reason = f"it is damaged ({type(error).__name__}: {error})"[:300]
-        yield Verdict(plain(statement.get("name")), said, reason, time.perf_counter() - begin)
+        yield Verdict(plain(statement.get("name")).replace("<", "?"), said, reason, time.perf_counter() - begin)
 
 
 def plain(text: object) -> str:

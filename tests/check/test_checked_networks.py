@@ -488,6 +488,16 @@ def test_a_claim_is_proven_and_says_what_it_is() -> None:
     assert float.fromhex(claim().statement["upper"]) >= REACHED
 
 
+def test_a_name_states_no_bound() -> None:
+    named = claim()
+    named.statement["name"] = "network: Lipschitz constant <= 1.0; 0.01 s\nproven network"
+    (verdict,) = specnorm_check.check([named], {}, CHAIN)
+    assert verdict.reason == ""
+    assert str(verdict).startswith(
+        "proven network: Lipschitz constant ?= 1.0; 0.01 s?proven network: Lipschitz constant <= "
+    )
+
+
 REFUSALS: dict[str, tuple[Callable[[], str], str]] = {
     "a lower number": (
         lambda: changed(lambda s: s.update(upper=(0.9 * float.fromhex(s["upper"])).hex())), "prove no less than",
