@@ -620,7 +620,7 @@ class Network:
         transposed, g = op == "ConvTranspose", given.get("group", 1)
         read, shape = self.shapes[reads], self.shapes[start]
         require(rows.ndim == 0 or len(read) == kernel.ndim, f"a BatchNormalization of other axes than those of {op}")
-        inner, outer = (len(kernel), kernel.shape[1] * g)[:: 1 if transposed else -1]
+        inner, outer = (len(kernel), kernel.shape[1] * g) if transposed else (kernel.shape[1] * g, len(kernel))
         writes, divided = rows * np.ones(outer), np.ones(inner)
         if weights:
             q, after = weights[values.index(start)], weights[len(values)]

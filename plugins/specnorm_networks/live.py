@@ -120,14 +120,6 @@ def network_graph(source: Source, input_shape: Any = None) -> Graph:
     if isinstance(source, Graph):
         return source
     sizes = tuple(input_shape) if isinstance(input_shape, list) else input_shape
-    counts = (
-        [n for n in sizes if isinstance(n, int)] if isinstance(sizes, tuple) else [0] * isinstance(sizes, int | str)
-    )
-    if min(counts, default=1) < 1 and not is_file(source):
-        raise MethodError(
-            f"input_shape={input_shape!r} is none: give one input's shape without the batch axis, such as "
-            "(3, 32, 32), or an input."
-        )
     if is_file(source):
         from specnorm_networks.onnx import graph_of_file, read
 

@@ -163,8 +163,7 @@ def computed(module: nn.Module) -> dict[str, str]:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether hooks see what goes into a module or comes out of it, besides those of `computed`."""
-    others = (x for x in module._forward_pre_hooks.values() if not isinstance(x, _Hooks))
-    return bool(module._forward_hooks) or any(others)
+    return bool(module._forward_hooks) or not all(isinstance(x, _Hooks) for x in module._forward_pre_hooks.values())
 
 
 @contextlib.contextmanager
@@ -258,8 +257,10 @@ def weight_of(module: nn.Module) -> Tensor:
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, _Hooks):  # after loading or a step, what it computed is of before
             mode, module.training = module.training, False
-            hook(module, ())
-            module.training = mode
+            try:
+                hook(module, ())
+            finally:
+                module.training = mode
     weight: Any = module.weight
     if not isinstance(weight, Tensor):
         raise GeometryError(f"{name_of(module)}.weight is a {type(weight).__name__}, not a tensor.")

@@ -215,6 +215,8 @@ def test_the_answer_names_jumps_of_householder_activations(theta: Any, jumps: bo
     found = bound(net.graph(householder(net, theta=theta)), Measure(1e-6), method=Product(), check=False)
     assert ("jumps of its Householder" in found.note) is jumps
     assert ("jumps" in str(found)) is jumps
+    once = recognised(net.graph(householder(net, theta=theta)))
+    assert recognised(once).note == once.note
 
 
 def test_a_reflection_of_maps_that_differ_has_no_bound() -> None:

@@ -81,6 +81,17 @@ def test_a_torch_layer_whose_hook_changes_its_map_is_refused() -> None:
     with pytest.raises(specnorm.MethodError, match="Linear does not use its weight as it stands"):
         specnorm.certify(layer, 10.0)
 
+    class Calls(list[Any]):
+        """A hook that keeps what it sees, and is empty, so that it counts as false, before it has seen any."""
+
+        def __call__(self, _module: Any, inputs: Any) -> Any:
+            return (100 * inputs[0],)
+
+    other = torch.nn.Linear(4, 4)
+    other.register_forward_pre_hook(Calls())
+    with pytest.raises(specnorm.MethodError, match="Linear does not use its weight as it stands"):
+        specnorm.certify(other, 10.0)
+
 
 EVERY = PUBLIC | {
     "singular_values": lambda x, **geometry: specnorm.singular_values(x, 6, k=2, **geometry),

@@ -183,11 +183,10 @@ def soft_shrink(node: Node, nodes: Nodes) -> Node | None:
     if not isinstance(condition.operator, ops.Compare) or condition.operator.kind != "gt":
         return None
     size, edge = origin(condition.inputs[0], nodes), condition.operator.threshold
-    if not isinstance(size.operator, ops.Abs) or not isinstance(far.operator, ops.Add):
+    parts = _difference(far, nodes)
+    if not isinstance(size.operator, ops.Abs) or parts is None:
         return None
-    if far.operator.weights != (1.0, -1.0) or far.operator.over != 1:
-        return None
-    x, first, moved = (origin(name, nodes) for name in (*size.inputs, *far.inputs))
+    x, first, moved = origin(size.inputs[0], nodes), *parts
     for scaled, number in ((moved, edge), (near, 0.0)):
         if not isinstance(scaled.operator, ops.Scale) or scaled.operator.offset is not None:
             return None
@@ -397,7 +396,8 @@ def normalised(node: Node, nodes: Nodes, fresh: Callable[[str], str]) -> list[No
         return None
     top, (source, axes, eps, form) = found
     if form == "variance":
-        if not _is_centred(origin(top, nodes), (source, axes), nodes):
+        parts = _difference(origin(top, nodes), nodes)
+        if parts is None or parts[0] is not origin(source, nodes) or not _is_mean(parts[1], source, axes, nodes):
             return None
         source, form = top, "mean square"
     shape = nodes[source].shape
@@ -475,8 +475,7 @@ def _mean_square(name: str, nodes: Nodes) -> _Divisor | None:
         return None
     if subtracted is not None:
         mean = _squared(subtracted[1], nodes)
-        average = None if mean is None else _averaged(origin(mean, nodes), nodes)
-        if average is None or (average[0].name, average[1]) != (origin(source, nodes).name, squares[1]):
+        if mean is None or not _is_mean(origin(mean, nodes), source, squares[1], nodes):
             return None
     return source, squares[1], eps, form
 
@@ -501,13 +500,8 @@ def _squared(node: Node, nodes: Nodes) -> str | None:
     return node.inputs[0] if twice else None
 
 
-def _is_centred(node: Node, of: tuple[str, tuple[int, ...]], nodes: Nodes) -> bool:
-    """Whether a node is a value less its mean."""
-    parts = _difference(node, nodes)
-    average = None if parts is None else _averaged(parts[1], nodes)
-    if parts is None or average is None:
-        return False
-    return parts[0].name == average[0].name == origin(of[0], nodes).name and average[1] == of[1]
+def _is_mean(node: Node, of: str, axes: tuple[int, ...], nodes: Nodes) -> bool:
+    return _averaged(node, nodes) == (origin(of, nodes), axes)
 
 
 def _added(node: Node, nodes: Nodes) -> tuple[float, str] | None:
@@ -654,7 +648,7 @@ def recognised(graph: Graph) -> Graph:
         several = several or normalised(node, nodes, graph.fresh) or [node]
         nodes.update({each.name: each for each in several})
     jumps = any(isinstance(node.operator, ops.Reflection) and node.operator.jump for node in nodes.values())
-    return graph._same([*nodes.values()], note=JUMPS if jumps else "")
+    return graph._same([*nodes.values()], note=JUMPS if jumps and JUMPS not in graph.note else "")
 
 
 def prepared(graph: Graph) -> Graph:

@@ -141,9 +141,9 @@ def divide(a: Value, b: Value, /) -> Made:
         raise NoBoundError("it divides whole numbers: steps")
     if isinstance(b, Data):
         number = scalar(a)
-        return (
-            _joined(ops.Quotient(), a, b) if number is None else Made(ops.Reciprocal(scale=number), (b,), _wide(b, a))
-        )
+        if number is None:
+            return _joined(ops.Quotient(), a, b)
+        return Made(ops.Reciprocal(scale=number), (b,), _wide(b, a))
     with np.errstate(all="ignore"):
         values = 1 / numbers_of(b)
     return Made(ops.Scale(values), (a,), broadcast_shapes([a.shape, b.shape]))

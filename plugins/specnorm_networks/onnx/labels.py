@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from specnorm_networks.onnx.nodes import Data, Value
@@ -17,10 +17,11 @@ _ONNX = ("ArgMax", "Cast", "Reshape", "Squeeze", "Identity", *_RISING)
 _DOMAINS = {DOMAIN: WITHOUT_KERNELS, "": _ONNX, "ai.onnx": _ONNX}
 
 
-def logits(model: Any, values: Mapping[str, Value], opset: int) -> tuple[list[str], str]:
+def logits(
+    model: Any, values: Mapping[str, Value], opset: int, functions: Container[tuple[str, str]]
+) -> tuple[list[str], str]:
     """Names of the outputs, those of labels replaced by what decides them, and a sentence that says so."""
-    own = {(function.domain, function.name) for function in model.functions}
-    makers = {name: node for node in model.graph.node for name in node.output if _is_known(node, own)}
+    makers = {name: node for node in model.graph.node for name in node.output if _is_known(node, functions)}
     names, decisive, passed = [], [], dict[str, None]()
     for output in model.graph.output:
         name, on_the_way = output.name, list[str]()
@@ -45,9 +46,10 @@ def logits(model: Any, values: Mapping[str, Value], opset: int) -> tuple[list[st
     return names + [name for name in dict.fromkeys(decisive) if name not in names], note
 
 
-def _is_known(node: Any, own: set[tuple[str, str]]) -> bool:
+def _is_known(node: Any, functions: Container[tuple[str, str]]) -> bool:
     """Whether an operator here is the standard's, not the model's own, and has the input that counts."""
-    named = node.op_type in _DOMAINS.get(node.domain, ()) and (node.domain, node.op_type) not in own
+    own = (node.domain.replace("ai.onnx", ""), node.op_type) in functions
+    named = node.op_type in _DOMAINS.get(node.domain, ()) and not own
     return named and any(node.input[_RENAMING.get(node.op_type, 0) :][:1])
 
 

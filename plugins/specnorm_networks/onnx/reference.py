@@ -92,7 +92,6 @@ class OnnxModel:
 
     def otherwise(self, execution: str) -> str:
         """Nothing: see `specnorm_networks.sources.base.Exported`."""
-        del execution
         return ""
 
     def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:

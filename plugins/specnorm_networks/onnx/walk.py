@@ -133,7 +133,7 @@ class Walk:
         """The network; values that no output needs are left out."""
         if self.broken is not None:
             raise ModelFileError(f"{self.broken}: the graph is damaged.")
-        names, note = labels.logits(self.model, self.values, self.opset)
+        names, note = labels.logits(self.model, self.values, self.opset, self.functions)
         outputs = [self.values.get(name) for name in names]
         moving = tuple(value.name for value in outputs if isinstance(value, Data))
         model = OnnxModel(self.model, self.reader.again(), self.opset, self._shapes, self.computed)

@@ -41,12 +41,12 @@ def export(source: Any, input_shape: Any) -> Exported:
             f"{type(source).__name__} states no sizes: give input_shape, one input's shape without the batch axis, "
             "such as (32, 32, 3)."
         )
-    each = (input_shape,) if hasattr(input_shape, "dtype") else input_shape
-    arrays = isinstance(each, tuple) and bool(each) and all(hasattr(x, "dtype") for x in each)
-    if not arrays and not (isinstance(each, Sequence) and all(isinstance(n, int) for n in each)):
+    given = (input_shape,) if hasattr(input_shape, "dtype") else input_shape
+    arrays = isinstance(given, tuple) and bool(given) and all(hasattr(x, "dtype") for x in given)
+    if not arrays and not (isinstance(given, Sequence) and all(isinstance(n, int) and n > 0 for n in given)):
         raise MethodError(
-            f"input_shape={input_shape!r:.80} is neither one input's shape without the batch axis, such as "
-            "(3, 32, 32), nor an array, nor a tuple of arrays."
+            f"input_shape={input_shape!r:.80} is none: give one input's shape without the batch axis, such as "
+            "(3, 32, 32), an array, or a tuple of arrays."
         )
     roots = [base.__module__.partition(".")[0] for base in type(source).__mro__]
     others = {entry.name: entry for entry in entry_points(group=GROUP)}
@@ -55,9 +55,9 @@ def export(source: Any, input_shape: Any) -> Exported:
             made: Exported = others[root].load()(source, input_shape)
             return made
         if root in _OWN:
-            return _adapter(_OWN[root])(source, input_shape)
+            return _adapter(_OWN[root])(source, tuple(given))
     if callable(source) and "torch" not in roots:
-        return _adapter("jax_function")(source, input_shape)
+        return _adapter("jax_function")(source, tuple(given))
     raise MethodError(
         "source must be a torch, Flax or Equinox module, a JAX function, a Keras 3 model, an ONNX file or a Graph; "
         f"got the {type(source).__qualname__} {source!r:.80}."

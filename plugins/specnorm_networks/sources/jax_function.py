@@ -24,14 +24,12 @@ def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = 
     function, name = function or _inference(source), type(source).__name__
     # Functions whose constants are in double precision take no other inputs.
     default = str(jax.numpy.zeros(()).dtype)
-    sizes_alone = not hasattr(input_shape, "dtype") and all(isinstance(n, int) for n in input_shape)
-    if sizes_alone and default != "float32":
+    examples = input_shape if input_shape and hasattr(input_shape[0], "dtype") else None
+    if examples is None and default != "float32":
         try:
             jax.eval_shape(function, jax.numpy.zeros((1, *input_shape), "float32"))
         except TypeError:
-            input_shape = jax.numpy.zeros((1, *input_shape), default)
-    given = isinstance(input_shape, tuple) and bool(input_shape) and hasattr(input_shape[0], "dtype")
-    examples = input_shape if given else (input_shape,) if hasattr(input_shape, "dtype") else None
+            examples = (jax.numpy.zeros((1, *input_shape), default),)
     shapes = [(1, *input_shape)] if examples is None else [tuple(x.shape) for x in examples]
     dtypes = ["float32"] if examples is None else [str(x.dtype) for x in examples]
 

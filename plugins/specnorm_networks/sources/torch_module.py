@@ -74,9 +74,8 @@ def export(model: nn.Module, given: Sequence[int] | Tensor | tuple[Tensor, ...])
     """
     check_module(model)
     check_values(model)
-    arrays: Any = (given,) if hasattr(given, "dtype") else given
-    if arrays and hasattr(arrays[0], "dtype"):
-        given = tuple(torch.as_tensor(x).detach().clone() for x in arrays)
+    if given and hasattr(given[0], "dtype"):
+        given = tuple(torch.as_tensor(x).detach().clone() for x in given)
     try:
         return _exported(model, given)
     except MethodError:
