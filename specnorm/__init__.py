@@ -37,10 +37,11 @@ from specnorm.methods import (
     Power,
     PowerTopK,
     Reshaped,
+    SymbolNorm,
     TensorNorm,
     Unfoldings,
 )
-from specnorm.norms import certify, conv_norm, power_norm, reshaped_norm, singular_values
+from specnorm.norms import certify, conv_norm, power_norm, reshaped_norm, singular_values, symbol_norm
 from specnorm.problem.spec import ConvSpec, Geometry
 from specnorm.projections import clip, gram_rescaling, rescale
 from specnorm.proving import enclose
@@ -59,10 +60,11 @@ if TYPE_CHECKING:
 __all__ = [
     # Norms of one layer, and their bounds.
     "certify", "Completed", "complete", "completion_bound", "conv_norm", "ConvSpec", "enclose", "f4_bound", "Geometry",
-    "gram_bound", "grid_bound", "power_norm", "reshaped_norm", "singular_values", "tn_bound", "unfolding_bounds",
+    "gram_bound", "grid_bound", "power_norm", "reshaped_norm", "singular_values", "symbol_norm", "tn_bound",
+    "unfolding_bounds",
     # Any method, as a value.
     "compare", "Completion", "Enclose", "ExactFFT", "FantasticFour", "Gram", "Grid", "measure", "Method", "METHODS",
-    "Power", "PowerTopK", "Reshaped", "TensorNorm", "Unfoldings", "value_and_grad",
+    "Power", "PowerTopK", "Reshaped", "SymbolNorm", "TensorNorm", "Unfoldings", "value_and_grad",
     # Kernels with smaller norms; training; robustness; matrices and operators; whole models.
     "clip", "fold_batch_norm", "gram_rescaling", "rescale", "init_tracking", "track", "track_many",
     "certified_radius", "curvature_bound", "gram_iteration", "matrix_norm", "operator_norm", "power_iteration", "audit",

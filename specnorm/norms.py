@@ -9,7 +9,7 @@ from specnorm.array_types import ArrayObject
 from specnorm.errors import Undecided
 from specnorm.layers import takes_layers
 from specnorm.measuring import measure
-from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped
+from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped, SymbolNorm
 from specnorm.methods.base import Method, as_number
 from specnorm.methods.certify import Certify
 from specnorm.methods.fft import NormAtSize, SingularValues
@@ -68,6 +68,44 @@ def _is_no_circle(kernel: ArrayObject, input_shape: int | tuple[int, ...] | None
     if shape is None or input_shape is None:
         return False
     return not ConvSpec.of(tuple(shape), input_shape=input_shape, **layer).periodic
+
+
+@takes_layers
+def symbol_norm(kernel: ArrayT, *, points: int | None = None, vectors: int = 2, **geometry: Unpack[Geometry]) -> ArrayT:
+    """Supremum of a layer's norm over all input sizes, from below: within 1 to 2 % of it, and attained by a plane wave.
+
+    What training follows: it runs under jit, compile and vmap, costs a few products of the kernel, and is
+    differentiable. Right singular vectors at every frequency of a coarse grid are iterated at once, and the best points
+    are refined. `enclose` proves both ends where values are known.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    points : int, optional
+        Points of the grid an axis. None: from the taps and channels.
+    vectors : int, default 2
+        Vectors at each point; where one side has at most 4 channels, all are kept.
+    **geometry
+        ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``: see `specnorm.Geometry`.
+
+    Returns
+    -------
+    0-d array of the kernel's library, differentiable where it is: a lower bound, its rounding included.
+
+    Raises
+    ------
+    GeometryError
+        With ``input_shape``: at a size use `power_norm` or `conv_norm`.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.ones((4, 3, 3, 3))
+    >>> f"{specnorm.symbol_norm(kernel):.4f}"  # 9 sqrt(12)
+    '31.1769'
+    """
+    value: ArrayT = measure(kernel, SymbolNorm(points=points, vectors=vectors), **geometry).value
+    return value
 
 
 @takes_layers

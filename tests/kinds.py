@@ -34,6 +34,7 @@ FUNCTIONS: dict[str, tuple[str, Method]] = {
     "power_norm": ("power", METHODS["power"]()),
     "measure(kernel, PowerTopK())": ("", PowerTopK()),
     "reshaped_norm": ("reshaped", METHODS["reshaped"]()),
+    "symbol_norm": ("symbol", METHODS["symbol"]()),
     "matrix_norm": ("", MatrixNorm()),
     "power_iteration": ("", PowerIteration()),
     "gram_iteration": ("", GramIteration()),

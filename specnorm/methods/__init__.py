@@ -13,6 +13,7 @@ from specnorm.methods.fft import ExactFFT
 from specnorm.methods.gram import Gram
 from specnorm.methods.grid import Grid
 from specnorm.methods.power import Power, PowerTopK
+from specnorm.methods.symbol import SymbolNorm
 from specnorm.methods.tensor_norm import TensorNorm
 from specnorm.methods.unfolding import FantasticFour, Reshaped, Unfoldings
 
@@ -59,7 +60,9 @@ class Methods(Mapping[str, type[Method]]):
         return len(list(iter(self)))
 
 
-METHODS = Methods((TensorNorm, FantasticFour, Unfoldings, Gram, Grid, ExactFFT, Power, Reshaped, Enclose, Completion))
+METHODS = Methods(
+    (TensorNorm, FantasticFour, Unfoldings, Gram, Grid, ExactFFT, Power, Reshaped, Enclose, Completion, SymbolNorm)
+)
 """Name -> class: the registry's keys, JSON fields and ``--methods`` words."""
 
 __all__ = [
@@ -77,6 +80,7 @@ __all__ = [
     "PowerTopK",
     "Reshaped",
     "Stepped",
+    "SymbolNorm",
     "TensorNorm",
     "Unfoldings",
 ]

@@ -1,0 +1,83 @@
+"""The norm that a vector attains at a frequency, rounded down: a lower bound of sigma*, traced or not.
+
+No cosine is trusted. A computed phase ``z = c + i s`` of an axis has the argument of *some* frequency, exactly. Once z
+divided by its modulus, its powers are the phases of that frequency up to the roundings of the products.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from specnorm import arrays
+from specnorm.certified import rounding
+from specnorm.certified.matrices.norms import frobenius_up
+
+if TYPE_CHECKING:
+    from specnorm.array_types import Array
+    from specnorm.types import ArrayOps
+
+
+def attained_down(blocks: Array, vectors: Array, angles: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
+    """Bound ``max_theta ||G(theta)||`` of each block from below by ``||G(theta) v|| / ||v||`` near the angles.
+
+    With ``x = e^{i k.theta} v``, one entry a tap and a channel, ``G(theta) v`` is the kernel times x. Let x' be the
+    computed x, each phase of which is off by at most e, and n its length. Then
+    ``||G v|| >= ||fl(K x')|| - (gamma(n) + e) ||K||_F ||v|| sqrt(taps)``.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, m, p, *kernel_shape)
+        Real, scaled to about 1, in the precision to compute in.
+    vectors : complex array, shape (b, p)
+        v, in that precision; zero gives zero.
+    angles : array, shape (b, d)
+        In radians.
+
+    Returns
+    -------
+    value : array, shape (b,)
+    image : complex array, shape (b, m)
+        ``G(theta) v``, as computed.
+    phases : complex array, shape (b, taps)
+    """
+    xp, (b, m) = ops.xp, blocks.shape[:2]
+    sizes = blocks.shape[3:]
+    phases = _phases(angles, sizes, ops=ops)
+    waves = xp.reshape(vectors[:, :, None] * phases[:, None, :], (b, -1))
+    rows = xp.reshape(blocks, (b, m, -1))
+    found = xp.matmul(rows, arrays.real_pair(waves, xp=xp))
+    image = ops.complex(found[..., 0], found[..., 1])
+    unit, taps = rounding.unit(blocks, xp=xp), math.prod(sizes)
+    # A power of z takes so many products and divisions at most, each of a few roundings; and x one product more.
+    steps = 8 * (sum(sizes) + len(sizes) + 2)
+    error = rounding.SLACK * (rounding.gamma(rows.shape[2] + 2, unit) + rounding.gamma(steps, unit))
+    length = rounding.up(_norm(vectors, ops=ops), vectors.shape[1] + 4, xp=xp)
+    lost = rounding.up(frobenius_up(rows, xp=xp) * length * (math.sqrt(taps) * error), 6, xp=xp)
+    attained = rounding.down(_norm(image, ops=ops), m + 4, xp=xp) - lost
+    safe = xp.where(length > 0, length, xp.ones_like(length))
+    value = rounding.down(attained / safe, 3, xp=xp)
+    return xp.where(value > 0, value, xp.zeros_like(value)), image, phases
+
+
+def _norm(x: Array, *, ops: ArrayOps) -> Array:
+    xp = ops.xp
+    real, imag = xp.real(x), xp.imag(x)
+    return xp.sqrt(xp.sum(real * real + imag * imag, axis=-1))
+
+
+def _phases(angles: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> Array:
+    """Powers of the unit numbers of each axis, multiplied, taps in row-major order: shape (b, taps)."""
+    xp = ops.xp
+    b = angles.shape[0]
+    ones = xp.ones((b, 1), dtype=angles.dtype, device=ops.device(angles))
+    phases = ops.complex(ones, xp.zeros_like(ones))
+    for axis, size in enumerate(sizes):
+        real, imag = xp.cos(angles[:, axis]), xp.sin(angles[:, axis])
+        modulus = xp.sqrt(real * real + imag * imag)
+        turn = ops.complex(real / modulus, imag / modulus)
+        powers = [phases]
+        for _ in range(size - 1):
+            powers.append(powers[-1] * turn[:, None])
+        phases = xp.reshape(xp.stack(powers, axis=-1), (b, -1))
+    return phases

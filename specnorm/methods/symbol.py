@@ -1,0 +1,151 @@
+"""The norm itself, from below: singular vectors of the symbol at every frequency of a coarse grid, refined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from specnorm import arrays
+from specnorm.certified.symbol.attained import attained_down
+from specnorm.errors import GeometryError
+from specnorm.methods.base import Evaluation, Needs, Stepped, check_count
+from specnorm.numerics import grid_vectors
+from specnorm.numerics.grid_vectors import Grid, PlaneWaves, Triples
+
+if TYPE_CHECKING:
+    from specnorm.array_types import Array, Namespace
+    from specnorm.certified.rounding import Rounds
+    from specnorm.problem.spec import ConvSpec
+    from specnorm.result import Kind
+    from specnorm.types import ArrayOps
+
+_ALL_VECTORS = 4
+"""Channels of the smaller side up to which all vectors are kept: Rayleigh-Ritz is exact then."""
+_START_STEPS = 10
+"""Steps from random vectors before the first value."""
+_ROUNDS = 2
+"""Rounds of refinement in a training step."""
+_START_ROUNDS, _LAST_ROUNDS = 4, 40
+"""Where a value is wanted once: of the best points, and of the highest alone."""
+
+
+@dataclass(frozen=True)
+class SymbolNorm(Stepped):
+    """Lower bound of sigma*, near it: the largest singular value of the symbol that is found from a coarse grid.
+
+    ``sigma* = max_theta ||G(theta)||`` with ``G(theta) = sum_k K_k e^{i k.theta}`` of the blocks. Right vectors at
+    every frequency of the grid move at once by block power steps. Those of the best points are improved by
+    Rayleigh-Ritz, then refined: power steps alternate with Newton steps of the frequency. The value is attained by a
+    plane wave, so it is a lower bound wherever the iteration stops. In training the vectors are the state: a step takes
+    some three products of the kernel with them and follows *every* maximum, not one.
+
+    Parameters
+    ----------
+    points : int, optional
+        Points of the grid an axis. None: some 5 to 6 for each tap but one, as measured in training loops.
+    vectors : int
+        At each point. Two see singular values that cross.
+
+    References
+    ----------
+    .. [1] Farnia, Zhang, Tse, "Generalizable Adversarial Training via Spectral Normalization", ICLR 2019, and Ryu et
+       al., ICML 2019 (power iteration on the convolution, one vector). Ours: vectors at all frequencies of a grid, so
+       that a maximum that rises elsewhere is seen.
+    .. [2] Parlett, "The Symmetric Eigenvalue Problem", 1980, chapter 14 (block power iteration, Rayleigh-Ritz).
+    """
+
+    points: int | None = None
+    vectors: int = 2
+
+    name: ClassVar[str] = "symbol"
+    promise: ClassVar[Kind] = "lower"
+    asks: ClassVar[Needs] = Needs(rounds="down", precision="mixed", narrow_gradient=True, small_products=True)
+    stats: ClassVar[Mapping[str, Rounds | None]] = {}
+
+    def __post_init__(self) -> None:
+        if self.points is not None:
+            check_count("points", self.points, least=1)
+        check_count("vectors", self.vectors, least=1)
+
+    def check(self, spec: ConvSpec) -> None:
+        """Refuse a size: the maximum over the frequencies of one size is another number."""
+        if spec.input_shape:
+            raise GeometryError(
+                f"symbol_norm bounds the supremum over all input sizes from below; got input_shape={spec.input_shape}. "
+                "Leave it out, or use power_norm(kernel, input_shape) for a lower bound at a size, and "
+                "conv_norm(kernel, input_shape) for the norm itself."
+            )
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """Start, refine, and take the value in the widest precision, rounded down."""
+        xp = ops.xp
+        tall = arrays.tall(blocks, xp=xp)
+        triples = self._settled(tall, ops=ops)[1]
+        wide = arrays.in_wide_dtype(tall, ops=ops)
+        complex_dtype = arrays.complex_dtype(wide.dtype, xp=xp)
+        vectors = xp.astype(triples.right, complex_dtype, copy=False)
+        angles = xp.astype(triples.angles, wide.dtype, copy=False)
+        value, image, phases = attained_down(wide, vectors, angles, ops=ops)
+        left, _ = arrays.normalise(image, xp=xp)
+        return Evaluation(value, (), self._residuals(left, vectors, phases, xp=xp))
+
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+        """Envelope theorem: ``Re(conj(u) v e^{i k.theta})``, the vectors and the frequency held constant."""
+        rows, columns = residuals
+        gradient = xp.matmul(rows * cotangent[:, None, None], columns)
+        sizes = spec.block_shape
+        if sizes[0] < sizes[1]:
+            swapped = xp.reshape(gradient, (-1, sizes[1], sizes[0], *sizes[2:]))
+            return arrays.swapped(swapped, xp=xp)
+        return xp.reshape(gradient, (-1, *sizes))
+
+    # -- in training -----------------------------------------------------------------------------------------------
+    def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
+        """Right vectors, as (real, imaginary), at the points of the grid."""
+        channels = min(spec.block_shape[:2])
+        grid = self._grid(spec.block_kernel_shape, channels)
+        return {"vectors": (channels, self._count(channels), len(grid), 2)}
+
+    def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
+        tall = arrays.tall(blocks, xp=ops.xp)
+        return (arrays.real_pair(self._settled(tall, ops=ops)[0], xp=ops.xp),)
+
+    def advance(
+        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
+    ) -> tuple[Evaluation, tuple[Array, ...]]:
+        xp = ops.xp
+        tall = arrays.tall(blocks, xp=xp)
+        grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
+        waves = PlaneWaves(tall, ops=ops)
+        vectors = ops.complex(state[0][..., 0], state[0][..., 1])
+        for _ in range(max(sweeps, 1)):
+            vectors, improved = grid_vectors.step(waves, vectors, grid)
+        triples = grid_vectors.refine(waves, improved, _ROUNDS)
+        phases = waves.phases(triples.angles[:, :, None])[:, :, 0]
+        residuals = self._residuals(triples.left, triples.right, phases, xp=xp)
+        after = (arrays.real_pair(vectors, xp=xp),) if sweeps else state
+        return Evaluation(triples.value, (), residuals), after
+
+    def _settled(self, tall: Array, *, ops: ArrayOps) -> tuple[Array, Triples]:
+        """Vectors after the first steps, and the triples that they lead to."""
+        grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
+        waves = PlaneWaves(tall, ops=ops)
+        vectors = grid_vectors.start_vectors(tall, self._count(tall.shape[2]), len(grid), ops=ops)
+        (vectors,) = arrays.repeated(
+            lambda state: (grid_vectors.step(waves, state[0], grid)[0],), _START_STEPS - 1, (vectors,), ops=ops
+        )
+        vectors, improved = grid_vectors.step(waves, vectors, grid)
+        return vectors, grid_vectors.refine(waves, improved, _START_ROUNDS, last_rounds=_LAST_ROUNDS)
+
+    def _grid(self, kernel_shape: tuple[int, ...], channels: int) -> Grid:
+        return grid_vectors.grid_of(kernel_shape, self.points or grid_vectors.default_points(kernel_shape, channels))
+
+    def _count(self, channels: int) -> int:
+        return channels if channels <= _ALL_VECTORS else min(self.vectors, channels)
+
+    @staticmethod
+    def _residuals(left: Array, right: Array, phases: Array, *, xp: Namespace) -> tuple[Array, Array]:
+        """Two real factors of the gradient of the tall blocks: rows (b, m, 2) and columns (b, 2, p * taps)."""
+        waves = xp.reshape(right[:, :, None] * phases[:, None, :], (right.shape[0], -1))
+        return arrays.real_pair(left, xp=xp), xp.stack([xp.real(waves), xp.imag(waves)], axis=1)

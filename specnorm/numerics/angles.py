@@ -1,0 +1,73 @@
+"""Frequencies moved uphill on ``|sum_k c_k e^{i k.theta}|``: Newton steps of many starts at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from specnorm.array_types import Array, Namespace
+
+SHARES = (1.0, 0.25, 0.0625)
+"""Parts of a Newton step that are tried: the first one that leads uphill is taken, else none."""
+_LONGEST = 1.0
+"""Longest step along an axis, in radians."""
+_TINY = 1e-30
+
+
+def newton_step(terms: Array, taps: Array, *, regular: float = 1e-3, xp: Namespace) -> Array:
+    """Return safeguarded Newton steps towards maxima of ``|sum_k c_k e^{i k.theta}|``.
+
+    Parameters
+    ----------
+    terms : complex array, shape (..., n)
+        ``c_k e^{i k.theta}`` at the angles to start from.
+    taps : real array, shape (n, d)
+        The k; d is at least 1.
+    regular : float
+        Least curvature along any direction, as a part of the largest one.
+
+    Returns
+    -------
+    real array, shape (..., d)
+        What to add to the angles. The sum is no smaller there.
+    """
+    step = _uphill(*_derivatives(terms, taps, xp=xp), regular, xp=xp)
+    here = xp.abs(xp.sum(terms, axis=-1))
+    chosen = xp.zeros_like(step)
+    for share in reversed(SHARES):
+        angle = xp.matmul(share * step, xp.matrix_transpose(taps))
+        there = _modulus(terms, angle, xp=xp)
+        chosen = xp.where((there > here)[..., None], share * step, chosen)
+    return chosen
+
+
+def _derivatives(terms: Array, taps: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    """Gradient (..., d) and Hessian (..., d, d) of half the squared modulus of the sum, with respect to the angles."""
+    axes = taps.shape[1]
+    pairs = xp.reshape(taps[:, :, None] * taps[:, None, :], (taps.shape[0], axes * axes))
+    total = xp.sum(terms, axis=-1)[..., None]
+    first = xp.matmul(terms, xp.astype(taps, terms.dtype))
+    second = xp.matmul(terms, xp.astype(pairs, terms.dtype))
+    gradient = -xp.imag(xp.conj(total) * first)
+    bend = xp.reshape(xp.real(xp.conj(total) * second), (*first.shape, axes))
+    hessian = xp.real(xp.conj(first)[..., :, None] * first[..., None, :]) - bend
+    return gradient, hessian
+
+
+def _uphill(gradient: Array, hessian: Array, regular: float, *, xp: Namespace) -> Array:
+    """Newton steps towards a maximum; along directions of positive curvature they lead uphill too."""
+    values, basis = xp.linalg.eigh(hessian)
+    curvature = xp.abs(values)
+    least = regular * xp.max(curvature, axis=-1, keepdims=True) + _TINY
+    along = xp.matmul(gradient[..., None, :], basis)[..., 0, :] / xp.maximum(curvature, least)
+    step = xp.matmul(basis, along[..., None])[..., 0]
+    longest = xp.max(xp.abs(step), axis=-1, keepdims=True) / _LONGEST
+    return step / xp.maximum(longest, xp.ones_like(longest))
+
+
+def _modulus(terms: Array, angle: Array, *, xp: Namespace) -> Array:
+    """``|sum_k c_k e^{i (angle_k + a_k)}|`` of terms whose angles change by a_k."""
+    cos, sin, real, imag = xp.cos(angle), xp.sin(angle), xp.real(terms), xp.imag(terms)
+    rotated_real = xp.sum(real * cos - imag * sin, axis=-1)
+    rotated_imag = xp.sum(real * sin + imag * cos, axis=-1)
+    return xp.sqrt(rotated_real * rotated_real + rotated_imag * rotated_imag)

@@ -1,0 +1,336 @@
+"""Right vectors at every frequency of a coarse grid, moved all at once: what follows the norm of a changing kernel.
+
+One set of vectors follows one local maximum of ``||G(theta)||``. A layer that is divided by its norm in training grows
+at the other maxima, until many of them are equally high. Vectors at every point of a grid see each of them.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from specnorm import arrays
+from specnorm.numerics.angles import newton_step
+from specnorm.problem.frequencies import product, tap_points
+
+if TYPE_CHECKING:
+    from specnorm.array_types import Array, Namespace
+    from specnorm.types import ArrayOps
+
+IMPROVED = 24
+"""Points of the grid whose vectors are improved by Rayleigh-Ritz in each step: those where the norm seems largest."""
+REFINED = 12
+"""Points that are refined: their frequency leaves the grid."""
+_ORTHOGONALISED = 2
+"""How often a power step is made orthogonal to the vectors it came from, which it is nearly parallel to."""
+
+
+class Triples(NamedTuple):
+    """Approximate singular triples of the symbol of each block, at one frequency a block.
+
+    Parameters
+    ----------
+    value : array, shape (b,)
+        ``||G(theta) v||``.
+    left : complex array, shape (b, m)
+        ``G(theta) v``, divided by its norm.
+    right : complex array, shape (b, p)
+        v, of unit length.
+    angles : array, shape (b, d)
+        theta, in radians.
+    """
+
+    value: Array
+    left: Array
+    right: Array
+    angles: Array
+
+
+class PlaneWaves:
+    """Products of the symbols of blocks with vectors at many frequencies. No symbol is formed.
+
+    ``sum_k K_k v e^{i k.theta}`` of all vectors at once is one real product of the kernel, as a matrix of m rows, with
+    the vectors times the waves at each tap.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, m, p, *kernel_shape)
+        Real.
+    """
+
+    def __init__(self, blocks: Array, *, ops: ArrayOps) -> None:
+        self.blocks, self.ops = blocks, ops
+        self.rows = ops.xp.reshape(blocks, (*blocks.shape[:2], -1))
+        points = tap_points(tuple(blocks.shape[3:]))
+        self.taps = ops.from_numpy(points.astype(_host_dtype(blocks, xp=ops.xp)), blocks)
+
+    def phases(self, angles: Array) -> Array:
+        """``e^{i k.theta}`` at angles (b, d, f), shape (b, taps, f)."""
+        xp = self.ops.xp
+        angle = xp.matmul(self.taps, angles)
+        return self.ops.complex(xp.cos(angle), xp.sin(angle))
+
+    def on_grid(self, grid: Grid) -> tuple[Array, Array]:
+        """Angles and phases of a grid for each block, shapes (b, d, f) and (b, taps, f)."""
+        xp, count = self.ops.xp, self.blocks.shape[0]
+        dtype = _host_dtype(self.blocks, xp=xp)
+        angles, cos, sin = (
+            self.ops.from_numpy(x.astype(dtype), self.blocks) for x in (grid.angles.T, grid.cos, grid.sin)
+        )
+        phases = self.ops.complex(cos, sin)
+        return xp.broadcast_to(angles, (count, *angles.shape)), xp.broadcast_to(phases, (count, *phases.shape))
+
+    def images(self, vectors: Array, phases: Array) -> Array:
+        """``G(theta) v``: vectors (b, p, r, f) at phases (b, taps, f) to (b, m, r, f)."""
+        xp, (b, p, r, f) = self.ops.xp, vectors.shape
+        waves = vectors[:, :, None, :, :] * phases[:, None, :, None, :]
+        waves = xp.reshape(waves, (b, p * phases.shape[1], r * f))
+        return xp.reshape(_real_times(self.rows, waves, ops=self.ops), (b, -1, r, f))
+
+    def tap_images(self, images: Array) -> Array:
+        """``K_k^T y`` of every tap k: y (b, m, r, f) to (b, p, taps, r, f)."""
+        xp, (b, m, r, f) = self.ops.xp, images.shape
+        columns = xp.matrix_transpose(self.rows)
+        found = _real_times(columns, xp.reshape(images, (b, m, r * f)), ops=self.ops)
+        return xp.reshape(found, (b, self.blocks.shape[2], -1, r, f))
+
+    def adjoint_images(self, tap_images: Array, phases: Array) -> Array:
+        """``G(theta)* y`` of `tap_images`, shape (b, p, r, f)."""
+        return self.ops.xp.sum(tap_images * self.ops.xp.conj(phases)[:, None, :, None, :], axis=2)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Frequencies of a coarse grid, on the host: one of each pair theta and -theta, where a real kernel has one norm.
+
+    Parameters
+    ----------
+    angles : float array, shape (f, d)
+        In radians.
+    cos, sin : float arrays, shape (taps, f)
+        Of ``k.theta`` for the places k of the taps.
+    """
+
+    angles: np.ndarray
+    cos: np.ndarray
+    sin: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.angles)
+
+
+@functools.lru_cache(maxsize=64)
+def grid_of(kernel_shape: tuple[int, ...], points: int) -> Grid:
+    """Return the grid with so many points along each axis that has more than one tap."""
+    sizes = tuple(1 if k == 1 else points for k in kernel_shape)
+    numerators = product([np.arange(n) for n in sizes])
+    if sizes:
+        place = np.ravel_multi_index(tuple(numerators.T), sizes)
+        mirror = np.ravel_multi_index(tuple(((-numerators) % np.asarray(sizes)).T), sizes)
+        numerators = numerators[place <= mirror]
+    angles = np.asarray(2 * np.pi * numerators / np.asarray(sizes, dtype=float))
+    angle = tap_points(kernel_shape).astype(float) @ angles.T
+    return Grid(angles, np.cos(angle), np.sin(angle))
+
+
+def default_points(kernel_shape: tuple[int, ...], channels: int) -> int:
+    """Return the points an axis that a training loop needs to be held, by its taps, its axes and its channels."""
+    axes = sum(k > 1 for k in kernel_shape)
+    if not axes:
+        return 1
+    wanted = (6 if channels <= 48 else 5) * (max(kernel_shape) - 1)
+    return max(8, min(wanted, (256, 32, 10)[axes - 1]))
+
+
+def start_vectors(blocks: Array, count: int, points: int, *, ops: ArrayOps) -> Array:
+    """Random orthonormal vectors, the same at every point of a grid, shape (b, p, count, points)."""
+    xp, b, p = ops.xp, blocks.shape[0], blocks.shape[2]
+    basis, _ = np.linalg.qr(arrays.random_vectors(0, (p, count)))
+    dtype = np.complex128 if blocks.dtype == xp.float64 else np.complex64
+    return xp.broadcast_to(ops.from_numpy(basis.astype(dtype), blocks)[None, :, :, None], (b, p, count, points))
+
+
+def step(waves: PlaneWaves, vectors: Array, grid: Grid) -> tuple[Array, Improved]:
+    """Move the vectors of all points, and improve those of the best points further.
+
+    All vectors take one step of block power iteration, two products with the kernel. At the best points the vectors
+    become the best ones in the space of the vectors and their power step, by Rayleigh-Ritz: these converge much faster
+    where singular values are close, as they are in layers that are kept at a norm.
+
+    Parameters
+    ----------
+    vectors : complex array, shape (b, p, r, f)
+        Orthonormal at each point.
+
+    Returns
+    -------
+    vectors : complex array, shape (b, p, r, f)
+    improved : Improved
+    """
+    xp = waves.ops.xp
+    p, r, f = vectors.shape[1:]
+    angles, phases = waves.on_grid(grid)
+    images = waves.images(vectors, phases)
+    power = waves.adjoint_images(waves.tap_images(images), phases)
+    # ||G* G v|| / ||G v|| is closer to the norm than ||G v||, and known.
+    growth = _norm(power, axis=1, xp=xp) / (_norm(images, axis=1, xp=xp) + _TINY)
+    order = xp.argsort(xp.max(growth, axis=1), axis=1, descending=True)
+    best = order[:, : min(IMPROVED, f)]
+    basis, basis_images, at = (_at_points(x, points=best, xp=xp) for x in (vectors, images, phases))
+    if r < p:
+        new = orthonormal(_at_points(power, points=best, xp=xp)[:, :, : min(r, p - r), :], basis, xp=xp)
+        basis = xp.concat([basis, new], axis=2)
+        basis_images = xp.concat([basis_images, waves.images(new, at)], axis=2)
+    ritz_vectors, ritz_images = _rayleigh_ritz(basis, basis_images, r, xp=xp)
+    moved = orthonormal(power, None, xp=xp)
+    # The place of each point among the best ones, to put back what was improved.
+    place = xp.argsort(order, axis=1)
+    index = xp.minimum(place, xp.full_like(place, best.shape[1] - 1))
+    moved = xp.where((place < best.shape[1])[:, None, None, :], _at_points(ritz_vectors, points=index, xp=xp), moved)
+    usable = xp.isfinite(_norm(moved, axis=1, xp=xp)) & (growth > 0)
+    moved = xp.where(usable[:, None, :, :], moved, vectors)
+    return moved, Improved(ritz_images, _at_points(angles, points=best, xp=xp), at)
+
+
+class Improved(NamedTuple):
+    """The best points of a grid.
+
+    Parameters
+    ----------
+    images : complex array, shape (b, m, r, f)
+        ``G(theta) v`` of the vectors there; the first of each point is the largest.
+    angles : array, shape (b, d, f)
+    phases : complex array, shape (b, taps, f)
+    """
+
+    images: Array
+    angles: Array
+    phases: Array
+
+
+def refine(waves: PlaneWaves, improved: Improved, rounds: int, *, last_rounds: int = 0) -> Triples:
+    """Leave the grid from its best points, and return the highest triple of each block.
+
+    A round takes a power step at the frequency, then a Newton step of the frequency for the singular vectors at hand.
+
+    Parameters
+    ----------
+    rounds : int
+        Of all refined points, at least 1.
+    last_rounds : int
+        Of the highest one alone, after these.
+    """
+    xp = waves.ops.xp
+    norms = _norm(improved.images[:, :, 0, :], axis=1, xp=xp)
+    best = xp.argsort(norms, axis=1, descending=True)[:, : min(REFINED, norms.shape[1])]
+    points = _Points(
+        _at_points(improved.images[:, :, 0, :], points=best, xp=xp),
+        _at_points(improved.angles, points=best, xp=xp),
+        _at_points(improved.phases, points=best, xp=xp),
+    )
+    vectors, points = _alternate(waves, points, rounds)
+    highest = xp.argmax(_norm(points.images, axis=1, xp=xp), axis=1)[:, None]
+    vectors = _at_points(vectors, points=highest, xp=xp)
+    points = _Points(*(_at_points(x, points=highest, xp=xp) for x in points))
+    if last_rounds:
+        vectors, points = _alternate(waves, points, last_rounds)
+    left, norms = _unit(points.images, xp=xp)
+    return Triples(norms[:, 0, 0], left[:, :, 0], vectors[:, :, 0], points.angles[:, :, 0])
+
+
+class _Points(NamedTuple):
+    """Points that leave the grid: ``G(theta) v`` (b, m, f), angles (b, d, f) and phases (b, taps, f)."""
+
+    images: Array
+    angles: Array
+    phases: Array
+
+
+def _alternate(waves: PlaneWaves, points: _Points, rounds: int) -> tuple[Array, _Points]:
+    """Power steps and Newton steps in turn: the right vectors reached, shape (b, p, f), and the points."""
+    xp = waves.ops.xp
+    vectors, (images, angles, phases) = points.images, points
+    for _ in range(rounds):
+        tap_images = waves.tap_images(images[:, :, None, :])
+        vectors, _ = _unit(waves.adjoint_images(tap_images, phases)[:, :, 0, :], xp=xp)
+        if angles.shape[1]:
+            terms = xp.sum(xp.conj(tap_images[:, :, :, 0, :]) * vectors[:, :, None, :], axis=1) * phases
+            move = newton_step(xp.matrix_transpose(terms), waves.taps, xp=xp)
+            angles = angles + xp.matrix_transpose(move)
+            phases = waves.phases(angles)
+        images = waves.images(vectors[:, :, None, :], phases)[:, :, 0, :]
+    return vectors, _Points(images, angles, phases)
+
+
+_TINY = 1e-30
+"""Added to norms that are divided by."""
+
+
+def orthonormal(vectors: Array, others: Array | None, *, xp: Namespace) -> Array:
+    """Make the vectors at each point orthonormal, and orthogonal to others, by Gram and Schmidt.
+
+    Parameters
+    ----------
+    vectors : complex array, shape (b, p, r, f)
+    others : complex array, shape (b, p, s, f), optional
+        Orthonormal.
+    """
+    done = [] if others is None else [others[:, :, j, :] for j in range(others.shape[2])]
+    first = len(done)
+    for j in range(vectors.shape[2]):
+        vector = vectors[:, :, j, :]
+        for _ in range(_ORTHOGONALISED if first else 1):
+            for other in done:
+                vector = vector - other * xp.sum(xp.conj(other) * vector, axis=1, keepdims=True)
+            vector, _ = _unit(vector, xp=xp)
+        done.append(vector)
+    return xp.stack(done[first:], axis=2)
+
+
+def _rayleigh_ritz(basis: Array, images: Array, count: int, *, xp: Namespace) -> tuple[Array, Array]:
+    """The best combinations of the vectors at each point: those with the largest images, the largest first.
+
+    Parameters
+    ----------
+    basis, images : complex arrays, shapes (b, p, s, f) and (b, m, s, f)
+    """
+    by_point = xp.permute_dims(images, (0, 3, 1, 2))
+    gram = xp.matmul(arrays.adjoint(by_point, xp=xp), by_point)
+    # What is not finite would stop an eigenvalue routine.
+    gram = xp.where(xp.isfinite(gram), gram, xp.zeros_like(gram))
+    _, turn = xp.linalg.eigh(gram)
+    turn = xp.flip(turn, axis=-1)[..., :count]
+    turned = (xp.matmul(x, turn) for x in (xp.permute_dims(basis, (0, 3, 1, 2)), by_point))
+    vectors, turned_images = (xp.permute_dims(x, (0, 2, 3, 1)) for x in turned)
+    return vectors, turned_images
+
+
+def _unit(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    """Vectors on axis 1 divided by their norms, and the norms, which keep the axis. A zero vector stays zero."""
+    norm = _norm(x, axis=1, xp=xp)[:, None, ...]
+    return x / (norm + _TINY), norm
+
+
+def _norm(x: Array, *, axis: int, xp: Namespace) -> Array:
+    real, imag = xp.real(x), xp.imag(x)
+    return xp.sqrt(xp.sum(real * real + imag * imag, axis=axis))
+
+
+def _at_points(x: Array, *, points: Array, xp: Namespace) -> Array:
+    """Entries (b, ..., f) at chosen points (b, g) of the last axis."""
+    index = xp.reshape(points, (points.shape[0], *(1,) * (x.ndim - 2), points.shape[1]))
+    return xp.take_along_axis(x, xp.broadcast_to(index, (*x.shape[:-1], points.shape[1])), axis=-1)
+
+
+def _real_times(a: Array, z: Array, *, ops: ArrayOps) -> Array:
+    """Real matrices times complex ones, as one real product."""
+    xp, count = ops.xp, z.shape[-1]
+    found = xp.matmul(a, xp.concat([xp.real(z), xp.imag(z)], axis=-1))
+    return ops.complex(found[..., :count], found[..., count:])
+
+
+def _host_dtype(like: Array, *, xp: Namespace) -> type[np.floating]:
+    return np.float64 if like.dtype == xp.float64 else np.float32

@@ -1,0 +1,102 @@
+"""The norm from below: near the supremum, attained, followed while a kernel changes, and refused at a size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import assert_valid
+from libraries import Lib
+from numpy.typing import NDArray
+from oracle import sigma_star
+
+import specnorm
+from specnorm import GeometryError, MethodError, SymbolNorm
+
+
+def crossing_frequencies(weight: float) -> NDArray[Any]:
+    """Two channels with one tap pair each: |1 + e^{i theta}| and |1 - e^{i theta}|, whose maxima are far apart."""
+    kernel = np.zeros((2, 2, 2))
+    kernel[0, 0] = [1.0, 1.0]
+    kernel[1, 1] = [weight, -weight]
+    return kernel
+
+
+def crossing_vectors(weight: float) -> NDArray[Any]:
+    """Two singular vectors of every frequency, whose values cross at weight 1."""
+    random = np.random.RandomState(0)
+    left, right = (np.linalg.qr(random.standard_normal((8, 8)))[0] for _ in range(2))
+    values = np.full(8, 0.1)
+    values[:2] = 1.0, weight
+    kernel = np.zeros((8, 8, 3, 3))
+    kernel[:, :, 1, 1] = left @ np.diag(values) @ right
+    return kernel
+
+
+def between_points(weight: float) -> NDArray[Any]:
+    """A scalar kernel whose maximum lies at any frequency: here one third of a step of most grids, times a weight."""
+    theta = 2 * np.pi / 36
+    taps = np.arange(3)
+    wave = np.cos(theta * (taps - 1))
+    return weight * np.multiply.outer(wave, wave)[None, None]
+
+
+CASES = {"frequencies": crossing_frequencies, "vectors": crossing_vectors, "between points": between_points}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_sees_what_overtakes(xp: Lib, case: str) -> None:
+    """The kernel changes by a tenth a step; another maximum becomes the highest on the way."""
+    method = SymbolNorm()
+    make = CASES[case]
+    state = specnorm.init_tracking(xp.asarray(make(0.7).astype(xp.dtypes[0])), method)
+    for weight in np.arange(0.75, 1.4, 0.1):
+        kernel = make(float(weight)).astype(xp.dtypes[0])
+        value, state = specnorm.track(xp.asarray(kernel), method, state)
+        truth = sigma_star(kernel)
+        assert 0.99 * truth.lo <= xp.number(value) <= truth.hi * (1 + 1e-5)
+
+
+def test_never_above_what_is_proven(xp: Lib) -> None:
+    random = np.random.RandomState(1)
+    for shape, geometry in [
+        ((8, 3, 3, 3), {}),
+        ((4, 6, 3, 3), {"stride": 2}),
+        ((6, 4, 5), {"dilation": 2}),
+        ((6, 2, 3, 3), {"groups": 3}),
+        ((4, 3, 4, 4), {"transposed": True, "stride": 2}),
+        ((3, 2, 2, 2, 2), {}),
+        ((9, 5), {}),
+    ]:
+        kernel = random.standard_normal(shape).astype(xp.dtypes[0])
+        result = specnorm.measure(xp.asarray(kernel), SymbolNorm(), **geometry)
+        assert result.kind == "lower"
+        assert_valid(xp.number(result.value), "lower", sigma_star(kernel, **geometry))
+        enclosure = specnorm.enclose(kernel, **geometry)
+        assert 0.99 * float(enclosure.lower) <= xp.number(result.value) <= float(enclosure.upper)
+
+
+def test_state_is_kept_by_kernels_without_directions() -> None:
+    """A kernel of zeros and one that is not finite leave the vectors usable."""
+    kernel = np.random.RandomState(2).standard_normal((6, 5, 3, 3))
+    method = SymbolNorm()
+    state = specnorm.init_tracking(kernel, method)
+    norm, _ = specnorm.track(kernel, method, state)
+    zero, after_zero = specnorm.track(np.zeros_like(kernel), method, state)
+    assert float(zero) == 0.0
+    value, after_nan = specnorm.track(np.full_like(kernel, np.nan), method, after_zero)
+    assert np.isnan(value)
+    again, _ = specnorm.track(kernel, method, after_nan)
+    assert float(again) == pytest.approx(float(norm), rel=1e-2)
+
+
+def test_a_size_is_refused() -> None:
+    with pytest.raises(GeometryError, match=r"power_norm\(kernel, input_shape\)"):
+        specnorm.symbol_norm(np.ones((2, 2, 3, 3)), input_shape=8)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("words", [{"points": 0}, {"vectors": 0}, {"points": 2.5}])
+def test_settings_are_counts(words: dict[str, Any]) -> None:
+    with pytest.raises(MethodError, match="is not a count"):
+        SymbolNorm(**words)
