@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Iterable
-from itertools import accumulate
-from typing import Any, TypeVar, cast
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import specnorm
-from specnorm.errors import GeometryError, KernelError
-from specnorm.methods import Method, TensorNorm
-from specnorm.plugin import check_bound, check_count, one_set, stepped_program
+from specnorm.errors import GeometryError, KernelError, MethodError, SpecnormError
+from specnorm.methods import Method, SymbolNorm
+from specnorm.plugin import check_bound, check_count, stepped_program
 from specnorm_torch import derivatives
 from specnorm_torch.backend import BACKEND
-from specnorm_torch.modules import geometry_of, is_layer, is_lazy, name_of, version_of
+from specnorm_torch.modules import computed, geometry_of, is_layer, is_lazy, layers_of, name_of, version_of
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-_TN = TensorNorm()
-_RENEWED = 1024
-"""Steps between fresh starts; the first ones come at 16, 32, 64 ... steps, while a kernel moves most."""
-_FIRST = 16
-_COMPLEX = {torch.float32: "complex64", torch.float64: "complex128"}
-_SCALES = 2.0**-16, 2.0**16
-"""Values of a form whose squares neither overflow nor vanish."""
-_NOTABLE = 1.001
-"""By how much a fresh start finds more where a state does not fit; where it fits, they differ by rounding."""
+_SYMBOL_NORM = SymbolNorm()
+_SETTLING = 16
+"""Steps from the vectors at hand for a weight that they may not fit: a new one in eval, or one that was loaded."""
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """The norm of a weight in eval, to be used again while the weight is the same.
+
+    Parameters
+    ----------
+    weight : Tensor
+    version : int
+        Of the weight, by which a change in place is seen.
+    value, gradient : Tensor
+    """
+
+    weight: Tensor
+    version: int
+    value: Tensor
+    gradient: Tensor
 
 
 class SpectralNorm(nn.Module):
@@ -39,10 +50,8 @@ class SpectralNorm(nn.Module):
     Its arguments are those of `spectral_norm`; with ``dim`` the tensor is a matrix with the rows along that axis.
     """
 
-    vectors: Tensor
-    """Of `TensorNorm`."""
-    in_eval: tuple[Tensor, list[int], tuple[Tensor, ...]] | None = None
-    """The last weight in eval, versions of it and of the state, and the state that its norm is taken at."""
+    scale: Tensor
+    """What the last weight in eval was multiplied by: what exporters write."""
 
     def __init__(
         self,
@@ -60,136 +69,125 @@ class SpectralNorm(nn.Module):
         self.n_power_iterations, self.eps, self.bound, self.only_shrink = n_power_iterations, eps, bound, only_shrink
         state = specnorm.init_tracking(self.kernel(weight.detach()), method, **geometry)
         self.state_names = tuple(state)
-        self.steps = 0
-        plain = dim is None and not geometry.get("transposed") and geometry.get("groups", 1) == 1
-        plain = plain and all(k == 1 for k in geometry.get("stride", ()))
-        plain = plain and geometry.get("padding_mode", "zeros") in ("zeros", "circular")
-        sizes = tuple(weight.shape[2:]) or (1,)
-        self.at_once, self.taps, self.ends = plain and method == _TN, math.prod(sizes), list(accumulate(sizes))[:-1]
         for name, x in state.items():
             self.register_buffer(name, x)
+        self.register_buffer("scale", torch.ones((), device=weight.device), persistent=False)
+        self._fits = True
+        self._settled: _Settled | None = None
+        # In a tuple, which registers no parameter: what `eval()` takes the norm of.
+        self._original = (weight,)
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """Buffers that move in training."""
+        return {name: getattr(self, name) for name in self.state_names}
 
     def kernel(self, weight: Tensor) -> Tensor:
         """What the norm is taken of: the tensor, or the matrix that it is."""
         return weight if self.dim is None else weight.movedim(self.dim, 0).flatten(1)
 
-    def norm(self, weight: Tensor, *, move: bool) -> Tensor:
-        """Take the norm of the kernel where the state stands, or after moving it."""
-        value, after = specnorm.track(
-            self.kernel(weight), self.method, self.state, sweeps=move * self.n_power_iterations, **self.geometry
-        )
-        if move:
-            self._move_to(after.values())
-        return value
-
     def forward(self, weight: Tensor) -> Tensor:
         """Scale the kernel; the state moves in training mode alone."""
-        if self.state_names and not BACKEND.changes(weight):
-            return self._scaled(weight)
-        factor, _ = self._factor(self.norm(weight, move=self.training))
-        return weight * factor.to(weight.dtype)
-
-    def _scaled(self, weight: Tensor) -> Tensor:
-        """The same outside of compilers and transformations, whose backward is then one function in few passes."""
-        self.renew(weight)
-        if self.training and self.at_once and (found := self._at_once(weight)) is not None:
-            return found
-        kernel = self.kernel(weight.detach())
-        plan = stepped_program(self.method, tuple(kernel.shape), str(kernel.dtype), tuple(self.geometry.items()))
-        state = tuple(self.state.values()) if self.training else self._state_in_eval(weight)
-        sweeps = self.training * self.n_power_iterations
-        value, gradient, after = plan.step(kernel, state, sweeps=sweeps, backend=BACKEND)
         if self.training:
-            self._move_to(after)
-        if self.dim is not None:
-            gradient = gradient.reshape(weight.movedim(self.dim, 0).shape).movedim(0, self.dim)
+            return self._scaled_in_training(weight)
+        if torch.compiler.is_exporting() or torch.jit.is_tracing():
+            return self._scaled_for_export(weight)
+        if BACKEND.changes(weight) or not self.state_names:
+            return self._scaled_while_traced(weight, _SETTLING, move=False)
+        settled = self._norm_in_eval(weight)
+        return derivatives.scaled(weight, *self._factor(settled.value), settled.gradient)
+
+    def _scaled_in_training(self, weight: Tensor) -> Tensor:
+        sweeps = self.n_power_iterations if self._fits else _SETTLING
+        if BACKEND.changes(weight) or not self.state_names:
+            return self._scaled_while_traced(weight, sweeps, move=True)
+        value, gradient, after = self._step(weight, tuple(self.state.values()), sweeps)
+        self._move_to(after)
+        self._fits = True
         return derivatives.scaled(weight, *self._factor(value), gradient)
 
-    def _at_once(self, weight: Tensor) -> Tensor | None:
-        """One step of one set of vectors on the host, in few calls; None: as other methods do."""
-        if weight.device.type != "cpu" or self.vectors.dtype not in _COMPLEX:
-            return None
-        # In NumPy, in place, whose calls take a third less time than torch's.
-        state, m, xp = cast(Any, self.vectors.detach().numpy()[0]), weight.shape[0], cast(Any, np)
-        modes: Any = [x[:, 0] for x in np.split(state[m:].view(_COMPLEX[self.vectors.dtype]), self.ends)]
-        kernel: Any = weight.detach().to(self.vectors.dtype).reshape(m, -1).numpy()
-        found = one_set.step(kernel, state[:m], modes, self.n_power_iterations, join=BACKEND.host().complex, xp=xp)
-        norm = float(found.value)
-        if not _SCALES[0] < norm < _SCALES[1]:
-            return None
-        state[:m] = found.rows
-        for old, new in zip(modes, found.modes, strict=True):
-            old[:] = new
-        taps = math.sqrt(self.taps)
-        value = norm * taps
-        factor = self.bound / value
-        slope = -factor / value * taps
-        if value <= self.eps or (self.only_shrink and value <= self.bound):
-            factor, slope = 1.0, 0.0
-        vectors = torch.from_numpy(cast(Any, found.rows)), torch.from_numpy(cast(Any, found.columns))
-        return derivatives.scaled_by_vectors(weight, factor, slope, *vectors)
+    def _scaled_while_traced(self, weight: Tensor, sweeps: int, *, move: bool) -> Tensor:
+        """Scale in compilers and transformations, and by methods without a state."""
+        value, after = specnorm.track(self.kernel(weight), self.method, self.state, sweeps=sweeps, **self.geometry)
+        if move:
+            self._move_to(after.values())
+        factor, _ = self._factor(value)
+        return weight * factor.to(weight.dtype)
 
-    def renew(self, weight: Tensor) -> None:
-        """Count a step in training; now and then try a fresh start, since one set of vectors may be overtaken."""
-        self.steps += self.training
-        early = self.steps >= _FIRST and self.steps & (self.steps - 1) == 0
-        if self.training and self.method == _TN and (early or self.steps % _RENEWED == 0):
-            with torch.no_grad():
-                self._move_to(self._fitting(weight))
-
-    def get_extra_state(self) -> Tensor:
-        """Steps so far."""
-        return torch.tensor(self.steps)
-
-    def set_extra_state(self, state: Any) -> None:
-        """Go on counting."""
-        self.steps = int(state)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Read the vectors that torch's own parametrisation keeps as none: they are of another norm."""
-        if state_dict.pop(f"{prefix}_u", None) is not None:
-            state_dict.pop(f"{prefix}_v", None)
-            warnings.warn(
-                "the state is that of torch's spectral_norm: weights are loaded, the vectors of specnorm's begin anew.",
-                stacklevel=2,
+    def _scaled_for_export(self, weight: Tensor) -> Tensor:
+        """Scale by a constant: the graph holds the weight that eval uses, and nothing of how its norm was found."""
+        if not torch.jit.is_tracing() and not self._is_settled(*self._original):
+            raise MethodError(
+                "the constrained weight is not known yet: the model was loaded or changed since it was put in eval(). "
+                "Call model.eval() again, or run the model once on an input, then export it."
             )
-            state_dict |= {f"{prefix}{name}": x for name, x in self.state.items()}
-            state_dict[f"{prefix}_extra_state"] = torch.tensor(_FIRST - 1)  # the next step tries a fresh start
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        if torch.jit.is_tracing():
+            self._norm_in_eval(weight)
+        return weight * self.scale.to(weight.dtype)
+
+    def _step(
+        self, weight: Tensor, state: tuple[Tensor, ...], sweeps: int
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Norm of the kernel, its derivative with respect to the weight, and the state after some sweeps."""
+        kernel = self.kernel(weight.detach())
+        plan = stepped_program(self.method, tuple(kernel.shape), str(kernel.dtype), tuple(self.geometry.items()))
+        value, gradient, after = plan.step(kernel, state, sweeps=sweeps, backend=BACKEND)
+        if self.dim is not None:
+            gradient = gradient.reshape(weight.movedim(self.dim, 0).shape).movedim(0, self.dim)
+        return value, gradient, after
 
     @torch.no_grad()
-    def _state_in_eval(self, weight: Tensor) -> tuple[Tensor, ...]:
-        """The buffers, or a fresh start if that finds a larger norm.
+    def _norm_in_eval(self, weight: Tensor) -> _Settled:
+        """Norm of a weight, found from the vectors at hand in enough steps, whether they fit it or not.
 
-        Weights that were averaged or loaded do not fit the state beside them: the average of unit vectors of other
-        weights finds a norm that is too small. Asked once for each weight; the buffers stay as they are.
+        Weights that were averaged, loaded or edited do not fit the state beside them. Asked once for each weight; the
+        buffers stay as they are.
         """
-        versions = [version_of(x) for x in (weight, *self.state.values())]
-        if self.in_eval is None or self.in_eval[0] is not weight or self.in_eval[1] != versions:
-            self.in_eval = weight, versions, self._fitting(weight)
-        return self.in_eval[2]
+        if self._settled is None or not self._is_settled(weight):
+            _, _, state = self._step(weight, tuple(self.state.values()), _SETTLING)
+            value, gradient, _ = self._step(weight, state, 0)
+            self._settled = _Settled(weight, version_of(weight), value, gradient)
+            self.scale.copy_(self._factor(value)[0])
+        return self._settled
 
-    def _fitting(self, weight: Tensor) -> tuple[Tensor, ...]:
-        """The buffers, or a fresh start if that finds a larger norm."""
-        kernel, own = self.kernel(weight.detach()), tuple(self.state.values())
-        if not kernel.isfinite().all():
-            return own
-        fresh = specnorm.init_tracking(kernel, self.method, **self.geometry)
-        states = own, tuple(x.to(y) for x, y in zip(fresh.values(), own, strict=True))
-        values = [specnorm.track(kernel, self.method, self._named(x), sweeps=0, **self.geometry)[0] for x in states]
-        return states[bool(values[1] > _NOTABLE * values[0])]
+    def _is_settled(self, weight: Tensor) -> bool:
+        settled = self._settled
+        return settled is not None and settled.weight is weight and settled.version == version_of(weight)
+
+    def train(self, mode: bool = True) -> SpectralNorm:
+        """Change the mode; in eval, find the norm of the weight at once, so that the model can be exported."""
+        super().train(mode)
+        (weight,) = self._original
+        if not mode and self.state_names and not (weight.is_meta or BACKEND.changes(weight)):
+            self._norm_in_eval(weight)
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> SpectralNorm:
+        """Move to a device or dtype: a norm that was found before is that of another weight."""
+        self._settled = None
+        super()._apply(fn, recurse)
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Read a state; one of another method, torch's own or an earlier version's, begins anew."""
+        self._settled = None
+        state_dict.pop(f"{prefix}_extra_state", None)
+        torchs = [state_dict.pop(f"{prefix}_{name}", None) for name in "uv"]
+        stored = {name: state_dict.get(f"{prefix}{name}") for name in self.state_names}
+        others = [name for name, x in stored.items() if x is not None and x.shape != self.state[name].shape]
+        if torchs[0] is not None or others:
+            origin = "torch's spectral_norm" if torchs[0] is not None else "another method"
+            warnings.warn(
+                f"the state is that of {origin}: weights are loaded, the vectors of {self.method} begin anew.",
+                stacklevel=2,
+            )
+            self._fits = False
+            state_dict |= {f"{prefix}{name}": x for name, x in self.state.items()}
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is found anew."""
-        return {**self.__dict__, "in_eval": None}
-
-    @property
-    def state(self) -> dict[str, Tensor]:
-        """Buffers."""
-        return self._named(getattr(self, name) for name in self.state_names)
-
-    def _named(self, state: Iterable[Tensor]) -> dict[str, Tensor]:
-        return dict(zip(self.state_names, state, strict=True))
+        return {**self.__dict__, "_settled": None}
 
     @torch.no_grad()
     def _move_to(self, after: Iterable[Tensor]) -> None:
@@ -210,8 +208,9 @@ class SpectralNorm(nn.Module):
         return weight
 
     def extra_repr(self) -> str:
-        """Bound and method."""
-        return f"bound={self.bound}, method={self.method}"
+        """Bound, method, and what the norm is taken of if it is no layer's."""
+        matrix = "" if self.dim is None else f", of the tensor as a matrix with rows along axis {self.dim}"
+        return f"bound={self.bound}, method={self.method}{matrix}"
 
 
 def spectral_norm(
@@ -222,65 +221,154 @@ def spectral_norm(
     dim: int | None = None,
     *,
     bound: float = 1.0,
-    method: Method = _TN,
+    method: Method = _SYMBOL_NORM,
     only_shrink: bool = False,
+    layers: str = "*",
 ) -> ModuleT:
-    """Keep the spectral norm of a layer at ``bound`` while it is trained: of the convolution, not of a reshaped kernel.
+    """Keep the spectral norm of a layer, or of each layer of a model, at ``bound`` while it is trained.
 
     A drop-in for `torch.nn.utils.parametrizations.spectral_norm`, removed in the same way
-    (`torch.nn.utils.parametrize.remove_parametrizations`). Stride, dilation, groups and padding mode are read from the
-    layer. The norm is followed by `specnorm.track`, one estimate per forward pass; `rescale_` makes it a proof when
-    the training is over.
+    (`torch.nn.utils.parametrize.remove_parametrizations`, or `bake_` for a whole model). It sets the norm of the
+    *convolution*, not of the reshaped kernel: stride, dilation, groups and padding mode are read from the layer. The
+    norm is followed by one step of ``method`` a forward pass (docs/benchmarks/constraint.md: how well that holds);
+    `rescale_` proves it when the training is over.
 
     Parameters
     ----------
-    module : Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d, or Linear
+    module : Module
+        Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d or Linear; another module with a matrix ``name``; or a
+        model, of which every such layer is constrained. Of ``Bilinear``, the weight as a matrix with a row an output.
     name : str, default "weight"
     n_power_iterations : int, default 1
-        Sweeps a forward pass in ``train()``; in ``eval()`` the state stands still, but for weights
-        that were averaged or loaded a fresh start is tried once.
+        Steps a forward pass in ``train()``. In ``eval()`` the state stands still; for a new weight enough steps are
+        taken once, from the vectors at hand.
     eps : float, default 1e-12
         A kernel whose norm is not above it is left as it is.
     dim : int, optional
         For compatibility; a convolution needs none to be told.
     bound : float, default 1
         The norm to have.
-    method : Method, default TensorNorm()
-        Or `Gram` or `Completion`, which bound from above at every step, or `FantasticFour`, whose tracked value is an
-        estimate too.
+    method : Method, default SymbolNorm()
+        The norm itself, from below. `Completion` and `Gram` bound from above at every step; `TensorNorm` and
+        `FantasticFour` follow upper bounds, from below.
     only_shrink : bool, default False
         Scale only where the norm is above the bound.
+    layers : str, default "*"
+        Of a model: which layers, as a pattern of their names. A warning names what else holds weights.
 
     Returns
     -------
     Module
-        The same, with a parametrisation; its state is in buffers.
+        The same, with parametrisations; their state is in buffers.
 
     Raises
     ------
     MethodError, GeometryError, KernelError
-        If the layer, the method or a number cannot be used. `Power` is refused: it needs an input size.
+        If a layer, the method or a number cannot be used, or a weight has a spectral norm already; nothing is changed
+        then. `Power` is refused: it needs an input size.
 
     References
     ----------
     .. [1] Miyato, Kataoka, Koyama, Yoshida, "Spectral Normalization for Generative Adversarial Networks", ICLR 2018.
-       Ours: the convolution's norm by the tensor-norm bound instead of the reshaped kernel's.
+       Ours: the convolution's norm, at all frequencies at once, instead of the reshaped kernel's.
     """
     check_count("n_power_iterations", n_power_iterations, least=1)
     check_bound(bound)
-    weight = getattr(module, name, None)
-    if not isinstance(weight, Tensor):
-        raise KernelError(f"{name_of(module)} has no tensor {name!r} to constrain.")
-    if is_lazy(weight) or weight.is_meta:
-        raise GeometryError(
-            f"{name_of(module)}.{name} has no values yet: run the module once if it is lazy, load its values if it "
-            "is on the device 'meta'."
-        )
-    rows = _rows(module, name, weight, dim)
-    geometry = geometry_of(module) if rows is None else {}
-    constraint = SpectralNorm(weight, geometry, n_power_iterations, eps, float(bound), method, only_shrink, rows)
-    parametrize.register_parametrization(module, name, constraint)
+    settings = (n_power_iterations, eps, float(bound), method, only_shrink)
+    if isinstance(getattr(module, name, None), Tensor) or is_layer(module):
+        constrained = [_Constrained("", module, name, dim)]
+    else:
+        constrained = [_Constrained(place, layer, name, dim) for place, layer in _layers_to_constrain(module, layers)]
+        if not constrained:
+            raise KernelError(
+                f"{name_of(module)} has no tensor {name!r} to constrain, and no convolution or linear layer named "
+                f"like {layers!r}."
+            )
+        _warn_of_the_rest(module, [x.module for x in constrained])
+    # All are checked before one is changed.
+    made = [(x, x.constraint(*settings)) for x in constrained]
+    for x, constraint in made:
+        parametrize.register_parametrization(x.module, name, constraint)
     return module
+
+
+@dataclass(frozen=True, eq=False)
+class _Constrained:
+    """A tensor that is to be constrained."""
+
+    place: str
+    module: nn.Module
+    name: str
+    dim: int | None
+
+    @property
+    def words(self) -> str:
+        """The tensor, as it is called in messages."""
+        return f"{self.place or name_of(self.module)}.{self.name}"
+
+    def constraint(
+        self, n_power_iterations: int, eps: float, bound: float, method: Method, only_shrink: bool
+    ) -> SpectralNorm:
+        """Make the parametrisation."""
+        if _has_spectral_norm(self.module, self.name):
+            raise MethodError(
+                f"{self.words} has a spectral norm already. Remove it first: specnorm_torch.bake_(model) keeps the "
+                "weights in use."
+            )
+        weight = getattr(self.module, self.name, None)
+        if not isinstance(weight, Tensor):
+            raise KernelError(f"{self.words} is no tensor to constrain.")
+        if is_lazy(weight) or weight.is_meta:
+            raise GeometryError(
+                f"{self.words} has no values yet: run the module once if it is lazy, load its values if it is on the "
+                "device 'meta'."
+            )
+        rows = _rows(self.module, self.name, weight, self.dim)
+        geometry = geometry_of(self.module) if rows is None else {}
+        return SpectralNorm(weight, geometry, n_power_iterations, eps, bound, method, only_shrink, rows)
+
+
+def _has_spectral_norm(module: nn.Module, name: str) -> bool:
+    """Whether a tensor is divided by its norm already: by this parametrisation, or one of torch's."""
+    if "spectral_norm" in computed(module).get(name, ""):
+        return True
+    if not parametrize.is_parametrized(module, name):
+        return False
+    parameters: Any = module.parametrizations
+    return any("SpectralNorm" in type(x).__name__ for x in parameters[name])
+
+
+def _layers_to_constrain(model: nn.Module, pattern: str) -> Iterator[tuple[str, nn.Module]]:
+    """Layers of a model by name: those that the pattern names and whose attributes say what they compute."""
+    for place, layer in layers_of(model):
+        if fnmatchcase(place, pattern) and _refusal(layer) is None:
+            yield place, layer
+
+
+def _refusal(layer: nn.Module) -> str | None:
+    """Why the geometry of a layer is not known, or None."""
+    try:
+        geometry_of(layer)
+    except SpecnormError as error:
+        return str(error)
+    return None
+
+
+def _warn_of_the_rest(model: nn.Module, constrained: list[nn.Module]) -> None:
+    """Name the modules whose weights stay as they are: other layers, embeddings, recurrent and attention modules."""
+    done = {id(x) for x in constrained}
+    rest = [
+        place or name_of(module)
+        for place, module in model.named_modules()
+        if id(module) not in done and any(x.ndim > 1 for x in module.parameters(recurse=False))
+    ]
+    if rest:
+        more = f" and {len(rest) - 5} more" * (len(rest) > 5)
+        warnings.warn(
+            f"spectral_norm leaves the weights of {', '.join(rest[:5])}{more} as they are: no layers that it knows, or "
+            "not chosen. The model's Lipschitz constant counts them all the same.",
+            stacklevel=3,
+        )
 
 
 def _rows(module: nn.Module, name: str, weight: Tensor, dim: int | None) -> int | None:

@@ -105,24 +105,6 @@ class _Scaled(Function):
         return _if_asked(found, kernels), None, None, None
 
 
-class _ScaledByVectors(Function):
-    """The same, whose gradient is added to the cotangent by one product."""
-
-    @staticmethod
-    def forward(ctx: Any, kernels: Tensor, factor: float, slope: float, rows: Tensor, columns: Tensor) -> Tensor:
-        ctx.save_for_backward(kernels, rows, columns)
-        ctx.factor, ctx.slope = factor, slope
-        return kernels * factor
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        kernels, rows, columns = ctx.saved_tensors
-        flat = cotangent.reshape(rows.shape[0], -1).to(rows.dtype)
-        inner = ctx.slope * float(torch.dot(flat.view(-1), kernels.reshape(-1).to(rows.dtype)))
-        found = torch.addmm(flat, rows, columns, beta=ctx.factor, alpha=inner).view(kernels.shape).to(kernels.dtype)
-        return _if_asked(found, kernels), None, None, None, None
-
-
 class _FirstOrder(Function):
     """Identity on the kernels, differentiable once."""
 
@@ -176,8 +158,6 @@ with_gradient: Callable[[Tensor, Tensor, Tensor], Tensor] = _Attached.apply
 """Attach gradients with respect to kernels (n, *shape) to values (n,): (kernels, value, gradient)."""
 scaled: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = _Scaled.apply
 """Kernels times a factor of their value, its derivative there, and the value's gradient."""
-scaled_by_vectors: Callable[[Tensor, float, float, Tensor, Tensor], Tensor] = _ScaledByVectors.apply
-"""`scaled` on the host, where the value's gradient is ``rows @ columns``, which is never formed."""
 first_order: Callable[[Tensor], Tensor] = _FirstOrder.apply
 """Its argument, differentiable once."""
 without_derivative: Callable[[Tensor, Tensor, str], Tensor] = _Underivable.apply

@@ -12,16 +12,12 @@ from torch import Tensor, nn
 
 from specnorm import Kind
 from specnorm.errors import MethodError
-from specnorm.methods import Method, TensorNorm
+from specnorm.methods import Method, SymbolNorm
 from specnorm.plugin import fold_stack, init_stack, step_stack
 from specnorm_torch.modules import Select, geometry_of, layers_of, normalised_layers, weight_of
 
 Form = Literal["sum", "log", "hinge"]
-_TN = TensorNorm()
-_RENEWED = 32
-"""Calls in training between fresh starts of `TensorNorm`, whose vectors may be overtaken by another maximum."""
-_NOTABLE = 1.001
-"""By how much a fresh start finds more where a state does not fit; where it fits, they differ by rounding."""
+_SYMBOL_NORM = SymbolNorm()
 _WORTH = 2**14
 """Zeros that take about as long to compute with as another batch takes for itself."""
 
@@ -76,8 +72,8 @@ class SpectralPenalty(nn.Module):
     ----------
     model : Module
         Not a submodule of the penalty: referred to.
-    method : Method, default TensorNorm()
-        Or `FantasticFour`, `Completion` or `Gram`.
+    method : Method, default SymbolNorm()
+        Or `Completion` or `Gram`, which are upper bounds, `TensorNorm` or `FantasticFour`.
     select : callable, optional
         ``select(name, layer)``: whether a layer counts; None: every convolution and linear layer.
     form : {"sum", "log", "hinge"}, default "sum"
@@ -100,7 +96,7 @@ class SpectralPenalty(nn.Module):
     def __init__(
         self,
         model: nn.Module,
-        method: Method = _TN,
+        method: Method = _SYMBOL_NORM,
         select: Select | None = None,
         *,
         form: Form = "sum",
@@ -112,7 +108,7 @@ class SpectralPenalty(nn.Module):
         if form not in get_args(Form):
             raise MethodError(f"form={form!r} is not one of {', '.join(map(repr, get_args(Form)))}.")
         self.method = method
-        self.calls, self.form, self.target, self.n_power_iterations = 0, form, target, n_power_iterations
+        self.form, self.target, self.n_power_iterations = form, target, n_power_iterations
         layers = dict(layers_of(model, select))
         if not layers:
             raise MethodError("the model has no convolution or linear layer that is selected.")
@@ -149,8 +145,6 @@ class SpectralPenalty(nn.Module):
 
     def forward(self) -> Tensor:
         """Return the penalty, a 0-d tensor; in ``train()`` the state moves."""
-        if self.training and isinstance(self.method, TensorNorm) and not torch.compiler.is_compiling():
-            self._count()
         values = torch.cat(self._values(self.n_power_iterations if self.training else 0))
         if self.form == "log":
             return torch.where(values > 0, torch.where(values > 0, values, torch.ones_like(values)).log(), 0.0).sum()
@@ -167,30 +161,6 @@ class SpectralPenalty(nn.Module):
             for j, x in zip(batch.members, values, strict=True)
         }
         return {name: found[j] for j, name in enumerate(self.names)}
-
-    @torch.no_grad()
-    def _count(self) -> None:
-        """Count a call in training; now and then take fresh starts for the layers where they find larger norms."""
-        self.calls += 1
-        if self.calls % _RENEWED:
-            return
-        for j, (batch, held) in enumerate(zip(self._batches, self._values(0), strict=True)):
-            kernels, geometry = self._kernels(batch), self._geometries[batch.members[0]]
-            if not kernels.isfinite().all():
-                continue
-            fresh = init_stack(kernels, self.method, **geometry)
-            found, _ = step_stack(kernels, self.method, fresh, sweeps=0, **geometry)
-            better = found > _NOTABLE * held
-            for key, x in fresh.items():
-                getattr(self, f"batch{j}_{key}")[better] = x[better]
-
-    def get_extra_state(self) -> Tensor:
-        """Calls in training so far."""
-        return torch.tensor(self.calls)
-
-    def set_extra_state(self, state: Any) -> None:
-        """Go on counting."""
-        self.calls = int(state)
 
     def extra_repr(self) -> str:
         """What is summed."""

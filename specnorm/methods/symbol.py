@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _ALL_VECTORS = 4
 """Channels of the smaller side up to which all vectors are kept: Rayleigh-Ritz is exact then."""
+_LEAST_VECTORS = 16
+"""Vectors in all, of all points, for grids of few points: a matrix has one."""
 _START_STEPS = 10
 """Steps from random vectors before the first value."""
 _ROUNDS = 2
@@ -105,7 +107,7 @@ class SymbolNorm(Stepped):
         """Right vectors, as (real, imaginary), at the points of the grid."""
         channels = min(spec.block_shape[:2])
         grid = self._grid(spec.block_kernel_shape, channels)
-        return {"vectors": (channels, self._count(channels), len(grid), 2)}
+        return {"vectors": (channels, self._count(channels, len(grid)), len(grid), 2)}
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         tall = arrays.tall(blocks, xp=ops.xp)
@@ -118,7 +120,7 @@ class SymbolNorm(Stepped):
         tall = arrays.tall(blocks, xp=xp)
         grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
         waves = PlaneWaves(tall, ops=ops)
-        vectors = ops.complex(state[0][..., 0], state[0][..., 1])
+        vectors = grid_vectors.begun_anew(ops.complex(state[0][..., 0], state[0][..., 1]), tall, ops=ops)
         for _ in range(max(sweeps, 1)):
             vectors, improved = grid_vectors.step(waves, vectors, grid)
         triples = grid_vectors.refine(waves, improved, _ROUNDS)
@@ -131,7 +133,7 @@ class SymbolNorm(Stepped):
         """Vectors after the first steps, and the triples that they lead to."""
         grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
         waves = PlaneWaves(tall, ops=ops)
-        vectors = grid_vectors.start_vectors(tall, self._count(tall.shape[2]), len(grid), ops=ops)
+        vectors = grid_vectors.start_vectors(tall, self._count(tall.shape[2], len(grid)), len(grid), ops=ops)
         (vectors,) = arrays.repeated(
             lambda state: (grid_vectors.step(waves, state[0], grid)[0],), _START_STEPS - 1, (vectors,), ops=ops
         )
@@ -141,8 +143,11 @@ class SymbolNorm(Stepped):
     def _grid(self, kernel_shape: tuple[int, ...], channels: int) -> Grid:
         return grid_vectors.grid_of(kernel_shape, self.points or grid_vectors.default_points(kernel_shape, channels))
 
-    def _count(self, channels: int) -> int:
-        return channels if channels <= _ALL_VECTORS else min(self.vectors, channels)
+    def _count(self, channels: int, points: int) -> int:
+        """Vectors at each point."""
+        if channels <= _ALL_VECTORS:
+            return channels
+        return min(max(self.vectors, -(-_LEAST_VECTORS // points)), channels)
 
     @staticmethod
     def _residuals(left: Array, right: Array, phases: Array, *, xp: Namespace) -> tuple[Array, Array]:

@@ -24,6 +24,10 @@ IMPROVED = 24
 """Points of the grid whose vectors are improved by Rayleigh-Ritz in each step: those where the norm seems largest."""
 REFINED = 12
 """Points that are refined: their frequency leaves the grid."""
+_SHORT = 0.1
+"""Length below which a vector that should have length 1 is none: the average of vectors that have nothing in common."""
+_FEW = 4
+"""Vectors a point up to which Gram and Schmidt takes fewer calls than a factorisation a point."""
 _ORTHOGONALISED = 2
 """How often a power step is made orthogonal to the vectors it came from, which it is nearly parallel to."""
 
@@ -145,12 +149,29 @@ def default_points(kernel_shape: tuple[int, ...], channels: int) -> int:
     return max(8, min(wanted, (256, 32, 10)[axes - 1]))
 
 
+@functools.lru_cache(maxsize=64)
+def _start_basis(channels: int, count: int) -> np.ndarray:
+    return np.linalg.qr(arrays.random_vectors(0, (channels, count)))[0]
+
+
 def start_vectors(blocks: Array, count: int, points: int, *, ops: ArrayOps) -> Array:
     """Random orthonormal vectors, the same at every point of a grid, shape (b, p, count, points)."""
     xp, b, p = ops.xp, blocks.shape[0], blocks.shape[2]
-    basis, _ = np.linalg.qr(arrays.random_vectors(0, (p, count)))
     dtype = np.complex128 if blocks.dtype == xp.float64 else np.complex64
-    return xp.broadcast_to(ops.from_numpy(basis.astype(dtype), blocks)[None, :, :, None], (b, p, count, points))
+    basis = ops.from_numpy(_start_basis(p, count).astype(dtype), blocks)
+    return xp.broadcast_to(basis[None, :, :, None], (b, p, count, points))
+
+
+def begun_anew(vectors: Array, blocks: Array, *, ops: ArrayOps) -> Array:
+    """Vectors with those that are none replaced by start vectors: zeros, or no numbers, of a state never filled."""
+    start = start_vectors(blocks, *vectors.shape[2:], ops=ops)
+    return ops.xp.where(_is_unit(vectors, xp=ops.xp), vectors, start)
+
+
+def _is_unit(vectors: Array, *, xp: Namespace) -> Array:
+    """Whether vectors (b, p, r, f) have some length, at most about 1; axis 1 is kept, with length 1."""
+    norm = _norm(vectors, axis=1, xp=xp)[:, None, :, :]
+    return (norm > _SHORT) & (norm < 2)
 
 
 def step(waves: PlaneWaves, vectors: Array, grid: Grid) -> tuple[Array, Improved]:
@@ -185,13 +206,12 @@ def step(waves: PlaneWaves, vectors: Array, grid: Grid) -> tuple[Array, Improved
         basis = xp.concat([basis, new], axis=2)
         basis_images = xp.concat([basis_images, waves.images(new, at)], axis=2)
     ritz_vectors, ritz_images = _rayleigh_ritz(basis, basis_images, r, xp=xp)
-    moved = orthonormal(power, None, xp=xp)
     # The place of each point among the best ones, to put back what was improved.
     place = xp.argsort(order, axis=1)
     index = xp.minimum(place, xp.full_like(place, best.shape[1] - 1))
-    moved = xp.where((place < best.shape[1])[:, None, None, :], _at_points(ritz_vectors, points=index, xp=xp), moved)
-    usable = xp.isfinite(_norm(moved, axis=1, xp=xp)) & (growth > 0)
-    moved = xp.where(usable[:, None, :, :], moved, vectors)
+    improved = _at_points(ritz_vectors, points=index, xp=xp)
+    moved = orthonormal(xp.where((place < best.shape[1])[:, None, None, :], improved, power), None, xp=xp)
+    moved = xp.where(_is_unit(moved, xp=xp), moved, vectors)
     return moved, Improved(ritz_images, _at_points(angles, points=best, xp=xp), at)
 
 
@@ -270,7 +290,7 @@ _TINY = 1e-30
 
 
 def orthonormal(vectors: Array, others: Array | None, *, xp: Namespace) -> Array:
-    """Make the vectors at each point orthonormal, and orthogonal to others, by Gram and Schmidt.
+    """Make the vectors at each point orthonormal, and orthogonal to others.
 
     Parameters
     ----------
@@ -278,6 +298,8 @@ def orthonormal(vectors: Array, others: Array | None, *, xp: Namespace) -> Array
     others : complex array, shape (b, p, s, f), optional
         Orthonormal.
     """
+    if vectors.shape[2] > _FEW:
+        return _by_householder(vectors, others, xp=xp)
     done = [] if others is None else [others[:, :, j, :] for j in range(others.shape[2])]
     first = len(done)
     for j in range(vectors.shape[2]):
@@ -288,6 +310,19 @@ def orthonormal(vectors: Array, others: Array | None, *, xp: Namespace) -> Array
             vector, _ = _unit(vector, xp=xp)
         done.append(vector)
     return xp.stack(done[first:], axis=2)
+
+
+def _by_householder(vectors: Array, others: Array | None, *, xp: Namespace) -> Array:
+    """`orthonormal` by a QR factorisation a point: for more vectors, fewer calls than by Gram and Schmidt."""
+    columns = xp.permute_dims(vectors, (0, 3, 1, 2))
+    # What is not finite would stop a factorisation.
+    columns = xp.where(xp.isfinite(columns), columns, xp.zeros_like(columns))
+    basis = None if others is None else xp.permute_dims(others, (0, 3, 1, 2))
+    for _ in range(1 if basis is None else _ORTHOGONALISED):
+        if basis is not None:
+            columns = columns - xp.matmul(basis, xp.matmul(arrays.adjoint(basis, xp=xp), columns))
+        columns, _ = xp.linalg.qr(columns)
+    return xp.permute_dims(columns, (0, 2, 3, 1))
 
 
 def _rayleigh_ritz(basis: Array, images: Array, count: int, *, xp: Namespace) -> tuple[Array, Array]:
@@ -321,6 +356,8 @@ def _norm(x: Array, *, axis: int, xp: Namespace) -> Array:
 
 def _at_points(x: Array, *, points: Array, xp: Namespace) -> Array:
     """Entries (b, ..., f) at chosen points (b, g) of the last axis."""
+    if x.shape[0] == 1:
+        return xp.take(x, points[0, :], axis=-1)
     index = xp.reshape(points, (points.shape[0], *(1,) * (x.ndim - 2), points.shape[1]))
     return xp.take_along_axis(x, xp.broadcast_to(index, (*x.shape[:-1], points.shape[1])), axis=-1)
 
