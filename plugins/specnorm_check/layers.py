@@ -97,8 +97,8 @@ def proven_norm(
     with np.errstate(over="ignore", under="ignore"):
         scaled = np.ldexp(kernel, exponent)
     rounded = np.rint(scaled)
-    rest = np.abs(scaled - rounded)
-    rest += entry_error * np.abs(scaled)
+    e = np.abs(scaled - rounded)  # |E|
+    e += entry_error * np.abs(scaled)
     require_few_bits(rounded, completion)
 
     # Step 2: kernels of stride 1.
@@ -106,13 +106,13 @@ def proven_norm(
     h = completion.astype(np.float64)
     require_same_columns(k, h)
     if not kernel.any():
-        return Fraction(0)
+        return Fraction(0)  # without what step 4 adds
 
-    # Step 3: Lemma 1. Step 4: what rounding K left.
+    # Step 3: Lemma 1. Step 4: the norm of E.
     k_above_h = np.concatenate([k, h], axis=1)
     squares = lemma_1(k_above_h)
     errors = schur_bounds(
-        stride_one_kernels(rest, layer),
+        stride_one_kernels(e, layer),
         roundings=kernel.size,
     )
 
@@ -173,9 +173,9 @@ def stride_one_kernels(kernel: Numbers, layer: Layer) -> Numbers:
 
 # -- Lemma 1 ---------------------------------------------------------------------------
 def lemma_1(a: Numbers) -> list[Fraction]:
-    """Return for each group v + |M_0 - v I| + the sum of all other |M_t|, rounded up.
+    """Return for each group the bound of Lemma 1, rounded up.
 
-    ``a`` holds the rows of K and below them those of H, whole numbers.
+    ``a`` is A, the rows of K above those of H: M_t sums A_x^T A_{x+t} over x.
     """
     _, _, channels, *taps = a.shape
     zero = (0,) * len(taps)
@@ -185,7 +185,7 @@ def lemma_1(a: Numbers) -> list[Fraction]:
     for matrix in m_0:
         v = best_shift(matrix)
         shifts.append(v)
-        matrix -= v * identity
+        matrix -= v * identity  # m_0 becomes M_0 - v I
 
     totals = frobenius_norms(m_0)
     lags = 1
@@ -215,7 +215,7 @@ def lags_after_zero(taps: list[int]) -> Iterator[Lag]:
 
 
 def lag_matrices(a: Numbers, lag: Lag) -> Numbers:
-    """Return M_t, the sum over x of A_x^T A_{x+t}, for each group, exactly."""
+    """Return M_t for each group, exactly: a sum over the x for which x + t is a tap."""
     taps = a.shape[3:]
     x: list[slice] = []
     x_plus_t: list[slice] = []
@@ -272,7 +272,7 @@ def largest_entry(a: Numbers) -> int:
 
 
 def best_shift(m_0: Numbers) -> int:
-    """Return about the best v; Lemma 1 holds for any."""
+    """Return about the v that Lemma 1 names last; it holds for any."""
     values = m_0.astype(np.float64)
     channels = len(values)
     trace = float(values.trace())
@@ -438,13 +438,13 @@ def schur_bounds(kernels: Numbers, roundings: int) -> list[Fraction]:
 
 
 def inflation(roundings: int) -> Fraction:
-    """Return more than so many roundings take from a sum without minus signs."""
+    """Return more than so many roundings take from a sum (Arithmetic, step 3)."""
     require(roundings < 2**48, "the kernel is too large")
     return 1 + Fraction(roundings + 8, 2**52)
 
 
 def root_up(x: Fraction) -> Fraction:
-    """Return a number just above the root."""
+    """Return a multiple of 2^-60 that is just above the root."""
     whole = math.ceil(x * 4**60)
     above = math.isqrt(whole) + 1
     return Fraction(above, 2**60)

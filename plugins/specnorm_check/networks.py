@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -402,7 +402,7 @@ class Network:
 
         before = known[part.values[0]]
         if not part.multipliers:
-            first = weighted_bound(before, np.ones(1))
+            first = weighted_bound(before, np.ones(1))  # one number for all channels
             return KnownBound(first * constant, [])
         first = weighted_bound(before, part.multipliers[0])
         last = part.multipliers[-1]
@@ -412,26 +412,27 @@ class Network:
 
     def joint(self, part: Part) -> Joint:
         """Return the kernel whose norm proves a part (Lemma 4, steps A to H)."""
+        one = np.array(1.0)
         terms: list[Term] = []
-        slopes = [(1.0, 1.0)]
-        function = Function(part.values[0], (1.0, 1.0), None)
+        slopes = [(0.0, 1.0)]  # of z_0, which is no function here: not used
+        pooling = None
         for end in range(1, len(part.values)):
             before = plain(part.values[end - 1])
-            is_entrywise = function.pooling is None
-            require(is_entrywise, f"pooling at {before} stands in a part")
+            require(pooling is None, f"pooling at {before} stands in a part")
             function = self.function_at(part.values[end])
+            pooling = function.pooling
             low, high = function.slopes
             slopes.append((min(low, 0.0), max(high, 0.0)))
-            terms += self.terms(part, end, function.argument, np.array(1.0))
+            terms += self.terms(part, end, function.argument, one)
         require(terms, "a part has no layer")
-        pooling = function.pooling or ONE
+        pooling = pooling or ONE
         if len(terms) == 1:  # step G
             require(len(part.values) == 2, "layers of a part do not fit together")
             factor = pooling * largest_slope(slopes[1])
             (term,) = terms
             layer = term.layer
             if not part.at_own_size:
-                layer = Layer(layer.axes, layer.groups, "zeros", None)
+                layer = replace(layer, sizes=None)
             return Joint(term.kernel, layer, False, 1, factor)
         return joint_of(terms, slopes, pooling)
 
@@ -735,17 +736,17 @@ def hermitian_kernel(edges: Sequence[Edge], places: Mapping[int, int]) -> Number
     taps = [2 * r + 1 for r in reach]
     n = np.zeros((count, count, *taps))
     for edge in edges:
-        to_end = []
-        to_start = []
+        taps_of_block = []
+        taps_of_adjoint = []
         for at, first in enumerate(edge.first_tap):
             last = first + edge.kernel.shape[2 + at] - 1
             centre = reach[at]
-            to_end.append(slice(centre + first, centre + last + 1))
-            to_start.append(slice(centre - last, centre - first + 1))
+            taps_of_block.append(slice(centre + first, centre + last + 1))
+            taps_of_adjoint.append(slice(centre - last, centre - first + 1))
         start = channels[edge.start]
         end = channels[edge.end]
-        n[end, start, *to_end] = edge.kernel
-        n[start, end, *to_start] = adjoint_of(edge.kernel)
+        n[end, start, *taps_of_block] = edge.kernel
+        n[start, end, *taps_of_adjoint] = adjoint_of(edge.kernel)
     return n
 
 
@@ -776,6 +777,7 @@ def at_stride_one(term: Term) -> tuple[Numbers, list[int]]:
     first_taps = []
     taps: list[slice] = []
     for axis in axes:
+        # So many zeros before the first tap make its place a multiple of the stride.
         front = -axis.before % axis.stride
         lengths.append(front + axis.reach + 1)
         taps.append(slice(front, None, axis.dilation))
@@ -911,7 +913,7 @@ def weighted_bound(known: KnownBound, q: Numbers) -> Fraction:
 
 
 def both(one: KnownBound, other: KnownBound) -> KnownBound:
-    """Return what two bounds of one value say together."""
+    """Return what is known of a value by two bounds."""
     plain_bounds = [x for x in (one.plain, other.plain) if x is not None]
     least = min(plain_bounds) if plain_bounds else None
     return KnownBound(least, one.weighted + other.weighted)
@@ -1016,7 +1018,7 @@ def attributes_of(node: Any) -> dict[str, Any]:
 
 
 def known_operator(node: Any) -> str:
-    """Return the name of an operator; of one that is not known here, another name."""
+    """Return an operator's name; if no rule is for it as it is, a name without rules."""
     if node.domain:
         return f"{node.domain}.{node.op_type}"
     op = str(node.op_type)
