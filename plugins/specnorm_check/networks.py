@@ -400,11 +400,14 @@ class Network:
             norm = max(2 * sigma - 1, ONE)
         constant = norm**joint.depth * joint.factor
 
-        before = known[part.values[0]]
+        start = part.values[0]
+        op = self.nodes[start].op
+        words = f"a part begins at {plain(start)}, a {op} of which nothing is known"
         if not part.multipliers:
-            first = weighted_bound(before, np.ones(1))  # one number for all channels
+            q = np.ones(1)  # one number for all channels
+            first = weighted_bound(known[start], q, words)
             return KnownBound(first * constant, [])
-        first = weighted_bound(before, part.multipliers[0])
+        first = weighted_bound(known[start], part.multipliers[0], words)
         last = part.multipliers[-1]
         weighted = first * constant
         least = Fraction(float(last.min()))
@@ -899,7 +902,7 @@ def root_of_squares(numbers: Sequence[Fraction]) -> Fraction:
     return root_up(sum(squares, Fraction(0)))
 
 
-def weighted_bound(known: KnownBound, q: Numbers) -> Fraction:
+def weighted_bound(known: KnownBound, q: Numbers, words: str) -> Fraction:
     """Return a bound of |q (z - z')|, q a number for each channel (Networks, step 3)."""
     bounds = []
     if known.plain is not None:
@@ -908,7 +911,7 @@ def weighted_bound(known: KnownBound, q: Numbers) -> Fraction:
         if len(other) == len(q):
             ratio = float((q / other).max())
             bounds.append(c * Fraction(ratio) * ROUNDED)
-    require(bounds, "a part begins at a value of which nothing is known")
+    require(bounds, words)
     return min(bounds)
 
 

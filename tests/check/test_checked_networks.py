@@ -635,6 +635,12 @@ def test_a_shape_that_the_graph_computes_is_refused() -> None:
         constant(specnorm_check, file_of(computed, (1, 2, 6), constants), (1, 2, 6), [layer("r", "y")])
 
 
+def test_a_part_behind_what_has_no_rule_names_it() -> None:
+    nodes = [gemm("x", "w", "h"), node("Sigmoid", "h", "r"), gemm("r", "w", "y")]
+    with pytest.raises(Refused, match="a part begins at r, a Sigmoid of which nothing is known"):
+        constant(specnorm_check, file_of(nodes, (1, 1), {"w": ONE}), (1, 1), [layer("x", "h"), layer("r", "y")])
+
+
 SHORTCUTS = {
     "a mirror": ([node("Pad", "x p", "g", mode="reflect")], "Pad as it is given"),
     "some axes": ([node("Pad", "x q c a", "g")], "such a Pad"),
