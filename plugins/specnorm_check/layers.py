@@ -186,7 +186,6 @@ def lemma_1(a: Numbers) -> list[Fraction]:
         v = best_shift(matrix)
         shifts.append(v)
         matrix -= v * identity  # m_0 becomes M_0 - v I
-
     totals = frobenius_norms(m_0)
     lags = 1
     for lag in lags_after_zero(taps):
@@ -194,7 +193,6 @@ def lemma_1(a: Numbers) -> list[Fraction]:
         # M_{-t} is the transpose of M_t and has the same norm.
         totals += 2 * frobenius_norms(m_t)
         lags += 2
-
     factor = inflation(channels**2 + lags)
     bounds = []
     for v, total in zip(shifts, totals.tolist(), strict=True):
@@ -252,9 +250,9 @@ def exact_products(left: Numbers, right: Numbers) -> Numbers:
     square = largest**2
     require(square < EXACT, "so many taps of so many bits")
     require(length * square < 2**62, "so many rows of so many bits")
-
     at_once = (EXACT - 1) // square
-    total = np.zeros((groups, channels, channels), np.int64)
+    shape = (groups, channels, channels)
+    total = np.zeros(shape, np.int64)
     for first in range(0, length, at_once):
         part = slice(first, first + at_once)
         columns = left[:, :, part]
@@ -319,7 +317,6 @@ def split_axis(
     missing = fewer * phases - taps
     widths[axis] = (0, missing)
     wide = np.pad(kernel, widths)
-
     before = wide.shape[:axis]
     after = wide.shape[axis + 1 :]
     apart = wide.reshape(*before, fewer, phases, *after)
@@ -416,13 +413,16 @@ def pixels_read(
 
 
 # -- rounding --------------------------------------------------------------------------
-def schur_bounds(kernels: Numbers, roundings: int) -> list[Fraction]:
+def schur_bounds(
+    kernels: Numbers,
+    roundings: int,
+) -> list[Fraction]:
     """Return a bound of the norm of each kernel with entries that are not negative.
 
     An entry is a sum with so many roundings at most (Arithmetic, step 4).
     """
-    over_taps = kernels.reshape(*kernels.shape[:3], -1)
-    sums = over_taps.sum(axis=3)
+    taps = tuple(range(3, kernels.ndim))
+    sums = kernels.sum(axis=taps)
     rows = sums.sum(axis=2)
     columns = sums.sum(axis=1)
     largest_rows = rows.max(axis=1).tolist()
