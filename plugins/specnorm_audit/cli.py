@@ -160,7 +160,7 @@ def _reporting(formats: Sequence[str], drawn: str) -> Callable[[Callable[..., in
 @_reporting(FORMATS, "every layer's interval")
 @click.option(
     "--certificate", type=click.Path(path_type=Path), metavar="FILE.npz",
-    help="Also write claims of the layers with their proofs, for 'specnorm verify' and specnorm_check.py.",
+    help="Also write claims of the layers with their proofs, for 'specnorm verify' and 'python -m specnorm_check'.",
 )  # fmt: skip
 @click.option(
     "--fail-above", type=options.bound, metavar="L",

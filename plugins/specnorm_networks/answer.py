@@ -11,7 +11,7 @@ from specnorm import CertificateError
 from specnorm.proof import Upper, number, visible
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.propagation import Step, UnknownNode
-from specnorm_networks.certified.rules import must_be_claims, premises_first
+from specnorm_networks.certified.rules import premises_first
 from specnorm_networks.checking import Checked
 
 if TYPE_CHECKING:
@@ -54,9 +54,6 @@ class RunBound:
     product: float
     claim: Upper
     weighted: Weighted | None = field(default=None, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        must_be_claims(self.claim)
 
     @property
     def upper(self) -> float:
@@ -114,9 +111,6 @@ class NetworkBound:
     status: str = COMPLETE
     others: tuple[RunBound, ...] = field(default=(), repr=False, compare=False)
     _statement: Callable[[NetworkBound, str], Certificate] | None = field(default=None, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        must_be_claims(self.claim, *self.ends.values(), self.product_claim)
 
     def __getstate__(self) -> dict[str, Any]:
         """Premises before what rests on them: a chain of thousands of claims is not gone down one inside the other."""

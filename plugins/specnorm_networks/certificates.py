@@ -1,7 +1,7 @@
 """The claim about a network that somebody else checks: parts, each with the kernel H that proves it.
 
 Each layer is a part by itself; where multipliers are known for layers in a row, these are one. What is proven of them
-is put together by ``specnorm_check.py``, which shares no code with this package. Nothing here is trusted.
+is put together by ``specnorm_check``, which shares no code with this package. Nothing here is trusted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from specnorm_check import LAYERS, Claim, Network, Refused, at_least
+from specnorm_check import LAYERS, Claim, Network, Refused, float_up
+from specnorm_check import Part as ReadPart
 
 from specnorm import CertificateError
 from specnorm_networks.answer import NetworkBound, RunBound, Weighted
@@ -55,7 +56,7 @@ def certificate_of_network(found: NetworkBound, content: bytes, name: str, *, ex
         content = _of_fixed_size(content, shape) if exported else content
         network = Network(content, shape)
         parts, completions = _parts(network, [*found.runs, *found.others])
-        upper = at_least(network.constant(parts, completions))
+        upper = float_up(network.constant([ReadPart.read(part) for part in parts], completions))
     except (Refused, OverflowError) as error:
         raise CertificateError(f"no claim about it can be made: {error}.") from error
     statement = {
@@ -88,7 +89,7 @@ def _of_fixed_size(content: bytes, shape: Sequence[int]) -> bytes:
 
 def _parts(network: Network, runs: Sequence[RunBound]) -> tuple[list[Part], list[Any]]:
     """Parts in the order of the graph, and their H: layers together where that proves less."""
-    order = list(network.made)
+    order = list(network.nodes)
     chosen = [_proven(network, part) for part in _layers(network)]
     for run in runs:
         if run.weighted is None:
@@ -107,7 +108,7 @@ def _parts(network: Network, runs: Sequence[RunBound]) -> tuple[list[Part], list
 
 def _constant(network: Network, parts: Sequence[tuple[Part, Any]]) -> float:
     try:
-        return float(network.constant([part for part, _ in parts], [h for _, h in parts]))
+        return float(network.constant([ReadPart.read(part) for part, _ in parts], [h for _, h in parts]))
     except Refused:
         return math.inf
 
@@ -117,26 +118,26 @@ def _between(network: Network, start: str, end: str) -> Iterator[str]:
     waiting, seen = [end], {start}
     while waiting:
         name = waiting.pop()
-        if name not in seen and name in network.made:
+        if name not in seen and name in network.nodes:
             seen.add(name)
-            waiting += network.made[name].inputs
+            waiting += network.nodes[name].inputs
             yield name
 
 
 def _layers(network: Network) -> Iterator[Part]:
     """Every layer, with the normalisation after it where nothing else reads it."""
     readers: dict[str, list[str]] = {}
-    for name, node in network.made.items():
+    for name, node in network.nodes.items():
         for one in node.inputs:
             readers.setdefault(one, []).append(name)
-    for name, node in network.made.items():
+    for name, node in network.nodes.items():
         if node.op not in LAYERS:
             continue
         end = name
         (after, *others) = readers.get(name, [""])
-        if after and not others and name not in network.ends and network.made[after].op == "BatchNormalization":
+        if after and not others and name not in network.ends and network.nodes[after].op == "BatchNormalization":
             end = after
-        yield {"values": [node.inputs[0], end], "weights": [], "sizes": "every"}
+        yield _part([node.inputs[0], end], [])
 
 
 def _of_run(network: Network, start: str, found: Weighted) -> Iterator[Part]:
@@ -149,9 +150,8 @@ def _of_run(network: Network, start: str, found: Weighted) -> Iterator[Part]:
         while first < last:
             end = last
             while True:
-                texts = [[float(x).hex() for x in q] for q in weights[first : end + 1]]
-                part = {"values": values[first : end + 1], "weights": texts, "sizes": "every"}
-                kernel = network.together(part).kernel
+                part = _part(values[first : end + 1], weights[first : end + 1])
+                kernel = network.joint(ReadPart.read(part)).kernel
                 if end == first + 1 or math.prod(kernel.shape[2:]) == 1 or min(kernel.shape[:2]) <= WIDEST:
                     break
                 end -= 1
@@ -159,22 +159,27 @@ def _of_run(network: Network, start: str, found: Weighted) -> Iterator[Part]:
             first = end
 
 
+def _part(values: Sequence[str], weights: Sequence[Any]) -> Part:
+    """Return a part at every size, whose H is still searched for."""
+    texts = [[float(x).hex() for x in q] for q in weights]
+    return {"values": [*values], "weights": texts, "sizes": "every", "exponent": 0, "completion": ""}
+
+
 def _unflattened(network: Network, value: str) -> str:
     """What a value of features was before: multipliers are of its channels."""
-    node = network.made[value]
+    node = network.nodes[value]
     return _unflattened(network, node.inputs[0]) if node.op in {"Flatten", "Reshape"} else value
 
 
 def _proven(network: Network, part: Part) -> tuple[Part, Any]:
     """A part with the exponent of its H; and H."""
-    whole = network.together(part)
-    layers = sum(node.op in LAYERS for node in network.made.values())
+    whole = network.joint(ReadPart.read(part))
+    layers = sum(node.op in LAYERS for node in network.nodes.values())
     matrix, lost = math.prod(whole.kernel.shape[2:]) == 1, 3 * whole.depth if whole.centred else 1
     aim = CLOSE / lost if matrix else max(AIM / max(layers, lost), LEAST)
     own: Any = ()
     with contextlib.suppress(Refused):
-        sizes = network.together({**part, "sizes": "own"}).geometry["sizes"]
-        own = () if sizes == "every" else sizes
-    found = completed(whole.kernel, whole.geometry, own, aim, OFF)
-    part = {**part, "sizes": "own" if found.at_size else "every"}
-    return {**part, "exponent": found.exponent, "completion": ""}, found.completion
+        own = network.joint(ReadPart.read({**part, "sizes": "own"})).layer.sizes or ()
+    found = completed(whole.kernel, whole.layer, own, aim, OFF)
+    sizes = "own" if found.at_size else "every"
+    return {**part, "sizes": sizes, "exponent": found.exponent}, found.completion

@@ -1,6 +1,6 @@
 """The file that somebody else checks: claims about layers, each with the kernel H that proves it.
 
-H is searched for here; ``specnorm_check.py``, which shares no code with these packages, proves the claim from it by
+H is searched for here; ``specnorm_check``, which shares no code with these packages, proves the claim from it by
 products of whole numbers. Nothing here is trusted.
 """
 
@@ -11,14 +11,14 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import specnorm_check
 from numpy.typing import NDArray
-from specnorm_check import Claim, Refused
+from specnorm_check import Claim, Layer, Refused, read_layer
 
 from specnorm import CertificateError, ConvSpec, complete, power_iteration
 
@@ -134,8 +134,8 @@ def certificate_of(stored: NDArray[Any], spec: ConvSpec, name: str, tensor: str 
         if spec.input_shape and spec.cin // spec.groups * math.prod(spec.input_shape) <= COLUMNS:
             there = {**statement, "sizes": list(spec.input_shape)}
             with contextlib.suppress(Refused):  # it is too large
-                found, statement = completed(stored, there, aim=CLOSE), there
-        found = found or completed(stored, statement)
+                found, statement = completed(*read_layer(stored, there), aim=CLOSE), there
+        found = found or completed(*read_layer(stored, statement))
     except (Refused, OverflowError) as error:
         raise CertificateError(f"no claim about it can be made: {error}.") from error
     return Certificate(
@@ -144,54 +144,53 @@ def certificate_of(stored: NDArray[Any], spec: ConvSpec, name: str, tensor: str 
 
 
 def completed(
-    stored: NDArray[Any], statement: dict[str, Any], own: Sequence[int] = (), aim: float = AIM, off: float = 0.0
+    kernel: NDArray[Any], layer: Layer, own: Sequence[int] = (), aim: float = AIM, entry_error: float = 0.0
 ) -> Proven:
-    """What H proves of a layer at the statement's sizes: none where that is enough; else in 16 bits, or in 20.
+    """Search for an H of a layer at its sizes: none where that is enough; else in 16 bits, or in 20.
 
     Parameters
     ----------
-    stored : array
-        The kernel.
-    statement : dict
+    kernel : array
+        Of the layer, its taps last.
+    layer : Layer
         Its geometry.
     own : sequence of int, optional
         The layer's input size, where its own matrix is completed if it is small and that gains 5 %.
     aim : float
         Relative distance from the norm.
-    off : float
-        What share of themselves entries of the kernel may be off.
+    entry_error : float
+        Relative error of the kernel's entries.
     """
-    blocks, lift = specnorm_check.blocks_of(stored.astype(np.float64), statement)
+    blocks = specnorm_check.stride_one_kernels(kernel.astype(np.float64), layer)
+    factor = float(specnorm_check.padding_factor(layer))
     groups, _, channels, *taps = blocks.shape
-    largest = float(np.abs(stored).max())
+    largest = float(np.abs(kernel).max())
     scale = math.frexp(largest)[1] if math.isfinite(largest) else 0
 
     def proven(h: FloatArray, bits: int) -> Proven:
-        return _rounded(stored, statement, h, scale, bits, off)
+        return _rounded(kernel, layer, h, scale, bits, entry_error)
 
     best = proven(np.zeros((groups, 0, channels, *taps)), 20)
     h, near = _completions(np.ldexp(blocks, -scale), aim)
     if h.any():
         best = min(best, proven(h, 16), key=_upper)
-        if best.upper > math.ldexp(near, scale) * float(lift) * (1 + SPARE * aim):
+        if best.upper > math.ldexp(near, scale) * factor * (1 + SPARE * aim):
             best = min(best, proven(h, 20), key=_upper)
     if own and blocks.shape[2] * math.prod(own) <= COLUMNS:
         with contextlib.suppress(Refused):
-            there = completed(stored, {**statement, "sizes": list(own)}, aim=CLOSE, off=off)
+            there = completed(kernel, replace(layer, sizes=tuple(own)), aim=CLOSE, entry_error=entry_error)
             return there if there.upper < best.upper * (1 - WORTH) else best
     return best
 
 
-def _rounded(
-    stored: NDArray[Any], statement: dict[str, Any], h: FloatArray, scale: int, bits: int, off: float
-) -> Proven:
-    """What H times 2**scale proves in so many bits."""
+def _rounded(kernel: NDArray[Any], layer: Layer, h: FloatArray, scale: int, bits: int, entry_error: float) -> Proven:
+    """Return what H times 2**scale proves in so many bits."""
     most = 2 ** (bits - 1) - 1
     exponent = bits - 1 - math.frexp(max(1.0, float(np.abs(h).max(initial=0.0))))[1]
     whole = np.clip(np.rint(np.ldexp(h, exponent)), -most, most).astype(np.int16 if bits <= 16 else np.int32)
-    told = {**statement, "exponent": exponent - scale}
-    upper = specnorm_check.at_least(specnorm_check.bound(stored, told, whole, off))
-    return Proven(upper, exponent - scale, whole, statement["sizes"] != "every")
+    exponent -= scale
+    norm = specnorm_check.proven_norm(kernel, layer, whole, exponent, entry_error)
+    return Proven(specnorm_check.float_up(norm), exponent, whole, layer.sizes is not None)
 
 
 def _upper(found: Proven) -> float:

@@ -22,7 +22,7 @@ from specnorm_networks.certified.linear_bounds import (
 )
 from specnorm_networks.certified.operators.base import FloatArray, Pointwise
 from specnorm_networks.certified.patterns import prepared, unsorted
-from specnorm_networks.certified.ranges import _MAKER, Ranges
+from specnorm_networks.certified.ranges import Ranges
 from specnorm_networks.certified.regions import Ball
 from specnorm_networks.descent import Adam
 from specnorm_networks.measuring import Measure
@@ -75,7 +75,7 @@ def ranges_by_lines(network: Network, ball: Ball) -> Ranges:
     """Ranges of all values on a ball."""
     found = located(network, ball.centre[network.input], ball.radius)
     known = {name: location.range for name, location in found.known.items()}
-    return Ranges(known, network.graph.origin, network.graph.regions | {ball.region}, _MAKER)
+    return Ranges(known, network.graph.origin, network.graph.regions | {ball.region})
 
 
 def is_curved(network: Network, name: str) -> bool:

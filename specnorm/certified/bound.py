@@ -59,14 +59,8 @@ class _Claim:
     def __post_init__(self, maker: object) -> None:
         if maker is not _KERNEL:
             raise TypeError(f"{type(self).__name__}: a claim is made by the rules of specnorm.certified alone")
-        if not all(isinstance(claim, _Claim) for claim in self.of):
-            raise HypothesisError(f"{self.rule} was applied to what is no claim")
         if not self.value >= 0:
             raise HypothesisError(f"{self.value!r} bounds no norm ({self.rule})")
-
-    def __init_subclass__(cls) -> None:
-        if _Claim not in cls.__bases__:
-            raise TypeError("a claim is an Upper or a Lower, and no other class")
 
     def __float__(self) -> float:
         return self.value

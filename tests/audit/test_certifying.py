@@ -1,4 +1,4 @@
-"""Certificates of layers: what the writer states is proven by the lone file, close to the norm, for every geometry."""
+"""Certificates of layers: what the writer states is proven by the checker, close to the norm, for every geometry."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hypothesis import given
 from oracle import dense_norm, sigma_star
 from specnorm_audit import audit, cli
 from specnorm_audit.certifying import verify_file
+from specnorm_check.__main__ import main
 from specnorm_networks import layer_certificates as writing
 from specnorm_networks.layer_certificates import Certificate, certificate_of
 
@@ -86,7 +87,7 @@ def test_an_audit_writes_what_both_programs_prove(tmp_path: Path, capsys: pytest
     assert proof.stat().st_size < 2.1 * RESNET.stat().st_size
     assert cli.run(["verify", str(proof), str(RESNET)]) == 0
     by_verify = capsys.readouterr().out.splitlines()
-    assert specnorm_check.main([str(proof), str(RESNET)]) == 0
+    assert main([str(proof), str(RESNET)]) == 0
     by_check = capsys.readouterr().out.splitlines()
     timeless = [
         [line.rpartition(";")[0] for line in lines if line.startswith("proven")] for lines in (by_verify, by_check)
@@ -115,7 +116,7 @@ def test_an_array_that_cannot_be_read_fails_its_claim_alone(tmp_path: Path, caps
     assert cli.run(["audit", model, "--certificate", proof]) == 0
     for command in (["verify", proof, wrong], None):
         capsys.readouterr()
-        assert (cli.run(command) if command else specnorm_check.main([proof, wrong])) == 1
+        assert (cli.run(command) if command else main([proof, wrong])) == 1
         said = capsys.readouterr().out
         assert "proven k" in said
         assert "FAILED other" in said
@@ -144,4 +145,4 @@ def test_onnx_layers(tmp_path: Path) -> None:
         assert row.upper is not None
         assert row.upper * 0.999 <= float.fromhex(claim.statement["upper"]) <= row.upper * 1.01
     assert [verdict.reason for verdict in verify_file(proof, model)] == [""] * 4
-    assert specnorm_check.main([str(proof), str(model)]) == 0
+    assert main([str(proof), str(model)]) == 0

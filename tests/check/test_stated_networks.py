@@ -1,8 +1,9 @@
-"""What the writer states of a network is proven by the lone files, and close to what network_bound proves."""
+"""What the writer states of a network is proven by the checker, and close to what network_bound proves."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import specnorm_check
 from checks import present
 from processes import ran
+from specnorm_check.__main__ import main
 
 from specnorm import CertificateError
 
@@ -60,8 +62,8 @@ def test_a_chain_of_torch_has_one_part_and_its_file_beside_it(tmp_path: Path) ->
     by_channels = present(bounded(network_graph(chain, (1, 12, 12)), Measure(), Multipliers()).upper)
     assert found.upper < by_channels <= number <= by_channels * 1.02 < found.product
     assert 2 in parts
-    (tmp_path / "specnorm_check.py").write_bytes(Path(str(specnorm_check.__file__)).read_bytes())
-    said = ran("specnorm_check.py", "proof.npz", "proof.onnx", cwd=tmp_path)
+    shutil.copytree(Path(specnorm_check.__file__).parent, tmp_path / "specnorm_check")
+    said = ran("-m", "specnorm_check", "proof.npz", "proof.onnx", cwd=tmp_path)
     assert "proven network: Lipschitz constant <=" in said
     assert cli.run(["verify", str(tmp_path / "proof.npz"), str(tmp_path / "proof.onnx")]) == 0
     x, y = (torch.randn(1, 1, 12, 12, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
@@ -120,7 +122,7 @@ def test_an_audit_states_layers_and_network(tmp_path: Path, capsys: pytest.Captu
     assert [one.statement["name"] for one in specnorm_check.read_certificate(proof)] == ["a", "b", "network"]
     assert cli.run(["verify", str(proof), str(model)]) == 0
     assert "proven network: Lipschitz constant <= 2.64" in capsys.readouterr().out
-    assert specnorm_check.main([str(proof), str(model)]) == 0
+    assert main([str(proof), str(model)]) == 0
     other = DOCS / "reference-networks" / "dense-relu.onnx"
     assert cli.run(["verify", str(proof), str(other)]) == 1
     assert "FAILED network: the model's file is another one" in capsys.readouterr().out

@@ -29,7 +29,7 @@ from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified import segments
 from specnorm_networks.certified.operators import Identity, Input, Matrix, Operator, ReLU, Unknown
 from specnorm_networks.certified.patterns import prepared, unsorted
-from specnorm_networks.certified.ranges import Ranges, localised, ranges
+from specnorm_networks.certified.ranges import localised, ranges
 from specnorm_networks.certified.reading import runs
 from specnorm_networks.certified.regions import Ball, Box
 from specnorm_networks.certified.scope import digest_of
@@ -107,10 +107,6 @@ def test_boxes_and_balls_are_those_that_were_given() -> None:
 def test_ranges_take_claims_about_this_network_alone() -> None:
     graph, ball = network(), Ball({"x": CENTRE}, 3.0)
     honest = ranges(graph, ball)["a"]
-    wrong: list[Any] = [1e-9, np.float64(1e-9)]
-    for number in wrong:
-        with pytest.raises(TypeError, match="no proven bound"):
-            ranges(graph, ball, {"a": number})
     small, other = bound(network(WEIGHTS / 1e9), method=Product()), bound(graph, radius=1e-9, centre=CENTRE)
     for claim in (small.nodes[1].claim, other.claim, assumed(1e-9)):
         assert claim is not None
@@ -123,32 +119,22 @@ def test_ranges_take_claims_about_this_network_alone() -> None:
 
 
 def test_ranges_are_those_of_the_network_they_were_found_for() -> None:
-    """Of another one, or made up, they would fix every function."""
+    """Of another one they would fix every function."""
     small = ranges(network(WEIGHTS / 1e9), Ball({"x": CENTRE}, 1e-9))
     with pytest.raises(HypothesisError, match="another network"):
         localised(network(), small)
-    with pytest.raises(TypeError, match="found by"):
-        Ranges(dict(small), network(), frozenset())
-    with pytest.raises(TypeError, match="found by"):
-        replace(small, regions=frozenset())
 
 
 @pytest.mark.parametrize("scaled", [False, True])
 def test_norms_are_those_of_the_network_s_own_kernels(scaled: bool) -> None:
-    """1e-9 for 3.3, from whoever says so: a kernel of one shape, said to be known, or measured by somebody else."""
+    """1e-9 for 3.3, of a kernel of one shape that was measured before."""
     small = present(enclose(WEIGHTS / 1e9).claim)[1]
-
-    class Mine(Measure):
-        def __call__(self, *_: Any) -> Upper:
-            return small
-
     graph = network()
     if scaled:
         node = Node("z", ops.Scale(np.array([1.0, 2.0])), ("y",), (1, 2))
         graph = Graph((*graph.nodes, node), ("z",))
-    for measure in (Measure(known=lambda *_: small), Mine()):
-        with pytest.raises(HypothesisError, match=r"another kernel|none is the norm"):
-            bound(graph, measure, method=Product(), check=False)
+    with pytest.raises(HypothesisError, match="none is the norm"):
+        bound(graph, Measure(known=lambda *_: small), method=Product(), check=False)
     own = present(enclose(WEIGHTS, rtol=0.1).claim)[1]
     assert present(bound(network(), Measure(known=lambda *_: own), method=Product()).upper) >= own.value**2
 

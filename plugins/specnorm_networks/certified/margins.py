@@ -31,7 +31,6 @@ from specnorm_networks.certified.linear_bounds import Cut, LinearBounds
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.layers import Matrix
 from specnorm_networks.certified.roundings import AtCentre
-from specnorm_networks.certified.rules import must_be_claims
 
 RADIUS = "the radius in which a label stays"
 NO_RADIUS = make_lower(0.0, RADIUS, "no radius is negative")
@@ -44,7 +43,6 @@ def of_rows(rows: FloatArray, weights: FloatArray, *factors: Upper) -> Interval:
     ``rows``: of shape (classes, features): each entry good to `ROUNDINGS`. ``weights``: of shape (features,):
     positive. ``*factors``: their product c bounds the constant of ``q h``.
     """
-    must_be_claims(*factors)
     if not (weights > 0).all():
         raise HypothesisError("weights of features that are not positive")
     constant = host.mul_up(*map(float, factors))
@@ -66,7 +64,6 @@ def before_rows(head: Matrix) -> Upper:
 
 def of_network(whole: Upper, classes: int) -> Interval:
     """As `of_rows`, by the constant of all logits together: a difference has at most root of two times it."""
-    must_be_claims(whole)
     return _constants(np.full((classes, classes), host.mul_up(host.root_up(2), whole.value)))
 
 

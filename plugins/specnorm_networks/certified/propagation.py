@@ -51,9 +51,6 @@ class Step:
     claim: Upper | None
     layer: str | None = None
 
-    def __post_init__(self) -> None:
-        rules.must_be_claims(self.alone, self.claim)
-
     @property
     def factor(self) -> float | None:
         """Lipschitz constant of this node alone, rounded up; None for nodes with several inputs."""
@@ -79,9 +76,6 @@ class UnknownNode:
     operator: str
     reason: str
     claim: Upper | None = None
-
-    def __post_init__(self) -> None:
-        rules.must_be_claims(self.claim)
 
     @property
     def before(self) -> float:

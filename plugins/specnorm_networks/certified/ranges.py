@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import InitVar, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,28 +37,20 @@ from specnorm_networks.certified.operators.base import (
     NoBoundError,
     NotRunError,
     Pointwise,
-    _slopes,
+    Slopes,
 )
 from specnorm_networks.certified.operators.sources import Input
 from specnorm_networks.certified.regions import Ball, Box, Region
-from specnorm_networks.certified.rules import must_be_claims
 from specnorm_networks.certified.scope import Scope
-
-_MAKER = object()
 
 
 @dataclass(frozen=True, eq=False)
 class Ranges(Mapping[str, Interval]):
-    """Where a network's values lie while its inputs are in some regions, by their names: made by `ranges` alone."""
+    """Where a network's values lie while its inputs are in some regions, by their names."""
 
     _found: Mapping[str, Interval]
     _origin: Graph
     regions: frozenset[Region]
-    maker: InitVar[object] = None
-
-    def __post_init__(self, maker: object) -> None:
-        if maker is not _MAKER:
-            raise TypeError("Ranges: where the values of a network lie is found by specnorm's `ranges` alone")
 
     def check(self, graph: Graph) -> None:
         """Refuse another network's values."""
@@ -83,8 +75,8 @@ def ranges(
 
     ``region``: of the network's inputs. ``constants``: for a ball: proven Lipschitz constants, on it or everywhere, of
     the maps from all inputs to the values. ``known``: of the same values, on the region or a larger one: none is wider
-    than these. `HypothesisError, TypeError` if a constant or a range is another map's, another network's or another
-    region's, or a number. `MethodError` if the region does not fit the network's inputs.
+    than these. `HypothesisError` if a constant or a range is another map's, another network's or another
+    region's. `MethodError` if the region does not fit the network's inputs.
     """
     check_region(graph, region)
     regions = graph.regions | {region.region}
@@ -96,12 +88,11 @@ def ranges(
     if isinstance(region, Ball) and region.radius > 0:
         maps = _maps(graph, region, constants or {})
         exact = Walk(graph, Ball(region.centre, 0.0), {}, {}, {}).to_the_end()
-    return Ranges(Walk(graph, region, exact, maps, known or {}).to_the_end(), graph.origin, regions, _MAKER)
+    return Ranges(Walk(graph, region, exact, maps, known or {}).to_the_end(), graph.origin, regions)
 
 
 def _maps(graph: Graph, region: Ball, constants: Mapping[str, Upper]) -> dict[str, list[tuple[str, float]]]:
     """The constants as numbers, each of which bounds what it is said to on that ball."""
-    must_be_claims(*constants.values())
     start, scope = ", ".join(graph.inputs), Scope(graph, frozenset({region.region}))
     for name, claim in constants.items():
         if not scope.holds(claim, start, name):
@@ -264,7 +255,7 @@ def anywhere(graph: Graph) -> Ranges:
     """Ranges of values that may be anything."""
     shapes = {node.name: node.shape for node in graph.nodes}
     known = {name: anything(shape) for name, shape in shapes.items() if shape is not None}
-    return Ranges(known, graph.origin, frozenset(), _MAKER)
+    return Ranges(known, graph.origin, frozenset())
 
 
 def rises(graph: Graph) -> bool:
@@ -282,7 +273,7 @@ def _sloped(node: Node, before: Sequence[Interval | None], regions: frozenset[Re
     if slopes is None or slopes[0].shape != node.shape or not all(np.isfinite(end).all() for end in slopes):
         return node
     with consistent(node):
-        return replace(node, operator=replace(operator, near=_slopes(enclosing(slopes), regions)))
+        return replace(node, operator=replace(operator, near=Slopes(*enclosing(slopes).ends, regions)))
 
 
 Given = float | NDArray[Any] | Mapping[str, Any]

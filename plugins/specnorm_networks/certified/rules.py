@@ -165,13 +165,6 @@ def premises_first(claims: Iterable[Upper], rests_on: Callable[[Upper], Iterable
     return list(found.values())
 
 
-def must_be_claims(*claims: object) -> None:
-    """Refuse numbers in an answer: a bound is a claim that a rule has made, or none."""
-    wrong = [claim for claim in claims if not (claim is None or isinstance(claim, Upper))]
-    if wrong:
-        raise TypeError(f"{wrong[0]!r} is no proven bound: the rules of specnorm.certified alone make one.")
-
-
 def _follow(scope: Scope, node: Node, inputs: Sequence[Upper], start: str) -> bool:
     """Whether claims are of a node's inputs, each in its place, with respect to one value."""
     return [way_of(claim) for claim in inputs] == [scope.map(start, name) for name in node.inputs]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias, dataclass_transform
 
 import numpy as np
@@ -24,7 +24,6 @@ FloatArray: TypeAlias = NDArray[Any]
 """float64."""
 Ends: TypeAlias = tuple[FloatArray, FloatArray]
 """Smallest and largest of something, entry by entry."""
-_MAKER = object()
 Offset: TypeAlias = Callable[[], Ends]
 """Gives constants that broadcast against a value, and by how much each may be off."""
 Line: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]
@@ -408,21 +407,11 @@ class Slopes:
     high: FloatArray
     regions: frozenset[Region]
     """All of which the inputs of the network lie in."""
-    maker: InitVar[object] = None
-
-    def __post_init__(self, maker: object) -> None:
-        if maker is not _MAKER:
-            raise TypeError("Slopes: those of a region are found by the rules of specnorm.certified alone")
 
     @property
     def ends(self) -> Ends:
         """Both arrays."""
         return self.low, self.high
-
-
-def _slopes(found: Interval, regions: frozenset[Region]) -> Slopes:
-    """Slopes that a rule has proven. For the modules of the trusted room."""
-    return Slopes(*found.ends, regions, _MAKER)
 
 
 class Pointwise(Operator):

@@ -1,0 +1,43 @@
+"""Check certificates of specnorm without its code: python -m specnorm_check FILE MODEL.
+
+A certificate claims that the norms of convolution layers, or the Lipschitz constants of
+ONNX networks, are at most some numbers, in real arithmetic. Copy this folder and read
+it: `layers` holds the lemmas for layers, `networks` the one for networks, `statements`
+what a claim says, `claims` the check of each, `files` the readers of files. It needs
+Python, NumPy and, to read a model, safetensors or onnx. The proofs are in
+docs/check-proofs.md.
+"""
+
+from specnorm_check.claims import Claim, Verdict, check
+from specnorm_check.files import VERSION, read_certificate, read_model
+from specnorm_check.layers import (
+    Layer,
+    Refused,
+    padding_factor,
+    proven_norm,
+    stride_one_kernels,
+)
+from specnorm_check.networks import LAYERS, Network, Part
+from specnorm_check.statements import FLOATING, digest, float_up, plain, read_layer
+
+__all__ = [
+    "FLOATING",
+    "LAYERS",
+    "VERSION",
+    "Claim",
+    "Layer",
+    "Network",
+    "Part",
+    "Refused",
+    "Verdict",
+    "check",
+    "digest",
+    "float_up",
+    "padding_factor",
+    "plain",
+    "proven_norm",
+    "read_certificate",
+    "read_layer",
+    "read_model",
+    "stride_one_kernels",
+]

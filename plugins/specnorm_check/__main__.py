@@ -1,0 +1,44 @@
+"""The command: python -m specnorm_check FILE.npz MODEL.
+
+Its exit code is 0 if every claim is proven, 1 if one is not, 2 if a file cannot be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from specnorm_check import Refused, check, read_certificate, read_model
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Print a line for each claim, and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="specnorm_check",
+        description="Prove the claims of a certificate.",
+    )
+    parser.add_argument("certificate", type=Path, help="FILE.npz")
+    parser.add_argument("model", type=Path, help=".npz, .safetensors or .onnx")
+    paths = parser.parse_args(words)
+    try:
+        claims = read_certificate(paths.certificate)
+        arrays = read_model(paths.model)
+    except Refused as error:
+        print(f"specnorm_check: {error}", file=sys.stderr)
+        return 2
+    content = b""
+    if paths.model.suffix == ".onnx":
+        content = paths.model.read_bytes()
+    failed = 0
+    for verdict in check(claims, arrays, content):
+        if verdict.reason:
+            failed += 1
+        print(verdict, flush=True)
+    print(f"{len(claims) - failed} of {len(claims)} claims are proven.")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

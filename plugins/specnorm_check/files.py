@@ -1,0 +1,161 @@
+"""Read certificates and models: nothing in a file is believed or executed."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specnorm_check.claims import Claim
+from specnorm_check.layers import Numbers, Refused, require
+from specnorm_check.networks import constants_of
+from specnorm_check.statements import plain
+
+VERSION = 5  # of the format
+LONGEST = 2**32  # bytes of a certificate's arrays together
+LONGEST_CLAIMS = 2**26  # bytes of their text
+MODELS = (".npz", ".safetensors", ".onnx")
+SAFETENSORS = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<u2"}
+
+
+# -- certificates ----------------------------------------------------------------------
+def read_certificate(path: str | Path) -> list[Claim]:
+    """Return the claims of a file; `Refused` if it is no certificate."""
+    arrays = archive_of(Path(path))
+    text = arrays.pop("claims", np.empty(0))
+    is_text = text.dtype == np.uint8 and text.size < LONGEST_CLAIMS
+    require(is_text, "the file has no claims: it is no certificate")
+    claims = []
+    for statement in statements_of(text.tobytes()):
+        claims.append(with_completions(statement, arrays))
+    require(not arrays, "its arrays are not one H for each claim")
+    return claims
+
+
+def statements_of(text: bytes) -> list[dict[str, Any]]:
+    """Return what a certificate's claims state."""
+    try:
+        whole = json.loads(
+            text.decode(),
+            object_pairs_hook=entries,
+            parse_float=no_number,
+            parse_constant=no_number,
+        )
+    except (ValueError, RecursionError) as error:
+        words = f"its claims cannot be read ({error})"
+        raise Refused(words[:200]) from None
+    words = f"it is of another format than {VERSION}: make it anew"
+    require(type(whole) is dict, words)
+    require(set(whole) == {"specnorm_certificate", "claims"}, words)
+    require(whole["specnorm_certificate"] == VERSION, words)
+    statements = whole["claims"]
+    require(type(statements) is list and statements, "it is no list of claims")
+    for statement in statements:
+        require(type(statement) is dict, "it is no list of claims")
+    return list(statements)
+
+
+def with_completions(statement: dict[str, Any], arrays: dict[str, Numbers]) -> Claim:
+    """Return the claim with its arrays, which are taken out of ``arrays``."""
+    if "parts" not in statement:
+        return Claim(statement, completion_of(statement, arrays))
+    parts = statement["parts"]
+    require(type(parts) is list, "it is no list of parts")
+    completions = []
+    for part in parts:
+        require(type(part) is dict, "it is no list of parts")
+        completions.append(completion_of(part, arrays))
+    return Claim(statement, completions)
+
+
+def completion_of(part: dict[str, Any], arrays: dict[str, Numbers]) -> Numbers:
+    """Return the array that a claim, or a part, names."""
+    name = part.get("completion")
+    is_array = type(name) is str and name in arrays
+    require(is_array, "its arrays are not one H for each claim")
+    return arrays.pop(str(name))
+
+
+def entries(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object whose names are not repeated."""
+    found = dict(pairs)
+    require(len(found) == len(pairs), "an entry of its claims is repeated")
+    return found
+
+
+def no_number(text: str) -> None:
+    """Refuse fractions, infinity and nan."""
+    raise Refused(f"{plain(text)[:20]} is no whole number; others are hexadecimal")
+
+
+def archive_of(path: Path) -> dict[str, Numbers]:
+    """Return the arrays of a NumPy archive.
+
+    Objects are never unpickled, and no more is unpacked than the archive promises.
+    """
+    require(path.is_file(), f"{path.name}: there is no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+        names = [one.filename for one in members]
+        require(len(set(names)) == len(names), "a name in the archive is repeated")
+        size = sum(one.file_size for one in members)
+        require(size <= LONGEST, f"its arrays unpack to more than {LONGEST} bytes")
+        with np.load(path, allow_pickle=False) as archive_of_arrays:
+            arrays = dict(archive_of_arrays)
+    except Refused:
+        raise
+    except Exception as error:  # BadZipFile, zlib.error, MemoryError, OSError
+        raise Refused(unreadable(path, error)) from None
+    for name in names:
+        require(name.endswith(".npy"), f"{plain(name)} in it is no array")
+    return arrays
+
+
+def unreadable(path: Path, error: Exception) -> str:
+    """Say that a file cannot be read."""
+    words = f"{path.name} cannot be read ({type(error).__name__}: {error})"
+    return words[:300]
+
+
+# -- models ----------------------------------------------------------------------------
+def read_model(path: str | Path) -> Mapping[str, Numbers]:
+    """Return the arrays of a model's file by their names."""
+    path = Path(path)
+    kinds = ", ".join(MODELS)
+    require(path.suffix in MODELS, f"{path.name}: expected a model in {kinds}")
+    require(path.is_file(), f"{path.name}: there is no such file")
+    try:
+        if path.suffix == ".npz":
+            arrays: Mapping[str, Numbers] = np.load(path, allow_pickle=False)
+            return arrays  # each is read when it is asked for
+        if path.suffix == ".safetensors":
+            return safetensors_of(path)
+        import onnx
+
+        return constants_of(onnx.load(path).graph)
+    except Exception as error:
+        raise Refused(unreadable(path, error)) from None
+
+
+def safetensors_of(path: Path) -> dict[str, Numbers]:
+    """Return the floating arrays of a safetensors file."""
+    import safetensors
+
+    content = path.read_bytes()
+    arrays: dict[str, Numbers] = {}
+    for name, entry in safetensors.deserialize(content):  # type: ignore[no-untyped-call]
+        kind = entry["dtype"]
+        if kind not in SAFETENSORS:
+            continue
+        numbers = np.frombuffer(entry["data"], SAFETENSORS[kind])
+        array = numbers.reshape(entry["shape"])
+        if kind == "BF16":  # the upper half of a float32
+            bits = array.astype(np.uint32) << np.uint32(16)
+            array = bits.view(np.float32)
+        arrays[name] = array
+    return arrays

@@ -1,0 +1,236 @@
+"""Read what a certificate states of a layer, and prove it by Lemmas 1 to 3.
+
+Nothing that is stated is believed: the kernel is the model's array, known by its digest,
+and the number has to be at least what H proves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from specnorm_check.layers import (
+    Axis,
+    Layer,
+    Numbers,
+    Refused,
+    proven_norm,
+    require,
+)
+
+FLOATING = ("float16", "float32", "float64")
+PADDING_MODES = ("zeros", "circular", "reflect", "replicate")
+KEYS_OF_A_LAYER = {
+    "completion",
+    "dilation",
+    "dtype",
+    "exponent",
+    "groups",
+    "layout",
+    "name",
+    "padding",
+    "padding_mode",
+    "sha256",
+    "shape",
+    "sizes",
+    "stride",
+    "tensor",
+    "transposed",
+    "upper",
+}
+NOT_PRINTED = {"completion", "exponent", "name", "sizes", "upper"}
+
+Statement = Mapping[str, Any]
+
+
+# -- a claim about a layer -------------------------------------------------------------
+def prove_layer(
+    statement: Statement,
+    completion: Numbers,
+    arrays: Mapping[str, Numbers],
+) -> str:
+    """Prove the claim that a layer's norm is at most a number.
+
+    Returns what was read and proven, in a line; `Refused` if the claim is not proven.
+    """
+    has_keys = set(statement) == KEYS_OF_A_LAYER
+    require(has_keys, "it has other entries than a claim about a layer")
+    stored = model_array(statement, arrays)
+    kernel, layer = read_layer(stored, statement)
+    exponent = read_exponent(statement["exponent"])
+    norm = proven_norm(kernel, layer, completion, exponent)
+    require_at_least(statement["upper"], norm, "its H proves")
+    return sentence(statement, rows=completion.shape[1])
+
+
+def model_array(statement: Statement, arrays: Mapping[str, Numbers]) -> Numbers:
+    """Return the array that the claim is about, with the numbers that it was made of."""
+    name = statement["tensor"]
+    try:
+        stored = np.asarray(arrays[name])
+    except LookupError:
+        raise Refused(f"the model has no array {plain(name)}") from None
+    kind = stored.dtype.name
+    is_same = kind == statement["dtype"] and list(stored.shape) == statement["shape"]
+    words = f"the model's array is {kind} {stored.shape}"
+    require(is_same, words)
+    require(kind in FLOATING, words)
+    has_digest = statement["sha256"] == digest(stored)
+    require(has_digest, "the model's array has other numbers: its digest differs")
+    return stored
+
+
+def read_layer(stored: Numbers, statement: Statement) -> tuple[Numbers, Layer]:
+    """Return the kernel, its taps last, and the geometry that a statement describes.
+
+    A transposed layer's kernel has the axes (inputs, outputs of a group, *taps): it is
+    that of the adjoint, which is described.
+    """
+    has_axes = 2 <= stored.ndim <= 5 and stored.size > 0
+    require(has_axes, "a kernel has two axes and up to three of taps, none empty")
+    layout = statement["layout"]
+    require(layout in ("OI", "IO"), "its layout is neither OI nor IO")
+    kernel = stored
+    if layout == "IO":  # its axes are (*taps, inputs, outputs)
+        kernel = np.moveaxis(stored, (-1, -2), (0, 1))
+
+    (groups,) = whole_numbers([statement["groups"]], 1, least=1)
+    require(len(kernel) % groups == 0, "its groups do not divide the channels")
+    axes = read_axes(kernel.shape[2:], statement)
+    mode = statement["padding_mode"]
+    require(mode in PADDING_MODES, "its padding mode is not known")
+    sizes = None
+    if statement["sizes"] != "every":
+        numbers = whole_numbers(statement["sizes"], len(axes), least=1)
+        sizes = tuple(numbers)
+
+    transposed = statement["transposed"]
+    require(type(transposed) is bool, "its direction is not known")
+    if transposed:
+        sizes = sizes_of_the_adjoint(axes, mode, sizes)
+    return kernel, Layer(axes, groups, mode, sizes)
+
+
+def read_axes(taps: tuple[int, ...], statement: Statement) -> tuple[Axis, ...]:
+    """Return the geometry of each axis."""
+    count = len(taps)
+    strides = whole_numbers(statement["stride"], count, least=1)
+    dilations = whole_numbers(statement["dilation"], count, least=1)
+    padding = statement["padding"]
+    has_pairs = type(padding) is list and len(padding) == count
+    require(has_pairs, "it has no padding for each axis")
+    axes = []
+    for at in range(count):
+        before, after = whole_numbers(padding[at], 2, least=0)
+        axis = Axis(taps[at], strides[at], dilations[at], before, after)
+        axes.append(axis)
+    return tuple(axes)
+
+
+def sizes_of_the_adjoint(
+    axes: tuple[Axis, ...],
+    mode: str,
+    sizes: tuple[int, ...] | None,
+) -> tuple[int, ...] | None:
+    """Return the input sizes of a transposed layer's adjoint (Lemma 3, step 4)."""
+    is_same = all(axis.before + axis.after == axis.reach for axis in axes)
+    is_known = mode == "zeros" or (mode == "circular" and is_same)
+    require(is_known, "a transposed layer is zero-padded, or circular and 'same'")
+    if sizes is None:
+        return None
+    outputs = []
+    for axis, size in zip(axes, sizes, strict=True):
+        if mode == "circular":
+            outputs.append(size * axis.stride)
+        else:
+            whole = (size - 1) * axis.stride + axis.reach + 1
+            outputs.append(whole - axis.before - axis.after)
+    return tuple(outputs)
+
+
+def sentence(statement: Statement, rows: int) -> str:
+    """Say what is proven, and everything that was read."""
+    upper = statement["upper"]
+    where = f"the input size {statement['sizes']}"
+    if statement["sizes"] == "every":
+        where = "every input size"
+        is_circular = statement["padding_mode"] == "circular"
+        if is_circular and max(statement["stride"], default=1) > 1:
+            where += " that the stride divides"
+    facts = []
+    for key in sorted(KEYS_OF_A_LAYER - NOT_PRINTED):
+        facts.append(f"{key} {statement[key]}")
+    norm = f"norm <= {float.fromhex(upper)!r} ({upper})"
+    return f"{norm} at {where}, of {', '.join(facts)}, by {rows} rows"
+
+
+# -- values of statements --------------------------------------------------------------
+def require_at_least(text: object, proven: Fraction, words: str) -> None:
+    """Refuse a claim of less than what is proven; its number is hexadecimal text."""
+    claimed = number(text)
+    if Fraction(claimed) < proven:
+        least = float_up(proven)
+        raise Refused(f"it claims {claimed!r}, and {words} no less than {least!r}")
+
+
+def number(text: object) -> float:
+    """Return a finite number that is not negative, from hexadecimal text."""
+    words = "its number is no hexadecimal float that is 0 or more"
+    if type(text) is not str:
+        raise Refused(words)
+    form = r"0x[01]\.[0-9a-f]{1,13}p[+-][0-9]{1,4}"
+    require(re.fullmatch(form, text), words)
+    try:
+        return float.fromhex(text)
+    except OverflowError:
+        raise Refused("its number is no finite one") from None
+
+
+def whole_numbers(value: object, count: int, least: int) -> list[int]:
+    """Return so many whole numbers of at least so much."""
+    words = f"expected {count} whole numbers"
+    if type(value) is not list:
+        raise Refused(words)
+    require(len(value) == count, words)
+    for n in value:
+        require(type(n) is int, words)
+        require(least <= n < 2**24, words)
+    return list(value)
+
+
+def read_exponent(value: object) -> int:
+    """Return the exponent e of 2^e H."""
+    words = "its exponent is no whole number below 1100"
+    if type(value) is not int:
+        raise Refused(words)
+    require(abs(value) < 1100, words)
+    return value
+
+
+def float_up(x: Fraction) -> float:
+    """Return the least float that is not below a number."""
+    near = float(x)
+    if Fraction(near) >= x:
+        return near
+    return math.nextafter(near, math.inf)
+
+
+def digest(array: Numbers) -> str:
+    """Return the SHA-256 of an array's bits: little-endian, the last axis first."""
+    kind = array.dtype.newbyteorder("<")
+    bits = np.ascontiguousarray(array, dtype=kind).tobytes()
+    return hashlib.sha256(bits).hexdigest()
+
+
+def plain(text: object) -> str:
+    """Return a file's text without what a terminal would obey."""
+    letters = []
+    for letter in str(text)[:1000]:
+        letters.append(letter if letter.isprintable() else "?")
+    return "".join(letters)
