@@ -84,7 +84,7 @@ def symbol_norm(kernel: ArrayT, *, points: int | None = None, vectors: int = 2, 
     points : int, optional
         Points of the grid an axis. None: from the taps and channels.
     vectors : int, default 2
-        Vectors at each point; where one side has at most 4 channels, all are kept.
+        Vectors at each point, at least: see `specnorm.SymbolNorm`.
     **geometry
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``: see `specnorm.Geometry`.
 

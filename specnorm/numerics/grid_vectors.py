@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
     from specnorm.types import ArrayOps
 
-IMPROVED = 24
+WIDE = 64
+"""Channels of the smaller side beyond which singular values lie so close that two vectors a point are too few."""
+IMPROVED = 36
 """Points of the grid whose vectors are improved by Rayleigh-Ritz in each step: those where the norm seems largest."""
 REFINED = 12
 """Points that are refined: their frequency leaves the grid."""
@@ -141,12 +143,15 @@ def grid_of(kernel_shape: tuple[int, ...], points: int) -> Grid:
 
 
 def default_points(kernel_shape: tuple[int, ...], channels: int) -> int:
-    """Return the points an axis that a training loop needs to be held, by its taps, its axes and its channels."""
+    """Return the points an axis that a training loop needs to be held, by its taps, its axes and its channels.
+
+    Measured in the loops of docs/benchmarks/constraint.md. Wide layers have more vectors a point instead.
+    """
     axes = sum(k > 1 for k in kernel_shape)
     if not axes:
         return 1
-    wanted = (6 if channels <= 48 else 5) * (max(kernel_shape) - 1)
-    return max(8, min(wanted, (256, 32, 10)[axes - 1]))
+    each = 6 if channels <= 48 else 5 if channels <= WIDE else 4
+    return max(8, min(each * (max(kernel_shape) - 1), (256, 32, 10)[axes - 1]))
 
 
 @functools.lru_cache(maxsize=64)
