@@ -28,7 +28,7 @@ REFINED = 12
 """Points that are refined: their frequency leaves the grid."""
 _SHORT = 0.1
 """Length below which a vector that should have length 1 is none: the average of vectors that have nothing in common."""
-_FEW = 4
+_FEW = 2
 """Vectors a point up to which Gram and Schmidt takes fewer calls than a factorisation a point."""
 _ORTHOGONALISED = 2
 """How often a power step is made orthogonal to the vectors it came from, which it is nearly parallel to."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from specnorm import arrays
+from specnorm.numerics.angles import newton_step
 from specnorm.numerics.power import contraction, matrix_maps
 from specnorm.problem.frequencies import Frequencies, tap_points
 
@@ -46,7 +47,7 @@ class Ascent:
         self.rtol, self.best = rtol, best
         self.free = free and block.ndim > 3
         self.taps = tap_points(tuple(block.shape[3:])).astype(float)
-        self.pairs = (self.taps[:, :, None] * self.taps[:, None, :]).reshape(len(self.taps), -1)
+        self._host = ops.backend.host().namespace(self.taps)
         self._columns = ops.xp.matrix_transpose(ops.xp.reshape(block, (math.prod(block.shape[1:3]), -1)))
 
     def run(self, starts: Frequencies, vectors: Array) -> tuple[Frequencies, Array]:
@@ -86,7 +87,7 @@ class Ascent:
                 theta, index, now, gain = theta[going], index[going], now[going], gain[going]
             values, gains = now, gain
             if self.free:
-                higher = newton_step(self._weights(left, right), self.taps, self.pairs, theta, self.tuning.regular)
+                higher = theta + self._newton_step(self._weights(left, right), theta)
                 move, last = higher - theta, move[going]
                 # Alternation converges geometrically: every other time on to where the last two moves point.
                 ratio = contraction(move, last, largest=self.tuning.slowest) if round_ % 2 else np.zeros(len(move))
@@ -126,6 +127,12 @@ class Ascent:
         right, norm = arrays.unit(adjoint(left), xp=xp)
         return left, right, self.ops.to_numpy(norm).astype(float)
 
+    def _newton_step(self, weights: np.ndarray, theta: np.ndarray) -> np.ndarray:
+        """What to add to the angles (s, d), on the host."""
+        terms: Any = weights * np.exp(1j * (theta @ self.taps.T))
+        taps: Any = self.taps
+        return np.asarray(newton_step(terms, taps, regular=self.tuning.regular, xp=self._host))
+
     def _weights(self, left: Array, right: Array) -> np.ndarray:
         """``u* K_k v`` for every tap, shape (s, taps): ``u* G(theta) v`` is a polynomial with these coefficients."""
         xp, (m, p) = self.xp, self.block.shape[1:3]
@@ -134,53 +141,7 @@ class Ascent:
         return np.asarray(self.ops.to_numpy(xp.matmul(right[:, None, :], rows)[:, 0, :]))
 
 
-def uphill(gradient: np.ndarray, hessian: np.ndarray, regular: float) -> np.ndarray:
-    """Newton steps towards a maximum: along directions of positive curvature uphill too; at most one radian."""
-    values, basis = np.linalg.eigh(hessian)
-    scale = np.abs(values)
-    scale = np.maximum(scale, regular * scale.max(axis=-1, initial=0.0, keepdims=True) + 1e-300)
-    along = (gradient[..., None, :] @ basis)[..., 0, :] / scale
-    step = (basis @ along[..., None])[..., 0]
-    return np.asarray(step / np.maximum(1.0, np.abs(step).max(axis=-1, initial=0.0, keepdims=True)))
-
-
 def nearby(theta: np.ndarray) -> Frequencies:
     """Nearest lattice points to angles in radians, shape (f, d)."""
     points = np.round(theta / (2 * math.pi) * _LATTICE).astype(np.int64) % _LATTICE
     return Frequencies(points, (_LATTICE,) * theta.shape[1])
-
-
-def newton_step(
-    weights: np.ndarray, taps: np.ndarray, pairs: np.ndarray, theta: np.ndarray, regular: float
-) -> np.ndarray:
-    """A safeguarded Newton step on each of some ``|sum_k w_k e^{i k.theta}|**2`` (host, tiny).
-
-    Parameters
-    ----------
-    weights : complex array, shape (s, n)
-    taps : float array, shape (n, d)
-        The k.
-    pairs : float array, shape (n, d * d)
-        Products of their coordinates.
-    theta : float array, shape (s, d)
-
-    Returns
-    -------
-    float array, shape (s, d)
-        No lower than at the start.
-    """
-    terms = weights * np.exp(1j * (theta @ taps.T))
-    total = terms.sum(axis=1, keepdims=True)
-    here = np.abs(total[:, 0])
-    first = 1j * (terms @ taps)
-    gradient = 2 * np.real(np.conj(total) * first)
-    bend = (np.conj(total) * (terms @ pairs)).reshape(*first.shape, first.shape[1])
-    step = uphill(gradient, 2 * np.real(np.conj(first)[:, :, None] * first[:, None, :] - bend), regular)
-    for _ in range(8):
-        there = np.abs((weights * np.exp(1j * ((theta + step) @ taps.T))).sum(axis=1))
-        lower = ~(there > here)
-        if not lower.any():
-            break
-        step[lower] /= 4
-    step[lower] = 0.0
-    return np.asarray(theta + step)
