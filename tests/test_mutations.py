@@ -21,6 +21,7 @@ pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
 from assumptions import assumed
 from soundness.mutations import (
     Violations,
+    attained_by_many_taps,
     below_the_circle,
     below_the_truth,
     below_the_truth_by_a_poor_basis,
@@ -41,7 +42,7 @@ from soundness.mutations import (
 
 from specnorm.certified import host, rounding
 from specnorm.certified.matrices import norms
-from specnorm.certified.symbol import cover, gram_polynomial, symbols
+from specnorm.certified.symbol import attained, cover, gram_polynomial, symbols
 from specnorm.certified.symbol.cells import Boxes, Cells
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
 
@@ -150,6 +151,9 @@ MUTATIONS = {
         fathomed_in_single_precision, ((symbols, "autocorrelation_error", nothing),)
     ),
     "rounding of the symbol": Mutation(lower_of_many_taps, ((symbols, "symbol_error", no_error),)),
+    "rounding of an attained norm": Mutation(
+        attained_by_many_taps, ((attained, "product_allowance", nothing), (rounding, "down", exactly))
+    ),
     # Either of the two covers usual errors of the other.
     "rounding of quotients": Mutation(
         wide_matrices, ((rounding, "product_error", nothing), (rounding, "down", exactly))

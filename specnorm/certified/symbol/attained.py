@@ -48,16 +48,21 @@ def attained_down(blocks: Array, vectors: Array, angles: Array, *, ops: ArrayOps
     rows = xp.reshape(blocks, (b, m, -1))
     found = xp.matmul(rows, arrays.real_pair(waves, xp=xp))
     image = ops.complex(found[..., 0], found[..., 1])
-    unit, taps = rounding.unit(blocks, xp=xp), math.prod(sizes)
-    # A power of z takes so many products and divisions at most, each of a few roundings; and x one product more.
-    steps = 8 * (sum(sizes) + len(sizes) + 2)
-    error = rounding.SLACK * (rounding.gamma(rows.shape[2] + 2, unit) + rounding.gamma(steps, unit))
+    error = product_allowance(rows.shape[2], sizes, rounding.unit(blocks, xp=xp))
+    taps = math.prod(sizes)
     length = rounding.up(_norm(vectors, ops=ops), vectors.shape[1] + 4, xp=xp)
     lost = rounding.up(frobenius_up(rows, xp=xp) * length * (math.sqrt(taps) * error), 6, xp=xp)
     attained = rounding.down(_norm(image, ops=ops), m + 4, xp=xp) - lost
     safe = xp.where(length > 0, length, xp.ones_like(length))
     value = rounding.down(attained / safe, 3, xp=xp)
     return xp.where(value > 0, value, xp.zeros_like(value)), image, phases
+
+
+def product_allowance(length: int, sizes: tuple[int, ...], unit: float) -> float:
+    """Return ``gamma(n) + e`` of `attained_down`, in a precision with this unit roundoff."""
+    # A power of z takes so many products and divisions at most, each of a few roundings; and x one product more.
+    steps = 8 * (sum(sizes) + len(sizes) + 2)
+    return rounding.SLACK * (rounding.gamma(length + 2, unit) + rounding.gamma(steps, unit))
 
 
 def _norm(x: Array, *, ops: ArrayOps) -> Array:

@@ -22,7 +22,7 @@ import specnorm
 from soundness import balls
 from soundness.families import FAMILIES, Case, case
 from soundness.truths import Truth, float_of
-from specnorm import FantasticFour, Gram, Grid, Power, Reshaped, TensorNorm, Unfoldings
+from specnorm import FantasticFour, Gram, Grid, Power, Reshaped, SymbolNorm, TensorNorm, Unfoldings
 from specnorm.methods.certify import Certify
 from specnorm.methods.enclosure import Enclose
 from specnorm.methods.fft import ExactFFT
@@ -198,6 +198,11 @@ class Claims:
         value = specnorm.measure(self.kernel, Gram(n_iter=n_iter)).value
         self.upper(f"gram_bound(n_iter={n_iter}), every size", value, self.truth.low())
 
+    def symbol(self) -> None:
+        """`symbol_norm`."""
+        value = specnorm.measure(self.kernel, SymbolNorm()).value
+        self.lower("symbol_norm", value, self.truth.low(), self.truth.high, lambda: self.truth.harder())
+
     def layer(self, sizes: tuple[int, ...], n_iter: int, seed: int = 0) -> None:
         value = specnorm.measure(self.kernel, Power(n_iter=n_iter, seed=seed), input_shape=sizes).value
         self.lower("power_norm", value, self.truth.low(sizes), self._high(sizes), lambda: self.truth.harder(sizes))
@@ -300,6 +305,7 @@ def _check(index: int, **options: Any) -> Tally:
         extra = int(random.randint(0, 6))
         claims.grid(max((k for k in claims.truth.kernel_shape), default=1) + extra if random.randint(2) else None)
         claims.unfoldings()
+        claims.symbol()
     elif cheap == 1:
         claims.gram(sizes(), int(random.randint(0, 9)))
         claims.gram_everywhere(int(random.randint(0, 4)))

@@ -123,6 +123,11 @@ def lower_of_many_taps() -> Violations:
     yield from over(long_sums(1, 1, 45, 45, count=6), lambda claims: claims.grid(45))
 
 
+def attained_by_many_taps() -> Violations:
+    """The norm that a wave attains, of kernels with 2025 taps."""
+    yield from over(long_sums(1, 1, 45, 45, count=6), lambda claims: claims.symbol())
+
+
 def wide_matrices() -> Violations:
     """Norms of a row."""
     yield from over(long_sums(1, 4000, count=40), lambda claims: claims.matrices(1))

@@ -54,6 +54,7 @@ def test_any_kernel(index: int, family: str, offset: float) -> None:
     claims.verdicts((offset,), max_cells=500)
     claims.grid()
     claims.unfoldings()
+    claims.symbol()
     claims.matrices(3)
     assert claims.tally.violations == []
 
@@ -115,6 +116,7 @@ def test_backends(xp: Lib) -> None:
         sizes = (5,) * (drawn.kernel.ndim - 2)
         claims.grid()
         claims.unfoldings()
+        claims.symbol()
         claims.gram(sizes, 3)
         claims.gram_everywhere(3)
         claims.layer(sizes, 30)
@@ -138,6 +140,7 @@ def test_float32_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
         sizes = (int(1 + index % 7),) * len(claims.truth.kernel_shape)
         claims.grid()
         claims.unfoldings()
+        claims.symbol()
         claims.gram(sizes, index % 9)
         claims.gram_everywhere(index % 5)
         claims.matrices(index % 5)
