@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.fx.node import map_aggregate
+from torch.fx.operator_schemas import get_signature_for_torch_op
 
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.operators.executed import UNITS
+from specnorm_networks.certified.operators.formats import UNITS
 from specnorm_networks.model import Computed, Trial
 
 _STORED = ("zeros_like", "ones_like", "full_like", "fill", "to", "type_as", "copy", "rms_norm", "nan_to_num", "selu")
@@ -20,11 +21,24 @@ _STORED = ("zeros_like", "ones_like", "full_like", "fill", "to", "type_as", "cop
 _WIDE = dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float64)
 SMALL = 16
 """Entries of constants that are told."""
+OPERATOR = type(torch.ops.aten.relu.default)
+"""Class of torch's operators in programs."""
 
 
 def widened(value: Any) -> Any:
     """Tensors in double precision, exactly."""
-    return tree_map_only(Tensor, lambda x: x.to(_WIDE.get(x.dtype, x.dtype)), value)
+    return map_aggregate(value, lambda x: x.to(_WIDE.get(x.dtype, x.dtype)) if isinstance(x, Tensor) else x)
+
+
+def defaults(target: Any) -> dict[str, Any]:
+    """Arguments of an operator of torch that have default values, in order."""
+    signatures = get_signature_for_torch_op(target) or ()
+    return {
+        name: parameter.default
+        for signature in signatures
+        for name, parameter in signature.parameters.items()
+        if parameter.default is not parameter.empty
+    }
 
 
 class Alone(torch.fx.Interpreter):
@@ -75,8 +89,7 @@ class Alone(torch.fx.Interpreter):
 
         ``rounded``: with numbers as a dtype has them, which torch does to some of an operator's and not to others.
         """
-        name = str(getattr(getattr(n.target, "_schema", None), "name", "")).removeprefix("aten::")
-        if name not in _STORED:
+        if str(n.target).removeprefix("aten.").partition(".")[0] not in _STORED:
             try:
                 return self._with(n, given, rounded=rounded), UNITS["float64"]
             except (RuntimeError, ValueError, TypeError):  # not in this dtype
@@ -91,7 +104,9 @@ class Alone(torch.fx.Interpreter):
                 value = given.get(a.name, self.env[a])
                 if stored:
                     kind = getattr(first_of(a), "dtype", None)
-                    return tree_map_only(Tensor, lambda x: x.to(kind) if x.is_floating_point() else x, value)
+                    return map_aggregate(
+                        value, lambda x: x.to(kind) if isinstance(x, Tensor) and x.is_floating_point() else x
+                    )
                 constant = a.name not in self.moving and isinstance(value, Tensor) and value.is_floating_point()
                 return widened(value.to(rounded) if rounded is not None and constant else value)
             if isinstance(a, torch.dtype) and not stored:
@@ -101,19 +116,19 @@ class Alone(torch.fx.Interpreter):
             return a
 
         target: Any = n.target
-        args: Any = torch.fx.node.map_aggregate(n.args, leaf)
-        kwargs: Any = dict(torch.fx.node.map_aggregate(n.kwargs, leaf))
-        if rounded is not None and hasattr(target, "_schema"):
+        args: Any = map_aggregate(n.args, leaf)
+        kwargs: Any = dict(map_aggregate(n.kwargs, leaf))
+        if rounded is not None and isinstance(target, OPERATOR):
             # Numbers that are left to their defaults, such as a slope of 0.01, are rounded like those that are given.
-            for argument in target._schema.arguments[len(n.args) :]:
-                if argument.has_default_value() and isinstance(argument.default_value, float):
-                    kwargs.setdefault(argument.name, leaf(argument.default_value))
+            (signature,) = get_signature_for_torch_op(target)
+            for name, argument in [*signature.parameters.items()][len(n.args) :]:
+                if isinstance(argument.default, float):
+                    kwargs.setdefault(name, leaf(argument.default))
         return target(*args, **kwargs)
 
     def _constants(self, n: torch.fx.Node) -> Iterator[float]:
-        schema = getattr(n.target, "_schema", None)
-        found: list[Any] = [a.default_value for a in schema.arguments if a.has_default_value()] if schema else []
-        torch.fx.node.map_aggregate((n.args, n.kwargs), found.append)
+        found: list[Any] = [*defaults(n.target).values()] if isinstance(n.target, OPERATOR) else []
+        map_aggregate((n.args, n.kwargs), found.append)
         for each in found:
             if isinstance(each, torch.fx.Node):
                 each = None if each.name in self.moving else self.env[each]
