@@ -70,7 +70,7 @@ class OnnxModel:
         Gives the shapes of all values from those of the inputs.
     """
 
-    file = None
+    file: bytes | None = None
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ class Original:
     def __init__(self, exported: Exported, outputs: tuple[str, ...], file: bytes) -> None:
         self.exported = exported
         self.outputs = outputs
-        self.file = file
+        self.file: bytes | None = file
 
     def values(self, inputs: Mapping[str, FloatArray]) -> Mapping[str, Computed]:
         """Inner values that the export names, and what the original returns."""

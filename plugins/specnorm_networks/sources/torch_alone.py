@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -30,15 +31,11 @@ def widened(value: Any) -> Any:
     return map_aggregate(value, lambda x: x.to(_WIDE.get(x.dtype, x.dtype)) if isinstance(x, Tensor) else x)
 
 
-def defaults(target: Any) -> dict[str, Any]:
-    """Arguments of an operator of torch that have default values, in order."""
-    signatures = get_signature_for_torch_op(target) or ()
-    return {
-        name: parameter.default
-        for signature in signatures
-        for name, parameter in signature.parameters.items()
-        if parameter.default is not parameter.empty
-    }
+def arguments_of(operator: Any) -> Mapping[str, inspect.Parameter]:
+    """Arguments of an operator of torch by name, in order; the name of its first one may be another."""
+    (signature,) = get_signature_for_torch_op(operator) or ()
+    parameters: Mapping[str, inspect.Parameter] = signature.parameters
+    return parameters
 
 
 class Alone(torch.fx.Interpreter):
@@ -120,14 +117,14 @@ class Alone(torch.fx.Interpreter):
         kwargs: Any = dict(map_aggregate(n.kwargs, leaf))
         if rounded is not None and isinstance(target, OPERATOR):
             # Numbers that are left to their defaults, such as a slope of 0.01, are rounded like those that are given.
-            (signature,) = get_signature_for_torch_op(target)
-            for name, argument in [*signature.parameters.items()][len(n.args) :]:
+            for name, argument in [*arguments_of(target).items()][len(n.args) :]:
                 if isinstance(argument.default, float):
                     kwargs.setdefault(name, leaf(argument.default))
         return target(*args, **kwargs)
 
     def _constants(self, n: torch.fx.Node) -> Iterator[float]:
-        found: list[Any] = [*defaults(n.target).values()] if isinstance(n.target, OPERATOR) else []
+        arguments = arguments_of(n.target).values() if isinstance(n.target, OPERATOR) else ()
+        found: list[Any] = [each.default for each in arguments]
         map_aggregate((n.args, n.kwargs), found.append)
         for each in found:
             if isinstance(each, torch.fx.Node):
@@ -156,3 +153,16 @@ def first_of(node: Any) -> Any:
 def numbers(x: Tensor) -> FloatArray:
     """A tensor in float64."""
     return np.asarray(x.detach().resolve_neg().cpu().to(torch.float64).numpy())
+
+
+def computed(x: Tensor) -> Computed:
+    """A tensor's numbers, with the unit roundoff of its dtype, or of the products that it may be made of."""
+    unit = torch.finfo(x.dtype).eps / 2 if x.is_floating_point() else 2.0**-53
+    if x.dtype == torch.float32:
+        try:
+            precise = torch.get_float32_matmul_precision() == "highest"
+        except RuntimeError:  # other switches were used: nothing is known
+            precise = False
+        # TensorFloat-32 is on for cuDNN unless it is switched off.
+        unit = 2.0**-8 if not precise else 2.0**-11 if x.is_cuda else unit
+    return Computed(np.asarray(x.detach().cpu().to(torch.float64).numpy()), unit)

@@ -30,7 +30,8 @@ from specnorm import MethodError
 from specnorm.proof import install
 from specnorm_networks.model import Computed, Trial, equal_but_for_rounding
 from specnorm_networks.sources.base import TRAINING, Array, Exported
-from specnorm_networks.sources.torch_alone import OPERATOR, Alone
+from specnorm_networks.sources.torch_alone import OPERATOR, Alone, computed
+from specnorm_networks.sources.torch_fourier import is_complex, with_convolutions
 
 OPSET = 23
 """The first with an operator for attention."""
@@ -81,8 +82,9 @@ def export(model: nn.Module, given: Sequence[int] | Tensor | tuple[Tensor, ...])
     first = str(errors[0]).strip().partition("\n")[0]
     raise MethodError(
         f"torch cannot export {type(model).__name__}: {type(errors[0]).__name__}: {first}. Its control flow may "
-        "depend on values (of its own buffers alone: torch.onnx.export(..., dynamo=False) writes a file that is read), "
-        "or the shape not be one input's without the batch axis: give an input that it runs on."
+        "depend on values (of its own buffers alone: specnorm_torch.bake_ replaces modules with a vanilla_export(); "
+        "torch.onnx.export(..., dynamo=False) writes a file that is read), or the shape not be one input's without the "
+        "batch axis: give an input that it runs on."
     ) from errors[0]
 
 
@@ -122,11 +124,16 @@ def _program(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> Ex
     program = _traced(model, example, free=free).run_decompositions({})
     _check_states(program, name)
     _check_operators(program, name)
-    folded = _folded(program)
-    found = program if folded is None else _traced(folded, example, free=free)
+    whole, changed = _folded(program)
+    if any(map(is_complex, whole.graph.nodes)):
+        whole, changed = with_convolutions(whole), True
+    found = _traced(whole, example, free=free) if changed else program
     for node in found.graph.nodes:
-        if any(isinstance(x, Tensor) and x.is_complex() for x in leaves(node.meta.get("val"))):
-            raise MethodError(f"{name} computes complex values ({node.target}): write real and imaginary parts.")
+        if is_complex(node) and node.users:
+            raise MethodError(
+                f"{name} computes complex values ({node.target}), by what is not seen to be a circular convolution "
+                "between two real values: write real and imaginary parts."
+            )
     return found
 
 
@@ -183,7 +190,7 @@ def _is_drawing(node: torch.fx.Node) -> bool:
     pair = node.normalized_arguments(node.graph.owning_module, normalize_to_only_use_kwargs=True)  # type: ignore[arg-type]
     arguments = dict(node.kwargs) if pair is None else dict(pair.kwargs)
     share = arguments.get("dropout_p", arguments.get("dropout", arguments.get("p", 1.0)))
-    return bool(arguments.get("train", arguments.get("training", True))) and share != 0.0
+    return bool(arguments.get("train", arguments.get("training", True))) and bool(share != 0.0)
 
 
 def leaves(value: Any) -> list[Any]:
@@ -207,27 +214,26 @@ def _unlifted(program: ExportedProgram) -> torch.fx.GraphModule:
     return torch.fx.GraphModule(whole, whole.graph)
 
 
-def _folded(program: ExportedProgram) -> torch.fx.GraphModule | None:
-    """The program with the values of what no input reaches in place of it; None: there is no such thing."""
-    whole, known, computed = _unlifted(program), dict[torch.fx.Node, Any](), False
+def _folded(program: ExportedProgram) -> tuple[torch.fx.GraphModule, bool]:
+    """The program with the values of what no input reaches in place of it, and whether there is such a thing."""
+    whole, known, changed = _unlifted(program), dict[torch.fx.Node, Any](), False
     for node in whole.graph.nodes:
         if node.op == "get_attr":
             known[node] = attrgetter(str(node.target))(whole)
         elif node.op == "call_function" and known.keys() >= {*node.all_input_nodes}:
             args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
             known[node] = found = node.target(*args, **kwargs)
-            computed = True
+            changed = True
             if isinstance(found, Tensor):
                 whole.register_buffer(f"computed_{node.name}", found.detach())
                 with whole.graph.inserting_before(node):
                     stored = whole.graph.get_attr(f"computed_{node.name}")
                 node.replace_all_uses_with(stored)
                 known[stored] = found
-    if not computed:
-        return None
-    whole.graph.eliminate_dead_code()
-    whole.recompile()
-    return whole
+    if changed:
+        whole.graph.eliminate_dead_code()
+        whole.recompile()
+    return whole, changed
 
 
 def _written(model: nn.Module, program: ExportedProgram, example: tuple[Tensor, ...], *, free: bool) -> Exported:
@@ -292,19 +298,6 @@ def _outputs(model: nn.Module, inputs: Sequence[Tensor]) -> list[Computed]:
     with torch.compiler.set_stance("force_eager"):
         returned = model(*(x.clone() for x in inputs))
     return [computed(x) for x in leaves(returned) if isinstance(x, Tensor)]
-
-
-def computed(x: Tensor) -> Computed:
-    """A tensor's numbers, with the unit roundoff of its dtype, or of the products that it may be made of."""
-    unit = torch.finfo(x.dtype).eps / 2 if x.is_floating_point() else 2.0**-53
-    if x.dtype == torch.float32:
-        try:
-            precise = torch.get_float32_matmul_precision() == "highest"
-        except RuntimeError:  # other switches were used: nothing is known
-            precise = False
-        # TensorFloat-32 is on for cuDNN unless it is switched off.
-        unit = 2.0**-8 if not precise else 2.0**-11 if x.is_cuda else unit
-    return Computed(np.asarray(x.detach().cpu().to(torch.float64).numpy()), unit)
 
 
 def _inner(

@@ -13,7 +13,8 @@ from onnx import defs
 from onnxscript import ir
 from onnxscript import opset18 as op
 from onnxscript.values import Op, Opset
-from torch.fx.operator_schemas import get_signature_for_torch_op
+
+from specnorm_networks.sources.torch_alone import arguments_of
 
 
 def _softplus(self: Any, beta: float = 1.0, _threshold: float = 20.0) -> Any:
@@ -176,10 +177,10 @@ def _layer_norm(
 def as_it_is(target: Any, count: int) -> Callable[..., Any]:
     """An operator by the name that torch has for it, with so many values: what is registered for it has the rule."""
     domain, _, name = target.name().partition("::")
-    (signature,) = get_signature_for_torch_op(target)
+    names = [*arguments_of(target)]
 
     def write(*args: Any, **kwargs: Any) -> Any:
-        given = dict(zip(signature.parameters, args, strict=False)) | kwargs
+        given = dict(zip(names, args, strict=False)) | kwargs
         plain = {k: v for k, v in given.items() if isinstance(v, bool | int | float | str) or _are_plain(v)}
         tensors = [v for k, v in given.items() if k not in plain and v is not None]
         schema = _schema(name.partition(".")[0], domain, len(tensors), count, plain)
