@@ -42,8 +42,10 @@ def bake_(model: nn.Module) -> list[str]:
                 bake_tensor(module, name)
                 done.append(f"{prefix}.{name}" if prefix else name)
             if prefix and not names and hasattr(module, "vanilla_export") and not list(module.children()):
-                model.set_submodule(prefix, _vanilla(module))
-                done.append(prefix)
+                plain = _vanilla(module)
+                if plain is not module:
+                    model.set_submodule(prefix, plain)
+                    done.append(prefix)
     return done
 
 

@@ -33,9 +33,8 @@ def widened(value: Any) -> Any:
 
 def arguments_of(operator: Any) -> Mapping[str, inspect.Parameter]:
     """Arguments of an operator of torch by name, in order; the name of its first one may be another."""
-    (signature,) = get_signature_for_torch_op(operator) or ()
-    parameters: Mapping[str, inspect.Parameter] = signature.parameters
-    return parameters
+    signatures = get_signature_for_torch_op(operator)
+    return signatures[0].parameters if signatures else {}
 
 
 class Alone(torch.fx.Interpreter):

@@ -7,6 +7,7 @@ not proven: the file with the convolution is what a bound is of.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ SAMPLES = 3
 """Random inputs on which a convolution is compared with what it stands for."""
 LARGEST = 2**24
 """Entries of a kernel, at most."""
-_CONVOLUTIONS = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
+_CONVOLUTIONS: dict[int, Any] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 """By the number of axes of a value."""
 
 
@@ -63,15 +64,12 @@ def _convolution(whole: torch.fx.GraphModule, end: torch.fx.Node) -> tuple[nn.Mo
     channels, *sizes = like.shape[1:]
     if like.ndim not in _CONVOLUTIONS or not all(isinstance(n, int) for n in (channels, *sizes)):
         return None, None
-    zeros = torch.zeros(channels, channels, *sizes, dtype=like.dtype, device=like.device)
-    impulses = zeros.clone()
-    impulses[(range(channels), range(channels), *(0,) * len(sizes))] = 1.0
-    offset = function(zeros[:1])
-    if (
-        offset.ndim != like.ndim
-        or list(offset.shape[2:]) != sizes
-        or zeros.numel() // channels * offset.shape[1] > LARGEST
-    ):
+    # One sample for each channel, 1 at the channel's first pixel.
+    impulses = torch.zeros(channels, channels, math.prod(sizes), dtype=like.dtype, device=like.device)
+    impulses[..., 0].fill_diagonal_(1.0)
+    impulses = impulses.reshape(channels, channels, *sizes)
+    offset = function(torch.zeros_like(impulses[:1]))
+    if list(offset.shape[2:]) != sizes or offset.shape[1] * channels * math.prod(sizes) > LARGEST:
         return None, None
     # An impulse at pixel 0 is answered by tap p at pixel -p; tap 0 is in the middle of a layer's kernel.
     answers = (function(impulses) - offset).transpose(0, 1)

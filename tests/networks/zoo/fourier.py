@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fft import fft2, ifft2, irfft2, rfft2
 from torch.nn import functional as F
 
 
-def cayley(w: Tensor) -> Tensor:
+def cayley(w: Any) -> Any:
     """Matrices (..., m, n), m >= n, with orthonormal columns (Trockman and Kolter 2021)."""
     n = w.shape[-1]
     u, v = w[..., :n, :], w[..., n:, :]
@@ -23,10 +23,10 @@ def cayley(w: Tensor) -> Tensor:
 class _Frequencies(nn.Conv2d):
     """A matrix at each frequency, computed of a kernel, applied between two transforms."""
 
-    def matrices(self, w: Tensor) -> Tensor:
+    def matrices(self, w: Any) -> Any:
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Any) -> Any:
         n = x.shape[-1]
         w = self.matrices(rfft2(self.weight, (n, n)).conj().permute(2, 3, 0, 1))
         # (h, w, channels, samples), as the published code has them.
@@ -38,14 +38,14 @@ class _Frequencies(nn.Conv2d):
 class Cayley(_Frequencies):
     """Trockman and Kolter, "Orthogonalizing Convolutional Layers with the Cayley Transform", ICLR 2021."""
 
-    def matrices(self, w: Tensor) -> Tensor:
+    def matrices(self, w: Any) -> Any:
         return cayley(w.mH).mH if w.shape[-1] > w.shape[-2] else cayley(w)
 
 
 class Lot(_Frequencies):
     """Xu, Li and Li, "LOT: Layer-wise Orthogonal Training", NeurIPS 2022: (V V*)^(-1/2) V, by Newton's iterations."""
 
-    def matrices(self, w: Tensor) -> Tensor:
+    def matrices(self, w: Any) -> Any:
         square = w @ w.mH
         size = square.abs().sum((-2, -1), keepdim=True)
         y, eye = square / size, torch.eye(w.shape[-2], dtype=w.dtype)
@@ -62,7 +62,7 @@ class Eco(nn.Conv2d):
     Exponentials of skew-Hermitian matrices at the frequencies of a small kernel, which is dilated to the input's size.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Any) -> Any:
         k = self.kernel_size[0]
         w = fft2(self.weight).permute(2, 3, 0, 1)
         kernel = ifft2(torch.matrix_exp(w - w.mH).permute(2, 3, 0, 1)).real
@@ -74,7 +74,7 @@ class Eco(nn.Conv2d):
 class Real(nn.Conv2d):
     """The real part of a full transform, with its frequencies divided one by one."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Any) -> Any:
         w = fft2(self.weight[:, 0], x.shape[-2:])
         return ifft2(fft2(x) * w / w.abs()).real
 
@@ -107,7 +107,7 @@ class Sandwich(nn.Module):
 class Shifting(nn.Module):
     """Linear by a Fourier transform, and no convolution: each row is delayed by another time."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Any) -> Any:
         rows, columns = x.shape[-2:]
         delays = torch.outer(torch.arange(rows), torch.arange(columns // 2 + 1)) / columns
         return torch.fft.irfft(torch.fft.rfft(x) * torch.exp(-2j * torch.pi * delays), columns)
