@@ -61,6 +61,14 @@ def _convolution(whole: torch.fx.GraphModule, end: torch.fx.Node) -> tuple[nn.Mo
         return None, None
     function, start = found
     like = first_of(start)
+
+    def answered(x: Tensor) -> Tensor:
+        """The function of any number of samples, also where the program is for one number of them."""
+        count = like.shape[0]
+        if not isinstance(count, int):
+            return torch.as_tensor(function(x))
+        return torch.cat([function(each.expand(count, *each.shape))[:1] for each in x])
+
     channels, *sizes = like.shape[1:]
     if like.ndim not in _CONVOLUTIONS or not all(isinstance(n, int) for n in (channels, *sizes)):
         return None, None
@@ -68,11 +76,11 @@ def _convolution(whole: torch.fx.GraphModule, end: torch.fx.Node) -> tuple[nn.Mo
     impulses = torch.zeros(channels, channels, math.prod(sizes), dtype=like.dtype, device=like.device)
     impulses[..., 0].fill_diagonal_(1.0)
     impulses = impulses.reshape(channels, channels, *sizes)
-    offset = function(torch.zeros_like(impulses[:1]))
+    offset = answered(torch.zeros_like(impulses[:1]))
     if list(offset.shape[2:]) != sizes or offset.shape[1] * channels * math.prod(sizes) > LARGEST:
         return None, None
     # An impulse at pixel 0 is answered by tap p at pixel -p; tap 0 is in the middle of a layer's kernel.
-    answers = (function(impulses) - offset).transpose(0, 1)
+    answers = (answered(impulses) - offset).transpose(0, 1)
     axes = tuple(range(2, like.ndim))
     kernel = answers.flip(axes).roll([1 + (n - 1) // 2 for n in sizes], axes)
     layer = _CONVOLUTIONS[like.ndim](
@@ -83,7 +91,7 @@ def _convolution(whole: torch.fx.GraphModule, end: torch.fx.Node) -> tuple[nn.Mo
     layer.bias = nn.Parameter(offset[0].reshape(offset.shape[1], -1)[:, 0].contiguous(), requires_grad=False)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(SAMPLES, channels, *sizes, generator=generator).to(like.dtype).to(like.device)
-    same = equal_but_for_rounding(computed(layer(x)), computed(function(x)))
+    same = equal_but_for_rounding(computed(layer(x)), computed(answered(x)))
     return (layer, start) if same else (None, None)
 
 

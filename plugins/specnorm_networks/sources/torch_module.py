@@ -71,7 +71,7 @@ def export(model: nn.Module, given: Sequence[int] | Tensor | tuple[Tensor, ...])
         try:
             with _silent(), at_inference(model):
                 # What a first call computes and keeps, a trace would keep without its numbers.
-                _outputs(model, example)
+                _outputs(model, _drawn(example))
                 program = _program(model, example, free=free)
                 found = _written(model, program, example, free=given is not example)
             return replace(found, note=_mode(model, example))
@@ -98,13 +98,18 @@ def _examples(model: nn.Module, given: Any) -> Iterator[tuple[tuple[Tensor, ...]
             yield (torch.zeros(count, *given, dtype=like.dtype, device=like.device),), count == SAMPLES
 
 
+def _drawn(example: Sequence[Tensor]) -> list[Tensor]:
+    """Normal random numbers in the place of floating inputs, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(x.shape, generator=generator).to(x) if x.is_floating_point() else x for x in example]
+
+
 def _mode(model: nn.Module, example: tuple[Tensor, ...]) -> str:
     """`TRAINING`, if a module in ``train()`` computes something else there; else empty."""
     modes = {module: module.training for module in model.modules()}
     if not any(modes.values()):
         return ""
-    generator = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(x.shape, generator=generator).to(x) if x.is_floating_point() else x for x in example]
+    inputs = _drawn(example)
     with torch.random.fork_rng(), at_inference(model):
         wanted = _outputs(model, inputs)
         for module, mode in modes.items():

@@ -52,9 +52,10 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     "RegNet": (hugging_face("RegNet", embedding_size=8, groups_width=4, **STAGES), "Mul"),
 }
 OF_TIMM: dict[str, tuple[Callable[[], Any], str]] = {
-    **{name: (timm(name), "") for name in ("resnet10t", "mobilenetv3_small_050", "regnetx_002", "repvgg_a0", "vgg11")},
-    **{name: (timm(name), "") for name in ("convnext_atto", "ghostnet_050", "mnasnet_small")},
+    **{name: (timm(name), "") for name in ("resnet18", "resnet10t", "convnext_atto", "regnetx_002", "repvgg_a0")},
+    **{name: (timm(name), "Mul") for name in ("mobilenetv3_small_050", "efficientnet_b0")},
     "mixer_s32_224": (timm("mixer_s32_224", img_size=32, num_blocks=1), ""),
+    "resmlp_12_224": (timm("resmlp_12_224", img_size=32, num_blocks=1), ""),
     "vit_tiny_patch16_224": (timm("vit_tiny_patch16_224", img_size=32, depth=1), "Attention"),
 }
 
