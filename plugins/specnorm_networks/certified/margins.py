@@ -32,7 +32,6 @@ from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.layers import Matrix
 
 RADIUS = "the radius in which a label stays"
-NO_RADIUS = make_lower(0.0, RADIUS, "no radius is negative")
 
 
 @arithmetic.on_host()
