@@ -36,6 +36,8 @@ class Exported:
         ``alone(trial, *arrays)``: shows operators one by one; see `specnorm_networks.model.Model`.
     note : str
         What an answer has to say of the original, in a sentence.
+    name : str
+        What messages call the original.
     """
 
     model: Any
@@ -44,3 +46,4 @@ class Exported:
     inner: Callable[..., Mapping[str, Computed]] | None = None
     alone: Callable[..., None] | None = None
     note: str = ""
+    name: str = "The network"

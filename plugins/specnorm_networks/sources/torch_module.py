@@ -74,7 +74,7 @@ def export(model: nn.Module, given: Sequence[int] | Tensor | tuple[Tensor, ...])
                 _outputs(model, _drawn(example))
                 program = _program(model, example, free=free)
                 found = _written(model, program, example, free=given is not example)
-            return replace(found, note=_mode(model, example))
+            return replace(found, note=_mode(model, example), name=type(model).__name__)
         except MethodError:
             raise
         except Exception as error:  # whatever the model's own code raises while it is traced
