@@ -45,8 +45,8 @@ class Original:
         for name, value in returned.items():
             if name in found and not equal_but_for_rounding(found[name], value):
                 raise TranslationError(
-                    f"{self.exported.name} was exported otherwise than it computes: output {name} of the program is not "
-                    "the model's. No bound is given. Kernels that move from call to call become plain ones by "
+                    f"{self.exported.name} was exported otherwise than it computes: output {name} of the program is "
+                    "not the model's. No bound is given. Kernels that move from call to call become plain ones by "
                     "specnorm_torch.bake_."
                 )
         return returned | found
