@@ -53,8 +53,10 @@ LINTERS = ("ruff>=0.11",)
 SITE_TOOLS = ("mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2")
 OLDEST = ("numpy==2.0.0", "array-api-compat==1.11", "jax==0.6.0", "jaxlib==0.6.0")
 """What pyproject.toml promises to work with. Older torch is left out: its wheels bring CUDA packages."""
-ZOO = ("orthogonium>=0.0.4,<0.1", "deel-torchlip>=1.0.5,<2", "timm>=1.0.20,<2")
-ZOO_NEEDS = ("einops", "huggingface_hub", "pillow", "pyyaml", "safetensors")
+ZOO = ("orthogonium>=0.0.4,<0.1", "deel-torchlip>=1.0.5,<2", "timm>=1.0.20,<2", "transformers>=5,<6")
+ZOO_NEEDS = (
+    "einops", "huggingface_hub", "pillow", "pyyaml", "regex", "safetensors", "tokenizers>=0.23.1,<0.24", "tqdm", "typer"
+)  # fmt: skip
 """What those import, besides torch and torchvision."""
 KERAS = "keras>=3.5"
 """Whose layers the front door takes; it computes with any of the libraries here."""
@@ -217,7 +219,7 @@ def operators(session: nox.Session) -> None:
 
 @nox.session(python=PYTHON, default=False, tags=["nightly"])
 def zoo(session: nox.Session) -> None:
-    """Layers of orthogonium, deel-torchlip and timm: proven, the dense matrix agrees, or refused; and a tutorial."""
+    """Models of transformers and timm, layers of orthogonium and torchlip: a bound, or what has none; a tutorial."""
     prepare(session, "-e", ".[cli,torch,networks]", *TEST_TOOLS, *ZOO_NEEDS)
     # Without what they require: it would bring another build of torch.
     session.install("-q", "--no-deps", *ZOO)
@@ -226,7 +228,7 @@ def zoo(session: nox.Session) -> None:
         "--no-header",
         "-s",
         "tests/networks/zoo",
-        env={"SPECNORM_ZOO": "1", "SPECNORM_TEST_BACKENDS": "torch"},
+        env={"SPECNORM_ZOO": "1", "SPECNORM_TEST_BACKENDS": "torch", "HF_HUB_OFFLINE": "1"},
     )
 
 

@@ -21,7 +21,6 @@ FOLDER = Path(__file__).parent / "certified"
 SEEDS = {"patterns": 30, "training": 31, "test": 32, "weights": 33}
 COUNTS = {"images-200.npz": 200}
 SIDE, CLASSES = 28, 10
-EXECUTIONS = (None, "float32", "float16", "bfloat16")
 Array = Any
 
 
@@ -134,8 +133,8 @@ def save(model: Any, path: Path) -> None:
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------
-def measured(name: str, told: Any) -> tuple[dict[Any, Array], list[int], list[float]]:
-    """Samples that constants alone certify, by execution and radius; those that a ball in one part does; seconds.
+def measured(name: str, told: Any) -> tuple[Array, list[int], list[float]]:
+    """Samples that constants alone certify, by radius; those that a ball in one part does; seconds.
 
     A sample of each step at the last radius: constants with their search, over all samples; then logits, attack, linear
     bounds, for ten that need the last.
@@ -153,7 +152,6 @@ def measured(name: str, told: Any) -> tuple[dict[Any, Array], list[int], list[fl
     known = margins(graph)
     real = certified_accuracy(graph, x, y, radii, known=known)
     seconds = [(time.process_time() - start) / len(x)]
-    alone = {e: certified_accuracy(graph, x, y, radii, execution=e, known=known).accuracy for e in EXECUTIONS}
     of, left = search.Radii(graph, known, Measure()), (real.radius <= radii[-1]) & (status[-1] != "unsafe")
     steps = (
         lambda x, _: graph.run({"x": x}),
@@ -171,25 +169,22 @@ def measured(name: str, told: Any) -> tuple[dict[Any, Array], list[int], list[fl
         open_samples = np.flatnonzero((states == "safe") & (real.radius <= radius))
         proven = [of.proven(x[at : at + 1], y[at], radius) is not None for at in open_samples]
         whole.append(int((states == "safe").sum()) - len(proven) + sum(proven))
-    return {e: np.round(shares * len(x)).astype(int) for e, shares in alone.items()}, whole, seconds
+    return np.round(real.accuracy * len(x)).astype(int), whole, seconds
 
 
 def table(names: Sequence[str]) -> list[str]:
     """Lines of the page's tables, from the stored JSON."""
     lines = list[str]()
     for name in names:
-        told = {e: json.loads((FOLDER / f"{name}-{e or 'real'}.json").read_text("utf-8")) for e in EXECUTIONS}
-        rows, radii = told[None]["samples"], [each["radius"] for each in told[None]["radii"]]
+        told = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
+        rows = told["samples"]
         clean = sum(row["label"] == row["predicted"] for row in rows)
-        alone, whole, seconds = measured(name, told[None])
-        for at, radius in enumerate(radii):
-            left = len(rows) - told[None]["radii"][at]["unsafe"]
-            for e in EXECUTIONS:
-                safe, before = told[e]["radii"][at]["safe"], alone[e][at]
-                counts = (clean, left, before, *([] if e else [whole[at]]), safe)
-                shares = " | ".join(f"{100 * n / len(rows):g} %" for n in counts)
-                gap = f"{100 * (safe - before) / (left - before):.0f} %"
-                lines.append(f"| {name} | {radius:g} | {e or 'real'} | {shares} | {gap} |")
+        alone, whole, seconds = measured(name, told)
+        for each, before, uncut in zip(told["radii"], alone, whole, strict=True):
+            left, safe = len(rows) - each["unsafe"], each["safe"]
+            shares = " | ".join(f"{100 * n / len(rows):g} %" for n in (clean, left, before, uncut, safe))
+            gap = f"{100 * (safe - before) / (left - before):.0f} %"
+            lines.append(f"| {name} | {each['radius']:g} | {shares} | {gap} |")
         lines.append(f"| {name} | " + " | ".join(f"{each:.2g} s" for each in seconds) + " |")
     return lines
 

@@ -60,7 +60,7 @@ class Accuracy:
     samples: tuple[Sample, ...]
     input_range: tuple[float, float] | None = None
     budget: float | None = None
-    execution: str | None = None
+    margin: float = 0.0
 
     def counts(self) -> list[tuple[float, list[int]]]:
         """Each radius, and how many samples are safe, unsafe and open there."""
@@ -75,7 +75,7 @@ def certified(
     *,
     input_range: tuple[float, float] | None = None,
     budget: float | None = None,
-    execution: str | None = None,
+    margin: float = 0.0,
     max_bytes: int = MAX_BYTES,
     progress: Tick | None = None,
 ) -> Accuracy:
@@ -88,10 +88,10 @@ def certified(
         if found.network is None:
             raise ModelFileError(f"{model} holds weights and no graph: give the ONNX file of the network.")
         try:
-            samples = ask(found, limit, _certified, x, y, asked, input_range, budget, execution, progress=progress)
+            samples = ask(found, limit, _certified, x, y, asked, input_range, budget, margin, progress=progress)
         except (ModelFileError, MethodError, GeometryError) as error:
             raise type(error)(f"{model}: {error}") from error
-    return Accuracy(model, data, asked, tuple(samples), input_range, budget, execution)
+    return Accuracy(model, data, asked, tuple(samples), input_range, budget, margin)
 
 
 def _samples(path: str, max_bytes: int, between: tuple[float, float] | None) -> tuple[AnyArray, AnyArray]:
@@ -130,7 +130,7 @@ def _certified(
     radii: tuple[float, ...],
     input_range: tuple[float, float] | None,
     budget: float | None,
-    execution: str | None,
+    margin: float,
     progress: Tick | None = None,
 ) -> list[Sample]:
     graph = _network(model, x.shape[1:])
@@ -144,7 +144,7 @@ def _certified(
 
     method = replace(Multipliers(), progress=progress)
     found = certified_accuracy(
-        graph, x, y, radii, local=True, budget=budget, execution=execution, method=method, progress=tick
+        graph, x, y, radii, local=True, budget=budget, margin=margin, method=method, progress=tick
     )
     return [
         Sample(
@@ -217,7 +217,7 @@ def _to_dict(found: Accuracy) -> dict[str, Any]:
         "data": visible(found.data),
         "input_range": found.input_range,
         "budget": finite(found.budget),
-        "execution": found.execution,
+        "margin": found.margin,
         "radii": [
             {"radius": r, **dict(zip(_STATES, each, strict=True)), "certified": each[0] / len(found.samples)}
             for r, each in found.counts()
@@ -230,7 +230,7 @@ def _verdict(found: Accuracy) -> list[str]:
     """What is said above the table: one line a radius."""
     box = found.input_range
     place = "" if box is None else f", of inputs between {box[0]:g} and {box[1]:g}"
-    place += "" if found.execution is None else f", executed in {found.execution}"
+    place += f", with a margin of {found.margin!r}" if found.margin else ""
     return [
         f"Within {radius!r} (2-norm{place}), {safe} of {len(found.samples)} labels are proven to stay; "
         f"{unsafe} are wrong or changed by an input that was found; {left} are open."

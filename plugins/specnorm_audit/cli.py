@@ -300,8 +300,8 @@ _SAMPLE_FORMATS = ("table", "json", "csv", "markdown")
 )  # fmt: skip
 @_RANGE
 @click.option(
-    "--execution", type=click.Choice(("float64", "float32", "float16", "bfloat16")),
-    help="Precision that the network is executed in. Default: real arithmetic.",
+    "--margin", type=options.margin, metavar="M", default="0",
+    help="The label's logit has to exceed every other one by more than M. Default: 0.",
 )  # fmt: skip
 @click.option(
     "--budget", type=options.seconds, metavar="SECONDS",

@@ -39,6 +39,7 @@ tolerance = _number("a number between 0 and 1", lambda x: 0 < x < 1)
 seconds = _number("a time: give seconds above 0, such as 10, 10s or inf", lambda x: x > 0, "s")
 bound = _number("a finite number of at least 0", lambda x: 0 <= x < math.inf)
 share = _number("a share from 0 to 1", lambda x: 0 <= x <= 1)
+margin = _number("a margin: give a finite number of at least 0", lambda x: 0 <= x < math.inf)
 radius = _number(f"a radius: give a number from 0 to {FURTHEST:g}", lambda x: 0 <= x <= FURTHEST)
 
 

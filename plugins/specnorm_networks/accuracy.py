@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from specnorm import MethodError
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.exported_file import OfExportedFile
 from specnorm_networks.logit_margins import Margins, margins, of_logits
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method
@@ -22,7 +23,7 @@ Tell = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
-class CertifiedAccuracy:
+class CertifiedAccuracy(OfExportedFile):
     """How many samples of a set keep their label, whatever is added within a radius.
 
     Parameters
@@ -43,6 +44,11 @@ class CertifiedAccuracy:
     margins: Margins
     status: NDArray[np.str_]
     changed: Mapping[int, FloatArray] = field(default_factory=dict)
+
+    @property
+    def file(self) -> bytes | None:  # type: ignore[override]
+        """The ONNX file that was exported from a live model, which the labels are of."""
+        return self.margins.file
 
     @property
     def accuracy(self) -> FloatArray:
@@ -77,13 +83,13 @@ def certified_accuracy(
     *,
     local: bool = False,
     budget: float | None = None,
-    execution: str | None = None,
+    margin: float = 0.0,
     method: Method | None = None,
     measure: Measure | None = None,
     known: Margins | None = None,
     progress: Tell | None = None,
 ) -> CertifiedAccuracy:
-    """Share of samples whose label no change within a radius can move, in real arithmetic or as executed.
+    """Share of samples whose label no change within a radius can move, in real arithmetic.
 
     Constants everywhere come first (`margins`). With ``local``, what they leave open is attacked, then bounded on its
     ball (`Radii`). Each sample is looked at alone: the numbers do not depend on the others.
@@ -92,9 +98,9 @@ def certified_accuracy(
     ----------
     graph : Graph
         Of a classifier: one input of one sample, and one output of shape (1, classes) that a matrix ends with, or
-        a softmax behind it (in real arithmetic). Where a box is stated for its input (`within`), labels are certified
+        a softmax behind it. Where a box is stated for its input (`within`), labels are certified
         in the box.
-    x, y, radii, local, budget, execution, method, progress
+    x, y, radii, local, budget, margin, method, progress
         As for `live.certified_accuracy`. Where a sample is "unsafe", its label changes in real arithmetic.
     known : Margins, optional
         Of the network, in place of those by ``method``.
@@ -102,19 +108,16 @@ def certified_accuracy(
     Raises
     ------
     MethodError
-        If the network does not end with a matrix or has no bound, or samples, labels and radii do not fit, or what an
-        operator rounds where it is executed is not known.
+        If the network does not end with a matrix or has no bound, or samples, labels, radii and margin do not fit.
     """
     asked, measure = np.asarray(radii, dtype=np.float64).reshape(-1), measure or Measure()
     if not (np.isfinite(asked).all() and (asked >= 0).all()):
         raise MethodError(f"radii={radii!r}; expected numbers of at least 0.")
-    if execution is None:
-        # As executed, probabilities of different logits may be one number.
-        graph = of_logits(graph)
-    elif of_logits(graph) is not graph:
-        raise MethodError(f"execution={execution!r}: probabilities of different logits may be rounded to one number.")
+    if not (math.isfinite(margin) and margin >= 0):
+        raise MethodError(f"margin={margin!r}; expected a number of at least 0.")
+    graph = of_logits(graph)
     known = margins(graph, measure, method=method) if known is None else known
-    of = Radii(graph, known, measure, budget, execution)
+    of = Radii(graph, known, measure, budget, margin)
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y)
     if x.ndim < 1 or y.shape != x.shape[:1] or math.prod(x.shape[1:]) != math.prod(of.shape):
         raise MethodError(

@@ -13,6 +13,7 @@ from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.propagation import Step, UnknownNode
 from specnorm_networks.certified.rules import premises_first
 from specnorm_networks.checking import Checked
+from specnorm_networks.exported_file import OfExportedFile
 
 if TYPE_CHECKING:
     from specnorm_networks.layer_certificates import Certificate
@@ -62,7 +63,7 @@ class RunBound:
 
 
 @dataclass(frozen=True)
-class NetworkBound:
+class NetworkBound(OfExportedFile):
     """Lipschitz constant of a network in 2-norms, from its layers' certified norms.
 
     Parameters
@@ -90,7 +91,9 @@ class NetworkBound:
     checked : Checked
         How the graph was compared with the model that it was read from, and the answer attacked.
     note : str
-        What else has to be said, such as that the bound is of a copy of the model.
+        What else has to be said, such as that a module in ``train()`` was taken in ``eval()``.
+    file : bytes or None
+        The ONNX file that was exported from a live model, which the bound is of; `model` and `save` give it.
     others : tuple of RunBound
         Of searches that proved more, whose multipliers a certificate may use.
     status : str
@@ -110,6 +113,7 @@ class NetworkBound:
     note: str = ""
     status: str = COMPLETE
     others: tuple[RunBound, ...] = field(default=(), repr=False, compare=False)
+    file: bytes | None = field(default=None, repr=False, compare=False)
     _statement: Callable[[NetworkBound, str], Certificate] | None = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -186,7 +190,7 @@ class NetworkBound:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: the field ``network`` of an audit's JSON. What is not finite becomes None."""
-        usual: dict[str, object] = {"radius": None, "input_ranges": {}, "note": "", "status": COMPLETE}
+        usual: dict[str, object] = {"radius": None, "input_ranges": {}, "note": "", "status": COMPLETE, "digest": ""}
         told = {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
         tables = {
             "runs": (self.runs, ("start", "end", "layers", "product", "upper")),
@@ -229,8 +233,7 @@ class NetworkBound:
             within = "" if self.radius is None else f" within {self.radius!r} of the input given"
             finite = f"Lipschitz constant at most {number(self.upper, 'upper')}, proven"
             text.append(f"Network ({shapes}): {finite if self.upper < math.inf else self.infinite}{within}.")
-            if self.checked.reason or self.checked.missed:
-                text.append(str(self.checked))
+            text += filter(None, [self.origin])
             if self.checked.inputs and not self.checked.pairs:
                 text.append("No two inputs could be tried against it.")
         else:
@@ -245,6 +248,16 @@ class NetworkBound:
         if self.status != COMPLETE:
             text.append(f"Cut short: {self.status}.")
         return [*text, self.note] if self.note else text
+
+    @property
+    def origin(self) -> str:
+        """What graph the bound is of, and how it was compared with the model, in a sentence; empty: as expected."""
+        checked = self.checked
+        said = str(checked) if checked.reason or checked.missed else ""
+        if self.file is None:
+            return said
+        said = said or f"Compared with the model on {checked.inputs} inputs."
+        return f"Of the exported graph; {said[0].lower()}{said[1:]}"
 
     def _at_most(self, value: float) -> str:
         return f"at most {number(value, 'upper')}" if value < math.inf else self.infinite

@@ -19,7 +19,7 @@ from specnorm import MethodError
 from specnorm.proof import TranslationError, host, visible
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, Linear, NotRunError, Operator, Place
-from specnorm_networks.certified.operators.executed import smallest
+from specnorm_networks.certified.operators.formats import smallest
 from specnorm_networks.certified.operators.sources import Constant, Input, Random, Unknown
 from specnorm_networks.certified.regions import Ball, Box
 from specnorm_networks.model import Computed, Model, NotExecutedError, equal_but_for_rounding

@@ -24,8 +24,6 @@ from specnorm_networks.near import bound
 
 if TYPE_CHECKING:
     from specnorm_networks.layer_certificates import Certificate
-    from specnorm_networks.onnx.reference import OnnxModel
-    from specnorm_networks.sources.base import Exported
 
 MAX_BYTES = 2**33
 """Of a file, as `specnorm.audit` has it."""
@@ -48,8 +46,9 @@ def network_bound(
     Parameters
     ----------
     source : torch module, JAX function, Flax NNX, Equinox or Keras 3 model, path, ModelProto, or Graph
-        A live model is taken as it is at inference; its state and mode are as before. An Equinox module and a JAX
-        function of one example are given as such: an Equinox module is mapped over the batch.
+        A live model is exported to ONNX as it is at inference, and the bound is of that file: ``found.model`` has it,
+        and ``found.save("model.onnx")`` writes it. The model's state and mode are as before. An Equinox module is
+        given as such, for one example, and mapped over the batch.
     input_shape : sequence of int, array, or tuple of arrays, optional
         One input without the batch axis, such as ``(3, 32, 32)``; or an input, with it; or several. The bound holds
         for inputs of these shapes: of a shape without batch axis in any number, as two and three samples are seen to
@@ -77,7 +76,7 @@ def network_bound(
     Raises
     ------
     MethodError
-        If the model cannot be exported, has no floating input, or its output for one input changes from call to call.
+        If the model cannot be exported, has no floating input, draws random numbers, or reads a state that it writes.
     TranslationError
         If the exported file computes something else than the model.
     """
@@ -85,10 +84,10 @@ def network_bound(
     graph = network_graph(source, None if is_file(source) and input_shape is None else example)
     given = None if radius is None and centre is None else _centre(graph, input_shape if centre is None else centre)
     found = bound(graph, Measure(rtol), method=method, radius=radius, centre=given, budget=budget)
-    return found.stated_by(partial(_stated, source, graph))
+    return found.stated_by(partial(_stated, source))
 
 
-def _stated(source: Source, graph: Graph, found: NetworkBound, name: str) -> Certificate:
+def _stated(source: Source, found: NetworkBound, name: str) -> Certificate:
     """What somebody else can check of a bound that holds everywhere."""
     from specnorm_networks.certificates import certificate_of_network  # for few
 
@@ -96,8 +95,8 @@ def _stated(source: Source, graph: Graph, found: NetworkBound, name: str) -> Cer
         raise CertificateError("there are claims about ONNX files alone, on all inputs.")
     if isinstance(source, str | os.PathLike):
         return certificate_of_network(found, Path(source).read_bytes(), name)
-    model = source if is_file(source) else graph.model.exported.model  # type: ignore[union-attr]
-    return certificate_of_network(found, model.SerializeToString(), name, exported=True)
+    content = source.SerializeToString() if found.file is None else found.file
+    return certificate_of_network(found, content, name, exported=True)
 
 
 def network_graph(source: Source, input_shape: Any = None) -> Graph:
@@ -151,7 +150,7 @@ def certified_accuracy(
     method: Method | None = None,
     local: bool = False,
     budget: float | None = None,
-    execution: str | None = None,
+    margin: float = 0.0,
     input_range: tuple[float, float] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CertifiedAccuracy:
@@ -177,9 +176,9 @@ def certified_accuracy(
         sample and radius for small convolutional networks.
     budget : float, optional
         Seconds that a sample may take at each radius, with ``local``; None: a fixed number of steps.
-    execution : {"float32", "float16", "bfloat16"}, optional
-        How the network is executed, on inputs of that precision; None: real arithmetic. Of torch modules, files and
-        graphs: constants have to be those that are stored.
+    margin : float, default 0.0
+        The label's logit has to exceed every other one by more than this number in the whole ball: what a runtime's
+        logits may differ from those of real arithmetic, twice; or any other safety margin.
     input_range : (float, float), optional
         Between which all entries of inputs lie: nothing is said of others.
     progress : callable, optional
@@ -188,7 +187,7 @@ def certified_accuracy(
     Returns
     -------
     CertifiedAccuracy
-        Proven in real arithmetic, or as executed. The rounding of the logits is counted.
+        Proven in real arithmetic. The rounding of the logits that are computed here is counted.
 
     Raises
     ------
@@ -203,12 +202,9 @@ def certified_accuracy(
             "at least one."
         )
     graph = network_graph(source, None if isinstance(source, Graph) else _sizes(source, inputs))
-    if execution is not None and graph.model is not None:
-        original: Any = graph.model
-        _check_executed(getattr(original, "exported", original), execution)
     graph = graph if input_range is None else within(graph, *input_range)
     return of_graph(
-        graph, inputs, labels, radii, local=local, budget=budget, execution=execution, method=method,
+        graph, inputs, labels, radii, local=local, budget=budget, margin=margin, method=method,
         measure=Measure(rtol), progress=progress,
     )  # fmt: skip
 
@@ -216,20 +212,6 @@ def certified_accuracy(
 def _sizes(source: Source, x: NDArray[np.float64]) -> Any:
     """Shape of one sample; of a file its spatial sizes."""
     return (x.shape[3:] and x.shape[2:]) or None if is_file(source) else x.shape[1:]
-
-
-def _check_executed(original: Exported | OnnxModel, execution: str) -> None:
-    """Refuse constants that a model computes when it is called, and sums of 16 bits, which the graph does not show."""
-    if original.narrow and execution != "float32":
-        raise MethodError(f"execution={execution!r}: {original.narrow} is summed in 16 bits there, which has no rule.")
-    if original.computed:
-        raise MethodError(
-            f"execution={execution!r}: {original.computed} is no array that the model stores, but computed when it is "
-            "called, and rounded otherwise there. Bake it (specnorm_torch.bake_), or store it in a buffer or the ONNX "
-            "file."
-        )
-    if what := original.otherwise(execution):
-        raise MethodError(f"execution={execution!r}: {what}.")
 
 
 def numbers(x: Any) -> NDArray[Any]:

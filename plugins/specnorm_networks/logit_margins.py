@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import and_
 
@@ -38,12 +38,15 @@ class Margins:
     whole : float
         Of all logits together.
     note : str
-        Which logits they are, where the network does not end with them.
+        Which logits they are, where the network does not end with them; and how the graph was compared.
+    file : bytes or None
+        As `NetworkBound` has it.
     """
 
     differences: Interval
     whole: float
     note: str = ""
+    file: bytes | None = field(default=None, repr=False, compare=False)
 
     @property
     def upper(self) -> FloatArray:
@@ -111,7 +114,8 @@ def margins(graph: Graph, measure: Measure | None = None, *, method: Method | No
     if run is not None and len(run.links) > 1:
         weighted = _weighted(run, rows, measure, method, [known(before[run.start]), alpha])
         found += [] if weighted is None else [weighted]
-    return Margins(reduce(and_, found), whole.claim.value, graph.note)
+    note = " ".join(filter(None, (whole.origin, graph.note)))
+    return Margins(reduce(and_, found), whole.claim.value, note, whole.file)
 
 
 def of_logits(graph: Graph) -> Graph:

@@ -78,6 +78,9 @@ class Trial(Protocol):
 class Model(Protocol):
     """The original of a graph, executed by its own framework."""
 
+    file: bytes | None
+    """The ONNX file that was exported from it, which the graph was read from; None: it is a file itself."""
+
     def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:
         """Values by the names of the graph's nodes, in the original's own precision.
 

@@ -102,7 +102,8 @@ def bound(
     if check:
         pairs, reached = attack(read, found, region, ranges_of or {})
         checked = replace(checked, pairs=pairs, reached=reached)
-    return replace(found, checked=checked, note=read.note, status=status)
+    file = None if graph.model is None else graph.model.file
+    return replace(found, checked=checked, note=read.note, status=status, file=file)
 
 
 def near(graph: Graph, ball: Ball, measure: Measure, method: Method, found: Ranges | None = None) -> list[NetworkBound]:

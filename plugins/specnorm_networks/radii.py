@@ -5,7 +5,6 @@ Each is proven, or shown by an input, at the radius that is tried, so that a sea
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,25 +12,20 @@ import numpy as np
 from specnorm import MethodError
 from specnorm.proof import Clock, Interval, Lower
 from specnorm_networks.attack import gradient, length, moved, nearest
-from specnorm_networks.bounding import bounded
 from specnorm_networks.certified import margins as rules
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.linear_bounds import LinearBounds, Network
-from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
+from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.ranges import box_of
 from specnorm_networks.certified.regions import Ball
-from specnorm_networks.certified.roundings import EXECUTIONS, AtCentre, Roundings
 from specnorm_networks.checking import inside, moved_up, run_with_errors
 from specnorm_networks.linear import STEPS, Ascent, located, read
 from specnorm_networks.logit_margins import Margins
 from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Product
 
 PARTS = 16
 """Parts of a ball at most, without a budget; with one, as many as there is time for."""
 MOST_PARTS = 4096
-HALVES, FARTHEST, SHY = 20, 1e6, 0.999
-"""Of a radius by constants less roundings that is tried, how large it is at most, and what is left of a guess."""
 AGAIN = 12
 """Steps of an ascent on a part."""
 ATTACKS, PUSHES = 3, 12
@@ -50,21 +44,20 @@ class Radii:
         Of the network, everywhere.
     budget : float, optional
         Seconds a sample and radius; None: a fixed number of steps.
-    execution : {"float32", "float16", "bfloat16"}, optional
-        The label is that of the network as it is executed (`certified.roundings`). Attacks are in real
-        arithmetic always.
+    margin : float, default 0.0
+        By more than this number the label's logit has to exceed every other one. Attacks change the label itself.
 
     Raises
     ------
     MethodError
-        If the network has other inputs or outputs, or what an operator of it rounds is not known.
+        If the network has other inputs or outputs.
     """
 
     graph: Graph
     known: Margins
     measure: Measure = field(default_factory=Measure)
     budget: float | None = None
-    execution: str | None = None
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         ends = [self.graph.by_name[name].shape for name in (*self.graph.inputs, *self.graph.outputs)]
@@ -75,17 +68,6 @@ class Radii:
         self.shape, self.classes = ends[0], ends[1][1]
         self.output = self.graph.outputs[0]
         self.network: Network = read(self.graph, self.measure)
-        self.roundings = None if self.execution is None else executed(self.graph, self.execution, self.measure)
-        self._around: tuple[bytes, AtCentre] | None = None
-
-    def around(self, x: FloatArray) -> AtCentre | None:
-        """Roundings around a sample; None: of real arithmetic."""
-        if self.roundings is None:
-            return None
-        key = x.tobytes()
-        if self._around is None or self._around[0] != key:
-            self._around = key, self.roundings.at(x)
-        return self._around[1]
 
     def logits(self, x: FloatArray) -> Interval:
         """Of one sample, their rounding counted."""
@@ -93,39 +75,20 @@ class Radii:
 
     def by_constants(self, x: FloatArray, label: int) -> Lower:
         """By the constants everywhere; 0 where the label is not proven to be the sample's."""
-        at = self.around(x)
-        found = rules.radii(self.logits(x) if at is None else at.output, np.array([label]), self.known.differences)[0]
-        return found if at is None or not found.value else self._less_roundings(at, label, found.value)
-
-    def _less_roundings(self, at: AtCentre, label: int, most: float) -> Lower:
-        """Where the error, as if it were linear, leaves a margin; else by halves."""
-        low, high = 0.0, min(most, FARTHEST)
-        start, end = at.error(low), at.error(high)
-        tries = [high / 2**k for k in range(HALVES)]
-        if start is not None and end is not None:
-            first, last = math.sqrt(2) * start.value, math.sqrt(2) * end.value
-            margin = np.delete(at.output.low[0, label] - at.output.high[0], label) - first
-            slopes = np.delete(self.known.differences.high[label], label) + (last - first) / high
-            if not (margin > 0).all():
-                return rules.NO_RADIUS
-            tries.insert(0, float(np.min(margin / slopes, initial=high)) * SHY)
-        found = (rules.radius_as_executed(at, label, self.known.differences, radius) for radius in tries)
-        return next((radius for radius in found if radius is not None), rules.NO_RADIUS)
+        (found,) = rules.radii(self.logits(x), np.array([label]), self.known.differences, self.margin)
+        return found
 
     def proven(self, x: FloatArray, label: int, radius: float) -> Lower | None:
-        """A ball's radius, if no difference of logits reaches 0 in it."""
-        at = self.around(x)
-        found = self.parts(x, label, radius, rules.needed(at, radius))
-        return None if found is None else rules.radius_of([(each.bounds, each.best) for each in found], at)
+        """A ball's radius, if every difference of logits stays above the margin in it."""
+        found = self.parts(x, label, radius)
+        return None if found is None else rules.radius_of([(each.bounds, each.best) for each in found], self.margin)
 
-    def parts(self, x: FloatArray, label: int, radius: float, needed: float) -> list[Ascent] | None:
-        """Parts of a ball in which all differences of the label's logit to others are above a number."""
+    def parts(self, x: FloatArray, label: int, radius: float) -> list[Ascent] | None:
+        """Parts of a ball in which all differences of the label's logit to others are above the margin."""
         clock, rows = Clock.of(self.budget), rules.rows_of(label, self.classes)
-        if needed == math.inf:
-            return None
         for anew in (False, True):
             bounds = located(self.network, x, radius, anew=anew, clock=clock)
-            ascent = Ascent(bounds, self.output, rows, needed=needed).improved(STEPS if anew else 0, clock)
+            ascent = Ascent(bounds, self.output, rows, needed=self.margin).improved(STEPS if anew else 0, clock)
             if ascent.positive:
                 return [ascent]
         return self._cut(ascent, clock)
@@ -182,19 +145,3 @@ class Radii:
         own = found.value[0, label] + error[label]
         others = np.delete(found.value[0] - error, label)
         return bool((others >= own).any())
-
-
-def executed(graph: Graph, execution: str, measure: Measure) -> Roundings:
-    """What a network rounds where it is executed.
-
-    Raises
-    ------
-    MethodError
-        If there is no such execution, or what an operator rounds is not known.
-    """
-    if execution not in EXECUTIONS:
-        raise MethodError(f"execution={execution!r}; expected None, {', '.join(map(repr, EXECUTIONS))}.")
-    try:
-        return Roundings(graph, EXECUTIONS[execution], measure, bounded(graph, measure, Product()).constants)
-    except NoBoundError as error:
-        raise MethodError(f"execution={execution!r}: what the network rounds is not known. {error}") from error

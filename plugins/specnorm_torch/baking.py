@@ -20,7 +20,9 @@ def bake_(model: nn.Module) -> list[str]:
     """Replace every tensor that a parametrisation or an old-style hook computes by a plain parameter.
 
     Its values are those that the model uses in ``eval()`` now. Parametrisations of `torch.nn.utils.parametrize` are
-    removed, and the hooks of ``torch.nn.utils.weight_norm``, ``spectral_norm`` and ``prune``.
+    removed, and the hooks of ``torch.nn.utils.weight_norm``, ``spectral_norm`` and ``prune``. Other modules inside the
+    model that have a method ``vanilla_export()``, as deel-torchlip's normalisations do, are replaced by the plain
+    module that it returns.
 
     Parameters
     ----------
@@ -30,15 +32,28 @@ def bake_(model: nn.Module) -> list[str]:
     Returns
     -------
     list of str
-        Names of the tensors that are plain parameters now.
+        Names of the tensors that are plain parameters now, and of the modules that were replaced.
     """
     done = []
     for prefix, module in list(model.named_modules()):
         if "parametrizations" not in prefix.split("."):
-            for name in computed(module):
+            names = computed(module)
+            for name in names:
                 bake_tensor(module, name)
                 done.append(f"{prefix}.{name}" if prefix else name)
+            if prefix and not names and hasattr(module, "vanilla_export") and not list(module.children()):
+                plain = _vanilla(module)
+                if plain is not module:
+                    model.set_submodule(prefix, plain)
+                    done.append(prefix)
     return done
+
+
+def _vanilla(module: nn.Module) -> nn.Module:
+    """What a module says to be the same at inference, in the module's mode."""
+    with at_inference(module):
+        plain: nn.Module = module.vanilla_export()  # type: ignore[operator]
+    return plain.train(module.training)
 
 
 def baked(model: ModuleT) -> ModuleT:

@@ -111,20 +111,20 @@ def test_no_certified_label_changes_where_the_file_is_executed(run: Run, net: Pa
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.sampled("bfloat16")
-@pytest.mark.parametrize(("between", "execution"), [(None, None), ((0.0, 1.0), None), (None, "bfloat16")])
+@pytest.mark.sampled("0.1")
+@pytest.mark.parametrize(("between", "margin"), [(None, 0.0), ((0.0, 1.0), 0.0), (None, 0.1)])
 def test_rows_are_the_python_functions(
-    run: Run, net: Path, arrays: dict[str, Array], between: tuple[float, float] | None, execution: str | None
+    run: Run, net: Path, arrays: dict[str, Array], between: tuple[float, float] | None, margin: float
 ) -> None:
     options = [] if between is None else ["--input-range", *map(str, between)]
-    found = run(*options, *([] if execution is None else ["--execution", execution]))
+    found = run(*options, *(["--margin", str(margin)] if margin else []))
     graph = read_onnx(net, {"x": (1, *SIZES)})
     graph = graph if between is None else networks.within(graph, *between)
-    same = networks.certified_accuracy(graph, arrays["x"], arrays["y"], sorted(RADII), local=True, execution=execution)
+    same = networks.certified_accuracy(graph, arrays["x"], arrays["y"], sorted(RADII), local=True, margin=margin)
     assert [row["radius"] for row in found["samples"]] == same.radius.tolist()
     assert [row["status"] for row in found["samples"]] == same.status.T.tolist()
     assert [each["certified"] for each in found["radii"]] == same.accuracy.tolist()
-    assert found["execution"] == execution
+    assert found["margin"] == margin
     for at, row in enumerate(found["samples"]):
         assert (row["attacked"] is None) == (at not in same.changed)
         if at in same.changed:

@@ -55,22 +55,22 @@ def test_equinox() -> None:
     compare(equinox.nn.Sequential(layers), (3, 8, 8))
 
 
-def test_state_is_refused() -> None:
-    calls = iter(range(9))
-    with pytest.raises(MethodError, match="another output for the same input"):
-        export(lambda x: x + next(calls), (3,))
+def test_another_output_at_each_call_is_seen() -> None:
+    calls = iter(range(99))
+    with pytest.raises(TranslationError, match="not read as it computes"):
+        network_bound(lambda x: x + next(calls), (3,))
 
 
-def test_state_that_is_not_seen_yet_is_refused() -> None:
-    """1 was claimed for 100."""
-    calls = [0]
-
-    def counting(x: Any) -> Any:
-        calls[0] += 1
-        return 100 * x if calls[0] > 100 else x
-
-    with pytest.raises(MethodError, match="keeps a state"):
-        export(counting, (3,))
+def test_training_modes_are_told() -> None:
+    nnx, equinox = pytest.importorskip("flax.nnx"), pytest.importorskip("equinox")
+    for rate in (0.5, None):
+        rngs, key = nnx.Rngs(0), jax.random.key(0)
+        dropped = [] if rate is None else [nnx.Dropout(rate, rngs=rngs)]
+        model = nnx.Sequential(nnx.Linear(3, 3, rngs=rngs), *dropped)
+        dropped = [] if rate is None else [equinox.nn.Dropout(rate)]
+        other = equinox.nn.Sequential([equinox.nn.Linear(3, 3, dtype="float32", key=key), *dropped])
+        for each in (model, other):
+            assert ("taken in eval()" in str(network_bound(each, (3,)))) == (rate is not None)
 
 
 def test_an_output_that_is_an_input_is_compared() -> None:

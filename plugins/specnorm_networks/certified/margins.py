@@ -30,10 +30,8 @@ from specnorm_networks.certified.kernels import ROUNDINGS
 from specnorm_networks.certified.linear_bounds import Cut, LinearBounds
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.layers import Matrix
-from specnorm_networks.certified.roundings import AtCentre
 
 RADIUS = "the radius in which a label stays"
-NO_RADIUS = make_lower(0.0, RADIUS, "no radius is negative")
 
 
 @arithmetic.on_host()
@@ -75,43 +73,29 @@ def _constants(bounds: FloatArray) -> Interval:
 
 
 @arithmetic.on_host()
-def radii(logits: NDArray[np.float64] | Interval, labels: NDArray[np.integer], differences: Interval) -> list[Lower]:
-    """Of the ball around each sample in which no logit reaches the label's: the least margin over its constant.
+def radii(
+    logits: NDArray[np.float64] | Interval, labels: NDArray[np.integer], differences: Interval, margin: float = 0.0
+) -> list[Lower]:
+    """Radius of the ball around each sample in which the label's logit exceeds every other one by more than a margin.
+
+    It is the least ``(f_y - f_j - margin) / L_yj``, and 0 where a difference is not above the margin.
 
     ``logits``: of shape (samples, classes): numbers are taken as exact. ``labels``: of shape (samples,).
-    ``differences``: constants (classes, classes) of the differences of two logits.
+    ``differences``: constants L (classes, classes) of the differences of two logits.
     """
     all_of = logits if isinstance(logits, Interval) else point(logits)
     own = make_interval(*(np.take_along_axis(end, labels[:, None], axis=1) for end in all_of.ends))
-    margin = (own - all_of).low
-    radius = np.where(margin > 0, host.next_down(margin / differences.high[labels]), 0.0)
+    apart = (own - all_of).low
+    left = host.next_down(apart - margin) if margin else apart
+    radius = np.where(left > 0, host.next_down(left / differences.high[labels]), 0.0)
     radius[np.arange(len(labels)), labels] = np.inf
     found = np.min(radius, axis=1, initial=np.inf).tolist()
-    return [make_lower(each, RADIUS, "least margin over its constant") for each in found]
+    return [make_lower(each, _kept(margin), "least margin over its constant") for each in found]
 
 
-@arithmetic.on_host()
-def radius_as_executed(at: AtCentre, label: int, differences: Interval, radius: float) -> Lower | None:
-    """A ball's radius, if the executed logits of no input in it reach the label's; None if one's may.
-
-    Each of two logits is off by an entry of the error, their difference by at most root of two times its norm.
-
-    ``at``: of the ball's centre. ``differences``: constants (classes, classes) of the differences of two logits.
-    """
-    error, logits = at.error(radius), at.output
-    if error is None or logits.shape != (1, len(differences.low)):
-        return None
-    (low,), (high,) = logits.ends
-    others = np.arange(len(low)) != label
-    margin = host.next_down(low[label] - high[others])
-    moved = host.next_up(differences.high[label][others] * radius)
-    if not bool((margin > host.next_up(moved + _of_difference(error))).all()):
-        return None
-    return make_lower(radius, RADIUS, "margins less what constants and roundings move", error)
-
-
-def _of_difference(error: Upper) -> float:
-    return host.mul_up(host.root_up(2), error.value)
+def _kept(margin: float) -> str:
+    """What a radius is of."""
+    return f"{RADIUS}, by more than {margin!r}" if margin else RADIUS
 
 
 def rows_of(label: int, classes: int) -> FloatArray:
@@ -122,34 +106,19 @@ def rows_of(label: int, classes: int) -> FloatArray:
     return rows
 
 
-def radius_of(found: Sequence[tuple[LinearBounds, Interval]], at: AtCentre | None = None) -> Lower | None:
-    """A ball's radius, if no difference of logits reaches 0 in it; None if one may.
+def radius_of(found: Sequence[tuple[LinearBounds, Interval]], margin: float = 0.0) -> Lower | None:
+    """Radius of a ball in which every difference of logits stays above a margin; None if one may not.
 
-    ``found``: parts of the ball and the rows' bounds on each. Together they are the ball. ``at``: of its centre: the
-    logits are those that are executed. None: of real arithmetic.
+    ``found``: parts of the ball and the rows' bounds on each. Together they are the ball.
     """
     balls = {(id(each.network), id(each.whole)) for each, _ in found}
     if len(balls) != 1 or not _together([each.cuts for each, _ in found]):
         raise HypothesisError("parts that are not all of one ball")
-    lost, bounds = needed(at, found[0][0].radius), found[0][0]
-    if at is not None and not _same_centre(at, bounds):
-        raise HypothesisError("roundings around another input")
-    if not all(bool((differences.low > lost).all()) for _, differences in found):
+    if not all(bool((differences.low > margin).all()) for _, differences in found):
         return None
+    bounds, _ = found[0]
     said = "linear bounds of the differences on ball and box"
-    said = said if at is None else f"{said}, less what roundings move"
-    return make_lower(bounds.radius, RADIUS, said if len(found) == 1 else f"{said}, in {len(found)} parts")
-
-
-def needed(at: AtCentre | None, radius: float) -> float:
-    """What a difference of logits has to be above on a ball, so that the executed one is above 0."""
-    error = None if at is None else at.error(radius)
-    return 0.0 if at is None else math.inf if error is None else _of_difference(error)
-
-
-def _same_centre(at: AtCentre, bounds: LinearBounds) -> bool:
-    one, other = at.exact[at.roundings.input].low, bounds.exact[bounds.network.input].low
-    return one.size == other.size and bool((one.reshape(-1) == other.reshape(-1)).all())
+    return make_lower(bounds.radius, _kept(margin), said if len(found) == 1 else f"{said}, in {len(found)} parts")
 
 
 def _together(cuts: Sequence[Sequence[Cut]]) -> bool:

@@ -190,7 +190,7 @@ def soft_shrink(node: Node, nodes: Nodes) -> Node | None:
     for scaled, number in ((moved, edge), (near, 0.0)):
         if not isinstance(scaled.operator, ops.Scale) or scaled.operator.offset is not None:
             return None
-        if scaled.operator.statistics is not None or not (np.asarray(scaled.operator.values) == number).all():
+        if not (np.asarray(scaled.operator.values) == number).all():
             return None
     sign, kept = (origin(scaled.inputs[0], nodes) for scaled in (moved, near))
     if not isinstance(sign.operator, ops.Sign) or origin(sign.inputs[0], nodes).name != x.name:

@@ -25,7 +25,7 @@ from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
 from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.onnx.binding import Numbers, Wholes, bind, stated
 from specnorm_networks.onnx.evaluator import cost, evaluate
-from specnorm_networks.onnx.nodes import FLOATING, MAX_FOLDED, MAX_KNOWN, Call, Data, Known, Made, Value
+from specnorm_networks.onnx.nodes import MAX_FOLDED, MAX_KNOWN, Call, Data, Known, Made, Value
 from specnorm_networks.onnx.pooling import reduce
 from specnorm_networks.onnx.tensors import Constant, Tensors
 
@@ -150,20 +150,6 @@ def computed(proto: Any, call: Call, known: Known, reader: Tensors) -> tuple[Con
         for at, shape in enumerate(shapes)
         if shape is not None
     )  # fmt: skip
-
-
-def rounds(operator: str, given: Sequence[Constant], found: Sequence[Constant]) -> bool:
-    """Whether constants that are computed from others would be other numbers in another precision."""
-    if operator in _EXACT or not any(x.dtype.startswith(FLOATING) for x in (*given, *found)):
-        return False
-    if operator != "Cast":
-        return True
-    (x,), (y,) = given, found
-    if x.steps or y.steps:  # not evaluated yet
-        return np.promote_types(_AS_READ.get(x.dtype, x.dtype), y.dtype) != y.dtype
-    # Whole numbers that bfloat16 holds are whole in any precision.
-    beyond = y.dtype not in FLOATING and np.max(abs(y.load().astype(np.float64)), initial=0.0) > 2**8
-    return bool(beyond) or not np.array_equal(x.load(), y.load())
 
 
 def _output(run: Any, at: int) -> NDArray[Any]:

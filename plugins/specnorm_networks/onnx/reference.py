@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from specnorm_networks.certified.operators.executed import UNITS
+from specnorm_networks.certified.operators.formats import UNITS
 from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.model import Computed, NotExecutedError, Trial
 from specnorm_networks.onnx.evaluator import cost, evaluate
@@ -68,11 +68,9 @@ class OnnxModel:
         Gives external data.
     shapes : callable
         Gives the shapes of all values from those of the inputs.
-    computed : str
-        A floating constant that the graph computes from others, with a rounding; empty: there is none.
     """
 
-    narrow = ""
+    file: bytes | None = None
 
     def __init__(
         self,
@@ -80,7 +78,6 @@ class OnnxModel:
         reader: Tensors,
         opset: int,
         shapes: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, Shape | None]],
-        computed: str = "",
     ) -> None:
         self._model = model
         self._graph = model.graph
@@ -88,11 +85,6 @@ class OnnxModel:
         self._reader = reader
         self.opset = opset
         self._shapes = shapes
-        self.computed = computed
-
-    def otherwise(self, execution: str) -> str:
-        """Nothing: see `specnorm_networks.sources.base.Exported`."""
-        return ""
 
     def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:
         """Values by name, in the file's precision; see `specnorm_networks.model.Model`.

@@ -30,7 +30,7 @@ from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.model_arrays import Sizes, Stated, Tensor
 from specnorm_networks.onnx import labels
 from specnorm_networks.onnx.binding import bind
-from specnorm_networks.onnx.constants import computed, rounds
+from specnorm_networks.onnx.constants import computed
 from specnorm_networks.onnx.evaluator import plain
 from specnorm_networks.onnx.nodes import MAX_KNOWN, Call, Data, Made, Result, UnsizedError, Value, has_graphs
 from specnorm_networks.onnx.operators import OPERATORS, RANDOM
@@ -92,8 +92,6 @@ class Walk:
         """What may be kernels and is not read: by the keys of constants, or by names and reasons."""
         self.functions = {(f.domain.replace("ai.onnx", ""), f.name) for f in model.functions}
         """Operators that the model defines itself."""
-        self.computed = ""
-        """A constant whose numbers depend on the precision that the graph is executed in."""
         self.broken: str | None = None
         """Why the graph makes no sense; its kernels are rows all the same."""
         self.values = self._scope(model.graph)
@@ -136,7 +134,7 @@ class Walk:
         names, note = labels.logits(self.model, self.values, self.opset, self.functions)
         outputs = [self.values.get(name) for name in names]
         moving = tuple(value.name for value in outputs if isinstance(value, Data))
-        model = OnnxModel(self.model, self.reader.again(), self.opset, self._shapes, self.computed)
+        model = OnnxModel(self.model, self.reader.again(), self.opset, self._shapes)
         return Graph(tuple(self.nodes), moving, model, note=note)
 
     def check_sizes(self) -> None:
@@ -370,10 +368,7 @@ class Walk:
         except NoBoundError:
             if moving:
                 raise
-        constants = computed(proto, call, known, self.reader)
-        if rounds(proto.op_type, [x for x in inputs if isinstance(x, Constant)], constants):
-            self.computed = self.computed or f"what {label} gives"
-        return constants
+        return computed(proto, call, known, self.reader)
 
     def _registered(self, proto: Any, inputs: list[Value | None]) -> Made:
         """What an operator of another domain becomes, if its user told."""

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from specnorm_networks.model import Computed
 
 Array: TypeAlias = NDArray[np.generic]
+TRAINING = "The model was taken in eval(): as it was given, in train(), it computes something else."
+"""What an answer says of a model with dropout, say, that was given in its training mode."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,14 +34,10 @@ class Exported:
         export names no inner values.
     alone : callable, optional
         ``alone(trial, *arrays)``: shows operators one by one; see `specnorm_networks.model.Model`.
-    narrow : str
-        An operator that its framework sums in 16 bits where values have so many; empty: there is none.
-    computed : str
-        A value that the original computes from what it stores when it is called; empty: there is none.
-    otherwise : callable
-        ``otherwise(execution)``: what the original does otherwise in that precision, in words; empty: nothing.
     note : str
         What an answer has to say of the original, in a sentence.
+    name : str
+        What messages call the original.
     """
 
     model: Any
@@ -47,7 +45,5 @@ class Exported:
     free: bool = False
     inner: Callable[..., Mapping[str, Computed]] | None = None
     alone: Callable[..., None] | None = None
-    narrow: str = ""
-    computed: str = "one of its constants"
-    otherwise: Callable[[str], str] = lambda _: ""
     note: str = ""
+    name: str = "The network"

@@ -21,14 +21,16 @@ def graph_of(exported: Exported) -> Graph:
     graph = read(io.BytesIO(data), "exported", len(data) + 1).graph(None)
     outputs = tuple(each.name for each in exported.model.graph.output)
     note = " ".join(filter(None, (graph.note, exported.note)))
-    return replace(graph, model=Original(exported, outputs), note=note)
+    return replace(graph, model=Original(exported, outputs, data), note=note)
 
 
 class Original:
     """See `specnorm_networks.model.Model`."""
 
-    def __init__(self, exported: Exported, outputs: tuple[str, ...]) -> None:
-        self.exported, self.outputs = exported, outputs
+    def __init__(self, exported: Exported, outputs: tuple[str, ...], file: bytes) -> None:
+        self.exported = exported
+        self.outputs = outputs
+        self.file: bytes | None = file
 
     def values(self, inputs: Mapping[str, FloatArray]) -> Mapping[str, Computed]:
         """Inner values that the export names, and what the original returns."""
@@ -43,8 +45,9 @@ class Original:
         for name, value in returned.items():
             if name in found and not equal_but_for_rounding(found[name], value):
                 raise TranslationError(
-                    f"The network was exported otherwise than it computes: output {name} of the program is not the "
-                    "model's. No bound is given."
+                    f"{self.exported.name} was exported otherwise than it computes: output {name} of the program is "
+                    "not the model's. No bound is given. Kernels that move from call to call become plain ones by "
+                    "specnorm_torch.bake_."
                 )
         return returned | found
 

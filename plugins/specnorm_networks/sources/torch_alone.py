@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.fx.node import map_aggregate
+from torch.fx.operator_schemas import get_signature_for_torch_op
 
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.operators.executed import UNITS
+from specnorm_networks.certified.operators.formats import UNITS
 from specnorm_networks.model import Computed, Trial
 
 _STORED = ("zeros_like", "ones_like", "full_like", "fill", "to", "type_as", "copy", "rms_norm", "nan_to_num", "selu")
@@ -20,11 +22,19 @@ _STORED = ("zeros_like", "ones_like", "full_like", "fill", "to", "type_as", "cop
 _WIDE = dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float64)
 SMALL = 16
 """Entries of constants that are told."""
+OPERATOR = type(torch.ops.aten.relu.default)
+"""Class of torch's operators in programs."""
 
 
 def widened(value: Any) -> Any:
     """Tensors in double precision, exactly."""
-    return tree_map_only(Tensor, lambda x: x.to(_WIDE.get(x.dtype, x.dtype)), value)
+    return map_aggregate(value, lambda x: x.to(_WIDE.get(x.dtype, x.dtype)) if isinstance(x, Tensor) else x)
+
+
+def arguments_of(operator: Any) -> Mapping[str, inspect.Parameter]:
+    """Arguments of an operator of torch by name, in order; the name of its first one may be another."""
+    signatures = get_signature_for_torch_op(operator)
+    return signatures[0].parameters if signatures else {}
 
 
 class Alone(torch.fx.Interpreter):
@@ -75,8 +85,7 @@ class Alone(torch.fx.Interpreter):
 
         ``rounded``: with numbers as a dtype has them, which torch does to some of an operator's and not to others.
         """
-        name = str(getattr(getattr(n.target, "_schema", None), "name", "")).removeprefix("aten::")
-        if name not in _STORED:
+        if str(n.target).removeprefix("aten.").partition(".")[0] not in _STORED:
             try:
                 return self._with(n, given, rounded=rounded), UNITS["float64"]
             except (RuntimeError, ValueError, TypeError):  # not in this dtype
@@ -91,7 +100,9 @@ class Alone(torch.fx.Interpreter):
                 value = given.get(a.name, self.env[a])
                 if stored:
                     kind = getattr(first_of(a), "dtype", None)
-                    return tree_map_only(Tensor, lambda x: x.to(kind) if x.is_floating_point() else x, value)
+                    return map_aggregate(
+                        value, lambda x: x.to(kind) if isinstance(x, Tensor) and x.is_floating_point() else x
+                    )
                 constant = a.name not in self.moving and isinstance(value, Tensor) and value.is_floating_point()
                 return widened(value.to(rounded) if rounded is not None and constant else value)
             if isinstance(a, torch.dtype) and not stored:
@@ -101,19 +112,19 @@ class Alone(torch.fx.Interpreter):
             return a
 
         target: Any = n.target
-        args: Any = torch.fx.node.map_aggregate(n.args, leaf)
-        kwargs: Any = dict(torch.fx.node.map_aggregate(n.kwargs, leaf))
-        if rounded is not None and hasattr(target, "_schema"):
+        args: Any = map_aggregate(n.args, leaf)
+        kwargs: Any = dict(map_aggregate(n.kwargs, leaf))
+        if rounded is not None and isinstance(target, OPERATOR):
             # Numbers that are left to their defaults, such as a slope of 0.01, are rounded like those that are given.
-            for argument in target._schema.arguments[len(n.args) :]:
-                if argument.has_default_value() and isinstance(argument.default_value, float):
-                    kwargs.setdefault(argument.name, leaf(argument.default_value))
+            for name, argument in [*arguments_of(target).items()][len(n.args) :]:
+                if isinstance(argument.default, float):
+                    kwargs.setdefault(name, leaf(argument.default))
         return target(*args, **kwargs)
 
     def _constants(self, n: torch.fx.Node) -> Iterator[float]:
-        schema = getattr(n.target, "_schema", None)
-        found: list[Any] = [a.default_value for a in schema.arguments if a.has_default_value()] if schema else []
-        torch.fx.node.map_aggregate((n.args, n.kwargs), found.append)
+        arguments = arguments_of(n.target).values() if isinstance(n.target, OPERATOR) else ()
+        found: list[Any] = [each.default for each in arguments]
+        map_aggregate((n.args, n.kwargs), found.append)
         for each in found:
             if isinstance(each, torch.fx.Node):
                 each = None if each.name in self.moving else self.env[each]
@@ -141,3 +152,16 @@ def first_of(node: Any) -> Any:
 def numbers(x: Tensor) -> FloatArray:
     """A tensor in float64."""
     return np.asarray(x.detach().resolve_neg().cpu().to(torch.float64).numpy())
+
+
+def computed(x: Tensor) -> Computed:
+    """A tensor's numbers, with the unit roundoff of its dtype, or of the products that it may be made of."""
+    unit = torch.finfo(x.dtype).eps / 2 if x.is_floating_point() else 2.0**-53
+    if x.dtype == torch.float32:
+        try:
+            precise = torch.get_float32_matmul_precision() == "highest"
+        except RuntimeError:  # other switches were used: nothing is known
+            precise = False
+        # TensorFloat-32 is on for cuDNN unless it is switched off.
+        unit = 2.0**-8 if not precise else 2.0**-11 if x.is_cuda else unit
+    return Computed(np.asarray(x.detach().cpu().to(torch.float64).numpy()), unit)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+from onnx import defs
 from onnxscript import ir
 from onnxscript import opset18 as op
+from onnxscript.values import Op, Opset
+
+from specnorm_networks.sources.torch_alone import arguments_of
 
 
 def _softplus(self: Any, beta: float = 1.0, _threshold: float = 20.0) -> Any:
@@ -170,22 +174,45 @@ def _layer_norm(
     return found
 
 
-def as_it_is(target: Any) -> Callable[..., Any]:
-    """An operator of another domain, by the name that torch has for it: what is registered for it has the rule."""
-    # No word of onnxscript's makes a node without a schema.
-    from torch.onnx._internal.exporter._torchlib.ops.symbolic import _call_symbolic_op
-
-    schema = target._schema
+def as_it_is(target: Any, count: int) -> Callable[..., Any]:
+    """An operator by the name that torch has for it, with so many values: what is registered for it has the rule."""
+    domain, _, name = target.name().partition("::")
+    names = [*arguments_of(target)]
 
     def write(*args: Any, **kwargs: Any) -> Any:
-        given = dict(zip((a.name for a in schema.arguments), args, strict=False)) | kwargs
+        given = dict(zip(names, args, strict=False)) | kwargs
         plain = {k: v for k, v in given.items() if isinstance(v, bool | int | float | str) or _are_plain(v)}
         tensors = [v for k, v in given.items() if k not in plain and v is not None]
-        name, dtypes = schema.name.partition("::")[2], [tensors[0].dtype] * len(schema.returns)
-        outputs = _call_symbolic_op(name, target.namespace, tensors, plain, dtypes, 1, None)
-        return outputs[0] if len(outputs) == 1 else outputs
+        schema = _schema(name.partition(".")[0], domain, len(tensors), count, plain)
+        return Op(Opset(domain, 1), schema.name, schema)(*tensors, **plain)
 
     return write
+
+
+def _schema(name: str, domain: str, inputs: int, outputs: int, attributes: Mapping[str, Any]) -> defs.OpSchema:
+    """A schema of an operator that ONNX does not have, without which onnxscript writes no node."""
+    kind = defs.OpSchema.AttrType
+    kinds = {bool: kind.INT, int: kind.INT, float: kind.FLOAT, str: kind.STRING}
+    several = {bool: kind.INTS, int: kind.INTS, float: kind.FLOATS}
+    types = {
+        key: several[float if any(isinstance(v, float) for v in value) else int]
+        if isinstance(value, list | tuple)
+        else kinds[type(value)]
+        for key, value in attributes.items()
+    }
+    parameter = defs.OpSchema.FormalParameter
+    every = defs.get_schema("Identity").type_constraints[0].allowed_type_strs
+    before = [parameter(f"x{at}", f"X{at}") for at in range(inputs)]
+    after = [parameter(f"y{at}", f"Y{at}") for at in range(outputs)]
+    return defs.OpSchema(
+        name,
+        domain,
+        1,
+        inputs=before,
+        outputs=after,
+        type_constraints=[(each.type_str, every, "") for each in (*before, *after)],
+        attributes=[defs.OpSchema.Attribute(key, each, required=False) for key, each in types.items()],
+    )
 
 
 def _are_plain(value: Any) -> bool:

@@ -19,8 +19,6 @@ from specnorm_networks.certified import margins
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.linear_bounds import LinearBounds, Network
 from specnorm_networks.certified.operators import Input, ReLU
-from specnorm_networks.certified.roundings import EXECUTIONS, AtCentre, Roundings
-from specnorm_networks.certified.scope import Scope
 
 from specnorm.certified import bound
 from specnorm.certified.bound import Upper
@@ -79,13 +77,6 @@ def near_a_line() -> object:
     )
     found.visit(LINES.nodes[0])
     return found.curve("y")
-
-
-def around(*centre: float) -> AtCentre:
-    """Roundings of the same network."""
-    return Roundings(LINES, EXECUTIONS["float32"], NOTHING, {"y": assumed(1.0, Scope(LINES).map("x", "y"))}).at(
-        np.array(centre)
-    )
 
 
 def foreign_part() -> LinearBounds:
@@ -260,10 +251,6 @@ REFUSED: dict[str, Callable[[], object]] = {
     ),
     "parts of two balls": lambda: margins.radius_of(
         [(ball.cut("x", 0, side), BELOW) for ball, side in zip(BALLS, (False, True), strict=True)]
-    ),
-    "roundings around another input": lambda: margins.radius_of([(BALLS[0], BELOW)], around(0.0, 1.0)),
-    "a constant of another value": lambda: Roundings(
-        LINES, EXECUTIONS["float32"], NOTHING, {"y": assumed(1.0, Scope(LINES).map("y", "x"))}
     ),
     "a part of another network": lambda: margins.radius_of([(BALLS[0], BELOW), (foreign_part(), BELOW)]),
     "a cut that leaves nothing": lambda: BALLS[0].cut("x", 1, False),

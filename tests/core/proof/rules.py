@@ -10,14 +10,11 @@ import numpy as np
 from assumptions import assumed, assumed_lower, interval
 from libraries import OPS
 from methods import test_deflation
-from networks.executing import FOOLED, dense
 from oracle import dense_matrix
 from proof.network_rules import NETWORK_CHECKS
 from proof.refusals import BALLS, CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
 from proof.test_claims import DILATED, KERNEL, LAYER, PART, PARTS, REFLECT, RING, by_unfolding, cover_of
-from specnorm_networks import Measure
 from specnorm_networks.certified import margins
-from specnorm_networks.radii import executed
 
 from specnorm.certified import bound
 from specnorm.certified.bound import Lower, Upper, of_kernel
@@ -139,29 +136,19 @@ def radii() -> Iterator[tuple[Lower | None, float]]:
     """Of logits whose difference is 2 and has the constant 2; and of a ball."""
     differences = interval(np.zeros((2, 2)), np.asarray([[0.0, 2.0], [2.0, 0.0]]))
     yield margins.radii(np.asarray([[3.0, 1.0]]), np.asarray([0]), differences)[0], 1.0
+    yield margins.radii(np.asarray([[3.0, 1.0]]), np.asarray([0]), differences, 1.5)[0], 0.25
     bounds, above = BALLS[0], interval(np.ones(1), np.ones(1))
+    yield margins.radius_of([(bounds, above)], 0.5), 1.0
+    yield margins.radius_of([(bounds, above)], 1.0), 0.0
     yield margins.radius_of([(bounds, above)]), 1.0
     yield margins.radius_of([(bounds.cut("x", 0, side), above) for side in (False, True)]), 1.0
     yield margins.radius_of([(bounds, interval(np.zeros(1), np.ones(1)))]), 0.0
-
-
-def as_executed() -> Iterator[tuple[Upper | Lower | None, float]]:
-    """A product halfway between two numbers of float16; and logits that are the input, 2 apart."""
-    graph, centre = FOOLED["storage"][:2]
-    at = executed(graph, "float16", Measure()).at(np.asarray(centre))
-    yield at.error(0.0), 2.0**-11 - 2.0**-21
-    differences = interval(np.zeros((2, 2)), math.sqrt(2) * np.asarray([[0.0, 1.0], [1.0, 0.0]]))
-    at = executed(dense(np.eye(2)), "float32", Measure()).at(np.asarray([3.0, 1.0]))
-    yield margins.radius_as_executed(at, 0, differences, 1.4), math.sqrt(2)
-    yield margins.radius_as_executed(at, 0, differences, 1.5), math.sqrt(2)
 
 
 CHECKS: dict[str, Check] = {
     **NETWORK_CHECKS,
     "radii": radii,
     "radius_of": radii,
-    "AtCentre.error": as_executed,
-    "radius_as_executed": as_executed,
     "_largest": arithmetic,
     "nothing": arithmetic,
     "of_kernel": arithmetic,

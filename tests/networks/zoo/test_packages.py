@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import importlib.machinery
-import importlib.util
 import os
-import sys
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +13,11 @@ import pytest
 torch: Any = pytest.importorskip("torch")
 import specnorm_networks  # noqa: E402 - after the skip where torch is missing
 import specnorm_torch  # noqa: E402 - after the skip where torch is missing
+from networks.zoo.no_torchvision import without_torchvision  # noqa: E402
 from networks.zoo.test_zoo import PROVEN, norm_of  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("_torchvision")
+_torchvision = pytest.fixture(scope="module")(without_torchvision)
 REFUSED = "refused"
 MOVING = "moving"
 """Its parametrisation moves in ``eval()`` too: proven of a copy whose kernel is fixed."""
@@ -33,7 +32,7 @@ CASES: dict[str, tuple[str, str, Callable[[Any], Any], tuple[int, ...], str]] = 
     "SOC": (
         "orthogonium", ".layers.conv.adaptiveSOC", lambda m: m.AdaptiveSOCConv2d(4, 4, 3, padding=1), (4, 6, 6), PROVEN
     ),
-    "Cayley": ("orthogonium", ".legacy.cayley_ortho_conv", lambda m: m.Cayley(4, 4, 3), (4, 6, 6), REFUSED),
+    "Cayley": ("orthogonium", ".legacy.cayley_ortho_conv", lambda m: m.Cayley(4, 4, 3), (4, 6, 6), PROVEN),
     "OrthoLinear": ("orthogonium", ".layers", lambda m: m.OrthoLinear(6, 4), (6,), PROVEN),
     "UnitNormLinear": ("orthogonium", ".layers", lambda m: m.UnitNormLinear(6, 4), (6,), PROVEN),
     "SLL, dense": ("orthogonium", ".layers.conv.SLL", lambda m: m.SDPBasedLipschitzDense(5, 5, 7), (5,), REFUSED),
@@ -49,48 +48,6 @@ CASES: dict[str, tuple[str, str, Callable[[Any], Any], tuple[int, ...], str]] = 
     "ScaledStdConv2d": ("timm", ".layers", lambda m: m.ScaledStdConv2d(3, 4, 3), (3, 5, 5), PROVEN),
     "Conv2dSame": ("timm", ".layers", lambda m: m.Conv2dSame(3, 4, 7, stride=2), (3, 8, 8), PROVEN),
 }  # fmt: skip
-
-
-class _AnyName(type):
-    def __getattr__(cls, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return name
-
-
-def _any_class(name: str) -> Any:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    return _AnyName(name, (torch.nn.Module,), {})
-
-
-class _NoTorchvision:
-    """Stands for torchvision, of which timm wants names; its wheels need one build of torch."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        del path, target
-        mine = name.partition(".")[0] == "torchvision"
-        return importlib.machinery.ModuleSpec(name, self, is_package=True) if mine else None  # type: ignore[arg-type]
-
-    def create_module(self, spec: Any) -> types.ModuleType:
-        module = types.ModuleType(spec.name)
-        module.__path__ = []
-        module.__getattr__ = _any_class  # type: ignore[method-assign]
-        return module
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        """Nothing is in it."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _torchvision() -> Iterator[None]:
-    stand_in: Any = _NoTorchvision()
-    missing = importlib.util.find_spec("torchvision") is None
-    if missing:
-        sys.meta_path.append(stand_in)
-    yield
-    if missing:
-        sys.meta_path.remove(stand_in)
 
 
 @pytest.mark.skipif("SPECNORM_ZOO" not in os.environ, reason="third-party packages: nox -s zoo")

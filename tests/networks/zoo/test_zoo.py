@@ -43,7 +43,7 @@ CASES: dict[str, tuple[Callable[[], Any], tuple[int, ...], str]] = {
     "branching": (lambda: z.Branching(5, 4), (5,), "cannot export"),
     "through NumPy": (lambda: z.ThroughNumpy(5, 4), (5,), "cannot export"),
     "unseen": (lambda: z.Unseen(5, 4), (5,), "Mul"),
-    "remembers": (lambda: z.Remembers(5, 4), (5,), "at its first call"),
+    "remembers": (lambda: z.Remembers(5, 4), (5,), "exported otherwise than it computes"),
     "in place": (lambda: z.InPlace(5, 4), (5,), "cannot export"),
     "changes its input": (lambda: z.ChangesInput(5, 4), (5,), "Mul"),
     "forward hook": (z.scaled_by_hook, (5,), "Mul"),

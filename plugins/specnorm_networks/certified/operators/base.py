@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.proof import Interval, around, enclosing, host, point
-from specnorm_networks.certified.operators.executed import EXACT, SINGLE, Executed, Format, smallest
+from specnorm_networks.certified.operators.formats import smallest
 from specnorm_networks.certified.regions import Region
 from specnorm_networks.certified.shapes import Shape
 
@@ -70,12 +70,6 @@ def flattened(x: FloatArray) -> FloatArray:
 
 class NoBoundError(Exception):
     """An operator has no constant here; the message says why."""
-
-
-def refuse_narrow(what: str, format: Format) -> None:
-    """Refuse an operator whose sums are not made in single precision where values have 16 bits: `NoBoundError`."""
-    if format.digits < SINGLE.digits:
-        raise NoBoundError(f"{what} may be summed in 16 bits where values are stored in {format.name}: use float32")
 
 
 class NotRunError(Exception):
@@ -226,8 +220,6 @@ class Operator:
     """`lipschitz`, where it is the same for all shapes and fields."""
     rises: ClassVar[bool] = False
     """Whether each entry of the value rises with the entries of the inputs, computed without rounding."""
-    rounds_nothing: ClassVar[bool] = False
-    """Whether each entry of the value is one of the inputs', or one's negative, or 0, in any precision."""
     keeps_channels: ClassVar[bool] = False
     """Whether it treats every channel (axis 1) by itself and alike, entry-wise functions and layers apart."""
 
@@ -309,12 +301,6 @@ class Operator:
         """The same by linear operators and functions of each entry, for inputs of some shapes; None: there is none."""
         return None
 
-    def executed(self, place: Place, format: Format) -> Executed:
-        """What is computed in its place where values are stored in a format; `NoBoundError` where that is not known."""
-        if self.rounds_nothing:
-            return EXACT
-        raise NoBoundError("what is rounded where it is executed is not known here")
-
     def named(self) -> tuple[tuple[str, Any], ...]:
         """Fields by name, for a digest."""
         return tuple((each.name, getattr(self, each.name)) for each in dataclasses.fields(self))
@@ -382,7 +368,6 @@ class Move(Linear):
 
     rule = "select"
     lipschitz_constant: ClassVar[float | None] = 1.0
-    rounds_nothing = True
     moves = True
 
     def moved(self, x: FloatArray) -> FloatArray:

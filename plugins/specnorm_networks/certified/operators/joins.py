@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from specnorm.proof import Interval, host
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Operator, Place, Program, Sizes
 from specnorm_networks.certified.operators.broadcasting import gathered, spread
-from specnorm_networks.certified.operators.executed import smallest
+from specnorm_networks.certified.operators.formats import smallest
 from specnorm_networks.certified.operators.linear import Add, Scale
 from specnorm_networks.certified.operators.pointwise import TINY, ReLU, hint
 
@@ -23,7 +23,6 @@ class Extreme(Operator):
 
     rule = "extreme"
     rises = True
-    rounds_nothing = True
 
     def lipschitz(self, place: Place) -> float:
         return self.combine([1.0] * len(place.before), place)

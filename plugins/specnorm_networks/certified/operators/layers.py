@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -18,16 +18,13 @@ from specnorm_networks.certified.operators.base import (
     FloatArray,
     Linear,
     LinearMap,
-    NoBoundError,
     NotRunError,
     Offset,
     Operator,
     Place,
     Sizes,
-    refuse_narrow,
 )
 from specnorm_networks.certified.operators.broadcasting import in_parts
-from specnorm_networks.certified.operators.executed import BRAIN, SINGLE, Executed, Format
 
 NUMPY: Any = SimpleNamespace(
     xp=np, concrete=True, memory=2**28, device=lambda _: None, from_numpy=lambda x, _: x, to_numpy=lambda x: x
@@ -78,28 +75,6 @@ class _Layered(Linear):
     layer: Layer
     bias: Offset | None = None
 
-    def _executed(self, terms: int, format: Format) -> Executed:
-        """Sums of so many products and a bias, whose numbers are rounded to nearest where they are stored."""
-        kernel, none = self.layer.kernel(), np.zeros(())
-        added, off = (none, none) if self.bias is None else self.bias()
-        if np.any(off) or self.layer.error is not None:
-            raise NoBoundError("its kernel or its bias is computed besides")
-        if format.digits < SINGLE.digits and not (SINGLE.holds(kernel) and SINGLE.holds(added)):
-            raise NoBoundError(f"its kernel is stored in more than float32: convert the model before {format.name}")
-        near = format.stored(kernel), format.stored(np.asarray(added, dtype=np.float64))
-        if format is BRAIN and ((near[0] != 0) & (abs(near[0]) < format.normal)).any():
-            raise NoBoundError("its kernel has numbers below 2**-126, which processors may take for 0 in bfloat16")
-        if not all(np.isfinite(each).all() for each in near):
-            raise NoBoundError(f"its kernel or its bias is beyond the numbers of {format.name}")
-
-        def with_numbers(k: FloatArray, b: FloatArray) -> Operator:
-            layer = replace(self.layer, load=lambda: k, transposed=False, to_host=np.asarray)
-            return replace(self, layer=layer, bias=None if self.bias is None else lambda: (b, none))
-
-        change = near[0] - kernel, near[1] - added
-        apart = any(each.any() for each in change)
-        return Executed(terms + 1, 1, with_numbers(*near), with_numbers(*change) if apart else None)
-
 
 class Convolution(_Layered):
     """Convolution or transposed convolution of (samples, channels, *spatial) with a constant kernel.
@@ -123,13 +98,6 @@ class Convolution(_Layered):
             return self._at(before, kernel) if np.all(np.isfinite(kernel)) else None
         except (GeometryError, KernelError):
             return None
-
-    def executed(self, place: Place, format: Format) -> Executed:
-        kernel = self.layer.kernel()
-        spec = ConvSpec.of(kernel.shape, **self.layer.geometry)
-        if spec.transposed:
-            refuse_narrow("a transposed convolution", format)
-        return self._executed(_by_output(kernel, spec).reshape(spec.cout, -1).shape[1], format)
 
     def _at(self, before: Sizes, kernel: FloatArray) -> LinearMap | None:
         geometry = dict(self.layer.geometry)
@@ -206,11 +174,6 @@ class Matrix(_Layered):
     """A number that the product is multiplied by."""
     side: Literal["right", "left"] = "right"
     """"right": ``alpha * x @ K.T`` along the last axis; "left": ``alpha * K @ x`` along the last but one."""
-
-    def executed(self, place: Place, format: Format) -> Executed:
-        if self.alpha != 1:
-            raise NoBoundError("what a product times a number rounds is not known")
-        return self._executed(self.layer.kernel().shape[1], format)
 
     def alike(self, place: Place) -> frozenset[int]:
         ndim = len(place.after or ())

@@ -20,16 +20,12 @@ from specnorm_networks.certified.operators.base import (
     Offset,
     Place,
     Sizes,
-    refuse_narrow,
 )
-from specnorm_networks.certified.operators.executed import EXACT, Executed, Format, Statistics, means
 from specnorm_networks.certified.shapes import Shape
 
 PadMode = Literal["zeros", "reflect", "replicate", "circular"]
 SCALED = 20
 """Roundings of a scale that is not exact, and of the product with it."""
-IN_PARTS = 2**15
-"""Numbers that torch sums in parts, where there is one sum, with several threads."""
 _NUMPY = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
@@ -46,8 +42,8 @@ class Scale(Linear):
     offset: Offset | None = None
     exact: bool = False
     """Whether the values are exact; else they were computed with a handful of roundings."""
-    statistics: Statistics | None = None
-    """Of batch normalisation: what values and offset were computed from."""
+    cancelling: FloatArray | None = None
+    """Of batch normalisation: sizes of the two terms that make the offset, however much of them cancels."""
 
     def lipschitz(self, place: Place) -> float:
         values = np.asarray(self.values)
@@ -76,29 +72,9 @@ class Scale(Linear):
         values = values if self.exact else np.where(values == 0, 0.0, host.next_up(host.inflate(values, 14)))
         return [base.times_up(weights, values, values)]
 
-    def executed(self, place: Place, format: Format) -> Executed:
-        if self.offset is not None:
-            found = None if self.statistics is None else self.statistics.executed(format)
-            if found is None:
-                raise NoBoundError(
-                    f"its constants are 0 or beyond {format.name}: fold batch normalisation into the layer"
-                )
-            around = found[1].reshape(np.shape(self.values)), np.zeros(())
-            return Executed(found[0], stored=Scale(self.values, lambda: around), growth=found[2], narrow=True)
-        values = np.asarray(self.values, dtype=np.float64)
-        if np.isin(values, (-1.0, 0.0, 1.0)).all():
-            return EXACT
-        if not format.scales(values):
-            raise NoBoundError(f"its constants are beyond the normal numbers of {format.name}")
-        # The constant, its inverse where it divides, and the product.
-        return Executed(stores=4)
-
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         allowed = super().rounding(values, result, unit)
-        if self.statistics is None:
-            return allowed
-        terms = self.statistics.terms().reshape(np.shape(self.values))
-        return allowed + 2 * (SCALED + 4) * unit * terms
+        return allowed if self.cancelling is None else allowed + 2 * (SCALED + 4) * unit * self.cancelling
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         values = np.asarray(self.values, dtype=np.float64)
@@ -131,15 +107,16 @@ def normalisation(
 ) -> Scale:
     """Batch normalisation at inference, of axis 1 of values with ``ndim`` axes; all in float64."""
     weights = np.ones_like(mean) if scale is None else scale
-    read = Statistics(mean, variance, weights, np.zeros_like(mean) if bias is None else bias, eps)
+    shift = np.zeros_like(mean) if bias is None else bias
     wide = 1 / np.sqrt(variance + eps) * weights
     along = (-1, *(1,) * (ndim - 2))
+    terms = (abs(shift) + abs(mean * wide)).reshape(along)
 
     def offset() -> tuple[FloatArray, FloatArray]:
         # A few roundings of the scale, the product and the difference.
-        return (read.bias - mean * wide).reshape(along), (read.terms() * 2.0**-47).reshape(along)
+        return (shift - mean * wide).reshape(along), terms * 2.0**-47
 
-    return Scale(wide.reshape(along), offset, statistics=read)
+    return Scale(wide.reshape(along), offset, cancelling=terms)
 
 
 class Add(Linear):
@@ -158,11 +135,6 @@ class Add(Linear):
         terms = zip(self.weights, broadcasting.spread(bounds, place), strict=True)
         total = host.add_up(*(host.mul_up(abs(weight), bound) for weight, bound in terms))
         return total if self.over == 1 else host.mul_up(total, host.div_up(1.0, self.over))
-
-    def executed(self, place: Place, format: Format) -> Executed:
-        if len(self.weights) != 2 or self.over != 1 or not set(self.weights) <= {-1.0, 1.0}:
-            raise NoBoundError("what a weighted sum, or one of several values, rounds is not known")
-        return Executed(stores=1)
 
     def alike(self, place: Place) -> frozenset[int]:
         shapes = [shape or () for shape in (*place.before, place.after)]
@@ -222,7 +194,6 @@ class Concat(Linear):
     """
 
     rule = "stack"
-    rounds_nothing = True
     moves = True
     axis: int
     new: bool = False
@@ -244,7 +215,6 @@ class Merge(Linear):
     """The first value, whose entries at some flat positions are those of the second, in order."""
 
     rule = "stack"
-    rounds_nothing = True
     moves = True
     at: FloatArray
     """Positions in the first value; none twice."""
@@ -270,7 +240,6 @@ class Broadcast(Linear):
     """Broadcast to a shape, by NumPy's rules: the root of the number of copies."""
 
     rule = "broadcast"
-    rounds_nothing = True
     moves = True
     target: tuple[int, ...]
     """It may have fewer axes than the value, or 1 where the value has more (ONNX's Expand): both are broadcast."""
@@ -291,14 +260,6 @@ class _Reduction(Linear):
     def _count(self, before: Shape | None) -> int | None:
         """How many numbers become one; None where it is not known."""
         return None if before is None else math.prod(before[axis] for axis in self.axes)
-
-    def executed(self, place: Place, format: Format) -> Executed:
-        count = self._count(place.before[0])
-        if not count:
-            raise NoBoundError("it sums numbers whose count is not known: give the input shape")
-        if isinstance(self, Sum) and count >= IN_PARTS:
-            refuse_narrow(f"a sum of {count} numbers", format)
-        return means(count) if isinstance(self, Mean) else Executed(count + 2, 2)
 
     def alike(self, place: Place) -> frozenset[int]:
         before = place.before[0] or ()
@@ -376,11 +337,6 @@ class Pad(Linear):
             unknown = n is None and self.mode == "reflect"
             counts.append(1 + first + last if unknown else padding_rules.padding_count(first, last, n, self.mode))
         return host.root_up(math.prod(counts))
-
-    def executed(self, place: Place, format: Format) -> Executed:
-        if not format.holds(self.value):
-            raise NoBoundError(f"{self.value!r}, what it pads with, is no number of {format.name}")
-        return EXACT
 
     def alike(self, place: Place) -> frozenset[int]:
         ndim = len(place.after or ())

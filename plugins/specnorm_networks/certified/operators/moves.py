@@ -42,8 +42,6 @@ class Identity(SameOrder):
 class Cast(Identity):
     """The same entries, in another precision, which is rounded to."""
 
-    rounds_nothing = False
-
 
 class Reshape(SameOrder):
     """A new shape."""

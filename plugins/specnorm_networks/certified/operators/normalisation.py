@@ -25,7 +25,7 @@ from specnorm_networks.certified.operators.base import (
     Place,
     Sizes,
 )
-from specnorm_networks.certified.operators.executed import smallest
+from specnorm_networks.certified.operators.formats import smallest
 from specnorm_networks.certified.operators.pointwise import hint
 from specnorm_networks.certified.shapes import Shape
 

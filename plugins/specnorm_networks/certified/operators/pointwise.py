@@ -19,7 +19,7 @@ import numpy as np
 
 from specnorm.proof import Interval, anything, enclosing, host, point
 from specnorm_networks.certified.operators.base import Ends, FloatArray, Line, NoBoundError, Place, Pointwise
-from specnorm_networks.certified.operators.executed import EXACT, Executed, Format, smallest
+from specnorm_networks.certified.operators.formats import smallest
 
 Extent: TypeAlias = tuple[float, float]
 Turn: TypeAlias = tuple[Extent, Extent]
@@ -245,15 +245,6 @@ class Kinked(Piecewise):
         plain = all(np.isin(side, (-1.0, 0.0, 1.0)).all() for side in self.sides())
         return 0.0 if plain and not self.slack() else (4 * unit + self.slack()) * abs(result)
 
-    def executed(self, place: Place, format: Format) -> Executed:
-        sides = np.concatenate([np.ravel(np.asarray(side, dtype=np.float64)) for side in self.sides()])
-        if np.isin(sides, (-1.0, 0.0, 1.0)).all():
-            return EXACT
-        if self.slack() or not format.scales(sides):
-            raise NoBoundError(f"its slopes are computed, or beyond the normal numbers of {format.name}")
-        # The slope, and the product.
-        return Executed(stores=3)
-
     def _around(self, side: Numbers) -> tuple[Numbers, Numbers]:
         slack = self.slack()
         if not slack:
@@ -320,11 +311,6 @@ class HardTanh(Piecewise):
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         # The limits are rounded.
         return np.where(np.isin(result, (self.low, self.high)), 2 * unit * abs(result), 0.0)
-
-    def executed(self, place: Place, format: Format) -> Executed:
-        if not (self.low <= self.high and format.holds(self.low) and format.holds(self.high)):
-            raise NoBoundError(f"its limits {self.low!r} and {self.high!r} are no numbers of {format.name}")
-        return EXACT
 
 
 class SoftShrink(Piecewise):

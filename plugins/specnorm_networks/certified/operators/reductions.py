@@ -18,7 +18,7 @@ from specnorm_networks.certified.operators.base import (
     Program,
     Sizes,
 )
-from specnorm_networks.certified.operators.executed import smallest
+from specnorm_networks.certified.operators.formats import smallest
 from specnorm_networks.certified.operators.moves import Identity, Reshape
 from specnorm_networks.certified.operators.windows import Along
 
@@ -39,7 +39,6 @@ class _End(Length):
     """The largest or the smallest entry along axes."""
 
     rises = True
-    rounds_nothing = True
     join: ClassVar[np.ufunc]
 
     def run(self, *values: FloatArray) -> FloatArray:

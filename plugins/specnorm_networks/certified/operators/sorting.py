@@ -28,7 +28,6 @@ class Sorted(Operator):
     rule = "select"
     lipschitz_constant = 1.0
     rises = True
-    rounds_nothing = True
 
 
 class Sort(Sorted):
@@ -77,7 +76,6 @@ class SignParts(Operator):
 
     rule = "select"
     lipschitz_constant = 1.0
-    rounds_nothing = True
     axis: int
     negative_first: bool = False
 

@@ -24,7 +24,6 @@ from specnorm_networks.certified.operators.base import (
     Sizes,
 )
 from specnorm_networks.certified.operators.broadcasting import in_parts, last_sizes
-from specnorm_networks.certified.operators.executed import Executed, Format, means
 from specnorm_networks.certified.operators.joins import Maximum, Minimum
 from specnorm_networks.certified.operators.moves import Gather
 
@@ -132,7 +131,6 @@ class MaxPool(Operator):
     rule = "max_pool"
     keeps_channels = True
     rises = True
-    rounds_nothing = True
     windows: Windows
 
     def alike(self, place: Place) -> frozenset[int]:
@@ -184,9 +182,6 @@ class AveragePool(Linear):
         if len(known) < len(norms):
             raise NoBoundError("its windows at the border depend on the input's size: give the input shape")
         return host.mul_up(*known)
-
-    def executed(self, place: Place, format: Format) -> Executed:
-        return means(math.prod(self.windows.kernel))
 
     def map_at(self, before: Sizes, *others: Sizes) -> LinearMap | None:
         found = self.windows.at(before, count_padding=self.count_padding)
