@@ -28,7 +28,8 @@ def upper(calls: tuple[Call, ...]) -> float | None:
 @settings(max_examples=50, deadline=None)
 def test_no_difference_quotient_is_larger(calls: tuple[Call, ...]) -> None:
     found = upper(calls)
-    if found is not None:
+    # A function that is nowhere defined (0 / 0) is the same everywhere.
+    if found is not None and any(value(calls, x) is not None for x in GRID):
         assert steepest(calls, GRID[::2] if len(calls) > 5 else GRID, 8) <= found * (1 + 1e-12) + 1e-30, calls
 
 

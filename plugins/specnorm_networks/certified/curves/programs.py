@@ -34,6 +34,7 @@ from specnorm_networks.certified.operators.pointwise import (
     LeakyReLU,
     Multiple,
     Negative,
+    Power,
     SoftShrink,
 )
 from specnorm_networks.certified.operators.sources import Constant
@@ -338,9 +339,16 @@ def _added(operator: Operator, reads: list[int], add: Callable[..., int]) -> int
         case Multiple() if operator.roundings <= SCALED:
             inner, outer = (_factor(number, operator.roundings) for number in (operator.inner, operator.outer))
             return add(outer, _added(operator.function, [add(inner, *reads)], add))
-        case Pointwise() if operator.near is None:
+        case Pointwise() if operator.near is None and _is_plain(operator):
             return add(operator if type(operator).__module__ in OURS else Foreign(operator), *reads)
     raise Unreadable
+
+
+def _is_plain(function: Pointwise) -> bool:
+    """Whether a function's numbers are such as its class takes."""
+    if isinstance(function, Power):
+        return function.exponent == int(function.exponent) >= 1
+    return all(np.isfinite(array).all() for array in arrays_of(function))
 
 
 def _two_by_two(larger: bool, reads: list[int], add: Callable[..., int]) -> int:
@@ -354,15 +362,20 @@ def _two_by_two(larger: bool, reads: list[int], add: Callable[..., int]) -> int:
 
 def _chooser(operator: Compare | Choose | Sign) -> Kind:
     if isinstance(operator, Compare):
+        if not math.isfinite(operator.threshold):
+            raise Unreadable
         return Above(operator.kind, operator.threshold)
     return SignOf() if isinstance(operator, Sign) else If()
 
 
 def _loaded(load: Callable[[], Any]) -> NDArray[Any]:
     try:
-        return np.asarray(load(), dtype=np.float64)
+        found = np.asarray(load(), dtype=np.float64)
     except Exception as error:
         raise Unreadable from error
+    if not np.isfinite(found).all():
+        raise Unreadable
+    return found
 
 
 def _line(scale: Scale) -> Line:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specnorm.proof import Interval, anything, arithmetic, enclosing, host
 from specnorm_networks.certified.curves.jets import Slopes, evaluate, slopes_by_branches
@@ -30,8 +31,8 @@ from specnorm_networks.certified.operators.base import (
 from specnorm_networks.certified.operators.pointwise import hint
 
 Extent: TypeAlias = tuple[float, float]
-AT_ONCE = 2**21
-"""Numbers on intervals that are looked at together."""
+AT_ONCE = 2**16
+"""Intervals that are looked at together."""
 PARTS = 8
 """Of an interval, at most."""
 
@@ -64,25 +65,37 @@ def _rounded(program: Written, x: FloatArray, unit: float) -> list[Interval]:
 def slopes_on(plan: Plan, low: FloatArray, high: FloatArray) -> Slopes:
     """Slopes and values of each entry's function on intervals, which are looked at in parts; arrays of their shape."""
     flat, which = plan.entries
-    shape = low.shape
-    entries = np.broadcast_to(which, shape).reshape(-1)
+    entries = np.broadcast_to(which, low.shape).reshape(-1)
+    one, other = low.reshape(-1), high.reshape(-1)
     count = max(1, min(PARTS, AT_ONCE // max(low.size, 1)))
+    chunks = [
+        _in_parts(flat, one[at : at + AT_ONCE], other[at : at + AT_ONCE], entries[at : at + AT_ONCE], count)
+        for at in range(0, max(low.size, 1), AT_ONCE)
+    ]
+
+    def together(arrays: Sequence[FloatArray]) -> FloatArray:
+        whole = np.concatenate(arrays, axis=-1)
+        return whole.reshape(*whole.shape[:-1], *low.shape)
+
+    values = together([each.values[0] for each in chunks]), together([each.values[1] for each in chunks])
+    square = together([each.square for each in chunks])
+    return Slopes(together([each.low for each in chunks]), together([each.high for each in chunks]), square, values)
+
+
+def _in_parts(plan: Plan, low: FloatArray, high: FloatArray, entries: NDArray[np.intp], count: int) -> Slopes:
+    """Of intervals that are divided into so many parts each; those without an end are not."""
     share = np.linspace(0.0, 1.0, count + 1)[1:-1, None]
-    one, other = low.reshape(1, -1), high.reshape(1, -1)
-    with np.errstate(all="ignore"):
-        inner = np.clip(one + share * (other - one), one, other)
-    # Of an interval without an end, every part is the whole.
-    ends = np.concatenate([one, inner, other])
-    first, last = ends[:-1], ends[1:]
-    whole = ~(np.isfinite(one) & np.isfinite(other)) | np.isnan(inner).any(axis=0, keepdims=True)
-    first, last = np.where(whole, one, first), np.where(whole, other, last)
-    found = slopes_by_branches(flat, first.reshape(-1), last.reshape(-1), np.tile(entries, count))
+    inner = np.clip(low + share * (high - low), low, high)
+    ends = np.concatenate([low[None], inner, high[None]])
+    whole = ~(np.isfinite(low) & np.isfinite(high)) | np.isnan(inner).any(axis=0)
+    first, last = np.where(whole, low, ends[:-1]), np.where(whole, high, ends[1:])
+    found = slopes_by_branches(plan, first.reshape(-1), last.reshape(-1), np.tile(entries, count))
 
     def reduced(array: FloatArray, reduce: np.ufunc) -> FloatArray:
-        return np.asarray(reduce.reduce(array.reshape(-1, count, *shape), axis=1))
+        return np.asarray(reduce.reduce(array.reshape(*array.shape[:-1], count, low.size), axis=-2))
 
     values = reduced(found.values[0], np.minimum), reduced(found.values[1], np.maximum)
-    square = reduced(found.square, np.maximum)[0]
+    square = reduced(found.square, np.maximum)
     return Slopes(reduced(found.low, np.minimum), reduced(found.high, np.maximum), square, values)
 
 
@@ -111,14 +124,15 @@ class Composite(Pointwise):
 
     def lipschitz(self, place: Place) -> float:
         """The largest absolute slope, everywhere or on the range that the inputs are known to lie in."""
-        if self.near is None:
+        lacks = isinstance(self.proof, str)
+        if self.near is None and (lacks or place.boxed):
             known = place.ranges()
             found = None
             if len(known) == 1 and known[0] is not None:
                 found = self.slopes(known[0].low, known[0].high)
             if found is not None:
                 return float(max(np.max(abs(end), initial=0.0) for end in found))
-            if isinstance(self.proof, str):
+            if lacks:
                 raise NoBoundError(f"of this function of one value, {self.proof}; {hint(known)}")
         return super().lipschitz(place)
 
@@ -126,6 +140,8 @@ class Composite(Pointwise):
         everywhere = self._everywhere(low.shape)
         if everywhere is None and self.plan.jumps:
             return None
+        if everywhere is not None and not (np.isfinite(low) & np.isfinite(high)).any():
+            return everywhere
         least, most = everywhere or (np.full(low.shape, -math.inf), np.full(low.shape, math.inf))
         found = slopes_on(self.plan, low, high)
         least, most = np.maximum(least, found.low[0]), np.minimum(most, found.high[0])
@@ -187,8 +203,8 @@ class SideBySide(Operator):
 
     def lipschitz(self, place: Place) -> float:
         """The root of the largest sum of squared slopes, everywhere or on the range of the inputs."""
-        known = place.ranges()
         limits = [] if isinstance(self.proof, str) else [self.proof.steepest]
+        known = place.ranges() if place.boxed or not limits else ()
         if len(known) == 1 and known[0] is not None and not (self.plan.jumps and not limits):
             square = slopes_on(self.plan, known[0].low, known[0].high).square
             limits.append(host.sqrt_up(float(np.max(square, initial=0.0))))
