@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 from checks import present
-from hypothesis import given, settings
-from networks.drawn_functions import NUMBERS, Call, mp, programs, steepest, value, written
-from networks.written_networks import Written
-from specnorm_networks import Measure, Product, bound, within
-from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.curves import subdivision
-from specnorm_networks.certified.patterns import recognised
+
+flint: Any = pytest.importorskip("flint", exc_type=ImportError)
+from hypothesis import given, settings  # noqa: E402
+from networks.drawn_functions import BITS, NUMBERS, Call, programs, steepest, value, written  # noqa: E402
+from networks.written_networks import Written  # noqa: E402
+from specnorm_networks import Measure, Product, bound, within  # noqa: E402
+from specnorm_networks.certified import operators as ops  # noqa: E402
+from specnorm_networks.certified.curves import subdivision  # noqa: E402
+from specnorm_networks.certified.patterns import recognised  # noqa: E402
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bits() -> Iterator[None]:
+    before, flint.ctx.prec = flint.ctx.prec, BITS
+    yield
+    flint.ctx.prec = before
+
 
 BESIDE = (-(2.0**-30), 0.0, 2.0**-30)
 GRID = sorted({*np.linspace(-6, 6, 33).tolist(), *(x + d for x in NUMBERS for d in BESIDE), -40.0, 40.0, 0.1, 1 / 3})
@@ -134,8 +146,9 @@ def test_functions_side_by_side() -> None:
 
 
 def of(net: Written, radius: float | None = None) -> float:
-    where = {} if radius is None else {"radius": radius, "centre": np.zeros(net.values["x"].shape)}
-    return present(bound(net.graph(), Measure(1e-6), method=Product(), check=False, **where).upper)
+    centre = None if radius is None else np.zeros(net.values["x"].shape)
+    found = bound(net.graph(), Measure(1e-6), method=Product(), radius=radius, centre=centre, check=False)
+    return present(found.upper)
 
 
 def soft_by_channel(net: Written, thresholds: np.ndarray) -> str:
@@ -191,7 +204,7 @@ def test_values_and_slopes_on_intervals(name: str) -> None:
         assert all(down <= y <= up for _, y in known)
         for (x, y), (z, w) in itertools.pairwise(known):
             if z > x:
-                assert least - 1e-30 <= (w - y) / (mp.mpf(z) - mp.mpf(x)) <= most + 1e-30
+                assert least - 1e-30 <= (w - y) / (flint.arb(z) - x) <= most + 1e-30
 
 
 @pytest.mark.parametrize("name", ["soft threshold", "Mish", "ELU by a choice", "softsign"])

@@ -100,25 +100,31 @@ class _Finder:
     def _composite(self, node: Node, base: str) -> Node | None:
         """A node that is one function of a value; None where nothing is proven of it."""
         base = self._further(base)
-        for atoms in (False, True):
-            program = self._program([node.name], base, atoms=atoms)[0]
-            if program is None or all(isinstance(operator, LINEAR) for operator, _ in program):
-                return None
-            try:
-                function = Composite(program)
-                proven = not isinstance(function.proof, str)
-            except Unreadable:
-                return None
-            if proven or not any(map(self._is_atom, self.made)):
-                break
-        if not proven:
-            lacks = any(isinstance(operator, WITHOUT_CONSTANT) for operator, _ in program)
-            if not lacks or function.plan.jumps or len(program) == 1:
+        function = self._function(node, base, atoms=False)
+        if function is not None and isinstance(function.proof, str) and any(map(self._is_atom, self.made)):
+            function = self._function(node, base, atoms=True)
+        if function is None:
+            return None
+        if isinstance(function.proof, str):
+            lacks = any(isinstance(operator, WITHOUT_CONSTANT) for operator, _ in function.program)
+            if not lacks or function.plan.jumps or len(function.program) == 1:
                 return None
             # It has slopes on ranges.
             self.open[node.name] = base
         self.made[node.name] = replace(node, operator=function, inputs=(base,))
         return self.made[node.name]
+
+    def _function(self, node: Node, base: str, *, atoms: bool) -> Composite | None:
+        """All operators between two values as one; None where they are linear, or cannot be read."""
+        program, _ = self._program([node.name], base, atoms=atoms)
+        if program is None or all(isinstance(operator, LINEAR) for operator, _ in program):
+            return None
+        function = Composite(program)
+        try:
+            function.plan  # noqa: B018 - read here, once
+        except Unreadable:
+            return None
+        return function
 
     def _further(self, base: str) -> str:
         """What a value is a function of, if that is one program."""

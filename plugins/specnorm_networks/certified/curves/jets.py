@@ -140,7 +140,7 @@ def _restricted(jet: Jet, threshold: float, side: NDArray[np.int8]) -> tuple[Jet
 def times(one: Interval, other: Interval) -> Interval:
     """The product; exact where one factor is -1, 0 or 1, and of the sign that it has."""
     low, high = (one * other).ends
-    above, below = ([end(each) for each in (one, other)] for end in (lambda x: x.low >= 0, lambda x: x.high <= 0))
+    above, below = [x.low >= 0 for x in (one, other)], [x.high <= 0 for x in (one, other)]
     low = np.where((above[0] & above[1]) | (below[0] & below[1]), np.maximum(low, 0.0), low)
     high = np.where((above[0] & below[1]) | (below[0] & above[1]), np.minimum(high, 0.0), high)
     for factor, rest in ((one, other), (other, one)):
@@ -202,7 +202,8 @@ def _step(step: Step, jets: Sequence[Jet], decisions: dict[tuple[int, float], Fl
                 for weight, part in zip(weights, parts, strict=True):
                     total = plus(total, part.scaled(weight))
                 totals.append(total if over == 1 else total.scaled(1 / over, 2.0**-52))
-            return Jet(*totals, defined)
+            value, slope, bend = totals
+            return Jet(value, slope, bend, defined)
         case Times():
             one, other = read
             if step.reads[0] == step.reads[1]:

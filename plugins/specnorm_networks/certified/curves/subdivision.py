@@ -215,7 +215,7 @@ class _Search:
         wanted = (below | above).any(axis=0)
         if len(slopes.low) > 1:
             wanted = slopes.square > (np.maximum(self.reached_square, self.square) * (1 + 2 * CLOSE))[which]
-        return wanted | ~np.isfinite(slopes.square)
+        return np.asarray(wanted | ~np.isfinite(slopes.square))
 
     def _settle(self, slopes: Slopes, which: NDArray[np.intp], done: NDArray[np.bool_]) -> None:
         for at in range(len(slopes.low)):

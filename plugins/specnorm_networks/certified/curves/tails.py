@@ -209,7 +209,7 @@ class Tail:
             case Number(values):
                 return Order(float(values), float(values)), ZERO
             case Line():
-                slope, shift = (Order(*map(float, ends)) for ends in (kind.slope, kind.shift))
+                slope, shift = (Order(float(low), float(high)) for low, high in (kind.slope, kind.shift))
                 return self.add(self.multiply(read[0][0], slope), shift), self.multiply(read[0][1], slope)
             case Total(weights, over):
                 value, slope = ZERO, ZERO
@@ -315,19 +315,20 @@ class Tail:
         if not (math.isfinite(ends[0]) or math.isfinite(ends[1])):
             raise Unknown
         anchor = ends[0] if math.isfinite(ends[0]) else ends[1]
-        there = tuple(float(end) for end in f.between(np.array(anchor), np.array(anchor)))
+        there = [float(end) for end in f.between(np.array(anchor), np.array(anchor))]
         # f(u) = f(c) + s (u - c) = s u + (f(c) - s c), with one and the same s between the slopes.
         slopes = slopes_of(f, enclosing((low, high)))
         slope = Order(float(slopes.low), float(slopes.high))
         away = self.multiply(slope, Order(-anchor, -anchor))
-        return self.add(self.multiply(slope, u), self.add(Order(*there), away))
+        return self.add(self.multiply(slope, u), self.add(Order(there[0], there[1]), away))
 
     def _derivative(self, f: Pointwise, u: Order, ends: tuple[float, float]) -> Order:
         """The derivative of a function: where it falls off, as fast."""
         found = slopes_of(f, enclosing((np.array(ends[0]), np.array(ends[1]))))
         low, high = float(found.low), float(found.high)
-        rises = u.low > 0 and u.order > (0, 0)
-        falls = u.high < 0 and u.order > (0, 0)
+        grows = u.order > ZERO.order
+        rises = u.low > 0 and grows
+        falls = u.high < 0 and grows
         near = min(abs(u.low), abs(u.high))
         most: float | None = None
         match f:

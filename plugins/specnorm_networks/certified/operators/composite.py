@@ -75,7 +75,7 @@ def slopes_on(plan: Plan, low: FloatArray, high: FloatArray) -> Slopes:
 
     def together(arrays: Sequence[FloatArray]) -> FloatArray:
         whole = np.concatenate(arrays, axis=-1)
-        return whole.reshape(*whole.shape[:-1], *low.shape)
+        return whole.reshape((*whole.shape[:-1], *low.shape))
 
     values = together([each.values[0] for each in chunks]), together([each.values[1] for each in chunks])
     square = together([each.square for each in chunks])
@@ -92,7 +92,7 @@ def _in_parts(plan: Plan, low: FloatArray, high: FloatArray, entries: NDArray[np
     found = slopes_by_branches(plan, first.reshape(-1), last.reshape(-1), np.tile(entries, count))
 
     def reduced(array: FloatArray, reduce: np.ufunc) -> FloatArray:
-        return np.asarray(reduce.reduce(array.reshape(*array.shape[:-1], count, low.size), axis=-2))
+        return np.asarray(reduce.reduce(array.reshape((*array.shape[:-1], count, low.size)), axis=-2))
 
     values = reduced(found.values[0], np.minimum), reduced(found.values[1], np.maximum)
     square = reduced(found.square, np.maximum)
