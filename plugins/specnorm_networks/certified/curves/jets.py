@@ -371,7 +371,7 @@ def slopes_by_branches(plan: Plan, low: FloatArray, high: FloatArray, entries: N
     sides = np.full((len(plan.switches), count), FREE, np.int8)
     budget = count + MOST
     # Intervals on which no branch was chosen yet.
-    whole: NDArray[np.bool_] | None = low < high
+    whole: NDArray[np.bool_] | None = None if alone.all() else ~alone
     while len(owner):
         own = plan if entries is None else plan.at(entries[owner])
         found = evaluate(own, enclosing((low[owner], high[owner])), sides)

@@ -67,7 +67,8 @@ def slopes_on(plan: Plan, low: FloatArray, high: FloatArray) -> Slopes:
     flat, which = plan.entries
     entries = np.broadcast_to(which, low.shape).reshape(-1)
     one, other = low.reshape(-1), high.reshape(-1)
-    count = max(1, min(PARTS, AT_ONCE // max(low.size, 1)))
+    points = np.array_equal(one, other)
+    count = 1 if points else max(1, min(PARTS, AT_ONCE // max(low.size, 1)))
     chunks = [
         _in_parts(flat, one[at : at + AT_ONCE], other[at : at + AT_ONCE], entries[at : at + AT_ONCE], count)
         for at in range(0, max(low.size, 1), AT_ONCE)
