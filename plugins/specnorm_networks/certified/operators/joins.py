@@ -169,7 +169,7 @@ def sup(numbers: FloatArray) -> float:
 
 
 class Compare(Operator):
-    """1 where a value is above (or the like) a number, else 0: a step, which has no constant."""
+    """1 where a value is above (or the like) a number, else 0: a step, which has a constant in a continuous function alone."""
 
     kind: Literal["gt", "ge", "lt", "le"]
     threshold: float = 0.0
@@ -191,7 +191,7 @@ class Compare(Operator):
 
 
 class Choose(Operator):
-    """The second value where the first is not 0, else the third: no constant but in patterns."""
+    """The second value where the first is not 0, else the third: a constant in a continuous function alone."""
 
     def run(self, *values: FloatArray) -> FloatArray:
         condition, one, other = values
@@ -206,7 +206,7 @@ class Choose(Operator):
 
 
 class Sign(Operator):
-    """-1, 0 or 1, the sign of each entry: a step, which has no constant but in patterns."""
+    """-1, 0 or 1, the sign of each entry: a step, which has a constant in a continuous function alone."""
 
     rises = True
 
