@@ -169,7 +169,7 @@ def sup(numbers: FloatArray) -> float:
 
 
 class Compare(Operator):
-    """1 where a value is above (or the like) a number, else 0: a step, which has a constant in a continuous function alone."""
+    """1 where a value is above (or the like) a number, else 0: a step, alone without a constant."""
 
     kind: Literal["gt", "ge", "lt", "le"]
     threshold: float = 0.0
