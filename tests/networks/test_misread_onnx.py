@@ -30,6 +30,20 @@ NULL = np.linalg.svd(DOWN.T)[2][4:]
 """``NULL @ DOWN`` is 0: a network that is linear between these two is constant."""
 
 
+# -- constants -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("shapes", "computed"), [(((4,), (4, 4)), (4,)), (((4, 4), (4,)), (4,)), (((4,), (4,)), ())])
+def test_a_kernel_may_be_computed_with_vectors(shapes: Any, computed: tuple[int, ...]) -> None:
+    """Products of constants that are vectors were not evaluated: a matrix scaled by one was no layer."""
+    dice = np.random.default_rng(5)
+    one, other = (dice.standard_normal(shape) for shape in shapes)
+    nodes = [N("MatMul", ["a", "b"], ["s"]), N("Mul", ["m", "s"], ["w"]), N("MatMul", ["x", "w"], ["y"])]
+    proto = model(nodes, (1, 4), {"a": one, "b": other, "m": DOWN[:4]})
+    scale = one @ other
+    assert np.shape(scale) == computed
+    true = np.linalg.norm(DOWN[:4] * scale, 2)
+    assert present(bound(graph_of(proto)).upper) == pytest.approx(true, rel=1e-5)
+
+
 # -- attributes ----------------------------------------------------------------------------------------------------
 @pytest.mark.sampled("0.5", "-0.7")
 @pytest.mark.parametrize("alpha", [1.0, 0.5, 2.0, -0.7])

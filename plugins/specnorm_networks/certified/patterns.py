@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.curves.finding import joined
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, Pointwise
 from specnorm_networks.certified.operators.normalisation import Form, Normalise
@@ -128,133 +129,6 @@ def multiples(name: str, nodes: Nodes) -> dict[str, tuple[Factor, ...]]:
 def nearest(*chains: Mapping[str, object]) -> str | None:
     """The first name of the first of several that is among all."""
     return next((name for name in chains[0] if all(name in chain for chain in chains[1:])), None)
-
-
-SIXTHS = (1 / 6, float(np.float32(1 / 6)))
-"""Slopes that libraries have for hard swish."""
-SMALLEST = 1e-100
-"""Factors beyond it or its inverse are not read."""
-
-
-def gated(node: Node, nodes: Nodes) -> Node | None:
-    """A product ``x g(x)`` as one function: SiLU, hard swish, Mish and GELU, with factors; None where it is none.
-
-    With f(u) = u g(u), ``k x g(c x)`` is ``k/c f(c x)``. GELU has g(u) = (1 + erf(u / root of 2)) / 2, so that
-    ``k x (1 + erf(c x))`` is ``root of 2 k/c gelu(root of 2 c x)``.
-    """
-    if not isinstance(node.operator, ops.Product) or len(node.inputs) != 2:
-        return None
-    for x, gate in (node.inputs, node.inputs[::-1]):
-        for name, factors in multiples(gate, nodes).items():
-            found = _gate(nodes[name], nodes)
-            if found is None:
-                continue
-            function, argument, *signs = found
-            chains = multiples(x, nodes), multiples(argument, nodes)
-            base = nearest(*chains)
-            if base is None:
-                continue
-            made = _multiple(function, (*chains[0][base], *factors), (*chains[1][base], *signs))
-            if made is not None:
-                return replace(node, operator=made, inputs=(base,))
-    return None
-
-
-def soft_sign(node: Node, nodes: Nodes) -> Node | None:
-    """``x / (1 + |x|)``, written out."""
-    if not isinstance(node.operator, ops.Quotient):
-        return None
-    top, divisor = (origin(name, nodes) for name in node.inputs)
-    added = _added(divisor, nodes)
-    if added is None or added[0] != 1:
-        return None
-    size = origin(added[1], nodes)
-    same = isinstance(size.operator, ops.Abs) and origin(size.inputs[0], nodes).name == top.name
-    if not same or None in (top.shape, node.shape) or not top.shape == size.shape == divisor.shape == node.shape:
-        return None
-    return replace(node, operator=ops.Softsign(), inputs=(top.name,))
-
-
-def soft_shrink(node: Node, nodes: Nodes) -> Node | None:
-    """``x - edge sign(x)`` where |x| > edge, else 0 x, as torch writes it."""
-    if not isinstance(node.operator, ops.Choose):
-        return None
-    condition, far, near = (origin(name, nodes) for name in node.inputs)
-    if not isinstance(condition.operator, ops.Compare) or condition.operator.kind != "gt":
-        return None
-    size, edge = origin(condition.inputs[0], nodes), condition.operator.threshold
-    parts = _difference(far, nodes)
-    if not isinstance(size.operator, ops.Abs) or parts is None:
-        return None
-    x, first, moved = origin(size.inputs[0], nodes), *parts
-    for scaled, number in ((moved, edge), (near, 0.0)):
-        if not isinstance(scaled.operator, ops.Scale) or scaled.operator.offset is not None:
-            return None
-        if not (np.asarray(scaled.operator.values) == number).all():
-            return None
-    sign, kept = (origin(scaled.inputs[0], nodes) for scaled in (moved, near))
-    if not isinstance(sign.operator, ops.Sign) or origin(sign.inputs[0], nodes).name != x.name:
-        return None
-    shapes = {each.shape for each in (x, size, condition, sign, moved, far, near, node)}
-    if len(shapes) != 1 or x.shape is None or not first.name == kept.name == x.name:
-        return None
-    return replace(node, operator=ops.SoftShrink(edge), inputs=(x.name,))
-
-
-def _gate(node: Node, nodes: Nodes) -> tuple[ops.Pointwise, str, *tuple[Factor, ...]] | None:
-    """For a node that computes g(u): f and the name of u; for GELU of one that computes 1 + erf(u).
-
-    Also where it is 1 - erf(-u): then with the name of -u, and the sign that makes it u.
-    """
-    operator = node.operator
-    if isinstance(operator, ops.Sigmoid):
-        return ops.SiLU(), node.inputs[0]
-    if isinstance(operator, ops.HardTanh) and (operator.low, operator.high) == (0.0, 1.0):
-        inner = origin(node.inputs[0], nodes)
-        if isinstance(inner.operator, ops.Scale) and inner.operator.offset is not None:
-            exact, (added, off) = inner.operator.exact and np.size(inner.operator.values) == 1, inner.operator.offset()
-            if exact and inner.operator.values.item() in SIXTHS and np.all(added == 0.5) and not np.any(off):
-                return ops.HardSwish(), inner.inputs[0]
-    if isinstance(operator, ops.Tanh):
-        inner = origin(node.inputs[0], nodes)
-        if isinstance(inner.operator, ops.Softplus):
-            return ops.Mish(), inner.inputs[0]
-    if isinstance(operator, ops.Add) and operator.weights == (1.0, 1.0) and operator.over == 1:
-        for erf, one in (node.inputs, node.inputs[::-1]):
-            inner = origin(erf, nodes)
-            if isinstance(inner.operator, ops.Erf) and _is_one(nodes[one], inner):
-                return ops.GELU(), inner.inputs[0]
-    if isinstance(operator, ops.Add) and operator.weights == (1.0, -1.0) and operator.over == 1:
-        inner = origin(node.inputs[1], nodes)
-        if isinstance(inner.operator, ops.Erf) and _is_one(nodes[node.inputs[0]], inner):
-            return ops.GELU(), inner.inputs[0], Factor(np.array(-1.0))
-    return None
-
-
-def _is_one(node: Node, beside: Node) -> bool:
-    shape = node.shape
-    if not isinstance(node.operator, ops.Constant) or shape is None or math.prod(shape) != 1:
-        return False
-    return (not shape or len(shape) <= len(beside.shape or ())) and node.operator.run().item() == 1
-
-
-def _multiple(function: ops.Pointwise, ahead: tuple[Factor, ...], inside: tuple[Factor, ...]) -> ops.Pointwise | None:
-    """``k x g(c x)`` as ``outer f(inner x)``."""
-    k, c = number_of(ahead), number_of(inside)
-    if k is None or c is None:
-        return None
-    roundings = sum(each.roundings for each in (*ahead, *inside))
-    if isinstance(function, ops.GELU):
-        root = Fraction(math.sqrt(2))
-        outer, inner, roundings = root * k / c, root * c, roundings + 1
-    else:
-        outer, inner = k / c, c
-    if not all(SMALLEST < abs(number) < 1 / SMALLEST for number in (outer, inner)):
-        return None
-    roundings += sum(Fraction(float(number)) != number for number in (outer, inner))
-    if outer == inner == 1 and not roundings:
-        return function
-    return ops.Multiple(function, float(outer), float(inner), roundings)
 
 
 JUMPS = "The jumps of its Householder activations, whose angles are rounded, are not counted."
@@ -642,13 +516,13 @@ def recognised(graph: Graph) -> Graph:
     """
     graph, nodes = settled(graph), dict[str, Node]()
     for node in graph.nodes:
-        one = gated(node, nodes) or soft_sign(node, nodes) or soft_shrink(node, nodes)
-        one = one or chosen(node, nodes)
+        one = chosen(node, nodes)
         several = _alone(one) or sorted_pieces(node, nodes, graph.fresh)
         several = several or normalised(node, nodes, graph.fresh) or [node]
         nodes.update({each.name: each for each in several})
     jumps = any(isinstance(node.operator, ops.Reflection) and node.operator.jump for node in nodes.values())
-    return graph._same([*nodes.values()], note=JUMPS if jumps and JUMPS not in graph.note else "")
+    found = graph._same([*nodes.values()], note=JUMPS if jumps and JUMPS not in graph.note else "")
+    return found._same(joined(found))
 
 
 def prepared(graph: Graph) -> Graph:

@@ -189,7 +189,8 @@ class _Pass:
             scale = _by_channel(operator, layer)
             if scale is not None and isinstance(layer.operator, (Convolution, Matrix)):
                 return self._layer(layer, layer.operator, scale, node)
-        place = Place(tuple(self.nodes[each].shape for each in node.inputs), node.shape, partial(self._ranges, node))
+        shapes = tuple(self.nodes[each].shape for each in node.inputs)
+        place = Place(shapes, node.shape, partial(self._ranges, node), self.values.boxed)
         moving = [name for name in node.inputs if name not in self.constants]
         if isinstance(operator, Matrices):
             factor = rules.of_layer(

@@ -357,6 +357,11 @@ class Values:
         if known is not None:
             known.check(graph)
 
+    @property
+    def boxed(self) -> bool:
+        """Whether inputs are known to lie in a region."""
+        return bool(self.regions) or any(operator.box is not None for _, operator in _inputs(self.graph))
+
     def __getitem__(self, name: str) -> Interval | None:
         if self._known is None:
             if any(self.graph.by_name[name].shape is None for name in self.graph.inputs):

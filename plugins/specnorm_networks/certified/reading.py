@@ -619,6 +619,8 @@ class Reader:
                 return self._sorted(node, sort)
             case ops.SignParts() as parts:
                 return self._both_signs(node, parts)
+            case ops.SideBySide() as functions:
+                return self._side_by_side(node, functions)
             case ops.Pad() as pad:
                 return self._padded(node, pad)
             case _:
@@ -875,6 +877,18 @@ class Reader:
         ]
         low, high = np.zeros(2 * form.width), np.ones(2 * form.width)
         return self._made(node, form, AffineMap(tuple(two), 2 * form.width, (low, high), node.name))
+
+    def _side_by_side(self, node: Node, functions: ops.SideBySide) -> LinearCombination | None:
+        """Several functions of each channel: as many channels."""
+        form, proof = self._forms.get(node.inputs[0]), functions.proof
+        if form is None or self._repeat(form) > 1 or functions.new or functions.axis != form.axis:
+            return None
+        if isinstance(proof, str):
+            return None
+        count = len(functions.outputs)
+        terms = [replace(t, rows=moved(t.rows, at * form.width)) for at in range(count) for t in form.terms]
+        low, high = (np.repeat(end, form.width) for end in (proof.low.min(axis=1), proof.high.max(axis=1)))
+        return self._made(node, form, AffineMap(tuple(terms), count * form.width, (low, high), node.name))
 
     def _padded(self, node: Node, pad: ops.Pad) -> LinearCombination | None:
         """Channels of zeros; other padding is taken up as what keeps channels, or belongs to a layer."""

@@ -190,13 +190,20 @@ def _is_plain(call: Call, arrays: Sequence[NDArray[Any]]) -> bool:
     return True
 
 
+def _product_shape(a: Shape, b: Shape) -> Shape:
+    """Of a product of matrices, as NumPy has it; a vector is a row on the left, and a column on the right."""
+    left, right = (1, *a) if len(a) == 1 else a, (*b, 1) if len(b) == 1 else b
+    if min(len(left), len(right)) < 2 or left[-1] != right[-2]:
+        raise NoBoundError(f"a product of constants of shapes {a} and {b}")
+    rows = left[-2:-1] if len(a) > 1 else ()
+    columns = right[-1:] if len(b) > 1 else ()
+    return (*np.broadcast_shapes(left[:-2], right[:-2]), *rows, *columns)
+
+
 def _shapes(call: Call, known: Known, values: Sequence[Constant]) -> list[Shape | None]:
     """Of all outputs: as they would be for values that move."""
     if call.operator == "MatMul":
-        a, b = (value.shape for value in values)
-        if min(len(a), len(b)) < 2 or a[-1] != b[-2]:
-            raise NoBoundError(f"a product of constants of shapes {a} and {b}")
-        return [(*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])]
+        return [_product_shape(*(value.shape for value in values))]
     if call.operator == "DequantizeLinear":
         return [values[0].shape if len(values[1].shape) < 2 else None]  # else in blocks
     if call.operator == "Range":

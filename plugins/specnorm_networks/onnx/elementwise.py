@@ -12,7 +12,6 @@ import numpy as np
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError, Operator
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
-from specnorm_networks.certified.patterns import SMALLEST
 from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.onnx.nodes import (
     FLOATING,
@@ -30,6 +29,8 @@ from specnorm_networks.onnx.tensors import Constant
 
 MOST = 16
 """Largest whole exponent of a power."""
+SMALLEST = 1e-100
+"""Factors beyond it or its inverse are not read."""
 
 
 def function(make: Callable[..., Operator], *names: str) -> Builder:

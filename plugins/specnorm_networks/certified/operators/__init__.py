@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from specnorm_networks.certified.operators.base import LinearMap, NoBoundError, NotRunError, Operator, Place, Pointwise
+from specnorm_networks.certified.operators.composite import Composite, SideBySide
 from specnorm_networks.certified.operators.joins import (
     Choose,
     Compare,
@@ -66,13 +67,13 @@ from specnorm_networks.certified.operators.windows import AveragePool, MaxPool, 
 
 __all__ = [
     "ELU", "GELU", "Abs", "Add", "Arctan", "AveragePool",
-    "Broadcast", "Cast", "Centre", "Choose", "Compare", "Concat", "Constant", "Convolution",
+    "Broadcast", "Cast", "Centre", "Choose", "Compare", "Composite", "Concat", "Constant", "Convolution",
     "Cos", "Entries", "Erf", "Exp", "Gather", "GroupSort", "HardSwish", "HardTanh",
     "Held", "Identity", "Input", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log",
     "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish", "Multiple",
     "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "Pad", "Permute", "Place",
     "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",
-    "Resize", "Rsqrt", "SameOrder", "Scale", "SiLU", "Sigmoid", "Sign", "SignParts", "Sin", "Slice",
+    "Resize", "Rsqrt", "SameOrder", "Scale", "SiLU", "SideBySide", "Sigmoid", "Sign", "SignParts", "Sin", "Slice",
     "Smallest", "SoftShrink", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Steep", "Sum", "Tanh",
     "TanhGELU", "Tile", "Unknown", "Unsqueeze", "Where", "Windows",
 ]  # fmt: skip

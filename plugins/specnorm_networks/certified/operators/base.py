@@ -84,6 +84,8 @@ class Place:
     after: Shape | None = None
     ranges: Callable[[], tuple[Interval | None, ...]] = tuple
     """Gives for each input where its entries lie, or None; an empty tuple: nothing is known of any."""
+    boxed: bool = False
+    """Whether the network's inputs are known to lie in a region, so that ranges say more than nothing."""
 
     @classmethod
     def of(cls, *values: FloatArray) -> Place:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.proof import Interval, host
+from specnorm.proof import Interval, enclosing, host
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Operator, Place, Program, Sizes
 from specnorm_networks.certified.operators.broadcasting import gathered, spread
 from specnorm_networks.certified.operators.formats import smallest
@@ -168,7 +168,7 @@ def sup(numbers: FloatArray) -> float:
 
 
 class Compare(Operator):
-    """1 where a value is above (or the like) a number, else 0: a step, which has no constant."""
+    """1 where a value is above (or the like) a number, else 0: a step, alone without a constant."""
 
     kind: Literal["gt", "ge", "lt", "le"]
     threshold: float = 0.0
@@ -178,21 +178,36 @@ class Compare(Operator):
         compare = {"gt": np.greater, "ge": np.greater_equal, "lt": np.less, "le": np.less_equal}[self.kind]
         return compare(x, self.threshold).astype(np.float64)
 
+    def image(self, ranges: Sequence[Interval], place: Place) -> Interval:
+        # A step rises or falls.
+        (x,) = ranges
+        ends = self.run(x.low), self.run(x.high)
+        return enclosing((np.minimum(*ends), np.maximum(*ends)))
+
     def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
         # The threshold may be rounded past the value.
         return np.where(abs(values[0] - self.threshold) <= 2 * unit * abs(self.threshold), 1.0, 0.0)
 
 
 class Choose(Operator):
-    """The second value where the first is not 0, else the third: no constant but in patterns."""
+    """The second value where the first is not 0, else the third: a constant in a continuous function alone."""
 
     def run(self, *values: FloatArray) -> FloatArray:
         condition, one, other = values
         return np.where(condition != 0, one, other)
 
+    def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
+        condition, one, other = ranges
+        yes, no = condition.mignitude() > 0, (condition.low == 0) & (condition.high == 0)
+        low = np.where(yes, one.low, np.where(no, other.low, np.minimum(one.low, other.low)))
+        high = np.where(yes, one.high, np.where(no, other.high, np.maximum(one.high, other.high)))
+        return enclosing((low, high)) if place.fits(low.shape) else None
+
 
 class Sign(Operator):
-    """-1, 0 or 1, the sign of each entry: a step, which has no constant but in patterns."""
+    """-1, 0 or 1, the sign of each entry: a step, which has a constant in a continuous function alone."""
+
+    rises = True
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values

@@ -447,18 +447,44 @@ class ELU(Curved):
 
 
 # -- waves ---------------------------------------------------------------------------------------------------------
+FARTHEST = 2.0**20
+"""Beyond, waves are of every slope and value on every interval."""
+
+
 class Wave(Curved):
-    """A sine or cosine: everywhere of every slope and value."""
+    """A sine or cosine: ``sin(x + lead quarter turns)``."""
 
     whole = (-1.0, 1.0)
     limits = (-1.0, 1.0)
+    lead: ClassVar[int]
+
+    def slopes(self, low: FloatArray, high: FloatArray) -> Ends | None:
+        return _wave_on(low, high, self.lead + 1)
 
     def between(self, low: FloatArray, high: FloatArray) -> Ends:
-        return np.full(low.shape, -1.0), np.full(high.shape, 1.0)
+        return _wave_on(low, high, self.lead)
+
+
+def _wave_on(low: FloatArray, high: FloatArray, lead: int) -> Ends:
+    """Values of ``sin(x + lead quarter turns)`` on intervals: those at both ends, and 1 and -1 where it turns."""
+    near = (abs(low) <= FARTHEST) & (abs(high) <= FARTHEST)
+    one, other = np.where(near, low, 0.0), np.where(near, high, 0.0)
+    function = (np.sin, np.cos, lambda x: -np.sin(x), lambda x: -np.cos(x))[lead % 4]
+    ends = function(one), function(other)
+    down, up = host.next_down(np.minimum(*ends) - CLOSE), host.next_up(np.maximum(*ends) + CLOSE)
+    for at, extreme in ((1, 1.0), (3, -1.0)):
+        # It turns after so many quarter turns from 0, and whole turns besides; a place may be off by 2**-28 turns.
+        first, last = (end / (2 * math.pi) - (at - lead) / 4 for end in (one, other))
+        met = np.floor(last + LOST * FARTHEST) >= np.ceil(first - LOST * FARTHEST)
+        down = np.where(met & (extreme < 0), extreme, down)
+        up = np.where(met & (extreme > 0), extreme, up)
+    return np.where(near, np.maximum(down, -1.0), -1.0), np.where(near, np.minimum(up, 1.0), 1.0)
 
 
 class Sin(Wave):
     """The sine."""
+
+    lead = 0
 
     def value(self, x: FloatArray) -> FloatArray:
         return np.sin(x)
@@ -466,6 +492,8 @@ class Sin(Wave):
 
 class Cos(Wave):
     """The cosine."""
+
+    lead = 1
 
     def value(self, x: FloatArray) -> FloatArray:
         return np.cos(x)
