@@ -50,7 +50,7 @@ def shift(channels: int = 6, scale: float = 1.0) -> Kernel:
 def haar() -> Kernel:
     """Haar wavelets: with stride 2 an orthogonal matrix."""
     rows = np.asarray([[1.0, 1.0], [1.0, -1.0]]) / math.sqrt(2)
-    return np.einsum("ai,bj->abij", rows, rows).reshape(4, 1, 2, 2)
+    return np.asarray(np.einsum("ai,bj->abij", rows, rows).reshape(4, 1, 2, 2))
 
 
 KNOWN: dict[str, tuple[Kernel, dict[str, Any], float]] = {

@@ -64,7 +64,9 @@ class LogDeterminant(Method):
         real = (halves | (grid.numerators == 0)).all(axis=1)
         turned = np.where((halves * before).sum(axis=1) * channels % 2 == 1, -1.0, 1.0)
         frequencies = Frequencies(grid.numerators * np.asarray(spec.dilation, dtype=np.int64), spec.periods)
-        total = sign = gradient = None
+        values: list[Array] = []
+        factors: list[Array] = []
+        slopes: list[Array] = []
         step = symbols.chunk_length(blocks, ops=ops)
         for start in range(0, len(grid), step):
             some = slice(start, start + step)
@@ -74,16 +76,13 @@ class LogDeterminant(Method):
             weights = ops.from_numpy(counts[some], logs)
             ones, is_real = xp.ones_like(logs), ops.from_numpy(real[some], logs)
             own = xp.where(xp.real(signs) < 0, -ones, ones) * ops.from_numpy(turned[some], logs)
-            own = xp.where(is_real, own, ones)
-            value, factor = xp.sum(logs * weights, axis=1), xp.prod(own, axis=1)
-            slope = self._slope(matrices, logs, weights, symbol.phase, spec, ops=ops)
-            total = value if total is None else total + value
-            sign = factor if sign is None else sign * factor
-            gradient = slope if gradient is None else gradient + slope
-        total, sign = (xp.reshape(x, (-1, groups)) for x in (total, sign))
-        total, sign = xp.sum(total, axis=1), xp.prod(sign, axis=1)
+            values.append(xp.sum(logs * weights, axis=1))
+            factors.append(xp.prod(xp.where(is_real, own, ones), axis=1))
+            slopes.append(self._slope(matrices, logs, weights, symbol.phase, spec, ops=ops))
+        total = xp.sum(xp.reshape(xp.sum(xp.stack(values, axis=1), axis=1), (-1, groups)), axis=1)
+        sign = xp.prod(xp.reshape(xp.prod(xp.stack(factors, axis=1), axis=1), (-1, groups)), axis=1)
         sign = xp.where(xp.isfinite(total), sign, xp.zeros_like(sign))
-        return Evaluation(total, (sign,), (gradient,))
+        return Evaluation(total, (sign,), (sum(slopes[1:], slopes[0]),))
 
     @staticmethod
     def _slope(matrices: Array, logs: Array, weights: Array, phase: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:

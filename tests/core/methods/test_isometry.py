@@ -172,7 +172,7 @@ def test_refusals() -> None:
 # -- hypotheses ------------------------------------------------------------------------------------------------------
 def without_the_last(*args: Any, **keywords: Any) -> completion.Lags:
     found = LAGS(*args, **keywords)
-    values = found.values + 0
+    values: Any = found.values + 0
     values[:, -1] = 0
     return found._replace(values=values)
 

@@ -17,7 +17,7 @@ from soundness.families import case
 from spectra import KNOWN, SMALL, Kernel, geometry_of, roomy, shift
 
 import specnorm
-from specnorm import CertificateError, Enclosure, GeometryError, MethodError
+from specnorm import CertificateError, Enclosure, GeometryError, MethodError, arrays
 from specnorm.certified import completion, defect
 from specnorm.certified.bound import EVERYWHERE, HypothesisError, _upper
 from specnorm.certified.layer.own_matrix import LayerGram
@@ -181,7 +181,8 @@ def test_a_witness_attains_the_upper_end() -> None:
 
 
 def test_a_witness_with_borders_is_of_the_whole_layer() -> None:
-    kernel, geometry = np.random.RandomState(0).standard_normal((4, 3, 3)), {"groups": 2, "padding_mode": "zeros"}
+    kernel = np.random.RandomState(0).standard_normal((4, 3, 3))
+    geometry: dict[str, Any] = {"groups": 2, "padding_mode": "zeros"}
     found = specnorm.enclose_smallest(kernel, 5, **geometry)
     _, u, v = found.witness
     matrix = dense_matrix(kernel, 5, **geometry)
@@ -193,8 +194,8 @@ def forgotten(lags: Any) -> Any:
     """Lags without the last one."""
 
     def without_the_last(*args: Any, **keywords: Any) -> completion.Lags:
-        found = lags(*args, **keywords)
-        values = found.values.copy()
+        found: completion.Lags = lags(*args, **keywords)
+        values: Any = found.values + 0
         values[:, -1] = 0
         return found._replace(values=values)
 
@@ -203,7 +204,7 @@ def forgotten(lags: Any) -> Any:
 
 def exact_lags(lags: Any) -> Any:
     def without_error(*args: Any, **keywords: Any) -> completion.Lags:
-        found = lags(*args, **keywords)
+        found: completion.Lags = lags(*args, **keywords)
         return found._replace(error=0 * found.error)
 
     return without_error
@@ -270,7 +271,7 @@ def zero_rows() -> Iterator[str]:
 MUTANTS: dict[str, tuple[Callable[[], Iterator[str]], Any, str, Any]] = {
     "a lag forgotten": (lambda: at_every_size(40), completion, "lags", forgotten(completion.lags)),
     "rounding of the lags": (long_columns, completion, "lags", exact_lags(completion.lags)),
-    "wide kernels": (wide_kernels, defect.arrays, "tall", lambda blocks, **_: blocks),
+    "wide kernels": (wide_kernels, arrays, "tall", lambda blocks, **_: blocks),
     "borders that cut": (cut_borders, defect, "meets_every_output", lambda _: True),
     "strides that leave pixels": (zero_rows, defect, "has_unread_pixels", lambda _: False),
     "proof of the layer's own matrix": (guesses_too_high, norms, "gram_below", believed),
@@ -291,10 +292,11 @@ def test_rules_check_what_they_are_given() -> None:
     of = defect.defect(blocks, 10.0, ops=OPS)
     with pytest.raises(HypothesisError, match="not the norm of the defect's kernel"):
         defect.smallest_down(of, _upper(1.0, "something else", "test"))
+    ones: Any = np.ones((1, 3))
     with pytest.raises(HypothesisError, match="fewer rows"):
-        defect.smallest_at(np.swapaxes(blocks, 1, 2), 0, half_grid((4,)), np.ones((1, 3)), ops=OPS)
+        defect.smallest_at(np.swapaxes(blocks, 1, 2), 0, half_grid((4,)), ones, ops=OPS)
     with pytest.raises(HypothesisError, match="vector of zeros"):
-        defect.smallest_at(blocks, 0, half_grid((1,)), np.zeros((1, 2)), ops=OPS)
+        defect.smallest_at(blocks, 0, half_grid((1,)), 0 * ones[:, :2], ops=OPS)
     with pytest.raises(TypeError, match="made by `defect`"):
         defect.Defect(of.kernel, 0, 10.0, 0.0)
     with pytest.raises(HypothesisError, match="not zero"):
@@ -329,7 +331,8 @@ def test_a_centre_that_is_too_small_proves_less_and_nothing_false(share: float) 
         of = defect.defect(blocks, centre, ops=OPS)
         found = specnorm.enclose(of.kernel[0])
         assert found.claim is not None
-        low = defect.smallest_down(of, found.claim[1].of[0].of[0]).value
+        everywhere: Any = found.claim[1].of[0].of[0]
+        low = defect.smallest_down(of, everywhere).value
         assert low <= truth.hi
         if share < 0.5:
             assert low < 0.99 * truth.lo
@@ -338,12 +341,13 @@ def test_a_centre_that_is_too_small_proves_less_and_nothing_false(share: float) 
 # -- other doors -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["tall", "wide", "strided", "zeros"])
 def test_the_gradient_is_that_of_the_value(xp: Lib, name: str) -> None:
-    shape, geometry = {
+    layers: dict[str, tuple[tuple[int, ...], Any]] = {
         "tall": ((5, 3, 3), {}),
         "wide": ((3, 5, 3), {}),
         "strided": ((5, 2, 4), {"stride": 2, "input_shape": 6}),
         "zeros": ((4, 2, 3), {"padding_mode": "zeros", "input_shape": 5}),
-    }[name]
+    }
+    shape, geometry = layers[name]
     random = np.random.RandomState(3)
     kernel, direction = random.standard_normal(shape), random.standard_normal(shape)
     dtype = xp.dtypes[-1]
@@ -380,7 +384,10 @@ def test_a_budget_ends_the_search() -> None:
 
 
 def test_condition_numbers(xp: Lib) -> None:
-    for shape, geometry in (((6, 3, 3), {}), ((3, 6, 2), {"stride": 2}), ((4, 2, 3), {"padding_mode": "zeros"})):
+    layers: tuple[tuple[tuple[int, ...], dict[str, Any]], ...] = (
+        ((6, 3, 3), {}), ((3, 6, 2), {"stride": 2}), ((4, 2, 3), {"padding_mode": "zeros"})
+    )  # fmt: skip
+    for shape, geometry in layers:
         kernel = np.random.RandomState(0).standard_normal(shape).astype(xp.dtypes[0])
         sizes = [6] if "padding_mode" in geometry else [6, None]
         for size in sizes:
@@ -448,7 +455,8 @@ def test_determinants_of_singular_and_other_layers() -> None:
     sign, value = specnorm.slogdet(np.ones((2, 2, 3)), 4)
     assert (float(sign), float(value)) == (0, -math.inf)
     assert float(specnorm.slogdet(np.asarray([[2.0**-500]]), ())[1]) == pytest.approx(-500 * math.log(2), rel=1e-15)
-    for kernel, geometry in ((np.ones((3, 2, 3)), {}), (np.ones((2, 2, 3)), {"stride": 2})):
+    layers: tuple[tuple[Kernel, Any], ...] = ((np.ones((3, 2, 3)), {}), (np.ones((2, 2, 3)), {"stride": 2}))
+    for kernel, geometry in layers:
         with pytest.raises(GeometryError, match="has no determinant"):
             specnorm.slogdet(kernel, 4, **geometry)
     with pytest.raises(GeometryError, match="needs padding_mode"):
@@ -457,14 +465,15 @@ def test_determinants_of_singular_and_other_layers() -> None:
 
 @pytest.mark.parametrize("which", ["largest", "smallest"])
 def test_some_of_the_singular_values(which: Any) -> None:
-    for shape, size, geometry in (
+    layers: tuple[tuple[tuple[int, ...], int, Any], ...] = (
         ((3, 4, 3), 6, {}),
         ((4, 2, 3), 6, {"groups": 2}),
         ((3, 2, 2, 2), 4, {"stride": 2}),
         ((9, 1, 2), 6, {"stride": 3}),
-    ):
+    )
+    for shape, size, geometry in layers:
         kernel = np.random.RandomState(0).standard_normal(shape)
-        every = np.linalg.svd(dense_matrix(kernel, size, **geometry), compute_uv=False)
+        every: Any = np.linalg.svd(dense_matrix(kernel, size, **geometry), compute_uv=False)
         for k in (1, 3, len(every)):
             found = specnorm.singular_values(kernel, size, k=k, which=which, **geometry)
             np.testing.assert_allclose(found, every[:k] if which == "largest" else every[-k:], atol=1e-12)
