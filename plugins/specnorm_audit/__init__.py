@@ -128,7 +128,7 @@ def audit(
     shapes = {name: tuple(n) for name, n in size.items()} if isinstance(size, Mapping) else None
     size = None if shapes is not None else size
     given = overrides(geometry)
-    columns = measuring.checked_names((*methods, *(OTHER_END if smallest else ())), COLUMNS)
+    columns = measuring.checked_names(methods, COLUMNS, OTHER_END if smallest else ())
     settings = measuring.Settings(columns, size, layout, padding_mode, backend, device, given, rtol, budget)
     _check(settings)
     between = measuring.checked_range(input_range)

@@ -79,14 +79,14 @@ class Settings:
         return replace(found, budget=self.budget) if isinstance(found, TensorNorm | ExactFFT) else found
 
 
-def checked_names(methods: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
-    """Names of methods, each once; refused if one is not ``known``."""
+def checked_names(methods: Sequence[str], known: Collection[str], also: Sequence[str] = ()) -> tuple[str, ...]:
+    """Names of methods and of what is measured besides, each once; refused if one is not ``known``."""
     if isinstance(methods, str):
         raise MethodError(f"methods={methods!r} is one name; expected a sequence of them: methods=[{methods!r}].")
     unknown = [name for name in methods if name not in known]
     if unknown:
         raise MethodError(f"methods={', '.join(map(repr, unknown))} unknown; expected some of {', '.join(known)}.")
-    return tuple(dict.fromkeys(methods))
+    return tuple(dict.fromkeys((*methods, *also)))
 
 
 def checked_range(between: Sequence[float] | None) -> tuple[float, float] | None:

@@ -96,7 +96,7 @@ def audit_module(
     GeometryError
         If a layer has no values yet: a lazy one, or one on the device "meta".
     """
-    columns = checked_names((*methods, *(OTHER_END if smallest else ())), (*METHODS, *OTHER_END))
+    columns = checked_names(methods, (*METHODS, *OTHER_END), OTHER_END if smallest else ())
     settings = Settings(columns, rtol=rtol, budget=budget)
     check_module(model)
     layers = dict(layers_of(model, select))
