@@ -28,6 +28,7 @@ from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, 
 from specnorm.certified.matrices.norms import frobenius_up
 from specnorm.certified.symbol import symbols
 from specnorm.certified.symbol.cells import Circulant
+from specnorm.certified.symbol.cover import Nonnegative, _nowhere_negative
 from specnorm.problem.taps import sizes_of, tables_of_axes
 
 if TYPE_CHECKING:
@@ -139,7 +140,9 @@ def defect(blocks: Array, centre: float, *, ops: ArrayOps) -> Defect:
     g, _, p, *taps = tall.shape
     mirrored = xp.flip(xp.matrix_transpose(lags.values[:, 1:, ...]), axis=1)
     eye = ops.from_numpy(np.eye(p, dtype=ops.wide_dtype), lags.values)
-    shifted = centre * eye - lags.values[:, 0, ...]
+    # Symmetric bit for bit, so that the symbol is Hermitian: the mean of two that are within the error is.
+    first = (lags.values[:, 0, ...] + xp.matrix_transpose(lags.values[:, 0, ...])) / 2
+    shifted = centre * eye - first
     every = xp.concat([-mirrored, shifted[:, None, ...], -lags.values[:, 1:, ...]], axis=1)
     # One rounding of each number on the diagonal.
     rounded = float(xp.max(xp.abs(shifted))) * rounding.unit(every, xp=xp)
@@ -147,6 +150,20 @@ def defect(blocks: Array, centre: float, *, ops: ArrayOps) -> Defect:
     kernel = xp.reshape(xp.permute_dims(every, (0, 2, 3, 1)), (g, p, p, *(2 * k - 1 for k in taps)))
     scaled, exponent = arrays.scale(xp.reshape(kernel, (1, -1)), xp=xp)
     return Defect(xp.reshape(scaled, kernel.shape), int(exponent[0]), centre, error, _MAKER)
+
+
+def nowhere_negative(of: Defect, norm: Upper) -> Nonnegative | None:
+    """``D(theta) >= (c - ||K||**2) I``, and the kernel's symbol is off by ``error`` at most; None where c is smaller.
+
+    Parameters
+    ----------
+    norm : Upper
+        Of the blocks' symbol, at every frequency.
+    """
+    if norm.what != EVERYWHERE:
+        raise HypothesisError(f"{norm.what} is not the norm of the blocks at every frequency")
+    least = host.add_up(host.mul_up(norm.value, norm.value), of.error)
+    return _nowhere_negative(of.kernel) if of.centre >= least else None
 
 
 def norm_by_taps(of: Defect, *, ops: ArrayOps) -> Upper:

@@ -30,6 +30,7 @@ from specnorm.search.result import Problem
 if TYPE_CHECKING:
     from specnorm.array_types import Array
     from specnorm.certified.matrices.block_tridiagonal import BlockPlan
+    from specnorm.certified.symbol.cover import Nonnegative
     from specnorm.clock import Clock
     from specnorm.search.result import SearchResult
     from specnorm.types import ArrayOps
@@ -40,16 +41,18 @@ class SmallestTuning(NamedTuple):
 
     norm_rtol: float = 1e-2
     """Tolerance of the norm whose square is c."""
+    margin: float = 1e-9
+    """Part of c by which it is larger than that square, so that its rounding leaves the defect's symbol nonnegative."""
     resolved: float = 2e-12
     """Part of c below which a squared singular value is not told from 0 by a search of the defect."""
     visited: int = 2048
     """Frequencies of a circular layer that are all visited for a first upper bound."""
     steps: int = 12
     """Newton steps towards a zero of a square symbol."""
-    starts: int = 4
-    """Frequencies that they start from; one of large symbols."""
-    large: int = 96
-    """Columns of large symbols."""
+    starts: int = 16
+    """Frequencies that they start from, at most."""
+    columns: int = 800
+    """Columns of all matrices that are decomposed in a step, about: the larger a symbol is, the fewer starts."""
     hopeful: float = 0.3
     """Part of the norm up to which a smallest singular value on the grid may be near a zero."""
     share: float = 0.8
@@ -139,6 +142,7 @@ class _Search:
         at_size = problem.spec.input_shape is not None
         self.sizes = grid_sizes(problem.spec, tuple(blocks.shape[3:])) if at_size else None
         self.cells = self.levels = 0
+        self.nonnegative: Nonnegative | None = None
 
     def run(self) -> SmallestBounds:
         witness = self.first_witness()
@@ -149,8 +153,9 @@ class _Search:
         if found.within(self.rtol) or self.clock.expired:
             return found
         norm, _ = enclose_blocks(self.problem_of(self.blocks, TUNING.norm_rtol, None), ops=self.ops)
-        centre = known(norm.upper).value ** 2
+        centre = known(norm.upper).value ** 2 * (1 + TUNING.margin)
         defect = rule.defect(self.blocks, centre, ops=self.ops)
+        self.nonnegative = rule.nowhere_negative(defect, known(norm.upper))
         for attempt in range(TUNING.searches):
             square = found.upper.value**2
             if square <= 4 * (defect.error + TUNING.resolved * centre):
@@ -168,7 +173,8 @@ class _Search:
 
     def searched(self, defect: rule.Defect, rtol: float, found: SmallestBounds) -> SmallestBounds:
         """With a lower bound from the norm of the defect, and the witness where that is attained."""
-        norm, _ = enclose_blocks(self.problem_of(defect.kernel, rtol, self.sizes), ops=self.ops)
+        problem = replace(self.problem_of(defect.kernel, rtol, self.sizes), nonnegative=self.nonnegative)
+        norm, _ = enclose_blocks(problem, ops=self.ops)
         self.cells, self.levels = self.cells + norm.cells, self.levels + norm.levels
         lower = rule.smallest_down(defect, known(norm.upper))
         witness = self.witness_at(norm.frequency, norm.block)
@@ -206,7 +212,7 @@ class _Search:
         square = self.blocks.shape[1] == self.blocks.shape[2] and math.prod(kernel_shape) > 1
         if self.sizes is not None or not square or witness.upper > TUNING.hopeful * values[..., 1].max():
             return witness
-        starts = 1 if self.blocks.shape[2] > TUNING.large else TUNING.starts
+        starts = max(1, min(TUNING.starts, TUNING.columns // self.blocks.shape[2]))
         for start in best[:starts].tolist():
             block, at = divmod(start, len(grid))
             nearer = self.towards_zero(grid[at : at + 1], block)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from assumptions import assumed
 from libraries import OPS, Lib
 from nightly import NIGHTLY
 from oracle import Truth, dense_matrix, dense_norm, dense_smallest, smallest_everywhere
@@ -23,11 +24,16 @@ from specnorm.certified.bound import EVERYWHERE, HypothesisError, _upper
 from specnorm.certified.layer.own_matrix import LayerGram
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import plans
+from specnorm.certified.symbol import cover
+from specnorm.certified.symbol.cells import torus
+from specnorm.certified.symbol.cover import Cover, _nowhere_negative
 from specnorm.methods.determinant import LogDeterminant
 from specnorm.problem.frequencies import half_grid
 from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec
+from specnorm.search import incumbent
 from specnorm.search import smallest as search
+from specnorm.search.branch_and_bound import Search
 
 DRAWS = 20_000 if NIGHTLY else 60
 
@@ -237,6 +243,64 @@ def guesses_too_high() -> Iterator[str]:
             yield f"{seed}: {low.value} above {truth.hi}"
 
 
+def without_estimates(share: float, count: int = 40) -> Iterator[str]:
+    """Bounds just below the norm of the defect, by a search that takes every cell for empty.
+
+    Of rotations: the symbol's squared singular values are ``1 + t**2 + 2 t cos(3 theta +- psi)``, which vary as much as
+    any of so many taps, and are largest between the centres of the first cells.
+    """
+
+    def nothing_seen(_: Any, vectors: Any, cut: Any, *__: Any, **___: Any) -> Any:
+        return np.zeros(len(cut)), vectors
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(incumbent, "largest_eigenvalues", nothing_seen)
+        patch.setattr(incumbent.Incumbent, "raise_from", lambda *_: None)
+        for seed in range(count):
+            psi, t = np.random.RandomState(seed).uniform([0.4, 0.8], [0.65, 1.2])
+            blocks: Any = np.zeros((1, 2, 2, 4))
+            blocks[0, :, :, 0] = np.eye(2)
+            blocks[0, :, :, 3] = t * np.asarray([[math.cos(psi), -math.sin(psi)], [math.sin(psi), math.cos(psi)]])
+            norm = specnorm.enclose(blocks[0])
+            assert norm.claim is not None
+            supremum: Any = norm.claim[1].of[0].of[0]
+            of = defect.defect(blocks, share * float(norm.upper) ** 2, ops=OPS)
+            token = defect.nowhere_negative(of, supremum)
+            truth = float(specnorm.enclose(of.kernel[0], rtol=1e-6).lower)
+            for least in (0.9, 0.97, 0.99):
+                search_of = Search(of.kernel, nonnegative=token, ops=OPS)
+                found = search_of.run(torus(of.kernel.shape[3:]), bound=least * truth, max_cells=3000)
+                if found.upper is not None:
+                    yield f"{seed}: {least} of {truth} is proven"
+
+
+def assumed_nonnegative(of: Any, _: Any) -> Any:
+    """Instead of looking at c."""
+    return _nowhere_negative(of.kernel)
+
+
+def small_centres() -> Iterator[str]:
+    """Both a centre that is large enough, and one that is not."""
+    yield from without_estimates(1.001, count=10)
+    yield from without_estimates(0.5)
+
+
+def grid_points(count: int = 300) -> Iterator[str]:
+    """Limits of grid points of symbols that are nowhere negative, against all functions of one frequency."""
+    random = np.random.RandomState(0)
+    for _ in range(count):
+        supremum, share, radius = float(random.uniform(1, 2)), float(random.uniform(0.6, 0.999)), random.uniform(0, 1.2)
+        threshold = share * supremum
+        limit = float(cover.nonnegative_grid_lemma(threshold, assumed(supremum), np.asarray([radius]))[0])
+        # The function S / 2 + S / 2 cos(t) is mu at t, and as low as any at t + radius.
+        angle = math.acos(2 * share - 1) + radius
+        lowest = supremum / 2 * (1 + math.cos(angle))
+        if limit > lowest * (1 + 1e-12):
+            yield f"{supremum} {threshold} {radius}: {limit} above {lowest}"
+        if limit < lowest - 1e-9:
+            yield f"{supremum} {threshold} {radius}: {limit} is no sharp limit, {lowest}"
+
+
 def believed(gram: Any, *_: Any, **__: Any) -> Any:
     """Instead of a proof."""
     return np.ones(gram.shape[:-2], dtype=bool)
@@ -268,9 +332,16 @@ def zero_rows() -> Iterator[str]:
     )
 
 
+def without_sine(threshold: float, _: Any, radius: Any) -> Any:
+    """The lemma of cells, where that of grid points is needed."""
+    return cover.nonnegative_cell_lemma(threshold, radius)
+
+
 MUTANTS: dict[str, tuple[Callable[[], Iterator[str]], Any, str, Any]] = {
     "a lag forgotten": (lambda: at_every_size(40), completion, "lags", forgotten(completion.lags)),
     "rounding of the lags": (long_columns, completion, "lags", exact_lags(completion.lags)),
+    "c too small": (small_centres, defect, "nowhere_negative", assumed_nonnegative),
+    "grid points of nonnegative symbols": (grid_points, cover, "nonnegative_grid_lemma", without_sine),
     "wide kernels": (wide_kernels, arrays, "tall", lambda blocks, **_: blocks),
     "borders that cut": (cut_borders, defect, "meets_every_output", lambda _: True),
     "strides that leave pixels": (zero_rows, defect, "has_unread_pixels", lambda _: False),
@@ -303,13 +374,23 @@ def test_rules_check_what_they_are_given() -> None:
         defect.smallest_of_zero(blocks, ops=OPS)
     with pytest.raises(HypothesisError, match="every pixel is read"):
         defect.smallest_with_unread_pixels(ConvSpec.of((3, 2, 2)))
-    norm, other = (specnorm.enclose(x).claim for x in (blocks[0], 2 * blocks[0]))
+    claim, other = (specnorm.enclose(x).claim for x in (blocks[0], 2 * blocks[0]))
     smallest = specnorm.enclose_smallest(blocks[0]).claim
-    assert norm is not None
+    assert claim is not None
     assert other is not None
     assert smallest is not None
+    norm: Any = claim[1]
     with pytest.raises(HypothesisError, match="another"):
         defect.condition(other, smallest)
+    supremum: Any = norm.of[0].of[0]
+    with pytest.raises(TypeError, match="rules of this room"):
+        cover.Nonnegative(of.kernel)
+    with pytest.raises(HypothesisError, match="at every frequency"):
+        defect.nowhere_negative(of, norm)
+    assert defect.nowhere_negative(defect.defect(blocks, 1e-3, ops=OPS), supremum) is None
+    token = defect.nowhere_negative(defect.defect(blocks, 100.0, ops=OPS), supremum)
+    with pytest.raises(HypothesisError, match="another kernel"):
+        Cover(of.kernel, torus((3,)), nonnegative=token, ops=OPS)
     spec = ConvSpec.of((3, 2, 2), input_shape=4, padding_mode="zeros")
     single = Convolution(blocks, spec, ops=OPS)
     (wide, *_) = [x for x in plans_of(spec) if x.wide]
