@@ -12,6 +12,7 @@ from libraries import OPS
 from methods import test_deflation
 from networks.executing import FOOLED, dense
 from oracle import dense_matrix
+from proof.defect_rules import DEFECT_CHECKS
 from proof.network_rules import NETWORK_CHECKS
 from proof.refusals import BALLS, CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
 from proof.test_claims import DILATED, KERNEL, LAYER, PART, PARTS, REFLECT, RING, by_unfolding, cover_of
@@ -158,6 +159,7 @@ def as_executed() -> Iterator[tuple[Upper | Lower | None, float]]:
 
 CHECKS: dict[str, Check] = {
     **NETWORK_CHECKS,
+    **DEFECT_CHECKS,
     "radii": radii,
     "radius_of": radii,
     "AtCentre.error": as_executed,
