@@ -140,7 +140,8 @@ def _triple(found: SmallestBounds, layer: Array, *, ops: ArrayOps) -> tuple[Arra
     xp, (_, m, p, *taps) = ops.xp, layer.shape
     witness = found.witness
     if witness is None:
-        u, v, phase = (xp.zeros((1, n), dtype=layer.dtype) + 0j for n in (m, p, math.prod(taps)))
+        nothing: dict[str, Any] = {"dtype": layer.dtype, "device": ops.device(layer)}
+        u, v, phase = (xp.zeros((1, n), **nothing) + 0j for n in (m, p, math.prod(taps)))
         return u, v, phase, ops.from_numpy(np.zeros(1, dtype=np.int64), layer)
     block = layer[witness.block : witness.block + 1, ...]
     phase = symbols.Symbol(block, witness.frequency, ops=ops).phase

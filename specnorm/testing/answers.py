@@ -120,6 +120,8 @@ def _tolerance(trial: Trial, kernel: np.ndarray, kind: str) -> float:
 
 def _close(found: np.ndarray, expected: np.ndarray, rtol: float, case: str) -> None:
     require(found.shape == expected.shape, f"{case} has shape {found.shape}; with NumPy {expected.shape}")
+    if np.array_equal(found, expected):  # infinities, where a number is beyond the dtype
+        return
     scale = float(np.max(np.abs(expected), initial=0.0))
     wide = found.astype(np.float64)
     close = bool(np.isfinite(wide).all()) and float(np.max(np.abs(wide - expected), initial=0.0)) <= rtol * scale
