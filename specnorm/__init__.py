@@ -44,15 +44,7 @@ from specnorm.methods import (
     TensorNorm,
     Unfoldings,
 )
-from specnorm.norms import (
-    certify,
-    conv_norm,
-    power_norm,
-    reshaped_norm,
-    singular_values,
-    slogdet,
-    symbol_norm,
-)
+from specnorm.norms import certify, conv_norm, power_norm, reshaped_norm, singular_values, slogdet, symbol_norm
 from specnorm.problem.spec import ConvSpec, Geometry
 from specnorm.projections import clip, gram_rescaling, rescale
 from specnorm.proving import enclose

@@ -30,6 +30,8 @@ GROUPED = ConvSpec.of((4, 2, 3), input_shape=(6,), padding_mode="zeros", groups=
 PART = (SMALLEST, of_one_group(GROUPED))
 ELSEWHERE = Circulant((9,), (False,))
 VECTOR: Any = np.ones((1, 1))
+WIDE: Any = np.ones((1, 1, 2, 2))
+DIFFERENCE: Any = np.asarray([[1.0, -1.0]])
 
 
 def plan(*, wide: bool = False, blocks: int = 1) -> BlockPlan:
@@ -62,7 +64,8 @@ def of_layer() -> Claims:
     _, s, v = np.linalg.svd(dense_matrix(TAPS[0], (6,), padding_mode="zeros"))
     truth, top = float(s[-1]), float(s[0]) ** 2
     yield LayerGram(padded(), plan(), ops=OPS).smallest_near(np.asarray([truth**2]), top)[0], truth
-    yield smallest_quotients(padded(), v[None, -1:, :], ops=OPS)[0][0], truth
+    vector: Any = v[None, -1:, :]
+    yield smallest_quotients(padded(), vector, ops=OPS)[0][0], truth
     pairs = [(assumed_lower(x, PART), assumed(x, PART)) for x in (3.0, 1.0)]
     for order in (pairs, pairs[::-1]):
         yield from ((x, 1.0) for x in smallest_of_groups(GROUPED, order))
@@ -92,11 +95,7 @@ DEFECT_REFUSED: dict[str, Callable[[], object]] = {
     "a frequency's norm as the defect's": lambda: defect.smallest_down(line(), assumed(1.0, half_grid((1,)))),
     "a circulant's norm as that of every frequency": lambda: defect.nowhere_negative(line(), assumed(4.0, ELSEWHERE)),
     "a vector that every wide matrix maps to 0": lambda: defect.smallest_at(
-        np.ones((1, 1, 2, 2)),
-        0,
-        half_grid((1,)),
-        np.asarray([[1.0, -1.0]]),
-        ops=OPS,  # type: ignore[arg-type]
+        WIDE, 0, half_grid((1,)), DIFFERENCE, ops=OPS
     ),
     "no vector": lambda: defect.smallest_at(LINE, 0, half_grid((1,)), 0 * VECTOR, ops=OPS),
     "a kernel that is not zero": lambda: defect.smallest_of_zero(LINE, ops=OPS),
