@@ -222,7 +222,8 @@ def defects(rows: list[dict[str, Any]]) -> list[str]:
     heads = ["layer", "proven", "s", "`isometry_bound`", "s", "by L_orth, Achour et al."]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
-        if row["section"] in ("orthogonal", "random"):
+        # The kernel of a layer at its size alone wraps: its lags say nothing of it.
+        if row["section"] in ("orthogonal", "random") and "at 8x8" not in row["name"]:
             cells = [
                 row["name"],
                 figure(row["eps proven"], 3),
