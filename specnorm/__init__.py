@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from specnorm.api import compare, f4_bound, gram_bound, grid_bound, tn_bound, unfolding_bounds, value_and_grad
+from specnorm.ends import condition_number, enclose_isometry, enclose_smallest, is_isometry, isometry_bound
 from specnorm.errors import (
     BackendConflict,
     BackendError,
@@ -33,15 +34,17 @@ from specnorm.methods import (
     FantasticFour,
     Gram,
     Grid,
+    Isometry,
     Method,
     Power,
     PowerTopK,
     Reshaped,
+    Smallest,
     SymbolNorm,
     TensorNorm,
     Unfoldings,
 )
-from specnorm.norms import certify, conv_norm, power_norm, reshaped_norm, singular_values, symbol_norm
+from specnorm.norms import certify, conv_norm, power_norm, reshaped_norm, singular_values, slogdet, symbol_norm
 from specnorm.problem.spec import ConvSpec, Geometry
 from specnorm.projections import clip, gram_rescaling, rescale
 from specnorm.proving import enclose
@@ -62,9 +65,12 @@ __all__ = [
     "certify", "Completed", "complete", "completion_bound", "conv_norm", "ConvSpec", "enclose", "f4_bound", "Geometry",
     "gram_bound", "grid_bound", "power_norm", "reshaped_norm", "singular_values", "symbol_norm", "tn_bound",
     "unfolding_bounds",
+    # The other end of the spectrum.
+    "condition_number", "enclose_isometry", "enclose_smallest", "is_isometry", "isometry_bound", "slogdet",
     # Any method, as a value.
-    "compare", "Completion", "Enclose", "ExactFFT", "FantasticFour", "Gram", "Grid", "measure", "Method", "METHODS",
-    "Power", "PowerTopK", "Reshaped", "SymbolNorm", "TensorNorm", "Unfoldings", "value_and_grad",
+    "compare", "Completion", "Enclose", "ExactFFT", "FantasticFour", "Gram", "Grid", "Isometry", "measure", "Method",
+    "METHODS", "Power", "PowerTopK", "Reshaped", "Smallest", "SymbolNorm", "TensorNorm", "Unfoldings",
+    "value_and_grad",
     # Kernels with smaller norms; training; robustness; matrices and operators; whole models.
     "clip", "fold_batch_norm", "gram_rescaling", "rescale", "init_tracking", "track", "track_many",
     "certified_radius", "curvature_bound", "gram_iteration", "matrix_norm", "operator_norm", "power_iteration", "audit",

@@ -44,7 +44,7 @@ class Comparison(dict[str, Result]):
 
 @takes_layers
 def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> Comparison:
-    """Measure a layer by every method that serves its geometry.
+    """Measure a layer's norm by every method that serves its geometry.
 
     Parameters
     ----------
@@ -74,6 +74,8 @@ def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> Comparison:
     results = Comparison()
     refusal: SpecnormError | None = None
     for name, cls in METHODS.items():
+        if cls.quantity != "norm":
+            continue
         try:
             results[name] = measure(kernel, cls(), **geometry)
         except (MethodError, GeometryError, Undecided) as error:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 from specnorm.array_types import ArrayObject
-from specnorm.errors import Undecided
+from specnorm.backends import backend_for
+from specnorm.errors import GeometryError, MethodError, Undecided
 from specnorm.layers import takes_layers
 from specnorm.measuring import measure
 from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped, SymbolNorm
 from specnorm.methods.base import Method, as_number
 from specnorm.methods.certify import Certify
+from specnorm.methods.determinant import LogDeterminant
 from specnorm.methods.fft import NormAtSize, SingularValues
 from specnorm.problem.spec import ConvSpec, Geometry, Layer
 from specnorm.types import ArrayT
@@ -166,6 +168,7 @@ def singular_values(
     input_shape: int | tuple[int, ...],
     *,
     k: int | None = None,
+    which: Literal["all", "largest", "smallest"] = "all",
     max_bytes: int = 2**32,
     **layer: Unpack[Layer],
 ) -> ArrayT:
@@ -177,8 +180,10 @@ def singular_values(
     input_shape : int or tuple of int
         Spatial input sizes.
     k : int, optional
-        Only the k largest; None: all ``prod(input_shape) * min(cin, cout)``. Needed for other padding than circular:
-        these come from block Lanczos (`PowerTopK`), each a proven lower bound of the singular value of its rank.
+        Only so many; None: all ``prod(input_shape) * min(cin, cout)``. Needed for other padding than circular: the
+        largest come from block Lanczos (`PowerTopK`) then, each a proven lower bound of the singular value of its rank.
+    which : {"all", "largest", "smallest"}, default "all"
+        Which k: the largest, unless the smallest are asked for. With "largest" or "smallest" and no ``k``: one.
     max_bytes : int, default 4 GiB
         Refuse what takes more memory.
     **layer
@@ -192,9 +197,9 @@ def singular_values(
     Raises
     ------
     GeometryError
-        For another padding than circular, without ``k``.
+        For another padding than circular, without ``k`` or with the smallest.
     MethodError
-        If it takes more than ``max_bytes``.
+        If it takes more than ``max_bytes``, or ``which`` is no such word.
 
     Examples
     --------
@@ -203,11 +208,57 @@ def singular_values(
     >>> specnorm.singular_values(kernel, 8, k=3).round(4)
     array([31.1769, 25.0892, 25.0892])
     """
-    method: Method = SingularValues(k=k, max_bytes=max_bytes)
+    if which not in ("all", "largest", "smallest"):
+        raise MethodError(f'which={which!r} is not "all", "largest" or "smallest".')
+    if which != "all" and k is None:
+        k = 1
+    method: Method = SingularValues(k=k, max_bytes=max_bytes, smallest=which == "smallest")
     if k is not None and _is_no_circle(kernel, input_shape, layer):
+        if which == "smallest":
+            raise GeometryError(
+                f'the smallest singular values need padding_mode="circular"; got {layer.get("padding_mode")!r}. '
+                "enclose_smallest(kernel, input_shape) encloses the smallest one of a small layer with its borders."
+            )
         method = PowerTopK(k=k, n_iter=1000, rtol=1e-9)
     value: ArrayT = measure(kernel, method, input_shape=input_shape, **layer).value
     return value
+
+
+@takes_layers
+def slogdet(kernel: ArrayT, input_shape: int | tuple[int, ...], **layer: Unpack[Layer]) -> tuple[ArrayT, ArrayT]:
+    """Sign and logarithm of the determinant of a square circular layer at one input size, as invertible flows need it.
+
+    Parameters
+    ----------
+    kernel : array, shape (channels, channels // groups, *kernel_shape)
+    input_shape : int or tuple of int
+        Spatial input sizes.
+    **layer
+        ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``, ``stride`` (1):
+        see `specnorm.Geometry`.
+
+    Returns
+    -------
+    sign : 0-d array
+        1 or -1; 0 of a singular layer.
+    logabsdet : 0-d array
+        Exact up to rounding, differentiable where the library is; minus infinity of a singular layer.
+
+    Raises
+    ------
+    GeometryError
+        If the layer is not square, or not circular.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> sign, value = specnorm.slogdet(numpy.asarray([[[2.0, 1.0]]]), 3)  # circulant of 2, 1, 0
+    >>> f"{float(sign * numpy.exp(value)):.4f}"
+    '9.0000'
+    """
+    found = measure(kernel, LogDeterminant(), input_shape=input_shape, **layer)
+    xp: Any = backend_for(kernel).namespace(found.value)
+    return xp.astype(found.stats["sign"], found.value.dtype), found.value
 
 
 @takes_layers

@@ -29,6 +29,7 @@ class Outcome(Enum):
     SIZE = "size"
     PADDING = "padding"
     RANGE = "range"
+    ZERO = "zero"
 
     @property
     def advice(self) -> str:
@@ -41,6 +42,7 @@ _ADVICE = {
     Outcome.BUDGET: "give a larger budget, or a larger rtol",
     Outcome.SIZE: "no proof that was affordable comes closer: give a larger budget, or a larger rtol",
     Outcome.PADDING: "give input_shape: a small layer is then enclosed with its padding",
+    Outcome.ZERO: "no proof tells the value from 0; at an input_shape it may be larger",
     Outcome.RANGE: "scale the kernel by a power of two, or give it in float64: the norm scales with it",
 }
 
@@ -55,14 +57,15 @@ class BoundSource(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Enclosure:
-    """Two proven bounds of a layer's norm.
+    """Two proven bounds of a layer's norm, or of another number that belongs to it.
 
     Parameters
     ----------
     lower, upper : 0-d arrays
         Of the caller's library and dtype, rounded outward: ``lower <= norm <= upper``.
     witness : tuple of arrays
-        (frequency, u, v): radians per axis, and unit vectors with ``|u* G(frequency) v|`` attaining ``lower``.
+        (frequency, u, v): radians per axis, and unit vectors with ``|u* G(frequency) v|`` attaining ``lower``; of a
+        smallest singular value, ``upper``.
     cells, levels : int
         Size of the search.
     proof_dtype : str
@@ -71,8 +74,10 @@ class Enclosure:
     status : str
         A word and what it means: "converged: ..." (the bounds are ``rtol`` apart), "budget: ..." (the search ended
         first), "size: ..." (a layer at a size that could not be enclosed more closely), "padding: ..." (``upper``
-        includes what padding may add) or "range: ..." (the norm is beyond the numbers of the dtype, or below). The
-        bounds are proven in each case.
+        includes what padding may add), "zero: ..." (a smallest singular value that no proof tells from 0) or
+        "range: ..." (the norm is beyond the numbers of the dtype, or below). The bounds are proven in each case.
+    quantity : str
+        What is bounded: "norm", "smallest singular value", "condition number" or "isometry defect".
     """
 
     lower: Any
@@ -82,6 +87,7 @@ class Enclosure:
     levels: int
     proof_dtype: str
     status: str
+    quantity: str = "norm"
     _claims: ClassVar[tuple[Lower, Upper] | None] = None
     _explained: ClassVar[Any] = None
     _statement: ClassVar[Any] = None
@@ -97,7 +103,10 @@ class Enclosure:
 
     def __repr__(self) -> str:
         """Both bounds and how the search ended, in one line."""
-        return f"{shown(self.lower, 'lower')} <= norm <= {shown(self.upper, 'upper')} ({self.status})"
+        return f"{self._shown_ends()} ({self.status})"
+
+    def _shown_ends(self) -> str:
+        return f"{shown(self.lower, 'lower')} <= {self.quantity} <= {shown(self.upper, 'upper')}"
 
     @property
     def outcome(self) -> Outcome:
@@ -141,7 +150,7 @@ class Enclosure:
 
     def explain(self) -> str:
         """The rules that prove both bounds, one a line, each with its number and above those that it rests on."""
-        ends = f"{shown(self.lower, 'lower')} <= norm <= {shown(self.upper, 'upper')}"
+        ends = self._shown_ends()
         if self._claims is None:
             return f"{ends}: made from another enclosure, whose proof it is not"
         return f"{ends}\n{self._explained(*self._claims)}"

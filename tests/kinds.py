@@ -13,7 +13,9 @@ from marks import put
 
 import specnorm
 from specnorm import METHODS, GeometryError, Method, MethodError, PowerTopK, TensorNorm
+from specnorm.methods.determinant import LogDeterminant
 from specnorm.methods.fft import NormAtSize, SingularValues
+from specnorm.methods.isometry import IsometryEnds
 from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
 from specnorm.problem.spec import ConvSpec
 
@@ -35,6 +37,10 @@ FUNCTIONS: dict[str, tuple[str, Method]] = {
     "measure(kernel, PowerTopK())": ("", PowerTopK()),
     "reshaped_norm": ("reshaped", METHODS["reshaped"]()),
     "symbol_norm": ("symbol", METHODS["symbol"]()),
+    "enclose_smallest": ("smallest", METHODS["smallest"]()),
+    "isometry_bound": ("isometry", METHODS["isometry"]()),
+    "enclose_isometry": ("", IsometryEnds()),
+    "slogdet": ("", LogDeterminant()),
     "matrix_norm": ("", MatrixNorm()),
     "power_iteration": ("", PowerIteration()),
     "gram_iteration": ("", GramIteration()),
@@ -76,10 +82,11 @@ def kind(function: str, geometry: dict[str, Any]) -> str:
     found, unsized = measured(function, geometry), measured(function, {})
     if found is None:
         return "refused"
-    both = isinstance(found.method, specnorm.Enclose)  # of its two bounds, `value` is the upper one
+    both = isinstance(found.method, (specnorm.Enclose, specnorm.Smallest, IsometryEnds))  # `value` is one of them
     word = "lower and upper" if both else found.kind
     if geometry and unsized is not None and np.array_equal(found.value, unsized.value):
-        return f"{word}, of σ\\*"  # noqa: RUF001 - the symbol of the page
+        of = "σ\\*" if found.method.quantity == "norm" else "every size"  # noqa: RUF001 - the symbol of the page
+        return f"{word}, of {of}"
     return word
 
 

@@ -318,6 +318,44 @@ def dense_norm(kernel: NDArray[Any], input_shape: int | Sequence[int], **geometr
 
 
 @remembered
+def dense_smallest(kernel: NDArray[Any], input_shape: int | Sequence[int], **geometry: Any) -> Truth:
+    """Smallest of the ``min(rows, columns)`` singular values of the layer's dense matrix; errors as of `dense_norm`."""
+    scaled, exponent = scale_to_one(kernel)
+    matrix = dense_matrix(scaled, input_shape, **geometry)
+    absolute = dense_matrix(np.abs(scaled), input_shape, **geometry)
+    value = float(np.linalg.svd(matrix, compute_uv=False)[-1])
+    taps = math.prod(scaled.shape[2:])
+    slack = EPS * (10 * max(matrix.shape) + taps) * float(np.linalg.norm(absolute))
+    return Truth(max(value - slack, 0.0), value + slack).scaled(exponent)
+
+
+@remembered
+def smallest_everywhere(kernel: NDArray[Any], points: int = 48) -> Truth:
+    """Smallest singular value of the symbol of a dense kernel over all frequencies, by its slope on a grid.
+
+    A singular value changes by no more than the symbol does, and that by at most ``sum_k ||K_k|| |k . delta|``.
+    """
+    scaled, exponent = scale_to_one(kernel)
+    sizes = scaled.shape[2:]
+    grid = [points if k > 1 else 1 for k in sizes]
+    symbol = np.fft.fftn(scaled, grid, axes=range(2, scaled.ndim)) if sizes else scaled
+    values = np.linalg.svd(np.moveaxis(symbol, (0, 1), (-2, -1)), compute_uv=False)[..., -1]
+    norms = np.linalg.norm(np.moveaxis(scaled, (0, 1), (-2, -1)), 2, axis=(-2, -1))
+    slope = 0.0
+    for axis, (k, n) in enumerate(zip(sizes, grid, strict=True)):
+        places = np.abs(np.arange(k) - (k - 1) / 2).reshape((-1,) + (1,) * (len(sizes) - 1 - axis))
+        slope += float(np.sum(norms * places)) * math.pi / n
+    smallest = float(values.min())
+    slack = (
+        EPS
+        * 100
+        * (sum(scaled.shape) + points)
+        * float(np.linalg.norm(np.sum(np.abs(scaled.reshape(*scaled.shape[:2], -1)), axis=2)))
+    )
+    return Truth(max(smallest - slope - slack, 0.0), smallest + slack).scaled(exponent)
+
+
+@remembered
 def sigma_star(
     kernel: NDArray[Any],
     *,

@@ -22,9 +22,11 @@ from specnorm import (
     FantasticFour,
     Gram,
     Grid,
+    Isometry,
     Method,
     Power,
     Reshaped,
+    Smallest,
     SymbolNorm,
     TensorNorm,
     Unfoldings,
@@ -89,6 +91,8 @@ PROMISES = {
 """By name in ``METHODS``; ``unfoldings`` has several values and a file of its own."""
 
 SEVERAL = {"unfoldings": Unfoldings()}
+OF_OTHER_NUMBERS = {"smallest": Smallest(), "isometry": Isometry()}
+"""Methods whose values are no norms: `test_smallest.py` and `test_isometry.py` hold them to what they promise."""
 
 
 def rounded(truth: Truth, recipe: Recipe, lib: Lib) -> Truth:

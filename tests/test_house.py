@@ -25,7 +25,7 @@ PLUGINS = ROOT / "plugins"
 LEVELS = (
     "array_types clock errors registry text types", "arrays problem result", "numerics", "certified", "search",
     "tensor", "methods", "runtime", "backends standard",
-    "api completing explaining folding layers matrices measuring norms probable projections "
+    "api completing ends explaining folding layers matrices measuring norms probable projections "
     "proving robustness testing training",
     "plugin proof", "__init__ __main__",
 )  # fmt: skip

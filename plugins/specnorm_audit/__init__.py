@@ -24,7 +24,7 @@ from specnorm_audit.plots import draw
 from specnorm_audit.readers import MAX_BYTES, isolated, open_model
 from specnorm_audit.renderers import render
 from specnorm_audit.report import Report, environment
-from specnorm_audit.rows import COLUMNS, Row
+from specnorm_audit.rows import COLUMNS, OTHER_END, Row
 
 if TYPE_CHECKING:
     from specnorm_networks import Graph
@@ -38,6 +38,7 @@ def audit(
     input_shape: int | Sequence[int] | Mapping[str, Sequence[int]] | Literal["file"] | None = None,
     input_range: tuple[float, float] | None = None,
     methods: Sequence[str] = (),
+    smallest: bool = False,
     rtol: float = 1e-3,
     budget: float | None = measuring.BUDGET,
     executor: Executor | None = None,
@@ -69,6 +70,9 @@ def audit(
     methods : sequence of str, default ()
         What else to measure, by the names in ``METHODS``; "circular": the exact norm with circular padding at
         ``input_shape``.
+    smallest : bool, default False
+        Also the columns "smallest", a lower bound of the smallest singular value, and "condition", an upper bound of
+        the condition number. Where a layer's borders cut taps off, `Row.note` says so.
     rtol : float, default 1e-3
         Relative width of the proven interval asked for.
     budget : float or None, default 60
@@ -124,7 +128,7 @@ def audit(
     shapes = {name: tuple(n) for name, n in size.items()} if isinstance(size, Mapping) else None
     size = None if shapes is not None else size
     given = overrides(geometry)
-    columns = measuring.checked_names(methods, COLUMNS)
+    columns = measuring.checked_names(methods, COLUMNS, OTHER_END if smallest else ())
     settings = measuring.Settings(columns, size, layout, padding_mode, backend, device, given, rtol, budget)
     _check(settings)
     between = measuring.checked_range(input_range)

@@ -142,6 +142,11 @@ def _reporting(formats: Sequence[str], drawn: str) -> Callable[[Callable[..., in
 @click.option(
     "--methods", type=options.methods, metavar="NAME,...", help=f"What other methods say, out of {', '.join(COLUMNS)}."
 )
+@click.option(
+    "--smallest", is_flag=True,
+    help="Also the smallest singular value, from below, and the condition number, from above; where borders cut taps "
+    "off, of small layers at their --input-shape alone.",
+)  # fmt: skip
 @click.option("--all", "every", is_flag=True, help="What JSON and CSV have: tn, f4, reshaped; circular at a size.")
 @click.option(
     "--rtol", type=options.tolerance, default="0.001", metavar="R",
@@ -170,6 +175,14 @@ def _reporting(formats: Sequence[str], drawn: str) -> Callable[[Callable[..., in
     "--fail-above-network", type=options.bound, metavar="L",
     help="Exit with 1 unless the network of each ONNX file is proven to have a Lipschitz constant of at most L.",
 )  # fmt: skip
+@click.option(
+    "--fail-below", type=options.bound, metavar="M",
+    help="Exit with 1 unless every layer's smallest singular value is proven to be at least M.",
+)  # fmt: skip
+@click.option(
+    "--fail-isometry", type=options.bound, metavar="EPS",
+    help="Exit with 1 unless every layer's squared singular values are proven to lie between 1 - EPS and 1 + EPS.",
+)  # fmt: skip
 def audit_command(
     models: tuple[str, ...],
     output_format: str | None,
@@ -179,6 +192,8 @@ def audit_command(
     certificate: Path | None,
     fail_above: float | None,
     fail_above_network: float | None,
+    fail_below: float | None,
+    fail_isometry: float | None,
     jobs: int | None,
     layers: tuple[str, ...],
     geometry: tuple[dict[str, Any], list[str]] | None,
@@ -199,6 +214,8 @@ def audit_command(
     given["methods"] = given["methods"] or ()
     every |= kind in ("json", "csv") and not given["methods"]
     given["methods"] += options.standard(given["input_shape"]) if every else ()
+    given["smallest"] |= fail_below is not None
+    given["methods"] += ("isometry",) if fail_isometry is not None else ()
     given["certificate"] = certificate is not None
     if certificate is not None and (certificate.suffix.lower() != ".npz" or len(models) > 1):
         raise click.UsageError(visible(f"--certificate: {certificate.name} is to be a .npz file, of one model."))
@@ -214,7 +231,8 @@ def audit_command(
             except ModelFileError as error:
                 report = Report(specnorm.__version__, model, (), (), error=str(error))
                 complain(report.error or "")
-            reports.append(replace(report, gates=gates_of(report, fail_above, fail_above_network)))
+            asked = (fail_above, fail_above_network, fail_below, fail_isometry)
+            reports.append(replace(report, gates=gates_of(report, *asked)))
     many, whole = len(models) > 1, all(report.error is None for report in reports)
     text = partial(render, reports, kind, many=many)
     some = any(report.error is None for report in reports)

@@ -20,22 +20,25 @@ from specnorm import (
     Enclose,
     ExactFFT,
     FantasticFour,
+    GeometryError,
     Method,
     MethodError,
     Result,
+    Smallest,
     SpecnormError,
     TensorNorm,
     Undecided,
+    enclose_isometry,
 )
-from specnorm.proof import ArrayObject, Upper, backends, padding_rules, proven, status_of
+from specnorm.proof import ArrayObject, Upper, backends, host, padding_rules, proven, status_of
 from specnorm_audit.geometry import Override, resolve
 from specnorm_audit.layers import Layer
 from specnorm_audit.processes import WorkerLost, Workers
-from specnorm_audit.rows import CIRCULAR, Row, Value, either, least_upper
+from specnorm_audit.rows import CIRCULAR, CONDITION, Row, Value, either, is_of_the_norm, least_upper
 
 NEEDS_A_SIZE = frozenset({"power", CIRCULAR})
 """Columns of one input size only."""
-AT_A_SIZE = frozenset({"power", "fft", "gram", "enclose"})
+AT_A_SIZE = frozenset({"power", "fft", "gram", "enclose", "smallest", "isometry"})
 """Methods that answer at the input size where one is given; the others for every size at once."""
 CIRCULAR_AT_A_SIZE = frozenset({"fft"})
 """Methods that answer at one input size for a circular layer only."""
@@ -70,18 +73,20 @@ class Settings:
         """A method by its name, as these settings want it."""
         if name == Enclose.name:
             return Enclose(rtol=self.rtol, budget=self.budget)
+        if name == Smallest.name:
+            return Smallest(rtol=self.rtol, budget=self.budget)
         found = METHODS[name]()
         return replace(found, budget=self.budget) if isinstance(found, TensorNorm | ExactFFT) else found
 
 
-def checked_names(methods: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
-    """Names of methods, each once; refused if one is not ``known``."""
+def checked_names(methods: Sequence[str], known: Collection[str], also: Sequence[str] = ()) -> tuple[str, ...]:
+    """Names of methods and of what is measured besides, each once; refused if one is not ``known``."""
     if isinstance(methods, str):
         raise MethodError(f"methods={methods!r} is one name; expected a sequence of them: methods=[{methods!r}].")
     unknown = [name for name in methods if name not in known]
     if unknown:
         raise MethodError(f"methods={', '.join(map(repr, unknown))} unknown; expected some of {', '.join(known)}.")
-    return tuple(dict.fromkeys(methods))
+    return tuple(dict.fromkeys((*methods, *also)))
 
 
 def checked_range(between: Sequence[float] | None) -> tuple[float, float] | None:
@@ -141,25 +146,40 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
         lower, upper = _number(found.stats["lower"]), _number(found.value)
         row = replace(row, lower=lower, upper=upper, note=_joined(row.note, _wide(found)))
         for column in dict.fromkeys((*row.values, ALWAYS)):
-            if column == CIRCULAR and not _has_circular(take.spec):
+            if column == CONDITION or (column == CIRCULAR and not _has_circular(take.spec)):
                 continue
             try:
                 result = take("fft" if column == CIRCULAR else column)
-            except Undecided as error:
+            except (Undecided, GeometryError) as error:
+                if isinstance(error, GeometryError) and is_of_the_norm(column):
+                    raise
+                # Borders that cut say nothing against the layer's norm.
                 row = replace(row, note=_joined(row.note, f"{column}: {error}"))
                 continue
-            row = replace(
-                row, values={**row.values, column: _value(result)}, promises={**row.promises, column: result.kind}
-            )
+            value = take.isometry(result) if column == "isometry" else _value(result)
+            row = replace(row, values={**row.values, column: value}, promises={**row.promises, column: result.kind})
     except SpecnormError as error:
         row = replace(row, reason=str(error))
     except Exception as error:  # one bad layer must not lose the others
         row = replace(row, reason=f"{type(error).__name__}: {error}")
-    row = _only(least_upper(row), settings.methods)
+    row = _conditioned(least_upper(row), take)
+    row = _only(row, settings.methods)
     if row.reason is None and row.status == "error":
         row = replace(row, reason=_OVERFLOW)
     finite = row.upper if row.upper is not None and math.isfinite(row.upper) else None
     return replace(row, upper=finite, claim=None if take is None else take.claim)
+
+
+def _conditioned(row: Row, take: _Results | None) -> Row:
+    """With a bound of the condition number, where it was asked for and both ends are known."""
+    if take is None or CONDITION not in row.values or row.reason is not None or row.upper is None:
+        return row
+    try:
+        smallest = _number(take("smallest").value)
+    except SpecnormError:  # the column of the smallest singular value says why, if it was asked for
+        return row
+    most = host.div_up(row.upper, smallest) if smallest > 0 else math.inf
+    return replace(row, values={**row.values, CONDITION: most}, promises={**row.promises, CONDITION: "upper"})
 
 
 def _only(row: Row, columns: tuple[str, ...]) -> Row:
@@ -211,8 +231,15 @@ class _Results:
             # A report says what was asked for: what is left of it differs from run to run.
             result, claims = proven(self.kernel, limited, **geometry)
             self.known[name] = replace(result, method=asked)
-            self.claims += [upper for _, upper in claims]
+            self.claims += [upper for _, upper in claims] if limited.quantity == "norm" else []
         return self.known[name]
+
+    def isometry(self, bound: Result) -> float:
+        """An isometry defect's upper end: by products alone, or by a search, which comes closer."""
+        geometry = {**self.spec.geometry, "input_shape": self.spec.input_shape}
+        budget = None if self.settings.budget is None else max(self.deadline - monotonic(), _LEAST)
+        found = enclose_isometry(self.kernel, rtol=self.settings.rtol, budget=budget, **geometry)
+        return min(_number(bound.value), _number(found.upper))
 
     @property
     def claim(self) -> Upper | None:

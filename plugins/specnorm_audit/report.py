@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from html import escape
@@ -217,12 +217,29 @@ def gate_layers(report: Report, bound: float) -> Gate:
 
     Undecided: nothing speaks against it but arrays that could be layers and are not measured.
     """
-    option = f"--fail-above {bound!r}"
+    return _gate(report, f"--fail-above {bound!r}", bound, f"a norm of at most {bound!r}", _against)
+
+
+def gate_smallest(report: Report, bound: float) -> Gate:
+    """Whether all smallest singular values are proven to be at least ``bound``; undecided as `gate_layers`."""
+    wanted = f"a smallest singular value of at least {bound!r}"
+    return _gate(report, f"--fail-below {bound!r}", bound, wanted, _against_smallest)
+
+
+def gate_isometries(report: Report, bound: float) -> Gate:
+    """Whether all isometry defects are proven to be at most ``bound``; undecided as `gate_layers`."""
+    return _gate(
+        report, f"--fail-isometry {bound!r}", bound, f"an isometry defect of at most {bound!r}", _against_defect
+    )
+
+
+def _gate(report: Report, option: str, bound: float, wanted: str, against: Callable[[Row, float], str | None]) -> Gate:
+    """Whether every layer is proven to have what is wanted; ``against`` says what a row has against it."""
     if report.error is not None:
         return Gate(option, bound, "undecided", "the model could not be read.")
-    places = [place for row in report.layers if (place := _against(row, bound))]
+    places = [place for row in report.layers if (place := against(row, bound))]
     if places:
-        reason = f"{len(places)} of {len(report.layers)} layers are not proven to have a norm of at most {bound!r}:"
+        reason = f"{len(places)} of {len(report.layers)} layers are not proven to have {wanted}:"
         return Gate(option, bound, "failed", reason, tuple(places))
     if report.unmeasured:
         unmeasured = tuple(f"{row.name}: {row.reason}" for row in report.unmeasured)
@@ -230,18 +247,40 @@ def gate_layers(report: Report, bound: float) -> Gate:
         reason = f"{len(unmeasured)} arrays could be layers and are not measured; {advice}:"
         return Gate(option, bound, "undecided", reason, unmeasured)
     chosen = f", {report.left_out} more left out," if report.left_out else ""
-    reason = f"each of {len(report.layers)} layers{chosen} is proven to have a norm of at most {bound!r}, as assumed."
+    reason = f"each of {len(report.layers)} layers{chosen} is proven to have {wanted}, as assumed."
     return Gate(option, bound, "passed", reason)
+
+
+def _error(row: Row) -> str:
+    return f"{row.name}: error: {row.reason or 'its bounds are no numbers'}"
 
 
 def _against(row: Row, bound: float) -> str | None:
     if row.status != "ok" or row.lower is None or row.upper is None:
-        return f"{row.name}: error: {row.reason or 'its bounds are no numbers'}"
+        return _error(row)
     if row.lower > bound:
         return f"{row.name}: lower = {row.lower!r} > {bound!r}: the norm is above it"
     if not row.upper <= bound:
         return f"{row.name}: upper = {row.upper!r} > {bound!r}, lower = {row.lower!r}: not proven"
     return None
+
+
+def _against_smallest(row: Row, bound: float) -> str | None:
+    smallest = row.values.get("smallest")
+    if row.status != "ok":
+        return _error(row)
+    if not isinstance(smallest, float):
+        return f"{row.name}: {row.note or 'its smallest singular value is not known'}"
+    return None if smallest >= bound else f"{row.name}: smallest = {smallest!r} < {bound!r}: not proven"
+
+
+def _against_defect(row: Row, bound: float) -> str | None:
+    defect = row.values.get("isometry")
+    if row.status != "ok":
+        return _error(row)
+    if not isinstance(defect, float):
+        return f"{row.name}: {row.note or 'its isometry defect is not known'}"
+    return None if defect <= bound else f"{row.name}: isometry = {defect!r} > {bound!r}: not proven"
 
 
 def gate_network(report: Report, bound: float) -> Gate:
@@ -267,7 +306,13 @@ def gate_network(report: Report, bound: float) -> Gate:
     return Gate(option, bound, "passed", f"{claim.replace('not proven', 'proven')}: {constant}.")
 
 
-def gates_of(report: Report, layers: float | None, whole: float | None) -> tuple[Gate, ...]:
-    """The gates that are asked for: a bound on every layer's norm, and one on the network's constant."""
-    asked = ((gate_layers, layers), (gate_network, whole))
+def gates_of(
+    report: Report,
+    layers: float | None,
+    whole: float | None,
+    smallest: float | None = None,
+    isometries: float | None = None,
+) -> tuple[Gate, ...]:
+    """The gates that are asked for: bounds of every layer's norm, of the network, and of the layers' other ends."""
+    asked = ((gate_layers, layers), (gate_network, whole), (gate_smallest, smallest), (gate_isometries, isometries))
     return tuple(gate(report, bound) for gate, bound in asked if bound is not None)

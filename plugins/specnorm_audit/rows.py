@@ -20,8 +20,12 @@ Value = float | tuple[float, ...] | None
 
 CIRCULAR = "circular"
 """The exact norm with circular padding, at a size."""
-COLUMNS = (*METHODS, CIRCULAR)
+CONDITION = "condition"
+"""An upper bound of the condition number: ``upper`` over the lower bound of the smallest singular value."""
+COLUMNS = (*METHODS, CIRCULAR, CONDITION)
 """What may be measured besides the interval."""
+OTHER_END = ("smallest", CONDITION)
+"""What ``--smallest`` measures."""
 GEOMETRY = ("stride", "dilation", "groups", "transposed", "padding_mode", "padding", "input_shape")
 """What a row says of it."""
 STANDARD = ("tn", "f4", "reshaped")
@@ -102,6 +106,11 @@ class Row:
         return row | {"status": self.status, "reason": self.reason, "note": self.note}
 
 
+def is_of_the_norm(column: str) -> bool:
+    """Whether a column's numbers are norms, and no smallest singular values or the like."""
+    return column == CIRCULAR or (column != CONDITION and METHODS[column].quantity == "norm")
+
+
 def least_upper(row: Row) -> Row:
     """A row whose ``upper`` is the least that any of its columns has proven of the layer.
 
@@ -110,7 +119,7 @@ def least_upper(row: Row) -> Row:
     proven = [
         x
         for column, value in row.values.items()
-        if row.promises.get(column) == "upper" and column != CIRCULAR
+        if row.promises.get(column) == "upper" and column != CIRCULAR and is_of_the_norm(column)
         for x in (value if isinstance(value, tuple) else (value,))
         if x is not None
     ]

@@ -37,7 +37,7 @@ import specnorm
 from specnorm import METHODS, ConvSpec, GeometryError, MethodError, SpecnormError
 from specnorm_audit.measuring import BUDGET, Settings, checked_names, fill
 from specnorm_audit.report import Report
-from specnorm_audit.rows import Row
+from specnorm_audit.rows import OTHER_END, Row
 
 _Call = tuple[tuple[Any, ...], dict[str, Any], tuple[str, torch.dtype, bool]]
 """Arguments by place and by name, and the autocast around them."""
@@ -53,6 +53,7 @@ def audit_module(
     input_shape: int | Sequence[int] | Tensor,
     *,
     methods: Sequence[str] = (),
+    smallest: bool = False,
     rtol: float = 1e-3,
     budget: float | None = BUDGET,
     select: Select | None = None,
@@ -74,7 +75,7 @@ def audit_module(
     methods : sequence of str, default ()
         What else to measure, by the names in ``specnorm.METHODS``. "power", "enclose", "fft" and "gram" answer at the
         layer's input size, the others for every size.
-    rtol, budget : floats
+    smallest, rtol, budget
         As in `specnorm.audit`.
     select : callable, optional
         ``select(name, layer)``: whether a layer is measured.
@@ -95,7 +96,8 @@ def audit_module(
     GeometryError
         If a layer has no values yet: a lazy one, or one on the device "meta".
     """
-    settings = Settings(checked_names(methods, METHODS), rtol=rtol, budget=budget)
+    columns = checked_names(methods, (*METHODS, *OTHER_END), OTHER_END if smallest else ())
+    settings = Settings(columns, rtol=rtol, budget=budget)
     check_module(model)
     layers = dict(layers_of(model, select))
     others = {name: module for name, module in _others(model) if select is None or select(name, module)}

@@ -319,4 +319,6 @@ def _unflatten_comparison(names: Any, found: tuple[Any, ...]) -> Comparison:
 
 
 jax.tree_util.register_pytree_node(Comparison, _flatten_comparison, _unflatten_comparison)
-jax.tree_util.register_dataclass(Enclosure, ["lower", "upper", "witness"], ["cells", "levels", "proof_dtype", "status"])
+jax.tree_util.register_dataclass(
+    Enclosure, ["lower", "upper", "witness"], ["cells", "levels", "proof_dtype", "status", "quantity"]
+)

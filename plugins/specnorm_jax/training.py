@@ -17,13 +17,14 @@ from specnorm.errors import KernelError, MethodError
 from specnorm.methods import Method, TensorNorm
 from specnorm.plugin import check_bound
 from specnorm_jax.kernels import Kernel, Rule, equinox_layout, flax_layout, kernels, name_of, with_geometry
+from specnorm_jax.orthogonality import OrthogonalityPenalty
 
 if TYPE_CHECKING:
     import optax
 
 __all__ = [
-    "Kernel", "ProjectionState", "Rule", "SpectralPenalty", "States", "equinox_layout", "flax_layout", "kernels",
-    "project_spectral_norm", "rescale", "with_geometry",
+    "Kernel", "OrthogonalityPenalty", "ProjectionState", "Rule", "SpectralPenalty", "States", "equinox_layout",
+    "flax_layout", "kernels", "project_spectral_norm", "rescale", "with_geometry",
 ]  # fmt: skip
 
 Tree = TypeVar("Tree")

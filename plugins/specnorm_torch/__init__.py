@@ -13,12 +13,14 @@ from specnorm_torch.constraint import GramRescaling, SpectralNorm, gram_rescalin
 from specnorm_torch.linear import linear_operator
 from specnorm_torch.modules import geometry_of
 from specnorm_torch.monitor import NormMonitor
+from specnorm_torch.orthogonality import OrthogonalityPenalty
 from specnorm_torch.penalty import SpectralPenalty
 
 __all__ = [
     "BACKEND",
     "GramRescaling",
     "NormMonitor",
+    "OrthogonalityPenalty",
     "SpectralNorm",
     "SpectralPenalty",
     "TorchBackend",

@@ -25,8 +25,9 @@ def run(kernels: Tensor, key: str, need: str, backend: TorchArrays = ARRAYS) -> 
         found += ran.residuals
     if need == "jacobian":
         found.append(_jacobian(plan, ran, backend))
-    # An operator may not return its input, a view of it, or one tensor twice.
-    return [x.clone() for x in found], ran
+    # An operator may not return its input, a view of it, or one tensor twice; and where NumPy computes, strides are
+    # other ones than those that the fake run foretells.
+    return [x.clone(memory_format=torch.contiguous_format) for x in found], ran
 
 
 def _jacobian(plan: Program, ran: Ran, backend: TorchArrays) -> Tensor:

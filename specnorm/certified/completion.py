@@ -153,12 +153,12 @@ def best_shift(centre: Array, *, ops: ArrayOps) -> Array:
     """The v (b,) that minimises ``v + ||M_0 - v I||``; any other is as true."""
     xp, c = ops.xp, centre.shape[-1]
     mean = xp.linalg.trace(centre) / c
-    deviation = _frobenius(_shifted(centre, mean, ops=ops), xp=xp)
+    deviation = _frobenius(minus_identity(centre, mean, ops=ops), xp=xp)
     return mean - deviation / math.sqrt(c * (c - 1)) if c > 1 else mean
 
 
-def _shifted(centre: Array, shift: Array, *, ops: ArrayOps) -> Array:
-    """``M_0 - v I``."""
+def minus_identity(centre: Array, shift: Array, *, ops: ArrayOps) -> Array:
+    """``M_0 - v I`` of matrices (b, c, c) and numbers (b,)."""
     dtype = np.float64 if centre.dtype == ops.xp.float64 else np.float32
     return centre - shift[:, None, None] * ops.from_numpy(np.eye(centre.shape[-1], dtype=dtype), centre)
 
@@ -167,7 +167,7 @@ def _norm_sq_up(values: Array, error: Array, *, ops: ArrayOps) -> Array:
     """The lemma's bound (b,) of ``||K||**2`` from lags that are off by ``error``."""
     xp = ops.xp
     shift = best_shift(values[:, 0, ...], ops=ops)
-    centre = _shifted(values[:, 0, ...], shift, ops=ops)[:, None, ...]
+    centre = minus_identity(values[:, 0, ...], shift, ops=ops)[:, None, ...]
     return rounding.up(shift + _sum_of_norms(xp.concat([centre, values[:, 1:, ...]], axis=1), xp=xp) + error, 4, xp=xp)
 
 

@@ -12,7 +12,9 @@ from specnorm.methods.enclosure import Enclose
 from specnorm.methods.fft import ExactFFT
 from specnorm.methods.gram import Gram
 from specnorm.methods.grid import Grid
+from specnorm.methods.isometry import Isometry
 from specnorm.methods.power import Power, PowerTopK
+from specnorm.methods.smallest import Smallest
 from specnorm.methods.symbol import SymbolNorm
 from specnorm.methods.tensor_norm import TensorNorm
 from specnorm.methods.unfolding import FantasticFour, Reshaped, Unfoldings
@@ -60,9 +62,12 @@ class Methods(Mapping[str, type[Method]]):
         return len(list(iter(self)))
 
 
-METHODS = Methods(
-    (TensorNorm, FantasticFour, Unfoldings, Gram, Grid, ExactFFT, Power, Reshaped, Enclose, Completion, SymbolNorm)
-)
+# fmt: off
+METHODS = Methods((
+    TensorNorm, FantasticFour, Unfoldings, Gram, Grid, ExactFFT, Power, Reshaped, Enclose, Completion,
+    SymbolNorm, Smallest, Isometry,
+))
+# fmt: on
 """Name -> class: the registry's keys, JSON fields and ``--methods`` words."""
 
 __all__ = [
@@ -74,11 +79,13 @@ __all__ = [
     "FantasticFour",
     "Gram",
     "Grid",
+    "Isometry",
     "Method",
     "Needs",
     "Power",
     "PowerTopK",
     "Reshaped",
+    "Smallest",
     "Stepped",
     "SymbolNorm",
     "TensorNorm",

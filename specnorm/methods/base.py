@@ -132,6 +132,8 @@ class Method:
     """Key in ``METHODS``, JSON field and ``--methods`` word."""
     promise: ClassVar[Kind]
     """What `kind` says of every geometry."""
+    quantity: ClassVar[str] = "norm"
+    """What the value is of: the spectral norm, unless a method says otherwise."""
     asks: ClassVar[Needs] = Needs()
     """What `needs` says of every geometry."""
     stats: ClassVar[Mapping[str, Rounds | None]] = {}

@@ -176,18 +176,21 @@ class NormAtSize(Method):
 
 @dataclass(frozen=True)
 class SingularValues(Method):
-    """All singular values of a circular layer at one input size, descending; or the k largest.
+    """All singular values of a circular layer at one input size, descending; or the k largest or smallest.
 
     Parameters
     ----------
     k : int or None
         How many; None: all ``prod(input_shape) * min(cin, cout)``.
+    smallest : bool
+        Whether the k smallest are meant, not the k largest.
     max_bytes : int, default 4 GiB
         Refuse what takes more memory.
     """
 
     k: int | None = None
     max_bytes: int = 2**32
+    smallest: bool = False
 
     name: ClassVar[str] = "singular_values"
     promise: ClassVar[Kind] = "exact"
@@ -235,9 +238,16 @@ class SingularValues(Method):
 
     def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:
         flat = xp.reshape(values, (values.shape[0], -1))
-        order = xp.argsort(flat, axis=1, descending=True)
+        order = self._ordered(flat, xp=xp)
         count = self.k or flat.shape[1]
         return xp.take_along_axis(flat, order[:, :count], axis=1), order
+
+    def _ordered(self, flat: Array, *, xp: Namespace) -> Array:
+        """Places of the values wanted, the largest first, in the first k columns; the others behind."""
+        order = xp.argsort(flat, axis=1, descending=True)
+        if self.k is None or not self.smallest:
+            return order
+        return xp.concat([order[:, -self.k :], order[:, : -self.k]], axis=1)
 
     def to_groups(self, cotangent: Array, chosen: Array, groups: int, *, xp: Namespace) -> Array:
         """Undo the merge; values not asked for get 0."""
@@ -258,19 +268,20 @@ class SingularValues(Method):
             parts.append((u, s, vh, phase))
         u, s, vh, phase = (xp.take(xp.concat(list(p), axis=1), mirror, axis=1) for p in zip(*parts, strict=True))
         flat = xp.reshape(s, (s.shape[0], -1))
-        order = xp.argsort(flat, axis=1, descending=True)
-        count = min(self.k or flat.shape[1], flat.shape[1])
-        value = xp.take_along_axis(flat, order[:, :count], axis=1)
-        unread = min(self.k or math.inf, self._per_group(spec)) - count
+        unread = self._per_group(spec) - flat.shape[1]
         if unread:
-            value = xp.concat([value, xp.broadcast_to(value[:, :1] * 0, (value.shape[0], int(unread)))], axis=1)
-        return Evaluation(value, (), (u, vh, phase, order))
+            # Pixels that no tap reads: no vectors, and values of 0 after all others.
+            flat = xp.concat([flat, xp.broadcast_to(flat[:, :1] * 0, (flat.shape[0], unread))], axis=1)
+        order = self._ordered(flat, xp=xp)
+        count = min(self.k or flat.shape[1], flat.shape[1])
+        return Evaluation(xp.take_along_axis(flat, order[:, :count], axis=1), (), (u, vh, phase, order))
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Sum over the values of cotangent times Re(conj(u_o) v_i e^{i k.theta})."""
         u, vh, phase, order = residuals
         b, f, _, r = u.shape
-        weights = xp.astype(xp.reshape(_unsorted(cotangent, order, xp=xp), (b, f, 1, r)), u.dtype)
+        weights = xp.reshape(_unsorted(cotangent, order, xp=xp)[:, : f * r], (b, f, 1, r))
+        weights = xp.astype(weights, u.dtype)
         return gradients.matrices_gradient(xp.matmul(u * weights, vh), phase, spec.block_kernel_shape, xp=xp)
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from specnorm.array_types import Array
     from specnorm.certified.bound import Upper
     from specnorm.certified.symbol.cells import Boxes, Cells
+    from specnorm.certified.symbol.cover import Nonnegative
     from specnorm.certified.symbol.gram_polynomial import GramPolynomial
     from specnorm.types import ArrayOps
 
@@ -41,15 +42,25 @@ class Search:
         Of the start vectors.
     clock : Clock, optional
         What is not begun by its end is not tried.
+    nonnegative : Nonnegative, optional
+        That the symbol of the blocks is nowhere negative.
     """
 
-    def __init__(self, blocks: Array, *, seed: int = 0, clock: Clock | None = None, ops: ArrayOps) -> None:
+    def __init__(
+        self,
+        blocks: Array,
+        *,
+        seed: int = 0,
+        clock: Clock | None = None,
+        nonnegative: Nonnegative | None = None,
+        ops: ArrayOps,
+    ) -> None:
         xp = ops.xp
         if blocks.shape[1] < blocks.shape[2]:
             # G^T has the norms of G: from here on, the columns are the smaller side.
             blocks = xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))
         self.blocks, self.xp, self.ops, self.tuning = blocks, ops.xp, ops, knobs.TUNING
-        self.clock = clock or Clock()
+        self.clock, self.nonnegative = clock or Clock(), nonnegative
         self.incumbent = Incumbent(blocks, self.tuning, seed=seed, clock=self.clock, ops=ops)
         self.polynomials = Polynomials(blocks, self.tuning, clock=self.clock, ops=ops)
         self._cells = self._levels = 0
@@ -89,7 +100,7 @@ class Search:
         self._begin(boxes, rtol, bound, start)
         if supremum is not None and supremum <= self.threshold:
             return self._result(on_grid(supremum, boxes))
-        cover = Cover(self.blocks, boxes, supremum, ops=self.ops)
+        cover = Cover(self.blocks, boxes, supremum, nonnegative=self.nonnegative, ops=self.ops)
         try:
             found = self._refine(cover, max_cells * self.blocks.shape[0], max_levels, relaxes=relaxes)
         except OutOfTime:
@@ -328,7 +339,9 @@ class Search:
         ratio, radius : float arrays, shape (c,)
             Norms at the centres over the threshold, and the cells' radii.
         """
-        angle = np.arccos(np.clip(ratio, 0.0, 1 / (1 + (0.5 * self._rtol + self.tuning.angle))))
+        # Of a symbol that is nowhere negative, what is halfway to 0 counts as 0.
+        height = 2 * ratio - 1 if self.nonnegative else ratio
+        angle = np.arccos(np.clip(height, 0.0, 1 / (1 + (0.5 * self._rtol + self.tuning.angle))))
         found = np.clip(np.ceil(self.tuning.overlap * radius / angle), 2, self.tuning.pieces)
         return np.asarray(found.astype(np.int64))
 

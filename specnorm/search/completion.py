@@ -298,7 +298,7 @@ def complete(
             return count + used, x, beside.values, best, xp.where(better, now, bound)
 
         count, _, _, best, bound = ops.loop(going, further, (count, h, beside.values, best, bound))
-    slope = _in_rows(norm_gradient(narrow_blocks, peak, xp=xp), blocks, xp=xp)
+    slope = in_rows(norm_gradient(narrow_blocks, peak, xp=xp), blocks, xp=xp)
     slope = slope * xp.reshape(xp.astype(bound, norm.dtype) / size, (-1,) + (1,) * (blocks.ndim - 1))
     count = xp.broadcast_to(xp.asarray(count, dtype=xp.int32, device=ops.device(bound)), bound.shape)
     return Found(by_row(best, taps, xp=xp), bound, helps | (bound < first), count, slope)
@@ -347,16 +347,24 @@ def bound_and_gradient(
     none = norms <= 8 * c * float(xp.finfo(values.dtype).eps) * shift
     weights = xp.where(none, xp.zeros_like(norms), 1 / (norms + _TINY))
     first = xp.where(none[:, :1, ...], eye / c, weights[:, :1, ...] * centred[:, :1, ...])
-    parts = [xp.astype(x, blocks.dtype) for x in (first, weights[:, 1:, ...] * centred[:, 1:, ...])]
-    slopes = xp.concat(parts, axis=1)
-    k = by_tap(narrow(blocks, xp=xp), xp=xp)
-    products = _Products.of(blocks, ops=ops)
-    gradient = by_row(products.taps(products.at_points(k), slopes), tuple(blocks.shape[3:]), xp=xp)
-    gradient = gradient / xp.reshape(xp.astype(bound, k.dtype) + _TINY, (-1,) + (1,) * (blocks.ndim - 1))
-    return bound, _in_rows(gradient, blocks, xp=xp)
+    slopes = xp.concat([first, weights[:, 1:, ...] * centred[:, 1:, ...]], axis=1)
+    gradient = taps_of_slopes(narrow(blocks, xp=xp), slopes, ops=ops) / 2
+    gradient = gradient / xp.reshape(xp.astype(bound, gradient.dtype) + _TINY, (-1,) + (1,) * (blocks.ndim - 1))
+    return bound, in_rows(gradient, blocks, xp=xp)
 
 
-def _in_rows(gradient: Array, blocks: Array, *, xp: Namespace) -> Array:
+def taps_of_slopes(blocks: Array, slopes: Array, *, ops: ArrayOps) -> Array:
+    """Gradient of a function of the lags of narrow blocks (b, rows, c, *taps), from its slopes D (b, lags, c, c).
+
+    ``2 sum_y K_y D_{z-y}`` at tap z, since ``M_t = sum_y K_y^T K_{y+t}`` and ``D_{-t} = D_t^T``.
+    """
+    xp = ops.xp
+    k, products = by_tap(blocks, xp=xp), _Products.of(blocks, ops=ops)
+    taps = products.taps(products.at_points(k), xp.astype(slopes, k.dtype, copy=False))
+    return 2 * by_row(taps, tuple(blocks.shape[3:]), xp=xp)
+
+
+def in_rows(gradient: Array, blocks: Array, *, xp: Namespace) -> Array:
     """Gradient of narrow blocks as that of the blocks: the adjoint of `narrow`."""
     if blocks.shape[2] <= blocks.shape[1]:
         return gradient

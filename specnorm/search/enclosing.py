@@ -52,7 +52,8 @@ def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bo
     constant = enclose_zero(support, ops=ops) or enclose_constant(support, rtol, ops=ops)
     if constant is not None:
         return constant, True
-    search, cover = Search(support, clock=problem.clock, ops=ops), _cover(support, problem)
+    search = Search(support, clock=problem.clock, nonnegative=problem.nonnegative, ops=ops)
+    cover = _cover(support, problem)
     if problem.spec.input_shape is not None:
         found = _at_points(search, cover, problem)
     else:

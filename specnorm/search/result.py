@@ -10,6 +10,7 @@ from specnorm.clock import Clock
 if TYPE_CHECKING:
     from specnorm.array_types import Array
     from specnorm.certified.bound import Lower, Upper
+    from specnorm.certified.symbol.cover import Nonnegative
     from specnorm.problem.frequencies import Frequencies
     from specnorm.problem.spec import ConvSpec
 
@@ -31,6 +32,8 @@ class Problem:
         Budget of one search.
     clock : Clock
         What is not begun by its end is not tried.
+    nonnegative : Nonnegative, optional
+        That the symbol of the blocks is nowhere negative.
     """
 
     kernel: Array
@@ -38,6 +41,7 @@ class Problem:
     rtol: float
     max_cells: int
     clock: Clock = field(default_factory=Clock)
+    nonnegative: Nonnegative | None = None
 
 
 @dataclass(frozen=True, eq=False)

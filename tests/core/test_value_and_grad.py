@@ -34,8 +34,8 @@ def kernel(shape: tuple[int, ...], dtype: str = "float64") -> np.ndarray:
     return np.random.RandomState(3).standard_normal(shape).astype(dtype)
 
 
-ABOVE = ("enclose", "completion")
-"""Methods whose value lies up to their tolerance above the norm, and whose gradient is the norm's."""
+APART = ("enclose", "completion", "smallest")
+"""Methods whose value lies up to their tolerance from the number whose gradient they have."""
 
 
 def shapes(lib: Lib) -> list[tuple[int, ...]]:
@@ -47,8 +47,8 @@ def test_against_finite_differences(xp: Lib, name: str) -> None:
     """Central differences of the value itself along random directions; float32 has no digits for that."""
     if not xp.has_float64:
         pytest.skip("float32 only: compared with NumPy by `check_backend`")
-    if name in ABOVE:
-        pytest.skip("its value lies up to rtol above the norm, whose gradient this is")
+    if name in APART:
+        pytest.skip("its value lies up to rtol from the number whose gradient this is")
     # One of these kernels takes the tensor norm's alternation 1300 rounds; before, the slope is not the gradient.
     patient = name == "tn" and not xp.compiles
     method: Method = specnorm.TensorNorm(max_iter=2_000) if patient else METHODS[name]()
@@ -68,9 +68,9 @@ def test_against_finite_differences(xp: Lib, name: str) -> None:
 
 @every
 def test_zero_kernel(xp: Lib, name: str) -> None:
-    """Value 0 and gradient 0: a layer initialised to zero stays where it is."""
+    """Value 0 and gradient 0: a layer initialised to zero stays where it is. No zero kernel is near an isometry."""
     for shape in shapes(xp):
         x = xp.asarray(np.zeros(shape, dtype=xp.dtypes[-1]))
         value, gradient = specnorm.value_and_grad(x, METHODS[name](), **geometry(name, shape))
-        assert xp.number(value) == 0.0
+        assert xp.number(value) == 0.0 or name == "isometry"
         assert (xp.to_numpy(gradient) == 0.0).all()

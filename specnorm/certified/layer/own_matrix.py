@@ -15,6 +15,7 @@ import numpy as np
 from specnorm import arrays
 from specnorm.certified import host, rounding
 from specnorm.certified.bound import HypothesisError, Lower, Upper, _lower, _upper
+from specnorm.certified.defect import SMALLEST
 from specnorm.certified.layer.circulant import reads_zeros
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.norms import frobenius_up
@@ -22,6 +23,8 @@ from specnorm.certified.symbol import symbols
 from specnorm.problem.taps import axis_tables, sizes_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
     from specnorm.array_types import Array
@@ -160,6 +163,57 @@ def residuals_up(layer: Convolution, u: Array, v: Array, values: Array, *, ops: 
     return xp.where(weight > 0, rounding.up(xp.sqrt(ratio), 4, xp=xp), values)
 
 
+def has_fewer_rows(spec: ConvSpec) -> bool:
+    """Whether the convolution behind a layer of one group has fewer outputs than inputs at its size."""
+    large, small = sizes_of(spec)
+    first, second = spec.stored_channels
+    return first * math.prod(small) < second * math.prod(large)
+
+
+def smallest_quotients(layer: Convolution, vectors: Array, *, ops: ArrayOps) -> tuple[list[Upper], Array]:
+    """Upper bounds of each layer's smallest singular value, ``||A x|| / ||x||`` of one vector each, and the images.
+
+    The computed image differs from A x by at most ``gamma(n) |A| |x|``.
+
+    Parameters
+    ----------
+    vectors : array, shape (b, 1, size)
+        Of the smaller side of the convolution (`has_fewer_rows`).
+    """
+    xp, spec = ops.xp, layer.spec
+    adjoint = has_fewer_rows(spec) is not spec.transposed
+    magnitude = layer.absolute()
+    images = layer.adjoint(vectors) if adjoint else layer.apply(vectors)
+    terms = magnitude.adjoint(xp.abs(vectors)) if adjoint else magnitude.apply(xp.abs(vectors))
+    count, unit = layer.roundings[adjoint], rounding.unit(images, xp=xp)
+
+    def length(x: Array) -> list[float]:
+        return [float(y) for y in ops.to_numpy(xp.linalg.vector_norm(x[:, 0, :], axis=-1))]
+
+    found = []
+    for image, lost, size in zip(length(images), length(terms), length(vectors), strict=True):
+        if not size > 0:
+            raise HypothesisError("a vector of zeros has no quotient")
+        share = rounding.SLACK * rounding.gamma(count + 4, unit) / (1 - rounding.gamma(count, unit))
+        value = host.inflate((image + share * lost) / size, 2 * max(layer.shape) + 8)
+        found.append(_upper(value, (SMALLEST, spec), "quotient of a vector"))
+    return found, arrays.normalise(images, xp=xp)[0]
+
+
+def smallest_of_groups(spec: ConvSpec, groups: Sequence[tuple[Lower, Upper]]) -> tuple[Lower, Upper]:
+    """A layer of groups has the smallest singular values of all of them."""
+    from specnorm.certified.matrices.block_tridiagonal import of_one_group  # here: as in `LayerGram`
+
+    single = (SMALLEST, of_one_group(spec))
+    if len(groups) != spec.groups or any((low.what, high.what) != (single, single) for low, high in groups):
+        raise HypothesisError(f"{len(groups)} pairs of bounds of {spec.groups} groups")
+    if spec.groups == 1:
+        return groups[0]
+    low, high = (min((pair[side] for pair in groups), key=float) for side in (0, 1))
+    rule = f"the smallest of {spec.groups} groups"
+    return _lower(low.value, (SMALLEST, spec), rule, low), _upper(high.value, (SMALLEST, spec), rule, high)
+
+
 def gram_error(layer: Convolution, roundings: int, size: int, *, ops: ArrayOps) -> tuple[Array, Array]:
     """Bound of the norm of what ``A*A``, or ``AA*``, is off as computed; and whether A is zero. Shapes (b,).
 
@@ -216,6 +270,35 @@ class LayerGram:
         largest = float(xp.finfo(values.dtype).max)
         found = self._ops.to_numpy(values).tolist()
         return [_upper(value, self._spec, rule) if value < largest else None for value in found]
+
+    def smallest_near(self, eigenvalues: np.ndarray, top: float) -> list[Lower]:
+        """Lower bounds of the smallest singular values, each just below the root of an eigenvalue of the matrix (b,).
+
+        A factorisation proves that no eigenvalue of ``c I - H`` is above a limit; so none of H is below c less that
+        limit. Both may be off: a poor guess only makes the proof fail, and 0 is returned.
+
+        Parameters
+        ----------
+        top : float
+            c: about the largest eigenvalue; any number is as true.
+        """
+        xp, gram = self._ops.xp, self.matrix.diagonal[:, 0, :, :]
+        size, smaller = gram.shape[-1], "wide" if self._plan.wide else "tall"
+        if self._plan.blocks > 1 or self._plan.wide is not has_fewer_rows(self._spec):
+            raise HypothesisError(f"the {smaller} Gram matrix in {self._plan.blocks} blocks has other eigenvalues")
+        eye = self._ops.from_numpy(np.eye(size), gram)
+        shifted = top * eye - gram
+        rounded = float(xp.max(xp.abs(shifted))) * rounding.unit(gram, xp=xp)
+        allowance = 1 + 2 * size * norms.cholesky_loss(size, gram, xp=xp)
+        limits = np.maximum((top - eigenvalues) * allowance, top * 2.0**-40)
+        proven = self._ops.to_numpy(norms.gram_below(shifted, self._ops.from_numpy(limits, gram), ops=self._ops))
+        errors = self._ops.to_numpy(self.error).tolist()
+        rule = f"factorisation of its Gram matrix, {size} rows"
+        found = []
+        for limit, complete, error in zip(limits.tolist(), proven.tolist(), errors, strict=True):
+            square = host.sub_down(top, host.add_up(limit, error, host.inflate(rounded, 4))) if complete else 0.0
+            found.append(_lower(host.sqrt_down(square), (SMALLEST, self._spec), rule))
+        return found
 
     def or_zero(self, norms: list[Upper | None]) -> list[Upper | None]:
         """With those of layers that are zero: nothing can be proven about 0 by a factorisation, or needs to be."""

@@ -179,17 +179,20 @@ class Cells:
     block : integer array, shape (c,)
     supremum : Upper, optional
         Of all blocks, everywhere; what fathoms grid points rests on it.
+    nonnegative : bool
+        Whether the symbol is, but for a phase, Hermitian and nowhere negative: its norm then varies less.
     """
 
     boxes: Boxes
     block: np.ndarray
     supremum: Upper | None
+    nonnegative: bool = False
 
     def __len__(self) -> int:
         return len(self.block)
 
     def __getitem__(self, index: np.ndarray | slice) -> Cells:
-        return Cells(self.boxes[index], self.block[index], self.supremum)
+        return Cells(self.boxes[index], self.block[index], self.supremum, self.nonnegative)
 
 
 def _covering(boxes: Boxes, covers: object) -> Boxes:

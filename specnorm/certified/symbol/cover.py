@@ -20,6 +20,10 @@ says that ``arccos(g / S)`` changes by at most phi from t = 0 to 1:
 
 With theta the maximiser and S = sigma* the arccosine is 0. (The product of the axes' cosines would be wrong.)
 
+Of a symbol that is, but for a phase, Hermitian and nowhere negative, ``f(t) = v* D(theta + t delta) v`` lies between 0
+and S, and ``g = f - S / 2`` between -S/2 and S/2, with the same frequencies. So both lemmas hold for g and S / 2: what
+was ``mu cos(phi)`` is ``mu (1 + cos(phi)) / 2``, a loss half as large.
+
 A lemma that holds for mu holds for larger ones. A search asks a `Cover`; it decides what is tried first and how cells
 are cut, and can make nothing wrong but time.
 """
@@ -28,7 +32,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import InitVar, dataclass
+from dataclasses import InitVar, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +43,7 @@ from specnorm.certified.bound import EVERYWHERE, HypothesisError, Upper, _upper
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cells import Boxes, Cells
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
+from specnorm.problem import polyphase
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
@@ -63,6 +68,29 @@ def grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray) -> np.ndar
     return np.where(radius < math.pi / 2, np.maximum(host.sub_down(cell_lemma(threshold, radius), lost), 0.0), 0.0)
 
 
+def nonnegative_cell_lemma(threshold: float, radius: np.ndarray) -> np.ndarray:
+    """`cell_lemma` for a symbol that is nowhere negative: ``mu / 2 + mu / 2 cos(phi)``."""
+    half = threshold / 2
+    return np.where(radius < math.pi / 2, host.mul_down(host.next_down(1 + host.cos_down(radius)), half), 0.0)
+
+
+def nonnegative_grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray) -> np.ndarray:
+    """`grid_lemma` for a symbol that is nowhere negative: that of ``mu - S / 2`` and ``S / 2``, and ``S / 2`` more."""
+    if supremum.what != EVERYWHERE:
+        raise HypothesisError(f"grid points are fathomed by a bound of the supremum, which {supremum.what} is not")
+    if supremum <= threshold:
+        return np.full(len(radius), math.inf)
+    half = supremum.value / 2
+    above = host.next_down(threshold - half)
+    if not above > 0:
+        return np.zeros(len(radius))
+    lost = host.next_up(
+        host.sin_up(radius) * host.sqrt_up(host.mul_up(threshold, host.next_up(supremum.value - threshold)))
+    )
+    low = host.sub_down(host.next_down(half + host.mul_down(host.cos_down(radius), above)), lost)
+    return np.where(radius < math.pi / 2, np.maximum(low, 0.0), 0.0)
+
+
 def limits_sq(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.ndarray:
     """Largest computed ``lambda_max(H(c))`` for which a cell holds nothing above the threshold, rounded down.
 
@@ -73,11 +101,12 @@ def limits_sq(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.
     """
     boxes = cells.boxes
     if not boxes.on_grid:
-        norms = cell_lemma(threshold, boxes.radius)
+        norms = (nonnegative_cell_lemma if cells.nonnegative else cell_lemma)(threshold, boxes.radius)
     elif cells.supremum is None:
         raise HypothesisError("grid points are fathomed by a proven supremum of the torus: none was given")
     else:
-        norms = grid_lemma(threshold, cells.supremum, boxes.radius)
+        lemma = nonnegative_grid_lemma if cells.nonnegative else grid_lemma
+        norms = lemma(threshold, cells.supremum, boxes.radius)
         if cells.supremum <= threshold:
             return norms
     variation_sq = _variation_sq(polynomial, boxes)
@@ -158,6 +187,33 @@ def proven_below(formed: CentreMatrices, limit_sq: np.ndarray, *, ops: ArrayOps)
 
 
 @dataclass(frozen=True, eq=False)
+class Nonnegative:
+    """That the symbol of a kernel is, but for a phase, Hermitian and nowhere negative. Said in this room alone.
+
+    Parameters
+    ----------
+    kernel : array, shape (g, p, p, *taps)
+    """
+
+    kernel: Array
+    maker: InitVar[object] = None
+
+    def __post_init__(self, maker: object) -> None:
+        if maker is not _MAKER:
+            raise TypeError("Nonnegative: a symbol is proven to be nowhere negative by the rules of this room alone")
+
+    def speaks_of(self, blocks: Array, *, ops: ArrayOps) -> bool:
+        """Whether blocks are this kernel, maybe without slices of zero taps at its borders."""
+        mine = polyphase.support(self.kernel, ops=ops)
+        return tuple(mine.shape) == tuple(blocks.shape) and bool(ops.xp.all(mine == blocks))
+
+
+def _nowhere_negative(kernel: Array) -> Nonnegative:
+    """What a rule has proven. For the modules of the trusted room."""
+    return Nonnegative(kernel, _MAKER)
+
+
+@dataclass(frozen=True, eq=False)
 class ButFor:
     """What is covered but for some open cells: nothing else is the same, not even with as many cells."""
 
@@ -181,22 +237,34 @@ class Cover:
         Of each block; they say what they cover (`Boxes.covers`).
     supremum : Upper, optional
         Of the whole torus; required for grid points.
+    nonnegative : Nonnegative, optional
+        That the symbol of the blocks is nowhere negative.
     """
 
-    def __init__(self, blocks: Array, boxes: Boxes, supremum: Upper | None = None, *, ops: ArrayOps) -> None:
+    def __init__(
+        self,
+        blocks: Array,
+        boxes: Boxes,
+        supremum: Upper | None = None,
+        *,
+        nonnegative: Nonnegative | None = None,
+        ops: ArrayOps,
+    ) -> None:
         if boxes.covers is None:
             raise HypothesisError(f"{len(boxes)} boxes are a cover of nothing: take those of torus, dft or dft_points")
         if not np.array_equal(boxes.half_degree, [(k - 1) / 2 for k in blocks.shape[3:]]):
             raise HypothesisError("the boxes are of a symbol of another degree")
         if boxes.on_grid and supremum is None:
             raise HypothesisError("grid points are fathomed by a proven supremum of the torus: none was given")
+        if nonnegative is not None and not nonnegative.speaks_of(blocks, ops=ops):
+            raise HypothesisError("it is another kernel whose symbol is nowhere negative")
         self._blocks, self._ops, self._what = blocks, ops, boxes.covers
         self._limits: tuple[GramPolynomial, float, np.ndarray] | None = None
         # The largest threshold that a cell was fathomed for, and how many were.
         self._upper, self._count, self._supremum = 0.0, 0, supremum
         block = np.arange(blocks.shape[0])
         every = boxes[np.tile(np.arange(len(boxes)), len(block))]
-        self._reopen(Cells(every, np.repeat(block, len(boxes)), supremum))
+        self._reopen(Cells(every, np.repeat(block, len(boxes)), supremum, nonnegative is not None))
 
     def _reopen(self, cells: Cells) -> None:
         self._open, self._done, self._limits = cells, np.zeros(len(cells), dtype=bool), None
@@ -304,7 +372,7 @@ class Cover:
         if self._done.any():
             raise HypothesisError("cells that are done with are pruned before the others are cut")
         boxes, parent = self._open.boxes.split(ratio)
-        self._reopen(Cells(boxes, self._open.block[parent], self._open.supremum))
+        self._reopen(replace(self._open, boxes=boxes, block=self._open.block[parent]))
         return parent
 
 

@@ -13,6 +13,7 @@ from assumptions import assumed, assumed_lower, interval
 from libraries import OPS
 from methods.test_deflation import cases
 from proof import test_claims
+from proof.defect_rules import DEFECT_REFUSED
 from proof.network_rules import FAR, NETWORK_REFUSED
 from proof.test_claims import KERNEL, PART, cover_of
 from specnorm_networks.certified import margins
@@ -176,6 +177,7 @@ def without_supremum() -> object:
 REFUSED: dict[str, Callable[[], object]] = {
     **test_claims.REFUSED,
     **NETWORK_REFUSED,
+    **DEFECT_REFUSED,
     "a negative bound": lambda: assumed(-1.0),
     "no number as a bound": lambda: assumed(math.nan),
     "a number that is no claim": lambda: bound._largest([SimpleNamespace(value=1.0)], "words", "no rule"),  # type: ignore[list-item]

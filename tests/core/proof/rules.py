@@ -11,6 +11,7 @@ from assumptions import assumed, assumed_lower, interval
 from libraries import OPS
 from methods import test_deflation
 from oracle import dense_matrix
+from proof.defect_rules import DEFECT_CHECKS
 from proof.network_rules import NETWORK_CHECKS
 from proof.refusals import BALLS, CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
 from proof.test_claims import DILATED, KERNEL, LAYER, PART, PARTS, REFLECT, RING, by_unfolding, cover_of
@@ -147,6 +148,7 @@ def radii() -> Iterator[tuple[Lower | None, float]]:
 
 CHECKS: dict[str, Check] = {
     **NETWORK_CHECKS,
+    **DEFECT_CHECKS,
     "radii": radii,
     "radius_of": radii,
     "_largest": arithmetic,

@@ -1,0 +1,331 @@
+"""The front door of the other end: smallest singular values, condition numbers, isometry defects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+import numpy as np
+
+from specnorm.backends import backend_for
+from specnorm.certified import defect
+from specnorm.certified.bound import Lower, Upper
+from specnorm.certified.host import representable
+from specnorm.errors import CertificateError, Undecided
+from specnorm.layers import takes_layers
+from specnorm.measuring import measure, proven
+from specnorm.methods.base import as_number
+from specnorm.methods.isometry import Isometry, IsometryEnds
+from specnorm.methods.smallest import Smallest
+from specnorm.problem.spec import Geometry, Layer
+from specnorm.proving import enclose
+from specnorm.result import Enclosure, Outcome, Result
+from specnorm.types import ArrayT
+
+if TYPE_CHECKING:
+    from specnorm.array_types import ArrayObject
+
+
+@takes_layers
+def enclose_smallest(
+    kernel: ArrayObject,
+    input_shape: int | tuple[int, ...] | None = None,
+    *,
+    rtol: float = 1e-3,
+    budget: float | None = 30.0,
+    **layer: Unpack[Layer],
+) -> Enclosure:
+    """Enclose the smallest singular value of a layer between two proven numbers, rounding included.
+
+    It is the smallest of ``min(outputs, inputs)`` values: ``||A x|| >= lower ||x||`` for a layer with no fewer outputs
+    than inputs, and the same of its adjoint for one with fewer, which maps some inputs to 0.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    input_shape : int or tuple of int, optional
+        The layer's own spatial input sizes. None: the infimum over all of them. Circular with a stride: every size
+        that the stride divides.
+    rtol : float, default 1e-3
+        Relative width asked for. What it takes grows with the square of the condition number.
+    budget : float, default 30
+        Seconds; what has not begun by then is not tried. None: as long as it takes. The bounds are wider then, and as
+        true.
+    **layer
+        ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
+        see `specnorm.Geometry`. Where borders cut taps off, at an ``input_shape`` with few pixels alone.
+
+    Returns
+    -------
+    Enclosure
+        ``status`` begins with "zero" where no proof tells the value from 0: ``lower`` is 0 then. The witness attains
+        ``upper``.
+
+    Raises
+    ------
+    GeometryError
+        Where borders cut taps off, at every size, or at one where the layer's own matrix is too large.
+    MethodError
+        Under a tracer.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.asarray([[[3.0, 1.0]]])  # |3 + e^{i theta}|
+    >>> print(specnorm.enclose_smallest(kernel))
+    1.99999 <= smallest singular value <= 2.00001 (converged: rtol=0.001; every input size)
+    """
+    result, claims = proven(kernel, Smallest(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
+    figures = result.stats
+    ends = backend_for(kernel).as_proven(result.value), figures["upper"]
+    witness = figures["frequency"], figures["u"], figures["v"]
+    return _enclosure(result, claims, ends, witness)
+
+
+@takes_layers
+def enclose_isometry(
+    kernel: ArrayObject,
+    *,
+    scale: float | Literal["best"] | None = None,
+    rtol: float = 1e-3,
+    budget: float | None = 30.0,
+    **geometry: Unpack[Geometry],
+) -> Enclosure:
+    """Enclose the isometry defect, the smallest eps with ``| ||K x||**2 - s**2 ||x||**2 | <= eps s**2 ||x||**2``.
+
+    `isometry_bound` is an upper bound of it, by products alone.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    scale : float, "best" or None
+        As of `isometry_bound`.
+    rtol : float, default 1e-3
+        Relative width asked for.
+    budget : float, default 30
+        Seconds; None: as long as it takes.
+    **geometry
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
+
+    Returns
+    -------
+    Enclosure
+        Its witness has a frequency and no vectors.
+
+    Raises
+    ------
+    As `isometry_bound`; and MethodError under a tracer.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> print(specnorm.enclose_isometry(numpy.asarray([[[1.0, 0.1]]])))  # 1.1**2 - 1
+    0.209999 <= isometry defect <= 0.210210 (converged: rtol=0.001; every input size)
+    """
+    result, claims = proven(kernel, IsometryEnds(scale=scale, rtol=rtol, budget=budget), **geometry)
+    upper = backend_for(kernel).as_proven(result.value)
+    return _enclosure(result, claims, (result.stats["lower"], upper), (result.stats["frequency"], (), ()))
+
+
+def _enclosure(
+    result: Result, claims: Sequence[tuple[Lower, Upper]], ends: tuple[Any, Any], witness: tuple[Any, Any, Any]
+) -> Enclosure:
+    """The answer of a method whose figures tell how its search ended."""
+    figures, method, spec = result.stats, result.method, result.spec
+    outcome = list(Outcome)[int(figures["outcome"])]
+    words = {
+        Outcome.CONVERGED: f"rtol={method.rtol:g}",
+        Outcome.ZERO: f"no proof tells it from 0 at rtol={method.rtol:g}",
+        Outcome.BUDGET: f"wider than rtol={method.rtol:g}, and proven",
+    }[outcome]
+    where = f"; {spec.sizes}" if spec.input_shape is None and spec.ndim else ""
+    found = Enclosure(
+        *ends,
+        witness=witness,
+        cells=int(figures["cells"]),
+        levels=int(figures["levels"]),
+        proof_dtype=figures["computed_in"],
+        status=f"{outcome.value}: {words}{where}",
+        quantity=method.quantity,
+    )
+    found = found.stated_by(partial(_no_certificate, method.quantity))
+    return found.proven_by(claims[0][0], claims[0][1], _explained) if claims else found
+
+
+def _no_certificate(quantity: str, _name: str) -> Any:
+    raise CertificateError(f"there is no certificate of a {quantity}: take that of enclose(kernel), of the norm.")
+
+
+def _explained(lower: Lower, upper: Upper) -> str:
+    from specnorm.explaining import explained  # for few
+
+    return explained(lower, upper)
+
+
+@takes_layers
+def condition_number(
+    kernel: ArrayObject,
+    input_shape: int | tuple[int, ...] | None = None,
+    *,
+    rtol: float = 1e-3,
+    budget: float | None = 30.0,
+    **layer: Unpack[Layer],
+) -> Enclosure:
+    """Enclose the quotient of a layer's norm and its smallest singular value, rounding included.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    input_shape : int or tuple of int, optional
+        The layer's own spatial input sizes. None: the supremum of both ends over all of them.
+    rtol : float, default 1e-3
+        Relative width asked for, half of it for each end.
+    budget : float, default 30
+        Seconds for both ends together; None: as long as they take.
+    **layer
+        ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
+        see `specnorm.Geometry`. Where borders cut taps off, at an ``input_shape`` with few pixels alone.
+
+    Returns
+    -------
+    Enclosure
+        ``upper`` is infinite where the smallest singular value is not told from 0.
+
+    Raises
+    ------
+    As `enclose_smallest`.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> print(specnorm.condition_number(numpy.asarray([[[3.0, 1.0]]])))
+    1.99999 <= condition number <= 2.00100 (converged: rtol=0.001)
+    """
+    seconds = None if budget is None else budget / 2
+    smallest = enclose_smallest(kernel, input_shape, rtol=rtol / 2, budget=seconds, **layer)
+    norm = enclose(kernel, input_shape, rtol=rtol / 2, budget=seconds, **layer)
+    if norm.claim is None or smallest.claim is None:
+        raise Undecided("a condition number needs the bounds of both ends as claims, which a compiler does not keep.")
+    lower, upper = defect.condition(norm.claim, smallest.claim)
+    backend: Any = backend_for(kernel)
+    outcome = smallest.outcome if smallest.outcome is not Outcome.CONVERGED else norm.outcome
+    words = f"rtol={rtol:g}" if outcome is Outcome.CONVERGED else "wider, and proven"
+    found = Enclosure(
+        lower=_outward(lower, norm.lower, backend=backend),
+        upper=_outward(upper, norm.upper, backend=backend),
+        witness=smallest.witness,
+        cells=norm.cells + smallest.cells,
+        levels=max(norm.levels, smallest.levels),
+        proof_dtype=norm.proof_dtype,
+        status=f"{outcome.value}: {words}",
+        quantity="condition number",
+    )
+    found = found.stated_by(partial(_no_certificate, found.quantity))
+    return found.proven_by(lower, upper, _explained)
+
+
+def _outward(claim: Lower | Upper, like: Any, *, backend: Any) -> Any:
+    """The number of a claim as an array like another one, rounded in the claim's direction."""
+    rounds: Any = "up" if isinstance(claim, Upper) else "down"
+    value = representable(claim.value, np.float64 if "float64" in str(like.dtype) else np.float32, rounds)
+    return backend.namespace(like).full_like(like, value)
+
+
+@takes_layers
+def isometry_bound(
+    kernel: ArrayT, *, scale: float | Literal["best"] | None = None, **geometry: Unpack[Geometry]
+) -> ArrayT:
+    """Bound how far a layer is from an isometry: eps with ``| ||K x||**2 - s**2 ||x||**2 | <= eps s**2 ||x||**2``.
+
+    All singular values lie between ``s sqrt(1 - eps)`` and ``s sqrt(1 + eps)``. By products alone, so a proven upper
+    bound under jit, compile and vmap too. Of a layer with fewer outputs than inputs, for its adjoint: the figure
+    ``adjoint`` of ``measure(kernel, Isometry())`` says so.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    scale : float, "best" or None
+        s; None: 1. "best": the s whose square is the mean of the squared singular values.
+    **geometry
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
+
+    Returns
+    -------
+    0-d array of the kernel's library, differentiable where it is.
+
+    Raises
+    ------
+    GeometryError
+        Where borders cut taps off: no such layer is an isometry.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.eye(4)[:, :, None] * numpy.asarray([1.0, 0.1])
+    >>> f"{specnorm.isometry_bound(kernel):.4f}, {specnorm.isometry_bound(kernel, scale='best'):.4f}"
+    '0.4100, 0.3960'
+    """
+    value: ArrayT = measure(kernel, Isometry(scale=scale), **geometry).value
+    return value
+
+
+@takes_layers
+def is_isometry(
+    kernel: ArrayObject,
+    tolerance: float,
+    *,
+    scale: float | Literal["best"] | None = None,
+    budget: float | None = 30.0,
+    **geometry: Unpack[Geometry],
+) -> bool:
+    """Decide by proof whether a layer is an isometry up to a tolerance of the squared norms.
+
+    Parameters
+    ----------
+    kernel : array, shape (cout, cin // groups, *kernel_shape)
+    tolerance : float
+        Of eps, as of `isometry_bound`.
+    scale : float, "best" or None
+        As of `isometry_bound`.
+    budget : float, default 30
+        Seconds; None: as long as it takes.
+    **geometry
+        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
+        ``padding``: see `specnorm.Geometry`.
+
+    Returns
+    -------
+    bool
+        True only if ``eps <= tolerance`` is proven; False only if it is refuted.
+
+    Raises
+    ------
+    Undecided
+        If eps is closer to the tolerance than rounding or the budget allows.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.asarray([[[1.0, 0.1]]])
+    >>> specnorm.is_isometry(kernel, 0.22), specnorm.is_isometry(kernel, 0.2)
+    (True, False)
+    """
+    most = as_number("tolerance", tolerance)
+    quick: Any = isometry_bound(kernel, scale=scale, **geometry)
+    if float(quick) <= most:
+        return True
+    for rtol in (1e-2, 1e-4, 1e-7):
+        found = enclose_isometry(kernel, scale=scale, rtol=rtol, budget=budget, **geometry)
+        if float(found.upper) <= most:
+            return True
+        if float(found.lower) > most:
+            return False
+        if found.outcome is not Outcome.CONVERGED:
+            break
+    raise Undecided(
+        f"the isometry defect is proven to lie between {float(found.lower):.6g} and {float(found.upper):.6g}, which is "
+        f"too close to {most!r} to tell. Give a tolerance outside of that, or a larger budget."
+    )

@@ -1,0 +1,152 @@
+"""The smallest singular value of a layer, enclosed: by the norm of ``c I - K*K`` from below, by a vector from above."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from specnorm import arrays
+from specnorm.certified.bound import as_array
+from specnorm.certified.defect import keeps_smallest
+from specnorm.certified.symbol import symbols
+from specnorm.clock import Clock
+from specnorm.errors import GeometryError
+from specnorm.methods.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, weighted
+from specnorm.problem import polyphase
+from specnorm.result import Outcome
+from specnorm.search.constant import top_gradient
+from specnorm.search.result import Problem
+
+if TYPE_CHECKING:
+    from specnorm.array_types import Array, Namespace
+    from specnorm.certified.rounding import Rounds
+    from specnorm.problem.spec import ConvSpec
+    from specnorm.result import Kind
+    from specnorm.search.smallest import SmallestBounds
+    from specnorm.types import ArrayOps
+
+
+@dataclass(frozen=True)
+class Smallest(Method):
+    """Proven interval around the smallest of the ``min(cout, cin)`` singular values at each frequency.
+
+    The value is the lower bound; the upper one is in the statistics.
+
+    Parameters
+    ----------
+    rtol : float
+        Relative width asked for.
+    max_cells : int
+        Budget of one search for each group.
+    budget : float, optional
+        Seconds for one layer; what has not begun by then is not tried.
+    """
+
+    rtol: float = 1e-3
+    max_cells: int = 100_000
+    budget: float | None = 30.0
+
+    name: ClassVar[str] = "smallest"
+    quantity: ClassVar[str] = "smallest singular value"
+    promise: ClassVar[Kind] = "lower"
+    stats: ClassVar[Mapping[str, Rounds | None]] = {
+        "upper": "up",
+        **dict.fromkeys(("outcome", "cells", "levels", "frequency", "u", "v")),
+    }
+
+    def __post_init__(self) -> None:
+        check_rtol(self.rtol)
+        check_count("max_cells", self.max_cells, least=1)
+        check_budget(self.budget)
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        """Searches of blocks; of the layer itself at a size where symbols do not describe it."""
+        symbols = spec.input_shape is None or spec.periodic
+        return Needs(
+            rounds="down", precision="wide", narrow_gradient=True, blocks=symbols, by_layer=True, searches=True
+        )
+
+    def check(self, spec: ConvSpec) -> None:
+        """Refuse layers whose borders cut taps off, at every size; and at one, if the layer's matrix is too large."""
+        if spec.input_shape is not None and not spec.periodic:
+            from specnorm.search.smallest import own_plan  # here, since importing it takes a while
+
+            own_plan(spec)
+        elif not keeps_smallest(spec):
+            raise GeometryError(
+                f"at every size, borders with padding_mode={spec.padding_mode!r} and padding={spec.padding} cut taps "
+                "off, and the smallest singular value is not that of the symbols. Give input_shape, at which a small "
+                'layer\'s own matrix tells it; or padding_mode="circular"; or, with zeros, padding of dilation * '
+                "(k - 1) on both sides where there are no fewer outputs than inputs, padding 0 where there are fewer."
+            )
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        if not self.needs(spec).blocks:
+            return self._at_size(blocks, spec, ops=ops)
+        from specnorm.search.smallest import smallest_of_blocks  # here, since importing it takes a while
+
+        layers = polyphase.by_layers(blocks, spec.groups)
+        found = [smallest_of_blocks(self._problem(layer, spec), ops=ops) for layer in layers]
+        each = [_triple(x, layer, ops=ops) for x, layer in zip(found, layers, strict=True)]
+        u, v, phase, group = (ops.xp.concat(list(x), axis=0) for x in zip(*each, strict=True))
+        nowhere = (0.0,) * len(spec.block_kernel_shape)
+        angles = [nowhere if x.witness is None else x.witness.frequency.angles[0] for x in found]
+        columns = self._columns(found, angles, blocks, ops=ops)
+        return Evaluation(columns[0], (*columns[1:], u, v), (u, v, phase, group), [(x.lower, x.upper) for x in found])
+
+    def _at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        from specnorm.search.smallest import smallest_of_layer  # here, since importing it takes a while
+
+        each = (kernels[j : j + 1, ...] for j in range(kernels.shape[0]))
+        found = [smallest_of_layer(self._problem(kernel, spec), ops=ops) for kernel in each]
+        bounds = [x for x, _ in found]
+        u, v, gradient = (ops.xp.concat(list(x), axis=0) for x in zip(*(y for _, y in found), strict=True))
+        columns = self._columns(bounds, [()] * len(bounds), kernels, ops=ops)
+        return Evaluation(columns[0], (*columns[1:], u, v), (gradient,), [(x.lower, x.upper) for x in bounds])
+
+    def _problem(self, kernel: Array, spec: ConvSpec) -> Problem:
+        return Problem(kernel, spec, self.rtol, self.max_cells, Clock.of(self.budget))
+
+    def _columns(self, found: list[SmallestBounds], angles: list[Any], like: Array, *, ops: ArrayOps) -> Any:
+        """Lower and upper bounds of layers, how each search ended, cells, levels and frequencies."""
+        outcomes = [
+            Outcome.CONVERGED if x.within(self.rtol) else Outcome.ZERO if x.is_zero else Outcome.BUDGET for x in found
+        ]
+        columns = (
+            np.asarray([list(Outcome).index(x) for x in outcomes], dtype=np.int32),
+            np.asarray([x.cells for x in found], dtype=np.int32),
+            np.asarray([x.levels for x in found], dtype=np.int32),
+            np.asarray(angles, dtype=np.float64),
+        )
+        ends = (as_array([getattr(x, end) for x in found], like, ops=ops) for end in ("lower", "upper"))
+        return *ends, *(ops.from_numpy(column, like) for column in columns)
+
+    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+        """That of the singular value at the witness."""
+        if not self.needs(spec).blocks:
+            return weighted(residuals, cotangent, xp=xp)
+        return top_gradient(residuals, cotangent, spec, xp=xp)
+
+
+def _triple(found: SmallestBounds, layer: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array, Array]:
+    """Vectors (1, m) and (1, p) of the smallest singular value of a layer's blocks, the taps' phases, and the block.
+
+    Zeros where there is no witness.
+    """
+    xp, (_, m, p, *taps) = ops.xp, layer.shape
+    witness = found.witness
+    if witness is None:
+        nothing: dict[str, Any] = {"dtype": layer.dtype, "device": ops.device(layer)}
+        u, v, phase = (xp.zeros((1, n), **nothing) + 0j for n in (m, p, math.prod(taps)))
+        return u, v, phase, ops.from_numpy(np.zeros(1, dtype=np.int64), layer)
+    block = layer[witness.block : witness.block + 1, ...]
+    phase = symbols.Symbol(block, witness.frequency, ops=ops).phase
+    # The search saw transposed blocks where there are fewer rows, and none of the outer taps that are 0.
+    v = xp.conj(witness.u) if m < p else witness.v
+    matrix = symbols.matrix_at(block, phase, xp=xp)
+    u, _ = arrays.normalise(xp.matmul(matrix, v[..., None])[..., 0], xp=xp)
+    return u, v, phase, ops.from_numpy(np.asarray([witness.block], dtype=np.int64), layer)

@@ -1,0 +1,308 @@
+"""The smallest singular value beside what others give: ``python -m bench.smallest`` in ``tests`` makes the page anew.
+
+Seconds are of the process, one thread. The published orthogonal layers come from orthogonium, and are left out where it
+is not installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from real_weights import real_layers
+
+import specnorm
+from bench.facts import FOLDER, about
+
+PAGE, FIGURES = FOLDER / "smallest.md", FOLDER / "smallest.jsonl"
+SIZES = (32, 64)
+WIDEST = 5
+"""Taps an axis up to which orthogonium's own function is tried: it squares the kernel four times, taps by taps."""
+Case = tuple[str, str, Any, dict[str, Any]]
+"""Section, name, kernel, geometry."""
+
+
+def timed(run: Callable[[], Any]) -> tuple[Any, float]:
+    """What is returned, and the lesser of two times."""
+    seconds = []
+    for _ in range(2):
+        start = time.process_time()
+        found = run()
+        seconds.append(time.process_time() - start)
+        if seconds[0] > 2:
+            break
+    return found, min(seconds)
+
+
+# -- layers ----------------------------------------------------------------------------------------------------------
+ORTHOGONAL: dict[str, tuple[str, str, tuple[Any, ...], dict[str, Any]]] = {
+    "AOC 16": ("layers.conv.AOC", "AdaptiveOrthoConv2d", (16, 16, 3), {}),
+    "AOC 16 to 32": ("layers.conv.AOC", "AdaptiveOrthoConv2d", (16, 32, 3), {}),
+    "AOC 32 to 16": ("layers.conv.AOC", "AdaptiveOrthoConv2d", (32, 16, 3), {}),
+    "AOC 16 to 32, stride 2": ("layers.conv.AOC", "AdaptiveOrthoConv2d", (16, 32, 4), {"stride": 2}),
+    "AOC 32, 4 groups": ("layers.conv.AOC", "AdaptiveOrthoConv2d", (32, 32, 3), {"groups": 4}),
+    "BCOP 16": ("layers.conv.AOC", "FastBlockConv2d", (16, 16, 3), {}),
+    "BCOP 16, 5x5": ("layers.conv.AOC", "FastBlockConv2d", (16, 16, 5), {}),
+    "BCOP x RKO 16 to 32, stride 2": ("layers.conv.AOC", "BcopRkoConv2d", (16, 32, 4), {"stride": 2}),
+    "RKO 8 to 32, stride 2": ("layers.conv.AOC", "RKOConv2d", (8, 32, 2), {"stride": 2}),
+    "SOC 16": ("layers.conv.adaptiveSOC", "AdaptiveSOCConv2d", (16, 16, 3), {}),
+    "SOC 16 to 32, stride 2": ("layers.conv.adaptiveSOC", "AdaptiveSOCConv2d", (16, 32, 4), {"stride": 2}),
+}
+
+
+def orthogonal() -> Iterator[Case]:
+    """Layers that are published as orthogonal, as they come from their initialisation."""
+    for name, (module, kind, words, options) in ORTHOGONAL.items():
+        torch.manual_seed(0)
+        layer = getattr(importlib.import_module(f"orthogonium.{module}"), kind)(*words, **options, padding=1)
+        for _ in range(3):
+            layer.train()(torch.randn(2, words[0], 8, 8))
+        geometry = {"stride": tuple(layer.stride), "groups": layer.groups}
+        yield "orthogonal", name, layer.eval().weight.detach().numpy(), geometry
+    yield "orthogonal", "Cayley 8, as it is at 8x8", *cayley()
+
+
+def cayley(channels: int = 8, size: int = 8) -> tuple[Any, dict[str, Any]]:
+    """A Cayley layer has no kernel but at a size: there one of as many taps, its answers to impulses."""
+    torch.manual_seed(0)
+    layer = importlib.import_module("orthogonium.legacy.cayley_ortho_conv").Cayley(channels, channels, 3, bias=False)
+    impulses = torch.zeros(channels, channels, size, size)
+    impulses[range(channels), range(channels), 0, 0] = 1
+    with torch.no_grad():
+        answers = layer.eval()(impulses).numpy()
+    return np.ascontiguousarray(answers.transpose(1, 0, 2, 3)), {"input_shape": size}
+
+
+def trained() -> Iterator[Case]:
+    for name, kernel, geometry in real_layers("resnet20"):
+        yield "ResNet-20", name.removeprefix("module."), kernel, {"stride": geometry["stride"]}
+
+
+def random() -> Iterator[Case]:
+    for wide, narrow in ((32, 16), (64, 32), (128, 64), (256, 128), (64, 64), (128, 128), (256, 256)):
+        values = np.random.RandomState(0).standard_normal((wide, narrow, 3, 3)) / math.sqrt(9 * wide)
+        yield "random", f"{narrow} to {wide}", values.astype(np.float32), {}
+
+
+# -- what is measured ------------------------------------------------------------------------------------------------
+def on_a_grid(kernel: Any, size: int, stride: tuple[int, int]) -> float:
+    """The smallest singular value by FFT and SVD, as Sedghi et al. and Senderovich et al. compute it."""
+    s = stride[0]
+    symbol = np.fft.fft2(polyphase(kernel, s), (size // s, size // s))
+    return float(np.linalg.svd(symbol.transpose(2, 3, 0, 1), compute_uv=False)[..., -1].min())
+
+
+def polyphase(kernel: Any, s: int) -> Any:
+    """A strided kernel as a plain one of ``s * s`` times as many inputs."""
+    o, i, h, w = kernel.shape
+    padded = np.pad(kernel, ((0, 0), (0, 0), (0, -h % s), (0, -w % s)))
+    split = padded.reshape(o, i, padded.shape[2] // s, s, padded.shape[3] // s, s)
+    return split.transpose(0, 1, 3, 5, 2, 4).reshape(o, i * s * s, padded.shape[2] // s, padded.shape[3] // s)
+
+
+def theirs(kernel: Any, geometry: dict[str, Any]) -> tuple[Any, float]:
+    """Orthogonium's `get_conv_sv`: a bound of the largest value, and the stable rank."""
+    found = importlib.import_module("orthogonium.layers.conv.singular_values").get_conv_sv
+    stride, groups = geometry.get("stride", (1, 1)), geometry.get("groups", 1)
+    layer = SimpleNamespace(
+        weight=torch.from_numpy(np.array(kernel)), stride=stride, groups=groups, padding_mode="zeros"
+    )
+    return timed(lambda: [float(x) for x in found(layer, n_iter=4)])
+
+
+def achour(kernel: Any, geometry: dict[str, Any]) -> float:
+    """eps by L_orth with the theorem's factor: lags times channels."""
+    squares = float(specnorm.measure(kernel, specnorm.Isometry(form="lags"), **geometry).value)
+    s = geometry.get("stride", (1, 1))[0]
+    rows, columns = kernel.shape[0], kernel.shape[1] * s * s * geometry.get("groups", 1)
+    lags = (2 * ((kernel.shape[2] - 1) // s) + 1) ** 2 if rows <= columns else (2 * kernel.shape[2] - 1) ** 2
+    return math.sqrt(lags * min(rows, columns) * squares)
+
+
+def measured(case: Case) -> dict[str, Any]:
+    """All figures of one layer."""
+    section, name, kernel, geometry = case
+    found, seconds = timed(lambda: specnorm.enclose_smallest(kernel, budget=20.0, **geometry))
+    row: dict[str, Any] = {
+        "section": section, "name": name, "shape": kernel.shape, "lower": float(found.lower),
+        "upper": float(found.upper), "status": found.status.partition(":")[0], "cells": found.cells, "seconds": seconds,
+    }  # fmt: skip
+    if "input_shape" not in geometry:
+        for size in SIZES if geometry.get("groups", 1) == 1 else ():
+            row[f"grid {size}"], row[f"grid {size} seconds"] = timed(
+                lambda size=size: on_a_grid(kernel, size, geometry.get("stride", (1, 1)))  # type: ignore[misc]
+            )
+        if max(kernel.shape[2:]) <= WIDEST:
+            (row["theirs"], row["stable rank"]), row["theirs seconds"] = theirs(kernel, geometry)
+    row["norm"] = float(specnorm.enclose(kernel, budget=5.0, **geometry).upper)
+    row["eps"], row["eps seconds"] = timed(lambda: float(specnorm.isometry_bound(kernel, **geometry)))
+    ends, row["eps proven seconds"] = timed(lambda: specnorm.enclose_isometry(kernel, budget=5.0, **geometry))
+    row["eps proven"] = float(ends.upper)
+    row["eps Achour"] = achour(kernel, geometry)
+    return row
+
+
+def penalties() -> list[dict[str, Any]]:
+    """Forward and backward of L_orth: the convolution of a kernel with itself, as published, and ours."""
+    from specnorm_torch import OrthogonalityPenalty
+
+    rows = []
+    for channels in (16, 64, 128, 256):
+        torch.manual_seed(0)
+        layer = torch.nn.Conv2d(channels, channels, 3)
+
+        def published(layer: Any = layer) -> None:
+            layer.weight.grad = None
+            lags = torch.nn.functional.conv2d(layer.weight, layer.weight, padding=2)
+            target = torch.zeros_like(lags)
+            target[:, :, 2, 2] = torch.eye(len(lags))
+            penalty: Any = ((lags - target) ** 2).sum()
+            penalty.backward()
+
+        row: dict[str, Any] = {"section": "penalty", "channels": channels}
+        _, row["published"] = timed(published)
+        forms: tuple[Any, ...] = ("lags", "bound")
+        for form in forms:
+            penalty = OrthogonalityPenalty(layer, form=form)
+
+            def ours(penalty: Any = penalty, layer: Any = layer) -> None:
+                layer.weight.grad = None
+                penalty().backward()
+
+            ours()
+            _, row[form] = timed(ours)
+        rows.append(row)
+    return rows
+
+
+# -- the page --------------------------------------------------------------------------------------------------------
+def figure(x: float | None, digits: int = 4) -> str:
+    return "" if x is None else f"{x:.{digits}g}"
+
+
+def table(rows: list[dict[str, Any]], section: str) -> list[str]:
+    heads = [
+        "layer",
+        "proven, every size",
+        "s",
+        "norm at most",
+        "n = 32",
+        "s",
+        "n = 64",
+        "s",
+        "`get_conv_sv`: norm, rank",
+        "s",
+    ]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in rows:
+        if row["section"] != section:
+            continue
+        ends = f"{row['lower']:.6f} .. {row['upper']:.6f}" if row["upper"] > 1e-4 else f"0 .. {row['upper']:.1e}"
+        ends += "" if row["status"] in ("converged", "zero") else " (budget)"
+        grids = [figure(row.get(key)) for n in SIZES for key in (f"grid {n}", f"grid {n} seconds")]
+        grids[1::2] = [x and f"{float(x):.3f}" for x in grids[1::2]]
+        other = f"{row['theirs']:.4f}, {row['stable rank']:.3f}" if "theirs" in row else ""
+        last = f"{row['theirs seconds']:.3f}" if "theirs" in row else ""
+        seconds, norm = f"{row['seconds']:.3f}", f"{row['norm']:.4f}"
+        lines.append(f"| {' | '.join([row['name'], ends, seconds, norm, *grids, other, last])} |")
+    return lines
+
+
+def defects(rows: list[dict[str, Any]]) -> list[str]:
+    heads = ["layer", "proven", "s", "`isometry_bound`", "s", "by L_orth, Achour et al."]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in rows:
+        # The kernel of a layer at its size alone wraps: its lags say nothing of it.
+        if row["section"] in ("orthogonal", "random") and "at 8x8" not in row["name"]:
+            cells = [
+                row["name"],
+                figure(row["eps proven"], 3),
+                f"{row['eps proven seconds']:.3f}",
+                figure(row["eps"], 3),
+            ]
+            cells += [f"{row['eps seconds']:.4f}", figure(row["eps Achour"], 3)]
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def page(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
+    costs = ['| channels, 3x3 | published, ms | `form="lags"` | `form="bound"` |', "|---|---|---|---|"]
+    for row in rows:
+        if row["section"] == "penalty":
+            costs.append("| " + " | ".join([
+                str(row["channels"]), *(f"{1e3 * row[name]:.2f}" for name in ("published", "lags", "bound"))
+            ]) + " |")  # fmt: skip
+    return "\n".join([
+        "# The smallest singular value, measured",
+        "",
+        f"Made by `python -m bench.smallest` in `tests`, {facts['date']}, commit {facts['commit']},",
+        f"{facts['machine']}; one thread, seconds of the process, on a machine that other work shared.",
+        "Figures: [smallest.jsonl](smallest.jsonl).",
+        "",
+        "* **Proven**: both ends of [`enclose_smallest`](../methods/smallest.md), every size, rounding included,",
+        "  to 0.1 %; and the upper end of `enclose`, of the norm.",
+        "* **n = 32, 64**: FFT and SVD in NumPy. The smallest at that size, above that of every size; no proof.",
+        "* **`get_conv_sv`** of orthogonium: a bound of the *largest* value (Delattre et al. 2024, zero padding,",
+        "  without the stride) and the stable rank, from which its users read how orthogonal a layer is.",
+        "",
+        "## Layers published as orthogonal",
+        "",
+        *table(rows, "orthogonal"),
+        "",
+        "As initialised, in float32. A Cayley layer has a kernel at one size only, of as many taps.",
+        "",
+        "## ResNet-20",
+        "",
+        *table(rows, "ResNet-20"),
+        "",
+        "## Random",
+        "",
+        *table(rows, "random"),
+        "",
+        "Square kernels with two axes have a singular value of 0 at some frequency, which no grid shows.",
+        "",
+        "## How far from isometries",
+        "",
+        "The [eps](../methods/smallest.md#how-far-from-an-isometry) of each. Proven: `enclose_isometry` within 5 s.",
+        "Achour et al.: the root of lags times channels times L_orth, rounding left out.",
+        "",
+        *defects(rows),
+        "",
+        "## What a penalty costs",
+        "",
+        "Forward and backward in torch, float32. Published: the convolution of the kernel with itself (OCNN).",
+        "",
+        *costs,
+        "",
+    ])  # fmt: skip
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    cases = [*trained(), *random()]
+    if importlib.util.find_spec("orthogonium") is not None:
+        cases = [*orthogonal(), *cases]
+    rows = []
+    for case in cases:
+        rows.append(measured(case))
+        print(*(f"{key}={value}" for key, value in rows[-1].items()), sep=" ", flush=True)
+    rows += penalties()
+    facts = about("numpy", "torch", "orthogonium")
+    lines = [facts, *rows]
+    Path(FIGURES).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    Path(PAGE).write_text(page(rows, facts), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""Isometry defects: proven by products and by a search, against dense matrices; penalties that train by them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from libraries import OPS, Lib
+from nightly import NIGHTLY
+from oracle import dense_matrix
+from soundness.families import case
+from spectra import KNOWN, SMALL, Kernel, geometry_of, haar, orthogonal, shift
+
+import specnorm
+from specnorm import GeometryError, Isometry, MethodError, Undecided
+from specnorm.certified import completion, defect
+from specnorm.certified.bound import HypothesisError
+
+DRAWS = 20_000 if NIGHTLY else 80
+
+
+def dense_defect(kernel: Kernel, size: Any, scale_sq: float = 1.0, **geometry: Any) -> tuple[float, float]:
+    """Two ends of ``||A*A - s**2 I|| / s**2`` at a size, of the smaller side; what rounding may be is left between."""
+    matrix = dense_matrix(kernel, size, **geometry)
+    values = np.linalg.svd(matrix, compute_uv=False)
+    relative = values / math.sqrt(scale_sq)
+    found = float(np.abs(relative**2 - 1).max())
+    slack = 1e-12 * max(float(relative[0]) ** 2, 1.0) * max(matrix.shape)
+    return found - slack, found + slack
+
+
+def moderate(kernel: Kernel) -> bool:
+    """Whether squares of the kernel are numbers."""
+    largest = float(np.abs(kernel.astype(np.float64)).max(initial=0.0))
+    return largest == 0 or 1e-150 < largest < 1e140
+
+
+def violations(count: int) -> Iterator[str]:
+    """Of both ends, and of the bound by products, on kernels of all structures near every scale."""
+    for index in range(count):
+        kernel = case(index, subnormal=False).kernel
+        if kernel.size > SMALL or not moderate(kernel):
+            continue
+        geometry = geometry_of(index, kernel)
+        size = geometry.pop("input_shape")
+        scale = float(2.0 ** np.random.RandomState(index).randint(-3, 4))
+        if index % 2:
+            # Near an isometry of that scale, where both ends are small.
+            first = np.linalg.norm(dense_matrix(kernel, size, **geometry), 2)
+            kernel = (kernel * (scale / first if first > 0 else 1.0)).astype(kernel.dtype)
+            if not moderate(kernel):
+                continue
+        low, _ = dense_defect(kernel, size, scale**2, **geometry)
+        bound = float(specnorm.isometry_bound(kernel, scale=scale, **geometry))
+        found = specnorm.enclose_isometry(kernel, scale=scale, input_shape=size, budget=0.1, **geometry)
+        everywhere = specnorm.enclose_isometry(kernel, scale=scale, budget=0.1, **geometry)
+        _, high = dense_defect(kernel, size, scale**2, **geometry)
+        words = f"{index} {kernel.shape} {kernel.dtype} {size} {geometry} {scale}"
+        for name, upper in (("products", bound), ("size", float(found.upper)), ("every", float(everywhere.upper))):
+            if not upper >= low:
+                yield f"{words}: {upper} by {name} is below {low}"
+        if not float(found.lower) <= high:
+            yield f"{words}: {found.lower} is above {high}"
+        if not float(everywhere.lower) <= bound:
+            yield f"{words}: {everywhere.lower} is above the bound {bound}"
+
+
+@pytest.mark.sampled("numpy")
+def test_no_bound_is_false() -> None:
+    assert list(violations(DRAWS)) == []
+
+
+# -- known defects ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["shift", "haar", "two taps"])
+def test_known_defects(xp: Lib, name: str) -> None:
+    kernel, geometry, _ = KNOWN[name]
+    truth = {"shift": 0.0, "haar": 0.0, "two taps": 15.0}[name]
+    for dtype in xp.dtypes:
+        eps = float(np.finfo(dtype).eps)
+        x = xp.asarray(kernel.astype(dtype))
+        bound = xp.number(specnorm.isometry_bound(x, **geometry))
+        found = specnorm.enclose_isometry(x, **geometry)
+        assert truth * (1 - eps) <= bound <= truth + 2000 * eps
+        assert xp.number(found.lower) <= truth * (1 + eps) + 32 * eps
+        assert truth * (1 - eps) <= xp.number(found.upper) <= 1.002 * truth + 300 * eps
+        assert specnorm.is_isometry(x, 1.01 * truth + 3000 * eps, **geometry)
+        if truth:
+            assert not specnorm.is_isometry(x, 0.99 * truth, **geometry)
+
+
+@pytest.mark.parametrize("moved", [1e-3, 1e-6])
+def test_what_is_near_an_isometry_is_bounded_closely(moved: float) -> None:
+    kernel = shift(16) + moved * np.random.RandomState(0).standard_normal((16, 16, 3, 3))
+    bound, found = float(specnorm.isometry_bound(kernel)), specnorm.enclose_isometry(kernel)
+    assert float(found.lower) <= float(found.upper) <= 1.0011 * float(found.lower)
+    assert float(found.upper) <= bound <= 12 * float(found.upper)
+    smallest, norm = specnorm.enclose_smallest(kernel), specnorm.enclose(kernel, rtol=1e-6)
+    assert float(smallest.upper) >= math.sqrt(1 - bound)
+    assert float(norm.lower) <= math.sqrt(1 + bound)
+
+
+def test_the_best_scale() -> None:
+    kernel = shift(8, scale=0.3)
+    assert float(specnorm.isometry_bound(kernel)) == pytest.approx(0.91, abs=1e-9)
+    assert float(specnorm.isometry_bound(kernel, scale="best")) < 1e-12
+    assert specnorm.is_isometry(kernel, 1e-9, scale="best")
+    assert specnorm.is_isometry(kernel, 1e-9, scale=0.3)
+    grouped = np.concatenate([np.ones((1, 1, 1)), 2 * np.ones((1, 1, 1))])
+    assert float(specnorm.isometry_bound(grouped, groups=2, scale="best")) == pytest.approx(0.6, abs=1e-9)
+    assert float(specnorm.enclose_isometry(grouped, groups=2, scale="best").upper) == pytest.approx(0.6, rel=2e-3)
+
+
+@pytest.mark.parametrize("exponent", [-540, -500, -60, 60, 500, 600])
+def test_kernels_far_from_the_scale(exponent: int) -> None:
+    kernel = np.ldexp(np.random.RandomState(0).standard_normal((4, 2, 3)), exponent)
+    bound, found = float(specnorm.isometry_bound(kernel)), specnorm.enclose_isometry(kernel)
+    assert float(found.lower) <= bound
+    if exponent < 0:
+        assert 1 - 1e-12 <= float(found.upper) <= 1.001
+        assert 1 <= bound <= 1.001
+    else:
+        least = float(specnorm.enclose(np.ldexp(kernel, -exponent)).lower) ** 2
+        assert bound >= math.ldexp(least, min(2 * exponent, 1000))
+        assert float(found.upper) >= math.ldexp(least, min(2 * exponent, 1000))
+
+
+def test_whose_isometry_it_is() -> None:
+    """Of the layer where it has no fewer outputs than inputs, of its adjoint where it has."""
+    kernel = np.random.RandomState(0).standard_normal((4, 2, 2, 2))
+    for geometry, adjoint in (
+        ({}, False),
+        ({"stride": 2}, True),
+        ({"transposed": True}, True),
+        ({"transposed": True, "stride": 2}, False),
+    ):
+        figures = specnorm.measure(kernel, Isometry(), **geometry).stats
+        assert bool(figures["adjoint"]) is adjoint
+        matrix = dense_matrix(kernel, 4, **geometry)
+        assert (matrix.shape[0] < matrix.shape[1]) is adjoint
+
+
+def test_pixels_that_no_tap_reads() -> None:
+    kernel = np.concatenate([np.ones((1, 1, 1)), np.zeros((1, 1, 1))])
+    assert float(specnorm.isometry_bound(kernel, stride=2)) >= 1
+    assert not specnorm.is_isometry(kernel, 0.5, stride=2)
+
+
+# -- answers ---------------------------------------------------------------------------------------------------------
+def test_undecided_says_what_is_known() -> None:
+    kernel = np.asarray([[[1.0, 0.1]]])
+    with pytest.raises(Undecided, match=r"between 0\.21 and 0\.21"):
+        specnorm.is_isometry(kernel, float(np.float64(1.1) ** 2 - 1))
+
+
+def test_refusals() -> None:
+    kernel = np.ones((4, 2, 3))
+    with pytest.raises(GeometryError, match="no layer is an isometry"):
+        specnorm.isometry_bound(kernel, padding_mode="zeros")
+    with pytest.raises(MethodError, match="scale"):
+        specnorm.isometry_bound(kernel, scale=-1.0)
+    with pytest.raises(MethodError, match="form="):
+        Isometry(form="squares")  # type: ignore[arg-type]
+    with pytest.raises(MethodError, match="tolerance"):
+        specnorm.is_isometry(kernel, "small")  # type: ignore[arg-type]
+    assert float(specnorm.isometry_bound(kernel, padding_mode="zeros", padding=2)) > 0
+
+
+# -- hypotheses ------------------------------------------------------------------------------------------------------
+def without_the_last(*args: Any, **keywords: Any) -> completion.Lags:
+    found = LAGS(*args, **keywords)
+    values: Any = found.values + 0
+    values[:, -1] = 0
+    return found._replace(values=values)
+
+
+LAGS = completion.lags
+
+
+def exact(count: int = 40) -> Iterator[str]:
+    """Columns of one number whose sum of squares is 1 but for roundings: the defect is their error, or more."""
+    for seed in range(count):
+        n = 3000 + seed
+        kernel = np.full((n, 1), math.sqrt(1 / n))
+        truth = abs(n * Fraction(float(kernel[0, 0])) ** 2 - 1)
+        if Fraction(float(specnorm.isometry_bound(kernel))) < truth:
+            yield f"{n}"
+
+
+def all_exact(*args: Any, **keywords: Any) -> completion.Lags:
+    found = LAGS(*args, **keywords)
+    return found._replace(error=0 * found.error)
+
+
+MUTANTS: dict[str, tuple[Callable[[], Iterator[str]], Any, str, Any]] = {
+    "a lag forgotten": (lambda: violations(40), completion, "lags", without_the_last),
+    "unread pixels": (lambda: violations(150), defect, "has_unread_pixels", lambda _: False),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_every_hypothesis_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check, owner, attribute, mutant = MUTANTS[name]
+    monkeypatch.setattr(owner, attribute, mutant)
+    assert next(check(), None), "nothing was noticed"
+
+
+def test_rounding_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the rounding of the lags and of the last quotient, bounds of 3000 squares are below the truth."""
+    assert list(exact()) == []
+    monkeypatch.setattr(completion, "lags", all_exact)
+    monkeypatch.setattr("specnorm.certified.rounding.up", lambda x, *_, **__: x)
+    monkeypatch.setattr("specnorm.certified.rounding.unit", lambda *_, **__: 0.0)
+    assert list(exact())
+
+
+# -- training --------------------------------------------------------------------------------------------------------
+GEOMETRIES: tuple[dict[str, Any], ...] = ({}, {"stride": 2}, {"groups": 2}, {"transposed": True}, {"dilation": 2})
+
+
+@pytest.mark.parametrize("form", ["bound", "lags"])
+@pytest.mark.parametrize("scale", [None, "best", 1.3])
+def test_the_gradient_is_that_of_the_value(xp: Lib, form: Any, scale: Any) -> None:
+    method, random = Isometry(scale=scale, form=form), np.random.RandomState(1)
+    for geometry in GEOMETRIES[:1] if xp.compiles else GEOMETRIES:
+        for shape in ((6, 4, 3, 2), (4, 6, 2)):
+            kernel, direction = 0.2 * random.standard_normal((2, *shape))
+            dtype = xp.dtypes[-1]
+            value, gradient = specnorm.value_and_grad(xp.asarray(kernel.astype(dtype)), method, **geometry)
+            moved = [float(specnorm.measure(kernel + h * direction, method, **geometry).value) for h in (-1e-6, 1e-6)]
+            slope = (moved[1] - moved[0]) / 2e-6
+            close = 1e-5 if dtype == "float64" else 1e-3
+            assert float((xp.to_numpy(gradient) * direction).sum()) == pytest.approx(slope, rel=close, abs=close)
+            assert xp.number(value) == pytest.approx(sum(moved) / 2, rel=1e-5)
+
+
+def test_the_sum_of_squares_is_that_of_the_published_code() -> None:
+    """Of the convolution of the kernel with itself, as the paper's authors compute it, squared."""
+    torch = pytest.importorskip("torch")
+    for shape, stride in (((8, 3, 3, 3), 1), ((4, 8, 3, 3), 1), ((6, 8, 4, 4), 2)):
+        kernel = torch.from_numpy(np.random.RandomState(0).standard_normal(shape))
+        rows = shape[0] <= shape[1] * stride**2
+        x = kernel if rows else kernel.swapaxes(0, 1)
+        padding = (shape[2] - 1) // stride * stride
+        lags = torch.nn.functional.conv2d(x, x, stride=stride, padding=padding)
+        middle = lags.shape[-1] // 2
+        lags[:, :, middle, middle] -= torch.eye(len(x), dtype=x.dtype)
+        found = specnorm.measure(kernel, Isometry(form="lags"), stride=stride)
+        assert float(found.value) == pytest.approx(float((lags**2).sum()), rel=1e-12)
+        assert found.kind == "estimate"
+
+
+def test_orthogonal_matrices_have_no_defect() -> None:
+    for kernel in (orthogonal(5), orthogonal(5)[:3], orthogonal(5)[:, :3]):
+        assert float(specnorm.isometry_bound(kernel)) < 1e-12
+        assert float(specnorm.isometry_bound(2 * kernel, scale="best")) < 1e-12
+    assert float(specnorm.isometry_bound(haar(), stride=2)) < 1e-12
+
+
+def test_rules_check_what_they_are_given() -> None:
+    blocks: Any = np.ones((1, 2, 2, 2))
+    of = defect.defect(blocks, 1.0, ops=OPS)
+    norm = defect.norm_by_taps(of, ops=OPS)
+    with pytest.raises(HypothesisError, match="scale is not large"):
+        defect.isometry_ends(of, specnorm.enclose(of.kernel[0]).claim[0], norm, unread=False, beyond=3)  # type: ignore[index]

@@ -1,0 +1,121 @@
+"""Rules of the other end of the spectrum: what each says where the truth is known, and what each refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from assumptions import assumed, assumed_lower
+from libraries import OPS
+from oracle import dense_matrix
+
+from specnorm.certified import defect
+from specnorm.certified.bound import Lower, Upper
+from specnorm.certified.defect import SMALLEST
+from specnorm.certified.layer.own_matrix import LayerGram, smallest_of_groups, smallest_quotients
+from specnorm.certified.matrices.block_tridiagonal import BlockPlan, of_one_group, plans
+from specnorm.certified.symbol import cover
+from specnorm.certified.symbol.cells import Circulant, torus
+from specnorm.problem.frequencies import half_grid
+from specnorm.problem.layer_map import Convolution
+from specnorm.problem.spec import ConvSpec
+
+Claims = Iterator[tuple[Upper | Lower | None, float]]
+LINE: Any = np.asarray([[[[3.0, 1.0]]]])
+"""``|3 + e^{i theta}|``: singular values from 2 to 4."""
+TAPS: Any = np.random.RandomState(1).standard_normal((1, 3, 2, 3))
+PADDED = ConvSpec.of((3, 2, 3), input_shape=(6,), padding_mode="zeros")
+GROUPED = ConvSpec.of((4, 2, 3), input_shape=(6,), padding_mode="zeros", groups=2)
+PART = (SMALLEST, of_one_group(GROUPED))
+ELSEWHERE = Circulant((9,), (False,))
+VECTOR: Any = np.ones((1, 1))
+WIDE: Any = np.ones((1, 1, 2, 2))
+DIFFERENCE: Any = np.asarray([[1.0, -1.0]])
+
+
+def plan(*, wide: bool = False, blocks: int = 1) -> BlockPlan:
+    """A way to cut the Gram matrix of `PADDED`, whose outputs are more than its inputs."""
+    return next(x for x in plans(PADDED) if x.wide is wide and min(x.blocks, 2) == blocks)
+
+
+def padded() -> Convolution:
+    return Convolution(TAPS, PADDED, ops=OPS)
+
+
+def of_line() -> Claims:
+    """With c = 16, the square of the norm, the norm of the defect is 16 - 4."""
+    of = defect.defect(LINE, 16.0, ops=OPS)
+    scale = 2.0**of.exponent
+    yield defect.smallest_down(of, assumed(12.0 / scale)), 2.0
+    yield defect.smallest_at(LINE, 0, half_grid((2,))[1:], VECTOR, ops=OPS), 2.0
+    yield defect.norm_by_taps(of, ops=OPS), 12.0 / scale
+    unit = defect.defect(LINE / 4, 1.0, ops=OPS)
+    ends = (assumed_lower(0.75 / 2.0**unit.exponent), assumed(0.75 / 2.0**unit.exponent))
+    yield from ((x, 0.75) for x in defect.isometry_ends(unit, *ends, unread=False, beyond=0))
+    yield from ((x, 0.0) for x in defect.no_smallest("words"))
+    norm = assumed_lower(4.0, digest="k"), assumed(4.0, digest="k")
+    smallest = assumed_lower(2.0, digest="k"), assumed(2.0, digest="k")
+    yield from ((x, 2.0) for x in defect.condition(norm, smallest))
+
+
+def of_layer() -> Claims:
+    """A small layer with its borders, and one of two groups."""
+    _, s, v = np.linalg.svd(dense_matrix(TAPS[0], (6,), padding_mode="zeros"))
+    truth, top = float(s[-1]), float(s[0]) ** 2
+    yield LayerGram(padded(), plan(), ops=OPS).smallest_near(np.asarray([truth**2]), top)[0], truth
+    vector: Any = v[None, -1:, :]
+    yield smallest_quotients(padded(), vector, ops=OPS)[0][0], truth
+    pairs = [(assumed_lower(x, PART), assumed(x, PART)) for x in (3.0, 1.0)]
+    for order in (pairs, pairs[::-1]):
+        yield from ((x, 1.0) for x in smallest_of_groups(GROUPED, order))
+
+
+DEFECT_CHECKS: dict[str, Callable[[], Claims]] = {
+    **dict.fromkeys(
+        ("smallest_down", "smallest_at", "norm_by_taps", "no_smallest", "condition", "isometry_ends"), of_line
+    ),
+    **dict.fromkeys(("LayerGram.smallest_near", "smallest_quotients", "smallest_of_groups"), of_layer),
+}
+
+
+def token(centre: float) -> cover.Nonnegative | None:
+    return defect.nowhere_negative(defect.defect(LINE, centre, ops=OPS), assumed(4.0))
+
+
+def pair(what: object = PART) -> tuple[Lower, Upper]:
+    return assumed_lower(1.0, what), assumed(1.0, what)
+
+
+def line() -> defect.Defect:
+    return defect.defect(LINE, 16.0, ops=OPS)
+
+
+DEFECT_REFUSED: dict[str, Callable[[], object]] = {
+    "a frequency's norm as the defect's": lambda: defect.smallest_down(line(), assumed(1.0, half_grid((1,)))),
+    "a circulant's norm as that of every frequency": lambda: defect.nowhere_negative(line(), assumed(4.0, ELSEWHERE)),
+    "a vector that every wide matrix maps to 0": lambda: defect.smallest_at(
+        WIDE, 0, half_grid((1,)), DIFFERENCE, ops=OPS
+    ),
+    "no vector": lambda: defect.smallest_at(LINE, 0, half_grid((1,)), 0 * VECTOR, ops=OPS),
+    "a kernel that is not zero": lambda: defect.smallest_of_zero(LINE, ops=OPS),
+    "pixels that are read": lambda: defect.smallest_with_unread_pixels(ConvSpec.of((3, 2, 2))),
+    "ends of two kernels": lambda: defect.condition(
+        (assumed_lower(4.0, digest="a"), assumed(4.0, digest="a")),
+        (assumed_lower(2.0, digest="b"), assumed(2.0, digest="b")),
+    ),
+    "a scale that is not large": lambda: defect.isometry_ends(
+        line(), assumed_lower(1.0), assumed(100.0), unread=False, beyond=3
+    ),
+    "a block of a matrix": lambda: LayerGram(padded(), plan(blocks=2), ops=OPS).smallest_near(np.zeros(1), 1.0),
+    "the larger Gram matrix": lambda: LayerGram(padded(), plan(wide=True), ops=OPS).smallest_near(np.zeros(1), 1.0),
+    "no input": lambda: smallest_quotients(padded(), np.zeros((1, 1, 12)), ops=OPS),  # type: ignore[arg-type]
+    "one group of two": lambda: smallest_of_groups(GROUPED, [pair()]),
+    "another layer's group": lambda: smallest_of_groups(GROUPED, [pair(), pair("words")]),
+    "a circulant for grid points of a nonnegative symbol": lambda: cover.nonnegative_grid_lemma(
+        1.0, assumed(2.0, ELSEWHERE), np.zeros(1)
+    ),
+    "another nonnegative symbol": lambda: cover.Cover(
+        defect.defect(LINE, 15.0, ops=OPS).kernel, torus((3,)), nonnegative=token(17.0), ops=OPS
+    ),
+}

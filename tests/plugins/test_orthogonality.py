@@ -1,0 +1,132 @@
+"""Penalties that hold layers near isometries: what they sum, under compilers too, and that training by them works."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import specnorm
+from specnorm import Isometry, KernelError, MethodError
+
+
+class TestTorch:
+    @pytest.fixture
+    def torch(self) -> Any:
+        return pytest.importorskip("torch", reason="torch is not installed")
+
+    def net(self, torch: Any) -> Any:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(3, 6, 3, padding=1),
+            torch.nn.ReLU(),
+            torch.nn.Conv2d(6, 8, 3, stride=2, padding=1, groups=2),
+            torch.nn.ConvTranspose2d(8, 3, 4, stride=2),
+            torch.nn.Linear(3, 5),
+        )
+
+    @pytest.mark.parametrize("form", ["lags", "bound"])
+    def test_it_sums_what_the_functions_say(self, torch: Any, form: Any) -> None:
+        from specnorm_torch import OrthogonalityPenalty
+
+        net = self.net(torch)
+        penalty = OrthogonalityPenalty(net, form=form, scale="best")
+        geometries: dict[str, dict[str, Any]] = {
+            "0": {}, "2": {"stride": 2, "groups": 2}, "3": {"stride": 2, "transposed": True}, "4": {}
+        }  # fmt: skip
+        method = Isometry(form=form, scale="best")
+        for name, value in penalty.values().items():
+            weight = net.get_submodule(name).weight.detach().numpy()
+            assert float(value.detach()) == pytest.approx(
+                float(specnorm.measure(weight, method, **geometries[name]).value), rel=1e-5
+            )
+        assert float(penalty().detach()) == pytest.approx(
+            sum(float(x.detach()) for x in penalty.values().values()), rel=1e-6
+        )
+        assert penalty.kind == ("upper" if form == "bound" else "estimate")
+        assert list(penalty.parameters()) == []
+        assert f"form={form!r}" in repr(penalty)
+
+    @pytest.mark.parametrize("form", ["lags", "bound"])
+    def test_steps_by_it_lead_to_an_isometry(self, torch: Any, form: Any) -> None:
+        from specnorm_torch import OrthogonalityPenalty
+
+        torch.manual_seed(0)
+        layer = torch.nn.Conv1d(4, 4, 3, dtype=torch.float64)
+        penalty = OrthogonalityPenalty(layer, form=form)
+        optimiser = torch.optim.Adam(layer.parameters(), 1e-2)
+        before = float(specnorm.isometry_bound(layer.weight).detach())
+        for _ in range(150):
+            optimiser.zero_grad()
+            penalty().backward()
+            optimiser.step()
+        after = float(specnorm.isometry_bound(layer.weight).detach())
+        assert after < before / 4
+
+    @pytest.mark.nightly
+    @pytest.mark.parametrize("form", ["lags", "bound"])
+    def test_it_compiles(self, torch: Any, form: Any) -> None:
+        from specnorm_torch import OrthogonalityPenalty
+
+        net = self.net(torch)
+        penalty = OrthogonalityPenalty(net, form=form)
+        compiled = torch.compile(penalty, fullgraph=True)
+        penalty().backward()
+        plain = [x.grad.clone() for x in net.parameters() if x.grad is not None]
+        net.zero_grad()
+        compiled().backward()
+        for x, y in zip((x.grad for x in net.parameters() if x.grad is not None), plain, strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+
+    def test_the_bound_holds_under_vmap(self, torch: Any) -> None:
+        kernels = torch.from_numpy(np.random.RandomState(0).standard_normal((3, 5, 4, 2)))
+        found = torch.func.vmap(specnorm.isometry_bound)(kernels)
+        for x, kernel in zip(found.tolist(), kernels, strict=True):
+            assert x == pytest.approx(float(specnorm.isometry_bound(kernel)), rel=1e-12)
+            assert x >= float(specnorm.enclose_isometry(kernel).lower)
+
+    def test_refusals(self, torch: Any) -> None:
+        from specnorm_torch import OrthogonalityPenalty
+
+        with pytest.raises(MethodError, match="no convolution"):
+            OrthogonalityPenalty(torch.nn.ReLU())
+        with pytest.raises(MethodError, match="form="):
+            OrthogonalityPenalty(torch.nn.Linear(2, 2), form="squares")  # type: ignore[arg-type]
+
+
+class TestJax:
+    @pytest.fixture
+    def jax(self) -> Any:
+        return pytest.importorskip("jax", reason="JAX is not installed")
+
+    @pytest.mark.parametrize("form", ["lags", "bound"])
+    def test_it_sums_what_the_functions_say_under_jit_too(self, jax: Any, form: Any) -> None:
+        from specnorm_jax.training import OrthogonalityPenalty
+
+        random = np.random.RandomState(0)
+        kernels = {"a": random.standard_normal((3, 4, 5)), "b": random.standard_normal((4, 2))}
+        tree = {name: {"kernel": jax.numpy.asarray(x.astype("float32"))} for name, x in kernels.items()}
+        penalty = OrthogonalityPenalty(form=form)
+        method = Isometry(form=form)
+        total = float(specnorm.measure(kernels["a"], method, layout="WIO").value) + float(
+            specnorm.measure(kernels["b"], method, layout="IO").value
+        )
+        assert float(penalty(tree)) == pytest.approx(total, rel=1e-4)
+        value, gradient = jax.jit(jax.value_and_grad(penalty))(tree)
+        assert float(value) == pytest.approx(total, rel=1e-4)
+        _, expected = specnorm.value_and_grad(kernels["a"], method, layout="WIO")
+        np.testing.assert_allclose(gradient["a"]["kernel"], expected, rtol=1e-3, atol=1e-4)
+
+    def test_the_bound_holds_under_vmap(self, jax: Any) -> None:
+        kernels = np.random.RandomState(0).standard_normal((3, 5, 4, 2)).astype("float32")
+        for x, kernel in zip(jax.vmap(specnorm.isometry_bound)(jax.numpy.asarray(kernels)), kernels, strict=True):
+            assert float(x) >= float(specnorm.enclose_isometry(kernel.astype("float64")).lower)
+
+    def test_refusals(self, jax: Any) -> None:
+        from specnorm_jax.training import OrthogonalityPenalty
+
+        with pytest.raises(MethodError, match="form="):
+            OrthogonalityPenalty(form="squares")  # type: ignore[arg-type]
+        with pytest.raises(KernelError):
+            OrthogonalityPenalty()({"bias": jax.numpy.ones(3)})
