@@ -164,6 +164,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
 ELSEWHERE = {
     "backward_error": "rounding of Cholesky",
     "symbol_error": "rounding of the symbol",
+    "product_allowance": "rounding of an attained norm",
     "autocorrelation_error": "rounding of the Gram polynomial",
     "reduced_error": "rounding of the reduced matrix",
     "rotation_loss": "rotation that is none",
