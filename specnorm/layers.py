@@ -10,8 +10,9 @@ from specnorm import backends, registry
 from specnorm.errors import GeometryError, NoBackend
 from specnorm.methods import Method
 from specnorm.problem.padding import same_upper
-from specnorm.problem.spec import ConvSpec, Layer, per_axis
+from specnorm.problem.spec import GEOMETRY_WORDS, ConvSpec, Layer, per_axis
 from specnorm.types import LayerKernel
+from specnorm.words import check_words
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _HOLD = ("kernel", "weight")
@@ -26,10 +27,13 @@ def takes_layers(function: Function) -> Function:
     """
     code: Any = function.__code__
     by_place: tuple[str, ...] = code.co_varnames[: code.co_argcount]
+    known = GEOMETRY_WORDS.union(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
 
     def front_door(*args: Any, **keywords: Any) -> Any:
         if len(args) > len(by_place):
             _refuse_positions(function.__name__, by_place, args)
+        if not known.issuperset(keywords):
+            check_words(function.__name__, keywords, known)
         if args and not backends.is_array(args[0]):
             given = {**dict(zip(by_place, args, strict=False)), **keywords}
             return function(**_opened(function.__name__, by_place, given))
@@ -54,6 +58,8 @@ def _refuse_positions(name: str, by_place: tuple[str, ...], args: tuple[Any, ...
 
 def _opened(name: str, by_place: tuple[str, ...], given: dict[str, Any]) -> dict[str, Any]:
     x = given.pop(by_place[0])
+    if isinstance(x, (int, float)) and any(map(backends.is_array, given.values())):
+        raise NoBackend(f"{name} takes the kernel first: {name}(kernel, {x!r}); got {x!r} in its place.")
     kernel, told, as_stored = layer_kernel(x, given.get("input_shape"), name)
     kind = type(x).__name__
     if name in _RETURN_A_KERNEL and not as_stored:
@@ -62,9 +68,12 @@ def _opened(name: str, by_place: tuple[str, ...], given: dict[str, Any]) -> dict
             "Give the kernel in torch's order, with its geometry."
         )
     spec = ConvSpec.of(kernel.shape, **told)
+    if not spec.ndim:
+        # A linear layer is one whatever the size: it has no pixels.
+        given = {word: value for word, value in given.items() if word not in ("input_shape", "padding_mode")}
     for word in Layer.__annotations__.keys() & given.keys():
         other = ConvSpec.of(kernel.shape, **{**told, word: given[word]})
-        if other != spec and (spec.ndim or word != "padding_mode"):
+        if other != spec:
             raise GeometryError(
                 f"{word}={given[word]!r} contradicts the layer: this {kind} has {word}="
                 f"{told.get(word, getattr(spec, word))!r}. Leave it out; or give the kernel with the geometry you mean."
