@@ -70,6 +70,14 @@ def _is_no_circle(kernel: ArrayObject, input_shape: int | tuple[int, ...] | None
     return not ConvSpec.of(tuple(shape), input_shape=input_shape, **layer).periodic
 
 
+def _has_a_border(kernel: ArrayObject, input_shape: int | tuple[int, ...] | None, layer: Layer) -> bool:
+    """Whether padding, or outputs that it takes away, make a layer at a size another map than its symbols'."""
+    if not _is_no_circle(kernel, input_shape, layer):
+        return False
+    shape: Any = getattr(kernel, "shape", ())
+    return not ConvSpec.of(tuple(shape), input_shape=input_shape, **layer).repeats_a_matrix
+
+
 @takes_layers
 def symbol_norm(kernel: ArrayT, *, points: int | None = None, vectors: int = 2, **geometry: Unpack[Geometry]) -> ArrayT:
     """Supremum of a layer's norm over all input sizes, from below: within 1 to 2 % of it, and attained by a plane wave.
@@ -169,7 +177,10 @@ def singular_values(
     max_bytes: int = 2**32,
     **layer: Unpack[Layer],
 ) -> ArrayT:
-    """Singular values of a layer at one input size, descending; all of them for circular padding.
+    """Singular values of a layer at one input size, descending.
+
+    All of them for circular padding, and where each output reads a patch of its own and no padding, whatever the mode:
+    1x1 layers, and those whose kernel is their stride.
 
     Parameters
     ----------
@@ -177,8 +188,8 @@ def singular_values(
     input_shape : int or tuple of int
         Spatial input sizes.
     k : int, optional
-        Only the k largest; None: all ``prod(input_shape) * min(cin, cout)``. Needed for other padding than circular:
-        these come from block Lanczos (`PowerTopK`), each a proven lower bound of the singular value of its rank.
+        Only the k largest; None: all ``prod(input_shape) * min(cin, cout)``. Needed where other padding than circular
+        is met: these come from block Lanczos (`PowerTopK`), each a proven lower bound of the singular value of its rank.
     max_bytes : int, default 4 GiB
         Refuse what takes more memory.
     **layer
@@ -192,7 +203,7 @@ def singular_values(
     Raises
     ------
     GeometryError
-        For another padding than circular, without ``k``.
+        For another padding than circular that is met, without ``k``.
     MethodError
         If it takes more than ``max_bytes``.
 
@@ -204,7 +215,7 @@ def singular_values(
     array([31.1769, 25.0892, 25.0892])
     """
     method: Method = SingularValues(k=k, max_bytes=max_bytes)
-    if k is not None and _is_no_circle(kernel, input_shape, layer):
+    if k is not None and _has_a_border(kernel, input_shape, layer):
         method = PowerTopK(k=k, n_iter=1000, rtol=1e-9)
     value: ArrayT = measure(kernel, method, input_shape=input_shape, **layer).value
     return value

@@ -196,6 +196,15 @@ class ConvSpec:
         return not self.ndim or (self.padding_mode == "circular" and not any(self.extra_outputs))
 
     @property
+    def repeats_a_matrix(self) -> bool:
+        """Whether each output reads a patch of its own, and no padding: then the padding mode says nothing.
+
+        Such are 1x1 layers, and those whose kernel is their stride. The layer is one matrix for each patch.
+        """
+        axes = zip(self.kernel_shape, self.stride, self.dilation, self.padding, strict=True)
+        return all(r * (k - 1) < s and not any(pads) for k, s, r, pads in axes)
+
+    @property
     def reads_a_patch(self) -> bool:
         """Whether an output of the layer at its size (transposed: an input) reads every tap from a pixel of its own."""
         if self.input_shape is None:
