@@ -189,7 +189,7 @@ def singular_values(
         Spatial input sizes.
     k : int, optional
         Only the k largest; None: all ``prod(input_shape) * min(cin, cout)``. Needed where other padding than circular
-        is met: these come from block Lanczos (`PowerTopK`), each a proven lower bound of the singular value of its rank.
+        is met: these come from block Lanczos (`PowerTopK`), each a proven lower bound of the value of its rank.
     max_bytes : int, default 4 GiB
         Refuse what takes more memory.
     **layer
