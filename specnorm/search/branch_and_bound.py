@@ -15,6 +15,7 @@ import numpy as np
 from specnorm import arrays
 from specnorm.certified.bound import nothing
 from specnorm.certified.matrices import norms
+from specnorm.certified.symbol.cells import Cells
 from specnorm.certified.symbol.cover import CentreMatrices, Cover, on_grid
 from specnorm.clock import Clock, OutOfTime
 from specnorm.search import tuning as knobs
@@ -25,7 +26,7 @@ from specnorm.search.result import SearchResult
 if TYPE_CHECKING:
     from specnorm.array_types import Array
     from specnorm.certified.bound import Upper
-    from specnorm.certified.symbol.cells import Boxes, Cells
+    from specnorm.certified.symbol.cells import Boxes
     from specnorm.certified.symbol.gram_polynomial import GramPolynomial
     from specnorm.types import ArrayOps
 
@@ -89,8 +90,8 @@ class Search:
         self._begin(boxes, rtol, bound, start)
         if supremum is not None and supremum <= self.threshold:
             return self._result(on_grid(supremum, boxes))
-        cover = Cover(self.blocks, boxes, supremum, ops=self.ops)
         try:
+            cover = self._first_cover(boxes, supremum)
             found = self._refine(cover, max_cells * self.blocks.shape[0], max_levels, relaxes=relaxes)
         except OutOfTime:
             found = self._result(None)
@@ -98,6 +99,22 @@ class Search:
             self.incumbent.multistart()
             return self._result(None)
         return found
+
+    def _first_cover(self, boxes: Boxes, supremum: Upper | None) -> Cover:
+        """All boxes of every block; of scalar symbols those that their values at the centres leave open."""
+        values = self.polynomials.at_centres(boxes)
+        if values is None:
+            return Cover(self.blocks, boxes, supremum, ops=self.ops)
+        self.clock.check()
+        # The best centre of each block, the highest blocks first.
+        best, block = values.values.argmax(axis=1), np.arange(len(values.values))
+        chosen = np.argsort(-values.values[block, best], kind="stable")[: self.tuning.starts]
+        norms_sq = values.values[chosen, best[chosen]]
+        cells = Cells(boxes[best[chosen]], chosen, supremum)
+        self.incumbent.raise_from(
+            values.polynomial, cells, norms_sq, norms_sq, self.incumbent.start_vectors(len(chosen), 1)
+        )
+        return Cover(self.blocks, boxes, supremum, values=values, threshold=self.threshold, ops=self.ops)
 
     def _refine(self, cover: Cover, max_cells: int, max_levels: int | None, *, relaxes: bool) -> SearchResult:
         self.clock.check()

@@ -603,7 +603,10 @@ def open_groups(
     if min(blocks.shape[1:3]) == 1 and math.prod(kernel_shape) <= _FEW_TAPS:
         grid = half_grid([1 if k == 1 else 4 * k for k in kernel_shape])  # of scalar symbols: next to nothing
     xp, symbols = ops.xp, Symbol(blocks, grid, ops=ops).matrices()
-    norms = ops.to_numpy(xp.max(xp.linalg.svdvals(symbols), axis=(1, 2)))
+    scalar = min(blocks.shape[1:3]) == 1
+    # Of scalar symbols there is nothing to factorise.
+    values = xp.linalg.vector_norm(symbols, axis=(2, 3))[..., None] if scalar else xp.linalg.svdvals(symbols)
+    norms = ops.to_numpy(xp.max(values, axis=(1, 2)))
     lower = np.flatnonzero(norms < TUNING.below * bound)
     for _ in range(TUNING.tries):
         if not len(lower):
