@@ -6,6 +6,7 @@ import math
 from typing import Any, Unpack
 
 from specnorm.array_types import ArrayObject
+from specnorm.clock import BUDGET
 from specnorm.errors import Undecided
 from specnorm.layers import takes_layers
 from specnorm.measuring import measure
@@ -248,7 +249,7 @@ def reshaped_norm(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
 
 
 @takes_layers
-def certify(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> bool:
+def certify(kernel: ArrayObject, bound: float, *, budget: float | None = BUDGET, **geometry: Unpack[Geometry]) -> bool:
     """Decide whether the norm is at most a bound, by proof.
 
     Circular with a stride, and no ``input_shape``: at every size that the stride divides.
@@ -258,6 +259,8 @@ def certify(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> 
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     bound : float
         Non-negative.
+    budget : float or None, default 60
+        Seconds; what has not begun by then is not tried. None: no limit.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
@@ -281,7 +284,7 @@ def certify(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> 
     (True, False)
     """
     given: Any = kernel
-    found = measure(given, Certify(bound=as_number("bound", bound)), **geometry).stats
+    found = measure(given, Certify(bound=as_number("bound", bound), budget=budget), **geometry).stats
     if bool(found["proven"]):
         return True
     if bool(found["refuted"]):

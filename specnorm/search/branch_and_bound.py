@@ -329,7 +329,7 @@ class Search:
     def _relax(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, most: float) -> None:
         """Ask for less where the next round would be too many cells: the cells that are done with stay so."""
         axes = int(np.count_nonzero(cover.open.boxes.half_degree))
-        while self._rtol < 1:
+        while self._rtol < 1 and not self.clock.expired:
             rest = (~cover.done).nonzero()[0]
             ratio = np.sqrt(nodes.norms_sq[rest]) / max(self.threshold, 1e-300)
             if (self._pieces(ratio, cover.open.boxes.radius[rest]) ** axes).sum() <= most:

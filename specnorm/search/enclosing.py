@@ -16,11 +16,12 @@ from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies
 from specnorm.search.branch_and_bound import Search
 from specnorm.search.constant import enclose_constant
-from specnorm.search.pruned import bound_without_search
+from specnorm.search.pruned import bound_without_search, seconds_without_search
 from specnorm.search.result import Problem, SearchResult
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
+    from specnorm.clock import Clock
     from specnorm.problem.spec import ConvSpec
     from specnorm.types import ArrayOps
 
@@ -52,7 +53,7 @@ def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bo
     constant = enclose_zero(support, ops=ops) or enclose_constant(support, rtol, ops=ops)
     if constant is not None:
         return constant, True
-    search, cover = Search(support, clock=problem.clock, ops=ops), _cover(support, problem)
+    search, cover = Search(support, clock=_clock(problem), ops=ops), _cover(support, problem)
     if problem.spec.input_shape is not None:
         found = _at_points(search, cover, problem)
     else:
@@ -69,11 +70,16 @@ def search_torus(problem: Problem, *, ops: ArrayOps) -> tuple[Search, SearchResu
         Of blocks, without ``input_shape``.
     """
     support = polyphase.support(problem.kernel, ops=ops)
-    search = Search(support, clock=problem.clock, ops=ops)
+    search = Search(support, clock=_clock(problem), ops=ops)
     constant = enclose_zero(support, ops=ops) or enclose_constant(support, problem.rtol, close=False, ops=ops)
     if constant is not None:
         return search, constant
     return search, _enclose_torus(search, _cover(support, problem), problem)
+
+
+def _clock(problem: Problem) -> Clock:
+    """The problem's, but for the time that a bound takes where the search does not come to its end."""
+    return problem.clock.before(seconds_without_search(problem))
 
 
 def _cover(support: Array, problem: Problem) -> Boxes | None:

@@ -118,6 +118,9 @@ class Polynomials:
     def _chunk(self, polynomial: GramPolynomial) -> int:
         """Cells at once within the memory budget: some complex matrices each, and the coefficients of many blocks."""
         size, rank, lags = polynomial.size, polynomial.rank, len(polynomial.lags)
+        if isinstance(polynomial, ScalarGram):
+            # The taps, and about as much for their phases along the axes.
+            return max(1, self.tuning.cache // (2 * 8 * math.prod(self.blocks.shape[1:])))
         gathered = 2 * 8 * lags * size * rank if self.blocks.shape[0] > 1 else 0
         each = polynomial.itemsize * (3 * size * rank + 4 * rank**2) + 12 * 8 * lags + gathered
         # On the host in the cache, but enough cells to read the coefficients only now and then.
