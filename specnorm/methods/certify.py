@@ -21,7 +21,7 @@ from specnorm.methods.enclosure import Enclose
 from specnorm.problem import polyphase
 from specnorm.search.branch_and_bound import Search
 from specnorm.search.constant import enclose_constant
-from specnorm.search.enclosing import enclose_zero, grid_sizes
+from specnorm.search.enclosing import enclose_single_entries, enclose_zero, grid_sizes
 from specnorm.search.result import Problem, SearchResult
 
 if TYPE_CHECKING:
@@ -110,9 +110,9 @@ class Certify(Method):
 
     def _decide(self, blocks: Array, spec: ConvSpec, bound: float, clock: Clock, *, ops: ArrayOps) -> SearchResult:
         cut = polyphase.support(blocks, ops=ops)
-        zero = enclose_zero(cut, ops=ops)
-        if zero is not None:
-            return zero
+        exact = enclose_zero(cut, ops=ops) or enclose_single_entries(cut, ops=ops)
+        if exact is not None:
+            return exact
         for rtol in (1e-3, 1e-9):
             constant = enclose_constant(cut, rtol, close=False, ops=ops)
             if constant is not None and (finite(constant.upper) <= bound or constant.lower > bound):

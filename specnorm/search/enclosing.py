@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.certified.bound import least, nothing
-from specnorm.certified.matrices.norms import norm_by_frobenius, norm_of_zero
+from specnorm.certified.matrices.norms import (
+    has_single_entries,
+    norm_by_frobenius,
+    norm_of_single_entries,
+    norm_of_zero,
+)
 from specnorm.certified.symbol.cells import Boxes, dft, dft_points, one_box, torus, torus_size
 from specnorm.certified.symbol.cover import on_grid
 from specnorm.problem import polyphase
@@ -38,6 +43,16 @@ def enclose_zero(support: Array, *, ops: ArrayOps) -> SearchResult | None:
     ndim = support.ndim - 3
     nowhere = Frequencies(np.zeros((1, ndim), dtype=np.int64), (1,) * ndim)
     return SearchResult(nothing(), norm_of_zero(support, ops=ops), nowhere, 0, 0, 0)
+
+
+def enclose_single_entries(support: Array, *, ops: ArrayOps) -> SearchResult | None:
+    """The norm of a permutation of channels, each shifted and scaled, without rounding; None of another kernel."""
+    if not has_single_entries(support, ops=ops):
+        return None
+    lower, upper = norm_of_single_entries(support, ops=ops)
+    ndim = support.ndim - 3
+    nowhere = Frequencies(np.zeros((1, ndim), dtype=np.int64), (1,) * ndim)
+    return SearchResult(lower, upper, nowhere, 0, 0, 0)
 
 
 def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bool]:
