@@ -243,4 +243,6 @@ def _separable_kernel(x: Any) -> np.ndarray:
 
 
 def _on_host(variable: Any) -> np.ndarray:
-    return backends.backend_for(variable.value).to_numpy(variable.value)
+    backend: backends.Backend = backends.backend_for(variable.value)
+    found: np.ndarray = backend.to_numpy(variable.value)
+    return found

@@ -114,9 +114,14 @@ def test_a_number_in_the_kernels_place(name: str) -> None:
         getattr(specnorm, name)(7.4, KERNEL)
 
 
+CALLS_WITHOUT_PRODUCTS: list[Callable[[], Any]] = [
+    lambda: specnorm.Gram(n_iter=0), lambda: specnorm.gram_bound(KERNEL, 8, n_iter=0)
+]  # fmt: skip
+
+
 def test_counts_of_gram_products() -> None:
     with pytest.raises(specnorm.MethodError, match=r"n_iter=100 makes more than \d{7} taps"):
         specnorm.gram_bound(KERNEL, n_iter=100)
-    for call in (lambda: specnorm.Gram(n_iter=0), lambda: specnorm.gram_bound(KERNEL, 8, n_iter=0)):
+    for call in CALLS_WITHOUT_PRODUCTS:
         with pytest.raises(specnorm.MethodError, match="n_iter=0 is not a count: give an integer of at least 1"):
             call()

@@ -60,7 +60,7 @@ def norm_of_zero(blocks: Array, *, ops: ArrayOps) -> Upper:
 def has_single_entries(blocks: Array, *, ops: ArrayOps) -> bool:
     """Whether each row and each column of every block has at most one number other than 0, over all taps together."""
     xp, (g, m, p) = ops.xp, blocks.shape[:3]
-    used = xp.astype(xp.reshape(blocks, (g, m, p, -1)) != 0, xp.int64)
+    used = xp.astype(xp.reshape(blocks, (g, m, p, -1)) != 0, xp.int32)
     return all(int(xp.max(xp.sum(used, axis=axes))) <= 1 for axes in ((2, 3), (1, 3)))
 
 

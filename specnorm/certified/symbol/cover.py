@@ -102,7 +102,7 @@ def _scalar_limits(polynomial: ScalarGram, boxes: Boxes, threshold: float) -> tu
     And which kind each box is of, shape (c,).
     """
     variation, which = polynomial.variation(boxes)
-    left = np.maximum(host.sub_down(threshold, variation), 0.0)
+    left = np.maximum(host.sub_down(np.full_like(variation, threshold), variation), 0.0)
     return polynomial.limit_sq(left), which
 
 

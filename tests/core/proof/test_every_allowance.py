@@ -138,8 +138,8 @@ def powers() -> bool:
 def scalar() -> bool:
     """A kernel of ones at the frequency 0, whose products come out too small."""
     found = ScalarGram(ONES.reshape(1, 1, 1, LONG), ops=off(-1))
-    (value,), _ = found.planes_at(ZERO, np.zeros(1, dtype=np.int64))
-    return float(value[0, 0]) + found.error >= LONG**2
+    values, _ = found.planes_at(ZERO, np.zeros(1, dtype=np.int64))
+    return float(values[0, 0, 0]) + found.error >= LONG**2
 
 
 def passes(test: Callable[[], object]) -> Callable[[], bool]:

@@ -53,7 +53,7 @@ def test_values_are_within_their_error(shape: tuple[int, ...], family: str, seed
     place = np.random.default_rng(seed).integers(0, len(boxes), 12)
     block = np.random.default_rng(seed).integers(0, 3, 12)
     one_by_one, none = scalar.planes_at(boxes.centres[place], block)
-    assert not none.any()
+    assert not np.any(np.asarray(none))
     for j, (at, b) in enumerate(zip(place, block, strict=True)):
         true = exact_sq(blocks[b], boxes.centres.angles[at])
         assert abs(values[b, at] - true) <= scalar.error + 1e-13 * abs(true) + 1e-13
@@ -108,10 +108,10 @@ def test_the_same_norm_as_by_the_gram_polynomial(
     shape: tuple[int, ...], family: str, groups: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flat = family == "nearly one tap"
-    kernel = Recipe((2 * groups, 1, *shape), "normal" if flat else family, seed=groups).kernel
+    kernel: Any = Recipe((2 * groups, 1, *shape), "normal" if flat else family, seed=groups).kernel
     if flat:
         kernel *= 1e-2
-        kernel[(..., *(k // 2 for k in shape))] += 1.0
+        kernel[:, :, *[k // 2 for k in shape]] += 1.0
     taken: list[object] = []
     form = ScalarGram.at_centres
 
