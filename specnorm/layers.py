@@ -239,7 +239,8 @@ def _separable_kernel(x: Any) -> np.ndarray:
     """
     depthwise, pointwise = (_on_host(v).astype(np.float64) for v in (x.depthwise_kernel, x.pointwise_kernel))
     cin, times = depthwise.shape[-2:]
-    return np.einsum("...cm,cmf->...cf", depthwise, pointwise.reshape(cin, times, -1))
+    kernel: np.ndarray = np.einsum("...cm,cmf->...cf", depthwise, pointwise.reshape(cin, times, -1))
+    return kernel
 
 
 def _on_host(variable: Any) -> np.ndarray:
