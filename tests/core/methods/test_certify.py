@@ -45,7 +45,7 @@ def verdict(kernel: Any, bound: float) -> bool | None:
     ids=["sum", "binomial", "difference", "ones", "Laplacian", "rotation", "identity", "matrix"],
 )
 def test_closed_forms(kernel: NDArray[np.float64], norm: float) -> None:
-    """At the norm itself a proof with rounding can tell nothing, one without it everything; so can any a hair beside."""
+    """At the norm itself a proof with rounding can tell nothing, one without it everything."""
     assert verdict(kernel, norm * (1 + 1e-9)) is True
     assert verdict(kernel, norm * (1 - 1e-9)) is False
     taps = kernel.reshape(*kernel.shape[:2], -1)
