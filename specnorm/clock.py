@@ -6,6 +6,9 @@ import math
 import time
 from dataclasses import dataclass
 
+BUDGET = 60.0
+"""Seconds that functions which search have unless they are told."""
+
 
 class OutOfTime(Exception):
     """A search's time is up. What it has proven by then stands."""
@@ -30,6 +33,12 @@ class Clock:
     def of(cls, seconds: float | None) -> Clock:
         """One that expires so many seconds from now; None: never."""
         return cls() if seconds is None else cls(time.monotonic() + seconds, float(seconds))
+
+    def before(self, seconds: float) -> Clock:
+        """One that expires so many seconds earlier, but not before a quarter of what there is."""
+        if math.isinf(self.deadline):
+            return self
+        return Clock(self.deadline - min(seconds, 0.75 * max(self.left, 0.0)), self.seconds)
 
     @property
     def left(self) -> float:

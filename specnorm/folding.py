@@ -9,7 +9,7 @@ from specnorm.array_types import Array, Namespace
 from specnorm.backends import Backend, backend_for, common_backend
 from specnorm.certified import arithmetic
 from specnorm.errors import KernelError
-from specnorm.layers import takes_layers
+from specnorm.layers import takes_layers, unwrapped
 from specnorm.problem.spec import FLOATING, ConvSpec, Layer, check_dtype
 from specnorm.types import AnyArray, ArrayT
 
@@ -57,9 +57,9 @@ def fold_batch_norm(
     """
     given: Any = kernel
     amount: Any = eps
-    statistics: dict[str, Any] = {"running_var": running_var}
+    statistics: dict[str, Any] = {"running_var": unwrapped(running_var)}
     if gamma is not None:
-        statistics["gamma"] = gamma
+        statistics["gamma"] = unwrapped(gamma)
     backend = common_backend([given, *statistics.values()])
     spec = ConvSpec.of(tuple(given.shape), **layer)
     if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not 0 <= amount < math.inf:

@@ -6,12 +6,15 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+
 from specnorm import backends, registry
 from specnorm.errors import GeometryError, NoBackend
 from specnorm.methods import Method
 from specnorm.problem.padding import same_upper
-from specnorm.problem.spec import ConvSpec, Layer, per_axis
+from specnorm.problem.spec import GEOMETRY_WORDS, ConvSpec, Layer, per_axis
 from specnorm.types import LayerKernel
+from specnorm.words import check_words
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _HOLD = ("kernel", "weight")
@@ -26,11 +29,17 @@ def takes_layers(function: Function) -> Function:
     """
     code: Any = function.__code__
     by_place: tuple[str, ...] = code.co_varnames[: code.co_argcount]
+    known = GEOMETRY_WORDS.union(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
 
     def front_door(*args: Any, **keywords: Any) -> Any:
         if len(args) > len(by_place):
             _refuse_positions(function.__name__, by_place, args)
+        if not known.issuperset(keywords):
+            check_words(function.__name__, keywords, known)
         if args and not backends.is_array(args[0]):
+            inside = array_in(args[0])
+            if inside is not None:
+                return function(inside, *args[1:], **keywords)
             given = {**dict(zip(by_place, args, strict=False)), **keywords}
             return function(**_opened(function.__name__, by_place, given))
         return function(*args, **keywords)
@@ -54,6 +63,8 @@ def _refuse_positions(name: str, by_place: tuple[str, ...], args: tuple[Any, ...
 
 def _opened(name: str, by_place: tuple[str, ...], given: dict[str, Any]) -> dict[str, Any]:
     x = given.pop(by_place[0])
+    if isinstance(x, (int, float)) and any(map(backends.is_array, given.values())):
+        raise NoBackend(f"{name} takes the kernel first: {name}(kernel, {x!r}); got {x!r} in its place.")
     kernel, told, as_stored = layer_kernel(x, given.get("input_shape"), name)
     kind = type(x).__name__
     if name in _RETURN_A_KERNEL and not as_stored:
@@ -62,14 +73,38 @@ def _opened(name: str, by_place: tuple[str, ...], given: dict[str, Any]) -> dict
             "Give the kernel in torch's order, with its geometry."
         )
     spec = ConvSpec.of(kernel.shape, **told)
+    if not spec.ndim:
+        # A linear layer is one whatever the size: it has no pixels.
+        given = {word: value for word, value in given.items() if word not in ("input_shape", "padding_mode")}
     for word in Layer.__annotations__.keys() & given.keys():
         other = ConvSpec.of(kernel.shape, **{**told, word: given[word]})
-        if other != spec and (spec.ndim or word != "padding_mode"):
+        if other != spec:
             raise GeometryError(
                 f"{word}={given[word]!r} contradicts the layer: this {kind} has {word}="
                 f"{told.get(word, getattr(spec, word))!r}. Leave it out; or give the kernel with the geometry you mean."
             )
     return {by_place[0]: kernel, **told, **given}
+
+
+def array_in(x: Any) -> Any:
+    """Return the array in what a framework wraps its parameters in, by the plugin that knows it; None: it is none.
+
+    Keras's variables, of any library, are known here.
+    """
+    if any(cls.__module__.partition(".")[0] == "keras" and cls.__name__ == "Variable" for cls in type(x).__mro__):
+        return x.value
+    for inside in _held(x, ("",)):
+        root = registry.owner_of(type(inside))
+        found = backends.load(root).array_in(x) if root else None
+        if found is not None:
+            return found
+    return None
+
+
+def unwrapped(x: Any) -> Any:
+    """`array_in` of what wraps an array; anything else as it is."""
+    inside = None if x is None or backends.is_array(x) else array_in(x)
+    return x if inside is None else inside
 
 
 def layer_kernel(x: Any, input_shape: Any = None, name: str = "specnorm") -> LayerKernel:
@@ -93,7 +128,7 @@ def layer_kernel(x: Any, input_shape: Any = None, name: str = "specnorm") -> Lay
     found = keras_layer(x, input_shape)
     if found is not None:
         return found
-    for cls in dict.fromkeys((type(x), *map(type, _held(x)))):
+    for cls in dict.fromkeys((type(x), *map(type, _held(x, _HOLD)))):
         root = registry.owner_of(cls)
         found = _by_plugin(root, x, input_shape) if root else None
         if found is not None:
@@ -106,10 +141,10 @@ def _by_plugin(root: str, x: Any, input_shape: Any) -> LayerKernel | None:
     return backend.layer(x, input_shape)
 
 
-def _held(x: Any) -> Iterator[Any]:
-    """Arrays that an object may have as its kernel, and what frameworks wrap them in."""
-    for word in _HOLD:
-        held = getattr(x, word, None)
+def _held(x: Any, words: Sequence[str]) -> Iterator[Any]:
+    """Arrays that an object may have under some names ("": itself), out of what frameworks wrap them in."""
+    for word in words:
+        held = getattr(x, word, None) if word else x
         inside = getattr(held, "get_value", None)  # Flax's; its `value` warns
         yield inside() if callable(inside) else getattr(held, "value", held)
 
@@ -145,13 +180,14 @@ def _refusal(x: Any, name: str) -> NoBackend:
 _CONVOLUTIONS = tuple(f"Conv{d}D" for d in (1, 2, 3))
 _TRANSPOSED = tuple(f"Conv{d}DTranspose" for d in (1, 2, 3))
 _DEPTHWISE = ("DepthwiseConv1D", "DepthwiseConv2D")
+_SEPARABLE = ("SeparableConv1D", "SeparableConv2D")
 _COMPUTING = ("__call__", "call", "convolution_op")
 _LAYOUTS = ("IO", "WIO", "HWIO", "DHWIO")
 
 
 def keras_layer(x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel | None:
     """Kernel and geometry of a Keras layer, as `specnorm.plugin.Backend.layer`; None for anything else."""
-    known = (*_CONVOLUTIONS, *_TRANSPOSED, *_DEPTHWISE, "Dense")
+    known = (*_CONVOLUTIONS, *_TRANSPOSED, *_DEPTHWISE, *_SEPARABLE, "Dense")
     bases = [cls for cls in type(x).__mro__ if cls.__module__.partition(".")[0] == "keras" and cls.__name__ in known]
     if not bases:
         return None
@@ -163,7 +199,7 @@ def keras_layer(x: Any, input_shape: int | Sequence[int] | None = None) -> Layer
         )
     if not x.built:
         raise GeometryError(f"{name} has no kernel yet: call it once on an input, or its build() with a shape.")
-    kernel = getattr(x.kernel, "value", x.kernel)
+    kernel = _separable_kernel(x) if kind in _SEPARABLE else getattr(x.kernel, "value", x.kernel)
     if kind == "Dense":
         return LayerKernel(kernel, {"layout": "IO"})
     ndim = kernel.ndim - 2
@@ -191,4 +227,23 @@ def keras_layer(x: Any, input_shape: int | Sequence[int] | None = None) -> Layer
         cin, times = kernel.shape[-2:]
         moved = kernel.reshape((*reach, 1, cin * times))
         return LayerKernel(moved, {**geometry, "groups": cin}, as_stored=False)
+    if kind in _SEPARABLE:
+        return LayerKernel(kernel, geometry, as_stored=False)
     return LayerKernel(kernel, {**geometry, "groups": x.groups})
+
+
+def _separable_kernel(x: Any) -> np.ndarray:
+    """The one kernel (*spatial, cin, filters) that a depthwise layer and the 1x1 layer after it amount to, in float64.
+
+    With one multiplier an entry is the product of two numbers: of float32 ones it is exact.
+    """
+    depthwise, pointwise = (_on_host(v).astype(np.float64) for v in (x.depthwise_kernel, x.pointwise_kernel))
+    cin, times = depthwise.shape[-2:]
+    kernel: np.ndarray = np.einsum("...cm,cmf->...cf", depthwise, pointwise.reshape(cin, times, -1))
+    return kernel
+
+
+def _on_host(variable: Any) -> np.ndarray:
+    backend: backends.Backend = backends.backend_for(variable.value)
+    found: np.ndarray = backend.to_numpy(variable.value)
+    return found

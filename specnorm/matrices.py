@@ -6,6 +6,7 @@ from typing import Any
 
 from specnorm.backends import backend_for
 from specnorm.errors import MethodError
+from specnorm.layers import unwrapped
 from specnorm.methods import Method
 from specnorm.methods.matrix_stacks import GramIteration, MatrixNorm, PowerIteration
 from specnorm.runtime.program import program_for
@@ -66,8 +67,8 @@ def gram_iteration(a: ArrayT, *, n_iter: int = 6) -> ArrayT:
 
 def _stack(a: ArrayT, method: Method) -> ArrayT:
     """Run a matrix method on a stack: its leading axes are the program's batch."""
-    backend = backend_for(a)
-    x: Any = a
+    x: Any = unwrapped(a)
+    backend = backend_for(x)
     shape = tuple(x.shape)
     if len(shape) < 2:
         raise MethodError(f"array of shape {shape} is no matrix: expected (..., m, n).")

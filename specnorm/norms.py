@@ -7,6 +7,7 @@ from typing import Any, Literal, Unpack
 
 from specnorm.array_types import ArrayObject
 from specnorm.backends import backend_for
+from specnorm.clock import BUDGET
 from specnorm.errors import GeometryError, MethodError, Undecided
 from specnorm.layers import takes_layers
 from specnorm.measuring import measure
@@ -70,6 +71,14 @@ def _is_no_circle(kernel: ArrayObject, input_shape: int | tuple[int, ...] | None
     if shape is None or input_shape is None:
         return False
     return not ConvSpec.of(tuple(shape), input_shape=input_shape, **layer).periodic
+
+
+def _has_a_border(kernel: ArrayObject, input_shape: int | tuple[int, ...] | None, layer: Layer) -> bool:
+    """Whether padding, or outputs that it takes away, make a layer at a size another map than its symbols'."""
+    if not _is_no_circle(kernel, input_shape, layer):
+        return False
+    shape: Any = getattr(kernel, "shape", ())
+    return not ConvSpec.of(tuple(shape), input_shape=input_shape, **layer).repeats_a_matrix
 
 
 @takes_layers
@@ -172,7 +181,10 @@ def singular_values(
     max_bytes: int = 2**32,
     **layer: Unpack[Layer],
 ) -> ArrayT:
-    """Singular values of a layer at one input size, descending; all of them for circular padding.
+    """Singular values of a layer at one input size, descending.
+
+    All of them for circular padding, and where each output reads a patch of its own and no padding, whatever the mode:
+    1x1 layers, and those whose kernel is their stride.
 
     Parameters
     ----------
@@ -180,8 +192,8 @@ def singular_values(
     input_shape : int or tuple of int
         Spatial input sizes.
     k : int, optional
-        Only so many; None: all ``prod(input_shape) * min(cin, cout)``. Needed for other padding than circular: the
-        largest come from block Lanczos (`PowerTopK`) then, each a proven lower bound of the singular value of its rank.
+        Only so many; None: all ``prod(input_shape) * min(cin, cout)``. Needed where other padding than circular is met:
+        the largest come from block Lanczos (`PowerTopK`) then, each a proven lower bound of the value of its rank.
     which : {"all", "largest", "smallest"}, default "all"
         Which k: the largest, unless the smallest are asked for. With "largest" or "smallest" and no ``k``: one.
     max_bytes : int, default 4 GiB
@@ -197,7 +209,7 @@ def singular_values(
     Raises
     ------
     GeometryError
-        For another padding than circular, without ``k`` or with the smallest.
+        For another padding than circular that is met, without ``k`` or with the smallest.
     MethodError
         If it takes more than ``max_bytes``, or ``which`` is no such word.
 
@@ -213,7 +225,7 @@ def singular_values(
     if which != "all" and k is None:
         k = 1
     method: Method = SingularValues(k=k, max_bytes=max_bytes, smallest=which == "smallest")
-    if k is not None and _is_no_circle(kernel, input_shape, layer):
+    if k is not None and _has_a_border(kernel, input_shape, layer):
         if which == "smallest":
             raise GeometryError(
                 f'the smallest singular values need padding_mode="circular"; got {layer.get("padding_mode")!r}. '
@@ -288,7 +300,7 @@ def reshaped_norm(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
 
 
 @takes_layers
-def certify(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> bool:
+def certify(kernel: ArrayObject, bound: float, *, budget: float | None = BUDGET, **geometry: Unpack[Geometry]) -> bool:
     """Decide whether the norm is at most a bound, by proof.
 
     Circular with a stride, and no ``input_shape``: at every size that the stride divides.
@@ -298,6 +310,8 @@ def certify(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> 
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     bound : float
         Non-negative.
+    budget : float or None, default 60
+        Seconds; what has not begun by then is not tried. None: no limit.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
@@ -321,7 +335,7 @@ def certify(kernel: ArrayObject, bound: float, **geometry: Unpack[Geometry]) -> 
     (True, False)
     """
     given: Any = kernel
-    found = measure(given, Certify(bound=as_number("bound", bound)), **geometry).stats
+    found = measure(given, Certify(bound=as_number("bound", bound), budget=budget), **geometry).stats
     if bool(found["proven"]):
         return True
     if bool(found["refuted"]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -68,9 +69,15 @@ class LinearOperator:
 
 
 def operator_norm(
-    operator: Any, rmatvec: Product | None = None, shape: tuple[int, int] | None = None, *, rtol: float = 1e-2,
-    delta: float = 1e-9, seed: int | None = 0,
-) -> ProbableBound:  # fmt: skip
+    operator: Any,
+    rmatvec: Product | None = None,
+    shape: tuple[int, int] | None = None,
+    *,
+    rtol: float = 1e-2,
+    delta: float = 1e-9,
+    seed: int | None = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> ProbableBound:
     """Bound the norm of a linear operator that only its products are known of, with a stated probability.
 
     Nothing can be proven of a black box. But Lanczos from a random start is far below the norm with a probability that
@@ -92,6 +99,8 @@ def operator_norm(
         Probability that ``upper`` is below the norm.
     seed : int or None, default 0
         Of the start; None: another one each time. Of an operator that knows the seed nothing is known.
+    progress : callable, optional
+        Called about once a second with the number of steps taken and of all.
 
     Returns
     -------
@@ -118,9 +127,10 @@ def operator_norm(
     >>> print(specnorm.operator_norm(lambda v: a @ v, lambda u: a.T @ u, (3, 3)))
     norm at least 3; at most 3.03 with probability 1 - 1e-09 (8 products)
     """
-    if not (0 < delta < 1 and 0 < rtol < 1):
-        raise MethodError(f"delta={delta!r} and rtol={rtol!r} must be numbers between 0 and 1.")
+    _check_part("rtol", rtol, "a relative width such as 1e-2: the number of products grows as 1 / sqrt(rtol)")
+    _check_part("delta", delta, "a probability such as 1e-9: without chance nothing is known of a black box")
     known = _operator(operator, rmatvec, shape)
+    _check_way(known)
     m, n = known.shape
     random = np.random.default_rng(seed)
     forth, back = (_checked(known.matvec, "matvec", m), _checked(known.rmatvec, "rmatvec", n))
@@ -139,9 +149,35 @@ def operator_norm(
         forth, back, n = back, forth, m
     eps = 1 - (1 + rtol) ** -2
     steps = min(n, math.ceil((math.log(1.648 * math.sqrt(n) / delta) / math.sqrt(eps) + 1) / 2))
-    largest, taken = _lanczos(lambda x: back(forth(x) / scale) / scale, random.standard_normal(n), steps)
+    largest, taken = _lanczos(lambda x: back(forth(x) / scale) / scale, random.standard_normal(n), steps, progress)
     lower = scale * math.sqrt(max(largest, 0.0))
     return ProbableBound(lower, lower * (1 + rtol), delta, 2 + 2 * taken)
+
+
+def _check_part(name: str, value: object, advice: str) -> None:
+    """Refuse what is no number between 0 and 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not 0 < value < 1:
+        raise MethodError(f"{name}={value!r} is no number between 0 and 1: give {advice}.")
+
+
+def _check_way(known: LinearOperator) -> None:
+    """Refuse a shape that is given the wrong way round, by the sizes that a product takes and returns."""
+    m, n = known.shape
+    if m == n or _size_of_image(known.matvec, n) == m:
+        return
+    if _size_of_image(known.matvec, m) == n:
+        raise MethodError(
+            f"shape=({m}, {n}) is the wrong way round: matvec takes {m} numbers and returns {n}. Give ({n}, {m}), "
+            "(outputs, inputs)."
+        )
+
+
+def _size_of_image(product: Product, size: int) -> int | None:
+    """Entries that a product returns for so many; None where it takes another number of them."""
+    try:
+        return int(np.asarray(product(np.zeros(size))).size)
+    except Exception:
+        return None
 
 
 def _operator(operator: Any, rmatvec: Product | None, shape: tuple[int, int] | None) -> LinearOperator:
@@ -190,20 +226,32 @@ def _checked(product: Product, name: str, size: int) -> Product:
             raise MethodError(f"the operator does not implement {name}: the norm needs A and its adjoint.") from error
         if found.dtype.kind == "c":
             raise MethodError(f"{name} returned complex numbers for real ones: give an operator of a complex dtype.")
-        if found.size != size or not np.isfinite(found).all():
-            raise MethodError(f"{name} returned an array of shape {found.shape}; expected ({size},), finite numbers.")
+        if found.size != size:
+            raise MethodError(f"{name} returned an array of shape {found.shape}; expected ({size},).")
+        bad = found.size - int(np.isfinite(found).sum())
+        if bad:
+            raise MethodError(
+                f"{name} returned NaN or infinity in {bad} of {size} numbers for finite ones: an operator with such "
+                "entries has no norm. Look for them in its matrix, or where it divides or overflows."
+            )
         return found.reshape(size).astype(np.float64)
 
     return applied
 
 
-def _lanczos(gram: Product, start: Vector, steps: int) -> tuple[float, int]:
+def _lanczos(
+    gram: Product, start: Vector, steps: int, progress: Callable[[int, int], None] | None
+) -> tuple[float, int]:
     """The largest Ritz value, and the steps taken; vectors that lose their orthogonality repeat values, spoil none."""
     here: Vector = start / np.linalg.norm(start)
     before, off = np.zeros_like(here), 0.0
     diagonal: list[float] = []
     beside: list[float] = []
-    for _ in range(steps):
+    told = time.monotonic()
+    for step in range(steps):
+        if progress is not None and time.monotonic() > told + 1:
+            progress(step, steps)
+            told = time.monotonic()
         ahead = gram(here) - off * before
         diagonal.append(float(here @ ahead))
         ahead -= diagonal[-1] * here
@@ -212,5 +260,30 @@ def _lanczos(gram: Product, start: Vector, steps: int) -> tuple[float, int]:
         if off <= 1e-300:
             break
         before, here = here, ahead / off
-    ritz = np.linalg.eigvalsh(np.diag(diagonal) + np.diag(beside[:-1], 1) + np.diag(beside[:-1], -1))
-    return float(ritz[-1]), len(diagonal)
+    return _largest_eigenvalue(np.asarray(diagonal), np.asarray(beside[:-1])), len(diagonal)
+
+
+_SHIFTS, _ROUNDS = 64, 10
+"""Of Sturm sequences: an interval becomes as many times shorter in each round, after ten as short as a rounding."""
+
+
+def _largest_eigenvalue(diagonal: Vector, beside: Vector) -> float:
+    """Largest eigenvalue of a symmetric tridiagonal matrix, from below, by Sturm sequences of many shifts at once.
+
+    The dense matrix of many steps would take far longer than the products.
+    """
+    edges = np.abs(np.concatenate([[0.0], beside, [0.0]]))
+    low, high = float(diagonal.max()), float((diagonal + edges[:-1] + edges[1:]).max())
+    squares = beside**2
+    for _ in range(_ROUNDS):
+        shifts = np.linspace(low, high, _SHIFTS)[1:-1]
+        # An eigenvalue is above a shift where a pivot of the matrix without the shift is.
+        pivot = diagonal[0] - shifts
+        above = pivot > 0
+        for entry, square in zip(diagonal[1:], squares, strict=True):
+            pivot = entry - shifts - square / np.where(pivot == 0, -1e-300, pivot)
+            above |= pivot > 0
+        count = int(np.count_nonzero(above))
+        edge = [low, *shifts.tolist(), high]
+        low, high = edge[count], edge[count + 1]
+    return low

@@ -14,11 +14,12 @@ from specnorm.array_types import Array
 from specnorm.backends import Backend, backend_for
 from specnorm.certified import arithmetic
 from specnorm.certified.symbol import symbols
+from specnorm.clock import BUDGET, Clock
 from specnorm.errors import KernelError, Undecided
 from specnorm.layers import takes_layers
 from specnorm.measuring import measure
 from specnorm.methods import Enclose
-from specnorm.methods.base import as_number
+from specnorm.methods.base import as_number, check_budget
 from specnorm.methods.gram import ChannelNorms, rescaled
 from specnorm.numerics import gradients
 from specnorm.problem import polyphase
@@ -28,6 +29,10 @@ from specnorm.types import ArrayOps, ArrayT
 
 _CHEAP = 1000
 """Cells of a search to 1e-3 up to which one to 1e-5 costs little more."""
+_LAST = 0.5
+"""Part of the time that rounds of clipping leave to the proof."""
+_LEAST = 0.02
+"""Part of the time that a proof gets when all of it is over."""
 _NO_DERIVATIVE = (
     "a derivative through clip was asked for, which has none here. Clip outside of the differentiated function, or use "
     "rescale, which is differentiable."
@@ -35,7 +40,9 @@ _NO_DERIVATIVE = (
 
 
 @takes_layers
-def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) -> ArrayT:
+def rescale(
+    kernel: ArrayT, bound: float = 1.0, *, budget: float | None = BUDGET, **geometry: Unpack[Geometry]
+) -> ArrayT:
     """Shrink a kernel by one factor so that its norm is proven to be at most ``bound``.
 
     Differentiable: the factor's gradient is that of ``bound / upper``, with the bound's gradient at its witness.
@@ -47,6 +54,8 @@ def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) ->
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     bound : float, default 1
         Positive.
+    budget : float or None, default 60
+        Seconds; what has not begun by then is not tried, and the kernel is shrunk by a wider bound. None: no limit.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
@@ -72,14 +81,19 @@ def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) ->
     True
     """
     bound, backend = check_bound(bound), backend_for(kernel)
+    check_budget(budget)
+    return _rescaled(kernel, bound, Clock.of(budget), backend, geometry)
+
+
+def _rescaled(kernel: ArrayT, bound: float, clock: Clock, backend: Backend, geometry: Geometry) -> ArrayT:
     given: Any = backend.detach(kernel)
     shrunk, factor = given, 1.0
     for attempt in range(20):
-        upper = _upper(shrunk, backend, geometry)
+        upper = _upper(shrunk, clock, backend, geometry)
         if upper <= bound and not attempt:
             return kernel
         if upper <= bound:
-            differentiable: Any = measure(kernel, Enclose(), **geometry).value
+            differentiable: Any = measure(kernel, _enclose(clock), **geometry).value
             with arithmetic.exact(given, backend=backend):
                 # The quotient is exactly 1: it carries the gradient of the factor, and no value.
                 result: ArrayT = _times(kernel, factor * (backend.detach(differentiable) / differentiable), backend)
@@ -93,7 +107,9 @@ def rescale(kernel: ArrayT, bound: float = 1.0, **geometry: Unpack[Geometry]) ->
 
 
 @takes_layers
-def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Unpack[Geometry]) -> ArrayT:
+def clip(
+    kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, budget: float | None = BUDGET, **geometry: Unpack[Geometry]
+) -> ArrayT:
     """Clip a kernel's singular values so that its norm is proven to be at most ``bound``.
 
     Circular with a stride, and no ``input_shape``: at every size that the stride divides.
@@ -108,6 +124,8 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
         Positive.
     n_iter : int, default 20
         Rounds of clipping and cropping.
+    budget : float or None, default 60
+        Seconds; what has not begun by then is not tried, and the kernel is shrunk by a wider bound. None: no limit.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
@@ -132,13 +150,14 @@ def clip(kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, **geometry: Un
     True
     """
     backend = backend_for(kernel)
-    nearest: Any = _clipped(backend.detach(kernel), backend, check_bound(bound), n_iter, geometry)
+    check_budget(budget)
+    nearest: Any = _clipped(backend.detach(kernel), backend, check_bound(bound), n_iter, Clock.of(budget), geometry)
     result: ArrayT = backend.without_derivative(nearest, kernel, _NO_DERIVATIVE)
     return result
 
 
-def _clipped(given: Any, backend: Backend, bound: float, n_iter: int, geometry: Geometry) -> Any:
-    scaled: Any = rescale(given, bound, **geometry)
+def _clipped(given: Any, backend: Backend, bound: float, n_iter: int, clock: Clock, geometry: Geometry) -> Any:
+    scaled: Any = _rescaled(given, bound, clock, backend, geometry)
     xp = backend.namespace(given)
     if bool(xp.all(given == scaled)):
         return scaled
@@ -149,12 +168,14 @@ def _clipped(given: Any, backend: Backend, bound: float, n_iter: int, geometry: 
         blocks, exponent = arrays.scale(polyphase.to_blocks(wide, spec, xp=xp), xp=xp)
         limit = arrays.unscale(xp.full_like(exponent, bound / math.sqrt(spec.padding_gain_sq)), -exponent, xp=xp)
         for _ in range(n_iter):
+            if clock.left < _LAST * clock.seconds:
+                break
             clipped = _clip_once(blocks, limit, ops=ops)
             # Where the stride does not divide the kernel, some taps of the blocks are none of the kernel's.
             blocks = polyphase.to_blocks(polyphase.from_blocks(clipped, spec, xp=xp), spec, xp=xp)
         blocks = arrays.unscale(blocks, xp.reshape(exponent, (-1,) + (1,) * (blocks.ndim - 1)), xp=xp)
         rounded = xp.astype(polyphase.from_blocks(blocks, spec, xp=xp)[0, ...], given.dtype)
-    shrunk: Any = rescale(rounded, bound, **geometry)
+    shrunk: Any = _rescaled(rounded, bound, clock, backend, geometry)
 
     largest = float(xp.max(xp.abs(wide)))
 
@@ -197,12 +218,19 @@ def _times(x: Any, factor: Any, backend: Backend) -> Any:
     return xp.astype(wide * factor, x.dtype)
 
 
-def _upper(x: Array, backend: Backend, geometry: Geometry) -> float:
+def _upper(x: Array, clock: Clock, backend: Backend, geometry: Geometry) -> float:
     """Proven upper bound: to 1e-3, and to 1e-5 where that looks cheap (a clipped spectrum is flat, and is not)."""
-    loose = measure(x, Enclose(), **geometry)
-    if int(loose.stats["cells"]) > _CHEAP:
+    loose = measure(x, _enclose(clock), **geometry)
+    if int(loose.stats["cells"]) > _CHEAP or clock.expired:
         return float(backend.to_numpy(loose.value))
-    return float(backend.to_numpy(measure(x, Enclose(rtol=1e-5), **geometry).value))
+    return float(backend.to_numpy(measure(x, _enclose(clock, rtol=1e-5), **geometry).value))
+
+
+def _enclose(clock: Clock, rtol: float = 1e-3) -> Enclose:
+    """Within a part of what is left, for there may be several; at the end, what is proven in no time."""
+    if math.isinf(clock.seconds):
+        return Enclose(rtol=rtol)
+    return Enclose(rtol=rtol, budget=max(clock.left / 2, _LEAST * clock.seconds))
 
 
 def check_bound(bound: object) -> float:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
 from specnorm.backends import backend_for
+from specnorm.clock import BUDGET
 from specnorm.layers import takes_layers
 from specnorm.measuring import proven
 from specnorm.methods.enclosure import Enclose
@@ -26,7 +27,7 @@ def enclose(
     input_shape: int | tuple[int, ...] | None = None,
     *,
     rtol: float = 1e-3,
-    budget: float | None = None,
+    budget: float | None = BUDGET,
     **layer: Unpack[Layer],
 ) -> Enclosure:
     """Enclose the norm between two proven numbers, rounding included.
@@ -40,8 +41,8 @@ def enclose(
     rtol : float, default 1e-3
         Relative width asked for. At a size, with other padding than circular ``"same"``, it is reached where skew
         circulants or the layer's own matrix come so close: see `docs/methods/enclosure.md`.
-    budget : float, optional
-        Seconds; what has not begun by then is not tried. The bounds are wider then, and as true.
+    budget : float or None, default 60
+        Seconds; what has not begun by then is not tried. The bounds are wider then, and as true. None: no limit.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
         see `specnorm.Geometry`.

@@ -99,6 +99,10 @@ class Backend:
         """
         return None
 
+    def array_in(self, x: Any) -> AnyArray | None:
+        """Array in what the frameworks built on this library wrap their parameters in; None: ``x`` is none of these."""
+        return None
+
     # -- where and how to compute -------------------------------------------------------------------------------
     def namespace(self, x: AnyArray) -> Namespace:
         """Return the array API namespace (array-api-compat's)."""

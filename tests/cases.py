@@ -221,7 +221,7 @@ def layers(
             sizes[j] = max(sizes[j], least, reach - before - after)
             if mode == "circular":
                 sizes[j] = -(-sizes[j] // stride[j]) * stride[j]
-    geometry: dict[str, Any] = {"padding_mode": mode, "padding": amount}
+    geometry: dict[str, Any] = {"padding_mode": mode, "padding": amount} if ndim else {}
     if not plain:
         geometry |= {"stride": stride, "dilation": dilation, "groups": groups, "transposed": transposed}
     if not transposed:

@@ -19,7 +19,7 @@ REFUSALS = (GeometryError, MethodError)
 
 
 def pads_of(layer: Layer) -> list[tuple[int, int]]:
-    return padding_pairs(layer.geometry["padding"], layer.recipe.shape[2:], dilations(layer))
+    return padding_pairs(layer.geometry.get("padding", "same"), layer.recipe.shape[2:], dilations(layer))
 
 
 def strides(layer: Layer) -> tuple[int, ...]:
@@ -37,7 +37,7 @@ def outputs(layer: Layer, sizes: tuple[int, ...]) -> tuple[int, ...]:
 
 def one_output_a_stride(layer: Layer) -> bool:
     """Whether a circular layer is the one whose singular values the symbols have."""
-    if layer.geometry["padding_mode"] != "circular":
+    if layer.geometry.get("padding_mode", "circular") != "circular":
         return not layer.input_shape
     if layer.geometry.get("transposed"):
         return True  # the adjoint of a layer with padding "same"
@@ -47,7 +47,7 @@ def one_output_a_stride(layer: Layer) -> bool:
 
 def repeats_at_some_size(layer: Layer) -> bool:
     """Whether padding copies a pixel, or circular padding gives an output twice, at some input size."""
-    mode = layer.geometry["padding_mode"]
+    mode = layer.geometry.get("padding_mode", "circular")
     if mode == "circular" and not layer.geometry.get("transposed"):
         large = tuple(1000 * s for s in strides(layer))
         return any(m > 1000 for m in outputs(layer, large))
@@ -56,7 +56,7 @@ def repeats_at_some_size(layer: Layer) -> bool:
 
 def reads_a_patch(layer: Layer) -> bool:
     """Whether some output reads every tap from an input pixel of its own (of the convolution a layer is adjoint to)."""
-    circular = layer.geometry["padding_mode"] == "circular"
+    circular = layer.geometry.get("padding_mode", "circular") == "circular"
     axes = zip(layer.recipe.shape[2:], layer.input_shape, strides(layer), dilations(layer), pads_of(layer), strict=True)
     for k, n, s, r, (before, after) in axes:
         if layer.geometry.get("transposed"):

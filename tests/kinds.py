@@ -64,6 +64,11 @@ def kernel_of(function: str) -> np.ndarray:
     return values.reshape(6, 6) if function in MATRICES else values.reshape(2, 2, 3, 3)
 
 
+def spec_of(function: str, geometry: dict[str, Any]) -> ConvSpec:
+    """The kernel's geometry; a matrix has none of its own."""
+    return ConvSpec.of(kernel_of(function).shape, **({} if function in MATRICES else geometry))
+
+
 def method_of(function: str, geometry: dict[str, Any]) -> Method:
     own = geometry.get("padding_mode", "circular") != "circular" and function in AT_SIZE
     return AT_SIZE[function] if own else FUNCTIONS[function][1]
@@ -72,7 +77,8 @@ def method_of(function: str, geometry: dict[str, Any]) -> Method:
 def measured(function: str, geometry: dict[str, Any]) -> specnorm.Result | None:
     """The method's result; None where it refuses the geometry."""
     try:
-        return specnorm.measure(kernel_of(function), method_of(function, geometry), **geometry)
+        spatial = {} if function in MATRICES else geometry
+        return specnorm.measure(kernel_of(function), method_of(function, geometry), **spatial)
     except (GeometryError, MethodError):
         return None
 
@@ -92,7 +98,7 @@ def kind(function: str, geometry: dict[str, Any]) -> str:
 
 def traced(function: str, geometry: dict[str, Any]) -> str:
     """The kind where values are not known; a search then refuses, or does without its proof."""
-    method, spec = method_of(function, geometry), ConvSpec.of(kernel_of(function).shape, **geometry)
+    method, spec = method_of(function, geometry), spec_of(function, geometry)
     if measured(function, geometry) is None:
         return ""
     if method.needs(spec).searches:
@@ -107,7 +113,7 @@ def computed_in(function: str, geometry: dict[str, Any]) -> str:
     """Precision of the value, and of the search that proves it."""
     if measured(function, geometry) is None:
         return ""
-    needs = method_of(function, geometry).needs(ConvSpec.of(kernel_of(function).shape, **geometry))
+    needs = method_of(function, geometry).needs(spec_of(function, geometry))
     own = needs.precision == "own"
     return ("own, proof in float64" if own else "float64") if needs.searches else "own" if own else "wide"
 

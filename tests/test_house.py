@@ -23,7 +23,7 @@ CORE = ROOT / "specnorm"
 PLUGINS = ROOT / "plugins"
 
 LEVELS = (
-    "array_types clock errors registry text types", "arrays problem result", "numerics", "certified", "search",
+    "array_types clock errors registry text types words", "arrays problem result", "numerics", "certified", "search",
     "tensor", "methods", "runtime", "backends standard",
     "api completing ends explaining folding layers matrices measuring norms probable projections "
     "proving robustness testing training",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
@@ -92,14 +92,20 @@ def resolve(
     amount = known.pop("padding", None)
     if amount is None:
         assumed.append("padding=same")
-    matrix = len(shape) == 2
-    size = () if matrix and input_shape is not None else input_shape
+    if len(shape) == 2:
+        return _of_matrix(shape, DEFAULTS | known, sized=input_shape is not None), ()
     bare = ConvSpec.of(shape, **DEFAULTS | known)
-    if amount in SIZED and size is None and _depends_on_size(bare):
+    if amount in SIZED and input_shape is None and _depends_on_size(bare):
         assumed.append(f"padding={amount} of sizes that the stride divides")
-    padding = _pairs("same" if amount is None else amount, bare, size)
-    spec = ConvSpec.of(shape, **DEFAULTS | known | {"padding": padding, "input_shape": size})
-    return spec, () if matrix else tuple(assumed)
+    padding = _pairs("same" if amount is None else amount, bare, input_shape)
+    spec = ConvSpec.of(shape, **DEFAULTS | known | {"padding": padding, "input_shape": input_shape})
+    return spec, tuple(assumed)
+
+
+def _of_matrix(shape: Sequence[int], known: Mapping[str, Any], *, sized: bool) -> ConvSpec:
+    """Geometry of a linear layer, of which nothing spatial is meant: sizes and paddings are those of the other rows."""
+    spec = ConvSpec.of(shape, **{key: known[key] for key in ("groups", "transposed", "layout")})
+    return replace(spec, input_shape=() if sized else None)
 
 
 def at_rank(layout: str, axes: int) -> Layout:

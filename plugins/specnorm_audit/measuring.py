@@ -223,7 +223,7 @@ class _Results:
             geometry = self.spec.geometry
             if name in AT_A_SIZE:
                 geometry["input_shape"] = self.spec.input_shape
-            if name in CIRCULAR_AT_A_SIZE and self.spec.input_shape is not None:
+            if name in CIRCULAR_AT_A_SIZE and self.spec.input_shape:
                 geometry |= {"padding_mode": "circular", "padding": "same"}
             asked, least = self.settings.method(name), min(_LEAST, self.settings.budget or _LEAST)
             left = max(self.deadline - monotonic(), least)

@@ -48,6 +48,12 @@ class JaxBackend(Backend):
 
         return layer_kernel(x, input_shape)
 
+    def array_in(self, x: Any) -> Array | None:
+        """Arrays in variables of Flax NNX and in the boxes of Linen's metadata."""
+        from specnorm_jax.layers import array_in  # for few
+
+        return array_in(x)
+
     def namespace(self, x: Array) -> Any:
         return jnp
 

@@ -30,6 +30,14 @@ def layer_kernel(x: Any, input_shape: int | Sequence[int] | None) -> LayerKernel
     return None
 
 
+def array_in(x: Any) -> Any:
+    """`specnorm.plugin.Backend.array_in` of Flax's."""
+    names = {cls.__name__ for cls in type(x).__mro__ if cls.__module__.partition(".")[0] == "flax"}
+    if "Variable" in names:
+        return x.get_value()
+    return x.unbox() if "AxisMetadata" in names else None
+
+
 def _flax(kind: str, x: Any, input_shape: int | Sequence[int] | None) -> LayerKernel:
     for name in ("dot_general", "conv_general_dilated"):
         if getattr(x, name, getattr(lax, name)) is not getattr(lax, name):

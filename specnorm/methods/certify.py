@@ -14,13 +14,14 @@ from specnorm.certified.bound import finite
 from specnorm.certified.layer.circulant import padded_norm
 from specnorm.certified.matrices.norms import norm_by_frobenius
 from specnorm.certified.symbol.cells import dft, torus
+from specnorm.clock import Clock
 from specnorm.errors import MethodError
-from specnorm.methods.base import Evaluation, Method, Needs
+from specnorm.methods.base import Evaluation, Method, Needs, check_budget
 from specnorm.methods.enclosure import Enclose
 from specnorm.problem import polyphase
 from specnorm.search.branch_and_bound import Search
 from specnorm.search.constant import enclose_constant
-from specnorm.search.enclosing import enclose_zero, grid_sizes
+from specnorm.search.enclosing import enclose_single_entries, enclose_zero, grid_sizes
 from specnorm.search.result import Problem, SearchResult
 
 if TYPE_CHECKING:
@@ -45,11 +46,14 @@ class Certify(Method):
     Parameters
     ----------
     max_cells : int
-        Budget.
+        Budget of one search.
+    budget : float, optional
+        Seconds for one layer; what has not begun by then is not tried.
     """
 
     bound: float
     max_cells: int = 100_000
+    budget: float | None = None
 
     name: ClassVar[str] = "certify"
     promise: ClassVar[Kind] = "exact"
@@ -58,6 +62,7 @@ class Certify(Method):
     def __post_init__(self) -> None:
         if not 0 <= self.bound < math.inf:
             raise MethodError(f"bound={self.bound!r} is no norm: give a finite number of at least 0.")
+        check_budget(self.budget)
 
     def needs(self, spec: ConvSpec) -> Needs:
         return Needs(precision="wide", scaled=False, blocks=Enclose().needs(spec).blocks, by_layer=True, searches=True)
@@ -71,19 +76,21 @@ class Certify(Method):
         for layer in polyphase.by_layers(blocks, spec.groups if self.needs(spec).blocks else 1):
             flat, exponent = arrays.scale(xp.reshape(layer, (1, -1)), xp=xp)
             layer = xp.reshape(flat, layer.shape)
-            bound = _scaled_bound(self.bound, int(exponent[0]))
+            bound, clock = _scaled_bound(self.bound, int(exponent[0])), Clock.of(self.budget)
             if self.needs(spec).blocks:
                 # Padding that repeats pixels may lift the norm: then less is proven than what is refuted.
                 target = _without_padding(bound, spec)
-                found = self._decide(layer, spec, target, ops=ops)
+                found = self._decide(layer, spec, target, clock, ops=ops)
                 verdicts.append((_proves(found.upper, bound, spec), found.lower > bound))
             else:
-                verdicts.append(self._decide_at_size(layer, spec, bound, ops=ops))
+                verdicts.append(self._decide_at_size(layer, spec, bound, clock, ops=ops))
         value = ops.from_numpy(np.full(len(verdicts), self.bound), blocks)
         proven, refuted = (ops.from_numpy(np.asarray(x, dtype=np.bool_), blocks) for x in zip(*verdicts, strict=True))
         return Evaluation(value, (proven, refuted), (value,))
 
-    def _decide_at_size(self, kernel: Array, spec: ConvSpec, bound: float, *, ops: ArrayOps) -> tuple[bool, bool]:
+    def _decide_at_size(
+        self, kernel: Array, spec: ConvSpec, bound: float, clock: Clock, *, ops: ArrayOps
+    ) -> tuple[bool, bool]:
         """By sigma* if that is below the bound already, else by ever closer enclosures of the layer itself."""
         # A fifth of what there is to import; for a size alone.
         from specnorm.search.layer import enclose_layer
@@ -91,26 +98,26 @@ class Certify(Method):
         xp = ops.xp
         blocks = polyphase.to_blocks(kernel, replace(spec, layout=None), xp=xp)
         target = _without_padding(bound, spec)
-        found = self._decide(blocks, replace(spec, input_shape=None), target, ops=ops)
+        found = self._decide(blocks, replace(spec, input_shape=None), target, clock, ops=ops)
         if _proves(found.upper, bound, spec):
             return True, False
         for rtol in (1e-3, 1e-6, 1e-9):
-            bounds = enclose_layer(Problem(kernel, spec, rtol, self.max_cells), ops=ops)
+            bounds = enclose_layer(Problem(kernel, spec, rtol, self.max_cells, clock), ops=ops)
             proven, refuted = bounds.upper is not None and bounds.upper <= bound, bounds.lower > bound
-            if proven or refuted or not bounds.within(rtol):
+            if proven or refuted or not bounds.within(rtol) or clock.expired:
                 break
         return proven, refuted
 
-    def _decide(self, blocks: Array, spec: ConvSpec, bound: float, *, ops: ArrayOps) -> SearchResult:
+    def _decide(self, blocks: Array, spec: ConvSpec, bound: float, clock: Clock, *, ops: ArrayOps) -> SearchResult:
         cut = polyphase.support(blocks, ops=ops)
-        zero = enclose_zero(cut, ops=ops)
-        if zero is not None:
-            return zero
+        exact = enclose_zero(cut, ops=ops) or enclose_single_entries(cut, ops=ops)
+        if exact is not None:
+            return exact
         for rtol in (1e-3, 1e-9):
             constant = enclose_constant(cut, rtol, close=False, ops=ops)
             if constant is not None and (finite(constant.upper) <= bound or constant.lower > bound):
                 return constant
-        search, cover = Search(cut, ops=ops), torus(cut.shape[3:])
+        search, cover = Search(cut, clock=clock, ops=ops), torus(cut.shape[3:])
         found = search.run(cover, bound=bound, max_cells=self.max_cells, max_levels=_CERTIFY_LEVELS)
         if found.upper is not None or spec.input_shape is None:
             return found

@@ -178,6 +178,8 @@ class NormAtSize(Method):
 class SingularValues(Method):
     """All singular values of a circular layer at one input size, descending; or the k largest or smallest.
 
+    And of a layer without padding whose outputs read a patch each, such as a 1x1 layer: those of one matrix, repeated.
+
     Parameters
     ----------
     k : int or None
@@ -199,9 +201,10 @@ class SingularValues(Method):
         return Needs(precision="wide", value_shape=self._value_shape(spec))
 
     def check(self, spec: ConvSpec) -> None:
-        """Circular at a given size only, and no more values than there are."""
-        require_circular(spec, "singular_values", "conv_norm and the bounds")
-        base.require_exact(spec, "singular_values")
+        """Circular at a given size, or one matrix for each patch, and no more values than there are."""
+        if spec.input_shape is None or not spec.repeats_a_matrix:
+            require_circular(spec, "singular_values", "conv_norm and the bounds")
+            base.require_exact(spec, "singular_values")
         total = self._total(spec)
         if self.k is not None:
             check_count("k", self.k, least=1)
@@ -220,8 +223,11 @@ class SingularValues(Method):
     @staticmethod
     def _per_group(spec: ConvSpec) -> int:
         """Singular values of one group; those of pixels that no tap reads are zero."""
-        first, second = spec.stored_channels
-        return math.prod(spec.periods) * min(first // spec.groups, second * math.prod(spec.stride))
+        (first, second), positions = spec.stored_channels, _positions(spec)
+        pixels = positions * math.prod(spec.stride)
+        if spec.repeats_a_matrix:
+            pixels = math.prod(shapes_of(spec)[spec.transposed][1:])
+        return min(first // spec.groups * positions, second * pixels)
 
     def _total(self, spec: ConvSpec) -> int:
         return spec.groups * self._per_group(spec)
@@ -233,7 +239,7 @@ class SingularValues(Method):
     def bytes(self, spec: ConvSpec) -> int:
         """Memory of the singular vectors at every frequency, and once more at half of them; the same for every k."""
         rows, columns = spec.block_shape[:2]
-        frequencies = spec.groups * math.prod(spec.periods)
+        frequencies = spec.groups * _positions(spec)
         return 24 * frequencies * (rows + columns) * min(rows, columns)
 
     def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:
@@ -256,9 +262,10 @@ class SingularValues(Method):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """SVD at half the frequencies; the others are their mirror images, or the same once more."""
         xp = ops.xp
-        sizes = spec.grid_shape
+        # Axes with one tap need one frequency.
+        sizes = grid_sizes(spec, spec.block_kernel_shape) if spec.ndim else ()
         half = half_grid(sizes)
-        repeats = math.prod(spec.periods) // math.prod(sizes)
+        repeats = _positions(spec) // math.prod(sizes)
         mirror = ops.from_numpy(np.tile(mirror_index(sizes), repeats), blocks)
         parts, step = [], symbols.chunk_length(blocks, ops=ops)
         for start in range(0, len(half), step):
@@ -283,6 +290,13 @@ class SingularValues(Method):
         weights = xp.reshape(_unsorted(cotangent, order, xp=xp)[:, : f * r], (b, f, 1, r))
         weights = xp.astype(weights, u.dtype)
         return gradients.matrices_gradient(xp.matmul(u * weights, vh), phase, spec.block_kernel_shape, xp=xp)
+
+
+def _positions(spec: ConvSpec) -> int:
+    """Pixels of the small side: outputs; inputs of a transposed layer."""
+    if spec.repeats_a_matrix:
+        return math.prod(shapes_of(spec)[not spec.transposed][1:])
+    return math.prod(spec.periods)
 
 
 def _unsorted(values: Array, order: Array, *, xp: Namespace) -> Array:

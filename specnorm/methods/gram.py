@@ -24,7 +24,7 @@ from specnorm.certified.symbol.gram_powers import Powers, divisors, lag_norms
 from specnorm.errors import GeometryError, MethodError
 from specnorm.methods.base import Evaluation, Method, Needs, Stepped, check_count
 from specnorm.numerics import gradients
-from specnorm.numerics.gradients import first_vjp, powers_vjp, schatten_gradient, sums_vjp
+from specnorm.numerics.gradients import first_vjp, powers_vjp, schatten_gradient
 from specnorm.problem.frequencies import half_grid, tap_grid
 from specnorm.search.enclosing import grid_sizes
 from specnorm.search.pruned import largest_bound
@@ -60,7 +60,7 @@ class ZeroPaddedGram(Method):
     asks: ClassVar[Needs] = Needs(rounds="up", precision="mixed")
 
     def __post_init__(self) -> None:
-        check_count("n_iter", self.n_iter)
+        check_count("n_iter", self.n_iter, least=1)
 
     def check(self, spec: ConvSpec) -> None:
         """Every size at once, as long as the taps can be counted."""
@@ -70,9 +70,6 @@ class ZeroPaddedGram(Method):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Largest channel norm, with the signs of that channel's taps for the gradient; of two sides the lower one."""
         xp = ops.xp
-        if self.n_iter == 0:
-            wide = arrays.in_wide_dtype(blocks, ops=ops)
-            return Evaluation(symbols.absolute_norm_up(wide, xp=xp), (), (blocks,))
         if blocks.shape[1] != blocks.shape[2]:
             return self._of_side(blocks, ops=ops)
         # The sums of G G* are other ones than those of G* G, and as cheap where there are as many of them.
@@ -104,8 +101,6 @@ class ZeroPaddedGram(Method):
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Gradient of the largest channel's sum, taps' signs held fixed, through the squarings."""
-        if self.n_iter == 0:
-            return sums_vjp(residuals[0], cotangent, xp=xp)
         blocks, hats, selector, sums, phase, *other = residuals
         weights = xp.broadcast_to(cotangent[:, None], (blocks.shape[0], min(blocks.shape[1:3])))
         gradient = powers_vjp((blocks, hats, selector, sums, phase), weights, self.n_iter, xp=xp)
@@ -143,7 +138,7 @@ class Gram(Stepped):
 
     def __post_init__(self) -> None:
         if self.n_iter is not None:
-            check_count("n_iter", self.n_iter)
+            check_count("n_iter", self.n_iter, least=1)
 
     def check(self, spec: ConvSpec) -> None:
         """Circular at a size; anything else for every size at once, where the taps must be countable."""
@@ -314,6 +309,6 @@ def _require_countable_taps(n_iter: int, kernel_shape: tuple[int, ...]) -> None:
     points = math.prod(tap_grid(kernel_shape, n_iter))
     if points > _LARGEST_GRID:
         raise MethodError(
-            f"n_iter={n_iter} makes {points} taps out of a kernel {kernel_shape}: each product doubles their "
-            "number on every axis. Use fewer (3 is the default), or grid_bound(kernel)."
+            f"n_iter={n_iter} makes more than {_LARGEST_GRID} taps out of a kernel {kernel_shape}: each product "
+            "doubles their number on every axis. Use fewer (3 is the default), or grid_bound(kernel)."
         )

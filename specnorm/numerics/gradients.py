@@ -147,22 +147,6 @@ def first_vjp(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) 
     return arrays.swapped(gradient, xp=xp) if blocks.shape[1] < blocks.shape[2] else gradient
 
 
-def sums_vjp(blocks: Array, cotangent: Array, *, xp: Namespace) -> Array:
-    """Gradient of ``sqrt(largest row sum * largest column sum)`` of sum_k |K_k|."""
-    b, m, p = blocks.shape[:3]
-    sums = xp.sum(xp.reshape(xp.abs(blocks), (b, m, p, -1)), axis=-1)
-    rows, columns = xp.sum(sums, axis=2), xp.sum(sums, axis=1)
-    row, column = xp.max(rows, axis=1, keepdims=True), xp.max(columns, axis=1, keepdims=True)
-    safe = xp.where(row > 0, row * column, xp.ones_like(row))
-    first = xp.astype(rows == row, blocks.dtype)
-    second = xp.astype(columns == column, blocks.dtype)
-    first = first / xp.sum(first, axis=1, keepdims=True)
-    second = second / xp.sum(second, axis=1, keepdims=True)
-    slope = (first * column)[:, :, None] + (second * row)[:, None, :]
-    slope = slope * (cotangent[:, None] / (2 * xp.sqrt(safe)))[:, :, None]
-    return xp.sign(blocks) * xp.reshape(slope, (b, m, p) + (1,) * (blocks.ndim - 3))
-
-
 def absolute_sums_vjp(blocks: Array, signs: Array, weights: Array, *, xp: Namespace) -> Array:
     """Gradient of ``sum_i w_i sum_{d,j} |R_d[i, j]|`` over all lags with respect to the blocks.
 

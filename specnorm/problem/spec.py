@@ -63,7 +63,9 @@ class Geometry(Layer, total=False):
     input_shape: int | Sequence[int] | None
 
 
-_KNOWN = frozenset(get_type_hints(Geometry))
+GEOMETRY_WORDS = frozenset(get_type_hints(Geometry))
+_SPATIAL = ("input_shape", "stride", "dilation", "padding_mode", "padding")
+"""Words about spatial axes, of which a matrix has none."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,9 @@ class ConvSpec:
 
     @property
     def geometry(self) -> dict[str, Any]:
-        """Keyword arguments of a layer for every input size."""
-        names = ("stride", "dilation", "groups", "transposed", "layout", "padding_mode", "padding")
-        return {name: getattr(self, name) for name in names}
+        """Keyword arguments of a layer for every input size; a matrix has none of the spatial ones."""
+        spatial = ("stride", "dilation", "padding_mode", "padding") if self.ndim else ()
+        return {name: getattr(self, name) for name in ("groups", "transposed", "layout", *spatial)}
 
     @functools.cached_property
     def steps(self) -> tuple[int, ...]:
@@ -194,6 +196,15 @@ class ConvSpec:
         return not self.ndim or (self.padding_mode == "circular" and not any(self.extra_outputs))
 
     @property
+    def repeats_a_matrix(self) -> bool:
+        """Whether each output reads a patch of its own, and no padding: then the padding mode says nothing.
+
+        Such are 1x1 layers, and those whose kernel is their stride. The layer is one matrix for each patch.
+        """
+        axes = zip(self.kernel_shape, self.stride, self.dilation, self.padding, strict=True)
+        return all(r * (k - 1) < s and not any(pads) for k, s, r, pads in axes)
+
+    @property
     def reads_a_patch(self) -> bool:
         """Whether an output of the layer at its size (transposed: an input) reads every tap from a pixel of its own."""
         if self.input_shape is None:
@@ -224,7 +235,7 @@ class ConvSpec:
         return math.prod(padding_count(*p, n, self.padding_mode) for p, n in zip(self.padding, sizes, strict=True))
 
     @classmethod
-    def of(cls, shape: Sequence[int], **geometry: Any) -> ConvSpec:
+    def of(cls, shape: Sequence[int], /, **geometry: Any) -> ConvSpec:
         """Validate a kernel's shape and the geometry given by keyword.
 
         Parameters
@@ -241,15 +252,15 @@ class ConvSpec:
         GeometryError
             If a keyword does not fit the kernel, or each other.
         """
-        unknown = sorted(set(geometry) - _KNOWN)
+        unknown = sorted(set(geometry) - GEOMETRY_WORDS)
         if unknown:
-            raise TypeError(
-                f"unknown geometry {', '.join(map(repr, unknown))}; expected some of {', '.join(sorted(_KNOWN))}"
-            )
+            known = ", ".join(sorted(GEOMETRY_WORDS))
+            raise TypeError(f"unknown geometry {', '.join(map(repr, unknown))}; expected some of {known}")
         shape = tuple(int(s) for s in shape)
         transposed = _flag("transposed", geometry.get("transposed", False))
         layout = geometry.get("layout")
         first, second, kernel_shape = _split_axes(shape, layout)
+        _check_axes(shape, len(kernel_shape), geometry)
         if layout is not None and layout.startswith("OI"):
             layout = None  # torch's order by its name: the same problem
         ndim = len(kernel_shape)
@@ -350,6 +361,37 @@ def _split_axes(shape: tuple[int, ...], layout: str | None) -> tuple[int, int, t
     if layout is not None and layout.endswith("IO"):
         return shape[-1], shape[-2], shape[:-2]
     return shape[0], shape[1], shape[2:]
+
+
+def _check_axes(shape: tuple[int, ...], ndim: int, geometry: dict[str, Any]) -> None:
+    """Refuse spatial arguments of a matrix, and those of an array that lacks the axes of its channels."""
+    axes = {name: geometry[name] for name in _SPATIAL if _says_something(geometry.get(name))}
+    if axes and not ndim:
+        given = ", ".join(f"{name}={value!r}" for name, value in axes.items())
+        raise GeometryError(
+            f"{given} of a matrix, an array of shape {shape}: a linear layer has no spatial axes. A kernel is (cout, "
+            "cin // groups, *kernel_shape): if this array is one filter, such as a point-spread function psf, give "
+            f"psf[None, None]; if it is a linear layer's matrix, leave {', '.join(axes)} out."
+        )
+    for name, value in axes.items():
+        if not isinstance(value, (tuple, list)) or len(value) == ndim:
+            continue
+        if len(value) == len(shape):
+            raise GeometryError(
+                f"{name}={value!r} has as many entries as the array of shape {shape} has axes. A kernel is (cout, "
+                f"cin // groups, *kernel_shape), here with {ndim} spatial axes: if this array is one filter psf, give "
+                "psf[None, None]."
+            )
+        if len(value) == len(shape) - 1:
+            raise GeometryError(
+                f"{name}={value!r} has {len(value)} entries; an array of shape {shape} is a kernel with {ndim} spatial "
+                "axes, (cout, cin // groups, *kernel_shape). If it is a stack of filters, give kernel[:, None] (one "
+                "input channel) or kernel[None] (one output channel); of a single filter psf, psf[None, None]."
+            )
+
+
+def _says_something(value: Any) -> bool:
+    return value is not None and not (isinstance(value, (tuple, list)) and not value)
 
 
 def _flag(name: str, value: Any) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from specnorm import arrays
 from specnorm.certified.bound import nothing
 from specnorm.certified.matrices import norms
+from specnorm.certified.symbol.cells import Cells
 from specnorm.certified.symbol.cover import CentreMatrices, Cover, on_grid
 from specnorm.clock import Clock, OutOfTime
 from specnorm.search import tuning as knobs
@@ -25,7 +26,7 @@ from specnorm.search.result import SearchResult
 if TYPE_CHECKING:
     from specnorm.array_types import Array
     from specnorm.certified.bound import Upper
-    from specnorm.certified.symbol.cells import Boxes, Cells
+    from specnorm.certified.symbol.cells import Boxes
     from specnorm.certified.symbol.cover import Nonnegative
     from specnorm.certified.symbol.gram_polynomial import GramPolynomial
     from specnorm.types import ArrayOps
@@ -100,8 +101,8 @@ class Search:
         self._begin(boxes, rtol, bound, start)
         if supremum is not None and supremum <= self.threshold:
             return self._result(on_grid(supremum, boxes))
-        cover = Cover(self.blocks, boxes, supremum, nonnegative=self.nonnegative, ops=self.ops)
         try:
+            cover = self._first_cover(boxes, supremum)
             found = self._refine(cover, max_cells * self.blocks.shape[0], max_levels, relaxes=relaxes)
         except OutOfTime:
             found = self._result(None)
@@ -109,6 +110,25 @@ class Search:
             self.incumbent.multistart()
             return self._result(None)
         return found
+
+    def _first_cover(self, boxes: Boxes, supremum: Upper | None) -> Cover:
+        """All boxes of every block; of scalar symbols those that their values at the centres leave open."""
+        values = self.polynomials.at_centres(boxes)
+        if values is None:
+            return Cover(self.blocks, boxes, supremum, nonnegative=self.nonnegative, ops=self.ops)
+        self.clock.check()
+        # The best centre of each block, the highest blocks first.
+        best, block = values.values.argmax(axis=1), np.arange(len(values.values))
+        chosen = np.argsort(-values.values[block, best], kind="stable")[: self.tuning.starts]
+        norms_sq = values.values[chosen, best[chosen]]
+        cells = Cells(boxes[best[chosen]], chosen, supremum)
+        self.incumbent.raise_from(
+            values.polynomial, cells, norms_sq, norms_sq, self.incumbent.start_vectors(len(chosen), 1)
+        )
+        return Cover(
+            self.blocks, boxes, supremum, nonnegative=self.nonnegative, values=values, threshold=self.threshold,
+            ops=self.ops,
+        )  # fmt: skip
 
     def _refine(self, cover: Cover, max_cells: int, max_levels: int | None, *, relaxes: bool) -> SearchResult:
         self.clock.check()
@@ -323,7 +343,7 @@ class Search:
     def _relax(self, cover: Cover, polynomial: GramPolynomial, nodes: NodeEstimates, most: float) -> None:
         """Ask for less where the next round would be too many cells: the cells that are done with stay so."""
         axes = int(np.count_nonzero(cover.open.boxes.half_degree))
-        while self._rtol < 1:
+        while self._rtol < 1 and not self.clock.expired:
             rest = (~cover.done).nonzero()[0]
             ratio = np.sqrt(nodes.norms_sq[rest]) / max(self.threshold, 1e-300)
             if (self._pieces(ratio, cover.open.boxes.radius[rest]) ** axes).sum() <= most:

@@ -160,6 +160,8 @@ class DeflatedCirculant:
         Of the kernel among others, for what it has computed already.
     group : int
         Which of its blocks the kernel is.
+    clock : Clock, optional
+        Ends the choice of the waves.
     """
 
     def __init__(
@@ -171,8 +173,10 @@ class DeflatedCirculant:
         search: Search | None = None,
         group: int = 0,
         *,
+        clock: Clock | None = None,
         ops: ArrayOps,
     ) -> None:
+        self.clock = clock or Clock()
         self.kernel, self.spec, self.circulant, self.supremum = kernel, spec, circulant, supremum
         self.ops, self.xp = ops, ops.xp
         # The transposed symbol has the same norms.
@@ -182,7 +186,8 @@ class DeflatedCirculant:
         self.parts = DEFLATION.parts if min(moving, default=0) >= DEFLATION.pixels else DEFLATION.deeper
         self._splits: dict[float, tuple[Cover, DeflatedModes] | None] = {}
         self._failed: dict[float, float] = {}
-        self._polynomials, self._trial_vectors = Polynomials(self.blocks, knobs.TUNING, ops=ops), None
+        self._polynomials = Polynomials(self.blocks, knobs.TUNING, clock=self.clock, ops=ops)
+        self._trial_vectors = None
         trial = None if search is None else search.incumbent.trial_vectors
         if trial is not None and trial.shape[-1] == self.blocks.shape[2]:
             self._trial_vectors = trial[group : group + 1, ...]
@@ -200,7 +205,9 @@ class DeflatedCirculant:
                 return None
             try:
                 found = self.split(part, lower)
-            except OutOfTime:  # where the search's polynomials are used, its clock is
+            except OutOfTime:
+                return None
+            if self.clock.expired:
                 return None
             if found is None:
                 break
@@ -213,6 +220,8 @@ class DeflatedCirculant:
                 self._failed[part] = bound
         known = [] if first else [split for split in self._splits.values() if split is not None]
         for wider in DEFLATION.wider if known else ():
+            if self.clock.expired:
+                return None
             upper = self._proven(known[-1], lower * (1 + wider * rtol))
             if upper is not None:
                 return upper
@@ -232,6 +241,7 @@ class DeflatedCirculant:
         cover = self._cover(part)
         if cover is None:
             return None
+        self.clock.check()
         points = first_of_mirrored(cover.open.boxes.centres)
         highest = self._highest(points, part)
         return None if highest is None else (cover, highest)
@@ -243,6 +253,7 @@ class DeflatedCirculant:
         polynomial = self._polynomials.near(part, self._trial_vectors).float32_copy()
         tried = np.zeros(len(cover), dtype=bool)
         while True:
+            self.clock.check()
             self._fathom(cover, polynomial, np.flatnonzero(~tried), part)
             cover.prune()
             divisible = cover.open.boxes.divisible
@@ -297,4 +308,10 @@ class DeflatedCirculant:
             values, vectors = top_eigenvectors(gram, few, cut, ops=self.ops)
             if float(xp.max(values[:, 0])) <= part**2 / 2:
                 return vectors
-        return xp.linalg.eigh(gram)[1]
+        if gram.shape[0] <= few:
+            return self._eigenvectors(gram)
+        return xp.concat([self._eigenvectors(gram[at : at + few, ...]) for at in range(0, gram.shape[0], few)], axis=0)
+
+    def _eigenvectors(self, gram: Array) -> Array:
+        self.clock.check()
+        return self.xp.linalg.eigh(gram)[1]

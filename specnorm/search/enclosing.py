@@ -9,18 +9,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.certified.bound import least, nothing
-from specnorm.certified.matrices.norms import norm_by_frobenius, norm_of_zero
+from specnorm.certified.matrices.norms import (
+    has_single_entries,
+    norm_by_frobenius,
+    norm_of_single_entries,
+    norm_of_zero,
+)
 from specnorm.certified.symbol.cells import Boxes, dft, dft_points, one_box, torus, torus_size
 from specnorm.certified.symbol.cover import on_grid
 from specnorm.problem import polyphase
 from specnorm.problem.frequencies import Frequencies
 from specnorm.search.branch_and_bound import Search
 from specnorm.search.constant import enclose_constant
-from specnorm.search.pruned import bound_without_search
+from specnorm.search.pruned import bound_without_search, seconds_without_search
 from specnorm.search.result import Problem, SearchResult
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
+    from specnorm.clock import Clock
     from specnorm.problem.spec import ConvSpec
     from specnorm.types import ArrayOps
 
@@ -39,6 +45,16 @@ def enclose_zero(support: Array, *, ops: ArrayOps) -> SearchResult | None:
     return SearchResult(nothing(), norm_of_zero(support, ops=ops), nowhere, 0, 0, 0)
 
 
+def enclose_single_entries(support: Array, *, ops: ArrayOps) -> SearchResult | None:
+    """The norm of a permutation of channels, each shifted and scaled, without rounding; None of another kernel."""
+    if not has_single_entries(support, ops=ops):
+        return None
+    lower, upper = norm_of_single_entries(support, ops=ops)
+    ndim = support.ndim - 3
+    nowhere = Frequencies(np.zeros((1, ndim), dtype=np.int64), (1,) * ndim)
+    return SearchResult(lower, upper, nowhere, 0, 0, 0)
+
+
 def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bool]:
     """Enclose the largest norm of one layer's blocks to the tolerance, or as well as the budget allows.
 
@@ -52,7 +68,7 @@ def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bo
     constant = enclose_zero(support, ops=ops) or enclose_constant(support, rtol, ops=ops)
     if constant is not None:
         return constant, True
-    search = Search(support, clock=problem.clock, nonnegative=problem.nonnegative, ops=ops)
+    search = Search(support, clock=_clock(problem), nonnegative=problem.nonnegative, ops=ops)
     cover = _cover(support, problem)
     if problem.spec.input_shape is not None:
         found = _at_points(search, cover, problem)
@@ -70,11 +86,16 @@ def search_torus(problem: Problem, *, ops: ArrayOps) -> tuple[Search, SearchResu
         Of blocks, without ``input_shape``.
     """
     support = polyphase.support(problem.kernel, ops=ops)
-    search = Search(support, clock=problem.clock, ops=ops)
+    search = Search(support, clock=_clock(problem), ops=ops)
     constant = enclose_zero(support, ops=ops) or enclose_constant(support, problem.rtol, close=False, ops=ops)
     if constant is not None:
         return search, constant
     return search, _enclose_torus(search, _cover(support, problem), problem)
+
+
+def _clock(problem: Problem) -> Clock:
+    """The problem's, but for the time that a bound takes where the search does not come to its end."""
+    return problem.clock.before(seconds_without_search(problem))
 
 
 def _cover(support: Array, problem: Problem) -> Boxes | None:

@@ -105,6 +105,8 @@ class LayerTuning(NamedTuple):
     """Those up to which it is tried after one circulant: less than a second."""
     work: float = 3e10
     """Those up to which it is tried where nothing else came close enough: some seconds."""
+    second: float = 1e10
+    """Multiplications in a second: what takes longer than is left is not begun."""
     deflated_from: float = 2e8
     """Those from which a circulant is deflated first."""
     deflated_groups: int = 12
@@ -249,7 +251,8 @@ def _deflation(layer: ComponentSearch, bounds: LayerBounds, *, first: bool) -> L
 
 def own_matrix(layer: ComponentSearch, bounds: LayerBounds) -> LayerBounds:
     """The open groups' own matrices, in some seconds, if they were not tried at once."""
-    if layer.is_small or layer.problem.clock.expired or layer.work(bounds) > TUNING.work:
+    most = min(TUNING.work, TUNING.second * max(layer.problem.clock.left, 0.0))
+    if layer.is_small or layer.problem.clock.expired or layer.work(bounds) > most:
         return bounds
     return bounds.intersect(layer.by_matrix(layer.open_groups(bounds), bounds.lower.value))
 
@@ -378,7 +381,11 @@ class ComponentSearch:
         if short or self.whole.upper is None:
             return []
         given = (self.single, circulant, self.whole.upper, self.search)
-        return [DeflatedCirculant(self.parts[at : at + 1, ...], *given, at, ops=self.ops) for at in rest.tolist()]
+        clock = self.problem.clock
+        return [
+            DeflatedCirculant(self.parts[at : at + 1, ...], *given, at, clock=clock, ops=self.ops)
+            for at in rest.tolist()
+        ]
 
     def lowered(self, bounds: LayerBounds, uppers: list[Upper | None]) -> LayerBounds:
         """With the bounds of the open groups, if each has one, and the largest is lower."""
@@ -603,7 +610,10 @@ def open_groups(
     if min(blocks.shape[1:3]) == 1 and math.prod(kernel_shape) <= _FEW_TAPS:
         grid = half_grid([1 if k == 1 else 4 * k for k in kernel_shape])  # of scalar symbols: next to nothing
     xp, symbols = ops.xp, Symbol(blocks, grid, ops=ops).matrices()
-    norms = ops.to_numpy(xp.max(xp.linalg.svdvals(symbols), axis=(1, 2)))
+    scalar = min(blocks.shape[1:3]) == 1
+    # Of scalar symbols there is nothing to factorise.
+    values = xp.linalg.vector_norm(symbols, axis=(2, 3))[..., None] if scalar else xp.linalg.svdvals(symbols)
+    norms = ops.to_numpy(xp.max(values, axis=(1, 2)))
     lower = np.flatnonzero(norms < TUNING.below * bound)
     for _ in range(TUNING.tries):
         if not len(lower):

@@ -117,8 +117,14 @@ def leave_out(largest: LargestBound, index: np.ndarray, products: int, few: int 
 
 PRODUCTS = 5
 """Gram products that leave frequencies out; those that are left cost an eigenvalue and a factorisation each."""
-_BRIEF, _LONG = 2e10, 1e12
-"""Multiplications of a bound on a grid that are done although a deadline has passed; phases, so counted, without."""
+_LONG = 1e12
+"""Phases of a bound on a grid, counted in multiplications, up to which it is tried where there is no deadline."""
+_LATE = 0.15
+"""Part of the time that it may take although a deadline has passed."""
+_MOST = 0.7
+"""Part of the time that is left to it at most."""
+_MATRIX = 1e5
+"""Multiplications that the calls for one small matrix take as long as."""
 _SECOND = 1e10
 """Multiplications in a second."""
 _PHASE = 400
@@ -131,16 +137,46 @@ def grid_points(kernel_shape: tuple[int, ...], n: int | None = None) -> tuple[in
 
 
 def bound_without_search(problem: Problem, *, ops: ArrayOps) -> Upper:
-    """The smallest unfolding's bound or, if that takes at most about so long or some seconds, a grid's if lower."""
-    blocks, seconds = problem.kernel, problem.clock.seconds
-    points = math.prod(10 * (k - 1) + 1 for k in blocks.shape[3:]) / 2
-    phases = _PHASE * points * math.prod(blocks.shape[3:])
-    work = points * (math.prod(blocks.shape) + 8 * math.prod(blocks.shape[:3]) * min(blocks.shape[1:3])) + phases
-    brief = math.isfinite(seconds)
-    too_long = work > min(_BRIEF, _SECOND * seconds) if brief else phases > _LONG
+    """The smallest unfolding's bound or, if there is time for it, a grid's if lower."""
+    blocks = problem.kernel
     unfolding = largest_of_blocks(smallest(blocks, problem.spec, ops=ops)[0], blocks)
-    if too_long:
+    if not _is_worth_a_grid(problem):
         return unfolding
     sizes = grid_points(tuple(blocks.shape[3:]))
     bounds = largest_bounds(grid.symbol_norms_up, blocks, half_grid(sizes), PRODUCTS, ops=ops)
     return least(unfolding, grid.norm_by_grid(bounds, sizes, ops=ops))
+
+
+def seconds_without_search(problem: Problem) -> float:
+    """How long `bound_without_search` takes, roughly: what a search has to leave of its time."""
+    works = (_work_of_unfolding(problem.kernel), _work_of_grid(problem.kernel))
+    fits = sum(works) <= _SECOND * _MOST * problem.clock.seconds
+    return sum(works if fits else works[:1]) / _SECOND
+
+
+def _is_worth_a_grid(problem: Problem) -> bool:
+    """Whether a grid takes no longer than is left; or, without a deadline, than some minutes."""
+    clock, work = problem.clock, _work_of_grid(problem.kernel)
+    if math.isinf(clock.seconds):
+        return _phases(problem.kernel) <= _LONG
+    return work <= _SECOND * (max(clock.left, 0.0) + _LATE * clock.seconds)
+
+
+def _points(blocks: Array) -> float:
+    return math.prod(10 * (k - 1) + 1 for k in blocks.shape[3:]) / 2
+
+
+def _phases(blocks: Array) -> float:
+    return _PHASE * _points(blocks) * math.prod(blocks.shape[3:])
+
+
+def _work_of_grid(blocks: Array) -> float:
+    """Multiplications of a grid's bound: symbols, an eigenvalue each, and the phases, for each block once more."""
+    g, m, p = blocks.shape[:3]
+    each = g * (8 * m * p * min(m, p) + _MATRIX)
+    return _points(blocks) * (math.prod(blocks.shape) + each) + g * _phases(blocks)
+
+
+def _work_of_unfolding(blocks: Array) -> float:
+    """Multiplications of the proof of one unfolding, about those of its Gram matrix, and of the search for it."""
+    return float(2 * math.prod(blocks.shape) * min(blocks.shape[1:3]))

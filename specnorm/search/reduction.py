@@ -13,12 +13,15 @@ from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cells import torus, torus_size
 from specnorm.certified.symbol.cover import Cover, truncated
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, Rotation, rotate
+from specnorm.certified.symbol.scalar import ScalarGram
 from specnorm.certified.symbol.symbols import taps_below
 from specnorm.clock import Clock
 from specnorm.numerics.power import largest_eigenvalues
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
+    from specnorm.certified.symbol.cells import Boxes
+    from specnorm.certified.symbol.scalar import CentreValues
     from specnorm.search.tuning import Tuning
     from specnorm.types import ArrayOps
 
@@ -48,8 +51,21 @@ class Polynomials:
     def whole(self) -> GramPolynomial:
         """Nothing left out."""
         if self._whole is None:
-            self._whole = GramPolynomial(self.blocks, tick=self.clock.check, ops=self.ops)
+            kind = ScalarGram if self.is_scalar else GramPolynomial
+            self._whole = kind(self.blocks, tick=self.clock.check, ops=self.ops)
         return self._whole
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether the symbols have one column, and so many taps that a Gram polynomial takes longer than they do."""
+        return self.blocks.shape[2] == 1 and math.prod(self.blocks.shape[3:]) >= self.tuning.scalar_taps
+
+    def at_centres(self, boxes: Boxes) -> CentreValues | None:
+        """Values of scalar symbols at the centres of a cover's boxes, where there is memory for them."""
+        if not self.is_scalar or 2 * 8 * self.blocks.shape[0] * len(boxes) > self.ops.memory:
+            return None
+        whole = self.whole
+        return whole.at_centres(boxes) if isinstance(whole, ScalarGram) else None
 
     def near(self, threshold: float, trial_vectors: Array | None, *, narrow: bool = False) -> GramPolynomial:
         """For norms around a threshold; trial vectors are directions to keep. ``narrow``: in float32 throughout."""
@@ -102,6 +118,9 @@ class Polynomials:
     def _chunk(self, polynomial: GramPolynomial) -> int:
         """Cells at once within the memory budget: some complex matrices each, and the coefficients of many blocks."""
         size, rank, lags = polynomial.size, polynomial.rank, len(polynomial.lags)
+        if isinstance(polynomial, ScalarGram):
+            # The taps, and about as much for their phases along the axes.
+            return max(1, self.tuning.cache // (2 * 8 * math.prod(self.blocks.shape[1:])))
         gathered = 2 * 8 * lags * size * rank if self.blocks.shape[0] > 1 else 0
         each = polynomial.itemsize * (3 * size * rank + 4 * rank**2) + 12 * 8 * lags + gathered
         # On the host in the cache, but enough cells to read the coefficients only now and then.

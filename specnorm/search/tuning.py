@@ -65,6 +65,9 @@ class Tuning(NamedTuple):
     float32_rounds: int = 2
     """Rounds in which, for a bound far above all that is known, everything is in float32."""
 
+    scalar_taps: int = 20
+    """Taps of symbols with one column from which they are evaluated as they are, without a Gram polynomial."""
+
     smallest_shared: int = 128
     """Size of matrices from which parts of a round are worth a thread each."""
 

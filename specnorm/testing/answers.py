@@ -48,7 +48,7 @@ def _geometry(method: Method, kernel: np.ndarray) -> Mapping[str, Any]:
     try:
         program_for(method, kernel.shape, str(kernel.dtype), ())
     except (GeometryError, MethodError):
-        return {"input_shape": 5}
+        return {"input_shape": (5,) * (kernel.ndim - 2)}
     return {}
 
 

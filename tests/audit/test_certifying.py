@@ -38,7 +38,7 @@ def test_what_is_stated_is_proven_above_the_norm_and_close(layer: Layer) -> None
     stated = certificate_of(kernel, ConvSpec.of(kernel.shape, **layer.geometry), "k")
     assert reasons(stated, k=kernel) == [""]
     assert claimed(stated) >= dense_norm(kernel, layer.input_shape, **layer.geometry).lo
-    if layer.geometry["padding_mode"] == "zeros":
+    if layer.geometry.get("padding_mode") == "zeros":
         words = {key: layer.geometry[key] for key in ("stride", "dilation", "groups", "transposed")}
         assert claimed(stated) <= sigma_star(kernel, **words).hi * 1.02
 

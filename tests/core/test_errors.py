@@ -112,7 +112,7 @@ def test_bad_geometry(name: str) -> None:
 @everywhere
 def test_unknown_keyword(xp: Lib, name: str) -> None:
     """A misspelt keyword must never be taken for the default."""
-    with pytest.raises(TypeError, match=r"unknown geometry 'strides'; expected some of .*stride"):
+    with pytest.raises(TypeError, match=r"'strides'; did you mean stride\?"):
         PUBLIC[name](xp.asarray(ones(4, 2, 3, 3)), strides=2)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import specnorm
+from specnorm import probable
 from specnorm.errors import MethodError
 
 
@@ -170,3 +172,55 @@ def test_of_jax() -> None:
         specnorm.operator_norm(plugin.linear_operator(lambda v: blur(v) + 1, x))
     with pytest.raises(MethodError, match="real floating point"):
         plugin.linear_operator(jax.numpy.fft.fft, x)
+
+
+# -- many steps, and the user's words ----------------------------------------------------------------------------
+@pytest.mark.parametrize("seed", range(6))
+def test_the_largest_ritz_value_is_that_of_the_dense_matrix(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    size = int(random.integers(1, 60))
+    diagonal = random.standard_normal(size) * 10.0 ** random.integers(-3, 3)
+    beside = random.standard_normal(size - 1) * (random.random(size - 1) < 0.8)
+    true = np.linalg.eigvalsh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))[-1]
+    scale = float(np.abs(diagonal).max() + 2)
+    assert abs(probable._largest_eigenvalue(diagonal, beside) - true) <= 1e-13 * scale
+
+
+def test_many_steps_cost_their_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The eigenvalues of the steps were those of a dense matrix, most of 35 s for a sparse one of 20,000 rows."""
+    monkeypatch.setattr(np.linalg, "eigvalsh", lambda *_: pytest.fail("a dense matrix"))
+    values = np.linspace(0, 1, 20_000)
+    found = specnorm.operator_norm(lambda v: values * v, lambda u: values * u, (len(values), len(values)), rtol=1e-4)
+    assert found.products > 1500
+    assert found.lower <= 1 <= found.upper
+
+
+def test_progress_is_told_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, told = iter(np.arange(0.0, 1e6, 0.4)), list[tuple[int, int]]()
+    monkeypatch.setattr("specnorm.probable.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    specnorm.operator_norm(np.diag(np.linspace(1, 2, 500)), progress=lambda *both: told.append(both))
+    assert len(told) > 10
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert len({total for _, total in told}) == 1
+
+
+A = np.arange(15.0).reshape(5, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: specnorm.operator_norm(lambda v: A @ v, lambda u: A.T @ u, (3, 5)),
+            r"shape=\(3, 5\) is the wrong way round: matvec takes 3 numbers and returns 5. Give \(5, 3\)",
+        ),
+        (lambda: specnorm.operator_norm(A, rtol=0), "rtol=0 is no number between 0 and 1: give a relative width"),
+        (lambda: specnorm.operator_norm(A, rtol=math.nan), "rtol=nan is no number between 0 and 1"),
+        (lambda: specnorm.operator_norm(A, rtol="tight"), "rtol='tight' is no number between 0 and 1"),  # type: ignore[arg-type]
+        (lambda: specnorm.operator_norm(A, delta=0), "delta=0 is no number between 0 and 1: give a probability"),
+        (lambda: specnorm.operator_norm(np.where(A == 7, np.nan, A)), "returned NaN or infinity in 1 of 5 numbers"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_in_the_users_words(call: Any, words: str) -> None:
+    with pytest.raises(MethodError, match=words):
+        call()

@@ -237,6 +237,8 @@ LAYERS = [
     ("Conv1DTranspose", (3, 3), {"strides": 2}, (5, 2)),
     ("DepthwiseConv2D", (3,), {"depth_multiplier": 2, "padding": "same"}, (5, 5, 2)),
     ("Dense", (4,), {}, (6,)),
+    ("SeparableConv2D", (3, (2, 3)), {"padding": "same", "strides": 2, "depth_multiplier": 2}, (5, 5, 2)),
+    ("SeparableConv1D", (3, 3), {}, (5, 2)),
 ]
 # Of the libraries that compile or copy, one of each kind.
 for kind, args, options, shape in LAYERS if keras.backend.backend() == "numpy" else LAYERS[2::2]:
@@ -244,7 +246,11 @@ for kind, args, options, shape in LAYERS if keras.backend.backend() == "numpy" e
     layer.build((None, *shape))
     check(layer, matrix_norm_of(lambda x: to_numpy(layer(x)), shape), **({"input_shape": 5} if len(shape) > 1 else {}))
     print(specnorm.measure(layer, specnorm.FantasticFour()).stats["backend"])
-for bad in (keras.layers.Dense(3), keras.layers.SeparableConv2D(3, 3)):
+kernel = keras.layers.Conv2D(3, 2)
+kernel.build((None, 5, 5, 2))
+whole = specnorm.enclose(kernel.kernel, layout="HWIO")
+print(float(whole.upper) == float(specnorm.enclose(kernel.kernel.value, layout="HWIO").upper))
+for bad in (keras.layers.Dense(3), keras.layers.LSTM(3)):
     try:
         specnorm.enclose(bad)
     except (specnorm.GeometryError, specnorm.NoBackend) as error:
@@ -257,7 +263,39 @@ for bad in (keras.layers.Dense(3), keras.layers.SeparableConv2D(3, 3)):
 def test_keras_layers_belong_to_the_plugin_of_their_arrays(library: str) -> None:
     if not all(map(importlib.util.find_spec, ("keras", library))):
         pytest.skip(f"keras or {library} is not installed")
-    *backends, unbuilt, separable = python(KERAS, KERAS_BACKEND=library, **FINDS_TESTS).splitlines()
-    assert backends == [library] * (6 if library == "numpy" else 2)
+    *backends, variable, unbuilt, other = python(KERAS, KERAS_BACKEND=library, **FINDS_TESTS).splitlines()
+    assert set(backends) <= {library, "numpy"}
+    assert len(backends) == (8 if library == "numpy" else 3)
+    assert variable == "True"
     assert "Dense has no kernel yet" in unbuilt
-    assert "SeparableConv2D is no array, and no convolution" in separable
+    assert "LSTM is no array, and no convolution" in other
+
+
+# -- what frameworks wrap arrays in -----------------------------------------------------------------------------------
+def test_variables_of_flax_are_their_arrays() -> None:
+    nnx: Any = pytest.importorskip("flax.nnx")
+    linen: Any = pytest.importorskip("flax.linen")
+    layer = nnx.Conv(2, 3, (3, 3), rngs=nnx.Rngs(0))
+    array = layer.kernel[...]
+    truth = float(np.linalg.norm(np.fft.fft2(np.asarray(array), (8, 8), axes=(0, 1)), 2, axis=(2, 3)).max())
+    for wrapped in (layer.kernel, linen.Partitioned(array, names=(None,) * 4), nnx.Param(array), nnx.BatchStat(array)):
+        assert abs(float(specnorm.conv_norm(wrapped, 8, layout="HWIO")) - truth) < 1e-5 * truth
+    for name in ("f4_bound", "rescale", "value_and_grad"):
+        one, other = (PUBLIC[name](x, layout="HWIO") for x in (layer.kernel, array))
+        assert bool(np.all(np.asarray(one) == np.asarray(other))), name
+    norm = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+    folded = specnorm.fold_batch_norm(layer.kernel, norm.scale, norm.var, 1e-5, layout="HWIO")
+    plain = specnorm.fold_batch_norm(array, norm.scale[...], norm.var[...], 1e-5, layout="HWIO")
+    assert bool((folded == plain).all())
+    stack = nnx.Param(array[:, :, :, 0])
+    assert bool((specnorm.matrix_norm(stack) == specnorm.matrix_norm(stack[...])).all())
+
+
+def test_a_subclass_of_torchs_parameters_is_a_tensor() -> None:
+    torch: Any = pytest.importorskip("torch")
+
+    class Weight(torch.nn.Parameter):  # type: ignore[misc]
+        """A parameter that some library marks as its own."""
+
+    weight = torch.linspace(-1, 1, 54).reshape(3, 2, 3, 3)
+    assert float(specnorm.enclose(Weight(weight)).upper) == float(specnorm.enclose(weight).upper)

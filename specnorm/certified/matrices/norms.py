@@ -12,12 +12,12 @@ from specnorm.certified import host, rounding
 from specnorm.certified.bound import EVERYWHERE, HypothesisError, Lower, Upper, _lower, _upper
 from specnorm.certified.symbol import symbols
 from specnorm.problem import unfoldings
+from specnorm.problem.frequencies import Frequencies
 
 if TYPE_CHECKING:
     import numpy as np
 
     from specnorm.array_types import Array, Namespace
-    from specnorm.problem.frequencies import Frequencies
     from specnorm.types import ArrayOps
 
 _DIVISION = 8
@@ -55,6 +55,29 @@ def norm_of_zero(blocks: Array, *, ops: ArrayOps) -> Upper:
     if bool(ops.xp.any(blocks != 0)):
         raise HypothesisError("the kernel is not zero")
     return _upper(0.0, EVERYWHERE, "zero kernel")
+
+
+def has_single_entries(blocks: Array, *, ops: ArrayOps) -> bool:
+    """Whether each row and each column of every block has at most one number other than 0, over all taps together."""
+    xp, (g, m, p) = ops.xp, blocks.shape[:3]
+    used = xp.astype(xp.reshape(blocks, (g, m, p, -1)) != 0, xp.int32)
+    return all(int(xp.max(xp.sum(used, axis=axes))) <= 1 for axes in ((2, 3), (1, 3)))
+
+
+def norm_of_single_entries(blocks: Array, *, ops: ArrayOps) -> tuple[Lower, Upper]:
+    """The largest modulus of an entry, where each row and column has one: ``G* G`` is diagonal with their squares.
+
+    A permutation of channels, each shifted and scaled, and nothing else: there is no rounding in it.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+    """
+    if not has_single_entries(blocks, ops=ops):
+        raise HypothesisError("a row or a column has several entries")
+    value, rule, ndim = float(ops.xp.max(ops.xp.abs(blocks))), "single entries", blocks.ndim - 3
+    anywhere = Frequencies(np.zeros((1, ndim), dtype=np.int64), (1,) * ndim)
+    return _lower(value, anywhere, rule), _upper(value, EVERYWHERE, rule)
 
 
 def norm_of_one_tap(blocks: Array, norm: Upper) -> Upper:

@@ -43,10 +43,12 @@ from specnorm.certified.bound import EVERYWHERE, HypothesisError, Upper, _upper
 from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cells import Boxes, Cells
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial
+from specnorm.certified.symbol.scalar import ScalarGram
 from specnorm.problem import polyphase
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
+    from specnorm.certified.symbol.scalar import CentreValues
     from specnorm.types import ArrayOps
 
 _MAKER = object()
@@ -100,20 +102,36 @@ def limits_sq(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.
     ``||P(theta)|| <= l + 2 e + V`` and ``||H(theta)|| <= l + 3 e + V``.
     """
     boxes = cells.boxes
-    if not boxes.on_grid:
-        norms = (nonnegative_cell_lemma if cells.nonnegative else cell_lemma)(threshold, boxes.radius)
-    elif cells.supremum is None:
-        raise HypothesisError("grid points are fathomed by a proven supremum of the torus: none was given")
-    else:
-        lemma = nonnegative_grid_lemma if cells.nonnegative else grid_lemma
-        norms = lemma(threshold, cells.supremum, boxes.radius)
-        if cells.supremum <= threshold:
-            return norms
+    norms = _by_lemma(boxes, cells.supremum, threshold, nonnegative=cells.nonnegative)
+    if isinstance(polynomial, ScalarGram):
+        left, which = _scalar_limits(polynomial, boxes, threshold)
+        return np.asarray(np.maximum(polynomial.limit_sq(norms), left[cells.block, which]))
+    if boxes.on_grid and cells.supremum is not None and cells.supremum <= threshold:
+        return norms
     variation_sq = _variation_sq(polynomial, boxes)
     # One error of the three is in `limit_sq`.
     lost = host.next_up(variation_sq + 2 * polynomial.error)
     by_variation = host.sub_down(polynomial.limit_sq(np.asarray(threshold)), lost)
     return np.asarray(np.maximum(polynomial.limit_sq(norms), by_variation))
+
+
+def _by_lemma(boxes: Boxes, supremum: Upper | None, threshold: float, *, nonnegative: bool) -> np.ndarray:
+    """Norms at the centres up to which the cell lemma, or that of grids, fathoms boxes, shape (c,)."""
+    if not boxes.on_grid:
+        return (nonnegative_cell_lemma if nonnegative else cell_lemma)(threshold, boxes.radius)
+    if supremum is None:
+        raise HypothesisError("grid points are fathomed by a proven supremum of the torus: none was given")
+    return (nonnegative_grid_lemma if nonnegative else grid_lemma)(threshold, supremum, boxes.radius)
+
+
+def _scalar_limits(polynomial: ScalarGram, boxes: Boxes, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Limits by the variation of scalar symbols, whose norm moves by no more: for each block and kind of box, (g, s).
+
+    And which kind each box is of, shape (c,).
+    """
+    variation, which = polynomial.variation(boxes)
+    left = np.maximum(host.sub_down(np.full_like(variation, threshold), variation), 0.0)
+    return polynomial.limit_sq(left), which
 
 
 def _variation_sq(polynomial: GramPolynomial, boxes: Boxes) -> np.ndarray:
@@ -239,6 +257,9 @@ class Cover:
         Of the whole torus; required for grid points.
     nonnegative : Nonnegative, optional
         That the symbol of the blocks is nowhere negative.
+    values : CentreValues, optional
+        Of the blocks at the centres of the boxes: the cells that they prove to hold nothing above ``threshold`` are
+        done with at once.
     """
 
     def __init__(
@@ -248,8 +269,12 @@ class Cover:
         supremum: Upper | None = None,
         *,
         nonnegative: Nonnegative | None = None,
+        values: CentreValues | None = None,
+        threshold: float = 0.0,
         ops: ArrayOps,
     ) -> None:
+        if values is not None and values.boxes is not boxes:
+            raise HypothesisError("the values are not those of this cover's boxes")
         if boxes.covers is None:
             raise HypothesisError(f"{len(boxes)} boxes are a cover of nothing: take those of torus, dft or dft_points")
         if not np.array_equal(boxes.half_degree, [(k - 1) / 2 for k in blocks.shape[3:]]):
@@ -262,9 +287,27 @@ class Cover:
         self._limits: tuple[GramPolynomial, float, np.ndarray] | None = None
         # The largest threshold that a cell was fathomed for, and how many were.
         self._upper, self._count, self._supremum = 0.0, 0, supremum
+        self._nonnegative = nonnegative is not None
+        if values is not None:
+            self._reopen(self._left_by(values, threshold))
+            return
         block = np.arange(blocks.shape[0])
         every = boxes[np.tile(np.arange(len(boxes)), len(block))]
-        self._reopen(Cells(every, np.repeat(block, len(boxes)), supremum, nonnegative is not None))
+        self._reopen(Cells(every, np.repeat(block, len(boxes)), supremum, self._nonnegative))
+
+    def _left_by(self, values: CentreValues, threshold: float) -> Cells:
+        """The cells whose values do not prove that they hold nothing above a threshold; the others are never made."""
+        if values.polynomial.blocks is not self._blocks:
+            raise HypothesisError("the values are not those of this cover's blocks")
+        boxes, polynomial = values.boxes, values.polynomial
+        norms = _by_lemma(boxes, self._supremum, threshold, nonnegative=self._nonnegative)
+        lemma_sq = polynomial.limit_sq(norms)
+        left_sq, which = _scalar_limits(polynomial, boxes, threshold)
+        proven = values.values <= np.maximum(lemma_sq, left_sq[:, which])
+        self._count = int(np.count_nonzero(proven))
+        self._upper = threshold if self._count else 0.0
+        block, place = np.nonzero(~proven)
+        return Cells(boxes[place], block, self._supremum, self._nonnegative)
 
     def _reopen(self, cells: Cells) -> None:
         self._open, self._done, self._limits = cells, np.zeros(len(cells), dtype=bool), None

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import Layer
+from hypothesis import given
+from hypothesis import strategies as st
 from libraries import Lib
 from numpy.typing import NDArray
 from oracle import dense_norm, sigma_star
@@ -43,10 +45,12 @@ def verdict(kernel: Any, bound: float) -> bool | None:
     ids=["sum", "binomial", "difference", "ones", "Laplacian", "rotation", "identity", "matrix"],
 )
 def test_closed_forms(kernel: NDArray[np.float64], norm: float) -> None:
-    """At the norm itself a proof with rounding can tell nothing; a hair beside it, everything."""
+    """At the norm itself a proof with rounding can tell nothing, one without it everything."""
     assert verdict(kernel, norm * (1 + 1e-9)) is True
     assert verdict(kernel, norm * (1 - 1e-9)) is False
-    assert verdict(kernel, norm) is None
+    taps = kernel.reshape(*kernel.shape[:2], -1)
+    exact = max(int(np.count_nonzero(taps, axis=axes).max()) for axes in ((0, 2), (1, 2))) == 1
+    assert verdict(kernel, norm) is (True if exact else None)
     for offset in (1e-13, 1e-14, 1e-15):
         assert verdict(kernel, norm * (1 + offset)) is not False
         assert verdict(kernel, norm * (1 - offset)) is not True
@@ -99,3 +103,29 @@ def test_entries_whose_squares_vanish_are_counted() -> None:
         images = xp.full((1, 1, 4), size)
         lower = ritz_down(images, images, xp.eye(4)[None, :1], 8, ops=ArrayOps(backend, xp))
         assert float(lower[0, 0]) <= 2 * size
+
+
+@given(
+    channels=st.integers(1, 5), wide=st.integers(0, 2), shape=st.sampled_from(((), (3,), (2, 3))),
+    seed=st.integers(0, 99), dtype=st.sampled_from(("float32", "float64")), exponent=st.integers(-30, 30),
+    stride=st.integers(1, 2), transposed=st.booleans(), scaled=st.booleans(),
+)  # fmt: skip
+def test_exact_kernels_are_never_undecided(
+    channels: int, wide: int, shape: tuple[int, ...], seed: int, dtype: str, exponent: int, stride: int,
+    transposed: bool, scaled: bool,
+) -> None:  # fmt: skip
+    """One tap, a permutation of channels, each shifted on its own: the norm is the largest entry, without rounding."""
+    random = np.random.RandomState(seed)
+    kernel: Any = np.zeros((channels, channels + wide, *shape), dtype=dtype)
+    for row, column in enumerate(random.permutation(channels + wide)[:channels]):
+        entry = random.choice([-1, 1]) * (random.uniform(0.1, 3) if scaled else 1.0)
+        kernel[(row, column, *(random.randint(k) for k in shape))] = entry * 2.0**exponent
+    if random.randint(2):
+        kernel = np.ascontiguousarray(np.swapaxes(kernel, 0, 1))
+    norm = float(np.abs(kernel).max())
+    geometry: Any = {"stride": stride, "transposed": transposed} if shape else {"transposed": transposed}
+    assert specnorm.certify(kernel, norm, **geometry)
+    assert not specnorm.certify(kernel, np.nextafter(norm, 0), **geometry)
+    if shape and not transposed:
+        zeros: Any = {"padding_mode": "zeros", "stride": stride}
+        assert specnorm.certify(kernel, norm, input_shape=6, **zeros)

@@ -32,7 +32,8 @@ def supported(xp: Lib) -> Lib:
 
 def measured(lib: Lib, name: str, layer: Layer, size: tuple[int, ...] | None, geometry: dict[str, Any]) -> Any:
     """A method's result, or None where it refuses and has to."""
-    kernel, options = lib.asarray(layer.kernel), {"padding": "same", "padding_mode": "circular", **geometry}
+    plain = {"padding": "same", "padding_mode": "circular"} if layer.input_shape else {}
+    kernel, options = lib.asarray(layer.kernel), {**plain, **geometry}
     if refused(name, Layer(layer.recipe, layer.input_shape, options), at_size=size is not None):
         with pytest.raises(REFUSALS):
             specnorm.measure(kernel, PROMISES[name].method, input_shape=size, **options)

@@ -33,6 +33,7 @@ from specnorm.certified.symbol.cells import Boxes, Cells, Circulant, dft, dft_po
 from specnorm.certified.symbol.cover import Cover, limits_sq, on_grid, truncated
 from specnorm.certified.symbol.gram_polynomial import GramPolynomial, rotate
 from specnorm.certified.symbol.grid import LargestBound
+from specnorm.certified.symbol.scalar import ScalarGram
 from specnorm.problem.frequencies import Frequencies, half_grid
 from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec
@@ -100,6 +101,11 @@ def formed_before() -> object:
     formed, _ = found.form(POLYNOMIAL, np.arange(len(found)), np.zeros(len(found)))
     found.split(np.full(len(found), 2))
     return found.fathom(formed, 100.0)
+
+
+def left_open(blocks: Any, boxes: Boxes, polynomial: ScalarGram) -> Cover:
+    """A cover by the values of some polynomial at the centres of the torus' boxes."""
+    return Cover(blocks, boxes, assumed(200.0), values=polynomial.at_centres(torus((3,))), threshold=100.0, ops=OPS)
 
 
 def waves(**layer: Any) -> Waves:
@@ -231,6 +237,8 @@ REFUSED: dict[str, Callable[[], object]] = {
         GramPolynomial(KERNEL / 2, ops=OPS), np.arange(1), np.zeros(1)
     ),
     "matrices of cells that have changed": formed_before,
+    "values of other blocks": lambda: left_open(LINE, torus((3,)), ScalarGram(LINE / 2, ops=OPS)),
+    "values at other boxes": lambda: left_open(LINE, dft((9,), (3,)), ScalarGram(LINE, ops=OPS)),
     "cells that are done with, cut": lambda: cover_in_part().split(np.full(len(cover_in_part()), 2)),
     "a circulant for grid points": lambda: on_grid(assumed(1.0, OWN), dft_points((9,), (4,))),
     "a limit below the truncation": below_truncation,

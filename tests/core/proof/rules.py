@@ -88,6 +88,8 @@ def one_tap() -> Iterator[tuple[Upper | Lower | None, float]]:
     yield norms.largest_quotient(MATRIX, vector, ops=OPS)[0], norm
     yield norms.norm_of_one_tap(MATRIX[..., None], assumed(norm, norms.stack_of((1, 5, 3)))), norm
     yield norms.norm_of_zero(0 * KERNEL, ops=OPS), 0.0
+    entry: Any = 3.0 * np.eye(3, 4)[None, :, ::-1, None]
+    yield from ((claim, 3.0) for claim in norms.norm_of_single_entries(entry, ops=OPS))
     point = half_grid((1,))
     yield norms.SymbolNorms(MATRIX[..., None], ops=OPS).norm_at(0, point, vector), norm
     thin: Any = MATRIX[:, :, :1, None]
@@ -169,6 +171,7 @@ CHECKS: dict[str, Check] = {
     "norm_by_frobenius": one_tap,
     "norm_of_zero": one_tap,
     "norm_of_one_tap": one_tap,
+    "norm_of_single_entries": one_tap,
     "SymbolNorms.norm_at": one_tap,
     "GramProof.largest_near": one_tap,
     "largest_quotient": one_tap,

@@ -211,6 +211,8 @@ REFUSED: dict[str, Callable[[], object]] = {
     ),
     "taps as one": lambda: norms.norm_of_one_tap(KERNEL, assumed(1.0, norms.stack_of((1, 3, 3)))),
     "another matrix as a tap": lambda: norms.norm_of_one_tap(KERNEL[..., :1], assumed(1.0, norms.stack_of((1, 3, 2)))),
+    "two entries of a row": lambda: norms.norm_of_single_entries(np.ones((1, 1, 2, 1)), ops=OPS),  # type: ignore[arg-type]
+    "two entries of a column": lambda: norms.norm_of_single_entries(np.ones((1, 2, 1, 1)), ops=OPS),  # type: ignore[arg-type]
     "a kernel that is not zero": lambda: norms.norm_of_zero(KERNEL, ops=OPS),
     "another grid": lambda: grid.norm_by_grid(visited(grid.symbol_norms_up, (20,)), (40,), ops=OPS),
     "another bound on a grid": lambda: grid.norm_by_grid(visited(halved, (20,)), (20,), ops=OPS),

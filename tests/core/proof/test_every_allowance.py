@@ -30,6 +30,7 @@ from specnorm.certified.layer.deflation import DeflatedModes, WaveGram, rest_bel
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import BlockTridiagonal, largest_eigenvalue_up, plans
 from specnorm.certified.symbol.gram_powers import Powers
+from specnorm.certified.symbol.scalar import ScalarGram
 from specnorm.problem.frequencies import Frequencies
 from specnorm.problem.layer_map import Convolution
 from specnorm.problem.spec import ConvSpec
@@ -134,6 +135,13 @@ def powers() -> bool:
     return above(Powers(ONES[..., None], 1, ops=ops).channel_norms()[0])
 
 
+def scalar() -> bool:
+    """A kernel of ones at the frequency 0, whose products come out too small."""
+    found = ScalarGram(ONES.reshape(1, 1, 1, LONG), ops=off(-1))
+    values, _ = found.planes_at(ZERO, np.zeros(1, dtype=np.int64))
+    return float(values[0, 0, 0]) + found.error >= LONG**2
+
+
 def passes(test: Callable[[], object]) -> Callable[[], bool]:
     def check() -> bool:
         try:
@@ -159,6 +167,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "quotient_of_waves_down": lambda: not test_waves.above_the_quotient(),
     "rest_below": rest,
     "WaveGram.__init__": waves,
+    "scalar_error": scalar,
 }
 """Function -> a check that it makes pass."""
 ELSEWHERE = {

@@ -258,7 +258,7 @@ def test_values_and_gradients_are_those_of_a_visit_to_all(
     groups = shape[0] if len(shape) == 5 else 1
     kernel = decaying(5, shape[0] * shape[1], *shape[2:]) if groups > 1 else decaying(5, *shape)
     size = 600 if kernel.ndim == 3 else 40
-    methods: list[tuple[Any, Any]] = [(Gram(n_iter=t), size) for t in (0, 1, 5, 12)] + [(Grid(n=size), None)]
+    methods: list[tuple[Any, Any]] = [(Gram(n_iter=t), size) for t in (1, 5, 12)] + [(Grid(n=size), None)]
     for method, n in methods:
         found = []
         for worth in (1, 10**12):

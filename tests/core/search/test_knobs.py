@@ -41,6 +41,7 @@ WILD: dict[str, tuple[float, ...]] = {
     "angle": (1e-15, 1.0),
     "prefilter": (0, 10**9),
     "smallest_float32": (1, 10**9),
+    "scalar_taps": (1, 10**9),
     "margin_float32": (-1.0, 1e9),
     "rtol_float32": (0.0, 1.0),
     "smallest_shared": (1, 10**9),

@@ -1,0 +1,79 @@
+"""Layers whose outputs read a patch each and no padding: one matrix, whatever the padding mode and the size."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import Recipe, recipes
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import all_singular_values, dense_matrix
+
+import specnorm
+
+
+@st.composite
+def patched(draw: st.DrawFn) -> tuple[Recipe, tuple[int, ...], dict[str, Any]]:
+    """A kernel no wider than its stride, without padding, at a size that the stride need not divide."""
+    ndim = draw(st.integers(1, 2))
+    groups, transposed = draw(st.integers(1, 2)), draw(st.booleans())
+    stride = tuple(draw(st.integers(1, 3)) for _ in range(ndim))
+    dilation = tuple(draw(st.integers(1, 2)) for _ in range(ndim))
+    taps = [draw(st.integers(1, (s - 1) // r + 1)) for s, r in zip(stride, dilation, strict=True)]
+    shape = (groups * draw(st.integers(1, 4)), draw(st.integers(1, 3)), *taps)
+    recipe = draw(recipes(shape=st.just(shape), dtypes=("float64",), scaled=False))
+    reach = [r * (k - 1) + 1 for r, k in zip(dilation, taps, strict=True)]
+    size = tuple(draw(st.integers(1 if transposed else n, n + 4)) for n in reach)
+    modes = ("zeros",) if transposed else ("zeros", "reflect", "replicate")
+    geometry = {"stride": stride, "dilation": dilation, "groups": groups, "transposed": transposed, "padding": 0}
+    return recipe, size, {**geometry, "padding_mode": draw(st.sampled_from(modes))}
+
+
+@given(drawn=patched())
+def test_all_singular_values_are_those_of_the_layer(drawn: tuple[Recipe, tuple[int, ...], dict[str, Any]]) -> None:
+    recipe, size, geometry = drawn
+    truth = all_singular_values(recipe.kernel, size, **geometry)
+    found = specnorm.singular_values(recipe.kernel, size, **geometry)
+    assert found.shape == (min(dense_matrix(recipe.kernel, size, **geometry).shape),)
+    np.testing.assert_allclose(found, truth, atol=1e-12 * max(1.0, float(truth[0])))
+    few = min(3, len(truth))
+    largest = specnorm.singular_values(recipe.kernel, size, k=few, **geometry)
+    np.testing.assert_allclose(largest, truth[:few], atol=1e-12 * max(1.0, float(truth[0])))
+
+
+def test_one_factorisation_for_all_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A 1x1 layer on 8 by 8 pixels took 49 of them, and another padding mode than circular was refused."""
+    taken: list[int] = []
+    kernel: Any = np.random.default_rng(1).standard_normal((6, 5, 1, 1))
+    linalg = specnorm.backends.backend_for(kernel).namespace(kernel).linalg
+    svd = linalg.svd
+
+    def counted(a: Any, **options: Any) -> Any:
+        taken.append(math.prod(a.shape[:-2]))
+        return svd(a, **options)
+
+    monkeypatch.setattr(linalg, "svd", counted)
+    for mode in ("circular", "zeros", "reflect", "replicate"):
+        found = specnorm.singular_values(kernel, 8, padding_mode=mode)
+        assert found.shape == (64 * 5,)
+    assert taken == [1] * 4
+
+
+@pytest.mark.usefixtures("seeded_torch")
+def test_torchs_patch_embedding_and_its_adjoint() -> None:
+    torch: Any = pytest.importorskip("torch")
+    layer = torch.nn.Conv2d(3, 8, 4, 4, bias=False).double()
+    matrix = layer.weight.detach().numpy().reshape(8, 48)
+    truth = np.repeat(np.linalg.svd(matrix, compute_uv=False), 9)
+    found = specnorm.singular_values(layer, 14)  # two pixels an axis are never read
+    np.testing.assert_allclose(found.detach().numpy(), truth, atol=1e-12)
+    (found**3).sum().backward()
+    slope, layer.weight.grad = layer.weight.grad, None
+    (9 * torch.linalg.svdvals(layer.weight.reshape(8, 48)) ** 3).sum().backward()
+    torch.testing.assert_close(slope, layer.weight.grad)
+    up = torch.nn.ConvTranspose2d(8, 3, 4, 4, bias=False).double()
+    up.load_state_dict(layer.state_dict())
+    np.testing.assert_allclose(specnorm.singular_values(up, 3).detach().numpy(), truth, atol=1e-12)

@@ -1,0 +1,82 @@
+"""Functions that search have a default budget, and keep it to 20 %: by the processor's time, whatever else runs."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import specnorm
+from specnorm.clock import BUDGET, Clock
+
+SECONDS = 2.0
+MOST = 1.2 * SECONDS
+FLAT: Any = np.random.RandomState(0).standard_normal((48, 48, 7, 7))
+GROUPED: Any = np.random.RandomState(1).standard_normal((128, 8, 13, 13))
+DEPTHWISE: Any = np.random.RandomState(2).standard_normal((16, 1, 31, 31)) * 1e-4
+DEPTHWISE[:, :, 15, 15] += 1
+ZEROS: dict[str, Any] = {"padding_mode": "zeros"}
+CALLS: dict[str, Callable[[], Any]] = {
+    "enclose": lambda: specnorm.enclose(FLAT, rtol=1e-9, budget=SECONDS),
+    "enclose at a size": lambda: specnorm.enclose(FLAT, 40, **ZEROS, rtol=1e-5, budget=SECONDS),
+    "enclose of groups": lambda: specnorm.enclose(GROUPED, 40, **ZEROS, groups=16, budget=SECONDS),
+    "enclose of a flat depthwise layer": lambda: specnorm.enclose(DEPTHWISE, groups=16, rtol=1e-6, budget=SECONDS),
+    "enclose of many taps": lambda: specnorm.enclose(FLAT.reshape(4, 4, -1), budget=SECONDS),
+    "certify": lambda: specnorm.certify(FLAT, NORM * (1 + 1e-9), budget=SECONDS),
+    "rescale": lambda: specnorm.rescale(FLAT, 1.0, budget=SECONDS),
+    "clip": lambda: specnorm.clip(FLAT, 0.5 * NORM, n_iter=10**6, budget=SECONDS),
+}
+NORM = 0.0
+
+
+@pytest.fixture
+def processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specnorm.clock.time", SimpleNamespace(monotonic=time.process_time))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def norm() -> None:
+    globals()["NORM"] = float(specnorm.enclose(FLAT, rtol=1e-3).lower)
+
+
+BY_DAY = ("enclose of groups", "enclose of a flat depthwise layer", "clip")
+
+
+@pytest.mark.parametrize("name", [x if x in BY_DAY else pytest.param(x, marks=pytest.mark.nightly) for x in CALLS])
+@pytest.mark.usefixtures("processor_time")
+def test_a_budget_is_kept_to_a_fifth(name: str) -> None:
+    start = time.process_time()
+    try:
+        found = CALLS[name]()
+    except specnorm.Undecided:
+        found = None
+    assert time.process_time() - start < MOST
+    if isinstance(found, specnorm.Enclosure):
+        assert 0 < float(found.lower) <= float(found.upper) < np.inf
+
+
+@pytest.mark.parametrize("name", ["enclose", "certify", "rescale", "clip"])
+def test_there_is_a_default_and_a_time_is_asked_for(name: str) -> None:
+    function: Any = getattr(specnorm, name)
+    default = inspect.signature(function.__wrapped__).parameters["budget"].default
+    assert default == BUDGET == inspect.signature(specnorm.audit).parameters["budget"].default
+    for wrong in (0, -1.0, "10", True):
+        with pytest.raises(specnorm.MethodError, match="is no time: give seconds"):
+            function(FLAT, *([2.0] if name != "enclose" else []), budget=wrong)
+
+
+def test_what_is_shrunk_in_no_time_is_proven() -> None:
+    for shrunk in (specnorm.rescale(FLAT, 1.0, budget=0.01), specnorm.clip(FLAT, 1.0, budget=0.01)):
+        assert specnorm.certify(shrunk, 1.0)
+
+
+def test_an_earlier_clock_leaves_some_time() -> None:
+    whole = Clock.of(100.0)
+    assert 69 < whole.before(30.0).left <= 70
+    assert 24 < whole.before(1e9).left <= 25
+    assert Clock.of(None).before(30.0).left == np.inf

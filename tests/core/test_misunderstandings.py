@@ -1,0 +1,127 @@
+"""What people meant by a call: a filter without its channels, another library's keyword, arguments in another order."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import PUBLIC
+from hypothesis import given
+from hypothesis import strategies as st
+
+specnorm: Any = importlib.import_module("specnorm")  # called with what its types refuse
+KERNEL = np.cos(np.arange(54.0)).reshape(3, 2, 3, 3)
+SPATIAL = {
+    "input_shape": st.one_of(st.integers(16, 64), st.tuples(st.integers(16, 64), st.integers(16, 64))),
+    "stride": st.one_of(st.integers(1, 2), st.tuples(st.integers(1, 2), st.integers(1, 2))),
+    "dilation": st.one_of(st.integers(1, 2), st.tuples(st.integers(1, 2), st.integers(1, 2))),
+    "padding": st.one_of(st.sampled_from(("same", "valid")), st.integers(0, 3), st.just([(1, 1), (1, 1)])),
+    "padding_mode": st.sampled_from(("circular", "zeros", "reflect", "replicate")),
+}
+
+
+def blur(k: int, ndim: int = 2) -> np.ndarray:
+    """A point-spread function: a Gaussian of sum 1."""
+    line = np.exp(-((np.arange(k) - k // 2) ** 2) / 8.0)
+    whole = np.ones(())
+    for _ in range(ndim):
+        whole = np.multiply.outer(whole, line)
+    return np.asarray(whole / whole.sum())
+
+
+# -- a filter without its channels -------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", PUBLIC)
+@given(data=st.data())
+def test_a_matrix_has_no_spatial_arguments(name: str, data: st.DataObject) -> None:
+    """A point-spread function of two axes was measured as the matrix of a linear layer, 0.14 for a norm of 1."""
+    psf = blur(data.draw(st.sampled_from((3, 15)), label="k"))
+    words = data.draw(st.sets(st.sampled_from(sorted(SPATIAL)), min_size=1), label="words")
+    given_ = {word: data.draw(SPATIAL[word], label=word) for word in words}
+    with pytest.raises(specnorm.GeometryError, match=r"psf\[None, None\]"):
+        PUBLIC[name](psf, **{"input_shape": None, **given_})
+
+
+@given(k=st.integers(2, 15), n=st.integers(20, 64))
+def test_the_advice_measures_the_blur(k: int, n: int) -> None:
+    psf = blur(k)
+    true = float(np.abs(np.fft.fft2(psf, (n, n))).max())
+    assert specnorm.enclose(psf[None, None], n).upper >= true * (1 - 1e-12)
+    assert abs(float(specnorm.conv_norm(psf[None, None], n)) - true) < 1e-5 * true
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("word", ["input_shape", "stride", "dilation", "padding"])
+def test_sizes_of_more_axes_than_the_kernel_has(name: str, word: str) -> None:
+    def call(array: np.ndarray, value: Any) -> None:
+        PUBLIC[name](array, **{"input_shape": None, word: value})
+
+    pair, triple = ((1, 1),) * 2, ((1, 1),) * 3
+    several = {"padding": (pair, triple)}.get(word, ((8, 8), (8, 8, 8)))
+    with pytest.raises(specnorm.GeometryError, match=r"stack of filters, give kernel\[:, None\].*psf\[None, None\]"):
+        call(np.ones((5, 3, 3)), several[0])
+    with pytest.raises(specnorm.GeometryError, match=r"one filter psf, give psf\[None, None\]"):
+        call(blur(3, 3), several[1])
+    with pytest.raises(specnorm.GeometryError, match=r"one per axis, or|one .before, after. pair per axis"):
+        call(np.ones((5, 3, 3)), several[1] + several[1][:1])
+
+
+def test_matrices_and_linear_layers_are_measured_as_before() -> None:
+    matrix = KERNEL.reshape(9, 6)
+    true = float(np.linalg.norm(matrix, 2))
+    for empty in ({}, {"input_shape": None}, {"input_shape": (), "stride": (), "dilation": (), "padding": ()}):
+        assert abs(float(specnorm.conv_norm(matrix, **empty)) - true) < 1e-6 * true
+    spec = specnorm.ConvSpec.of(matrix.shape)
+    assert specnorm.ConvSpec.of(matrix.shape, **spec.geometry) == spec
+
+
+def test_a_linear_layer_is_the_same_at_every_size() -> None:
+    torch: Any = pytest.importorskip("torch")
+    layer = torch.nn.Linear(6, 4, bias=False).double()
+    true = float(np.linalg.norm(layer.weight.detach().numpy(), 2))
+    bounds = specnorm.enclose(layer, 32, padding_mode="zeros")
+    assert float(bounds.lower) <= true * (1 + 1e-12)
+    assert float(bounds.upper) >= true * (1 - 1e-12)
+
+
+# -- keywords of other libraries ---------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda k: specnorm.enclose(k, shape=32), r"enclose has no keyword 'shape'; did you mean input_shape\?"),
+        (lambda k: specnorm.conv_norm(k, shape=32), r"conv_norm has no .*did you mean input_shape\?"),
+        (lambda k: specnorm.enclose(k, tol=1e-3), r"enclose has no keyword 'tol'; did you mean rtol\?"),
+        (lambda k: specnorm.enclose(k, strides=2), r"did you mean stride\?"),
+        (lambda k: specnorm.enclose(k, kernel_size=3), "the kernel's own shape, .*, says it; leave it out"),
+        (lambda k: specnorm.gram_bound(k, iterations=3), r"did you mean n_iter\?"),
+        (lambda k: specnorm.rescale(k, max_norm=1.0), r"did you mean bound\?"),
+        (lambda k: specnorm.tn_bound(k, gruops=2), r"did you mean groups\?"),
+        (lambda k: specnorm.tn_bound(k, colour="red"), r"tn_bound has no keyword 'colour'\. It takes certified"),
+    ],
+)
+def test_a_keyword_that_is_not_there(call: Callable[[Any], Any], words: str) -> None:
+    with pytest.raises(TypeError, match=words) as caught:
+        call(KERNEL)
+    assert "ConvSpec" not in str(caught.value)
+
+
+# -- arguments in another order, and counts ----------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["certify", "rescale", "clip", "enclose", "conv_norm"])
+def test_a_number_in_the_kernels_place(name: str) -> None:
+    with pytest.raises(specnorm.NoBackend, match=rf"{name} takes the kernel first: {name}\(kernel, 7.4\)"):
+        getattr(specnorm, name)(7.4, KERNEL)
+
+
+CALLS_WITHOUT_PRODUCTS: list[Callable[[], Any]] = [
+    lambda: specnorm.Gram(n_iter=0), lambda: specnorm.gram_bound(KERNEL, 8, n_iter=0)
+]  # fmt: skip
+
+
+def test_counts_of_gram_products() -> None:
+    with pytest.raises(specnorm.MethodError, match=r"n_iter=100 makes more than \d{7} taps"):
+        specnorm.gram_bound(KERNEL, n_iter=100)
+    for call in CALLS_WITHOUT_PRODUCTS:
+        with pytest.raises(specnorm.MethodError, match="n_iter=0 is not a count: give an integer of at least 1"):
+            call()
