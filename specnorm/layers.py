@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -128,7 +128,9 @@ def layer_kernel(x: Any, input_shape: Any = None, name: str = "specnorm") -> Lay
     found = keras_layer(x, input_shape)
     if found is not None:
         return found
-    for cls in dict.fromkeys((type(x), *map(type, _held(x, _HOLD)))):
+    # Of an object that a plugin owns, attributes are not looked at: reading a parametrised weight may move it.
+    own = registry.owner_of(type(x)) is not None
+    for cls in (type(x),) if own else dict.fromkeys(map(type, _held(x, _HOLD))):
         root = registry.owner_of(cls)
         found = _by_plugin(root, x, input_shape) if root else None
         if found is not None:
@@ -167,8 +169,8 @@ def _refusal(x: Any, name: str) -> NoBackend:
     if callable(x) and not isinstance(x, type):
         return NoBackend(
             f"{kind} is no array, and no convolution or linear layer whose kernel and geometry are read. Give its "
-            "kernel with the geometry by keyword. For a whole model there is specnorm.audit, of its arrays or its "
-            "file, and what its plugin has, such as specnorm_torch.audit_module."
+            "kernel with the geometry by keyword. specnorm.audit measures each layer of a "
+            "model, of its arrays or of its file."
         )
     try:
         backends.backend_for(x)
@@ -230,6 +232,32 @@ def keras_layer(x: Any, input_shape: int | Sequence[int] | None = None) -> Layer
     if kind in _SEPARABLE:
         return LayerKernel(kernel, geometry, as_stored=False)
     return LayerKernel(kernel, {**geometry, "groups": x.groups})
+
+
+def keras_parts(x: Any) -> Mapping[str, Any] | None:
+    """Layers in a Keras layer or model by their names, and the variables outside of them; None for anything else."""
+    if not _is_keras_layer(x):
+        return None
+    found = {str(layer.name): layer for layer in getattr(x, "layers", None) or _keras_layers(vars(x).values())}
+    if type(x).__name__ == "SpectralNormalization":  # whose own variable is a vector; the kernel is the inner layer's
+        return found
+    inner = {id(variable) for layer in found.values() for variable in layer.weights}
+    return found | {str(variable.name): variable for variable in x.weights if id(variable) not in inner}
+
+
+def _is_keras_layer(x: Any) -> bool:
+    return any(cls.__module__.partition(".")[0] == "keras" and cls.__name__ == "Layer" for cls in type(x).__mro__)
+
+
+def _keras_layers(values: Iterable[Any]) -> list[Any]:
+    """Layers among attributes, and in lists of these."""
+    found = []
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            found += _keras_layers(value)
+        elif _is_keras_layer(value):
+            found.append(value)
+    return found
 
 
 def _separable_kernel(x: Any) -> np.ndarray:

@@ -33,6 +33,7 @@ from specnorm.proving import status_of
 from specnorm.runtime.program import check_values
 from specnorm.text import install, number, visible
 from specnorm.types import AnyArray, ArrayOps
+from specnorm.walking import ModelPart, model_parts
 
 # ruff: noqa: RUF022 - by what they are for
 # fmt: off
@@ -43,7 +44,8 @@ __all__ = [
     # Outward arithmetic: ``host`` of NumPy numbers, ``arithmetic`` of arrays, ``rounding`` for sums; norms of matrices.
     "arithmetic", "host", "interval", "matrix_norm_up", "matrix_norms", "rounding", "symbol_error",
     # The problem: a layer, its frequencies, its map.
-    "at_every_size", "frequency_grids", "layer_map", "Layout", "padding_rules", "random_vectors",
+    "at_every_size", "frequency_grids", "layer_map", "Layout", "model_parts", "ModelPart", "padding_rules",
+    "random_vectors",
     # Running a method, and what answers say.
     "AnyArray", "ArrayObject", "ArrayOps", "backends", "check_budget", "check_count", "check_values", "Clock",
     "gram_power", "install", "InternalError", "lines", "number", "OutOfTime", "proven", "status_of",

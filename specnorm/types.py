@@ -103,6 +103,10 @@ class Backend:
         """Array in what the frameworks built on this library wrap their parameters in; None: ``x`` is none of these."""
         return None
 
+    def parts(self, x: Any) -> Mapping[str, Any] | None:
+        """What a model, or a part of one, is made of, by name: parts and arrays; None: its public attributes."""
+        return None
+
     # -- where and how to compute -------------------------------------------------------------------------------
     def namespace(self, x: AnyArray) -> Namespace:
         """Return the array API namespace (array-api-compat's)."""

@@ -26,7 +26,7 @@ LEVELS = (
     "array_types clock errors registry text types words", "arrays problem result", "numerics", "certified", "search",
     "tensor", "methods", "runtime", "backends standard",
     "api completing ends explaining folding layers matrices measuring norms probable projections "
-    "proving robustness testing training",
+    "proving robustness testing training walking",
     "plugin proof", "__init__ __main__",
 )  # fmt: skip
 """Rooms of the core from the ground up. A file may import rooms below its own, and its own neighbours."""

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -17,8 +18,9 @@ import specnorm
 from specnorm import BackendError, GeometryError, MethodError, ModelFileError
 from specnorm.proof import AnyArray, Layout, backends, padding_rules
 from specnorm_audit import measuring, tables
-from specnorm_audit.geometry import check_names, overrides
+from specnorm_audit.geometry import check_names, overrides, spatial_sizes
 from specnorm_audit.layers import select
+from specnorm_audit.live import of_live_model
 from specnorm_audit.output import Tick
 from specnorm_audit.plots import draw
 from specnorm_audit.readers import MAX_BYTES, isolated, open_model
@@ -33,7 +35,7 @@ __all__ = ["Report", "Row", "audit", "draw", "read_onnx", "render"]
 
 
 def audit(
-    source: str | os.PathLike[str] | Mapping[str, AnyArray],
+    source: str | os.PathLike[str] | Mapping[str, AnyArray] | object,
     *,
     input_shape: int | Sequence[int] | Mapping[str, Sequence[int]] | Literal["file"] | None = None,
     input_range: tuple[float, float] | None = None,
@@ -56,10 +58,13 @@ def audit(
 
     Parameters
     ----------
-    source : path or mapping of str to array
+    source : path, mapping of str to array, or model
         A file of safetensors (also sharded: its index or folder), ``.npz``, a PyTorch state dict, ONNX or Keras
         (``.keras``, ``.h5``), told apart by content; or arrays by name, in mappings and lists that may be nested as
-        those of Flax are: names are joined by dots. No code in a file is ever run.
+        those of Flax are: names are joined by dots. No code in a file is ever run. Or a live model of torch, Flax NNX,
+        Equinox or Keras: a row for each convolution and linear layer, by its path, with the geometry that the layer
+        states; arrays outside of these are named. The model is not run: `specnorm.audit_module` runs one of torch, and
+        measures each layer at its own size.
     input_shape : int or sequence of int or mapping or "file", optional
         Spatial input sizes of the convolutions (an int: every axis). None: every size at once. "file": of each layer
         the size that the file states, every size where it states none. A mapping: whole shapes of the network's inputs
@@ -79,8 +84,9 @@ def audit(
         Seconds for the interval of one layer and its columns together: what has not begun by then is not tried, and
         ``Row.note`` says how wide the interval is. None: as long as it takes.
     executor : concurrent.futures.Executor, optional
-        Where to measure; None: here, one layer after the other. What it returns is believed. A layer that it loses
-        (its worker dies, it breaks) is a row with ``status`` "error" that says so.
+        Where to measure; None: here, one layer after the other. A row that is not about its layer (by name, digest of
+        the kernel, geometry), and a layer that it loses (its worker dies, it breaks), is a row with ``status`` "error"
+        that says so.
     layers : str or sequence of str, optional
         Shell patterns on names; None: every layer.
     layout : str, optional
@@ -137,16 +143,17 @@ def audit(
             raise MethodError(f"{name} is about the whole network, and layers chooses a part of it: leave one out.")
     measuring.check_executor(executor)
     with ExitStack() as stack:
-        path, model = _opened(stack, source, max_bytes)
-        label = "the mapping" if path is None else path
+        path, model = _opened(stack, source, max_bytes, None if size == "file" else size)
+        label = f"the {'mapping' if isinstance(source, Mapping) else type(source).__name__}" if path is None else path
         if model.network is None and (between or shapes):
             told = "input_range" if between else "input_shape by name"
             raise ModelFileError(
                 f"{label} holds weights and no graph, and {told} is about a network's inputs: give its ONNX file, or "
                 f"leave {told} out."
             )
-        selection = select(model.arrays, patterns, of_caller=path is None)
+        selection = select(model.arrays, patterns, of_caller=path is None, written_in=model.convention)
         found = selection.layers
+        settings = replace(settings, input_shape=spatial_sizes(size, [layer.tensor for layer in found]))
         unmeasured = tuple(
             Row(x.tensor.name, x.kind, x.tensor.shape, None, reason=x.refusal) for x in selection.unmeasured
         )
@@ -182,12 +189,13 @@ def audit(
             if network is not None and path is not None:
                 claim, looser = claim_of(model, path, network, seconds)
                 stated, missing = stated + claim, missing + looser
-        used = [backend] if backend else []
+        used = [measuring.library(backend)] if backend else []
         with suppress(BackendError):  # of a row that says so
-            used += [backends.backend_for(layer.tensor.load()).name for layer in found[: path is None]]
+            used += [backends.backend_for(layer.tensor.load()) for layer in found[: path is None]]
     left_out = len(selection.names) - len(found)
+    named = type(source).__name__ if path is None and not isinstance(source, Mapping) else path
     return Report(
-        specnorm.__version__, path, tuple(rows), tuple(selection.skipped), network, environment(used), unmeasured,
+        specnorm.__version__, named, tuple(rows), tuple(selection.skipped), network, environment(used), unmeasured,
         left_out, stated, tuple(missing), inert=model.inert,
     )  # fmt: skip
 
@@ -226,16 +234,13 @@ def read_onnx(
     return onnx.graph_of_file(os.fspath(path), max_bytes, input_shape)
 
 
-def _opened(stack: ExitStack, source: Any, max_bytes: int) -> tuple[str | None, ModelArrays]:
-    """A model's path, None for a mapping, and its arrays."""
+def _opened(stack: ExitStack, source: Any, max_bytes: int, size: Any) -> tuple[str | None, ModelArrays]:
+    """A model's path, None for a mapping or a live model, and its arrays."""
     if isinstance(source, str | os.PathLike):
         path = os.fspath(source)
         return path, stack.enter_context(open_model(path, max_bytes))
     if not isinstance(source, Mapping):
-        raise ModelFileError(
-            f"a {type(source).__name__} is no model file: give its path, or a mapping of names to arrays; "
-            "specnorm_torch.audit_module(model, input_shape) audits a module."
-        )
+        return None, ModelArrays(of_live_model(source, size))
     model = ModelArrays(list(_from_tree(source)))
     if len({tensor.name for tensor in model.arrays}) < len(model.arrays):
         raise ModelFileError("two of the mapping's arrays have one name, joined by dots.")

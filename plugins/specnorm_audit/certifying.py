@@ -26,9 +26,13 @@ Key = tuple[str, tuple[int, ...], str]
 def claims_of(model: ModelArrays, layers: Sequence[Layer], rows: Sequence[Row]) -> tuple[Certificate, list[str]]:
     """A claim for each row that has a bound, and why others have none, one line each."""
     names: dict[Key, list[str]] | None = model.ask(None, stored_names)
+    loads = {tensor.name: tensor.load for tensor in model.arrays}
     found, missing = Certificate(()), []
     for layer, row in zip(layers, rows, strict=True):
         if row.status != "ok" or row.spec is None:
+            continue
+        if loads.get(row.name) is not layer.tensor.load:
+            missing.append(f"{row.name}: its weight is computed from others, and none that the file holds.")
             continue
         try:
             kernel = backends.backend_for(layer.tensor.load()).to_numpy(layer.tensor.load())

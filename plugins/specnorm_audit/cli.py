@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any, get_args
@@ -20,7 +21,7 @@ import specnorm
 from specnorm import ModelFileError, SpecnormError
 from specnorm.proof import Layout, backends, padding_rules, visible
 from specnorm_audit import audit, options, plots
-from specnorm_audit.measuring import BUDGET
+from specnorm_audit.measuring import BUDGET, STANDARD
 from specnorm_audit.output import check_outputs, complain, progress, replace_file, write
 from specnorm_audit.processes import Workers, cpus
 from specnorm_audit.readers import MAX_BYTES
@@ -66,7 +67,29 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) and code else OK if printed else TROUBLE
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True}, epilog=EXIT_CODES)
+class _Commands(click.Group):
+    """Says which command is meant where a model or a word of another program stands in its place."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the first word names."""
+        word = args[0]
+        if word in self.commands or word.startswith("-"):
+            return super().resolve_command(ctx, args)
+        if word == "help":
+            hint = "specnorm --help, or specnorm audit --help"
+        elif Path(word).exists() or word == STREAM or Path(word).suffix:
+            hint = f"specnorm audit {' '.join(args)}"
+        else:
+            near = get_close_matches(word, self.commands, 1)
+            hint = f"specnorm {' '.join([*near, *args[1:]])}" if near else "specnorm --help"
+        raise click.UsageError(visible(f"there is no command {word!r}. Try: {hint}"), ctx)
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}, epilog=EXIT_CODES
+)
 @click.version_option(package_name="specnorm-bounds", prog_name="specnorm")
 def application() -> None:
     """Spectral norms of convolution layers: bounded, computed and proved.
@@ -85,6 +108,8 @@ def backends_command() -> int:
     lines = []
     for row in listing:
         state = row.problem or f"version {row.version}; devices: {', '.join(row.devices) or 'none'}"
+        if row.name == STANDARD and row.problem is None:
+            state = "serves every other library of the array API standard, which --backend takes by its own name"
         lines.append(visible(f"{row.name:<{width}}  {state}  [{row.distribution}]") + "\n")
     if not listing:
         complain("no array library is registered. Reinstall specnorm-bounds.")
@@ -102,7 +127,7 @@ def _reporting(formats: Sequence[str], drawn: str) -> Callable[[Callable[..., in
     """Options of a command that reads a model and writes a report in one of ``formats``, and a plot of it."""
     shared = (
         click.option(
-            "--max-bytes", type=click.IntRange(min=1), default=MAX_BYTES, show_default=False, metavar="N",
+            "--max-bytes", type=options.size_in_bytes, default=str(MAX_BYTES), show_default=False, metavar="N|1GB",
             help=f"Refuse files whose arrays claim more in all; {MAX_BYTES >> 30} GiB unless given.",
         ),
         click.option(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
-from specnorm_networks import Stated
+from specnorm_networks import Stated, Tensor
 
 from specnorm import ConvSpec, GeometryError
 from specnorm.proof import Layout, padding_rules
@@ -53,6 +54,60 @@ def check_names(given: Sequence[Override], names: Sequence[str]) -> None:
     for override in given:
         if not any(fnmatchcase(name, override.pattern) for name in names):
             raise GeometryError(f"geometry: {override.pattern!r} matches no layer. Layers are {some(names) or 'none'}.")
+
+
+def spatial_sizes(sizes: Any, tensors: Sequence[Tensor]) -> Any:
+    """Spatial sizes alone, where the channels of a network's input were given with them; anything else as it is.
+
+    Parameters
+    ----------
+    sizes : tuple of int, int, "file" or None
+    tensors : sequence of Tensor
+        Kernels, in the model's order.
+
+    Raises
+    ------
+    GeometryError
+        If no convolution has so many spatial axes, whatever the layer.
+    """
+    kernels = [tensor for tensor in tensors if len(tensor.shape) > 2]
+    ranks = {len(tensor.shape) - 2 for tensor in kernels}
+    if sizes not in (None, (), "file") and tensors and not ranks and not any(map(_is_linear, tensors)):
+        raise GeometryError(
+            f"input_shape={sizes!r} is the size of images or signals, and {some([t.name for t in tensors])} "
+            f"{'is a matrix' if len(tensors) == 1 else 'are matrices'}, whose norm needs no input_shape: leave it out. "
+            "A blur or another filter of one channel is a kernel with four axes: save psf[None, None]."
+        )
+    if not isinstance(sizes, tuple) or not ranks or len(sizes) in ranks:
+        return sizes
+    shown, most = "x".join(map(str, sizes)), max(ranks)
+    if len(ranks) == 1 and len(sizes) == most + 1:
+        channels = _channels(kernels[0])
+        if sizes[0] in channels:
+            return sizes[1:]
+        if sizes[-1] in channels:
+            return sizes[:-1]
+    axes = " or ".join(map(str, sorted(ranks)))
+    meant = sizes[-most:] if len(sizes) > most else sizes[:1] * most
+    raise GeometryError(
+        f"input_shape {shown} has {len(sizes)} sizes, and the model's convolutions have {axes} spatial axes: give "
+        f"spatial sizes alone, without batch and channels, such as {'x'.join(map(str, meant))}. A kernel has two axes "
+        "for channels before these: save psf[None, None] of one filter, kernel[:, None] of several."
+    )
+
+
+def _is_linear(tensor: Tensor) -> bool:
+    """Whether a matrix is a linear layer by what the file says, or by the name that layers' weights have."""
+    return tensor.kind == "linear" or "weight" in re.split(r"[./:]", tensor.name)[-1]
+
+
+def _channels(kernel: Tensor) -> set[int]:
+    """How many input channels a layer may have, by the orders of axes that are open."""
+    stated = kernel.geometry
+    layout = stated.get("layout") or ""
+    orders = ("HWIO" if layout.endswith("IO") else "OIHW",) if "layout" in stated else kernel.conventions
+    groups, place = stated.get("groups", 1), 0 if stated.get("transposed") else 1
+    return {kernel.shape[-2 if order == "HWIO" else place] * groups for order in orders}
 
 
 def resolve(

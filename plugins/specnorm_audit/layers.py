@@ -15,6 +15,8 @@ from typing import Literal, TypeAlias
 
 from specnorm_networks import Kind, Tensor
 
+from specnorm_audit.effective import effective
+
 Convention: TypeAlias = Literal["OIHW", "HWIO"]
 _SEPARATOR = re.compile(r"[./:]")
 _COUNTER = re.compile(r":\d+$")
@@ -37,6 +39,11 @@ _UNREADABLE = {
     "void": "it holds raw bytes without a type (numpy.savez does that to bfloat16). Save the kernel as float32.",
 }
 
+_FLAT = re.compile(r"_?flat_param(_\d+)?")
+_FLATTENED = (
+    "it is a flat vector of many parameters, as FSDP keeps them. Gather them first: "
+    "torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True."
+)
 # Exact last parts of names that kernels do not have. A name proves nothing: such arrays are named in the report.
 _NO_KERNEL = frozenset({
     "bias", "weight_u", "weight_v", "weight_g", "_u", "_v", "running_mean", "running_var", "moving_mean",
@@ -46,16 +53,6 @@ _NO_KERNEL = frozenset({
 })  # fmt: skip
 # Any part of a name: what lies below should belong to the training run, not to the model.
 _TRAINING_STATE = re.compile(r"optim(izer)?(s|_states?|_state_dict)?|(lr_)?schedulers?|exp_avg(_sq)?")
-
-_WEIGHT_NORM = (
-    "weight normalisation stores a direction and a length, not the weight. Fold them first: "
-    "torch.nn.utils.remove_weight_norm, or torch.nn.utils.parametrize.remove_parametrizations."
-)
-_RAW = ("weight_orig", "weight_bar")
-"""Last parts of names, by torch's hooks and a widespread older spectral normalisation."""
-_LENGTH_OF = {"weight_v": "weight_g", ".original1": ".original0"}
-"""How names end of directions, and of the lengths beside them."""
-_RAW_PARAMETER = "the layer computes its weight from it. Make that a plain one first: specnorm_torch.bake_(model)."
 
 
 @dataclass(frozen=True)
@@ -81,19 +78,25 @@ class Selection:
     """Of all layers, asked for or not."""
 
 
-def select(tensors: Iterable[Tensor], patterns: Sequence[str] | None = None, *, of_caller: bool = False) -> Selection:
+def select(
+    tensors: Iterable[Tensor],
+    patterns: Sequence[str] | None = None,
+    *,
+    of_caller: bool = False,
+    written_in: Convention | None = None,
+) -> Selection:
     """Pick the layers among a model's arrays.
 
     What the file says for certain (`Tensor.kind`) comes first. Else real floating arrays with two axes are linear
     layers, with three to five convolutions; vectors, integers and what the array beside it explains are none. What is
     left could be one: more axes, other numbers, names that no kernel has. ``patterns`` are the shell's, on names,
     case-sensitive; None: every layer. ``of_caller``: arrays of this program, in torch's order unless a name says Flax.
+    ``written_in``: the order of the library that wrote the file, which counts as each kernel's name does.
     """
-    everything = list(tensors)
-    orders = conventions(everything, silent=("OIHW",) if of_caller else BOTH)
+    everything = effective(tensors)
+    orders = conventions(everything, ("OIHW",) if of_caller else BOTH, written_in)
     everything = [replace(t, conventions=orders[t.name]) if t.name in orders else t for t in everything]
-    shapes = {t.name: t.shape for t in everything if t.kind is None and t.dtype.startswith(_FLOATING)}
-    found = [layer for tensor in everything if (layer := _as_layer(tensor, shapes)) is not None]
+    found = [layer for tensor in everything if (layer := _as_layer(tensor)) is not None]
     names = [layer.tensor.name for layer in found if layer.kind != "none"]
     if patterns is not None:
         found = [layer for layer in found if any(fnmatchcase(layer.tensor.name, p) for p in patterns)]
@@ -103,8 +106,8 @@ def select(tensors: Iterable[Tensor], patterns: Sequence[str] | None = None, *, 
     return Selection(layers, unmeasured, [x.name for x in everything if x.name not in kept], names)
 
 
-def _as_layer(tensor: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> Layer | None:
-    """What an array is, None: no layer. ``shapes`` are those of the floating arrays, by name."""
+def _as_layer(tensor: Tensor) -> Layer | None:
+    """What an array is, None: no layer."""
     name, axes = tensor.name, len(tensor.shape)
     parts = parts_of(name)
     if tensor.kind in ("conv", "linear"):
@@ -113,24 +116,23 @@ def _as_layer(tensor: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> Layer | 
         return Layer(tensor, "none" if _doubt(parts) else "unknown", tensor.refusal, tensor.assumed)
     if tensor.kind == "none":
         return Layer(tensor, "none", tensor.refusal) if tensor.refusal else None
+    if _FLAT.fullmatch(parts[-1]):
+        return Layer(tensor, "none", _FLATTENED)
     unreadable = next((why for start, why in _UNREADABLE.items() if tensor.dtype.startswith(start)), None)
     single = unreadable is None or _ONE_NUMBER.fullmatch(tensor.dtype)
-    if (axes < MIN_AXES and single) or _is_explained(name, shapes) or _is_position(tensor, parts[-1]):
+    if (axes < MIN_AXES and single) or _is_position(tensor, parts[-1]):
         return None
     kind: Kind = "linear" if axes == MIN_AXES else "conv"
     if not MIN_AXES <= axes <= MAX_AXES:
         return Layer(tensor, "none", unreadable or f"it has {axes} axes, and a layer {MIN_AXES} to {MAX_AXES}.")
     if unreadable is None and not tensor.dtype.startswith(_FLOATING):
         return Layer(tensor, "none", f"its numbers are {tensor.dtype}, and a layer's are real and floating.")
-    if any(name.endswith(end) and name.removesuffix(end) + its in shapes for end, its in _LENGTH_OF.items()):
-        return Layer(tensor, kind, _WEIGHT_NORM)
-    doubt = None if unreadable else _doubt(parts)
+    doubt = None if unreadable or tensor.refusal else _doubt(parts)
     if doubt is not None:
         return Layer(tensor, "none", doubt)
     if axes == 3 and parts[-1] == "kernel" and parts[-2:-1] and parts[-2] in _ATTENTION:
         return Layer(tensor, kind, f"it is the {parts[-2]} of an attention by its name, which is not measured.")
-    stored = parts[-1] in _RAW or (parts[-1].startswith("original") and "parametrizations" in parts)
-    return Layer(tensor, kind, tensor.refusal or unreadable or (_RAW_PARAMETER if stored else None), tensor.assumed)
+    return Layer(tensor, kind, tensor.refusal or unreadable, tensor.assumed)
 
 
 def _is_position(tensor: Tensor, leaf: str) -> bool:
@@ -138,18 +140,6 @@ def _is_position(tensor: Tensor, leaf: str) -> bool:
     named = "weight" in leaf or "kernel" in leaf
     index = tensor.dtype in _WIDE and len(tensor.shape) <= MIN_AXES and not named
     return index or tensor.dtype.startswith(_NO_NUMBERS)
-
-
-def _is_explained(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether an array is no kernel by its shape beside another's, which is one."""
-    shape = shapes.get(name, ())
-    if name.endswith("weight_orig"):
-        return shapes.get(name.removesuffix("_orig")) == shape  # of which the layer uses the other
-    # Lengths of a weight normalisation: one for all rows or one each. Their directions are refused as layers.
-    of = next((shapes.get(name.removesuffix(its) + end) for end, its in _LENGTH_OF.items() if name.endswith(its)), None)
-    if of is None or not len(of) == len(shape) <= MAX_AXES:
-        return False
-    return all(n in (1, m) for n, m in zip(shape, of, strict=True)) and sum(n > 1 for n in shape) < MIN_AXES
 
 
 def _doubt(parts: Sequence[str]) -> str | None:
@@ -172,17 +162,20 @@ def parts_of(name: str) -> list[str]:
     return _SEPARATOR.split(_COUNTER.sub("", name))
 
 
-def conventions(tensors: Sequence[Tensor], silent: tuple[Convention, ...] = BOTH) -> dict[str, tuple[Convention, ...]]:
+def conventions(
+    tensors: Sequence[Tensor], silent: tuple[Convention, ...] = BOTH, written_in: Convention | None = None
+) -> dict[str, tuple[Convention, ...]]:
     """How each kernel of 3 to 5 axes may be read, by its name.
 
     A bias beside a kernel has as many entries as the kernel has outputs, which may fit one order alone. Outputs of each
     kernel are inputs of the next one, which may hold in one order alone. ``weight`` is torch's name; ``kernel`` is
-    Flax's and Keras's, but others use it too: it does not decide alone. ``silent`` is for what says nothing at all.
+    Flax's and Keras's, but others use it too: it does not decide alone. ``silent`` is for what says nothing at all;
+    ``written_in`` stands in the place of all names.
     """
     kernels = [t for t in tensors if t.kind is None and 3 <= len(t.shape) <= 5 and "float" in t.dtype]
     vectors = {tuple(parts_of(t.name)): t.shape[0] for t in tensors if len(t.shape) == 1}
     by_shape = {t.name: _by_bias(t, vectors) for t in kernels}
-    by_name = {t.name: _by_name(parts_of(t.name)[-1]) for t in kernels}
+    by_name = {t.name: written_in or _by_name(parts_of(t.name)[-1]) for t in kernels}
     proven = {*by_shape.values(), _by_channels(kernels)} - {None}
     voices = proven | {*by_name.values()} - {None}
     if not voices:

@@ -8,8 +8,10 @@ from collections.abc import Collection, Generator, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.util import find_spec
 from time import monotonic
-from typing import Literal
+from typing import Any, Literal
 
 from specnorm_networks import speaks_of
 
@@ -23,6 +25,7 @@ from specnorm import (
     GeometryError,
     Method,
     MethodError,
+    NoBackend,
     Result,
     Smallest,
     SpecnormError,
@@ -30,7 +33,7 @@ from specnorm import (
     Undecided,
     enclose_isometry,
 )
-from specnorm.proof import ArrayObject, Upper, backends, host, padding_rules, proven, status_of
+from specnorm.proof import ArrayObject, Upper, backends, digest_of, host, padding_rules, proven, status_of
 from specnorm_audit.geometry import Override, resolve
 from specnorm_audit.layers import Layer
 from specnorm_audit.processes import WorkerLost, Workers
@@ -50,6 +53,8 @@ BUDGET = 60.0
 """Seconds of a layer's search, unless others are given."""
 IN_FLIGHT = 512 * 2**20
 """Bytes of kernels that an executor is given before its answers are waited for; one kernel may be larger."""
+STANDARD = "array-api"
+"""Name under which the libraries without a plugin are served."""
 _LEAST = 1e-3
 """Seconds for a column where nothing is left: none is no budget."""
 _OVERFLOW = "no bound of its norm is below the largest number of float64, 1.8e308. Scale the kernel down."
@@ -264,19 +269,36 @@ def check_target(name: str | None, device: str | None) -> None:
         if device is not None:
             raise BackendError(f"device={device!r} needs a backend to go with it: say which array library to use.")
         return
-    backend = backends.load(name)
-    if name == "array-api":  # of arrays that there are already: it makes none
-        raise BackendError(f"backend={name!r} stands for libraries without a plugin: name a library.")
+    backend = library(name)
     if device is not None and device not in backend.devices():
         raise BackendError(
             f"device={device!r} is not one of {name}'s devices here: {', '.join(backend.devices()) or 'none'}."
         )
 
 
+def library(name: str) -> backends.Backend:
+    """A plugin by its name, or what serves a library of the array API standard that has none, by the library's name."""
+    if name == STANDARD:
+        raise BackendError(
+            f"backend={name!r} serves every library of the array API standard that has no plugin: give the library's "
+            "own name, such as array_api_strict."
+        )
+    try:
+        found: backends.Backend = backends.load(name)
+    except NoBackend:
+        if not (name.isidentifier() and find_spec(name)):
+            raise
+        module = import_module(name)
+        if not hasattr(module, "__array_namespace_info__"):
+            raise
+        found = backends.backend_for(module.zeros(1))
+    return found
+
+
 def place(kernel: ArrayObject, name: str, device: str | None = None) -> ArrayObject:
     """Copy a kernel to another library, by its plugin's name; refused if that cannot hold the dtype or device."""
     host = backends.backend_for(kernel).to_numpy(kernel)
-    target = backends.load(name)
+    target = library(name)
     moved: ArrayObject = target.asarray(host, device)
     if str(moved.dtype).rpartition(".")[2] != host.dtype.name:
         raise BackendError(
@@ -307,21 +329,30 @@ def measured(found: Sequence[Layer], settings: Settings, executor: Executor | No
         for layer in found:
             yield fill(*_loaded(layer, settings), settings)
         return
-    waiting: deque[tuple[Layer, Future[Row]]] = deque()
+    waiting: deque[_Waiting] = deque()
     try:
         for layer in found:
-            while waiting and (waiting[0][1].done() or _bytes(layer) + _in_flight(waiting) > IN_FLIGHT):
-                yield _row(*waiting.popleft(), settings)
-            waiting.append((layer, _submitted(layer, settings, executor)))
+            while waiting and (waiting[0].future.done() or _bytes(layer) + _in_flight(waiting) > IN_FLIGHT):
+                yield _row(waiting.popleft(), settings)
+            waiting.append(_submitted(layer, settings, executor))
         while waiting:
-            yield _row(*waiting.popleft(), settings)
+            yield _row(waiting.popleft(), settings)
     finally:
-        for _, future in waiting:
-            future.cancel()
+        for entry in waiting:
+            entry.future.cancel()
 
 
-def _in_flight(waiting: Iterable[tuple[Layer, Future[Row]]]) -> int:
-    return sum(_bytes(layer) for layer, future in waiting if not future.done())
+@dataclass(frozen=True)
+class _Waiting:
+    """A layer that an executor measures; ``asked`` is its row before, with the digest of the kernel that was sent."""
+
+    layer: Layer
+    asked: Row
+    future: Future[Row]
+
+
+def _in_flight(waiting: Iterable[_Waiting]) -> int:
+    return sum(_bytes(entry.layer) for entry in waiting if not entry.future.done())
 
 
 def _bytes(layer: Layer) -> int:
@@ -329,28 +360,51 @@ def _bytes(layer: Layer) -> int:
     return math.prod(layer.tensor.shape) * (8 if "64" in layer.tensor.dtype else 4)
 
 
-def _submitted(layer: Layer, settings: Settings, executor: Executor) -> Future[Row]:
+def _submitted(layer: Layer, settings: Settings, executor: Executor) -> _Waiting:
     row, kernel = _loaded(layer, settings)
     known: Future[Row] = Future()
-    if row.reason is not None:
+    if row.reason is not None or kernel is None:
         known.set_result(row)
-        return known
+        return _Waiting(layer, row, known)
+    row = replace(row, digest=_digest(kernel))
     try:
-        return executor.submit(fill, row, kernel, settings)
+        return _Waiting(layer, row, executor.submit(_filled_there, row, kernel, settings))
     except Exception as error:  # broken, shut down, or the kernel cannot be sent: every executor has its own errors
         known.set_exception(error)
-        return known
+        return _Waiting(layer, row, known)
 
 
-def _row(layer: Layer, future: Future[Row], settings: Settings) -> Row:
-    """Wait for a layer's row; measuring itself raises nothing, so what is raised is the executor's."""
+def _filled_there(row: Row, kernel: ArrayObject, settings: Settings) -> Row:
+    """`fill`, with the digest of the kernel that was measured."""
+    return fill(replace(row, digest=_digest(kernel)), kernel, settings)
+
+
+def _is_about(answer: Row, asked: Row) -> bool:
+    """Whether a row is of the layer that was asked about: its name, kernel and geometry."""
+    same = (answer.name, answer.digest, answer.spec, answer.other)
+    return same == (asked.name, asked.digest, asked.spec, asked.other)
+
+
+def _digest(kernel: ArrayObject) -> str:
+    return digest_of(backends.backend_for(kernel).to_numpy(kernel))
+
+
+def _row(waiting: _Waiting, settings: Settings) -> Row:
+    """Wait for a layer's row; measuring itself raises nothing, so what is raised is the executor's.
+
+    A row of another layer, kernel or geometry is no answer.
+    """
+    layer, asked, future = waiting.layer, waiting.asked, waiting.future
     try:
         lost = future.exception()
     except Exception as error:  # it was cancelled
         lost = error
     if lost is None:
-        row: Row = future.result()
-        return row
+        answer: Any = future.result()  # of an executor that may answer anything
+        if isinstance(answer, Row) and _is_about(answer, asked):
+            return answer
+        name = answer.name if isinstance(answer, Row) else type(answer).__name__
+        return replace(asked, reason=f"the executor answered with a row that is not about it (of {name}).")
     if isinstance(lost, KeyboardInterrupt):
         raise lost
     row = describe(layer, settings)

@@ -16,6 +16,7 @@ from specnorm_audit.rows import CIRCULAR, STANDARD
 
 FURTHEST = 1e100
 """Largest radius that labels are certified within."""
+_LETTERS = "KMGTI "
 SUFFIXES = {"": "table", ".txt": "table", ".json": "json", ".csv": "csv", ".md": "markdown", ".html": "html"}
 """How the names of reports end -> their format."""
 
@@ -47,6 +48,22 @@ def _natural(text: str, what: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
         raise click.BadParameter(f"{text!r} is not {what}.")
     return int(text)
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def size_in_bytes(text: str) -> int:
+    """A number of bytes, maybe with a unit: 1GB is 10^9, 1GiB is 2^30."""
+    number = text.strip().upper().removesuffix("B").rstrip(_LETTERS)
+    unit = text.strip().upper().removesuffix("B")[len(number) :]
+    try:
+        found = float(number) * _UNITS[unit.strip()] if number.replace(".", "", 1).strip().isascii() else math.nan
+    except (KeyError, ValueError):
+        found = math.nan
+    if "_" in text or not 1 <= found < 2**63:
+        raise click.BadParameter(f"{text!r} is not a number of bytes of at least 1, such as 1000000000, 1GB or 8GiB.")
+    return int(found)
 
 
 def jobs(text: str) -> int | None:

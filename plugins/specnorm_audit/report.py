@@ -125,6 +125,11 @@ class Report:
             "gates": [gate.to_dict() for gate in self.gates],
         }
 
+    def __repr__(self) -> str:
+        """One line: the model, and what is proven of it."""
+        named = "" if self.model is None else f"{visible(self.model)}: "
+        return f"<Report {named}{verdict(self)}>"
+
     def __str__(self) -> str:
         """The table that ``--format table`` prints."""
         title = [] if self.model is None else [visible(self.model)]
@@ -148,10 +153,11 @@ class Report:
         return pandas.DataFrame([row.to_dict() for row in self.layers])
 
 
-def environment(used: Iterable[str] = ()) -> dict[str, str]:
-    """Date, versions and platform of this run, by name; ``used`` are the libraries that measured."""
+def environment(used: Iterable[backends.Backend] = ()) -> dict[str, str]:
+    """Date, versions and platform of this run, by name; ``used`` serve the libraries that measured."""
     found = {"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"), "Python": platform.python_version()}
-    found |= {name: str(backends.load(name).version()) for name in sorted({"numpy", *used})}
+    versions = {backend.name: str(backend.version()) for backend in (backends.load("numpy"), *used)}
+    found |= dict(sorted(versions.items()))
     return found | {"platform": f"{platform.system()} {platform.machine()}"}
 
 
@@ -215,78 +221,98 @@ def notes(report: Report) -> list[str]:
 def gate_layers(report: Report, bound: float) -> Gate:
     """Whether all norms are proven to be at most ``bound``.
 
-    Undecided: nothing speaks against it but arrays that could be layers and are not measured.
+    Undecided: every layer that was measured is, and of others, or of arrays that could be layers, nothing is known.
     """
-    return _gate(report, f"--fail-above {bound!r}", bound, f"a norm of at most {bound!r}", _against)
+    wanted = f"a norm of at most {bound!r}"
+    return _gate(report, f"--fail-above {bound!r}", bound, wanted, _against, None)
 
 
 def gate_smallest(report: Report, bound: float) -> Gate:
     """Whether all smallest singular values are proven to be at least ``bound``; undecided as `gate_layers`."""
     wanted = f"a smallest singular value of at least {bound!r}"
-    return _gate(report, f"--fail-below {bound!r}", bound, wanted, _against_smallest)
+    return _gate(report, f"--fail-below {bound!r}", bound, wanted, _against_smallest, "smallest")
 
 
 def gate_isometries(report: Report, bound: float) -> Gate:
     """Whether all isometry defects are proven to be at most ``bound``; undecided as `gate_layers`."""
-    return _gate(
-        report, f"--fail-isometry {bound!r}", bound, f"an isometry defect of at most {bound!r}", _against_defect
-    )
+    wanted = f"an isometry defect of at most {bound!r}"
+    return _gate(report, f"--fail-isometry {bound!r}", bound, wanted, _against_defect, "isometry")
 
 
-def _gate(report: Report, option: str, bound: float, wanted: str, against: Callable[[Row, float], str | None]) -> Gate:
-    """Whether every layer is proven to have what is wanted; ``against`` says what a row has against it."""
+def _gate(
+    report: Report,
+    option: str,
+    bound: float,
+    wanted: str,
+    against: Callable[[Row, float], str | None],
+    value: str | None,
+) -> Gate:
+    """Whether every layer is proven to have what is wanted.
+
+    Parameters
+    ----------
+    against : callable
+        Says what is known of a row that speaks against it, or None.
+    value : str, optional
+        Column that has to be known; None: both ends of the norm.
+    """
     if report.error is not None:
         return Gate(option, bound, "undecided", "the model could not be read.")
     places = [place for row in report.layers if (place := against(row, bound))]
+    unknown = _unknown(report, value)
     if places:
         reason = f"{len(places)} of {len(report.layers)} layers are not proven to have {wanted}:"
-        return Gate(option, bound, "failed", reason, tuple(places))
-    if report.unmeasured:
-        unmeasured = tuple(f"{row.name}: {row.reason}" for row in report.unmeasured)
+        return Gate(option, bound, "failed", reason, (*places, *unknown))
+    if unknown:
         advice = "--layers with the names of the others leaves out what is none"
-        reason = f"{len(unmeasured)} arrays could be layers and are not measured; {advice}:"
-        return Gate(option, bound, "undecided", reason, unmeasured)
+        reason = f"nothing is known of {len(unknown)} arrays that are, or could be, layers; {advice}:"
+        return Gate(option, bound, "undecided", reason, unknown)
     chosen = f", {report.left_out} more left out," if report.left_out else ""
     reason = f"each of {len(report.layers)} layers{chosen} is proven to have {wanted}, as assumed."
     return Gate(option, bound, "passed", reason)
 
 
-def _error(row: Row) -> str:
-    return f"{row.name}: error: {row.reason or 'its bounds are no numbers'}"
+def _unknown(report: Report, value: str | None) -> tuple[str, ...]:
+    """A line for each array that is, or could be, a layer and of which the value of a gate is not known."""
+    lines = []
+    for row in report.layers:
+        if row.status != "ok":
+            lines.append(f"{row.name}: error: {row.reason or 'its bounds are no numbers'}")
+        elif value is not None and not isinstance(row.values.get(value), float):
+            lines.append(f"{row.name}: {row.note or f'no {value} is known'}")
+    return (*lines, *(f"{row.name}: {row.reason}" for row in report.unmeasured))
 
 
 def _against(row: Row, bound: float) -> str | None:
-    if row.status != "ok" or row.lower is None or row.upper is None:
-        return _error(row)
-    if row.lower > bound:
+    """Why what is known of a row does not stay within a bound, or None."""
+    if row.lower is not None and bound < row.lower < math.inf:
         return f"{row.name}: lower = {row.lower!r} > {bound!r}: the norm is above it"
-    if not row.upper <= bound:
+    if row.status == "ok" and row.upper is not None and row.upper > bound:
         return f"{row.name}: upper = {row.upper!r} > {bound!r}, lower = {row.lower!r}: not proven"
     return None
 
 
 def _against_smallest(row: Row, bound: float) -> str | None:
+    """Why what is known of a row's smallest singular value is below a bound, or None."""
     smallest = row.values.get("smallest")
-    if row.status != "ok":
-        return _error(row)
-    if not isinstance(smallest, float):
-        return f"{row.name}: {row.note or 'its smallest singular value is not known'}"
-    return None if smallest >= bound else f"{row.name}: smallest = {smallest!r} < {bound!r}: not proven"
+    if row.status != "ok" or not isinstance(smallest, float) or smallest >= bound:
+        return None
+    return f"{row.name}: smallest = {smallest!r} < {bound!r}: not proven"
 
 
 def _against_defect(row: Row, bound: float) -> str | None:
+    """Why what is known of a row's isometry defect is above a bound, or None."""
     defect = row.values.get("isometry")
-    if row.status != "ok":
-        return _error(row)
-    if not isinstance(defect, float):
-        return f"{row.name}: {row.note or 'its isometry defect is not known'}"
-    return None if defect <= bound else f"{row.name}: isometry = {defect!r} > {bound!r}: not proven"
+    if row.status != "ok" or not isinstance(defect, float) or defect <= bound:
+        return None
+    return f"{row.name}: isometry = {defect!r} > {bound!r}: not proven"
 
 
 def gate_network(report: Report, bound: float) -> Gate:
     """Whether the network's constant is proven to be at most ``bound``.
 
-    Undecided: proven of a graph that could not be compared with the file's own values.
+    Undecided: nothing is known of the network, or it is proven of a graph that could not be compared with the file's
+    own values.
     """
     option, found = f"--fail-above-network {bound!r}", report.network
     if report.error is not None:
@@ -294,12 +320,13 @@ def gate_network(report: Report, bound: float) -> Gate:
     claim = f"the network is not proven to have a constant of at most {bound!r}"
     if found is None:
         why = "--layers chose a part of it" if report.left_out else "the file holds no graph, so give an ONNX file"
-        return Gate(option, bound, "failed", f"{claim}: {why}.")
+        return Gate(option, bound, "undecided", f"{claim}: {why}.")
     if found.upper is None:
-        return Gate(option, bound, "failed", f"{claim}: {found.unknown[0].reason}.")
-    finite = found.upper < float("inf")
-    constant = f"its constant is at most {number(found.upper, 'upper')}" if finite else found.infinite
-    if not found.upper <= bound:
+        return Gate(option, bound, "undecided", f"{claim}: {found.unknown[0].reason}.")
+    if math.isinf(found.upper):
+        return Gate(option, bound, "undecided", f"{claim}: {found.infinite}.")
+    constant = f"its constant is at most {number(found.upper, 'upper')}"
+    if found.upper > bound:
         return Gate(option, bound, "failed", f"{claim}: {constant}.")
     if not found.checked.complete:
         return Gate(option, bound, "undecided", f"the network is open: {constant} as it was read. {found.checked}")

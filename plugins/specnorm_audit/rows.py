@@ -77,6 +77,8 @@ class Row:
     other: ConvSpec | None = None
     claim: Upper | None = field(default=None, repr=False, compare=False)
     """The least bound of the layer that knows its proof: what the bound of a network is made of."""
+    digest: str | None = field(default=None, repr=False, compare=False)
+    """Of the kernel's bits, where it was measured elsewhere."""
 
     @property
     def status(self) -> Literal["ok", "error", "skipped"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from specnorm.proof import number, visible
+from specnorm_audit.effective import AS_STORED
 from specnorm_audit.rows import Row, Value
 
 WIDE = 1.1
@@ -13,6 +14,7 @@ NAMED = 3
 """Layers that a note names before it counts the others."""
 WORDS = {"upper": "an upper bound", "lower": "a lower bound", "exact": "exact", "estimate": "an estimate"}
 """What a promise is called."""
+_STORED = "Weights are taken as used as they are stored: factors that the model's code applies are not seen."
 
 
 def columns(rows: Sequence[Row]) -> list[str]:
@@ -102,12 +104,18 @@ def assumed(rows: Sequence[Row]) -> list[str]:
     convolutions = [row for row in rows if row.assumed or (row.kind == "conv" and row.reason is None)]
     groups: dict[tuple[str, ...], list[str]] = {}
     for row in convolutions:
-        groups.setdefault(row.assumed, []).append(visible(row.name))
+        words = tuple(word for word in row.assumed if word != AS_STORED)
+        if words or row.kind == "conv":
+            groups.setdefault(words, []).append(visible(row.name))
     lines = []
     for words, names in groups.items():
         of = "" if len(groups) == 1 else f" of {some(names)}"
         if words:
             lines.append(f"Assumed{of}, since the file does not say: {', '.join(map(visible, words))}.")
+    if any(any(" or " in word for word in words if word.startswith("layout=")) for words in groups):
+        lines.append("Bounds are of both orders of axes where the layout is open: --layout (layout=) says which it is.")
+    if any(AS_STORED in row.assumed for row in rows):
+        lines.append(_STORED)
     return lines
 
 

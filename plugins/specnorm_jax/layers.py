@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,10 +15,14 @@ from specnorm.plugin import LayerKernel, per_axis, same_upper
 _LAYOUTS = ("IO", "WIO", "HWIO", "DHWIO")
 _FLAX = ("Conv", "ConvTranspose", "Linear")
 _EQUINOX = ("Conv", "ConvTranspose", "Linear")
+_WRAPPERS = ("flax WeightNorm", "flax SpectralNorm", "equinox WeightNorm", "equinox SpectralNorm")
 
 
 def layer_kernel(x: Any, input_shape: int | Sequence[int] | None) -> LayerKernel | None:
-    """`specnorm.plugin.Backend.layer` of these; None for anything else."""
+    """`specnorm.plugin.Backend.layer` of these, and of what normalises their weights; None for anything else."""
+    wrapper = _wrapper(x)
+    if wrapper is not None:
+        return _normalised(wrapper, x, input_shape)
     for module, known, read in (("flax.nnx", _FLAX, _flax), ("equinox.nn", _EQUINOX, equinox_layer)):
         bases = [cls for cls in type(x).__mro__ if cls.__module__.startswith(module) and cls.__name__ in known]
         if bases:
@@ -28,6 +33,45 @@ def layer_kernel(x: Any, input_shape: int | Sequence[int] | None) -> LayerKernel
                 )
             return read(bases[0].__name__, x, input_shape)
     return None
+
+
+def _wrapper(x: Any) -> str | None:
+    """Framework and class of a wrapper that normalises the weights of one layer."""
+    named = {f"{cls.__module__.partition('.')[0]} {cls.__name__}" for cls in type(x).__mro__}
+    return next((name for name in _WRAPPERS if name in named), None)
+
+
+def _normalised(wrapper: str, x: Any, input_shape: Any) -> LayerKernel | None:
+    """The layer inside with the weights that its next call uses: Flax computes them itself, in a copy."""
+    if wrapper == "equinox SpectralNorm":
+        raise GeometryError(
+            "Equinox's SpectralNorm keeps its vectors in the model's state: give the kernel that it amounts to."
+        )
+    inner = x.layer_instance if wrapper.startswith("flax") else x.layer
+    told = layer_kernel(inner, input_shape)
+    plain = getattr(x, "weight_name", "weight") == "weight" and (wrapper.startswith("flax") or _as_it_is(told, inner))
+    if told is None or not plain:
+        raise GeometryError(
+            f"{wrapper} is around a {type(inner).__name__}, not one convolution or linear layer as it is stored: give "
+            "the kernels that it amounts to."
+        )
+    if wrapper == "equinox WeightNorm":
+        axes = tuple(axis for axis in range(inner.weight.ndim) if axis != x.axis)
+        length = jnp.sqrt(jnp.sum(inner.weight**2, axis=axes, keepdims=True))
+        return told._replace(kernel=inner.weight * x.g / length)
+    twin = copy.deepcopy(x)
+    twin(_some_input(twin.layer_instance), **({"update_stats": False} if "Spectral" in wrapper else {}))
+    return layer_kernel(twin.layer_instance, input_shape)
+
+
+def _as_it_is(told: LayerKernel | None, layer: Any) -> bool:
+    return told is not None and told.kernel is layer.weight
+
+
+def _some_input(layer: Any) -> Any:
+    """An input of a layer of Flax, as small as it can be."""
+    ndim = len(getattr(layer, "kernel_size", ()))
+    return jnp.zeros((1, *(64,) * ndim, layer.in_features), layer.kernel[...].dtype)
 
 
 def array_in(x: Any) -> Any:

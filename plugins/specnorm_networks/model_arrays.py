@@ -95,6 +95,9 @@ class ModelArrays:
         Gives what reads each array of the file, by the name that it has there; None: as ``arrays`` have it.
     inert : tuple of str
         What the file would import beside its arrays: nothing of it was constructed.
+    convention : {"OIHW", "HWIO"} or None
+        Order of axes of the library that wrote the file, whatever the arrays are called; None: files of this kind are
+        written by many.
     """
 
     arrays: Sequence[Tensor]
@@ -102,6 +105,7 @@ class ModelArrays:
     elsewhere: Callable[..., Any] | None = None
     stored: Callable[[], Mapping[str, Callable[[], AnyArray]]] | None = None
     inert: tuple[str, ...] = ()
+    convention: Literal["OIHW", "HWIO"] | None = None
 
     def array(self, name: str) -> AnyArray:
         """An array as it is stored; `LookupError` if there is none."""

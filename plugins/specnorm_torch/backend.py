@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +31,12 @@ class TorchBackend(TorchArrays):
             with modules.at_inference(x):
                 modules.check_used(x)
         return LayerKernel(modules.weight_of(x), {word: v for word, v in geometry.items() if word != "input_shape"})
+
+    def parts(self, x: Any) -> Mapping[str, Any] | None:
+        if not isinstance(x, nn.Module):
+            return None
+        own = {**dict(x.named_parameters(recurse=False)), **dict(x.named_buffers(recurse=False))}
+        return {**own, **dict(x.named_children())}
 
     def without_derivative(self, value: Array, x: Array, reason: str) -> Array:
         return derivatives.without_derivative(value, x, reason)

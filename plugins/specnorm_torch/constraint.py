@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
@@ -171,7 +172,7 @@ class SpectralNorm(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Read a state; one of another method, torch's own or an earlier version's, begins anew."""
         self._settled = None
-        state_dict.pop(f"{prefix}_extra_state", None)
+        state_dict[f"{prefix}_extra_state"] = self.get_extra_state()  # an earlier version's is of other things, or none
         torchs = [state_dict.pop(f"{prefix}_{name}", None) for name in "uv"]
         stored = {name: state_dict.get(f"{prefix}{name}") for name in self.state_names}
         others = [name for name, x in stored.items() if x is not None and x.shape != self.state[name].shape]
@@ -184,6 +185,18 @@ class SpectralNorm(nn.Module):
             self._fits = False
             state_dict |= {f"{prefix}{name}": x for name, x in self.state.items()}
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def get_extra_state(self) -> Tensor:
+        """Tell what besides weight and state determines the weight in eval, so that a file does: as JSON in bytes."""
+        told = {
+            "bound": self.bound, "eps": self.eps, "only_shrink": self.only_shrink, "dim": self.dim,
+            "geometry": self.geometry, "method": {"name": self.method.name, **asdict(self.method)},
+            "sweeps": _SETTLING,
+        }  # fmt: skip
+        return torch.frombuffer(bytearray(json.dumps(told, allow_nan=False).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Leave the module as it was made: what a file says of it is for readers without the module."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is found anew."""

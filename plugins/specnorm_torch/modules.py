@@ -254,14 +254,17 @@ def _check_values(name: str, x: Tensor) -> None:
 
 def weight_of(module: nn.Module) -> Tensor:
     """The kernel of the next call, of which torch's types say only that it is a tensor or a module."""
-    for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, _Hooks):  # after loading or a step, what it computed is of before
-            mode, module.training = module.training, False
-            try:
+    modes = {part: part.training for part in module.modules()}
+    for part in modes:  # a parametrisation that moves at each call in training is not moved by reading
+        part.training = False
+    try:
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, _Hooks):  # after loading or a step, what it computed is of before
                 hook(module, ())
-            finally:
-                module.training = mode
-    weight: Any = module.weight
+        weight: Any = module.weight
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
     if not isinstance(weight, Tensor):
         raise GeometryError(f"{name_of(module)}.weight is a {type(weight).__name__}, not a tensor.")
     _check_values(f"{name_of(module)}.weight", weight)

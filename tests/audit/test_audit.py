@@ -92,8 +92,11 @@ def test_rows_of_every_kind() -> None:
     assert (conv["padding_mode"], conv["padding"], conv["input_shape"]) == ("zeros", [[1, 1], [1, 1]], None)
     assert conv["assumed"] == [
         "stride=1", "dilation=1", "groups=1", "transposed=False", "layout=OIHW", "padding_mode=zeros", "padding=same",
+        "weight=as stored",
     ]  # fmt: skip
-    assert (linear["kind"], linear["stride"], linear["padding_mode"], linear["assumed"]) == ("linear", [], None, [])
+    assert (linear["kind"], linear["stride"], linear["padding_mode"], linear["assumed"]) == (
+        "linear", [], None, ["weight=as stored"],
+    )  # fmt: skip
     summary, counts = report.summary, {"layers": 3, "conv": 2, "linear": 1, "errors": 0, "skipped": 3}
     assert {name: summary[name] for name in counts} == counts
     assert summary["max_upper"] == max(row["upper"] for row in rows.values())

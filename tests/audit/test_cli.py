@@ -70,7 +70,9 @@ def test_the_gate(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_exit_codes(model: Path, bad_model: Path, broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["audit", str(bad_model)]) == 2
-    assert cli.run(["audit", str(bad_model), "--fail-above", "1e6"]) == 1  # nothing is proven about the bad layer
+    assert cli.run(["audit", str(bad_model), "--fail-above", "1e6"]) == 2  # nothing is known of the bad layer
+    assert "gate not decided" in capsys.readouterr().err
+    assert cli.run(["audit", str(bad_model), "--fail-above", "0"]) == 1  # the other one is above
     assert "nan.weight: error: kernel of shape (2, 2)" in capsys.readouterr().err
     assert cli.run(["audit", str(broken), "--fail-above", "1e6"]) == 2
     assert cli.run(["audit", str(broken), str(model), "--fail-above", "0"]) == 1

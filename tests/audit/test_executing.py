@@ -119,6 +119,36 @@ def test_every_way_to_lose_a_layer(step: Any, words: str) -> None:
     assert str(report.layers[0].reason).startswith(f"the executor failed with {words}")
 
 
+class _Believed(_Failing):
+    """Answers as told, whatever it is asked."""
+
+    def __init__(self, answer: Callable[[int, Any], Any]) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def submit(self, function: Any, /, *arguments: Any, **_: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.given.append(future)
+        future.set_result(self.answer(len(self.given) - 1, function(*arguments)))
+        return future
+
+
+def test_a_row_is_about_its_layer() -> None:
+    """The first row for every call; a row of the same name and another kernel, of another geometry; no row."""
+    arrays = _kernels(3)
+    first = audit({"0.weight": arrays["0.weight"]}, executor=_Failing()).layers[0]
+    report = audit(arrays, executor=_Believed(lambda *_: first))
+    assert [row.status for row in report.layers] == ["ok", "error", "error"]
+    assert all("not about it (of 0.weight)" in str(row.reason) for row in report.layers[1:])
+    assert all(row.upper is None for row in report.layers[1:])
+    scaled = audit({"0.weight": 2 * arrays["0.weight"]}, executor=_Believed(lambda *_: first))
+    assert scaled.layers[0].status == "error"
+    strided = audit(arrays, geometry={"*": {"stride": 2}}, executor=_Believed(lambda *_: first))
+    assert {row.status for row in strided.layers} == {"error"}
+    nothing = audit(arrays, executor=_Believed(lambda at, row: row if at else None))
+    assert [row.status for row in nothing.layers] == ["error", "ok", "ok"]
+
+
 # -- interruptions -------------------------------------------------------------------------------------------------
 
 

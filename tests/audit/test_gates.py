@@ -72,8 +72,10 @@ def test_gates_are_in_the_report(
 
 def test_weights_alone_prove_nothing_of_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = files.save_npz(tmp_path / "m.npz", {"a.weight": THREE})
-    assert cli.run(["audit", str(path), "--fail-above-network", "1e9"]) == 1
-    assert "the file holds no graph" in capsys.readouterr().err
+    assert cli.run(["audit", str(path), "--fail-above-network", "1e9"]) == 2
+    err = capsys.readouterr().err
+    assert "gate not decided" in err
+    assert "the file holds no graph" in err
 
 
 def test_alpha_and_the_sum_are_the_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

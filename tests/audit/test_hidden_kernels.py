@@ -123,7 +123,7 @@ def test_what_is_no_number_passes_no_gate(ends: tuple[float, float]) -> None:
     row = Row("a", "linear", (2, 2), None, lower=ends[0], upper=ends[1])
     report = Report("0", None, (row,), ())
     gate = gate_layers(report, 1.0)
-    assert gate.outcome == "failed"
+    assert gate.outcome == "undecided"
     assert "its bounds are no numbers" in gate.places[0]
     assert verdict(report) == "0 of 1 layers proven."
 
@@ -134,4 +134,4 @@ def test_a_bound_that_overflows_says_so_and_fails(tmp_path: Path, capsys: pytest
     out, err = capsys.readouterr()
     assert "at most -" not in out
     assert "a.weight: error: no bound of its norm is below the largest number of float64" in out
-    assert "a.weight: error: no bound" in err
+    assert "a.weight: lower = 1.79" in err

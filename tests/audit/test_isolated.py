@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import specnorm_audit as auditing
 from processes import FINDS_TESTS
 from specnorm_audit import readers
+from specnorm_audit.readers import isolated
 from specnorm_audit.readers.isolated import Reader, in_child
 
 from audit import deadly
@@ -49,7 +52,7 @@ def test_a_file_that_makes_hdf5_loop_for_ever(monkeypatch: pytest.MonkeyPatch) -
 
 def test_every_way_in_which_a_reader_ends() -> None:
     assert "limit of 1 s of processor time" in _refused(deadly.loops)
-    assert f"more memory than the limit of {2**30 + 2 * 2**20} bytes" in _refused(deadly.eats)
+    assert f"more memory than the limit of {2**30 + 2 * 2**20} bytes. Raise max_bytes" in _refused(deadly.eats)
     assert "dies: SIGSEGV" in _refused(deadly.dies)
     with pytest.raises(AttributeError, match="a fault"), in_child(deadly.stumbles, __file__, 2**20):
         pass
@@ -71,8 +74,21 @@ def test_an_array_that_cannot_be_read_to_its_end(monkeypatch: pytest.MonkeyPatch
         assert "limit of 1 s of processor time" in str(rows[name].reason)
 
 
-def test_a_child_answers_questions_about_its_file() -> None:
+def test_the_limit_of_memory_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network of 4 MB was refused for 1.64e9 bytes on a machine with 21 GB free; the refusal says how to get more."""
+    assert 2**28 < isolated.free_memory() < 2**45
+    monkeypatch.setattr(isolated, "free_memory", lambda: 2**34)
+    with in_child(deadly.one_loops, __file__, 2**32) as model:
+        assert model.ask(5, deadly.asks_for_more) is None
+    monkeypatch.setattr(isolated, "free_memory", lambda: 2**20)
+    refused = pytest.raises(ModelFileError, match="half of the memory that is free: free some")
+    with in_child(deadly.one_loops, __file__, 2**32) as model, refused:
+        model.ask(5, deadly.asks_for_more)
+
+
+def test_a_child_answers_questions_about_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """It tells meanwhile what it does; it is ended where it takes too long, and gets memory by what the file holds."""
+    monkeypatch.setattr(isolated, "free_memory", lambda: 0)
     heard: list[tuple[int, int]] = []
     with in_child(deadly.one_loops, __file__, 2**32) as model:
         names = model.ask(5, deadly.tells, 2, progress=lambda *words: heard.append(words))
@@ -110,3 +126,24 @@ def test_an_interruption_ends_the_child() -> None:
     running.send_signal(signal.SIGINT)
     assert "KeyboardInterrupt" in running.communicate(timeout=60)[1]
     assert not deadly.outlived([int(pid) for pid in pids], 30)
+
+
+@pytest.mark.nightly
+def test_a_network_whose_values_take_more_than_its_file_gives_reason_for(tmp_path: Path) -> None:
+    """As one that tells how good speech sounds: 0.7 MB of weights, and values of 110 MB at 900 frames of 120 bands."""
+    pytest.importorskip("onnx")
+    from onnx_models import drawing, node, saved, single
+
+    draw, channels = drawing(np.random.RandomState(0)), (1, 128, 64, 64, 32, 1)
+    kernels = {f"w{at}": draw(cout, cin, 3, 3) / (9 * cin) for at, (cin, cout) in enumerate(pairwise(channels))}
+    nodes, last = [], "x"
+    for name in kernels:
+        nodes += [node("Conv", last, name, out=f"c{name}", pads=[1, 1, 1, 1]), node("Relu", f"c{name}", out=f"r{name}")]
+        last = f"r{name}"
+    nodes.append(node("GlobalMaxPool", last))
+    path = saved(single(nodes, (1, 1, 900, 120), kernels), tmp_path / "m.onnx")
+    if isolated.free_memory() < 2**33:
+        pytest.skip("needs 8 GiB of free memory")
+    network = auditing.audit(path).network
+    assert network is not None
+    assert network.upper is not None

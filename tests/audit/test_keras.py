@@ -97,7 +97,7 @@ def test_attention_is_refused_and_recurrent_matrices_say_what_they_are() -> None
     assert all("MultiHeadAttention, which is not measured" in str(rows[name].reason) for name in refused)
     cells = [row for name, row in rows.items() if "bidirectional" in name]
     assert len(cells) == 4
-    assert all(row.assumed == ("kind=linear (class unknown)",) for row in cells)
+    assert all(row.assumed == ("kind=linear (class unknown)", "weight=as stored") for row in cells)
 
 
 # -- configurations are data ---------------------------------------------------------------------------------------

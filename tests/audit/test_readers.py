@@ -25,7 +25,7 @@ from audit import files
     [
         (b"", "empty"),
         (b"hello world, this is no model", "no known kind"),
-        (b"\x93NUMPY\x01\x00v\x00{}", "no known kind"),
+        (b"\x93NUMPY\x01\x00v\x00{}", "one array without a name"),
         (pickle.dumps({"w": [1.0]}), "not one that torch.save wrote"),
         (b"PK\x03\x04 cut short", "damaged"),
         (b"PK\x05\x06" + bytes(18), "zip archive of no known kind"),

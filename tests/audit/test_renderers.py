@@ -220,3 +220,11 @@ def test_it_loads_nothing_and_forbids_it() -> None:
     assert targets
     assert all(v is not None and v.startswith(("#", "data:image/svg+xml;base64,", "data:,")) for v in targets)
     assert not re.search(r"@import|url\((?!#)|https?://(?!www\.w3\.org/(2000/svg|1999/xlink))", text)
+
+
+def test_a_report_is_one_line_where_python_shows_it() -> None:
+    """It was a dataclass of 1,600 characters."""
+    report = audit(_named("a", "b"))
+    assert repr(report) == "<Report 2 of 2 layers proven: the largest norm is at most 2.00001.>"
+    assert repr(replace(report, model="m\n.npz")).startswith("<Report m")
+    assert "\n" not in repr(replace(report, model="m\n.npz"))

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from specnorm_networks import ModelArrays
 
 from specnorm import ModelFileError
-from specnorm_audit.readers import keras, npz, pytorch, safetensors
+from specnorm_audit.readers import keras, npz, pytorch, safetensors, signatures
 from specnorm_audit.readers.common import DAMAGE
 from specnorm_audit.readers.isolated import Reader, in_child
 
@@ -58,7 +58,7 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[ModelArrays]:
         try:
             place = Path(path)
             if place.is_dir():
-                place = safetensors.index_of(place)
+                place = _inside(place)
             # A named pipe would block, a device never end.
             if not stat.S_ISREG(place.stat().st_mode):
                 raise ModelFileError("it is not a regular file.")
@@ -67,9 +67,23 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[ModelArrays]:
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {error}") from error
         except DAMAGE as error:
+            told = signatures.told_by_name(path) if isinstance(error, FileNotFoundError) else None
+            if told is not None:
+                raise ModelFileError(f"{path}: {told}") from error
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise ModelFileError(f"{path} cannot be read: {reason}.") from error
         yield model
+
+
+def _inside(folder: Path) -> Path:
+    """The model's file in a folder; refused in the folder's own words, where it is of a kind that is not read."""
+    try:
+        return safetensors.index_of(folder)
+    except ModelFileError as error:
+        told = signatures.told_by_entries(folder)
+        if told is None:
+            raise
+        raise ModelFileError(told) from error
 
 
 def _listed(stack: ExitStack, file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
@@ -112,6 +126,9 @@ def sniff(file: BinaryIO) -> str:
         return "hdf5"
     if size == 0:
         raise ModelFileError("it is empty.")
+    told = signatures.told_by_content(head)
+    if told is not None:
+        raise ModelFileError(told)
     raise ModelFileError(f"its content is of no known kind. {_KNOWN}, whatever the file is called.")
 
 
@@ -132,4 +149,4 @@ def _sniff_zip(file: BinaryIO) -> str:
         return "keras"
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
-    raise ModelFileError(f"it is a zip archive of no known kind. {_KNOWN}.")
+    raise ModelFileError(signatures.told_by_zip(names) or f"it is a zip archive of no known kind. {_KNOWN}.")

@@ -34,7 +34,8 @@ GRAPH_SECONDS = 600.0
 MEMORY = 2**30
 """What the child may take beyond twice ``max_bytes`` (an archive unpacked, and one of its arrays)."""
 PLAIN_MEMORY = 3 * 2**29
-"""The same of a file without compression, beyond four times its arrays in float64: values of its graph, above all."""
+"""The same of a file without compression, beyond four times its arrays in float64; or half of the memory that is free,
+if that is more: values of its graph, above all."""
 
 Reader = Callable[[BinaryIO, str, int], ModelArrays]
 """Called with the open file, its path, and the most bytes its arrays may take; lists them without reading them.
@@ -51,7 +52,7 @@ def in_child(read: Reader, path: str, max_bytes: int, *, packed: bool = True) ->
     child = _Child(max_bytes)
     try:
         size = Path(path).stat().st_size
-        memory = None if packed else PLAIN_MEMORY + 4 * size
+        memory = None if packed else _memory(size)
         listed = child.call(_seconds(size), _list, read, path, max_bytes, memory=memory)
         sizes = [8 * math.prod(tensor.shape) for tensor in listed.arrays]
         child.arrays = sum(sizes)
@@ -98,7 +99,10 @@ class _Child:
             self.lost = "the process that reads it was ended."  # by an interruption
             raise
         if isinstance(answer, MemoryError):
-            raise ModelFileError(f"reading it takes more memory than the limit of {memory} bytes.") from answer
+            least = "Raise max_bytes (--max-bytes), if you trust it"
+            free = "The limit is half of the memory that is free: free some, or read it on a machine with more"
+            how = least if memory == self.memory else free
+            raise ModelFileError(f"reading it takes more memory than the limit of {memory} bytes. {how}.") from answer
         if isinstance(answer, BaseException):
             raise answer
         return answer
@@ -111,7 +115,7 @@ class _Child:
         progress: Callable[..., object] | None = None,
     ) -> Any:
         """`ModelArrays.ask`, with the memory that the arrays give reason for if time is limited, too."""
-        memory = None if seconds is None else PLAIN_MEMORY + 4 * self.arrays
+        memory = None if seconds is None else _memory(self.arrays)
         return self.call(seconds, _asked, progress is not None, function, *arguments, memory=memory, told=progress)
 
     def release(self) -> None:
@@ -122,6 +126,24 @@ class _Child:
                 _spare.append((os.getpid(), self.worker))
                 return
         self.worker.close()
+
+
+def _memory(size: int) -> int:
+    """Bytes that values of a graph may take, whose arrays have so many: half of what the machine has free, or more."""
+    return max(PLAIN_MEMORY + 4 * size, free_memory() // 2)
+
+
+def free_memory() -> int:
+    """Bytes of memory that can be had here, by the system and the limit on this process's group; 0: not known."""
+    found = []
+    with suppress(OSError, ValueError, IndexError, KeyError):
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        found.append(1024 * int(lines["MemAvailable"].split()[0]))
+    group = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError):  # "max" is no number
+        most = int((group / "memory.max").read_text())
+        found.append(max(most - int((group / "memory.current").read_text()), 0))
+    return min(found, default=0)
 
 
 def _seconds(size: int) -> float:
@@ -146,7 +168,7 @@ def _list(read: Reader, path: str, max_bytes: int) -> ModelArrays:
     global _listed  # of this process, which reads one file at a time
     _listed = read(_opened[0], path, max_bytes)
     arrays = [replace(tensor, load=_elsewhere) for tensor in _listed.arrays]
-    return ModelArrays(arrays, None if _listed.network is None else _elsewhere, inert=_listed.inert)
+    return replace(_listed, arrays=arrays, network=None if _listed.network is None else _elsewhere, stored=None)
 
 
 def _asked(heard: bool, function: Callable[..., Any], *arguments: Any) -> Any:

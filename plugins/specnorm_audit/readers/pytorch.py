@@ -38,6 +38,12 @@ _WRAPPERS = (
 """Keys under which training scripts put the model; their content is read as if it were the whole file."""
 _NESTED = (dict, list, tuple, Inert)
 """What tensors may lie in."""
+_REBUILT = {
+    "torch._utils._rebuild_sparse_tensor": "a sparse tensor, which is not read. Save it with .to_dense().",
+    "torch._utils._rebuild_sparse_csr_tensor": "a sparse tensor, which is not read. Save it with .to_dense().",
+    "torch._utils._rebuild_nested_tensor": "a nested tensor, which is not read. Save its parts.",
+}
+"""Tensors that are told by more than one storage -> what is said of them."""
 _OF_MODULES = ("_parameters", "_buffers", "_modules")
 """Attributes of a pickled module that are no part of the names in its state dict."""
 _NAMES = 2**25
@@ -102,7 +108,7 @@ def read(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
         )
     if not found:
         raise ModelFileError("it holds no tensors by name. Save model.state_dict().")
-    return ModelArrays(list(found.values()), inert=tuple(numbers.inert))
+    return ModelArrays(list(found.values()), inert=tuple(numbers.inert), convention="OIHW")
 
 
 def _archive(file: BinaryIO) -> tuple[Any, _Numbers]:
@@ -166,6 +172,8 @@ def _tensors(loaded: Any) -> Iterator[tuple[str, StoredTensor | str]]:
                 raise ModelFileError(f"its names have more than {_NAMES} letters in all. Save model.state_dict().")
             if isinstance(value, StoredTensor):
                 yield name, value
+            elif isinstance(value, Inert) and value.name in _REBUILT:
+                yield name, f"it is {_REBUILT[value.name]}"
             elif isinstance(value, Storage) or _is_numpy(value):
                 maker = getattr(current if isinstance(value, Storage) else value, "name", "nothing")
                 yield name, f"it is built by {maker}, which is not read. Save it as a tensor of floating numbers."

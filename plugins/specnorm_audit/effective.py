@@ -1,0 +1,401 @@
+"""What a model stores of a weight -> the weight that its layer uses: one reader for files, mappings and state dicts.
+
+Spectral and weight normalisation, pruning and parametrisations store what a weight is computed from. Where the stored
+arrays determine the weight that the layer uses at inference, they are replaced by it, under the name that the weight
+has in the model, and ``Tensor.assumed`` says so. Where they do not, the array is refused with the reason. Nothing is
+loaded here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from specnorm_networks import Tensor
+
+from specnorm import METHODS, ModelFileError, track
+from specnorm.proof import AnyArray, backends
+
+Numbers: TypeAlias = NDArray[np.float64]
+Compute: TypeAlias = Callable[..., Numbers]
+"""The weight in float64, of the arrays in the order of `Form.parts`."""
+Stored: TypeAlias = Mapping[str, Tensor]
+"""Arrays of real floating numbers by name."""
+
+_FLOATING = ("float", "bfloat")
+_BAKE = (
+    "Where the model's code is there, make it a plain parameter: specnorm_torch.bake_(model), and save the state dict."
+)
+AS_STORED = "weight=as stored"
+"""What is assumed of an array that nothing beside it explains: factors of the forward pass are not in a file."""
+_CLEARLY = 5.0
+"""How much nearer u is to the direction of Wv for the right one of two matrices: in training the two are parallel."""
+_EPSILON = 1e-12
+"""Flax's, by which a squared norm is at least this."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A weight that stored arrays determine, or the reason why they do not.
+
+    Parameters
+    ----------
+    name : str
+        Of the weight in the model; of the first part, if it is not determined.
+    parts : tuple of str
+        Names of the arrays that it is computed from; of these, the first has the weight's shape.
+    compute : callable or None
+        None: it is not determined.
+    words : str
+        What the row says under ``assumed``, or the reason of the refusal.
+    others : tuple of str
+        Names of arrays that belong to the parametrisation and do not enter the weight.
+    """
+
+    name: str
+    parts: tuple[str, ...]
+    compute: Compute | None
+    words: str
+    others: tuple[str, ...] = ()
+
+
+def effective(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Replace what weights are computed from by the weights, in the model's order.
+
+    Of arrays of which the file says nothing else (`Tensor.kind`). Parts of a weight that is computed, but the first,
+    stay as arrays that are no layers.
+    """
+    everything = list(tensors)
+    stored = {t.name: t for t in everything if t.kind is None and t.dtype.startswith(_FLOATING)}
+    names = {t.name for t in everything}
+    weights: dict[str, Tensor] = {}
+    explained: set[str] = set()
+    by_name = {t.name: t for t in everything}
+    for form in _forms(stored, names):
+        first = stored[form.parts[0]]
+        if form.compute is None:
+            weights[first.name] = replace(first, refusal=first.refusal or form.words)
+            continue
+        parts = [by_name[name] for name in form.parts]
+        refusal = next((part.refusal for part in parts if part.refusal), None)
+        load = partial(_computed, form.compute, tuple(part.load for part in parts))
+        dtype = "float64" if first.dtype == "float64" else "float32"
+        assumed = (*first.assumed, form.words)
+        weights[first.name] = replace(first, name=form.name, dtype=dtype, load=load, refusal=refusal, assumed=assumed)
+        explained.update(form.parts[1:], form.others)
+    return [weights.get(t.name) or _alone(t, t.name in explained) for t in everything]
+
+
+def _alone(tensor: Tensor, explained: bool) -> Tensor:
+    """An array that is no source of a weight: part of one, or taken as it is stored."""
+    if explained:
+        return replace(tensor, kind="none", refusal=None)
+    return tensor if tensor.kind is not None else replace(tensor, assumed=(*tensor.assumed, AS_STORED))
+
+
+def _computed(compute: Compute, loads: Sequence[Callable[[], AnyArray]]) -> AnyArray:
+    """Load the parts and compute the weight, in the library of the first part and its precision (float32 at least)."""
+    arrays = [load() for load in loads]
+    backend = backends.backend_for(arrays[0])
+    host = [backends.backend_for(x).to_numpy(x) for x in arrays]
+    with np.errstate(all="ignore"):
+        weight = compute(*(x.astype(np.float64) for x in host))
+    if not np.isfinite(weight).all() and all(np.isfinite(x).all() for x in host):
+        raise ModelFileError("its weight at inference is not finite: what it is divided by is zero.")
+    return backend.from_numpy(weight.astype(np.result_type(host[0], np.float32)), arrays[0])
+
+
+def _forms(stored: Stored, names: set[str]) -> Iterator[Form]:
+    """Every weight that stored arrays are seen to be the source of."""
+    for name in stored:
+        for ending, read in _READERS.items():
+            form = read(name, name.removesuffix(ending), stored, names) if name.endswith(ending) else None
+            if form is not None:
+                yield form
+    yield from _of_flax(stored)
+
+
+# -- torch's hooks: NAME_orig beside NAME_u and NAME_v, or a mask; NAME_v beside NAME_g ------------------------------
+def _of_hook(name: str, base: str, stored: Stored, names: set[str]) -> Form | None:
+    if base in stored and stored[base].shape == stored[name].shape:
+        return Form(base, (base,), _identity, AS_STORED, (name,))  # the layer uses the other
+    mask, u, v = f"{base}_mask", f"{base}_u", f"{base}_v"
+    if mask in names:
+        return _pruned(name, base, mask, stored)
+    if u not in names and v not in names and not name.endswith("weight_orig"):
+        return None
+    beside = [other for other in stored if _belongs(other, base, stored) and other not in (name, u, v)]
+    if base in names or u not in stored or v not in stored:
+        reason = f"the layer computes its weight from it, and the vectors beside it do not say by which factor. {_BAKE}"
+        return Form(name, (name,), None, reason)
+    if beside:
+        reason = f"{_last(beside[0])} beside it is of a normalisation whose factor is not known. {_BAKE}"
+        return Form(name, (name,), None, reason)
+    return _spectral(name, base, u, v, stored)
+
+
+def _belongs(other: str, base: str, stored: Stored) -> bool:
+    """Whether an array is a number or vector of a weight's normalisation: NAME_word."""
+    word = other.removeprefix(f"{base}_")
+    return other != word and "_" not in word and len(stored[other].shape) < 2
+
+
+def _of_bar(name: str, _base: str, _stored: Stored, _names: set[str]) -> Form:
+    reason = (
+        "an old spectral normalisation computes the layer's weight from it anew at each call, and moves its vectors: "
+        f"the file does not determine it. {_BAKE}"
+    )
+    return Form(name, (name,), None, reason)
+
+
+def _of_direction(name: str, base: str, stored: Stored, names: set[str]) -> Form | None:
+    length = f"{base}_g"
+    if length not in names or base in names or f"{base}_orig" in names:
+        return None
+    return _weight_norm(name, base, length, stored)
+
+
+def _pruned(name: str, base: str, mask: str, stored: Stored) -> Form:
+    if mask not in stored or stored[mask].shape != stored[name].shape or base in stored:
+        return Form(
+            name, (name,), None, f"the layer computes its weight from it and {_last(mask)}, which does not fit."
+        )
+    return Form(base, (name, mask), np.multiply, f"{_last(base)}=W·mask")
+
+
+def _spectral(name: str, weight: str, u: str, v: str, stored: Stored, others: tuple[str, ...] = ()) -> Form:
+    """Divide by u·Wv, as torch does in ``eval()``, whether or not that is the norm of the matrix."""
+    axes = _axes(stored[name].shape, stored[u].shape, stored[v].shape)
+    if not axes:
+        reason = f"{_last(u)} and {_last(v)} do not fit its shape: it is another normalisation than torch's. {_BAKE}"
+        return Form(name, (name,), None, reason)
+    return Form(weight, (name, u, v), partial(_divided, axes), f"{_last(weight)}=W/(u·Wv) as in eval()", others)
+
+
+def _axes(shape: Sequence[int], u: Sequence[int], v: Sequence[int]) -> tuple[int, ...]:
+    """Axes that may be the rows of the matrix W: of a linear layer the first, if it fits."""
+    if len(u) != 1 or len(v) != 1:
+        return ()
+    found = tuple(axis for axis, n in enumerate(shape) if n == u[0] and math.prod(shape) == u[0] * v[0])
+    return found[:1] if len(shape) == 2 else found
+
+
+def _divided(axes: Sequence[int], weight: Numbers, u: Numbers, v: Numbers) -> Numbers:
+    """W / (u·Wv). Where several axes fit, u is parallel to Wv for the right one."""
+    found: list[tuple[float, float]] = []
+    for axis in axes:
+        image = np.moveaxis(weight, axis, 0).reshape(u.size, v.size) @ v
+        sigma = float(u @ image)
+        beside = image - u * (np.float64(sigma) / (u @ u))
+        distance = float(np.linalg.norm(beside) / np.linalg.norm(image))
+        found.append((distance if math.isfinite(distance) else 1.0, sigma))
+    found.sort()
+    (distance, sigma), *rest = found
+    if any(other < _CLEARLY * distance and not math.isclose(sigma, its, rel_tol=1e-6) for other, its in rest):
+        raise ModelFileError(
+            "its spectral normalisation is of the matrix with the outputs as rows, or with the inputs (of a transposed "
+            f"layer): shapes and vectors fit both. {_BAKE}"
+        )
+    return np.asarray(weight / sigma)
+
+
+def _weight_norm(name: str, weight: str, length: str, stored: Stored, others: tuple[str, ...] = ()) -> Form:
+    """g·v/‖v‖, with a norm for each entry of g."""
+    direction = stored[name]
+    shape = stored[length].shape if length in stored else None
+    if shape is None or not _is_length(shape, direction.shape):
+        return Form(
+            name, (name,), None, f"the layer computes its weight from it and {_last(length)}, which does not fit."
+        )
+    return Form(weight, (name, length), _scaled, f"{_last(weight)}=g·v/|v|", others)
+
+
+def _is_length(length: Sequence[int], direction: Sequence[int]) -> bool:
+    """Whether a shape is that of one length for all of a direction, or one for each entry of an axis."""
+    if len(length) not in (0, len(direction)):
+        return False
+    return all(n in (1, m) for n, m in zip(length, direction, strict=False)) and sum(n > 1 for n in length) < 2
+
+
+def _scaled(direction: Numbers, length: Numbers) -> Numbers:
+    axes = tuple(a for a in range(direction.ndim) if length.ndim == 0 or length.shape[a] == 1)
+    return np.asarray(length * (direction / np.sqrt(np.sum(direction**2, axis=axes, keepdims=True))))
+
+
+# -- torch's parametrisations: parametrizations.NAME.original, and what each keeps under its number -------------------
+_PARAMETRISED = re.compile(r"(?P<owner>(?:.*\.)?)parametrizations\.(?P<name>[^.]+)")
+_NOT_KNOWN = (
+    "the layer computes its weight from it by a parametrisation that the file does not name, or does not determine. "
+    + _BAKE
+)
+
+
+def _of_original(name: str, base: str, stored: Stored, names: set[str]) -> Form | None:
+    """Apply the one parametrisation that keeps something; several, and those that keep nothing, are not known."""
+    match = _PARAMETRISED.fullmatch(base)
+    if match is None:
+        return None
+    kept = _kept(base, names)
+    weight = f"{match['owner']}{match['name']}"
+    if list(kept) != [0] or weight in names:
+        return Form(name, (name,), None, _NOT_KNOWN)
+    return _of_state(name, weight, f"{base}.0.", kept[0], stored)
+
+
+def _of_pair(name: str, base: str, stored: Stored, names: set[str]) -> Form | None:
+    """Read the direction of a weight normalisation, the length beside it; nothing may follow it."""
+    length = f"{base}.original0"
+    match = _PARAMETRISED.fullmatch(base)
+    if length not in names:
+        return None if match is None else Form(name, (name,), None, _NOT_KNOWN)
+    weight = f"{base}.weight" if match is None else f"{match['owner']}{match['name']}"
+    if _kept(base, names) or weight in names or f"{base}.original2" in names:
+        return Form(name, (name,), None, _NOT_KNOWN)
+    return _weight_norm(name, weight, length, stored)
+
+
+def _kept(base: str, names: Iterable[str]) -> dict[int, tuple[str, ...]]:
+    """What each parametrisation keeps: number -> last parts of names."""
+    found: dict[int, tuple[str, ...]] = {}
+    for name in names:
+        number, _, leaf = name.removeprefix(f"{base}.").partition(".")
+        if name.startswith(f"{base}.") and number.isdigit() and leaf:
+            found[int(number)] = (*found.get(int(number), ()), leaf)
+    return dict(sorted(found.items()))
+
+
+def _of_state(name: str, weight: str, prefix: str, kept: Sequence[str], stored: Stored) -> Form:
+    """Apply one parametrisation, told by what it keeps."""
+    if set(kept) == {"_u", "_v"} and all(f"{prefix}{leaf}" in stored for leaf in kept):
+        return _spectral(name, weight, f"{prefix}_u", f"{prefix}_v", stored)
+    buffers = sorted(set(kept) - {_TOLD})
+    if _TOLD in kept and all(f"{prefix}{leaf}" in stored for leaf in buffers):
+        parts = (name, f"{prefix}{_TOLD}", *(f"{prefix}{leaf}" for leaf in buffers))
+        return Form(weight, parts, partial(_constrained, tuple(buffers)), f"{_last(weight)}=W·bound/norm as in eval()")
+    return Form(name, (name,), None, _NOT_KNOWN)
+
+
+# -- this library's own parametrisation: a state, and what else determines the weight as JSON in bytes -----------------
+_TOLD = "_extra_state"
+_LONGEST = 10_000
+"""Bytes of what it says."""
+_SAID = ("bound", "eps", "only_shrink", "dim", "geometry", "method", "sweeps")
+_LARGEST = 10_000
+"""Number that its method may have: a search of a file's choice must end."""
+
+
+def _constrained(names: Sequence[str], weight: Numbers, told: Numbers, *state: Numbers) -> Numbers:
+    """The weight of `specnorm_torch.spectral_norm` in ``eval()``."""
+    said = _parsed(told)
+    words = said["method"]
+    method = METHODS[str(words.pop("name"))](**words)
+    geometry = {key: _in_tuples(value) for key, value in said["geometry"].items()}
+    rows = said["dim"]
+    kernel = weight if rows is None else np.moveaxis(weight, rows, 0).reshape(weight.shape[rows], -1)
+    _, settled = track(kernel, method, dict(zip(names, state, strict=True)), sweeps=int(said["sweeps"]), **geometry)
+    norm = float(track(kernel, method, settled, sweeps=0, **geometry)[0])
+    bound = float(said["bound"])
+    if norm <= said["eps"] or (said["only_shrink"] and norm <= bound):
+        return weight
+    return np.asarray(weight * (bound / norm))
+
+
+def _parsed(told: Numbers) -> dict[str, Any]:
+    if told.ndim != 1 or told.size > _LONGEST:
+        raise ModelFileError(
+            "it was saved by an earlier version of specnorm_torch.spectral_norm, which did not store the bound. Load "
+            "the file into the model, and save it again."
+        )
+    try:
+        said = json.loads(bytes(told.astype(np.uint8).tolist()))
+        if any(
+            isinstance(x, int | float) and not abs(x) <= _LARGEST for x in (said["sweeps"], *said["method"].values())
+        ):
+            raise ValueError("a number of its method is too large")
+        return {key: said[key] for key in _SAID}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelFileError(f"what its constraint says of itself is damaged: {error}.") from error
+
+
+def _in_tuples(value: Any) -> Any:
+    return tuple(map(_in_tuples, value)) if isinstance(value, list) else value
+
+
+_READERS: Mapping[str, Callable[[str, str, Stored, set[str]], Form | None]] = {
+    "_orig": _of_hook, "weight_bar": _of_bar, "_v": _of_direction, ".original": _of_original, ".original1": _of_pair,
+}  # fmt: skip
+
+
+# -- Flax's wrappers: LAYER/kernel, and WRAPPER/LAYER/kernel/scale (or /u) beside it; NNX has paths in its names -------
+_SPLIT = re.compile(r"[./]")
+_NNX = re.compile(r"(?P<owner>(?:.*\.)?)(?P<kind>scales|batch_stats)\.\((?P<path>'[^()]*),?\)")
+
+
+def _of_flax(stored: Stored) -> Iterator[Form]:
+    """Kernels with a length, or a vector of a power iteration, in a wrapper."""
+    by_parts = {tuple(_SPLIT.split(name)): name for name in stored}
+    for name in stored:
+        kernel, leaf = _wrapped(name, by_parts)
+        if kernel is not None:
+            yield from _with_state(kernel, name, leaf, stored)
+
+
+def _wrapped(name: str, by_parts: Mapping[tuple[str, ...], str]) -> tuple[str | None, str]:
+    """The kernel whose state an array is, None if it is none, and what of the state."""
+    match = _NNX.fullmatch(name)
+    if match is not None:
+        path = [word.strip(" '") for word in match["path"].split(",") if word.strip()]
+        leaf = "scale" if match["kind"] == "scales" else path.pop()
+        place = tuple(_SPLIT.split(f"{match['owner']}layer_instance." + ".".join(path)))
+        return by_parts.get(place), leaf
+    *scope, _wrapper, layer, kernel, leaf = ("", "", "", *_SPLIT.split(name))
+    inside = tuple(part for part in scope if part)
+    for collection in ((), *({parts[:1] for parts in by_parts} if inside else ())):
+        found = by_parts.get((*collection, *inside[len(collection) :], layer, kernel))
+        if found is not None and leaf in ("scale", "u") and name != found:
+            return found, leaf
+    return None, leaf
+
+
+def _with_state(name: str, state: str, leaf: str, stored: Stored) -> Iterator[Form]:
+    shape, its = stored[name].shape, stored[state].shape
+    if len(shape) < 2:
+        return
+    if leaf == "scale" and its in ((), shape[-1:]):
+        yield Form(name, (name, state), _scaled_by_flax, f"{_last(name)}=W/|W|·scale")
+    elif leaf == "u" and its == (1, shape[-1]):
+        yield Form(name, (name, state), _divided_by_flax, f"{_last(name)}=W/(u·Wv) of n_steps=1")
+
+
+def _scaled_by_flax(kernel: Numbers, scale: Numbers) -> Numbers:
+    """Flax's WeightNorm, of the last axis or of all."""
+    axes = tuple(range(kernel.ndim - scale.ndim))
+    squares = np.sum(kernel**2, axis=axes, keepdims=True)
+    return np.asarray(kernel / np.sqrt(np.maximum(squares, _EPSILON)) * scale)
+
+
+def _divided_by_flax(kernel: Numbers, u: Numbers) -> Numbers:
+    """Flax's SpectralNorm, which takes a step of the power iteration in evaluation, too."""
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    v = _unit(u @ matrix.T)
+    sigma = float((v @ matrix @ _unit(v @ matrix).T)[0, 0])
+    return kernel / sigma if sigma else kernel
+
+
+def _unit(x: Numbers) -> Numbers:
+    return np.asarray(x / np.sqrt(max(float(np.sum(x**2)), _EPSILON)))
+
+
+def _identity(weight: Numbers) -> Numbers:
+    return weight
+
+
+def _last(name: str) -> str:
+    return re.split(r"[./]", name)[-1]

@@ -1,0 +1,63 @@
+"""A live model -> its layers, with the geometry that they state, as arrays to audit; what else it holds, by name."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, cast
+
+from specnorm_networks import Kind, Stated, Tensor
+
+from specnorm import ModelFileError
+from specnorm.proof import AnyArray, ModelPart, backends, model_parts
+from specnorm_audit.geometry import DEFAULTS, spatial_sizes
+
+_LEAST_AXES = 2
+
+
+def of_live_model(model: Any, input_shape: Any) -> list[Tensor]:
+    """List the layers of a model of any framework; ``input_shape`` decides the padding of some.
+
+    Raises
+    ------
+    ModelFileError
+        If the object holds no layer and no array.
+    """
+    listed = isinstance(model, (list, tuple, str, bytes))
+    parts = [] if listed or backends.is_array(model) else model_parts(model)
+    if backends.is_array(model):
+        raise ModelFileError(f"{type(model).__name__} is no model but one array: specnorm.enclose measures one kernel.")
+    if not parts:
+        raise ModelFileError(
+            f"{type(model).__name__} is no model: give the path of its file, a mapping of names to arrays (of Linen, "
+            "the variables), or a model of torch, Flax NNX, Equinox or Keras that is built."
+        )
+    found = [_tensor(part) for part in parts]
+    layers = [tensor for tensor in found if tensor.kind in ("conv", "linear")]
+    if input_shape is not None:
+        sizes = spatial_sizes(input_shape, layers)
+        found = [_tensor(part) for part in model_parts(model, sizes)]
+    return found
+
+
+def _tensor(part: ModelPart) -> Tensor:
+    if part.layer is not None:
+        kernel, told, _ = part.layer
+        stated = cast(Stated, {**DEFAULTS, "layout": None, **told})
+        stated.setdefault("padding", "same")
+        kind: Kind = "conv" if len(kernel.shape) > _LEAST_AXES else "linear"
+        return Tensor(part.path, tuple(kernel.shape), _dtype(kernel), partial(_detached, kernel), kind, stated)
+    if part.array is None:
+        return Tensor(part.path, (), "void", partial(_detached, None), "unknown", refusal=part.refusal)
+    array = part.array
+    shape = tuple(int(n) for n in array.shape)
+    hidden = len(shape) >= _LEAST_AXES and "float" in _dtype(array)
+    reason = f"it belongs to {part.owner}, which is no layer whose kernel and geometry are read." if hidden else None
+    return Tensor(part.path, shape, _dtype(array), partial(_detached, array), "none", refusal=reason)
+
+
+def _dtype(array: AnyArray) -> str:
+    return str(getattr(array.dtype, "name", None) or str(array.dtype).rpartition(".")[2])
+
+
+def _detached(array: AnyArray) -> AnyArray:
+    return backends.backend_for(array).detach(array)

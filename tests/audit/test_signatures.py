@@ -1,0 +1,150 @@
+"""What is no model file that can be read is told by name, with what to do; and words of the command line are helped."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from specnorm_audit import audit, cli, options
+from specnorm_audit.readers import signatures, sniff
+from specnorm_audit.report import gate_layers
+
+from audit import files
+from specnorm.errors import ModelFileError
+
+CONTENT: list[tuple[bytes, str]] = [
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 46830571\n", "git lfs pull"),
+    (b"<!DOCTYPE html>\n<html lang='en'>", "web page"),
+    (b"\n\n  <html><head>", "web page"),
+    (b"\xef\xbb\xbf<!doctype HTML>", "web page"),
+    (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code>", "a server says"),
+    (b"GGUF\x03\x00\x00\x00", "quantised weights"),
+    (b"\x1c\x00\x00\x00TFL3\x14", "TFLite"),
+    (b"\x1f\x8b\x08\x00", "unpack it"),
+    (b"\x28\xb5\x2f\xfd\x04", "zstd"),
+    (bytes(257) + b"ustar\x0000", "tar archive"),
+    (b"\x82\xa6params\x81\xa5Dense", "msgpack_restore"),
+]
+
+
+@pytest.mark.parametrize(("content", "words"), CONTENT)
+def test_content_tells_what_to_do(content: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    assert words in files.refused(path)
+
+
+def test_an_array_without_a_name_and_flax_bytes(tmp_path: Path) -> None:
+    np.save(tmp_path / "kernel.npy", np.ones((3, 3)))
+    assert "numpy.savez" in files.refused(tmp_path / "kernel.npy")
+    serialization: Any = pytest.importorskip("flax.serialization")
+    (tmp_path / "m.msgpack").write_bytes(serialization.to_bytes({"params": {"a": np.ones((3, 3), np.float32)}}))
+    assert "msgpack_restore" in files.refused(tmp_path / "m.msgpack")
+
+
+@given(content=st.binary(max_size=300), kind=st.sampled_from([content for content, _ in CONTENT]))
+def test_signatures_are_no_readable_kind(content: bytes, kind: bytes) -> None:
+    """Nothing that a reader takes is told to be something else, whatever follows; and the reverse."""
+    try:
+        readable = sniff(io.BytesIO(content)) is not None
+    except ModelFileError:
+        readable = False
+    if readable:
+        assert signatures.told_by_content(content) is None or content[:1] == b"{"
+    with pytest.raises(ModelFileError):
+        sniff(io.BytesIO(kind + content))
+
+
+def _orbax(folder: Path) -> None:
+    (folder / "default").mkdir()
+    (folder / "default" / "manifest.ocdbt").touch()
+
+
+def _saved_model(folder: Path) -> None:
+    (folder / "saved_model.pb").touch()
+    (folder / "variables").mkdir()
+
+
+@pytest.mark.parametrize(("make", "words"), [(_orbax, "Orbax"), (_saved_model, "SavedModel")])
+def test_folders(make: Callable[[Path], None], words: str, tmp_path: Path) -> None:
+    make(tmp_path)
+    assert words in files.refused(tmp_path)
+
+
+def test_an_exported_program(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.pt2", "w") as archive:
+        for name in ("m/archive_format", "m/models/model.json", "m/data/weights/weight_0", "m/byteorder"):
+            archive.writestr(name, b"pt2")
+    assert "torch.export.load(path).state_dict" in files.refused(tmp_path / "m.pt2")
+
+
+@pytest.mark.nightly
+def test_programs_that_torch_exports(tmp_path: Path) -> None:
+    torch: Any = pytest.importorskip("torch")
+    program = torch.export.export(torch.nn.Linear(3, 4), (torch.ones(1, 3),))
+    torch.export.save(program, tmp_path / "m.pt2")
+    assert "torch.export.load(path).state_dict" in files.refused(tmp_path / "m.pt2")
+    torch.save(torch.export.load(tmp_path / "m.pt2").state_dict, tmp_path / "m.pt")  # the advice
+    assert [row.status for row in audit(tmp_path / "m.pt").layers] == ["ok"]
+
+
+def test_sparse_tensors_decide_no_gate(tmp_path: Path) -> None:
+    torch: Any = pytest.importorskip("torch")
+    torch.save({"a.weight": 900 * torch.eye(4).to_sparse(), "b.weight": torch.eye(3) / 2}, tmp_path / "m.pt")
+    report = audit(tmp_path / "m.pt")
+    assert [row.status for row in report.layers] == ["error", "ok"]
+    assert ".to_dense()" in str(report.layers[0].reason)
+    assert gate_layers(report, 1.0).outcome == "undecided"
+
+
+@pytest.mark.parametrize("name", ["_flat_param", "_fsdp_wrapped_module.flat_param_0", "a.1._flat_param"])
+def test_a_flat_vector_of_parameters_decides_no_gate(name: str, tmp_path: Path) -> None:
+    path = files.save_npz(tmp_path / "m.npz", {name: np.full(100, 9.0), "b.weight": np.eye(3) / 2})
+    report = audit(path)
+    assert gate_layers(report, 1.0).outcome == "undecided"
+    assert "FSDP" in str(report.unmeasured[0].reason)
+
+
+# -- names and words ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "words"), [("some-org/model", "hf download some-org/model"), ("https://a.b/c.npz", "download the file")]
+)
+def test_names_that_are_no_files(name: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["audit", name]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("model.npz --fail-above 1", "Try: specnorm audit model.npz --fail-above 1"),
+        ("help", "Try: specnorm --help"),
+        ("audti m.npz", "Try: specnorm audit m.npz"),
+        ("nonsense", "Try: specnorm --help"),
+    ],
+)
+def test_the_command_that_is_meant(arguments: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(arguments.split()) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("1GB", 10**9), ("1.5 GB", 15 * 10**8), ("8GiB", 2**33), ("1g", 10**9), ("100", 100), ("2KiB", 2048), ("1B", 1)],
+)
+def test_sizes_have_units(text: str, count: int) -> None:
+    assert options.size_in_bytes(text) == count
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1XB", "GB", "1_0", "nan", "inf", "٣", "1GBGB", "", "1e400", "2**30"])
+def test_sizes_that_are_none(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="1GB or 8GiB"):
+        options.size_in_bytes(text)
