@@ -39,7 +39,7 @@ def between_points(weight: float) -> NDArray[Any]:
     theta = 2 * np.pi / 36
     taps = np.arange(3)
     wave = np.cos(theta * (taps - 1))
-    return weight * np.multiply.outer(wave, wave)[None, None]
+    return np.asarray(weight * np.multiply.outer(wave, wave)[None, None])
 
 
 CASES = {"frequencies": crossing_frequencies, "vectors": crossing_vectors, "between points": between_points}
@@ -60,7 +60,7 @@ def test_a_step_sees_what_overtakes(xp: Lib, case: str) -> None:
 
 def test_never_above_what_is_proven(xp: Lib) -> None:
     random = np.random.RandomState(1)
-    for shape, geometry in [
+    layers: list[tuple[tuple[int, ...], dict[str, Any]]] = [
         ((8, 3, 3, 3), {}),
         ((4, 6, 3, 3), {"stride": 2}),
         ((6, 4, 5), {"dilation": 2}),
@@ -68,7 +68,8 @@ def test_never_above_what_is_proven(xp: Lib) -> None:
         ((4, 3, 4, 4), {"transposed": True, "stride": 2}),
         ((3, 2, 2, 2, 2), {}),
         ((9, 5), {}),
-    ]:
+    ]
+    for shape, geometry in layers:
         kernel = random.standard_normal(shape).astype(xp.dtypes[0])
         result = specnorm.measure(xp.asarray(kernel), SymbolNorm(), **geometry)
         assert result.kind == "lower"
@@ -93,7 +94,7 @@ def test_state_is_kept_by_kernels_without_directions() -> None:
 
 def test_a_size_is_refused() -> None:
     with pytest.raises(GeometryError, match=r"power_norm\(kernel, input_shape\)"):
-        specnorm.symbol_norm(np.ones((2, 2, 3, 3)), input_shape=8)  # type: ignore[call-arg]
+        specnorm.symbol_norm(np.ones((2, 2, 3, 3)), input_shape=8)
 
 
 @pytest.mark.parametrize("words", [{"points": 0}, {"vectors": 0}, {"points": 2.5}])
