@@ -28,7 +28,7 @@ _WIDE_VECTORS = 4
 """Vectors a point of wide layers."""
 _START_STEPS = 10
 """Steps from random vectors before the first value."""
-_ROUNDS = 2
+_ROUNDS, _WIDE_ROUNDS = 2, 3
 """Rounds of refinement in a training step."""
 _START_ROUNDS, _LAST_ROUNDS = 4, 40
 """Where a value is wanted once: of the best points, and of the highest alone."""
@@ -126,7 +126,8 @@ class SymbolNorm(Stepped):
         vectors = grid_vectors.begun_anew(ops.complex(state[0][..., 0], state[0][..., 1]), tall, ops=ops)
         for _ in range(max(sweeps, 1)):
             vectors, improved = grid_vectors.step(waves, vectors, grid)
-        triples = grid_vectors.refine(waves, improved, _ROUNDS)
+        rounds = _WIDE_ROUNDS if tall.shape[2] > grid_vectors.WIDE else _ROUNDS
+        triples = grid_vectors.refine(waves, improved, rounds)
         phases = waves.phases(triples.angles[:, :, None])[:, :, 0]
         residuals = self._residuals(triples.left, triples.right, phases, xp=xp)
         after = (arrays.real_pair(vectors, xp=xp),) if sweeps else state
