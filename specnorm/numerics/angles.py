@@ -33,11 +33,12 @@ def newton_step(terms: Array, taps: Array, *, regular: float = 1e-3, xp: Namespa
     """
     step = _uphill(*_derivatives(terms, taps, xp=xp), regular, xp=xp)
     here = xp.abs(xp.sum(terms, axis=-1))
+    shares = xp.stack([share * step for share in SHARES])
+    there = _modulus(terms, xp.matmul(shares, xp.matrix_transpose(taps)), xp=xp)
+    leads_uphill = (there > here)[..., None]
     chosen = xp.zeros_like(step)
-    for share in reversed(SHARES):
-        angle = xp.matmul(share * step, xp.matrix_transpose(taps))
-        there = _modulus(terms, angle, xp=xp)
-        chosen = xp.where((there > here)[..., None], share * step, chosen)
+    for place in reversed(range(len(SHARES))):
+        chosen = xp.where(leads_uphill[place, ...], shares[place, ...], chosen)
     return chosen
 
 
