@@ -36,11 +36,14 @@ class _Settled:
     weight : Tensor
     version : int
         Of the weight, by which a change in place is seen.
+    entries : Tensor
+        Copy of the weight, by which a change through ``.data`` is seen, as many averages of weights are written.
     value, gradient : Tensor
     """
 
     weight: Tensor
     version: int
+    entries: Tensor
     value: Tensor
     gradient: Tensor
 
@@ -75,13 +78,25 @@ class SpectralNorm(nn.Module):
         self.register_buffer("scale", torch.ones((), device=weight.device), persistent=False)
         self._fits = True
         self._settled: _Settled | None = None
-        # In a tuple, which registers no parameter: what `eval()` takes the norm of.
-        self._original = (weight,)
+        # In a tuple, which registers no module: the list that this is put into, with the parameter in it.
+        self._owner: tuple[Any, ...] = ()
 
     @property
     def state(self) -> dict[str, Tensor]:
         """Buffers that move in training."""
         return {name: getattr(self, name) for name in self.state_names}
+
+    def put_into(self, owner: nn.Module) -> None:
+        """Remember the list of parametrisations that this is in: in `eval()` the norm of its parameter is found."""
+        self._owner = (owner,)
+
+    @property
+    def original(self) -> Tensor | None:
+        """The parameter that is scaled; None: it is not known, or another parametrisation computes what is scaled."""
+        if not self._owner or self._owner[0][0] is not self:
+            return None
+        original: Tensor = self._owner[0].original
+        return original
 
     def kernel(self, weight: Tensor) -> Tensor:
         """What the norm is taken of: the tensor, or the matrix that it is."""
@@ -117,13 +132,19 @@ class SpectralNorm(nn.Module):
 
     def _scaled_for_export(self, weight: Tensor) -> Tensor:
         """Scale by a constant: the graph holds the weight that eval uses, and nothing of how its norm was found."""
-        if not torch.jit.is_tracing() and not self._is_settled(*self._original):
+        if torch.jit.is_tracing():
+            self._norm_in_eval(weight)
+        elif self.original is None:
+            raise MethodError(
+                "a constrained weight that another parametrisation computes is not exported. Export "
+                "specnorm_torch.baked(model)."
+            )
+        elif self._settled is None or not self._is_settled(self._settled.weight):
+            # Not of the parameter at hand: exporters put another tensor in its place.
             raise MethodError(
                 "the constrained weight is not known yet: the model was loaded or changed since it was put in eval(). "
                 "Call model.eval() again, or run the model once on an input, then export it."
             )
-        if torch.jit.is_tracing():
-            self._norm_in_eval(weight)
         return weight * self.scale.to(weight.dtype)
 
     def _step(
@@ -144,22 +165,25 @@ class SpectralNorm(nn.Module):
         Weights that were averaged, loaded or edited do not fit the state beside them. Asked once for each weight; the
         buffers stay as they are.
         """
-        if self._settled is None or not self._is_settled(weight):
+        settled = self._settled
+        if settled is None or not self._is_settled(weight) or not torch.equal(settled.entries, weight):
             _, _, state = self._step(weight, tuple(self.state.values()), _SETTLING)
             value, gradient, _ = self._step(weight, state, 0)
-            self._settled = _Settled(weight, version_of(weight), value, gradient)
+            settled = _Settled(weight, version_of(weight), weight.detach().clone(), value, gradient)
+            self._settled = settled
             self.scale.copy_(self._factor(value)[0])
-        return self._settled
+        return settled
 
     def _is_settled(self, weight: Tensor) -> bool:
+        """Whether the norm was found of this very tensor, and no change in place was counted since."""
         settled = self._settled
         return settled is not None and settled.weight is weight and settled.version == version_of(weight)
 
     def train(self, mode: bool = True) -> SpectralNorm:
         """Change the mode; in eval, find the norm of the weight at once, so that the model can be exported."""
         super().train(mode)
-        (weight,) = self._original
-        if not mode and self.state_names and not (weight.is_meta or BACKEND.changes(weight)):
+        weight = self.original
+        if not mode and self.state_names and weight is not None and not (weight.is_meta or BACKEND.changes(weight)):
             self._norm_in_eval(weight)
         return self
 
@@ -288,7 +312,9 @@ def spectral_norm(
     check_count("n_power_iterations", n_power_iterations, least=1)
     check_bound(bound)
     settings = (n_power_iterations, eps, float(bound), method, only_shrink)
-    if isinstance(getattr(module, name, None), Tensor) or is_layer(module):
+    # A parametrised tensor is not read: that would move a state.
+    has_tensor = parametrize.is_parametrized(module, name) or isinstance(getattr(module, name, None), Tensor)
+    if has_tensor or is_layer(module):
         constrained = [_Constrained("", module, name, dim)]
     else:
         constrained = [_Constrained(place, layer, name, dim) for place, layer in _layers_to_constrain(module, layers)]
@@ -297,11 +323,14 @@ def spectral_norm(
                 f"{name_of(module)} has no tensor {name!r} to constrain, and no convolution or linear layer named "
                 f"like {layers!r}."
             )
-        _warn_of_the_rest(module, [x.module for x in constrained])
     # All are checked before one is changed.
     made = [(x, x.constraint(*settings)) for x in constrained]
+    if not has_tensor:
+        _warn_of_the_rest(module, [x.module for x in constrained])
     for x, constraint in made:
         parametrize.register_parametrization(x.module, name, constraint)
+        owners: Any = x.module.parametrizations
+        constraint.put_into(owners[name])
     return module
 
 
@@ -373,7 +402,9 @@ def _warn_of_the_rest(model: nn.Module, constrained: list[nn.Module]) -> None:
     rest = [
         place or name_of(module)
         for place, module in model.named_modules()
-        if id(module) not in done and any(x.ndim > 1 for x in module.parameters(recurse=False))
+        if id(module) not in done
+        and "parametrizations" not in place.split(".")
+        and any(x.ndim > 1 for x in module.parameters(recurse=False))
     ]
     if rest:
         more = f" and {len(rest) - 5} more" * (len(rest) > 5)

@@ -117,7 +117,7 @@ RANKS: dict[str, Any] = {
 
 @pytest.mark.parametrize("case", RANKS)
 def test_constraint_at_every_rank(case: str) -> None:
-    """Of the layer in use: TN is at the bound, so the layer's own matrix is below it, and not far; then removal."""
+    """The norm over all sizes is at the bound, the matrix of the layer at a size below it and not far; then removal."""
     layer, size = RANKS[case](torch.nn)
     layer = layer.double()
     kernel, bound = layer.weight.detach().clone(), 1.5
@@ -127,20 +127,19 @@ def test_constraint_at_every_rank(case: str) -> None:
         layer.parametrizations.weight.original.add_(torch.randn_like(kernel), alpha=0.1)
         for _ in range(40):
             weight = layer.weight
-    assert float(specnorm.tn_bound(weight, certified=False, **geometry)) == pytest.approx(bound, rel=1e-3)
+    norm = specnorm.enclose(weight, **geometry)
+    assert 0.99 * bound <= float(norm.lower)
+    assert float(norm.upper) <= 1.01 * bound
     # As torch's: one number scales the kernel.
     ratio = weight / layer.parametrizations.weight.original.detach()
     torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))
-    held = specnorm.enclose(weight, **geometry)
-    assert float(held.lower) <= bound * (1 + 1e-3)
     layer.eval()
     x = torch.zeros(1, layer.in_channels, *size, dtype=torch.float64)
     bias, layer.bias = layer.bias, None
     jacobian = torch.autograd.functional.jacobian(layer, x)
     layer.bias = bias
-    norm = float(torch.linalg.matrix_norm(jacobian.reshape(-1, x.numel()), 2))
-    assert norm <= min(bound * (1 + 1e-3), float(held.upper))
-    assert norm >= 0.6 * bound
+    norm_at_size = float(torch.linalg.matrix_norm(jacobian.reshape(-1, x.numel()), 2))
+    assert 0.6 * bound <= norm_at_size <= float(norm.upper)
     constrained = layer.weight.detach().clone()
     torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")
     assert not torch.nn.utils.parametrize.is_parametrized(layer)
@@ -151,10 +150,9 @@ def test_constraint_at_every_rank(case: str) -> None:
 # -- following ---------------------------------------------------------------------------------------------------
 @pytest.mark.nightly
 def test_the_state_follows_a_training_run() -> None:
-    """Within 15 % of a TN that is computed anew, every tenth of 300 steps of SGD with momentum under a heavy penalty.
+    """Within 2 % of an enclosure, every tenth of 300 steps of SGD with momentum under a heavy penalty.
 
-    A penalty lowers the highest of TN's maxima until another one is higher: vectors that only went on from where they
-    were would end 30 % below.
+    A penalty lowers the highest maximum until another one is as high: vectors at one of them would end 30 % below.
     """
     model = network()
     penalty = specnorm_torch.SpectralPenalty(model, batch_norms=None)
@@ -166,16 +164,15 @@ def test_the_state_follows_a_training_run() -> None:
             following = copy.deepcopy(penalty)
             following()
             for name, value in following.norms().items():
-                layer = model.get_submodule(name)
-                geometry = specnorm_torch.geometry_of(layer)
-                true = float(specnorm.tn_bound(layer.weight.detach(), certified=False, **geometry))
-                worst[name] = max(worst[name], abs(value / true - 1))
+                norm = enclosed(model.get_submodule(name))
+                assert value <= float(norm.upper)
+                worst[name] = max(worst[name], 1 - value / float(norm.upper))
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
     train(model, 300, lambda: 0.1 * penalty(), optimizer=optimizer, each=look)
     moved = [float((model.get_submodule(n).weight - x).norm() / x.norm()) for n, x in start.items()]
     assert min(moved) > 0.05, "a network that hardly moves is easy to follow"
-    assert max(worst.values()) < 0.15, worst
+    assert max(worst.values()) < 0.02, worst
 
 
 # -- buffers -----------------------------------------------------------------------------------------------------
@@ -227,38 +224,6 @@ def test_two_processes_keep_one_state(tmp_path: Path) -> None:
     assert digests[0] == digests[1]
 
 
-def test_a_step_at_once_is_that_of_the_program() -> None:
-    """The weight's own way on the host, and the way of all backends: same value, gradient and state."""
-    layer = specnorm_torch.spectral_norm(torch.nn.Conv2d(3, 4, (3, 2), bias=False).double(), bound=2.0)
-    constraint, weight = layer.parametrizations.weight[0], layer.parametrizations.weight.original
-    assert constraint.at_once
-    weight.data += 0.3 * torch.randn_like(weight)
-    state = {name: x.clone() for name, x in constraint.state.items()}
-    value, after = specnorm.track(weight, constraint.method, state, **constraint.geometry)
-    cotangent = torch.randn_like(weight)
-    (expected,) = torch.autograd.grad((weight * (2.0 / value)), weight, cotangent)
-    (found,) = torch.autograd.grad(layer.weight, weight, cotangent)
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(constraint.vectors, after["vectors"])
-
-
-def test_a_weight_is_renewed_from_a_fresh_start() -> None:
-    """Vectors at a lower maximum stay there; at the 16th step a fresh start finds the higher one."""
-    kernel = torch.zeros(2, 2, 1, 1)
-    kernel[0, 0], kernel[1, 1] = 1.0, 3.0
-    layer = specnorm_torch.spectral_norm(torch.nn.Conv2d(2, 2, 1, bias=False))
-    with torch.no_grad():
-        layer.parametrizations.weight.original.copy_(kernel)
-        layer.parametrizations.weight[0].vectors.copy_(torch.tensor([[[1.0, 0], [0, 0], [1, 0], [1, 0]]]))
-    layer.parametrizations.weight[0].steps = 0  # registering it took one
-    norms = [float(torch.linalg.matrix_norm(layer.weight.detach()[..., 0, 0], 2)) for _ in range(16)]
-    assert norms[:15] == pytest.approx([3.0] * 15)
-    assert norms[15] == pytest.approx(1.0)
-    twin = specnorm_torch.spectral_norm(torch.nn.Conv2d(2, 2, 1, bias=False))
-    twin.load_state_dict(layer.state_dict())
-    assert twin.parametrizations.weight[0].steps == 16
-
-
 def test_torchs_own_state_loads() -> None:
     """Weights are taken, vectors begin anew, and it says so."""
     torch.manual_seed(0)
@@ -269,10 +234,27 @@ def test_torchs_own_state_loads() -> None:
     assert torch.equal(ours[0].parametrizations.weight.original, theirs[0].parametrizations.weight.original)
     ours.train()
     weight = ours[0].weight.detach()
-    assert float(specnorm.tn_bound(weight, certified=False)) == pytest.approx(1.0, rel=1e-3)
+    assert float(specnorm.enclose(weight).upper) == pytest.approx(1.0, rel=1e-2)
     again = torch.nn.Sequential(specnorm_torch.spectral_norm(torch.nn.Conv2d(3, 4, 3)))
     again.load_state_dict(ours.state_dict())
     assert torch.equal(again[0].parametrizations.weight[0].vectors, ours[0].parametrizations.weight[0].vectors)
+
+
+def test_an_earlier_versions_state_loads() -> None:
+    """One set of vectors of the tensor norm, and a count of steps: weights are taken, vectors begin anew."""
+    layer = specnorm_torch.spectral_norm(torch.nn.Conv2d(3, 4, 3))
+    state = layer.state_dict()
+    prefix = "parametrizations.weight.0."
+    stored = torch.randn_like(state["parametrizations.weight.original"])
+    state |= {
+        "parametrizations.weight.original": stored,
+        f"{prefix}vectors": torch.randn(1, 10, 2),
+        f"{prefix}_extra_state": torch.tensor(37),
+    }
+    with pytest.warns(UserWarning, match="begin anew"):
+        layer.load_state_dict(state)
+    assert torch.equal(layer.parametrizations.weight.original, stored)
+    assert float(enclosed(layer).upper) == pytest.approx(1.0, rel=1e-2)
 
 
 # -- penalties ---------------------------------------------------------------------------------------------------
@@ -360,7 +342,7 @@ def two_layers() -> Any:
 @pytest.mark.parametrize("compiler", COMPILERS)
 @pytest.mark.nightly
 def test_compiled_training_step(compiler: str) -> None:
-    """Without a graph break, the same gradients and the same state as without compilation, which alone counts steps.
+    """Without a graph break, the same gradients and the same state as without compilation.
 
     Every kind of layer where the graph is traced; two where code is generated, which takes most of the time.
     """
@@ -385,8 +367,7 @@ def test_compiled_training_step(compiler: str) -> None:
     eager, compiled = run(False), run(True)
     assert eager.keys() == compiled.keys()
     for k in eager:
-        if not k.endswith("_extra_state"):  # for fresh starts, which compiled steps do without
-            torch.testing.assert_close(compiled[k], eager[k], rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(compiled[k], eager[k], rtol=1e-6, atol=1e-8)
 
 
 # -- norms in a training log -----------------------------------------------------------------------------------------

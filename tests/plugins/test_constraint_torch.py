@@ -1,0 +1,476 @@
+"""`spectral_norm` in torch: does it hold in training, for weights that changed otherwise, and in exported models?"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import specnorm
+from specnorm.errors import KernelError, MethodError
+
+torch: Any = pytest.importorskip("torch")
+import specnorm_torch  # noqa: E402 - after the skip where torch is missing
+
+nn = torch.nn
+parametrize = torch.nn.utils.parametrize
+pytestmark = pytest.mark.usefixtures("fresh_torch")
+
+
+def classifier() -> Any:
+    """Three convolutions, one with a stride, and a dense layer."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8 * 16, 5),
+    )
+
+
+def constrained(**options: Any) -> Any:
+    return specnorm_torch.spectral_norm(classifier(), **options)
+
+
+def layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """Layers with their names."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            yield name, module
+
+
+def enclosed(layer: Any, weight: Any) -> Any:
+    return specnorm.enclose(weight.detach().float(), **specnorm_torch.geometry_of(layer))
+
+
+def check_at_bound(layer: Any, weight: Any, bound: float = 1.0) -> None:
+    """Compare the norm of a weight, enclosed by another method, with the bound."""
+    norm = enclosed(layer, weight)
+    assert 0.99 * bound <= float(norm.lower)
+    assert float(norm.upper) <= 1.01 * bound
+
+
+def batch() -> tuple[Any, Any]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(64, 3, 8, 8, generator=generator), torch.randint(5, (64,), generator=generator)
+
+
+def train(model: Any, steps: int, each: Any = None, lr: float = 3e-3) -> None:
+    """Adam on one batch, which is learned by heart."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    data, labels = batch()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(10 * model(data), labels).backward()
+        optimizer.step()
+        if each is not None:
+            each()
+
+
+def recorded(model: Any) -> list[tuple[Any, Any]]:
+    """Collect each layer and the weight that its forward pass uses, pass by pass."""
+    used: list[tuple[Any, Any]] = []
+    for _, layer in layers(model):
+
+        def record(_: Any, __: Any, weight: Any, layer: Any = layer) -> None:
+            used.append((layer, weight.detach().clone()))
+
+        layer.parametrizations.weight.register_forward_hook(record)
+    return used
+
+
+# -- in training -------------------------------------------------------------------------------------------------
+def test_the_weights_in_use_stay_at_the_bound() -> None:
+    """Each weight of 40 forward passes; the same run by the tensor norm, one maximum followed, is far above."""
+    worst = {}
+    for method in (specnorm.SymbolNorm(), specnorm.TensorNorm(certified=False)):
+        torch.manual_seed(0)
+        model = constrained(method=method)
+        used = recorded(model)
+        train(model, 40)
+        assert len(used) == 4 * 40
+        norms = [float(enclosed(layer, weight).lower) for layer, weight in used]
+        worst[method.name] = max(norms)
+        if method.name == "symbol":
+            assert min(norms) >= 0.99
+    assert worst["symbol"] <= 1.01
+    assert worst["tn"] > 1.1
+
+
+def test_a_completion_is_never_above_the_bound() -> None:
+    """Up to the rounding of the division: proven by another method for each weight in use."""
+    model = constrained(method=specnorm.Completion())
+    used = recorded(model)
+    train(model, 15)
+    assert all(float(enclosed(layer, weight).lower) <= 1 + 1e-6 for layer, weight in used)
+    model.eval()(batch()[0])
+    assert all(float(enclosed(layer, weight).lower) <= 1 + 1e-6 for layer, weight in used[-4:])
+
+
+COMPILERS = [
+    "aot_eager",
+    pytest.param(
+        "inductor",
+        marks=pytest.mark.skipif(
+            shutil.which("g++") is None or sys.platform == "win32", reason="inductor needs a C++ compiler: none here"
+        ),
+    ),
+]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_compiled_steps_hold_as_well(compiler: str) -> None:
+    """In train() and then in eval(), of weights that were edited in the meantime."""
+
+    class Watched(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = specnorm_torch.spectral_norm(nn.Conv2d(3, 8, 3, padding=1))
+            self.head = nn.Linear(8 * 64, 5)
+
+        def forward(self, x: Any) -> Any:
+            weight = self.layer.weight
+            hidden = nn.functional.conv2d(x, weight, self.layer.bias, padding=1).relu()
+            return self.head(hidden.flatten(1)), weight
+
+    model = Watched()
+    step = torch.compile(model, fullgraph=True, backend=compiler)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    data, labels = batch()
+    for _ in range(12):
+        optimizer.zero_grad()
+        logits, weight = step(data)
+        nn.functional.cross_entropy(10 * logits, labels).backward()
+        optimizer.step()
+        check_at_bound(model.layer, weight)
+    model.eval()
+    with torch.no_grad():
+        edited = torch.randn_like(model.layer.weight)
+        model.layer.parametrizations.weight.original.copy_(edited)
+        check_at_bound(model.layer, step(data)[1])
+
+
+def test_one_layer_used_many_times_a_step() -> None:
+    """A recurrent use: each pass moves the state, and the gradient is that of all passes."""
+    layer = specnorm_torch.spectral_norm(nn.Conv2d(4, 4, 3, padding=1))
+    used = recorded(nn.Sequential(layer))
+    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
+    for _ in range(5):
+        x = torch.ones(2, 4, 6, 6)
+        for _ in range(4):
+            x = layer(x).tanh()
+        optimizer.zero_grad()
+        x.square().sum().backward()
+        optimizer.step()
+    assert len(used) == 20
+    for _, weight in used:
+        check_at_bound(layer, weight)
+
+
+# -- weights that no step has made ---------------------------------------------------------------------------------
+def averaged(model: Any) -> Any:
+    """Average of weights and buffers over a run, which the state beside them does not fit."""
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.8), use_buffers=True
+    )
+    train(model, 20, lambda: average.update_parameters(model), lr=2e-2)
+    return average.module
+
+
+def loaded(model: Any) -> Any:
+    torch.manual_seed(7)
+    other = {name: x for name, x in constrained().state_dict().items() if name.endswith("original")}
+    model.eval()
+    model.load_state_dict(other, strict=False)
+    return model
+
+
+def assigned(model: Any) -> Any:
+    """By new parameters in the place of the old ones."""
+    torch.manual_seed(7)
+    other = {name: x for name, x in constrained().state_dict().items() if name.endswith("original")}
+    model.load_state_dict(other, strict=False, assign=True)
+    return model
+
+
+@torch.no_grad()
+def edited(model: Any) -> Any:
+    model.eval()
+    for _, layer in layers(model):
+        original = layer.parametrizations.weight.original
+        original.copy_(torch.randn_like(original))
+    return model
+
+
+@torch.no_grad()
+def edited_data(model: Any) -> Any:
+    """Through ``.data``, as many averages are written, which changes no version counter."""
+    model.eval()
+    model(batch()[0])
+    for _, layer in layers(model):
+        original = layer.parametrizations.weight.original
+        original.data.copy_(torch.randn_like(original))
+    return model
+
+
+NEW_WEIGHTS = {x.__name__: x for x in (averaged, loaded, assigned, edited, edited_data)}
+
+
+@pytest.mark.parametrize("change", NEW_WEIGHTS)
+def test_the_first_forward_pass_of_a_new_weight_is_right(change: str) -> None:
+    model = constrained()
+    train(model, 3)
+    model = NEW_WEIGHTS[change](model)
+    model.eval()
+    used = recorded(model)
+    with torch.no_grad():
+        model(batch()[0])
+    for layer, weight in used:
+        check_at_bound(layer, weight)
+
+
+def test_eval_moves_nothing() -> None:
+    """One weight at every forward pass, and buffers as they were."""
+    model = constrained().eval()
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    data, _ = batch()
+    assert torch.equal(model(data), model(data))
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_parameters_of_half_precision(dtype: Any) -> None:
+    """Rounding of the weights aside, at the bound; the state is of single precision."""
+    model = specnorm_torch.spectral_norm(classifier().to(dtype))
+    used = recorded(model)
+    model(batch()[0].to(dtype)).sum().backward()
+    for layer, weight in used:
+        assert weight.dtype == dtype
+        check_at_bound(layer, weight)
+        assert layer.parametrizations.weight.original.grad.isfinite().all()
+        assert layer.parametrizations.weight[0].vectors.dtype == torch.float32
+
+
+def test_a_model_that_is_cast_is_constrained_too() -> None:
+    model = constrained().to(torch.bfloat16).eval()
+    used = recorded(model)
+    model(batch()[0].bfloat16())
+    for layer, weight in used:
+        check_at_bound(layer, weight)
+
+
+def test_a_copy_is_independent_and_equal() -> None:
+    model = constrained()
+    train(model, 2)
+    twin = copy.deepcopy(model.eval()).train()
+    train(model.train(), 2)
+    train(twin, 2)
+    assert all(torch.equal(x, model.state_dict()[name]) for name, x in twin.state_dict().items())
+    for name, layer in layers(twin):
+        original = layer.parametrizations.weight.original
+        assert original is layer.parametrizations.weight[0].original
+        assert original is not model.get_submodule(name).parametrizations.weight.original
+    # The copy's norm is the copy's.
+    twin = edited(twin)
+    used = recorded(twin)
+    twin(batch()[0])
+    for layer, weight in used:
+        check_at_bound(layer, weight)
+
+
+def test_the_parametrisation_can_be_pickled() -> None:
+    """By itself: torch stores parametrised modules as state dicts alone, and says so."""
+    layer = specnorm_torch.spectral_norm(nn.Conv2d(3, 4, 3)).eval()
+    parametrisation = layer.parametrizations.weight[0]
+    twin = pickle.loads(pickle.dumps(parametrisation))
+    original = layer.parametrizations.weight.original
+    torch.testing.assert_close(twin(original), layer.weight)
+
+
+# -- whole models --------------------------------------------------------------------------------------------------
+class Mixed(nn.Module):  # type: ignore[misc]
+    """Layers, and modules whose weights are no layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(10, 6)
+        self.body = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 6))
+        self.memory = nn.LSTM(6, 6, batch_first=True)
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.up = nn.ConvTranspose1d(6, 4, 2, stride=2)
+        self.norm = nn.LayerNorm(4)
+
+    def forward(self, words: Any) -> Any:
+        x, _ = self.memory(self.body(self.embedding(words)))
+        x, _ = self.attention(x, x, x)
+        return self.norm(self.up(x.mT).mT)
+
+
+def test_a_whole_model() -> None:
+    """Every layer that it knows is constrained, the others are named, and `bake_` keeps the outputs."""
+    model = Mixed()
+    with pytest.warns(UserWarning, match="embedding, memory, attention") as caught:
+        assert specnorm_torch.spectral_norm(model) is model
+    assert "norm" not in str(caught[0].message).split("leaves the weights of")[1].split("as they are")[0]
+    names = [name for name, x in model.named_modules() if parametrize.is_parametrized(x)]
+    assert names == ["body.0", "body.2", "attention.out_proj", "up"]
+    words = torch.arange(8).reshape(2, 4)
+    model(words).sum().backward()
+    before = model.eval()(words)
+    assert specnorm_torch.bake_(model) == [f"{name}.weight" for name in names]
+    assert not any(parametrize.is_parametrized(x) for x in model.modules())
+    torch.testing.assert_close(model(words), before, rtol=0, atol=0)
+    for layer in (model.body[0], model.body[2]):
+        check_at_bound(layer, layer.weight)
+
+
+def test_a_pattern_chooses_layers() -> None:
+    model = Mixed()
+    with pytest.warns(UserWarning, match=r"embedding, memory, attention.* and 2 more|body\.2"):
+        specnorm_torch.spectral_norm(model, layers="body.0")
+    assert [name for name, x in model.named_modules() if parametrize.is_parametrized(x)] == ["body.0"]
+    with pytest.raises(KernelError, match=r"no convolution or linear layer named like 'tail\.\*'"):
+        specnorm_torch.spectral_norm(Mixed(), layers="tail.*")
+
+
+def test_nothing_is_left_out_in_silence_or_named_for_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        specnorm_torch.spectral_norm(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()))
+
+
+OTHERS = {
+    "this one": specnorm_torch.spectral_norm,
+    "torch's": torch.nn.utils.parametrizations.spectral_norm,
+    "torch's old one": torch.nn.utils.spectral_norm,
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("first", OTHERS)
+def test_a_second_spectral_norm_is_refused(first: str) -> None:
+    """By name, and nothing is changed: neither that layer, nor the state beside it, nor the layers before it."""
+    model = classifier()
+    OTHERS[first](model[4])
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    with pytest.raises(MethodError, match=r"4\.weight has a spectral norm already.*bake_"):
+        specnorm_torch.spectral_norm(model)
+    with pytest.raises(MethodError, match=r"Conv2d\.weight has a spectral norm already"):
+        specnorm_torch.spectral_norm(model[4])
+    assert not parametrize.is_parametrized(model[0])
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(x, before[name]) for name, x in after.items())
+    # As the message says.
+    specnorm_torch.bake_(model)
+    specnorm_torch.spectral_norm(model)
+    model(batch()[0])
+
+
+def test_tied_layers_share_one_parameter() -> None:
+    """Each is divided by its own norm: of one weight, another stride's is another."""
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, stride=2))
+    model[1].weight = model[0].weight
+    specnorm_torch.spectral_norm(model)
+    originals = [layer.parametrizations.weight.original for layer in model]
+    assert originals[0] is originals[1]
+    assert len(list(model.parameters())) == 3
+    used = recorded(model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(torch.ones(1, 4, 8, 8)).square().sum().backward()
+        optimizer.step()
+    for layer, weight in used:
+        check_at_bound(layer, weight)
+
+
+def test_on_top_of_another_parametrisation() -> None:
+    """What that one computes is scaled, also after a change in eval(); such a weight is not exported."""
+    layer = torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3, padding=1))
+    specnorm_torch.spectral_norm(layer)
+    check_at_bound(layer, layer.weight)
+    layer.eval()
+    with torch.no_grad():
+        layer.parametrizations.weight.original1.copy_(torch.randn(4, 3, 3, 3))
+    check_at_bound(layer, layer.weight)
+    with pytest.raises(Exception, match=r"specnorm_torch\.baked"):
+        torch.export.export(layer, (torch.ones(1, 3, 5, 5),))
+
+
+# -- export --------------------------------------------------------------------------------------------------------
+def onnx_outputs(path: Path, data: Any) -> Any:
+    """Outputs of a model in a file, by onnxruntime."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (outputs,) = session.run(None, {session.get_inputs()[0].name: data.numpy()})
+    return torch.from_numpy(outputs)
+
+
+@pytest.fixture
+def trained() -> Any:
+    """A model in eval() after some steps, and changed since."""
+    model = constrained()
+    train(model, 3)
+    return edited(model).eval()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_exported_to_onnx(trained: Any, tmp_path: Path) -> None:
+    """With default arguments: a file whose outputs are the model's, of the constrained weights alone."""
+    pytest.importorskip("onnxscript")
+    onnx = pytest.importorskip("onnx")
+    data, _ = batch()
+    expected = trained(data).detach()
+    file = tmp_path / "model.onnx"
+    torch.onnx.export(trained, (data,), str(file))
+    torch.testing.assert_close(onnx_outputs(file, data), expected, rtol=1e-5, atol=1e-6)
+    operators = {node.op_type for node in onnx.load(file).graph.node}
+    assert operators <= {"Conv", "Relu", "Reshape", "Flatten", "Gemm", "MatMul", "Add", "Mul", "Identity", "Cast"}
+
+
+def test_exported_by_torch(trained: Any) -> None:
+    data, _ = batch()
+    exported = torch.export.export(trained, (data,))
+    torch.testing.assert_close(exported.module()(data), trained(data))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*TracerWarning", "ignore::torch.jit.TracerWarning")
+def test_traced_by_jit(trained: Any) -> None:
+    data, _ = batch()
+    expected = trained(data)
+    torch.testing.assert_close(torch.jit.trace(trained, data)(data), expected)
+    # Without a forward pass of the weights as they are.
+    again = edited(trained)
+    torch.testing.assert_close(torch.jit.trace(again, data)(data), again(data))
+
+
+def test_a_weight_that_changed_since_eval_is_not_exported() -> None:
+    """What to do is said; and then it is right."""
+    model = constrained().eval()
+    model.load_state_dict(constrained().state_dict())
+    data, _ = batch()
+    with pytest.raises(Exception, match=r"Call model\.eval\(\) again, or run the model once"):
+        torch.export.export(model, (data,))
+    model.eval()
+    torch.testing.assert_close(torch.export.export(model, (data,)).module()(data), model(data))
+
+
+@pytest.mark.parametrize("change", ["assigned", "edited_data"])
+def test_no_stale_weight_is_exported(change: str) -> None:
+    """After a change that no version counter tells of."""
+    model = NEW_WEIGHTS[change](constrained()).eval()
+    data, _ = batch()
+    exported = torch.export.export(model, (data,)).module()(data)
+    torch.testing.assert_close(exported, model(data))
