@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -28,7 +29,8 @@ class Completion(Stepped):
     rtol : float
         Where the search stops: relative distance of the bound from an estimate of the norm.
     n_iter : int, optional
-        Products at most; None: 700, of which 1 % takes about 50 and 0.1 % some 130. 0: the bound of a random H.
+        Products at most; None: 700, of which 1 % takes about 50 and 0.1 % some 130, and to begin a training as many as
+        take about 5 s (30 at 256 channels of 3x3). 0: the bound of a random H.
     every : int
         In training, H is mended at every so many steps; in between the bound is renewed by the kernel's own lags.
     seed : int
@@ -90,11 +92,16 @@ class Completion(Stepped):
         return {"completion": h, "lags": lags, "exponent": (), "age": ()}
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
-        """The search's H."""
+        """The search's H; of large layers, what some seconds bring: the steps mend it."""
         from specnorm.search import completion as search  # here, since importing it takes a while
 
         scaled, exponent = arrays.scale(blocks, xp=ops.xp)
-        h = self.found(scaled, None, ops=ops).kernel
+        limit = search.products_in_time(spec.block_shape)
+        few = limit < _FEW
+        if few:
+            warnings.warn(_too_large(spec), stacklevel=2)
+        products = limit if self.n_iter is None else self.n_iter
+        h = search.complete(scaled, rtol=self.rtol, products=products, seed=self.seed, hurried=few, ops=ops).kernel
         return h, search.lags_of(h, ops=ops).values, exponent, ops.xp.zeros_like(exponent)
 
     def advance(
@@ -130,6 +137,20 @@ class Completion(Stepped):
         bound, gradient = search.bound_and_gradient(scaled, own, rule.kept(h, lags, ops=ops), ops=ops)
         after = (h, lags, exponent, age + 1 if sweeps else age)
         return self.evaluation(bound, age, gradient, exponent, ops=ops), after
+
+
+_FEW = 50
+"""Products up to which a search ends before the bound is near the norm."""
+
+
+def _too_large(spec: ConvSpec) -> str:
+    """Return the message for a layer whose search is cut short."""
+    channels = min(spec.block_shape[:2])
+    return (
+        f"Completion() is slow for {channels} channels (kernel {spec.block_shape}): the first bound takes some seconds "
+        "and is loose, and each mending takes a tenth of that. SymbolNorm() follows the norm itself in less time; "
+        "specnorm.rescale, or specnorm_torch.rescale_, proves the bound when the training is over."
+    )
 
 
 _FAR = 20

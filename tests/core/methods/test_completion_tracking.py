@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from oracle import finite_difference_gradient, sigma_star
 
 import specnorm
+from specnorm.search import completion as search
 
 METHOD = specnorm.Completion(every=2)
 LAYERS: list[tuple[tuple[int, ...], dict[str, Any]]] = [
@@ -164,3 +165,50 @@ def test_weights_under_the_constraint_are_proven_at_every_step() -> None:
         assert float(norm.lower) <= 1 + 1e-6
         worst = min(worst, float(norm.lower)) if step < 40 else worst
     assert worst > 0.8
+
+
+def test_mending_brings_an_unchanged_kernel_closer() -> None:
+    """To what the lags are near already: another multiple of the identity would take more than a short step."""
+    kernel = normal(16, 16, 3, 3, dtype="float32")
+    method = specnorm.Completion(every=1)
+    state = specnorm.init_tracking(kernel, method)
+    first = float(specnorm.track(kernel, method, state, sweeps=0)[0])
+    for _ in range(4):
+        value, state = specnorm.track(kernel, method, state)
+        assert float(value) <= first * (1 + 1e-3)
+
+
+def test_a_search_that_is_cut_short_begins_near_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for large layers: a bound from the first step on, mended by the next ones; from random numbers it is twice."""
+    kernel = normal(32, 32, 3, 3, dtype="float32")
+    method = specnorm.Completion(every=1)
+    monkeypatch.setattr(search, "products_in_time", lambda _: 10)
+    with pytest.warns(UserWarning, match=r"32 channels .* SymbolNorm\(\).*rescale_"):
+        state = specnorm.init_tracking(kernel, method)
+    norm = specnorm.enclose(kernel)
+    first = float(specnorm.track(kernel, method, state, sweeps=0)[0])
+    assert float(norm.lower) <= first <= 1.2 * float(norm.upper)
+    assert float(specnorm.measure(kernel, specnorm.Completion(n_iter=10)).value) > 1.4 * float(norm.upper)
+    for _ in range(5):
+        value, state = specnorm.track(kernel, method, state)
+        assert float(norm.lower) <= float(value)
+    assert float(value) <= 1.05 * float(norm.upper)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (2, 3, 4), (3, 3, 1, 3), (2, 2, 3, 1, 2), (1, 1, 3, 3)], ids=str)
+def test_a_search_that_is_cut_short_bounds_every_shape(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = normal(*shape)
+    method = specnorm.Completion()
+    monkeypatch.setattr(search, "products_in_time", lambda _: 3)
+    with pytest.warns(UserWarning, match="is slow for"):
+        state = specnorm.init_tracking(kernel, method)
+    assert lowest(kernel) <= float(specnorm.track(kernel, method, state, sweeps=0)[0]) < np.inf
+
+
+def test_products_in_time() -> None:
+    """All up to 128 channels of 3x3; some 30 at 256, about 5 s; and some at any width."""
+    assert search.products_in_time((64, 64, 3, 3)) == search.PRODUCTS
+    assert search.products_in_time((128, 128, 3, 3)) > 150
+    assert 20 <= search.products_in_time((256, 256, 3, 3)) <= 40
+    assert search.products_in_time((2048, 2048, 3, 3)) == 10
+    assert search.products_in_time((2048, 64, 3, 3)) == search.PRODUCTS
