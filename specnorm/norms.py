@@ -97,7 +97,8 @@ def symbol_norm(kernel: ArrayT, *, points: int | None = None, vectors: int = 2, 
     vectors : int, default 2
         Vectors at each point, at least: see `specnorm.SymbolNorm`.
     **geometry
-        ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``: see `specnorm.Geometry`.
+        ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``: see
+        `specnorm.Geometry`. ``input_shape`` is refused.
 
     Returns
     -------

@@ -35,6 +35,8 @@ import specnorm
 
 RADII = (0.05, 0.1, 0.25, 0.5)
 """In the Euclidean norm, for pixels between 0 and 1."""
+TENSOR_NORM = specnorm.TensorNorm(certified=False)
+"""What the penalty and the constraint follow."""
 Batches = Iterator[tuple[Tensor, Tensor]]
 
 
@@ -159,16 +161,16 @@ def miyato(net: Net) -> None:
 
 def penalised(weight: float) -> Callable[[Net], Callable[[], Tensor]]:
     def prepare(net: Net) -> Callable[[], Tensor]:
-        penalty = specnorm_torch.SpectralPenalty(net)
+        penalty = specnorm_torch.SpectralPenalty(net, TENSOR_NORM)
         return lambda: weight * penalty()
 
     return prepare
 
 
 def constrained(net: Net) -> None:
-    """The norm of every convolution is 1, up to what an estimate that follows the weights is off."""
+    """The tensor norm of every convolution is 1, up to what an estimate that follows the weights is off."""
     for layer in layers(net).values():
-        specnorm_torch.spectral_norm(layer)
+        specnorm_torch.spectral_norm(layer, method=TENSOR_NORM)
 
 
 def certified(net: Net) -> None:
