@@ -34,7 +34,8 @@ def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geomet
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     method : Method
-        `TensorNorm`, `FantasticFour`, `Power` (at an input size), `Completion`, or `Gram`, which keeps nothing.
+        `SymbolNorm`, `Completion`, `TensorNorm`, `FantasticFour`, `Power` (at an input size), or `Gram`, which keeps
+        nothing.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
@@ -42,8 +43,9 @@ def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geomet
     Returns
     -------
     dict of str to array
-        Real arrays of the kernel's library and device, in float32 or float64; together a small part of the kernel, of
-        `Completion` some 6 times the kernel.
+        Real arrays of the kernel's library and device, in float32 or float64: a small part of the kernel; of
+        `SymbolNorm` some 150 complex vectors of the fewer channels for 3x3 taps, as pairs; of `Completion` some 6 times
+        the kernel.
 
     Raises
     ------
@@ -68,7 +70,7 @@ def track(
     state : dict of str to array
         From `init_tracking` or the step before; not changed.
     sweeps : int, default 1
-        How far to follow; each is two products with the kernel. 0: the value where the state stands.
+        How far to follow; each is two or three products with the kernel. 0: the value where the state stands.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: as in `init_tracking`.
@@ -76,10 +78,10 @@ def track(
     Returns
     -------
     value : 0-d array
-        An *estimate*, converging from below to the norm the method stands for (TN, the smallest unfolding bound, the
-        layer's norm), no bound; with `Gram` and `Completion` an upper bound, however stale the state. Differentiable
-        where the library is, the vectors held constant (the envelope theorem); zero, with zero gradient, for a zero
-        kernel, and NaN for a non-finite one.
+        An *estimate*, converging from below to what the method stands for (the norm itself, TN, the smallest unfolding
+        bound, the layer's norm at its size), no upper bound; with `Gram` and `Completion` an upper bound, however stale
+        the state. Differentiable where the library is, the vectors held constant (the envelope theorem); zero, with
+        zero gradient, for a zero kernel, and NaN for a non-finite one.
     state : dict of str to array
         For the next step; shapes and dtypes as given.
 

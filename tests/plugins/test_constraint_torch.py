@@ -91,7 +91,7 @@ def recorded(model: Any) -> list[tuple[Any, Any]]:
 
 # -- in training -------------------------------------------------------------------------------------------------
 def test_the_weights_in_use_stay_at_the_bound() -> None:
-    """Each weight of 40 forward passes; the same run by the tensor norm, one maximum followed, is far above."""
+    """Each weight of 40 forward passes; in the same run by the tensor norm, one maximum followed, a fifth says enough."""
     worst = {}
     for method in (specnorm.SymbolNorm(), specnorm.TensorNorm(certified=False)):
         torch.manual_seed(0)
@@ -99,7 +99,8 @@ def test_the_weights_in_use_stay_at_the_bound() -> None:
         used = recorded(model)
         train(model, 40)
         assert len(used) == 4 * 40
-        norms = [float(enclosed(layer, weight).lower) for layer, weight in used]
+        counted = used if method.name == "symbol" else used[::5]
+        norms = [float(enclosed(layer, weight).lower) for layer, weight in counted]
         worst[method.name] = max(norms)
         if method.name == "symbol":
             assert min(norms) >= 0.99
