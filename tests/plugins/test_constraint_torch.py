@@ -91,7 +91,7 @@ def recorded(model: Any) -> list[tuple[Any, Any]]:
 
 # -- in training -------------------------------------------------------------------------------------------------
 def test_the_weights_in_use_stay_at_the_bound() -> None:
-    """Each weight of 40 forward passes; in the same run by the tensor norm, one maximum followed, a fifth says enough."""
+    """Each weight of 40 forward passes; of the same run by the tensor norm, which follows one maximum, every fifth."""
     worst = {}
     for method in (specnorm.SymbolNorm(), specnorm.TensorNorm(certified=False)):
         torch.manual_seed(0)
