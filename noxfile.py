@@ -298,7 +298,7 @@ def check_contents(session: nox.Session) -> None:
     (built,), (source,) = DIST.glob("*.whl"), DIST.glob("*.tar.gz")
     names = zipfile.ZipFile(built).namelist()
     arrays = ("specnorm_numpy", "specnorm_torch", "specnorm_jax", "specnorm_cupy")
-    packages = ("specnorm", *arrays, "specnorm_networks", "specnorm_audit", "specnorm_check")
+    packages = ("specnorm", *arrays, "specnorm_keras", "specnorm_networks", "specnorm_audit", "specnorm_check")
     for package in packages:
         if f"{package}/py.typed" not in names:
             session.error(f"{built.name} lacks {package}/py.typed")

@@ -10,6 +10,7 @@ from specnorm.api import Comparison
 from specnorm.folding import fold_stack
 from specnorm.layers import layer_kernel
 from specnorm.methods.base import check_count
+from specnorm.monitoring import Monitor, Reading, is_keras_model, keras_callback, keras_reading
 from specnorm.probable import LinearOperator, Vector
 from specnorm.problem.padding import same_upper
 from specnorm.problem.spec import at_every_size, per_axis
@@ -21,7 +22,8 @@ from specnorm.training import init_stack, step_stack
 from specnorm.types import AnyArray, Backend, LayerKernel
 
 __all__ = [
-    "AnyArray", "Backend", "Comparison", "LayerKernel", "LinearOperator", "Program", "Ran", "SteppedProgram", "Vector",
-    "at_every_size", "check_bound", "check_count", "check_values", "fold_stack", "function", "init_stack", "keep",
-    "layer_kernel", "per_axis", "program", "same_upper", "step_stack", "stepped_program",
+    "AnyArray", "Backend", "Comparison", "LayerKernel", "LinearOperator", "Monitor", "Program", "Ran", "Reading",
+    "SteppedProgram", "Vector", "at_every_size", "check_bound", "check_count", "check_values", "fold_stack", "function",
+    "init_stack", "is_keras_model", "keep", "keras_callback", "keras_reading", "layer_kernel", "per_axis", "program",
+    "same_upper", "step_stack", "stepped_program",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ PICTURE = ROOT / "docs" / "street.svg"
 WIDTH, HEIGHT = 190, 54
 PLACES = {
     "specnorm_audit": (20, 20), "specnorm_networks": (280, 120), "specnorm": (280, 320),
-    "specnorm_check": (20, 420),
+    "specnorm_check": (20, 420), "specnorm_keras": (20, 220),
     "specnorm_numpy": (540, 220), "specnorm_torch": (540, 120), "specnorm_jax": (540, 320), "specnorm_cupy": (540, 420),
 }  # fmt: skip
 """Left upper corners; what may import lies above or beside what it imports."""

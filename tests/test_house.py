@@ -25,15 +25,15 @@ PLUGINS = ROOT / "plugins"
 LEVELS = (
     "array_types clock errors registry text types words", "arrays problem result", "numerics", "certified", "search",
     "tensor", "methods", "runtime", "backends standard",
-    "api completing ends explaining folding layers matrices measuring norms probable projections "
-    "proving robustness testing training walking",
+    "api completing ends explaining folding layers matrices measuring monitoring norms probable "
+    "projections proving robustness testing training walking",
     "plugin proof", "__init__ __main__",
 )  # fmt: skip
 """Rooms of the core from the ground up. A file may import rooms below its own, and its own neighbours."""
 
 ARRAYS = ("specnorm_cupy", "specnorm_jax", "specnorm_numpy", "specnorm_torch")
 STREET = {
-    **{name: {"specnorm"} for name in ARRAYS},
+    **{name: {"specnorm"} for name in (*ARRAYS, "specnorm_keras")},
     "specnorm_networks": {"specnorm", *ARRAYS, "specnorm_check"},
     "specnorm_audit": {"specnorm", "specnorm_networks", "specnorm_check", "specnorm_torch"},
     "specnorm_check": set(),
@@ -48,6 +48,7 @@ OPTIONAL = {
     "specnorm_check": {"onnx", "safetensors"},
     "specnorm_cupy": {"cupy", "cupyx"},
     "specnorm_jax": {"jax", "jaxlib", "optax"},
+    "specnorm_keras": {"keras"},
     "specnorm_numpy": {"threadpoolctl"},
     "specnorm_torch": {"torch"},
 }

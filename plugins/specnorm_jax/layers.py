@@ -23,7 +23,7 @@ def layer_kernel(x: Any, input_shape: int | Sequence[int] | None) -> LayerKernel
     wrapper = _wrapper(x)
     if wrapper is not None:
         return _normalised(wrapper, x, input_shape)
-    for module, known, read in (("flax.nnx", _FLAX, _flax), ("equinox.nn", _EQUINOX, equinox_layer)):
+    for module, known, read in (("flax.nnx", _FLAX, flax_layer), ("equinox.nn", _EQUINOX, equinox_layer)):
         bases = [cls for cls in type(x).__mro__ if cls.__module__.startswith(module) and cls.__name__ in known]
         if bases:
             if type(x).__call__ is not bases[0].__call__:
@@ -82,7 +82,8 @@ def array_in(x: Any) -> Any:
     return x.unbox() if "AxisMetadata" in names else None
 
 
-def _flax(kind: str, x: Any, input_shape: int | Sequence[int] | None) -> LayerKernel:
+def flax_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel:
+    """Kernel and geometry by the attributes of Flax NNX's class ``kind``."""
     for name in ("dot_general", "conv_general_dilated"):
         if getattr(x, name, getattr(lax, name)) is not getattr(lax, name):
             raise GeometryError(f"{kind} has a {name} of its own: its attributes do not say what it computes.")

@@ -1,4 +1,4 @@
-"""Training with JAX: penalties and projections on trees of parameters (Flax, Equinox, or any other pytree).
+"""Training with JAX: constraints, penalties, projections on trees of parameters (Flax, Equinox, or any other pytree).
 
 Which leaves are kernels, and with which geometry, is said by a rule of `specnorm_jax.kernels`.
 """
@@ -14,21 +14,25 @@ import jax.numpy as jnp
 
 import specnorm
 from specnorm.errors import KernelError, MethodError
-from specnorm.methods import Method, TensorNorm
+from specnorm.methods import Method, SymbolNorm
 from specnorm.plugin import check_bound
-from specnorm_jax.kernels import Kernel, Rule, equinox_layout, flax_layout, kernels, name_of, with_geometry
+from specnorm_jax.kernels import (
+    Kernel, Rule, equinox_layout, flax_layout, kernels, layout_of, name_of, with_geometry
+)  # fmt: skip
+from specnorm_jax.monitor import NormMonitor
 from specnorm_jax.orthogonality import OrthogonalityPenalty
 
 if TYPE_CHECKING:
     import optax
 
 __all__ = [
-    "Kernel", "OrthogonalityPenalty", "ProjectionState", "Rule", "SpectralPenalty", "States", "equinox_layout",
-    "flax_layout", "kernels", "project_spectral_norm", "rescale", "with_geometry",
+    "Kernel", "NormMonitor", "OrthogonalityPenalty", "ProjectionState", "Rule", "SpectralPenalty", "States",
+    "equinox_layout", "flax_layout", "init_spectral_norm", "kernels", "layout_of", "project_spectral_norm", "rescale",
+    "spectral_norm", "with_geometry",
 ]  # fmt: skip
 
 Tree = TypeVar("Tree")
-_TENSOR_NORM = TensorNorm()
+_SYMBOL_NORM = SymbolNorm()
 
 
 # -- certified, after training -----------------------------------------------------------------------------------
@@ -58,7 +62,17 @@ def rescale(tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers:
         name: specnorm.rescale(kernel.array, bound, **kernel.geometry)
         for name, kernel in kernels(tree, rule, layers=layers).items()
     }
-    changed: Tree = jax.tree_util.tree_map_with_path(lambda keys, leaf: new.get(name_of(keys), leaf), tree)
+    return _replaced(tree, new)
+
+
+def _replaced(tree: Tree, new: Mapping[str, Any]) -> Tree:
+    """Return the tree with other kernels, each in the shape of its leaf."""
+
+    def leaf_of(keys: tuple[Any, ...], leaf: Any) -> Any:
+        kernel = new.get(name_of(keys), leaf)
+        return kernel if kernel is leaf or kernel.shape == leaf.shape else jnp.reshape(kernel, leaf.shape)
+
+    changed: Tree = jax.tree_util.tree_map_with_path(leaf_of, tree)
     return changed
 
 
@@ -102,6 +116,102 @@ def _frozen(x: Any) -> Any:
     return tuple(map(_frozen, x)) if isinstance(x, (list, tuple)) else x
 
 
+def init_spectral_norm(
+    params: Any, *, method: Method = _SYMBOL_NORM, rule: Rule = flax_layout, layers: str = "*"
+) -> States:
+    """Find the state for `spectral_norm`, once, outside of ``jit``.
+
+    Parameters
+    ----------
+    params : pytree
+    method, rule, layers
+        Those that `spectral_norm` gets.
+
+    Returns
+    -------
+    dict
+        By path, what `specnorm.init_tracking` returns.
+
+    Raises
+    ------
+    KernelError
+        If no leaf is a kernel.
+    MethodError
+        If the method cannot be stepped.
+    """
+    return _init(params, method, rule, layers)
+
+
+def spectral_norm(
+    params: Tree,
+    state: States,
+    bound: float = 1.0,
+    *,
+    method: Method = _SYMBOL_NORM,
+    rule: Rule = flax_layout,
+    layers: str = "*",
+    only_shrink: bool = False,
+    sweeps: int = 1,
+) -> tuple[Tree, States]:
+    """Divide every kernel by its norm and multiply by ``bound``: the constraint, for use inside a jitted step; pure.
+
+    The free parameters are what the optimiser moves; the returned tree is what the network uses::
+
+        state = init_spectral_norm(params)
+
+        def loss(params, state, batch):
+            weights, state = spectral_norm(params, state)
+            return cross_entropy(weights, batch), state
+
+    Parameters
+    ----------
+    params : pytree
+        Parameters; see `kernels`.
+    state : dict
+        From `init_spectral_norm`, or from the step before.
+    bound : float, default 1
+        Positive.
+    method : Method, default ``SymbolNorm()``
+        One that `specnorm.track` serves. SymbolNorm follows the norm itself, from below. With ``Completion()`` no norm
+        exceeds the bound, up to the rounding of the division.
+    rule, layers
+        See `kernels`. Leaves that are no kernels are returned as they are.
+    only_shrink : bool, default False
+        Leave kernels below the bound as they are.
+    sweeps : int, default 1
+        See `specnorm.track`. 0 where the state is not to move, as in an evaluation.
+
+    Returns
+    -------
+    weights : pytree
+        The same tree, of the same dtypes, with other kernels. A zero kernel stays zero. The gradient passes through
+        the division, the singular vectors held constant (the envelope theorem).
+    state : dict
+        For the next step; not differentiated.
+
+    Raises
+    ------
+    KernelError
+        If ``bound`` is not positive and finite, or the state is of another tree.
+
+    Notes
+    -----
+    Nothing is proven while training. `rescale` makes the trained weights certified.
+    """
+    check_bound(bound)
+    found = kernels(params, rule, layers=layers)
+    norms, after = _step(found, method, state, sweeps)
+    new = {name: _normalised(kernel.array, norms[name], bound, only_shrink) for name, kernel in found.items()}
+    return _replaced(params, new), after
+
+
+def _normalised(kernel: Any, norm: Any, bound: float, only_shrink: bool) -> Any:
+    # The inner condition keeps a division by zero out of the gradient.
+    divided = norm > bound if only_shrink else norm > 0
+    factor = jnp.where(divided, bound / jnp.where(divided, norm, 1), 1)
+    return (kernel * factor).astype(kernel.dtype)
+
+
 @dataclass(frozen=True)
 class SpectralPenalty:
     """Sum over a tree's kernels of a function of their norms, followed from step to step; pure, jittable.
@@ -117,7 +227,7 @@ class SpectralPenalty:
 
     Parameters
     ----------
-    method : Method, default ``TensorNorm()``
+    method : Method, default ``SymbolNorm()``
         One that `specnorm.track` serves.
     rule, layers
         See `kernels`.
@@ -134,7 +244,7 @@ class SpectralPenalty:
         If ``form`` is none of them.
     """
 
-    method: Method = _TENSOR_NORM
+    method: Method = _SYMBOL_NORM
     rule: Rule = flax_layout
     layers: str = "*"
     form: Literal["sum", "log", "hinge"] = "sum"
@@ -211,7 +321,7 @@ class ProjectionState(NamedTuple):
 
 
 def project_spectral_norm(
-    bound: float = 1.0, *, method: Method = _TENSOR_NORM, rule: Rule = flax_layout, layers: str = "*", sweeps: int = 1
+    bound: float = 1.0, *, method: Method = _SYMBOL_NORM, rule: Rule = flax_layout, layers: str = "*", sweeps: int = 1
 ) -> optax.GradientTransformationExtraArgs:
     """Optax transformation after whose step no kernel's norm exceeds ``bound``: projected gradient descent.
 
@@ -222,10 +332,9 @@ def project_spectral_norm(
     ----------
     bound : float, default 1
         Positive.
-    method : Method, default ``TensorNorm()``
-        One that `specnorm.track` serves. TensorNorm follows an upper bound of the norm, from below: what holds during
-        training is an estimate. With ``Gram()`` or ``Completion()`` it is a bound, up to the
-        rounding of ``params + updates``.
+    method : Method, default ``SymbolNorm()``
+        One that `specnorm.track` serves. SymbolNorm follows the norm itself, from below: what holds during training
+        is an estimate. With ``Gram()`` or ``Completion()`` it is a bound, up to the rounding of ``params + updates``.
     rule, layers
         See `kernels`.
     sweeps : int, default 1
@@ -259,10 +368,7 @@ def project_spectral_norm(
             raise ValueError("project_spectral_norm needs the parameters: call update(updates, state, params).")
         found = kernels(params, rule, layers=layers)
         steps = {name_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(updates)}
-        moved = {
-            name: kernel._replace(array=jax.lax.stop_gradient((kernel.array + steps[name]).astype(kernel.array.dtype)))
-            for name, kernel in found.items()
-        }
+        moved = {name: kernel._replace(array=_moved(kernel.array, steps[name])) for name, kernel in found.items()}
         norms, after = _step(moved, method, state.kernels, sweeps)
 
         def projected(keys: tuple[Any, ...], step: Any) -> Any:
@@ -270,10 +376,13 @@ def project_spectral_norm(
             if name not in found:
                 return step
             norm, kernel = norms[name], found[name].array
-            above = norm > bound
-            factor = bound / jnp.where(above, norm, 1)
-            return jnp.where(above, (moved[name].array * factor - kernel).astype(step.dtype), step)
+            change = (_normalised(moved[name].array, norm, bound, only_shrink=True) - kernel).astype(step.dtype)
+            return jnp.where(norm > bound, jnp.reshape(change, step.shape), step)
 
         return jax.tree_util.tree_map_with_path(projected, updates), ProjectionState(after)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _moved(kernel: Any, step: Any) -> Any:
+    return jax.lax.stop_gradient((kernel + jnp.reshape(step, kernel.shape)).astype(kernel.dtype))

@@ -1,32 +1,39 @@
-"""Norms of a model's layers while it is trained, as numbers for any logger."""
+"""Norms of a model's layers while it is trained, as numbers for any logger, and callbacks of trainers."""
 
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-import specnorm
-from specnorm.errors import MethodError
-from specnorm.plugin import layer_kernel
-from specnorm_torch.modules import Select, at_inference, layers_of
+from specnorm.errors import MethodError, SpecnormError
+from specnorm.plugin import (
+    LayerKernel,
+    Monitor,
+    Reading,
+    is_keras_model,
+    keras_callback,
+    keras_reading,
+    layer_kernel,
+)  # fmt: skip
+from specnorm_torch.modules import Select, at_inference, is_layer, name_of
 
-_BOUND = specnorm.Completion(every=1)
-_SWEEPS = 4
-"""A kernel has moved by many steps between two measurements."""
+_NO_LINEAR_MAP = ("Embedding", "Norm")
+"""In names of modules whose parameters with two axes are no linear map of the module's input."""
 
 
-class NormMonitor:
-    """Norms of a model's layers, their product, and upper bounds, every so many steps.
+class NormMonitor(Monitor):
+    """Norms of a model's layers, every so many steps, and now and then proven upper bounds.
 
-    ``monitor(step)`` returns a dictionary for any logger: ``norm/NAME``, an estimate at every input size that is the
-    layer's norm or somewhat above it (`TensorNorm`); ``upper/NAME``, a proven upper bound of the norm (`Completion`,
-    followed from the time before); and ``norm/product`` and ``upper/product``, the products over all layers, up to
-    their rounding. Weights are those that the model uses in ``eval()``; the model is as before. `lightning`,
-    `transformers` and `keras` make callbacks.
+    ``monitor(step)`` returns a dictionary for any logger. ``norm/NAME`` is a layer's norm at every input size, from
+    below: it is attained, and followed from the time before (`SymbolNorm`). ``upper/NAME`` is a proven upper bound of
+    it, some 5 % larger where the budget allows (`specnorm.enclose`). A proof speaks of the weights of its own report;
+    reports between two proofs have no ``upper``. ``norm/product`` and ``upper/product`` are the products over all
+    layers, up to their rounding. Layers that cannot be measured are named by a warning, and then there is no product.
+    Weights are those that the model uses in ``eval()``; the model is as before. `lightning`, `transformers` and
+    `keras` make callbacks.
 
     Parameters
     ----------
@@ -35,31 +42,29 @@ class NormMonitor:
     every : int, default 100
         Steps between measurements.
     select : callable, optional
-        ``select(name, layer)``: whether a layer counts; None: every convolution and linear layer.
-    upper : bool, default True
-        Whether to bound from above too, for some ten times the time of the estimates.
+        ``select(name, layer)``: whether a layer counts; None: every layer.
+    upper : int or bool, default 10
+        Measurements from one proof to the next; True: one at every measurement, 0 or False: none.
+    budget : float, default 5
+        Seconds for the proof of one layer. A bound that the budget cuts is wider, and as true.
+
+    Attributes
+    ----------
+    left_out : dict of str to str
+        Layers that are not measured, by name, and why.
 
     Raises
     ------
     MethodError
         If no layer is selected.
-    GeometryError
-        If a layer has a ``forward`` of its own.
     """
 
-    def __init__(self, model: nn.Module, every: int = 100, *, select: Select | None = None, upper: bool = True) -> None:
-        if every < 1:
-            raise MethodError(f"every={every!r} must be a positive number of steps.")
-        self.model, self.every, self.upper = model, every, upper
-        keras = hasattr(model, "layers") and hasattr(model, "fit")
-        layers = _keras_layers(model) if keras else dict(layers_of(model))
-        self._layers = {name: x for name, x in layers.items() if select is None or select(name, x)}
-        with at_inference(model):
-            for layer in self._layers.values():
-                layer_kernel(layer)  # refuses one with a forward of its own
-        if not self._layers:
-            raise MethodError("the model has no convolution or linear layer that is selected.")
-        self._states: dict[str, dict[str, Tensor]] = {}
+    def __init__(
+        self, model: nn.Module, every: int = 100, *, select: Select | None = None, upper: int = 10, budget: float = 5.0
+    ) -> None:
+        super().__init__(every, upper=upper, budget=budget)
+        self.model, self.select = model, select
+        self.tell(self._read(), stacklevel=3)
 
     def __call__(self, step: int) -> dict[str, float]:
         """Return the norms at steps that ``every`` divides, else an empty dictionary."""
@@ -67,23 +72,31 @@ class NormMonitor:
 
     def norms(self) -> dict[str, float]:
         """Return the norms now."""
-        found: dict[str, dict[str, float]] = {"norm": {}, "upper": {}}
+        return self.measured(self._read())
+
+    def _read(self) -> Reading:
         with at_inference(self.model):
-            for name, layer in self._layers.items():
-                kernel, geometry, _ = layer_kernel(layer)
-                kernel = kernel.detach()
-                found["norm"][name] = float(specnorm.tn_bound(kernel, certified=False, **geometry))
-                if self.upper:
-                    if name not in self._states:
-                        self._states[name] = specnorm.init_tracking(kernel, _BOUND, **geometry)
-                    value, self._states[name] = specnorm.track(
-                        kernel, _BOUND, self._states[name], sweeps=_SWEEPS, **geometry
-                    )
-                    found["upper"][name] = float(value)
-        for values in found.values():
-            if values:
-                values["product"] = math.prod(values.values())
-        return {f"{kind}/{name}": x for kind, values in found.items() for name, x in values.items()}
+            found = keras_reading(self.model, self.select) if is_keras_model(self.model) else self._read_torch()
+            # Some models merge their weights in `eval()`, in place.
+            copies = {name: LayerKernel(layer.kernel.clone(), layer.geometry) for name, layer in found.layers.items()}
+        return Reading(copies, found.left_out)
+
+    def _read_torch(self) -> Reading:
+        layers: dict[str, LayerKernel] = {}
+        left_out: dict[str, str] = {}
+        for name, module in self.model.named_modules():
+            inside = "parametrizations" in name.split(".")
+            if inside or not (self.select is None or self.select(name, module)):
+                continue
+            kind = name_of(module)
+            if is_layer(module):
+                try:
+                    layers[name] = layer_kernel(module)
+                except SpecnormError as error:
+                    left_out[name] = str(error)
+            elif _holds_a_matrix(module) and not any(word in kind for word in _NO_LINEAR_MAP):
+                left_out[name or kind] = f"a {kind} is not measured"
+        return Reading(layers, left_out)
 
     def lightning(self) -> Any:
         """Make a Lightning callback, which calls ``log_dict`` of the module."""
@@ -106,20 +119,8 @@ class NormMonitor:
         return type("NormMonitorCallback", (base,), {"on_step_end": on_step_end})()
 
     def keras(self) -> Any:
-        """Make a callback of Keras 3: the last norms join the logs of each epoch."""
-        base = _first("keras").callbacks.Callback
-        seen: dict[str, Any] = {"step": 0, "values": {}}
-
-        def on_train_batch_end(*_arguments: Any, **_keywords: Any) -> None:
-            seen["step"] += 1
-            seen["values"] = self(seen["step"]) or seen["values"]
-
-        def on_epoch_end(_self: Any, _epoch: int, logs: dict[str, Any] | None = None) -> None:
-            if logs is not None:
-                logs.update(seen["values"])
-
-        members = {"on_train_batch_end": on_train_batch_end, "on_epoch_end": on_epoch_end}
-        return type("NormMonitorCallback", (base,), members)()
+        """Make a callback of Keras 3: the last report joins the logs of each epoch."""
+        return keras_callback(self, _first("keras").callbacks.Callback)
 
 
 def _first(*names: str) -> Any:
@@ -131,7 +132,6 @@ def _first(*names: str) -> Any:
     raise MethodError(f"{' or '.join(names)} is not installed here.")
 
 
-def _keras_layers(model: Any) -> dict[str, Any]:
-    """Keras's dense and plain convolution layers; those that are neither do not count, as in torch."""
-    plain = ("Dense", "Conv1D", "Conv2D", "Conv3D")
-    return {x.name: x for x in model._flatten_layers(include_self=False) if type(x).__name__ in plain}
+def _holds_a_matrix(module: nn.Module) -> bool:
+    """Whether parameters of a module itself may be a linear map."""
+    return any(x.ndim > 1 for x in module.parameters(recurse=False))

@@ -274,11 +274,16 @@ class _Points(NamedTuple):
     phases: Array
 
 
+_UNROLLED = 2
+"""Rounds up to which no loop is compiled, and no value is looked at: those of a training step."""
+
+
 def _alternate(waves: PlaneWaves, points: _Points, rounds: int) -> tuple[Array, _Points]:
     """Power steps and Newton steps in turn: the right vectors reached, shape (b, p, f), and the points."""
     xp = waves.ops.xp
-    vectors, (images, angles, phases) = points.images, points
-    for _ in range(rounds):
+
+    def alternate_once(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        _, images, angles, phases = state
         tap_images = waves.tap_images(images[:, :, None, :])
         vectors, _ = _unit(waves.adjoint_images(tap_images, phases)[:, :, 0, :], xp=xp)
         if angles.shape[1]:
@@ -287,6 +292,17 @@ def _alternate(waves: PlaneWaves, points: _Points, rounds: int) -> tuple[Array, 
             angles = angles + xp.matrix_transpose(move)
             phases = waves.phases(angles)
         images = waves.images(vectors[:, :, None, :], phases)[:, :, 0, :]
+        return vectors, images, angles, phases
+
+    b, _, f = points.images.shape
+    none = xp.zeros((b, waves.blocks.shape[2], f), dtype=points.images.dtype, device=waves.ops.device(points.images))
+    state: tuple[Array, ...] = (none, *points)
+    if rounds > _UNROLLED:
+        state = arrays.repeated(alternate_once, rounds, state, ops=waves.ops)
+    else:
+        for _ in range(rounds):
+            state = alternate_once(state)
+    vectors, images, angles, phases = state
     return vectors, _Points(images, angles, phases)
 
 

@@ -1,0 +1,199 @@
+"""Norms of a model's layers while it is trained, as numbers for any logger. How a model is read, the plugins say."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from specnorm.backends import backend_for
+from specnorm.errors import MethodError, NoBackend, SpecnormError
+from specnorm.layers import layer_kernel
+from specnorm.methods import SymbolNorm
+from specnorm.proving import enclose
+from specnorm.training import State, init_tracking, track_many
+from specnorm.types import LayerKernel
+
+_METHOD = SymbolNorm()
+_SWEEPS = 2
+"""Of one measurement: a kernel has moved by many steps since the last."""
+_RTOL = 0.05
+"""Width of the proofs, relative."""
+
+
+class Reading(NamedTuple):
+    """Layers of a model.
+
+    Parameters
+    ----------
+    layers : dict of str to LayerKernel
+        By name.
+    left_out : dict of str to str
+        Layers with a kernel that is not measured, and why.
+    """
+
+    layers: Mapping[str, LayerKernel]
+    left_out: Mapping[str, str]
+
+
+class Monitor:
+    """What the monitors of all frameworks share: the measurement, its state, and what a report holds.
+
+    Parameters
+    ----------
+    every : int
+        Steps between measurements.
+    upper : int
+        Measurements from one proof to the next. 0: no proofs.
+    budget : float
+        Seconds for the proof of one layer.
+
+    Attributes
+    ----------
+    left_out : dict of str to str
+        What the last measurement left out, by name, and why.
+    """
+
+    def __init__(self, every: int, *, upper: int, budget: float) -> None:
+        if every < 1:
+            raise MethodError(f"every={every!r} must be a positive number of steps.")
+        if upper < 0:
+            raise MethodError(f"upper={upper!r} must be a number of measurements, or 0 for no proofs.")
+        self.every, self.upper, self.budget = every, int(upper), budget
+        self.left_out: dict[str, str] = {}
+        self._states: dict[str, State] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._measurements = 0
+
+    def measured(self, reading: Reading) -> dict[str, float]:
+        """Return the norms of layers, and their upper bounds where it is time for a proof."""
+        self.tell(reading)
+        layers = {name: _detached(layer) for name, layer in reading.layers.items()}
+        norms = self._norms(layers)
+        uppers: dict[str, float] = {}
+        if self.upper and self._measurements % self.upper == 0:
+            norms, uppers = self._proven(layers, norms)
+        self._measurements += 1
+        report: dict[str, float] = {}
+        for kind, values in (("norm", norms), ("upper", uppers)):
+            report |= {f"{kind}/{name}": value for name, value in values.items()}
+            if values.keys() == norms.keys() and not self.left_out:
+                report[f"{kind}/product"] = math.prod(values.values())
+        return report
+
+    def _proven(
+        self, layers: Mapping[str, LayerKernel], norms: Mapping[str, float]
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Norms, from below by what a proof attains too, and proven upper bounds of the layers that are finite."""
+        below, uppers = dict(norms), {}
+        for name, layer in layers.items():
+            if not math.isfinite(norms[name]):
+                continue
+            proof = enclose(layer.kernel, rtol=_RTOL, budget=self.budget, **layer.geometry)
+            uppers[name] = float(proof.upper)
+            # The tracked norm is rounded to nearest, and may lie above a bound that is the norm itself.
+            below[name] = min(max(norms[name], float(proof.lower)), uppers[name])
+        return below, uppers
+
+    def _norms(self, layers: Mapping[str, LayerKernel]) -> dict[str, float]:
+        for name, layer in layers.items():
+            if self._shapes.get(name) != tuple(layer.kernel.shape):
+                self._states[name] = init_tracking(layer.kernel, _METHOD, **layer.geometry)
+                self._shapes[name] = tuple(layer.kernel.shape)
+        values, after = track_many(
+            [layer.kernel for layer in layers.values()],
+            _METHOD,
+            [self._states[name] for name in layers],
+            geometries=[layer.geometry for layer in layers.values()],
+            sweeps=_SWEEPS,
+        )
+        self._states |= zip(layers, after, strict=True)
+        return {name: float(value) for name, value in zip(layers, values, strict=True)}
+
+    def tell(self, reading: Reading, stacklevel: int = 5) -> None:
+        """Warn of layers that are left out, when they are for the first time.
+
+        Raises
+        ------
+        MethodError
+            If there is no layer.
+        """
+        if not reading.layers:
+            raise MethodError("the model has no convolution or linear layer that is selected.")
+        new = reading.left_out.keys() - self.left_out.keys()
+        self.left_out = dict(reading.left_out)
+        if new:
+            reasons = "; ".join(f"{name}: {reading.left_out[name]}" for name in sorted(new))
+            warnings.warn(f"NormMonitor leaves out layers, and logs no product. {reasons}", stacklevel=stacklevel)
+
+
+def _detached(layer: LayerKernel) -> LayerKernel:
+    return layer._replace(kernel=backend_for(layer.kernel).detach(layer.kernel))
+
+
+# -- Keras, whose layers hold arrays of several libraries ---------------------------------------------------------
+_NO_LINEAR_MAP = ("Embedding", "Normalization")
+"""In names of Keras's layers whose arrays with two axes are no linear map of the layer's input."""
+
+
+def is_keras_model(model: Any) -> bool:
+    """Whether a model is one of Keras."""
+    return any(cls.__module__.partition(".")[0] == "keras" and cls.__name__ == "Layer" for cls in type(model).__mro__)
+
+
+def keras_reading(model: Any, select: Callable[[str, Any], bool] | None) -> Reading:
+    """Read the layers of a Keras model; ``select`` says by name and layer which count, None: all."""
+    layers: dict[str, LayerKernel] = {}
+    left_out: dict[str, str] = {}
+    for name, layer, own in _keras_layers(model, "", set()):
+        if select is not None and not select(name, layer):
+            continue
+        try:
+            layers[name] = layer_kernel(layer)
+        except NoBackend:
+            kind = type(layer).__name__
+            if max((len(x.shape) for x in own), default=0) > 1 and not any(word in kind for word in _NO_LINEAR_MAP):
+                left_out[name] = f"a {kind} is not measured"
+        except SpecnormError as error:
+            left_out[name] = str(error)
+    return Reading(layers, left_out)
+
+
+def _keras_layers(model: Any, start: str, seen: set[int]) -> Iterator[tuple[str, Any, list[Any]]]:
+    """Name and layer of each layer in a model or layer, each once, and the variables that are none of its parts'."""
+    for layer in _keras_parts(model):
+        if id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        inner = {id(x) for part in _keras_parts(layer) for x in part.weights}
+        name = f"{start}{layer.name}"
+        yield name, layer, [x for x in layer.weights if id(x) not in inner]
+        yield from _keras_layers(layer, f"{name}/", seen)
+
+
+def _keras_parts(layer: Any) -> list[Any]:
+    """Layers of a model, or among the public attributes of a layer and in lists of these."""
+    parts = getattr(layer, "layers", None)
+    if parts is None:
+        parts = [x for name, x in vars(layer).items() if not name.startswith("_")]
+    flat = [y for x in parts for y in (x if isinstance(x, (list, tuple)) else (x,))]
+    return [x for x in flat if is_keras_model(x)]
+
+
+def keras_callback(monitor: Callable[[int], dict[str, float]], base: type) -> Any:
+    """Make a callback of Keras, derived from its class ``base``: the last report joins the logs of each epoch."""
+    seen: dict[str, Any] = {"step": 0, "values": {}}
+
+    def on_train_batch_end(callback: Any, *_arguments: Any, **_keywords: Any) -> None:
+        seen["step"] += 1
+        # On JAX the model's variables are those of the step before the epoch until a callback's model is asked for.
+        _ = callback.model
+        seen["values"] = monitor(seen["step"]) or seen["values"]
+
+    def on_epoch_end(_self: Any, _epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs is not None:
+            logs.update(seen["values"])
+
+    members = {"on_train_batch_end": on_train_batch_end, "on_epoch_end": on_epoch_end}
+    return type("NormMonitorCallback", (base,), members)()

@@ -1,0 +1,175 @@
+"""Keras 3 on torch and on JAX, which has one library a process: the constraint, the regulariser, the monitor."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+from processes import python
+
+BACKENDS = ["torch", pytest.param("jax", marks=pytest.mark.nightly)]
+"""A fit on JAX compiles for tens of seconds."""
+
+TRAINED = """
+import json, os, tempfile
+import keras, numpy as np, specnorm
+from specnorm_keras import NormMonitor, SpectralNorm, SpectralRegularizer
+
+keras.utils.set_random_seed(0)
+layers = keras.layers
+model = keras.Sequential([
+    keras.Input((8, 3)),
+    layers.Conv1D(4, 3, strides=2, kernel_constraint=SpectralNorm(layer="conv", strides=2)),
+    layers.ReLU(),
+    layers.Flatten(),
+    layers.Dense(3, kernel_constraint=SpectralNorm(2.0), kernel_regularizer=SpectralRegularizer(0.01, form="log")),
+])
+model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+x = np.random.randn(32, 8, 3).astype("float32")
+y = np.random.randint(0, 3, 32)
+monitor = NormMonitor(model, every=2, upper=True)
+logs = model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[monitor.callback()]).history
+for name, bound in (("conv1d", 1.0), ("dense", 2.0)):
+    found = specnorm.enclose(model.get_layer(name))
+    assert 0.995 * bound < float(found.upper) < 1.002 * bound, found
+    assert 0.995 * bound < logs[f"norm/{name}"][-1] <= logs[f"upper/{name}"][-1] < 1.06 * bound
+assert abs(logs["norm/product"][-1] - 2) < 0.02
+path = os.path.join(tempfile.mkdtemp(), "model.keras")
+model.save(path)
+again = keras.models.load_model(path)
+for name in ("conv1d", "dense"):
+    constraint = model.get_layer(name).kernel_constraint
+    assert again.get_layer(name).kernel_constraint.get_config() == constraint.get_config()
+penalty = again.get_layer("dense").kernel_regularizer
+assert penalty.get_config() == model.get_layer("dense").kernel_regularizer.get_config()
+assert json.loads(json.dumps(penalty.get_config()))["form"] == "log"
+print("trained")
+"""
+
+COMPILED = """
+import jax, keras, numpy as np, specnorm
+from specnorm_keras import SpectralNorm, SpectralRegularizer
+
+kernel = jax.numpy.asarray(np.random.RandomState(0).standard_normal((3, 3, 2, 2)).astype("float32"))
+variable = keras.Variable(kernel)
+found = specnorm.enclose(jax.jit(SpectralNorm())(variable.value), layout="HWIO")
+assert 0.995 < float(found.upper) < 1.002, found
+assert not keras.constraints.deserialize(keras.constraints.serialize(SpectralNorm())).only_shrink
+# The gradient of a norm along the kernel is the norm.
+slope = jax.grad(SpectralRegularizer(1.0))(kernel)
+assert abs(float((slope * kernel).sum()) / float(specnorm.enclose(kernel, layout="HWIO").lower) - 1) < 5e-3
+print("compiled")
+"""
+
+KERNELS = """
+import keras, numpy as np, pytest, specnorm
+from specnorm_keras import SpectralNorm, SpectralRegularizer
+
+normal = np.random.RandomState(0).standard_normal
+tensor = lambda *shape: keras.ops.convert_to_tensor(normal(shape).astype("float32"))
+to_numpy = keras.ops.convert_to_numpy
+
+# What a constraint returns has the norm of the layer, by the layer's own reader.
+for layer, shape, constraint in (
+    (keras.layers.Conv2D(6, 3, strides=2), (9, 9, 4), SpectralNorm(strides=2)),
+    (keras.layers.Conv2D(6, 3, groups=2), (9, 9, 4), SpectralNorm(groups=2)),
+    (keras.layers.Conv2D(6, 3, dilation_rate=2), (9, 9, 4), SpectralNorm(dilation_rate=2)),
+    (keras.layers.Conv2DTranspose(2, 3, strides=2), (9, 9, 4), SpectralNorm(layer="transposed", strides=2)),
+    (keras.layers.DepthwiseConv2D(3, depth_multiplier=2), (9, 9, 4), SpectralNorm(layer="depthwise")),
+    (keras.layers.Dense(5), (4,), SpectralNorm()),
+):
+    layer.build((None, *shape))
+    kernel = layer.kernel
+    kernel.assign(constraint(3 * tensor(*kernel.shape)))
+    found = specnorm.enclose(layer)
+    assert abs(float(found.upper) - 1) < 5e-3, (type(layer).__name__, found)
+
+# A dense kernel with three axes is a matrix.
+kernel = tensor(16, 2, 8)
+small = to_numpy(SpectralNorm(layer="dense", input_axes=1)(kernel))
+assert abs(np.linalg.norm(small.reshape(16, 16), 2) - 1) < 1e-4
+with pytest.raises(specnorm.GeometryError, match="Conv1D or of EinsumDense"):
+    SpectralNorm()(kernel)
+with pytest.raises(specnorm.GeometryError, match="layer='linear' is not one of"):
+    SpectralNorm(layer="linear")
+with pytest.raises(specnorm.MethodError, match="method='power_iteration' is not one of"):
+    SpectralNorm(method="power_iteration")
+with pytest.raises(specnorm.MethodError, match="form='squares' is not one of"):
+    SpectralRegularizer(form="squares")
+
+# Below the bound nothing is stretched, and zeros stay zeros; an upper bound leaves nothing above it.
+low = 1e-3 * tensor(4, 4)
+assert np.array_equal(to_numpy(SpectralNorm(only_shrink=True)(low)), to_numpy(low))
+assert not to_numpy(SpectralNorm()(0 * low)).any()
+proven = SpectralNorm(method="gram")(tensor(3, 3, 4, 4))
+assert float(specnorm.enclose(proven, layout="HWIO").lower) <= 1 + 1e-6
+
+matrix = tensor(4, 4)
+norm = np.linalg.norm(to_numpy(matrix), 2)
+for form, value in (("sum", norm), ("log", np.log(norm)), ("hinge", norm - 1)):
+    assert abs(float(SpectralRegularizer(0.5, form=form)(matrix)) - 0.5 * value) < 1e-4
+print("right")
+"""
+
+MONITORED = """
+import warnings
+import keras, specnorm
+from specnorm_keras import NormMonitor
+
+layers = keras.layers
+inner = keras.Sequential([keras.Input((8, 8, 4)), layers.DepthwiseConv2D(3, name="depthwise")], name="inner")
+model = keras.Sequential([
+    keras.Input((8, 8, 3)), layers.Conv2DTranspose(4, 1, name="up"), inner, layers.BatchNormalization(),
+])
+plain = NormMonitor(model, upper=True)
+assert not plain.left_out
+report = plain(0)
+assert list(report) == [
+    "norm/up", "norm/inner/depthwise", "norm/product", "upper/up", "upper/inner/depthwise", "upper/product"
+]
+for name, layer in (("up", model.get_layer("up")), ("inner/depthwise", inner.get_layer("depthwise"))):
+    truth = specnorm.enclose(layer)
+    assert report[f"norm/{name}"] <= float(truth.upper)
+    assert float(truth.lower) <= report[f"upper/{name}"]
+
+odd = keras.Sequential([
+    keras.Input((8, 8, 3)),
+    layers.Conv2D(4, 1, name="conv"),
+    layers.Reshape((64, 4)),
+    layers.EinsumDense("abc,cde->abde", output_shape=(64, 2, 3), name="einsum"),
+])
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    monitor = NormMonitor(odd, upper=True)
+assert "einsum: a EinsumDense is not measured" in str(told[0].message), told
+assert list(monitor(0)) == ["norm/conv", "upper/conv"]
+assert list(monitor.left_out) == ["einsum"]
+chosen = NormMonitor(odd, select=lambda name, layer: name == "conv", upper=False)
+assert list(chosen(0)) == ["norm/conv", "norm/product"]
+print("named")
+"""
+
+
+def run(code: str, backend: str) -> str:
+    if not all(map(importlib.util.find_spec, ("keras", backend))):
+        pytest.skip(f"keras or {backend} is not installed")
+    return python(code, KERAS_BACKEND=backend).splitlines()[-1]
+
+
+def test_the_constraint_in_a_compiled_step_of_jax() -> None:
+    assert run(COMPILED, "jax") == "compiled"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_weights_are_at_the_bound_after_a_fit_and_the_model_is_saved_and_loaded(backend: str) -> None:
+    assert run(TRAINED, backend) == "trained"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_norm_is_the_layers_own(backend: str) -> None:
+    assert run(KERNELS, backend) == "right"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_layers_are_measured_or_named(backend: str) -> None:
+    assert run(MONITORED, backend) == "named"
