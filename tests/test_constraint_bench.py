@@ -23,7 +23,8 @@ class Composed(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         self.calls += 1
         once = torch.eye(weight.shape[1])[..., None, None]
-        return torch.nn.functional.conv2d(self.calls * weight, once)
+        composed: Tensor = torch.nn.functional.conv2d(self.calls * weight, once)
+        return composed
 
 
 def test_the_recorder_tells_the_weight_in_use_and_not_the_next_one() -> None:
@@ -74,8 +75,8 @@ def test_a_step_with_a_weight_above_one_is_seen() -> None:
 def test_a_layer_that_is_not_constrained_is_told_from_one_that_is() -> None:
     def doubled(layer: nn.Module) -> nn.Module:
         with torch.no_grad():
-            for weight in layer.parameters():
-                weight *= 2
+            for parameter in layer.parameters():
+                parameter.mul_(2)
         return layer
 
     (plain,), (twice,) = (norms(loops.run("critic, SGD", way, 0, steps=1)) for way in (lambda layer: layer, doubled))

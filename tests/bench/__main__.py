@@ -5,6 +5,7 @@ gpu --out FILE                   # what is measured on a GPU, of every library t
 compare FILE [COMMITTED]         # what got slower than noise allows; exit code 1 if anything
 page [FILE]                      # docs/benchmarks/index.md, or the table of a file beside it
 constraint --out FILE            # does spectral_norm hold in training? 25 minutes on one thread; --quick takes two
+constraint-cost --out FILE       # what it costs: a weight, a training step, JAX, the state
 constraint-page                  # docs/benchmarks/constraint.md from its committed lines
 """
 
@@ -38,13 +39,14 @@ def main(words: list[str] | None = None) -> int:
     compare.add_argument("new", type=Path)
     for each in (compare, shown):
         each.add_argument("file", type=Path, nargs="?", default=COMMITTED)
-    holding = parsers.add_parser("constraint")
+    holding, cost = parsers.add_parser("constraint"), parsers.add_parser("constraint-cost")
     for option in ("--loops", "--methods"):
         holding.add_argument(option, nargs="+", default=(), help="these alone")
     holding.add_argument("--seeds", nargs="+", type=int, default=())
     holding.add_argument("--steps", type=int, help="of each loop; its own number if not given")
-    holding.add_argument("--quick", action="store_true", help="some loops, cut short")
-    holding.add_argument("--out", type=Path)
+    for each in (holding, cost):
+        each.add_argument("--quick", action="store_true", help="a sample")
+        each.add_argument("--out", type=Path)
     parsers.add_parser("constraint-page")
     given = commands.parse_args(words)
     if given.command in ("run", "gpu"):
@@ -58,8 +60,12 @@ def main(words: list[str] | None = None) -> int:
             constraint.quick(given.out)
         else:
             constraint.write(given.loops, given.methods, given.seeds, given.steps, given.out)
-        if given.out == constraint_page.LINES:
-            constraint_page.write()
+        constraint_page.renew(given.out)
+    elif given.command == "constraint-cost":
+        from bench import constraint_cost
+
+        constraint_cost.write(given.quick, given.out)
+        constraint_page.renew(given.out)
     elif given.command == "constraint-page":
         constraint_page.write()
     elif given.command == "page":

@@ -10,26 +10,39 @@ from marks import put
 
 from bench import facts
 from bench.facts import FOLDER, Row
-from bench.page import table
+from bench.page import span, table
 
-LINES, PAGE = FOLDER / "constraint.jsonl", FOLDER / "constraint.md"
+LINES, COST_LINES, PAGE = (FOLDER / name for name in ("constraint.jsonl", "constraint-cost.jsonl", "constraint.md"))
 LIMITS = 1.01, 1.05
 
 
-def write(source: Path = LINES, to: Path = PAGE) -> None:
+def renew(written: Path | None) -> None:
+    """Make the page anew if its lines were written."""
+    if written and written.resolve() in (LINES, COST_LINES):
+        write()
+
+
+def write(to: Path = PAGE) -> None:
     """Put the tables of the lines into the page."""
-    lines = facts.read(source)
+    lines, cost_lines = facts.read(LINES), facts.read(COST_LINES)
+    parts = {
+        "measured": about(lines), "largest": largest_table(lines), "least": least_table(lines),
+        "loops": loops_table(lines), "cost measured": about(cost_lines), "weight": weight_table(cost_lines),
+        "step": step_table(cost_lines), "JAX": jax_table(cost_lines),
+    }  # fmt: skip
     text = PAGE.read_text(encoding="utf-8")
-    parts = {"measured": about, "largest": largest_table, "least": least_table, "loops": loops_table}
-    for name, make in parts.items():
-        text = put(text, f"<!-- {name} -->\n", f"\n<!-- end of {name} -->", make(lines))
+    for name, part in parts.items():
+        text = put(text, f"<!-- {name} -->\n", f"\n<!-- end of {name} -->", part)
     to.write_text(text, encoding="utf-8")
 
 
 def about(lines: list[Row]) -> str:
+    if not lines:
+        return "Not measured yet."
     date, commit, machine = (", ".join(sorted({row[key] for row in lines})) for key in ("date", "commit", "machine"))
+    threads = " and ".join(sorted({str(row["threads"]) for row in lines}))
     versions = ", ".join(f"{name} {version}" for name, version in lines[-1]["versions"].items())
-    return f"Measured {date} at commit {commit} on {machine}, threads: {lines[-1]['threads']}; {versions}."
+    return f"Measured {date} at commit {commit} on {machine}, threads: {threads}; {versions}."
 
 
 def largest_table(lines: list[Row]) -> str:
@@ -60,9 +73,42 @@ def by_method(lines: list[Row], cell: Callable[[list[Row]], str]) -> str:
     names = list(dict.fromkeys(row["loop"] for row in lines))
     methods = list(dict.fromkeys(row["method"] for row in lines))
     body = [[name, *(cell(groups[name, x]) if (name, x) in groups else "-" for x in methods)] for name in names]
-    return table(["loop", *(f"`{x}`" if x.endswith(")") else x for x in methods)], body)
+    return table(["loop", *(code(method) for method in methods)], body)
 
 
 def loops_table(lines: list[Row]) -> str:
     trained = {row["loop"]: row["trains"] for row in lines}
     return table(["loop", "what is trained"], [[name, says] for name, says in trained.items()])
+
+
+# -- what it costs ---------------------------------------------------------------------------------------------------
+def weight_table(lines: list[Row]) -> str:
+    """Speed beside torch's own, milliseconds and size of the state beside the kernel's; a column a width."""
+    return by_channels(lines, "weight", lambda row: f"{speed(row)}; {row['state_bytes'] / row['kernel_bytes']:.2g}")
+
+
+def jax_table(lines: list[Row]) -> str:
+    return by_channels(lines, "JAX", speed)
+
+
+def step_table(lines: list[Row]) -> str:
+    rows = [row for row in lines if row["section"] == "step"]
+    body = [[code(row["contestant"]), f"{1 / row['faster']:.3f}", span(row["seconds"])] for row in rows]
+    return table(["constraint", "time over plain", "processor time"], body)
+
+
+def by_channels(lines: list[Row], section: str, cell: Callable[[Row], str]) -> str:
+    cells = {(row["contestant"], row["channels"]): cell(row) for row in lines if row["section"] == section}
+    channels = sorted({c for _, c in cells})
+    names = dict.fromkeys(name for name, _ in cells)
+    header = ["channels", *(str(c) for c in channels)]
+    return table(header, [[code(name), *(cells[name, c] for c in channels)] for name in names])
+
+
+def speed(row: Row) -> str:
+    return f"{row['faster']:.2f} ({span(row['seconds'])})"
+
+
+def code(method: str) -> str:
+    """Write what is code as code."""
+    return f"`{method}`" if method.endswith(")") else method
