@@ -202,6 +202,14 @@ def wide(constrain: Constrain) -> Steps:
     yield from train_classifier(model, Adam(model.parameters(), 1e-3), 3, 16, 16)
 
 
+@loop("perceptron")
+def perceptron(constrain: Constrain) -> Steps:
+    """Linear layers 192 -> 256 -> 128 -> 128; Adam 1e-3."""
+    layers = [nn.Linear(192, 256), nn.Linear(256, 128), nn.Linear(128, 128)]
+    model = classifier(map(constrain, layers), 128)
+    yield from train_classifier(model, Adam(model.parameters(), 1e-3), 192)
+
+
 @loop("signals")
 def signals(constrain: Constrain) -> Steps:
     """1-D: 4 -> 16 -> 32 -> 32 channels, 9 taps, dilations 1, 2, 4; Adam 3e-3."""
