@@ -24,15 +24,11 @@ def renew(written: Path | None) -> None:
 
 def write(to: Path = PAGE) -> None:
     """Put the tables of the lines into the page."""
-    lines, cost_lines = facts.read(LINES), facts.read(COST_LINES)
-    parts = {
-        "measured": about(lines), "largest": largest_table(lines), "least": least_table(lines),
-        "loops": loops_table(lines), "cost measured": about(cost_lines), "weight": weight_table(cost_lines),
-        "step": step_table(cost_lines), "JAX": jax_table(cost_lines),
-    }  # fmt: skip
     text = PAGE.read_text(encoding="utf-8")
-    for name, part in parts.items():
-        text = put(text, f"<!-- {name} -->\n", f"\n<!-- end of {name} -->", part)
+    for source, parts in PARTS.items():
+        lines = facts.read(source)
+        for name, make in parts.items():
+            text = put(text, f"<!-- {name} -->\n", f"\n<!-- end of {name} -->", make(lines))
     to.write_text(text, encoding="utf-8")
 
 
@@ -45,11 +41,26 @@ def about(lines: list[Row]) -> str:
     return f"Measured {date} at commit {commit} on {machine}, threads: {threads}; {versions}."
 
 
+def summary_table(lines: list[Row]) -> str:
+    """A row for each method: the worst of all loops."""
+    groups: dict[str, list[Row]] = {}
+    for row in lines:
+        if "skipped" not in row:
+            groups.setdefault(row["method"], []).append(row)
+    body = []
+    for method, rows in groups.items():
+        shares = [f"{max(row[f'above_{limit}'] for row in rows):.1%}" for limit in LIMITS]
+        norms = [f"{figure:.3f}" for figure in (max(row["worst"] for row in rows), min(row["mean"] for row in rows))]
+        body.append([code(method), str(len({row["loop"] for row in rows})), norms[0], *shares, norms[1]])
+    header = ["method", "loops", "largest norm", *(f"most steps above {limit}" for limit in LIMITS), "least mean norm"]
+    return table(header, body)
+
+
 def largest_table(lines: list[Row]) -> str:
     """Largest norm and, in parentheses, the percentage of steps above each limit; over all seeds."""
 
     def cell(rows: list[Row]) -> str:
-        shares = ", ".join(f"{statistics.fmean(row[f'above_{limit}'] for row in rows):.0%}" for limit in LIMITS)
+        shares = ", ".join(f"{statistics.fmean(row[f'above_{limit}'] for row in rows):.1%}" for limit in LIMITS)
         return f"{max(row['worst'] for row in rows):.3f} ({shares})"
 
     return by_method(lines, cell)
@@ -112,3 +123,13 @@ def speed(row: Row) -> str:
 def code(method: str) -> str:
     """Write what is code as code."""
     return f"`{method}`" if method.endswith(")") else method
+
+
+PARTS: dict[Path, dict[str, Callable[[list[Row]], str]]] = {
+    LINES: {
+        "measured": about, "summary": summary_table, "largest": largest_table, "least": least_table,
+        "loops": loops_table,
+    },
+    COST_LINES: {"cost measured": about, "weight": weight_table, "step": step_table, "JAX": jax_table},
+}  # fmt: skip
+"""What the page has between its marks, by the file whose lines it is made of."""
