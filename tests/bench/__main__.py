@@ -4,6 +4,9 @@ run --size full --out FILE       # some ten minutes on one thread; "smoke" takes
 gpu --out FILE                   # what is measured on a GPU, of every library that has one
 compare FILE [COMMITTED]         # what got slower than noise allows; exit code 1 if anything
 page [FILE]                      # docs/benchmarks/index.md, or the table of a file beside it
+constraint --out FILE            # does spectral_norm hold in training? 25 minutes on one thread; --quick takes two
+constraint-cost --out FILE       # what it costs: a weight, a training step, JAX, the state
+constraint-page                  # docs/benchmarks/constraint.md from its committed lines
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from bench import page, suite
+from bench import constraint_page, page, suite
 from bench.facts import FOLDER, read
 
 COMMITTED = FOLDER / "suite.jsonl"
@@ -36,10 +39,35 @@ def main(words: list[str] | None = None) -> int:
     compare.add_argument("new", type=Path)
     for each in (compare, shown):
         each.add_argument("file", type=Path, nargs="?", default=COMMITTED)
+    holding, cost = parsers.add_parser("constraint"), parsers.add_parser("constraint-cost")
+    for option in ("--loops", "--methods"):
+        holding.add_argument(option, nargs="+", default=(), help="these alone")
+    holding.add_argument("--seeds", nargs="+", type=int, default=())
+    holding.add_argument("--steps", type=int, help="of each loop; its own number if not given")
+    for each in (holding, cost):
+        each.add_argument("--quick", action="store_true", help="a sample")
+        each.add_argument("--out", type=Path)
+    parsers.add_parser("constraint-page")
     given = commands.parse_args(words)
     if given.command in ("run", "gpu"):
         torch.set_num_threads(given.threads or torch.get_num_threads())
         suite.write(given.size == "smoke", given.sections, given.libraries, given.out)
+    elif given.command == "constraint":
+        from bench import constraint  # which needs JAX and Optax too
+
+        torch.set_num_threads(1)
+        if given.quick:
+            constraint.quick(given.out)
+        else:
+            constraint.write(given.loops, given.methods, given.seeds, given.steps, given.out)
+        constraint_page.renew(given.out)
+    elif given.command == "constraint-cost":
+        from bench import constraint_cost
+
+        constraint_cost.write(given.quick, given.out)
+        constraint_page.renew(given.out)
+    elif given.command == "constraint-page":
+        constraint_page.write()
     elif given.command == "page":
         page.write(given.file)
     else:

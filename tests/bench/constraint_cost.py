@@ -1,0 +1,169 @@
+"""What the constraint costs: a weight beside torch's own, a training step beside a plain one, and JAX."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import torch
+from specnorm_jax.training import SpectralPenalty
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench import facts
+from bench.facts import Row
+from bench.jax_loops import power_step
+from bench.loops import Constrain, descend
+from bench.ways import WAYS
+
+CHANNELS = 16, 64, 256, 512
+METHODS = "torch", "default", "TensorNorm()"
+REPEATS = {16: 60, 64: 40, 256: 15, 512: 9}
+"""Pairs of a weight's step, by channels."""
+STEPS = 7
+"""Pairs of a whole training step."""
+BATCH = 128
+
+
+def write(quick: bool, out: Path | None) -> None:
+    """Print lines of JSON, and write them where a file is named."""
+    lines: list[Row] = []
+    for row in rows(quick):
+        lines.append(row)
+        print(json.dumps(row), flush=True)
+        if out:
+            facts.write(out, lines)
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    said = facts.about("torch", "jax", "numpy") | {"clock": "processor"}
+    channels = CHANNELS[:2] if quick else CHANNELS
+    torch.set_num_threads(1)
+    for c in channels:
+        yield from ({**said, "threads": 1, **row} for row in of_a_weight(c, REPEATS[c]))
+    for c in channels:
+        yield from ({**said, "threads": 1, **row} for row in in_jax(c, REPEATS[c]))
+    torch.set_num_threads(2)
+    yield from ({**said, "threads": 2, **row} for row in of_a_step(2 if quick else STEPS))
+    torch.set_num_threads(1)
+
+
+def paired(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Return processor seconds of each run in turn, after one that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for j in range(repeats + 1):
+        for name, run in runs.items():
+            begin = time.process_time()
+            run()
+            if j:
+                seconds[name].append(time.process_time() - begin)
+    return seconds
+
+
+def told(section: str, base: str, seconds: dict[str, list[float]], more: dict[str, Row]) -> Iterator[Row]:
+    """Yield a row for each contestant: its median, and the median of its paired ratios to the base."""
+    for name, times in seconds.items():
+        yield {"section": section, "contestant": name, **more[name], **facts.timing(times, seconds[base])}
+
+
+# -- torch -----------------------------------------------------------------------------------------------------------
+def of_a_weight(channels: int, repeats: int) -> Iterator[Row]:
+    """Time a weight of 3x3 taps in training, forward and backward."""
+    direction = torch.randn(channels, channels, 3, 3)
+    runs: dict[str, Callable[[], Any]] = {}
+    sizes: dict[str, Row] = {}
+    for name in METHODS:
+        torch.manual_seed(0)
+        layer = WAYS[name](nn.Conv2d(channels, channels, 3, padding=1))
+        runs[name] = weight_step(layer, direction)
+        state = sum(x.numel() * x.element_size() for x in layer.buffers())
+        sizes[name] = {"channels": channels, "state_bytes": state, "kernel_bytes": 4 * direction.numel()}
+    yield from told("weight", "torch", paired(runs, repeats), sizes)
+
+
+def weight_step(layer: Any, direction: Tensor) -> Callable[[], None]:
+    def step() -> None:
+        layer.zero_grad()
+        (layer.weight * direction).sum().backward()
+
+    return step
+
+
+def of_a_step(repeats: int) -> Iterator[Row]:
+    """Time a whole training step of ResNet-20 for images of 32x32, plain and with every layer constrained."""
+    images, labels = torch.randn(BATCH, 3, 32, 32), torch.randint(10, (BATCH,))
+    constraints: dict[str, Constrain] = {"plain": lambda layer: layer, **{name: WAYS[name] for name in METHODS}}
+    runs = {name: network_step(constrain, images, labels) for name, constrain in constraints.items()}
+    more: dict[str, Row] = {name: {"batch": BATCH} for name in runs}
+    yield from told("step", "plain", paired(runs, repeats), more)
+
+
+def network_step(constrain: Constrain, images: Tensor, labels: Tensor) -> Callable[[], None]:
+    torch.manual_seed(0)
+    model = resnet20(constrain)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    return lambda: descend(optimizer, F.cross_entropy(model(images), labels))
+
+
+class Block(nn.Module):
+    """Two convolutions with batch normalisation, and a shortcut."""
+
+    def __init__(self, cin: int, cout: int, stride: int, constrain: Constrain) -> None:
+        super().__init__()
+        first = constrain(nn.Conv2d(cin, cout, 3, stride=stride, padding=1, bias=False))
+        second = constrain(nn.Conv2d(cout, cout, 3, padding=1, bias=False))
+        self.body = nn.Sequential(first, nn.BatchNorm2d(cout), nn.ReLU(), second, nn.BatchNorm2d(cout))
+        plain = stride == 1 and cin == cout
+        self.shortcut = nn.Identity() if plain else constrain(nn.Conv2d(cin, cout, 1, stride=stride, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.body(x) + self.shortcut(x))
+
+
+def resnet20(constrain: Constrain) -> nn.Sequential:
+    widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
+    pairs = itertools.pairwise(widths)
+    blocks = [Block(cin, cout, 1 if cin == cout else 2, constrain) for cin, cout in pairs]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), constrain(nn.Linear(64, 10))]
+    stem = [constrain(nn.Conv2d(3, 16, 3, padding=1, bias=False)), nn.BatchNorm2d(16), nn.ReLU()]
+    return nn.Sequential(*stem, *blocks, *head)
+
+
+# -- JAX -------------------------------------------------------------------------------------------------------------
+def in_jax(channels: int, repeats: int) -> Iterator[Row]:
+    """Time a kernel of 3x3 taps, value and gradient, jitted; beside one power step on the reshaped kernel, by hand."""
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, channels, channels), dtype=jnp.float32)
+    direction = jax.random.normal(jax.random.key(1), kernel.shape, dtype=jnp.float32)
+    penalty = SpectralPenalty()
+
+    def constrained(kernel: Any, state: Any) -> Any:
+        norms, state = penalty.norms({"kernel": kernel}, state)
+        return jnp.sum(kernel / norms["kernel"] * direction), state
+
+    def reshaped(kernel: Any, u: Any) -> Any:
+        norm, u = power_step(kernel.reshape(-1, channels), u)
+        return jnp.sum(kernel / norm * direction), u
+
+    runs = {
+        "power step by hand": jitted_step(reshaped, kernel, jnp.ones_like(kernel[0, 0, 0])),
+        "default": jitted_step(constrained, kernel, penalty.init({"kernel": kernel})),
+    }
+    more: dict[str, Row] = {name: {"channels": channels} for name in runs}
+    yield from told("JAX", "power step by hand", paired(runs, repeats), more)
+
+
+def jitted_step(function: Callable[..., Any], kernel: Any, state: Any) -> Callable[[], None]:
+    step = jax.jit(jax.value_and_grad(function, has_aux=True))
+
+    def run() -> None:
+        nonlocal state
+        (_, state), gradient = step(kernel, state)
+        gradient.block_until_ready()
+
+    return run

@@ -1,0 +1,135 @@
+"""docs/benchmarks/constraint.md, made from its lines."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+from marks import put
+
+from bench import facts
+from bench.facts import FOLDER, Row
+from bench.page import span, table
+
+LINES, COST_LINES, PAGE = (FOLDER / name for name in ("constraint.jsonl", "constraint-cost.jsonl", "constraint.md"))
+LIMITS = 1.01, 1.05
+
+
+def renew(written: Path | None) -> None:
+    """Make the page anew if its lines were written."""
+    if written and written.resolve() in (LINES, COST_LINES):
+        write()
+
+
+def write(to: Path = PAGE) -> None:
+    """Put the tables of the lines into the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    for source, parts in PARTS.items():
+        lines = facts.read(source)
+        for name, make in parts.items():
+            text = put(text, f"<!-- {name} -->\n", f"\n<!-- end of {name} -->", make(lines))
+    to.write_text(text, encoding="utf-8")
+
+
+def about(lines: list[Row]) -> str:
+    if not lines:
+        return "Not measured yet."
+    date, commit, machine = (", ".join(sorted({row[key] for row in lines})) for key in ("date", "commit", "machine"))
+    threads = " and ".join(sorted({str(row["threads"]) for row in lines}))
+    versions = ", ".join(f"{name} {version}" for name, version in lines[-1]["versions"].items())
+    return f"Measured {date} at commit {commit} on {machine}, threads: {threads}; {versions}."
+
+
+def summary_table(lines: list[Row]) -> str:
+    """A row for each method: the worst of all loops."""
+    groups: dict[str, list[Row]] = {}
+    for row in lines:
+        if "skipped" not in row:
+            groups.setdefault(row["method"], []).append(row)
+    body = []
+    for method, rows in groups.items():
+        shares = [f"{max(row[f'above_{limit}'] for row in rows):.1%}" for limit in LIMITS]
+        norms = [f"{figure:.3f}" for figure in (max(row["worst"] for row in rows), min(row["mean"] for row in rows))]
+        body.append([code(method), str(len({row["loop"] for row in rows})), norms[0], *shares, norms[1]])
+    header = ["method", "loops", "largest norm", *(f"most steps above {limit}" for limit in LIMITS), "least mean norm"]
+    return table(header, body)
+
+
+def largest_table(lines: list[Row]) -> str:
+    """Largest norm and, in parentheses, the percentage of steps above each limit; over all seeds."""
+
+    def cell(rows: list[Row]) -> str:
+        shares = ", ".join(f"{statistics.fmean(row[f'above_{limit}'] for row in rows):.1%}" for limit in LIMITS)
+        return f"{max(row['worst'] for row in rows):.3f} ({shares})"
+
+    return by_method(lines, cell)
+
+
+def least_table(lines: list[Row]) -> str:
+    """Least and mean norm, over all seeds."""
+
+    def cell(rows: list[Row]) -> str:
+        return f"{min(row['least'] for row in rows):.3f}, {statistics.fmean(row['mean'] for row in rows):.3f}"
+
+    return by_method(lines, cell)
+
+
+def by_method(lines: list[Row], cell: Callable[[list[Row]], str]) -> str:
+    """A row for each loop, a column for each method; a dash where a method does not serve a loop."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in lines:
+        if "skipped" not in row:
+            groups.setdefault((row["loop"], row["method"]), []).append(row)
+    names = list(dict.fromkeys(row["loop"] for row in lines))
+    methods = list(dict.fromkeys(row["method"] for row in lines))
+    body = [[name, *(cell(groups[name, x]) if (name, x) in groups else "-" for x in methods)] for name in names]
+    return table(["loop", *(code(method) for method in methods)], body)
+
+
+def loops_table(lines: list[Row]) -> str:
+    trained = {row["loop"]: row["trains"] for row in lines}
+    return table(["loop", "what is trained"], [[name, says] for name, says in trained.items()])
+
+
+# -- what it costs ---------------------------------------------------------------------------------------------------
+def weight_table(lines: list[Row]) -> str:
+    """Speed beside torch's own, milliseconds and size of the state beside the kernel's; a column a width."""
+    return by_channels(lines, "weight", lambda row: f"{speed(row)}; {row['state_bytes'] / row['kernel_bytes']:.2g}")
+
+
+def jax_table(lines: list[Row]) -> str:
+    return by_channels(lines, "JAX", speed)
+
+
+def step_table(lines: list[Row]) -> str:
+    rows = [row for row in lines if row["section"] == "step"]
+    body = [[code(row["contestant"]), f"{1 / row['faster']:.3f}", span(row["seconds"])] for row in rows]
+    return table(["constraint", "time over plain", "processor time"], body)
+
+
+def by_channels(lines: list[Row], section: str, cell: Callable[[Row], str]) -> str:
+    cells = {(row["contestant"], row["channels"]): cell(row) for row in lines if row["section"] == section}
+    channels = sorted({c for _, c in cells})
+    names = dict.fromkeys(name for name, _ in cells)
+    header = ["channels", *(str(c) for c in channels)]
+    return table(header, [[code(name), *(cells[name, c] for c in channels)] for name in names])
+
+
+def speed(row: Row) -> str:
+    return f"{row['faster']:.2f} ({span(row['seconds'])})"
+
+
+def code(method: str) -> str:
+    """Write what is code as code."""
+    return f"`{method}`" if method.endswith(")") else method
+
+
+PARTS: dict[Path, dict[str, Callable[[list[Row]], str]]] = {
+    LINES: {
+        "measured": about, "summary": summary_table, "largest": largest_table, "least": least_table,
+        "loops": loops_table,
+    },
+    COST_LINES: {"cost measured": about, "weight": weight_table, "step": step_table, "JAX": jax_table},
+}  # fmt: skip
+"""What the page has between its marks, by the file whose lines it is made of."""

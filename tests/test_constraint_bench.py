@@ -1,0 +1,89 @@
+"""The table "Does the constraint hold?" is of the weights that were used, and a weight that is too large is seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the loops are written in torch")
+from bench import constraint_page, facts, loops  # noqa: E402
+from bench.recorder import Recorder, Run, norms, step_norms  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch.nn.utils import parametrize  # noqa: E402
+
+
+class Composed(nn.Module):
+    """A weight that another convolution makes, and that is another one at each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, weight: Tensor) -> Tensor:
+        self.calls += 1
+        once = torch.eye(weight.shape[1])[..., None, None]
+        composed: Tensor = torch.nn.functional.conv2d(self.calls * weight, once)
+        return composed
+
+
+def test_the_recorder_tells_the_weight_in_use_and_not_the_next_one() -> None:
+    layer = nn.Conv2d(3, 4, 3, stride=2, bias=False)
+    parametrize.register_parametrization(layer, "weight", Composed())
+    x = torch.randn(2, 3, 8, 8)
+    recorder = Recorder()
+    recorder.watch("it", layer)
+    with recorder:
+        first, second = layer(x), layer(x)
+    used = recorder.take_step()["it"]
+    for weight, output in zip(used, (first, second), strict=True):
+        torch.testing.assert_close(torch.nn.functional.conv2d(x, weight, stride=2), output)
+    assert recorder.take_step()["it"] == []
+
+
+def test_under_autocast_the_weight_in_use_is_rounded() -> None:
+    layer = nn.Linear(3, 4)
+    recorder = Recorder()
+    recorder.watch("it", layer)
+    with recorder, torch.autocast("cpu", torch.bfloat16):
+        layer(torch.randn(2, 3))
+    (weight,) = recorder.take_step()["it"]
+    assert weight.dtype == torch.bfloat16
+
+
+def test_a_multiple_of_a_weight_has_the_multiple_of_its_norm() -> None:
+    """Also where the rest of the weights of a step is no multiple; the norms of 1x1 kernels are those of matrices."""
+    kernel, other = torch.randn(2, 5, 4, 1, 1)
+    values = step_norms([kernel, 1.5 * kernel, other, -kernel], {})
+    expected = [float(torch.linalg.matrix_norm(x[..., 0, 0], 2)) for x in (kernel, 1.5 * kernel, other, kernel)]
+    assert values == pytest.approx(expected, rel=3e-3)
+
+
+def test_a_step_with_a_weight_above_one_is_seen() -> None:
+    from bench.constraint import figures
+
+    unit = torch.ones(1, 1, 1, 1)
+    run = Run({"a": {}, "b": {}}, [{"a": [unit], "b": [0.5 * unit]} for _ in range(4)])
+    run.steps[2]["b"] = [1.03 * unit]
+    told = figures(run)
+    assert (told["worst_layer"], told["worst_step"]) == ("b", 2)
+    assert (told["above_1.01"], told["above_1.05"]) == (0.25, 0)
+    assert told["worst"] == pytest.approx(1.03, rel=3e-3)
+    assert (told["least"], told["mean"]) == pytest.approx((0.5, (4 + 3 * 0.5 + 1.03) / 8), rel=3e-3)
+
+
+def test_a_layer_that_is_not_constrained_is_told_from_one_that_is() -> None:
+    def doubled(layer: nn.Module) -> nn.Module:
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.mul_(2)
+        return layer
+
+    (plain,), (twice,) = (norms(loops.run("critic, SGD", way, 0, steps=1)) for way in (lambda layer: layer, doubled))
+    assert twice["0"][0] == pytest.approx(2 * plain["0"][0], rel=3e-3)
+
+
+def test_the_committed_page_is_made_of_the_committed_lines(tmp_path: Path) -> None:
+    constraint_page.write(to=tmp_path / "page.md")
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") == constraint_page.PAGE.read_text(encoding="utf-8")
+    assert facts.read(constraint_page.LINES)
