@@ -17,7 +17,14 @@ from specnorm.errors import KernelError, MethodError
 from specnorm.methods import Method, SymbolNorm
 from specnorm.plugin import check_bound
 from specnorm_jax.kernels import (
-    Kernel, Rule, equinox_layout, flax_layout, kernels, layout_of, name_of, with_geometry
+    Kernel,
+    Rule,
+    equinox_layout,
+    flax_layout,
+    kernels,
+    layout_of,
+    name_of,
+    with_geometry,
 )  # fmt: skip
 from specnorm_jax.monitor import NormMonitor
 from specnorm_jax.orthogonality import OrthogonalityPenalty
