@@ -179,6 +179,22 @@ def _is_unit(vectors: Array, *, xp: Namespace) -> Array:
     return (norm > _SHORT) & (norm < 2)
 
 
+class Improved(NamedTuple):
+    """The best points of a grid.
+
+    Parameters
+    ----------
+    images : complex array, shape (b, m, r, f)
+        ``G(theta) v`` of the vectors there; the first of each point is the largest.
+    angles : array, shape (b, d, f)
+    phases : complex array, shape (b, taps, f)
+    """
+
+    images: Array
+    angles: Array
+    phases: Array
+
+
 def step(waves: PlaneWaves, vectors: Array, grid: Grid) -> tuple[Array, Improved]:
     """Move the vectors of all points, and improve those of the best points further.
 
@@ -201,39 +217,41 @@ def step(waves: PlaneWaves, vectors: Array, grid: Grid) -> tuple[Array, Improved
     angles, phases = waves.on_grid(grid)
     images = waves.images(vectors, phases)
     power = waves.adjoint_images(waves.tap_images(images), phases)
-    # ||G* G v|| / ||G v|| is closer to the norm than ||G v||, and known.
-    growth = _norm(power, axis=1, xp=xp) / (_norm(images, axis=1, xp=xp) + _TINY)
-    order = xp.argsort(xp.max(growth, axis=1), axis=1, descending=True)
-    best = order[:, : min(IMPROVED, f)]
-    basis, basis_images, at = (_at_points(x, points=best, xp=xp) for x in (vectors, images, phases))
+    best_first = _highest_first(images, power, xp=xp)
+    best = best_first[:, : min(IMPROVED, f)]
+    basis, basis_images, phases_there = (_at_points(x, points=best, xp=xp) for x in (vectors, images, phases))
     if r < p:
-        new = orthonormal(_at_points(power, points=best, xp=xp)[:, :, : min(r, p - r), :], basis, xp=xp)
+        new = _at_points(power, points=best, xp=xp)[:, :, : min(r, p - r), :]
+        new = orthonormal(new, basis, xp=xp)
         basis = xp.concat([basis, new], axis=2)
-        basis_images = xp.concat([basis_images, waves.images(new, at)], axis=2)
+        basis_images = xp.concat([basis_images, waves.images(new, phases_there)], axis=2)
     ritz_vectors, ritz_images = _rayleigh_ritz(basis, basis_images, r, xp=xp)
-    # The place of each point among the best ones, to put back what was improved.
-    place = xp.argsort(order, axis=1)
-    index = xp.minimum(place, xp.full_like(place, best.shape[1] - 1))
-    improved = _at_points(ritz_vectors, points=index, xp=xp)
-    moved = orthonormal(xp.where((place < best.shape[1])[:, None, None, :], improved, power), None, xp=xp)
+    moved = orthonormal(_put_back(ritz_vectors, power, best_first, xp=xp), None, xp=xp)
     moved = xp.where(_is_unit(moved, xp=xp), moved, vectors)
-    return moved, Improved(ritz_images, _at_points(angles, points=best, xp=xp), at)
+    return moved, Improved(ritz_images, _at_points(angles, points=best, xp=xp), phases_there)
 
 
-class Improved(NamedTuple):
-    """The best points of a grid.
+def _highest_first(images: Array, power: Array, *, xp: Namespace) -> Array:
+    """Points of the grid (b, f) by ``||G* G v|| / ||G v||``, which is closer to the norm than ``||G v||``, and known."""
+    growth = _norm(power, axis=1, xp=xp) / (_norm(images, axis=1, xp=xp) + _TINY)
+    return xp.argsort(xp.max(growth, axis=1), axis=1, descending=True)
+
+
+def _put_back(improved: Array, others: Array, best_first: Array, *, xp: Namespace) -> Array:
+    """The vectors of all points: those that were improved, of the best points, and the others.
 
     Parameters
     ----------
-    images : complex array, shape (b, m, r, f)
-        ``G(theta) v`` of the vectors there; the first of each point is the largest.
-    angles : array, shape (b, d, f)
-    phases : complex array, shape (b, taps, f)
+    improved : array, shape (b, p, r, g)
+        Of the g best points, in their order.
+    others : array, shape (b, p, r, f)
+    best_first : integer array, shape (b, f)
+        The points in the order of their norms.
     """
-
-    images: Array
-    angles: Array
-    phases: Array
+    count = improved.shape[3]
+    rank = xp.argsort(best_first, axis=1)
+    source = xp.minimum(rank, xp.full_like(rank, count - 1))
+    return xp.where((rank < count)[:, None, None, :], _at_points(improved, points=source, xp=xp), others)
 
 
 def refine(waves: PlaneWaves, improved: Improved, rounds: int, *, last_rounds: int = 0) -> Triples:
@@ -274,7 +292,7 @@ class _Points(NamedTuple):
     phases: Array
 
 
-_UNROLLED = 2
+_UNROLLED = 3
 """Rounds up to which no loop is compiled, and no value is looked at: those of a training step."""
 
 
