@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from specnorm.errors import MethodError, SpecnormError
 from specnorm.plugin import (
@@ -77,8 +77,7 @@ class NormMonitor(Monitor):
     def _read(self) -> Reading:
         with at_inference(self.model):
             found = keras_reading(self.model, self.select) if is_keras_model(self.model) else self._read_torch()
-            # Some models merge their weights in `eval()`, in place.
-            copies = {name: LayerKernel(layer.kernel.clone(), layer.geometry) for name, layer in found.layers.items()}
+            copies = {name: _copy(layer) for name, layer in found.layers.items()}
         return Reading(copies, found.left_out)
 
     def _read_torch(self) -> Reading:
@@ -135,3 +134,9 @@ def _first(*names: str) -> Any:
 def _holds_a_matrix(module: nn.Module) -> bool:
     """Whether parameters of a module itself may be a linear map."""
     return any(x.ndim > 1 for x in module.parameters(recurse=False))
+
+
+def _copy(layer: LayerKernel) -> LayerKernel:
+    """A layer with a kernel of its own: some models merge their weights in ``eval()``, in place."""
+    # What a plugin computes of several weights is in NumPy.
+    return LayerKernel(layer.kernel.clone() if isinstance(layer.kernel, Tensor) else layer.kernel, layer.geometry)

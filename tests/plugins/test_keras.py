@@ -119,15 +119,22 @@ from specnorm_keras import NormMonitor
 layers = keras.layers
 inner = keras.Sequential([keras.Input((8, 8, 4)), layers.DepthwiseConv2D(3, name="depthwise")], name="inner")
 model = keras.Sequential([
-    keras.Input((8, 8, 3)), layers.Conv2DTranspose(4, 1, name="up"), inner, layers.BatchNormalization(),
+    keras.Input((8, 8, 3)), layers.Conv2DTranspose(4, 1, name="up"), inner,
+    layers.SeparableConv2D(2, 3, name="separable"), layers.BatchNormalization(),
 ])
 plain = NormMonitor(model, upper=True)
 assert not plain.left_out
 report = plain(0)
 assert list(report) == [
-    "norm/up", "norm/inner/depthwise", "norm/product", "upper/up", "upper/inner/depthwise", "upper/product"
+    f"{kind}/{name}"
+    for kind in ("norm", "upper")
+    for name in ("up", "inner/depthwise", "separable", "product")
 ]
-for name, layer in (("up", model.get_layer("up")), ("inner/depthwise", inner.get_layer("depthwise"))):
+for name, layer in (
+    ("up", model.get_layer("up")),
+    ("inner/depthwise", inner.get_layer("depthwise")),
+    ("separable", model.get_layer("separable")),
+):
     truth = specnorm.enclose(layer)
     assert report[f"norm/{name}"] <= float(truth.upper)
     assert float(truth.lower) <= report[f"upper/{name}"]
