@@ -106,7 +106,7 @@ class SpectralNorm(nn.Module):
         """Scale the kernel; the state moves in training mode alone."""
         if self.training:
             return self._scaled_in_training(weight)
-        if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        if torch.compiler.is_exporting() or _traces():
             return self._scaled_for_export(weight)
         if BACKEND.changes(weight) or not self.state_names:
             return self._scaled_while_traced(weight, _SETTLING, move=False)
@@ -132,7 +132,7 @@ class SpectralNorm(nn.Module):
 
     def _scaled_for_export(self, weight: Tensor) -> Tensor:
         """Scale by a constant: the graph holds the weight that eval uses, and nothing of how its norm was found."""
-        if torch.jit.is_tracing():
+        if _traces():
             self._norm_in_eval(weight)
         elif self.original is None:
             raise MethodError(
@@ -190,7 +190,7 @@ class SpectralNorm(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> SpectralNorm:
         """Move to a device or dtype: a norm that was found before is that of another weight."""
         self._settled = None
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call] - torch's own has no types
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -248,6 +248,11 @@ class SpectralNorm(nn.Module):
         """Bound, method, and what the norm is taken of if it is no layer's."""
         matrix = "" if self.dim is None else f", of the tensor as a matrix with rows along axis {self.dim}"
         return f"bound={self.bound}, method={self.method}{matrix}"
+
+
+def _traces() -> bool:
+    """Whether `torch.jit.trace` is running."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call] - documented, but has no types
 
 
 def spectral_norm(

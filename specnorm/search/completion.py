@@ -115,7 +115,7 @@ def near_isometry(block_shape: tuple[int, ...], seed: int) -> np.ndarray:
     h = _NOISE * small_random(block_shape, seed)
     corners = list(itertools.product(*((0,) if at == 0 or k == 1 else (0, k - 1) for at, k in enumerate(taps))))
     for j, corner in enumerate(corners):
-        diagonal = (np.arange(channels) + j * channels, np.arange(channels), *corner)
+        diagonal: Any = (np.arange(channels) + j * channels, np.arange(channels), *corner)
         h[diagonal] += math.sqrt(1 / len(corners))
     return h
 
