@@ -232,7 +232,7 @@ def step(waves: PlaneWaves, vectors: Array, grid: Grid) -> tuple[Array, Improved
 
 
 def _highest_first(images: Array, power: Array, *, xp: Namespace) -> Array:
-    """Points of the grid (b, f) by ``||G* G v|| / ||G v||``, which is closer to the norm than ``||G v||``, and known."""
+    """Points of the grid (b, f) by ``||G* G v|| / ||G v||``, which is closer to the norm than ``||G v||``."""
     growth = _norm(power, axis=1, xp=xp) / (_norm(images, axis=1, xp=xp) + _TINY)
     return xp.argsort(xp.max(growth, axis=1), axis=1, descending=True)
 
