@@ -190,7 +190,7 @@ class SpectralNorm(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> SpectralNorm:
         """Move to a device or dtype: a norm that was found before is that of another weight."""
         self._settled = None
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call] - torch's own has no types
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -252,7 +252,7 @@ class SpectralNorm(nn.Module):
 
 def _traces() -> bool:
     """Whether `torch.jit.trace` is running."""
-    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call] - documented, but has no types
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def spectral_norm(
