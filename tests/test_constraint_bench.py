@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the loops are written in torch")
 from bench import constraint_page, facts, loops  # noqa: E402
-from bench.recorder import Recorder, Run, norms, step_norms  # noqa: E402
+from bench.recorder import Recorder, Run, figures, norms, step_norms  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn.utils import parametrize  # noqa: E402
 
@@ -60,8 +60,6 @@ def test_a_multiple_of_a_weight_has_the_multiple_of_its_norm() -> None:
 
 
 def test_a_step_with_a_weight_above_one_is_seen() -> None:
-    from bench.constraint import figures
-
     unit = torch.ones(1, 1, 1, 1)
     run = Run({"a": {}, "b": {}}, [{"a": [unit], "b": [0.5 * unit]} for _ in range(4)])
     run.steps[2]["b"] = [1.03 * unit]

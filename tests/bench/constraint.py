@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,9 +10,8 @@ from pathlib import Path
 import torch
 
 from bench import facts, jax_loops, loops
-from bench.constraint_page import LIMITS
 from bench.facts import Row
-from bench.recorder import Run, norms
+from bench.recorder import Run, figures
 from bench.ways import WAYS, NotServed
 
 KEY = ("loop", "method", "seed")
@@ -72,19 +70,6 @@ def train(name: str, method: str, seed: int, steps: int | None) -> Run:
     if method not in jax_loops.CONSTRAINTS:
         raise NotServed("not for JAX")
     return jax_loops.run(name, jax_loops.CONSTRAINTS[method], seed, steps)
-
-
-def figures(run: Run) -> Row:
-    """Return the worst norm and where it was, the shares of steps above the limits, and the least and mean norm."""
-    steps = norms(run)
-    largest = [max((max(values), layer) for layer, values in step.items()) for step in steps]
-    every = [value for step in steps for values in step.values() for value in values]
-    worst, layer = max(largest)
-    above = {f"above_{limit}": sum(value > limit for value, _ in largest) / len(steps) for limit in LIMITS}
-    return {
-        "steps": len(steps), "weights": len(every), "worst": worst, "worst_layer": layer,
-        "worst_step": largest.index((worst, layer)), **above, "least": min(every), "mean": statistics.fmean(every),
-    }  # fmt: skip
 
 
 def place(row: Row) -> tuple[int, int, int]:

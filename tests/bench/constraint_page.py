@@ -11,9 +11,9 @@ from marks import put
 from bench import facts
 from bench.facts import FOLDER, Row
 from bench.page import span, table
+from bench.recorder import LIMITS
 
 LINES, COST_LINES, PAGE = (FOLDER / name for name in ("constraint.jsonl", "constraint-cost.jsonl", "constraint.md"))
-LIMITS = 1.01, 1.05
 
 
 def renew(written: Path | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -14,6 +15,8 @@ import specnorm
 
 RTOL = 3e-3
 """Width to which a weight is enclosed; the lower end counts, so that nothing is called too large that is not."""
+LIMITS = 1.01, 1.05
+"""Norms above which steps are counted."""
 PRODUCTS = (
     F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.linear,
 )  # fmt: skip
@@ -81,6 +84,19 @@ def geometry_of(layer: nn.Module) -> Geometry:
 
 
 # -- measuring -------------------------------------------------------------------------------------------------------
+def figures(run: Run) -> dict[str, Any]:
+    """Return the worst norm and where it was, the shares of steps above the limits, and the least and mean norm."""
+    steps = norms(run)
+    largest = [max((max(values), layer) for layer, values in step.items()) for step in steps]
+    every = [value for step in steps for values in step.values() for value in values]
+    worst, layer = max(largest)
+    above = {f"above_{limit}": sum(value > limit for value, _ in largest) / len(steps) for limit in LIMITS}
+    return {
+        "steps": len(steps), "weights": len(every), "worst": worst, "worst_layer": layer,
+        "worst_step": largest.index((worst, layer)), **above, "least": min(every), "mean": statistics.fmean(every),
+    }  # fmt: skip
+
+
 def norms(run: Run) -> list[dict[str, list[float]]]:
     """Return the norm of every weight of every step, by layer: proven lower ends."""
     return [{name: step_norms(weights, run.geometries[name]) for name, weights in step.items()} for step in run.steps]
