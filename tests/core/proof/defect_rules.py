@@ -98,7 +98,7 @@ DEFECT_REFUSED: dict[str, Callable[[], object]] = {
         WIDE, 0, half_grid((1,)), DIFFERENCE, ops=OPS
     ),
     "no vector": lambda: defect.smallest_at(LINE, 0, half_grid((1,)), 0 * VECTOR, ops=OPS),
-    "a kernel that is not zero": lambda: defect.smallest_of_zero(LINE, ops=OPS),
+    "a kernel whose smallest value is not 0": lambda: defect.smallest_of_zero(LINE, ops=OPS),
     "pixels that are read": lambda: defect.smallest_with_unread_pixels(ConvSpec.of((3, 2, 2))),
     "ends of two kernels": lambda: defect.condition(
         (assumed_lower(4.0, digest="a"), assumed(4.0, digest="a")),

@@ -142,6 +142,28 @@ def scalar() -> bool:
     return float(values[0, 0, 0]) + found.error >= LONG**2
 
 
+class Coarse:
+    """Twice the identity, as a layer whose products are as small as very many roundings may make them."""
+
+    roundings = (10**6, 10**6)
+    shape = (4, 4)
+    spec = ConvSpec.of((1, 1, 1), input_shape=4, padding_mode="zeros")
+
+    def absolute(self) -> Convolution:
+        return Convolution(np.full((1, 1, 1, 1), 2.0), self.spec, ops=OPS)  # type: ignore[arg-type]
+
+    def apply(self, x: Any) -> Any:
+        return 2.0 * x * (1 - self.roundings[0] * 2.0**-53)
+
+    adjoint = apply
+
+
+def smallest_quotient() -> bool:
+    coarse: Any = Coarse()
+    bounds, _ = own_matrix.smallest_quotients(coarse, np.ones((1, 1, 4)), ops=OPS)  # type: ignore[arg-type]
+    return bounds[0].value >= 2.0
+
+
 def passes(test: Callable[[], object]) -> Callable[[], bool]:
     def check() -> bool:
         try:
@@ -168,6 +190,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "rest_below": rest,
     "WaveGram.__init__": waves,
     "scalar_error": scalar,
+    "smallest_quotients": smallest_quotient,
 }
 """Function -> a check that it makes pass."""
 ELSEWHERE = {
