@@ -6,16 +6,21 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from specnorm_check.layers import Numbers, Refused
+import numpy as np
+
+from specnorm_check.layers import Numbers, Refused, require
 from specnorm_check.networks import prove_network
 from specnorm_check.statements import plain, prove_layer
+
+LONGEST_NAME = 80  # letters that are printed
 
 
 class Claim(NamedTuple):
     """What a certificate states, and what proves it.
 
-    ``completion`` is 2^exponent H of a layer; of a network the list of these, one for
-    each part.
+    A claim about a network has the entry "parts", one about a layer has not.
+    ``completion`` is the array 2^exponent H that completes K*K to K*K + H*H, about a
+    number times the identity; of a network the list of these, one for each part.
     """
 
     statement: dict[str, Any]
@@ -23,7 +28,10 @@ class Claim(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What became of a claim: it is proven if there is no reason against it."""
+    """What became of a claim: it is proven if there is no reason against it.
+
+    ``name`` is the certificate's word, of which nothing is proven.
+    """
 
     name: str
     statement: str
@@ -31,12 +39,13 @@ class Verdict(NamedTuple):
     seconds: float
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Say it in one line: what is proven first, what the claimant says last."""
         if self.reason:
-            line = f"FAILED {self.name}: {self.reason}"
+            line = f"FAILED: {plain(self.reason)}"
         else:
-            line = f"proven {self.name}: {self.statement}"
-        return f"{plain(line)}; {self.seconds:.2f} s"
+            line = f"proven: {self.statement}"
+        name = plain(self.name)[:LONGEST_NAME]
+        return f"{line}; {self.seconds:.2f} s [called {name!r} by the certificate]"
 
 
 def check(
@@ -54,6 +63,7 @@ def check(
         begin = time.perf_counter()
         statement, reason = "", ""
         try:
+            require_subnormal_numbers()
             if "parts" in claim.statement:
                 statement = prove_network(*claim, content)
             else:
@@ -63,7 +73,14 @@ def check(
         except Exception as error:  # what is damaged proves nothing
             text = f"it is damaged ({type(error).__name__}: {error})"
             reason = text[:300]
-        name = plain(claim.statement.get("name"))
-        unlike_a_bound = name.replace("<", "?")
+        name = str(claim.statement.get("name"))
         seconds = time.perf_counter() - begin
-        yield Verdict(unlike_a_bound, statement, reason, seconds)
+        yield Verdict(name, statement, reason, seconds)
+
+
+def require_subnormal_numbers() -> None:
+    """Refuse a thread that takes subnormal numbers of either precision for zero."""
+    words = "subnormal numbers are taken for zero in this thread"
+    for smallest in (np.float32(2.0**-149), np.float64(2.0**-1074)):
+        double = smallest + smallest
+        require(double > 0, f"{words}, so nothing is proven here")

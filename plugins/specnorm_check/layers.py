@@ -88,7 +88,6 @@ def proven_norm(
     ``completion`` is 2^exponent H, of whole numbers; ``entry_error`` is the relative
     error of the kernel's entries. The steps are those of Arithmetic.
     """
-    require_subnormal_numbers()
     kernel = kernel.astype(np.float64)
     is_finite = np.isfinite(kernel).all()
     require(is_finite, "the kernel holds nan or infinity")
@@ -124,13 +123,6 @@ def proven_norm(
     largest = max(norms) * padding_factor(layer)
     scale = Fraction(2) ** exponent
     return largest / scale
-
-
-def require_subnormal_numbers() -> None:
-    """Refuse a thread that takes subnormal numbers for zero."""
-    smallest = float(np.float32(2.0**-149))
-    words = "subnormal numbers are taken for zero in this thread"
-    require(smallest > 0, f"{words}, so nothing is proven here")
 
 
 def require_few_bits(kernel: Numbers, completion: Numbers) -> None:

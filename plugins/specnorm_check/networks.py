@@ -31,9 +31,11 @@ from specnorm_check.layers import (
     split_axis,
 )
 from specnorm_check.statements import (
+    BELOW,
     Statement,
     number,
     plain,
+    printed,
     read_exponent,
     require_at_least,
     whole_numbers,
@@ -42,11 +44,14 @@ from specnorm_check.statements import (
 KEYS_OF_A_NETWORK = {"input_shape", "name", "parts", "sha256", "upper"}
 KEYS_OF_A_PART = {"completion", "exponent", "sizes", "values", "weights"}
 FLOATING = {1, 10, 11, 16}  # float32, float16, float64 and bfloat16 in ONNX
+LONGEST_OPERATOR = 80  # letters of its name
 FIRST_SET, LAST_SET = 13, 28  # of operators, whose definitions were read
-ENTRY_ERROR = 2.0**-48  # relative, of a kernel that is computed here
+ENTRY_ERROR = 2.0**-48  # relative, of 32 roundings of an entry of a kernel
+MOST_NORMALISATIONS = 4  # behind a layer of a part: 5 roundings each, 8 of the rest
 ONE = Fraction(1)
 HALF = Fraction(1, 2)
-ROUNDED = 1 + Fraction(1, 2**50)  # more than the effect of four roundings in float64
+ROUNDED = 1 + Fraction(1, 2**50)  # more than the effect of 7 roundings in float64
+LARGEST_VALUE = 2**32  # entries
 LARGEST_KERNEL = 2**31  # entries
 
 # -- operators -------------------------------------------------------------------------
@@ -209,9 +214,8 @@ def prove_network(
 
 def sentence(statement: Statement, network: Network, parts: Sequence[Part]) -> str:
     """Say what is proven, and which operators were read."""
-    upper = statement["upper"]
     shape = "x".join(map(str, statement["input_shape"]))
-    constant = f"{float.fromhex(upper)!r} ({upper})"
+    constant = printed(number(statement["upper"]))
     ops = [node.op for node in network.nodes.values()]
     counts = []
     for op in dict.fromkeys(ops[1:]):
@@ -240,6 +244,7 @@ class Network:
         require_known_definitions(model)
         require_own_numbers(graph)
         self.arrays = constants_of(graph)
+        require_small_numbers(graph, self.arrays)
         self.start = set_input_shape(graph, self.arrays, input_shape)
         self.ends = [output.name for output in graph.output]
         self.shapes = inferred_shapes(model)
@@ -257,6 +262,10 @@ class Network:
         completions: Sequence[Numbers],
     ) -> Fraction:
         """Return a Lipschitz constant of all outputs together (Networks, step 1)."""
+        for part in parts:
+            last = part.values[-1]
+            is_computed = last in self.nodes
+            require(is_computed, f"a part ends at {plain(last)}, no computed value")
         known: dict[str, KnownBound] = {}
         for name in ("", *self.arrays):  # "" is an input that is left out
             known[name] = KnownBound(Fraction(0), [])
@@ -426,7 +435,7 @@ class Network:
             pooling = function.pooling
             low, high = function.slopes
             slopes.append((min(low, 0.0), max(high, 0.0)))
-            terms += self.terms(part, end, function.argument, one)
+            terms += self.terms(part, end, function.argument, one, 0)
         require(terms, "a part has no layer")
         pooling = pooling or ONE
         if len(terms) == 1:  # step G
@@ -481,10 +490,12 @@ class Network:
         end: int,
         name: str,
         scale: Numbers,
+        normalisations: int,
     ) -> Iterator[Term]:
         """Yield the terms of ``scale`` times a value, as a sum of layers of z_0, z_1, ...
 
-        ``scale`` is one number, or one for each channel (step A).
+        ``scale`` is one number, or one for each channel (step A), the product of those
+        of so many normalisations.
         """
         if name in self.arrays:  # it changes no difference
             return
@@ -493,14 +504,18 @@ class Network:
             yield self.shortcut(part, end, name, scale)
         elif node.op == "BatchNormalization":
             self.require_constants(node)
+            more = normalisations + 1
+            words = f"more than {MOST_NORMALISATIONS} normalisations behind a layer"
+            require(more <= MOST_NORMALISATIONS, words)
             scales = product(scale, self.scales(node))
-            yield from self.terms(part, end, node.inputs[0], scales)
+            yield from self.terms(part, end, node.inputs[0], scales, more)
         elif node.op in SUMS:
             for at, summand in enumerate(node.inputs):
                 is_same = summand in self.arrays or self.have_shape([summand], name)
                 require(is_same, f"{node.op} spreads a value of a part")
                 sign = -1 if node.op == "Sub" and at == 1 else 1
-                yield from self.terms(part, end, summand, sign * scale)
+                signed = sign * scale
+                yield from self.terms(part, end, summand, signed, normalisations)
         else:
             require(node.op in LAYERS, f"{node.op} stands in a part")
             yield self.layer_term(part, end, node, scale)
@@ -581,6 +596,7 @@ class Network:
         require(len(node.inputs) == 5, words)
         constants = [self.arrays[one].tolist() for one in node.inputs[1:]]
         starts, _, axes, steps = constants
+        require(len(set(axes)) == len(axes), words)
         before = self.shape_of(node.inputs[0])
         after = self.shape_of(name)
         steps_of_pixels = [1] * len(before[2:])
@@ -972,7 +988,9 @@ def set_input_shape(
     shape: object,
 ) -> str:
     """Write the input's shape into a graph, and return the input's name."""
-    inputs = [one for one in graph.input if one.name not in arrays]
+    inputs = list(graph.input)
+    is_constant = any(one.name in arrays for one in inputs)
+    require(not is_constant, "a constant of the model is an input of it, too")
     require(len(inputs) == 1, "the model has not one input")
     kind = inputs[0].type.tensor_type
     is_floating = kind.elem_type in FLOATING
@@ -980,11 +998,34 @@ def set_input_shape(
     require(is_floating, f"the model's input has {words}")
     sizes = kind.shape.dim
     numbers = whole_numbers(shape, len(sizes), least=1)
+    require_moderate(numbers)
     for size, n in zip(sizes, numbers, strict=True):
         is_same = size.dim_value in (0, n)
         require(is_same, "the model's input has another shape")
         size.dim_value = n
     return str(inputs[0].name)
+
+
+def require_small_numbers(graph: Any, arrays: Mapping[str, Numbers]) -> None:
+    """Refuse numbers with which the integers of onnx wrap when it infers shapes."""
+    for node in graph.node:
+        if node.op_type not in ATTRIBUTES:
+            continue
+        whole_attributes = [0]
+        for attribute in node.attribute:
+            whole_attributes += [attribute.i, *attribute.ints]
+        if node.op_type == "Pad" and len(node.input) > 1:
+            pads = arrays.get(node.input[1], np.zeros(0))
+            whole_attributes += pads.reshape(-1).tolist()
+        least, largest = min(whole_attributes), max(whole_attributes)
+        is_small = least > -BELOW and largest < BELOW
+        require(is_small, f"{node.op_type} has a number of {BELOW} or more")
+
+
+def require_moderate(shape: Sequence[int]) -> None:
+    """Refuse a shape of so many entries that onnx or a sum of such may wrap."""
+    is_moderate = math.prod(map(abs, shape)) < LARGEST_VALUE
+    require(is_moderate, f"a value has {LARGEST_VALUE} entries or more")
 
 
 def inferred_shapes(model: Any) -> dict[str, tuple[int, ...]]:
@@ -1006,6 +1047,8 @@ def inferred_shapes(model: Any) -> dict[str, tuple[int, ...]]:
         kind = value.type.tensor_type
         shape = tuple(size.dim_value for size in kind.shape.dim)
         if kind.HasField("shape") and all(shape):
+            require(min(shape, default=1) > 0, "onnx infers a negative size")
+            require_moderate(shape)
             shapes[value.name] = shape
     return shapes
 
@@ -1023,8 +1066,8 @@ def attributes_of(node: Any) -> dict[str, Any]:
 def known_operator(node: Any) -> str:
     """Return an operator's name; if no rule is for it as it is, a name without rules."""
     if node.domain:
-        return f"{node.domain}.{node.op_type}"
-    op = str(node.op_type)
+        return plain(f"{node.domain}.{node.op_type}")[:LONGEST_OPERATOR]
+    op = plain(node.op_type)[:LONGEST_OPERATOR]
     if op not in ATTRIBUTES:
         return op
     attributes = attributes_of(node)

@@ -10,6 +10,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
+from decimal import ROUND_CEILING, Context, Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -44,7 +45,10 @@ KEYS_OF_A_LAYER = {
     "transposed",
     "upper",
 }
-NOT_PRINTED = {"completion", "exponent", "name", "sizes", "upper"}
+NOT_PRINTED = {"completion", "exponent", "name", "sizes", "tensor", "upper"}
+LONGEST_TENSOR_NAME = 400  # letters
+BELOW = 2**24  # of the whole numbers of a geometry
+BELOW_EXPONENT = 1100  # 2^-1100 to 2^1100 is beyond every float64
 
 Statement = Mapping[str, Any]
 
@@ -72,6 +76,8 @@ def prove_layer(
 def model_array(statement: Statement, arrays: Mapping[str, Numbers]) -> Numbers:
     """Return the array that the claim is about, with the numbers that it was made of."""
     name = statement["tensor"]
+    is_short = len(name) < LONGEST_TENSOR_NAME
+    require(is_short, "the name of its array is too long to be printed")
     try:
         stored = np.asarray(arrays[name])
     except LookupError:
@@ -156,7 +162,6 @@ def sizes_of_the_adjoint(
 
 def sentence(statement: Statement, rows: int) -> str:
     """Say what is proven, and everything that was read."""
-    upper = statement["upper"]
     where = f"the input size {statement['sizes']}"
     if statement["sizes"] == "every":
         where = "every input size"
@@ -166,8 +171,10 @@ def sentence(statement: Statement, rows: int) -> str:
     facts = []
     for key in sorted(KEYS_OF_A_LAYER - NOT_PRINTED):
         facts.append(f"{key} {statement[key]}")
-    norm = f"norm <= {float.fromhex(upper)!r} ({upper})"
-    return f"{norm} at {where}, of {', '.join(facts)}, by {rows} rows"
+    norm = f"norm <= {printed(number(statement['upper']))}"
+    tensor = repr(plain(statement["tensor"]))
+    layer = ", ".join(facts)
+    return f"{norm} at {where}, of {tensor}, {layer}, by {rows} rows"
 
 
 # -- values of statements --------------------------------------------------------------
@@ -176,20 +183,34 @@ def require_at_least(text: object, proven: Fraction, words: str) -> None:
     claimed = number(text)
     if Fraction(claimed) < proven:
         least = float_up(proven)
-        raise Refused(f"it claims {claimed!r}, and {words} no less than {least!r}")
+        both = f"it claims {printed(claimed)}, and {words} no less than {printed(least)}"
+        raise Refused(both)
 
 
 def number(text: object) -> float:
-    """Return a finite number that is not negative, from hexadecimal text."""
+    """Return the finite number, 0 or more, that hexadecimal text is without rounding."""
     words = "its number is no hexadecimal float that is 0 or more"
     if type(text) is not str:
         raise Refused(words)
-    form = r"0x[01]\.[0-9a-f]{1,13}p[+-][0-9]{1,4}"
-    require(re.fullmatch(form, text), words)
+    match = re.fullmatch(r"0x([01])\.([0-9a-f]{1,13})p([+-][0-9]{1,4})", text)
+    if match is None:
+        raise Refused(words)
     try:
-        return float.fromhex(text)
+        nearest = float.fromhex(text)
     except OverflowError:
         raise Refused("its number is no finite one") from None
+    whole, digits, exponent = match.groups()
+    mantissa = Fraction(int(whole + digits, 16), 16 ** len(digits))
+    exact = mantissa * Fraction(2) ** int(exponent)
+    require(nearest == exact, "its number is between two floats")
+    return nearest
+
+
+def printed(x: float) -> str:
+    """Return a decimal number that is not below x, and x itself, hexadecimal."""
+    upwards = Context(prec=17, rounding=ROUND_CEILING)
+    decimal = upwards.create_decimal(Decimal(x))
+    return f"{decimal} ({x.hex()})"
 
 
 def whole_numbers(value: object, count: int, least: int) -> list[int]:
@@ -200,16 +221,16 @@ def whole_numbers(value: object, count: int, least: int) -> list[int]:
     require(len(value) == count, words)
     for n in value:
         require(type(n) is int, words)
-        require(least <= n < 2**24, words)
+        require(least <= n < BELOW, words)
     return list(value)
 
 
 def read_exponent(value: object) -> int:
     """Return the exponent e of 2^e H."""
-    words = "its exponent is no whole number below 1100"
+    words = f"its exponent is no whole number below {BELOW_EXPONENT}"
     if type(value) is not int:
         raise Refused(words)
-    require(abs(value) < 1100, words)
+    require(abs(value) < BELOW_EXPONENT, words)
     return value
 
 
@@ -229,8 +250,9 @@ def digest(array: Numbers) -> str:
 
 
 def plain(text: object) -> str:
-    """Return a file's text without what a terminal would obey."""
+    """Return text with a ? for each letter that is no printable one of ASCII."""
     letters = []
-    for letter in str(text)[:1000]:
-        letters.append(letter if letter.isprintable() else "?")
+    for letter in str(text):
+        is_plain = letter.isascii() and letter.isprintable()
+        letters.append(letter if is_plain else "?")
     return "".join(letters)

@@ -104,8 +104,8 @@ def test_another_model_is_not_proven(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert cli.run(["audit", model, "--certificate", proof]) == 0
     assert cli.run(["verify", proof, wrong]) == 1
     said = capsys.readouterr().out
-    assert "proven k" in said
-    assert "FAILED other: the model's array has other numbers" in said
+    assert "of 'k', dilation" in said
+    assert "FAILED: the model's array has other numbers" in said
 
 
 def test_an_array_that_cannot_be_read_fails_its_claim_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,8 +118,8 @@ def test_an_array_that_cannot_be_read_fails_its_claim_alone(tmp_path: Path, caps
         capsys.readouterr()
         assert (cli.run(command) if command else main([proof, wrong])) == 1
         said = capsys.readouterr().out
-        assert "proven k" in said
-        assert "FAILED other" in said
+        assert "of 'k', dilation" in said
+        assert "called 'other' by" in said
 
 
 def test_onnx_layers(tmp_path: Path) -> None:

@@ -138,8 +138,7 @@ def test_a_thread_without_subnormal_numbers_proves_nothing() -> None:
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor cannot take subnormal numbers for zero")
     try:
-        with pytest.raises(Refused, match="subnormal numbers are taken for zero"):
-            bound(specnorm_check, KERNEL, RIGHT, H)
+        assert "subnormal numbers are taken for zero" in reason()
     finally:
         torch.set_flush_denormal(False)
 
@@ -251,13 +250,71 @@ def reason(statement: dict[str, Any] | None = None, h: Any = H, arrays: Any = No
 
 def test_a_claim_is_proven_and_says_what_it_is() -> None:
     (verdict,) = specnorm_check.check([Claim(RIGHT, H)], {"k": KERNEL})
-    assert str(verdict).startswith("proven layer: norm <= 2.0000000000009")
-    for words in ("at every input size", "dtype float64", "shape [1, 1, 2]", f"sha256 {RIGHT['sha256']}", "by 1 rows"):
+    assert str(verdict).startswith("proven: norm <= 2.0000000000009")
+    assert str(verdict).endswith(" s [called 'layer' by the certificate]")
+    for words in (
+        "at every input size",
+        "of 'k'",
+        "dtype float64",
+        "shape [1, 1, 2]",
+        f"sha256 {RIGHT['sha256']}",
+        "by 1 rows",
+    ):
         assert words in str(verdict)
     assert "divides" not in str(verdict)
     strided = statement_of(KERNEL, {"stride": 2}, upper=(2.0).hex())
     (verdict,) = specnorm_check.check([Claim(strided, np.zeros((1, 0, 1, 1), np.int16))], {"k": KERNEL})
     assert "at every input size that the stride divides" in str(verdict)
+
+
+@pytest.mark.parametrize(
+    "name", ["conv1.weight: norm \u2264 0.5 (0x1.0p-1) at every input size" + "\u3164" * 2000, "\n", 9]
+)
+def test_a_name_hides_nothing_of_what_is_proven(name: Any) -> None:
+    """The claimant chooses it: a line of a norm of 2 read "proven conv1.weight: norm \u2264 0.5" and nothing else."""
+    (plain_one,) = specnorm_check.check([Claim(RIGHT, H)], {"k": KERNEL})
+    (verdict,) = specnorm_check.check([Claim({**RIGHT, "name": name}, H)], {"k": KERNEL})
+    line = str(verdict)
+    assert line.startswith(f"proven: {plain_one.statement}; ")
+    assert line.isascii()
+    assert line.isprintable()
+    assert len(line) < 600
+    failed = Claim({**RIGHT, "name": name, "upper": "0x1.0p-1"}, H)
+    (verdict,) = specnorm_check.check([failed], {"k": KERNEL})
+    assert str(verdict).startswith("FAILED: it claims 0.5")
+
+
+def test_an_array_is_named_in_full_or_its_claim_refused() -> None:
+    """Its name stands before the geometry; RIGHT names it k."""
+    name = "layer\u202e." * 50
+    (verdict,) = specnorm_check.check([Claim({**RIGHT, "tensor": name}, H)], {name: KERNEL})
+    assert f"of '{name.replace(chr(0x202E), '?')}', dilation [1]" in str(verdict)
+    assert "too long" in reason(tensor=2 * name, arrays={2 * name: KERNEL})
+
+
+@pytest.mark.parametrize("rows", [28, *range(2, 60, 7)])
+def test_the_decimal_that_is_printed_is_not_below_the_claim(rows: int) -> None:
+    """The root of 28 was printed as 5.291502622129181, whose square is below 28."""
+    ones = np.ones((rows, 1))
+    h = np.zeros((1, 0, 1), np.int16)
+    told = statement_of(ones, exponent=18)
+    told["upper"] = specnorm_check.float_up(bound(specnorm_check, ones, told, h)).hex()
+    (verdict,) = specnorm_check.check([Claim(told, h)], {"k": ones})
+    found = re.match(r"proven: norm <= (\S+) \((\S+)\)", str(verdict))
+    assert found is not None
+    assert Fraction(found[1]) >= Fraction(float.fromhex(found[2]))
+    assert Fraction(found[1]) ** 2 >= rows
+    assert found[2] == told["upper"]
+
+
+def test_a_number_between_two_floats_is_refused() -> None:
+    """Three times the smallest float, by one column: the norm is 1.7 of it, and 1.5 was rounded to 2 and printed."""
+    column = np.full((3, 1), 2.0**-1074)
+    h = np.zeros((1, 0, 1), np.int16)
+    for upper, words in (("0x1.8p-1074", "between two floats"), ("0x1.0p-1080", "between"), ("0x1.0p-1073", "")):
+        told = statement_of(column, exponent=1090, upper=upper)
+        assert words in reason(told, h, arrays={"k": column})
+        assert bool(reason(told, h, arrays={"k": column})) == bool(words)
 
 
 NAN = np.array([[[1.0, np.nan]]])
@@ -435,7 +492,7 @@ def test_a_copy_of_the_folder_checks_a_model(tmp_path: Path) -> None:
     code, said = run(copied, certificate, tmp_path / "model.npz")
     assert (code, "1 of 1 claims are proven." in said) == (0, True), said
     code, said = run(copied, write(certificate, claims=[{**RIGHT, "upper": (2.0).hex()}]), tmp_path / "model.npz")
-    assert (code, "FAILED layer" in said) == (1, True), said
+    assert (code, "FAILED: it claims 2" in said, "'layer'" in said) == (1, True, True), said
     code, said = run(copied, certificate, tmp_path / "none.npz")
     assert (code, "specnorm_check: none.npz: there is no such file" in said) == (2, True), said
 

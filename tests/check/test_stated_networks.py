@@ -64,7 +64,7 @@ def test_a_chain_of_torch_has_one_part_and_its_file_beside_it(tmp_path: Path) ->
     assert 2 in parts
     shutil.copytree(Path(specnorm_check.__file__).parent, tmp_path / "specnorm_check")
     said = ran("-m", "specnorm_check", "proof.npz", "proof.onnx", cwd=tmp_path)
-    assert "proven network: Lipschitz constant <=" in said
+    assert "proven: Lipschitz constant <=" in said
     assert cli.run(["verify", str(tmp_path / "proof.npz"), str(tmp_path / "proof.onnx")]) == 0
     x, y = (torch.randn(1, 1, 12, 12, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     assert float((chain(x) - chain(y)).detach().norm()) <= number * float((x - y).norm())
@@ -121,11 +121,13 @@ def test_an_audit_states_layers_and_network(tmp_path: Path, capsys: pytest.Captu
     assert "network: its constant 2.54" in said
     assert [one.statement["name"] for one in specnorm_check.read_certificate(proof)] == ["a", "b", "network"]
     assert cli.run(["verify", str(proof), str(model)]) == 0
-    assert "proven network: Lipschitz constant <= 2.64" in capsys.readouterr().out
+    assert "proven: Lipschitz constant <= 2.64" in capsys.readouterr().out
     assert main([str(proof), str(model)]) == 0
     other = DOCS / "reference-networks" / "dense-relu.onnx"
     assert cli.run(["verify", str(proof), str(other)]) == 1
-    assert "FAILED network: the model's file is another one" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "FAILED: the model's file is another one" in said
+    assert "[called 'network' by the certificate]" in said
 
 
 def test_what_has_no_claim_says_so() -> None:
