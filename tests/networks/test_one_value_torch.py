@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch: Any = pytest.importorskip("torch", exc_type=ImportError)
 pytest.importorskip("onnxscript", exc_type=ImportError)
 from specnorm_networks import network_bound  # noqa: E402
+from specnorm_networks.attack import gradient  # noqa: E402
+from specnorm_networks.certified.linear_bounds import linear_operators, written_out  # noqa: E402
+from specnorm_networks.certified.operators.composite import Composite  # noqa: E402
+from specnorm_networks.certified.patterns import prepared  # noqa: E402
+from specnorm_networks.live import network_graph  # noqa: E402
 from torch import nn  # noqa: E402
 
 F: Any = nn.functional
@@ -40,3 +46,17 @@ def test_functions_have_the_slope_of_the_whole(name: str) -> None:
     assert slope * (1 - 1e-7) <= found.upper <= slope * (1 + 2e-6)
     assert found.checked is not None
     assert found.checked.complete
+
+
+def test_an_attack_follows_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proven slopes of a soft threshold at each entry took a third of the time of one phase of ISTA-Net."""
+    graph = network_graph(Function(FUNCTIONS["soft threshold"][0]).double(), (5,))
+    read = written_out(prepared(graph))[-1]
+    x = {read.inputs[0]: np.array([[-2.0, -0.1, 0.1, 0.4, 3.0]])}
+
+    def slopes(*_: Any) -> None:
+        pytest.fail("slopes are proven where a direction is enough")
+
+    monkeypatch.setattr(Composite, "slopes", slopes)
+    found = gradient(read, linear_operators(read), x, {read.outputs[0]: np.arange(1.0, 6.0)[None]})
+    np.testing.assert_allclose(found[read.inputs[0]], [[1.0, 0.0, 0.0, 4.0, 5.0]], atol=1e-6)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +27,7 @@ def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = 
     name, note = type(source).__name__, ""
     if function is None:
         function, note = _inference(source)
+    _load_plugins()
     # Functions whose constants are in double precision take no other inputs.
     default = str(jax.numpy.zeros(()).dtype)
     examples = input_shape if input_shape and hasattr(input_shape[0], "dtype") else None
@@ -57,6 +62,30 @@ def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = 
         first = str(error).strip().partition("\n")[0]
         raise MethodError(f"jax2onnx cannot export {name}: {type(error).__name__}: {first}") from error
     return Exported(model, run, free=True, note=note)
+
+
+@functools.cache
+def _load_plugins() -> None:
+    """Import the modules of jax2onnx that its first export imports, in an abstract evaluation, where nothing compiles.
+
+    Many of them make layers as examples of what they export: drawing their weights took JAX a hundred compilations.
+    Those that need numbers for it fail here; the export imports them as ever.
+    """
+    import jax
+    from jax2onnx import plugins
+
+    def imported() -> Any:
+        for root in map(Path, plugins.__path__):
+            for path in sorted(root.rglob("*.py")):
+                parts = path.relative_to(root).with_suffix("").parts
+                if "__init__" in parts or "examples" in parts:
+                    continue
+                with contextlib.suppress(Exception):
+                    importlib.import_module(".".join((plugins.__name__, *parts)))
+        return jax.numpy.zeros(())
+
+    with contextlib.suppress(Exception):  # JAX that looks for tracers which stay
+        jax.eval_shape(imported)
 
 
 def _inference(source: Any) -> tuple[Callable[..., Any], str]:
