@@ -19,7 +19,7 @@ from specnorm.errors import KernelError, MethodError
 torch: Any = pytest.importorskip("torch")
 import specnorm_torch  # noqa: E402 - after the skip where torch is missing
 
-nn = torch.nn
+nn: Any = torch.nn
 parametrize = torch.nn.utils.parametrize
 pytestmark = pytest.mark.usefixtures("fresh_torch")
 
@@ -205,7 +205,7 @@ def assigned(model: Any) -> Any:
     return model
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def edited(model: Any) -> Any:
     model.eval()
     for _, layer in layers(model):
@@ -214,7 +214,7 @@ def edited(model: Any) -> Any:
     return model
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def edited_data(model: Any) -> Any:
     """Through ``.data``, as many averages are written, which changes no version counter."""
     model.eval()
