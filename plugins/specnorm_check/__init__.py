@@ -17,12 +17,12 @@ from specnorm_check.layers import (
     proven_norm,
     stride_one_kernels,
 )
-from specnorm_check.networks import LAYERS, Network, Part
+from specnorm_check.networks import LAYER_OPERATORS, Network, Part
 from specnorm_check.statements import FLOATING, digest, float_up, plain, read_layer
 
 __all__ = [
     "FLOATING",
-    "LAYERS",
+    "LAYER_OPERATORS",
     "VERSION",
     "Claim",
     "Layer",

@@ -26,13 +26,14 @@ SAFETENSORS = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<u2"}
 def read_certificate(path: str | Path) -> list[Claim]:
     """Return the claims of a file; `Refused` if it is no certificate."""
     arrays = archive_of(Path(path))
-    text = arrays.pop("claims", np.empty(0))
+    no_text = np.empty(0)
+    text = arrays.pop("claims", no_text)
     is_text = text.dtype == np.uint8 and text.size < LONGEST_CLAIMS
     require(is_text, "the file has no claims: it is no certificate")
     claims = []
     for statement in statements_of(text.tobytes()):
         claims.append(with_completions(statement, arrays))
-    require(not arrays, "its arrays are not one H for each claim")
+    require(not arrays, "its arrays are not one H for each claim: some are left")
     return claims
 
 
@@ -76,7 +77,8 @@ def completion_of(part: dict[str, Any], arrays: dict[str, Numbers]) -> Numbers:
     """Return the array that a claim, or a part, names."""
     name = part.get("completion")
     is_array = type(name) is str and name in arrays
-    require(is_array, "its arrays are not one H for each claim")
+    words = "is not there, or another claim's"
+    require(is_array, f"its arrays are not one H for each claim: {plain(name)} {words}")
     return arrays.pop(str(name))
 
 
@@ -143,7 +145,7 @@ def read_model(path: str | Path) -> Mapping[str, Numbers]:
 
 
 def safetensors_of(path: Path) -> dict[str, Numbers]:
-    """Return the floating arrays of a safetensors file."""
+    """Return the floating arrays of a safetensors file; no claim is about others."""
     import safetensors
 
     content = path.read_bytes()

@@ -85,8 +85,8 @@ def proven_norm(
 ) -> Fraction:
     """Return the number that H proves: the norm of the layer is not above it.
 
-    ``completion`` is 2^exponent H, of whole numbers; ``entry_error`` is the relative
-    error of the kernel's entries. The steps are those of Arithmetic.
+    ``completion`` is H', of whole numbers; ``entry_error`` bounds the error of each
+    entry of the kernel, relative to it. The steps are those of Arithmetic.
     """
     kernel = kernel.astype(np.float64)
     is_finite = np.isfinite(kernel).all()
@@ -96,22 +96,22 @@ def proven_norm(
     with np.errstate(over="ignore", under="ignore"):
         scaled = np.ldexp(kernel, exponent)
     rounded = np.rint(scaled)
-    e = np.abs(scaled - rounded)  # |E|
-    e += entry_error * np.abs(scaled)
+    absolute_e = np.abs(scaled - rounded)
+    absolute_e += entry_error * np.abs(scaled)
     require_few_bits(rounded, completion)
 
-    # Step 2: kernels of stride 1.
+    # Step 2: kernels k of stride 1, made of K'.
     k = stride_one_kernels(rounded, layer)
     h = completion.astype(np.float64)
     require_same_columns(k, h)
     if not kernel.any():
-        return Fraction(0)  # without what step 4 adds
+        return Fraction(0)  # where step 4 would add 2^-60
 
     # Step 3: Lemma 1. Step 4: the norm of E.
     k_above_h = np.concatenate([k, h], axis=1)
     squares = lemma_1(k_above_h)
     errors = schur_bounds(
-        stride_one_kernels(e, layer),
+        stride_one_kernels(absolute_e, layer),
         roundings=kernel.size,
     )
 
@@ -151,7 +151,8 @@ def stride_one_kernels(kernel: Numbers, layer: Layer) -> Numbers:
     """Return kernels (groups, rows, channels, *taps) of stride 1.
 
     Their largest norm is the layer's, but for padding, at every size by Lemma 2, at one
-    size by Lemma 3. Of a kernel and its adjoint the one with fewer channels is taken.
+    size by Lemma 3. If it has more channels than rows its transpose is taken, whose
+    symbol is the transposed one, of the same norm.
     """
     if layer.sizes is None:
         kernels = by_phases(kernel, layer)
@@ -177,7 +178,7 @@ def lemma_1(a: Numbers) -> list[Fraction]:
     for matrix in m_0:
         v = best_shift(matrix)
         shifts.append(v)
-        matrix -= v * identity  # m_0 becomes M_0 - v I
+        matrix -= v * identity  # m_0 becomes M_0 - v I; 0 <= v < 2^62: nothing wraps
     totals = frobenius_norms(m_0)
     lags = 1
     for lag in lags_after_zero(taps):
@@ -185,6 +186,7 @@ def lemma_1(a: Numbers) -> list[Fraction]:
         # M_{-t} is the transpose of M_t and has the same norm.
         totals += 2 * frobenius_norms(m_t)
         lags += 2
+    # A norm rounds its sum of so many squares, and the total its sum of the lags.
     factor = inflation(channels**2 + lags)
     bounds = []
     for v, total in zip(shifts, totals.tolist(), strict=True):
@@ -262,7 +264,7 @@ def largest_entry(a: Numbers) -> int:
 
 
 def best_shift(m_0: Numbers) -> int:
-    """Return about the v that Lemma 1 names last; it holds for any."""
+    """Return about the v for which Lemma 1 says least, though it holds for any v."""
     values = m_0.astype(np.float64)
     channels = len(values)
     trace = float(values.trace())

@@ -43,7 +43,7 @@ from specnorm_check.statements import (
 
 KEYS_OF_A_NETWORK = {"input_shape", "name", "parts", "sha256", "upper"}
 KEYS_OF_A_PART = {"completion", "exponent", "sizes", "values", "weights"}
-FLOATING = {1, 10, 11, 16}  # float32, float16, float64 and bfloat16 in ONNX
+ONNX_FLOATING = {1, 10, 11, 16}  # float32, float16, float64 and bfloat16 in ONNX
 LONGEST_OPERATOR = 80  # letters of its name
 FIRST_SET, LAST_SET = 13, 28  # of operators, whose definitions were read
 ENTRY_ERROR = 2.0**-48  # relative, of 32 roundings of an entry of a kernel
@@ -89,7 +89,7 @@ REQUIRED = {
     "training_mode": 0,
     "transA": 0,
 }
-"""The values of attributes for which the rules are, where there is such an attribute."""
+"""The values for which the rules are, of attributes of these names in any operator."""
 
 SLOPES = {
     "Abs": (-1.0, 1.0),
@@ -99,9 +99,9 @@ SLOPES = {
 }
 """The least and the largest slope of functions of each entry; LeakyRelu's vary."""
 SAME_ENTRIES = {"Flatten", "Reshape"}
-NOT_LONGER = {"Pad", "Slice", "Softmax", "Transpose"}
+NOT_LONGER = {"Pad", "Slice", "Softmax", "Transpose"}  # their constant is 1, too
 POOLS = {"AveragePool", "MaxPool"}
-LAYERS = {"Conv", "Gemm"}
+LAYER_OPERATORS = {"Conv", "Gemm"}
 SUMS = {"Add", "Sub"}
 
 
@@ -143,7 +143,7 @@ class Part:
         require(has_keys, "a part has other entries than those of a part")
         values = statement["values"]
         is_list = type(values) is list and len(values) > 1
-        require(is_list, "a part has not multipliers for each value")
+        require(is_list, "the values of a part are no list of two or more")
         multipliers = []
         for texts in statement["weights"]:
             q = np.array([number(text) for text in texts])
@@ -253,6 +253,7 @@ class Network:
             op = known_operator(node)
             attributes = attributes_of(node)
             for at, name in enumerate(node.output):
+                # No rule is for another output than the first.
                 named = f"output {at} of {op}" if at else op
                 self.nodes[name] = Node(named, list(node.input), attributes)
 
@@ -304,7 +305,11 @@ class Network:
         node: Node,
         known: Mapping[str, KnownBound],
     ) -> Fraction | None:
-        """Return a bound of |z - z'| from those of z's inputs (Networks, step 2)."""
+        """Return a bound of |z - z'| from those of z's inputs (Networks, step 2).
+
+        An input with the bound 0 is a constant. What is computed from constants alone
+        has no bound, since it may be drawn at random.
+        """
         bounds = []
         moving = []
         for one in node.inputs:
@@ -320,7 +325,8 @@ class Network:
             return sum(bounds, Fraction(0))
         if node.op == "Concat":
             return root_of_squares(bounds)
-        if moving == node.inputs[:1] and self.has_constants(node):
+        only_first = moving == node.inputs[:1]
+        if only_first and self.has_constants(node):
             factor = self.factor(name, node)
             return None if factor is None else factor * bounds[0]
         return None
@@ -404,10 +410,11 @@ class Network:
             part.exponent,
             ENTRY_ERROR,
         )
+        growth = norm  # of one layer
         if joint.centred:  # step E
             sigma = norm - HALF
-            norm = max(2 * sigma - 1, ONE)
-        constant = norm**joint.depth * joint.factor
+            growth = max(2 * sigma - 1, ONE)
+        constant = growth**joint.depth * joint.factor
 
         start = part.values[0]
         op = self.nodes[start].op
@@ -426,7 +433,7 @@ class Network:
         """Return the kernel whose norm proves a part (Lemma 4, steps A to H)."""
         one = np.array(1.0)
         terms: list[Term] = []
-        slopes = [(0.0, 1.0)]  # of z_0, which is no function here: not used
+        slopes = [(0.0, 1.0)]  # one for z_0, which no step reads
         pooling = None
         for end in range(1, len(part.values)):
             before = plain(part.values[end - 1])
@@ -434,7 +441,7 @@ class Network:
             function = self.function_at(part.values[end])
             pooling = function.pooling
             low, high = function.slopes
-            slopes.append((min(low, 0.0), max(high, 0.0)))
+            slopes.append((min(low, 0.0), max(high, 0.0)))  # Lemma 4: a <= 0 <= b
             terms += self.terms(part, end, function.argument, one, 0)
         require(terms, "a part has no layer")
         pooling = pooling or ONE
@@ -470,7 +477,8 @@ class Network:
         """Return whether pooling, or a mean, leaves the axes of batch and channels."""
         if node.op in POOLS:
             return True
-        axes = node.attributes.get("axes", [0])
+        all_axes = [0]  # or the batch alone: both are refused
+        axes = node.attributes.get("axes", all_axes)
         if len(node.inputs) > 1:
             axes = self.arrays[node.inputs[1]]
         return bool(min(axes) > 1)
@@ -517,7 +525,7 @@ class Network:
                 signed = sign * scale
                 yield from self.terms(part, end, summand, signed, normalisations)
         else:
-            require(node.op in LAYERS, f"{node.op} stands in a part")
+            require(node.op in LAYER_OPERATORS, f"{node.op} stands in a part")
             yield self.layer_term(part, end, node, scale)
 
     def layer_term(
@@ -527,7 +535,10 @@ class Network:
         node: Node,
         scale: Numbers,
     ) -> Term:
-        """Return the term of a Conv or Gemm."""
+        """Return the term of a Conv or Gemm.
+
+        It reads ``read``: the value ``start`` of the part, or this one flattened.
+        """
         self.require_constants(node)
         read = node.inputs[0]
         start = read
@@ -590,7 +601,10 @@ class Network:
         return front, back
 
     def steps_of_slice(self, name: str) -> list[int]:
-        """Return the steps, an axis of pixels, of a Slice that begins at the first."""
+        """Return the steps, one an axis of pixels, of a Slice from the first pixel on.
+
+        It leaves the axes of batch and channels as they are.
+        """
         words = "such a Slice stands in a part"
         node = self.nodes[name]
         require(len(node.inputs) == 5, words)
@@ -603,7 +617,7 @@ class Network:
         for start, axis, step in zip(starts, axes, steps, strict=True):
             require(start == 0 and step > 0 and axis >= 0, words)
             if axis > 1:
-                steps_of_pixels[axis - 2] *= step
+                steps_of_pixels[axis - 2] = step
             else:
                 require(before[axis] == after[axis], words)
         return steps_of_pixels
@@ -993,7 +1007,7 @@ def set_input_shape(
     require(not is_constant, "a constant of the model is an input of it, too")
     require(len(inputs) == 1, "the model has not one input")
     kind = inputs[0].type.tensor_type
-    is_floating = kind.elem_type in FLOATING
+    is_floating = kind.elem_type in ONNX_FLOATING
     words = f"numbers of kind {kind.elem_type} of ONNX, not floating ones"
     require(is_floating, f"the model's input has {words}")
     sizes = kind.shape.dim

@@ -95,15 +95,16 @@ def model_array(statement: Statement, arrays: Mapping[str, Numbers]) -> Numbers:
 def read_layer(stored: Numbers, statement: Statement) -> tuple[Numbers, Layer]:
     """Return the kernel, its taps last, and the geometry that a statement describes.
 
-    A transposed layer's kernel has the axes (inputs, outputs of a group, *taps): it is
-    that of the adjoint, which is described.
+    A transposed layer's kernel of layout OI has the axes (inputs, outputs of a group,
+    *taps), one of layout IO (*taps, outputs of a group, inputs). With its taps last it
+    is the kernel of the adjoint, which is described. Groups divide the first axis.
     """
     has_axes = 2 <= stored.ndim <= 5 and stored.size > 0
     require(has_axes, "a kernel has two axes and up to three of taps, none empty")
     layout = statement["layout"]
     require(layout in ("OI", "IO"), "its layout is neither OI nor IO")
     kernel = stored
-    if layout == "IO":  # its axes are (*taps, inputs, outputs)
+    if layout == "IO":  # the reverse of OI, behind the taps
         kernel = np.moveaxis(stored, (-1, -2), (0, 1))
 
     (groups,) = whole_numbers([statement["groups"]], 1, least=1)
@@ -144,7 +145,10 @@ def sizes_of_the_adjoint(
     mode: str,
     sizes: tuple[int, ...] | None,
 ) -> tuple[int, ...] | None:
-    """Return the input sizes of a transposed layer's adjoint (Lemma 3, step 4)."""
+    """Return the input sizes of a transposed layer's adjoint (Lemma 3, step 4).
+
+    They are the transposed layer's output sizes; ``sizes`` are those of its input.
+    """
     is_same = all(axis.before + axis.after == axis.reach for axis in axes)
     is_known = mode == "zeros" or (mode == "circular" and is_same)
     require(is_known, "a transposed layer is zero-padded, or circular and 'same'")
@@ -166,7 +170,9 @@ def sentence(statement: Statement, rows: int) -> str:
     if statement["sizes"] == "every":
         where = "every input size"
         is_circular = statement["padding_mode"] == "circular"
-        if is_circular and max(statement["stride"], default=1) > 1:
+        # The stride divides the outputs of a transposed layer, whatever it reads.
+        is_limited = is_circular and not statement["transposed"]
+        if is_limited and max(statement["stride"], default=1) > 1:
             where += " that the stride divides"
     facts = []
     for key in sorted(KEYS_OF_A_LAYER - NOT_PRINTED):
@@ -179,7 +185,10 @@ def sentence(statement: Statement, rows: int) -> str:
 
 # -- values of statements --------------------------------------------------------------
 def require_at_least(text: object, proven: Fraction, words: str) -> None:
-    """Refuse a claim of less than what is proven; its number is hexadecimal text."""
+    """Refuse a claim of less than what is proven; its number is hexadecimal text.
+
+    The message says by ``words`` what proves it.
+    """
     claimed = number(text)
     if Fraction(claimed) < proven:
         least = float_up(proven)
@@ -243,7 +252,7 @@ def float_up(x: Fraction) -> float:
 
 
 def digest(array: Numbers) -> str:
-    """Return the SHA-256 of an array's bits: little-endian, the last axis first."""
+    """Return the SHA-256 of an array's bits: little-endian, the last axis fastest."""
     kind = array.dtype.newbyteorder("<")
     bits = np.ascontiguousarray(array, dtype=kind).tobytes()
     return hashlib.sha256(bits).hexdigest()

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from specnorm_check import LAYERS, Claim, Network, Refused, float_up
+from specnorm_check import LAYER_OPERATORS, Claim, Network, Refused, float_up
 from specnorm_check import Part as ReadPart
 
 from specnorm import CertificateError
@@ -131,7 +131,7 @@ def _layers(network: Network) -> Iterator[Part]:
         for one in node.inputs:
             readers.setdefault(one, []).append(name)
     for name, node in network.nodes.items():
-        if node.op not in LAYERS:
+        if node.op not in LAYER_OPERATORS:
             continue
         end = name
         (after, *others) = readers.get(name, [""])
@@ -174,7 +174,7 @@ def _unflattened(network: Network, value: str) -> str:
 def _proven(network: Network, part: Part) -> tuple[Part, Any]:
     """A part with the exponent of its H; and H."""
     whole = network.joint(ReadPart.read(part))
-    layers = sum(node.op in LAYERS for node in network.nodes.values())
+    layers = sum(node.op in LAYER_OPERATORS for node in network.nodes.values())
     matrix, lost = math.prod(whole.kernel.shape[2:]) == 1, 3 * whole.depth if whole.centred else 1
     aim = CLOSE / lost if matrix else max(AIM / max(layers, lost), LEAST)
     own: Any = ()

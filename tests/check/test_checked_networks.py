@@ -231,7 +231,7 @@ SEARCHED = {
 }  # fmt: skip
 """Where nothing is close only with an H that is searched, for what the checker says is the part's kernel."""
 MISTAKES = {
-    "a layer of a part is left out": ("norm**joint.depth", "norm ** (joint.depth - 1)"),
+    "a layer of a part is left out": ("growth**joint.depth", "growth ** (joint.depth - 1)"),
     "the last multipliers are not divided out": ("float(last.min())", "float(last.max())"),
     "the first multipliers are not divided out": ("float(q.max())", "float(q.min())"),
     "multipliers between parts are not compared": ("float((q / other).max())", "float((q / other).min())"),
@@ -255,7 +255,7 @@ MISTAKES = {
     "pooling inside a part is forgotten": ("require(pooling is None, ", "require(True, "),
     "pooling at the end of a part is forgotten": ("pooling = factor * (pooling or ONE)", "pooling = None"),
     "dilations are forgotten": ("slice(front, None, axis.dilation)", "slice(front, front + axis.taps)"),
-    "what a sum proves is not divided": ("norm = max(2 * sigma - 1, ONE)", "norm = ONE"),
+    "what a sum proves is not divided": ("growth = max(2 * sigma - 1, ONE)", "growth = ONE"),
     "the way is taken to be short": ("depth = depths[term.start] + 1", "depth = 1"),
     "a difference is taken as a sum": ('-1 if node.op == "Sub"', '1 if node.op == "Sub"'),
     "a branch of a part is left out": ("in enumerate(node.inputs):", "in enumerate(node.inputs[:1]):"),
@@ -264,7 +264,7 @@ MISTAKES = {
     "adjoints are forgotten": ("taps_of_adjoint] = adjoint_of", "taps_of_adjoint] = 0 * adjoint_of"),
     "two layers between two values are one": ("len(pairs) == len(terms)", "True"),
     "steps that differ are taken as the same": ("len(strides_of_z_0) < 2", "True"),
-    "all pixels are taken for every other": ("steps_of_pixels[axis - 2] *= step", "steps_of_pixels[axis - 2] *= 1"),
+    "all pixels are taken for every other": ("steps_of_pixels[axis - 2] = step", "steps_of_pixels[axis - 2] = 1"),
     "channels of constants are at the other end": ("pads[:, 1].tolist()", "pads[::-1, 1].tolist()"),
     "channels are flattened in another order": ("np.repeat(q_j, inputs", "np.tile(q_j, inputs"),
     "what is drawn is taken as a constant": (
@@ -703,7 +703,7 @@ FORGED: dict[str, tuple[Sequence[Any], Sequence[int], Mapping[str, Any], Sequenc
         [node("Mul", "x b", "xh"), gemm("x", "w", "g"), node("Relu", "g", "h"), gemm("xh", "w", "e"),
          gemm("h", "w", "f"), node("Add", "e f")],
         (1, 1), {"w": ONE / 8, "b": np.array(1e3)}, [{**joint("xhy", [1], [1], [1]), "values": "xhy"}],
-        "not multipliers for each value",
+        "no list of two or more",
     ),
     "a cast that inference forgets: 0.45 for 1": (
         [node("Cast", "c", "e", to=TensorProto.BOOL), node("Cast", "e", "d", to=TensorProto.INT64), *SHAPED], (1, 20),

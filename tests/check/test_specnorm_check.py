@@ -265,6 +265,10 @@ def test_a_claim_is_proven_and_says_what_it_is() -> None:
     strided = statement_of(KERNEL, {"stride": 2}, upper=(2.0).hex())
     (verdict,) = specnorm_check.check([Claim(strided, np.zeros((1, 0, 1, 1), np.int16))], {"k": KERNEL})
     assert "at every input size that the stride divides" in str(verdict)
+    (verdict,) = specnorm_check.check(
+        [Claim(strided | {"transposed": True}, np.zeros((1, 0, 1, 1), np.int16))], {"k": KERNEL}
+    )
+    assert "at every input size, of 'k'" in str(verdict), verdict
 
 
 @pytest.mark.parametrize(
