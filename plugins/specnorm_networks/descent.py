@@ -83,6 +83,8 @@ VISITED = 30
 """Frequencies an axis that the proof of a kernel visits, about."""
 POWERS = 4
 """Power steps on the eigenvectors of the step before; ten times as many at the first."""
+WIDE, LANCZOS, RESTARTS, RESIDUAL = 256, 24, 5, 1e-5
+"""Rows above which an eigenvector comes from Lanczos steps; how many at once, how often, and to what residual."""
 Vectors = NDArray[Any]
 Parts = Sequence[tuple[int, int]]
 """Links ``first:last`` that are bounded together, in order."""
@@ -142,10 +144,40 @@ class Stage:
         found: Any = gram_power(lambda v: numpy.matmul(gram, v[..., None])[..., 0], given, steps, xp=numpy)
         kept, values = found[0], np.reshape(found[1], (-1,))
         near = np.argsort(values)[-2:]
-        exact, vectors = np.linalg.eigh(gram[near])
-        values[near], kept[near] = exact[:, -1], vectors[:, :, -1]
+        for each in near:
+            values[each], kept[each] = top(gram[each], kept[each])
         at, self.vectors, self.values = int(np.argmax(values)), kept, values
         return float(values[at]), at, kept[at]
+
+
+def top(matrix: Vectors, start: Vectors) -> tuple[float, Vectors]:
+    """Largest eigenvalue of a positive semidefinite matrix and its vector, from a vector near it.
+
+    Wide matrices: by Lanczos steps, each orthogonal to all before, until the residual is below `RESIDUAL`.
+    """
+    side = len(matrix)
+    if side > WIDE:
+        vector = start
+        for _ in range(RESTARTS):
+            basis = np.zeros((LANCZOS, side), dtype=matrix.dtype)
+            basis[0] = vector / np.linalg.norm(vector)
+            images = np.zeros_like(basis)
+            for at in range(LANCZOS):
+                images[at] = matrix @ basis[at]
+                rest = images[at]
+                for _ in range(2):
+                    rest = rest - basis[: at + 1].T @ (basis[: at + 1].conj() @ rest)
+                size = float(np.linalg.norm(rest))
+                if at + 1 == LANCZOS or not size > 0:
+                    break
+                basis[at + 1] = rest / size
+            values, vectors = np.linalg.eigh(basis[: at + 1].conj() @ images[: at + 1].T)
+            weights, value = vectors[:, -1], float(values[-1])
+            vector = basis[: at + 1].T @ weights
+            if float(np.linalg.norm(images[: at + 1].T @ weights - value * vector)) <= RESIDUAL * value:
+                return value, vector
+    exact, every = np.linalg.eigh(matrix)
+    return float(exact[-1]), every[:, -1]
 
 
 class Cost(NamedTuple):

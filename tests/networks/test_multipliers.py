@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from checks import present
 from networks.dense_networks import FUNCTIONS, NETWORKS, Network, draw, from_below, network_of, smallest_eigenvalue
-from specnorm_networks import Measure, Multipliers, Product, Scaled, bound
+from specnorm_networks import Measure, Multipliers, Product, Scaled, bound, descent
 from specnorm_networks.certified import reading, segments
 
 MEASURE = Measure(1e-4)
@@ -219,3 +219,13 @@ def test_a_dropped_term_is_noticed(
     drawn = cases(kind, 8)
     monkeypatch.setattr(place, name, mutation(getattr(place, name)))
     assert any(value < -1e-9 for case in drawn for value in slack(case, steps=30))
+
+
+def test_the_largest_eigenvalue_of_a_wide_matrix() -> None:
+    """By Lanczos steps, beside all eigenvalues: of one that stands out, and of a cluster."""
+    rng = np.random.default_rng(0)
+    turn = np.linalg.qr(rng.standard_normal((300, 300)))[0]
+    for values in (np.linspace(0, 1, 300), np.append(np.linspace(0, 1, 290), np.full(10, 1.0001))):
+        found, vector = descent.top((turn * values) @ turn.T, rng.standard_normal(300))
+        assert abs(found - values.max()) < 1e-5
+        assert np.linalg.norm((turn * values) @ (turn.T @ vector) - found * vector) < 2e-5
