@@ -27,7 +27,7 @@ PROBES, STEPS = 4, 3
 """Inputs that pairs are tried around, and steps of ascent from each."""
 NEAR = (1e-4, 0.3)
 """Distances of a pair, as parts of the input's size: for slopes, and for what lies further apart."""
-SIDE = 2.0**-20
+SIDE = 1e-6
 """Half of the distance over which slopes are taken, as a part of the argument, at least 1."""
 
 
