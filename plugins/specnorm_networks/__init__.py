@@ -6,7 +6,7 @@ for them, and `segments` proves what they are worth. `methods` are the ways to d
 `near` bounds a network on a ball around one input, where `ranges` says what each value can be and `local` which slopes
 are left; `radii` and `accuracy` say in which ball a label stays, by `linear` bounds.
 `live` and `nonexpansiveness` take any source: a torch module, a JAX function, a Flax NNX or Equinox module, a Keras 3
-model on the JAX backend, an ONNX file or `onnx.ModelProto`, or a graph. Live models enter as ONNX (`sources`).
+model on JAX or torch, an ONNX file or `onnx.ModelProto`, or a graph. Live models enter as ONNX (`sources`).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from specnorm.errors import MethodError, TranslationError
 os.environ.setdefault("KERAS_BACKEND", "jax")
 jax = pytest.importorskip("jax")
 pytest.importorskip("jax2onnx", reason="pip install jax2onnx")
+from processes import python  # noqa: E402
 from specnorm_networks import network_bound  # noqa: E402
 from specnorm_networks.sources import export  # noqa: E402 after what may be missing
 
@@ -101,8 +103,47 @@ def test_keras_layers_that_write_their_variables_are_refused() -> None:
     assert np.asarray(model(np.ones((1, 3)))).tolist() == [[1, 1, 1]]
 
 
+def test_keras_models_state_their_sizes() -> None:
+    """A Sequential that begins with keras.Input was said to state none."""
+    keras: Any = pytest.importorskip("keras")
+    if keras.backend.backend() != "jax":
+        pytest.skip("Keras runs on another backend")
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    assert network_bound(model).upper == network_bound(model, (4,)).upper
+    first, second = keras.Input((4,)), keras.Input((2,))
+    joined = keras.Model([first, second], layers.Add()([layers.Dense(3)(first), layers.Dense(3)(second)]))
+    norms = [np.linalg.norm(np.asarray(x.kernel.value), 2) for x in joined.layers if hasattr(x, "kernel")]
+    assert network_bound(joined).upper == pytest.approx(np.hypot(*norms), rel=1e-3)
+    for vague in (keras.Sequential([layers.Dense(3)]), keras.Sequential([keras.Input((None, 3)), layers.Dense(3)])):
+        with pytest.raises(MethodError, match="states no sizes: give input_shape"):
+            network_bound(vague)
+
+
+ON_TORCH = """
+import keras, numpy as np
+from specnorm_networks import network_bound
+layers = keras.layers
+moved = [layers.Conv2D(4, 3), layers.BatchNormalization(), layers.Dropout(0.5)]
+model = keras.Sequential([keras.Input((6, 6, 3)), *moved])
+found = network_bound(model)
+basis = np.eye(108, dtype="float32").reshape(108, 6, 6, 3)
+answers = np.asarray(model.predict(basis, verbose=0) - model.predict(0 * basis, verbose=0)).reshape(108, -1)
+print(found.checked.complete, float(found.upper) / np.linalg.norm(answers, 2))
+"""
+
+
+def test_keras_on_torch_is_a_torch_module() -> None:
+    """It was refused for its backend."""
+    if not all(map(importlib.util.find_spec, ("keras", "torch", "onnxscript"))):
+        pytest.skip("keras, torch or onnxscript is not installed")
+    complete, ratio = python(ON_TORCH, KERAS_BACKEND="torch").split()
+    assert complete == "True"
+    assert 1 - 1e-6 < float(ratio) < 1.01
+
+
 def test_no_shape_is_refused() -> None:
-    with pytest.raises(MethodError, match="give input_shape"):
+    with pytest.raises(MethodError, match=r"give input_shape.*\(32, 32, 3\)"):
         export(lambda x: x, None)
 
 
@@ -129,3 +170,21 @@ def test_the_first_export_compiles_next_to_nothing() -> None:
     count, rest = done.stdout.strip().split(" ", 1)
     assert int(count) < 30
     assert rest == "[] []"
+
+
+def test_modules_of_torch_are_not_shown_the_shape_of_another_library() -> None:
+    torch: Any = pytest.importorskip("torch")
+    with pytest.raises(MethodError, match=r"give input_shape.*\(3, 32, 32\)"):
+        network_bound(torch.nn.Conv2d(3, 4, 3))
+
+
+@pytest.mark.parametrize("shape", [None, (3, 32, 32)])
+def test_weights_alone_are_refused_without_their_numbers(shape: Any) -> None:
+    """A state dict was asked for a shape, and then printed."""
+    state = {"0.weight": np.full((4, 3), 0.25)}
+    with pytest.raises(MethodError, match="dict of 1 entries, which says nothing of how") as caught:
+        network_bound(state, shape)
+    assert "0.25" not in str(caught.value)
+    with pytest.raises(MethodError, match=r"ndarray of shape \(4, 3\)") as caught:
+        network_bound(state["0.weight"], shape)
+    assert "0.25" not in str(caught.value)

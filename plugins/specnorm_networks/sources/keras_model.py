@@ -1,10 +1,11 @@
-"""Keras 3 models on the JAX backend -> ONNX."""
+"""Keras 3 models on the JAX and torch backends -> ONNX."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import keras
+import numpy as np
 
 from specnorm import MethodError
 from specnorm_networks.sources import jax_function
@@ -13,8 +14,13 @@ from specnorm_networks.sources.base import Exported
 
 def export(source: Any, input_shape: Any) -> Exported:
     """Export a model as it is called for inference."""
-    if (backend := keras.backend.backend()) != "jax":
-        raise MethodError(f"Keras runs on {backend} here: load the model with KERAS_BACKEND=jax.")
+    backend = keras.backend.backend()
+    if backend == "torch":
+        from specnorm_networks.sources import torch_module
+
+        return torch_module.export(source, input_shape)
+    if backend != "jax":
+        raise MethodError(f"Keras runs on {backend} here: load the model with KERAS_BACKEND=jax, or torch.")
 
     def function(*arrays: Any) -> Any:
         given = arrays[0] if len(arrays) == 1 else list(arrays)
@@ -29,3 +35,14 @@ def export(source: Any, input_shape: Any) -> Exported:
         return found
 
     return jax_function.export(source, input_shape, function)
+
+
+def stated(source: Any) -> Any:
+    """One input's shape without the batch axis, or inputs of zeros; None: the model leaves sizes open."""
+    inputs = getattr(source, "inputs", None) if getattr(source, "built", False) else None
+    shapes = [tuple(x.shape[1:]) for x in inputs or ()]
+    if not shapes or any(n is None for shape in shapes for n in shape):
+        return None
+    if len(shapes) == 1:
+        return shapes[0]
+    return tuple(np.zeros((1, *shape), x.dtype) for shape, x in zip(shapes, inputs, strict=True))
