@@ -71,8 +71,9 @@ SUM = onnx_graph([N("Add", ["x", "x"], ["y"])], (1, 4))
 WIDE = onnx_graph([N("Slice", ["x", "s", "e", "a"], ["c"]), N("Add", ["x", "c"], ["y"])], (1, 4),
                   {"s": np.array([0]), "e": np.array([1]), "a": np.array([1])})  # fmt: skip
 SQUARE = onnx_graph([N("Mul", ["x", "x"], ["y"])], (1, 4))
-RATIO = onnx_graph([N("Gather", ["x", "i"], ["g"], axis=1), N("Exp", ["g"], ["e"]), N("Div", ["x", "e"], ["y"])], (1, 2),
-                   {"i": np.array([1, 0])})  # fmt: skip
+# Of two values: x / exp(x) is one function, which asks no quotient.
+REVERSED = N("Gather", ["x", "i"], ["g"], axis=1)
+RATIO = onnx_graph([REVERSED, N("Exp", ["g"], ["e"]), N("Div", ["x", "e"], ["y"])], (1, 2), {"i": np.array([1, 0])})
 WINDOW: dict[str, Any] = {"kernel_shape": [3], "strides": [1]}
 STEEP = onnx_graph([N("Softplus", ["x"], ["p"]), N("Reciprocal", ["p"], ["y"])], (1, 1))
 LAYER = one("Gemm", more={"w": RNG.standard_normal((4, 4))})
