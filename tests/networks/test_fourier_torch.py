@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 from checks import present  # noqa: E402
-from networks.torch_modules import jacobian_norm  # noqa: E402
+from networks.torch_modules import Function, jacobian_norm  # noqa: E402
 from networks.zoo import fourier  # noqa: E402
 from specnorm_networks import network_bound  # noqa: E402
 from specnorm_networks.sources import torch_fourier  # noqa: E402
@@ -53,6 +53,12 @@ def test_a_sandwich_is_two_layers() -> None:
 def test_what_is_no_convolution_is_refused(size: tuple[int, ...]) -> None:
     with pytest.raises(MethodError, match="not seen to be a circular convolution"):
         network_bound(fourier.Shifting(), size)
+
+
+def test_frequencies_as_outputs_are_refused_by_name() -> None:
+    """As the search for a convolution failed there, torch was said not to export the model."""
+    with pytest.raises(MethodError, match="computes complex values"):
+        network_bound(Function(lambda x: torch.view_as_real(torch.fft.rfft(x))), (1, 8))
 
 
 def test_another_kernel_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

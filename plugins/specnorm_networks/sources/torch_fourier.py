@@ -41,8 +41,14 @@ def with_convolutions(whole: torch.fx.GraphModule) -> torch.fx.GraphModule:
     for node in list(whole.graph.nodes):
         if is_complex(node) or not any(map(is_complex, node.all_input_nodes)):
             continue
+        if not isinstance(first_of(node), Tensor):
+            if node.op == "call_function" and not node.users:
+                whole.graph.erase_node(node)  # an assertion about a value's type, as casts leave one
+            continue
         # The real part of a complex value is a slice of both parts.
         end = next(iter(node.users)) if node.target is torch.ops.aten.view_as_real.default else node
+        if end.op == "output":
+            continue  # frequencies that the model returns
         layer, start = _convolution(whole, end)
         if layer is not None:
             whole.add_submodule(f"fourier_{end.name}", layer)

@@ -237,7 +237,8 @@ def _folded(program: ExportedProgram) -> tuple[torch.fx.GraphModule, bool]:
                 known[stored] = found
     if changed:
         whole.graph.eliminate_dead_code()
-        whole.recompile()
+        # Without the values that nothing reads any more: complex ones have no form in a file.
+        whole = torch.fx.GraphModule(whole, whole.graph)
     return whole, changed
 
 

@@ -72,11 +72,11 @@ class Eco(nn.Conv2d):
 
 
 class Real(nn.Conv2d):
-    """The real part of a full transform, with its frequencies divided one by one."""
+    """The real part of a full transform, with its frequencies cast, and divided one by one."""
 
     def forward(self, x: Any) -> Any:
         w = fft2(self.weight[:, 0], x.shape[-2:])
-        return ifft2(fft2(x) * w / w.abs()).real
+        return ifft2(fft2(x).to(w.dtype) * w / w.abs()).real
 
 
 class Sandwich(nn.Module):
