@@ -53,7 +53,7 @@ def export(source: Any, input_shape: Any) -> Exported:
     if input_shape is None:
         raise MethodError(
             f"{type(source).__name__} states no sizes: give input_shape, one input's shape without the batch axis, "
-            f"such as {_EXAMPLES.get(root, '(32, 32, 3)')}."
+            f"such as {_EXAMPLES.get(str(root), '(32, 32, 3)')}."
         )
     given = (input_shape,) if hasattr(input_shape, "dtype") else input_shape
     arrays = isinstance(given, tuple) and bool(given) and all(hasattr(x, "dtype") for x in given)

@@ -39,8 +39,8 @@ def export(source: Any, input_shape: Any) -> Exported:
 
 def stated(source: Any) -> Any:
     """One input's shape without the batch axis, or inputs of zeros; None: the model leaves sizes open."""
-    inputs = getattr(source, "inputs", None) if getattr(source, "built", False) else None
-    shapes = [tuple(x.shape[1:]) for x in inputs or ()]
+    inputs = (getattr(source, "inputs", None) if getattr(source, "built", False) else None) or ()
+    shapes = [tuple(x.shape[1:]) for x in inputs]
     if not shapes or any(n is None for shape in shapes for n in shape):
         return None
     if len(shapes) == 1:
