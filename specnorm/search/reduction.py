@@ -31,6 +31,10 @@ _RAISED = 1.03
 """Over a threshold that failed; the truncation bound before is three to five times as high."""
 
 
+_PHASES = 2**22
+"""Phases of taps at centres that are computed at once."""
+
+
 class Polynomials:
     """Gram polynomials of one stack of blocks, each made when it is first needed.
 
@@ -63,6 +67,9 @@ class Polynomials:
     def at_centres(self, boxes: Boxes) -> CentreValues | None:
         """Values of scalar symbols at the centres of a cover's boxes, where there is memory for them."""
         if not self.is_scalar or 2 * 8 * self.blocks.shape[0] * len(boxes) > self.ops.memory:
+            return None
+        # The phases of long kernels take seconds, in which no clock is asked: these are searched in parts.
+        if len(boxes) * sum(self.blocks.shape[3:]) > _PHASES:
             return None
         whole = self.whole
         return whole.at_centres(boxes) if isinstance(whole, ScalarGram) else None

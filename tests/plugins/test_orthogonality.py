@@ -105,18 +105,18 @@ class TestJax:
         from specnorm_jax.training import OrthogonalityPenalty
 
         random = np.random.RandomState(0)
-        kernels = {"a": random.standard_normal((3, 4, 5)), "b": random.standard_normal((4, 2))}
+        kernels = {"conv": random.standard_normal((3, 4, 5)), "dense": random.standard_normal((4, 2))}
         tree = {name: {"kernel": jax.numpy.asarray(x.astype("float32"))} for name, x in kernels.items()}
         penalty = OrthogonalityPenalty(form=form)
         method = Isometry(form=form)
-        total = float(specnorm.measure(kernels["a"], method, layout="WIO").value) + float(
-            specnorm.measure(kernels["b"], method, layout="IO").value
+        total = float(specnorm.measure(kernels["conv"], method, layout="WIO").value) + float(
+            specnorm.measure(kernels["dense"], method, layout="IO").value
         )
         assert float(penalty(tree)) == pytest.approx(total, rel=1e-4)
         value, gradient = jax.jit(jax.value_and_grad(penalty))(tree)
         assert float(value) == pytest.approx(total, rel=1e-4)
-        _, expected = specnorm.value_and_grad(kernels["a"], method, layout="WIO")
-        np.testing.assert_allclose(gradient["a"]["kernel"], expected, rtol=1e-3, atol=1e-4)
+        _, expected = specnorm.value_and_grad(kernels["conv"], method, layout="WIO")
+        np.testing.assert_allclose(gradient["conv"]["kernel"], expected, rtol=1e-3, atol=1e-4)
 
     def test_the_bound_holds_under_vmap(self, jax: Any) -> None:
         kernels = np.random.RandomState(0).standard_normal((3, 5, 4, 2)).astype("float32")

@@ -20,11 +20,11 @@ from specnorm import Gram
 from specnorm.certified.symbol.gram_powers import GramTaps
 
 
-@pytest.mark.parametrize("n_iter", [0, 1, 2, 4, 8, 12])
+@pytest.mark.parametrize("n_iter", [1, 2, 4, 8, 12])
 @pytest.mark.widths
 def test_valid_and_tight_at_every_count(xp: Lib, n_iter: int) -> None:
     """Never above p**(1 / 2**(t+1)) times the norm, p the smaller channel count (Schatten norm of order 2**(t+1))."""
-    if xp.compiles and n_iter not in (0, 2):
+    if xp.compiles and n_iter not in (1, 2):
         pytest.skip("each count is a compilation; 6 is tested with every method")
 
     def check(layer: Layer) -> None:

@@ -307,8 +307,8 @@ def _check(index: int, **options: Any) -> Tally:
         claims.unfoldings()
         claims.symbol()
     elif cheap == 1:
-        claims.gram(sizes(), int(random.randint(0, 9)))
-        claims.gram_everywhere(int(random.randint(0, 4)))
+        claims.gram(sizes(), int(random.randint(1, 9)))
+        claims.gram_everywhere(int(random.randint(1, 4)))
     else:
         claims.matrices(int(random.choice([0, 1, 2, 6, 30])), int(random.randint(8)))
     return claims.tally
