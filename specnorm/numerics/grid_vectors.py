@@ -94,13 +94,13 @@ class PlaneWaves:
         xp, (b, p, r, f) = self.ops.xp, vectors.shape
         waves = vectors[:, :, None, :, :] * phases[:, None, :, None, :]
         waves = xp.reshape(waves, (b, p * phases.shape[1], r * f))
-        return xp.reshape(_real_times(self.rows, waves, ops=self.ops), (b, -1, r, f))
+        return xp.reshape(arrays.real_times(self.rows, waves, ops=self.ops), (b, -1, r, f))
 
     def tap_images(self, images: Array) -> Array:
         """``K_k^T y`` of every tap k: y (b, m, r, f) to (b, p, taps, r, f)."""
         xp, (b, m, r, f) = self.ops.xp, images.shape
         columns = xp.matrix_transpose(self.rows)
-        found = _real_times(columns, xp.reshape(images, (b, m, r * f)), ops=self.ops)
+        found = arrays.real_times(columns, xp.reshape(images, (b, m, r * f)), ops=self.ops)
         return xp.reshape(found, (b, self.blocks.shape[2], -1, r, f))
 
     def adjoint_images(self, tap_images: Array, phases: Array) -> Array:
@@ -175,7 +175,7 @@ def begun_anew(vectors: Array, blocks: Array, *, ops: ArrayOps) -> Array:
 
 def _is_unit(vectors: Array, *, xp: Namespace) -> Array:
     """Whether vectors (b, p, r, f) have some length, at most about 1; axis 1 is kept, with length 1."""
-    norm = _norm(vectors, axis=1, xp=xp)[:, None, :, :]
+    norm = _norm(vectors, xp=xp)[:, None, :, :]
     return (norm > _SHORT) & (norm < 2)
 
 
@@ -233,7 +233,7 @@ def step(waves: PlaneWaves, vectors: Array, grid: Grid) -> tuple[Array, Improved
 
 def _highest_first(images: Array, power: Array, *, xp: Namespace) -> Array:
     """Points of the grid (b, f) by ``||G* G v|| / ||G v||``, which is closer to the norm than ``||G v||``."""
-    growth = _norm(power, axis=1, xp=xp) / (_norm(images, axis=1, xp=xp) + _TINY)
+    growth = _norm(power, xp=xp) / (_norm(images, xp=xp) + _TINY)
     return xp.argsort(xp.max(growth, axis=1), axis=1, descending=True)
 
 
@@ -267,7 +267,7 @@ def refine(waves: PlaneWaves, improved: Improved, rounds: int, *, last_rounds: i
         Of the highest one alone, after these.
     """
     xp = waves.ops.xp
-    norms = _norm(improved.images[:, :, 0, :], axis=1, xp=xp)
+    norms = _norm(improved.images[:, :, 0, :], xp=xp)
     best = xp.argsort(norms, axis=1, descending=True)[:, : min(REFINED, norms.shape[1])]
     points = _Points(
         _at_points(improved.images[:, :, 0, :], points=best, xp=xp),
@@ -275,7 +275,7 @@ def refine(waves: PlaneWaves, improved: Improved, rounds: int, *, last_rounds: i
         _at_points(improved.phases, points=best, xp=xp),
     )
     vectors, points = _alternate(waves, points, rounds)
-    highest = xp.argmax(_norm(points.images, axis=1, xp=xp), axis=1)[:, None]
+    highest = xp.argmax(_norm(points.images, xp=xp), axis=1)[:, None]
     vectors = _at_points(vectors, points=highest, xp=xp)
     points = _Points(*(_at_points(x, points=highest, xp=xp) for x in points))
     if last_rounds:
@@ -384,13 +384,14 @@ def _rayleigh_ritz(basis: Array, images: Array, count: int, *, xp: Namespace) ->
 
 def _unit(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
     """Vectors on axis 1 divided by their norms, and the norms, which keep the axis. A zero vector stays zero."""
-    norm = _norm(x, axis=1, xp=xp)[:, None, ...]
+    norm = _norm(x, xp=xp)[:, None, ...]
     return x / (norm + _TINY), norm
 
 
-def _norm(x: Array, *, axis: int, xp: Namespace) -> Array:
+def _norm(x: Array, *, xp: Namespace) -> Array:
+    """Norms of vectors on axis 1."""
     real, imag = xp.real(x), xp.imag(x)
-    return xp.sqrt(xp.sum(real * real + imag * imag, axis=axis))
+    return xp.sqrt(xp.sum(real * real + imag * imag, axis=1))
 
 
 def _at_points(x: Array, *, points: Array, xp: Namespace) -> Array:
@@ -399,13 +400,6 @@ def _at_points(x: Array, *, points: Array, xp: Namespace) -> Array:
         return xp.take(x, points[0, :], axis=-1)
     index = xp.reshape(points, (points.shape[0], *(1,) * (x.ndim - 2), points.shape[1]))
     return xp.take_along_axis(x, xp.broadcast_to(index, (*x.shape[:-1], points.shape[1])), axis=-1)
-
-
-def _real_times(a: Array, z: Array, *, ops: ArrayOps) -> Array:
-    """Real matrices times complex ones, as one real product."""
-    xp, count = ops.xp, z.shape[-1]
-    found = xp.matmul(a, xp.concat([xp.real(z), xp.imag(z)], axis=-1))
-    return ops.complex(found[..., :count], found[..., count:])
 
 
 def _host_dtype(like: Array, *, xp: Namespace) -> type[np.floating]:

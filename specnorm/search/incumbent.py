@@ -325,5 +325,5 @@ def unrotated(polynomial: GramPolynomial, vectors: Array, block: int, *, ops: Ar
     if polynomial.rotation is None:
         return vectors
     xp = ops.xp
-    turned = symbols.real_times(polynomial.rotation.basis[block, ...], xp.matrix_transpose(vectors), xp=xp)
+    turned = arrays.real_times(polynomial.rotation.basis[block, ...], xp.matrix_transpose(vectors), ops=ops)
     return xp.matrix_transpose(turned)

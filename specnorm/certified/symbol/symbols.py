@@ -37,12 +37,12 @@ class Symbol:
         cos, sin = phases(frequencies, blocks.shape[3:])
         self.cos = ops.from_numpy(cos.astype(dtype), blocks)
         self.sin = ops.from_numpy(sin.astype(dtype), blocks)
-        self._complex = ops.complex
+        self._ops = ops
         self.phase = ops.complex(self.cos, self.sin)
 
     def matrices(self) -> Array:
         """G at every frequency, shape (b, f, m, p): two real products with the table of cosines and sines."""
-        return self._complex(*self.planes())
+        return self._ops.complex(*self.planes())
 
     def planes(self) -> tuple[Array, Array]:
         """Real and imaginary parts of G, (b, f, m, p) each."""
@@ -59,7 +59,9 @@ class Symbol:
         """G(theta_f) v_f for one vector a frequency, shape (b, f, p) -> (b, f, m), without forming any G."""
         xp, (b, m) = self.xp, self.shape[:2]
         # (b, taps*m, p) @ (b, p, f): every tap applied to every vector, then weighted by its phase.
-        out = xp.reshape(real_times(self._taps_below, xp.matrix_transpose(v), xp=xp), (b, -1, m, v.shape[1]))
+        out = xp.reshape(
+            arrays.real_times(self._taps_below, xp.matrix_transpose(v), ops=self._ops), (b, -1, m, v.shape[1])
+        )
         weights = xp.matrix_transpose(self.phase)
         return xp.matrix_transpose(xp.sum(out * weights[None, :, None, :], axis=1))
 
@@ -69,7 +71,7 @@ class Symbol:
         # Every vector weighted by the phase of every tap, (b, taps*m, f), and one product sums over the taps.
         weights = xp.conj(xp.matrix_transpose(self.phase))
         weighted = xp.reshape(weights[None, :, None, :] * xp.matrix_transpose(u)[:, None, :, :], (b, -1, f))
-        return xp.matrix_transpose(real_times(xp.matrix_transpose(self._taps_below), weighted, xp=xp))
+        return xp.matrix_transpose(arrays.real_times(xp.matrix_transpose(self._taps_below), weighted, ops=self._ops))
 
 
 def gram_planes(real: Array, imag: Array, *, xp: Namespace) -> tuple[Array, Array]:
@@ -78,12 +80,6 @@ def gram_planes(real: Array, imag: Array, *, xp: Namespace) -> tuple[Array, Arra
     cross = xp.matmul(turned, imag)
     square = xp.matmul(turned, real) + xp.matmul(xp.matrix_transpose(imag), imag)
     return square, cross - xp.matrix_transpose(cross)
-
-
-def real_times(a: Array, z: Array, *, xp: Namespace) -> Array:
-    """Real matrices times complex ones, as one real product (half the work of promoting the real factor)."""
-    found, count = xp.matmul(a, xp.concat([xp.real(z), xp.imag(z)], axis=-1)), z.shape[-1]
-    return found[..., :count] + 1j * found[..., count:]
 
 
 def chunk_length(blocks: Array, *, ops: ArrayOps) -> int:
