@@ -124,8 +124,10 @@ def enclose_isometry(
     >>> print(specnorm.enclose_isometry(numpy.asarray([[[1.0, 0.1]]])))  # 1.1**2 - 1
     0.209999 <= isometry defect <= 0.210210 (converged: rtol=0.001; every input size)
     """
-    result, claims = proven(kernel, IsometryEnds(scale=scale, rtol=rtol, budget=budget), **geometry)
-    upper = backend_for(kernel).as_proven(result.value)
+    backend = backend_for(kernel)
+    # A search has no gradient, and a trainable weight asks none of its bounds.
+    result, claims = proven(backend.detach(kernel), IsometryEnds(scale=scale, rtol=rtol, budget=budget), **geometry)
+    upper = backend.as_proven(result.value)
     return _enclosure(result, claims, (result.stats["lower"], upper), (result.stats["frequency"], (), ()))
 
 

@@ -273,7 +273,6 @@ PUBLIC: dict[str, Callable[..., Any]] = {
     "isometry_bound": specnorm.isometry_bound,
     "enclose_isometry": lambda x, **geometry: specnorm.enclose_isometry(x, **geometry).upper,
     "is_isometry": lambda x, **geometry: specnorm.is_isometry(x, 0.5, **geometry),
-    "slogdet": _at_a_size(lambda x, **geometry: specnorm.slogdet(x, **geometry)[1]),
     "certify": lambda x, **geometry: specnorm.certify(x, 1.0, **geometry),
     "measure": lambda x, **geometry: specnorm.measure(x, specnorm.Grid(), **geometry).value,
     "compare": lambda x, **geometry: specnorm.compare(x, **geometry)["f4"].value,
