@@ -316,6 +316,8 @@ def is_isometry(
     (True, False)
     """
     most = as_number("tolerance", tolerance)
+    # The answer is a word, of which a trainable weight has no gradient.
+    kernel = backend_for(kernel).detach(kernel)
     quick: Any = isometry_bound(kernel, scale=scale, **geometry)
     if float(quick) <= most:
         return True
