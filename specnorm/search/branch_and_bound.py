@@ -18,6 +18,7 @@ from specnorm.certified.matrices import norms
 from specnorm.certified.symbol.cells import Cells
 from specnorm.certified.symbol.cover import CentreMatrices, Cover, on_grid
 from specnorm.clock import Clock, OutOfTime
+from specnorm.numerics.costs import eigh_work
 from specnorm.search import tuning as knobs
 from specnorm.search.incumbent import Incumbent, LowerBound, NodeEstimates, is_crowded, largest, lift
 from specnorm.search.reduction import Polynomials
@@ -317,6 +318,7 @@ class Search:
     def _sharpen(self, cover: Cover, nodes: NodeEstimates, formed: CentreMatrices) -> None:
         """Replace the estimates of a few cells by eigenpairs, and ascend from there."""
         index, polynomial, there = formed.index, formed.polynomial, cover.open[formed.index]
+        self.clock.require(len(index) * eigh_work(polynomial.rank, is_complex=True))
         values, vectors = arrays.top_eigenpair(formed.matrices, xp=self.xp)
         nodes.eigenvalues[index] = eigenvalues = self.ops.to_numpy(values)
         planes = polynomial.planes_at(there.boxes.centres, there.block)
@@ -336,6 +338,7 @@ class Search:
         whole = self.polynomials.whole
         for part in self.polynomials.parts(whole, len(points)):
             here = points[part]
+            self.clock.require(len(here) * eigh_work(whole.rank, is_complex=True))
             values, vectors = arrays.top_eigenpair(whole.columns_at(here.boxes.centres, here.block), xp=self.xp)
             norms_sq = self.ops.to_numpy(values)
             self.incumbent.raise_from(whole, here, norms_sq, norms_sq, vectors)

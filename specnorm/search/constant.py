@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from specnorm.types import ArrayOps
 
 
+_LARGE = 256
+"""Rows or columns from which on Lanczos finds a symbol's top vectors in a fraction of an eigenvalue routine's time."""
 SMALLEST = 64
 """Smaller side below which a search takes no longer."""
 _RESIDUAL = 0.25
@@ -164,7 +166,22 @@ def top_triple_at(
         u, v = (x + 0j for x in vectors)
         return u, v, xp.linalg.vector_norm(symbol.apply(v[:, None, :])[:, 0, :], axis=-1), phase
     matrix = symbols.matrix_at(block, phase, xp=xp)
-    return *symbols.top_triple(matrix, xp=xp), phase
+    triple = _top_triple_of_large(matrix, ops=ops) if ops.concrete and min(matrix.shape[1:]) > _LARGE else None
+    return *(triple or symbols.top_triple(matrix, xp=xp)), phase
+
+
+def _top_triple_of_large(matrix: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array] | None:
+    """Top singular triple by Lanczos, of the real matrix [[Re, -Im], [Im, Re]]; None where it does not converge."""
+    xp, (rows, columns) = ops.xp, matrix.shape[1:]
+    real, imag = xp.real(matrix), xp.imag(matrix)
+    doubled = xp.concat([xp.concat([real, -imag], axis=2), xp.concat([imag, real], axis=2)], axis=1)
+    run = Lanczos(doubled, tolerance=vector_tolerance(doubled.dtype, xp=xp), ops=ops).finish()
+    if not run.converged.all():
+        return None
+    u, v = run.vectors()
+    u = u[:, :rows] + 1j * u[:, rows:]
+    v = v[:, :columns] + 1j * v[:, columns:]
+    return u, v, xp.linalg.vector_norm(xp.matmul(matrix, v[:, :, None])[:, :, 0], axis=-1)
 
 
 def top_triples(

@@ -10,8 +10,10 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.bound import largest_of_blocks, least
+from specnorm.certified.matrices.norms import norm_by_frobenius
 from specnorm.certified.symbol import grid, symbols
 from specnorm.certified.symbol.grid import LargestBound
+from specnorm.clock import RATE
 from specnorm.problem.frequencies import half_grid
 from specnorm.search.constant import smallest
 
@@ -125,8 +127,8 @@ _MOST = 0.7
 """Part of the time that is left to it at most."""
 _MATRIX = 1e5
 """Multiplications that the calls for one small matrix take as long as."""
-_SECOND = 1e10
-"""Multiplications in a second."""
+_PASSES = 500
+"""Multiplications that the passes over one entry of a kernel take as long as: copies, scales, a digest."""
 _PHASE = 400
 """Multiplications that the cosine and sine of one tap at one frequency take as long as."""
 
@@ -137,8 +139,10 @@ def grid_points(kernel_shape: tuple[int, ...], n: int | None = None) -> tuple[in
 
 
 def bound_without_search(problem: Problem, *, ops: ArrayOps) -> Upper:
-    """The smallest unfolding's bound or, if there is time for it, a grid's if lower."""
+    """The smallest unfolding's bound or, if there is time for it, a grid's if lower; without time for either, a sum's."""
     blocks = problem.kernel
+    if not problem.clock.affords(_work_of_unfolding(blocks), _LATE):
+        return norm_by_frobenius(blocks, ops=ops)
     unfolding = largest_of_blocks(smallest(blocks, problem.spec, ops=ops)[0], blocks)
     if not _is_worth_a_grid(problem):
         return unfolding
@@ -150,16 +154,15 @@ def bound_without_search(problem: Problem, *, ops: ArrayOps) -> Upper:
 def seconds_without_search(problem: Problem) -> float:
     """How long `bound_without_search` takes, roughly: what a search has to leave of its time."""
     works = (_work_of_unfolding(problem.kernel), _work_of_grid(problem.kernel))
-    fits = sum(works) <= _SECOND * _MOST * problem.clock.seconds
-    return sum(works if fits else works[:1]) / _SECOND
+    fits = sum(works) <= RATE * _MOST * problem.clock.seconds
+    return sum(works if fits else works[:1]) / RATE
 
 
 def _is_worth_a_grid(problem: Problem) -> bool:
     """Whether a grid takes no longer than is left; or, without a deadline, than some minutes."""
-    clock, work = problem.clock, _work_of_grid(problem.kernel)
-    if math.isinf(clock.seconds):
+    if math.isinf(problem.clock.seconds):
         return _phases(problem.kernel) <= _LONG
-    return work <= _SECOND * (max(clock.left, 0.0) + _LATE * clock.seconds)
+    return problem.clock.affords(_work_of_grid(problem.kernel), _LATE)
 
 
 def _points(blocks: Array) -> float:
@@ -178,5 +181,5 @@ def _work_of_grid(blocks: Array) -> float:
 
 
 def _work_of_unfolding(blocks: Array) -> float:
-    """Multiplications of the proof of one unfolding, about those of its Gram matrix, and of the search for it."""
-    return float(2 * math.prod(blocks.shape) * min(blocks.shape[1:3]))
+    """Multiplications of the proof of one unfolding, three Gram matrices with the search for it, and of the answer."""
+    return float(math.prod(blocks.shape)) * (3 * min(blocks.shape[1:3]) + _PASSES)

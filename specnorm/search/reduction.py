@@ -16,6 +16,7 @@ from specnorm.certified.symbol.gram_polynomial import GramPolynomial, Rotation, 
 from specnorm.certified.symbol.scalar import ScalarGram
 from specnorm.certified.symbol.symbols import taps_below
 from specnorm.clock import Clock
+from specnorm.numerics.costs import eigh_work
 from specnorm.numerics.power import largest_eigenvalues
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Polynomials:
         narrow = narrow and self.ops.exact_float32
         known = self._narrow if narrow else self._reduced
         if known is None or known.truncation > 0.6 * threshold**2:
+            self.clock.require(self.blocks.shape[0] * eigh_work(self.blocks.shape[2]))
             rotation = choose_rotation(self.blocks, threshold, trial_vectors, self.tuning, narrow=narrow, ops=self.ops)
             if rotation is None:
                 known = self.whole
