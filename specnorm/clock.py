@@ -11,8 +11,10 @@ BUDGET = 60.0
 
 
 RATE = 1e10
-"""Multiplications in a second, about what one thread of a processor of 2020 does under load; what no clock can interrupt
-is counted in them before it begins."""
+"""Multiplications in a second, about what one thread of a processor of 2020 does under load.
+
+What no clock can interrupt is counted in them before it begins.
+"""
 
 
 class OutOfTime(Exception):

@@ -56,8 +56,8 @@ def conv_norm(
     MethodError
         Under a tracer, without ``input_shape`` or with other padding than circular.
     Undecided
-        If ``rtol`` was not reached within the budget: large layers with other padding than circular are known to 1e-3 or so, the default
-        is for those whose own matrix is small.
+        If ``rtol`` was not reached within the budget: large layers with other padding than circular are known to 1e-3
+        or so, the default is for those whose own matrix is small.
 
     Examples
     --------

@@ -72,7 +72,8 @@ def spatial_sizes(sizes: Any, tensors: Sequence[Tensor]) -> Any:
     """
     kernels = [tensor for tensor in tensors if len(tensor.shape) > 2]
     ranks = {len(tensor.shape) - 2 for tensor in kernels}
-    if sizes not in (None, (), "file") and tensors and not ranks and not any(map(_is_linear, tensors)):
+    matrices = bool(tensors) and all(len(tensor.shape) == 2 for tensor in tensors)
+    if sizes not in (None, (), "file") and matrices and not any(map(_is_linear, tensors)):
         raise GeometryError(
             f"input_shape={sizes!r} is the size of images or signals, and {some([t.name for t in tensors])} "
             f"{'is a matrix' if len(tensors) == 1 else 'are matrices'}, whose norm needs no input_shape: leave it out. "

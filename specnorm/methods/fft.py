@@ -109,8 +109,8 @@ class ExactFFT(Method):
 
     def _undecided(self, limit: str) -> Undecided:
         return Undecided(
-            f"the norm is not known to rtol={self.rtol:g} within {limit} (many are needed where it is nearly constant). "
-            "enclose(kernel) returns what is proven; or give a larger rtol, or a larger budget."
+            f"the norm is not known to rtol={self.rtol:g} within {limit} (many are needed where it is nearly "
+            "constant). enclose(kernel) returns what is proven; or give a larger rtol, or a larger budget."
         )
 
     def _visit_all(self, blocks: Array, groups: int, every: Frequencies, clock: Clock, *, ops: ArrayOps) -> Evaluation:

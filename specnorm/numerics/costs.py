@@ -1,7 +1,7 @@
 """What calls of LAPACK cost, in the multiplications that `specnorm.clock.RATE` counts: they cannot be interrupted.
 
-Measured on one thread at 256 to 1024 rows, on a busy machine: a call takes as long as so many multiplications of a large
-matrix product, which run several times faster than the same number of them in an eigenvalue routine.
+Measured on one thread at 256 to 1024 rows, on a busy machine: a call takes as long as so many multiplications of a
+large matrix product, which run several times faster than those of an eigenvalue routine.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def grid_points(kernel_shape: tuple[int, ...], n: int | None = None) -> tuple[in
 
 
 def bound_without_search(problem: Problem, *, ops: ArrayOps) -> Upper:
-    """The smallest unfolding's bound or, if there is time for it, a grid's if lower; without time for either, a sum's."""
+    """The smallest unfolding's bound or, if there is time for it, a grid's if lower; without time, one by Frobenius."""
     blocks = problem.kernel
     if not problem.clock.affords(_work_of_unfolding(blocks), _LATE):
         return norm_by_frobenius(blocks, ops=ops)

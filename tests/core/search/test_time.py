@@ -85,7 +85,7 @@ def test_an_earlier_clock_leaves_some_time() -> None:
     assert Clock.of(None).before(30.0).left == np.inf
 
 
-# -- without a clock: time that passes by the work of each factorisation ------------------------------------------------
+# -- without a clock: time that passes by the work of each factorisation ---------------------------------------------
 class CountedTime:
     """A clock that stands still but for factorisations and Gram matrices, which take what they are modelled to take."""
 
