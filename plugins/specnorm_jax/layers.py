@@ -65,12 +65,12 @@ def _normalised(wrapper: str, x: Any, input_shape: Any) -> LayerKernel | None:
 
 
 def _vectors_of_equinox(x: Any) -> tuple[Any, Any]:
-    """u and v of a SpectralNorm, which a model holds until `make_with_state` moves them into its state."""
+    """Return u and v of a SpectralNorm, which a model holds until `make_with_state` moves them into its state."""
     first = getattr(x.uv_index, "init", None)
     if not isinstance(first, tuple):
         raise GeometryError(
-            "Equinox's SpectralNorm divides the weight W, as a matrix, by u·Wv, and u and v are not in the model but in "
-            "the State beside it: u, v = state.get(layer.uv_index) are missing. Give the kernel W/(u·Wv) itself to "
+            "Equinox's SpectralNorm divides the weight W, as a matrix, by u·Wv, and u and v are not in the model but "
+            "in the State beside it: u, v = state.get(layer.uv_index) are missing. Give the kernel W/(u·Wv) itself to "
             "enclose, or replace the wrapper by its layer with that weight (equinox.tree_at)."
         )
     return first
