@@ -112,7 +112,7 @@ def value_and_grad(kernel: ArrayT, method: Method, **geometry: Unpack[Geometry])
     --------
     >>> import numpy, specnorm
     >>> kernel = numpy.ones((4, 3, 3, 3))
-    >>> value, gradient = specnorm.value_and_grad(kernel, specnorm.FantasticFour())
+    >>> value, gradient = specnorm.value_and_grad(kernel, specnorm.methods.FantasticFour())
     >>> gradient.shape
     (4, 3, 3, 3)
     """
@@ -121,7 +121,9 @@ def value_and_grad(kernel: ArrayT, method: Method, **geometry: Unpack[Geometry])
     x: Any = kernel
     plan = program_for(method, tuple(x.shape), str(x.dtype), tuple(geometry.items()))
     if plan.value_shape:
-        raise MethodError(f"{method!r} has several values; value_and_grad needs one. Use specnorm.FantasticFour().")
+        raise MethodError(
+            f"{method!r} has several values; value_and_grad needs one. Use specnorm.methods.FantasticFour()."
+        )
     value, gradient = backend.value_and_grad(plan, x)
     return value, gradient
 

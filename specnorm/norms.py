@@ -95,7 +95,7 @@ def symbol_norm(kernel: ArrayT, *, points: int | None = None, vectors: int = 2, 
     points : int, optional
         Points of the grid an axis. None: from the taps and channels.
     vectors : int, default 2
-        Vectors at each point, at least: see `specnorm.SymbolNorm`.
+        Vectors at each point, at least: see `specnorm.methods.SymbolNorm`.
     **geometry
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``: see
         `specnorm.Geometry`. ``input_shape`` is refused.

@@ -137,7 +137,7 @@ class Enclosure:
 
         Returns
         -------
-        specnorm_networks.Certificate
+        specnorm_networks.tools.Certificate
 
         Raises
         ------

@@ -16,6 +16,8 @@ from specnorm.errors import KernelError, MethodError
 from specnorm.problem.spec import check_dtype
 from specnorm.types import ArrayT
 
+__all__ = ["certified_radius", "curvature_bound"]
+
 Activation = Literal["sigmoid", "tanh", "softplus"]
 
 _KINKED = ("relu", "relu6", "leakyrelu", "prelu", "selu", "hardtanh", "hardsigmoid", "hardswish")

@@ -26,6 +26,7 @@ from geometries import table
 from processes import ran
 
 import specnorm
+from specnorm.methods import METHODS
 from specnorm.problem.spec import Geometry, Layer
 
 ROOT = Path(__file__).parent.parent
@@ -266,7 +267,7 @@ def test_docstrings_have_examples_and_name_the_geometry(name: str) -> None:
 # -- kinds -------------------------------------------------------------------------------------------------------
 def test_the_table_of_kinds_is_what_the_methods_say() -> None:
     """One table for all functions; other pages link to it."""
-    assert specnorm.METHODS.keys() == {name for name, _ in kinds.FUNCTIONS.values() if name}
+    assert METHODS.keys() == {name for name, _ in kinds.FUNCTIONS.values() if name}
     page = kinds.PAGE.read_text(encoding="utf-8")
     assert kinds.replaced(page) == page, "docs/guarantees.md holds another table; write it by: python tests/kinds.py"
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from specnorm_check import Claim, Refused, Verdict, check, digest, plain, read_certificate
-from specnorm_networks import Certificate, ModelArrays, NetworkBound, certificate_of, certificate_of_network
+from specnorm_networks.tools import Certificate, ModelArrays, NetworkBound, certificate_of, certificate_of_network
 
-from specnorm import CertificateError, ModelFileError, SpecnormError
+from specnorm import SpecnormError
+from specnorm.errors import CertificateError, ModelFileError
 from specnorm.proof import backends, number
 from specnorm_audit.layers import Layer
 from specnorm_audit.readers import MAX_BYTES, open_model

@@ -18,7 +18,8 @@ import click
 import numpy as np
 
 import specnorm
-from specnorm import ModelFileError, SpecnormError
+from specnorm import SpecnormError
+from specnorm.errors import ModelFileError
 from specnorm.proof import Layout, backends, padding_rules, visible
 from specnorm_audit import audit, options, plots
 from specnorm_audit.measuring import BUDGET, STANDARD

@@ -13,6 +13,7 @@ import keras
 
 import specnorm
 from specnorm.errors import GeometryError, MethodError
+from specnorm.methods import METHODS
 from specnorm.plugin import Monitor, check_bound, keras_callback, keras_reading
 
 __all__ = ["NormMonitor", "SpectralNorm", "SpectralRegularizer"]
@@ -36,15 +37,15 @@ class _KernelNorm:
     ) -> None:
         if layer not in (None, *_KINDS):
             raise GeometryError(f"layer={layer!r} is not one of {', '.join(_KINDS)}.")
-        if method not in specnorm.METHODS:
-            raise MethodError(f"method={method!r} is not one of {', '.join(specnorm.METHODS)}.")
+        if method not in METHODS:
+            raise MethodError(f"method={method!r} is not one of {', '.join(METHODS)}.")
         self.layer, self.strides, self.dilation_rate = layer, _plain(strides), _plain(dilation_rate)
         self.groups, self.input_axes, self.method = groups, input_axes, method
 
     def norm(self, kernel: Any) -> Any:
         """Return the norm of a kernel, a tensor of Keras's backend."""
         matrix, geometry = self._geometry(kernel)
-        return specnorm.measure(matrix, specnorm.METHODS[self.method](), **geometry).value
+        return specnorm.measure(matrix, METHODS[self.method](), **geometry).value
 
     def _geometry(self, kernel: Any) -> tuple[Any, dict[str, Any]]:
         """The kernel in an order that has a layout, and its geometry."""
@@ -106,8 +107,9 @@ class SpectralNorm(keras.constraints.Constraint):  # type: ignore[misc] # Keras 
     only_shrink : bool, default False
         Leave kernels below the bound as they are.
     method : str, default "symbol"
-        Name of a method, see `specnorm.METHODS`. "symbol" is the norm itself, from below, within about 0.1 % of it.
-        "completion" and "gram" are upper bounds: no norm exceeds ``bound`` then, up to the rounding of the division.
+        Name of a method, see `specnorm.methods.METHODS`. "symbol" is the norm itself, from below, within about
+        0.1 % of it. "completion" and "gram" are upper bounds: no norm exceeds ``bound`` then, up to the rounding of
+        the division.
 
     Raises
     ------

@@ -213,7 +213,7 @@ class SingularValues(Method):
         if self.bytes(spec) > self.max_bytes:
             raise MethodError(
                 f"{self.cost(spec)} of memory. The largest of them take little: "
-                "specnorm.measure(kernel, specnorm.PowerTopK(k=10), input_shape=...), and conv_norm the first. "
+                "specnorm.measure(kernel, specnorm.methods.PowerTopK(k=10), input_shape=...), and conv_norm the first. "
                 f"max_bytes={self.bytes(spec)} computes them all the same."
             )
 

@@ -10,6 +10,7 @@ import pytest
 from libraries import Lib
 
 import specnorm
+from specnorm.methods import FantasticFour, Unfoldings
 
 KERNEL = np.cos(np.arange(54.0)).reshape(3, 2, 3, 3).astype(np.float32)
 
@@ -21,9 +22,9 @@ def test_answers_print_on_one_line(xp: Lib) -> None:
     lower, upper = (float(x) for x in re.findall(r"[\d.]+", str(found))[:2])
     assert lower <= xp.number(found.lower)
     assert upper >= xp.number(found.upper)
-    result = specnorm.measure(xp.asarray(KERNEL), specnorm.FantasticFour())
+    result = specnorm.measure(xp.asarray(KERNEL), FantasticFour())
     assert re.fullmatch(r"upper [\d.]+ \(f4, every input size\)", str(result)), str(result)
-    several = specnorm.measure(xp.asarray(KERNEL), specnorm.Unfoldings(), input_shape=8)
+    several = specnorm.measure(xp.asarray(KERNEL), Unfoldings(), input_shape=8)
     assert re.fullmatch(r"upper [\d.]+ ... [\d.]+ \(7 values\) \(unfoldings, input size \(8, 8\)\)", str(several))
 
 
@@ -48,7 +49,7 @@ def test_answers_under_a_tracer_print() -> None:
     seen = []
 
     def traced(kernel: Any) -> Any:
-        seen.append(str(specnorm.measure(kernel, specnorm.FantasticFour())))
+        seen.append(str(specnorm.measure(kernel, FantasticFour())))
         return specnorm.compare(kernel)
 
     found = jax.jit(traced)(jax.numpy.asarray(KERNEL[:, :, 0, 0]))
@@ -58,5 +59,5 @@ def test_answers_under_a_tracer_print() -> None:
 
 def test_a_gradient_is_no_trouble() -> None:
     torch: Any = pytest.importorskip("torch")
-    value = str(specnorm.measure(torch.tensor(KERNEL, requires_grad=True), specnorm.FantasticFour()))
-    assert value == str(specnorm.measure(KERNEL, specnorm.FantasticFour()))
+    value = str(specnorm.measure(torch.tensor(KERNEL, requires_grad=True), FantasticFour()))
+    assert value == str(specnorm.measure(KERNEL, FantasticFour()))

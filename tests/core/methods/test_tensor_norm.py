@@ -16,7 +16,8 @@ from promises import for_all, layers_for
 from real_weights import real_kernel
 
 import specnorm
-from specnorm import EstimateWarning, TensorNorm, Undecided
+from specnorm import EstimateWarning, Undecided
+from specnorm.methods import TensorNorm
 from specnorm.problem.frequencies import Frequencies
 from specnorm.search.result import SearchResult
 from specnorm.tensor import alternation, form, proving

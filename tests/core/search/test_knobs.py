@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from oracle import dense_norm, sigma_star
 
 import specnorm
-from specnorm import Enclose, TensorNorm
 from specnorm.certified.symbol import gram_powers
+from specnorm.methods import Enclose, TensorNorm
 from specnorm.methods.certify import Certify
 from specnorm.numerics import lanczos
 from specnorm.search import circulants, constant, layer, tuning
