@@ -233,7 +233,7 @@ def layers(
 def functions(size: int = 7, k: int = 3) -> dict[str, Callable[[Any], Any]]:
     """Every differentiable function of a kernel; for the last three it is a stack of matrices."""
     return {
-        "tn_bound": lambda x: specnorm.tn_bound(x, certified=False),
+        "tn_bound": lambda x: specnorm.tn_bound(x, proven=False),
         "f4_bound": specnorm.f4_bound,
         "unfolding_bounds": specnorm.unfolding_bounds,
         "gram_bound": lambda x: specnorm.gram_bound(x, size),

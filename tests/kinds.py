@@ -30,7 +30,7 @@ FUNCTIONS: dict[str, tuple[str, Method]] = {
     "gram_bound": ("gram", METHODS["gram"]()),
     "completion_bound": ("completion", METHODS["completion"]()),
     "tn_bound": ("tn", METHODS["tn"]()),
-    "tn_bound(certified=False)": ("tn", TensorNorm(certified=False)),
+    "tn_bound(proven=False)": ("tn", TensorNorm(proven=False)),
     "enclose": ("enclose", METHODS["enclose"]()),
     "conv_norm": ("fft", METHODS["fft"]()),
     "singular_values": ("", SingularValues()),

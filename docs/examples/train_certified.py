@@ -1,7 +1,7 @@
 """Train two small networks against attacks in the 2-norm, on images made here, and tabulate what is certified of them.
 
     python docs/examples/train_certified.py train    # networks and test images, into docs/examples/certified
-    python docs/examples/train_certified.py table    # from the JSON of `specnorm certify`; constants are measured anew
+    python docs/examples/train_certified.py table    # from the JSON of `specnorm accuracy`; constants are measured anew
 
 docs/examples/certified/README.md explains both. The first needs torch and onnx; one thread, minutes.
 """

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from specnorm import arrays
 from specnorm.errors import GeometryError, MethodError
 from specnorm.problem.spec import TRACED
+from specnorm.result import TwoSided
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -28,6 +29,8 @@ def check_count(name: str, value: object, least: int = 0) -> None:
 
 def as_number(name: str, value: object) -> float:
     """A parameter that is one number, as float: of Python, or an array of this one number."""
+    if isinstance(value, TwoSided):
+        raise MethodError(f"{name} is {type(value).__name__}, which is two numbers: give its .upper or its .lower.")
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         said = type(value).__name__ if getattr(value, "ndim", None) is not None else f"{type(value).__name__} {value!r}"
         raise MethodError(f"{name} must be a number, got {said}.")

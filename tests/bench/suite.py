@@ -67,7 +67,7 @@ REAL: list[Kernel] = [
     )
 ]  # fmt: skip
 TN = {
-    "tn_bound, estimate": of(specnorm.tn_bound, certified=False), "tn_bound, proven": of(specnorm.tn_bound),
+    "tn_bound, estimate": of(specnorm.tn_bound, proven=False), "tn_bound, proven": of(specnorm.tn_bound),
     "enclose 1e-3": of(lambda *x, **y: specnorm.enclose(*x, **y).upper),
 }  # fmt: skip
 PRODUCTS = {"hopm_products": of(yardsticks.hopm_products)}

@@ -17,7 +17,7 @@ from specnorm.errors import KernelError
 from specnorm.methods import FantasticFour, Gram, Power
 from specnorm.methods.tensor_norm import TensorNorm
 
-TN = TensorNorm(certified=False)
+TN = TensorNorm(proven=False)
 METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
     "tn": (TN, {}),
     "f4": (FantasticFour(), {}),

@@ -60,7 +60,7 @@ def test_the_smallest_numbers_there_are(dtype: str) -> None:
         kernel[0, 2, 0, 1] = -factor * tiny
         for bound in (specnorm.tn_bound, specnorm.f4_bound, specnorm.grid_bound, specnorm.gram_bound):
             assert float(bound(kernel)) >= factor * float(tiny)
-        assert float(specnorm.tn_bound(kernel, certified=False)) > 0
+        assert float(specnorm.tn_bound(kernel, proven=False)) > 0
         found = specnorm.enclose(kernel)
         assert float(found.lower) <= factor * float(tiny) <= float(found.upper)
         _, gradient = specnorm.value_and_grad(kernel, TensorNorm())

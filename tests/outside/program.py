@@ -18,7 +18,7 @@ Kernel = NDArray[np.float32]
 def numbers(kernel: Kernel) -> list[float]:
     """Functions return what they are given: an array of the same library."""
     assert_type(specnorm.grid_bound(kernel, stride=2, padding_mode="zeros"), Kernel)
-    assert_type(specnorm.tn_bound(kernel, certified=True), Kernel)
+    assert_type(specnorm.tn_bound(kernel, proven=True), Kernel)
     assert_type(specnorm.rescale(kernel, 1.0), Kernel)
     assert_type(specnorm.certify(kernel, 1.0, groups=4), bool)
     return [float(specnorm.conv_norm(kernel, (32, 32))), float(specnorm.power_norm(kernel, 32, padding=1))]
@@ -46,7 +46,7 @@ def geometry(shape: tuple[int, ...]) -> specnorm.Geometry:
 
 def training(kernel: Kernel) -> None:
     """States are opaque dicts; steps give value and state."""
-    method = TensorNorm(certified=False)
+    method = TensorNorm(proven=False)
     state = specnorm.init_tracking(kernel, method)
     value, state = specnorm.track(kernel, method, state, sweeps=2)
     assert_type(value, Kernel)

@@ -94,7 +94,7 @@ def recorded(model: Any) -> list[tuple[Any, Any]]:
 def test_the_weights_in_use_stay_at_the_bound() -> None:
     """Each weight of 40 forward passes; of the same run by the tensor norm, which follows one maximum, every fifth."""
     worst = {}
-    for method in (SymbolNorm(), TensorNorm(certified=False)):
+    for method in (SymbolNorm(), TensorNorm(proven=False)):
         torch.manual_seed(0)
         model = constrained(method=method)
         used = recorded(model)

@@ -238,7 +238,7 @@ def test_the_constraint_holds_in_a_jitted_loop() -> None:
 
 @pytest.mark.nightly
 def test_in_the_same_loop_one_set_of_vectors_does_not_hold() -> None:
-    used, _ = train(TensorNorm(certified=False), 100)
+    used, _ = train(TensorNorm(proven=False), 100)
     assert max(max(lowers(weights)) for weights in used[::5]) > 1.05
 
 
@@ -373,7 +373,7 @@ assert len(spread["one"]["kernel"].sharding.device_set) == 8
 np.testing.assert_allclose(other, value, rtol=1e-5)
 for a, b in zip(jax.tree_util.tree_leaves((slope, )), jax.tree_util.tree_leaves((gradient, )), strict=True):
     np.testing.assert_allclose(a, b, atol=2e-4)
-method = specnorm.methods.TensorNorm(certified=False)
+method = specnorm.methods.TensorNorm(proven=False)
 kernel = spread["one"]["kernel"]
 found, _ = specnorm.track(kernel, method, shards["one/kernel"], layout="WIO")
 expected, _ = specnorm.track(moved["one"]["kernel"], method, state["one/kernel"], layout="WIO")

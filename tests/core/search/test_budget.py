@@ -129,7 +129,7 @@ def test_what_fits_is_not_widened(second_a_matrix: list[float]) -> None:
 def test_proofs_of_tn_end_too() -> None:
     assert specnorm.measure(KERNEL, TensorNorm(budget=1e-9)).kind == "estimate"
     with pytest.raises(Undecided, match=r"and 1e-09 s; grid_bound"):
-        specnorm.measure(KERNEL, TensorNorm(budget=1e-9, certified=True))
+        specnorm.measure(KERNEL, TensorNorm(budget=1e-9, proven=True))
 
 
 @pytest.mark.parametrize("at", [{}, {"input_shape": 40}])
