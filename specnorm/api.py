@@ -87,7 +87,11 @@ def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> Comparison:
 
 
 @takes_layers
-def value_and_grad(kernel: ArrayT, method: Method, **geometry: Unpack[Geometry]) -> tuple[ArrayT, ArrayT]:
+def value_and_grad(
+    kernel: ArrayT,
+    method: Method,
+    **geometry: Unpack[Geometry],
+) -> tuple[ArrayT, ArrayT]:
     """Value of a method and its gradient with respect to the kernel, on every backend (NumPy and CuPy too).
 
     Parameters
@@ -131,7 +135,11 @@ def value_and_grad(kernel: ArrayT, method: Method, **geometry: Unpack[Geometry])
 
 @takes_layers
 def tn_bound(
-    kernel: ArrayT, *, proven: bool | None = None, certified: bool | None = None, **geometry: Unpack[Geometry]
+    kernel: ArrayT,
+    *,
+    proven: bool | None = None,
+    certified: bool | None = None,
+    **geometry: Unpack[Geometry],
 ) -> ArrayT:
     """Tensor-norm bound of a layer's spectral norm at every input size (Grishina et al. 2024).
 

@@ -132,7 +132,10 @@ def enclose_isometry(
 
 
 def _enclosure(
-    result: Result, claims: Sequence[tuple[Lower, Upper]], ends: tuple[Any, Any], witness: tuple[Any, Any, Any]
+    result: Result,
+    claims: Sequence[tuple[Lower, Upper]],
+    ends: tuple[Any, Any],
+    witness: tuple[Any, Any, Any],
 ) -> Enclosure:
     """The answer of a method whose figures tell how its search ended."""
     figures, method, spec = result.stats, result.method, result.spec
@@ -237,7 +240,10 @@ def _outward(claim: Lower | Upper, like: Any, *, backend: Any) -> Any:
 
 @takes_layers
 def isometry_bound(
-    kernel: ArrayT, *, scale: float | Literal["best"] | None = None, **geometry: Unpack[Geometry]
+    kernel: ArrayT,
+    *,
+    scale: float | Literal["best"] | None = None,
+    **geometry: Unpack[Geometry],
 ) -> ArrayT:
     """Bound how far a layer is from an isometry: eps with ``| ||K x||**2 - s**2 ||x||**2 | <= eps s**2 ||x||**2``.
 

@@ -54,14 +54,20 @@ def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -
 
 
 def proven(
-    kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]
+    kernel: ArrayObject,
+    method: Method,
+    **geometry: Unpack[Geometry],
 ) -> tuple[Result, Sequence[tuple[Lower, Upper]]]:
     """`measure`, and the claims that its bounds are: none of a method that makes none, or that a compiler runs."""
     result, claims = _measured(kernel, method, geometry)
     return result, claims() if claims else ()
 
 
-def _measured(kernel: ArrayObject, method: Method, geometry: Geometry) -> tuple[Result, Claims | None]:
+def _measured(
+    kernel: ArrayObject,
+    method: Method,
+    geometry: Geometry,
+) -> tuple[Result, Claims | None]:
     backend = backend_for(kernel)
     plan = program_for(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
     ran = backend.apply(plan, kernel)

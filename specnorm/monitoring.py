@@ -83,7 +83,9 @@ class Monitor:
         return report
 
     def _proven(
-        self, layers: Mapping[str, LayerKernel], norms: Mapping[str, float]
+        self,
+        layers: Mapping[str, LayerKernel],
+        norms: Mapping[str, float],
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Norms, from below by what a proof attains too, and proven upper bounds of the layers that are finite."""
         below, uppers = dict(norms), {}

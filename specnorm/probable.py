@@ -181,7 +181,11 @@ def _size_of_image(product: Product, size: int) -> int | None:
         return None
 
 
-def _operator(operator: Any, rmatvec: Product | None, shape: tuple[int, int] | None) -> LinearOperator:
+def _operator(
+    operator: Any,
+    rmatvec: Product | None,
+    shape: tuple[int, int] | None,
+) -> LinearOperator:
     """What was given, as a real operator; SciPy's own reading of it without SciPy."""
     if shape is not None and rmatvec is not None:
         known = LinearOperator(operator, rmatvec, shape)
@@ -241,7 +245,10 @@ def _checked(product: Product, name: str, size: int) -> Product:
 
 
 def _lanczos(
-    gram: Product, start: Vector, steps: int, progress: Callable[[int, int], None] | None
+    gram: Product,
+    start: Vector,
+    steps: int,
+    progress: Callable[[int, int], None] | None,
 ) -> tuple[float, int]:
     """The largest Ritz value, and the steps taken; vectors that lose their orthogonality repeat values, spoil none."""
     here: Vector = start / np.linalg.norm(start)

@@ -24,7 +24,12 @@ _KINKED = ("relu", "relu6", "leakyrelu", "prelu", "selu", "hardtanh", "hardsigmo
 
 
 def curvature_bound(
-    norm: ArrayT | float, last: ArrayT, label: int, target: int, *, activation: Activation | float
+    norm: ArrayT | float,
+    last: ArrayT,
+    label: int,
+    target: int,
+    *,
+    activation: Activation | float,
 ) -> ArrayT:
     """Bound the curvature of the difference of two logits of a network with *one hidden layer*.
 

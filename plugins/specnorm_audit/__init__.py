@@ -234,7 +234,12 @@ def read_onnx(
     return graph_of_file(os.fspath(path), max_bytes, input_shape)
 
 
-def _opened(stack: ExitStack, source: Any, max_bytes: int, size: Any) -> tuple[str | None, ModelArrays]:
+def _opened(
+    stack: ExitStack,
+    source: Any,
+    max_bytes: int,
+    size: Any,
+) -> tuple[str | None, ModelArrays]:
     """A model's path, None for a mapping or a live model, and its arrays."""
     if isinstance(source, str | os.PathLike):
         path = os.fspath(source)

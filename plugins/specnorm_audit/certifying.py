@@ -24,7 +24,11 @@ Key = tuple[str, tuple[int, ...], str]
 """Precision, shape and digest of an array."""
 
 
-def claims_of(model: ModelArrays, layers: Sequence[Layer], rows: Sequence[Row]) -> tuple[Certificate, list[str]]:
+def claims_of(
+    model: ModelArrays,
+    layers: Sequence[Layer],
+    rows: Sequence[Row],
+) -> tuple[Certificate, list[str]]:
     """A claim for each row that has a bound, and why others have none, one line each."""
     names: dict[Key, list[str]] | None = model.ask(None, stored_names)
     loads = {tensor.name: tensor.load for tensor in model.arrays}
@@ -44,7 +48,10 @@ def claims_of(model: ModelArrays, layers: Sequence[Layer], rows: Sequence[Row]) 
 
 
 def claim_of(
-    model: ModelArrays, path: str, network: NetworkBound, seconds: float | None = GRAPH_SECONDS
+    model: ModelArrays,
+    path: str,
+    network: NetworkBound,
+    seconds: float | None = GRAPH_SECONDS,
 ) -> tuple[Certificate, list[str]]:
     """The claim about the network of an ONNX file, and what of its bound it does not state."""
     if network.claim is None or any(network.input_ranges.values()):

@@ -143,7 +143,11 @@ def _others(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _example(model: nn.Module, layers: dict[str, nn.Module], given: int | Sequence[int] | Tensor) -> Tensor:
+def _example(
+    model: nn.Module,
+    layers: dict[str, nn.Module],
+    given: int | Sequence[int] | Tensor,
+) -> Tensor:
     if isinstance(given, Tensor):
         return given
     shape: tuple[Any, ...] = tuple(given) if isinstance(given, Sequence) else (given,)

@@ -36,7 +36,13 @@ class NormMonitor(Monitor):
     """
 
     def __init__(
-        self, every: int = 100, *, rule: Rule = flax_layout, layers: str = "*", upper: int = 10, budget: float = 5.0
+        self,
+        every: int = 100,
+        *,
+        rule: Rule = flax_layout,
+        layers: str = "*",
+        upper: int = 10,
+        budget: float = 5.0,
     ) -> None:
         super().__init__(every, upper=upper, budget=budget)
         self.rule, self.layers = rule, layers

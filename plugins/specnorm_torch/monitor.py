@@ -60,7 +60,13 @@ class NormMonitor(Monitor):
     """
 
     def __init__(
-        self, model: nn.Module, every: int = 100, *, select: Select | None = None, upper: int = 10, budget: float = 5.0
+        self,
+        model: nn.Module,
+        every: int = 100,
+        *,
+        select: Select | None = None,
+        upper: int = 10,
+        budget: float = 5.0,
     ) -> None:
         super().__init__(every, upper=upper, budget=budget)
         self.model, self.select = model, select
@@ -101,7 +107,13 @@ class NormMonitor(Monitor):
         """Make a Lightning callback, which calls ``log_dict`` of the module."""
         base = _first("lightning.pytorch", "pytorch_lightning").Callback
 
-        def on_train_batch_end(_: Any, trainer: Any, module: Any, *_arguments: Any, **_keywords: Any) -> None:
+        def on_train_batch_end(
+            _: Any,
+            trainer: Any,
+            module: Any,
+            *_arguments: Any,
+            **_keywords: Any,
+        ) -> None:
             if values := self(trainer.global_step):
                 module.log_dict(values)
 
@@ -111,7 +123,13 @@ class NormMonitor(Monitor):
         """Make a callback of Transformers: ``trainer.add_callback(monitor.transformers(trainer.log))``."""
         base = _first("transformers").TrainerCallback
 
-        def on_step_end(_self: Any, _args: Any, state: Any, _control: Any, **_keywords: Any) -> None:
+        def on_step_end(
+            _self: Any,
+            _args: Any,
+            state: Any,
+            _control: Any,
+            **_keywords: Any,
+        ) -> None:
             if values := self(state.global_step):
                 log(values)
 

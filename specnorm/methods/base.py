@@ -200,7 +200,14 @@ class Method:
         """Evaluate on blocks (b, cout, cin, *kernel_shape), finite and scaled to about 1 (or zero)."""
         raise NotImplementedError
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """Gradient with respect to the blocks, for a cotangent (b, *value_shape)."""
         raise NotImplementedError
 
@@ -229,7 +236,13 @@ class Stepped(Method):
         raise NotImplementedError
 
     def advance(
-        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
+        self,
+        blocks: Array,
+        state: tuple[Array, ...],
+        spec: ConvSpec,
+        *,
+        sweeps: int,
+        ops: ArrayOps,
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Move the state by a few sweeps, and evaluate at the vectors reached; residuals are those of `forward`.
 
@@ -245,7 +258,12 @@ class Stepped(Method):
         return None
 
     def with_channels(
-        self, state: tuple[Array, ...], here: ConvSpec, there: ConvSpec, *, xp: Namespace
+        self,
+        state: tuple[Array, ...],
+        here: ConvSpec,
+        there: ConvSpec,
+        *,
+        xp: Namespace,
     ) -> tuple[Array, ...]:
         """State (..., *shape) of blocks with other channels: more, by zeros, or fewer, by cutting zeros off."""
         raise NotImplementedError

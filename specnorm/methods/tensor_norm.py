@@ -145,7 +145,14 @@ class TensorNorm(Stepped):
         ]
         return [*found, *flags]
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """Envelope theorem: sqrt(taps) Re(u o v o a o b), the vectors held constant."""
         u, v, w, factor, group = residuals
         scaled = cotangent * factor * math.sqrt(math.prod(spec.block_kernel_shape))
@@ -167,7 +174,12 @@ class TensorNorm(Stepped):
         return _sizes(spec)
 
     def with_channels(
-        self, state: tuple[Array, ...], here: ConvSpec, there: ConvSpec, *, xp: Namespace
+        self,
+        state: tuple[Array, ...],
+        here: ConvSpec,
+        there: ConvSpec,
+        *,
+        xp: Namespace,
     ) -> tuple[Array, ...]:
         """Zeros at the end of the left vectors, which come first."""
         (x,), channels, wider = state, here.block_shape[0], there.block_shape[0]
@@ -188,7 +200,13 @@ class TensorNorm(Stepped):
         return (arrays.real_pair(xp.concat(found, axis=2)[:, 0, :], xp=xp),)
 
     def advance(
-        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
+        self,
+        blocks: Array,
+        state: tuple[Array, ...],
+        spec: ConvSpec,
+        *,
+        sweeps: int,
+        ops: ArrayOps,
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         (vectors,), xp, m, sizes = state, ops.xp, spec.block_shape[0], _sizes(spec)
         ends = list(itertools.accumulate([m, *sizes]))
