@@ -386,10 +386,10 @@ def test_the_repository_uses_no_name_that_moved() -> None:
     for package, name, _ in moved_names():
         old[package.__name__].add(name)
     patterns = []
-    for package, names in old.items():
+    for origin, names in old.items():
         any_name = "|".join(sorted(names))
-        patterns.append(re.compile(rf"(?<![\w.]){package}\.({any_name})\b"))
-        patterns.append(re.compile(rf"from {package} import .*\b({any_name})\b"))
+        patterns.append(re.compile(rf"(?<![\w.]){origin}\.({any_name})\b"))
+        patterns.append(re.compile(rf"from {origin} import .*\b({any_name})\b"))
     uses = [
         f"{name}: {match.group()}"
         for name, text in repository_texts()
