@@ -6,7 +6,6 @@ They hand a layer's kernel to specnorm's own functions; the plugin of its arrays
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import keras
@@ -14,7 +13,7 @@ import keras
 import specnorm
 from specnorm.errors import GeometryError, MethodError
 from specnorm.methods import METHODS
-from specnorm.plugin import Monitor, check_bound, keras_callback, keras_reading
+from specnorm.plugin import ModelMonitor, Reading, check_bound, keras_callback, keras_reading
 
 __all__ = ["NormMonitor", "SpectralNorm", "SpectralRegularizer"]
 
@@ -213,60 +212,27 @@ class SpectralRegularizer(keras.regularizers.Regularizer):  # type: ignore[misc]
         return {"factor": self.factor, "form": self.form, "target": self.target, **self._norm.config()}
 
 
-class NormMonitor(Monitor):
-    """Norms of a model's layers, every so many steps, and now and then proven upper bounds.
+class NormMonitor(ModelMonitor):
+    """Norms of a model's layers every so many steps, and now and then proven upper bounds.
 
-    ``monitor(step)`` returns a dictionary for any logger, and ``callback()`` makes a callback of Keras. ``norm/NAME``
-    is a layer's norm at every input size, from below: it is attained, and followed from the time before
-    (`SymbolNorm`). ``upper/NAME`` is a proven upper bound of it, some 5 % larger where the budget allows
-    (`specnorm.enclose`). A proof speaks of the weights of its own report; reports between two proofs have no
-    ``upper``. ``norm/product`` and ``upper/product`` are the products over all layers, up to their rounding. Layers
-    that cannot be measured are named by a warning, and then there is no product.
+    ``monitor(step)`` returns a dictionary for any logger: `specnorm.plugin.Monitor` says what is in it. ``callback()``
+    makes a callback of Keras.
 
     Parameters
     ----------
     model : keras.Model
         Built.
     every : int, default 100
-        Steps between measurements.
+        Number of steps between two reports.
     select : callable, optional
-        ``select(name, layer)``: whether a layer counts; None: every layer.
-    upper : int or bool, default 10
-        Measurements from one proof to the next; True: one at every measurement, 0 or False: none.
-    budget : float, default 5
-        Seconds for the proof of one layer. A bound that the budget cuts is wider, and as true.
-
-    Attributes
-    ----------
-    left_out : dict of str to str
-        Layers that are not measured, by name, and why.
-
-    Raises
-    ------
-    MethodError
-        If no layer is selected.
+        ``select(name, layer)`` says whether a layer counts. None: every layer does.
+    upper, budget
+        See `specnorm.plugin.Monitor`.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        every: int = 100,
-        *,
-        select: Callable[[str, Any], bool] | None = None,
-        upper: int = 10,
-        budget: float = 5.0,
-    ) -> None:
-        super().__init__(every, upper=upper, budget=budget)
-        self.model, self.select = model, select
-        self.tell(keras_reading(model, select), stacklevel=3)
-
-    def __call__(self, step: int) -> dict[str, float]:
-        """Return the norms at steps that ``every`` divides, else an empty dictionary."""
-        return {} if step % self.every else self.norms()
-
-    def norms(self) -> dict[str, float]:
-        """Return the norms now."""
-        return self.measured(keras_reading(self.model, self.select))
+    def read(self) -> Reading:
+        """Return the model's layers."""
+        return keras_reading(self.model, self.select)
 
     def callback(self) -> Any:
         """Make a callback of Keras: the last report joins the logs of each epoch."""
