@@ -18,7 +18,8 @@ import click
 import numpy as np
 
 import specnorm
-from specnorm import ModelFileError, SpecnormError
+from specnorm import SpecnormError
+from specnorm.errors import ModelFileError
 from specnorm.proof import Layout, backends, padding_rules, visible
 from specnorm_audit import audit, options, plots
 from specnorm_audit.measuring import BUDGET, STANDARD
@@ -75,6 +76,9 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that the first word names."""
         word = args[0]
+        if word == "certify":
+            complain("'specnorm certify' is called 'specnorm accuracy' now; the old name leaves with version 0.2.")
+            return super().resolve_command(ctx, ["accuracy", *args[1:]])
         if word in self.commands or word.startswith("-"):
             return super().resolve_command(ctx, args)
         if word == "help":
@@ -95,8 +99,8 @@ def application() -> None:
     """Spectral norms of convolution layers: bounded, computed and proved.
 
     The spectral norm of a layer is the largest factor by which it can stretch an input: its Lipschitz constant. 'audit'
-    encloses the norm of every layer of a model file between two proven numbers; 'certify' proves how far a classifier's
-    labels stay.
+    encloses the norm of every layer of a model file between two proven numbers; 'accuracy' proves within which distance
+    of each sample a classifier's label stays the same.
     """
 
 
@@ -330,11 +334,11 @@ def _say(reports: Sequence[Report], quiet: bool) -> set[str]:
     return {gate.outcome for report in reports for gate in report.gates}
 
 
-# -- certify, verify --------------------------------------------------------------------------------------------------
+# -- accuracy, verify -------------------------------------------------------------------------------------------------
 _SAMPLE_FORMATS = ("table", "json", "csv", "markdown")
 
 
-@application.command("certify", epilog=EXIT_CODES)
+@application.command("accuracy", epilog=EXIT_CODES)
 @click.argument("model", metavar="MODEL.onnx")
 @click.argument("data", metavar="DATA.npz")
 @click.option(
@@ -355,7 +359,7 @@ _SAMPLE_FORMATS = ("table", "json", "csv", "markdown")
     "--fail-below", type=options.share, metavar="SHARE",
     help="Exit with 1 unless at least this share of the labels is certified, from 0 to 1, at every radius.",
 )  # fmt: skip
-def certify_command(
+def accuracy_command(
     model: str,
     data: str,
     output_format: str | None,

@@ -13,26 +13,11 @@ from importlib.util import find_spec
 from time import monotonic
 from typing import Any, Literal
 
-from specnorm_networks import speaks_of
+from specnorm_networks.tools import speaks_of
 
-from specnorm import (
-    METHODS,
-    BackendError,
-    ConvSpec,
-    Enclose,
-    ExactFFT,
-    FantasticFour,
-    GeometryError,
-    Method,
-    MethodError,
-    NoBackend,
-    Result,
-    Smallest,
-    SpecnormError,
-    TensorNorm,
-    Undecided,
-    enclose_isometry,
-)
+from specnorm import ConvSpec, Result, SpecnormError, Undecided, enclose_isometry
+from specnorm.errors import BackendError, GeometryError, MethodError, NoBackend
+from specnorm.methods import METHODS, Enclose, ExactFFT, FantasticFour, Method, Smallest, TensorNorm
 from specnorm.proof import ArrayObject, Upper, backends, digest_of, host, padding_rules, proven, status_of
 from specnorm_audit.geometry import Override, resolve
 from specnorm_audit.layers import Layer

@@ -16,7 +16,7 @@ from specnorm_audit import tables
 from specnorm_audit.rows import Row, finite
 
 if TYPE_CHECKING:
-    from specnorm_networks import Certificate, NetworkBound
+    from specnorm_networks.tools import Certificate, NetworkBound
 
 
 Outcome: TypeAlias = Literal["passed", "failed", "undecided"]

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from specnorm_networks import Kind
+from specnorm_networks.tools import Kind
 
-from specnorm import METHODS, ConvSpec
-from specnorm import Kind as Promise
+from specnorm import ConvSpec
+from specnorm.methods import METHODS
+from specnorm.methods import Kind as Promise
 
 if TYPE_CHECKING:
     from specnorm.proof import Upper
@@ -54,7 +55,7 @@ class Row:
     values : mapping of str to Value
         Of the columns that were asked for, out of `COLUMNS`.
     promises : mapping of str to str
-        Per method, what its value promises (`specnorm.Kind`).
+        Per method, what its value promises (`specnorm.methods.Kind`).
     reason : str or None
         Why the layer could not be measured; None: it was.
     note : str or None

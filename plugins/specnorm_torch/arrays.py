@@ -67,7 +67,11 @@ class TorchArrays(Backend):
         """float64, but on Apple's devices, which have none."""
         return "float32" if x.device.type == "mps" else "float64"
 
-    def working_dtype(self, x: Array, dtype: Literal["float32", "float64"]) -> Literal["float32", "float64"]:
+    def working_dtype(
+        self,
+        x: Array,
+        dtype: Literal["float32", "float64"],
+    ) -> Literal["float32", "float64"]:
         """float64 where TF32 or bf16 products are on for float32: refusing to be imprecise, without touching a flag."""
         return self.wide_dtype(x) if dtype == "float32" and _lowered(x.device.type) else dtype
 
@@ -133,7 +137,10 @@ class _ShapesOnly(TorchArrays):
         pass
 
     def loop(
-        self, cond: Callable[[Any], Array], body: Callable[[Any], Any], state: tuple[Array, ...]
+        self,
+        cond: Callable[[Any], Array],
+        body: Callable[[Any], Any],
+        state: tuple[Array, ...],
     ) -> tuple[Array, ...]:
         return tuple(body(state))
 

@@ -87,7 +87,11 @@ class TorchBackend(TorchArrays):
         return not (forward_mode or self.is_traced(kernels) or transformed(kernels))
 
     def step(
-        self, program: SteppedProgram, kernels: Array, state: tuple[Array, ...], sweeps: int
+        self,
+        program: SteppedProgram,
+        kernels: Array,
+        state: tuple[Array, ...],
+        sweeps: int,
     ) -> tuple[Array, tuple[Array, ...]]:
         """One operator too; the gradient meets the kernels in a product.
 

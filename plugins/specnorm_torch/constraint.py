@@ -159,7 +159,10 @@ class SpectralNorm(nn.Module):
         return weight * self.scale.to(weight.dtype)
 
     def _step(
-        self, weight: Tensor, state: tuple[Tensor, ...], sweeps: int
+        self,
+        weight: Tensor,
+        state: tuple[Tensor, ...],
+        sweeps: int,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Norm of the kernel, its derivative with respect to the weight, and the state after some sweeps."""
         kernel = self.kernel(weight.detach())
@@ -365,7 +368,12 @@ class _Constrained:
         return f"{self.place or name_of(self.module)}.{self.name}"
 
     def constraint(
-        self, n_power_iterations: int, eps: float, bound: float, method: Method, only_shrink: bool
+        self,
+        n_power_iterations: int,
+        eps: float,
+        bound: float,
+        method: Method,
+        only_shrink: bool,
     ) -> SpectralNorm:
         """Make the parametrisation."""
         if _has_spectral_norm(self.module, self.name):

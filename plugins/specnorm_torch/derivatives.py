@@ -92,7 +92,13 @@ class _Scaled(Function):
     """``f(value(K)) K``: three passes over the kernel where the product rule's own graph takes six."""
 
     @staticmethod
-    def forward(ctx: Any, kernels: Tensor, factor: Tensor, slope: Tensor, gradient: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        kernels: Tensor,
+        factor: Tensor,
+        slope: Tensor,
+        gradient: Tensor,
+    ) -> Tensor:
         ctx.save_for_backward(kernels, factor, slope, gradient)
         return kernels * factor.to(kernels.dtype)
 
@@ -177,7 +183,10 @@ def _guard_fake(gradient: Tensor, _kernels: Tensor) -> Tensor:
 
 @_guard.register_vmap
 def _guard_vmap(
-    _info: Any, in_dims: tuple[int | None, ...], gradient: Tensor, kernels: Tensor
+    _info: Any,
+    in_dims: tuple[int | None, ...],
+    gradient: Tensor,
+    kernels: Tensor,
 ) -> tuple[Tensor, int | None]:
     return _guard(gradient, kernels), in_dims[0]
 

@@ -95,7 +95,14 @@ class SymbolNorm(Stepped):
         left, _ = arrays.normalise(image, xp=xp)
         return Evaluation(value, (), self._residuals(left, vectors, phases, xp=xp))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """Envelope theorem: ``Re(conj(u) v e^{i k.theta})``, the vectors and the frequency held constant."""
         rows, columns = residuals
         gradient = xp.matmul(rows * cotangent[:, None, None], columns)
@@ -117,7 +124,13 @@ class SymbolNorm(Stepped):
         return (arrays.real_pair(self._settled(tall, ops=ops)[0], xp=ops.xp),)
 
     def advance(
-        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
+        self,
+        blocks: Array,
+        state: tuple[Array, ...],
+        spec: ConvSpec,
+        *,
+        sweeps: int,
+        ops: ArrayOps,
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         xp = ops.xp
         tall = arrays.tall(blocks, xp=xp)
@@ -154,7 +167,13 @@ class SymbolNorm(Stepped):
         return min(max(self.vectors, least, -(-_LEAST_VECTORS // points)), channels)
 
     @staticmethod
-    def _residuals(left: Array, right: Array, phases: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    def _residuals(
+        left: Array,
+        right: Array,
+        phases: Array,
+        *,
+        xp: Namespace,
+    ) -> tuple[Array, Array]:
         """Two real factors of the gradient of the tall blocks: rows (b, m, 2) and columns (b, 2, p * taps)."""
         waves = xp.reshape(right[:, :, None] * phases[:, None, :], (right.shape[0], -1))
         return arrays.real_pair(left, xp=xp), xp.stack([xp.real(waves), xp.imag(waves)], axis=1)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from checks import present
 from networks.written_networks import Written
-from specnorm_networks import Graph, Layer, Measure, Multipliers, bound
+from specnorm_networks import Graph, Layer, Multipliers
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import Operator
+from specnorm_networks.tools import Measure, bound
 
 SPATIAL = {"padding_mode": "zeros", "padding": ((1, 1),)}
 

@@ -10,6 +10,9 @@ import pytest
 from cases import functions
 
 import specnorm
+from specnorm.errors import SecondDerivativeError
+from specnorm.methods import TensorNorm
+from specnorm.runtime.program import program_for
 
 torch: Any = pytest.importorskip("torch")
 
@@ -144,7 +147,7 @@ def second_derivatives(name: str) -> dict[str, Callable[[], Any]]:
 def test_second_derivatives_raise(name: str) -> None:
     for way, ask in second_derivatives(name).items():
         # Torch's own refusal of forward mode comes first where there is some.
-        errors = (RuntimeError, specnorm.SecondDerivativeError) if way == "hessian" else specnorm.SecondDerivativeError
+        errors = (RuntimeError, SecondDerivativeError) if way == "hessian" else SecondDerivativeError
         with pytest.raises(errors) as caught:
             pytest.fail(f"{way} of {name} gives {ask()}")
         if way != "hessian":
@@ -163,7 +166,7 @@ def test_forward_mode_raises(name: str) -> None:
         "dual numbers": lambda: dual(scalar(name), x, direction),
     }
     for way, ask in ways.items():
-        with pytest.raises((RuntimeError, NotImplementedError, specnorm.SecondDerivativeError)):
+        with pytest.raises((RuntimeError, NotImplementedError, SecondDerivativeError)):
             pytest.fail(f"{way} of {name} gives {ask()}")
 
 
@@ -190,7 +193,7 @@ def test_compiled_value_and_gradient(name: str) -> None:
 def test_operator_is_well_formed(need: str) -> None:
     """Schema, shapes without values, and compilation, by torch's own checker."""
     specnorm.tn_bound(kernel())  # registers the operator and the program
-    plan = specnorm.runtime.program.program_for(specnorm.TensorNorm(), SHAPE, "torch.float64", ())
+    plan = program_for(TensorNorm(), SHAPE, "torch.float64", ())
     for x in (kernel(), normal(3, *SHAPE)):
         results = torch.library.opcheck(
             torch.ops.specnorm.evaluate.default,
