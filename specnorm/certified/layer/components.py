@@ -90,12 +90,11 @@ class PolyphaseComponent:
     ----------
     spec : ConvSpec
         With ``input_shape``.
-    parts : tuple of AxisComponent
-        Per axis.
+    axes : tuple of AxisComponent
     """
 
     spec: ConvSpec
-    parts: tuple[AxisComponent, ...]
+    axes: tuple[AxisComponent, ...]
 
     @classmethod
     def of(cls, spec: ConvSpec, parts: tuple[AxisComponent, ...]) -> PolyphaseComponent:
@@ -115,11 +114,11 @@ class PolyphaseComponent:
 
     def restricted(self, most: float) -> PolyphaseComponent:
         """The same with fewer pixels, so that there are about so many: a compression of it."""
-        count = math.prod(x.pixels for x in self.parts)
+        count = math.prod(x.pixels for x in self.axes)
         if count <= most or not reads_zeros(self.spec):
             return self
-        left, ndim, parts = most, len(self.parts), list(self.parts)
-        for done, axis in enumerate(sorted(range(ndim), key=lambda j: self.parts[j].pixels)):
+        left, ndim, parts = most, len(self.axes), list(self.axes)
+        for done, axis in enumerate(sorted(range(ndim), key=lambda j: self.axes[j].pixels)):
             part, k = parts[axis], self.spec.kernel_shape[axis]
             pixels = min(part.pixels, max(2 * k, int(left ** (1 / (ndim - done)))))
             left /= pixels
@@ -214,10 +213,10 @@ def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) ->
     The lower bound is of the largest group's.
     """
     spec = component.spec
-    count = math.prod(part.pixels for part in component.parts)
+    count = math.prod(part.pixels for part in component.axes)
     channels = (spec.stored_channels[0] // spec.groups, spec.stored_channels[1] * count)
     what, rule = stack_of((spec.groups, *channels)), "the matrix of the taps that are read"
-    patch = reads_zeros(spec) and all(x.outputs == 1 for x in component.parts)
+    patch = reads_zeros(spec) and all(x.outputs == 1 for x in component.axes)
     if not patch or lower.what != what or upper.what != what:
         raise HypothesisError(f"the layer is not this stack: {upper.what}")
     return _lower(lower.value, of_one_group(spec), rule, lower), _upper(upper.value, spec, rule, upper)
@@ -225,7 +224,7 @@ def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) ->
 
 def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseComponent, norm: Lower) -> Lower:
     """A layer's norm is no smaller than that of one of its groups on a restriction."""
-    held = all(part.holds(other) for part, other in zip(component.parts, restriction.parts, strict=True))
+    held = all(part.holds(other) for part, other in zip(component.axes, restriction.axes, strict=True))
     if norm.what != of_one_group(restriction.spec) or not held:
         raise HypothesisError(f"{norm.what} is no restriction of the layer")
     if norm.what == component.spec:

@@ -73,7 +73,7 @@ def below_the_truth() -> list[str]:
     for case in cases(24, first=100):
         circulant = case.deflated_circulant()
         for part in (0.5, 0.8):
-            split = circulant._split(part * case.norm)
+            split = circulant._deflate(part * case.norm)
             if split is None:
                 continue
             for below in (1e-9, 1e-3, 1e-2, 0.1, 0.3):
@@ -148,7 +148,7 @@ def test_what_is_left_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
     for case in cases(10, first=300):
         circulant = case.deflated_circulant()
-        split = circulant._split(0.5 * case.norm)
+        split = circulant._deflate(0.5 * case.norm)
         assert split is not None
         _, highest = split
         nothing = DeflatedModes(highest.points, highest.at[:0], highest.x[:0], highest.y[:0])

@@ -114,7 +114,7 @@ def waves(**layer: Any) -> Waves:
 
 CASE = next(x for x in cases(40) if x.spec.ndim == 1 and x.spec.kernel_shape[0] > 1 and not x.spec.transposed)
 BLOCKS: Any = CASE.kernel[None]
-SPLIT: Any = CASE.deflated_circulant()._split(0.3 * CASE.norm)
+SPLIT: Any = CASE.deflated_circulant()._deflate(0.3 * CASE.norm)
 
 
 def rest(spec: ConvSpec = CASE.spec, circulant: Embedding = CASE.circulant, highest: DeflatedModes = SPLIT[1]) -> float:
@@ -203,8 +203,8 @@ REFUSED: dict[str, Callable[[], object]] = {
     ),
     "two outputs as a patch": lambda: norms_of_patch(
         PART,
-        assumed_lower(1.0, norms.stack_of((2, 2, 2 * math.prod(x.pixels for x in PART.parts)))),
-        assumed(1.0, norms.stack_of((2, 2, 2 * math.prod(x.pixels for x in PART.parts)))),
+        assumed_lower(1.0, norms.stack_of((2, 2, 2 * math.prod(x.pixels for x in PART.axes)))),
+        assumed(1.0, norms.stack_of((2, 2, 2 * math.prod(x.pixels for x in PART.axes)))),
     ),
     "another lower bound of a patch": lambda: norms_of_patch(PATCH, assumed_lower(1.0, "words"), assumed(1.0, STACK)),
     "another upper bound of a patch": lambda: norms_of_patch(PATCH, assumed_lower(1.0, STACK), assumed(1.0, "words")),
