@@ -17,7 +17,7 @@ from specnorm.certified.matrices.norms import SymbolNorms
 from specnorm.certified.symbol import symbols
 from specnorm.numerics.power import gram_power, largest_eigenvalues
 from specnorm.problem.frequencies import Frequencies, coarse_grid, product
-from specnorm.search.ascent import Ascent, nearby
+from specnorm.search.ascent import Ascent, nearest_lattice_points
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array
@@ -126,7 +126,7 @@ class Incumbent:
         xp, block, blocks = self.xp, self.best.block, self._trial_blocks(self.tuning.close)
         angles = self.best.frequency.angles
         steps = np.concatenate([np.zeros_like(angles), self.tuning.around * np.eye(angles.shape[1])])
-        symbol = symbols.Symbol(blocks[block : block + 1, ...], nearby(angles + steps), ops=self.ops)
+        symbol = symbols.Symbol(blocks[block : block + 1, ...], nearest_lattice_points(angles + steps), ops=self.ops)
         start = xp.astype(self._right, arrays.complex_dtype(blocks.dtype, xp=xp), copy=False)
         vectors = xp.broadcast_to(start, (1, len(steps), start.shape[-1]))
         vectors, _ = gram_power(lambda x: symbol.apply_adjoint(symbol.apply(x)), vectors, 3, xp=xp)
