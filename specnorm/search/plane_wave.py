@@ -237,7 +237,7 @@ class WaveSum:
         self.channels = (right * _complex_from_host(weights, kernel, ops=ops)[:, None])[None, ...]
 
     def _best_weights(self, right: Array) -> np.ndarray:
-        """Weights (waves,) that maximise ``||A x|| / ||x||`` for the sum x of the waves with channels (waves, second)."""
+        """Weights (waves,) of waves with channels (waves, second) that maximise ``||A x|| / ||x||`` of their sum x."""
         xp, ops = self._ops.xp, self._ops
         count, kernel = self._waves.count, self._waves.kernel
         eye = xp.astype(xp.eye(count, dtype=kernel.dtype, device=ops.device(kernel)), right.dtype)
