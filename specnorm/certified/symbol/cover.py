@@ -387,7 +387,7 @@ class Cover:
     def form(
         self, polynomial: GramPolynomial, index: np.ndarray, reduced_for_sq: np.ndarray
     ) -> tuple[CentreMatrices, tuple[Array, Array]]:
-        """Form Gram matrices at the centres of some open cells; return them, and the planes (c, size, rank) behind them.
+        """Form Gram matrices at the centres of some open cells; return also the planes (c, size, rank) behind them.
 
         Parameters
         ----------
