@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specnorm import arrays
-from specnorm.certified.layer.own_matrix import Waves, norm_by_waves
+from specnorm.certified.layer.waves import Waves, norm_by_waves
 from specnorm.certified.symbol import symbols
 from specnorm.numerics.power import follow, matrix_maps
 from specnorm.problem.frequencies import coarse_grid, product, tap_points
@@ -259,7 +259,7 @@ class WaveSum:
     def vector(self) -> Array:
         """The larger part of the sum, real or imaginary, as a unit vector, shape (1, 1, size of the large side)."""
         by_channel = np.asarray(self._ops.to_numpy(self.channels))[0].T
-        total = by_channel.reshape(by_channel.shape[0], *self._waves.each)
+        total = by_channel.reshape(by_channel.shape[0], *self._waves.factor_counts)
         for factor in self._factors:
             # The first axis of waves goes, and its pixels come last.
             total = np.tensordot(total, factor, axes=(1, 0))

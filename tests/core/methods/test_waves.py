@@ -16,7 +16,7 @@ from oracle import dense_matrix
 
 import specnorm
 from specnorm.certified import rounding
-from specnorm.certified.layer.own_matrix import Waves, quotient_of_waves_down
+from specnorm.certified.layer.waves import Waves, quotient_of_waves_down
 from specnorm.problem.spec import ConvSpec
 from specnorm.problem.taps import sizes_of
 from specnorm.search import layer as layer_search

@@ -25,7 +25,8 @@ from specnorm.certified.bound import Upper
 from specnorm.certified.layer.circulant import Embedding, padded_norm, shortest
 from specnorm.certified.layer.components import norm_of_groups, norms_of_patch, polyphase_components
 from specnorm.certified.layer.deflation import DeflatedModes, limit_of_rest, norm_by_deflation
-from specnorm.certified.layer.own_matrix import LayerGram, Waves
+from specnorm.certified.layer.own_matrix import LayerGram
+from specnorm.certified.layer.waves import Waves
 from specnorm.certified.matrices import norms
 from specnorm.certified.matrices.block_tridiagonal import of_one_group, plans
 from specnorm.certified.symbol import cover, grid
