@@ -19,7 +19,7 @@ from specnorm.problem.taps import sizes_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from specnorm.array_types import Array, Namespace
+    from specnorm.array_types import Array
     from specnorm.certified.matrices.block_tridiagonal import BlockPlan, BlockTridiagonal
     from specnorm.problem.layer_map import Convolution
     from specnorm.problem.spec import ConvSpec
@@ -91,12 +91,14 @@ def ritz_down(images: Array, terms: Array, vectors: Array, count: int, *, ops: A
     eye = xp.eye(k, dtype=vectors.dtype, device=ops.device(vectors))
     # ||X||**2 <= 1 + ||X* X - 1||
     gram, roundings = _inner_products(vectors, ops=ops)
-    gram_error = _inner_products_error(xp.linalg.trace(gram), k, roundings, u, xp=xp)
+    relative = rounding.SLACK * rounding.gamma(roundings + 2, u)
+    gram_error = rounding.up(xp.linalg.trace(gram), k + roundings, xp=xp) * relative
     norm_sq = rounding.up(frobenius_up(gram - eye, xp=xp) + 1 + gram_error, 4, xp=xp)
     # Eigenvalues of Y* Y, of at least its diagonal less the norm of the rest.
     gram, roundings = _inner_products(images, ops=ops)
     diagonal = xp.linalg.diagonal(gram)
-    gram_error = _inner_products_error(xp.sum(diagonal, axis=-1), k, roundings, u, xp=xp)
+    relative = rounding.SLACK * rounding.gamma(roundings + 2, u)
+    gram_error = rounding.up(xp.sum(diagonal, axis=-1), k + roundings, xp=xp) * relative
     off_diagonal = rounding.up(frobenius_up(gram * (1 - eye), xp=xp) + gram_error, 4, xp=xp)
     descending = rounding.down(xp.sort(diagonal, axis=-1, descending=True), 2, xp=xp)
     squares = descending - off_diagonal[:, None] - k * images.shape[2] * tiny
@@ -111,12 +113,6 @@ def ritz_down(images: Array, terms: Array, vectors: Array, count: int, *, ops: A
     norm = rounding.up(xp.sqrt(norm_sq), 2, xp=xp)
     values = rounding.down((image_values - image_error[:, None]) / norm[:, None], 4, xp=xp)
     return xp.maximum(values, xp.zeros_like(values))
-
-
-def _inner_products_error(trace: Array, k: int, roundings: int, u: float, *, xp: Namespace) -> Array:
-    """Bound of the error of a Gram matrix (k, k) of `_inner_products`, from its trace and the roundings of an entry."""
-    mass = rounding.up(trace, k + roundings, xp=xp)
-    return mass * (rounding.SLACK * rounding.gamma(roundings + 2, u))
 
 
 def _inner_products(vectors: Array, *, ops: ArrayOps) -> tuple[Array, int]:

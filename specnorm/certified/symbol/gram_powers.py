@@ -127,8 +127,12 @@ class GramTaps:
         values = []
         error_sum_sq = xp.zeros_like(symbol_error[:, 0])
         norm_sum_sq = xp.zeros_like(symbol_error[:, 0])
+        inner_lengths = [m] + [p] * (self.n_iter - 1)
+        product_errors = [rounding.SLACK * math.sqrt(2) * rounding.gamma(2 * n, u) for n in inner_lengths]
         for part, symbol in self.chunks():
-            planes, error, norm_sq = self._powers(symbol, symbol_error, columns, is_every_column=is_every_column)
+            planes, error, norm_sq = self._powers(
+                symbol, symbol_error, product_errors, columns, is_every_column=is_every_column
+            )
             weights = self.weights[part]
             error_sum_sq = error_sum_sq + xp.sum(error**2 * weights, axis=1)
             norm_sum_sq = norm_sum_sq + xp.sum(norm_sq * weights, axis=1)
@@ -147,11 +151,19 @@ class GramTaps:
         self,
         symbol: symbols.Symbol,
         symbol_error: Array,
+        product_errors: list[float],
         columns: slice | Array,
         *,
         is_every_column: bool,
     ) -> tuple[tuple[Array, Array], Array, Array]:
         """``H_t`` at some frequencies, with what bounds its errors.
+
+        Parameters
+        ----------
+        symbol_error : array, shape (b, 1)
+            Bound of the symbol's error in the Frobenius norm.
+        product_errors : list of float
+            Of each square, its error relative to ``||X||_F**2``.
 
         Returns
         -------
@@ -163,21 +175,17 @@ class GramTaps:
             Bounds of ``||H_t||_F**2``.
         """
         xp = self.xp
-        m, p = self.blocks.shape[1:3]
-        u = rounding.unit(self.blocks, xp=xp)
         planes = symbol.planes()
         error = symbol_error
-        length = m
         norm_sq = _squares_up(planes, xp=xp)
         previous_norm_sq = norm_sq
-        for t in range(self.n_iter):
-            product_error = norm_sq * (rounding.SLACK * math.sqrt(2) * rounding.gamma(2 * length, u))
+        for t, relative_error in enumerate(product_errors):
+            product_error = norm_sq * relative_error
             previous_norm_sq = norm_sq
             is_whole = is_every_column or t < self.n_iter - 1
             if is_whole:
                 # Real products, whose entries are rounded no more often than those of a complex one.
                 planes = symbols.gram_planes(*planes, xp=xp)
-                length = p
             else:
                 planes = self._columns(planes, columns)
             norm_sq = _squares_up(planes, xp=xp)

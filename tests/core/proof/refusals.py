@@ -125,8 +125,8 @@ def rest(spec: ConvSpec = CASE.spec, circulant: Embedding = CASE.circulant, high
 
 def fewer() -> DeflatedModes:
     modes: DeflatedModes = SPLIT[1]
-    few = modes.at < len(modes.points) - 1
-    return DeflatedModes(modes.points[:-1], modes.at[few], modes.x[few], modes.y[few])
+    few = modes.point < len(modes.points) - 1
+    return DeflatedModes(modes.points[:-1], modes.point[few], modes.x[few], modes.y[few])
 
 
 def with_wide_boxes() -> float:
