@@ -61,7 +61,7 @@ class CompletionFrom(Completion):
         xp, (h,) = ops.xp, state
         scaled, exponent = arrays.scale(blocks, xp=xp)
         wide = xp.reshape(exponent, (-1,) + (1,) * (h.ndim - 1))
-        found = self.found(scaled, arrays.unscale(h, -wide, xp=xp), ops=ops)
+        found = self.searched(scaled, arrays.unscale(h, -wide, xp=xp), ops=ops)
         after = xp.where(xp.reshape(found.helps, wide.shape), found.kernel, xp.zeros_like(found.kernel))
         value = self.evaluation(found.bound, found.products, found.gradient, exponent, ops=ops)
         return value, (arrays.unscale(after, wide, xp=xp),)
