@@ -28,12 +28,16 @@ def refuse_second_derivatives() -> None:
 
 
 def _derivative_levels() -> int:
-    """How many torch.func differentiations are active."""
+    """Count the torch.func differentiations that are active.
+
+    Torch says it nowhere in public (2.13). Without the count a compiled gradient of a gradient is 0, and no error.
+    """
     stack = retrieve_all_functorch_interpreters()
     return sum(level.key() in (TransformType.Grad, TransformType.Jvp) for level in stack)
 
 
 # Dynamo runs it while tracing: it inlines the guard below inside torch.func transformations and would drop it.
+# `torch.compiler.assume_constant_result` sets the same, and imports torch._dynamo, which takes as long as torch.
 _derivative_levels._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 

@@ -213,3 +213,32 @@ def test_fake_tensors_and_meta(name: str) -> None:
         value = FUNCTIONS[name](torch.empty(*SHAPE))
         assert value.dtype == torch.float32
         assert value.shape == FUNCTIONS[name](kernel().new_empty(0).new_zeros(SHAPE)).shape
+
+
+def test_which_tensors_have_values() -> None:
+    """As torch's public words show it: derivatives of torch.func keep them, vmap in any place and fake ones do not."""
+    from specnorm_torch.arrays import ARRAYS, transformed
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    seen: dict[str, tuple[bool, bool]] = {}
+
+    def look(name: str, x: Any) -> Any:
+        seen[name] = ARRAYS.is_traced(x), transformed(x)
+        return x.sum()
+
+    x, func = kernel(), torch.func
+    for name, given in {"plain": x, "parameter": torch.nn.Parameter(x), "empty": x[:0], "meta": x.to("meta")}.items():
+        look(name, given)
+    func.grad(lambda k: look("grad", k))(x)
+    func.grad(lambda k: func.grad(lambda z: look("grad of grad", z))(k).sum())(x)
+    func.jvp(lambda k: look("jvp", k), (x,), (x,))
+    func.vmap(lambda k: look("vmap", k))(x)
+    func.vmap(func.grad(lambda k: look("vmap of grad", k)))(x)
+    func.grad(lambda k: func.vmap(lambda z: look("grad of vmap", z))(k).sum())(x)
+    func.functionalize(lambda k: look("functionalize", k))(x)
+    with FakeTensorMode() as mode:
+        look("fake", mode.from_tensor(x))
+    known = dict.fromkeys(("plain", "parameter", "empty"), (False, False))
+    derived = dict.fromkeys(("grad", "grad of grad", "jvp", "functionalize"), (False, True))
+    without = dict.fromkeys(("vmap", "vmap of grad", "grad of vmap"), (True, True))
+    assert seen == known | derived | without | dict.fromkeys(("meta", "fake"), (True, False))
