@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from specnorm_check.claims import Claim
+from specnorm_check.graphs import constants_of
 from specnorm_check.layers import Numbers, Refused, require
-from specnorm_check.networks import constants_of
 from specnorm_check.statements import plain
 
 VERSION = 5  # of the format

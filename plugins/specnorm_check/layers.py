@@ -92,8 +92,7 @@ def proven_norm(
     of a kernel that was itself computed.
     """
     kernel = kernel.astype(np.float64)
-    is_finite = np.isfinite(kernel).all()
-    require(is_finite, "the kernel holds nan or infinity")
+    require(np.isfinite(kernel).all(), "the kernel holds nan or infinity")
 
     # Step 1: round 2^exponent K to whole numbers.
     with np.errstate(over="ignore", under="ignore"):
@@ -327,7 +326,7 @@ def split_axis(
 
 # -- Lemma 3 ---------------------------------------------------------------------------
 def padding_factor(layer: Layer) -> Fraction:
-    """Return the norm of the padding: the root of the copies of a pixel (step 1)."""
+    """Return the norm of P, the root of the copies of a pixel (steps 1 to 3)."""
     if layer.sizes is not None:
         return Fraction(1)
     copies = 1
@@ -359,7 +358,7 @@ def matrix_at_size(
     layer: Layer,
     sizes: tuple[int, ...],
 ) -> Numbers:
-    """Return the layer's matrix for each group (step 3)."""
+    """Return the layer's matrix for each group (step 4)."""
     outputs, inputs, *taps = kernel.shape
     sizes_out = []
     for axis, size in zip(layer.axes, sizes, strict=True):

@@ -145,7 +145,7 @@ def sizes_of_the_adjoint(
     mode: str,
     sizes: tuple[int, ...] | None,
 ) -> tuple[int, ...] | None:
-    """Return the input sizes of a transposed layer's adjoint (Lemma 3, step 4).
+    """Return the input sizes of a transposed layer's adjoint (Lemma 3, step 5).
 
     They are the transposed layer's output sizes; ``sizes`` are those of its input.
     """
