@@ -52,7 +52,11 @@ _NO_DERIVATIVE = (
 
 @takes_layers
 def rescale(
-    kernel: ArrayT, bound: float = 1.0, *, budget: float | None = BUDGET, **geometry: Unpack[Geometry]
+    kernel: ArrayT,
+    bound: float = 1.0,
+    *,
+    budget: float | None = BUDGET,
+    **geometry: Unpack[Geometry],
 ) -> ArrayT:
     """Shrink a kernel by one factor so that its norm is proven to be at most ``bound``.
 
@@ -96,7 +100,13 @@ def rescale(
     return _rescaled(kernel, bound, Clock.of(budget), backend, geometry)
 
 
-def _rescaled(kernel: ArrayT, bound: float, clock: Clock, backend: Backend, geometry: Geometry) -> ArrayT:
+def _rescaled(
+    kernel: ArrayT,
+    bound: float,
+    clock: Clock,
+    backend: Backend,
+    geometry: Geometry,
+) -> ArrayT:
     given: Any = backend.detach(kernel)
     measured, upper = _enclosed(kernel, clock, backend, geometry)
     if upper <= bound:
@@ -123,7 +133,12 @@ def _rescaled(kernel: ArrayT, bound: float, clock: Clock, backend: Backend, geom
 
 @takes_layers
 def clip(
-    kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, budget: float | None = BUDGET, **geometry: Unpack[Geometry]
+    kernel: ArrayT,
+    bound: float = 1.0,
+    *,
+    n_iter: int = 20,
+    budget: float | None = BUDGET,
+    **geometry: Unpack[Geometry],
 ) -> ArrayT:
     """Clip a kernel's singular values so that its norm is proven to be at most ``bound``.
 
@@ -171,7 +186,14 @@ def clip(
     return result
 
 
-def _clipped(given: Any, backend: Backend, bound: float, n_iter: int, clock: Clock, geometry: Geometry) -> Any:
+def _clipped(
+    given: Any,
+    backend: Backend,
+    bound: float,
+    n_iter: int,
+    clock: Clock,
+    geometry: Geometry,
+) -> Any:
     scaled: Any = _rescaled(given, bound, clock.before(0.75 * clock.left), backend, geometry)
     xp = backend.namespace(given)
     if bool(xp.all(given == scaled)):

@@ -99,25 +99,34 @@ class ExactFFT(Method):
         limits = (spec, self.rtol, budget, clock := Clock.of(self.budget))
         found = [enclose_blocks(Problem(layer, *limits), ops=ops) for layer in layers]
         if not all(converged for _, converged in found):
-            late = clock.expired
-            if spec.input_shape is not None and len(every) <= self.max_cells and not late:
+            if spec.input_shape is not None and len(every) <= self.max_cells and not clock.expired:
                 return self._visit_all(blocks, spec.groups, every, clock, ops=ops)
-            raise self._undecided(f"{self.budget:g} s" if late else f"{self.max_cells} cells")
+            raise self._undecided()
         u, v, value, phase, group = top_triples(layers, [(f.block, f.frequency, f.vectors) for f, _ in found], ops=ops)
         visited = ops.from_numpy(np.asarray([f.cells for f, _ in found], dtype=np.int32), blocks)
         return Evaluation(value, (visited,), (u, v, phase, group))
 
-    def _undecided(self, limit: str) -> Undecided:
+    def _undecided(self) -> Undecided:
+        seconds = "" if self.budget is None else f"{self.budget:g} s and "
+        limit = f"{seconds}{self.max_cells} cells"
         return Undecided(
             f"the norm is not known to rtol={self.rtol:g} within {limit} (many are needed where it is nearly "
             "constant). enclose(kernel) returns what is proven; or give a larger rtol, or a larger budget."
         )
 
-    def _visit_all(self, blocks: Array, groups: int, every: Frequencies, clock: Clock, *, ops: ArrayOps) -> Evaluation:
+    def _visit_all(
+        self,
+        blocks: Array,
+        groups: int,
+        every: Frequencies,
+        clock: Clock,
+        *,
+        ops: ArrayOps,
+    ) -> Evaluation:
         xp = ops.xp
         each = eigh_work(min(blocks.shape[1:3]), is_complex=True, vectors=False)
         if ops.concrete and not clock.affords(blocks.shape[0] * len(every) * each):
-            raise self._undecided(f"{self.budget:g} s")
+            raise self._undecided()
 
         def norms(symbol: symbols.Symbol) -> Array:
             gram = arrays.gram_smaller(symbol.matrices(), xp=xp)
@@ -132,7 +141,14 @@ class ExactFFT(Method):
         visited = xp.full(value.shape, groups * len(every), dtype=xp.int32, device=ops.device(blocks))
         return Evaluation(value, (visited,), (u, v, phase, group))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """Re(conj(u_o) v_i e^{i k.theta}) at the arg-max frequency of the arg-max group."""
         return top_gradient(residuals, cotangent, spec, xp=xp)
 
@@ -180,7 +196,14 @@ class NormAtSize(Method):
         upper = as_array([known(x.upper) for x in found], blocks, ops=ops)
         return Evaluation(lower, (upper,), (ops.xp.concat([x.gradient for x in found], axis=0),))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         return weighted(residuals, cotangent, xp=xp)
 
 
@@ -223,7 +246,7 @@ class SingularValues(Method):
         if self.bytes(spec) > self.max_bytes:
             raise MethodError(
                 f"{self.cost(spec)} of memory. The largest of them take little: "
-                "specnorm.measure(kernel, specnorm.PowerTopK(k=10), input_shape=...), and conv_norm the first. "
+                "specnorm.measure(kernel, specnorm.methods.PowerTopK(k=10), input_shape=...), and conv_norm the first. "
                 f"max_bytes={self.bytes(spec)} computes them all the same."
             )
 
@@ -293,7 +316,14 @@ class SingularValues(Method):
         count = min(self.k or flat.shape[1], flat.shape[1])
         return Evaluation(xp.take_along_axis(flat, order[:, :count], axis=1), (), (u, vh, phase, order))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """Sum over the values of cotangent times Re(conj(u_o) v_i e^{i k.theta})."""
         u, vh, phase, order = residuals
         b, f, _, r = u.shape

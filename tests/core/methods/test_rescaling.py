@@ -14,11 +14,12 @@ from oracle import dense_norm, sigma_star
 from promises import for_all, layers_for
 
 import specnorm
-from specnorm import MethodError
+from specnorm import methods
 from specnorm.certified.bound import HypothesisError
 from specnorm.certified.multiples import norm_of_multiple
 from specnorm.certified.symbol.gram_powers import Powers, lag_norms
 from specnorm.certified.symbol.symbols import Symbol
+from specnorm.errors import MethodError
 from specnorm.measuring import proven
 from specnorm.result import Outcome
 from specnorm.search.enclosing import enclose_blocks
@@ -102,7 +103,7 @@ def test_lags_that_lose_every_small_term_are_allowed_for() -> None:
 
 # -- multiples -------------------------------------------------------------------------------------------------------
 def claim_of(kernel: Any, **geometry: Any) -> Any:
-    ((_, upper),) = proven(kernel, specnorm.Enclose(), **geometry)[1]
+    ((_, upper),) = proven(kernel, methods.Enclose(), **geometry)[1]
     return upper
 
 

@@ -15,6 +15,7 @@ import specnorm
 from specnorm import arrays
 from specnorm.backends import backend_for
 from specnorm.clock import BUDGET, Clock
+from specnorm.errors import MethodError
 from specnorm.numerics import costs
 
 SECONDS = 2.0
@@ -69,7 +70,7 @@ def test_there_is_a_default_and_a_time_is_asked_for(name: str) -> None:
     default = inspect.signature(function.__wrapped__).parameters["budget"].default
     assert default == BUDGET == inspect.signature(specnorm.audit).parameters["budget"].default
     for wrong in (0, -1.0, "10", True):
-        with pytest.raises(specnorm.MethodError, match="is no time: give seconds"):
+        with pytest.raises(MethodError, match="is no time: give seconds"):
             function(FLAT, *([2.0] if name in ("certify", "rescale", "clip") else []), budget=wrong)
 
 
