@@ -222,7 +222,8 @@ class NetworkBound(OfExportedFile):
         )
         for run in self.runs:
             count = sum(map(len, run.layers))
-            together, product = number(run.upper, "upper"), number(run.product, "upper")
+            together = number(run.upper, "upper")
+            product = number(run.product, "upper")
             if count < 2 or together == product:
                 continue
             text.append(

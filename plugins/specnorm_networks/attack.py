@@ -23,7 +23,8 @@ from specnorm_networks.certified.ranges import box_of
 from specnorm_networks.certified.regions import Ball, Box
 from specnorm_networks.checking import Inputs, Value, apart_down, inside, moved_up, probes, run_with_errors, sizes
 
-PROBES, STEPS = 4, 3
+PROBES = 4
+STEPS = 3
 """Inputs that pairs are tried around, and steps of ascent from each."""
 NEAR = (1e-4, 0.3)
 """Distances of a pair, as parts of the input's size: for slopes, and for what lies further apart."""
@@ -32,7 +33,10 @@ SIDE = 1e-6
 
 
 def attack(
-    graph: Graph, answer: NetworkBound, region: Ball | Box | None = None, ranges: Mapping[str, Interval] | None = None
+    graph: Graph,
+    answer: NetworkBound,
+    region: Ball | Box | None = None,
+    ranges: Mapping[str, Interval] | None = None,
 ) -> tuple[int, float]:
     """Try to contradict a bound.
 
@@ -78,12 +82,16 @@ class Pairs:
         self, graph: Graph, constants: Mapping[str, float] | None = None, upper: float | None = None,
         region: Ball | Box | None = None, ranges: Mapping[str, Interval] | None = None,
     ) -> None:  # fmt: skip
-        self.graph, self.constants, self.upper, self.ranges = graph, constants or {}, upper, ranges or {}
+        self.graph = graph
+        self.constants = constants or {}
+        self.upper = upper
+        self.ranges = ranges or {}
         self.regions = [box_of(graph)] if region is None else [region, box_of(graph)]
         self.written = written_out(unsorted(graph))[-1]
         self.linear = linear_operators(self.written)
         self.rng = np.random.default_rng(1)
-        self.count, self.reached = 0, 0.0
+        self.count = 0
+        self.reached = 0.0
         self.best: tuple[Inputs, Inputs] | None = None
         """The pair that reaches most."""
 
@@ -92,7 +100,8 @@ class Pairs:
 
         ``distances``: of a pair, in turn, as parts of the start's size.
         """
-        x, size = nearest(start, *self.regions), length(start) or 1.0
+        x = nearest(start, *self.regions)
+        size = length(start) or 1.0
         direction = self._random(x)
         for step in range(steps):
             share = distances[step % len(distances)] * size
@@ -138,21 +147,30 @@ class Pairs:
         if self.upper is not None and len(outputs) == len(self.graph.outputs) and reached > self.upper:
             self._contradicted("its outputs", self.upper, reached, one, other)
         if reached > self.reached or self.best is None:
-            self.reached, self.best = reached, (one, other)
+            self.reached = reached
+            self.best = (one, other)
         return outputs
 
     def _in_range(self, name: str, found: Value | None) -> None:
         between = self.ranges.get(name)
         if found is None or between is None or found.value.shape != between.low.shape:
             return
-        value, error = found.value, np.asarray(found.error)
+        value = found.value
+        error = np.asarray(found.error)
         if value.dtype.kind == "f" and bool(((value + error < between.low) | (value - error > between.high)).any()):
             raise InternalError(
                 f"A proven range is contradicted at {visible(name)}: please report the network and this input. No "
                 "bound is given."
             )
 
-    def _contradicted(self, name: str, constant: float, ratio: float, one: Inputs, other: Inputs) -> None:
+    def _contradicted(
+        self,
+        name: str,
+        constant: float,
+        ratio: float,
+        one: Inputs,
+        other: Inputs,
+    ) -> None:
         raise InternalError(
             f"A proven constant is contradicted at {visible(name)}: at most {constant!r} was proven, a pair of inputs "
             f"reaches {ratio!r}. No bound is given. Please report the network and the pair (this error's `pair`).",
@@ -186,12 +204,18 @@ def nearest(x: Inputs, *regions: Ball | Box) -> Inputs:
     return x
 
 
-def gradient(graph: Graph, linear: Mapping[str, LinearMap], x: Inputs, rows: Mapping[str, FloatArray]) -> Inputs:
+def gradient(
+    graph: Graph,
+    linear: Mapping[str, LinearMap],
+    x: Inputs,
+    rows: Mapping[str, FloatArray],
+) -> Inputs:
     """Of rows of some values, added up, at an input; 0 where an operator in between has no slope here.
 
     ``graph``: written out. ``linear``: its linear operators. ``rows``: in the values' shapes.
     """
-    values, waiting = graph.run(x), {name: row[None] for name, row in rows.items()}
+    values = graph.run(x)
+    waiting = {name: row[None] for name, row in rows.items()}
     for node in reversed(graph.nodes):
         c = waiting.get(node.name)
         if c is None or not node.inputs:

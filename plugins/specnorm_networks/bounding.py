@@ -22,18 +22,25 @@ from specnorm_networks.methods import Method, Multipliers, Parts, Product, Scale
 
 MOST_WORK = 2**20
 """Uses of values that are followed for all inputs together: a graph of a few kilobytes has thousands of both."""
-WORTHWHILE, HOPELESS = 0.97, 2.0
+WORTHWHILE = 0.97
+HOPELESS = 2.0
 """Of the product of a run: what a search must hope for before it is proven; the second where layers are bounded by
 themselves, whose norms at their own size are below those that the search sees."""
-DEAR, LOWER = 2**33, 0.995
+DEAR = 2**33
+LOWER = 0.995
 """Products that a proof takes from which another follows only for a hope that is so much lower than what is proven."""
-NEAR_1, CLOSE = 0.05, 1e-4
+NEAR_1 = 0.05
+CLOSE = 1e-4
 """Distance of a constant from 1 within which it is searched once more with four times the steps, and proven to a tenth
 of the tolerance, or to the second number."""
 
 
 def bounded(
-    graph: Graph, measure: Measure, method: Method, run: Subnetwork | None = None, known: Ranges | None = None
+    graph: Graph,
+    measure: Measure,
+    method: Method,
+    run: Subnetwork | None = None,
+    known: Ranges | None = None,
 ) -> NetworkBound:
     """Bound the Lipschitz constant of a network with the slopes that the graph states; see `near.bound`.
 
@@ -61,7 +68,13 @@ def bounded(
     return whole
 
 
-def _bounded(graph: Graph, measure: Measure, method: Method, run: Subnetwork | None, values: Values) -> NetworkBound:
+def _bounded(
+    graph: Graph,
+    measure: Measure,
+    method: Method,
+    run: Subnetwork | None,
+    values: Values,
+) -> NetworkBound:
     product = constants = propagate(graph, measure, values)
     found: list[RunBound] = []
     # An output that no rule reaches has no constant, whatever a search finds before it.
@@ -84,7 +97,12 @@ def _result(graph: Graph, found: Constants) -> NetworkBound:
     )
 
 
-def _shorter(candidates: Sequence[Subnetwork], measure: Measure, method: Method, rules: Constants) -> list[RunBound]:
+def _shorter(
+    candidates: Sequence[Subnetwork],
+    measure: Measure,
+    method: Method,
+    rules: Constants,
+) -> list[RunBound]:
     """Runs whose constant is less than the rules'."""
     found: list[RunBound] = []
     useful = [(run, product) for run in candidates if (product := _by_rules(run, rules)) is not None]
@@ -105,7 +123,11 @@ def _shorter(candidates: Sequence[Subnetwork], measure: Measure, method: Method,
 
 
 def _through_head(
-    run: Subnetwork, measure: Measure, method: Method, share: float, known: Weighted | None
+    run: Subnetwork,
+    measure: Measure,
+    method: Method,
+    share: float,
+    known: Weighted | None,
 ) -> Upper | None:
     """The constant of a run's last convolutions and of what reads their pixels together, and of what is before them.
 
@@ -126,10 +148,15 @@ def _through_head(
 
 
 def _best(
-    run: Subnetwork, parts: Parts, proposed: Sequence[list[FloatArray]], measure: Measure, product: float
+    run: Subnetwork,
+    parts: Parts,
+    proposed: Sequence[list[FloatArray]],
+    measure: Measure,
+    product: float,
 ) -> RunBound | None:
     """The least that weights prove of the run's parts, and what proves it; None: it is no less than the product."""
-    best, limit = None, product
+    best = None
+    limit = product
     share = HOPELESS if any(last - first == 1 for first, last in parts) else WORTHWHILE
     lower = LOWER if proof_products(run, parts) > DEAR else 1.0
     for weights in proposed:
@@ -152,7 +179,8 @@ def _best(
 def _by_rules(run: Subnetwork, known: Constants) -> float | None:
     """The run's constant by the rules; None where there is nothing to gain: held, or unknown before."""
     for steps in known.by_input:
-        before, after = steps[run.start].upper, steps[run.end].upper
+        before = steps[run.start].upper
+        after = steps[run.end].upper
         if before and after:
             return after / before
     return None

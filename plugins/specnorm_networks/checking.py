@@ -88,7 +88,10 @@ def _moved(operator: Operator, inputs: Sequence[Value], found: FloatArray) -> Fl
     return total
 
 
-def run_with_errors(graph: Graph, inputs: Mapping[str, FloatArray]) -> Iterator[tuple[str, Value | None]]:
+def run_with_errors(
+    graph: Graph,
+    inputs: Mapping[str, FloatArray],
+) -> Iterator[tuple[str, Value | None]]:
     """Every value in turn; None if it cannot be computed here, or more than `HELD` entries would be held.
 
     `MethodError` for a shape that is not the one that the graph states.
@@ -150,13 +153,20 @@ def sizes(graph: Graph) -> dict[str, tuple[int, ...]]:
     return {name: shape for name, shape in found.items() if shape is not None}
 
 
-def probes(graph: Graph, shapes: Mapping[str, tuple[int, ...]], region: Ball | Box | None = None) -> Iterator[Inputs]:
+def probes(
+    graph: Graph,
+    shapes: Mapping[str, tuple[int, ...]],
+    region: Ball | Box | None = None,
+) -> Iterator[Inputs]:
     """Inputs at random and with structure, in a region if one is given; fewer for large networks. Always the same."""
     count = 1 + min(MOST - 1, WORK // max(_work(graph, shapes), 1))
     return itertools.islice(samples(shapes, region), count)
 
 
-def samples(shapes: Mapping[str, tuple[int, ...]], region: Ball | Box | None = None) -> Iterator[Inputs]:
+def samples(
+    shapes: Mapping[str, tuple[int, ...]],
+    region: Ball | Box | None = None,
+) -> Iterator[Inputs]:
     """The same without end."""
     rng = np.random.default_rng(0)
     found: Iterator[Inputs]
@@ -200,7 +210,11 @@ def _scaled(rng: np.random.Generator) -> _Make:
 
 
 def beside(
-    shapes: Mapping[str, tuple[int, ...]], numbers: Sequence[float], rng: np.random.Generator, *, linear: bool
+    shapes: Mapping[str, tuple[int, ...]],
+    numbers: Sequence[float],
+    rng: np.random.Generator,
+    *,
+    linear: bool,
 ) -> Iterator[Inputs]:
     """Inputs of one operator: at random, of sizes that its constants have, and at and beside each of these."""
     yield {name: rng.standard_normal(shape) for name, shape in shapes.items()}
@@ -234,7 +248,11 @@ def _in_ball(region: Ball, rng: np.random.Generator) -> Iterator[Inputs]:
         yield {name: centre + share * away[name] for name, centre in region.centre.items()}
 
 
-def _in_box(region: Box, shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator) -> Iterator[Inputs]:
+def _in_box(
+    region: Box,
+    shapes: Mapping[str, tuple[int, ...]],
+    rng: np.random.Generator,
+) -> Iterator[Inputs]:
     """Both corners, then points at random; what is infinite counts as `FAR`."""
     low, high = (
         {name: np.broadcast_to(np.clip(ends[name], -FAR, FAR), shape) for name, shape in shapes.items()}
@@ -344,11 +362,16 @@ def check(graph: Graph, read: Graph, region: Ball | Box | None = None) -> Checke
 
 
 def _compared(
-    graph: Graph, read: Graph, model: Model, shapes: Mapping[str, tuple[int, ...]], region: Ball | Box | None
+    graph: Graph,
+    read: Graph,
+    model: Model,
+    shapes: Mapping[str, tuple[int, ...]],
+    region: Ball | Box | None,
 ) -> Checked:
     compared: set[str] = set()
     ran: set[str] = set()
-    largest, count = 0.0, 0
+    largest = 0.0
+    count = 0
     for inputs in probes(graph, shapes, region):
         theirs = model.values(inputs)
         for each, done in ((graph, None), (read, graph)):
@@ -388,7 +411,13 @@ class _Walk:
     ``done``: that graph, all of whose values were compared.
     """
 
-    def __init__(self, graph: Graph, inputs: Inputs, theirs: Mapping[str, Computed], done: Graph | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        inputs: Inputs,
+        theirs: Mapping[str, Computed],
+        done: Graph | None = None,
+    ) -> None:
         known_before = {} if done is None else done.by_name
         self.compared: set[str] = set()
         self.ran: set[str] = set()
@@ -403,13 +432,20 @@ class _Walk:
                     known[node.name] = Value(inputs[node.name] if given is None else given.value)
                     units[node.name] = 2.0**-53 if given is None else given.unit
             elif given is not None and _alike_in(node, known_before.get(node.name)) and theirs.keys() >= {*node.inputs}:
-                known[node.name], units[node.name] = Value(given.value), given.unit
+                known[node.name] = Value(given.value)
+                units[node.name] = given.unit
             else:
                 self._node(node, given, known, units)
             for name in last.get(at, ()):
                 known.pop(name, None)
 
-    def _node(self, node: Node, given: Computed | None, known: dict[str, Value], units: dict[str, float]) -> None:
+    def _node(
+        self,
+        node: Node,
+        given: Computed | None,
+        known: dict[str, Value],
+        units: dict[str, float],
+    ) -> None:
         """Compute one value from the model's, and compare it with the model's own."""
         if all(name in known for name in node.inputs):
             units[node.name] = max([*(units[name] for name in node.inputs), given.unit if given else 2.0**-53])
@@ -428,14 +464,21 @@ class _Walk:
                     self.largest = max(self.largest, _agree(node, ours, [given], units[node.name], overflown))
                     self.compared.add(node.name)
         if given is not None:
-            known[node.name], units[node.name] = Value(given.value), given.unit
+            known[node.name] = Value(given.value)
+            units[node.name] = given.unit
 
 
 def _alike_in(node: Node, other: Node | None) -> bool:
     return other is not None and node.operator is other.operator and node.inputs == other.inputs
 
 
-def _agree(node: Node, ours: Value, theirs: Sequence[Computed], unit: float, overflown: bool) -> float:
+def _agree(
+    node: Node,
+    ours: Value,
+    theirs: Sequence[Computed],
+    unit: float,
+    overflown: bool,
+) -> float:
     """By how much a value differs from the nearest of the model's, as a part of what rounding may make.
 
     Raises
@@ -453,7 +496,8 @@ def _agree(node: Node, ours: Value, theirs: Sequence[Computed], unit: float, ove
     if worst > 1:
         at = np.unravel_index(int(np.argmax(share)), share.shape)
         place = ", ".join(str(int(n)) for n in at)
-        mine, other = float(ours.value[at]), float(theirs[0].value[at])
+        mine = float(ours.value[at])
+        other = float(theirs[0].value[at])
         raise _refusal(
             node, f"is {mine!r} at [{place}] in the graph and {other!r} in the model, {worst:.3g} times what rounding "
             "can make",
@@ -461,7 +505,12 @@ def _agree(node: Node, ours: Value, theirs: Sequence[Computed], unit: float, ove
     return worst
 
 
-def _share(ours: FloatArray, theirs: FloatArray, allowed: FloatArray, overflown: bool) -> FloatArray:
+def _share(
+    ours: FloatArray,
+    theirs: FloatArray,
+    allowed: FloatArray,
+    overflown: bool,
+) -> FloatArray:
     share = np.asarray(abs(ours - theirs) / allowed)
     # What overflows in the model's precision is no value; what is none in both is the same.
     counts = np.isfinite(theirs) & (np.isfinite(ours) | (np.isnan(ours) & (not overflown)))
@@ -514,7 +563,12 @@ class _Alone:
             waiting += [each for each in node.inputs if each not in values and each not in found]
         return sorted(found.values(), key=lambda node: self.order[node.name])
 
-    def _compare(self, nodes: list[Node], inputs: Mapping[str, FloatArray], theirs: Sequence[Computed]) -> None:
+    def _compare(
+        self,
+        nodes: list[Node],
+        inputs: Mapping[str, FloatArray],
+        theirs: Sequence[Computed],
+    ) -> None:
         known = {name: Value(np.asarray(value)) for name, value in inputs.items()}
         unit = max(PRECISE, *(each.unit for each in theirs))
         try:
@@ -542,7 +596,10 @@ def _refusal(node: Node, what: str) -> TranslationError:
 
 
 def _several(
-    graph: Graph, model: Model, shapes: Mapping[str, tuple[int, ...]], region: Ball | Box | None
+    graph: Graph,
+    model: Model,
+    shapes: Mapping[str, tuple[int, ...]],
+    region: Ball | Box | None,
 ) -> tuple[int, ...]:
     """Numbers of samples together for which outputs are those of each sample by itself.
 
@@ -551,7 +608,8 @@ def _several(
     if any(not shape or shape[0] != 1 for shape in shapes.values()):
         return ()
     agreed = []
-    nodes, unknown = graph.by_name, _unknown(graph)
+    nodes = graph.by_name
+    unknown = _unknown(graph)
     given = list(itertools.islice(samples(shapes, region), DIFFERENT))
     alone: list[dict[str, Computed]] = []
     for count in SAMPLES:

@@ -75,7 +75,8 @@ class Adam:
         self.count += 1
         self.mean = 0.9 * self.mean + 0.1 * gradient
         self.square = self.decay * self.square + (1 - self.decay) * gradient * gradient
-        mean, square = self.mean / (1 - 0.9**self.count), self.square / (1 - self.decay**self.count)
+        mean = self.mean / (1 - 0.9**self.count)
+        square = self.square / (1 - self.decay**self.count)
         return np.asarray(share * self.rate * mean / (np.sqrt(square) + 1e-12))
 
 
@@ -83,7 +84,10 @@ VISITED = 30
 """Frequencies an axis that the proof of a kernel visits, about."""
 POWERS = 4
 """Power steps on the eigenvectors of the step before; ten times as many at the first."""
-WIDE, LANCZOS, RESTARTS, RESIDUAL = 256, 24, 5, 1e-5
+WIDE = 256
+LANCZOS = 24
+RESTARTS = 5
+RESIDUAL = 1e-5
 """Rows above which an eigenvector comes from Lanczos steps; how many at once, how often, and to what residual."""
 Vectors = NDArray[Any]
 Parts = Sequence[tuple[int, int]]
@@ -142,11 +146,14 @@ class Stage:
         steps = POWERS if self.vectors is not None else 10 * POWERS
         given: Any = start
         found: Any = gram_power(lambda v: numpy.matmul(gram, v[..., None])[..., 0], given, steps, xp=numpy)
-        kept, values = found[0], np.reshape(found[1], (-1,))
+        kept = found[0]
+        values = np.reshape(found[1], (-1,))
         near = np.argsort(values)[-2:]
         for each in near:
             values[each], kept[each] = top(gram[each], kept[each])
-        at, self.vectors, self.values = int(np.argmax(values)), kept, values
+        at = int(np.argmax(values))
+        self.vectors = kept
+        self.values = values
         return float(values[at]), at, kept[at]
 
 
@@ -172,7 +179,8 @@ def top(matrix: Vectors, start: Vectors) -> tuple[float, Vectors]:
                     break
                 basis[at + 1] = rest / size
             values, vectors = np.linalg.eigh(basis[: at + 1].conj() @ images[: at + 1].T)
-            weights, value = vectors[:, -1], float(values[-1])
+            weights = vectors[:, -1]
+            value = float(values[-1])
             vector = basis[: at + 1].T @ weights
             if float(np.linalg.norm(images[: at + 1].T @ weights - value * vector)) <= RESIDUAL * value:
                 return value, vector
@@ -195,7 +203,9 @@ def cost(run: Subnetwork, parts: Parts, points: int) -> Cost:
         f = frequencies(part, points)
         widths = dict(enumerate(widths_of(part), first))
         for at, link, alive, staying in _frontiers(part):
-            p, n, m = sum(widths[s] for s in alive), sum(widths[s] for s in staying), link.width
+            p = sum(widths[s] for s in alive)
+            n = sum(widths[s] for s in staying)
+            m = link.width
             solved = 0.0 if at == first + 1 and not n else p**3 / 1.5 + 2.0 * p * p * m
             products += (4.0 if f > 1 else 1.0) * f * (solved + 2.0 * m * m * p + (n + m) ** 3 * bool(n))
             memory += 16.0 * f * (2 * m * p + (n + m) ** 2 + p * (n + m) * bool(n))
@@ -240,7 +250,8 @@ def stages_of(
     entry: FloatArray | None = None,
 ) -> list[Stage]:
     """One part of a run at the frequencies of a grid, or at given angles (f, d); ``entry``: q_0, if it is not 1."""
-    (first, last), found = part, []
+    first, last = part
+    found = []
     segment = run.part(first, last)
     shrink = None if entry is None else np.repeat(entry, segment.widths[0] // segment.width)
     kernels = segment.kernels()
@@ -291,7 +302,11 @@ def _next(run: Subnetwork, parts: Parts, first: int) -> Segment:
     return run.part(first, next(end for begin, end in parts if begin == first))
 
 
-def symbols_at(kernel: FloatArray, place: Sequence[int], angles: FloatArray) -> NDArray[np.complex128]:
+def symbols_at(
+    kernel: FloatArray,
+    place: Sequence[int],
+    angles: FloatArray,
+) -> NDArray[np.complex128]:
     """Of a kernel whose first tap stands at a place, at angles (f, d)."""
     taps = kernel.reshape(math.prod(kernel.shape[:2]), -1).T
     shape = kernel.shape[2:]
@@ -314,7 +329,10 @@ class _Kept:
     eliminated: Vectors | None
 
 
-def value_and_gradient(run: Sequence[Stage], point: FloatArray) -> tuple[float, list[FloatArray], FloatArray]:
+def value_and_gradient(
+    run: Sequence[Stage],
+    point: FloatArray,
+) -> tuple[float, list[FloatArray], FloatArray]:
     """Logarithm of the constant's square on the grid, and its gradient with respect to logs and logits.
 
     ``point``: log D of each stage but the last, one after the other, and the logits of their shares.
@@ -342,7 +360,11 @@ def _last_log(run: Sequence[Stage]) -> FloatArray:
     return np.zeros(len(run[-1].centre))
 
 
-def forward(run: Sequence[Stage], logs: Sequence[FloatArray], shares: FloatArray | None) -> list[_Kept]:
+def forward(
+    run: Sequence[Stage],
+    logs: Sequence[FloatArray],
+    shares: FloatArray | None,
+) -> list[_Kept]:
     """``shares``: None where D are the multipliers themselves."""
     kept: list[_Kept] = []
     form: Vectors | None = None  # a diagonal
@@ -352,7 +374,8 @@ def forward(run: Sequence[Stage], logs: Sequence[FloatArray], shares: FloatArray
         right = adjoint(stage.symbols)
         solved = right / diagonal[:, None].astype(real) if form is None else np.linalg.solve(form, right)
         weight = np.exp(log / 2) * stage.spread
-        gram, narrow = stage.symbols @ solved, weight.astype(real)
+        gram = stage.symbols @ solved
+        narrow = weight.astype(real)
         if stage.summed:
             gram = gram.real.sum(axis=0, keepdims=True)
         norm, at, vector = stage.largest(narrow[:, None] * gram * narrow)
@@ -362,7 +385,8 @@ def forward(run: Sequence[Stage], logs: Sequence[FloatArray], shares: FloatArray
         lam = share * np.exp(log) / norm
         eliminated = None
         if stage.cut:
-            form, diagonal = None, np.repeat(lam, stage.copies)
+            form = None
+            diagonal = np.repeat(lam, stage.copies)
         elif not len(stage.kept) and not stage.leaf.any():
             steep = (stage.centre * lam).astype(real)
             gram *= -steep[:, None]
@@ -383,14 +407,16 @@ def _eliminated(stage: Stage, form: Vectors, lam: FloatArray) -> tuple[Vectors, 
         form = form - adjoint(stage.symbols) @ ((stage.leaf.astype(lam.dtype) ** 2 * lam)[:, None] * stage.symbols)
     joint: Vectors = -(stage.centre.astype(lam.dtype) * lam)[:, None] * stage.symbols
     gone, stay = _split(stage)
-    m, n = len(lam), len(stay)
+    m = len(lam)
+    n = len(stay)
     new = np.zeros((joint.shape[0], n + m, n + m), dtype=joint.dtype)
     new[:, n:, n:] = np.diag(lam)
     between = adjoint(joint)[:, gone]
     if n:
         wide = np.broadcast_to(form, (joint.shape[0], *form.shape[-2:]))
         new[:, :n, :n] = wide[:, stay[:, None], stay]
-        new[:, n:, :n], new[:, :n, n:] = joint[:, :, stay], adjoint(joint)[:, stay]
+        new[:, n:, :n] = joint[:, :, stay]
+        new[:, :n, n:] = adjoint(joint)[:, stay]
         between = np.concatenate([wide[:, gone[:, None], stay], between], axis=2)
     if not len(gone):
         return new, between
@@ -404,7 +430,11 @@ def _split(stage: Stage) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return np.setdiff1d(np.arange(stage.symbols.shape[2]), stage.kept), stage.kept
 
 
-def _back(run: Sequence[Stage], kept: Sequence[_Kept], shares: FloatArray) -> tuple[list[FloatArray], FloatArray]:
+def _back(
+    run: Sequence[Stage],
+    kept: Sequence[_Kept],
+    shares: FloatArray,
+) -> tuple[list[FloatArray], FloatArray]:
     """The gradient: F's cotangents, at the few frequencies where a largest eigenvalue is."""
     logs: list[FloatArray] = []
     logits = np.zeros(len(kept))
@@ -412,8 +442,10 @@ def _back(run: Sequence[Stage], kept: Sequence[_Kept], shares: FloatArray) -> tu
     cotangents: Vectors = np.zeros((0, 0, 0))
     after: FloatArray | None = None  # of the diagonal that the next part begins with
     for i in range(len(kept) - 1, -1, -1):
-        stage, each = run[i], kept[i]
-        lam, (norm, at, vector) = each.multipliers, each.largest
+        stage = run[i]
+        each = kept[i]
+        lam = each.multipliers
+        norm, at, vector = each.largest
         of_lam = np.zeros(len(lam))
         before: Vectors = np.zeros((0, stage.symbols.shape[2], stage.symbols.shape[2]), dtype=stage.symbols.dtype)
         if stage.cut:
@@ -438,7 +470,12 @@ def _back(run: Sequence[Stage], kept: Sequence[_Kept], shares: FloatArray) -> tu
     return logs[::-1], logits[:-1]
 
 
-def _with(at_all: list[int], cotangents: Vectors, at: list[int], new: Vectors) -> tuple[list[int], Vectors]:
+def _with(
+    at_all: list[int],
+    cotangents: Vectors,
+    at: list[int],
+    new: Vectors,
+) -> tuple[list[int], Vectors]:
     for one, more in zip(at, new, strict=True):
         if one in at_all:
             cotangents[at_all.index(one)] += more
@@ -447,11 +484,16 @@ def _with(at_all: list[int], cotangents: Vectors, at: list[int], new: Vectors) -
 
 
 def _through(
-    stage: Stage, each: _Kept, lam: FloatArray, rows: NDArray[np.intp], cotangents: Vectors
+    stage: Stage,
+    each: _Kept,
+    lam: FloatArray,
+    rows: NDArray[np.intp],
+    cotangents: Vectors,
 ) -> tuple[Vectors, FloatArray]:
     """Cotangents of F before a link, and of the link's multipliers, from those of F after it."""
     gone, stay = _split(stage)
-    p, m = stage.symbols.shape[2], len(lam)
+    p = stage.symbols.shape[2]
+    m = len(lam)
     t = -each.solved[rows] * (stage.centre * lam) if each.eliminated is None else each.eliminated[rows]
     symbols = stage.symbols[rows]
     # Of the matrix before elimination, values first: [[F, F_b], [F_b*, L]].
@@ -463,7 +505,8 @@ def _through(
         whole[:, gone[:, None], behind] = -up
         whole[:, behind[:, None], gone] = -adjoint(up)
         whole[:, gone[:, None], gone] = up @ adjoint(t)
-    inner, between = whole[:, :p, :p], whole[:, :p, p:]
+    inner = whole[:, :p, :p]
+    between = whole[:, :p, p:]
     # Diagonals of C F_b and C F C*, F here the cotangents.
     of_lam = np.einsum("kii->i", cotangents[:, len(stay) :, len(stay) :]).real
     of_lam = of_lam - 2 * stage.centre * np.einsum("kmp,kpm->m", symbols, between).real
@@ -482,14 +525,17 @@ def parameters(run: Sequence[Stage], multipliers: Sequence[FloatArray]) -> list[
 
 FACTOR = 4.0
 """By which t grows."""
-GAP, GAIN = 1e-4, 2e-3
+GAP = 1e-4
+GAIN = 2e-3
 """Ends: the relative distance of the constant's square from its least value, or the gain by a larger t (the next one
 gains a quarter of it), for which it would not go on."""
 CENTRED = 0.9
 """Newton decrement below which t grows."""
 INWARD = 1.05
 """The square of the constant that it begins with, over that of the multipliers that it is given."""
-SHARE, SHORTER, SHORTEST = 0.3, 0.6, 24
+SHARE = 0.3
+SHORTER = 0.6
+SHORTEST = 24
 """What is left of an eigenvalue at least; by which a step is shortened, and how often at most."""
 
 
@@ -516,9 +562,11 @@ class _Form:
 
     def at(self, x: FloatArray) -> FloatArray:
         """P."""
-        found, own = np.diag(x[self.owner]), self.first
+        found = np.diag(x[self.owner])
+        own = self.first
         for stage, numbers in zip(self.stages, np.split(self.behind, self._ends()), strict=True):
-            matrix, weights = stage.symbols[0], x[numbers]
+            matrix = stage.symbols[0]
+            weights = x[numbers]
             if not stage.cut:
                 here = np.arange(own, own + len(matrix))
                 between = (stage.centre * weights)[:, None] * matrix
@@ -534,7 +582,9 @@ class _Form:
 
     def derivatives(self, matrix: FloatArray, gradient: FloatArray, hessian: FloatArray) -> None:
         """Add those of ``-log det P`` for a P."""
-        inverse, first, inner = np.linalg.inv(matrix), self.first, len(self.owner) - self.first
+        inverse = np.linalg.inv(matrix)
+        first = self.first
+        inner = len(self.owner) - self.first
         right = np.concatenate([inverse[:, stage.alive] @ stage.symbols[0].T for stage in self.stages], axis=1)
         both = np.concatenate([stage.symbols[0] @ right[stage.alive] for stage in self.stages])
         c = np.concatenate([stage.centre for stage in self.stages])[:inner]
@@ -557,13 +607,15 @@ class _Form:
 
 def newton_products(run: Subnetwork, parts: Parts) -> float:
     """Of real numbers, that a Newton step takes; infinite where a layer has more than one frequency."""
-    found, unknowns = 0.0, 0
+    found = 0.0
+    unknowns = 0
     for first, last in parts:
         part = run.part(first, last)
         widths = widths_of(part)
         if frequencies(part, 2) > 1:
             return math.inf
-        n, m = sum(widths[:-1]), sum(widths[1:])
+        n = sum(widths[:-1])
+        m = sum(widths[1:])
         read = sum(link.width * sum(widths[s - first] for s in link.sources) for link in part.links)
         found += 2.0 * n**3 + 2.0 * n * read + 4.0 * (n + m) ** 2
         unknowns += m
@@ -575,7 +627,10 @@ def _parts(run: Sequence[Stage]) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], len(run)], strict=True))
 
 
-def _forms(run: Sequence[Stage], links: Sequence[AffineMap]) -> tuple[list[_Form], list[NDArray[np.intp]], int]:
+def _forms(
+    run: Sequence[Stage],
+    links: Sequence[AffineMap],
+) -> tuple[list[_Form], list[NDArray[np.intp]], int]:
     """P of each part, and the numbers of the unknowns: those of each link but the last; then the constant; then 1."""
     owners: list[NDArray[np.intp]] = []
     count = 0
@@ -586,7 +641,8 @@ def _forms(run: Sequence[Stage], links: Sequence[AffineMap]) -> tuple[list[_Form
     owners.append(np.full(run[-1].symbols.shape[1], count + 1))
     found = []
     for first, last in _parts(run):
-        part, before = run[first:last], run[first].symbols.shape[2]
+        part = run[first:last]
+        before = run[first].symbols.shape[2]
         entry = np.full(before, count) if first == 0 else np.repeat(owners[first - 1], run[first - 1].copies)
         own = owners[first:last]
         found.append(_Form(part, np.concatenate([entry, *own[:-1]]), np.concatenate(own)))
@@ -594,7 +650,10 @@ def _forms(run: Sequence[Stage], links: Sequence[AffineMap]) -> tuple[list[_Form
 
 
 def newton_steps(
-    run: Sequence[Stage], links: Sequence[AffineMap], multipliers: Sequence[FloatArray], constant_sq: float
+    run: Sequence[Stage],
+    links: Sequence[AffineMap],
+    multipliers: Sequence[FloatArray],
+    constant_sq: float,
 ) -> Iterator[tuple[list[FloatArray], bool]]:
     """Better and better multipliers, from feasible ones and the constant's square; whether each is the last."""
     forms, owners, count = _forms(run, links)
@@ -606,7 +665,9 @@ def newton_steps(
     x[count + 1] = 1 / (constant_sq * INWARD)
     order = sum(len(form.owner) for form in forms)
     matrices = [form.at(x) for form in forms]
-    t, before, value = float(order), math.inf, _barrier(matrices)
+    t = float(order)
+    before = math.inf
+    value = _barrier(matrices)
     while value is not None:
         move, decrement = _newton(forms, matrices, x, t)
         changes = [form.at(move) for form in forms]
@@ -622,10 +683,14 @@ def newton_steps(
             yield [x[own] / x[count] for own in owners], True
             return
         outward = new[count] > x[count]
-        x, matrices, value, last = new, there, next_value, False
+        x = new
+        matrices = there
+        value = next_value
+        last = False
         if decrement < CENTRED and size == 1:
             last = before / x[count] < 1 + GAIN
-            t, before = t * FACTOR, x[count]
+            t = t * FACTOR
+            before = x[count]
         elif outward:
             t *= FACTOR
         last = last or order < GAP * t * x[count]
@@ -635,13 +700,18 @@ def newton_steps(
 
 
 def _newton(
-    forms: Sequence[_Form], matrices: Sequence[FloatArray], x: FloatArray, t: float
+    forms: Sequence[_Form],
+    matrices: Sequence[FloatArray],
+    x: FloatArray,
+    t: float,
 ) -> tuple[FloatArray, float]:
     """The step, 0 for the last unknown, and its decrement."""
-    gradient, hessian = np.zeros(len(x)), np.zeros((len(x), len(x)))
+    gradient = np.zeros(len(x))
+    hessian = np.zeros((len(x), len(x)))
     for form, matrix in zip(forms, matrices, strict=True):
         form.derivatives(matrix, gradient, hessian)
-    gradient, hessian = gradient[:-1], hessian[:-1, :-1]
+    gradient = gradient[:-1]
+    hessian = hessian[:-1, :-1]
     gradient[-1] += t
     root = 1 / np.sqrt(np.diag(hessian))
     scaled = hessian * root * root[:, None] + 1e-13 * np.eye(len(root))
@@ -664,7 +734,8 @@ RATE = 2**32
 every machine."""
 ROUNDS = ((6, 20), (6, 30), (10, 50), (16, 100))
 """Rounds of gradient steps: frequencies an axis, and steps; then each with twice as many as the last."""
-EXPECTED, NEWTON = 40, 1 / 4
+EXPECTED = 40
+NEWTON = 1 / 4
 """Newton steps that are expected; they follow the first round where they take no larger share of the budget."""
 WORTH_KEEPING = 2.5e-3
 """Gain of the constant's square that makes another proposal: more than a proof adds."""
@@ -672,9 +743,12 @@ MEMORY = 2**30
 """Bytes of what is computed in a step."""
 FINEST = 16
 """Frequencies an axis on which the multipliers of the end are made, lest they are infeasible between the others."""
-LOOKED_AT, CHEAP = 3, 0.02
+LOOKED_AT = 3
+CHEAP = 0.02
 """States that are looked at on the finest grid; part of the budget that may be spent on more."""
-REFINED, PEAKS, NEAR = 2, 6, 0.97
+REFINED = 2
+PEAKS = 6
+NEAR = 0.97
 """Of them, whose constants are looked at between its points; near how many of its points, and how high."""
 RESONANT = 0.01
 """Such a rise is a narrow peak, for which it is better to scale all multipliers, as the proof does."""
@@ -720,11 +794,22 @@ class _Search:
     """One search: where it stands, what it may still cost, and what it proposes."""
 
     def __init__(
-        self, run: Subnetwork, parts: Parts, steps: int, budget: float, progress: Progress | None, clock: Clock
+        self,
+        run: Subnetwork,
+        parts: Parts,
+        steps: int,
+        budget: float,
+        progress: Progress | None,
+        clock: Clock,
     ) -> None:
         self.clock = clock
-        self.network, self.parts, self.links = run, parts, run.links[:-1]
-        self.steps, self.left, self.whole, self.progress = steps, budget, budget, progress
+        self.network = run
+        self.parts = parts
+        self.links = run.links[:-1]
+        self.steps = steps
+        self.left = budget
+        self.whole = budget
+        self.progress = progress
         self.most = next(at for at in range(steps, -1, -1) if _is_kept(at))
         self.point = np.zeros(sum(link.width for link in self.links) + len(self.links))
         self.done = 0
@@ -777,23 +862,36 @@ class _Search:
         return [state[:2] for state in found]
 
     def _raised(
-        self, value: float, multipliers: Sequence[FloatArray], rises: FloatArray
+        self,
+        value: float,
+        multipliers: Sequence[FloatArray],
+        rises: FloatArray,
     ) -> tuple[float, list[FloatArray]]:
         """Where the square of each part's constant is ``exp(rise)`` times larger."""
-        better, so_far = [], 0.0
+        better = []
+        so_far = 0.0
         for (first, last), more in zip(self.parts, rises.tolist(), strict=True):
             better += [each * math.exp(-so_far) for each in multipliers[first : last - 1]]
             so_far += more
             better += [each * math.exp(-so_far) for each in multipliers[last - 1 : last]]
         return value + so_far, better
 
-    def _rises(self, multipliers: Sequence[FloatArray], on_grid: Sequence[FloatArray]) -> FloatArray:
+    def _rises(
+        self,
+        multipliers: Sequence[FloatArray],
+        on_grid: Sequence[FloatArray],
+    ) -> FloatArray:
         """Logarithm of how much larger the square of each part's constant is between the points of the finest grid."""
-        logs, rises = [*map(np.log, multipliers), _last_log(self.fine)], np.zeros(len(self.parts))
+        logs = [*map(np.log, multipliers), _last_log(self.fine)]
+        rises = np.zeros(len(self.parts))
         for at, ((first, last), known) in enumerate(zip(self.parts, on_grid, strict=True)):
             entry = None if first == 0 else np.sqrt(multipliers[first - 1])
 
-            def values(angles: FloatArray, part: tuple[int, int] = (first, last), entry: Any = entry) -> FloatArray:
+            def values(
+                angles: FloatArray,
+                part: tuple[int, int] = (first, last),
+                entry: Any = entry,
+            ) -> FloatArray:
                 grid = stages_of(self.network, self.parts, part, angles, np.complex128, entry)
                 kept = forward(grid, logs[slice(*part)], None)
                 feasible = all(each.largest[0] < ALMOST for each in kept[:-1])
@@ -858,7 +956,8 @@ class _Search:
         if self.left < each:
             return
         for at, best, point in gradient_steps(grid, self.links, self.point, steps, PATIENCE):
-            self.point, self.left = point, self.left - each
+            self.point = point
+            self.left = self.left - each
             if at:
                 self._tick()
                 if _is_kept(self.done):
@@ -884,7 +983,12 @@ class _Search:
         return True
 
 
-def highest(values: Callable[[FloatArray], FloatArray], grid: FloatArray, apart: float, on_grid: FloatArray) -> float:
+def highest(
+    values: Callable[[FloatArray], FloatArray],
+    grid: FloatArray,
+    apart: float,
+    on_grid: FloatArray,
+) -> float:
     """The largest value near the highest points of a grid of angles (f, d), by parabolas along the axes."""
     step = np.where(grid.any(axis=0), apart, 0.0)
     peaks: list[FloatArray] = []
@@ -892,7 +996,8 @@ def highest(values: Callable[[FloatArray], FloatArray], grid: FloatArray, apart:
         far = [np.minimum(*(abs(_turned(grid[at] - sign * each)) for sign in (1, -1))) for each in peaks]
         if len(peaks) < PEAKS and on_grid[at] > NEAR * on_grid.max() and all((d > 1.5 * step).any() for d in far):
             peaks.append(grid[at])
-    centres, best = np.asarray(peaks), float(on_grid.max())
+    centres = np.asarray(peaks)
+    best = float(on_grid.max())
     axes = np.flatnonzero(step)
     for share in (1 / 2, 1 / 4, 1 / 8):
         moves = np.concatenate([np.zeros((1, len(step))), *(sign * share * np.diag(step)[axes] for sign in (1, -1))])
@@ -900,7 +1005,9 @@ def highest(values: Callable[[FloatArray], FloatArray], grid: FloatArray, apart:
         best = max(best, float(found.max()))
         if not math.isfinite(best):
             break
-        here, after, before = found[:, :1], found[:, 1 : 1 + len(axes)], found[:, 1 + len(axes) :]
+        here = found[:, :1]
+        after = found[:, 1 : 1 + len(axes)]
+        before = found[:, 1 + len(axes) :]
         bend = np.maximum(2 * here - after - before, 1e-12 * here)
         centres[:, axes] += np.clip((after - before) / (2 * bend), -1, 1) * share * step[axes]
     return best
@@ -912,18 +1019,26 @@ def _turned(angles: FloatArray) -> FloatArray:
 
 
 def gradient_steps(
-    grid: Sequence[Stage], links: Sequence[AffineMap], point: FloatArray, steps: int, patience: int
+    grid: Sequence[Stage],
+    links: Sequence[AffineMap],
+    point: FloatArray,
+    steps: int,
+    patience: int,
 ) -> Iterator[tuple[int, float, FloatArray]]:
     """Adam from a point, with steps that get shorter: the number of each step, the least value so far, and its point.
 
     ``patience``: steps without a gain of a thousandth after which it ends.
     """
-    by, least, best, since = Adam(STEP, 0.99), math.inf, point, 0
+    by = Adam(STEP, 0.99)
+    least = math.inf
+    best = point
+    since = 0
     for at in range(steps + 1):
         value, logs_back, logits_back = value_and_gradient(grid, point)
         since = 0 if value < least - 1e-3 else since + 1
         if value < least:
-            least, best = value, point
+            least = value
+            best = point
         yield at, least, best
         if since > patience:
             return

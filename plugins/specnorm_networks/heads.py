@@ -40,14 +40,19 @@ from specnorm_networks.methods import Multipliers
 
 RUNGS = (0, 10, 25, 100, 400, 1600)
 """Steps after which a proof is tried: what a budget finds, a larger one finds too."""
-PART, PATIENCE = 1 / 4, 10
+PART = 1 / 4
+PATIENCE = 10
 """Of the method's seconds; steps without a gain of a thousandth after which the search ends."""
 LOWER = (1.0, 0.9, 0.7)
 """What is left of the last multipliers, for those of a cut run are feasible only nearly."""
 
 
 def bound_through_head(
-    head: Head, measure: Measure, method: Multipliers, share: float, known: Sequence[FloatArray] = ()
+    head: Head,
+    measure: Measure,
+    method: Multipliers,
+    share: float,
+    known: Sequence[FloatArray] = (),
 ) -> Upper | None:
     """The least constant of a run that is found within a share of the method's seconds; None: none is.
 
@@ -80,7 +85,10 @@ def bound_through_head(
 
 
 def weights_of(
-    head: Head, method: Multipliers, budget: float, known: Sequence[FloatArray] = ()
+    head: Head,
+    method: Multipliers,
+    budget: float,
+    known: Sequence[FloatArray] = (),
 ) -> Iterator[list[FloatArray]]:
     """Of the values of the body but the first, the better ones last; ``budget``: products of numbers."""
     products, memory = _cost(head)
@@ -99,7 +107,9 @@ class _Search:
     """Where the search stands: logarithms of D, and logits of the shares, of all links but the last."""
 
     def __init__(self, head: Head, method: Multipliers) -> None:
-        self.head, self.method, self.done = head, method, 0
+        self.head = head
+        self.method = method
+        self.done = 0
         self.exact = _stages(head, method)
         self.grid = [replace(stage, symbols=_narrow(stage.symbols)) for stage in self.exact]
         self.links = [*head.body.links, *head.run.links[head.at : -1]]
@@ -111,7 +121,8 @@ class _Search:
 
     def begin(self, known: Sequence[FloatArray]) -> None:
         """Where the weights of a run that is cut before the head are, if that is better than the closed form."""
-        count, best = len(self.head.body.links), (self._value(), self.point)
+        count = len(self.head.body.links)
+        best = (self._value(), self.point)
         multipliers = [np.square(each / _unit(self.head)) for each in known[len(self.head.before) : -1]]
         multipliers = [np.repeat(each, x.width // len(each)) for each, x in zip(multipliers, self.links, strict=True)]
         centre, _ = middle(*self.head.body.links[-1].slopes)
@@ -131,7 +142,8 @@ class _Search:
         """Gradient steps to the best point on the way; whether it is better by a thousandth than the one before."""
         first = best = math.inf
         for at, best, point in gradient_steps(self.grid, self.links, self.point, steps, PATIENCE):
-            self.point, first = point, best if at == 0 else first
+            self.point = point
+            first = best if at == 0 else first
             self.done += at > 0
             if at and self.method.progress is not None:
                 self.method.progress(self.done, self.method.steps, f"{self.head.run.start} to {self.head.run.end}")
@@ -144,7 +156,8 @@ def _narrow(symbols: Vectors) -> Vectors:
 
 def _stages(head: Head, method: Multipliers) -> list[Stage]:
     """The body at the frequencies of the ring, the head, and what follows at one frequency."""
-    whole, (points, counts) = (0, len(head.body.links)), head.frequencies
+    whole = (0, len(head.body.links))
+    points, counts = head.frequencies
     body = stages_of(head.body, [whole], whole, points.angles, np.complex128, head.entry / _unit(head))
     centre, leaf = middle(*head.body.links[-1].slopes)
     body[-1] = replace(body[-1], cut=False, centre=centre, leaf=leaf)
@@ -167,7 +180,11 @@ def _unit(head: Head) -> float:
 
 def _cost(head: Head) -> tuple[float, float]:
     """Products that a step takes, as `RATE` counts them, and bytes: there and back at all frequencies."""
-    count, part, m, p = len(head.frequencies[0]), head.part, head.link.width, head.body.links[-1].width
-    of_body, times = cost(head.body, [(0, len(part.links))], 2), count / frequencies(part, 2)
+    count = len(head.frequencies[0])
+    part = head.part
+    m = head.link.width
+    p = head.body.links[-1].width
+    of_body = cost(head.body, [(0, len(part.links))], 2)
+    times = count / frequencies(part, 2)
     products = 0.3 * times * of_body.products + 1.2 * count * (p**3 / 1.5 + 2.0 * p * p * m + 2.0 * m * m * p)
     return products, 3 * times * of_body.memory + 48.0 * count * (2 * m * p + p * p)

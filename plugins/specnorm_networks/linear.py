@@ -37,7 +37,12 @@ FEW = 256
 
 
 def located(
-    network: Network, centre: FloatArray, radius: float, *, anew: bool = True, clock: Clock | None = None
+    network: Network,
+    centre: FloatArray,
+    radius: float,
+    *,
+    anew: bool = True,
+    clock: Clock | None = None,
 ) -> LinearBounds:
     """All values on a ball.
 
@@ -48,7 +53,8 @@ def located(
     clock : Clock, optional
         Afterwards no unit is.
     """
-    found, clock = LinearBounds(network, centre, radius), clock or Clock()
+    found = LinearBounds(network, centre, radius)
+    clock = clock or Clock()
     boxed = np.isfinite(network.box.low).any() or np.isfinite(network.box.high).any()
     straight = set() if boxed else {network.input}
     for node in network.graph.nodes:
@@ -91,7 +97,8 @@ def usual(network: Network) -> Choose:
         if not is_curved(network, name):
             return c, on_ball(c, curve)
         tangent, chord, convex, concave = lines_of(curve)
-        above, below = np.where(convex, tangent, chord), np.where(concave, tangent, chord)
+        above = np.where(convex, tangent, chord)
+        below = np.where(concave, tangent, chord)
         return np.where(c > 0, c * above, c * below), np.outer(TRIES, by_ball(c, curve))
 
     return choose
@@ -104,7 +111,8 @@ def lines_of(curve: Curve) -> tuple[FloatArray, FloatArray, FloatArray, FloatArr
     middle = curve.breaks[0] / 2 + curve.breaks[-1] / 2
     part = np.minimum((curve.breaks[1:] < middle).sum(axis=0), len(widths) - 1)
     tangent = np.take_along_axis(curve.slope, part[None], axis=0)[0]
-    change, wide = np.diff(curve.slope, axis=0), (widths[1:] > 0) & (widths[:-1] > 0)
+    change = np.diff(curve.slope, axis=0)
+    wide = (widths[1:] > 0) & (widths[:-1] > 0)
     convex = ((change >= 0) | ~wide).all(axis=0)
     return tangent, chord, np.asarray(convex), np.asarray(((change <= 0) | ~wide).all(axis=0))
 
@@ -117,7 +125,8 @@ def by_ball(c: FloatArray, curve: Curve) -> FloatArray:
 def on_ball(c: FloatArray, curve: Curve) -> FloatArray:
     """Multipliers of a linear function on ball and box, shape (2, rows): where no end is met, and where some are."""
     first = lam = by_ball(c, curve)
-    low, high = curve.breaks[0] - curve.centre, curve.breaks[-1] - curve.centre
+    low = curve.breaks[0] - curve.centre
+    high = curve.breaks[-1] - curve.centre
     for _ in range(3):
         step = -c / lam[:, None]
         clipped = (step < low) | (step > high)
@@ -186,9 +195,16 @@ class Ascent:
     """
 
     def __init__(
-        self, bounds: LinearBounds, name: str, rows: FloatArray, before: Ascent | None = None, needed: float = 0.0
+        self,
+        bounds: LinearBounds,
+        name: str,
+        rows: FloatArray,
+        before: Ascent | None = None,
+        needed: float = 0.0,
     ) -> None:
-        self.bounds, self.name, self.rows = bounds, name, rows
+        self.bounds = bounds
+        self.name = name
+        self.rows = rows
         self.needed: float = needed if before is None else before.needed
         self.network = bounds.network
         self.unknown: dict[str, _Unknown] = {}
@@ -222,7 +238,8 @@ class Ascent:
         ball = by_ball(c, curve)
         if name not in self.unknown:
             tangent, chord, convex, concave = lines_of(curve)
-            low, high = curve.slope.min(axis=0), curve.slope.max(axis=0)
+            low = curve.slope.min(axis=0)
+            high = curve.slope.max(axis=0)
             at = np.where(c > 0, np.where(convex, tangent, chord), np.where(concave, tangent, chord))
             share = (at - low) / np.maximum(high - low, 1e-300)
             moves = np.where(c < 0, concave | ~convex, convex | ~concave)
@@ -231,8 +248,10 @@ class Ascent:
             logs = np.full(len(c), math.log(FIRST))
             if name in self.begun:
                 begun = self.begun[name]
-                kept, there = np.isin(curve.at, begun.at), np.isin(begun.at, curve.at)
-                logits[:, kept], logs = begun.logits[:, there], begun.logs
+                kept = np.isin(curve.at, begun.at)
+                there = np.isin(begun.at, curve.at)
+                logits[:, kept] = begun.logits[:, there]
+                logs = begun.logs
             by = Adam(RATES[0]), Adam(RATES[1])
             self.unknown[name] = _Unknown(curve.at, low, high, moves, logits, logs, *by)
         here = self.unknown[name]
@@ -243,7 +262,9 @@ class Ascent:
         points: dict[str, FloatArray] = {}
         count = len(self.rows)
         for node in self.network.graph.nodes:
-            name, linear, kept = node.name, self.network.linear.get(node.name), self.trace.get(node.name)
+            name = node.name
+            linear = self.network.linear.get(node.name)
+            kept = self.trace.get(node.name)
             known = [points[each] for each in node.inputs if each in points]
             curve = self.bounds.curve(name) if is_curved(self.network, name) and known else None
             if curve is None and kept is not None:
@@ -266,8 +287,11 @@ class Ascent:
 
     def _uphill(self, name: str, kept: Minimiser, before: FloatArray, curve: Curve) -> FloatArray:
         """Move one function's slopes and multipliers; what its slopes add to the gradient by its coefficients."""
-        here, c, apart = self.unknown[name], kept.coefficients, before - kept.point
-        slopes, by_logits = here.slopes, c * apart * (here.high - here.low) * here.share * (1 - here.share)
+        here = self.unknown[name]
+        c = kept.coefficients
+        apart = before - kept.point
+        slopes = here.slopes
+        by_logits = c * apart * (here.high - here.low) * here.share * (1 - here.share)
         here.logits = here.logits + here.by_logits.step(np.where(here.moves, by_logits, 0.0))
         by_logs = kept.multiplier * (np.square(kept.point - curve.centre).sum(axis=1) - curve.radius**2) / 2
         here.logs = np.clip(here.logs + here.by_logs.step(by_logs), -40, 5)
@@ -281,7 +305,8 @@ class Ascent:
             curve = self.bounds.curve(name) if is_curved(self.network, name) else None
             if curve is None or len(curve.slope) != 2 or not len(curve.at):
                 continue
-            low, high = curve.breaks[0], curve.breaks[-1]
+            low = curve.breaks[0]
+            high = curve.breaks[-1]
             bend = abs(curve.slope[1] - curve.slope[0]) * np.maximum(-low * high, 0.0) / (high - low + 1e-300)
             cost = (abs(kept.coefficients)[self.best.low <= self.needed] * bend).max(axis=0, initial=0.0)
             at = int(cost.argmax())

@@ -195,7 +195,8 @@ def certified_accuracy(
         If the model does not end with a linear layer, has no bound, mixes the samples of a batch, or samples and
         labels do not fit.
     """
-    inputs, labels = numbers(x).astype(np.float64), numbers(y)
+    inputs = numbers(x).astype(np.float64)
+    labels = numbers(y)
     if inputs.ndim < 2 or labels.shape != inputs.shape[:1] or not len(inputs):
         raise MethodError(
             f"x of shape {inputs.shape} and y of shape {labels.shape}; expected samples along the first axis of both, "

@@ -53,7 +53,11 @@ class Margins:
         """Of ``f_i - f_j``, shape (classes, classes); 0 on the diagonal."""
         return self.differences.high
 
-    def radii(self, logits: NDArray[np.floating] | Interval, labels: NDArray[np.integer]) -> FloatArray:
+    def radii(
+        self,
+        logits: NDArray[np.floating] | Interval,
+        labels: NDArray[np.integer],
+    ) -> FloatArray:
         """Radius of the ball around each sample in which the label cannot change, rounded down; 0 where it is wrong.
 
         Parameters
@@ -82,7 +86,12 @@ class Margins:
         return np.array([float(radius) for radius in found])
 
 
-def margins(graph: Graph, measure: Measure | None = None, *, method: Method | None = None) -> Margins:
+def margins(
+    graph: Graph,
+    measure: Measure | None = None,
+    *,
+    method: Method | None = None,
+) -> Margins:
     """Bound each difference of two logits.
 
     Parameters
@@ -97,14 +106,16 @@ def margins(graph: Graph, measure: Measure | None = None, *, method: Method | No
     MethodError
         If the network does not end with a matrix, or has no bound.
     """
-    graph, measure = prepared(of_logits(graph)), measure or Measure()
+    graph = prepared(of_logits(graph))
+    measure = measure or Measure()
     method = Multipliers() if method is None else method
     inputs, head = _head(graph)
     whole = bound(graph, measure, method=method)
     features = bound(replace(graph, outputs=inputs), measure, method=method)
     if whole.claim is None or features.claim is None:
         raise MethodError(f"The network has no bound: {whole.unknown[0].reason}.")
-    rows, alpha = head.layer.kernel(), rules.before_rows(head)
+    rows = head.layer.kernel()
+    alpha = rules.before_rows(head)
     found = [
         rules.of_network(whole.claim, len(rows)),
         rules.of_rows(rows, np.ones(rows.shape[1]), features.claim, alpha),
@@ -147,10 +158,15 @@ def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:
 
 
 def _weighted(
-    run: Subnetwork, rows: FloatArray, measure: Measure, method: Method, before: Sequence[Upper]
+    run: Subnetwork,
+    rows: FloatArray,
+    measure: Measure,
+    method: Method,
+    before: Sequence[Upper],
 ) -> Interval | None:
     """Through the weights of the features; None where the last layer is not cut off, or no weights are found."""
-    last, head = len(run.links) - 1, run.links[-1].alone
+    last = len(run.links) - 1
+    head = run.links[-1].alone
     if last not in run.blocks or head is None or head.scale is not None:
         return None
     parts = [(first, min(end, last)) for first, end in method.parts(run) if first < last] + [(last, last + 1)]

@@ -25,7 +25,8 @@ WORK = 2**25
 Others get the bound for every size."""
 CHEAP = 1000
 """Cells of a search up to which one to a hundredth of the tolerance costs little more."""
-MOST_CELLS, CELLS = 500_000, 2**34
+MOST_CELLS = 500_000
+CELLS = 2**34
 """Cells of a search for the norm of many layers together, and times the cube of the smaller side: good multipliers make
 it nearly the same at many frequencies."""
 LEAST = 0.05
@@ -127,7 +128,8 @@ class Measure:
         return None if math.isinf(self.clock.deadline) else max(self.clock.left, LEAST)
 
     def _prove(self, kernel: AnyArray, spec: ConvSpec) -> list[Upper]:
-        geometry, size = spec.geometry, spec.input_shape
+        geometry = spec.geometry
+        size = spec.input_shape
         found, upper = claimed(kernel, Enclose(rtol=self.rtol, budget=self._seconds), **geometry, input_shape=size)
         claims = [upper, claimed(kernel, FantasticFour(), **geometry)[1]]
         least = min(map(float, claims))

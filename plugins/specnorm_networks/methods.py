@@ -16,7 +16,8 @@ from specnorm_networks.certified.reading import Subnetwork
 from specnorm_networks.certified.segments import segments, usable
 from specnorm_networks.descent import RATE, ROUNDS, Progress, cost, proof_products
 
-WIDTHS, SOME_STEPS = (2**20, 4096, 2048, 1024, 512), 20
+WIDTHS = (2**20, 4096, 2048, 1024, 512)
+SOME_STEPS = 20
 """Channels at which runs are cut, the first that is affordable; steps of the search that have to be."""
 Parts = Sequence[tuple[int, int]]
 
@@ -69,7 +70,13 @@ class _Searching(Method):
         if not self.seconds > 0:
             raise MethodError(f"seconds={self.seconds!r}; expected a positive number.")
 
-    def search(self, run: Subnetwork, parts: Parts, share: float, clock: Clock) -> list[list[FloatArray]]:
+    def search(
+        self,
+        run: Subnetwork,
+        parts: Parts,
+        share: float,
+        clock: Clock,
+    ) -> list[list[FloatArray]]:
         """By gradient steps, and Newton steps for matrices."""
         try:
             with np.errstate(all="ignore"):

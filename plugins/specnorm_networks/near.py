@@ -106,7 +106,13 @@ def bound(
     return replace(found, checked=checked, note=read.note, status=status, file=file)
 
 
-def near(graph: Graph, ball: Ball, measure: Measure, method: Method, found: Ranges | None = None) -> list[NetworkBound]:
+def near(
+    graph: Graph,
+    ball: Ball,
+    measure: Measure,
+    method: Method,
+    found: Ranges | None = None,
+) -> list[NetworkBound]:
     """Bounds on a ball: with the slopes of each channel there, and of each unit where the network is small.
 
     Parameters
@@ -123,7 +129,11 @@ def near(graph: Graph, ball: Ball, measure: Measure, method: Method, found: Rang
 
 
 def _by_units(
-    local: Graph, measure: Measure, method: Method, found: Ranges | None = None, limit: float | None = None
+    local: Graph,
+    measure: Measure,
+    method: Method,
+    found: Ranges | None = None,
+    limit: float | None = None,
 ) -> list[NetworkBound]:
     """The bound of a graph that is written out and localised, by its units; none where these are too many.
 
@@ -171,7 +181,8 @@ def _with_steps_of(by_channels: NetworkBound, by_units: NetworkBound) -> Network
 
 def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> Ranges:
     """Ranges of all values on a ball; the constants up to each value make them smaller, and they the constants."""
-    whole, plain = prepared(graph), unsorted(graph)
+    whole = prepared(graph)
+    plain = unsorted(graph)
     constants = bounded(whole, measure, Product()).constants
     found = ranges(plain, ball, constants)
     lines = _by_lines(graph, ball, measure)

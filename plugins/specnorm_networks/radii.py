@@ -28,7 +28,8 @@ PARTS = 16
 MOST_PARTS = 4096
 AGAIN = 12
 """Steps of an ascent on a part."""
-ATTACKS, PUSHES = 3, 12
+ATTACKS = 3
+PUSHES = 12
 """Classes that a sample is pushed to, and steps to each."""
 
 
@@ -65,7 +66,8 @@ class Radii:
             raise MethodError(
                 "Radii need a network with one input and one output of shape (1, classes), of known sizes."
             )
-        self.shape, self.classes = ends[0], ends[1][1]
+        self.shape = ends[0]
+        self.classes = ends[1][1]
         self.output = self.graph.outputs[0]
         self.network: Network = read(self.graph, self.measure)
 
@@ -85,7 +87,8 @@ class Radii:
 
     def parts(self, x: FloatArray, label: int, radius: float) -> list[Ascent] | None:
         """Parts of a ball in which all differences of the label's logit to others are above the margin."""
-        clock, rows = Clock.of(self.budget), rules.rows_of(label, self.classes)
+        clock = Clock.of(self.budget)
+        rows = rules.rows_of(label, self.classes)
         for anew in (False, True):
             bounds = located(self.network, x, radius, anew=anew, clock=clock)
             ascent = Ascent(bounds, self.output, rows, needed=self.margin).improved(STEPS if anew else 0, clock)
@@ -95,7 +98,8 @@ class Radii:
 
     def _cut(self, whole: Ascent, clock: Clock) -> list[Ascent] | None:
         """Cut where a sign alone costs the most, and again where that is not enough."""
-        open_parts, done = [whole], list[Ascent]()
+        open_parts = [whole]
+        done = list[Ascent]()
         most = PARTS if self.budget is None else MOST_PARTS
         while open_parts:
             part = open_parts.pop()
@@ -112,7 +116,8 @@ class Radii:
 
     def attacked(self, x: FloatArray, label: int, radius: float) -> FloatArray | None:
         """An input of the ball, and of its box, whose label is not proven to be that one; None: none is found."""
-        name, x = self.network.input, x.reshape(self.shape)
+        name = self.network.input
+        x = x.reshape(self.shape)
         values = self.graph.run({name: x})
         if self.output not in values:
             return None
@@ -122,7 +127,8 @@ class Radii:
         for other in [int(j) for j in np.argsort(-values[self.output][0]) if j != label][:ATTACKS]:
             at = {name: x}
             row = np.zeros((1, self.classes))
-            row[0, other], row[0, label] = 1.0, -1.0
+            row[0, other] = 1.0
+            row[0, label] = -1.0
             for step in range(PUSHES):
                 way = gradient(self.network.graph, self.network.linear, at, {self.output: row})
                 if not length(way):

@@ -41,7 +41,8 @@ from specnorm_networks.certified.scope import Map, Scope
 
 FARTHEST = 512
 """Nodes that weights go back."""
-LARGEST, ENTRIES = 1024, 2**22
+LARGEST = 1024
+ENTRIES = 2**22
 """Entries on the smaller side of a matrix, and of a value for each entry of the other."""
 RTOL = 1e-6
 """Relative width to which the norm of a matrix is proven."""
@@ -122,21 +123,33 @@ class Branches:
             if not weights:
                 return
 
-    def _together(self, start: str, end: str, weights: FloatArray, used: list[Upper]) -> Upper | None:
+    def _together(
+        self,
+        start: str,
+        end: str,
+        weights: FloatArray,
+        used: list[Upper],
+    ) -> Upper | None:
         largest = float(np.max(weights, initial=0.0))
         if not math.isfinite(largest):
             return None
         return make_upper(host.root_up(Fraction(largest)), self.scope.map(start, end), "parts", *dict.fromkeys(used))
 
     def _back(
-        self, node: Node, weights: FloatArray, used: list[Upper], *, by_met: bool
+        self,
+        node: Node,
+        weights: FloatArray,
+        used: list[Upper],
+        *,
+        by_met: bool,
     ) -> list[tuple[str, FloatArray]] | None:
         """Weights of what a node is computed from, for those of its value."""
         known = [self.steps[name].claim for name in node.inputs]
         if None in known:
             return None  # it may move however far
         moves = [bool(claim and claim.value) for claim in known]
-        step, met = self.steps.get(node.name), self.met.get(node.name)
+        step = self.steps.get(node.name)
+        met = self.met.get(node.name)
         alone = None if step is None else step.alone
         place = self._place(node)
         # A layer may have been taken together with what is before it.
@@ -177,7 +190,8 @@ class Branches:
     def _moves(self, name: str) -> FloatArray:
         """Which entries of a value may move: 1, others 0; with its axes, of size 1 where all are alike."""
         if name not in self._moving:
-            node, claim = self.nodes[name], self.steps[name].claim
+            node = self.nodes[name]
+            claim = self.steps[name].claim
             self._moving[name] = np.ones((1,) * len(node.shape or ()))
             if claim is not None and not claim.value:
                 self._moving[name] = self._moving[name] * 0.0
@@ -211,7 +225,8 @@ class Branches:
 
     def _between(self, start: str, end: Node) -> list[Node] | None:
         """All linear nodes that lie between two values, in order; None if one is not linear."""
-        needed, waiting = {end.name}, [end.name]
+        needed = {end.name}
+        waiting = [end.name]
         while waiting:
             for name in self.nodes[waiting.pop()].inputs:
                 claim = self.steps[name].claim
@@ -257,7 +272,8 @@ class Branches:
         matrix, sizes = both
         if not np.isfinite(sizes).all():
             return None
-        spec, norm = ConvSpec.of(matrix.shape), self.norms.of_kernel(matrix, RTOL)
+        spec = ConvSpec.of(matrix.shape)
+        norm = self.norms.of_kernel(matrix, RTOL)
         if not proves(norm, spec, matrix):
             raise HypothesisError(f"{norm.what} is not {spec}")
         # Roundings of all maps one after the other, and as much again for those of the sizes; and underflow.

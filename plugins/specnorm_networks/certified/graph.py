@@ -133,7 +133,12 @@ class Graph:
         low, high = ({name: box[at] for name, box in boxes.items() if box is not None} for at in (0, 1))
         return found | {Box(low, high).region} if low else found
 
-    def _same(self, nodes: Sequence[Node], regions: frozenset[Region] = frozenset(), note: str = "") -> Graph:
+    def _same(
+        self,
+        nodes: Sequence[Node],
+        regions: frozenset[Region] = frozenset(),
+        note: str = "",
+    ) -> Graph:
         """Written otherwise, in a region: nodes of the same name have the same value. For the trusted room alone."""
         found = replace(self, nodes=tuple(nodes), note=" ".join(filter(None, (self.note, note))))
         object.__setattr__(found, "_origin", self.origin)
@@ -169,7 +174,8 @@ class Graph:
 
     def fresh(self, name: str) -> str:
         """A name that no node has: the one given, or with a number behind it."""
-        found, number = name, 1
+        found = name
+        number = 1
         while found in self.by_name:
             number += 1
             found = f"{name}.{number}"

@@ -123,7 +123,8 @@ class Head:
 
     def matrix(self, *, absolute: bool = False) -> FloatArray:
         """W, shape (m, channels, *window); ``absolute``: what its rounding refers to."""
-        (term,), last = self.link.terms, self.body.links[-1]
+        (term,) = self.link.terms
+        last = self.body.links[-1]
         whole, _ = term.dense(0, dilated=True)
         whole = abs(whole) + term.lost if absolute else whole
         if last.average is not None:
@@ -154,7 +155,11 @@ class Head:
         return Subnetwork(start, len(root), tuple(links), blocks)._of(self.run.about)
 
 
-def head_of(run: Subnetwork, starts: Sequence[int] = (), before: Sequence[FloatArray] = ()) -> Head | None:
+def head_of(
+    run: Subnetwork,
+    starts: Sequence[int] = (),
+    before: Sequence[FloatArray] = (),
+) -> Head | None:
     """A run's head; None: it has none, or it cannot be bounded together with what is before it.
 
     Parameters
@@ -162,7 +167,8 @@ def head_of(run: Subnetwork, starts: Sequence[int] = (), before: Sequence[FloatA
     starts, before
         As of `Head`.
     """
-    at, first = _read_at(run), len(before)
+    at = _read_at(run)
+    first = len(before)
     if at is None or first >= at or not {first, at, at + 1} <= set(run.blocks):
         return None
     blocks = tuple(block - first for block in run.blocks if first <= block <= at)
@@ -312,7 +318,8 @@ def constant_through_head(
 
 def _gram_up(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) -> tuple[FloatArray, float]:
     """G but for an error, and a bound of the error's norm."""
-    part, points = head.part, frequency_grids.tap_points(head.window)
+    part = head.part
+    points = frequency_grids.tap_points(head.window)
     scaled = [head.entry, *weights]
     k = hermitian_kernel(edges(part, scaled, ends=False))
     sums = any(len(link.terms) > len(link.sources) for link in part.links) or part.computed
@@ -323,14 +330,19 @@ def _gram_up(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) -> tuple[
     off_w = _off(w, head.matrix(absolute=True) / shrink)
     frequencies, counts = head.frequencies
     shares = counts / math.prod(head.ring)
-    n, (m, c) = len(k), w.shape[:2]
+    n = len(k)
+    m, c = w.shape[:2]
     first = sum(part.widths[:-1])
     offsets = frequency_grids.product([np.arange(size) - size // 2 for size in k.shape[2:]])
-    gram, lost, sizes = np.zeros((m, m)), 0.0, 0.0
+    gram = np.zeros((m, m))
+    lost = 0.0
+    sizes = 0.0
     # Of products, residuals and sums; complex numbers have two roundings more.
-    u, step = rounding.gamma(4 * (n + 8), 2.0**-53), max(1, AT_ONCE // n**2)
+    u = rounding.gamma(4 * (n + 8), 2.0**-53)
+    step = max(1, AT_ONCE // n**2)
     for at in range(0, len(frequencies), step):
-        some, share = frequencies[slice(at, at + step)], shares[at : at + step]
+        some = frequencies[slice(at, at + step)]
+        share = shares[at : at + step]
         symbols: Any = _symbols(k, some, offsets)
         symbols = (symbols + symbols.conj().swapaxes(-1, -2)) / 2
         limits: Any = np.full(len(symbols), 1 - MARGIN)
@@ -362,7 +374,9 @@ def _off(kernel: FloatArray, magnitudes: FloatArray) -> float:
 
 
 def _symbols(
-    kernel: FloatArray, frequencies: frequency_grids.Frequencies, places: NDArray[np.int64]
+    kernel: FloatArray,
+    frequencies: frequency_grids.Frequencies,
+    places: NDArray[np.int64],
 ) -> NDArray[np.complex128]:
     """As `symbols.Symbol`, for taps at any places."""
     cos, sin = frequency_grids.phases_at(frequencies, places)
@@ -385,7 +399,9 @@ def _root(gram: FloatArray, lost: float) -> FloatArray:
     A factor's product is at least the matrix less kappa times its trace (`cholesky_loss`); that of ``gram + t I`` has m
     t more, and was rounded on its diagonal.
     """
-    m, like, numpy = len(gram), cast(Any, gram), cast(Any, np)
+    m = len(gram)
+    like = cast(Any, gram)
+    numpy = cast(Any, np)
     kappa = host.add_up(matrix_norms.cholesky_loss(m, like, xp=numpy), 2.0**-52)
     trace = host.inflate(float(np.sum(np.abs(np.diagonal(gram)))), m + 2)
     shift = host.div_up(host.add_up(lost, host.mul_up(kappa, trace)), host.lowered(1 - m * kappa, 4))

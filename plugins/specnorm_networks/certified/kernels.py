@@ -146,7 +146,8 @@ def speaks_of(claim: Upper, spec: ConvSpec) -> bool:
     """Whether a claim bounds a layer: at its size or at every size, of a matrix or of its transpose."""
     if not isinstance(claim.what, ConvSpec):
         return False
-    about, own = replace(claim.what, layout=None), replace(spec, layout=None)
+    about = replace(claim.what, layout=None)
+    own = replace(spec, layout=None)
     if not spec.ndim:
         return not about.ndim and sorted((about.cout, about.cin)) == sorted((own.cout, own.cin))
     return about in (own, replace(own, input_shape=None))
@@ -191,7 +192,8 @@ def _of_stack(stack: Numbers) -> str:
 
 def norm_of_stack_by(norms: Norms, layer: Layer) -> Upper:
     """What somebody proves of a stack by `norm_of_matrices`; `HypothesisError` if that is the norm of another one."""
-    found, stack = norms.matrices(layer), layer.kernel()
+    found = norms.matrices(layer)
+    stack = layer.kernel()
     if not _is_of(found, _of_stack(stack), digest_of(stack)):
         raise HypothesisError(f"{found.what} is not the {_of_stack(stack)}")
     return found

@@ -67,7 +67,8 @@ def written_out(graph: Graph) -> list[Graph]:
 
 
 def _steps(graph: Graph, node: Node, program: Program, values: list[FloatArray]) -> list[Node]:
-    names, steps = list(node.inputs), []
+    names = list(node.inputs)
+    steps = []
     for at, (operator, inputs) in enumerate(program):
         names.append(node.name if at + 1 == len(program) else graph.fresh(f"{node.name}, step {at}"))
         values.append(operator.run(*(values[number] for number in inputs)))
@@ -83,7 +84,8 @@ def linear_operators(graph: Graph) -> dict[str, LinearMap]:
     """Those of a graph whose maps and adjoints are known, by their values."""
     found: dict[str, LinearMap] = {}
     for node in graph.nodes:
-        linear, sizes = linear_map_of(graph, node), graph.place(node).sizes()
+        linear = linear_map_of(graph, node)
+        sizes = graph.place(node).sizes()
         with contextlib.suppress(NoBoundError):
             if linear is not None and sizes is not None:
                 found[node.name] = linear.with_adjoint(sizes)
@@ -102,7 +104,9 @@ class Network:
         sizes = [node.shape for node in graph.nodes]
         if len(shapes) != 1 or shapes[0] is None or any(size is None or 0 in size for size in sizes):
             raise MethodError("Linear bounds need a network with one input, and values of known sizes above 0.")
-        self.graph, self.input, self.nodes = graph, graph.inputs[0], graph.by_name
+        self.graph = graph
+        self.input = graph.inputs[0]
+        self.nodes = graph.by_name
         self.shape: Sizes = shapes[0]
         self.linear = linear_operators(graph)
         self.moving = graph.moved_by(graph.inputs)
@@ -179,7 +183,11 @@ class Minimiser:
 
 
 def parabolas(
-    c: FloatArray, g: FloatArray, multipliers: FloatArray, curve: Curve, traced: bool
+    c: FloatArray,
+    g: FloatArray,
+    multipliers: FloatArray,
+    curve: Curve,
+    traced: bool,
 ) -> tuple[FloatArray, Minimiser | None]:
     """The offset h of each row, the largest of those for several multipliers.
 
@@ -196,11 +204,17 @@ def parabolas(
     used = np.flatnonzero(c.any(axis=0) | g.any(axis=0))
     if 2 * len(used) < len(curve.centre) and not traced:
         fewer = (each[..., used] for each in (curve.centre, curve.breaks, curve.slope, curve.middle, curve.half))
-        c, g = c[:, used], g[:, used]
+        c = c[:, used]
+        g = g[:, used]
         centre, breaks, slopes, middles, halves = fewer
     else:
-        centre, breaks, slopes, middles, halves = curve.centre, curve.breaks, curve.slope, curve.middle, curve.half
-    low, high = breaks[:-1], breaks[1:]
+        centre = curve.centre
+        breaks = curve.breaks
+        slopes = curve.slope
+        middles = curve.middle
+        halves = curve.half
+    low = breaks[:-1]
+    high = breaks[1:]
     size = np.maximum(abs(breaks[0]), abs(breaks[-1]))
     apart = np.maximum(abs(breaks[0] - centre), abs(breaks[-1] - centre))
     # All terms of a row: what their roundings, and those of the sum, refer to.
@@ -213,9 +227,13 @@ def parabolas(
     kept: Minimiser | None = None
     for lam in lams:
         wide = lam[:, None]
-        least, point, value = None, None, None
+        least = None
+        point = None
+        value = None
         for part in range(len(low)):
-            slope, middle, half = slopes[part], middles[part], halves[part]
+            slope = slopes[part]
+            middle = middles[part]
+            half = halves[part]
             s = c * slope - g
             line = c * middle - abs(c) * half if middle.any() or half.any() else None
             z = np.minimum(np.maximum(centre - s / wide, low[part]), high[part])
@@ -267,7 +285,8 @@ class LinearBounds(Walk):
 
     @arithmetic.on_host()
     def __init__(self, network: Network, centre: FloatArray, radius: float) -> None:
-        self.network, graph = network, network.graph
+        self.network = network
+        graph = network.graph
         x = np.asarray(centre, dtype=np.float64).reshape(network.shape)
         ball = Ball({network.input: x}, float(radius))
         check_region(graph, ball)
@@ -317,14 +336,22 @@ class LinearBounds(Walk):
         end = low.reshape(-1) if above else high.reshape(-1)
         end[at] = max(end[at], 0.0) if above else min(end[at], 0.0)
         part = copy(self)
-        part.known, part.curves, part._errors = dict(self.known), dict(self.curves), dict(self._errors)
+        part.known = dict(self.known)
+        part.curves = dict(self.curves)
+        part._errors = dict(self._errors)
         part.cuts = (*self.cuts, (name, at, above))
         part.locate(name, make_interval(low, high), self.known[name].moves)
         return part
 
     # -- backward ------------------------------------------------------------------------------------------------------
     @arithmetic.on_host()
-    def lower(self, name: str, rows: FloatArray, choose: Choose, trace: Trace | None = None) -> Interval:
+    def lower(
+        self,
+        name: str,
+        rows: FloatArray,
+        choose: Choose,
+        trace: Trace | None = None,
+    ) -> Interval:
         """From where on ``rows . value`` lies, for rows (count, *shape of the value): intervals without a high end."""
         count = len(rows)
         waiting: dict[str, FloatArray] = {name: np.asarray(rows, dtype=np.float64)}
@@ -349,10 +376,15 @@ class LinearBounds(Walk):
         return host.inflate(flattened(abs(coefficients)) @ size, size.size + 4) * 2.0**-52 + TINY
 
     def _back(
-        self, node: Node, c: FloatArray, choose: Choose, trace: Trace | None
+        self,
+        node: Node,
+        c: FloatArray,
+        choose: Choose,
+        trace: Trace | None,
     ) -> tuple[list[FloatArray], FloatArray]:
         """Coefficients of what a value is computed from, and what is added to their products at least."""
-        linear, curve = self.network.linear.get(node.name), self.curve(node.name)
+        linear = self.network.linear.get(node.name)
+        curve = self.curve(node.name)
         if isinstance(node.operator, Constant) and node.name not in self.network.moving:
             return [], self._product(c, *self.exact[node.name].middle())
         if linear is not None:
@@ -379,7 +411,8 @@ class LinearBounds(Walk):
         """``c . added`` at least, where that is known up to an error an entry."""
         shape = c.shape[1:]
         wide, off = (np.broadcast_to(each, shape).reshape(-1) for each in (added, error))
-        flat, n = flattened(c), math.prod(shape)
+        flat = flattened(c)
+        n = math.prod(shape)
         lost = host.inflate(abs(flat) @ (off + abs(wide) * ((n + 4) * 2.0**-52)), n + 8) + TINY
         return host.next_down(flat @ wide - lost)
 
@@ -388,7 +421,8 @@ class LinearBounds(Walk):
         if node.name not in self._errors:
             sizes = [self.known[name].range.magnitude() for name in node.inputs]
             error = linear.lost([size[None] for size in sizes], linear.backward)[0]
-            added, off = np.zeros(()), np.zeros(())
+            added = np.zeros(())
+            off = np.zeros(())
             if linear.offset is not None:
                 added, off = (np.asarray(each, dtype=np.float64) for each in linear.offset())
             tiny = host.inflate(float(sum(float(size.sum()) for size in sizes)) + 1.0, 2**24) * TINY
@@ -401,7 +435,8 @@ class LinearBounds(Walk):
         node = self.network.nodes[name]
         if node.name in self.curves or not isinstance(node.operator, Pointwise):
             return self.curves.get(node.name)
-        before, shape = self.known[node.inputs[0]], node.shape
+        before = self.known[node.inputs[0]]
+        shape = node.shape
         low, high = (end.reshape(-1) for end in before.range.ends)
         breaks = node.operator.breaks(*before.range.ends).reshape(-1, low.size)
         whole = breaks[:-1].reshape(-1, *before.centre.shape), breaks[1:].reshape(-1, *before.centre.shape)
@@ -431,7 +466,8 @@ class LinearBounds(Walk):
         here = self.known[name]
         size = here.centre.size
         low, high = (end.reshape(-1) for end in here.range.ends)
-        identity, none = np.ones((1, size)), np.zeros((1, size))
+        identity = np.ones((1, size))
+        none = np.zeros((1, size))
         curve = Curve(
             np.arange(size), here.centre.reshape(-1), here.radius, np.stack([low, high]), identity, none, none,
             none[0], none[0], none[0],

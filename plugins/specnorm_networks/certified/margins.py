@@ -74,7 +74,10 @@ def _constants(bounds: FloatArray) -> Interval:
 
 @arithmetic.on_host()
 def radii(
-    logits: NDArray[np.float64] | Interval, labels: NDArray[np.integer], differences: Interval, margin: float = 0.0
+    logits: NDArray[np.float64] | Interval,
+    labels: NDArray[np.integer],
+    differences: Interval,
+    margin: float = 0.0,
 ) -> list[Lower]:
     """Radius of the ball around each sample in which the label's logit exceeds every other one by more than a margin.
 

@@ -123,7 +123,8 @@ def multiples(name: str, nodes: Nodes) -> dict[str, tuple[Factor, ...]]:
         factor = factor_of(node, nodes)
         if factor is None or len(factors) == DEEPEST:
             return found
-        node, factors = origin(node.inputs[0], nodes), (*factors, factor)
+        node = origin(node.inputs[0], nodes)
+        factors = (*factors, factor)
 
 
 def nearest(*chains: Mapping[str, object]) -> str | None:
@@ -213,12 +214,16 @@ def _reflection(node: Node, concat: ops.Concat, nodes: Nodes) -> Node | None:
     pieces = sorted({key for part in parts for key in part}, key=lambda each: each.start)
     if len(parts) < len(found) or len(pieces) != 2 or not are_halves(*pieces) or pieces[0].axis != concat.axis:
         return None
-    source, axis, half = nodes[pieces[0].source], concat.axis, pieces[0].stop
+    source = nodes[pieces[0].source]
+    axis = concat.axis
+    half = pieces[0].stop
     rows = [_by_channel(part, pieces, len(source.shape or ()) - axis, half) for part in parts]
     known = [row for row in rows if row is not None]
     if len(known) < len(rows):
         return None
-    sign, below, above = known[0], np.array(known[1:3]), np.array(known[3:])
+    sign = known[0]
+    below = np.array(known[1:3])
+    above = np.array(known[3:])
     reflection = ops.Reflection(axis, sign, below, above)
     return None if reflection.norm is None else replace(node, operator=reflection, inputs=(source.name,))
 
@@ -273,7 +278,8 @@ def normalised(node: Node, nodes: Nodes, fresh: Callable[[str], str]) -> list[No
         parts = _difference(origin(top, nodes), nodes)
         if parts is None or parts[0] is not origin(source, nodes) or not _is_mean(parts[1], source, axes, nodes):
             return None
-        source, form = top, "mean square"
+        source = top
+        form = "mean square"
     shape = nodes[source].shape
     if shape is None or node.shape != shape or origin(top, nodes).name != origin(source, nodes).name:
         return None
@@ -321,7 +327,8 @@ def _length(node: Node, nodes: Nodes) -> _Divisor | None:
     """The 2-norm, not below eps."""
     eps = 0.0
     if isinstance(node.operator, ops.HardTanh) and node.operator.high == float("inf"):
-        eps, node = node.operator.low, origin(node.inputs[0], nodes)
+        eps = node.operator.low
+        node = origin(node.inputs[0], nodes)
     if not isinstance(node.operator, ops.Norm) or not node.operator.keep or not 0 <= eps < float("inf"):
         return None
     return node.inputs[0], tuple(sorted(node.operator.axes)), eps, "largest"
@@ -333,7 +340,8 @@ def _root(node: Node, nodes: Nodes) -> _Divisor | None:
 
 def _mean_square(name: str, nodes: Nodes) -> _Divisor | None:
     """The mean of squares, perhaps less the square of the mean and not below 0, and with eps added."""
-    node, eps = origin(name, nodes), 0.0
+    node = origin(name, nodes)
+    eps = 0.0
     if (found := _added(node, nodes)) is not None:
         eps, inner = found
         node = origin(inner, nodes)
@@ -342,7 +350,8 @@ def _mean_square(name: str, nodes: Nodes) -> _Divisor | None:
     form: Form | Literal["variance"] = "mean square"
     subtracted = _difference(node, nodes)
     if subtracted is not None:
-        form, node = "variance", subtracted[0]
+        form = "variance"
+        node = subtracted[0]
     squares = _averaged(node, nodes)
     source = None if squares is None else _squared(squares[0], nodes)
     if squares is None or source is None or not 0 <= eps < float("inf"):
@@ -383,7 +392,8 @@ def _added(node: Node, nodes: Nodes) -> tuple[float, str] | None:
     if not isinstance(node.operator, ops.Add) or node.operator.weights != (1.0, 1.0) or node.operator.over != 1:
         return None
     for name, other in (node.inputs, node.inputs[::-1]):
-        constant, shape = nodes[other], nodes[other].shape
+        constant = nodes[other]
+        shape = nodes[other].shape
         if isinstance(constant.operator, ops.Constant) and shape is not None and nodes[name].shape == node.shape:
             value = constant.operator.run()
             if value.size == 1:
@@ -422,7 +432,8 @@ def _joined(
     axis = operator.axis
     if axis == concat.axis and not concat.new:
         return [replace(node, operator=operator, inputs=(source,))]
-    half, whole = nodes[node.inputs[0]].shape, node.shape
+    half = nodes[node.inputs[0]].shape
+    whole = node.shape
     if half is None or whole is None:
         return None
     # The axis of two is put where both halves are joined.
@@ -443,7 +454,11 @@ def _joined(
 
 
 def _halves(
-    node: Node, concat: ops.Concat, ends: list[Node], nodes: Nodes, fresh: Callable[[str], str]
+    node: Node,
+    concat: ops.Concat,
+    ends: list[Node],
+    nodes: Nodes,
+    fresh: Callable[[str], str],
 ) -> list[Node] | None:
     if {type(end.operator) for end in ends} != {ops.Maximum, ops.Minimum} or any(len(end.inputs) != 2 for end in ends):
         return None
@@ -470,7 +485,11 @@ def _pairs(node: Node, concat: ops.Concat, ends: list[Node], nodes: Nodes) -> No
 
 
 def _both_signs(
-    node: Node, concat: ops.Concat, ends: list[Node], nodes: Nodes, fresh: Callable[[str], str]
+    node: Node,
+    concat: ops.Concat,
+    ends: list[Node],
+    nodes: Nodes,
+    fresh: Callable[[str], str],
 ) -> list[Node] | None:
     """Positive and negative part: where x and y have one sign, one of both moves; else |x - y| = |x| + |y|."""
     if not all(isinstance(end.operator, ops.ReLU) for end in ends):
@@ -492,14 +511,18 @@ def _grouped(node: Node, nodes: Nodes) -> Node | None:
     inner = origin(node.inputs[0], nodes)
     if not isinstance(inner.operator, ops.Sort) or inner.operator.first is not None or not inner.operator.axis:
         return None
-    axis, split = inner.operator.axis, origin(inner.inputs[0], nodes)
+    axis = inner.operator.axis
+    split = origin(inner.inputs[0], nodes)
     if not isinstance(split.operator, ops.SameOrder):
         return None
     source = origin(split.inputs[0], nodes)
-    before, between = source.shape, split.shape
+    before = source.shape
+    between = split.shape
     if before is None or between is None or before != node.shape or len(between) != len(before) + 1:
         return None
-    groups, count, whole = between[axis - 1], between[axis], before[axis - 1]
+    groups = between[axis - 1]
+    count = between[axis]
+    whole = before[axis - 1]
     if groups * count != whole:
         return None
     if (*between[: axis - 1], whole, *between[axis + 1 :]) != before:
@@ -514,7 +537,8 @@ def recognised(graph: Graph) -> Graph:
 
     Nodes in no pattern's place are kept, those as well that no output needs any more.
     """
-    graph, nodes = settled(graph), dict[str, Node]()
+    graph = settled(graph)
+    nodes = dict[str, Node]()
     for node in graph.nodes:
         one = chosen(node, nodes)
         several = _alone(one) or sorted_pieces(node, nodes, graph.fresh)
@@ -536,7 +560,8 @@ def unsorted(graph: Graph) -> Graph:
     Ranges and units read sorting as maxima and minima, which are ReLU of differences.
     """
     graph = settled(graph)
-    found, kept = prepared(graph).by_name, graph.by_name
+    found = prepared(graph).by_name
+    kept = graph.by_name
     nodes: list[Node] = []
     for old in graph.nodes:
         new = found.get(old.name, old)

@@ -34,10 +34,17 @@ def _count(graph: Graph) -> int:
     return sum(isinstance(node.operator, ops.Permute) for node in graph.pruned().nodes)
 
 
-def _settled(node: Node, graph: Graph, turned: dict[str, Turned], inverse: dict[Turned, str]) -> list[Node]:
-    operator, before = node.operator, [graph.by_name[name].shape for name in node.inputs]
+def _settled(
+    node: Node,
+    graph: Graph,
+    turned: dict[str, Turned],
+    inverse: dict[Turned, str],
+) -> list[Node]:
+    operator = node.operator
+    before = [graph.by_name[name].shape for name in node.inputs]
     if isinstance(operator, ops.Permute):
-        axes, source = operator.axes, node.inputs[0]
+        axes = operator.axes
+        source = node.inputs[0]
         if source in turned:
             first, source = turned[source]
             axes = tuple(first[axis] for axis in axes)
@@ -85,7 +92,11 @@ def _turned_back(values: FloatArray, back: tuple[int, ...]) -> FloatArray:
 
 
 def _inside(
-    operator: ops.Operator, axes: tuple[int, ...], back: tuple[int, ...], *, entrywise: bool
+    operator: ops.Operator,
+    axes: tuple[int, ...],
+    back: tuple[int, ...],
+    *,
+    entrywise: bool,
 ) -> ops.Operator | None:
     """What makes of values, of which its own are permutations, one that its result is a permutation of."""
     match operator:

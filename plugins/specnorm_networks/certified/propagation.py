@@ -98,7 +98,10 @@ class Constants:
 
 @arithmetic.on_host()
 def propagate(
-    graph: Graph, norms: Norms, values: Values, shortcuts: Mapping[str, Sequence[Upper]] | None = None
+    graph: Graph,
+    norms: Norms,
+    values: Values,
+    shortcuts: Mapping[str, Sequence[Upper]] | None = None,
 ) -> Constants:
     """Constants of all values of a graph.
 
@@ -123,11 +126,20 @@ class _Pass:
     """Bounds of all nodes with respect to one input of the network."""
 
     def __init__(
-        self, scope: Scope, norms: Norms, wrt: str, shortcuts: Mapping[str, Sequence[Upper]], values: Values
+        self,
+        scope: Scope,
+        norms: Norms,
+        wrt: str,
+        shortcuts: Mapping[str, Sequence[Upper]],
+        values: Values,
     ) -> None:
-        self.scope, graph = scope, scope.graph
-        self.nodes, self.constants = graph.by_name, graph.constants
-        self.values, self.norms, self.wrt = values, norms, wrt
+        self.scope = scope
+        graph = scope.graph
+        self.nodes = graph.by_name
+        self.constants = graph.constants
+        self.values = values
+        self.norms = norms
+        self.wrt = wrt
         self.steps: dict[str, Step] = {}
         self.unknown: dict[str, UnknownNode] = {}
         self.branches = Branches(scope, self.steps, norms)
@@ -146,7 +158,8 @@ class _Pass:
             for each in self.branches.claims(node):
                 claim = rules.along(each, known(self.steps[rules.way_of(each).start].claim))
                 if claim.value < found.value:
-                    found, self.branches.met[node.name] = claim, each
+                    found = claim
+                    self.branches.met[node.name] = each
         except (SpecnormError, OSError, OverflowError):
             pass  # the node's own rule has a bound
         if found is step.claim:
@@ -227,7 +240,8 @@ class _Pass:
 
     def _layer(self, node: Node, operator: Convolution | Matrix, scale: Any, shown: Node) -> Step:
         """Bound of a layer, with padding before and batch normalisation after it as one map."""
-        layer, geometry = operator.layer, dict(operator.layer.geometry)
+        layer = operator.layer
+        geometry = dict(operator.layer.geometry)
         source = self.nodes[node.inputs[0]]
         rule = "layer, scaled" if scale is not None else "layer"
         if isinstance(source.operator, Pad) and is_padded_layer(node, source, self.nodes[source.inputs[0]]):
@@ -240,7 +254,13 @@ class _Pass:
         return _shown(shown, rule, factor, rules.along(factor, known(before.claim)), layer.name)
 
 
-def _shown(node: Node, rule: str, alone: Upper | None, claim: Upper | None, layer: str | None = None) -> Step:
+def _shown(
+    node: Node,
+    rule: str,
+    alone: Upper | None,
+    claim: Upper | None,
+    layer: str | None = None,
+) -> Step:
     return Step(node.name, label(node), rule, alone, claim, layer)
 
 

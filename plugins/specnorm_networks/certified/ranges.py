@@ -69,7 +69,10 @@ class Ranges(Mapping[str, Interval]):
 
 @arithmetic.on_host()
 def ranges(
-    graph: Graph, region: Ball | Box, constants: Mapping[str, Upper] | None = None, known: Ranges | None = None
+    graph: Graph,
+    region: Ball | Box,
+    constants: Mapping[str, Upper] | None = None,
+    known: Ranges | None = None,
 ) -> Ranges:
     """Range of each value of known size.
 
@@ -84,16 +87,22 @@ def ranges(
         known.check(graph)
         if not known.regions <= regions:
             raise HypothesisError("these are ranges on another region")
-    exact, maps = dict[str, Interval](), dict[str, list[tuple[str, float]]]()
+    exact = dict[str, Interval]()
+    maps = dict[str, list[tuple[str, float]]]()
     if isinstance(region, Ball) and region.radius > 0:
         maps = _maps(graph, region, constants or {})
         exact = Walk(graph, Ball(region.centre, 0.0), {}, {}, {}).to_the_end()
     return Ranges(Walk(graph, region, exact, maps, known or {}).to_the_end(), graph.origin, regions)
 
 
-def _maps(graph: Graph, region: Ball, constants: Mapping[str, Upper]) -> dict[str, list[tuple[str, float]]]:
+def _maps(
+    graph: Graph,
+    region: Ball,
+    constants: Mapping[str, Upper],
+) -> dict[str, list[tuple[str, float]]]:
     """The constants as numbers, each of which bounds what it is said to on that ball."""
-    start, scope = ", ".join(graph.inputs), Scope(graph, frozenset({region.region}))
+    start = ", ".join(graph.inputs)
+    scope = Scope(graph, frozenset({region.region}))
     for name, claim in constants.items():
         if not scope.holds(claim, start, name):
             raise HypothesisError(f"{claim.what} is no constant of {name} on {region.region}")
@@ -156,7 +165,11 @@ class Walk:
         self, graph: Graph, region: Ball | Box, exact: Mapping[str, Interval],
         maps: Mapping[str, Sequence[tuple[str, float]]], stated: Mapping[str, Interval],
     ) -> None:  # fmt: skip
-        self.graph, self.region, self.exact, self.maps, self.stated = graph, region, exact, maps, stated
+        self.graph = graph
+        self.region = region
+        self.exact = exact
+        self.maps = maps
+        self.stated = stated
         self.radius = region.radius if isinstance(region, Ball) else math.inf
         self.moving = graph.moved_by(graph.inputs)
         self.known: dict[str, Location] = {}
@@ -174,10 +187,12 @@ class Walk:
     @arithmetic.on_host()
     def visit(self, node: Node) -> None:
         """By what an operator makes of where its inputs lie, by constants, and by what is stated."""
-        name, shape = node.name, node.shape
+        name = node.name
+        shape = node.shape
         if shape is None:
             return
-        found, moves = self.stated.get(name, anything(shape)), math.inf if name in self.moving else 0.0
+        found = self.stated.get(name, anything(shape))
+        moves = math.inf if name in self.moving else 0.0
         for start, constant in self.maps.get(name, ()):
             # Of all inputs together, of which one may be this value itself, or of a value before.
             whole = start not in self.known and start == ", ".join(self.graph.inputs)
@@ -185,7 +200,8 @@ class Walk:
             moves = min(moves, host.mul_up(constant, far))
         with consistent(node):
             if name in self.graph.inputs:
-                found, moves = found & _of_input(name, self.region), self.radius
+                found = found & _of_input(name, self.region)
+                moves = self.radius
             elif all(each in self.known for each in node.inputs):
                 found = found & self._image(node, shape)
             if name in self.exact:
@@ -194,7 +210,8 @@ class Walk:
 
     def _image(self, node: Node, shape: tuple[int, ...]) -> Interval:
         """By intervals, and by the rows of a linear map of one value that moves."""
-        linear, before = self.linear(node), [self.known[name].range for name in node.inputs]
+        linear = self.linear(node)
+        before = [self.known[name].range for name in node.inputs]
         said: Interval | None = None
         with contextlib.suppress(SpecnormError, NoBoundError, NotRunError, OSError):  # the rules say so
             said = node.operator.image(before, self.graph.place(node)) if linear is None else linear.image(before)
@@ -266,7 +283,8 @@ def rises(graph: Graph) -> bool:
 
 
 def _sloped(node: Node, before: Sequence[Interval | None], regions: frozenset[Region]) -> Node:
-    operator, known = node.operator, [each for each in before if each is not None]
+    operator = node.operator
+    known = [each for each in before if each is not None]
     if not isinstance(operator, Pointwise) or not known:
         return node
     slopes = operator.slopes(*known[0].ends)
@@ -351,7 +369,8 @@ class Values:
     """
 
     def __init__(self, graph: Graph, known: Ranges | None = None) -> None:
-        self.graph, self._known = graph, known
+        self.graph = graph
+        self._known = known
         self.regions = frozenset() if known is None else known.regions
         """In which they lie there, besides the box that the graph states."""
         if known is not None:

@@ -110,7 +110,8 @@ class Term:
             kernel = np.eye(len(self.rows)).reshape(len(self.rows), len(self.reads), *ones)
             scale = np.ones(len(self.rows)) if self.scale is None else self.scale
             return kernel * (self.alpha * scale).reshape(-1, 1, *ones), (0,) * axes
-        spec, kernel = self.filter.spec, self.filter.layer.kernel()
+        spec = self.filter.spec
+        kernel = self.filter.layer.kernel()
         if self.scale is not None:
             kernel = kernel * by_output(self.scale, spec)
         whole = _ungrouped(kernel * self.alpha, spec, spec.dilation if dilated else (1,) * spec.ndim)
@@ -126,12 +127,14 @@ class Term:
 
 def _ungrouped(kernel: FloatArray, spec: ConvSpec, dilation: Sequence[int]) -> FloatArray:
     g = spec.groups
-    first, second = kernel.shape[0] // g, kernel.shape[1]
+    first = kernel.shape[0] // g
+    second = kernel.shape[1]
     extent = [r * (k - 1) + 1 for r, k in zip(dilation, spec.kernel_shape, strict=True)]
     whole = np.zeros((kernel.shape[0], second * g, *extent))
     taps = tuple(slice(None, None, r) for r in dilation)
     for at in range(g):
-        rows, columns = slice(at * first, (at + 1) * first), slice(at * second, (at + 1) * second)
+        rows = slice(at * first, (at + 1) * first)
+        columns = slice(at * second, (at + 1) * second)
         whole[(rows, columns, *taps)] = kernel[rows]
     return whole
 
@@ -342,7 +345,10 @@ class Segment:
         return phased(kernel, (0,) * self.axes if self.undilated else start, stride)
 
 
-def window_of(placed: Sequence[Placed], *least: int) -> tuple[tuple[int, ...], list[int], list[list[slice]]]:
+def window_of(
+    placed: Sequence[Placed],
+    *least: int,
+) -> tuple[tuple[int, ...], list[int], list[list[slice]]]:
     """First place and size, an axis, of a window with all taps of kernels in it, and where there those of each are.
 
     ``least``: places that it does not begin behind.
@@ -415,7 +421,9 @@ def is_padded_layer(node: Node, pad: Node, source: Node) -> bool:
     """Whether padding and the convolution after it are one layer, as `bounding` has it."""
     if not isinstance(node.operator, ops.Convolution) or not isinstance(pad.operator, ops.Pad):
         return False
-    layer, pads, mode = node.operator.layer, pad.operator.pads, pad.operator.mode
+    layer = node.operator.layer
+    pads = pad.operator.pads
+    mode = pad.operator.mode
     padding = layer.geometry.get("padding", ())
     if isinstance(padding, str) or any(sum(pair) for pair in padding) or layer.geometry.get("transposed"):
         return False
@@ -433,12 +441,15 @@ def merged(form: LinearCombination, layer: Layer, cout: int) -> LinearCombinatio
         return None
     if len(first.rows) != form.width or len(first.columns) != first.filter.spec.cin:
         return None
-    whole, name = first, f"{first.filter.layer.name} and {layer.name}"
+    whole = first
+    name = f"{first.filter.layer.name} and {layer.name}"
 
     @cache
     def product() -> tuple[Any, Any]:
-        one, other = whole.dense(0, dilated=True)[0], layer.kernel()
-        found, sizes = other @ one, abs(other) @ abs(one)
+        one = whole.dense(0, dilated=True)[0]
+        other = layer.kernel()
+        found = other @ one
+        sizes = abs(other) @ abs(one)
         # Roundings of the sum, and those of the first one's entries, which may be off, as the second one's.
         units = (form.width + ROUNDINGS) * 2.0**-52
         error = units * host.inflate(sizes, form.width) + abs(other) @ (np.zeros(one.shape) + whole.lost * OFF)
@@ -491,7 +502,8 @@ def spatial(before: Shape | None, after: Shape | None, count: int) -> Sizes | No
 
 def flattened(node: Node, before: Shape | None, form: LinearCombination) -> int | None:
     """Positions of each channel that become features, those of one channel next to each other."""
-    old, new = before, node.shape
+    old = before
+    new = node.shape
     if old is None or new is None or len(old) < 3 or form.axis != 1 or len(new) != 2:
         return None
     return math.prod(old[2:]) if old[0] == new[0] and old[1] == form.width else None
@@ -509,14 +521,21 @@ def moved(rows: range, by: int) -> range:
 
 def cropped(term: Term, kept: range) -> Term | None:
     """An identity's part among some rows."""
-    first, last = max(term.rows.start, kept.start), min(term.rows.stop, kept.stop)
+    first = max(term.rows.start, kept.start)
+    last = min(term.rows.stop, kept.stop)
     if first >= last:
         return None
     at = term.reads.start - term.rows.start
     return replace(term, rows=range(first - kept.start, last - kept.start), reads=range(first + at, last + at))
 
 
-def sliced(form: LinearCombination, ndim: int, axis: int, size: int, kept: range) -> LinearCombination | None:
+def sliced(
+    form: LinearCombination,
+    ndim: int,
+    axis: int,
+    size: int,
+    kept: range,
+) -> LinearCombination | None:
     """Some entries along an axis of a value of some axes: channels, or every s-th pixel."""
     if kept == range(size):
         return form
@@ -538,7 +557,10 @@ def sliced(form: LinearCombination, ndim: int, axis: int, size: int, kept: range
     return replace(form, terms=tuple(replace(t, stride=s) for t, s in zip(form.terms, new, strict=True)))
 
 
-def sorted_together(operator: ops.Sort | ops.GroupSort | ops.Reflection, form: LinearCombination) -> NDArray[np.intp]:
+def sorted_together(
+    operator: ops.Sort | ops.GroupSort | ops.Reflection,
+    form: LinearCombination,
+) -> NDArray[np.intp]:
     """For each channel the number of the group that it is sorted, or reflected, with."""
     at = np.arange(form.width)
     if operator.axis != form.axis:
@@ -572,7 +594,8 @@ class Reader:
     """Reads a graph; see `values` and `escaping`."""
 
     def __init__(self, graph: Graph) -> None:
-        self.scope, self.nodes = Scope(graph), graph.by_name
+        self.scope = Scope(graph)
+        self.nodes = graph.by_name
         self.readers = graph.readers()
         self.values: list[Value] = []
         """In an order in which each comes after what it reads."""
@@ -677,10 +700,16 @@ class Reader:
         self.escaping.update(term.source for term in form.terms)
 
     # -- operators ---------------------------------------------------------------------------------------------------
-    def _layer(self, node: Node, operator: ops.Convolution | ops.Matrix, alpha: float) -> LinearCombination | None:
+    def _layer(
+        self,
+        node: Node,
+        operator: ops.Convolution | ops.Matrix,
+        alpha: float,
+    ) -> LinearCombination | None:
         """A linear map of values as they are."""
         layer = operator.layer
-        source, geometry = self.nodes[node.inputs[0]], dict(layer.geometry)
+        source = self.nodes[node.inputs[0]]
+        geometry = dict(layer.geometry)
         if isinstance(source.operator, ops.Pad) and is_padded_layer(node, source, self.nodes[source.inputs[0]]):
             geometry |= {"padding_mode": source.operator.mode, "padding": source.operator.pads}
             source = self.nodes[source.inputs[0]]
@@ -751,27 +780,43 @@ class Reader:
             return self._steeper(node, form, (float(low.min()), float(high.max())))
         return self._made(node, form, AffineMap(form.terms, form.width, (low, high), node.name))
 
-    def _steeper(self, node: Node, form: LinearCombination, found: tuple[float, float]) -> LinearCombination | None:
+    def _steeper(
+        self,
+        node: Node,
+        form: LinearCombination,
+        found: tuple[float, float],
+    ) -> LinearCombination | None:
         def change(link: AffineMap) -> AffineMap:
             if not link.open or link.repeat > 1:
                 return replace(link, factor=followed(link.factor, of_slopes(self.scope, node, form.axis, form.width)))
             ends = [a * b for a in link.slopes for b in found]
-            low, high = np.minimum.reduce(ends), np.maximum.reduce(ends)
+            low = np.minimum.reduce(ends)
+            high = np.maximum.reduce(ends)
             return replace(link, slopes=(outward(host.next_down, low), outward(host.next_up, high)))
 
         return self._changed(node, form, node.inputs[0], change)
 
-    def _steeper_by(self, node: Node, form: LinearCombination, numbers: FloatArray) -> LinearCombination | None:
+    def _steeper_by(
+        self,
+        node: Node,
+        form: LinearCombination,
+        numbers: FloatArray,
+    ) -> LinearCombination | None:
         """The last value, whose functions are as many times as steep: what is scaled needs no value of its own."""
         link = None if form.value is None else self.values[form.value].link
         if link is None or not link.open or link.groups is not None:
             return None
         ends = [end * numbers for end in link.slopes]
-        low, high = outward(host.next_down, np.minimum(*ends)), outward(host.next_up, np.maximum(*ends))
+        low = outward(host.next_down, np.minimum(*ends))
+        high = outward(host.next_up, np.maximum(*ends))
         return self._changed(node, form, node.inputs[0], lambda link: replace(link, slopes=(low, high)))
 
     def _changed(
-        self, node: Node, form: LinearCombination, name: str, change: Callable[[AffineMap], AffineMap]
+        self,
+        node: Node,
+        form: LinearCombination,
+        name: str,
+        change: Callable[[AffineMap], AffineMap],
     ) -> LinearCombination | None:
         """The last value after one more node, if nothing else reads it as it was."""
         value = form.value
@@ -855,7 +900,11 @@ class Reader:
             return None
         return self._changed(node, whole, name, lambda link: replace(link, repeat=repeat, open=False))
 
-    def _sorted(self, node: Node, sort: ops.Sort | ops.GroupSort | ops.Reflection) -> LinearCombination | None:
+    def _sorted(
+        self,
+        node: Node,
+        sort: ops.Sort | ops.GroupSort | ops.Reflection,
+    ) -> LinearCombination | None:
         """Sorting along an axis: slopes in [-1, 1] of the group, in weights that all its channels share."""
         form = self._forms.get(node.inputs[0])
         if form is None or self._repeat(form) > 1 or not self._keeps_shape(node, node.inputs[0]):
@@ -863,7 +912,8 @@ class Reader:
         norm = sort.norm if isinstance(sort, ops.Reflection) else 1.0
         if norm is None:
             return None
-        groups, steep = sorted_together(sort, form), np.full(form.width, norm)
+        groups = sorted_together(sort, form)
+        steep = np.full(form.width, norm)
         return self._made(node, form, AffineMap(form.terms, form.width, (-steep, steep), node.name, groups=groups))
 
     def _both_signs(self, node: Node, parts: ops.SignParts) -> LinearCombination | None:
@@ -875,12 +925,14 @@ class Reader:
         two = [
             replace(t, rows=moved(t.rows, at * form.width)) for at, s in enumerate(signs) for t in times(form, s).terms
         ]
-        low, high = np.zeros(2 * form.width), np.ones(2 * form.width)
+        low = np.zeros(2 * form.width)
+        high = np.ones(2 * form.width)
         return self._made(node, form, AffineMap(tuple(two), 2 * form.width, (low, high), node.name))
 
     def _side_by_side(self, node: Node, functions: ops.SideBySide) -> LinearCombination | None:
         """Several functions of each channel: as many channels."""
-        form, proof = self._forms.get(node.inputs[0]), functions.proof
+        form = self._forms.get(node.inputs[0])
+        proof = functions.proof
         if form is None or self._repeat(form) > 1 or functions.new or functions.axis != form.axis:
             return None
         if isinstance(proof, str):
@@ -937,7 +989,8 @@ MOST_PHASES = 16
 def runs(graph: Graph) -> list[Subnetwork]:
     """All runs that one norm or several may bound better than the rules do, in the order of the graph."""
     reader = Reader(graph)
-    values, found = reader.values, []
+    values = reader.values
+    found = []
     done: set[int] = set()
     readers: list[set[int]] = [set() for _ in values]
     for at, value in enumerate(values):
@@ -952,7 +1005,11 @@ def runs(graph: Graph) -> list[Subnetwork]:
 
 
 def _longest(
-    start: int, values: Sequence[Value], readers: Sequence[set[int]], escaping: set[int], done: set[int]
+    start: int,
+    values: Sequence[Value],
+    readers: Sequence[set[int]],
+    escaping: set[int],
+    done: set[int],
 ) -> list[int]:
     """Numbers of the values from ``start`` to the last one that alone is read by others, those needed for it."""
     reached = {start}
@@ -961,7 +1018,8 @@ def _longest(
         if link is not None and link.terms and at not in done and reached.issuperset(link.sources):
             reached.add(at)
     for end in sorted(reached - {start}, reverse=True):
-        needed, waiting = {start, end}, [end]
+        needed = {start, end}
+        waiting = [end]
         while waiting:
             sources = set(_link(values[waiting.pop()]).sources) - needed
             if any(at in escaping or max(readers[at]) > end for at in sources):
@@ -974,7 +1032,10 @@ def _longest(
     return [start]
 
 
-def _joinable_parts(values: Sequence[Value], numbers: Sequence[int]) -> Iterator[tuple[Sequence[int], Subnetwork]]:
+def _joinable_parts(
+    values: Sequence[Value],
+    numbers: Sequence[int],
+) -> Iterator[tuple[Sequence[int], Subnetwork]]:
     """The values in a row, cut where no statement can speak of what lies between two cuts; and as runs."""
     place = {number: at for at, number in enumerate(numbers)}
     blocks = blocks_of([[place[s] for s in _link(values[number]).sources] for number in numbers[1:]])
@@ -1015,7 +1076,8 @@ def by_phases(run: Subnetwork) -> Subnetwork | None:
 
     Sequences that are 0 outside a window are so phase by phase. None where grids do not fit, or borders are no zeros.
     """
-    links, whole = run.links, run.part(0, len(run.links))
+    links = run.links
+    whole = run.part(0, len(run.links))
     inner = all(link.open and link.repeat == 1 for link in links[:-1]) and all(link.groups is None for link in links)
     grids = grids_of(run)
     if not whole.axes or not inner or whole.families - {"zeros"} or whole.computed or grids is None:
@@ -1061,8 +1123,10 @@ def _by_phases(term: Term, after: tuple[int, ...], before: tuple[int, ...], axes
     geometry = {"stride": stride, "padding_mode": "zeros", "padding": tuple((-a, 0) for a in low)}
     name = "identity" if term.filter is None else term.filter.layer.name
     layer = Layer(name, lambda: whole, geometry, axes)
-    several, times = len(placed), math.prod(before) if term.source else 1
-    rows, reads = term.rows, term.reads
+    several = len(placed)
+    times = math.prod(before) if term.source else 1
+    rows = term.rows
+    reads = term.reads
     return Term(
         term.source,
         range(reads.start * times, reads.stop * times),
@@ -1095,7 +1159,8 @@ def joinable(part: Segment, widest: float) -> bool:
 
 def size_of(part: Segment) -> tuple[int, int, int]:
     """Rows, columns and taps of the kernel of the statement, at most."""
-    widths, taps = part.widths, taps_of(part)
+    widths = part.widths
+    taps = taps_of(part)
     leaves = [link.width if bool((link.slopes[0] < 0).any()) else 0 for link in part.links[:-1]]
     if not part.chain:
         return sum(widths) + sum(leaves), sum(widths) + sum(leaves), taps

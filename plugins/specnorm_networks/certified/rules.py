@@ -99,7 +99,14 @@ def followed(factor: Upper, by: Upper) -> Upper:
     return make_upper(host.mul_up(factor.value, by.value), f"{factor.what} times {by.what}", "product", factor, by)
 
 
-def of_layer(scope: Scope, source: str, node: Node, layer: Node, norm: Upper, rule: str) -> Upper:
+def of_layer(
+    scope: Scope,
+    source: str,
+    node: Node,
+    layer: Node,
+    norm: Upper,
+    rule: str,
+) -> Upper:
     """A layer from what it reads to itself, or to the normalisation after it, from the norm of both.
 
     ``source``: what the layer reads, before padding. ``node``: the last of what the norm speaks of.
@@ -112,7 +119,8 @@ def of_layer(scope: Scope, source: str, node: Node, layer: Node, norm: Upper, ru
 
 def along(factor: Upper, before: Upper) -> Upper:
     """One map after another: constants multiply."""
-    first, second = way_of(before), way_of(factor)
+    first = way_of(before)
+    second = way_of(factor)
     if first.end != second.start or first.about != second.about:
         raise HypothesisError(f"{second} does not follow {first}")
     found = host.mul_up(factor.value, before.value)
@@ -152,7 +160,10 @@ def _together(claims: Sequence[Upper], what: Map, rule: str) -> Upper:
     return make_upper(host.hypot_up(*(claim.value for claim in claims)), what, rule, *claims)
 
 
-def premises_first(claims: Iterable[Upper], rests_on: Callable[[Upper], Iterable[Upper]]) -> list[Upper]:
+def premises_first(
+    claims: Iterable[Upper],
+    rests_on: Callable[[Upper], Iterable[Upper]],
+) -> list[Upper]:
     """Claims and all that they rest on, each behind what it rests on itself."""
     found: dict[int, Upper] = {}
     waiting = [(claim, False) for claim in claims]

@@ -44,7 +44,8 @@ from specnorm_networks.certified.scope import Map
 
 WIDEST = 768
 """Channels on the smaller side of the kernel above which a run is cut, unless told otherwise."""
-SHARP, SHARPEST = 1e-6, 1e-10
+SHARP = 1e-6
+SHARPEST = 1e-10
 """Relative width to which T and K of matrices, which have one frequency, are enclosed at most: it takes hardly longer
 than more. Those of kernels are enclosed to a share of `Norms.rtol`, so that the constant is within it; none to less
 than the second."""
@@ -96,7 +97,13 @@ Edge = tuple[int, int, FloatArray, tuple[int, ...]]
 """From a vertex to another: the kernel, scaled, and its first tap's place."""
 
 
-def edges(part: Segment, weights: Sequence[FloatArray], *, magnitudes: bool = False, ends: bool = True) -> list[Edge]:
+def edges(
+    part: Segment,
+    weights: Sequence[FloatArray],
+    *,
+    magnitudes: bool = False,
+    ends: bool = True,
+) -> list[Edge]:
     """Edges between the vertices: 0..l are the values, l+1.. the leaves of curved functions.
 
     Parameters
@@ -111,7 +118,8 @@ def edges(part: Segment, weights: Sequence[FloatArray], *, magnitudes: bool = Fa
         Whether the last value is the end, whose function has no multipliers.
     """
     found: list[Edge] = []
-    leaves, copies = len(part.links), part.widths[0] // part.width
+    leaves = len(part.links)
+    copies = part.widths[0] // part.width
     scales = [np.repeat(weights[0], copies), *weights[1:]]
     kernels = part.kernels(absolute=magnitudes)
     ones = (1,) * part.axes
@@ -133,7 +141,8 @@ def middle(low: FloatArray, high: FloatArray) -> tuple[FloatArray, FloatArray]:
 
     (p - a)(p - b) <= 0 with a = min(low, 0) and b = max(high, 0), so that e^2 = -a b is not negative.
     """
-    low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+    low = np.minimum(low, 0.0)
+    high = np.maximum(high, 0.0)
     return (low + high) / 2, np.sqrt(-low * high)
 
 
@@ -146,8 +155,10 @@ def chain_kernel(of: Sequence[Edge]) -> FloatArray:
     depth = {0: 0}
     size = {0: of[0][2].shape[1]}
     for a, b, kernel, _ in of:
-        depth[b], size[b] = depth[a] + 1, kernel.shape[0]
-    offset, end = {}, [0, 0]
+        depth[b] = depth[a] + 1
+        size[b] = kernel.shape[0]
+    offset = {}
+    end = [0, 0]
     for vertex in size:
         side = depth[vertex] % 2
         offset[vertex] = end[side]
@@ -158,7 +169,8 @@ def chain_kernel(of: Sequence[Edge]) -> FloatArray:
         odd, even = (b, a) if depth[b] % 2 else (a, b)
         if odd == a:
             kernel = _reversed(kernel)
-        rows, columns = slice(offset[odd], offset[odd] + size[odd]), slice(offset[even], offset[even] + size[even])
+        rows = slice(offset[odd], offset[odd] + size[odd])
+        columns = slice(offset[even], offset[even] + size[even])
         whole[(rows, columns, *map(slice, kernel.shape[2:]))] = kernel
     return whole
 
@@ -197,7 +209,12 @@ def _reversed(kernel: FloatArray) -> FloatArray:
 
 
 @arithmetic.on_host()
-def constant_of_run(run: Subnetwork, starts: Sequence[int], weights: Sequence[FloatArray], norms: Norms) -> Upper:
+def constant_of_run(
+    run: Subnetwork,
+    starts: Sequence[int],
+    weights: Sequence[FloatArray],
+    norms: Norms,
+) -> Upper:
     """Lipschitz constant of a run: of its parts, in the weights of the values between, and what follows the functions.
 
     Parameters
@@ -232,13 +249,17 @@ def map_of(run: Subnetwork) -> Map:
 
 @arithmetic.on_host()
 def constants(
-    run: Subnetwork, parts: Sequence[tuple[int, int]], weights: Sequence[FloatArray], norms: Norms
+    run: Subnetwork,
+    parts: Sequence[tuple[int, int]],
+    weights: Sequence[FloatArray],
+    norms: Norms,
 ) -> list[Upper]:
     """Constants of parts of a run, each in the weights of the values that it begins and ends with."""
     widths = [link.width for link in run.links[: parts[-1][1]]]
     if [len(each) for each in weights[: len(widths)]] != widths or not all(map(usable, weights[: len(widths)])):
         raise HypothesisError(f"no weights of {widths} channels")
-    values, found = [np.ones(run.width), *weights], []
+    values = [np.ones(run.width), *weights]
+    found = []
     for first, last in parts:
         before = values[first] if first == 0 else np.repeat(values[first], run.links[first - 1].repeat)
         found.append(constant_of_part(run.part(first, last), [before, *values[first + 1 : last + 1]], norms))
@@ -266,8 +287,10 @@ def constant_of_part(part: Segment, weights: Sequence[FloatArray], norms: Norms)
     if alone is None or alone.filter is None:
         return _of_kernel(part, weights, norms)
     before, after = weights
-    what, steep = f"{' + '.join(part.links[0].names)}, weighted", part.links[0].steepest
-    scale, shrink = alone.scale, None if np.all(before == 1) else before
+    what = f"{' + '.join(part.links[0].names)}, weighted"
+    steep = part.links[0].steepest
+    scale = alone.scale
+    shrink = None if np.all(before == 1) else before
     steepest = float(steep.max())
     if steepest == 0:
         return make_upper(0.0, what, "its function is constant")
@@ -321,13 +344,15 @@ def two_sides(k: FloatArray) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None
             beside = joined[reached].any(axis=0)
             if (side[beside] == now).any():
                 return None
-            now, reached = 1 - now, beside & (side < 0)
+            now = 1 - now
+            reached = beside & (side < 0)
     return np.flatnonzero(side == 0), np.flatnonzero(side == 1)
 
 
 def _concluded(part: Segment, s: float, norm: Upper) -> Upper:
     """The constant of links together, from ||T|| <= s or K <= s."""
-    names, count = " + ".join(name for link in part.links for name in link.names), len(part.links)
+    names = " + ".join(name for link in part.links for name in link.names)
+    count = len(part.links)
     if part.chain:
         rule = f"LipSDP of a chain: |T| <= {number(s, 'upper')}, to the power of {count}"
         return make_upper(host.mul_up(*[s] * count), f"{names}, weighted", rule, norm)

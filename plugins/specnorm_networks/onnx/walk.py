@@ -105,7 +105,8 @@ class Walk:
 
     def tensors(self) -> list[Tensor]:
         """Rows and skipped tensors, kernels first in the graph's order."""
-        found, used = [], set()
+        found = []
+        used = set()
         for name, use in self.uses.items():
             c = use.constant
             used.add(c.name)
@@ -223,7 +224,8 @@ class Walk:
         return tuple(sizes)
 
     def _walk(self, graph: Any) -> None:
-        scope, made = self.values, {each.name for each in (*graph.input, *graph.initializer)}
+        scope = self.values
+        made = {each.name for each in (*graph.input, *graph.initializer)}
         for position, proto in enumerate(graph.node):
             label = proto.name or f"{proto.op_type}_{position}"
             missing = next((name for name in proto.input if name and name not in scope), None)
@@ -279,7 +281,8 @@ class Walk:
         return node
 
     def _fresh(self, name: str) -> str:
-        found, number = name, 1
+        found = name
+        number = 1
         while found in self.names:
             number += 1
             found = f"{name}.{number}"
@@ -291,14 +294,22 @@ class Walk:
         name = self.operands.get(constant.value)
         if name is None or not constant.value:
             name = self.operands[constant.value] = constant.value or self._fresh("constant")
-            load, readable = constant.load, constant.refusal is None
+            load = constant.load
+            readable = constant.refusal is None
             operator = Number(lambda: load().astype(np.float64)) if readable else Held(constant.refusal or "")
             self.nodes.append(Node(name, operator, (), constant.shape, "Constant"))
         return name
 
-    def _use(self, kernel: Constant, stated: Mapping[str, Any], shape: Shape | None, label: str) -> str:
+    def _use(
+        self,
+        kernel: Constant,
+        stated: Mapping[str, Any],
+        shape: Shape | None,
+        label: str,
+    ) -> str:
         """Name of the row of a kernel with this geometry; rows are told apart by their kernels, not by names."""
-        name, number = kernel.name, 1
+        name = kernel.name
+        number = 1
         while True:
             old = self.uses.get(name)
             if old is None and (number == 1 or name not in self.called):
@@ -312,7 +323,12 @@ class Walk:
         self.uses[name] = _Use(kernel, stated, shape)
         return name
 
-    def _translate(self, proto: Any, inputs: list[Value | None], label: str) -> tuple[Constant | Made, ...]:
+    def _translate(
+        self,
+        proto: Any,
+        inputs: list[Value | None],
+        label: str,
+    ) -> tuple[Constant | Made, ...]:
         """What becomes of a node's outputs; of those beyond, nothing is known."""
         ours = proto.domain in _DOMAINS
         data = [value for value in inputs if isinstance(value, Data)]
@@ -382,7 +398,8 @@ class Walk:
         if operator is None:
             raise NoBoundError(f"{proto.op_type[:40]} of {proto.domain[:40]} has no rule here")
         values = tuple(value for value in inputs if value is not None)
-        shape, shapes = None, [value.shape for value in values if value.shape is not None]
+        shape = None
+        shapes = [value.shape for value in values if value.shape is not None]
         if len(shapes) == len(values) and sum(map(math.prod, shapes)) <= MAX_KNOWN:
             with suppress(Exception):  # whatever a user's code raises
                 shape = np.shape(operator.run(*map(np.zeros, shapes)))
