@@ -18,7 +18,7 @@ from specnorm_networks.answer import NetworkBound
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.linear_bounds import linear_operators, written_out
 from specnorm_networks.certified.operators.base import FloatArray, LinearMap, Pointwise
-from specnorm_networks.certified.patterns import unsorted
+from specnorm_networks.certified.patterns import without_sorting
 from specnorm_networks.certified.ranges import box_of
 from specnorm_networks.certified.regions import Ball, Box
 from specnorm_networks.checking import Inputs, Value, apart_down, inside, moved_up, probes, run_with_errors, sizes
@@ -87,7 +87,7 @@ class Pairs:
         self.upper = upper
         self.ranges = ranges or {}
         self.regions = [box_of(graph)] if region is None else [region, box_of(graph)]
-        self.written = written_out(unsorted(graph))[-1]
+        self.written = written_out(without_sorting(graph))[-1]
         self.linear = linear_operators(self.written)
         self.rng = np.random.default_rng(1)
         self.count = 0

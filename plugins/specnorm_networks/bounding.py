@@ -10,11 +10,12 @@ from specnorm import MethodError, SpecnormError
 from specnorm.proof import Upper
 from specnorm_networks.answer import NetworkBound, RunBound, Weighted
 from specnorm_networks.certified.graph import Graph
+from specnorm_networks.certified.links import Subnetwork
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.patterns import prepared
+from specnorm_networks.certified.patterns import prepare
 from specnorm_networks.certified.propagation import Constants, propagate
 from specnorm_networks.certified.ranges import Ranges, Values, stated
-from specnorm_networks.certified.reading import Subnetwork, runs
+from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.segments import constant_of_run
 from specnorm_networks.descent import proof_products
 from specnorm_networks.measuring import Measure
@@ -51,7 +52,7 @@ def bounded(
     known : Ranges, optional
         Where values lie, in place of the ranges on the graph's box.
     """
-    graph = prepared(graph)
+    graph = prepare(graph)
     work = len(graph.inputs) * sum(1 + len(node.inputs) for node in graph.nodes)
     if work > MOST_WORK:
         raise MethodError(
@@ -133,7 +134,7 @@ def _through_head(
 
     None: it has no head, or nothing was proven. ``known``: weights of its values, where it is cut before the head.
     """
-    if not isinstance(method, Multipliers) or method.widest is not None or all(link.open for link in run.links[:-1]):
+    if not isinstance(method, Multipliers) or method.widest is not None or all(link.direct for link in run.links[:-1]):
         return None
     from specnorm_networks.certified.heads import head_of
     from specnorm_networks.heads import bound_through_head  # for few

@@ -47,8 +47,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.proof import Clock, OutOfTime, arithmetic, backends, frequency_grids, gram_power, random_vectors
+from specnorm_networks.certified.links import AffineMap, Segment, Subnetwork
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.reading import AffineMap, Segment, Subnetwork
 from specnorm_networks.certified.segments import middle
 
 
@@ -224,7 +224,7 @@ def proof_products(run: Subnetwork, parts: Parts) -> float:
     found = 0.0
     for first, last in parts:
         part = run.part(first, last)
-        side = sum(part.widths) if not part.chain else min(sum(part.widths[::2]), sum(part.widths[1::2]))
+        side = sum(part.widths) if not part.is_chain else min(sum(part.widths[::2]), sum(part.widths[1::2]))
         wide = frequencies(part, 2).bit_length() - 1
         found += VISITED ** min(wide, 2) * float(side) ** 3 * (last - first > 1)
     return found

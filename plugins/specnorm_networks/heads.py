@@ -17,8 +17,8 @@ import numpy as np
 from specnorm import SpecnormError
 from specnorm.proof import ArrayOps, Upper, arithmetic, backends
 from specnorm_networks.certified.heads import Head, constant_before, constant_through_head
+from specnorm_networks.certified.links import Subnetwork
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.reading import Subnetwork
 from specnorm_networks.certified.segments import middle
 from specnorm_networks.descent import (
     MEMORY,
@@ -112,7 +112,7 @@ class _Search:
         self.done = 0
         self.exact = _stages(head, method)
         self.grid = [replace(stage, symbols=_narrow(stage.symbols)) for stage in self.exact]
-        self.links = [*head.body.links, *head.run.links[head.at : -1]]
+        self.links = [*head.body.links, *head.run.links[head.matrix_number : -1]]
         self.point = np.zeros(sum(link.width for link in self.links) + len(self.links))
 
     def of_body(self) -> list[FloatArray]:

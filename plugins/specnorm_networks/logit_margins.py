@@ -14,13 +14,14 @@ from specnorm import MethodError
 from specnorm.proof import Interval, Upper, known
 from specnorm_networks.certified import margins as rules
 from specnorm_networks.certified.graph import Graph
+from specnorm_networks.certified.links import Subnetwork
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.layers import Matrix
 from specnorm_networks.certified.operators.reductions import LogSoftmax, Softmax
 from specnorm_networks.certified.operators.sources import Unknown
-from specnorm_networks.certified.patterns import prepared
+from specnorm_networks.certified.patterns import prepare
 from specnorm_networks.certified.propagation import past_shifts
-from specnorm_networks.certified.reading import Subnetwork, runs
+from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.segments import constants
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method, Multipliers
@@ -106,7 +107,7 @@ def margins(
     MethodError
         If the network does not end with a matrix, or has no bound.
     """
-    graph = prepared(of_logits(graph))
+    graph = prepare(of_logits(graph))
     measure = measure or Measure()
     method = Multipliers() if method is None else method
     inputs, head = _head(graph)
@@ -120,7 +121,9 @@ def margins(
         rules.of_network(whole.claim, len(rows)),
         rules.of_rows(rows, np.ones(rows.shape[1]), features.claim, alpha),
     ]
-    run = next((run for run in runs(graph) if run.end == graph.outputs[0] and run.links[-1].alone is not None), None)
+    run = next(
+        (run for run in runs(graph) if run.end == graph.outputs[0] and run.links[-1].single_layer is not None), None
+    )
     before = {step.name: step.claim for step in whole.nodes}
     if run is not None and len(run.links) > 1:
         weighted = _weighted(run, rows, measure, method, [known(before[run.start]), alpha])
@@ -166,7 +169,7 @@ def _weighted(
 ) -> Interval | None:
     """Through the weights of the features; None where the last layer is not cut off, or no weights are found."""
     last = len(run.links) - 1
-    head = run.links[-1].alone
+    head = run.links[-1].single_layer
     if last not in run.blocks or head is None or head.scale is not None:
         return None
     parts = [(first, min(end, last)) for first, end in method.parts(run) if first < last] + [(last, last + 1)]

@@ -11,8 +11,8 @@ import numpy as np
 from specnorm import MethodError
 from specnorm.proof import Clock
 from specnorm_networks import descent
+from specnorm_networks.certified.links import Subnetwork
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.reading import Subnetwork
 from specnorm_networks.certified.segments import segments, usable
 from specnorm_networks.descent import RATE, ROUNDS, Progress, cost, proof_products
 

@@ -19,14 +19,14 @@ from specnorm_networks.certified.linear_bounds import written_out
 from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.joins import Extreme
 from specnorm_networks.certified.operators.layers import Convolution, Matrix
-from specnorm_networks.certified.patterns import prepared, unsorted
+from specnorm_networks.certified.patterns import prepare, without_sorting
 from specnorm_networks.certified.ranges import Ranges, anywhere, box_of, localised, ranges, rises, stated
-from specnorm_networks.certified.reading import runs
 from specnorm_networks.certified.regions import Ball
+from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.units import unit_run
 from specnorm_networks.checking import Checked
 from specnorm_networks.checking import check as compared
-from specnorm_networks.linear import ranges_by_lines, read
+from specnorm_networks.linear import ranges_by_lines, read_network
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method, Multipliers, Product
 
@@ -87,7 +87,7 @@ def bound(
         raise MethodError(f"method={method!r} is none of Product(), Scaled() and Multipliers().")
     ball = None if radius is None and centre is None else _ball(graph, radius, centre)
     region = ball or (box_of(graph) if stated(graph) else None)
-    read = prepared(graph)
+    read = prepare(graph)
     checked = compared(graph, read, region) if check else Checked(reason="check=False")
     ranges_of: Ranges | None = None
     measure = replace(measure or Measure(), clock=Clock.of(budget))
@@ -121,9 +121,9 @@ def near(
         From `ranges_near`, where it is known already.
     """
     found = ranges_near(graph, ball, measure) if found is None else found
-    answers = [bounded(localised(prepared(graph), found), measure, method, None, found)]
+    answers = [bounded(localised(prepare(graph), found), measure, method, None, found)]
     if not isinstance(method, Product):
-        written = written_out(unsorted(graph))[-1]
+        written = written_out(without_sorting(graph))[-1]
         answers += _by_units(localised(written, ranges(written, ball, {}, found)), measure, method, found)
     return [replace(answer, radius=ball.radius) for answer in answers]
 
@@ -153,11 +153,11 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
     by_channels = bounded(graph, measure, method)
     if isinstance(method, Product):
         return [by_channels]
-    layers = [node.operator for node in prepared(graph).nodes if isinstance(node.operator, (Convolution, Matrix))]
+    layers = [node.operator for node in prepare(graph).nodes if isinstance(node.operator, (Convolution, Matrix))]
     lacking = rises(graph) or _lacks_channels(graph, len(layers))
     if not (lacking or any(isinstance(layer, Convolution) for layer in layers)):
         return [by_channels]
-    written = written_out(unsorted(graph))[-1]
+    written = written_out(without_sorting(graph))[-1]
     limit = None if lacking else by_channels.upper
     by_units = _by_units(localised(written, anywhere(written)), measure, method, limit=limit)
     return [by_channels, *(_with_steps_of(by_channels, found) for found in by_units)]
@@ -165,7 +165,7 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
 
 def _lacks_channels(graph: Graph, layers: int) -> bool:
     """Whether a run flattens channels, or one of so many layers is in no run of channels."""
-    links = [link for run in runs(prepared(graph)) for link in run.links]
+    links = [link for run in runs(prepare(graph)) for link in run.links]
     read = sum(term.filter is not None for link in links for term in link.terms)
     return any(link.repeat > 1 for link in links) or read < layers
 
@@ -181,8 +181,8 @@ def _with_steps_of(by_channels: NetworkBound, by_units: NetworkBound) -> Network
 
 def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> Ranges:
     """Ranges of all values on a ball; the constants up to each value make them smaller, and they the constants."""
-    whole = prepared(graph)
-    plain = unsorted(graph)
+    whole = prepare(graph)
+    plain = without_sorting(graph)
     constants = bounded(whole, measure, Product()).constants
     found = ranges(plain, ball, constants)
     lines = _by_lines(graph, ball, measure)
@@ -199,7 +199,7 @@ def _by_lines(graph: Graph, ball: Ball, measure: Measure) -> Ranges | None:
     if len(graph.inputs) != 1 or sum(math.prod(shape or (ENTRIES,)) for shape in curved) > ENTRIES:
         return None
     try:
-        return ranges_by_lines(read(graph, measure), ball)
+        return ranges_by_lines(read_network(graph, measure), ball)
     except MethodError:  # sizes that are not known, or a centre outside of the stated box
         return None
 

@@ -28,12 +28,12 @@ from specnorm_networks import (
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified import segments
 from specnorm_networks.certified.operators import Identity, Input, Matrix, Operator, ReLU, Unknown
-from specnorm_networks.certified.patterns import prepared, unsorted
+from specnorm_networks.certified.patterns import prepare, without_sorting
 from specnorm_networks.certified.ranges import localised, ranges
-from specnorm_networks.certified.reading import runs
 from specnorm_networks.certified.regions import Ball, Box
+from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.scope import digest_of
-from specnorm_networks.linear import located, read
+from specnorm_networks.linear import locate_values, read_network
 
 from specnorm import enclose
 from specnorm.certified.bound import HypothesisError, Upper, least
@@ -142,7 +142,7 @@ def test_norms_are_those_of_the_network_s_own_kernels(scaled: bool) -> None:
 def test_a_network_is_known_by_its_bits() -> None:
     """Prepared, pruned or localised it is itself; with other nodes, or another number, it is not."""
     graph = network()
-    same = [network(), prepared(graph), unsorted(graph).pruned(), within(graph, -1.0, 1.0)]
+    same = [network(), prepare(graph), without_sorting(graph).pruned(), within(graph, -1.0, 1.0)]
     assert {digest_of(each) for each in same} == {digest_of(graph)}
     nodes = {node.name: node for node in graph.nodes}
     functions = ops.Tanh(), ops.LeakyReLU(alpha=0.1), ops.LeakyReLU(alpha=0.2)
@@ -249,7 +249,7 @@ SUPPOSED: dict[str, tuple[Callable[[], object], str]] = {
     "a box of no numbers": (lambda: within(network(), math.nan, 1.0), "ends that are no numbers"),
     "a box of another input": (lambda: within(network(), {"z": 0}, {"z": 1}), "has no ends for the network's input x"),
     "a box of another shape": (lambda: within(network(), np.zeros(3), 1.0), r"an end of shape \(3,\)"),
-    "a centre outside of the box": (lambda: located(read(BOXED), 3 * CENTRE, 0.1), "outside of the box"),
+    "a centre outside of the box": (lambda: locate_values(read_network(BOXED), 3 * CENTRE, 0.1), "outside of the box"),
     "a shape that is another one": (lambda: bound(MISSHAPEN), r"shape \(1, 100\); it has \(1, 2\)"),
     "a step of 0": (lambda: forward_step(network(), 0.0), "size=0.0"),
     "a step to another shape": (lambda: forward_step(WIDE), "needs the same shape"),

@@ -15,9 +15,10 @@ from networks.dense_networks import FUNCTIONS, Matrix, chained, draw, network_of
 from specnorm_networks import Graph, Layer, Measure, Multipliers, Node, heads
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.heads import Head, constant_through_head, head_of
+from specnorm_networks.certified.links import Subnetwork
 from specnorm_networks.certified.operators import Windows
-from specnorm_networks.certified.patterns import prepared
-from specnorm_networks.certified.reading import Subnetwork, grids_of, runs
+from specnorm_networks.certified.patterns import prepare
+from specnorm_networks.certified.runs import grids_of, runs
 
 from specnorm.backends import backend_for
 from specnorm.types import ArrayOps
@@ -80,7 +81,7 @@ class Drawn:
 
     @property
     def run(self) -> Subnetwork:
-        return next(run for run in runs(prepared(self.graph)) if not all(link.open for link in run.links[:-1]))
+        return next(run for run in runs(prepare(self.graph)) if not all(link.direct for link in run.links[:-1]))
 
     @property
     def head(self) -> Head | None:

@@ -16,7 +16,7 @@ pytest.importorskip("flint", exc_type=ImportError)
 from flint import arb, ctx
 from networks.dense_networks import Network, dense
 from specnorm_networks import within
-from specnorm_networks.linear import located, read
+from specnorm_networks.linear import locate_values, read_network
 
 Array = Any
 KINKS = {"relu": (0.0, 1.0), "leaky": (0.2, 1.0), "abs": (-1.0, 1.0)}
@@ -69,10 +69,11 @@ def pick(taken: dict[str, Any], share: float, factor: float) -> Any:
     """Slopes between the two of the function, multipliers of the ball's size; each is written down."""
 
     def choose(name: str, c: Array, curve: Any) -> tuple[Array, Array]:
-        low, high = curve.slope.min(axis=0), curve.slope.max(axis=0)
+        slope = curve.pieces.slope
+        low, high = slope.min(axis=0), slope.max(axis=0)
         slopes = c * (low + share * (high - low)) if name != "x" else c
         lam = factor * float(np.linalg.norm(c)) / max(curve.radius, 1e-9)
-        taken[name] = [int(at) for at in curve.at], slopes[0], lam
+        taken[name] = [int(at) for at in curve.units], slopes[0], lam
         return slopes, np.array([[lam]])
 
     return choose
@@ -83,7 +84,7 @@ def bounds_of(kind: str, widths: Sequence[int], seed: int, radius: float, boxed:
     chain, numbers = dense(seed, widths, kind), np.random.default_rng(seed)
     x = numbers.uniform(-0.5, 0.5, size=widths[0])
     graph = within(chain.graph, -0.6, 0.7) if boxed else chain.graph
-    where = located(read(graph), x.reshape(chain.shape), radius)
+    where = locate_values(read_network(graph), x.reshape(chain.shape), radius)
     known = {
         name: (here.centre.reshape(-1), *(end.reshape(-1) for end in here.range.ends), here.radius)
         for name, here in where.known.items()

@@ -20,7 +20,7 @@ from onnx_models import everywhere, graph_of, holds, in_ball, jacobian, model, s
 from specnorm_networks import Graph, bound, register_operator, within  # noqa: E402
 from specnorm_networks.certified.operators import Matrix, Maximum, Minimum, Operator, registry  # noqa: E402
 from specnorm_networks.certified.operators.base import Place  # noqa: E402
-from specnorm_networks.certified.patterns import recognised  # noqa: E402
+from specnorm_networks.certified.patterns import recognise_patterns  # noqa: E402
 
 import specnorm  # noqa: E402
 
@@ -167,7 +167,7 @@ def test_an_extreme_of_two_halves_and_a_constant_is_no_sorting() -> None:
     graph = graph_of(model(nodes, (1, 4), {"c": np.full((1, 2), 0.5)}))
     joined = [node for node in graph.nodes if isinstance(node.operator, Maximum | Minimum)]
     assert [len(node.inputs) for node in joined] == [3, 2]
-    assert joined == [node for node in recognised(graph).nodes if isinstance(node.operator, Maximum | Minimum)]
+    assert joined == [node for node in recognise_patterns(graph).nodes if isinstance(node.operator, Maximum | Minimum)]
 
 
 @pytest.mark.parametrize(
@@ -404,7 +404,7 @@ def test_halves_are_sorted_wherever_they_are_put(axis: int, new: bool) -> None:
         proto = model([*ahead, *stacked, join], (3, 4, 5), {"at": np.array([axis])} if new else {})
         graph = graph_of(proto)
         assert bound(graph).upper == 1
-        np.testing.assert_array_equal(recognised(graph).run({"x": x})["y"], values_of(proto, x)[0])
+        np.testing.assert_array_equal(recognise_patterns(graph).run({"x": x})["y"], values_of(proto, x)[0])
 
 
 def test_pieces_without_entries() -> None:

@@ -18,7 +18,7 @@ from networks.written_networks import Written  # noqa: E402
 from specnorm_networks import Measure, Product, bound, within  # noqa: E402
 from specnorm_networks.certified import operators as ops  # noqa: E402
 from specnorm_networks.certified.curves import subdivision  # noqa: E402
-from specnorm_networks.certified.patterns import recognised  # noqa: E402
+from specnorm_networks.certified.patterns import recognise_patterns  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -166,7 +166,7 @@ def test_constants_of_each_channel_make_functions_of_their_own() -> None:
     net = Written((1, 4, 2, 2))
     net(ops.Maximum(), net.scaled(np.array([0.2, 2.0, -3.0, 0.5]).reshape(-1, 1, 1)), "x")
     assert 3 <= of(net) <= 3 + 1e-12
-    operator = recognised(net.graph()).by_name[net.nodes[-1].name].operator
+    operator = recognise_patterns(net.graph()).by_name[net.nodes[-1].name].operator
     assert isinstance(operator, ops.Composite)
     slopes = present(operator.slopes(*[np.full((1, 4, 2, 2), -1.0)] * 2))
     assert np.allclose(slopes[0][0, :, 0, 0], [0.2, 1.0, -3.0, 0.5])
@@ -191,7 +191,7 @@ def test_values_and_slopes_on_intervals(name: str) -> None:
     """Of the operator that stands for all: on intervals of all sizes, at their kinks too."""
     calls, _ = TIGHT[name]
     calls = calls[:-1] if name == "GELU by tanh" else calls  # a factor is a node by itself
-    graph = recognised(written(calls))
+    graph = recognise_patterns(written(calls))
     operator = graph.by_name[graph.outputs[0]].operator
     assert isinstance(operator, ops.Pointwise)
     dice = np.random.default_rng(0)
@@ -211,7 +211,7 @@ def test_values_and_slopes_on_intervals(name: str) -> None:
 def test_what_is_compared_with_a_model_is_compared_closely(name: str) -> None:
     """Single precision is within the rounding; a function that is wrong by a hundredth is not."""
     calls, _ = TIGHT[name]
-    graph = recognised(written(calls))
+    graph = recognise_patterns(written(calls))
     operator = graph.by_name[graph.outputs[0]].operator
     assert isinstance(operator, ops.Composite)
     x = np.random.default_rng(3).normal(0, 2, (1, 300)).astype(np.float32)

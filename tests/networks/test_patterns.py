@@ -14,7 +14,7 @@ from networks.written_networks import SHAPE, Written
 from specnorm_networks import Measure, Product, bound
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import Operator
-from specnorm_networks.certified.patterns import recognised
+from specnorm_networks.certified.patterns import recognise_patterns
 
 Write = Callable[[Written], str]
 PLUS, MINUS = ops.Add((1.0, 1.0)), ops.Add((1.0, -1.0))
@@ -182,7 +182,7 @@ def test_what_is_recognised_computes_the_same(name: str) -> None:
     net, numbers, reached = Written(), np.random.default_rng(1), 0.0
     graph = net.graph(write(net))
     (end,) = graph.outputs
-    read = recognised(graph)
+    read = recognise_patterns(graph)
     assert type(read.by_name[end].operator) is expected
     upper = present(bound(graph, Measure(1e-6), method=Product(), check=False).upper)
     for x in points():
@@ -201,7 +201,7 @@ def test_what_only_looks_like_it_is_left(name: str) -> None:
     with np.errstate(all="ignore"):
         graph = net.graph(LEFT[name](net))
     end = graph.outputs[0]
-    assert recognised(graph).by_name[end].operator is graph.by_name[end].operator
+    assert recognise_patterns(graph).by_name[end].operator is graph.by_name[end].operator
 
 
 @pytest.mark.parametrize(("theta", "jumps"), [(ANGLES, True), (np.zeros((3, 1, 1)), False)])
@@ -211,8 +211,8 @@ def test_the_answer_names_jumps_of_householder_activations(theta: Any, jumps: bo
     found = bound(net.graph(householder(net, theta=theta)), Measure(1e-6), method=Product(), check=False)
     assert ("jumps of its Householder" in found.note) is jumps
     assert ("jumps" in str(found)) is jumps
-    once = recognised(net.graph(householder(net, theta=theta)))
-    assert recognised(once).note == once.note
+    once = recognise_patterns(net.graph(householder(net, theta=theta)))
+    assert recognise_patterns(once).note == once.note
 
 
 def test_a_reflection_of_maps_that_differ_has_no_bound() -> None:

@@ -14,7 +14,7 @@ from specnorm_networks import Graph, Node, bound
 from specnorm_networks.certified import operators, ranges
 from specnorm_networks.certified.operators.base import LinearMap
 from specnorm_networks.certified.regions import Ball, Box
-from specnorm_networks.linear import ranges_by_lines, read
+from specnorm_networks.linear import ranges_by_lines, read_network
 
 from specnorm.certified import host, interval
 
@@ -60,7 +60,7 @@ def test_values_are_in_their_ranges(kind: str) -> None:
             region = Box({"x": x - radius / 2}, {"x": x + radius})
         found = ranges.ranges(chain.graph, region)
         if isinstance(region, Ball) and kind == "ball by lines":
-            found = ranges_by_lines(read(chain.graph), region)
+            found = ranges_by_lines(read_network(chain.graph), region)
         for point in samples(chain, region, seed):
             values = chain.values(point)
             for name, value in zip([*chain.before, chain.graph.outputs[0]], values, strict=True):

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from specnorm import ConvSpec
 from specnorm.proof import arithmetic, host
 from specnorm_networks.certified.graph import Graph, Layer, Node
+from specnorm_networks.certified.links import AffineMap, Filter, Subnetwork, Term
 from specnorm_networks.certified.operators.base import FloatArray, LinearMap, NoBoundError, Place, Pointwise
 from specnorm_networks.certified.operators.sources import Constant, Input
-from specnorm_networks.certified.reading import AffineMap, Filter, Subnetwork, Term, blocks_of
+from specnorm_networks.certified.runs import blocks_of
 from specnorm_networks.certified.scope import Scope
 
 UNITS = 4096
@@ -183,4 +184,4 @@ def unit_run(graph: Graph) -> Subnetwork | None:
     if any(not link.terms for link in links):
         return None  # nothing moves: the rules say so
     run = Subnetwork(start, math.prod(whole), links, tuple(blocks_of([link.sources for link in links])))
-    return run._of(Scope(graph).about)
+    return run._speaking_of(Scope(graph).about)

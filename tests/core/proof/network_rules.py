@@ -31,8 +31,8 @@ from specnorm_networks.certified.operators import (
 )
 from specnorm_networks.certified.operators.base import Operator, Place
 from specnorm_networks.certified.ranges import Ranges, localised, ranges
-from specnorm_networks.certified.reading import runs
 from specnorm_networks.certified.regions import Ball, Region
+from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.scope import Scope
 
 from specnorm.certified.bound import Upper, digest_of, least
@@ -304,6 +304,6 @@ NETWORK_CHECKS = {
     "unmoved": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants, "along": constants,
     "of_inputs": constants, "_together": constants, "held": constants, "constant_of_run": together,
     "constant_through_head": before_heads, "constant_before": before_heads,
-    "constant_of_part": together, "_concluded": together, "norm_of_layer": layers, "norm_of_matrices": layers,
+    "_constant_of_layer": together, "_constant_from": together, "norm_of_layer": layers, "norm_of_matrices": layers,
 }  # fmt: skip
 """Rule -> a check whose claims it makes, among others."""
