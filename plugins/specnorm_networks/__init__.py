@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from specnorm_networks.certified.propagation import Step, UnknownNode
     from specnorm_networks.certified.ranges import within
     from specnorm_networks.certified.statements import forward_step
-    from specnorm_networks.checking import moved_up
+    from specnorm_networks.execution import moved_up
     from specnorm_networks.layer_certificates import Certificate, certificate_of
     from specnorm_networks.live import certified_accuracy, network_bound, network_graph
     from specnorm_networks.logit_margins import Margins, margins
@@ -92,7 +92,7 @@ _WHERE = {
     "near": "bound",
     "nonexpansiveness": "Nonexpansive nonexpansive",
     "certified.kernels": "speaks_of",
-    "checking": "moved_up",
+    "execution": "moved_up",
     "model_arrays": "Kind ModelArrays Sizes Stated Tensor in_float32",
 }
 """Modules and the names that are loaded from them when they are asked for: a file of weights needs none."""

@@ -21,7 +21,8 @@ from specnorm_networks.certified.operators.base import FloatArray, LinearMap, Po
 from specnorm_networks.certified.patterns import without_sorting
 from specnorm_networks.certified.ranges import box_of
 from specnorm_networks.certified.regions import Ball, Box
-from specnorm_networks.checking import Inputs, Value, apart_down, inside, moved_up, probes, run_with_errors, sizes
+from specnorm_networks.execution import Inputs, Value, apart_down, inside, moved_up, run_with_errors
+from specnorm_networks.probes import probes, sizes
 
 PROBES = 4
 STEPS = 3

@@ -20,7 +20,7 @@ from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.joins import Extreme
 from specnorm_networks.certified.operators.layers import Convolution, Matrix
 from specnorm_networks.certified.patterns import prepare, without_sorting
-from specnorm_networks.certified.ranges import Ranges, anywhere, box_of, localised, ranges, rises, stated
+from specnorm_networks.certified.ranges import Ranges, anywhere, box_of, ranges, rises, stated, with_slopes_on
 from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.units import unit_run
@@ -121,10 +121,10 @@ def near(
         From `ranges_near`, where it is known already.
     """
     found = ranges_near(graph, ball, measure) if found is None else found
-    answers = [bounded(localised(prepare(graph), found), measure, method, None, found)]
+    answers = [bounded(with_slopes_on(prepare(graph), found), measure, method, None, found)]
     if not isinstance(method, Product):
         written = written_out(without_sorting(graph))[-1]
-        answers += _by_units(localised(written, ranges(written, ball, {}, found)), measure, method, found)
+        answers += _by_units(with_slopes_on(written, ranges(written, ball, {}, found)), measure, method, found)
     return [replace(answer, radius=ball.radius) for answer in answers]
 
 
@@ -135,7 +135,7 @@ def _by_units(
     found: Ranges | None = None,
     limit: float | None = None,
 ) -> list[NetworkBound]:
-    """The bound of a graph that is written out and localised, by its units; none where these are too many.
+    """The bound of a graph that is written out and with_slopes_on, by its units; none where these are too many.
 
     Sorting is norm-preserving for channels; for units it is ReLU of a difference. ``limit``: a bound that is
     known; units that begin far above are not worth a search.
@@ -159,7 +159,7 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
         return [by_channels]
     written = written_out(without_sorting(graph))[-1]
     limit = None if lacking else by_channels.upper
-    by_units = _by_units(localised(written, anywhere(written)), measure, method, limit=limit)
+    by_units = _by_units(with_slopes_on(written, anywhere(written)), measure, method, limit=limit)
     return [by_channels, *(_with_steps_of(by_channels, found) for found in by_units)]
 
 
@@ -188,7 +188,7 @@ def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> Ranges:
     lines = _by_lines(graph, ball, measure)
     found = found if lines is None else ranges(plain, ball, constants, lines)
     for _ in range(ROUNDS - 1):
-        constants = bounded(localised(whole, found), measure, Product(), known=found).constants
+        constants = bounded(with_slopes_on(whole, found), measure, Product(), known=found).constants
         found = ranges(plain, ball, constants, found)
     return found
 

@@ -18,7 +18,7 @@ from specnorm_networks.certified.linear_bounds import LinearBounds, Network
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.ranges import box_of
 from specnorm_networks.certified.regions import Ball
-from specnorm_networks.checking import inside, moved_up, run_with_errors
+from specnorm_networks.execution import inside, moved_up, run_with_errors
 from specnorm_networks.linear import STEPS, Ascent, locate_values, read_network
 from specnorm_networks.logit_margins import Margins
 from specnorm_networks.measuring import Measure

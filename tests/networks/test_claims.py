@@ -29,7 +29,7 @@ from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified import segments
 from specnorm_networks.certified.operators import Identity, Input, Matrix, Operator, ReLU, Unknown
 from specnorm_networks.certified.patterns import prepare, without_sorting
-from specnorm_networks.certified.ranges import localised, ranges
+from specnorm_networks.certified.ranges import ranges, with_slopes_on
 from specnorm_networks.certified.regions import Ball, Box
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.scope import digest_of
@@ -122,7 +122,7 @@ def test_ranges_are_those_of_the_network_they_were_found_for() -> None:
     """Of another one they would fix every function."""
     small = ranges(network(WEIGHTS / 1e9), Ball({"x": CENTRE}, 1e-9))
     with pytest.raises(HypothesisError, match="another network"):
-        localised(network(), small)
+        with_slopes_on(network(), small)
 
 
 @pytest.mark.parametrize("scaled", [False, True])
@@ -140,7 +140,7 @@ def test_norms_are_those_of_the_network_s_own_kernels(scaled: bool) -> None:
 
 
 def test_a_network_is_known_by_its_bits() -> None:
-    """Prepared, pruned or localised it is itself; with other nodes, or another number, it is not."""
+    """Prepared, pruned or with_slopes_on it is itself; with other nodes, or another number, it is not."""
     graph = network()
     same = [network(), prepare(graph), without_sorting(graph).pruned(), within(graph, -1.0, 1.0)]
     assert {digest_of(each) for each in same} == {digest_of(graph)}

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from checks import present
 from networks.dense_networks import FUNCTIONS, NETWORKS, Network, draw, from_below, network_of, smallest_eigenvalue
-from specnorm_networks import Measure, Multipliers, Product, Scaled, bound, descent
+from specnorm_networks import Measure, Multipliers, Product, Scaled, bound
 from specnorm_networks.certified import links, runs, segments
+from specnorm_networks.descent.stages import top_eigenvector
 
 MEASURE = Measure(1e-4)
 CHAINS: dict[str, dict[str, Any]] = {
@@ -226,6 +227,6 @@ def test_the_largest_eigenvalue_of_a_wide_matrix() -> None:
     rng = np.random.default_rng(0)
     turn = np.linalg.qr(rng.standard_normal((300, 300)))[0]
     for values in (np.linspace(0, 1, 300), np.append(np.linspace(0, 1, 290), np.full(10, 1.0001))):
-        found, vector = descent.top((turn * values) @ turn.T, rng.standard_normal(300))
+        found, vector = top_eigenvector((turn * values) @ turn.T, rng.standard_normal(300))
         assert abs(found - values.max()) < 1e-5
         assert np.linalg.norm((turn * values) @ (turn.T @ vector) - found * vector) < 2e-5

@@ -387,9 +387,9 @@ class LinearBounds(Walk):
         """Return a node's linear map, as the network was read."""
         return self.network.linear.get(node.name)
 
-    def locate(self, name: str, found: Interval, moves: float) -> None:
+    def locate(self, name: str, box: Interval, moves: float) -> None:
         """Note where a value lies, and forget what was computed from where it lay before."""
-        super().locate(name, found, moves)
+        super().locate(name, box, moves)
         for reader in self.network.readers.get(name, ()):
             self.curves.pop(reader, None)
             self._linear_errors.pop(reader, None)

@@ -156,7 +156,7 @@ def _units_of(node: Node) -> int:
 def unit_run(graph: Graph) -> Subnetwork | None:
     """A whole network as one run in which every unit that may switch is a channel.
 
-    ``graph``: written out and `localised`, with one input and one output. None where the network is too large, or
+    ``graph``: written out and `with_slopes_on`, with one input and one output. None where the network is too large, or
     something in it has no slopes.
     """
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:

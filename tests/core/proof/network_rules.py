@@ -30,7 +30,7 @@ from specnorm_networks.certified.operators import (
     Slice,
 )
 from specnorm_networks.certified.operators.base import Operator, Place
-from specnorm_networks.certified.ranges import Ranges, localised, ranges
+from specnorm_networks.certified.ranges import Ranges, ranges, with_slopes_on
 from specnorm_networks.certified.regions import Ball, Region
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.scope import Scope
@@ -179,7 +179,7 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "slopes of another graph": lambda: rules.of_slopes(OTHER, NODES["s"], 1, 1),
     "slopes of a sum": lambda: rules.of_slopes(SCOPE, NODES["s"], 1, 1),
     "a run of nobody's": lambda: segments.constant_of_run(replace(RUN), [0], ONES, Measure()),
-    "ranges of another network": lambda: localised(NETWORKS["chain"][0], within_ball()),
+    "ranges of another network": lambda: with_slopes_on(NETWORKS["chain"][0], within_ball()),
     "ranges within those on another ball": lambda: ranges(
         NETWORKS["sum"][0], Ball({"x": np.zeros((1, 1))}, 2.0), None, within_ball()
     ),

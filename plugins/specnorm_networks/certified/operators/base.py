@@ -424,7 +424,7 @@ class Pointwise(Operator):
 
     rule = "pointwise"
     near: Slopes | None = field(default=None, kw_only=True)
-    """Where its inputs stay in a range; None: anywhere. Set by `ranges.localised` alone."""
+    """Where its inputs stay in a range; None: anywhere. Set by `ranges.with_slopes_on` alone."""
 
     def value(self, x: FloatArray) -> FloatArray:
         """The function."""
