@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from checks import present
 from networks.dense_networks import FUNCTIONS, NETWORKS, Network, draw, from_below, network_of, smallest_eigenvalue
-from specnorm_networks import Measure, Multipliers, Product, Scaled, bound
+from specnorm_networks import Multipliers, Product, Scaled
 from specnorm_networks.certified import links, runs, segments
 from specnorm_networks.descent.stages import top_eigenvector
+from specnorm_networks.tools import Measure, bound
 
 MEASURE = Measure(1e-4)
 CHAINS: dict[str, dict[str, Any]] = {

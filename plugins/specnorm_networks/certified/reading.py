@@ -494,7 +494,7 @@ class Reader:
             if product is not None:
                 return multiply(product, alpha)
         # A layer of a sum of layers is no term: the sum becomes a value.
-        if form is not None and not (form.terms and all(term.plain for term in form.terms)):
+        if form is not None and not (form.terms and all(replace(term, alpha=1.0).plain for term in form.terms)):
             form = self._form_as_value(source.name, axis)
         if form is None or form.width * self._repeat(form) != spec.cin:
             return None
@@ -509,24 +509,23 @@ class Reader:
         form: LinearCombination,
         alpha: float,
     ) -> tuple[Term, ...]:
-        """Return one term for each value in a sum of identities, all with the same layer."""
+        """Return one term for each value in a sum of multiples of identities, all with the same layer."""
         spec = layer_filter.spec
+        identities = form.terms
         if self._repeat(form) > 1:  # the form is one flattened value, whose features are all read
             every_feature = range(spec.cin)
-            pieces = [(form.terms[0].source, every_feature, every_feature)]
-        else:
-            pieces = [(term.source, term.reads, term.rows) for term in form.terms]
+            identities = (replace(form.terms[0], reads=every_feature, rows=every_feature),)
         return tuple(
             Term(
-                source,
-                reads=reads,
+                identity.source,
+                reads=identity.reads,
                 rows=range(spec.cout),
                 stride=tuple(spec.stride),
                 filter=layer_filter,
-                columns=columns,
-                alpha=alpha,
+                columns=identity.rows,
+                alpha=alpha * identity.alpha,
             )
-            for source, reads, columns in pieces
+            for identity in identities
         )
 
     # -- numbers and functions ---------------------------------------------------------------------------------------

@@ -36,7 +36,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm import ConvSpec, MethodError
+from specnorm import ConvSpec
+from specnorm.errors import MethodError
 from specnorm.proof import HypothesisError, Upper, arithmetic, host, make_upper, number
 from specnorm_networks.certified.kernels import Norms, fold_error, norm_by, proves
 from specnorm_networks.certified.links import AffineMap, Segment, Subnetwork, Term
