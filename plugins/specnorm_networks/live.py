@@ -64,8 +64,8 @@ def network_bound(
     centre : array, tuple of arrays, or mapping of str to array, optional
         With its batch axis; it stands for ``input_shape``, too.
     budget : float, default 60
-        Seconds for searches and proofs, without export and comparison; None: as long as they take. Where they end, the
-        best proven by then is given, and ``status`` says so.
+        Time limit in seconds for search and proof; export and comparison are not counted. When it is reached, the best
+        bound proven so far is returned and ``status`` says so. None means no limit.
 
     Returns
     -------
