@@ -104,9 +104,11 @@ def test_boxes_and_balls_are_those_that_were_given() -> None:
 
 
 def test_ranges_take_claims_about_this_network_alone() -> None:
-    graph, ball = network(), Ball({"x": CENTRE}, 3.0)
+    graph = network()
+    ball = Ball({"x": CENTRE}, 3.0)
     honest = ranges(graph, ball)["a"]
-    small, other = bound(network(WEIGHTS / 1e9), method=Product()), bound(graph, radius=1e-9, centre=CENTRE)
+    small = bound(network(WEIGHTS / 1e9), method=Product())
+    other = bound(graph, radius=1e-9, centre=CENTRE)
     for claim in (small.nodes[1].claim, other.claim, assumed(1e-9)):
         assert claim is not None
         with pytest.raises(HypothesisError, match="no constant of a"):
@@ -156,7 +158,8 @@ X = Node("x", Input(), shape=(1, 2))
 
 
 def test_what_no_output_needs_is_left_out() -> None:
-    y, bad = Node("y", Identity(), ("x",), (1, 2)), Node("z", Unknown(), ("y",), label="Mystery")
+    y = Node("y", Identity(), ("x",), (1, 2))
+    bad = Node("z", Unknown(), ("y",), label="Mystery")
     assert bound(Graph((X, y, bad), ("y",))).upper == 1
     found = bound(Graph((X, y, bad), ("z", "y")))
     assert (found.upper, found.outputs) == (None, {"z": None, "y": 1.0})
@@ -174,7 +177,8 @@ def chain(size: float) -> list[Node]:
     """Two matrices with a function between them."""
     layers = [Layer(name, partial(np.full, (2, 2), size), {}, 0) for name in ("v", "w")]
     shape = (1, 2)
-    first, relu = Node("a", Matrix(layers[0]), ("x",), shape), Node("b", ReLU(), ("a",), shape)
+    first = Node("a", Matrix(layers[0]), ("x",), shape)
+    relu = Node("b", ReLU(), ("a",), shape)
     return [X, first, relu, Node("y", Matrix(layers[1]), ("b",), shape)]
 
 
@@ -198,7 +202,8 @@ def test_nothing_is_searched_where_there_can_be_no_constant(monkeypatch: pytest.
         return []
 
     monkeypatch.setattr(Multipliers, "search", search)
-    nodes, end = chain(1.0), Node("z", Unknown("it has no rule"), ("y",), (1, 2))
+    nodes = chain(1.0)
+    end = Node("z", Unknown("it has no rule"), ("y",), (1, 2))
     assert bound(Graph((*nodes, end), ("z",))).unknown[0].before == pytest.approx(4)
     assert not searched
     assert bound(Graph((*nodes, end), ("z", "y"))).outputs["y"] == pytest.approx(4)

@@ -32,9 +32,18 @@ PROGRAMS = int(os.environ.get("SPECNORM_LINEAR_BOUNDS", "12"))
 """Programs at random; by hand thousands."""
 
 
-def lowest(chain: Network, x: Array, radius: float, row: Array, seed: int, steps: int = 12, starts: int = 6) -> float:
+def lowest(
+    chain: Network,
+    x: Array,
+    radius: float,
+    row: Array,
+    seed: int,
+    steps: int = 12,
+    starts: int = 6,
+) -> float:
     """The least value of a row of the output that steps downhill in the ball find."""
-    numbers, best = np.random.default_rng(seed), math.inf
+    numbers = np.random.default_rng(seed)
+    best = math.inf
     for _ in range(starts):
         d = numbers.normal(size=x.size)
         d *= radius / np.linalg.norm(d)
@@ -46,11 +55,17 @@ def lowest(chain: Network, x: Array, radius: float, row: Array, seed: int, steps
     return best
 
 
-def gaps(chain: Network, radius: float, seed: int, steps: int = 12) -> Iterator[tuple[float, float]]:
+def gaps(
+    chain: Network,
+    radius: float,
+    seed: int,
+    steps: int = 12,
+) -> Iterator[tuple[float, float]]:
     """How far below the centre a row's bound is, and how far an attack gets."""
     network = READ.setdefault(id(chain), read_network(chain.graph))
     x = np.random.default_rng(seed).normal(size=chain.shape)
-    bounds, end = locate_values(network, x, radius), chain.graph.outputs[0]
+    bounds = locate_values(network, x, radius)
+    end = chain.graph.outputs[0]
     shape = bounds.known[end].centre.shape
     rows = np.random.default_rng(seed + 1).normal(size=(3, *shape))
     found = Ascent(bounds, end, rows).climb(0, Clock())
@@ -81,7 +96,14 @@ def start(size: int) -> Node:
     return Node("x", operators.Input(), (), (1, size))
 
 
-def lower(graph: Graph, x: Array, radius: float, rows: Array, *, anew: bool = True) -> Array:
+def lower(
+    graph: Graph,
+    x: Array,
+    radius: float,
+    rows: Array,
+    *,
+    anew: bool = True,
+) -> Array:
     bounds = locate_values(read_network(graph), x, radius, by_lines=anew)
     return Ascent(bounds, graph.outputs[0], rows).climb(0, Clock()).best.low
 
@@ -112,11 +134,14 @@ def test_offsets_against_enumeration() -> None:
     for _ in range(30):
         centre = numbers.normal(size=2)
         half = numbers.uniform(0.2, 2, size=2)
-        low, high = np.minimum(centre - half, -0.1), np.maximum(centre + half, 0.1)
-        c, g = numbers.normal(size=(1, 2)), numbers.normal(size=(1, 2))
+        low = np.minimum(centre - half, -0.1)
+        high = np.maximum(centre + half, 0.1)
+        c = numbers.normal(size=(1, 2))
+        g = numbers.normal(size=(1, 2))
         radius = float(numbers.uniform(0.3, 1.5))
         breaks = np.stack([low, 0 * low, high])
-        slope, none = np.array([[0.0, 0.0], [1.0, 1.0]]), np.zeros((2, 2))
+        slope = np.array([[0.0, 0.0], [1.0, 1.0]])
+        none = np.zeros((2, 2))
         half = np.full((2, 2), 0.25 * numbers.integers(0, 2))
         off = half[0, 0] * float(abs(c).sum())
         pieces = Pieces(centre, breaks, slope, none, half)
@@ -164,9 +189,11 @@ def test_programs_at_random() -> None:
 
     bounded = tight = 0
     for seed in range(PROGRAMS):
-        dice, rng = random.Random(seed), np.random.default_rng(seed)
+        dice = random.Random(seed)
+        rng = np.random.default_rng(seed)
         drawn = program(dice, "ball")
-        double, region = drawn.double(), Region.drawn("ball", drawn.shape, rng)
+        double = drawn.double()
+        region = Region.drawn("ball", drawn.shape, rng)
         try:
             graph = drawn.graph()
             network = read_network(graph)
@@ -177,7 +204,8 @@ def test_programs_at_random() -> None:
             raise AssertionError(seed) from error
         if len(graph.outputs) != 1 or not double.runs():
             continue
-        f, end = double.function(), bounds.known[graph.outputs[0]].centre
+        f = double.function()
+        end = bounds.known[graph.outputs[0]].centre
         rows = rng.standard_normal((2, *end.shape))
         found = Ascent(bounds, graph.outputs[0], rows)
         for _ in range(2):
@@ -186,18 +214,23 @@ def test_programs_at_random() -> None:
             if not np.isfinite(low):
                 continue
             bounded += 1
-            least, size, x = math.inf, 0.0, region.first
+            least = math.inf
+            size = 0.0
+            x = region.first
             for at in itertools.islice(region.points(rng), 8):
                 y = f(at)
                 value = float(row @ y)
                 if value < least:
-                    least, size, x = value, float(abs(row) @ abs(y)), at
+                    least = value
+                    size = float(abs(row) @ abs(y))
+                    x = at
             for _ in range(6):
                 way = steepest(f, x, row)
                 x = region.inside(x - float(region.second) * np.nan_to_num(way) / max(np.linalg.norm(way), 1e-300))
                 y = f(x)
                 if float(row @ y) < least:
-                    least, size = float(row @ y), float(abs(row) @ abs(y))
+                    least = float(row @ y)
+                    size = float(abs(row) @ abs(y))
             assert not least < low - 1e-9 * (1 + size) - 1e-12 * drawn.largest(x), (seed, least, low)
             middle = float(row @ f(region.first))
             tight += middle - least > 0.5 * (middle - low) or low > middle - 1e-6

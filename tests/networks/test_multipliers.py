@@ -216,7 +216,11 @@ def a_tap_too_early(original: Original) -> Original:
     ],
 )
 def test_a_dropped_term_is_noticed(
-    kind: str, place: Any, name: str, mutation: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    place: Any,
+    name: str,
+    mutation: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     drawn = cases(kind, 8)
     monkeypatch.setattr(place, name, mutation(getattr(place, name)))

@@ -24,7 +24,8 @@ from specnorm_networks.tools import Measure, bound  # noqa: E402
 
 @pytest.fixture(autouse=True, scope="module")
 def bits() -> Iterator[None]:
-    before, flint.ctx.prec = flint.ctx.prec, BITS
+    before = flint.ctx.prec
+    flint.ctx.prec = BITS
     yield
     flint.ctx.prec = before
 
@@ -198,8 +199,10 @@ def test_values_and_slopes_on_intervals(name: str) -> None:
     dice = np.random.default_rng(0)
     middle = dice.choice(NUMBERS, 60) + dice.normal(0, 1, 60) * dice.choice([0, 1e-3, 3], 60)
     half = abs(dice.normal(0, 1, 60)) * dice.choice([0, 1e-6, 1e-2, 2], 60)
-    low, high = middle - half, middle + half
-    slopes, values = present(operator.slopes(low, high)), operator.between(low, high)
+    low = middle - half
+    high = middle + half
+    slopes = present(operator.slopes(low, high))
+    values = operator.between(low, high)
     for a, b, least, most, down, up in zip(low, high, *slopes, *values, strict=True):
         known = [(x, value(calls, x)) for x in np.linspace(a, b, 5).tolist()]
         assert all(down <= y <= up for _, y in known)

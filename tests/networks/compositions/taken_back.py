@@ -44,7 +44,8 @@ def by_name(patch: pytest.MonkeyPatch) -> None:
 
 def measured_by_name(patch: pytest.MonkeyPatch) -> None:
     """One measure for all networks, by the names of their layers."""
-    real, found = Measure.__call__, {}
+    real = Measure.__call__
+    found = {}
 
     def call(self: Measure, layer: Any, *given: Any) -> Any:
         if layer.name not in found:
