@@ -10,13 +10,13 @@ import numpy as np
 
 from specnorm.errors import MethodError
 from specnorm.proof import Clock
-from specnorm_networks import descent
+from specnorm_networks.certified.links import Subnetwork
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.reading import Subnetwork
 from specnorm_networks.certified.segments import segments, usable
-from specnorm_networks.descent import RATE, ROUNDS, Progress, cost, proof_products
+from specnorm_networks.descent import RATE, ROUNDS, Progress, cost, proof_products, search_weights
 
-WIDTHS, SOME_STEPS = (2**20, 4096, 2048, 1024, 512), 20
+WIDTHS = (2**20, 4096, 2048, 1024, 512)
+SOME_STEPS = 20
 """Channels at which runs are cut, the first that is affordable; steps of the search that have to be."""
 Parts = Sequence[tuple[int, int]]
 
@@ -69,14 +69,20 @@ class _Searching(Method):
         if not self.seconds > 0:
             raise MethodError(f"seconds={self.seconds!r}; expected a positive number.")
 
-    def search(self, run: Subnetwork, parts: Parts, share: float, clock: Clock) -> list[list[FloatArray]]:
+    def search(
+        self,
+        run: Subnetwork,
+        parts: Parts,
+        share: float,
+        clock: Clock,
+    ) -> list[list[FloatArray]]:
         """By gradient steps, and Newton steps for matrices."""
         try:
             with np.errstate(all="ignore"):
-                found = descent.search(run, parts, self.steps, share * self.seconds, self.progress, clock)
+                proposals = search_weights(run, parts, self.steps, share * self.seconds, self.progress, clock)
         except (np.linalg.LinAlgError, ValueError, ArithmeticError):  # a kernel of zeros, of no entries, or far from 1
             return []
-        return [weights for weights in found if all(map(usable, weights))]
+        return [weights for weights in proposals if all(map(usable, weights))]
 
     def begins_at(self, run: Subnetwork) -> float:
         weights = replace(self, steps=0).weights(run, self.parts(run))

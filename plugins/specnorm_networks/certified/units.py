@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from specnorm import ConvSpec
 from specnorm.proof import arithmetic, host
 from specnorm_networks.certified.graph import Graph, Layer, Node
+from specnorm_networks.certified.links import AffineMap, Filter, Subnetwork, Term
 from specnorm_networks.certified.operators.base import FloatArray, LinearMap, NoBoundError, Place, Pointwise
 from specnorm_networks.certified.operators.sources import Constant, Input
-from specnorm_networks.certified.reading import AffineMap, Filter, Subnetwork, Term, blocks_of
+from specnorm_networks.certified.runs import blocks_of
 from specnorm_networks.certified.scope import Scope
 
-UNITS, INPUTS = 4096, 4096
+UNITS = 4096
+INPUTS = 4096
 """Most units that may switch, and most entries of the input."""
 ENTRIES = 2**24
 """Most entries of a value's matrices."""
@@ -49,7 +51,8 @@ class _Units:
 
     def read(self, node: Node) -> bool:
         """Whether a value is a linear map of the input and functions with known slopes."""
-        shape, operator = node.shape, node.operator
+        shape = node.shape
+        operator = node.operator
         if shape is None or any(name not in self.sums for name in node.inputs):
             return False
         if self.count * math.prod(shape) > ENTRIES:
@@ -115,7 +118,14 @@ class _Units:
         found.matrix.reshape(self.count, -1)[first + np.arange(len(places)), places] = 1.0
         return found
 
-    def _link(self, name: str, value: _Sum, places: NDArray[np.intp], low: FloatArray, high: FloatArray) -> None:
+    def _link(
+        self,
+        name: str,
+        value: _Sum,
+        places: NDArray[np.intp],
+        low: FloatArray,
+        high: FloatArray,
+    ) -> None:
         flat = [each.reshape(len(each), -1)[:, places] for each in (value.matrix, value.error)]
         terms = []
         for number, group in enumerate(self.groups):
@@ -124,7 +134,8 @@ class _Units:
                 continue
             # One for each source, of one name: names are for the answer alone.
             layer = Layer(name, partial(np.array, matrix), {}, 0, error=partial(np.array, error))
-            spec, columns = ConvSpec.of(matrix.shape), range(len(group))
+            spec = ConvSpec.of(matrix.shape)
+            columns = range(len(group))
             terms.append(Term(number, columns, range(len(places)), (), Filter(layer, {}, spec, None), columns))
         self.links.append(AffineMap(tuple(terms), len(places), (low, high), name))
 
@@ -145,12 +156,13 @@ def _units_of(node: Node) -> int:
 def unit_run(graph: Graph) -> Subnetwork | None:
     """A whole network as one run in which every unit that may switch is a channel.
 
-    ``graph``: written out and `localised`, with one input and one output. None where the network is too large, or
+    ``graph``: written out and `with_slopes_on`, with one input and one output. None where the network is too large, or
     something in it has no slopes.
     """
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         return None
-    (start,), (end,) = graph.inputs, graph.outputs
+    (start,) = graph.inputs
+    (end,) = graph.outputs
     units = _Units(graph)
     first = units.nodes[start]
     whole = first.shape
@@ -172,4 +184,4 @@ def unit_run(graph: Graph) -> Subnetwork | None:
     if any(not link.terms for link in links):
         return None  # nothing moves: the rules say so
     run = Subnetwork(start, math.prod(whole), links, tuple(blocks_of([link.sources for link in links])))
-    return run._of(Scope(graph).about)
+    return run._speaking_of(Scope(graph).about)

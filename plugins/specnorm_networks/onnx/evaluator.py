@@ -89,7 +89,12 @@ def _attribute(node: Any, name: str, default: Any) -> Any:
     return next((plain(a) for a in node.attribute if a.name == name), default)
 
 
-def _padding(node: Any, sizes: Sequence[int], reach: Sequence[int], strides: Sequence[int]) -> list[list[int]]:
+def _padding(
+    node: Any,
+    sizes: Sequence[int],
+    reach: Sequence[int],
+    strides: Sequence[int],
+) -> list[list[int]]:
     """Before and after each axis, as the standard has it."""
     how = _attribute(node, "auto_pad", "NOTSET")
     if how in ("NOTSET", "VALID"):
@@ -106,7 +111,8 @@ def _padding(node: Any, sizes: Sequence[int], reach: Sequence[int], strides: Seq
 def _pool(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     """With all its attributes; of stride 1 with padding of its own."""
     x = inputs[0]
-    kernel, sizes = _attribute(node, "kernel_shape", []), x.shape[2:]
+    kernel = _attribute(node, "kernel_shape", [])
+    sizes = x.shape[2:]
     strides, dilations = (_attribute(node, name, None) or [1] * len(kernel) for name in ("strides", "dilations"))
     reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
     pairs = _padding(node, sizes, reach, strides)
@@ -124,7 +130,8 @@ def _pool(node: Any, opset: int, inputs: Inputs) -> list[Any]:
 def _convolution(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     """Some channels at a time: the evaluator holds all their windows, and of each number where it is read."""
     x, weight = inputs[:2]
-    groups, each = _attribute(node, "group", 1), weight.shape[1]
+    groups = _attribute(node, "group", 1)
+    each = weight.shape[1]
     most = max(1, WINDOWS // max(x[:, 0].size * math.prod(weight.shape[2:]), 1))
     if x.shape[1] <= most or each * groups != x.shape[1]:
         return _run(node, opset, inputs)
@@ -166,7 +173,8 @@ def _flat_softmax(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     """Before operator set 13: all axes from one on are one."""
     if opset >= 13:
         return _run(node, opset, inputs)
-    x, axis = inputs[0], _attribute(node, "axis", 1)
+    x = inputs[0]
+    axis = _attribute(node, "axis", 1)
     flat = x.reshape(math.prod(x.shape[: axis % x.ndim]), -1)
     return [each.reshape(x.shape) for each in _run(_with(node, axis=1), 13, [flat])]
 
@@ -190,7 +198,8 @@ def _unsqueeze(node: Any, opset: int, inputs: Inputs) -> list[Any]:
 def _group_norm(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     """Groups as instances: the evaluator's own takes no inputs."""
     x, scale, bias = inputs
-    groups, epsilon = _attribute(node, "num_groups", 1), _attribute(node, "epsilon", 1e-5)
+    groups = _attribute(node, "num_groups", 1)
+    epsilon = _attribute(node, "epsilon", 1e-5)
     plain = helper.make_node("InstanceNormalization", ["x", "one", "zero"], ["y"], epsilon=epsilon)
     given = [x.reshape(x.shape[0], groups, -1), np.ones(groups, x.dtype), np.zeros(groups, x.dtype)]
     each = 1 if opset >= 21 else x.shape[1] // groups  # older ones have a scale for each group

@@ -70,7 +70,8 @@ class _Finder:
 
     def _is_entrywise(self, node: Node, sources: Sequence[str]) -> bool:
         """Whether each entry of a value is a function of the entries at the same place, and of constants."""
-        operator, shape = node.operator, node.shape
+        operator = node.operator
+        shape = node.shape
         if shape is None or not isinstance(operator, ENTRYWISE) or isinstance(operator, Constant):
             return False
         if isinstance(operator, Pointwise) and operator.near is not None:
@@ -139,7 +140,13 @@ class _Finder:
         operator = self.made[name].operator if name in self.made else None
         return isinstance(operator, Composite) and operator.plan.jumps and name not in self.open
 
-    def _program(self, ends: Sequence[str], base: str, *, atoms: bool = False) -> tuple[Written | None, dict[str, int]]:
+    def _program(
+        self,
+        ends: Sequence[str],
+        base: str,
+        *,
+        atoms: bool = False,
+    ) -> tuple[Written | None, dict[str, int]]:
         """The operators between two values, and the numbers of values; None for too many.
 
         ``atoms``: functions that jump in their parts, and were proven to be continuous, are one operator each.

@@ -91,7 +91,12 @@ def _proven(plan: Plan) -> Proof | str:
     return found
 
 
-def _between(plan: Plan, count: int, ends: tuple[float, float], tails: _Tails | None) -> tuple[Proof | str, float]:
+def _between(
+    plan: Plan,
+    count: int,
+    ends: tuple[float, float],
+    tails: _Tails | None,
+) -> tuple[Proof | str, float]:
     """What is proven with tails that begin at two numbers; and a slope that is attained between them."""
     reason = _discontinuity(plan, count, *ends) if plan.jumps else None
     if reason is not None:
@@ -123,7 +128,8 @@ class _Tails:
 
 def _tails(plan: Plan, count: int, start: float) -> _Tails | None:
     outputs = len(plan.outputs)
-    low, high = np.full((outputs, count), math.inf), np.full((outputs, count), -math.inf)
+    low = np.full((outputs, count), math.inf)
+    high = np.full((outputs, count), -math.inf)
     square = np.zeros(count)
     for number in range(count):
         one = one_of(plan, number)
@@ -147,14 +153,22 @@ def _tails(plan: Plan, count: int, start: float) -> _Tails | None:
 class _Search:
     """Cells of all functions, of which those are divided that may hold the largest or the smallest slope."""
 
-    def __init__(self, plan: Plan, count: int, ends: tuple[float, float], tails: _Tails | None) -> None:
-        self.plan, self.count = plan, count
+    def __init__(
+        self,
+        plan: Plan,
+        count: int,
+        ends: tuple[float, float],
+        tails: _Tails | None,
+    ) -> None:
+        self.plan = plan
+        self.count = count
         outputs = len(plan.outputs)
         self.low = np.full((outputs, count), math.inf) if tails is None else tails.low
         self.high = np.full((outputs, count), -math.inf) if tails is None else tails.high
         self.square = np.zeros(count) if tails is None else tails.square
         # What is attained: the search may stop near it. Nothing is proven by it.
-        self.reached_low, self.reached_high = np.full((outputs, count), math.inf), np.full((outputs, count), -math.inf)
+        self.reached_low = np.full((outputs, count), math.inf)
+        self.reached_high = np.full((outputs, count), -math.inf)
         self.reached_square = np.zeros(count)
         edges = _edges(plan, *ends)
         self.cells = (
@@ -233,7 +247,9 @@ def _edges(plan: Plan, low: float, high: float) -> FloatArray:
 
 
 def _divided(
-    low: FloatArray, high: FloatArray, which: NDArray[np.intp]
+    low: FloatArray,
+    high: FloatArray,
+    which: NDArray[np.intp],
 ) -> tuple[FloatArray, FloatArray, NDArray[np.intp]]:
     share = np.arange(1, PARTS) / PARTS
     inner = np.clip(low + share[:, None] * (high - low), low, high)
@@ -245,7 +261,8 @@ def _divided(
 def _discontinuity(plan: Plan, count: int, low: float, high: float) -> str | None:
     """Where a function may jump, in words; None if all are proven to be continuous between two numbers."""
     edges = _edges(plan, low, high)
-    left, right = np.tile(edges[:-1], count), np.tile(edges[1:], count)
+    left = np.tile(edges[:-1], count)
+    right = np.tile(edges[1:], count)
     which = np.repeat(np.arange(count), len(edges) - 1)
     switches = [at for at, switch in enumerate(plan.switches) if switch.jumps]
     for _ in range(HALVINGS):
@@ -262,18 +279,27 @@ def _discontinuity(plan: Plan, count: int, low: float, high: float) -> str | Non
         if len(cells) > 256 or not inner.all():
             break
         which = np.tile(which[cells], 2)
-        left, right = np.concatenate([left[cells], middle]), np.concatenate([middle, right[cells]])
+        left = np.concatenate([left[cells], middle])
+        right = np.concatenate([middle, right[cells]])
     return f"it may jump where its argument is near {float(left[cells[0]]):.6g}"
 
 
-def _joins(plan: Plan, found: Evaluation, cell: int, low: float, high: float, number: int) -> bool:
+def _joins(
+    plan: Plan,
+    found: Evaluation,
+    cell: int,
+    low: float,
+    high: float,
+    number: int,
+) -> bool:
     """Whether all branches of a function that meet in a cell agree where they do."""
     one = one_of(plan, number)
     crossing = [switch for at, switch in enumerate(plan.switches) if switch.jumps and found.open[at, cell]]
     crossings: dict[Fraction, list[tuple[Switch, int]]] = {}
     for switch in crossing:
         jet = found.jets[switch.value]
-        least, most = float(jet.slope.low[cell]), float(jet.slope.high[cell])
+        least = float(jet.slope.low[cell])
+        most = float(jet.slope.high[cell])
         if not bool(jet.defined[cell]) or not (0 < least < math.inf or -math.inf < most < 0):
             return False  # it may jump itself, cross more than once, or stay
         at = _crossing(one, switch, low, high)

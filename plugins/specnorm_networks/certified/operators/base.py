@@ -177,7 +177,8 @@ class LinearMap:
 
         ``roundings``: as many, such as of the adjoint: then as much of the product of a row with the value.
         """
-        n, found = self.roundings if roundings is None else roundings, self.absolute(sizes)
+        n = self.roundings if roundings is None else roundings
+        found = self.absolute(sizes)
         return host.inflate(found * ((n + 4) * 2.0**-52), 2 * n + 8) + UNDERFLOW if n else np.zeros(found.shape)
 
     def magnitude(self, sizes: Sequence[FloatArray]) -> FloatArray:
@@ -256,7 +257,12 @@ class Operator:
         """The same operator where some axes of `alike` have size 1."""
         return self
 
-    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+    def pulled(
+        self,
+        weights: FloatArray,
+        shares: Sequence[FloatArray],
+        place: Place,
+    ) -> list[FloatArray] | None:
         """Weights w_i with ``sum w dy^2 <= sum_i sum w_i dx_i^2`` for each change of the inputs, entry by entry.
 
         Parameters
@@ -278,12 +284,18 @@ class Operator:
         if not self.rises:
             return None
         try:
-            low, high = self.run(*(each.low for each in ranges)), self.run(*(each.high for each in ranges))
+            low = self.run(*(each.low for each in ranges))
+            high = self.run(*(each.high for each in ranges))
         except NotRunError:
             return None
         return enclosing((low, high)) if place.fits(low.shape) else None
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         """By how much another library's value may differ from ``result``, what `run` made of the inputs ``values``.
 
         The other library computes with the unit roundoff ``unit``; our own rounding is counted besides.
@@ -340,11 +352,17 @@ class Linear(Operator):
             raise NoBoundError("it has no map of values of such sizes, or these are not known: give the input shape")
         return host.root_up(linear.with_adjoint(sizes).backward + 1)
 
-    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+    def pulled(
+        self,
+        weights: FloatArray,
+        shares: Sequence[FloatArray],
+        place: Place,
+    ) -> list[FloatArray] | None:
         # Of what moves entries: each weight goes to where its entry came from. One entry stands for all that are alike.
         same = frozenset(axis for axis in self.alike(place) if weights.shape[axis] == 1)
         at = place.shortened(same)
-        befores, after = at.sizes(), at.after
+        befores = at.sizes()
+        after = at.after
         if not self.moves or befores is None or after is None or max(map(math.prod, [*befores, after])) > TABLE:
             return None
         linear = self.shortened(same).linear_map(at)
@@ -406,7 +424,7 @@ class Pointwise(Operator):
 
     rule = "pointwise"
     near: Slopes | None = field(default=None, kw_only=True)
-    """Where its inputs stay in a range; None: anywhere. Set by `ranges.localised` alone."""
+    """Where its inputs stay in a range; None: anywhere. Set by `ranges.with_slopes_on` alone."""
 
     def value(self, x: FloatArray) -> FloatArray:
         """The function."""
@@ -433,12 +451,14 @@ class Pointwise(Operator):
         ends. Where nothing is known: 0, 0 and infinity.
         """
         finite = np.isfinite(low) & np.isfinite(high)
-        low, high = np.where(finite, low, 0.0), np.where(finite, high, 0.0)
+        low = np.where(finite, low, 0.0)
+        high = np.where(finite, high, 0.0)
         slopes = self.slopes(low, high) or (np.full(low.shape, -math.inf), np.full(high.shape, math.inf))
         with np.errstate(all="ignore"):
             first, last, whole = (enclosing(self.between(*ends)) for ends in ((low, low), (high, high), (low, high)))
             slope = np.clip(np.nan_to_num((last.middle()[0] - first.middle()[0]) / (high - low)), *slopes)
-            least, most = host.next_up(slope - slopes[0]), host.next_up(slopes[1] - slope)
+            least = host.next_up(slope - slopes[0])
+            most = host.next_up(slopes[1] - slope)
             apart = host.inflate(least * (most / (least + most)) * (high - low), 8) + UNDERFLOW
             ends = [each - point(end) * point(slope) for each, end in ((first, low), (last, high))]
             down = np.minimum(*(each.low for each in ends)) - apart
@@ -457,7 +477,12 @@ class Pointwise(Operator):
         found[-1] = high
         return np.asarray(found)
 
-    def rounding(self, values: Sequence[FloatArray], result: FloatArray, unit: float) -> FloatArray | float:
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
         # What the elementary functions of libraries promise, and more.
         return 16 * unit * (abs(result) + abs(values[0]))
 
@@ -479,7 +504,12 @@ class Pointwise(Operator):
         with np.errstate(all="ignore"):
             return enclosing(self.between(*x.ends))
 
-    def pulled(self, weights: FloatArray, shares: Sequence[FloatArray], place: Place) -> list[FloatArray] | None:
+    def pulled(
+        self,
+        weights: FloatArray,
+        shares: Sequence[FloatArray],
+        place: Place,
+    ) -> list[FloatArray] | None:
         if self.near is not None and self.near.low.shape == place.after:
             steepest = np.maximum(abs(self.near.low), abs(self.near.high))
         else:
