@@ -26,8 +26,8 @@ WIDE = 64
 REFINED = 16
 """Points that are refined in a training step: their frequency leaves the grid."""
 _SHIFT = 0.35
-"""Shift of a power step, as a part of the smallest value that is followed: values just below that one fade faster than
-without a shift, at no product more; values near zero fade by half a step. With a shift of one half these would never fade."""
+"""Shift of a power step, as a part of the smallest value that is followed. Values just below that one fade faster than
+without a shift, at no product more, and values near zero by half a step. With a shift of one half these never fade."""
 _SHORT = 0.1
 """Length below which a vector that should have length 1 is none: the average of vectors that have nothing in common."""
 _FEW = 4
