@@ -129,7 +129,9 @@ class SpectralNorm(nn.Module):
     def _step_in_training(self, weight: Tensor, sweeps: int) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """`_step` from the state at hand: on a CUDA device, after the first passes, as a recording of it."""
         state = tuple(self.state.values())
-        if not weight.is_cuda or self._passes <= _FIRST_PASSES:
+        # The Newton step of three frequencies takes eigenvalues, for which the host waits.
+        records = weight.is_cuda and weight.ndim <= 4 and self._passes > _FIRST_PASSES
+        if not records:
             return self._step(weight, state, sweeps)
         if self._recorded is None:
             self._recorded = Recorded(self._flat_step)
