@@ -75,6 +75,7 @@ API = ("api", "backends", "errors", "matrices", "norms", "problem.spec", "projec
 """Where the names that `specnorm` exports are defined. Inner modules may leave an attribute's type to be inferred."""
 _COMPILES = "import jax; print(jax.jit(lambda x: x + 1)(1))"
 SMOKE = str(ROOT / "tests" / "outside" / "smoke.py")
+BARE = str(ROOT / "tests" / "outside" / "bare.py")
 
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "virtualenv"  # nox brings it; six times as fast as venv
@@ -397,6 +398,24 @@ def output(*command: str, **environment: str) -> str:
     except OSError:
         return ""
     return done.stdout if done.returncode == 0 else ""
+
+
+@nox.session(venv_backend="none", requires=["wheel"], default=False, tags=["nightly"])
+def bare(session: nox.Session) -> None:
+    """Nightly, and before a release: wheel and source distribution in bare environments of every Python here."""
+    pythons = {version: interpreter(version) for version in (PYTHON, *OTHER_PYTHONS)}
+    for version, path in pythons.items():
+        if path is None:
+            session.warn(f"NOT RUN: Python {version} is not installed")
+    built = [str(path) for path in (*DIST.glob("*.whl"), *DIST.glob("*.tar.gz"))]
+    session.run("python3", BARE, *filter(None, pythons.values()), *built, external=True)
+
+
+@nox.session(python=PYTHON, default=False, tags=["nightly"])
+def conda(session: nox.Session) -> None:
+    """Nightly, and before a release: the conda recipe renders, and builds where conda-forge can be reached."""
+    prepare(session, "py-rattler-build>=0.70,<1")
+    session.run("python", str(ROOT / "tests" / "outside" / "recipe.py"), str(ROOT / "build" / "conda"))
 
 
 def other_python(version: str) -> None:

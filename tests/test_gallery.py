@@ -14,11 +14,15 @@ from test_docs import ROOT, blocks, name_of, pages, same
 DOCS = ROOT / "docs"
 SCRIPTS = sorted((DOCS / "gallery").glob("*.py"))
 TRAINING = ("critic", "denoiser")
+"""Scripts that train for some seconds; CI runs the others."""
 WIDTH = 115
 """Characters of code beside the contents of a page, in a window of 1280 pixels."""
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(path, id=path.stem, marks=[pytest.mark.nightly] * (path.stem in TRAINING)) for path in SCRIPTS],
+)
 def test_a_script_prints_what_it_says_and_draws_its_picture(script: Path, tmp_path: Path) -> None:
     for needed in ("matplotlib", "safetensors", *(["torch", "onnxscript"] if script.stem in TRAINING else [])):
         if importlib.util.find_spec(needed) is None:

@@ -20,7 +20,7 @@ from torch.nn.utils import parametrizations
 import specnorm
 
 HERE = Path(__file__).parent
-STEPS = 50
+STEPS = 40
 
 
 def train(constrain):
@@ -47,9 +47,9 @@ def train(constrain):
     return critic, products
 
 
-_, usual = train(parametrizations.spectral_norm)
-critic, held = train(specnorm_torch.spectral_norm)
-print(f"torch: up to {max(usual):.1f}; specnorm: up to {max(held):.2f}")
+_, torch_products = train(parametrizations.spectral_norm)
+critic, specnorm_products = train(specnorm_torch.spectral_norm)
+print(f"torch: up to {max(torch_products):.1f}; specnorm: up to {max(specnorm_products):.2f}")
 # > torch: up to 11.6; specnorm: up to 1.01
 
 _ = specnorm_torch.rescale_(critic, 1.0)
@@ -59,8 +59,8 @@ print("proven at the end:", network_bound(critic, (1, 16, 16)).upper <= 1)
 plt.style.use(HERE / "gallery.mplstyle")
 figure, axes = plt.subplots()
 steps = range(10, STEPS + 1, 10)
-axes.plot(steps, held, linewidth=3, label="specnorm's spectral_norm")
-axes.plot(steps, usual, linewidth=3, label="torch's spectral_norm")
+axes.plot(steps, specnorm_products, linewidth=3, label="specnorm's spectral_norm")
+axes.plot(steps, torch_products, linewidth=3, label="torch's spectral_norm")
 axes.set(title="Lipschitz constant of a critic", xlabel="training step", ylim=(0, None))
 axes.legend()
 figure.savefig(HERE / "critic.svg", metadata={"Date": None})

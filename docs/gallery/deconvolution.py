@@ -20,9 +20,9 @@ kernel = (taps[:, None] * taps)[None, None]  # one channel in, one out
 symbol = np.fft.fft2(kernel[0, 0], (SIZE, SIZE))
 
 
-def blur(x, by=symbol):
+def blur(x, frequencies=symbol):
     """A circular convolution."""
-    return np.fft.ifft2(by * np.fft.fft2(x)).real
+    return np.fft.ifft2(frequencies * np.fft.fft2(x)).real
 
 
 def adjoint(x):

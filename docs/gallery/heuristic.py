@@ -16,21 +16,21 @@ import specnorm
 
 HERE = Path(__file__).parent
 weights = load_file(HERE.parent / "examples" / "resnet20" / "resnet20.safetensors")
-left = {}
+norms = {}
 for name, kernel in weights.items():
     if kernel.ndim == 4:
         normalised = kernel / specnorm.reshaped_norm(kernel)
-        left[name] = float(specnorm.enclose(normalised).lower)
+        norms[name] = float(specnorm.enclose(normalised).lower)
 
-values = np.array(list(left.values()))
-print(f"{len(left)} layers that should have norm 1")
+values = np.array(list(norms.values()))
+print(f"{len(norms)} layers that should have norm 1")
 print(f"proven norms: {values.min():.2f} to {values.max():.2f}, median {np.median(values):.2f}")
 # > 19 layers that should have norm 1
 # > proven norms: 1.50 to 2.82, median 2.17
 
 plt.style.use(HERE / "gallery.mplstyle")
 figure, axes = plt.subplots()
-axes.bar(range(1, len(left) + 1), values, color="C1")
+axes.bar(range(1, len(norms) + 1), values, color="C1")
 axes.axhline(1, color="C0", linewidth=3)
 axes.set(title="Norm after spectral normalisation", xlabel="convolution of ResNet-20")
 axes.text(0.4, 1.06, "what was asked for", color="C0", weight="bold", backgroundcolor="white")

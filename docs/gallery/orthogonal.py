@@ -36,10 +36,11 @@ def layer_orthogonal():
         projection = basis.T @ basis
         widths = [(0, 0)] * 4
         widths[axis] = (0, 1)
-        here = np.pad(np.einsum("ab,bc...->ac...", projection, kernel), widths)
+        first_tap = np.pad(np.einsum("ab,bc...->ac...", projection, kernel), widths)
         widths[axis] = (1, 0)
-        rest = np.eye(CHANNELS) - projection
-        kernel = here + np.pad(np.einsum("ab,bc...->ac...", rest, kernel), widths)
+        complement = np.eye(CHANNELS) - projection
+        second_tap = np.pad(np.einsum("ab,bc...->ac...", complement, kernel), widths)
+        kernel = first_tap + second_tap
     return kernel
 
 

@@ -170,8 +170,8 @@ def test_one_version_and_the_recipes_dependencies() -> None:
     """pyproject.toml, the citation, the conda recipe and the changelog's latest heading agree."""
     root = Path(__file__).parents[2]
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    recipe = (root / "conda" / "meta.yaml").read_text(encoding="utf-8")
-    assert f'version = "{project["version"]}"' in recipe
+    recipe = (root / "conda" / "recipe.yaml").read_text(encoding="utf-8")
+    assert f'  version: "{project["version"]}"\n' in recipe
     citation = (root / "CITATION.cff").read_text(encoding="utf-8")
     assert f"version: {project['version']}\n" in citation
     changes = (root / "docs" / "changelog.md").read_text(encoding="utf-8")
