@@ -45,7 +45,7 @@ def script_page(source: Path) -> str:
     """A script as a page: its docstring, its picture, its code."""
     text = source.read_text(encoding="utf-8")
     title, _, words = (ast.get_docstring(ast.parse(text)) or "").partition("\n")
-    code = text.split('"""\n', 2)[-1].strip("\n")
+    code = text.split('"""\n', 1)[1].strip("\n")
     picture = f"![{title}]({source.stem}.svg){{ .picture }}"
     return f"# {title}\n{words}\n\n{picture}\n\n```python\n{code}\n```\n\nThe script: [{source.name}]({source.name})\n"
 
