@@ -49,7 +49,13 @@ class CompletionFrom(Completion):
         return {"completion": completion_shape(spec.block_shape)}
 
     def advance(
-        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
+        self,
+        blocks: Array,
+        state: tuple[Array, ...],
+        spec: ConvSpec,
+        *,
+        sweeps: int,
+        ops: ArrayOps,
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Search from H."""
         xp, (h,) = ops.xp, state

@@ -22,7 +22,11 @@ from specnorm.types import ArrayT
 
 @takes_layers
 def conv_norm(
-    kernel: ArrayT, input_shape: int | tuple[int, ...] | None = None, *, rtol: float = 1e-6, **layer: Unpack[Layer]
+    kernel: ArrayT,
+    input_shape: int | tuple[int, ...] | None = None,
+    *,
+    rtol: float = 1e-6,
+    **layer: Unpack[Layer],
 ) -> ArrayT:
     """Exact norm of a layer at one input size, or its supremum over all sizes, to a relative tolerance.
 
@@ -65,7 +69,11 @@ def conv_norm(
     return value
 
 
-def _is_no_circle(kernel: ArrayObject, input_shape: int | tuple[int, ...] | None, layer: Layer) -> bool:
+def _is_no_circle(
+    kernel: ArrayObject,
+    input_shape: int | tuple[int, ...] | None,
+    layer: Layer,
+) -> bool:
     """Whether a layer at a size has another norm than its symbols; what is no kernel is left to `measure` to refuse."""
     shape = getattr(kernel, "shape", None)
     if shape is None or input_shape is None:
@@ -73,7 +81,11 @@ def _is_no_circle(kernel: ArrayObject, input_shape: int | tuple[int, ...] | None
     return not ConvSpec.of(tuple(shape), input_shape=input_shape, **layer).periodic
 
 
-def _has_a_border(kernel: ArrayObject, input_shape: int | tuple[int, ...] | None, layer: Layer) -> bool:
+def _has_a_border(
+    kernel: ArrayObject,
+    input_shape: int | tuple[int, ...] | None,
+    layer: Layer,
+) -> bool:
     """Whether padding, or outputs that it takes away, make a layer at a size another map than its symbols'."""
     if not _is_no_circle(kernel, input_shape, layer):
         return False
@@ -82,7 +94,13 @@ def _has_a_border(kernel: ArrayObject, input_shape: int | tuple[int, ...] | None
 
 
 @takes_layers
-def symbol_norm(kernel: ArrayT, *, points: int | None = None, vectors: int = 2, **geometry: Unpack[Geometry]) -> ArrayT:
+def symbol_norm(
+    kernel: ArrayT,
+    *,
+    points: int | None = None,
+    vectors: int = 2,
+    **geometry: Unpack[Geometry],
+) -> ArrayT:
     """Supremum of a layer's norm over all input sizes, from below: within 1 to 2 % of it, and attained by a plane wave.
 
     What training follows: it runs under jit, compile and vmap, costs a few products of the kernel, and is
@@ -95,7 +113,7 @@ def symbol_norm(kernel: ArrayT, *, points: int | None = None, vectors: int = 2, 
     points : int, optional
         Points of the grid an axis. None: from the taps and channels.
     vectors : int, default 2
-        Vectors at each point, at least: see `specnorm.SymbolNorm`.
+        Vectors at each point, at least: see `specnorm.methods.SymbolNorm`.
     **geometry
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``: see
         `specnorm.Geometry`. ``input_shape`` is refused.
@@ -238,7 +256,11 @@ def singular_values(
 
 
 @takes_layers
-def slogdet(kernel: ArrayT, input_shape: int | tuple[int, ...], **layer: Unpack[Layer]) -> tuple[ArrayT, ArrayT]:
+def slogdet(
+    kernel: ArrayT,
+    input_shape: int | tuple[int, ...],
+    **layer: Unpack[Layer],
+) -> tuple[ArrayT, ArrayT]:
     """Sign and logarithm of the determinant of a square circular layer at one input size, as invertible flows need it.
 
     Parameters
@@ -301,7 +323,13 @@ def reshaped_norm(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
 
 
 @takes_layers
-def certify(kernel: ArrayObject, bound: float, *, budget: float | None = BUDGET, **geometry: Unpack[Geometry]) -> bool:
+def certify(
+    kernel: ArrayObject,
+    bound: float,
+    *,
+    budget: float | None = BUDGET,
+    **geometry: Unpack[Geometry],
+) -> bool:
     """Decide whether the norm is at most a bound, by proof.
 
     Circular with a stride, and no ``input_shape``: at every size that the stride divides.

@@ -41,7 +41,11 @@ _NO_DERIVATIVE = (
 
 @takes_layers
 def rescale(
-    kernel: ArrayT, bound: float = 1.0, *, budget: float | None = BUDGET, **geometry: Unpack[Geometry]
+    kernel: ArrayT,
+    bound: float = 1.0,
+    *,
+    budget: float | None = BUDGET,
+    **geometry: Unpack[Geometry],
 ) -> ArrayT:
     """Shrink a kernel by one factor so that its norm is proven to be at most ``bound``.
 
@@ -85,7 +89,13 @@ def rescale(
     return _rescaled(kernel, bound, Clock.of(budget), backend, geometry)
 
 
-def _rescaled(kernel: ArrayT, bound: float, clock: Clock, backend: Backend, geometry: Geometry) -> ArrayT:
+def _rescaled(
+    kernel: ArrayT,
+    bound: float,
+    clock: Clock,
+    backend: Backend,
+    geometry: Geometry,
+) -> ArrayT:
     given: Any = backend.detach(kernel)
     shrunk, factor = given, 1.0
     for attempt in range(20):
@@ -108,7 +118,12 @@ def _rescaled(kernel: ArrayT, bound: float, clock: Clock, backend: Backend, geom
 
 @takes_layers
 def clip(
-    kernel: ArrayT, bound: float = 1.0, *, n_iter: int = 20, budget: float | None = BUDGET, **geometry: Unpack[Geometry]
+    kernel: ArrayT,
+    bound: float = 1.0,
+    *,
+    n_iter: int = 20,
+    budget: float | None = BUDGET,
+    **geometry: Unpack[Geometry],
 ) -> ArrayT:
     """Clip a kernel's singular values so that its norm is proven to be at most ``bound``.
 
@@ -156,7 +171,14 @@ def clip(
     return result
 
 
-def _clipped(given: Any, backend: Backend, bound: float, n_iter: int, clock: Clock, geometry: Geometry) -> Any:
+def _clipped(
+    given: Any,
+    backend: Backend,
+    bound: float,
+    n_iter: int,
+    clock: Clock,
+    geometry: Geometry,
+) -> Any:
     scaled: Any = _rescaled(given, bound, clock, backend, geometry)
     xp = backend.namespace(given)
     if bool(xp.all(given == scaled)):

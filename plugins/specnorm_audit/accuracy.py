@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from specnorm_networks import Graph, ModelArrays, Multipliers, certified_accuracy, moved_up, within
+from specnorm_networks import Graph, Multipliers, certified_accuracy, within
+from specnorm_networks.tools import ModelArrays, moved_up
 
 import specnorm
-from specnorm import GeometryError, MethodError, ModelFileError
+from specnorm.errors import GeometryError, MethodError, ModelFileError
 from specnorm.proof import AnyArray, number, visible
 from specnorm_audit import plots, tables
 from specnorm_audit.measuring import checked_range

@@ -18,9 +18,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from specnorm_networks import Tensor
+from specnorm_networks.tools import Tensor
 
-from specnorm import METHODS, ModelFileError, track
+from specnorm import track
+from specnorm.errors import ModelFileError
+from specnorm.methods import METHODS
 from specnorm.proof import AnyArray, backends
 
 Numbers: TypeAlias = NDArray[np.float64]

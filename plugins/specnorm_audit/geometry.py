@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
-from specnorm_networks import Stated, Tensor
+from specnorm_networks.tools import Stated, Tensor
 
-from specnorm import ConvSpec, GeometryError
+from specnorm import ConvSpec
+from specnorm.errors import GeometryError
 from specnorm.proof import Layout, padding_rules
 from specnorm_audit.tables import some
 

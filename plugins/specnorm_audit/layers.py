@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
-from specnorm_networks import Kind, Tensor
+from specnorm_networks.tools import Kind, Tensor
 
 from specnorm_audit.effective import effective
 

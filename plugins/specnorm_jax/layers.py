@@ -118,7 +118,11 @@ def flax_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = None
     return LayerKernel(kernel, geometry)
 
 
-def _of_dilated_input(x: Any, stride: tuple[int, ...], dilation: tuple[int, ...]) -> list[tuple[int, int]]:
+def _of_dilated_input(
+    x: Any,
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> list[tuple[int, int]]:
     """What a transposed layer of Flax adds around its input, between whose pixels zeros lie."""
     if isinstance(x.padding, str) and x.padding.upper() not in ("SAME", "VALID"):
         raise GeometryError(f"ConvTranspose with padding={x.padding!r} has no words here: give kernel and geometry.")
@@ -137,7 +141,11 @@ def _of_dilated_input(x: Any, stride: tuple[int, ...], dilation: tuple[int, ...]
 
 
 def _pairs(
-    amount: Any, kernel_shape: Sequence[int], stride: Sequence[int], dilation: Sequence[int], input_shape: Any
+    amount: Any,
+    kernel_shape: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    input_shape: Any,
 ) -> Any:
     if amount == "VALID":
         return "valid"

@@ -17,7 +17,7 @@ import numpy as np
 from specnorm_check import LAYER_OPERATORS, Claim, Network, Refused, float_up
 from specnorm_check import Part as ReadPart
 
-from specnorm import CertificateError
+from specnorm.errors import CertificateError
 from specnorm_networks.answer import NetworkBound, RunBound, Weighted
 from specnorm_networks.layer_certificates import Certificate, completed
 

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from specnorm import MethodError
+from specnorm.errors import MethodError
 from specnorm.proof import TranslationError, host, visible
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, Linear, NotRunError, Operator, Place

@@ -20,7 +20,8 @@ import specnorm_check
 from numpy.typing import NDArray
 from specnorm_check import Claim, Layer, Refused, read_layer
 
-from specnorm import CertificateError, ConvSpec, complete, power_iteration
+from specnorm import ConvSpec, complete, power_iteration
+from specnorm.errors import CertificateError
 
 AIM, SPARE = 0.008, 0.25
 """Relative distance from the norm that is searched for, and the part of it that rounding H may add."""

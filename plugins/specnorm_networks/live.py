@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm import CertificateError, MethodError
+from specnorm.errors import CertificateError, MethodError
 from specnorm_networks.accuracy import CertifiedAccuracy
 from specnorm_networks.accuracy import certified_accuracy as of_graph
 from specnorm_networks.answer import NetworkBound

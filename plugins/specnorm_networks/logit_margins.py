@@ -10,7 +10,7 @@ from operator import and_
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm import MethodError
+from specnorm.errors import MethodError
 from specnorm.proof import Interval, Upper, known
 from specnorm_networks.certified import margins as rules
 from specnorm_networks.certified.graph import Graph

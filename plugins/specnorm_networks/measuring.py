@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm import ConvSpec, Enclose, FantasticFour
+from specnorm import ConvSpec
+from specnorm.methods import Enclose, FantasticFour
 from specnorm.proof import ArrayOps, Clock, arithmetic, backends, check_values, proven
 from specnorm_networks.certified.kernels import Sizes, norm_of_layer, norm_of_matrices
 
 if TYPE_CHECKING:
-    from specnorm import Geometry, Method, Result
+    from specnorm import Geometry, Result
+    from specnorm.methods import Method
     from specnorm.proof import AnyArray, Upper
     from specnorm_networks.certified.operators.layers import Layer
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from specnorm import MethodError
+from specnorm.errors import MethodError
 from specnorm.proof import Clock
 from specnorm_networks import descent
 from specnorm_networks.certified.operators.base import FloatArray

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from specnorm import MethodError
+from specnorm.errors import MethodError
 from specnorm.proof import AnyArray, Clock, check_budget
 from specnorm_networks.answer import COMPLETE, NetworkBound
 from specnorm_networks.attack import attack

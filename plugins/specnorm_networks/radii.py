@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from specnorm import MethodError
+from specnorm.errors import MethodError
 from specnorm.proof import Clock, Interval, Lower
 from specnorm_networks.attack import gradient, length, moved, nearest
 from specnorm_networks.certified import margins as rules

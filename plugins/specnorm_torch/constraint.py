@@ -25,6 +25,8 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _SYMBOL_NORM = SymbolNorm()
 _SETTLING = 16
 """Steps from the vectors at hand for a weight that they may not fit: a new one in eval, or one that was loaded."""
+_FIRST_PASSES = 16
+"""Forward passes in which two steps are taken at least: an optimiser's first steps turn all weights one way."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class SpectralNorm(nn.Module):
         for name, x in state.items():
             self.register_buffer(name, x)
         self.register_buffer("scale", torch.ones((), device=weight.device), persistent=False)
-        self._fits = True
+        self._fits, self._passes = True, 0
         self._settled: _Settled | None = None
         # In a tuple, which registers no module: the list that this is put into, with the parameter in it.
         self._owner: tuple[Any, ...] = ()
@@ -114,13 +116,22 @@ class SpectralNorm(nn.Module):
         return derivatives.scaled(weight, *self._factor(settled.value), settled.gradient)
 
     def _scaled_in_training(self, weight: Tensor) -> Tensor:
-        sweeps = self.n_power_iterations if self._fits else _SETTLING
+        sweeps = self._sweeps()
         if BACKEND.changes(weight) or not self.state_names:
             return self._scaled_while_traced(weight, sweeps, move=True)
         value, gradient, after = self._step(weight, tuple(self.state.values()), sweeps)
         self._move_to(after)
         self._fits = True
         return derivatives.scaled(weight, *self._factor(value), gradient)
+
+    def _sweeps(self) -> int:
+        """Return the steps to take in this forward pass."""
+        if not self._fits:
+            return _SETTLING
+        if torch.compiler.is_compiling():
+            return self.n_power_iterations
+        self._passes += 1
+        return max(self.n_power_iterations, 2 if self._passes <= _FIRST_PASSES else 1)
 
     def _scaled_while_traced(self, weight: Tensor, sweeps: int, *, move: bool) -> Tensor:
         """Scale in compilers and transformations, and by methods without a state."""
@@ -148,7 +159,10 @@ class SpectralNorm(nn.Module):
         return weight * self.scale.to(weight.dtype)
 
     def _step(
-        self, weight: Tensor, state: tuple[Tensor, ...], sweeps: int
+        self,
+        weight: Tensor,
+        state: tuple[Tensor, ...],
+        sweeps: int,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Norm of the kernel, its derivative with respect to the weight, and the state after some sweeps."""
         kernel = self.kernel(weight.detach())
@@ -354,7 +368,12 @@ class _Constrained:
         return f"{self.place or name_of(self.module)}.{self.name}"
 
     def constraint(
-        self, n_power_iterations: int, eps: float, bound: float, method: Method, only_shrink: bool
+        self,
+        n_power_iterations: int,
+        eps: float,
+        bound: float,
+        method: Method,
+        only_shrink: bool,
     ) -> SpectralNorm:
         """Make the parametrisation."""
         if _has_spectral_norm(self.module, self.name):

@@ -66,7 +66,14 @@ class Completion(Stepped):
         found = self.searched(scaled, None, ops=ops)
         return self.evaluation(found.bound, found.products, found.gradient, exponent, ops=ops)
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """The derivative that the search or the step found."""
         return weighted(residuals, cotangent, xp=xp)
 
@@ -77,7 +84,14 @@ class Completion(Stepped):
         return search.complete(scaled, begin, rtol=self.rtol, products=self.n_iter, seed=self.seed, ops=ops)
 
     @staticmethod
-    def evaluation(bound: Array, products: Array, gradient: Array, exponent: Array, *, ops: ArrayOps) -> Evaluation:
+    def evaluation(
+        bound: Array,
+        products: Array,
+        gradient: Array,
+        exponent: Array,
+        *,
+        ops: ArrayOps,
+    ) -> Evaluation:
         """Of scaled blocks, in their own scale."""
         bound = arrays.unscale(bound, ops.xp.astype(exponent, bound.dtype), xp=ops.xp)
         return Evaluation(bound, (products,), (gradient,))
@@ -107,7 +121,13 @@ class Completion(Stepped):
         return h, search.lags_of(h, ops=ops).values, exponent, ops.xp.zeros_like(exponent)
 
     def advance(
-        self, blocks: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int, ops: ArrayOps
+        self,
+        blocks: Array,
+        state: tuple[Array, ...],
+        spec: ConvSpec,
+        *,
+        sweeps: int,
+        ops: ArrayOps,
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         """Mend H if it is time to, and bound the blocks by its lags and theirs."""
         from specnorm.certified import completion as rule

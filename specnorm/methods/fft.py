@@ -110,7 +110,14 @@ class ExactFFT(Method):
         visited = ops.from_numpy(np.asarray([f.cells for f, _ in found], dtype=np.int32), blocks)
         return Evaluation(value, (visited,), (u, v, phase, group))
 
-    def _visit_all(self, blocks: Array, groups: int, every: Frequencies, *, ops: ArrayOps) -> Evaluation:
+    def _visit_all(
+        self,
+        blocks: Array,
+        groups: int,
+        every: Frequencies,
+        *,
+        ops: ArrayOps,
+    ) -> Evaluation:
         xp = ops.xp
 
         def norms(symbol: symbols.Symbol) -> Array:
@@ -126,7 +133,14 @@ class ExactFFT(Method):
         visited = xp.full(value.shape, groups * len(every), dtype=xp.int32, device=ops.device(blocks))
         return Evaluation(value, (visited,), (u, v, phase, group))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """Re(conj(u_o) v_i e^{i k.theta}) at the arg-max frequency of the arg-max group."""
         return top_gradient(residuals, cotangent, spec, xp=xp)
 
@@ -170,7 +184,14 @@ class NormAtSize(Method):
         upper = as_array([known(x.upper) for x in found], blocks, ops=ops)
         return Evaluation(lower, (upper,), (ops.xp.concat([x.gradient for x in found], axis=0),))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         return weighted(residuals, cotangent, xp=xp)
 
 
@@ -213,7 +234,7 @@ class SingularValues(Method):
         if self.bytes(spec) > self.max_bytes:
             raise MethodError(
                 f"{self.cost(spec)} of memory. The largest of them take little: "
-                "specnorm.measure(kernel, specnorm.PowerTopK(k=10), input_shape=...), and conv_norm the first. "
+                "specnorm.measure(kernel, specnorm.methods.PowerTopK(k=10), input_shape=...), and conv_norm the first. "
                 f"max_bytes={self.bytes(spec)} computes them all the same."
             )
 
@@ -283,7 +304,14 @@ class SingularValues(Method):
         count = min(self.k or flat.shape[1], flat.shape[1])
         return Evaluation(xp.take_along_axis(flat, order[:, :count], axis=1), (), (u, vh, phase, order))
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """Sum over the values of cotangent times Re(conj(u_o) v_i e^{i k.theta})."""
         u, vh, phase, order = residuals
         b, f, _, r = u.shape

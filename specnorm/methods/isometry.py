@@ -152,7 +152,13 @@ class Isometry(_Scaled):
         return fraction * arrays.power_of_two(xp.clip(wanted, -4000, _FARTHEST), xp=xp)
 
     def _bound(
-        self, lags: completion.Lags, target: Array, groups: int, *, unread: bool, ops: ArrayOps
+        self,
+        lags: completion.Lags,
+        target: Array,
+        groups: int,
+        *,
+        unread: bool,
+        ops: ArrayOps,
     ) -> tuple[Array, Array]:
         """Eps of each layer, and its derivatives with respect to the lags; those of negative lags are transposed."""
         xp, (b, _, p, _) = ops.xp, lags.values.shape
@@ -195,7 +201,13 @@ class Isometry(_Scaled):
         return xp.concat([xp.where(by_mean, along, units[:, 0, ...])[:, None, ...], units[:, 2:, ...]], axis=1)
 
     @staticmethod
-    def _squares(values: Array, target: Array, groups: int, *, ops: ArrayOps) -> tuple[Array, Array]:
+    def _squares(
+        values: Array,
+        target: Array,
+        groups: int,
+        *,
+        ops: ArrayOps,
+    ) -> tuple[Array, Array]:
         """Sum of the squares of all lags of each layer, and its derivatives with respect to the lags."""
         xp, each = ops.xp, _each(target, groups, xp=ops.xp)
         first = completion.minus_identity(values[:, 0, ...], each, ops=ops)[:, None, ...]
@@ -203,7 +215,14 @@ class Isometry(_Scaled):
         total = xp.sum(first**2, axis=(1, 2, 3)) + 2 * xp.sum(rest**2, axis=(1, 2, 3))
         return xp.sum(xp.reshape(total, (-1, groups)), axis=1), 2 * xp.concat([first, rest], axis=1)
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """The derivative that `forward` made."""
         return weighted(residuals, _each(cotangent, spec.groups, xp=xp), xp=xp)
 
@@ -269,7 +288,14 @@ class IsometryEnds(_Scaled):
         adjoint = ops.from_numpy(np.full(len(bounds), self.of_adjoint(spec)), blocks)
         return Evaluation(value, (low, *figures, adjoint), (blocks,), bounds)
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """Refused: the value of `Isometry` has a gradient.
 
         Raises

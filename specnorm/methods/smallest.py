@@ -111,7 +111,14 @@ class Smallest(Method):
     def _problem(self, kernel: Array, spec: ConvSpec) -> Problem:
         return Problem(kernel, spec, self.rtol, self.max_cells, Clock.of(self.budget))
 
-    def _columns(self, found: list[SmallestBounds], angles: list[Any], like: Array, *, ops: ArrayOps) -> Any:
+    def _columns(
+        self,
+        found: list[SmallestBounds],
+        angles: list[Any],
+        like: Array,
+        *,
+        ops: ArrayOps,
+    ) -> Any:
         """Lower and upper bounds of layers, how each search ended, cells, levels and frequencies."""
         outcomes = [
             Outcome.CONVERGED if x.within(self.rtol) else Outcome.ZERO if x.is_zero else Outcome.BUDGET for x in found
@@ -125,14 +132,26 @@ class Smallest(Method):
         ends = (as_array([getattr(x, end) for x in found], like, ops=ops) for end in ("lower", "upper"))
         return *ends, *(ops.from_numpy(column, like) for column in columns)
 
-    def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    def pullback(
+        self,
+        residuals: tuple[Array, ...],
+        cotangent: Array,
+        spec: ConvSpec,
+        *,
+        xp: Namespace,
+    ) -> Array:
         """That of the singular value at the witness."""
         if not self.needs(spec).blocks:
             return weighted(residuals, cotangent, xp=xp)
         return top_gradient(residuals, cotangent, spec, xp=xp)
 
 
-def _triple(found: SmallestBounds, layer: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array, Array]:
+def _triple(
+    found: SmallestBounds,
+    layer: Array,
+    *,
+    ops: ArrayOps,
+) -> tuple[Array, Array, Array, Array]:
     """Vectors (1, m) and (1, p) of the smallest singular value of a layer's blocks, the taps' phases, and the block.
 
     Zeros where there is no witness.

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from networks.dense_networks import Network, dense
 from nightly import NIGHTLY
-from specnorm_networks import CertifiedAccuracy, Multipliers, margins, within
+from specnorm_networks import Multipliers, margins, within
 from specnorm_networks.accuracy import certified_accuracy
+from specnorm_networks.tools import CertifiedAccuracy
 
 Array = Any
 NETWORKS = int(os.environ.get("SPECNORM_ATTACKED", "10" if NIGHTLY else "5"))

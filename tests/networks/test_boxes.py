@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from specnorm_networks import Graph, Layer, Node, bound, within
+from specnorm_networks import Graph, Layer, Node, within
 from specnorm_networks.certified.operators import Exp, Input, LeakyReLU, Matrix, Product, Sigmoid
+from specnorm_networks.tools import bound
 
 WEIGHT = np.sin(np.arange(16.0) ** 2).reshape(4, 4)
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from checks import present
 from networks.written_networks import Written
-from specnorm_networks import Graph, Layer, Product, bound
+from specnorm_networks import Graph, Layer, Product
 from specnorm_networks.certified import branches
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import Windows, base
+from specnorm_networks.tools import bound
 
 SHAPE = (1, 6, 4, 4)
 

@@ -13,18 +13,16 @@ import numpy as np
 import pytest
 from assumptions import assumed
 from checks import present
-from specnorm_networks import (
+from specnorm_networks import (  # fmt: skip
     Graph,
     Layer,
-    Measure,
     Multipliers,
     Node,
     Product,
-    bound,
     forward_step,
     register_operator,
     within,
-)  # fmt: skip
+)
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified import segments
 from specnorm_networks.certified.operators import Identity, Input, Matrix, Operator, ReLU, Unknown
@@ -34,6 +32,7 @@ from specnorm_networks.certified.reading import runs
 from specnorm_networks.certified.regions import Ball, Box
 from specnorm_networks.certified.scope import digest_of
 from specnorm_networks.linear import located, read
+from specnorm_networks.tools import Measure, bound  # fmt: skip
 
 from specnorm import enclose
 from specnorm.certified.bound import HypothesisError, Upper, least

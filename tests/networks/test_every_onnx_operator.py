@@ -23,7 +23,7 @@ from networks.onnx_arguments import DRAWS  # noqa: E402
 from networks.onnx_calls import Drawn, draw, opset_of  # noqa: E402
 from networks.onnx_schemas import HISTORY, attributes, places, versions  # noqa: E402
 from onnx import helper  # noqa: E402
-from specnorm_networks import bound, within  # noqa: E402
+from specnorm_networks import within  # noqa: E402
 from specnorm_networks.certified import operators  # noqa: E402
 from specnorm_networks.certified.operators import NoBoundError, NotRunError, Operator, Place  # noqa: E402
 from specnorm_networks.checking import check  # noqa: E402
@@ -32,6 +32,7 @@ from specnorm_networks.onnx.binding import NEWEST, bind, parameters  # noqa: E40
 from specnorm_networks.onnx.nodes import Call, Value  # noqa: E402
 from specnorm_networks.onnx.operators import OPERATORS  # noqa: E402
 from specnorm_networks.onnx.tensors import Constant  # noqa: E402
+from specnorm_networks.tools import bound  # noqa: E402
 
 COUNT = int(os.environ.get("SPECNORM_ONNX_DRAWS", "130"))
 

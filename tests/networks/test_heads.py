@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from networks.dense_networks import FUNCTIONS, Matrix, chained, draw, network_of, sizes_of, smallest_eigenvalue
-from specnorm_networks import Graph, Layer, Measure, Multipliers, Node, heads
+from specnorm_networks import Graph, Layer, Multipliers, Node, heads
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.heads import Head, constant_through_head, head_of
 from specnorm_networks.certified.operators import Windows
 from specnorm_networks.certified.patterns import prepared
 from specnorm_networks.certified.reading import Subnetwork, grids_of, runs
+from specnorm_networks.tools import Measure
 
 from specnorm.backends import backend_for
 from specnorm.types import ArrayOps

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from checks import present
 from networks.dense_networks import CHAINS, Network, dense
-from specnorm_networks import Measure, Multipliers, bound, margins, near
+from specnorm_networks import Multipliers, margins, near
 from specnorm_networks.accuracy import certified_accuracy
 from specnorm_networks.certified import operators
 from specnorm_networks.certified.ranges import ranges
 from specnorm_networks.certified.regions import Ball
+from specnorm_networks.tools import Measure, bound
 
 from specnorm.errors import InternalError
 

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from checks import present
 from networks.written_networks import matrices
-from specnorm_networks import Graph, Measure, Node, Product, bound, forward_step, margins
+from specnorm_networks import Graph, Node, Product, forward_step, margins
 from specnorm_networks.certified import operators
 from specnorm_networks.certified.kernels import fold_error
+from specnorm_networks.tools import Measure, bound
 
 from specnorm.certified import host
 from specnorm.errors import MethodError

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from checks import present
 from numpy.typing import NDArray
-from specnorm_networks import Graph, Node, bound, operators, within
+from specnorm_networks import Graph, Node, operators, within
+from specnorm_networks.tools import bound
 
 Vector = NDArray[np.float64]
 DIVISORS: dict[str, Callable[[Vector, int, float], Vector]] = {

@@ -15,10 +15,11 @@ flint: Any = pytest.importorskip("flint", exc_type=ImportError)
 from hypothesis import given, settings  # noqa: E402
 from networks.drawn_functions import BITS, NUMBERS, Call, programs, steepest, value, written  # noqa: E402
 from networks.written_networks import Written  # noqa: E402
-from specnorm_networks import Measure, Product, bound, within  # noqa: E402
+from specnorm_networks import Product, within  # noqa: E402
 from specnorm_networks.certified import operators as ops  # noqa: E402
 from specnorm_networks.certified.curves import subdivision  # noqa: E402
 from specnorm_networks.certified.patterns import recognised  # noqa: E402
+from specnorm_networks.tools import Measure, bound  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from checks import present
 from networks.written_networks import SHAPE, Written
-from specnorm_networks import Measure, Product, bound
+from specnorm_networks import Product
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import Operator
 from specnorm_networks.certified.patterns import recognised
+from specnorm_networks.tools import Measure, bound
 
 Write = Callable[[Written], str]
 PLUS, MINUS = ops.Add((1.0, 1.0)), ops.Add((1.0, -1.0))

@@ -11,11 +11,12 @@ pytest.importorskip("onnxscript")
 from checks import present  # noqa: E402
 from networks.published import NETWORKS, Denoiser  # noqa: E402
 from networks.torch_modules import Function  # noqa: E402
-from specnorm_networks import Measure, Multipliers, Product, bounding, near, network_bound  # noqa: E402
+from specnorm_networks import Multipliers, Product, bounding, near, network_bound  # noqa: E402
+from specnorm_networks.tools import Measure  # noqa: E402
 from torch import nn  # noqa: E402
 
-import specnorm  # noqa: E402
 from specnorm.measuring import proven  # noqa: E402
+from specnorm.methods import Enclose  # noqa: E402
 
 
 @pytest.mark.nightly
@@ -36,7 +37,7 @@ def test_a_joint_kernel_is_proven_in_few_cells(monkeypatch: pytest.MonkeyPatch) 
 
     def prove(self: Measure, kernel: Any, rtol: float) -> Any:
         del self
-        found, ((_, upper),) = proven(kernel, specnorm.Enclose(rtol=rtol, max_cells=2000))
+        found, ((_, upper),) = proven(kernel, Enclose(rtol=rtol, max_cells=2000))
         cells.append(found.stats["cells"])
         return upper
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from checks import present
 from networks.dense_networks import Network, convolutional, dense
-from specnorm_networks import Graph, Node, bound
+from specnorm_networks import Graph, Node
 from specnorm_networks.certified import operators, ranges
 from specnorm_networks.certified.operators.base import LinearMap
 from specnorm_networks.certified.regions import Ball, Box
 from specnorm_networks.linear import ranges_by_lines, read
+from specnorm_networks.tools import bound
 
 from specnorm.certified import host, interval
 

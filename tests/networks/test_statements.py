@@ -12,8 +12,9 @@ import pytest
 from assumptions import interval
 from checks import present
 from networks.written_networks import matrices
-from specnorm_networks import CertifiedAccuracy, Graph, Margins, Multipliers, Product, bound, forward_step, margins
+from specnorm_networks import Graph, Multipliers, Product, forward_step, margins
 from specnorm_networks.certified import operators
+from specnorm_networks.tools import CertifiedAccuracy, Margins, bound
 
 relu_between = partial(matrices, function=operators.ReLU())
 QUICK = Multipliers(steps=30)

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from specnorm_networks import ModelArrays, Stated, Tensor
+from specnorm_networks.tools import ModelArrays, Stated, Tensor
 
-from specnorm import ModelFileError
+from specnorm.errors import ModelFileError
 from specnorm.proof import install
 from specnorm_audit.geometry import at_rank
 from specnorm_audit.readers.common import check_size, lost, native, zip_of

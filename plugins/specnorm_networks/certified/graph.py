@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm import MethodError
+from specnorm.errors import MethodError
 from specnorm_networks.certified.operators.base import NotRunError, Operator, Place, Slopes
 from specnorm_networks.certified.operators.layers import Layer
 from specnorm_networks.certified.operators.sources import Constant, Input

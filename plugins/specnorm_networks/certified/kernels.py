@@ -27,7 +27,7 @@ Numbers = NDArray[np.float64]
 
 
 class Norms(Protocol):
-    """Who proves norms of kernels for the rules of networks; `specnorm_networks.Measure` does."""
+    """Who proves norms of kernels for the rules of networks; `specnorm_networks.tools.Measure` does."""
 
     @property
     def rtol(self) -> float:

@@ -30,7 +30,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm import MethodError
+from specnorm.errors import MethodError
 from specnorm.proof import HypothesisError, Interval, Upper, arithmetic, enclosing, host, make_interval
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import (

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from specnorm import ConvSpec, MethodError, SpecnormError
+from specnorm import ConvSpec, SpecnormError
+from specnorm.errors import MethodError
 from specnorm.proof import Interval, Upper, arithmetic, finite, known, least
 from specnorm_networks.certified import rules
 from specnorm_networks.certified.branches import Branches

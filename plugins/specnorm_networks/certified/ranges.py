@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm import MethodError, SpecnormError
+from specnorm import SpecnormError
+from specnorm.errors import MethodError
 from specnorm.proof import (
     HypothesisError,
     InternalError,

@@ -696,7 +696,7 @@ class Reader:
         together = merged(form, layer, spec.cout) if form is not None and self.readers[source.name] == 1 else None
         if together is not None:
             return times(together, alpha)
-        if form is not None and not (form.terms and all(term.plain for term in form.terms)):
+        if form is not None and not (form.terms and all(replace(term, alpha=1.0).plain for term in form.terms)):
             form = self._linear(source.name, axis)
         if form is None or form.width * self._repeat(form) != spec.cin:
             return None
@@ -706,7 +706,8 @@ class Reader:
             every = range(spec.cin)
             terms = [Term(form.terms[0].source, every, range(spec.cout), stride, one, every, alpha=alpha)]
         else:
-            terms = [Term(t.source, t.reads, range(spec.cout), stride, one, t.rows, alpha=alpha) for t in form.terms]
+            rows = range(spec.cout)
+            terms = [Term(t.source, t.reads, rows, stride, one, t.rows, alpha=alpha * t.alpha) for t in form.terms]
         return LinearCombination(tuple(terms), spec.cout, len(node.shape) - 1 - layer.spatial)
 
     def _repeat(self, form: LinearCombination) -> int:

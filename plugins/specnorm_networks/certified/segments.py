@@ -35,7 +35,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm import ConvSpec, MethodError
+from specnorm import ConvSpec
+from specnorm.errors import MethodError
 from specnorm.proof import HypothesisError, Upper, arithmetic, host, make_upper, number
 from specnorm_networks.certified.kernels import Norms, fold_error, norm_by, proves
 from specnorm_networks.certified.operators.base import FloatArray

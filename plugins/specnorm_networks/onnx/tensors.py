@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from specnorm import ModelFileError
+from specnorm.errors import ModelFileError
 
 _READ = (1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 16)
 """Element types that are read: floating ones, whole numbers of 8 bits and more, and truths."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from specnorm import GeometryError, MethodError, ModelFileError
+from specnorm.errors import GeometryError, MethodError, ModelFileError
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators import (
     Concat,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from specnorm import MethodError
+from specnorm.errors import MethodError
 from specnorm_networks.certified.operators.formats import UNITS
 from specnorm_networks.model import Computed
 from specnorm_networks.sources.base import TRAINING, Exported

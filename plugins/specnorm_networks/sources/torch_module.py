@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import OutputKind
 
-from specnorm import MethodError
+from specnorm.errors import MethodError
 from specnorm.proof import install
 from specnorm_networks.model import Computed, Trial, equal_but_for_rounding
 from specnorm_networks.sources.base import TRAINING, Array, Exported

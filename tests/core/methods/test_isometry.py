@@ -16,9 +16,11 @@ from soundness.families import case
 from spectra import KNOWN, SMALL, Kernel, geometry_of, haar, orthogonal, shift
 
 import specnorm
-from specnorm import GeometryError, Isometry, MethodError, Undecided
+from specnorm import Undecided
 from specnorm.certified import completion, defect
 from specnorm.certified.bound import HypothesisError
+from specnorm.errors import GeometryError, MethodError
+from specnorm.methods import Isometry
 
 DRAWS = 20_000 if NIGHTLY else 80
 

@@ -14,9 +14,9 @@ from oracle import dense_norm, sigma_star
 from promises import for_all, layers_for
 
 import specnorm
-from specnorm import MethodError
 from specnorm.certified.symbol.gram_powers import Powers, lag_norms
 from specnorm.certified.symbol.symbols import Symbol
+from specnorm.errors import MethodError
 from specnorm.result import Outcome
 
 

@@ -18,7 +18,7 @@ from soundness.families import case
 from spectra import KNOWN, SMALL, Kernel, geometry_of, roomy, shift
 
 import specnorm
-from specnorm import CertificateError, Enclosure, GeometryError, MethodError, arrays
+from specnorm import Enclosure, arrays
 from specnorm.certified import completion, defect
 from specnorm.certified.bound import EVERYWHERE, HypothesisError, _upper
 from specnorm.certified.layer.own_matrix import LayerGram
@@ -27,6 +27,8 @@ from specnorm.certified.matrices.block_tridiagonal import plans
 from specnorm.certified.symbol import cover
 from specnorm.certified.symbol.cells import torus
 from specnorm.certified.symbol.cover import Cover, _nowhere_negative
+from specnorm.errors import CertificateError, GeometryError, MethodError
+from specnorm.methods import Smallest
 from specnorm.methods.determinant import LogDeterminant
 from specnorm.problem.frequencies import half_grid
 from specnorm.problem.layer_map import Convolution
@@ -432,11 +434,10 @@ def test_the_gradient_is_that_of_the_value(xp: Lib, name: str) -> None:
     random = np.random.RandomState(3)
     kernel, direction = random.standard_normal(shape), random.standard_normal(shape)
     dtype = xp.dtypes[-1]
-    _, gradient = specnorm.value_and_grad(xp.asarray(kernel.astype(dtype)), specnorm.Smallest(), **geometry)
+    _, gradient = specnorm.value_and_grad(xp.asarray(kernel.astype(dtype)), Smallest(), **geometry)
     slope = float((xp.to_numpy(gradient) * direction).sum())
     values = [
-        specnorm.measure(kernel + h * direction, specnorm.Smallest(rtol=1e-8), **geometry).stats["upper"]
-        for h in (-1e-4, 1e-4)
+        specnorm.measure(kernel + h * direction, Smallest(rtol=1e-8), **geometry).stats["upper"] for h in (-1e-4, 1e-4)
     ]
     assert abs(slope - (float(values[1]) - float(values[0])) / 2e-4) < 2e-3 * np.abs(direction).sum()
 

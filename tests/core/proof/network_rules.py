@@ -11,7 +11,7 @@ import numpy as np
 from assumptions import assumed, assumed_lower
 from checks import present
 from libraries import OPS
-from specnorm_networks import Measure, Multipliers, Product, bound
+from specnorm_networks import Multipliers, Product
 from specnorm_networks.certified import heads, margins, rules, segments
 from specnorm_networks.certified.graph import Graph, Layer, Node
 from specnorm_networks.certified.kernels import norm_by, norm_of_layer, norm_of_matrices, norm_of_stack_by
@@ -34,6 +34,7 @@ from specnorm_networks.certified.ranges import Ranges, localised, ranges
 from specnorm_networks.certified.reading import runs
 from specnorm_networks.certified.regions import Ball, Region
 from specnorm_networks.certified.scope import Scope
+from specnorm_networks.tools import Measure, bound
 
 from specnorm.certified.bound import Upper, digest_of, least
 from specnorm.problem.spec import ConvSpec

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from oracle import dense_norm, sigma_star
 
 import specnorm
-from specnorm import Enclose, TensorNorm
 from specnorm.certified.symbol import gram_powers
+from specnorm.methods import Enclose, TensorNorm
 from specnorm.methods.certify import Certify
 from specnorm.numerics import lanczos
 from specnorm.search import circulants, constant, layer, tuning
@@ -135,7 +135,7 @@ def tn(kernel: Kernel, geometry: dict[str, Any]) -> None:
 
 
 def tn_certified(kernel: Kernel, geometry: dict[str, Any]) -> None:
-    assert_valid(specnorm.tn_bound(kernel, certified=True, **geometry), "upper", sigma_star(kernel, **geometry))
+    assert_valid(specnorm.tn_bound(kernel, proven=True, **geometry), "upper", sigma_star(kernel, **geometry))
 
 
 def f4(kernel: Kernel, geometry: dict[str, Any]) -> None:
@@ -220,9 +220,9 @@ def test_wild_values_never_change_a_claim(name: str, kernel: str, monkeypatch: p
 def test_wild_values_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the test above would say nothing."""
     kernel = slow_kernel()
-    value = float(specnorm.tn_bound(kernel, certified=False))
+    value = float(specnorm.tn_bound(kernel, proven=False))
     monkeypatch.setattr(alternation, "TUNING", OTHERS["alternation that stops at once"][1])
-    assert float(specnorm.tn_bound(kernel, certified=False)) < value * (1 - 1e-9)
+    assert float(specnorm.tn_bound(kernel, proven=False)) < value * (1 - 1e-9)
 
 
 def slow_kernel() -> Kernel:

@@ -13,6 +13,7 @@ import pytest
 
 import specnorm
 from specnorm.clock import BUDGET, Clock
+from specnorm.errors import MethodError
 
 SECONDS = 2.0
 MOST = 1.2 * SECONDS
@@ -66,7 +67,7 @@ def test_there_is_a_default_and_a_time_is_asked_for(name: str) -> None:
     default = inspect.signature(function.__wrapped__).parameters["budget"].default
     assert default == BUDGET == inspect.signature(specnorm.audit).parameters["budget"].default
     for wrong in (0, -1.0, "10", True):
-        with pytest.raises(specnorm.MethodError, match="is no time: give seconds"):
+        with pytest.raises(MethodError, match="is no time: give seconds"):
             function(FLAT, *([2.0] if name != "enclose" else []), budget=wrong)
 
 

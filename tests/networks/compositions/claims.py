@@ -9,7 +9,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from specnorm_networks import Graph, Method, NetworkBound, bound, within
+from specnorm_networks import Graph, within
+from specnorm_networks.tools import Method, NetworkBound, bound
 
 Vector = NDArray[np.float64]
 Function = Callable[[Vector], Vector]

@@ -10,8 +10,8 @@ from assumptions import assumed, interval
 from networks.compositions.planted_onnx import one
 from networks.compositions.planting import Plant, Planted, method, onnx_graph
 from onnx import helper
-from specnorm_networks import Measure
 from specnorm_networks.certified import operators as ops
+from specnorm_networks.tools import Measure
 
 N = helper.make_node
 RNG = np.random.default_rng(5)

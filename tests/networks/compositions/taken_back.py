@@ -11,9 +11,9 @@ from networks.compositions.planted_onnx import one
 from networks.compositions.planted_rules import BOX, ELU, SQUARE, rule
 from networks.compositions.planting import Planted, onnx_graph, onnx_rule, operator, rearranged
 from onnx import helper
-from specnorm_networks import Measure
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified import patterns
+from specnorm_networks.tools import Measure
 
 N = helper.make_node
 RNG = np.random.default_rng(7)

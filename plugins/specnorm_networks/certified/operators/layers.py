@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm import ConvSpec, GeometryError, KernelError
+from specnorm import ConvSpec
+from specnorm.errors import GeometryError, KernelError
 from specnorm.proof import AnyArray, host, layer_map
 from specnorm_networks.certified.operators.base import (
     Apply,
