@@ -378,7 +378,7 @@ def test_no_axes_to_squeeze_is_refused() -> None:
 
 def test_the_shape_of_a_registered_operator_is_that_of_what_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that what needs one has a constant behind it."""
-    monkeypatch.setattr(registry, "_PROOFS", {})
+    monkeypatch.setattr(registry, "_KNOWN", {})
 
     @register_operator
     class Halves(Operator):
