@@ -24,7 +24,8 @@ LARGEST = 2**24
 """Entries of a kernel or matrix, at most."""
 MOST_IMPULSES = 2**12
 """Entries of one sample whose answers make a matrix."""
-_TRANSFORM = "aten.fft_"
+_TO_REAL = ("aten.fft_irfft", "aten.fft_hfft")
+"""Names of transforms whose values are real, also of real values; their variants for several axes begin so."""
 _CONVOLUTIONS: dict[int, Any] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 """By the number of axes of a value."""
 
@@ -37,7 +38,7 @@ def is_complex(node: torch.fx.Node) -> bool:
 
 def has_complex(node: torch.fx.Node) -> bool:
     """Whether an fx node's value is complex, or a transform between real values, which has complex ones inside."""
-    return is_complex(node) or str(node.target).startswith(_TRANSFORM)
+    return is_complex(node) or str(node.target).startswith(_TO_REAL)
 
 
 def with_real_layers(whole: torch.fx.GraphModule) -> torch.fx.GraphModule:
@@ -57,8 +58,9 @@ def with_real_layers(whole: torch.fx.GraphModule) -> torch.fx.GraphModule:
                 whole.graph.erase_node(node)  # an assertion about a value's type, as casts leave one
             continue
         # The real part of a complex value is a slice of both parts.
-        both_parts, users = node.target is torch.ops.aten.view_as_real.default, list(node.users)
-        ends = [users[0], node] if both_parts and len(users) == 1 and users[0].op != "output" else [node]
+        has_both_parts = node.target is torch.ops.aten.view_as_real.default
+        users = list(node.users)
+        ends = [users[0], node] if has_both_parts and len(users) == 1 and users[0].op != "output" else [node]
         for end in ends:
             layer, start = _real_layer(whole, end)
             if layer is not None:
