@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 import numpy as np
 
 from specnorm.backends import backend_for
-from specnorm.certified import defect
 from specnorm.certified.bound import Lower, Upper
 from specnorm.certified.host import representable
 from specnorm.errors import CertificateError, Undecided
@@ -210,6 +209,8 @@ def condition_number(
     norm = enclose(kernel, input_shape, rtol=rtol / 2, budget=seconds, **layer)
     if norm.claim is None or smallest.claim is None:
         raise Undecided("a condition number needs the bounds of both ends as claims, which a compiler does not keep.")
+    from specnorm.certified import defect  # for those who call it
+
     lower, upper = defect.condition(norm.claim, smallest.claim)
     backend: Any = backend_for(kernel)
     outcome = smallest.outcome if smallest.outcome is not Outcome.CONVERGED else norm.outcome

@@ -11,7 +11,7 @@ import numpy as np
 
 from specnorm import arrays
 from specnorm.certified.bound import as_array
-from specnorm.certified.defect import keeps_smallest
+from specnorm.certified.layer.uncut import keeps_smallest
 from specnorm.certified.symbol import symbols
 from specnorm.clock import Clock
 from specnorm.errors import GeometryError
@@ -73,7 +73,7 @@ class Smallest(Method):
     def check(self, spec: ConvSpec) -> None:
         """Refuse layers whose borders cut taps off, at every size; and at one, if the layer's matrix is too large."""
         if spec.input_shape is not None and not spec.periodic:
-            from specnorm.search.smallest import own_plan  # here, since importing it takes a while
+            from specnorm.search.smallest_layer import own_plan  # here, since importing it takes a while
 
             own_plan(spec)
         elif not keeps_smallest(spec):
@@ -99,7 +99,7 @@ class Smallest(Method):
         return Evaluation(columns[0], (*columns[1:], u, v), (u, v, phase, group), [(x.lower, x.upper) for x in found])
 
     def _at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        from specnorm.search.smallest import smallest_of_layer  # here, since importing it takes a while
+        from specnorm.search.smallest_layer import smallest_of_layer  # here, since importing it takes a while
 
         each = (kernels[j : j + 1, ...] for j in range(kernels.shape[0]))
         found = [smallest_of_layer(self._problem(kernel, spec), ops=ops) for kernel in each]
