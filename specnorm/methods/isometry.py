@@ -13,12 +13,10 @@ from specnorm import arrays
 from specnorm.certified import completion, rounding
 from specnorm.certified.bound import as_array
 from specnorm.certified.layer.uncut import has_unread_pixels, keeps_smallest
-from specnorm.clock import Clock
 from specnorm.errors import GeometryError, MethodError
-from specnorm.methods.base import Evaluation, Method, Needs, as_number, check_budget, check_count, check_rtol, weighted
+from specnorm.methods.base import Evaluation, Method, Needs, as_number, weighted
+from specnorm.methods.ends import FIGURES, Ends, columns
 from specnorm.problem import polyphase
-from specnorm.result import Outcome
-from specnorm.search.result import Problem
 
 if TYPE_CHECKING:
     from specnorm.array_types import Array, Namespace
@@ -221,7 +219,7 @@ def _each(x: Array, groups: int, *, xp: Namespace) -> Array:
 
 
 @dataclass(frozen=True)
-class IsometryEnds(_Scaled):
+class IsometryEnds(_Scaled, Ends):
     """Proven interval around the isometry defect, by a search; not in ``METHODS``, since `Isometry` is its value.
 
     The value is the upper bound; the lower one is in the statistics.
@@ -235,47 +233,39 @@ class IsometryEnds(_Scaled):
     max_cells : int
         Budget of the search for each group.
     budget : float, optional
-        Seconds.
+        Seconds for one layer; what has not begun by then is not tried.
     """
-
-    rtol: float = 1e-3
-    max_cells: int = 100_000
-    budget: float | None = 30.0
 
     name: ClassVar[str] = "isometry_ends"
     promise: ClassVar[Kind] = "upper"
     asks: ClassVar[Needs] = Needs(rounds="up", precision="wide", scaled=False, by_layer=True, searches=True)
-    stats: ClassVar[Mapping[str, Rounds | None]] = {
-        "lower": "down",
-        **dict.fromkeys(("outcome", "cells", "levels", "frequency", "adjoint")),
-    }
+    stats: ClassVar[Mapping[str, Rounds | None]] = {"lower": "down", **dict.fromkeys((*FIGURES, "adjoint"))}
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_rtol(self.rtol)
-        check_count("max_cells", self.max_cells, least=1)
-        check_budget(self.budget)
+        _Scaled.__post_init__(self)
+        Ends.__post_init__(self)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         from specnorm.search.isometry import isometry_of_blocks  # here, since importing it takes a while
 
-        xp, columns, bounds = ops.xp, [], []
+        claims, ended = [], []
         for layer in polyphase.by_layers(blocks, spec.groups):
-            flat, exponent = arrays.scale(xp.reshape(layer, (1, -1)), xp=xp)
-            problem = Problem(xp.reshape(flat, layer.shape), spec, self.rtol, self.max_cells, Clock.of(self.budget))
-            wanted = None if self.scale == BEST else math.frexp(self.scale_sq)
-            target = wanted and (wanted[0], wanted[1] - 2 * int(exponent[0]))
-            found = isometry_of_blocks(problem, target, ops=ops)
-            lower, upper = found.lower, found.upper
-            close = upper.value <= lower.value * (1 + self.rtol)
-            outcome = Outcome.CONVERGED if close else Outcome.ZERO if lower.value == 0 else Outcome.BUDGET
-            bounds.append((lower, upper))
-            columns.append((list(Outcome).index(outcome), found.cells, found.levels, found.frequency.angles[0]))
-        figures = [ops.from_numpy(np.asarray(x), blocks) for x in zip(*columns, strict=True)]
-        low = as_array([x for x, _ in bounds], blocks, ops=ops)
-        value = as_array([x for _, x in bounds], blocks, ops=ops)
-        adjoint = ops.from_numpy(np.full(len(bounds), self.of_adjoint(spec)), blocks)
-        return Evaluation(value, (low, *figures, adjoint), (blocks,), bounds)
+            flat, exponent = arrays.scale(ops.xp.reshape(layer, (1, -1)), xp=ops.xp)
+            problem = self.problem(ops.xp.reshape(flat, layer.shape), spec)
+            lower, upper, norm = isometry_of_blocks(problem, self._relative_target(int(exponent[0])), ops=ops)
+            outcome = self.outcome(lower.value, upper.value, is_zero=lower.value == 0)
+            claims.append((lower, upper))
+            ended.append((outcome, norm.cells, norm.levels, norm.frequency.angles[0]))
+        low, high = (as_array(list(x), blocks, ops=ops) for x in zip(*claims, strict=True))
+        adjoint = ops.from_numpy(np.full(len(claims), self.of_adjoint(spec)), blocks)
+        return Evaluation(high, (low, *columns(ended, blocks, ops=ops), adjoint), (blocks,), claims)
+
+    def _relative_target(self, exponent: int) -> tuple[float, int] | None:
+        """Fraction and power of two that s squared is, beside a kernel divided by ``2**exponent``; None: the best s."""
+        if self.scale == BEST:
+            return None
+        fraction, power = math.frexp(self.scale_sq)
+        return fraction, power - 2 * exponent
 
     def pullback(self, residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
         """Refused: the value of `Isometry` has a gradient.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from specnorm import arrays
@@ -15,6 +14,7 @@ from specnorm.search.enclosing import enclose_blocks
 from specnorm.search.smallest import circulant_sizes, mean_square, norm_problem
 
 if TYPE_CHECKING:
+    from specnorm.certified.bound import Lower, Upper
     from specnorm.search.result import Problem, SearchResult
     from specnorm.types import ArrayOps
 
@@ -24,8 +24,12 @@ _POWERS = 400
 """Powers of two up to which the square of a scale is taken as it is, beside a kernel of about 1."""
 
 
-def isometry_of_blocks(problem: Problem, target: tuple[float, int] | None, *, ops: ArrayOps) -> SearchResult:
+def isometry_of_blocks(
+    problem: Problem, target: tuple[float, int] | None, *, ops: ArrayOps
+) -> tuple[Lower, Upper, SearchResult]:
     """Enclose ``||K*K - s**2 I|| / s**2`` of one layer's blocks, over all frequencies or those of its size.
+
+    And how the search for the norm of ``K*K - s**2 I`` ended.
 
     Parameters
     ----------
@@ -46,4 +50,4 @@ def isometry_of_blocks(problem: Problem, target: tuple[float, int] | None, *, op
     norm, _ = enclose_blocks(norm_problem(problem, of.kernel, _SHARE * problem.rtol, sizes), ops=ops)
     unread = uncut.has_unread_pixels(problem.spec)
     lower, upper = rule.isometry_ends(of, norm.lower, known(norm.upper), unread=unread, beyond=beyond)
-    return replace(norm, lower=lower, upper=upper)
+    return lower, upper, norm
