@@ -121,7 +121,7 @@ def enclose_isometry(
     --------
     >>> import numpy, specnorm
     >>> print(specnorm.enclose_isometry(numpy.asarray([[[1.0, 0.1]]])))  # 1.1**2 - 1
-    0.209999 <= isometry defect <= 0.210210 (converged: rtol=0.001; every input size)
+    0.209999 <= isometry defect <= 0.210189 (converged: rtol=0.001; every input size)
     """
     backend = backend_for(kernel)
     # A search has no gradient, and a trainable weight asks none of its bounds.
@@ -252,8 +252,8 @@ def isometry_bound(
     scale : float, "best" or None
         s; None: 1. "best": the s whose square is the mean of the squared singular values.
     **geometry
-        ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
-        ``padding``: see `specnorm.Geometry`.
+        ``input_shape`` (circular: eps at that size; else at every size), ``stride``, ``dilation``, ``groups``,
+        ``transposed``, ``layout``, ``padding_mode``, ``padding``: see `specnorm.Geometry`.
 
     Returns
     -------
