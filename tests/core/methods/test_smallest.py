@@ -34,11 +34,11 @@ def violation(ends: tuple[float, float], truth: Truth, words: str) -> str | None
     return f"{words}: [{low}, {high}], the truth lies in [{truth.lo}, {truth.hi}]"
 
 
-def drawn(count: int, first: int = 0) -> Iterator[tuple[int, Kernel]]:
-    """Kernels of all structures and scales that are small enough to be written out."""
-    for index in range(first, first + count):
+def drawn(xp: Lib, count: int) -> Iterator[tuple[int, Kernel]]:
+    """Kernels of all structures and scales that are small enough to be written out, and of a dtype of the library."""
+    for index in range(count):
         kernel = case(index).kernel
-        if kernel.size <= SMALL:
+        if kernel.size <= SMALL and hasattr(xp.xp, str(kernel.dtype)):
             yield index, kernel
 
 
@@ -50,7 +50,7 @@ def ends_of(xp: Lib, kernel: Kernel, *args: Any, **keywords: Any) -> tuple[float
 
 def at_circular_sizes(xp: Lib, count: int) -> Iterator[str]:
     """Violations at one size, of every geometry, against the dense matrix."""
-    for index, kernel in drawn(count):
+    for index, kernel in drawn(xp, count):
         geometry = geometry_of(index, kernel)
         size = geometry.pop("input_shape")
         truth = dense_smallest(kernel, size, **geometry)
@@ -61,7 +61,7 @@ def at_circular_sizes(xp: Lib, count: int) -> Iterator[str]:
 
 def at_every_size(xp: Lib, count: int) -> Iterator[str]:
     """Violations of the infimum over all sizes: no size is below it, and a grid with its slope is a lower end."""
-    for index, kernel in drawn(count):
+    for index, kernel in drawn(xp, count):
         ends = ends_of(xp, kernel, budget=0.1)
         truth = smallest_everywhere(kernel, 48 if kernel.ndim < 5 else 12)
         if words := violation(ends, truth, f"{index} {kernel.shape}"):
@@ -75,7 +75,7 @@ def at_every_size(xp: Lib, count: int) -> Iterator[str]:
 
 def with_own_borders(xp: Lib, count: int) -> Iterator[str]:
     """Violations at a size with zeros or repeated pixels around, against the dense matrix."""
-    for index, kernel in drawn(count):
+    for index, kernel in drawn(xp, count):
         geometry = geometry_of(index, kernel)
         random = np.random.RandomState(index)
         size = roomy(geometry, kernel)
@@ -94,7 +94,7 @@ def with_own_borders(xp: Lib, count: int) -> Iterator[str]:
 
 def where_nothing_is_cut(xp: Lib, count: int) -> Iterator[str]:
     """Violations of the bound at every size of zero-padded layers that cut nothing off."""
-    for index, kernel in drawn(count):
+    for index, kernel in drawn(xp, count):
         geometry = {**geometry_of(index, kernel), "padding_mode": "zeros"}
         size = roomy(geometry, kernel)
         rate = geometry.get("dilation", 1)
